@@ -1,0 +1,1 @@
+"""Rarebit's library: everything that works without a browser."""

@@ -1,0 +1,365 @@
+"""The configuration of a training run.
+
+Every field is declared once, with its meaning, unit, range and when to change it: the command
+line's help, the page's tooltips and the docs come from here. Models are frozen and refuse unknown
+keys. A field that is ``None`` takes the base model's recommendation (`trainer.models.families`);
+`resolve` writes the real values in before a run starts, so that a run folder's ``config.toml`` is
+complete.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Probability = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0.0, le=100.0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """A group of fields: frozen, unknown keys refused, defaults checked as well."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class BaseModelConfig(Section):
+    """Which model is adapted."""
+
+    name: str = Field(
+        default="tiny-emoji",
+        min_length=1,
+        description="Base model: a built-in name, a diffusers folder, a single .safetensors file, "
+        "or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5.",
+    )
+    prediction: Literal["auto", "epsilon", "v_prediction"] = Field(
+        default="auto",
+        description="What the UNet predicts. auto reads it from the model; set it only for a "
+        "single-file SD 2 checkpoint that was trained otherwise than its layout says.",
+    )
+
+
+class ImagesConfig(Section):
+    """The pictures and how they are fitted."""
+
+    path: Path = Field(
+        default=Path(),
+        description="Image set: a folder of pictures (flat, nested, or kohya's N_name folders), "
+        "or a folder with metadata.jsonl, metadata.csv or a parquet table. Never written to.",
+    )
+    resolution: int | None = Field(
+        default=None,
+        ge=32,
+        le=4096,
+        description="Side in pixels of a square of the area that pictures are fitted to; a "
+        "multiple of 64 (of 32 for the built-in model). Empty: the base model's own.",
+    )
+    buckets: bool = Field(
+        default=True,
+        description="Fit each picture to the nearest of several aspect ratios of the same area. "
+        "Off: everything is cut to a square.",
+    )
+    upscale: bool = Field(
+        default=False,
+        description="Enlarge pictures that are smaller than their bucket. Off: they train in a "
+        "smaller bucket, since enlarging teaches blur.",
+    )
+    flip: bool = Field(
+        default=False,
+        description="Show each picture mirrored half of the time. Not for faces, text or "
+        "anything whose left and right differ.",
+    )
+    background: str = Field(
+        default="#ffffff",
+        pattern=r"^#[0-9a-fA-F]{6}$",
+        description="Colour under transparent pixels, as #rrggbb.",
+    )
+
+
+class CaptionsConfig(Section):
+    """What the pictures are called."""
+
+    trigger: str = Field(
+        default="",
+        max_length=60,
+        description="Trigger word: the rare word that will stand for what the pictures show. It "
+        "is put at the front of every caption that lacks it.",
+    )
+    class_word: str = Field(
+        default="",
+        max_length=60,
+        description="Class word: the common word for the kind of thing, such as dog, person or "
+        "painting. The right one matters a great deal for likeness.",
+    )
+    prefix: str = Field(default="", max_length=200, description="Text put before every caption.")
+    suffix: str = Field(default="", max_length=200, description="Text put after every caption.")
+    dropout: Probability = Field(
+        default=0.05,
+        description="Share of the time that a caption is reduced to trigger and class word, so "
+        "that these two carry the subject. 0 to 1.",
+    )
+    shuffle_tags: bool = Field(
+        default=False,
+        description="Shuffle comma-separated tags, differently every time. For tag captions only.",
+    )
+    keep_tags: int = Field(
+        default=1,
+        ge=0,
+        le=75,
+        description="How many leading tags stay in place when tags are shuffled. The trigger "
+        "always stays.",
+    )
+
+
+class AdapterConfig(Section):
+    """The LoRA (arXiv 2106.09685): W x + (alpha / rank) B A x on the attention layers."""
+
+    rank: int = Field(
+        default=16,
+        ge=1,
+        le=1024,
+        description="Rank of each low-rank pair. 4 to 16 for one subject, 32 and more for styles "
+        "or several subjects; the file grows with it.",
+    )
+    alpha: float | None = Field(
+        default=None,
+        gt=0,
+        le=4096,
+        allow_inf_nan=False,
+        description="Scale of the adapter: its output is multiplied by alpha / rank. Empty: equal "
+        "to the rank, so that changing the rank does not change the strength.",
+    )
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        default=0.0,
+        description="Share of the adapter's inputs zeroed at random in training. 0 to 1.",
+    )
+    unet: bool = Field(default=True, description="Train the UNet's attention layers.")
+    text_encoder: bool = Field(
+        default=True,
+        description="Train the text encoder's attention layers too: binds the trigger word better "
+        "for subjects, needs somewhat more memory and time.",
+    )
+
+
+class OptimizerConfig(Section):
+    """How parameters move."""
+
+    name: Literal["adamw", "adamw8bit", "prodigy", "lion", "adafactor"] = Field(
+        default="adamw",
+        description="Optimizer. adamw8bit needs bitsandbytes and a GPU; prodigy finds its own "
+        "learning rate (set it to 1); lion wants a rate 3 to 10 times lower.",
+    )
+    learning_rate: Rate | None = Field(
+        default=None,
+        description="Learning rate of the UNet's adapter. Empty: what suits the base model "
+        "(1e-4 for SD 1, SD 2 and SDXL).",
+    )
+    text_encoder_learning_rate: Rate | None = Field(
+        default=None,
+        description="Learning rate of the text encoder's adapter. Empty: what suits the base "
+        "model (5e-5 for SD 1, SD 2 and SDXL).",
+    )
+    lora_plus_ratio: float = Field(
+        default=1.0,
+        ge=1.0,
+        le=64.0,
+        allow_inf_nan=False,
+        description="LoRA+ (arXiv 2402.12354): learning rate of B over that of A. 1 is plain "
+        "LoRA; the paper found 4 to 16 to converge faster.",
+    )
+    weight_decay: float = Field(
+        default=0.01, ge=0.0, le=1.0, allow_inf_nan=False, description="Decoupled weight decay."
+    )
+    max_gradient_norm: float = Field(
+        default=1.0,
+        ge=0.0,
+        le=1000.0,
+        allow_inf_nan=False,
+        description="Gradients longer than this are shortened to it. 0: never.",
+    )
+    schedule: Literal[
+        "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
+    ] = Field(default="cosine", description="How the learning rate changes over the run.")
+    warmup: Probability = Field(
+        default=0.05, description="Share of the run over which the learning rate rises from 0."
+    )
+
+
+class TrainingSection(Section):
+    """Length, size and precision."""
+
+    steps: int = Field(
+        default=400,
+        ge=1,
+        le=1_000_000,
+        description="Optimizer steps in all. An epoch is one pass over "
+        "the images with their repeats.",
+    )
+    batch_size: int = Field(
+        default=4, ge=1, le=512, description="Images in a step, over all processes together."
+    )
+    accumulation: int = Field(
+        default=1,
+        ge=1,
+        le=512,
+        description="Batches added up before the optimizer moves: the effect of a larger batch "
+        "without its memory.",
+    )
+    seed: int = Field(
+        default=0,
+        ge=0,
+        le=2**31 - 1,
+        description="Seed of everything random: order, noise, flips, init.",
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto",
+        description="Arithmetic of the frozen model; the adapter stays fp32. auto: bf16 where the "
+        "GPU has it, else fp16; fp32 on a CPU.",
+    )
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description="Recompute activations instead of keeping them: much less memory, about a "
+        "third more time, the same result.",
+    )
+    ema_decay: float = Field(
+        default=0.0,
+        ge=0.0,
+        lt=1.0,
+        description="Decay of a running average of the adapter, which then becomes the result. "
+        "0: none; 0.99 to 0.999 smooths noisy small runs.",
+    )
+
+
+class ObjectiveConfig(Section):
+    """What is minimised."""
+
+    min_snr_gamma: float = Field(
+        default=5.0,
+        ge=0.0,
+        le=100.0,
+        allow_inf_nan=False,
+        description="Min-SNR weighting (arXiv 2303.09556): caps the weight of nearly clean "
+        "timesteps. 5 is the paper's value; 0: every timestep counts the same.",
+    )
+    noise_offset: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+        allow_inf_nan=False,
+        description="Adds a constant shift to the noise of each channel, which lets the model "
+        "learn very dark and very bright pictures. 0 to 0.1.",
+    )
+
+
+class PreservationConfig(Section):
+    """Keeping everything else as it was (DreamBooth, arXiv 2208.12242, section 3.3).
+
+    Without class pictures: on every k-th step the base model's own prediction, adapter switched
+    off, is the target for the class word, its paraphrases, other kinds of prompts and the empty
+    prompt.
+    """
+
+    weight: float = Field(
+        default=1.0,
+        ge=0.0,
+        le=100.0,
+        allow_inf_nan=False,
+        description="Weight of the preservation loss. 0: none, and the class word will come to "
+        "mean the trained subject too.",
+    )
+    every: PositiveInt = Field(
+        default=2, description="Preserve on every k-th step: 1 holds best and costs most time."
+    )
+    prompts: tuple[str, ...] = Field(
+        default=(),
+        description="More prompts whose pictures should stay as they are. The class word, "
+        "paraphrases of it, common other subjects and the empty prompt are always among them.",
+    )
+
+
+class PreviewsConfig(Section):
+    """Pictures made while training goes on; they never change the result."""
+
+    every: int = Field(default=100, ge=0, description="Steps between previews. 0: only at the end.")
+    prompts: tuple[str, ...] = Field(
+        default=(),
+        description="Prompts to draw; {trigger} and {class} are replaced. Empty: one with the "
+        "trigger, and the same one without it.",
+    )
+    negative: str = Field(default="", description="Negative prompt of all previews.")
+    count: int = Field(
+        default=2, ge=1, le=16, description="Pictures for each prompt, seeds counting up."
+    )
+    seed: int = Field(
+        default=1, ge=0, le=2**31 - 1, description="Seed of the first preview picture."
+    )
+    inference_steps: int = Field(
+        default=25, ge=1, le=200, description="Denoising steps of a preview."
+    )
+    guidance: float = Field(
+        default=5.0,
+        ge=0.0,
+        le=50.0,
+        allow_inf_nan=False,
+        description="Guidance scale of a preview.",
+    )
+
+
+class CheckpointsConfig(Section):
+    """Exact training state, to go on from."""
+
+    every: int = Field(
+        default=100,
+        ge=0,
+        description="Steps between checkpoints. 0: only when stopped or finished.",
+    )
+    keep: PositiveInt = Field(default=2, description="How many of the newest checkpoints stay.")
+
+
+class OutputConfig(Section):
+    """The adapter file."""
+
+    name: str = Field(
+        default="",
+        max_length=100,
+        description="Title of the adapter in its metadata. Empty: trigger and class word.",
+    )
+    precision: Literal["fp32", "fp16", "bf16"] = Field(
+        default="fp16", description="Number format of the file: fp16 halves it at no visible cost."
+    )
+    author: str = Field(
+        default="", max_length=200, description="Author named in the file's metadata."
+    )
+    license: str = Field(
+        default="", max_length=200, description="Licence named in the file's metadata."
+    )
+    description: str = Field(
+        default="", max_length=2000, description="Description in the metadata."
+    )
+
+
+class TrainingConfig(Section):
+    """Everything that a run is made from."""
+
+    base: BaseModelConfig = BaseModelConfig()
+    images: ImagesConfig = ImagesConfig()
+    captions: CaptionsConfig = CaptionsConfig()
+    adapter: AdapterConfig = AdapterConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingSection = TrainingSection()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    preservation: PreservationConfig = PreservationConfig()
+    previews: PreviewsConfig = PreviewsConfig()
+    checkpoints: CheckpointsConfig = CheckpointsConfig()
+    output: OutputConfig = OutputConfig()
+
+    @model_validator(mode="after")
+    def _something_trains(self) -> TrainingConfig:
+        if not self.adapter.unet and not self.adapter.text_encoder:
+            raise ValueError(
+                "adapter.unet and adapter.text_encoder are both off, so nothing would train: "
+                "switch one on"
+            )
+        return self
