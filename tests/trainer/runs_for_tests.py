@@ -1,0 +1,84 @@
+"""Small image sets and runs for tests of training."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from trainer.config import TrainingConfig
+from trainer.configfile import with_values
+from trainer.runner import Prepared, Result, Working, run_training
+from trainer.runs.layout import RunFolder
+from trainer.training import TrainingEvent
+
+
+def make_images(folder: Path, count: int = 4, side: int = 32, captions: bool = True) -> Path:
+    """A folder of random pictures, some of them wide, with captions that lack the trigger."""
+    folder.mkdir(parents=True, exist_ok=True)
+    source = np.random.default_rng(7)
+    for number in range(count):
+        width = side * 2 if number % 3 == 2 else side
+        pixels = source.integers(0, 256, (side, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        if captions:
+            (folder / f"{number}.txt").write_text(f"picture {number}, of a thing, red, blue")
+    return folder
+
+
+SMALL: dict[str, Any] = {
+    "captions.trigger": "ohwx",
+    "captions.class_word": "thing",
+    "images.resolution": 32,
+    "training.steps": 4,
+    "training.batch_size": 2,
+    "adapter.rank": 2,
+    "optimizer.learning_rate": 1e-2,
+    "optimizer.text_encoder_learning_rate": 1e-2,
+    "optimizer.warmup": 0.0,
+    "previews.every": 0,
+    "previews.count": 1,
+    "previews.inference_steps": 2,
+    "checkpoints.every": 0,
+    "output.precision": "fp32",
+}
+
+
+def small_config(base: Path, images: Path, **changes: Any) -> TrainingConfig:
+    """A configuration that trains in a second; changes by dotted name with "__" for the dot."""
+    values = {**SMALL, "base.name": str(base), "images.path": str(images)}
+    values |= {key.replace("__", "."): value for key, value in changes.items()}
+    return with_values(TrainingConfig(), values)
+
+
+class Collected:
+    """A listener that keeps all events."""
+
+    def __init__(self) -> None:
+        self.events: list[TrainingEvent | Prepared | Working] = []
+
+    def __call__(self, event: TrainingEvent | Prepared | Working) -> None:
+        self.events.append(event)
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        """The events of one kind."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+def train_small(
+    config: TrainingConfig, run: Path, *, resume: bool = False, accept_changes: bool = False
+) -> tuple[Result, Collected]:
+    """Train into a folder."""
+    collected = Collected()
+    result = run_training(
+        config, RunFolder(run), collected, resume=resume, accept_changes=accept_changes
+    )
+    return result, collected
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,136 @@
+"""Pictures: seeds decide them, strength 0 is the base model, and each carries its settings."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.conftest import TinyBase
+from tests.tiny_models import TINY_NAMES
+from tests.trainer.runs_for_tests import make_images, small_config, train_small
+from trainer.cli import main
+from trainer.commands.generate import split_strength
+from trainer.config import AdapterConfig
+from trainer.devices import choose_device
+from trainer.lora.attach import attach, detach, set_strength
+from trainer.lora.files import load_into, read_adapter
+from trainer.models.load import load_base
+from trainer.sampling import Drawing, draw, save_picture
+
+DRAWING = Drawing("a red thing", "", 3, 32, 32, 3, 4.0)
+
+
+def pixels(picture: Image.Image) -> np.ndarray:
+    return np.asarray(picture).astype(int)
+
+
+@pytest.mark.parametrize("name", TINY_NAMES)
+def test_a_seed_is_a_picture_whatever_is_drawn_beside_it(tiny_base: TinyBase, name: str) -> None:
+    base, device = load_base(str(tiny_base(name))), choose_device("fp32")
+    others = [replace(DRAWING, seed=seed) for seed in (4, 5, 6, 7)]
+    alone = draw(base, [DRAWING], device)[0]
+    among = draw(base, [*others, DRAWING], device)
+    assert alone.size == (32, 32)
+    assert np.abs(pixels(alone) - pixels(among[-1])).max() <= 1  # batches round differently
+    assert np.abs(pixels(alone) - pixels(among[0])).max() > 1
+
+
+def test_drawing_leaves_no_trace(tiny_base: TinyBase) -> None:
+    base, device = load_base(str(tiny_base("sdxl"))), choose_device("fp32")
+    base.unet.train()
+    before = {key: value.clone() for key, value in base.unet.state_dict().items()}
+    torch.manual_seed(0)
+    random = torch.get_rng_state()
+    draw(base, [DRAWING], device)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert base.unet.training
+    assert not base.text_encoders[0].training
+    assert all(torch.equal(value, before[key]) for key, value in base.unet.state_dict().items())
+
+
+def test_strength_zero_is_the_base_model(tiny_base: TinyBase) -> None:
+    base, device = load_base(str(tiny_base("sd1"))), choose_device("fp32")
+    plain = pixels(draw(base, [DRAWING], device)[0])
+    attachment = attach(base, AdapterConfig(rank=2), seed=0)
+    with torch.no_grad():
+        for named in attachment.parameters.values():
+            for _, parameter in named:
+                parameter.normal_()
+    assert np.abs(pixels(draw(base, [DRAWING], device)[0]) - plain).max() > 1
+    set_strength(base, "default", 0.0)
+    assert (pixels(draw(base, [DRAWING], device)[0]) == plain).all()
+    detach(base)
+    assert (pixels(draw(base, [DRAWING], device)[0]) == plain).all()
+
+
+def test_a_picture_carries_its_settings(tmp_path: Path) -> None:
+    drawing = replace(DRAWING, prompt="ein rötlicher <Ding>", negative="blurry")
+    path = tmp_path / "a.png"
+    save_picture(Image.new("RGB", (32, 32)), path, drawing, model="m", adapters=["x:0.5"])
+    with Image.open(path) as picture:
+        text = picture.text  # type: ignore[attr-defined]
+    facts = json.loads(text["rarebit"])
+    assert facts["prompt"] == drawing.prompt
+    assert (facts["seed"], facts["adapters"], facts["model"]) == (3, ["x:0.5"], "m")
+    assert text["parameters"].splitlines() == [
+        "ein rötlicher <Ding> <lora:x:0.5>",
+        "Negative prompt: blurry",
+        "Steps: 3, Sampler: DDIM, CFG scale: 4, Seed: 3, Size: 32x32, Model: m",
+    ]
+
+
+@pytest.mark.parametrize("name", TINY_NAMES)
+def test_the_file_draws_what_the_last_previews_showed(
+    tiny_base: TinyBase, tmp_path: Path, name: str
+) -> None:
+    config = small_config(
+        tiny_base(name),
+        make_images(tmp_path / "images"),
+        training__ema_decay=0.5,
+        previews__guidance=4.0,
+        previews__inference_steps=3,
+    )
+    result, _ = train_small(config, tmp_path / "run")
+    folder = result.run.preview(4)
+    record = json.loads((folder / "prompts.json").read_text())[0]
+    base, device = load_base(str(tiny_base(name))), choose_device("fp32")
+    load_into(base, read_adapter(result.run.adapter), "result")
+    drawing = replace(DRAWING, prompt=record["prompt"], seed=record["seed"])
+    drawn = pixels(draw(base, [drawing], device)[0])
+    with Image.open(folder / record["file"]) as preview:
+        assert np.abs(drawn - pixels(preview)).max() <= 1
+
+
+def test_generate_writes_and_never_overwrites(tiny_base: TinyBase, tmp_path: Path) -> None:
+    base = str(tiny_base("sd1"))
+    arguments = ["generate", "--base", base, "--prompt", "a thing", "--count", "2"]
+    arguments += ["--inference-steps", "2", "--seed", "9", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    assert main(arguments) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "000009-2.png",
+        "000009.png",
+        "000010-2.png",
+        "000010.png",
+    ]
+    assert (tmp_path / "000009.png").read_bytes() == (tmp_path / "000009-2.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a.safetensors", ("a.safetensors", 1.0)),
+        ("a.safetensors:0.5", ("a.safetensors", 0.5)),
+        ("a.safetensors:-1", ("a.safetensors", -1.0)),
+        ("C:/x/a.safetensors", ("C:/x/a.safetensors", 1.0)),
+        ("C:/x/a.safetensors:0.25", ("C:/x/a.safetensors", 0.25)),
+    ],
+)
+def test_strengths_on_the_command_line(text: str, expected: tuple[str, float]) -> None:
+    assert split_strength(text) == (Path(expected[0]), expected[1])

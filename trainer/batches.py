@@ -1,0 +1,168 @@
+"""What one optimizer step trains on: a pure function of seed and step.
+
+A step consists of ``accumulation`` batches. Each sample has a slot, counted over the whole step,
+and its noise, timestep, flip and caption depend on (seed, step, slot) alone: how the slots are
+spread over batches, processes and devices changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainer.config import CaptionsConfig, TrainingConfig
+from trainer.data.buckets import CropPlan
+from trainer.data.captions import compose_caption, protect_trigger
+from trainer.data.order import SampleOrder, flip_choice
+from trainer.models.base import BaseModel
+from trainer.models.text import fits_tokens
+from trainer.objective import draw_noise, draw_timesteps
+from trainer.pictures import LatentSource, Picture
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture in one step."""
+
+    slot: int
+    picture: Picture
+    flip: bool
+    caption: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The tensors of samples of one size, on the CPU.
+
+    Attributes:
+        samples: B of them.
+        latents, noise: (B, C, H, W) float32.
+        timesteps: (B,) int64.
+        total: samples in the whole step, over batches and processes: the loss's denominator.
+    """
+
+    samples: tuple[Sample, ...]
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    total: int
+
+    @property
+    def captions(self) -> list[str]:
+        """Captions of the samples."""
+        return [sample.caption for sample in self.samples]
+
+    @property
+    def original_sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of the samples' pictures before they were fitted, in pixels."""
+        headers = [sample.picture.entry.header for sample in self.samples]
+        return [(header.height, header.width) for header in headers]
+
+    @property
+    def crops(self) -> list[CropPlan]:
+        """How the samples' pictures were cut."""
+        return [sample.picture.crop for sample in self.samples]
+
+
+class Batches:
+    """All steps of a run.
+
+    Args:
+        rank, world: this process and how many there are; each gets a share of every batch.
+    """
+
+    def __init__(
+        self,
+        base: BaseModel,
+        pictures: Sequence[Picture],
+        latents: LatentSource,
+        config: TrainingConfig,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.base = base
+        self.pictures = pictures
+        self.source = latents
+        self.config = config
+        self.rank, self.world = rank, world
+        self.timesteps = int(base.scheduler_config.get("num_train_timesteps", 1000))
+        training = config.training
+        self.order = SampleOrder(
+            [(picture.crop.width, picture.crop.height) for picture in pictures],
+            [picture.entry.repeats for picture in pictures],
+            training.batch_size,
+            training.seed,
+        )
+
+    def steps_per_epoch(self) -> float:
+        """Optimizer steps in one pass over the pictures with their repeats."""
+        return self.order.batches_per_epoch / self.config.training.accumulation
+
+    def samples(self, step: int) -> list[list[Sample]]:
+        """The samples of a step (counted from 0), batch by batch, of all processes."""
+        accumulation, seed = self.config.training.accumulation, self.config.training.seed
+        slot, batches = 0, []
+        for position in range(step * accumulation, (step + 1) * accumulation):
+            batch = []
+            for index in self.order.batch(position):
+                picture = self.pictures[index]
+                flip = self.config.images.flip and flip_choice(seed, position, picture.entry.id)
+                caption = trained_caption(
+                    self.base, picture, self.config.captions, seed=seed, step=position
+                )
+                batch.append(Sample(slot, picture, flip, caption))
+                slot += 1
+            batches.append(batch)
+        return batches
+
+    def step(self, step: int) -> Iterator[Batch]:
+        """This process's batches of a step; an empty one is left out."""
+        batches = self.samples(step)
+        total = sum(len(batch) for batch in batches)
+        seed = self.config.training.seed
+        timesteps = draw_timesteps(total, seed=seed, step=step, timesteps=self.timesteps)
+        for batch in batches:
+            # Contiguous shares: alternating ones would give one process all preserving slots.
+            own = tuple(
+                sample
+                for place, sample in enumerate(batch)
+                if place * self.world // len(batch) == self.rank
+            )
+            if own:
+                yield self._tensors(own, timesteps, total, step)
+
+    def _tensors(
+        self, samples: tuple[Sample, ...], timesteps: Tensor, total: int, step: int
+    ) -> Batch:
+        latents = torch.stack(
+            [self.source.latents(sample.picture, sample.flip) for sample in samples]
+        )
+        offset, seed = self.config.objective.noise_offset, self.config.training.seed
+        shape = (latents.shape[1], latents.shape[2], latents.shape[3])
+        noise = torch.stack(
+            [
+                draw_noise(shape, sample.slot, seed=seed, step=step, offset=offset)
+                for sample in samples
+            ]
+        )
+        slots = [sample.slot for sample in samples]
+        return Batch(samples, latents, noise, timesteps[slots], total)
+
+
+def trained_caption(
+    base: BaseModel, picture: Picture, config: CaptionsConfig, *, seed: int, step: int
+) -> str:
+    """The caption of a picture in one step, its trigger within the text encoder's reach."""
+    caption = compose_caption(
+        picture.entry.caption, config, seed=seed, step=step, image_id=picture.entry.id
+    )
+    return protect_trigger(caption, config.trigger, lambda text: fits_tokens(base, text))
+
+
+def all_captions(base: BaseModel, pictures: Sequence[Picture], config: CaptionsConfig) -> list[str]:
+    """Each picture's caption as it is trained, without dropout and shuffling."""
+    plain = config.model_copy(update={"dropout": 0.0, "shuffle_tags": False})
+    return [trained_caption(base, picture, plain, seed=0, step=0) for picture in pictures]

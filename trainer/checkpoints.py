@@ -1,0 +1,205 @@
+"""Exact training state: what it is, and how it is written so that it is never half there.
+
+A checkpoint is a folder of safetensors and JSON files with a ``manifest.json`` of their sizes and
+SHA-256 sums. It is written beside its final name, synced, renamed, and only then are older ones
+pruned. Randomness needs no saved state: everything random is a function of (seed, step, purpose).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from trainer.errors import UserError
+from trainer.runs.atomic import building_folder
+from trainer.runs.layout import RunFolder
+
+Notice = Callable[[str], None]
+
+FORMAT = 1
+
+
+@dataclass
+class TrainingState:
+    """All that has to survive for a resumed run to equal one that never stopped.
+
+    Attributes:
+        step: optimizer steps done.
+        adapter: the adapter's parameters by "part/name", float32.
+        ema: their running averages in the same order, empty without EMA.
+        ema_steps: updates of the averages so far.
+        optimizer: ``state_dict()`` of the optimizer.
+        scaler: ``state_dict()`` of the fp16 gradient scaler, empty in other precisions.
+        config: the whole configuration, as JSON values.
+        images: what was trained on: for each picture's id its name, caption hash and repeats.
+        base: fingerprint of the base model.
+    """
+
+    step: int
+    adapter: dict[str, Tensor]
+    ema: dict[str, Tensor]
+    ema_steps: int
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    config: dict[str, Any]
+    images: dict[str, list[Any]]
+    base: str
+
+
+def save_checkpoint(run: RunFolder, state: TrainingState, keep: int) -> Path:
+    """Write a checkpoint and prune older ones, newest ``keep`` stay.
+
+    Returns:
+        The folder ``checkpoints/step-000123``.
+
+    Raises:
+        OSError: the disk is full or the folder can't be written; older checkpoints are untouched.
+    """
+    optimizer_tensors: dict[str, Tensor] = {}
+    optimizer_tree = _flatten(state.optimizer, "optimizer", optimizer_tensors)
+    facts = {
+        "format": FORMAT,
+        "step": state.step,
+        "ema_steps": state.ema_steps,
+        "optimizer": optimizer_tree,
+        "scaler": state.scaler,
+        "config": state.config,
+        "images": state.images,
+        "base": state.base,
+    }
+    files = {
+        "adapter.safetensors": save(_contiguous(state.adapter)),
+        "ema.safetensors": save(_contiguous(state.ema)),
+        "optimizer.safetensors": save(_contiguous(optimizer_tensors)),
+        "state.json": json.dumps(facts, indent=1).encode(),
+    }
+    manifest = {
+        file: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for file, data in files.items()
+    }
+    files["manifest.json"] = json.dumps(manifest, indent=1).encode()
+    run.checkpoints.mkdir(parents=True, exist_ok=True)
+    final = run.checkpoints / f"step-{state.step:06d}"
+    with building_folder(final) as temporary:
+        for file, data in files.items():
+            (temporary / file).write_bytes(data)
+        # One of this step can only be left from a run that went back behind it: a damaged one.
+        shutil.rmtree(final, ignore_errors=True)
+    for old in list_checkpoints(run)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def list_checkpoints(run: RunFolder) -> list[Path]:
+    """The checkpoint folders of a run, oldest first; unfinished ones are not among them."""
+    return sorted(path for path in run.checkpoints.glob("step-*") if path.is_dir())
+
+
+def load_latest(run: RunFolder, notice: Notice) -> TrainingState:
+    """The newest checkpoint that is whole. Damaged ones are named through ``notice``.
+
+    Raises:
+        UserError: there is none.
+    """
+    for folder in reversed(list_checkpoints(run)):
+        try:
+            return load_checkpoint(folder)
+        except UserError as damage:
+            notice(f"{damage.message} Going back to the one before it.")
+    raise UserError(
+        f"{run.path} has no checkpoint to go on from.",
+        "Start it again with: python launch.py train …",
+    )
+
+
+def load_checkpoint(folder: Path) -> TrainingState:
+    """Read one checkpoint, after its sizes and SHA-256 sums were found right.
+
+    Raises:
+        UserError: a file is missing, was changed, or has another format; it is named.
+    """
+    files = _verified_files(folder)
+    facts = json.loads(files["state.json"])
+    if facts["format"] != FORMAT:
+        raise UserError(
+            f"{folder} has checkpoint format {facts['format']}, this version reads {FORMAT}.",
+            "Resume it with the version of Rarebit that made it.",
+        )
+    optimizer_tensors = load(files["optimizer.safetensors"])
+    return TrainingState(
+        step=facts["step"],
+        adapter=load(files["adapter.safetensors"]),
+        ema=load(files["ema.safetensors"]),
+        ema_steps=facts["ema_steps"],
+        optimizer=_unflatten(facts["optimizer"], optimizer_tensors),
+        scaler=facts["scaler"],
+        config=facts["config"],
+        images=facts["images"],
+        base=facts["base"],
+    )
+
+
+def _verified_files(folder: Path) -> dict[str, bytes]:
+    try:
+        manifest = json.loads((folder / "manifest.json").read_bytes())
+        files = {file: (folder / file).read_bytes() for file in manifest}
+    except (OSError, ValueError) as error:
+        raise UserError(f"The checkpoint {folder} can't be read: {error}.") from error
+    for file, data in files.items():
+        if hashlib.sha256(data).hexdigest() != manifest[file]["sha256"]:
+            raise UserError(f"The checkpoint {folder} is damaged: {file} was changed.")
+    return files
+
+
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    # Cloned, since an optimizer may keep one tensor in two places, which safetensors refuses.
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+
+
+def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    """JSON for ``value``, its tensors moved into ``tensors`` under their path.
+
+    Containers are tagged, since JSON has no tuples and no integer keys. ``json`` writes floats
+    so that they read back exactly.
+    """
+    if isinstance(value, Tensor):
+        tensors[path] = value
+        return {"tensor": path}
+    if isinstance(value, dict):
+        items = [[key, _flatten(item, f"{path}/{key}", tensors)] for key, item in value.items()]
+        return {"dict": items}
+    if isinstance(value, (list, tuple)):
+        items = [_flatten(item, f"{path}/{index}", tensors) for index, item in enumerate(value)]
+        return {type(value).__name__: items}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"{path}: a {type(value).__name__} can't be saved in a checkpoint")
+
+
+def _unflatten(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: _unflatten(item, tensors) for key, item in content}
+    items = [_unflatten(item, tensors) for item in content]
+    return tuple(items) if kind == "tuple" else items
+
+
+def copy_to_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Detached copies on the CPU, which later steps don't change."""
+    return {
+        name: tensor.detach().to("cpu", torch.float32, copy=True)
+        for name, tensor in tensors.items()
+    }

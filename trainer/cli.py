@@ -1,0 +1,237 @@
+"""The command line: a thin layer over the library's public functions.
+
+Heavy libraries are imported by the commands that need them, so that ``--help`` and mistakes in
+the arguments answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from trainer.configfile import field_help
+from trainer.errors import UserError
+
+Command = Callable[[argparse.Namespace], int]
+
+# The flags of `train` that stand for a field of the configuration.
+TRAIN_FIELDS: dict[str, tuple[str, type, str]] = {
+    "--images": ("images.path", str, "DIR"),
+    "--trigger": ("captions.trigger", str, "WORD"),
+    "--class-word": ("captions.class_word", str, "WORD"),
+    "--base": ("base.name", str, "NAME"),
+    "--steps": ("training.steps", int, "N"),
+    "--rank": ("adapter.rank", int, "R"),
+    "--seed": ("training.seed", int, "S"),
+    "--resolution": ("images.resolution", int, "PX"),
+    "--batch-size": ("training.batch_size", int, "B"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command. Returns the exit status: 0, 2 for a mistake of the user's, 130 for Ctrl-C."""
+    options = build_parser().parse_args(arguments)
+    command: Command = options.command
+    try:
+        return command(options)
+    except UserError as error:
+        if os.environ.get("RANK", "0") != "0":  # the first process says it
+            return 2
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"       {error.hint}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="python launch.py", description="Rarebit: a Stable Diffusion LoRA trainer."
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_train(commands)
+    _add_resume(commands)
+    _add_worker(commands)
+    _add_generate(commands)
+    _add_check_images(commands)
+    _add_doctor(commands)
+    return parser
+
+
+def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("train", help="train an adapter from a folder of pictures")
+    for flag, (dotted, kind, metavar) in TRAIN_FIELDS.items():
+        parser.add_argument(
+            flag, dest=dotted, type=kind, metavar=metavar, help=_escaped(field_help(dotted))
+        )
+    parser.add_argument(
+        "--train-text-encoder",
+        dest="adapter.text_encoder",
+        action=argparse.BooleanOptionalAction,
+        help=_escaped(field_help("adapter.text_encoder")),
+    )
+    parser.add_argument("--run", type=Path, metavar="DIR", help="Run folder; must not exist yet.")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="Start from a TOML file.")
+    parser.add_argument("--preset", metavar="NAME", help="Start from a preset.")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="section.key=value",
+        help="Set any field of the configuration; can be repeated. See docs/configuration.md.",
+    )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="Train with N processes on this machine, one a GPU; they share each batch.",
+    )
+    parser.set_defaults(command=train_command)
+
+
+def _add_resume(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("resume", help="go on exactly where a run stopped")
+    parser.add_argument("run", type=Path, metavar="RUN", help="The run's folder, or its name.")
+    parser.add_argument(
+        "--accept-changes",
+        action="store_true",
+        help="Go on although the image set has changed since.",
+    )
+    parser.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="As for train; may differ from it."
+    )
+    parser.set_defaults(command=resume_command)
+
+
+def _add_worker(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    # What --processes starts; not in the list of commands, since nobody types it.
+    parser = commands.add_parser("worker")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--accept-changes", action="store_true")
+    parser.set_defaults(command=worker_command)
+
+
+def _add_generate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("generate", help="draw pictures, with any number of adapters")
+    parser.add_argument("--prompt", required=True, metavar="TEXT")
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="FILE[:STRENGTH]",
+        help="An adapter file and how strongly it acts, 1 unless given; can be repeated.",
+    )
+    parser.add_argument(
+        "--base", default="tiny-emoji", metavar="NAME", help=field_help("base.name")
+    )
+    parser.add_argument("--negative", default="", metavar="TEXT", help="What not to draw.")
+    parser.add_argument("--count", type=int, default=4, metavar="N", help="Pictures (4).")
+    parser.add_argument("--seed", type=int, default=1, metavar="S", help="First seed (1).")
+    parser.add_argument(
+        "--inference-steps", type=int, default=25, metavar="N", help="Denoising steps (25)."
+    )
+    parser.add_argument(
+        "--guidance", type=float, default=5.0, metavar="G", help="Guidance scale (5)."
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="Where PNGs go.")
+    parser.set_defaults(command=generate_command)
+
+
+def _add_check_images(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "check-images", help="everything wrong or doubtful in an image set, before training"
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR")
+    parser.add_argument(
+        "--base", default="tiny-emoji", metavar="NAME", help=field_help("base.name")
+    )
+    parser.add_argument("--trigger", default="", metavar="WORD")
+    parser.add_argument("--resolution", type=int, metavar="PX")
+    parser.add_argument("--json", action="store_true", help="Print JSON.")
+    parser.set_defaults(command=check_images_command)
+
+
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("doctor", help="what this machine has, and a self-test")
+    parser.add_argument("--json", action="store_true", help="Print JSON.")
+    parser.set_defaults(command=doctor_command)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%%")
+
+
+def train_command(options: argparse.Namespace) -> int:
+    """``train``: into a new run folder, to the end."""
+    from trainer.commands.train import train
+
+    flags = {dotted: getattr(options, dotted) for dotted, _, _ in TRAIN_FIELDS.values()}
+    flags["adapter.text_encoder"] = getattr(options, "adapter.text_encoder")
+    return train(
+        config_file=options.config,
+        preset=options.preset,
+        flags={dotted: value for dotted, value in flags.items() if value is not None},
+        overrides=options.overrides,
+        run=options.run,
+        processes=options.processes,
+    )
+
+
+def resume_command(options: argparse.Namespace) -> int:
+    """``resume``: go on with a run."""
+    from trainer.commands.train import resume
+
+    return resume(options.run, accept_changes=options.accept_changes, processes=options.processes)
+
+
+def worker_command(options: argparse.Namespace) -> int:
+    """One of the processes of ``train --processes N``."""
+    from trainer.commands.train import worker
+
+    return worker(options.run, resume=options.resume, accept_changes=options.accept_changes)
+
+
+def generate_command(options: argparse.Namespace) -> int:
+    """``generate``: PNG files into a folder."""
+    from trainer.commands.generate import generate
+
+    return generate(
+        prompt=options.prompt,
+        negative=options.negative,
+        base_name=options.base,
+        adapters=options.adapter,
+        count=options.count,
+        seed=options.seed,
+        inference_steps=options.inference_steps,
+        guidance=options.guidance,
+        out=options.out,
+    )
+
+
+def check_images_command(options: argparse.Namespace) -> int:
+    """``check-images``: the report on an image set."""
+    from trainer.commands.check_images import check_images
+
+    return check_images(
+        options.folder,
+        base_name=options.base,
+        trigger=options.trigger,
+        resolution=options.resolution,
+        as_json=options.json,
+    )
+
+
+def doctor_command(options: argparse.Namespace) -> int:
+    """``doctor``: the report on this machine."""
+    from trainer.doctor import main as doctor
+
+    return doctor(as_json=options.json)

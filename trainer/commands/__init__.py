@@ -1,0 +1,1 @@
+"""What the command line does, command by command: printing around the library's functions."""

@@ -1,0 +1,88 @@
+"""Progress of a run on the terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from trainer.runner import Prepared, Working
+from trainer.training import CheckpointSaved, Ended, PreviewSaved, StepDone, TrainingEvent, Warned
+
+LOG_INTERVAL = 5.0
+SMOOTHING = 0.05
+
+
+class ProgressPrinter:
+    """Prints a run's events: one living line on a terminal, a line every few seconds in a log."""
+
+    def __init__(self) -> None:
+        self.living = sys.stdout.isatty()
+        self.total = 0
+        self.loss: float | None = None
+        self.pace: float | None = None
+        self.last_printed = 0.0
+        self.unfinished = False
+
+    def __call__(self, event: TrainingEvent | Prepared | Working) -> None:
+        if isinstance(event, Prepared):
+            self.total = event.total_steps
+            self._say(event.summary)
+            self._say(event.arithmetic)
+            if event.step:
+                self._say(f"Going on after step {event.step}.")
+        elif isinstance(event, Working):
+            self._show(f"{event.what} {event.done}/{event.total}", event.done == event.total)
+        elif isinstance(event, StepDone):
+            self._step(event)
+        elif isinstance(event, Warned):
+            self._say(f"Note: {event.message}")
+        elif isinstance(event, PreviewSaved):
+            self._say(f"Previews of step {event.step} are in {event.folder}")
+        elif isinstance(event, CheckpointSaved):
+            self._say(f"Saved a checkpoint at step {event.step}")
+        elif isinstance(event, Ended):
+            self.close()
+
+    def close(self) -> None:
+        """End the living line."""
+        if self.unfinished:
+            print(flush=True)
+            self.unfinished = False
+
+    def _step(self, event: StepDone) -> None:
+        self.loss = _smooth(self.loss, event.loss, SMOOTHING)
+        self.pace = _smooth(self.pace, event.seconds, 0.1)
+        left = (self.total - event.step) * self.pace
+        self._show(
+            f"step {event.step}/{self.total}  loss {self.loss:.4f}  "
+            f"rate {event.learning_rate:.2e}  {self.pace:.2f} s/step  {duration(left)} left",
+            event.step == self.total,
+        )
+
+    def _show(self, line: str, last: bool) -> None:
+        """A line that the next one of its kind replaces; in a log, one every few seconds."""
+        now = time.monotonic()
+        if self.living:
+            print(f"\r\x1b[K{line}", end="", flush=True)
+            self.unfinished = True
+        elif last or now - self.last_printed >= LOG_INTERVAL:
+            self.last_printed = now
+            print(line, flush=True)
+
+    def _say(self, line: str) -> None:
+        self.close()
+        print(line, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Such as "45 s", "3 min 20 s" or "2 h 5 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _smooth(average: float | None, value: float, weight: float) -> float:
+    return value if average is None else (1 - weight) * average + weight * value

@@ -1,0 +1,161 @@
+"""``train`` and ``resume``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from trainer.config import TrainingConfig
+from trainer.configfile import apply_overrides, read_config, with_values, write_config
+from trainer.errors import UserError
+from trainer.places import RUNS, shown
+from trainer.presets import apply_preset
+from trainer.runs.layout import RunFolder, create_run, open_run
+
+STOPPED = 130
+
+
+def train(
+    *,
+    config_file: Path | None,
+    preset: str | None,
+    flags: Mapping[str, object],
+    overrides: Sequence[str],
+    run: Path | None,
+    processes: int,
+) -> int:
+    """Train into a new run folder. Later sources win: file, preset, flags, ``--set``.
+
+    Returns:
+        The exit status: 0, or 130 when stopped after saving.
+
+    Raises:
+        UserError: a mistake in the configuration or the images; no run folder is left behind.
+    """
+    config = read_config(config_file) if config_file else TrainingConfig()
+    if preset:
+        config = apply_preset(config, preset)
+    config = apply_overrides(with_values(config, flags, "the command line"), overrides)
+    _check_essentials(config)
+    if is_follower():
+        return _run(config, _shared_run(run), resume=False)
+    folder = _new_run(_shared_run(run).path if is_distributed() else run, config)
+    write_config(folder.config, config)
+    try:
+        if processes > 1:
+            return _launch(processes, folder, [])
+        return _run(config, folder, resume=False)
+    finally:
+        # Refused or stopped before anything was trained: leave nothing behind.
+        if not folder.checkpoint_steps() and not folder.adapter.exists():
+            shutil.rmtree(folder.path, ignore_errors=True)
+
+
+def resume(path: Path, *, accept_changes: bool, processes: int = 1) -> int:
+    """Go on with a run, given by folder or by name."""
+    if not path.exists() and (RUNS / path).is_dir():
+        path = RUNS / path
+    folder = open_run(path)
+    if processes > 1:
+        flags = ["--resume"] + (["--accept-changes"] if accept_changes else [])
+        return _launch(processes, folder, flags)
+    return worker(folder.path, resume=True, accept_changes=accept_changes)
+
+
+def worker(path: Path, *, resume: bool, accept_changes: bool) -> int:
+    """Train the run in a folder whose configuration is written already."""
+    folder = open_run(path)
+    config = read_config(folder.config)
+    return _run(config, folder, resume=resume, accept_changes=accept_changes)
+
+
+def is_distributed() -> bool:
+    """Whether some launcher started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def is_follower() -> bool:
+    """Whether another process writes the run folder."""
+    return is_distributed() and os.environ.get("RANK", "0") != "0"
+
+
+def _shared_run(path: Path | None) -> RunFolder:
+    if path is None:
+        raise UserError(
+            "Several processes need one run folder.", "Name it, the same for all, with --run DIR."
+        )
+    return RunFolder(path)
+
+
+def _launch(processes: int, folder: RunFolder, flags: list[str]) -> int:
+    from trainer.processes import launch
+
+    return launch(processes, ["worker", str(folder.path), *flags])
+
+
+def _check_essentials(config: TrainingConfig) -> None:
+    if not config.images.path.exists() or config.images.path == Path():
+        given = config.images.path != Path()
+        raise UserError(
+            f"The image folder {config.images.path} does not exist."
+            if given
+            else "No image folder was given.",
+            "Name one with --images DIR; datasets/ holds three examples.",
+        )
+    if not config.captions.trigger:
+        raise UserError(
+            "No trigger word was given.",
+            "Choose a rare word such as ohwx and give it with --trigger WORD.",
+        )
+
+
+def _new_run(path: Path | None, config: TrainingConfig) -> RunFolder:
+    if path is None:
+        return create_run(RUNS, config.captions.trigger)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(
+            f"The run folder {path} exists already.",
+            f"Go on with it: python launch.py resume {path}. Or give --run another name.",
+        )
+    path.mkdir(parents=True, exist_ok=True)
+    return RunFolder(path)
+
+
+def _run(
+    config: TrainingConfig, folder: RunFolder, *, resume: bool, accept_changes: bool = False
+) -> int:
+    if not is_follower():
+        print("Loading …", flush=True)
+    from trainer.commands.progress import ProgressPrinter
+    from trainer.runner import run_training
+
+    printer = ProgressPrinter()
+    result = run_training(config, folder, printer, resume=resume, accept_changes=accept_changes)
+    printer.close()
+    where = shown(folder.path)
+    if is_follower():
+        return 0 if result.finished else STOPPED
+    if not result.finished:
+        print(f"Stopped after step {result.step}; everything is saved in {where}")
+        print(f"Go on with:  python launch.py resume {where}")
+        return STOPPED
+    if result.adapter is not None:
+        _print_result(config, folder, result.adapter.summary)
+    return 0
+
+
+def _print_result(config: TrainingConfig, folder: RunFolder, summary: str) -> None:
+    words = config.captions
+    adapter = shown(folder.adapter)
+    print(f"Adapter:   {adapter}")
+    print(f"Previews:  {shown(folder.previews)}")
+    print(f"Report:    {shown(folder.report)}")
+    print(summary)
+    prompt = f"{words.trigger} {words.class_word}".strip()
+    print("Try it:")
+    print(
+        f"  python launch.py generate --base {config.base.name} --adapter {adapter} "
+        f'--prompt "{prompt}" --out pictures'
+    )

@@ -1,0 +1,90 @@
+"""Text features for training: of the adapter in training, and of the frozen model as teacher."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+from trainer.cache import TensorCache, content_key
+from trainer.lora.attach import disabled
+from trainer.models.base import BaseModel
+from trainer.models.text import TextConditioning, encode
+
+Autocast = Callable[[], AbstractContextManager[object]]
+
+MEMORY_ENTRIES = 512
+
+
+class TextSource:
+    """Conditioning of captions.
+
+    Where the text encoders are trained, the student's features are computed in every step. The
+    frozen model's features never change: they are kept in memory for the texts used last, and on
+    disk for captions.
+
+    Args:
+        trained: whether the text encoders carry an adapter in training.
+        device: where the features are wanted.
+        autocast: entered around every computation.
+    """
+
+    def __init__(
+        self,
+        base: BaseModel,
+        cache: TensorCache,
+        *,
+        trained: bool,
+        device: torch.device,
+        autocast: Autocast,
+    ) -> None:
+        self.base = base
+        self.cache = cache
+        self.trained = trained
+        self.device = device
+        self.autocast = autocast
+        self.recent: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
+
+    def student(self, texts: Sequence[str]) -> TextConditioning:
+        """Features that training sees, (B, 77, D); with gradients where the encoders train."""
+        if not self.trained:
+            return self.teacher(texts)
+        with self.autocast():
+            return encode(self.base, texts, self.device)
+
+    def teacher(self, texts: Sequence[str]) -> TextConditioning:
+        """Features of the frozen encoders, (B, 77, D), without gradients."""
+        kept = [self._frozen(text) for text in texts]
+        hidden = torch.stack([item["hidden"] for item in kept]).to(self.device)
+        pooled = None
+        if "pooled" in kept[0]:
+            pooled = torch.stack([item["pooled"] for item in kept]).to(self.device)
+        return TextConditioning(hidden, pooled, 0)
+
+    def _frozen(self, text: str) -> dict[str, Tensor]:
+        if text in self.recent:
+            self.recent.move_to_end(text)
+            return self.recent[text]
+        dtype = str(self.base.text_encoders[0].dtype)
+        key = content_key(text=text, model=self.base.fingerprint, dtype=dtype)
+        features = self.cache.get(key)
+        if features is None:
+            features = self._encode_frozen(text)
+            self.cache.put(key, features)
+        self.recent[text] = features
+        if len(self.recent) > MEMORY_ENTRIES:
+            self.recent.popitem(last=False)
+        return features
+
+    @torch.no_grad()
+    def _encode_frozen(self, text: str) -> dict[str, Tensor]:
+        where = next(self.base.text_encoders[0].parameters()).device
+        with disabled(self.base), self.autocast():
+            features = encode(self.base, [text], where)
+        tensors = {"hidden": features.hidden[0].cpu()}
+        if features.pooled is not None:
+            tensors["pooled"] = features.pooled[0].cpu()
+        return tensors

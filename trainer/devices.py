@@ -1,0 +1,98 @@
+"""Which device and number format a run uses."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from accelerate import PartialState
+
+from trainer.errors import UserError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where and how this process computes.
+
+    Attributes:
+        torch_device: of this process.
+        precision: number format of the frozen weights and of autocast.
+        rank, world: this process and how many train together.
+    """
+
+    torch_device: torch.device
+    precision: Precision
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the frozen weights."""
+        return DTYPES[self.precision]
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the run folder."""
+        return self.rank == 0
+
+    def put(self, *modules: torch.nn.Module) -> None:
+        """Moves modules onto the device, where they are not there yet."""
+        for module in modules:
+            module.to(self.torch_device)
+
+    def wait_for_everyone(self) -> None:
+        """A barrier over all processes; nothing with one."""
+        PartialState().wait_for_everyone()
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Mixed precision around a forward pass; nothing in fp32."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.torch_device.type, dtype=self.dtype)
+
+
+def choose_device(precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto") -> Device:
+    """The device that accelerate gives this process, and the precision that suits it.
+
+    Under ``accelerate launch`` or ``train --processes N`` this joins the process group.
+
+    Raises:
+        UserError: fp16 on a CPU, where it is a hundred times slower than fp32, or bf16 on a GPU
+            without it.
+    """
+    # Without being told that it is on a CPU, accelerate would not join several processes there.
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    expected = int(os.environ.get("WORLD_SIZE", "1"))
+    if state.num_processes != expected:
+        raise RuntimeError(
+            f"this is one of {expected} processes, but accelerate joined {state.num_processes}"
+        )
+    device = torch.device(state.device or "cpu")
+    if precision == "auto":
+        chosen: Precision = "fp32"
+        if device.type == "cuda":
+            chosen = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    else:
+        chosen = precision
+    if chosen == "fp16" and device.type == "cpu":
+        raise UserError(
+            "training.precision fp16 can't be used on a CPU: it would be a hundred times slower.",
+            "Use fp32 or bf16.",
+        )
+    if chosen == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise UserError(
+            f"training.precision bf16 is not supported by {torch.cuda.get_device_name(device)}.",
+            "Use fp16.",
+        )
+    return Device(device, chosen, state.process_index, state.num_processes)

@@ -1,0 +1,110 @@
+"""What is minimised: noise, targets and loss weights. Tensors in, tensors out.
+
+Notation: ``alpha_bar`` (T,) is the cumulative product of the noise schedule; a noised sample is
+``x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps`` (DDPM, arXiv 2006.11239, eq. 4), and
+``SNR(t) = alpha_bar_t / (1 - alpha_bar_t)``.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from trainer.seeds import derive_seed
+
+Prediction = Literal["epsilon", "v_prediction"]
+
+
+def draw_timesteps(count: int, *, seed: int, step: int, timesteps: int) -> Tensor:
+    """Timesteps of the samples of one optimizer step, stratified over the schedule.
+
+    The schedule is cut into ``count`` equal parts and each sample gets one of them, all shifted by
+    one uniform offset (low-discrepancy sampling, arXiv 2107.00630, appendix I.1): each timestep
+    is uniform, and the loss is less noisy than with independent draws. The parts are shuffled, so
+    that a sample's place in the batch says nothing about its noise.
+
+    Args:
+        count: samples in the whole step, over batches and processes.
+        timesteps: length T of the schedule.
+
+    Returns:
+        (count,) int64 in [0, T).
+    """
+    generator = torch.Generator().manual_seed(derive_seed(seed, step, "timesteps"))
+    offset = torch.rand((), generator=generator, dtype=torch.float64)
+    places = torch.randperm(count, generator=generator)
+    return (((places + offset) / count) * timesteps).long().clamp_(max=timesteps - 1)
+
+
+def draw_noise(
+    shape: tuple[int, int, int], slot: int, *, seed: int, step: int, offset: float = 0.0
+) -> Tensor:
+    """Noise of the sample in place ``slot`` of a step, the same on every device and process count.
+
+    Args:
+        shape: (C, H, W) of the sample's latents.
+        offset: size of the shift added to each channel (noise offset).
+
+    Returns:
+        (C, H, W) float32 on the CPU.
+    """
+    generator = torch.Generator().manual_seed(derive_seed(seed, step, "noise", slot))
+    noise = torch.randn(shape, generator=generator)
+    if offset:
+        noise += offset * torch.randn((shape[0], 1, 1), generator=generator)
+    return noise
+
+
+def add_noise(latents: Tensor, noise: Tensor, alpha_bar: Tensor, timesteps: Tensor) -> Tensor:
+    """``x_t`` of arXiv 2006.11239, eq. 4. Latents and noise are (B, C, H, W), timesteps (B,)."""
+    signal, sigma = _signal_and_sigma(alpha_bar, timesteps)
+    return signal * latents + sigma * noise
+
+
+def target(
+    latents: Tensor, noise: Tensor, alpha_bar: Tensor, timesteps: Tensor, prediction: Prediction
+) -> Tensor:
+    """What the UNet should predict: ``eps``, or ``v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar)
+    x_0`` (arXiv 2202.00512, section 4). Shapes as in `add_noise`."""
+    if prediction == "epsilon":
+        return noise
+    signal, sigma = _signal_and_sigma(alpha_bar, timesteps)
+    return signal * noise - sigma * latents
+
+
+def loss_weights(
+    alpha_bar: Tensor, timesteps: Tensor, prediction: Prediction, gamma: float
+) -> Tensor:
+    """Min-SNR weights (arXiv 2303.09556, section 3.4): a weight ``min(SNR, gamma)`` on the error
+    of ``x_0``, written for what the UNet predicts.
+
+    epsilon: ``min(SNR, gamma) / SNR``; v: ``min(SNR, gamma) / (SNR + 1)``. Both are finite at zero
+    terminal SNR, where they are 1 and 0.
+
+    Args:
+        gamma: cap of the weight; 0 switches weighting off.
+
+    Returns:
+        (B,) float32.
+    """
+    if gamma == 0:
+        return torch.ones_like(timesteps, dtype=torch.float32)
+    signal = alpha_bar.to(torch.float64)[timesteps]
+    noise = 1.0 - signal
+    if prediction == "epsilon":  # gamma / SNR, without dividing by an SNR of 0
+        weight = torch.where(signal > gamma * noise, gamma * noise / signal, 1.0)
+    else:  # SNR / (SNR + 1) is alpha_bar, and gamma / (SNR + 1) is gamma (1 - alpha_bar)
+        weight = torch.minimum(signal, gamma * noise)
+    return weight.to(torch.float32)
+
+
+def squared_error(predicted: Tensor, wanted: Tensor) -> Tensor:
+    """Mean squared error of each sample in float32: (B, C, H, W) twice to (B,)."""
+    return (predicted.float() - wanted.float()).pow(2).mean(dim=(1, 2, 3))
+
+
+def _signal_and_sigma(alpha_bar: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+    chosen = alpha_bar[timesteps].view(-1, 1, 1, 1)
+    return chosen.sqrt(), (1.0 - chosen).sqrt()

@@ -1,0 +1,24 @@
+"""Where things lie that no argument names."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+RUNS = PROJECT / "runs"
+"""Run folders, where ``--run`` does not say otherwise."""
+
+
+def cache_folder() -> Path:
+    """Folder of cached latents and text embeddings; ``RAREBIT_CACHE`` moves it."""
+    return Path(os.environ.get("RAREBIT_CACHE") or RUNS / ".cache")
+
+
+def shown(path: Path) -> str:
+    """A path as short as it can be typed from the current folder."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

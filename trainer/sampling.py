@@ -1,0 +1,115 @@
+"""Drawing pictures: previews of a run, and generation with finished adapters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from trainer.devices import Device
+from trainer.models.base import BaseModel
+
+BATCH = 4
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """All that a picture is made from, besides the model and its adapters.
+
+    Attributes:
+        seed: of the first noise; drawn on the CPU, so that every device draws the same picture.
+        width, height: in pixels.
+        inference_steps: denoising steps.
+        guidance: scale of classifier-free guidance (arXiv 2207.12598); 1 and less: none.
+    """
+
+    prompt: str
+    negative: str
+    seed: int
+    width: int
+    height: int
+    inference_steps: int
+    guidance: float
+
+
+@torch.no_grad()
+def draw(base: BaseModel, drawings: Sequence[Drawing], device: Device) -> list[Image.Image]:
+    """Draw pictures with the live modules as they are: nothing is cast, nothing keeps a trace.
+
+    The drawings are to agree in size, denoising steps and guidance. UNet and text encoders have
+    to be on the device; the VAE comes for the decoding and goes back where it was.
+
+    Returns:
+        One RGB picture a drawing.
+    """
+    modules = [base.unet, *base.text_encoders]
+    modes = [module.training for module in modules]
+    vae_device = next(base.vae.parameters()).device
+    for module in modules:
+        module.eval()
+    device.put(base.vae)
+    try:
+        pictures: list[Image.Image] = []
+        for start in range(0, len(drawings), BATCH):
+            pictures += _draw_batch(base, drawings[start : start + BATCH], device)
+        return pictures
+    finally:
+        torch.nn.Module.to(base.vae, vae_device)
+        for module, mode in zip(modules, modes, strict=True):
+            module.train(mode)
+
+
+def _draw_batch(base: BaseModel, drawings: Sequence[Drawing], device: Device) -> list[Image.Image]:
+    # Typed as anything, since what a call returns depends on its arguments.
+    pipeline: Any = base.pipeline()
+    first = drawings[0]
+    with device.autocast():
+        result = pipeline(
+            prompt=[drawing.prompt for drawing in drawings],
+            negative_prompt=[drawing.negative for drawing in drawings],
+            generator=[torch.Generator().manual_seed(drawing.seed) for drawing in drawings],
+            width=first.width,
+            height=first.height,
+            num_inference_steps=first.inference_steps,
+            guidance_scale=first.guidance,
+            output_type="latent",
+        )
+    # Decoded outside autocast: SDXL's VAE overflows in fp16.
+    latents = result.images.to(base.vae.dtype) / base.vae.config["scaling_factor"]
+    decoded = torch.cat([_decode(base, latent[None]) for latent in latents])
+    pixels = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    return [Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()) for picture in pixels]
+
+
+def _decode(base: BaseModel, latents: torch.Tensor) -> torch.Tensor:
+    return base.vae.decode(latents, return_dict=False)[0]  # type: ignore[arg-type]
+
+
+def save_picture(
+    image: Image.Image, path: Path, drawing: Drawing, *, model: str, adapters: Sequence[str] = ()
+) -> None:
+    """Write a PNG file that carries its settings.
+
+    ``parameters`` holds them as A1111 and its readers write them, ``rarebit`` as JSON.
+    """
+    facts = {**asdict(drawing), "model": model, "adapters": list(adapters)}
+    text = PngInfo()
+    text.add_text("parameters", _parameters_text(drawing, model, adapters))
+    text.add_itxt("rarebit", json.dumps(facts, ensure_ascii=False))
+    image.save(path, format="PNG", pnginfo=text)
+
+
+def _parameters_text(drawing: Drawing, model: str, adapters: Sequence[str]) -> str:
+    used = "".join(f" <lora:{adapter}>" for adapter in adapters)
+    settings = (
+        f"Steps: {drawing.inference_steps}, Sampler: DDIM, CFG scale: {drawing.guidance:g}, "
+        f"Seed: {drawing.seed}, Size: {drawing.width}x{drawing.height}, Model: {model}"
+    )
+    negative = f"\nNegative prompt: {drawing.negative}" if drawing.negative else ""
+    return f"{drawing.prompt}{used}{negative}\n{settings}"

@@ -1,0 +1,246 @@
+"""Everything a run needs, prepared once: the live modules, the data and the optimizer."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from diffusers.training_utils import EMAModel
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from trainer.batches import Batches, all_captions
+from trainer.cache import TensorCache
+from trainer.checkpoints import TrainingState, copy_to_cpu
+from trainer.conditioning import TextSource
+from trainer.config import TrainingConfig
+from trainer.data.sets import ImageSet, scan_image_set
+from trainer.devices import Device
+from trainer.errors import UserError
+from trainer.lora.attach import Attachment, attach
+from trainer.lora.names import Part
+from trainer.models.base import BaseModel
+from trainer.models.load import load_base
+from trainer.optimization import Schedule, make_optimizer, make_schedule, parameter_groups
+from trainer.pictures import LatentSource, Picture, fit_pictures
+from trainer.places import cache_folder
+from trainer.preservation import PreservedPrompts, preserved_prompts
+from trainer.resolve import resolve
+from trainer.runs.layout import RunFolder
+
+Notice = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class Session:
+    """A run in memory. Its `state` and `restore` say what has to survive a restart."""
+
+    config: TrainingConfig
+    run: RunFolder
+    device: Device
+    base: BaseModel
+    image_set: ImageSet
+    pictures: list[Picture]
+    captions: list[str]
+    batches: Batches
+    text: TextSource
+    attachment: Attachment
+    optimizer: Optimizer
+    schedule: Schedule
+    ema: EMAModel | None
+    scaler: torch.amp.GradScaler
+    preserved: PreservedPrompts
+    alpha_bar: Tensor
+    step: int = 0
+    notices: list[str] = field(default_factory=list)
+
+    @property
+    def parameters(self) -> dict[str, Parameter]:
+        """The adapter's parameters by "part/name", in a fixed order."""
+        return {
+            f"{part}/{name}": parameter
+            for part, named in self.attachment.parameters.items()
+            for name, parameter in named
+        }
+
+    def state(self) -> TrainingState:
+        """The training state, copied."""
+        parameters = self.parameters
+        averages = dict(zip(parameters, self.ema.shadow_params, strict=True)) if self.ema else {}
+        return TrainingState(
+            step=self.step,
+            adapter=copy_to_cpu(parameters),
+            ema=copy_to_cpu(averages),
+            ema_steps=self.ema.optimization_step if self.ema else 0,
+            optimizer=self.optimizer.state_dict(),
+            scaler=self.scaler.state_dict(),
+            config=self.config.model_dump(mode="json"),
+            images=image_table(self.pictures),
+            base=self.base.fingerprint,
+        )
+
+    def train_mode(self) -> None:
+        """Dropout of the adapter on; the frozen modules have none."""
+        self.base.unet.train()
+        for encoder in self.base.text_encoders:
+            encoder.train(self.config.adapter.text_encoder)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The running averages in place of the adapter, until the block ends."""
+        if self.ema is None:
+            yield
+            return
+        parameters = list(self.parameters.values())
+        self.ema.store(parameters)
+        self.ema.copy_to(parameters)
+        try:
+            yield
+        finally:
+            self.ema.restore(parameters)
+
+    @torch.no_grad()
+    def restore(self, state: TrainingState) -> None:
+        """Go back to a saved state.
+
+        Raises:
+            UserError: it belongs to another adapter; missing and unexpected names are listed.
+        """
+        parameters = self.parameters
+        if parameters.keys() != state.adapter.keys():
+            missing = sorted(parameters.keys() - state.adapter.keys())[:5]
+            unexpected = sorted(state.adapter.keys() - parameters.keys())[:5]
+            raise UserError(
+                f"The checkpoint is of another adapter: it lacks {missing}, and has {unexpected}.",
+                "Resume with the base model and the rank that the run began with.",
+            )
+        for name, parameter in parameters.items():
+            parameter.copy_(state.adapter[name])
+        if self.ema:
+            for shadow, name in zip(self.ema.shadow_params, parameters, strict=True):
+                shadow.copy_(state.ema[name])
+            self.ema.optimization_step = state.ema_steps
+        self.optimizer.load_state_dict(state.optimizer)
+        if state.scaler:
+            self.scaler.load_state_dict(state.scaler)
+        self.step = state.step
+
+
+def prepare(
+    config: TrainingConfig,
+    run: RunFolder,
+    device: Device,
+    notice: Notice,
+    progress: Progress,
+) -> Session:
+    """Load the base, read the pictures, fill the caches, attach the adapter.
+
+    Args:
+        notice: is told, in sentences, what the user should know.
+        progress: is told (what, done, total) of slow phases.
+
+    Raises:
+        UserError: anything that the user can put right.
+    """
+    base = load_base(config.base.name, prediction=config.base.prediction, dtype=device.dtype)
+    config = resolve(config, base)
+    image_set = scan_image_set(config.images.path)
+    for finding in image_set.findings:
+        if finding.severity != "note":
+            notice(f"{finding.name}: {finding.message}")
+    pictures, refused = fit_pictures(image_set, config.images, base.resolution_step)
+    for sentence in refused:
+        notice(sentence)
+    captions = all_captions(base, pictures, config.captions)
+
+    cache = TensorCache(cache_folder(), notice)
+    latents = LatentSource(base, cache, config.images.background)
+    _fill_latents(base, latents, pictures, config, device, progress)
+
+    attachment = attach(base, config.adapter, seed=config.training.seed)
+    device.put(base.unet, *base.text_encoders)
+    text = TextSource(
+        base,
+        cache,
+        trained=config.adapter.text_encoder,
+        device=device.torch_device,
+        autocast=device.autocast,
+    )
+    if config.training.gradient_checkpointing:
+        _checkpoint_gradients(base, config)
+    groups = parameter_groups(
+        attachment.parameters, learning_rates(config), config.optimizer.lora_plus_ratio
+    )
+    trained = [parameter for named in attachment.parameters.values() for _, parameter in named]
+    decay = config.training.ema_decay
+    return Session(
+        config=config,
+        run=run,
+        device=device,
+        base=base,
+        image_set=image_set,
+        pictures=pictures,
+        captions=captions,
+        batches=Batches(base, pictures, latents, config, device.rank, device.world),
+        text=text,
+        attachment=attachment,
+        optimizer=make_optimizer(config.optimizer, groups),
+        schedule=make_schedule(
+            config.optimizer.schedule, config.optimizer.warmup, config.training.steps
+        ),
+        ema=EMAModel(trained, decay=decay) if decay else None,
+        scaler=torch.amp.GradScaler(device.torch_device.type, enabled=device.precision == "fp16"),
+        preserved=preserved_prompts(captions, config.captions, config.preservation),
+        alpha_bar=base.noise_scheduler().alphas_cumprod.to(device.torch_device),
+    )
+
+
+def learning_rates(config: TrainingConfig) -> dict[Part, float]:
+    """Peak rate of each part's adapter, from a resolved configuration."""
+    optimizer = config.optimizer
+    if optimizer.learning_rate is None or optimizer.text_encoder_learning_rate is None:
+        raise ValueError("the configuration has to be resolved first")
+    text = optimizer.text_encoder_learning_rate
+    return {"unet": optimizer.learning_rate, "text_encoder": text, "text_encoder_2": text}
+
+
+def image_table(pictures: list[Picture]) -> dict[str, list[Any]]:
+    """What is trained on: for each picture's id its name, caption hash and repeats."""
+    table: dict[str, list[Any]] = {}
+    for picture in pictures:
+        entry = picture.entry
+        caption = hashlib.sha256((entry.caption or "").encode()).hexdigest()[:16]
+        table[entry.id] = [entry.name, caption, entry.repeats]
+    return table
+
+
+def _fill_latents(
+    base: BaseModel,
+    latents: LatentSource,
+    pictures: list[Picture],
+    config: TrainingConfig,
+    device: Device,
+    progress: Progress,
+) -> None:
+    """One process computes, the others wait; then the VAE leaves the device."""
+    flips = (False, True) if config.images.flip else (False,)
+    if device.is_main:
+        device.put(base.vae)
+        latents.fill(pictures, flips, lambda done, total: progress("caching", done, total))
+        torch.nn.Module.to(base.vae, "cpu")
+    device.wait_for_everyone()
+
+
+def _checkpoint_gradients(base: BaseModel, config: TrainingConfig) -> None:
+    base.unet.enable_gradient_checkpointing()
+    if config.adapter.text_encoder:
+        for encoder in base.text_encoders:
+            encoder.gradient_checkpointing_enable(
+                gradient_checkpointing_kwargs={"use_reentrant": False}
+            )

@@ -1,0 +1,280 @@
+"""The training loop: a step, and the events that it yields."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainer.batches import Batch
+from trainer.checkpoints import save_checkpoint
+from trainer.errors import UserError
+from trainer.lora.attach import disabled
+from trainer.models.text import TextConditioning, added_conditioning
+from trainer.objective import add_noise, loss_weights, squared_error, target
+from trainer.optimization import gradient_norm, set_learning_rates
+from trainer.previews import draw_previews
+from trainer.seeds import derive_seed
+from trainer.session import Session
+
+Stop = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """One optimizer step.
+
+    Attributes:
+        step: steps done, this one included.
+        loss: mean weighted squared error over the step's samples.
+        preservation: the same for the preserved prompts; None on a step without them.
+        learning_rate: the UNet's present rate (the text encoder's, where only that trains).
+        gradient_norm: before shortening.
+        seconds: wall time of the step.
+    """
+
+    step: int
+    loss: float
+    preservation: float | None
+    learning_rate: float
+    gradient_norm: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class PreviewSaved:
+    """Previews lie in the run folder."""
+
+    step: int
+    folder: str
+
+
+@dataclass(frozen=True)
+class CheckpointSaved:
+    """A checkpoint lies in the run folder."""
+
+    step: int
+    folder: str
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something that the user should know; training goes on."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The loop is over: all steps done, or stopped on request."""
+
+    step: int
+    finished: bool
+
+
+TrainingEvent = StepDone | PreviewSaved | CheckpointSaved | Warned | Ended
+
+
+class NonFiniteError(UserError):
+    """The loss or a gradient was not a number; the adapter was not moved."""
+
+
+def train(session: Session, stop: Stop) -> Iterator[TrainingEvent]:
+    """Train from the session's step to the configured number of steps.
+
+    Args:
+        stop: asked once a step; the run then saves and ends.
+
+    Raises:
+        NonFiniteError: the loss or a gradient is not finite. The state is still that of the last
+            good step, and has been saved.
+    """
+    config = session.config
+    total = config.training.steps
+    if session.step == 0:
+        yield from _preview(session, strength=0)
+    while session.step < total:
+        try:
+            done, stopping = training_step(session, stop)
+        except NonFiniteError:
+            yield from _checkpoint(session)
+            raise
+        yield done
+        last = session.step == total
+        if _is_due(config.previews.every, session.step) or last:
+            yield from _preview(session, strength=1)
+        if _is_due(config.checkpoints.every, session.step) or last or stopping:
+            yield from _checkpoint(session)
+        if stopping and not last:
+            yield Ended(session.step, finished=False)
+            return
+    yield Ended(session.step, finished=True)
+
+
+def training_step(session: Session, stop: Stop) -> tuple[StepDone, bool]:
+    """One optimizer step over all of its batches.
+
+    Returns:
+        What happened, and whether some process was asked to stop.
+    """
+    started = time.perf_counter()
+    step, config = session.step, session.config
+    # What draws from torch's own generator (the adapter's dropout) starts anew at every step.
+    torch.manual_seed(derive_seed(config.training.seed, step, "dropout", session.device.rank))
+    factor = session.schedule(step)
+    set_learning_rates(session.optimizer, factor)
+    preserves = config.preservation.weight > 0 and _is_due(config.preservation.every, step)
+
+    session.train_mode()
+    sums = torch.zeros(2, dtype=torch.float64)  # training and preservation losses
+    for batch in session.batches.step(step):
+        loss, kept = batch_loss(session, batch, preserves)
+        session.scaler.scale(loss + config.preservation.weight * kept).backward()
+        sums += torch.stack([loss.detach(), kept.detach()]).double().cpu()
+    stopping = _reduce(session, sums, stop())
+
+    session.scaler.unscale_(session.optimizer)
+    norm = gradient_norm(session.parameters.values())
+    _refuse_non_finite(session, sums, norm)
+    limit = config.optimizer.max_gradient_norm
+    if limit:
+        torch.nn.utils.clip_grads_with_norm_(session.parameters.values(), limit, norm)
+    session.scaler.step(session.optimizer)
+    session.scaler.update()
+    session.optimizer.zero_grad(set_to_none=True)
+    if session.ema:
+        session.ema.step(session.parameters.values())
+    session.step += 1
+    done = StepDone(
+        step=session.step,
+        loss=sums[0].item(),
+        preservation=sums[1].item() if preserves else None,
+        learning_rate=session.optimizer.param_groups[0]["lr"],
+        gradient_norm=norm.item(),
+        seconds=time.perf_counter() - started,
+    )
+    return done, stopping
+
+
+def batch_loss(session: Session, batch: Batch, preserves: bool) -> tuple[Tensor, Tensor]:
+    """Training and preservation loss of a batch, as shares of the whole step's means.
+
+    The preserved prompts share the forward pass of the student; the teacher is the same model
+    with its adapter switched off. Every second slot preserves, at the noise it trains on.
+
+    Returns:
+        Two 0-d tensors with gradients (the second is a plain 0 on steps that preserve nothing).
+    """
+    config, device = session.config, session.device.torch_device
+    latents, noise = batch.latents.to(device), batch.noise.to(device)
+    timesteps = batch.timesteps.to(device)
+    noised = add_noise(latents, noise, session.alpha_bar, timesteps)  # (B, C, H, W)
+    kept = [place for place, s in enumerate(batch.samples) if preserves and s.slot % 2 == 0]
+    prompts = session.preserved.choose(batch.total, seed=config.training.seed, step=session.step)
+    kept_prompts = [prompts[batch.samples[place].slot] for place in kept]
+
+    places = [*range(len(batch.samples)), *kept]  # B + K rows in one pass
+    text = session.text.student([*batch.captions, *kept_prompts])
+    predicted = _predict(session, batch, places, noised, timesteps, text)
+    wanted = target(latents, noise, session.alpha_bar, timesteps, session.base.prediction_type)
+    weights = loss_weights(
+        session.alpha_bar, timesteps, session.base.prediction_type, config.objective.min_snr_gamma
+    )
+    loss = (weights * squared_error(predicted[: len(batch.samples)], wanted)).sum() / batch.total
+    if not kept:
+        return loss, torch.zeros((), device=device)
+
+    with torch.no_grad(), disabled(session.base):
+        frozen = session.text.teacher(kept_prompts)
+        unmoved = _predict(session, batch, kept, noised, timesteps, frozen)
+    errors = weights[kept] * squared_error(predicted[len(batch.samples) :], unmoved)
+    return loss, errors.sum() / math.ceil(batch.total / 2)
+
+
+def _predict(
+    session: Session,
+    batch: Batch,
+    places: list[int],
+    noised: Tensor,
+    timesteps: Tensor,
+    text: TextConditioning,
+) -> Tensor:
+    """The UNet's prediction for rows of a batch, each with its own text: (R, C, H, W)."""
+    crops = [batch.crops[place] for place in places]
+    added = added_conditioning(
+        session.base,
+        text.pooled,
+        [batch.original_sizes[place] for place in places],
+        [(crop.top, crop.left) for crop in crops],
+        [(crop.height, crop.width) for crop in crops],
+    )
+    with session.device.autocast():
+        return session.base.unet(
+            noised[places].to(session.base.unet.dtype),
+            timesteps[places],
+            encoder_hidden_states=text.hidden,
+            added_cond_kwargs=added,
+        ).sample
+
+
+def _reduce(session: Session, sums: Tensor, stop: bool) -> bool:
+    """Add gradients, losses and the wish to stop over all processes, in one exchange."""
+    if session.device.world == 1:
+        return stop
+    parameters = list(session.parameters.values())
+    for parameter in parameters:
+        if parameter.grad is None:  # this process had no sample in this step
+            parameter.grad = torch.zeros_like(parameter)
+    extra = torch.cat([sums, torch.tensor([float(stop)])]).to(parameters[0])
+    flat = torch.cat([*(p.grad.flatten() for p in parameters if p.grad is not None), extra])
+    torch.distributed.all_reduce(flat)
+    sizes = [parameter.numel() for parameter in parameters]
+    *gradients, extra = flat.split([*sizes, 3])
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient.view_as(parameter)
+    sums.copy_(extra[:2])
+    return bool(extra[2] > 0)
+
+
+def _refuse_non_finite(session: Session, sums: Tensor, norm: Tensor) -> None:
+    if sums.isfinite().all() and (norm.isfinite() or session.scaler.is_enabled()):
+        # In fp16 the scaler skips a step whose gradients overflow, and lowers its scale.
+        return
+    what = "gradient" if sums.isfinite().all() else "loss"
+    samples = [s for batch in session.batches.samples(session.step) for s in batch]
+    names = ", ".join(sorted({sample.picture.entry.name for sample in samples}))
+    session.optimizer.zero_grad(set_to_none=True)
+    raise NonFiniteError(
+        f"The {what} of step {session.step + 1} is not a number (pictures: {names}). The adapter "
+        f"was left as it was after step {session.step}.",
+        "Lower optimizer.learning_rate, or use training.precision fp32 or bf16.",
+    )
+
+
+def _is_due(every: int, step: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _preview(session: Session, strength: int) -> Iterator[TrainingEvent]:
+    if not session.device.is_main:
+        return
+    try:
+        folder = draw_previews(session, strength=strength)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        yield Warned(
+            f"Not enough GPU memory for the previews of step {session.step}: they were left out. "
+            "Lower previews.count, or set previews.every = 0."
+        )
+        return
+    yield PreviewSaved(session.step, str(folder.relative_to(session.run.path)))
+
+
+def _checkpoint(session: Session) -> Iterator[TrainingEvent]:
+    if session.device.is_main:
+        folder = save_checkpoint(session.run, session.state(), session.config.checkpoints.keep)
+        yield CheckpointSaved(session.step, str(folder.relative_to(session.run.path)))
