@@ -1,0 +1,320 @@
+"""Recognition of base models from their content; FAULTS 16, 17 and 22 for base models."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.conftest import TinyBase
+from tests.trainer.models.conftest import CopyOf
+from tests.trainer.models.original_layout import write_original
+from trainer.errors import UserError
+from trainer.models import families
+from trainer.models.identify import identify
+
+BIAS = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
+
+
+def edit(path: Path, **changes: Any) -> None:
+    """Changes fields of a JSON file; None removes."""
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+def refusal(path: Path | str) -> str:
+    with pytest.raises(UserError) as caught:
+        identify(str(path))
+    assert caught.value.hint
+    return caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "prediction"),
+    [
+        ("sd1", "sd1", "epsilon"),
+        ("sd2", "sd2", "epsilon"),
+        ("sd2-v", "sd2", "v_prediction"),
+        ("sdxl", "sdxl", "epsilon"),
+    ],
+)
+def test_folders_are_recognised(
+    name: str, family: str, prediction: str, tiny_base: TinyBase
+) -> None:
+    found = identify(str(tiny_base(name)))
+    assert (found.kind, found.family.name, found.prediction_type) == ("folder", family, prediction)
+    assert not found.zero_terminal_snr
+
+
+@pytest.mark.parametrize(
+    ("changes", "prediction", "zero_snr"),
+    [
+        ({"prediction_type": None}, "epsilon", False),
+        ({"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}, "v_prediction", True),
+    ],
+)
+def test_a_folders_scheduler_says_what_is_predicted(
+    changes: dict[str, Any], prediction: str, zero_snr: bool, copy_of: CopyOf
+) -> None:
+    folder = copy_of("sd1")
+    edit(folder / "scheduler" / "scheduler_config.json", **changes)
+    found = identify(str(folder))
+    assert (found.prediction_type, found.zero_terminal_snr) == (prediction, zero_snr)
+
+
+def test_prediction_can_be_set(tiny_base: TinyBase) -> None:
+    found = identify(str(tiny_base("sd2")), prediction="v_prediction")
+    assert found.prediction_type == "v_prediction"
+    assert "base.prediction" in found.detail
+
+
+# name, marks, metadata, text of a .yaml beside it -> family, prediction, zero terminal SNR
+FILES: list[tuple[str, tuple[str, ...], dict[str, str], str, tuple[str, str, bool]]] = [
+    ("sd1", (), {}, "", ("sd1", "epsilon", False)),
+    ("sdxl", (), {}, "", ("sdxl", "epsilon", False)),
+    ("sdxl", ("v_pred",), {}, "", ("sdxl", "v_prediction", False)),
+    ("sdxl", ("v_pred", "ztsnr"), {}, "", ("sdxl", "v_prediction", True)),
+    ("sdxl", (), {"modelspec.prediction_type": "v"}, "", ("sdxl", "v_prediction", False)),
+    ("sd1", (), {}, 'parameterization: "v"', ("sd1", "v_prediction", False)),
+    ("sd2", (), {}, "", ("sd2", "v_prediction", False)),
+    ("sd2", (), {}, 'parameterization: "v"', ("sd2", "v_prediction", False)),
+    ("sd2", (), {}, "model: {}", ("sd2", "epsilon", False)),
+    ("sd2", (), {"modelspec.prediction_type": "epsilon"}, "", ("sd2", "epsilon", False)),
+    (
+        "sd2",
+        (),
+        {"modelspec.architecture": "stable-diffusion-v2-512"},
+        'parameterization: "v"',
+        ("sd2", "epsilon", False),
+    ),
+    (
+        "sd2",
+        (),
+        {"modelspec.architecture": "stable-diffusion-v2-768-v"},
+        "",
+        ("sd2", "v_prediction", False),
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "marks", "metadata", "beside", "expected"), FILES)
+def test_single_files_are_recognised(
+    name: str,
+    marks: tuple[str, ...],
+    metadata: dict[str, str],
+    beside: str,
+    expected: tuple[str, str, bool],
+    tiny_base: TinyBase,
+    tmp_path: Path,
+) -> None:
+    path = write_original(
+        tiny_base(name), tmp_path / "model.safetensors", marks=marks, metadata=metadata
+    )
+    if beside:
+        path.with_suffix(".yaml").write_text(beside)
+    found = identify(str(path))
+    assert found.kind == "file"
+    assert (found.family.name, found.prediction_type, found.zero_terminal_snr) == expected
+    assert found.detail
+
+
+@pytest.mark.parametrize(("spread", "prediction"), [(0.2, "v_prediction"), (0.01, "epsilon")])
+def test_sd2_files_without_a_word_are_judged_by_one_bias(
+    spread: float, prediction: str, tmp_path: Path
+) -> None:
+    tensors = skeleton("cond_stage_model.model.token_embedding.weight")
+    tensors[BIAS] = torch.tensor([-spread, spread] * 160).half()
+    save_file(tensors, tmp_path / "model.safetensors")
+    found = identify(str(tmp_path / "model.safetensors"))
+    assert (found.family.name, found.prediction_type) == ("sd2", prediction)
+    assert "base.prediction" in found.detail
+
+
+def skeleton(*names: str, channels: int = 4) -> dict[str, torch.Tensor]:
+    """The fewest tensors that make a checkpoint of the original layout, and more."""
+    return {
+        "model.diffusion_model.input_blocks.0.0.weight": torch.zeros(1, channels, 1, 1),
+        "first_stage_model.encoder.conv_in.weight": torch.zeros(1),
+        **{name: torch.zeros(1) for name in names},
+    }
+
+
+CLIP = "cond_stage_model.transformer.text_model.final_layer_norm.weight"
+OTHER_FILES: dict[str, tuple[dict[str, torch.Tensor], str]] = {
+    "inpainting": (skeleton(CLIP, channels=9), "inpainting"),
+    "instruct-pix2pix": (skeleton(CLIP, channels=8), "instruct-pix2pix"),
+    "depth": (skeleton(CLIP, channels=5), "depth-to-image"),
+    "refiner": (
+        skeleton(
+            "conditioner.embedders.0.model.ln_final.bias",
+            "model.diffusion_model.label_emb.0.0.weight",
+        ),
+        "refiner",
+    ),
+    "playground": (skeleton(CLIP, "edm_mean"), "EDM"),
+    "no text encoder": (skeleton(), "without a text encoder"),
+    "no VAE": (
+        {k: v for k, v in skeleton(CLIP).items() if not k.startswith("first_stage_model")},
+        "no VAE",
+    ),
+    "flux": ({"double_blocks.0.img_attn.norm.key_norm.scale": torch.zeros(1)}, "Flux"),
+    "sd3": (
+        {"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": torch.zeros(1)},
+        "Stable Diffusion 3",
+    ),
+    "pixart": ({"adaln_single.linear.weight": torch.zeros(1)}, "PixArt"),
+    "adapter": ({"lora_unet_mid_block.lora_down.weight": torch.zeros(1)}, "adapter"),
+    "flux adapter": ({"lora_unet_double_blocks_0.lora_up.weight": torch.zeros(1)}, "adapter"),
+    "vae": ({"encoder.conv_in.weight": torch.zeros(1)}, "VAE alone"),
+    "one part": ({"down_blocks.0.resnets.0.conv1.weight": torch.zeros(1)}, "one part"),
+    "anything": ({"weight": torch.zeros(1)}, "no Stable Diffusion checkpoint"),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_FILES)
+def test_files_of_other_kinds_are_named_and_refused(case: str, tmp_path: Path) -> None:
+    tensors, kind = OTHER_FILES[case]
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert kind in refusal(tmp_path / "model.safetensors")
+
+
+def test_distilled_single_file_is_refused_by_name_and_title(tmp_path: Path) -> None:
+    save_file(skeleton(CLIP), tmp_path / "dream_Turbo.safetensors")
+    assert "distilled" in refusal(tmp_path / "dream_Turbo.safetensors")
+    save_file(skeleton(CLIP), tmp_path / "a.safetensors", {"modelspec.title": "X Lightning 4 step"})
+    assert "distilled" in refusal(tmp_path / "a.safetensors")
+    save_file(skeleton(CLIP), tmp_path / "turbofan.safetensors")
+    assert identify(str(tmp_path / "turbofan.safetensors")).family.name == "sd1"
+
+
+Change = Callable[[Path], object]
+UNET, SCHEDULER = "unet/config.json", "scheduler/scheduler_config.json"
+OTHER_FOLDERS: dict[str, tuple[Change, str]] = {
+    "inpainting": (lambda f: edit(f / UNET, in_channels=9), "inpainting"),
+    "latent consistency": (lambda f: edit(f / UNET, time_cond_proj_dim=256), "distilled"),
+    "unclip": (lambda f: edit(f / UNET, class_embed_type="projection"), "more than a text"),
+    "another UNet": (lambda f: edit(f / UNET, _class_name="UNet3DConditionModel"), "UNet3D"),
+    "turbo": (
+        lambda f: edit(
+            f / SCHEDULER,
+            _class_name="EulerAncestralDiscreteScheduler",
+            timestep_spacing="trailing",
+        ),
+        "distilled",
+    ),
+    "predicts the sample": (lambda f: edit(f / SCHEDULER, prediction_type="sample"), "'sample'"),
+    "flux": (lambda f: edit(f / "model_index.json", _class_name="FluxPipeline"), "Flux"),
+    "sd3": (
+        lambda f: edit(f / "model_index.json", _class_name="StableDiffusion3Pipeline"),
+        "Stable Diffusion 3",
+    ),
+    "pixart": (lambda f: edit(f / "model_index.json", _class_name="PixArtAlphaPipeline"), "PixArt"),
+    "custom pipeline": (
+        lambda f: edit(f / "model_index.json", _class_name=["pipeline", "Mine"]),
+        "own code",
+    ),
+    "tiny VAE": (lambda f: edit(f / "vae/config.json", _class_name="AutoencoderTiny"), "VAE"),
+    "quantized": (
+        lambda f: edit(f / UNET, quantization_config={"quant_method": "bitsandbytes"}),
+        "quantized",
+    ),
+    "adapter beside the weights": (
+        lambda f: (f / "text_encoder/adapter_config.json").write_text("{}"),
+        "adapter_config.json",
+    ),
+    "no weights": (
+        lambda f: (f / "vae/diffusion_pytorch_model.safetensors").unlink(),
+        "has no weights",
+    ),
+    "no configuration": (lambda f: (f / UNET).unlink(), "is missing"),
+    "broken configuration": (lambda f: (f / UNET).write_text("{"), "not valid JSON"),
+    "pointer for weights": (
+        lambda f: (f / "unet/diffusion_pytorch_model.safetensors").write_text(
+            "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+        ),
+        "git-lfs pointer",
+    ),
+    "no unet": (lambda f: shutil.rmtree(f / "unet"), "no unet"),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_FOLDERS)
+def test_folders_of_other_kinds_are_named_and_refused(case: str, copy_of: CopyOf) -> None:
+    change, kind = OTHER_FOLDERS[case]
+    folder = copy_of("sd1")
+    change(folder)
+    assert kind in refusal(folder)
+
+
+def test_sdxl_refiner_folder_is_refused(copy_of: CopyOf) -> None:
+    folder = copy_of("sdxl")
+    shutil.rmtree(folder / "text_encoder")
+    assert "refiner" in refusal(folder)
+
+
+def hostile_pickle(canary: Path) -> bytes:
+    """Unpickling it runs `touch canary`; written by hand, since nothing here imports pickle."""
+    command = f"touch {canary}".encode()
+    return b"\x80\x02cposix\nsystem\nX" + struct.pack("<I", len(command)) + command + b"\x85R."
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".bin", ".safetensors"])
+def test_pickled_checkpoints_are_refused_unopened(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(hostile_pickle(tmp_path / "canary"))
+    message = refusal(path)
+    assert "can run code" in message or "pickle" in message
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_folder_with_pickled_weights_is_refused_unopened(part: str, copy_of: CopyOf) -> None:
+    folder = copy_of("sd1")
+    for weights in (folder / part).glob("*.safetensors"):
+        weights.unlink()
+        stem = "pytorch_model" if part == "text_encoder" else "diffusion_pytorch_model"
+        weights.with_name(f"{stem}.bin").write_bytes(hostile_pickle(folder / "canary"))
+    assert "not safetensors" in refusal(folder)
+    assert not (folder / "canary").exists()
+
+
+def test_near_misses_say_what_to_give(tiny_base: TinyBase, tmp_path: Path) -> None:
+    folder = tiny_base("sd1")
+    with pytest.raises(UserError) as caught:
+        identify(str(folder / "unet"))
+    assert str(folder) in caught.value.hint
+    save_file(skeleton(CLIP), tmp_path / "a.safetensors")
+    with pytest.raises(UserError) as caught:
+        identify(str(tmp_path))
+    assert "a.safetensors" in caught.value.hint
+    (tmp_path / "empty").mkdir()
+    assert "holds no base model" in refusal(tmp_path / "empty")
+
+
+def test_names_in_models_come_first_and_mistakes_are_answered(
+    tiny_base: TinyBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(families, "MODELS_FOLDER", tmp_path)
+    shutil.copytree(tiny_base("sd1"), tmp_path / "tiny-one")
+    (tmp_path / "user").mkdir()
+    write_original(tiny_base("sdxl"), tmp_path / "user" / "my-own.safetensors")
+    assert identify("tiny-one").kind == "built-in"
+    assert identify("my-own").family.name == "sdxl"
+    with pytest.raises(UserError) as caught:
+        identify("tiny-on")
+    assert "tiny-one" in caught.value.hint
+    with pytest.raises(UserError) as caught:
+        identify("nothing like it")
+    assert "my-own, tiny-one" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "~nobody-of-this-name", "../../x y"])
+def test_names_that_no_path_can_have_are_answered(name: str) -> None:
+    assert "no base model" in refusal(name)

@@ -1,0 +1,165 @@
+"""FAULTS 17 and 18: what calls itself safetensors and is not, and headers that break the format."""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from trainer.errors import UserError
+from trainer.models.safetensors_header import MAX_TENSORS, TensorEntry, read_header
+
+
+def entry(begin: int, end: int, dtype: str = "F32", shape: list[Any] | None = None) -> str:
+    sizes = [(end - begin) // 4] if shape is None else shape
+    return json.dumps({"dtype": dtype, "shape": sizes, "data_offsets": [begin, end]})
+
+
+def header(*entries: tuple[str, str]) -> str:
+    return "{" + ",".join(f"{json.dumps(name)}:{value}" for name, value in entries) + "}"
+
+
+def packed(text: str | bytes, data: int = 0, length: int | None = None) -> bytes:
+    raw = text.encode() if isinstance(text, str) else text
+    return struct.pack("<Q", len(raw) if length is None else length) + raw + bytes(data)
+
+
+def empty_tensors(count: int) -> bytes:
+    nothing = entry(0, 0)
+    return packed("{" + ",".join(f'"{number}":{nothing}' for number in range(count)) + "}")
+
+
+GOOD = header(("a", entry(0, 8)), ("b", entry(8, 12)))
+
+MALFORMED: dict[str, tuple[bytes, str]] = {
+    "length of 2^63": (packed(GOOD, 12, 2**63), "header claims 9223372036854775808"),
+    "length behind the end": (packed(GOOD, 12, 10_000), "header claims 10000"),
+    "no room for a header": (b"\x02\0\0\0\0\0\0\0{", "ends before its header"),
+    "no JSON": (packed(b"\0" * 64), "no JSON header"),
+    "broken JSON": (packed(GOOD[:-1]), "not valid JSON"),
+    "not UTF-8": (packed(b'{"\xff":1}'), "not valid JSON"),
+    "too deep": (packed('{"a":' + "[" * 50_000 + "]" * 50_000 + "}"), "not valid JSON"),
+    "too many brackets": (packed('{"a":[' + "[]," * 500_000 + "[]]}"), "too complex"),
+    "number of many digits": (
+        packed(header(("a", entry(0, 4).replace("[1]", f"[{'9' * 6000}]"))), 4),
+        "not valid JSON",
+    ),
+    "NaN in a shape": (packed(header(("a", entry(0, 4).replace("[1]", "[NaN]"))), 4), "NaN"),
+    "overlap": (packed(header(("a", entry(0, 8)), ("b", entry(4, 12))), 12), "'b' overlaps"),
+    "hole": (packed(header(("a", entry(0, 4)), ("b", entry(8, 12))), 12), "'b' follows a hole"),
+    "trailing bytes": (packed(GOOD, 13), "has bytes behind the last tensor"),
+    "cut short": (packed(GOOD, 11), "is cut short"),
+    "unknown format": (packed(header(("a", entry(0, 8, "F99"))), 8), "number format 'F99'"),
+    "format is no text": (packed(header(("a", entry(0, 8).replace('"F32"', "[]"))), 8), "format"),
+    "negative shape": (packed(header(("a", entry(0, 4, shape=[-1]))), 4), "not a list of sizes"),
+    "fractional shape": (packed(header(("a", entry(0, 4, shape=[1.0]))), 4), "not a list of sizes"),
+    "true as a size": (packed(header(("a", entry(0, 4, shape=[True]))), 4), "not a list of sizes"),
+    "shape and bytes differ": (packed(header(("a", entry(0, 8, shape=[3]))), 8), "does not match"),
+    "huge shape": (packed(header(("a", entry(0, 8, shape=[2**62, 2**62]))), 8), "does not match"),
+    "end before begin": (packed(header(("a", entry(8, 0, shape=[0]))), 8), "does not match"),
+    "three offsets": (packed(header(("a", entry(0, 4).replace("4]", "4, 4]"))), 4), "two offsets"),
+    "extra field": (packed(header(("a", entry(0, 4)[:-1] + ',"x":1}')), 4), "is not dtype, shape"),
+    "duplicate tensors": (packed(header(("a", entry(0, 8)), ("a", entry(0, 8))), 8), "'a' appears"),
+    "duplicate fields": (packed(header(("a", entry(0, 8)[:-1] + ',"dtype":"I32"}')), 8), "twice"),
+    "metadata not texts": (packed(header(("__metadata__", '{"a":1}'))), "not a table of texts"),
+    "a million tensors": (
+        empty_tensors(1_000_000),
+        "bytes, more than",
+    ),
+    "a hundred thousand tensors": (
+        empty_tensors(100_000),
+        f"more than {MAX_TENSORS} tensors",
+    ),
+}
+
+FOREIGN: dict[str, tuple[bytes, str]] = {
+    "zip checkpoint": (b"PK\x03\x04" + bytes(100), "pickle"),
+    "pickle, protocol 2": (b"\x80\x02}q\x00(X" + bytes(100), "pickle"),
+    "pickle, protocol 5": (b"\x80\x05\x95" + bytes(100), "pickle"),
+    "GGUF": (b"GGUF\x03\0\0\0" + bytes(100), "GGUF"),
+    "git-lfs pointer": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
+        "git-lfs pointer",
+    ),
+    "HTML page": (b"\n<!DOCTYPE html>\n<html><body>404</body></html>", "web page"),
+    "JSON message": (b'{"error": "Repository not found"}', "JSON text"),
+    "empty": (b"", "empty"),
+}
+
+
+def refusal(path: Path) -> UserError:
+    with pytest.raises(UserError) as caught:
+        read_header(path)
+    assert str(path) in caught.value.message
+    assert "\n" not in caught.value.message
+    assert caught.value.hint
+    return caught.value
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_malformed_headers_are_refused_quickly_in_little_memory(case: str, tmp_path: Path) -> None:
+    content, reason = MALFORMED[case]
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    started = time.process_time()
+    assert reason in refusal(path).message
+    assert time.process_time() - started < 1.0
+
+
+@pytest.mark.parametrize(
+    "case", ["length of 2^63", "too many brackets", "a million tensors", "too deep"]
+)
+def test_memory_stays_flat(case: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(MALFORMED[case][0])
+    tracemalloc.start()
+    try:
+        refusal(path)
+        assert tracemalloc.get_traced_memory()[1] < 40 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_other_kinds_of_file_are_named(case: str, tmp_path: Path) -> None:
+    content, kind = FOREIGN[case]
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    assert kind in refusal(path).message
+
+
+def test_absent_file_and_folder_are_refused(tmp_path: Path) -> None:
+    assert "is not a file" in refusal(tmp_path / "absent.safetensors").message
+    assert "is not a file" in refusal(tmp_path).message
+
+
+def test_names_from_the_file_are_shown_escaped_and_cut(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(packed(header(("\u202e<b>\n" + "x" * 5000, entry(0, 8, "F99"))), 8))
+    message = refusal(path).message
+    assert "\\u202e" in message
+    assert len(message) < 500
+
+
+def test_real_file_is_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    tensors = {"a": torch.ones(2, 3), "b": torch.zeros((), dtype=torch.bfloat16)}
+    tensors["empty"] = torch.zeros(0, 4)
+    save_file(tensors, path, {"title": "x"})
+    read = read_header(path)
+    assert {name: found.shape for name, found in read.tensors.items()} == {
+        "a": (2, 3),
+        "b": (),
+        "empty": (0, 4),
+    }
+    assert read.metadata == {"title": "x"}
+    assert path.stat().st_size == read.data_start + max(e.end for e in read.tensors.values())
+    assert isinstance(read.tensors["b"], TensorEntry)
+    assert read.tensors["b"].dtype == "BF16"

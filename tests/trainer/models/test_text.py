@@ -1,0 +1,172 @@
+"""Text conditioning equals what diffusers' own pipelines compute."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import TinyBase
+from tests.tiny_models import TINY_NAMES, TinyName
+from trainer.models import text
+from trainer.models.load import BaseModel, load_base
+
+LONG = " ".join(["tree"] * 76)
+PROMPTS = ["a photo of a sks dog!", "", "naïve café №5 — 東京 🐸", " ".join(["tree"] * 75), LONG]
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_base: TinyBase) -> Any:
+    """Gives a loaded tiny base; each is loaded once."""
+    known: dict[str, BaseModel] = {}
+
+    def load(name: str) -> BaseModel:
+        if name not in known:
+            known[name] = load_base(str(tiny_base(name)))
+        return known[name]
+
+    return load
+
+
+def encode_with_diffusers(base: BaseModel, prompts: list[str]) -> tuple[Any, ...]:
+    pipeline: Any = base.pipeline()
+    return pipeline.encode_prompt(
+        prompt=prompts,
+        device=torch.device("cpu"),
+        num_images_per_prompt=1,
+        do_classifier_free_guidance=False,
+    )
+
+
+@pytest.mark.parametrize("name", TINY_NAMES)
+def test_encoding_equals_the_pipelines(name: TinyName, loaded: Any) -> None:
+    base: BaseModel = loaded(name)
+    found = text.encode(base, PROMPTS, "cpu")
+    expected = encode_with_diffusers(base, PROMPTS)
+    assert found.hidden.shape == (len(PROMPTS), 77, base.unet.config["cross_attention_dim"])
+    assert torch.equal(found.hidden, expected[0])
+    if name == "sdxl":
+        assert found.pooled is not None
+        assert torch.equal(found.pooled, expected[2])
+    else:
+        assert found.pooled is None
+    assert found.cut == 1
+
+
+@pytest.mark.parametrize("name", ["sd1", "sdxl"])
+def test_number_format_is_the_encoders(name: str, tiny_base: TinyBase) -> None:
+    base = load_base(str(tiny_base(name)), dtype=torch.bfloat16)
+    found = text.encode(base, ["a dog"], "cpu")
+    expected = encode_with_diffusers(base, ["a dog"])
+    assert found.hidden.dtype == torch.bfloat16
+    assert torch.equal(found.hidden, expected[0])
+
+
+@pytest.mark.parametrize("name", TINY_NAMES)
+def test_gradients_reach_every_used_layer_of_every_text_encoder(
+    name: TinyName, tiny_base: TinyBase
+) -> None:
+    base = load_base(str(tiny_base(name)))
+    for encoder in base.text_encoders:
+        encoder.requires_grad_(True)
+    found = text.encode(base, ["a sks dog"], "cpu")
+    outputs = [found.hidden] if found.pooled is None else [found.hidden, found.pooled]
+    sum(output.square().sum() for output in outputs).backward()  # type: ignore[union-attr]
+    without = {
+        f"{number}.{key}"
+        for number, encoder in enumerate(base.text_encoders)
+        for key, parameter in encoder.named_parameters()
+        if parameter.grad is None or not parameter.grad.any()
+    }
+    # A key bias shifts all scores of a query alike; SDXL's first encoder stops before its last
+    # layer and final norm.
+    skipped = ("0.encoder.layers.1.", "0.final_layer_norm") if name == "sdxl" else ()
+    assert not [key for key in without if "k_proj.bias" not in key and not key.startswith(skipped)]
+
+
+def test_nothing_is_recorded_when_nothing_is_trained(loaded: Any) -> None:
+    assert not text.encode(loaded("sd1"), ["a dog"], "cpu").hidden.requires_grad
+
+
+@pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
+@pytest.mark.parametrize(
+    ("prompt", "count"),
+    [("", 0), ("sks", 1), ("a sks dog", 3), ("2024", 4), ("xxy5syt00", 7), (LONG, 76)],
+)
+def test_tokens_are_counted_without_start_and_end(
+    name: str, prompt: str, count: int, loaded: Any
+) -> None:
+    base: BaseModel = loaded(name)
+    assert text.count_tokens(base, prompt) == count
+    assert text.fits_tokens(base, prompt) == (count <= 75)
+    assert text.token_limit(base) == 75
+
+
+def test_a_prompt_that_fits_loses_nothing(loaded: Any) -> None:
+    base: BaseModel = loaded("sd1")
+    fits, too_long = " ".join(["tree"] * 74 + ["sks"]), " ".join(["tree"] * 75 + ["sks"])
+    found = text.encode(base, [fits, fits.replace("sks", "dog"), too_long, LONG], "cpu")
+    assert not torch.equal(found.hidden[0], found.hidden[1])
+    assert torch.equal(found.hidden[2], found.hidden[3])
+    assert found.cut == 2
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("sks", [("sks</w>", 48136)]),
+        ("TOK", [("tok</w>", 27010)]),
+        ("ohwxman", [("oh", 1979), ("wx", 28430), ("man</w>", 786)]),
+    ],
+)
+def test_pieces_of_a_word(word: str, expected: list[tuple[str, int]], loaded: Any) -> None:
+    found = text.pieces(loaded("sd1").tokenizers[0], word)
+    assert [piece.text for piece in found] == [name for name, _ in expected]
+    if len(expected) == 1:
+        assert [(piece.text, piece.id) for piece in found] == expected
+
+
+def test_size_conditioning_equals_the_pipelines(loaded: Any) -> None:
+    base: BaseModel = loaded("sdxl")
+    pipeline: Any = base.pipeline()
+    seen: list[dict[str, torch.Tensor]] = []
+    hook = base.unet.register_forward_pre_hook(
+        lambda _module, _arguments, options: seen.append(options["added_cond_kwargs"]),
+        with_kwargs=True,
+    )
+    sizes: dict[str, Any] = {
+        "original_size": (40, 64),
+        "crops_coords_top_left": (3, 5),
+        "target_size": (32, 48),
+    }
+    pipeline("a dog", height=32, width=48, num_inference_steps=1, guidance_scale=1.0, **sizes)
+    hook.remove()
+    pooled = text.encode(base, ["a dog"], "cpu").pooled
+    found = text.added_conditioning(base, pooled, *([value] for value in sizes.values()))
+    assert found is not None
+    assert found.keys() == seen[0].keys()
+    for key, value in found.items():
+        assert torch.equal(value, seen[0][key])
+        assert value.dtype == seen[0][key].dtype
+
+
+def test_size_conditioning_has_a_row_for_each_picture_and_keeps_odd_sizes(
+    tiny_base: TinyBase,
+) -> None:
+    base = load_base(str(tiny_base("sdxl")), dtype=torch.bfloat16)
+    pooled = text.encode(base, ["a", "b"], "cpu").pooled
+    found = text.added_conditioning(
+        base, pooled, [(1023, 1025), (7, 9)], [(0, 1), (2, 3)], [(64, 32), (32, 64)]
+    )
+    assert found is not None
+    assert found["time_ids"].tolist() == [[1023, 1025, 0, 1, 64, 32], [7, 9, 2, 3, 32, 64]]
+    latents = torch.zeros(2, 4, 16, 16, dtype=torch.bfloat16)
+    hidden = text.encode(base, ["a", "b"], "cpu").hidden
+    output = base.unet(latents, 5, hidden, added_cond_kwargs=found).sample
+    assert output.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", ["sd1", "sd2"])
+def test_other_families_have_no_size_conditioning(name: str, loaded: Any) -> None:
+    assert text.added_conditioning(loaded(name), None, [(1, 1)], [(0, 0)], [(1, 1)]) is None

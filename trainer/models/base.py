@@ -1,0 +1,108 @@
+"""A loaded base model: its live modules, and what the other rooms need to know about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from trainer.models.families import Family, PredictionType
+
+TextEncoder = CLIPTextModel | CLIPTextModelWithProjection
+Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
+
+
+@dataclass
+class BaseModel:
+    """The frozen modules of a base model, in evaluation mode.
+
+    Attributes:
+        name: as the user gave it.
+        family: what is common to its kind.
+        prediction_type: what the UNet predicts.
+        unet: the denoiser, (B, 4, H, W) latents in and out.
+        vae: pictures to latents and back.
+        text_encoders: one, or two for SDXL.
+        tokenizers: one for each text encoder.
+        scheduler_config: the noise schedule, as keyword arguments of diffusers' schedulers.
+        vae_scale_factor: pixels for each latent along a side: 8, and less for small models.
+        default_resolution: side in pixels of the squares that the UNet was trained on.
+        zero_empty_prompt: SDXL only: pipelines use zeros where no negative prompt is given.
+        fingerprint: SHA-256 over everything that the model's output depends on.
+        vae_fingerprint: the same of the VAE alone, for cached latents.
+    """
+
+    name: str
+    family: Family
+    prediction_type: PredictionType
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    text_encoders: list[TextEncoder]
+    tokenizers: list[CLIPTokenizer]
+    scheduler_config: dict[str, Any]
+    vae_scale_factor: int
+    default_resolution: int
+    zero_empty_prompt: bool
+    fingerprint: str
+    vae_fingerprint: str
+
+    @property
+    def resolution_step(self) -> int:
+        """Sides of training pictures are multiples of this, in pixels."""
+        return 8 * self.vae_scale_factor
+
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """The modules by their names in diffusers: unet, vae, text_encoder, text_encoder_2."""
+        names = ("text_encoder", "text_encoder_2")
+        encoders = dict(zip(names, self.text_encoders, strict=False))
+        return {"unet": self.unet, "vae": self.vae, **encoders}
+
+    def noise_scheduler(self) -> DDPMScheduler:
+        """A new scheduler for adding noise in training."""
+        return DDPMScheduler(**self.scheduler_config, clip_sample=False)
+
+    def pipeline(self) -> Pipeline:
+        """A diffusers pipeline over these very modules, with a DDIM scheduler of its own.
+
+        It neither moves nor casts anything, and has no safety checker and no progress bar. Where
+        UNet and VAE differ in number format, ask it for latents and decode them apart.
+        """
+        zero_snr = bool(self.scheduler_config.get("rescale_betas_zero_snr"))
+        components: dict[str, Any] = {
+            "unet": self.unet,
+            "vae": self.vae,
+            "text_encoder": self.text_encoders[0],
+            "tokenizer": self.tokenizers[0],
+            "scheduler": DDIMScheduler(
+                **self.scheduler_config,
+                clip_sample=False,
+                set_alpha_to_one=False,
+                steps_offset=1,
+                timestep_spacing="trailing" if zero_snr else "leading",
+            ),
+            "feature_extractor": None,
+        }
+        pipeline: Pipeline
+        if self.family.name == "sdxl":
+            components |= {
+                "text_encoder_2": self.text_encoders[1],
+                "tokenizer_2": self.tokenizers[1],
+                "force_zeros_for_empty_prompt": self.zero_empty_prompt,
+                "add_watermarker": False,
+            }
+            pipeline = StableDiffusionXLPipeline(**components)
+        else:
+            components |= {"safety_checker": None, "requires_safety_checker": False}
+            pipeline = StableDiffusionPipeline(**components)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline

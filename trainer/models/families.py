@@ -1,0 +1,107 @@
+"""What differs between SD 1, SD 2 and SDXL, as data. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from trainer.places import PROJECT
+
+FamilyName = Literal["sd1", "sd2", "sdxl"]
+PredictionType = Literal["epsilon", "v_prediction"]
+
+MODELS_FOLDER = PROJECT / "models"
+"""The repository's ``models/``: built-in models, users' own, configs and tokenizers."""
+CONFIGS_FOLDER = MODELS_FOLDER / "configs"
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """What the content of a model says about it; `detail` tells how the prediction was found."""
+
+    family: FamilyName
+    prediction: PredictionType
+    zero_terminal_snr: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family of base models.
+
+    Attributes:
+        name: the short name.
+        title: as people write it.
+        text_encoder_prefixes: prefix of kohya keys for each text encoder, in order.
+        base_model_version: ``ss_base_model_version`` of adapters for it.
+        learning_rate: recommended rate for the UNet's adapter.
+        text_encoder_learning_rate: recommended rate for the text encoders' adapters.
+        architectures: ModelSpec's architecture of an adapter for it, for each prediction type.
+        config_names: folder under ``models/configs``, for each prediction type.
+        tokenizer_names: folder under ``models``, for each text encoder.
+    """
+
+    name: FamilyName
+    title: str
+    text_encoder_prefixes: tuple[str, ...]
+    base_model_version: str
+    learning_rate: float
+    text_encoder_learning_rate: float
+    architectures: dict[PredictionType, str]
+    config_names: dict[PredictionType, str]
+    tokenizer_names: tuple[str, ...]
+
+    def architecture(self, prediction: PredictionType) -> str:
+        """``modelspec.architecture`` of an adapter (ModelSpec 1.0.1)."""
+        return self.architectures[prediction]
+
+    def config_folder(self, prediction: PredictionType) -> Path:
+        """Folder of full-size component configs in diffusers' layout."""
+        return CONFIGS_FOLDER / self.config_names[prediction]
+
+
+FAMILIES: dict[FamilyName, Family] = {
+    "sd1": Family(
+        name="sd1",
+        title="Stable Diffusion 1.x",
+        text_encoder_prefixes=("lora_te",),
+        base_model_version="sd_v1",
+        learning_rate=1e-4,
+        text_encoder_learning_rate=5e-5,
+        architectures={
+            "epsilon": "stable-diffusion-v1/lora",
+            "v_prediction": "stable-diffusion-v1/lora",
+        },
+        config_names={"epsilon": "sd1", "v_prediction": "sd1"},
+        tokenizer_names=("clip-tokenizer",),
+    ),
+    "sd2": Family(
+        name="sd2",
+        title="Stable Diffusion 2.x",
+        text_encoder_prefixes=("lora_te",),
+        base_model_version="sd_v2",
+        learning_rate=1e-4,
+        text_encoder_learning_rate=5e-5,
+        architectures={
+            "epsilon": "stable-diffusion-v2-512/lora",
+            "v_prediction": "stable-diffusion-v2-768-v/lora",
+        },
+        config_names={"epsilon": "sd2", "v_prediction": "sd2-v"},
+        tokenizer_names=("clip-tokenizer-2",),
+    ),
+    "sdxl": Family(
+        name="sdxl",
+        title="Stable Diffusion XL",
+        text_encoder_prefixes=("lora_te1", "lora_te2"),
+        base_model_version="sdxl_base_v1-0",
+        learning_rate=1e-4,
+        text_encoder_learning_rate=5e-5,
+        architectures={
+            "epsilon": "stable-diffusion-xl-v1-base/lora",
+            "v_prediction": "stable-diffusion-xl-v1-base/lora",
+        },
+        config_names={"epsilon": "sdxl", "v_prediction": "sdxl"},
+        tokenizer_names=("clip-tokenizer", "clip-tokenizer-2"),
+    ),
+}

@@ -1,0 +1,112 @@
+"""Downloading a base model from the Hugging Face hub: only weights as safetensors, and texts."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+
+from trainer.errors import UserError
+
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+TIMEOUT_SECONDS = 4.0
+"""For the first answer of the hub; the download itself may take as long as it takes."""
+
+_TEXTS = ("model_index.json", "scheduler/*.json", "tokenizer*/*.json", "tokenizer*/*.txt")
+
+
+def cached_snapshot(repository: str) -> Path | None:
+    """The folder of an earlier download, whole or not; never asks the network."""
+    try:
+        return Path(snapshot_download(repository, local_files_only=True))
+    except (OSError, ValueError):
+        return None
+
+
+def download(repository: str) -> Path:
+    """Downloads a diffusers model into the hub's own cache and returns its folder.
+
+    Raises:
+        UserError: no network, no such model, no access, or no safetensors weights.
+    """
+    try:
+        info = HfApi().model_info(repository, timeout=TIMEOUT_SECONDS)
+        wanted = choose_files([file.rfilename for file in info.siblings or []])
+        return Path(snapshot_download(repository, revision=info.sha, allow_patterns=wanted))
+    except UserError:
+        raise
+    except GatedRepoError:
+        raise UserError(
+            f"{repository} on the Hugging Face hub asks you to accept its conditions first.",
+            f"Accept them at huggingface.co/{repository}, then log in with: hf auth login",
+        ) from None
+    except RepositoryNotFoundError:
+        raise UserError(
+            f"There is no folder or file {repository}, and no such model on the Hugging Face hub.",
+            "Check the spelling; a private model needs: hf auth login",
+        ) from None
+    except OfflineModeIsEnabled:
+        raise UserError(
+            f"{repository} has not been downloaded, and HF_HUB_OFFLINE forbids it.",
+            "Unset HF_HUB_OFFLINE, or give a folder or a .safetensors file.",
+        ) from None
+    except HfHubHTTPError as problem:
+        raise UserError(
+            f"The Hugging Face hub refused {repository}: {_first_line(problem)}",
+            "Try again later, or give a folder or a .safetensors file.",
+        ) from None
+    except Exception as problem:  # its HTTP client's are not ours to name; all mean "no network"
+        if isinstance(problem, OSError) and problem.errno == errno.ENOSPC:
+            raise UserError(
+                f"The disk is full: {repository} does not fit.",
+                "Make room, or set HF_HOME to a folder on another disk.",
+            ) from None
+        raise UserError(
+            f"There is no folder or file {repository}, and the Hugging Face hub cannot be reached "
+            f"({_first_line(problem)}).",
+            "Connect to the network once, or give a folder or a .safetensors file.",
+        ) from None
+
+
+def choose_files(names: Sequence[str]) -> list[str]:
+    """The files of a repository that a base model needs: no pickles, no code, no doubles.
+
+    Of each part, the full-precision safetensors; the fp16 ones where there are no others.
+    """
+    chosen = [name for name in names if any(fnmatchcase(name, text) for text in _TEXTS)]
+    for part in PARTS:
+        chosen += [name for name in names if name == f"{part}/config.json"]
+        weights = [
+            name
+            for name in names
+            if fnmatchcase(name, f"{part}/*.safetensors*") and name.count("/") == 1
+        ]
+        plain = [name for name in weights if _variant(name) == ""]
+        chosen += plain or [name for name in weights if _variant(name) == "fp16"]
+    if not any(name.endswith(".safetensors") for name in chosen):
+        raise UserError(
+            "This model has no safetensors weights in diffusers' layout on the Hugging Face hub.",
+            "Only safetensors are read, since other formats can run code: choose another model, "
+            "or download its single .safetensors file and give that.",
+        )
+    return sorted(chosen)
+
+
+def _variant(name: str) -> str:
+    """What lies between stem and suffix: fp16 of x.fp16.safetensors and its sharded spellings."""
+    middle = name.rsplit("/", 1)[-1].split(".")[1:-1]
+    words = [word.split("-")[0] for word in middle if word not in ("safetensors", "index")]
+    return words[0] if words else ""
+
+
+def _first_line(problem: Exception) -> str:
+    return (str(problem) or type(problem).__name__).strip().splitlines()[0][:200]
