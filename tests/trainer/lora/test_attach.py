@@ -1,0 +1,431 @@
+"""Adapters on live models: they start as nothing, learn everywhere, and go without a trace."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from typing import cast
+
+import pytest
+import torch
+from torch import nn
+
+import trainer.lora.attach
+from tests.trainer.lora.conftest import BaseOf
+from tests.trainer.lora.helpers import (
+    adapter_config,
+    all_equal,
+    denoise,
+    equal,
+    modules_of,
+    nudge,
+    outputs,
+    random_tensor,
+)
+from trainer.config import AdapterConfig
+from trainer.errors import UserError
+from trainer.lora.attach import (
+    Attachment,
+    Strength,
+    attach,
+    attached,
+    count_layers,
+    detach,
+    disabled,
+    set_strength,
+)
+from trainer.lora.layers import adapted_layers, find_layers, get_weights, original_layer
+from trainer.lora.names import ModuleKey, Part
+from trainer.models.base import BaseModel
+
+FAMILIES = ("sd1", "sd2", "sdxl")
+CONFIG = adapter_config(rank=4, alpha=2.0)
+
+# For seed 0: what a run began with has to hold when a later version resumes it.
+GOLDEN_DOWN = [-0.1550261, -0.0372435, 0.1883764]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fresh_adapter_changes_nothing(base_of: BaseOf, family: str) -> None:
+    base = base_of(family)
+    before, random_state = outputs(base), torch.get_rng_state()
+    attach(base, CONFIG, seed=0)
+    assert all_equal(outputs(base), before)
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_only_float32_adapter_parameters_train(base_of: BaseOf, dtype: torch.dtype) -> None:
+    base = base_of("sd1", dtype)
+    attachment = attach(base, CONFIG, seed=0)
+    mine = {id(p) for named in attachment.parameters.values() for _, p in named}
+    trainable = [p for module in modules_of(base) for p in module.parameters() if p.requires_grad]
+    assert {id(p) for p in trainable} == mine
+    assert {p.dtype for p in trainable} == {torch.float32}
+    names = [name for name, _ in attachment.parameters["text_encoder"]]
+    assert names[:2] == [
+        "text_model.encoder.layers.0.self_attn.k_proj.lora_A",
+        "text_model.encoder.layers.0.self_attn.k_proj.lora_B",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("family", "unet", "text_encoder", "layers"),
+    [
+        ("sd1", True, True, {"unet": 32, "text_encoder": 8}),
+        ("sd1", True, False, {"unet": 32}),
+        ("sd1", False, True, {"text_encoder": 8}),
+        ("sd2", True, True, {"unet": 32, "text_encoder": 8}),
+        # The first encoder's last layer is not read: four projections fewer.
+        ("sdxl", True, True, {"unet": 64, "text_encoder": 4, "text_encoder_2": 8}),
+    ],
+)
+def test_parts_are_switchable(
+    base_of: BaseOf, family: str, unet: bool, text_encoder: bool, layers: dict[Part, int]
+) -> None:
+    config = adapter_config(rank=2, unet=unet, text_encoder=text_encoder)
+    base = base_of(family)
+    attachment = attach(base, config, seed=0)
+    assert attachment.layers == layers
+    assert attachment.parts.keys() == attachment.parameters.keys() == layers.keys()
+    for part, count in layers.items():
+        assert len(attachment.parameters[part]) == 2 * count
+    assert not any("lora" in name for name, _ in base.vae.named_parameters())
+
+
+def test_summary_counts_what_trains(base_of: BaseOf) -> None:
+    base = base_of("sd1")
+    encoder, unet = base.text_encoders[0], base.unet
+    total = sum(parameter.numel() for m in (unet, encoder) for parameter in m.parameters())
+    attachment = attach(base, CONFIG, seed=0)
+    assert attachment.base_parameters == total
+    trained = sum(p.numel() for some in attachment.parameters.values() for _, p in some)
+    start = f"trains 32 UNet and 8 text-encoder layers: {trained:,} parameters, "
+    assert attachment.summary().startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("base_parameters", "end"),
+    [
+        (982_000_000, "2,000 parameters, 0.0 % of 982 M"),
+        (9_250_000, "2,000 parameters, 0.0 % of 9.2 M"),
+        (400_000, "2,000 parameters, 0.5 % of 400 k"),
+        (4_000, "2,000 parameters, 50.0 % of 4.0 k"),
+    ],
+)
+def test_summary_in_words(base_parameters: int, end: str) -> None:
+    parameters: dict[Part, list[tuple[str, nn.Parameter]]] = {
+        "unet": [("x", nn.Parameter(torch.zeros(2000)))]
+    }
+    attachment = Attachment("a", {}, parameters, {"unet": 1}, base_parameters)
+    assert attachment.summary() == f"trains 1 UNet layer: {end}"
+
+
+@pytest.mark.parametrize(
+    ("layers", "text"),
+    [
+        ({"unet": 128, "text_encoder": 48}, "128 UNet and 48 text-encoder layers"),
+        ({"text_encoder": 44, "text_encoder_2": 128}, "172 text-encoder layers"),
+        ({"unet": 1}, "1 UNet layer"),
+        ({}, "no layers"),
+    ],
+)
+def test_count_layers(layers: dict[Part, int], text: str) -> None:
+    assert count_layers(layers) == text
+
+
+def down_weights(
+    base: BaseModel, seed: int, config: AdapterConfig
+) -> dict[ModuleKey, torch.Tensor]:
+    attach(base, config, seed=seed)
+    downs = {
+        key: get_weights(layer, "default")[0].detach().clone()
+        for key, layer in adapted_layers(base).items()
+    }
+    detach(base)
+    return downs
+
+
+def test_initial_weights_are_a_function_of_seed_and_layer(base_of: BaseOf) -> None:
+    base = base_of("sd1")
+    both = down_weights(base, 0, CONFIG)
+    torch.manual_seed(99)
+    alone = down_weights(base, 0, adapter_config(rank=4, text_encoder=False))
+    other = down_weights(base, 1, CONFIG)
+    assert all(torch.equal(both[key], down) for key, down in alone.items())
+    assert not any(torch.equal(both[key], down) for key, down in other.items())
+    assert len({down.sum().item() for down in both.values()}) == len(both)
+    for down in both.values():
+        bound = 1 / math.sqrt(down.shape[1])
+        assert 0.8 * bound < down.abs().max() <= bound
+    key = ModuleKey("text_encoder", "text_model.encoder.layers.0.self_attn.q_proj")
+    assert both[key][0, :3].tolist() == pytest.approx(GOLDEN_DOWN, abs=1e-7)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("dtype", "autocast"),
+    [
+        (torch.float32, False),
+        (torch.float32, True),
+        (torch.bfloat16, False),
+        (torch.bfloat16, True),
+    ],
+    ids=["fp32", "fp32-autocast", "bf16", "bf16-autocast"],
+)
+def test_gradients_reach_every_layer(
+    base_of: BaseOf, family: str, dtype: torch.dtype, autocast: bool
+) -> None:
+    base = base_of(family, dtype)
+    parameters = attach(base, CONFIG, seed=0).parameters
+    named = [(f"{part}.{name}", p) for part, some in parameters.items() for name, p in some]
+    context = torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext()
+
+    def reached() -> set[str]:
+        with context:
+            result = denoise(base)
+        result.float().square().sum().backward()
+        assert all(p.grad is None or p.grad.dtype == torch.float32 for _, p in named)
+        names = {name for name, p in named if p.grad is not None and bool(p.grad.any())}
+        for _, parameter in named:
+            parameter.grad = None
+        return names
+
+    # While B is zero, A cannot matter.
+    assert reached() == {name for name, _ in named if name.endswith("lora_B")}
+    nudge(base)
+    assert reached() == {name for name, _ in named}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_strength_zero_is_the_base_exactly(base_of: BaseOf, family: str) -> None:
+    base = base_of(family)
+    before = outputs(base)
+    attach(base, CONFIG, seed=0)
+    nudge(base)
+    adapted = outputs(base)
+    assert not any(equal(adapted, before).values())
+    set_strength(base, "default", 0.0)
+    assert all_equal(outputs(base), before)
+    set_strength(base, "default", 0.5)
+    assert not any(equal(outputs(base), adapted).values())
+    set_strength(base, "default", 1.0)
+    assert all_equal(outputs(base), adapted)
+
+
+def test_strength_zero_is_the_base_even_for_a_broken_adapter(base_of: BaseOf) -> None:
+    base = base_of("sd1")
+    before = outputs(base)
+    for _, parameter in attach(base, CONFIG, seed=0).parameters["unet"]:
+        torch.nn.init.constant_(parameter, torch.inf)
+    assert outputs(base)["unet"].isnan().any()
+    set_strength(base, "default", 0.0)
+    assert all_equal(outputs(base), before)
+
+
+@pytest.mark.parametrize(
+    ("strength", "off"),
+    [
+        ({"unet": 0.0}, {"unet"}),
+        ({"text_encoder": 0.0}, {"text_encoder", "text_encoder_2"}),
+        ({"text_encoder": 0.0, "text_encoder_2": 1.0}, {"text_encoder"}),
+        ({"text_encoder_2": 0.0, "unet": 1.0}, {"text_encoder_2"}),
+        ({}, set()),
+    ],
+)
+def test_strength_for_each_part(base_of: BaseOf, strength: Strength, off: set[Part]) -> None:
+    base = base_of("sdxl")
+    before = outputs(base)
+    attach(base, CONFIG, seed=0)
+    nudge(base)
+    adapted = outputs(base)
+    set_strength(base, "default", strength)
+    now = outputs(base)
+    assert {part for part, same in equal(now, before).items() if same} == off
+    assert {part for part, same in equal(now, adapted).items() if same} == now.keys() - off
+
+
+def test_strength_scales_the_change(base_of: BaseOf) -> None:
+    base = base_of("sd1")
+    attach(base, CONFIG, seed=0)
+    nudge(base)
+    layer = next(iter(adapted_layers(base).values()))
+    inputs = random_tensor(0, 3, original_layer(layer).weight.shape[1])
+    original = original_layer(layer)(inputs)
+    full = layer(inputs) - original
+    set_strength(base, "default", -0.5)
+    assert torch.allclose(layer(inputs) - original, -0.5 * full, atol=1e-6)
+
+
+@pytest.mark.parametrize("strength", [math.nan, math.inf, {"unet": -math.inf}])
+def test_strength_must_be_finite(base_of: BaseOf, strength: Strength) -> None:
+    base = base_of("sd1")
+    attach(base, CONFIG, seed=0)
+    with pytest.raises(UserError, match=r"nan|inf"):
+        set_strength(base, "default", strength)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_disabled_is_the_base_and_restores(base_of: BaseOf, family: str) -> None:
+    base = base_of(family)
+    before = outputs(base)
+    attach(base, CONFIG, seed=0)
+    nudge(base)
+    adapted = outputs(base)
+    with disabled(base):
+        assert all_equal(outputs(base), before)
+        with disabled(base):
+            assert all_equal(outputs(base), before)
+        assert all_equal(outputs(base), before)
+    assert all_equal(outputs(base), adapted)
+    with pytest.raises(KeyError), disabled(base):
+        raise KeyError
+    assert all_equal(outputs(base), adapted)
+
+
+def test_switching_touches_no_gradient_flag(base_of: BaseOf) -> None:
+    base = base_of("sd1")
+    attach(base, CONFIG, seed=0, name="learning")
+    attach(base, CONFIG, seed=1, name="frozen")
+    flags: dict[str, bool] = {}
+    for key, layer in adapted_layers(base).items():
+        for parameter in get_weights(layer, "frozen"):
+            parameter.requires_grad_(False)
+        flags |= {f"{key}.{name}": p.requires_grad for name, p in layer.named_parameters()}
+
+    def now() -> dict[str, bool]:
+        return {
+            f"{key}.{name}": parameter.requires_grad
+            for key, layer in adapted_layers(base).items()
+            for name, parameter in layer.named_parameters()
+        }
+
+    with disabled(base):
+        pass
+    assert now() == flags
+    set_strength(base, "learning", 0.0)
+    set_strength(base, "learning", 1.0)
+    assert now() == flags
+    attach(base, CONFIG, seed=2, name="third")
+    detach(base, "third")
+    assert now() == flags
+
+
+def test_disabled_between_forward_and_backward_changes_no_gradient(base_of: BaseOf) -> None:
+    base = base_of("sd1")
+    parameters = [p for some in attach(base, CONFIG, seed=0).parameters.values() for _, p in some]
+    nudge(base)
+    expected = torch.autograd.grad(denoise(base).square().sum(), parameters)
+    loss = denoise(base).square().sum()
+    with disabled(base), torch.no_grad():
+        denoise(base)
+    loss.backward()
+    for parameter, gradient in zip(parameters, expected, strict=True):
+        assert parameter.grad is not None
+        assert torch.equal(parameter.grad, gradient)
+
+
+def test_several_adapters_add_up_and_leave_each_other_alone(base_of: BaseOf) -> None:
+    base = base_of("sdxl")
+    before = outputs(base)
+    alone = {}
+    for index, name in enumerate(("one", "two")):
+        attach(base, adapter_config(rank=2 + index), seed=index, name=name)
+        nudge(base, name, seed=100 * index)
+        alone[name] = outputs(base)
+        detach(base)
+    for index, name in enumerate(("one", "two")):
+        attach(base, adapter_config(rank=2 + index), seed=index, name=name)
+        nudge(base, name, seed=100 * index)
+    assert attached(base) == ["one", "two"]
+
+    layer = next(iter(adapted_layers(base).values()))
+    original = original_layer(layer)
+    inputs = random_tensor(0, 3, original.weight.shape[1])
+    changes = [
+        nn.functional.linear(inputs, up @ down)
+        for down, up in (get_weights(layer, name) for name in ("one", "two"))
+    ]
+    assert torch.allclose(layer(inputs), original(inputs) + sum(changes), atol=1e-5)
+
+    set_strength(base, "one", 0.0)
+    assert all_equal(outputs(base), alone["two"])
+    set_strength(base, "one", 1.0)
+    detach(base, "two")
+    assert all_equal(outputs(base), alone["one"])
+    with disabled(base):
+        assert all_equal(outputs(base), before)
+
+
+def test_detach_puts_the_original_modules_back(base_of: BaseOf) -> None:
+    base = base_of("sd2")
+    before, modules = outputs(base), [list(module.modules()) for module in modules_of(base)]
+    attach(base, CONFIG, seed=0)
+    nudge(base)
+    detach(base)
+    after = [list(module.modules()) for module in modules_of(base)]
+    assert [[id(m) for m in some] for some in after] == [[id(m) for m in some] for some in modules]
+    assert all_equal(outputs(base), before)
+    assert attached(base) == []
+    assert not hasattr(base.unet, "peft_config")
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "keys", "default"])
+def test_impossible_names_are_refused(base_of: BaseOf, name: str) -> None:
+    base = base_of("sd1")
+    attach(base, CONFIG, seed=0)
+    with pytest.raises(ValueError, match="adapter"):
+        attach(base, CONFIG, seed=0, name=name)
+    assert attached(base) == ["default"]
+
+
+def test_unknown_names_are_refused(base_of: BaseOf) -> None:
+    base = base_of("sd1")
+    attach(base, CONFIG, seed=0)
+    with pytest.raises(ValueError, match=r"no adapter 'x' on .*default"):
+        set_strength(base, "x", 1.0)
+    with pytest.raises(ValueError, match="no adapter 'x'"):
+        detach(base, "x")
+    wrong = cast(Strength, {"te": 1.0})
+    with pytest.raises(ValueError, match="text_encoder_2"):
+        set_strength(base, "default", wrong)
+
+
+def test_failing_to_attach_leaves_nothing(base_of: BaseOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = base_of("sd1")
+    attach(base, CONFIG, seed=0, name="there")
+    nudge(base, "there")
+    before = outputs(base)
+    calls = iter(range(1000))
+
+    def fail_at_the_tenth(*_: object, **__: object) -> None:
+        if next(calls) == 10:
+            raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(trainer.lora.attach, "set_weights", fail_at_the_tenth)
+    with pytest.raises(torch.OutOfMemoryError):
+        attach(base, CONFIG, seed=0, name="new")
+    assert attached(base) == ["there"]
+    assert all_equal(outputs(base), before)
+
+
+def test_dropout_follows_the_mode_of_the_modules(base_of: BaseOf) -> None:
+    base = base_of("sd1")
+    attach(base, adapter_config(rank=4, dropout=0.5), seed=0)
+    nudge(base)
+    evaluated = outputs(base)
+    assert all_equal(outputs(base), evaluated)
+    base.unet.train()
+    try:
+        assert not torch.equal(outputs(base)["unet"], evaluated["unet"])
+    finally:
+        base.unet.eval()
+    assert all_equal(outputs(base), evaluated)
+
+
+def test_layers_are_found_under_their_wrappers(base_of: BaseOf) -> None:
+    base = base_of("sdxl")
+    before = {key: id(original_layer(spot.layer)) for key, spot in find_layers(base).items()}
+    attach(base, CONFIG, seed=0)
+    after = {key: id(original_layer(spot.layer)) for key, spot in find_layers(base).items()}
+    assert after == before

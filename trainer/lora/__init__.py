@@ -1,0 +1,1 @@
+"""LoRA: attach to a base model; adapter files: names, read, write, verify."""

@@ -1,0 +1,216 @@
+"""Adapters on the live modules of a base model: attach, switch, remove.
+
+A layer's output becomes ``W x + strength · (alpha / rank) · B A x`` (arXiv 2106.09685, eq. 3) for
+each adapter on it. The wrapped layers are PEFT's, put in place by ``inject_adapter_in_model``.
+diffusers' and transformers' own ``add_adapter`` rest on the same function, but each keeps a
+register of its own, sets gradient flags when adapters are switched, and leaves the wrappers in
+place when the last adapter goes. Here nothing but the layers knows of adapters, switching one
+touches no gradient flag, and detaching puts the original modules back. Nothing is ever merged into
+the base weights. So all of this is exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from trainer.config import AdapterConfig
+from trainer.errors import UserError
+from trainer.lora.layers import (
+    activate,
+    adapted_layers,
+    all_or_nothing,
+    find_layers,
+    find_targets,
+    get_weights,
+    gradient_flags_kept,
+    inject,
+    parts_of,
+    remove,
+    set_weights,
+)
+from trainer.lora.names import PARTS, ModuleKey, Part
+from trainer.models.base import BaseModel
+from trainer.seeds import derive_seed
+
+Strength = float | Mapping[Part, float]
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """An adapter in training.
+
+    Attributes:
+        name: the adapter's name on this base model.
+        parts: the modules that it adapts.
+        parameters: for each of these parts its trainable parameters, float32, in a fixed order,
+            named such as ``down_blocks.0.….attn1.to_q.lora_A`` whatever the libraries' versions.
+        layers: how many layers it adapts in each part.
+        base_parameters: parameters of the UNet and the text encoders together.
+    """
+
+    name: str
+    parts: dict[Part, nn.Module]
+    parameters: dict[Part, list[tuple[str, Parameter]]]
+    layers: dict[Part, int]
+    base_parameters: int
+
+    def summary(self) -> str:
+        """What trains, in one line."""
+        trained = sum(p.numel() for named in self.parameters.values() for _, p in named)
+        return (
+            f"trains {count_layers(self.layers)}: {trained:,} parameters, "
+            f"{100 * trained / self.base_parameters:.1f} % of {_short(self.base_parameters)}"
+        )
+
+
+def attach(
+    base: BaseModel, config: AdapterConfig, *, seed: int, name: str = "default"
+) -> Attachment:
+    """Puts a fresh adapter on the attention layers that the configuration asks for.
+
+    A is drawn as PEFT draws it, but as a function of (seed, part, path) alone; B is zero, so the
+    model's output stays as it was. The parameters are float32 whatever the dtype of the base. The
+    adapter's dropout follows the mode of the modules: ``unet.train()`` switches it on.
+
+    Raises:
+        ValueError: the name is taken, or can't name a module.
+    """
+    base_parameters = sum(p.numel() for root in parts_of(base).values() for p in root.parameters())
+    scale = (config.rank, config.rank if config.alpha is None else config.alpha)
+    targets = {
+        key: scale
+        for key in find_targets(base)
+        if (config.unet if key.part == "unet" else config.text_encoder)
+    }
+    with all_or_nothing(base, name):
+        for key, layer in inject(base, name, targets, config.dropout).items():
+            down, up = (weight.shape for weight in get_weights(layer, name))
+            initial = _initial_down(seed, key, down)
+            set_weights(layer, name, initial, torch.zeros(up), trainable=True)
+    layers = sorted(adapted_layers(base, name).items(), key=lambda item: item[0])
+    parameters: dict[Part, list[tuple[str, Parameter]]] = defaultdict(list)
+    for key, layer in layers:
+        for matrix, weight in zip(("lora_A", "lora_B"), get_weights(layer, name), strict=True):
+            parameters[key.part].append((f"{key.path}.{matrix}", weight))
+    return Attachment(
+        name=name,
+        parts={part: root for part, root in parts_of(base).items() if part in parameters},
+        parameters=dict(parameters),
+        layers=dict(Counter(key.part for key, _ in layers)),
+        base_parameters=base_parameters,
+    )
+
+
+def set_strength(base: BaseModel, name: str, strength: Strength) -> None:
+    """Sets how strongly an adapter acts: 1 as trained, 0 exactly the base model.
+
+    Args:
+        strength: one number for all parts, or one for each. A part that is left out keeps its
+            strength; but a second text encoder goes with the first unless it is named.
+
+    Raises:
+        ValueError: no such adapter, or no such part.
+        UserError: a strength is not a finite number.
+    """
+    check_strength(strength)
+    _require(base, name)
+    for key, layer in adapted_layers(base, name).items():
+        value = _strength_of(strength, key.part)
+        if value is not None:
+            layer.set_scale(name, value)
+            activate(layer)
+
+
+def check_strength(strength: Strength) -> None:
+    """Refuses strengths that are not finite numbers.
+
+    Raises:
+        UserError: naming the value.
+        ValueError: there is no such part.
+    """
+    by_part = strength if isinstance(strength, Mapping) else {"unet": strength}
+    if not set(by_part) <= set(PARTS):
+        raise ValueError(f"strengths for {sorted(by_part)}: the parts are {PARTS}")
+    for value in by_part.values():
+        if not math.isfinite(value):
+            raise UserError(f"An adapter's strength can't be {value}.", "0 to 1 is usual.")
+
+
+@contextmanager
+def disabled(base: BaseModel) -> Iterator[None]:
+    """The base model as if it had no adapters; afterwards everything is as it was."""
+    layers = list(adapted_layers(base).values())
+    were_disabled = [layer.disable_adapters for layer in layers]
+    with gradient_flags_kept(layers):
+        for layer in layers:
+            layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        with gradient_flags_kept(layers):
+            for layer, was_disabled in zip(layers, were_disabled, strict=True):
+                layer.enable_adapters(not was_disabled)
+
+
+def attached(base: BaseModel) -> list[str]:
+    """Names of the adapters on the base model."""
+    names = (name for layer in adapted_layers(base).values() for name in layer.lora_A)
+    return list(dict.fromkeys(names))
+
+
+def detach(base: BaseModel, name: str | None = None) -> None:
+    """Removes an adapter, or all of them. The others and the base weights stay exactly as they are.
+
+    Raises:
+        ValueError: no such adapter.
+    """
+    if name is not None:
+        _require(base, name)
+    names = attached(base) if name is None else [name]
+    for spot in find_layers(base).values():
+        remove(spot, names)
+
+
+def count_layers(layers: Mapping[Part, int]) -> str:
+    """Such as "128 UNet and 48 text-encoder layers"."""
+    unet = layers.get("unet", 0)
+    text = sum(layers.values()) - unet
+    counts = [(unet, "UNet"), (text, "text-encoder")]
+    named = " and ".join(f"{count} {kind}" for count, kind in counts if count) or "no"
+    return f"{named} layer{'' if unet + text == 1 else 's'}"
+
+
+def _require(base: BaseModel, name: str) -> None:
+    if name not in attached(base):
+        raise ValueError(f"no adapter {name!r} on {base.name}: it has {attached(base) or 'none'}")
+
+
+def _strength_of(strength: Strength, part: Part) -> float | None:
+    if not isinstance(strength, Mapping):
+        return strength
+    if part == "text_encoder_2" and part not in strength:
+        part = "text_encoder"
+    return strength.get(part)
+
+
+def _initial_down(seed: int, key: ModuleKey, shape: torch.Size) -> Tensor:
+    """Kaiming-uniform with a = √5, so uniform within 1/√in of 0, as PEFT has it."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "adapter", key.part, key.path))
+    return nn.init.kaiming_uniform_(torch.empty(shape), a=math.sqrt(5), generator=generator)
+
+
+def _short(number: int) -> str:
+    """A count in three digits, such as 982 M or 8.8 M."""
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            value = number / size
+            return f"{value:.0f} {unit}" if value >= 100 else f"{value:.1f} {unit}"
+    return str(number)

@@ -1,0 +1,296 @@
+"""Adapter files: from the live model, to a file, back, and into a live model.
+
+Written is kohya's layout, which every tool reads: for each layer ``NAME.lora_down.weight``
+(rank, in), ``NAME.lora_up.weight`` (out, rank) and ``NAME.alpha``; convolutions have
+(rank, in, height, width) and (out, rank, 1, 1). The layer's change is alpha / rank · up · down.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from trainer.errors import UserError
+from trainer.lora.attach import Strength, attached, check_strength, count_layers, set_strength
+from trainer.lora.container import write_tensors
+from trainer.lora.layers import (
+    adapted_layers,
+    all_or_nothing,
+    find_layers,
+    find_targets,
+    get_weights,
+    inject,
+    original_layer,
+    set_weights,
+)
+from trainer.lora.layouts import group_kohya
+from trainer.lora.names import ModuleKey, Part, kohya_name, shorten
+from trainer.models.base import BaseModel
+from trainer.models.families import FAMILIES, FamilyName
+from trainer.models.safetensors_header import read_header
+
+Precision = Literal["fp32", "fp16", "bf16"]
+DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+_READABLE = ("F64", "F32", "F16", "BF16", "I64", "I32")
+
+
+@dataclass(frozen=True)
+class LoraLayer:
+    """One layer's adapter, float32 on the CPU.
+
+    Attributes:
+        down: A, (rank, in) or (rank, in, height, width).
+        up: B, (out, rank) or (out, rank, 1, 1).
+        alpha: the change of the weight is alpha / rank · up · down.
+    """
+
+    down: Tensor
+    up: Tensor
+    alpha: float
+
+    @property
+    def rank(self) -> int:
+        """Rows of A."""
+        return self.down.shape[0]
+
+    @property
+    def dead(self) -> bool:
+        """Whether it changes nothing at all, as before the first step of training."""
+        return self.alpha == 0 or not self.up.any() or not self.down.any()
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """An adapter apart from any model and from any file layout.
+
+    Attributes:
+        layers: by part and canonical path.
+        family: of the base model that it is for; None where nothing tells.
+        metadata: as the tools show it, see `trainer.lora.metadata`.
+        source: what messages call it, such as the path of its file.
+    """
+
+    layers: dict[ModuleKey, LoraLayer]
+    family: FamilyName | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+    source: str = "The adapter"
+
+    def dead_layers(self) -> list[ModuleKey]:
+        """The layers that change nothing."""
+        return [key for key, layer in self.layers.items() if layer.dead]
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What came of loading an adapter.
+
+    Attributes:
+        layers: for each part how many layers were matched; all of the file's, or it is refused.
+        missing: attention layers of these parts that the file says nothing about.
+        dead: layers of the file that change nothing.
+    """
+
+    layers: dict[Part, int]
+    missing: tuple[ModuleKey, ...]
+    dead: tuple[ModuleKey, ...]
+
+    def summary(self) -> str:
+        """In one line, with what is odd about the file."""
+        notes = [f"adapts {count_layers(self.layers)}"]
+        if self.missing:
+            notes.append(f"leaves out {count_layers(count_parts(self.missing))}")
+        if self.dead:
+            which = "all" if len(self.dead) == sum(self.layers.values()) else len(self.dead)
+            notes.append(f"{which} of its layers have no effect (B = 0): {shorten(self.dead)}")
+        return "; ".join(notes)
+
+
+def count_parts(keys: Iterable[ModuleKey]) -> dict[Part, int]:
+    """How many of the layers are in each part."""
+    return dict(Counter(key.part for key in keys))
+
+
+def collect(base: BaseModel, name: str = "default") -> AdapterFile:
+    """A copy of an adapter that is on a live model; its strength there plays no role.
+
+    Raises:
+        ValueError: no such adapter.
+    """
+    layers = adapted_layers(base, name)
+    if not layers:
+        raise ValueError(f"no adapter {name!r} on {base.name}: it has {attached(base) or 'none'}")
+    copies: dict[ModuleKey, LoraLayer] = {}
+    for key, layer in sorted(layers.items(), key=lambda item: item[0]):
+        down, up = (
+            weight.detach().to("cpu", torch.float32, copy=True)
+            for weight in get_weights(layer, name)
+        )
+        copies[key] = LoraLayer(down, up, float(layer.lora_alpha[name]))
+    return AdapterFile(copies, base.family.name)
+
+
+def write_kohya(adapter: AdapterFile, path: Path, precision: Precision = "fp16") -> None:
+    """Writes an adapter file: whole or not at all, the same bytes for the same adapter.
+
+    Alpha is stored in fp32 in every precision, so that alpha / rank stays exact.
+
+    Raises:
+        UserError: a number is not finite, or too large for the precision; the tensor is named.
+        OSError: from the file system.
+    """
+    tensors: dict[str, Tensor] = {}
+    for key, layer in adapter.layers.items():
+        name = kohya_name(adapter.family, key)
+        tensors[f"{name}.lora_down.weight"] = layer.down.to(DTYPES[precision])
+        tensors[f"{name}.lora_up.weight"] = layer.up.to(DTYPES[precision])
+        tensors[f"{name}.alpha"] = torch.tensor(layer.alpha, dtype=torch.float32)
+    broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if broken:
+        raise UserError(
+            f"The adapter can't be saved in {precision}: NaN, infinite or too large numbers in "
+            f"{shorten(broken)}.",
+            "Go back to an earlier checkpoint and train with a lower learning rate; where only "
+            "fp16 is too narrow, save in fp32 or bf16.",
+        )
+    write_tensors(path, tensors, adapter.metadata)
+
+
+def read_adapter(path: Path) -> AdapterFile:
+    """Reads an adapter in kohya's layout, with any ranks and alphas.
+
+    Without alpha, it is the rank, as in every tool.
+
+    Raises:
+        UserError: the file is damaged, in another layout (which is named), incomplete, or has
+            numbers that are not finite.
+    """
+    header = read_header(path)
+    names = group_kohya(path, header.tensors)
+    strange = [name for name, entry in header.tensors.items() if entry.dtype not in _READABLE]
+    if strange:
+        raise UserError(
+            f"{path} holds numbers in a format that is not read here, in {shorten(strange)}.",
+            "Take the version of the file in fp16, bf16 or fp32.",
+        )
+    # Copies, so that the file may be replaced while its adapter is in use.
+    tensors = {name: t.to(torch.float32, copy=True) for name, t in load_file(path).items()}
+    broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if broken:
+        raise UserError(
+            f"{path} is broken: NaN or infinite numbers in {shorten(broken)}.",
+            "Its training failed: take an earlier version of it.",
+        )
+    layers = {key: _read_layer(path, name, tensors) for key, name in sorted(names.items())}
+    family = _family(names.values(), layers, header.metadata)
+    return AdapterFile(layers, family, header.metadata, str(path))
+
+
+def load_into(
+    base: BaseModel, adapter: AdapterFile, name: str, strength: Strength = 1.0
+) -> LoadReport:
+    """Puts an adapter on a live model, frozen, beside those that are there: all of it or nothing.
+
+    Args:
+        name: for `set_strength` and `detach`.
+        strength: see `set_strength`.
+
+    Raises:
+        UserError: a layer has no counterpart, or another shape; both sides are listed.
+        ValueError: the name is taken, or can't name a module.
+    """
+    check_strength(strength)
+    _check_fit(base, adapter)
+    scales = {key: (layer.rank, layer.alpha) for key, layer in adapter.layers.items()}
+    with all_or_nothing(base, name):
+        for key, layer in inject(base, name, scales).items():
+            weights = adapter.layers[key]
+            set_weights(layer, name, weights.down, weights.up, trainable=False)
+        set_strength(base, name, strength)
+    return LoadReport(
+        layers=count_parts(adapter.layers),
+        missing=tuple(_uncovered(base, adapter)),
+        dead=tuple(adapter.dead_layers()),
+    )
+
+
+def _read_layer(path: Path, name: str, tensors: Mapping[str, Tensor]) -> LoraLayer:
+    down, up = tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"]
+    rank = down.shape[0] if down.dim() else 0
+    fits = down.dim() in (2, 4) and up.dim() == down.dim() and up.shape[1] == rank > 0
+    if not fits or any(size != 1 for size in up.shape[2:]):
+        raise UserError(
+            f"{path} is broken: {name} has lora_down of shape {_shape(down)} and lora_up of "
+            f"{_shape(up)}, which is no pair of one rank.",
+            "Get the file again.",
+        )
+    alpha = tensors.get(f"{name}.alpha")
+    if alpha is not None and alpha.numel() != 1:
+        raise UserError(f"{path} is broken: {name}.alpha has the shape {_shape(alpha)}.")
+    return LoraLayer(down, up, float(rank) if alpha is None else float(alpha.item()))
+
+
+_CROSS_ATTENTION_WIDTHS: dict[int, FamilyName] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
+
+
+def _family(
+    names: Iterable[str], layers: Mapping[ModuleKey, LoraLayer], metadata: Mapping[str, str]
+) -> FamilyName | None:
+    """What the file is for: by the text's width in its layers, by its names, by what it says."""
+    for key, layer in layers.items():
+        if key.path.endswith("attn2.to_k") and layer.down.shape[1] in _CROSS_ATTENTION_WIDTHS:
+            return _CROSS_ATTENTION_WIDTHS[layer.down.shape[1]]
+    if any(name.startswith(("lora_te1_", "lora_te2_")) for name in names):
+        return "sdxl"
+    said = metadata.get("ss_base_model_version", "")
+    return next(
+        (family for family in FAMILIES if said == FAMILIES[family].base_model_version), None
+    )
+
+
+def _check_fit(base: BaseModel, adapter: AdapterFile) -> None:
+    spots = find_layers(base)
+    unmatched = [key for key in adapter.layers if key not in spots]
+    misshapen = [
+        f"{key} (weight {_shape(weight)} in the base model, adapter {_shape(layer.up)} times "
+        f"{_shape(layer.down)})"
+        for key, layer in adapter.layers.items()
+        if key in spots and not _fits(layer, weight := original_layer(spots[key].layer).weight)
+    ]
+    if not unmatched and not misshapen:
+        return
+    lines = [f"{adapter.source} does not fit {base.name} ({base.family.title}); nothing is loaded."]
+    for what, names in (
+        ("Only in the adapter", unmatched),
+        ("Only in the base model", _uncovered(base, adapter)),
+        ("Of another shape", misshapen),
+    ):
+        if names:
+            lines.append(f"{what}: {shorten(names)}.")
+    origin = f" It is for {FAMILIES[adapter.family].title}." if adapter.family else ""
+    raise UserError("\n".join(lines), f"Choose the base model that it was made for.{origin}")
+
+
+def _uncovered(base: BaseModel, adapter: AdapterFile) -> list[ModuleKey]:
+    """What training would adapt in the adapter's parts, and the adapter does not."""
+    parts = count_parts(adapter.layers)
+    return [key for key in find_targets(base) if key.part in parts and key not in adapter.layers]
+
+
+def _fits(layer: LoraLayer, weight: Tensor) -> bool:
+    """Whether up · down has the weight's shape."""
+    return (layer.up.shape[0], *layer.down.shape[1:]) == tuple(weight.shape)
+
+
+def _shape(tensor: Tensor) -> str:
+    return " x ".join(str(size) for size in tensor.shape) or "()"

@@ -1,0 +1,225 @@
+"""The live layers of a base model, and PEFT's wrappers around them.
+
+A wrapper keeps the original layer untouched and adds ``strength · (alpha / rank) · B A x`` for each
+active adapter, in the order in which they came. Two rules are kept throughout: a wrapper's scales
+alone say which of its adapters are active (scale 0: not even computed), and no gradient flag
+changes in passing, though PEFT's own switches set them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import Conv2d as AdaptedConv2d
+from peft.tuners.lora import Linear as AdaptedLinear
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from trainer.lora.names import PARTS, ModuleKey, Part, canonical_path, is_target
+from trainer.models.base import BaseModel
+
+AdaptedLayer = AdaptedLinear | AdaptedConv2d
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A place in a live model where a layer is, with or without a wrapper.
+
+    Attributes:
+        root: the UNet or text encoder.
+        path: from the root, by today's names of the libraries.
+        layer: what is there now.
+    """
+
+    root: nn.Module
+    path: str
+    layer: nn.Linear | nn.Conv2d | AdaptedLayer
+
+
+def parts_of(base: BaseModel) -> dict[Part, nn.Module]:
+    """The modules that can be adapted."""
+    return dict(zip(PARTS, [base.unet, *base.text_encoders], strict=False))
+
+
+def find_layers(base: BaseModel) -> dict[ModuleKey, Spot]:
+    """Every linear layer and convolution of the UNet and the text encoders."""
+    spots: dict[ModuleKey, Spot] = {}
+    for part, root in parts_of(base).items():
+        inside_wrapper = "."
+        for path, module in root.named_modules():
+            if path.startswith(inside_wrapper):
+                continue
+            if isinstance(module, AdaptedLayer):
+                inside_wrapper = f"{path}."
+            if isinstance(module, nn.Linear | nn.Conv2d | AdaptedLayer):
+                key = ModuleKey(part, canonical_path(part, path))
+                spots[key] = Spot(root, path, module)
+    return spots
+
+
+def find_targets(base: BaseModel) -> list[ModuleKey]:
+    """The layers that training adapts: every attention projection whose output is used.
+
+    SDXL reads the last but one layer of its first text encoder. The last one has no effect, so an
+    adapter on it would never get a gradient.
+    """
+    targets = [key for key in find_layers(base) if is_target(key)]
+    if base.family.name != "sdxl":
+        return targets
+    last = f"text_model.encoder.layers.{base.text_encoders[0].config.num_hidden_layers - 1}."
+    return [key for key in targets if key.part != "text_encoder" or not key.path.startswith(last)]
+
+
+def adapted_layers(base: BaseModel, name: str | None = None) -> dict[ModuleKey, AdaptedLayer]:
+    """The layers with any adapter on them, or with the one of this name."""
+    return {
+        key: spot.layer
+        for key, spot in find_layers(base).items()
+        if isinstance(spot.layer, AdaptedLayer) and (name is None or name in spot.layer.lora_A)
+    }
+
+
+@contextmanager
+def all_or_nothing(base: BaseModel, name: str) -> Iterator[None]:
+    """Takes a new adapter off again when the block that puts it on fails, as for want of memory.
+
+    Raises:
+        ValueError: the name is taken, or can't name a module.
+    """
+    if not name or "." in name or hasattr(nn.ModuleDict(), name):
+        raise ValueError(f"{name!r} can't name an adapter: torch reserves it, or it has a dot")
+    if adapted_layers(base, name):
+        raise ValueError(f"there is an adapter {name!r} already")
+    try:
+        yield
+    except BaseException:
+        for spot in find_layers(base).values():
+            remove(spot, [name])
+        raise
+
+
+def inject(
+    base: BaseModel, name: str, scales: Mapping[ModuleKey, tuple[int, float]], dropout: float = 0.0
+) -> dict[ModuleKey, AdaptedLayer]:
+    """Wraps layers for a new adapter; its weights lie on the meta device until `set_weights`.
+
+    Only within `all_or_nothing`. Dropout follows the mode of the original layers.
+
+    Args:
+        scales: (rank, alpha) of each layer to adapt.
+
+    Raises:
+        KeyError: the base has no such layer.
+    """
+    spots = find_layers(base)
+    ranks: dict[Part, dict[str, int]] = defaultdict(dict)
+    for key, (rank, _) in scales.items():
+        ranks[key.part][spots[key].path] = rank
+    with gradient_flags_kept(adapted_layers(base).values()):
+        for part, ranks_by_path in ranks.items():
+            _wrap(parts_of(base)[part], name, ranks_by_path, dropout)
+    layers = adapted_layers(base, name)
+    for key, layer in layers.items():
+        layer.lora_alpha[name] = scales[key][1]
+        layer.set_scale(name, 1.0)
+        # PEFT makes it in training mode, whatever the model is in.
+        layer.lora_dropout[name].train(original_layer(layer).training)
+    for layer in adapted_layers(base).values():
+        activate(layer)
+    return layers
+
+
+def _wrap(root: nn.Module, name: str, ranks: Mapping[str, int], dropout: float) -> None:
+    paths: dict[int, list[str]] = defaultdict(list)
+    for path, rank in ranks.items():
+        paths[rank].append(path)
+    # One pattern for each rank: PEFT tries all of them on every layer.
+    patterns = {_any_of(some): rank for rank, some in paths.items()}
+    config = LoraConfig(
+        r=next(iter(paths)),
+        rank_pattern=patterns if len(patterns) > 1 else {},
+        lora_dropout=dropout,
+        # A pattern has to match whole paths; a list would match the ends of others as well.
+        target_modules=_any_of(ranks),
+    )
+    # On the meta device nothing is drawn from the global generator.
+    inject_adapter_in_model(config, root, name, low_cpu_mem_usage=True)
+    # PEFT's register of a model's adapters: it would warn of every further one.
+    del root.peft_config
+
+
+def _any_of(paths: Iterable[str]) -> str:
+    return f"^(?:{'|'.join(re.escape(path) for path in paths)})"
+
+
+def set_weights(
+    layer: AdaptedLayer, name: str, down: Tensor, up: Tensor, *, trainable: bool
+) -> None:
+    """Gives an injected adapter its weights, as float32 on the device of the original layer.
+
+    Args:
+        down: A, (rank, in) or (rank, in, height, width).
+        up: B, (out, rank) or (out, rank, 1, 1).
+    """
+    device = original_layer(layer).weight.device
+    for module, weight in ((layer.lora_A[name], down), (layer.lora_B[name], up)):
+        value = weight.detach().to(device, torch.float32, copy=True)
+        module.weight = Parameter(value, requires_grad=trainable)
+
+
+def get_weights(layer: AdaptedLayer, name: str) -> tuple[Parameter, Parameter]:
+    """An adapter's A and B on a layer, the live parameters."""
+    down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
+    assert isinstance(down, Parameter) and isinstance(up, Parameter)
+    return down, up
+
+
+def original_layer(layer: nn.Module) -> nn.Linear | nn.Conv2d:
+    """The base model's own layer, under a wrapper or not."""
+    original = layer.get_base_layer() if isinstance(layer, AdaptedLayer) else layer
+    assert isinstance(original, nn.Linear | nn.Conv2d)
+    return original
+
+
+def remove(spot: Spot, names: Iterable[str]) -> None:
+    """Takes adapters off a layer, and the wrapper with the last of them."""
+    layer = spot.layer
+    if not isinstance(layer, AdaptedLayer):
+        return
+    gone = [name for name in names if name in layer.lora_A]
+    with gradient_flags_kept([layer]):
+        # PEFT warns when it has to choose others to be active.
+        layer.set_adapter([name for name in layer.active_adapters if name not in gone])
+        for name in gone:
+            layer.delete_adapter(name)
+    if not layer.lora_A:
+        parent, _, child = spot.path.rpartition(".")
+        setattr(spot.root.get_submodule(parent), child, original_layer(layer))
+
+
+def activate(layer: AdaptedLayer) -> None:
+    """Makes those adapters active whose scale is not 0, in the order in which they came."""
+    with gradient_flags_kept([layer]):
+        layer.set_adapter([name for name in layer.lora_A if layer.scaling[name] != 0])
+
+
+@contextmanager
+def gradient_flags_kept(layers: Iterable[AdaptedLayer]) -> Iterator[None]:
+    """Undoes what the block does to ``requires_grad`` of adapter parameters."""
+    before = [
+        (parameter, parameter.requires_grad)
+        for layer in layers
+        for parameter_name, parameter in layer.named_parameters()
+        if not parameter_name.startswith("base_layer.")
+    ]
+    try:
+        yield
+    finally:
+        for parameter, flag in before:
+            parameter.requires_grad_(flag)

@@ -1,0 +1,213 @@
+"""What an adapter file says about itself, for the tools that show it and for training it again.
+
+``ss_…`` is kohya's vocabulary, read by A1111, Forge and model sites; ``modelspec.…`` is ModelSpec
+1.0.1; ``rarebit.config`` is the configuration. All values are strings. Nothing here depends on when
+or where the file is written, and nothing tells of the user's disk.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from trainer.config import TrainingConfig
+from trainer.models.base import BaseModel
+
+CONFIG_KEY = "rarebit.config"
+MAX_TAGS = 500
+MAX_TAG_LENGTH = 100
+MAX_LENGTH = 100_000
+"""A longer value is left out: a header beyond 1 MiB would make the file unreadable for ComfyUI."""
+_LEFT_OUT = {"images": {"path"}, "previews": True, "checkpoints": True}
+"""Of the disk, what the user drew, and when: none changes the adapter, so none its bytes."""
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """What the configuration does not say.
+
+    Attributes:
+        title: shown name; also that of ``<lora:NAME:1>`` in prompts.
+        steps: optimizer steps that went into the adapter.
+        epochs: passes over the images, counting the one it ended in.
+        started_at: when the run was first started, in seconds since 1970. None, as training has it,
+            leaves dates out: the same training gives the same bytes whenever it is done.
+        folders: for each folder of the image set its repeats and number of images.
+        tags: for each folder how often each tag (or caption) occurs.
+        buckets: number of images of each (width, height).
+    """
+
+    title: str
+    steps: int
+    epochs: int
+    started_at: float | None = None
+    folders: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    tags: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    buckets: Mapping[tuple[int, int], int] = field(default_factory=dict)
+
+
+def build_metadata(config: TrainingConfig, base: BaseModel, facts: TrainingFacts) -> dict[str, str]:
+    """The metadata of a trained adapter, but for the hashes, which writing the file adds."""
+    metadata = _model_spec(config, base, facts) | _kohya(config, base, facts)
+    metadata[CONFIG_KEY] = _json(shareable_config(config))
+    metadata["rarebit.base"] = base.fingerprint
+    return {key: value for key, value in metadata.items() if 0 < len(value) <= MAX_LENGTH}
+
+
+def shareable_config(config: TrainingConfig) -> dict[str, object]:
+    """The configuration as JSON values, without what is private or does not change the adapter.
+
+    The images' path, previews, checkpoints and the folders of a base model on the disk are left
+    out; what remains is read back by ``TrainingConfig.model_validate``.
+    """
+    values = config.model_dump(mode="json", exclude=_LEFT_OUT)
+    values["base"]["name"] = shareable_name(config.base.name)
+    return values
+
+
+def shareable_name(name: str) -> str:
+    """A base model's name without the folders of this machine; hub ids stay whole.
+
+    What exists on the disk, ends as a file does, or begins as a path does is a path.
+    """
+    is_path = (
+        Path(name).exists()
+        or name.endswith(".safetensors")
+        or name.startswith(("/", "~", "."))
+        or "\\" in name
+        or PureWindowsPath(name).drive != ""
+        or name.count("/") > 1
+    )
+    return _last_element(name) if is_path else name
+
+
+def _shareable_folder(folder: str) -> str:
+    """A folder by its path in the image set; of a path on the disk only the last element."""
+    on_disk = folder.startswith(("/", "~")) or "\\" in folder or PureWindowsPath(folder).drive != ""
+    return _last_element(folder) if on_disk else folder
+
+
+def _last_element(path: str) -> str:
+    return PurePosixPath(path.replace("\\", "/")).name or "model"
+
+
+def _model_spec(config: TrainingConfig, base: BaseModel, facts: TrainingFacts) -> dict[str, str]:
+    trigger, side = config.captions.trigger, _resolution(config, base)
+    stability = "https://github.com/Stability-AI/generative-models"
+    fields = {
+        "sai_model_spec": "1.0.1",
+        "architecture": base.family.architecture(base.prediction_type),
+        # As sd-scripts has it for adapters; it names the code that defined the layout.
+        "implementation": stability if base.family.name == "sdxl" else "diffusers",
+        "title": facts.title,
+        "description": config.output.description,
+        "author": config.output.author,
+        "license": config.output.license,
+        "date": "" if facts.started_at is None else _date(facts.started_at),
+        "resolution": f"{side}x{side}",
+        "prediction_type": "v" if base.prediction_type == "v_prediction" else "epsilon",
+        "trigger_phrase": trigger,
+        "usage_hint": f"Use the trigger word {trigger} in the prompt." if trigger else "",
+        "tags": config.captions.class_word,
+    }
+    return {f"modelspec.{name}": value for name, value in fields.items()}
+
+
+def _kohya(config: TrainingConfig, base: BaseModel, facts: TrainingFacts) -> dict[str, str]:
+    adapter, optimizer, training = config.adapter, config.optimizer, config.training
+    side = _resolution(config, base)
+    rate = optimizer.learning_rate or base.family.learning_rate
+    text_rate = optimizer.text_encoder_learning_rate or base.family.text_encoder_learning_rate
+    images = sum(repeats * count for repeats, count in facts.folders.values())
+    values: dict[str, object] = {
+        "base_model_version": base.family.base_model_version,
+        "v2": base.family.name == "sd2",
+        "sd_model_name": shareable_name(config.base.name),
+        "network_module": "networks.lora",
+        "network_dim": adapter.rank,
+        "network_alpha": float(adapter.alpha or adapter.rank),
+        "network_dropout": adapter.dropout,
+        "network_args": _json({}),
+        "output_name": facts.title,
+        "learning_rate": rate,
+        "unet_lr": rate if adapter.unet else None,
+        "text_encoder_lr": text_rate if adapter.text_encoder else None,
+        "optimizer": optimizer.name,
+        "lr_scheduler": optimizer.schedule,
+        "lr_warmup_steps": round(optimizer.warmup * training.steps),
+        "max_grad_norm": optimizer.max_gradient_norm,
+        "steps": facts.steps,
+        "max_train_steps": training.steps,
+        "num_epochs": facts.epochs,
+        "epoch": facts.epochs,
+        "seed": training.seed,
+        "mixed_precision": {"fp32": "no"}.get(training.precision, training.precision),
+        "gradient_checkpointing": training.gradient_checkpointing,
+        "gradient_accumulation_steps": training.accumulation,
+        "batch_size_per_device": training.batch_size,
+        "total_batch_size": training.batch_size * training.accumulation,
+        "num_train_images": images,
+        "num_reg_images": 0,
+        "resolution": f"({side}, {side})",
+        "enable_bucket": config.images.buckets,
+        "min_snr_gamma": config.objective.min_snr_gamma or None,
+        "noise_offset": config.objective.noise_offset or None,
+        "caption_dropout_rate": config.captions.dropout,
+        "shuffle_caption": config.captions.shuffle_tags,
+        "keep_tokens": config.captions.keep_tags,
+        "dataset_dirs": _dataset_folders(facts),
+        "tag_frequency": _tag_frequency(facts),
+        "bucket_info": _buckets(facts),
+    }
+    if facts.started_at is not None:
+        values["training_started_at"] = facts.started_at
+    return {f"ss_{name}": str(value) for name, value in values.items()}
+
+
+def _dataset_folders(facts: TrainingFacts) -> str:
+    return _json(
+        {
+            _shareable_folder(folder): {"n_repeats": repeats, "img_count": count}
+            for folder, (repeats, count) in facts.folders.items()
+        }
+    )
+
+
+def _tag_frequency(facts: TrainingFacts) -> str:
+    """The commonest tags of each folder, as many as there is room for."""
+    limit = MAX_TAGS
+    while len(text := _json(_commonest_tags(facts, limit))) > MAX_LENGTH and limit:
+        limit //= 2
+    return text
+
+
+def _commonest_tags(facts: TrainingFacts, limit: int) -> dict[str, dict[str, int]]:
+    shown: dict[str, dict[str, int]] = {}
+    for folder, tags in facts.tags.items():
+        commonest = sorted(tags.items(), key=lambda item: (-item[1], item[0]))[:limit]
+        shown[_shareable_folder(folder)] = {tag[:MAX_TAG_LENGTH]: count for tag, count in commonest}
+    return shown
+
+
+def _buckets(facts: TrainingFacts) -> str:
+    buckets = {
+        str(index): {"resolution": list(size), "count": count}
+        for index, (size, count) in enumerate(sorted(facts.buckets.items()))
+    }
+    return _json({"buckets": buckets})
+
+
+def _resolution(config: TrainingConfig, base: BaseModel) -> int:
+    return config.images.resolution or base.default_resolution
+
+
+def _date(seconds: float) -> str:
+    moment = datetime.fromtimestamp(int(seconds), tz=timezone.utc)
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)
