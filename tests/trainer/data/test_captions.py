@@ -1,0 +1,212 @@
+"""Captions: decoding, and the trigger that nothing takes away."""
+
+from __future__ import annotations
+
+import codecs
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer.config import CaptionsConfig
+from trainer.data.captions import (
+    MAX_CAPTION_BYTES,
+    MAX_CAPTION_CHARACTERS,
+    compose_caption,
+    contains_word,
+    decode_caption,
+    protect_trigger,
+    without_word,
+)
+
+CAFE = "café, déjà vu"
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (CAFE.encode("utf-8"), CAFE),
+        (codecs.BOM_UTF8 + CAFE.encode("utf-8"), CAFE),
+        (CAFE.encode("utf-16"), CAFE),
+        (codecs.BOM_UTF16_BE + CAFE.encode("utf-16-be"), CAFE),
+        (CAFE.encode("latin-1"), CAFE),
+        ("“quoted” €5".encode("cp1252"), "“quoted” €5"),
+        (b"odd \x81 byte \xe9", "odd byte é"),
+        (b"nul\x00 and bell\x07", "nul and bell"),
+        ("ascii".encode("utf-16-le"), "ascii"),
+        (b" two\r\nlines\t here \n", "two lines here"),
+        ("cafe\u0301".encode(), "café"),
+        ("left\u202egnp\u2066\u200b".encode(), "leftgnp"),
+        ("family 👩‍👩‍👧".encode(), "family 👩‍👩‍👧"),
+        (b"", ""),
+        (b" \n\t", ""),
+        (codecs.BOM_UTF8, ""),
+    ],
+)
+def test_the_decoding_rule(data: bytes, text: str) -> None:
+    assert decode_caption(data) == text
+
+
+@pytest.mark.parametrize("character", ["x", "é", "猫", "😀"])
+@pytest.mark.parametrize("shift", range(4))
+def test_a_megabyte_is_cut_between_characters(character: str, shift: int) -> None:
+    text = decode_caption(b"x" * shift + character.encode() * 500_000)
+    assert set(text) <= {"x", character}
+    assert len(text) in (MAX_CAPTION_CHARACTERS, MAX_CAPTION_BYTES // len(character.encode()))
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_give_one_clean_line(data: bytes) -> None:
+    text = decode_caption(data)
+    text.encode("utf-8")
+    assert text == " ".join(text.split())
+    assert "\x00" not in text
+    assert decode_caption(text.encode("utf-8")) == text
+
+
+@pytest.mark.parametrize(
+    ("caption", "word", "found"),
+    [
+        ("a photo of sks dog", "sks", True),
+        ("SKS", "sks", True),
+        ("a (sks:1.2)", "sks", True),
+        ("sks_dog", "sks", True),
+        ("asks", "sks", False),
+        ("sks2", "sks", False),
+        ("sksé", "sks", False),
+        ("sks\u0301x", "sks", False),
+        ("café", "caf", False),
+        ("cafe\u0301 noir", "café", True),
+        ("猫ohwx", "ohwx", False),
+        ("a c++ book", "c++", True),
+        ("a blue  cat", "blue cat", True),
+        ("a bluecat", "blue cat", False),
+        ("what.ever", "what?ever", False),
+        ("a.b", "a.b", True),
+        ("axb", "a.b", False),
+        ("", "sks", False),
+        ("sks", "", False),
+    ],
+)
+def test_whole_words_are_found(caption: str, word: str, found: bool) -> None:
+    assert contains_word(caption, word) == found
+
+
+@pytest.mark.parametrize(
+    ("caption", "rest"),
+    [
+        ("sks, red, blue", "red, blue"),
+        ("a photo of sks dog", "a photo of dog"),
+        ("red, sks , SKS dog", "red, dog"),
+        ("asks", "asks"),
+        ("sks", ""),
+    ],
+)
+def test_a_word_is_taken_out_without_a_gap(caption: str, rest: str) -> None:
+    assert without_word(caption, "sks") == rest
+
+
+def compose(caption: str | None, step: int = 0, image_id: str = "a", **fields: Any) -> str:
+    values = {"trigger": "sks", "class_word": "dog", "dropout": 0.0} | fields
+    config = CaptionsConfig.model_validate(values)
+    return compose_caption(caption, config, seed=1, step=step, image_id=image_id)
+
+
+Fields = dict[str, Any]
+
+
+@pytest.mark.parametrize(
+    ("caption", "fields", "expected"),
+    [
+        (None, {}, "sks dog"),
+        ("", {}, "sks dog"),
+        (None, {"class_word": ""}, "sks"),
+        (None, {"trigger": "", "class_word": ""}, ""),
+        ("on a beach", {}, "sks dog, on a beach"),
+        ("a dog on a beach", {}, "sks, a dog on a beach"),
+        ("a SKS dog on a beach", {}, "a SKS dog on a beach"),
+        ("on a beach", {"trigger": ""}, "on a beach"),
+        ("on a beach", {"prefix": "photo of sks dog"}, "photo of sks dog on a beach"),
+        ("on a beach", {"suffix": ", by sks"}, "on a beach, by sks"),
+        ("red", {"prefix": "photo,", "suffix": "grain"}, "sks dog, photo, red grain"),
+        (None, {"prefix": "photo of", "suffix": ", grain"}, "photo of sks dog, grain"),
+        ("on a beach", {"dropout": 1.0, "prefix": "photo"}, "sks dog"),
+        ("on a beach", {"dropout": 1.0, "trigger": ""}, "dog"),
+    ],
+)
+def test_captions_are_composed(caption: str | None, fields: Fields, expected: str) -> None:
+    assert compose(caption, **fields) == expected
+
+
+@given(
+    caption=st.one_of(st.none(), st.text(max_size=60), st.just("red, sks dog, blue, green")),
+    trigger=st.sampled_from(["sks", "Ohwx", "blue cat", "c++", "a, b"]),
+    prefix=st.sampled_from(["", "photo of", "x,"]),
+    suffix=st.sampled_from(["", ", grain", "sks"]),
+    dropout=st.sampled_from([0.0, 0.5, 1.0]),
+    shuffle=st.booleans(),
+    keep=st.integers(0, 3),
+    step=st.integers(0, 10**6),
+)
+def test_the_trigger_is_always_there(
+    caption: str | None,
+    trigger: str,
+    prefix: str,
+    suffix: str,
+    dropout: float,
+    shuffle: bool,
+    keep: int,
+    step: int,
+) -> None:
+    composed = compose(
+        caption,
+        step,
+        trigger=trigger,
+        prefix=prefix,
+        suffix=suffix,
+        dropout=dropout,
+        shuffle_tags=shuffle,
+        keep_tags=keep,
+    )
+    assert contains_word(composed, trigger)
+
+
+def test_dropout_happens_as_often_as_asked_and_purely() -> None:
+    composed = [compose("on a beach", step, dropout=0.3) for step in range(1000)]
+    assert composed == [compose("on a beach", step, dropout=0.3) for step in range(1000)]
+    assert 250 < composed.count("sks dog") < 350
+    assert composed != [compose("on a beach", step, "b", dropout=0.3) for step in range(1000)]
+
+
+def test_shuffling_keeps_the_first_tags_and_the_trigger() -> None:
+    caption = "portrait, red, green, sks dog, blue, yellow"
+    seen = {compose(caption, step, shuffle_tags=True, keep_tags=1) for step in range(60)}
+    assert len(seen) > 10
+    for composed in seen:
+        assert composed.startswith("portrait, sks dog, ")
+        assert sorted(composed.split(", ")) == sorted(caption.split(", "))
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("one two sks four five six", "one two sks four five six"),
+        ("one two three four five sks", "sks, one two three four five sks"),
+        ("one two three sks", "sks, one two three sks"),
+        ("none at all of it here", "none at all of it here"),
+    ],
+)
+def test_a_late_trigger_comes_to_the_front(caption: str, expected: str) -> None:
+    assert protect_trigger(caption, "sks", lambda text: len(text.split()) <= 3) == expected
+
+
+@given(st.lists(st.sampled_from(["red", "blue", "sks", "dog,"]), max_size=20), st.integers(2, 9))
+def test_the_trigger_survives_any_cut(words: list[str], limit: int) -> None:
+    caption = compose(" ".join(words))
+    protected = protect_trigger(caption, "sks", lambda text: len(text.split()) <= limit)
+    assert contains_word(" ".join(protected.split()[:limit]), "sks")
+
+
+def test_no_trigger_needs_no_protection() -> None:
+    assert protect_trigger("red dog", "", lambda text: False) == "red dog"

@@ -1,0 +1,162 @@
+"""Tables of pictures in parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.trainer.data.folders_for_tests import about, captions_of, picture, put
+from trainer.data import parquet
+from trainer.data.folders import FoundFile
+from trainer.data.sets import scan_image_set
+from trainer.errors import UserError
+
+STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def table(
+    seeds: Sequence[int], kind: pa.DataType = STRUCT, text: pa.DataType | None = None
+) -> pa.Table:
+    """Rows of a picture and a caption "of SEED"."""
+    values: list[object] = [picture(seed) for seed in seeds]
+    if pa.types.is_struct(kind):
+        values = [{"bytes": value, "path": f"{value!r:.9}"} for value in values]
+    captions = [f"of {seed}" for seed in seeds]
+    images = pa.array(values, kind)
+    return pa.table({"image": images, "text": pa.array(captions, text or pa.string())})
+
+
+@pytest.mark.parametrize("kind", [STRUCT, pa.binary(), pa.large_binary()])
+@pytest.mark.parametrize("text", [pa.string(), pa.large_string()])
+def test_rows_keep_their_captions_and_order(
+    kind: pa.DataType, text: pa.DataType, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    pq.write_table(table([5, 1, 9], kind, text), data / "train-00000-of-00002.parquet")
+    pq.write_table(
+        table([4, 2, 8, 3, 7], kind, text), data / "train-00001-of-00002.parquet", row_group_size=2
+    )
+    image_set = scan_image_set(tmp_path)
+    order = [5, 1, 9, 4, 2, 8, 3, 7]
+    assert [entry.caption for entry in image_set.entries] == [f"of {seed}" for seed in order]
+    assert image_set.entries[0].name == "data/train-00000-of-00002.parquet row 1"
+    for entry, seed in reversed(list(zip(image_set.entries, order, strict=True))):
+        assert entry.read() == picture(seed)
+
+
+def test_pictures_are_read_lazily(tmp_path: Path) -> None:
+    pq.write_table(table(range(8)), tmp_path / "a.parquet", row_group_size=2)
+    image_set = scan_image_set(tmp_path)
+    assert parquet._pictures.cache_info().currsize == 0
+    image_set.entries[5].read()
+    assert parquet._pictures.cache_info().currsize == 1
+    for entry in image_set.entries:
+        entry.read()
+    assert parquet._pictures.cache_info().currsize == 2
+
+
+def test_files_and_tables_go_together(tmp_path: Path) -> None:
+    put(tmp_path, {"a.png": picture(1), "a.txt": "file"})
+    pq.write_table(table([2]), tmp_path / "b.parquet")
+    assert captions_of(scan_image_set(tmp_path)) == {"a.png": "file", "b.parquet row 1": "of 2"}
+
+
+def test_folder_names_repeat_tables_too(tmp_path: Path) -> None:
+    for folder in ("3_dog", "0_off"):
+        (tmp_path / folder).mkdir()
+        pq.write_table(table([1]), tmp_path / folder / "a.parquet")
+    image_set = scan_image_set(tmp_path)
+    assert [(entry.name, entry.repeats) for entry in image_set.entries] == [
+        ("3_dog/a.parquet row 1", 3)
+    ]
+
+
+def test_bad_rows_do_not_shift_captions(tmp_path: Path) -> None:
+    images = pa.array(
+        [
+            {"bytes": picture(1), "path": None},
+            {"bytes": None, "path": "elsewhere.png"},
+            None,
+            {"bytes": b"no picture", "path": None},
+            {"bytes": picture(2), "path": None},
+        ],
+        STRUCT,
+    )
+    texts = pa.array(["one", "no bytes", "null", "text", None])
+    pq.write_table(pa.table({"image": images, "text": texts}), tmp_path / "a.parquet")
+    image_set = scan_image_set(tmp_path)
+    assert captions_of(image_set) == {"a.parquet row 1": "one", "a.parquet row 5": None}
+    assert about(image_set, "row 2", "no picture in it") and about(image_set, "row 3", "no picture")
+    assert about(image_set, "row 4", "text file")
+
+
+def test_a_table_without_captions(tmp_path: Path) -> None:
+    pq.write_table(table([1]).drop_columns(["text"]), tmp_path / "a.parquet")
+    image_set = scan_image_set(tmp_path)
+    assert captions_of(image_set) == {"a.parquet row 1": None}
+    assert about(image_set, "a.parquet", "no column named text")
+
+
+def test_other_tables_are_named(tmp_path: Path) -> None:
+    put(tmp_path, {"a.png": picture(1), "bad.parquet": b"PAR1 nonsense PAR1", "empty.parquet": b""})
+    pq.write_table(pa.table({"url": ["x"]}), tmp_path / "urls.parquet")
+    pq.write_table(pa.table({"image": ["a.png"], "text": ["x"]}), tmp_path / "paths.parquet")
+    image_set = scan_image_set(tmp_path)
+    assert len(image_set.entries) == 1
+    assert about(image_set, "urls.parquet", "no pictures in a column named image.*: url")
+    assert about(image_set, "paths.parquet", "no pictures")
+    assert about(image_set, "bad.parquet", "cannot be read")
+    assert about(image_set, "empty.parquet", "cannot be read")
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_a_damaged_table_never_ends_the_scan(place: float, tmp_path: Path) -> None:
+    pq.write_table(table(range(6)), tmp_path / "a.parquet")
+    put(tmp_path, {"a.png": picture(9)})
+    data = bytearray((tmp_path / "a.parquet").read_bytes())
+    at = int(len(data) * place)
+    data[at : at + 40] = bytes(40)
+    (tmp_path / "a.parquet").write_bytes(bytes(data))
+    image_set = scan_image_set(tmp_path)
+    assert len(image_set.entries) == 7 or about(image_set, "a.parquet")
+    for entry in image_set.entries:
+        assert entry.read() in [picture(seed) for seed in (*range(6), 9)]
+
+
+def test_a_table_that_changes_is_not_read(tmp_path: Path) -> None:
+    pq.write_table(table([1, 2]), tmp_path / "a.parquet")
+    image_set = scan_image_set(tmp_path)
+    pq.write_table(table([3]), tmp_path / "a.parquet")
+    for entry in image_set.entries:
+        with pytest.raises(UserError, match=r"a.parquet row . ?(has been changed|.*no picture)"):
+            entry.read()
+    (tmp_path / "a.parquet").unlink()
+    parquet.forget_tables()
+    with pytest.raises(UserError, match="damaged or gone"):
+        image_set.entries[0].read()
+
+
+def test_a_row_group_too_large_for_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pq.write_table(table([1, 2]), tmp_path / "a.parquet")
+    put(tmp_path, {"a.png": picture(9)})
+    monkeypatch.setattr(parquet, "MAX_ROW_GROUP_BYTES", 100)
+    assert about(scan_image_set(tmp_path), "a.parquet", "row group 0 has")
+
+
+def test_no_more_rows_are_listed_than_needed(tmp_path: Path) -> None:
+    pq.write_table(table(range(9)), tmp_path / "a.parquet", row_group_size=2)
+    file = FoundFile(tmp_path / "a.parquet", "a.parquet")
+    assert len(list(parquet.open_table(file, [], limit=4))) == 5
+
+
+def test_too_many_rows_are_refused(tmp_path: Path) -> None:
+    pq.write_table(table(range(5)), tmp_path / "a.parquet", row_group_size=1)
+    with pytest.raises(UserError, match="more than 4 pictures"):
+        scan_image_set(tmp_path, limit=4)

@@ -1,0 +1,102 @@
+"""What ``check-images`` says about a set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.trainer.data.folders_for_tests import picture, put
+from trainer.config import CaptionsConfig, ImagesConfig
+from trainer.data.report import SetReport, describe_set, format_report, sticking_words
+from trainer.data.sets import scan_image_set
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    files = {
+        "3_dog/a.png": picture(1, width=96, height=96),
+        "3_dog/a.txt": "sks dog on a red sofa, " + "word " * 100,
+        "b.png": picture(2, width=64, height=128),
+        "b.txt": "on a red chair",
+        "c.png": picture(3, "JPEG", width=40, height=70),
+        "narrow.png": picture(4, width=33, height=400),
+        "small.png": picture(5, width=20, height=20),
+        "broken.png": b"",
+    }
+    return put(tmp_path, files)
+
+
+def describe(folder: Path, **captions: Any) -> SetReport:
+    return describe_set(
+        scan_image_set(folder),
+        ImagesConfig.model_validate({}),
+        CaptionsConfig.model_validate(captions),
+        resolution=96,
+        step=32,
+        count_tokens=lambda text: len(text.split()),
+    )
+
+
+def test_a_set_is_described(folder: Path) -> None:
+    report = describe(folder, trigger="sks", class_word="dog")
+    assert (report.pictures, report.left_out) == (3, 3)
+    assert report.shown_per_epoch == 5
+    assert report.captions == 2
+    assert report.formats == {"PNG": 2, "JPEG": 1}
+    assert report.buckets == {"96 × 96": 1, "64 × 128": 1, "32 × 64": 1}
+    assert report.lacking_trigger == ["b.png"]
+    assert report.cut_captions == ["3_dog/a.png"]
+    messages = {finding.name: finding.message for finding in report.findings}
+    assert "too narrow" in messages["narrow.png"] and "too small" in messages["small.png"]
+    assert "empty" in messages["broken.png"]
+    assert "smaller bucket" in messages["c.png"]
+    assert "more than 75 tokens" in messages["3_dog/a.png"]
+    severities = [finding.severity for finding in report.findings]
+    assert severities == sorted(severities, key=["error", "warning", "note"].index)
+
+
+def test_the_report_is_plain_json(folder: Path) -> None:
+    report = describe(folder, trigger="sks")
+    read = json.loads(json.dumps(report.as_dict()))
+    assert read["pictures"] == 3
+    assert read["findings"][0].keys() == {"name", "severity", "message"}
+
+
+def test_the_report_as_text_says_everything(folder: Path) -> None:
+    report = describe(folder, trigger="sks")
+    text = format_report(report)
+    for finding in report.findings:
+        assert f"{finding.severity}: {finding.name}: {finding.message}" in text
+    assert "3 pictures can be trained on, 3 left out" in text
+    assert "64 × 128: 1" in text
+    assert "captions over 75 tokens: 1" in text
+    assert "put in front: b.png" in text
+
+
+def test_without_a_trigger_none_is_missing(folder: Path) -> None:
+    assert describe(folder).lacking_trigger == []
+
+
+def test_without_a_counter_captions_are_not_measured(folder: Path) -> None:
+    images, captions = ImagesConfig.model_validate({}), CaptionsConfig.model_validate({})
+    report = describe_set(scan_image_set(folder), images, captions, resolution=96, step=32)
+    assert report.cut_captions is None
+    assert "tokens" not in format_report(report)
+
+
+@pytest.mark.parametrize(
+    ("captions", "expected"),
+    [
+        (["a red car"] * 3, {}),
+        (["a red car", "Red sofa", "the red dog", "in red"], {"red": 4}),
+        (["red x", "red y", "red z", "red v", "w"], {"red": 4}),
+        (["red x", "red y", "red z", "v"], {}),
+        (["sks dog, blue"] * 5, {"blue": 5}),
+        (["red red red", "x", "y", "z"], {}),
+    ],
+)
+def test_words_in_nearly_every_caption_stick(captions: list[str], expected: dict[str, int]) -> None:
+    assert sticking_words(captions, ("sks", "dog")) == expected

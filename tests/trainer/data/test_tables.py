@@ -1,0 +1,131 @@
+"""metadata.jsonl and metadata.csv."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.trainer.data.folders_for_tests import about, captions_of, picture, put
+from trainer.data import tables
+from trainer.data.sets import ImageSet, scan_image_set
+
+PICTURES: dict[str, bytes | str] = {
+    "a.png": picture(1),
+    "b, c.png": picture(2),
+    "Sub/Ü.png": picture(3),
+}
+
+
+def scan(folder: Path, files: dict[str, bytes | str]) -> ImageSet:
+    return scan_image_set(put(folder, PICTURES | files))
+
+
+def jsonl(*rows: object) -> str:
+    return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+
+
+ROWS = [
+    {"file_name": "a.png", "text": "an a,\u2028 “so”", "more": [1]},
+    {"file_name": "b, c.png", "text": "two\nlines"},
+    {"file_name": "sub\\U\u0308.PNG", "text": "deep"},
+]
+EXPECTED = {"a.png": "an a, “so”", "b, c.png": "two lines", "Sub/Ü.png": "deep"}
+CSV = (
+    'file_name,text,more\n./a.png,"an a,\u2028 “so”",1\n"b, c.png","two\nlines",2\n'
+    "Sub/Ü.png,deep,3\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metadata.jsonl", jsonl(*ROWS)),
+        ("metadata.jsonl", jsonl(*ROWS) + "\r\n\r\n"),
+        ("metadata.jsonl", jsonl(*ROWS).encode("utf-8-sig")),
+        ("metadata.jsonl", jsonl(*ROWS).encode("utf-16")),
+        ("Metadata.JSONL", jsonl(*ROWS)),
+        ("metadata.csv", CSV),
+        ("metadata.csv", CSV.encode("utf-8-sig")),
+        ("metadata.csv", CSV.replace("file_name,text", "File_Name, TEXT")),
+        (
+            "metadata.csv",
+            'file_name;text\na.png;"an a, “so”"\nb, c.png;two lines\nSub/Ü.png;deep\n',
+        ),
+    ],
+)
+def test_captions_are_read(name: str, content: bytes | str, tmp_path: Path) -> None:
+    image_set = scan(tmp_path, {name: content})
+    assert captions_of(image_set) == EXPECTED
+    assert not about(image_set, name)
+
+
+def test_each_folder_may_have_its_own(tmp_path: Path) -> None:
+    files: dict[str, bytes | str] = {
+        "Sub/metadata.csv": "file_name,text\nÜ.png,inner\n",
+        "metadata.csv": "file_name,text\na.png,outer\n",
+    }
+    found = captions_of(scan(tmp_path, files))
+    assert (found["Sub/Ü.png"], found["a.png"]) == ("inner", "outer")
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("not json", "no JSON object"),
+        ("[1, 2]", "no JSON object"),
+        ("[" * 100_000, "no JSON object"),
+        ('{"text": "no name"}', "no file_name"),
+        ('{"file_name": 7, "text": "x"}', "no file_name"),
+        ('{"file_name": "a.png", "text": ["x"]}', "not in quotes"),
+        ('{"file_name": "gone.png", "text": "x"}', "no picture gone.png"),
+        ('{"file_name": "../a.png", "text": "x"}', "lies outside"),
+        ('{"file_name": "Sub/../../a.png", "text": "x"}', "lies outside"),
+        ('{"file_name": "/etc/passwd", "text": "x"}', "lies outside"),
+        ('{"file_name": "C:\\\\a.png", "text": "x"}', "lies outside"),
+        ('{"file_name": "b, c.png", "text": "again"}', "a row already"),
+        ('{"file_name": "\\ud800\\u0000", "text": "x"}', r"no picture \\ud800\\u0000"),
+    ],
+)
+def test_a_bad_row_is_named_and_the_others_count(row: str, reason: str, tmp_path: Path) -> None:
+    good = jsonl({"file_name": "b, c.png", "text": "good"}, {"file_name": "a.png", "text": "last"})
+    first, last = good.split("\n")
+    image_set = scan(tmp_path, {"metadata.jsonl": f"{first}\n{row}\n{last}"})
+    assert captions_of(image_set) == {"a.png": "last", "b, c.png": "good", "Sub/Ü.png": None}
+    findings = about(image_set, "metadata.jsonl")
+    assert [finding.message.split(" is not")[0] for finding in findings] == ["Line 2"]
+    assert reason.replace("\\\\", "\\") in findings[0].message
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("name,caption\na.png,x\n", "needs the columns file_name and text, and has: name, caption"),
+        ("", "needs the columns"),
+        ("file_name,text\na.png," + "x" * 200_000, "cannot be read"),
+    ],
+)
+def test_a_bad_table_is_named(content: str, reason: str, tmp_path: Path) -> None:
+    image_set = scan(tmp_path, {"metadata.csv": content})
+    assert about(image_set, "metadata.csv", reason)
+    assert len(image_set.entries) == 3
+
+
+def test_short_rows_are_no_rows(tmp_path: Path) -> None:
+    image_set = scan(tmp_path, {"metadata.csv": "text,file_name\nlonely\nx,a.png\n"})
+    assert captions_of(image_set)["a.png"] == "x"
+    assert about(image_set, "metadata.csv", "Line 2 is not used: it has no file_name")
+
+
+def test_many_bad_rows_are_cut_short(tmp_path: Path) -> None:
+    image_set = scan(tmp_path, {"metadata.jsonl": "x\n" * 5000})
+    findings = about(image_set, "metadata.jsonl")
+    assert len(findings) == 21
+    assert "4980 more rows" in findings[-1].message
+
+
+def test_a_huge_table_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "MAX_TABLE_BYTES", 100)
+    image_set = scan(tmp_path, {"metadata.jsonl": jsonl(*ROWS)})
+    assert about(image_set, "metadata.jsonl", "cannot be read any further: it has more than")

@@ -1,0 +1,144 @@
+"""Which size a picture is trained at, and how it is cut to it.
+
+Pictures of a batch must have one size. A bucket is such a size: sides that are multiples of a
+step, an area of at most resolution², and one of several aspect ratios.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from trainer.data.problems import ImageProblem
+
+MAX_PICTURE_ASPECT = 4.0
+MAX_BUCKET_ASPECT = 2.0
+_MIN_BUCKET_AREA = 0.75  # of resolution²: smaller ones would waste what the resolution allows
+
+
+@dataclass(frozen=True)
+class CropPlan:
+    """Resize to (resize_width, resize_height), then cut out width × height at (left, top).
+
+    All in pixels; width and height are multiples of the step; the cut lies in the middle.
+    """
+
+    resize_width: int
+    resize_height: int
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+@lru_cache(maxsize=64)
+def make_buckets(
+    resolution: int, step: int, max_aspect: float = MAX_BUCKET_ASPECT
+) -> tuple[tuple[int, int], ...]:
+    """The (width, height) that pictures are sorted into, narrow to wide.
+
+    The square, and for each width and each height the longest other side that keeps the area
+    within resolution² and the aspect ratio within ``max_aspect``, where that leaves at least three
+    quarters of resolution² and no other bucket is both wider and taller.
+
+    Args:
+        resolution, step: in pixels; resolution at least step.
+    """
+    longest = int(resolution * max_aspect)
+    sizes = _longest_sides((longest, longest), resolution, step, max_aspect)
+    enough = _MIN_BUCKET_AREA * resolution**2
+    large = {size for size in sizes if size[0] * size[1] >= enough}
+    best = {
+        (width, height)
+        for width, height in large
+        if not any(wider > width and taller > height for wider, taller in large)
+    }
+    square = _floor(resolution, step)
+    return tuple(sorted(best | {(square, square)}, key=lambda size: (size[0] / size[1], size)))
+
+
+def plan_crop(
+    width: int, height: int, resolution: int, step: int, buckets: bool, upscale: bool
+) -> CropPlan:
+    """How a picture is fitted: the bucket nearest to its aspect ratio, filled and cut centrally.
+
+    A picture smaller than its bucket goes into the largest smaller one of its shape that needs no
+    enlarging, unless ``upscale``.
+
+    Args:
+        width, height: of the upright picture, in pixels.
+        resolution, step: in pixels; resolution a multiple of step.
+        buckets: False: cut everything to a square.
+        upscale: enlarge pictures that are smaller than their bucket.
+
+    Raises:
+        ImageProblem: a side is shorter than one step, or the sides differ more than 4 : 1.
+    """
+    _check_shape(width, height, step)
+    if buckets:
+        target = _nearest(width / height, make_buckets(resolution, step))
+        if not upscale and (target[0] > width or target[1] > height):
+            smaller = _longest_sides((width, height), resolution, step, MAX_BUCKET_ASPECT)
+            target = _nearest(width / height, smaller)
+    else:
+        side = resolution if upscale else min(resolution, width, height)
+        target = (_floor(side, step), _floor(side, step))
+    return _fill(width, height, *target)
+
+
+def _check_shape(width: int, height: int, step: int) -> None:
+    if max(width, height) > MAX_PICTURE_ASPECT * min(width, height):
+        raise ImageProblem(
+            f"It is {width} × {height} pixels: too narrow (one side is more than "
+            f"{MAX_PICTURE_ASPECT:.0f} times the other).",
+            "Cut it closer to a square.",
+        )
+    if min(width, height) < step:
+        raise ImageProblem(
+            f"It is {width} × {height} pixels: too small (at least {step} × {step} are needed).",
+            "Use a larger version of it, or leave it out.",
+        )
+
+
+def _longest_sides(
+    limits: tuple[int, int], resolution: int, step: int, max_aspect: float
+) -> set[tuple[int, int]]:
+    """For each width the greatest height, and for each height the greatest width.
+
+    Within ``limits`` (width, height), an area of resolution², and ``max_aspect``. Never empty
+    where the limits and the resolution are at least a step.
+    """
+
+    def along(first_limit: int, second_limit: int) -> Iterator[tuple[int, int]]:
+        for first in range(step, min(first_limit, int(resolution * max_aspect)) + 1, step):
+            second = _floor(min(second_limit, resolution**2 / first, first * max_aspect), step)
+            if second and first <= second * max_aspect:
+                yield first, second
+
+    wide = {(width, height) for height, width in along(limits[1], limits[0])}
+    return wide | set(along(*limits))
+
+
+def _nearest(aspect: float, sizes: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """The size of the most similar aspect ratio; the larger one of equals."""
+
+    def distance(size: tuple[int, int]) -> tuple[float, int, int]:
+        unlike = round(abs(math.log(size[0] / size[1] / aspect)), 9)
+        return unlike, -size[0] * size[1], size[0]
+
+    return min(sizes, key=distance)
+
+
+def _fill(width: int, height: int, across: int, down: int) -> CropPlan:
+    """Resize so that the target is covered and nothing is stretched; cut in the middle."""
+    scale = max(across / width, down / height)
+    resize_width = max(across, round(width * scale))
+    resize_height = max(down, round(height * scale))
+    left, top = (resize_width - across) // 2, (resize_height - down) // 2
+    return CropPlan(resize_width, resize_height, left, top, across, down)
+
+
+def _floor(length: float, step: int) -> int:
+    return int(length // step) * step

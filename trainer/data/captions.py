@@ -1,0 +1,163 @@
+"""Captions: from bytes to text, and from a picture's caption to what is trained at a step."""
+
+from __future__ import annotations
+
+import codecs
+import re
+import unicodedata
+from collections.abc import Callable
+from functools import lru_cache
+
+from trainer.config import CaptionsConfig
+from trainer.seeds import derive_seed, derive_uniform
+
+MAX_CAPTION_CHARACTERS = 10_000
+MAX_CAPTION_BYTES = 4 * MAX_CAPTION_CHARACTERS
+
+# Left-to-right and other marks that reorder or hide what is shown; a joiner (U+200D) is kept,
+# since emoji and some scripts need it.
+_INVISIBLE = frozenset("\u200b\u200e\u200f\u2060\ufeff\u061c") | {
+    chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
+}
+
+
+def decode_caption(data: bytes) -> str:
+    """The text of a caption file.
+
+    UTF-16 where it begins with the byte order mark of that; else UTF-8, with or without a mark,
+    where that is valid; else Windows' western code page (cp1252), where undefined bytes are read
+    as Latin-1. Then `clean_caption`. Only the first `MAX_CAPTION_BYTES` bytes are looked at.
+    """
+    return clean_caption(decode_text(data[:MAX_CAPTION_BYTES], cut=len(data) > MAX_CAPTION_BYTES))
+
+
+def decode_text(data: bytes, *, cut: bool = False) -> str:
+    """Bytes to text by the rule of `decode_caption`, and nothing else.
+
+    Args:
+        cut: the end was cut off, perhaps within a character, which is then left out.
+    """
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16", errors="replace")
+    try:
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        return decoder.decode(data.removeprefix(codecs.BOM_UTF8), final=not cut)
+    except UnicodeDecodeError:
+        return "".join(_western(byte) for byte in data)
+
+
+def _western(byte: int) -> str:
+    try:
+        return bytes([byte]).decode("cp1252")
+    except UnicodeDecodeError:
+        return chr(byte)
+
+
+def clean_caption(text: str) -> str:
+    """One line: control, bidirectional and invisible characters out, white space folded, NFC.
+
+    Cut to `MAX_CAPTION_CHARACTERS`.
+    """
+    kept = "".join(character for character in text if not _is_noise(character))
+    folded = " ".join(unicodedata.normalize("NFC", kept).split())
+    return folded[:MAX_CAPTION_CHARACTERS].rstrip()
+
+
+def _is_noise(character: str) -> bool:
+    if character.isspace():
+        return False
+    return character in _INVISIBLE or unicodedata.category(character) in ("Cc", "Cs")
+
+
+def contains_word(caption: str, word: str) -> bool:
+    """Whether a caption has a word as a whole word; case does not matter.
+
+    Where the word begins or ends with a letter or digit, none may stand next to it (the tokenizer
+    splits at all else): "sks" is in "a SKS, dog" and "sks_dog", not in "asks" or "sks2". The word
+    may be several, with any white space between. No caption contains the empty word.
+    """
+    return bool(word.strip()) and _word_pattern(word).search(_composed(caption)) is not None
+
+
+def without_word(caption: str, word: str) -> str:
+    """A caption with every occurrence of a word taken out, and the gaps closed."""
+    if not contains_word(caption, word):
+        return caption
+    rest = _word_pattern(word).sub(" ", _composed(caption))
+    tags = [" ".join(tag.split()) for tag in rest.split(",")]
+    return ", ".join(tag for tag in tags if tag)
+
+
+@lru_cache(maxsize=256)
+def _word_pattern(word: str) -> re.Pattern[str]:
+    # Letters, digits and the accents that combine with them, but not the underscore.
+    letter = r"(?:[^\W_]|[\u0300-\u036f])"
+    parts = _composed(word).split()
+    before = rf"(?<!{letter})" if re.match(letter, parts[0]) else ""
+    after = rf"(?!{letter})" if re.match(letter, parts[-1][-1]) else ""
+    return re.compile(before + r"\s+".join(map(re.escape, parts)) + after, re.IGNORECASE)
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def compose_caption(
+    caption: str | None, config: CaptionsConfig, *, seed: int, step: int, image_id: str
+) -> str:
+    """What a picture is called at a step: a pure function of all arguments.
+
+    1. No caption: trigger and class word are the caption.
+    2. With probability ``config.dropout`` trigger and class word are all there is.
+    3. ``config.shuffle_tags``: the comma-separated tags are shuffled, but the first
+       ``config.keep_tags`` and every tag with the trigger come first, in their order.
+    4. Prefix and suffix are put around it.
+    5. The trigger is put at the front, followed by a comma, where the result lacks it; together
+       with the class word if that is missing too.
+
+    Without a trigger, 2 reduces to the class word, and 5 does nothing.
+    """
+    trigger, class_word = clean_caption(config.trigger), clean_caption(config.class_word)
+    subject = f"{trigger} {class_word}".strip()
+    body = clean_caption(caption or "")
+    if body:
+        if derive_uniform(seed, "caption dropout", step, image_id) < config.dropout:
+            return subject
+        if config.shuffle_tags:
+            body = _shuffled(body, trigger, config.keep_tags, (seed, "tags", step, image_id))
+    text = _joined(config.prefix, body or subject, config.suffix)
+    if not trigger or contains_word(text, trigger):
+        return text
+    named = not class_word or contains_word(text, class_word)
+    return f"{trigger if named else subject}, {text}"
+
+
+def _shuffled(body: str, trigger: str, keep: int, purpose: tuple[int, str, int, str]) -> str:
+    tags = [tag.strip() for tag in body.split(",") if tag.strip()]
+    order = sorted(range(len(tags)), key=lambda index: derive_seed(*purpose, index))
+    fixed = [i for i, tag in enumerate(tags) if i < keep or contains_word(tag, trigger)]
+    return ", ".join(tags[i] for i in fixed + [i for i in order if i not in set(fixed)])
+
+
+def _joined(prefix: str, body: str, suffix: str) -> str:
+    text = clean_caption(f"{prefix} {body}")
+    suffix = clean_caption(suffix)
+    return text + suffix if suffix[:1] in (",", ".", ";") else f"{text} {suffix}".strip()
+
+
+def protect_trigger(caption: str, trigger: str, fits: Callable[[str], bool]) -> str:
+    """A caption whose trigger no cut can take away.
+
+    Args:
+        caption: as `compose_caption` gives it.
+        fits: whether a text is read whole by the text encoder (75 tokens for CLIP).
+
+    Returns:
+        The caption; with the trigger put in front of it once more where the text up to and
+        including the trigger does not fit.
+    """
+    if not contains_word(caption, trigger):
+        return caption
+    found = _word_pattern(trigger).search(_composed(caption))
+    assert found is not None
+    return caption if fits(_composed(caption)[: found.end()]) else f"{trigger}, {caption}"

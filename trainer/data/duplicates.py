@@ -1,0 +1,111 @@
+"""Pictures that are the same, or nearly."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from trainer.data.findings import Finding
+from trainer.data.names import display_name, matching_key
+
+# Comparing all with all: 20,000 pictures take some seconds, ten times as many a hundred times that.
+MAX_COMPARED = 20_000
+
+_EDGE = 8  # grey levels between neighbours below which both count as equal: JPEG noise
+_MAX_UNLIKE_BITS = 4
+_MAX_UNLIKE_COLOUR = 6.0
+
+
+def near_pairs(thumbnails: np.ndarray) -> list[tuple[int, int]]:
+    """For each picture that nearly repeats an earlier one, the two indices (earlier, later).
+
+    Alike are two pictures whose difference hashes (for each of 8 × 8 places: is it brighter than
+    its left neighbour?) differ in at most 4 of 64 bits, and whose colours, averaged over sixths of
+    the picture, differ by at most 6 of 255 levels, so that plain pictures of other colours are not
+    taken for the same.
+
+    Args:
+        thumbnails: (N, 8, 9, 3) uint8.
+    """
+    hashes = difference_hashes(thumbnails)
+    count = len(hashes)
+    colours = thumbnails.reshape(count, 2, 4, 3, 3, 3).mean(axis=(2, 4), dtype=np.float32)
+    colours = colours.reshape(count, 18)
+    pairs: list[tuple[int, int]] = []
+    originals = np.zeros(0, np.int64)  # those that repeat no earlier one
+    for index in range(count):
+        unlike = np.bitwise_count(hashes[originals] ^ hashes[index])
+        close = originals[unlike <= _MAX_UNLIKE_BITS]
+        distance = np.abs(colours[close] - colours[index]).mean(axis=1)
+        close = close[distance <= _MAX_UNLIKE_COLOUR]
+        if len(close):
+            pairs.append((int(close[0]), index))
+        else:
+            originals = np.append(originals, index)
+    return pairs
+
+
+def difference_hashes(thumbnails: np.ndarray) -> np.ndarray:
+    """(N,) uint64 from (N, 8, 9, 3) uint8: one bit where a pixel is brighter than the one left."""
+    grey = thumbnails.astype(np.int16).sum(axis=3)  # (N, 8, 9), three times the brightness
+    bits = np.diff(grey, axis=2) > 3 * _EDGE  # (N, 8, 8)
+    packed = np.packbits(bits.reshape(len(bits), 64), axis=1)
+    return packed.view(np.uint64).reshape(-1)
+
+
+def duplicate_findings(
+    names: Sequence[str], digests: Sequence[str], thumbnails: np.ndarray
+) -> list[Finding]:
+    """Warnings about pictures with the same bytes as an earlier one, or that look nearly alike.
+
+    Args:
+        names: fit for showing; digests: of the files; thumbnails: (N, 8, 9, 3) uint8.
+    """
+    findings = []
+    first_of: dict[str, int] = {}
+    distinct: list[int] = []
+    for index, digest in enumerate(digests):
+        if digest not in first_of:
+            first_of[digest] = index
+            distinct.append(index)
+            continue
+        findings.append(
+            Finding(
+                names[index],
+                "warning",
+                f"It is the same file as {names[first_of[digest]]}, so this picture counts twice. "
+                "Remove one of them.",
+            )
+        )
+    if len(distinct) > MAX_COMPARED:
+        message = f"Of more than {MAX_COMPARED:,} pictures, near duplicates are not looked for."
+        return [*findings, Finding(f"{len(distinct):,} pictures", "note", message)]
+    for earlier, later in near_pairs(thumbnails[distinct]):
+        findings.append(
+            Finding(
+                names[distinct[later]],
+                "warning",
+                f"It looks nearly the same as {names[distinct[earlier]]}. Near duplicates make "
+                "the adapter repeat one picture: keep the better one.",
+            )
+        )
+    return findings
+
+
+def twin_findings(names: Sequence[str]) -> list[Finding]:
+    """Warnings about names, as they are on disk, that other systems take for one and the same."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        groups[matching_key(name)].append(name)
+    return [
+        Finding(
+            display_name(twin),
+            "warning",
+            f"Its name differs from {display_name(first)} only in upper and lower case or in how "
+            "accents are stored. On Windows and macOS one would replace the other: rename it.",
+        )
+        for first, *others in groups.values()
+        for twin in others
+    ]

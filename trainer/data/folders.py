@@ -1,0 +1,213 @@
+"""What lies in an image set's folder: found without opening a single file."""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from trainer.data.findings import Finding, Severity
+from trainer.data.images import PICTURE_SUFFIXES
+from trainer.data.names import display_name, list_names
+from trainer.errors import UserError
+
+CAPTION_SUFFIXES = (".txt", ".caption")
+METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
+MAX_REPEATS = 1000
+
+_TABLE_SUFFIX = ".parquet"
+_REPEATS_FOLDER = re.compile(r"([0-9]+)_")
+# Files per picture allowed before a folder is taken for a whole disk.
+_FILES_PER_PICTURE = 10
+
+
+@dataclass(frozen=True)
+class FoundFile:
+    """A regular file of an image set.
+
+    Attributes:
+        name: the path below the set's folder, with "/" between folders, exactly as it is on disk.
+    """
+
+    path: Path
+    name: str
+
+    @property
+    def shown(self) -> str:
+        """The name, fit for showing."""
+        return display_name(self.name)
+
+    @property
+    def folder(self) -> str:
+        """The name's part before the last "/"; "" at the top."""
+        return self.name.rpartition("/")[0]
+
+    @property
+    def stem(self) -> str:
+        """The name without its suffix."""
+        return self.name[: len(self.name) - len(self.path.suffix)]
+
+
+@dataclass
+class FolderContents:
+    """The files of an image set by kind, each kind sorted by name."""
+
+    pictures: list[FoundFile] = field(default_factory=list)
+    captions: list[FoundFile] = field(default_factory=list)
+    metadata: list[FoundFile] = field(default_factory=list)
+    tables: list[FoundFile] = field(default_factory=list)
+    others: list[FoundFile] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    def kinds(self) -> tuple[list[FoundFile], ...]:
+        """The lists of files."""
+        return (self.pictures, self.captions, self.metadata, self.tables, self.others)
+
+    def doubt(self, name: str, severity: Severity, message: str) -> None:
+        """Add a finding about a file or folder."""
+        self.findings.append(Finding(display_name(name), severity, message))
+
+
+def look_into(root: Path, limit: int) -> FolderContents:
+    """Sort the files below a folder, in all its folders, by what they are for.
+
+    Names that begin with a dot and the folder ``__MACOSX`` are left out: systems keep their own
+    things there. Links are followed, but no folder is read twice, so that loops end.
+
+    Raises:
+        UserError: more than ``limit`` pictures, or far more files than that.
+    """
+    contents = FolderContents()
+    for count, file in enumerate(_files(root, contents)):
+        _kind(file, contents).append(file)
+        if len(contents.pictures) > limit or count > _FILES_PER_PICTURE * limit:
+            raise UserError(
+                f"{root} holds more than {limit:,} pictures or files: too many for an image set.",
+                "Point to the folder of the pictures that belong together.",
+            )
+    for files in contents.kinds():
+        files.sort(key=lambda file: file.name)
+    if contents.others:
+        names = list_names([file.shown for file in contents.others])
+        message = "Not looked at. If this is a picture, export it as PNG or JPEG."
+        contents.findings.append(Finding(names, "note", message))
+    return contents
+
+
+def _kind(file: FoundFile, contents: FolderContents) -> list[FoundFile]:
+    suffix = file.path.suffix.casefold()
+    if file.path.name.casefold() in METADATA_NAMES:
+        return contents.metadata
+    if suffix in PICTURE_SUFFIXES:
+        return contents.pictures
+    if suffix in CAPTION_SUFFIXES:
+        return contents.captions
+    return contents.tables if suffix == _TABLE_SUFFIX else contents.others
+
+
+def _files(root: Path, contents: FolderContents) -> Iterator[FoundFile]:
+    """All regular files; links to folders come last, so that real names win over links."""
+    folders, links = [(root, "")], []
+    seen: set[tuple[int, int]] = set()
+    while folders or links:
+        folder, prefix = folders.pop() if folders else links.pop()
+        children = _children(folder, prefix, seen, contents)
+        for child in children:
+            name = prefix + child.name
+            mode = _mode(child, name, contents)
+            if stat.S_ISREG(mode):
+                yield FoundFile(child, name)
+            elif stat.S_ISDIR(mode):
+                if child.suffix.casefold() in PICTURE_SUFFIXES:
+                    contents.doubt(
+                        name, "warning", "It is a folder named like a picture. Rename it."
+                    )
+                (links if child.is_symlink() else folders).append((child, f"{name}/"))
+            elif mode:
+                contents.doubt(
+                    name, "error", "It is a pipe, socket or device, not a file. Remove it."
+                )
+
+
+def _children(
+    folder: Path, prefix: str, seen: set[tuple[int, int]], contents: FolderContents
+) -> list[Path]:
+    name = prefix.rstrip("/") or str(folder)
+    try:
+        status = folder.stat()
+        identity = (status.st_dev, status.st_ino)
+        if identity in seen:
+            contents.doubt(
+                name, "warning", "It is a link to a folder that is read already, and is left out."
+            )
+            return []
+        seen.add(identity)
+        children = sorted(folder.iterdir(), reverse=True)
+    except OSError as error:
+        contents.doubt(name, "error", f"The folder cannot be read ({error.strerror}).")
+        return []
+    return [child for child in children if not child.name.startswith((".", "__MACOSX"))]
+
+
+def _mode(path: Path, name: str, contents: FolderContents) -> int:
+    """A path's kind, links followed; 0, with a finding, where there is nothing behind it."""
+    try:
+        return path.stat().st_mode
+    except OSError as error:
+        link = "It is a link that leads nowhere" if path.is_symlink() else "It cannot be opened"
+        contents.doubt(name, "error", f"{link} ({error.strerror}). Replace or remove it.")
+        return 0
+
+
+def repeats_of(name: str) -> int:
+    """How often a picture comes up in an epoch, by kohya's rule for folder names.
+
+    The nearest folder above it that is named ``N_name``, N up to `MAX_REPEATS`, says N; 1 without.
+
+    Args:
+        name: below the set's folder.
+    """
+    for folder in reversed(PurePosixPath(name).parts[:-1]):
+        repeats = folder_repeats(folder)
+        if repeats is not None and repeats <= MAX_REPEATS:
+            return repeats
+    return 1
+
+
+def folder_repeats(folder: str) -> int | None:
+    """The N of a folder named ``N_name``, else None."""
+    found = _REPEATS_FOLDER.match(folder)
+    # Nine digits are more than any limit; Python refuses to convert some thousands.
+    return int(found[1].lstrip("0")[:9] or "0") if found else None
+
+
+def repeats_findings(files: list[FoundFile]) -> list[Finding]:
+    """A word on each folder whose name repeats the pictures in it, or seems to."""
+    parents = {parent for file in files for parent in PurePosixPath(file.name).parents}
+    folders = sorted(str(parent) for parent in parents)
+    findings = []
+    for folder in folders:
+        repeats = folder_repeats(PurePosixPath(folder).name)
+        if repeats is not None:
+            severity, message = _about_repeats(repeats)
+            findings.append(Finding(display_name(folder), severity, message))
+    return findings
+
+
+def _about_repeats(repeats: int) -> tuple[Severity, str]:
+    if repeats == 0:
+        message = "0 repeats: its pictures are left out. Rename the folder to use them."
+        return "warning", message
+    if repeats > MAX_REPEATS:
+        message = (
+            f"A folder named N_name repeats its pictures N times, but N is at most {MAX_REPEATS}: "
+            "these are not repeated. Rename it if that is not meant."
+        )
+        return "warning", message
+    message = (
+        f"Its pictures come up {repeats} times in an epoch, as its name says. The rest of the name "
+        "is not used as a caption."
+    )
+    return "note", message

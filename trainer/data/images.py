@@ -1,0 +1,341 @@
+"""Pictures: the only place that opens them.
+
+A picture may come from anywhere, so it is judged before it is decoded: only the decoders of
+`FORMATS` are tried (never Pillow's PostScript reader, which starts Ghostscript), the size is taken
+from the header and refused above `MAX_PIXELS`, and whatever a decoder raises becomes an
+`ImageProblem` with one plain sentence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import importlib.util
+import io
+import stat
+import threading
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from trainer.data.buckets import CropPlan
+from trainer.data.colours import WHITE, split_alpha, to_srgb
+from trainer.data.problems import ImageProblem
+from trainer.data.sniffing import unread_reason
+
+__all__ = [
+    "FORMATS",
+    "MAX_FILE_BYTES",
+    "MAX_PIXELS",
+    "PICTURE_SUFFIXES",
+    "ImageHeader",
+    "ImageProblem",
+    "Inspection",
+    "fit",
+    "inspect_image",
+    "load_rgb",
+    "read_file",
+    "read_header",
+]
+
+MAX_PIXELS = 64_000_000
+MAX_FILE_BYTES = 512_000_000
+PICTURE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib"),
+    *(".gif", ".avif", ".tif", ".tiff", ".heic", ".heif", ".hif"),
+)
+
+# Decoding more than this at once is done by one thread at a time, so that memory stays flat.
+_LARGE_PIXELS = 16_000_000
+_large_picture = threading.Lock()
+
+# Pillow warns of damaged metadata and of large sizes; both are judged here.
+warnings.filterwarnings("ignore", module=r"PIL\..*")
+
+_ORIENTATION_TAG = 0x0112
+# ImageOps.exif_transpose would do, but it also writes the EXIF anew, which raises where that is
+# damaged while the pixels are sound.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_TURNED_ASIDE = (5, 6, 7, 8)
+
+
+def _heif_formats() -> tuple[str, ...]:
+    """HEIC is read where the optional package pillow-heif is installed."""
+    if importlib.util.find_spec("pillow_heif") is None:
+        return ()
+    importlib.import_module("pillow_heif").register_heif_opener()
+    return ("HEIF",)
+
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "AVIF", "TIFF", *_heif_formats())
+
+ImageSource = str | Path | bytes
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What is known of a picture without its pixels.
+
+    Attributes:
+        width, height: in pixels, upright (after EXIF orientation).
+        format: Pillow's name, one of `FORMATS`.
+        frames: 1, or more for an animation or several pages (2 stands for any number where
+            counting means reading the whole file: GIF and TIFF).
+        has_alpha: there is an alpha channel or a transparent colour, used or not.
+    """
+
+    width: int
+    height: int
+    format: str
+    frames: int
+    has_alpha: bool
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A picture that was decoded once from end to end.
+
+    Attributes:
+        header: its header.
+        digest: SHA-256 of the file's bytes, in hex.
+        transparent: some part of it can be seen through.
+        thumbnail: (8, 9, 3) uint8, upright on white: what near duplicates are told by.
+    """
+
+    header: ImageHeader
+    digest: str
+    transparent: bool
+    thumbnail: np.ndarray
+
+
+def read_header(source: ImageSource) -> ImageHeader:
+    """Size and kind of a picture, from a path or from the file's bytes.
+
+    Pixels are decoded only of a PNG without EXIF ahead of them, since it may stand behind them.
+
+    Raises:
+        ImageProblem: it is no picture, in no format that is read, or above `MAX_PIXELS`.
+    """
+    with _opened(source) as (image, _):
+        return _header(image)
+
+
+def load_rgb(source: ImageSource, background: str = WHITE) -> Image.Image:
+    """A picture's pixels as training sees them: mode RGB, 8 bit, sRGB, upright.
+
+    The first frame of an animation. Transparent parts show ``background`` ("#rrggbb"). How other
+    kinds of pixels are converted is said at `trainer.data.colours.to_srgb`.
+
+    Raises:
+        ImageProblem: as `read_header`, or the pixels are damaged or cut off.
+    """
+    with _opened(source) as (image, _):
+        image.load()
+        return _upright(to_srgb(image, background), _orientation(image))
+
+
+def inspect_image(source: ImageSource) -> Inspection:
+    """Decode a picture completely, once, with memory for one picture at a time.
+
+    Raises:
+        ImageProblem: as `load_rgb`.
+    """
+    with _opened(source) as (image, stream):
+        large = image.width * image.height > _LARGE_PIXELS
+        with _large_picture if large else contextlib.nullcontext():
+            header = _header(image)
+            # A JPEG is decoded at an eighth of its size: the whole file is read all the same.
+            image.draft(image.mode, (max(1, image.width // 8), max(1, image.height // 8)))
+            image.load()
+            small = _reduced(image)
+            thumbnail = _upright(to_srgb(small, WHITE), _orientation(image)).resize(
+                (9, 8), Image.Resampling.BOX
+            )
+        return Inspection(
+            header, _digest(stream), _is_transparent(small), np.array(thumbnail, dtype=np.uint8)
+        )
+
+
+def fit(image: Image.Image, crop: CropPlan, flip: bool) -> np.ndarray:
+    """Resize (Lanczos) and crop a picture; mirror it if ``flip``.
+
+    Args:
+        image: mode RGB, upright, of the size that ``crop`` was planned for.
+
+    Returns:
+        (crop.height, crop.width, 3) uint8.
+    """
+    resized = image.resize((crop.resize_width, crop.resize_height), Image.Resampling.LANCZOS)
+    right, bottom = crop.left + crop.width, crop.top + crop.height
+    pixels = np.array(resized.crop((crop.left, crop.top, right, bottom)), dtype=np.uint8)
+    return np.ascontiguousarray(pixels[:, ::-1]) if flip else pixels
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a regular file of at most `MAX_FILE_BYTES`.
+
+    Raises:
+        ImageProblem: it is something else, too large, empty, or cannot be read.
+    """
+    with _stream(path) as stream:
+        return stream.read(MAX_FILE_BYTES)
+
+
+@contextlib.contextmanager
+def _opened(source: ImageSource) -> Iterator[tuple[Image.Image, IO[bytes]]]:
+    """A picture whose header is read and whose size is allowed, with its stream.
+
+    Any exception within is the picture's fault: decoders raise nearly everything for bad input.
+    """
+    with _stream(source) as stream:
+        try:
+            with Image.open(stream, formats=FORMATS) as image:
+                _check_size(image)
+                yield image, stream
+        except ImageProblem:
+            raise
+        except Exception as error:
+            stream.seek(0)
+            raise _problem(error, stream.read(4096)) from error
+
+
+@contextlib.contextmanager
+def _stream(source: ImageSource) -> Iterator[IO[bytes]]:
+    if isinstance(source, bytes):
+        _check_length(len(source))
+        yield io.BytesIO(source)
+        return
+    path = Path(source)
+    try:
+        status = path.stat()
+        # Opening a pipe would wait for ever, and a device may never end.
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
+            raise ImageProblem(f"It is {kind}, not a picture.", "Move it out of the image set.")
+        _check_length(status.st_size)
+        stream = path.open("rb")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ImageProblem(
+            f"It cannot be opened ({reason}).", "Check that it exists and that you may read it."
+        ) from error
+    with stream:
+        yield stream
+
+
+def _check_length(length: int) -> None:
+    if length == 0:
+        raise ImageProblem("The file is empty (0 bytes).", "Copy or download it again.")
+    if length > MAX_FILE_BYTES:
+        raise ImageProblem(
+            f"The file has {length / 1e6:.0f} MB; the limit is {MAX_FILE_BYTES / 1e6:.0f} MB.",
+            "Save it smaller, for example as JPEG.",
+        )
+
+
+def _check_size(image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ImageProblem(
+            f"It is {width} × {height} pixels, more than the limit of "
+            f"{MAX_PIXELS // 1_000_000} million pixels.",
+            "Save a smaller version of it.",
+        )
+    if width < 1 or height < 1:
+        raise ImageProblem("It has no pixels.", "Save it again with an image editor.")
+
+
+def _problem(error: Exception, start: bytes) -> ImageProblem:
+    """What a decoder's exception means for the owner of the picture."""
+    text = str(error).casefold()
+    if isinstance(error, UnidentifiedImageError):
+        return unread_reason(start)
+    if isinstance(error, Image.DecompressionBombError):
+        return ImageProblem(
+            f"It claims more than the limit of {MAX_PIXELS // 1_000_000} million pixels.",
+            "Save a smaller version of it.",
+        )
+    if "decompressed data too large" in text or "text chunks" in text:
+        return ImageProblem(
+            "It has damaged metadata: a small text in it unpacks to megabytes.",
+            "Save it again with an image editor, without metadata.",
+        )
+    if "truncated" in text:
+        return ImageProblem(
+            "It is cut off: the file ends before the picture does.", "Copy or download it again."
+        )
+    if "unsupported" in text:
+        return ImageProblem(
+            "It is of a rare kind of its format that is not read.",
+            "Save it again with an image editor, as PNG or JPEG.",
+        )
+    return ImageProblem(
+        "It is damaged and cannot be decoded.", "Copy or download it again, or leave it out."
+    )
+
+
+def _header(image: Image.Image) -> ImageHeader:
+    width, height = image.size
+    if _orientation(image) in _TURNED_ASIDE:
+        width, height = height, width
+    # A phone's JPEG with a depth or gain map behind it (MPO) is one picture to its owner.
+    kind = "JPEG" if image.format == "MPO" else str(image.format)
+    if kind == "JPEG":
+        frames = 1
+    elif kind in ("GIF", "TIFF"):
+        frames = 2 if getattr(image, "is_animated", False) else 1
+    else:
+        frames = int(getattr(image, "n_frames", 1))
+    return ImageHeader(width, height, kind, frames, image.has_transparency_data)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 to 8; 1 where it is missing or damaged."""
+    if image.format in ("TIFF", "HEIF"):
+        return 1  # these two decoders turn the picture themselves
+    if image.format == "PNG" and "exif" not in image.info:
+        image.load()  # EXIF may stand behind the pixels
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:
+        return 1  # unreadable EXIF: the pixels can still be used as they lie
+    return value if value in _UPRIGHT else 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    """A quick smaller copy for the thumbnail; kinds of pixels that cannot be averaged stay."""
+    factor = min(image.size) // 64
+    averaged = ("L", "LA", "RGB", "RGBA", "CMYK")
+    keyed = "transparency" in image.info  # an averaged colour is no longer the transparent one
+    return image.reduce(factor) if factor > 1 and image.mode in averaged and not keyed else image
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    _, alpha = split_alpha(image)
+    return alpha is not None and bool(np.asarray(alpha).min() < 255)
+
+
+def _digest(stream: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    stream.seek(0)
+    while piece := stream.read(1 << 20):
+        digest.update(piece)
+    return digest.hexdigest()

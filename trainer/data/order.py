@@ -1,0 +1,95 @@
+"""Which pictures train together, and when: pure functions of the seed and the position.
+
+Exact resume needs no saved state, and any process can compute any batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from trainer.seeds import derive_seed
+
+
+def flip_choice(seed: int, step: int, image_id: str) -> bool:
+    """Whether a picture is mirrored at a step: half of the time."""
+    return bool(derive_seed(seed, "flip", step, image_id) & 1)
+
+
+class SampleOrder:
+    """The batches of a run, numbered from 0 without end; an epoch is one pass over the pictures.
+
+    In an epoch each picture comes up exactly as often as it is repeated, spread evenly; each batch
+    is from one bucket, and the last of a bucket may be smaller. Every epoch has its own order.
+
+    Args:
+        buckets_of_entries: (width, height) of each picture.
+        repeats: how often each picture comes up in an epoch, at least once.
+        batch_size: the most pictures in a batch.
+        seed: of the run.
+    """
+
+    def __init__(
+        self,
+        buckets_of_entries: Sequence[tuple[int, int]],
+        repeats: Sequence[int],
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        if not buckets_of_entries or len(buckets_of_entries) != len(repeats):
+            raise ValueError("one bucket and one number of repeats for each of some pictures")
+        if batch_size < 1 or min(repeats) < 1:
+            raise ValueError("batch size and repeats start at 1")
+        self._batch_size = batch_size
+        self._seed = seed
+        entries = np.repeat(np.arange(len(repeats)), repeats)
+        # Copy k of r is drawn from the k-th r-th of the epoch, so that copies are spread out.
+        counts = np.asarray(repeats)[entries]
+        starts = np.repeat(np.cumsum(repeats) - np.asarray(repeats), repeats)
+        turns = np.arange(len(entries)) - starts
+        groups: dict[tuple[int, int], list[int]] = {}
+        for place, entry in enumerate(entries.tolist()):
+            groups.setdefault(buckets_of_entries[entry], []).append(place)
+        self._buckets = [
+            (bucket, entries[places], turns[places], counts[places])
+            for bucket, places in sorted(groups.items())
+        ]
+        self._epoch = -1
+        self._batches: list[tuple[int, ...]] = []
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches in one pass over the pictures with their repeats."""
+        return sum(-(-len(entries) // self._batch_size) for _, entries, _, _ in self._buckets)
+
+    def epoch(self, position: int) -> int:
+        """The epoch, from 0, that a batch belongs to."""
+        return position // self.batches_per_epoch
+
+    def batch(self, position: int) -> tuple[int, ...]:
+        """The pictures, as indices of the arguments, of batch number ``position``."""
+        epoch, place = divmod(position, self.batches_per_epoch)
+        if epoch != self._epoch:
+            self._batches, self._epoch = self._compute(epoch), epoch
+        return self._batches[place]
+
+    def _compute(self, epoch: int) -> list[tuple[int, ...]]:
+        batches: list[tuple[int, ...]] = []
+        for (width, height), entries, turns, counts in self._buckets:
+            drawn = self._uniform(len(entries), epoch, f"{width}x{height}")
+            order = entries[np.argsort((turns + drawn) / counts, kind="stable")].tolist()
+            batches += [
+                tuple(order[start : start + self._batch_size])
+                for start in range(0, len(order), self._batch_size)
+            ]
+        shuffled = np.argsort(self._uniform(len(batches), epoch, "batches"), kind="stable")
+        return [batches[index] for index in shuffled.tolist()]
+
+    def _uniform(self, count: int, epoch: int, purpose: str) -> np.ndarray:
+        """(count,) float64 in [0, 1).
+
+        From a bit generator's raw stream, which numpy never changes; its distributions may.
+        """
+        stream = np.random.Philox(key=derive_seed(self._seed, "order", epoch, purpose))
+        return (stream.random_raw(count) >> np.uint64(11)) * 2.0**-53
