@@ -121,7 +121,7 @@ _ALL = (
         },
     ),
     _preset(
-        "no-tuning",
+        "prodigy",
         "Prodigy finds the learning rate by itself: for pictures on which the usual rate fails.",
         {
             "optimizer.name": "prodigy",

@@ -236,7 +236,7 @@ def _follow(
 def _end(recorder: Recorder, reason: Phase, message: str) -> None:
     recorder.log.append("end", reason=reason, message=message, step=recorder.status.step)
     recorder.phase(reason, eta_seconds=None, message=message)
-    if reason != "failed" or recorder.status.step:
+    if recorder.status.step:
         write_report(recorder.run)
 
 

@@ -1,0 +1,498 @@
+#!/usr/bin/env python3
+"""Rarebit's one entry: prepares the environment, then runs a command in it.
+
+    python launch.py                 the web UI
+    python launch.py train …         any command; `python launch.py --help` lists them
+    python launch.py test            installs what the tests need and runs all checks
+    python launch.py test -k word    runs only pytest, with these arguments
+
+Standard library only, and a syntax that old Pythons can read, so that they get a sentence instead
+of a traceback. The environment is `.venv` beside this file, unless the one that this is started in
+satisfies requirements.txt exactly. TORCH_INDEX_URL names a package index to take torch from, for
+another build of it than the usual one.
+"""
+
+import errno
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+# From typing, and without a __future__ import, for the sake of the old Pythons.
+from typing import Dict, Iterator, List, NoReturn, Optional, Sequence, Tuple
+
+OLDEST = (3, 10)
+HERE = Path(__file__).resolve().parent
+VENV = HERE / ".venv"
+STAMP = VENV / "rarebit-ready.json"  # says what is installed; written when all of it is
+UNFINISHED = VENV / "rarebit-unfinished"  # there while it is being changed
+COMMANDS = "train, resume, generate, trigger, check-images, evaluate, fit, adapter, doctor and test"
+
+# What pip or the system says -> what is wrong, and the way out. The first that fits counts.
+CAUSES: Tuple[Tuple[str, str, str], ...] = (
+    (
+        r"No space left on device|Errno 28|not enough space on the disk|disk quota",
+        "The disk is full.",
+        "Free about 6 GB on the disk that holds {here} (and in the folder for temporary files, "
+        "which the variable TMPDIR can move), then start again.",
+    ),
+    (
+        r"CERTIFICATE_VERIFY_FAILED|SSLError|SSLCertVerificationError",
+        "The package index could not be trusted: its certificate was refused.",
+        "Behind a company's proxy, give pip its certificate with the variable PIP_CERT. "
+        "Otherwise check this machine's clock.",
+    ),
+    (
+        r"NewConnectionError|name resolution|getaddrinfo failed|Name or service not known"
+        r"|nodename nor servname|Network is unreachable|ConnectTimeout|ReadTimeout|ProxyError"
+        r"|Connection refused|Connection reset|Max retries exceeded|RemoteDisconnected"
+        r"|No route to host|failure resolving",
+        "There is no network, or the packages' server cannot be reached.",
+        "Connect this machine and start again; what has been downloaded is kept. Behind a proxy, "
+        "set HTTPS_PROXY.",
+    ),
+    (
+        r"ensurepip is not available|No module named ensurepip|No module named 'ensurepip'",
+        "This Python cannot make environments with pip: its ensurepip is missing.",
+        "On Debian and Ubuntu: sudo apt install python3-venv python3-pip. Elsewhere: install "
+        "Python from its own installer.",
+    ),
+    (
+        r"No module named pip|No module named 'pip'",
+        "The environment has no pip.",
+        "Delete the folder {venv} and start again.",
+    ),
+    (
+        r"No matching distribution found for (?P<what>\S+)",
+        "There is no build of {what} for Python {python} on this system.",
+        "Start with another Python from 3.10 to 3.13: python3.12 launch.py …",
+    ),
+    (
+        r"Permission denied|Errno 13|Errno 30|Read-only file system|WinError 5\b",
+        "The folder {here} cannot be written to.",
+        "Move Rarebit to a folder of your own, or make this one writable.",
+    ),
+)
+
+
+class Trouble(Exception):
+    """Something that the person at the keyboard can put right."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Prepares the environment and runs the command; returns its exit status."""
+    if sys.version_info < OLDEST:
+        sys.stderr.write(
+            "Rarebit needs Python 3.10 or newer, and this is %d.%d.\n"
+            "Install a newer one and start again with it, such as: python3.12 launch.py\n"
+            % sys.version_info[:2]
+        )
+        return 2
+    try:
+        return dispatch(list(arguments))
+    except Trouble as trouble:
+        sys.stderr.write(f"{trouble.message}\n")
+        if trouble.hint:
+            sys.stderr.write(f"{trouble.hint}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("\nStopped. The next start goes on from here.\n")
+        return 130
+
+
+def dispatch(arguments: List[str]) -> int:
+    """Chooses what to run by the first argument."""
+    command = arguments[0] if arguments else "ui"
+    if command == "test":
+        return run_gate(prepare(tests=True), arguments[1:])
+    rest = arguments[1:] if command == "ui" else arguments
+    option = command.startswith("-") and command not in ("-h", "--help", "--version")
+    if command == "ui" or option:
+        if not (HERE / "app").is_dir():
+            raise Trouble(
+                "This copy of Rarebit has no web UI (the folder app/ is not there).",
+                f"The commands are {COMMANDS}: python launch.py train --help",
+            )
+        return replace_process(prepare(), ["-m", "app", *rest])
+    return replace_process(prepare(), ["-m", "trainer", *arguments])
+
+
+# ------------------------------------------------------------------------------ environment
+
+
+def prepare(tests: bool = False) -> Path:
+    """Makes sure of an environment that has everything; returns its Python."""
+    files = [HERE / "requirements.txt"]
+    if tests:
+        files.append(HERE / "tests" / "requirements.txt")
+    if satisfied(files):
+        return Path(sys.executable)
+    if ready(files):
+        return venv_python()
+    with only_one():
+        if not ready(files):  # another start may have done it meanwhile
+            install(files)
+    return venv_python()
+
+
+def satisfied(files: Sequence[Path]) -> bool:
+    """Whether the environment that this runs in has exactly what the files ask for."""
+    import importlib.metadata  # here, since Python 3.7 has no such module
+
+    if UNFINISHED.exists() and Path(sys.prefix) == VENV:
+        return False
+    for file in files:
+        for name, version in requirements(file):
+            try:
+                installed = importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:
+                return False
+            if installed.split("+")[0] != version:  # 2.13.0+cpu is a build of 2.13.0
+                return False
+    return True
+
+
+def requirements(file: Path) -> List[Tuple[str, str]]:
+    """The (name, version) pairs of a file that hold for this Python."""
+    pairs = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        requirement, _, marker = line.partition("#")[0].partition(";")
+        if not requirement.strip() or not holds(marker.strip()):
+            continue
+        name, _, version = requirement.partition("==")
+        pairs.append((name.partition("[")[0].strip(), version.strip()))
+    return pairs
+
+
+def holds(marker: str) -> bool:
+    """Whether an environment marker is true here; only comparisons of python_version are used."""
+    if not marker:
+        return True
+    match = re.fullmatch(r'python_version\s*(<|>=)\s*"(\d+)\.(\d+)"', marker)
+    if match is None:
+        raise ValueError(f"launch.py cannot read the marker: {marker}")
+    newer = sys.version_info[:2] >= (int(match.group(2)), int(match.group(3)))
+    return newer if match.group(1) == ">=" else not newer
+
+
+def venv_python() -> Path:
+    """The Python of `.venv`."""
+    return VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def ready(files: Sequence[Path]) -> bool:
+    """Whether `.venv` is complete for these files, judged by its stamp."""
+    stamp = read_stamp()
+    index = os.environ.get("TORCH_INDEX_URL")
+    return (
+        venv_python().exists()
+        and not UNFINISHED.exists()
+        and all(stamp.get(file.parent.name) == fingerprint(file) for file in files[1:])
+        and stamp.get("requirements") == fingerprint(files[0])
+        and (not index or stamp.get("torch_index") == index)
+    )
+
+
+def read_stamp() -> Dict[str, str]:
+    """What `.venv` says about itself; empty if it has never been finished."""
+    try:
+        stamp = json.loads(STAMP.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return stamp if stamp.get("python") == venv_version() else {}
+
+
+def venv_version() -> str:
+    """The version of the Python that `.venv` was made with, such as 3.11.7."""
+    try:
+        text = (VENV / "pyvenv.cfg").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    match = re.search(r"^version(?:_info)?\s*=\s*(\S+)", text, re.MULTILINE)
+    return match.group(1) if match else ""
+
+
+def fingerprint(file: Path) -> str:
+    """A file's SHA-256."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+# ------------------------------------------------------------------------------ installation
+
+
+def install(files: Sequence[Path]) -> None:
+    """Makes or mends `.venv` and installs into it."""
+    start = time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends pip too, as Ctrl-C does
+    try:
+        if UNFINISHED.exists() or not pip_works():
+            make_venv()
+        stamp = read_stamp()
+        index = os.environ.get("TORCH_INDEX_URL", "")
+        if index and stamp.get("torch_index") != index:
+            install_torch(files[0], index)
+        say("Installing what Rarebit needs (a few minutes, and about 6 GB, the first time).")
+        pip([argument for file in files for argument in ("-r", str(file))])
+        stamp = {"python": venv_version(), "torch_index": index or stamp.get("torch_index", "")}
+        stamp["requirements"] = fingerprint(files[0])
+        stamp.update({file.parent.name: fingerprint(file) for file in files[1:]})
+        STAMP.write_text(json.dumps(stamp, indent=1), encoding="utf-8")
+        UNFINISHED.unlink(missing_ok=True)
+    except OSError as error:
+        raise explain(f"{error} (Errno {error.errno})") from error
+    say(f"Installed in {time.monotonic() - start:.0f} s.")
+
+
+def pip_works() -> bool:
+    """Whether `.venv` has a Python that starts, with a whole pip."""
+    if not venv_python().exists():
+        return False
+    check = [str(venv_python()), "-m", "pip", "--version"]
+    return subprocess.run(check, capture_output=True).returncode == 0
+
+
+def make_venv() -> None:
+    """Makes `.venv` anew; what is left of an unfinished one goes."""
+    if VENV.exists():
+        say("The environment in .venv is not complete: making it anew.")
+        shutil.rmtree(VENV)
+    else:
+        say("Making an environment in .venv")
+    if importlib.util.find_spec("venv") is None or importlib.util.find_spec("ensurepip") is None:
+        raise explain("No module named ensurepip")
+    VENV.mkdir()
+    UNFINISHED.touch()
+    # Not sys.executable, which may lie in the folder that has just gone.
+    python = getattr(sys, "_base_executable", None) or sys.executable
+    run_logged([python, "-m", "venv", str(VENV)])
+    UNFINISHED.unlink()
+
+
+def install_torch(file: Path, index: str) -> None:
+    """Installs the pinned torch from another package index."""
+    version = dict(requirements(file))["torch"]
+    say(f"Installing torch {version} from TORCH_INDEX_URL")
+    pip(["--force-reinstall", "--index-url", index, f"torch=={version}"])
+
+
+def pip(arguments: Sequence[str]) -> None:
+    """Runs `pip install` in `.venv`."""
+    options = ["--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
+    run_logged([str(venv_python()), "-m", "pip", "install", *options, *arguments])
+
+
+def run_logged(command: Sequence[str]) -> None:
+    """Runs a step of the installation, showing downloads; explains what goes wrong.
+
+    Raises:
+        Trouble: it failed.
+    """
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    environment.pop("PYTHONPATH", None)
+    lines: List[str] = []
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        env=environment,
+    ) as process:
+        try:
+            for line in process.stdout or ():
+                lines.append(line.rstrip())
+                show_progress(line)
+        except BaseException:
+            process.terminate()  # rather than leave it at work without the lock
+            process.wait()
+            raise
+    if process.returncode:
+        raise explain("\n".join(lines))
+
+
+def show_progress(line: str) -> None:
+    """Picks what is worth seeing from pip's output."""
+    download = re.match(r"\s*Downloading (\S+)(.*\((\d.*B)\))?", line)
+    if download and not download.group(1).endswith(".metadata"):
+        name = download.group(1).rpartition("/")[2]
+        say(f"  {name} {download.group(3) or ''}".rstrip())
+    elif line.startswith("Installing collected packages"):
+        UNFINISHED.touch()  # until here, pip has changed nothing
+        say("  unpacking")
+
+
+def explain(output: str) -> Trouble:
+    """Finds the cause in what a program said."""
+    places = {"here": HERE, "venv": VENV, "python": "%d.%d" % sys.version_info[:2], "what": ""}
+    for pattern, message, hint in CAUSES:
+        match = re.search(pattern, output, re.IGNORECASE)
+        if match:
+            places.update(match.groupdict())
+            return Trouble(message.format(**places), hint.format(**places))
+    shown = "\n".join(f"  {line}" for line in output.splitlines()[-15:])
+    return Trouble(f"The installation failed:\n{shown}", "Starting again is safe.")
+
+
+@contextmanager
+def only_one() -> Iterator[None]:
+    """Keeps two starts from installing at the same time: the second waits."""
+    try:
+        file = (HERE / ".launch.lock").open("a")
+    except OSError as error:
+        raise explain(f"{error} (Errno {error.errno})") from error
+    with file:
+        if not lock(file.fileno()):
+            say("Another start is preparing the environment: waiting for it.")
+            while not lock(file.fileno()):
+                time.sleep(0.2)
+        yield  # closing the file, or dying, gives the lock back
+
+
+def lock(descriptor: int) -> bool:
+    """Takes the lock on an open file, unless another process has it."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+            return False
+        raise
+    return True
+
+
+# ------------------------------------------------------------------------------ running
+
+
+def environment_for_rarebit() -> Dict[str, str]:
+    """Lets Python find the packages beside this file, from whatever folder this is started in."""
+    environment = dict(os.environ)
+    rest = environment.get("PYTHONPATH")
+    environment["PYTHONPATH"] = str(HERE) + (os.pathsep + rest if rest else "")
+    environment["PYTHONSAFEPATH"] = "1"  # and not something of the same name in that folder
+    return environment
+
+
+def replace_process(python: Path, arguments: Sequence[str]) -> int:
+    """Goes on as another Python; returns only on Windows, where that is not possible."""
+    command = [str(python), *arguments]
+    sys.stdout.flush()
+    if os.name != "nt":
+        become(command)
+    with subprocess.Popen(command, env=environment_for_rarebit()) as process:
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                continue  # the command has it too, and ends in its own way
+
+
+def become(command: Sequence[str]) -> NoReturn:
+    """Replaces this process."""
+    os.execve(command[0], list(command), environment_for_rarebit())
+
+
+def run_gate(python: Path, arguments: Sequence[str]) -> int:
+    """Runs all checks, or only pytest if there are arguments; the first failure's exit status.
+
+    The last line is pytest's own closing line.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests run in parallel
+    os.environ["PYTHONUNBUFFERED"] = "1"
+    if sys.stdout.isatty():
+        os.environ.setdefault("FORCE_COLOR", "1")
+    checks = {
+        "format": ["ruff", "format", "--check", "--quiet", "."],
+        "lint": ["ruff", "check", "--quiet", "."],
+        "types": ["pyright", "--pythonpath", str(python)],
+    }
+    tests = ["pytest", *arguments] if arguments else ["pytest", "-n", str(workers())]
+    if (HERE / "tests" / "browser").is_dir():
+        get_chromium()
+    results: List[Tuple[str, int, float]] = []
+    for name, command in () if arguments else checks.items():
+        results.append((name, *run_check(python, command)[:2]))
+    status, seconds, closing = run_check(python, tests, hold_last=True)
+    results.append(("tests", status, seconds))
+    if not arguments:
+        for name, result, seconds in results:
+            say(f"{name:8} {'passed' if result == 0 else 'FAILED'}  {seconds:6.1f} s")
+    if closing:
+        say(closing)
+    return next((result for _, result, _ in results if result), 0)
+
+
+def workers() -> int:
+    """How many test processes: each takes about 1 GB."""
+    return max(1, min(4, os.cpu_count() or 1))
+
+
+def run_check(
+    python: Path, command: Sequence[str], hold_last: bool = False
+) -> Tuple[int, float, str]:
+    """Runs a module and passes its output on; gives exit status, seconds and the line held back."""
+    say(f"$ python -m {' '.join(command)}")
+    start = time.monotonic()
+    held = ""
+    with subprocess.Popen(
+        [str(python), "-m", *command],
+        cwd=str(HERE),
+        env=environment_for_rarebit(),
+        stdout=subprocess.PIPE if hold_last else None,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    ) as process:
+        for line in process.stdout or ():
+            if held:
+                say(held)
+            held = line.rstrip("\n")
+    status = process.returncode
+    if status < 0:
+        held = f"{held}\n{command[0]} was ended by signal {-status}".lstrip()
+        status = 128 - status
+    return status, time.monotonic() - start, held
+
+
+def get_chromium() -> None:
+    """Installs the browser that the tests drive, where that can be done without asking."""
+    if any(shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")):
+        return
+    apt: Optional[str] = shutil.which("apt-get")
+    if apt is None or os.geteuid() != 0:
+        raise Trouble(
+            "The browser tests need Chromium, and it is not installed.",
+            "On Debian: sudo apt-get install chromium. Or run the other tests only: "
+            "python launch.py test --ignore=tests/browser",
+        )
+    say("Installing Chromium for the browser tests")
+    run_logged([apt, "update", "-q"])
+    run_logged([apt, "install", "-q", "-y", "--no-install-recommends", "chromium"])
+
+
+def say(text: str) -> None:
+    """Prints a line at once."""
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,169 @@
+"""Who may import what: the rooms of the house, and the doors between them.
+
+Each rule is checked on the syntax tree of every file, and the rule about torch also by importing.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from trainer.places import PROJECT
+
+HEAVY = {"torch", "diffusers", "transformers", "peft", "accelerate", "pytorch_optimizer", "gradio"}
+CODE_LOADERS = {
+    "pickle",
+    "cPickle",
+    "_pickle",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "shelve",
+    "marshal",
+}
+LIGHT = ("errors", "config", "configfields", "configfile", "configdocs", "presets", "seeds")
+LIGHT_PACKAGES = ("runs", "data")
+
+
+def files(*places: str) -> list[Path]:
+    """All Python files in the given folders, or the given files."""
+    found: list[Path] = []
+    for place in places:
+        path = PROJECT / place
+        found += sorted(path.rglob("*.py")) if path.is_dir() else [path] * path.is_file()
+    return found
+
+
+def imports(tree: ast.AST, package: str = "") -> Iterator[str]:
+    """Every module that is imported anywhere in a file, by its full name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            stem = ".".join(package.split(".")[: -node.level + 1 or None]) if node.level else ""
+            module = ".".join(part for part in (stem, node.module or "") if part)
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and _name(node.func).endswith("import_module"):
+            yield from (str(a.value) for a in node.args if isinstance(a, ast.Constant))
+
+
+def imported(path: Path) -> set[str]:
+    package = ".".join(path.relative_to(PROJECT).parent.parts)
+    return set(imports(ast.parse(path.read_bytes()), package))
+
+
+def tops(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imported(path)}
+
+
+def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
+    """Every call in a file, with the dotted name of what is called."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Call):
+            yield _name(node.func), node
+
+
+def _name(node: ast.AST) -> str:
+    if isinstance(node, ast.Attribute):
+        return f"{_name(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def shown(paths: Iterable[Path]) -> list[str]:
+    return [path.relative_to(PROJECT).as_posix() for path in paths]
+
+
+def test_the_rules_look_at_something() -> None:
+    assert len(files("trainer")) > 30
+    tree = ast.parse("import a.b\nfrom c import d\nfrom . import e\nfrom ..f import g")
+    names = {"a.b", "c", "c.d", "x.y", "x.y.e", "x.f", "x.f.g"}
+    assert set(imports(tree, "x.y")) == names
+    assert {name for name, _ in calls(Path(__file__))} >= {"ast.walk", "subprocess.run"}
+
+
+def test_trainer_knows_nothing_of_the_page() -> None:
+    assert not [path for path in files("trainer") if tops(path) & {"app", "gradio", "launch"}]
+
+
+def test_page_never_touches_a_tensor() -> None:
+    heavy = HEAVY - {"gradio"}
+    assert shown(path for path in files("app") if tops(path) & heavy) == []
+    allowed = {f"trainer.{name}" for name in (*LIGHT, *LIGHT_PACKAGES, "places")}
+    for path in files("app"):
+        of_trainer = {name for name in imported(path) if name.startswith("trainer.")}
+        rooms = {".".join(name.split(".")[:2]) for name in of_trainer}
+        assert rooms <= allowed, path
+
+
+def test_nobody_loads_code_from_data() -> None:
+    everything = files("trainer", "app", "launch.py", "tests", "benchmarks", "models")
+    assert shown(path for path in everything if tops(path) & CODE_LOADERS) == []
+    for path in files("trainer", "app", "launch.py", "benchmarks", "models"):
+        for name, call in calls(path):
+            assert name not in ("torch.load", "torch.save", "eval", "exec"), path
+            flags = {keyword.arg for keyword in call.keywords}
+            assert not flags & {"allow_pickle", "trust_remote_code"}, path
+
+
+def test_one_door_for_pictures() -> None:
+    opening = {
+        path
+        for path in files("trainer", "app")
+        if any(name in ("Image.open", "PIL.Image.open") for name, _ in calls(path))
+        or tops(path) & {"cv2", "imageio", "skimage", "torchvision"}
+    }
+    assert shown(opening) == ["trainer/data/images.py"]
+
+
+def test_one_place_starts_processes() -> None:
+    starting = {
+        path
+        for path in files("trainer", "app")
+        if tops(path) & {"subprocess", "multiprocessing", "pty"}
+        or any(
+            name in ("os.system", "os.popen", "os.fork") or name.startswith(("os.exec", "os.spawn"))
+            for name, _ in calls(path)
+        )
+    }
+    assert set(shown(starting)) <= {"app/jobs.py"}
+
+
+def test_launcher_needs_the_standard_library_only() -> None:
+    assert tops(PROJECT / "launch.py") <= set(sys.stdlib_module_names)
+
+
+def test_data_folders_hold_no_code() -> None:
+    """A package named datasets would stand in front of Hugging Face's."""
+    assert shown(files("datasets")) == []
+
+
+@pytest.mark.parametrize("package", ["", "runs", "data"])
+def test_light_rooms_stay_light_by_their_imports(package: str) -> None:
+    """What lies outside a light room, and is itself not light, is not imported at the top."""
+    paths = files(f"trainer/{package}") if package else files(*(f"trainer/{n}.py" for n in LIGHT))
+    assert paths
+    for path in paths:
+        assert not tops(path) & (HEAVY | {"safetensors", "huggingface_hub"}), path
+
+
+def test_light_rooms_load_nothing_heavy() -> None:
+    modules = [
+        ".".join(path.relative_to(PROJECT).with_suffix("").parts).removesuffix(".__init__")
+        for path in files(
+            *(f"trainer/{name}.py" for name in LIGHT), *(f"trainer/{p}" for p in LIGHT_PACKAGES)
+        )
+    ]
+    code = f"import sys\nfor name in {modules}: __import__(name)\nprint(*sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert not {name.split(".")[0] for name in done.stdout.split()} & HEAVY

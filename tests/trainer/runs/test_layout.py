@@ -1,0 +1,129 @@
+"""Where things lie, and names that every system takes."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer.errors import UserError
+from trainer.runs.layout import (
+    RunFolder,
+    create_run,
+    list_runs,
+    open_run,
+    prepare,
+    safe_name,
+    step_name,
+    step_of,
+)
+
+
+def test_paths_are_those_that_scripts_rely_on() -> None:
+    run = RunFolder(Path("runs/cat"))
+    inside = {
+        "config.toml": run.config,
+        "events.jsonl": run.events,
+        "status.json": run.status,
+        "adapter.safetensors": run.adapter,
+        "report.html": run.report,
+        "checkpoints/step-000123": run.checkpoint(123),
+        "previews/step-000123": run.preview(123),
+    }
+    for name, path in inside.items():
+        assert path == Path("runs/cat") / name
+    assert run.name == "cat"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("blue rabbit", "blue-rabbit"),
+        ("Čapek_2.1", "Čapek_2.1"),
+        ("Cafe\u0301", "Café"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("..", "run"),
+        ("", "run"),
+        ("  ", "run"),
+        ("-rf", "rf"),
+        ("a\nb\x00c", "a-b-c"),
+        ("a\u202eb", "a-b"),
+        ("CON", "run-CON"),
+        ("nul.txt", "run-nul.txt"),
+        ("console", "console"),
+        ("a" * 300, "a" * 80),
+        ("ü" * 300, "ü" * 40),
+        ("兎", "兎"),
+        ("trailing.", "trailing"),
+        ('<script>"x"</script>', "script-x-script"),
+    ],
+)
+def test_safe_name(text: str, expected: str) -> None:
+    assert safe_name(text) == expected
+
+
+@given(st.text())
+def test_safe_name_of_anything_is_one_plain_component(text: str) -> None:
+    name = safe_name(text)
+    assert name == safe_name(name)
+    assert Path(name).name == name
+    assert name[0] not in ".-"
+    assert 0 < len(os.fsencode(name)) <= 90
+    assert not set(name) & set('/\\:*?"<>|\n\x00')
+
+
+def test_taken_names_are_numbered(tmp_path: Path) -> None:
+    made = [create_run(tmp_path / "runs", "cat").name for _ in range(3)]
+    assert made == ["cat", "cat-2", "cat-3"]
+
+
+def test_runs_made_at_once_are_different(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        runs = list(pool.map(lambda _: create_run(tmp_path, "cat"), range(16)))
+    assert len({run.path for run in runs}) == 16
+    assert all(run.checkpoints.is_dir() and run.previews.is_dir() for run in runs)
+
+
+def test_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "runs").touch()
+    with pytest.raises(UserError, match="cannot make a run folder"):
+        create_run(tmp_path / "runs", "cat")
+
+
+@pytest.mark.parametrize("step", [0, 123, 999_999, 1_234_567])
+def test_step_names_read_back(step: int) -> None:
+    assert step_of(step_name(step)) == step
+
+
+@pytest.mark.parametrize("name", ["step-12", "step-000001.tmp", ".step-000001.ab.tmp", "x", ""])
+def test_other_names_are_no_steps(name: str) -> None:
+    assert step_of(name) is None
+
+
+def test_steps_are_sorted_by_number(tmp_path: Path) -> None:
+    run = prepare(RunFolder(tmp_path))
+    for step in (1_000_000, 5, 999_999):
+        run.checkpoint(step).mkdir()
+    (run.checkpoints / ".step-000007.aa.tmp").mkdir()
+    (run.checkpoints / "step-000008").touch()  # not a folder
+    assert run.checkpoint_steps() == [5, 999_999, 1_000_000]
+    assert run.preview_steps() == []
+    assert RunFolder(tmp_path / "missing").checkpoint_steps() == []
+
+
+def test_open_run_and_list_runs(tmp_path: Path) -> None:
+    for number, name in enumerate(["old", "new"]):
+        run = create_run(tmp_path, name)
+        run.config.touch()
+        os.utime(run.config, (number, number))
+    create_run(tmp_path, "empty")
+    assert [run.name for run in list_runs(tmp_path)] == ["new", "old"]
+    assert list_runs(tmp_path / "missing") == []
+    assert open_run(tmp_path / "new").name == "new"
+    for name, reason in (("empty", "has no config.toml"), ("missing", "does not exist")):
+        with pytest.raises(UserError, match=reason):
+            open_run(tmp_path / name)

@@ -1,0 +1,143 @@
+"""Files and folders that are complete or absent, never half.
+
+Everything is written beside its target, forced to the disk and then renamed, so that a kill or a
+full disk at any moment leaves the old content intact. What a kill leaves behind has a name that
+`sweep_orphans` knows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+# Ours, and the ".tmpAbC123" that safetensors leaves when it is killed.
+_ORPHAN = re.compile(r"\..+\.tmp|\.tmp[0-9A-Za-z]{6}")
+
+
+def temporary_name(path: Path) -> Path:
+    """A fresh name beside `path` that `sweep_orphans` recognises."""
+    # Cut, since a name may take 255 bytes and no more; a character takes up to four.
+    return path.with_name(f".{path.name[:48]}.{secrets.token_hex(4)}.tmp")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives a temporary path to write to; on leaving it takes the place of `path`.
+
+    The file gets the mode that the umask asks for, also where the writer chose another
+    (safetensors writes 0600). When the block raises, `path` is as it was and nothing is left.
+
+    Raises:
+        OSError: from the file system, a full disk (``ENOSPC``) among them.
+    """
+    temporary = temporary_name(path)
+    # Creating the file ourselves shows the umask's mode without touching the process's umask.
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    mode = os.fstat(descriptor).st_mode & 0o777
+    os.close(descriptor)
+    try:
+        yield temporary
+        temporary.chmod(mode)
+        _flush_file(temporary)
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    _flush_folder(path.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a whole file at once; see `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a whole UTF-8 text with ``\\n`` line ends; see `replacing`."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes indented JSON.
+
+    Raises:
+        ValueError: for NaN and infinity, which are not JSON.
+    """
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def publish_folder(temporary: Path, final: Path) -> None:
+    """Makes a finished folder appear under its name, with all that it holds on the disk.
+
+    `temporary` is a folder beside `final`, named by `temporary_name`.
+
+    Raises:
+        FileExistsError: `final` is there already. Two renames cannot replace a folder without a
+            moment in which neither exists, so a caller who wants it replaced removes it first.
+    """
+    if final.exists():
+        raise FileExistsError(f"{final} exists already")
+    mode = temporary.stat().st_mode & 0o666  # the umask's, for writers that chose 0600
+    for folder, _, names in os.walk(temporary):
+        for name in names:
+            Path(folder, name).chmod(mode)
+            _flush_file(Path(folder, name))
+        _flush_folder(Path(folder))
+    temporary.rename(final)
+    _flush_folder(final.parent)
+
+
+@contextmanager
+def building_folder(final: Path) -> Iterator[Path]:
+    """Gives an empty folder to fill; on leaving, it is published as `final`.
+
+    When the block raises, nothing is left. See `publish_folder`.
+    """
+    temporary = temporary_name(final)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        publish_folder(temporary, final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def sweep_orphans(folder: Path) -> list[Path]:
+    """Removes what interrupted writers left in `folder` (not below it); gives what it removed.
+
+    Only for the owner of the run's lock: another's unfinished file looks the same.
+    """
+    removed: list[Path] = []
+    for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if not _ORPHAN.fullmatch(entry.name):
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+        removed.append(entry)
+    return removed
+
+
+def _flush_file(path: Path) -> None:
+    with path.open("r+b") as file:  # Windows flushes only what is open for writing
+        os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    """Forces a rename to the disk where the system lets folders be opened (not on Windows)."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

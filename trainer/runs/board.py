@@ -1,0 +1,119 @@
+"""The preview board of a run: prompts down, steps across, pictures as data URIs.
+
+PNG files are taken byte for byte; no picture is opened.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.runs.layout import RunFolder
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_MOST_STEPS = 8
+_MOST_BYTES = 24_000_000  # of pictures in one page
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One preview picture.
+
+    Attributes:
+        step: after how many optimizer steps.
+        seed: of its noise.
+        strength: of the adapter; 0 is the base model alone.
+        uri: ``data:image/png;base64,…``.
+        width, height: in pixels.
+    """
+
+    step: int
+    seed: int
+    strength: float
+    uri: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """All pictures of one prompt: one list for each step of the board, in the order of seeds."""
+
+    prompt: str
+    cells: tuple[tuple[Picture, ...], ...]
+
+
+@dataclass(frozen=True)
+class Board:
+    """What the page shows of the previews.
+
+    Attributes:
+        steps: the columns.
+        skipped: how many steps with previews are left out to keep the page small.
+        rows: one for each prompt.
+    """
+
+    steps: tuple[int, ...]
+    skipped: int
+    rows: tuple[Row, ...]
+
+
+def read_board(run: RunFolder) -> Board:
+    """Reads the previews of a run; previews that cannot be read are left out."""
+    every = [step for step in run.preview_steps() if _records(run, step)]
+    steps = spread(every, _MOST_STEPS)
+    while len(steps) > 2 and sum(_size(run, step) for step in steps) > _MOST_BYTES:
+        steps = spread(steps, len(steps) - 1)
+    found: dict[str, dict[int, list[Picture]]] = {}
+    for step in steps:
+        for record in _records(run, step):
+            picture = _picture(run.preview(step), step, record)
+            if picture is not None:
+                found.setdefault(str(record["prompt"]), {}).setdefault(step, []).append(picture)
+    rows = tuple(
+        Row(prompt, tuple(tuple(cells.get(step, ())) for step in steps))
+        for prompt, cells in found.items()
+    )
+    return Board(tuple(steps), len(every) - len(steps), rows)
+
+
+def spread(steps: Sequence[int], most: int) -> list[int]:
+    """At most `most` of the steps, evenly, the first and the last always among them."""
+    if len(steps) <= most:
+        return list(steps)
+    last = len(steps) - 1
+    return [steps[round(number * last / (most - 1))] for number in range(most)]
+
+
+def _records(run: RunFolder, step: int) -> list[dict[str, Any]]:
+    """What ``prompts.json`` says of each picture of one step."""
+    try:
+        records = json.loads((run.preview(step) / "prompts.json").read_bytes())
+    except (OSError, ValueError):
+        return []
+    if not isinstance(records, list):
+        return []
+    return [item for item in records if isinstance(item, dict) and {"file", "prompt"} <= set(item)]
+
+
+def _size(run: RunFolder, step: int) -> int:
+    return sum(path.stat().st_size for path in run.preview(step).glob("*.png"))
+
+
+def _picture(folder: Path, step: int, record: dict[str, Any]) -> Picture | None:
+    path = folder / Path(str(record["file"])).name  # never from another folder
+    try:
+        data = path.read_bytes()
+        seed, strength = int(record.get("seed", 0)), float(record.get("strength", 1))
+    except (OSError, ValueError, TypeError):
+        return None
+    if not data.startswith(_PNG) or len(data) < 24:
+        return None
+    # Width and height lie at fixed places of every PNG's first chunk.
+    width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+    uri = "data:image/png;base64," + base64.b64encode(data).decode("ascii")
+    return Picture(step, seed, strength, uri, width, height)

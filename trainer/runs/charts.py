@@ -1,0 +1,151 @@
+"""Line charts as inline SVG: numbers in, markup out, nothing of the user's text inside.
+
+Colours come from the page's style sheet by class name, so that a chart follows light and dark.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Point = tuple[float, float]
+
+_WIDTH, _HEIGHT = 520.0, 230.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 12.0, 10.0, 38.0
+_MOST_POINTS = 900
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve.
+
+    Attributes:
+        kind: CSS class, such as "raw" or "smooth".
+        points: (x, y) with rising x; points whose y is not finite are left out.
+    """
+
+    kind: str
+    points: Sequence[Point]
+
+
+def line_chart(lines: Sequence[Line], x_label: str, *, from_zero: bool = False) -> str:
+    """An SVG element, or an empty text if there is nothing to draw.
+
+    The y axis spans the lines of a kind other than "raw", and the bulk of the raw ones: a single
+    spike is cut off rather than flattening everything else.
+    """
+    finite = [Line(line.kind, _finite(line.points)) for line in lines]
+    points = [point for line in finite for point in line.points]
+    if not points:
+        return ""
+    x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
+    y_low, y_high = _span(finite, from_zero)
+    frame = _Frame(x_low, x_high if x_high > x_low else x_low + 1, y_low, y_high)
+    parts = [*_grid(frame, x_label), *(_path(frame, line) for line in finite if line.points)]
+    box = f"0 0 {_WIDTH:.0f} {_HEIGHT:.0f}"
+    return f'<svg class="chart" viewBox="{box}" role="img">{"".join(parts)}</svg>'
+
+
+def smooth(points: Sequence[Point], span: int) -> list[Point]:
+    """The running mean with exponential weights over about `span` points, unbiased at the start.
+
+    Points that are not finite are left out.
+    """
+    decay = 1 - 1 / max(span, 1)
+    total = weight = 0.0
+    result: list[Point] = []
+    for x, y in _finite(points):
+        total = decay * total + y
+        weight = decay * weight + 1
+        result.append((x, total / weight))
+    return result
+
+
+def thin(points: Sequence[Point], most: int = _MOST_POINTS) -> list[Point]:
+    """At most about `most` of the points, the lowest and the highest of each stretch among them."""
+    if len(points) <= most:
+        return list(points)
+    stretch = math.ceil(2 * len(points) / most)
+    kept: list[Point] = []
+    for start in range(0, len(points), stretch):
+        part = points[start : start + stretch]
+        ends = {min(part, key=lambda point: point[1]), max(part, key=lambda point: point[1])}
+        kept += sorted(ends)
+    return kept
+
+
+def ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round numbers that cover a range: steps of 1, 2 or 5 times a power of ten."""
+    rough = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [number * step for number in range(first, last + 1)]
+
+
+def short(value: float) -> str:
+    """A number for an axis: ``0.05``, ``1e-4``, ``1200``."""
+    if value and abs(value) < 0.0099:
+        digits, exponent = f"{value:.1e}".split("e")
+        return f"{digits.removesuffix('.0')}e{int(exponent)}"
+    return f"{value:.6g}"
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Maps values to the drawing's coordinates."""
+
+    x_low: float
+    x_high: float
+    y_low: float
+    y_high: float
+
+    def x(self, value: float) -> float:
+        share = (value - self.x_low) / (self.x_high - self.x_low)
+        return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
+
+    def y(self, value: float) -> float:
+        share = (value - self.y_low) / (self.y_high - self.y_low)
+        return _HEIGHT - _BOTTOM - min(max(share, 0.0), 1.0) * (_HEIGHT - _TOP - _BOTTOM)
+
+
+def _finite(points: Sequence[Point]) -> list[Point]:
+    return [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+
+
+def _span(lines: Sequence[Line], from_zero: bool) -> tuple[float, float]:
+    values = [y for line in lines if line.kind != "raw" for _, y in line.points]
+    raw = sorted(y for line in lines if line.kind == "raw" for _, y in line.points)
+    if raw:
+        cut = len(raw) // 50
+        values += raw[cut : len(raw) - cut]
+    low, high = min(values), max(values)
+    if from_zero:
+        low = min(low, 0.0)
+    margin = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
+    return (low if from_zero and low == 0 else low - margin), high + margin
+
+
+def _grid(frame: _Frame, x_label: str) -> list[str]:
+    right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
+    parts: list[str] = []
+    for value in ticks(frame.y_low, frame.y_high):
+        y = frame.y(value)
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="y" x="{_LEFT - 8}" y="{y + 4:.1f}">{short(value)}</text>')
+    for value in ticks(frame.x_low, frame.x_high, about=6):
+        x = frame.x(value)
+        parts.append(f'<text class="x" x="{x:.1f}" y="{bottom + 18}">{short(value)}</text>')
+    parts.append(f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
+    parts.append(f'<text class="label" x="{right}" y="{_HEIGHT - 2}">{x_label}</text>')
+    return parts
+
+
+def _path(frame: _Frame, line: Line) -> str:
+    shown = [(frame.x(x), frame.y(y)) for x, y in thin(line.points)]
+    if len(shown) == 1:
+        return f'<circle class="{line.kind}" cx="{shown[0][0]:.1f}" cy="{shown[0][1]:.1f}" r="3"/>'
+    moves = "L".join(f"{x:.1f} {y:.1f}" for x, y in shown)
+    return f'<path class="{line.kind}" d="M{moves}"/>'

@@ -1,0 +1,241 @@
+"""``report.html``: one self-contained page about a run, to keep and to pass on."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from trainer.config import TrainingConfig
+from trainer.configdocs import shown
+from trainer.configfields import all_fields, get_value, sections
+from trainer.configfile import read_config
+from trainer.errors import UserError
+from trainer.runs.atomic import write_text
+from trainer.runs.board import read_board
+from trainer.runs.charts import Line, Point, line_chart, smooth
+from trainer.runs.events import Event, number, read_events
+from trainer.runs.layout import RunFolder
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_LONGEST = 400  # characters of a text that is shown
+# What an "evaluation" event may say, best first, with what it means.
+_METERS = {
+    "effect": "How far the trigger word moves pictures towards the images. More is better.",
+    "leak": "How far prompts without the trigger word move along. Less is better.",
+    "collateral": "How far pictures of unrelated things move. Less is better.",
+    "validation_loss": "Loss on images kept out of training. Less is better.",
+}
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A titled curve with its legend: (class, label) pairs."""
+
+    title: str
+    note: str
+    legend: tuple[tuple[str, str], ...]
+    svg: Markup
+
+
+@dataclass(frozen=True)
+class Meter:
+    """One number of the evaluation."""
+
+    name: str
+    value: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One field as it was; `changed` where it is not the default."""
+
+    name: str
+    value: str
+    meaning: str
+    changed: bool
+
+
+def write_report(run: RunFolder) -> Path:
+    """Writes the report of a run in whatever state it is; gives its path.
+
+    The page asks nothing of the network, runs no script, and shows every text of the user's as
+    text. Of paths it shows the last part only.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"cut": _cut, "shell": shlex.quote, "python": _python}
+    events = read_events(run)
+    try:
+        config, problem = read_config(run.config), ""
+    except UserError as error:
+        config, problem = TrainingConfig(), error.message
+    subject = f"{config.captions.trigger} {config.captions.class_word}".strip()
+    page = environment.get_template("report.html").render(
+        name=config.output.name or run.name,
+        file_name=run.name,
+        config=config,
+        problem=problem,
+        trigger=config.captions.trigger,
+        subject=subject,
+        base_name=_last_part(config.base.name),
+        prompt=f"a picture of {subject or '…'}",
+        base_kind=base_kind(config.base.name),
+        outcome=_outcome(events),
+        facts=list(_facts(run, config, events)),
+        board=read_board(run),
+        charts=[chart for chart in _charts(events) if chart.svg],
+        meters=list(_meters(events)),
+        settings=_settings(config),
+        warnings=[str(event.get("message", "")) for event in events if _is(event, "warning")],
+    )
+    write_text(run.report, page)
+    return run.report
+
+
+def base_kind(name: str) -> str:
+    """How another program gets the base model: "built-in", "file", "hub" or "folder"."""
+    if name.endswith(".safetensors"):
+        return "file"
+    if Path(name).is_dir() or Path(name).is_absolute() or name.startswith((".", "~")):
+        return "folder"
+    return "hub" if name.count("/") == 1 else "built-in"
+
+
+def step_points(events: Sequence[Event], field: str, event: str = "step") -> list[Point]:
+    """The (step, value) pairs of a field, rising; where a resumed run did steps again, the last."""
+    values: dict[int, float] = {}
+    for entry in events:
+        if _is(entry, "start"):
+            begun = number(entry.get("step")) or 0
+            values = {step: value for step, value in values.items() if step <= begun}
+        elif _is(entry, event):
+            step, value = number(entry.get("step")), number(entry.get(field))
+            if step is not None and value is not None:
+                values[int(step)] = value
+    return [(float(step), values[step]) for step in sorted(values)]
+
+
+def _is(event: Event, kind: str) -> bool:
+    return event["event"] == kind
+
+
+def _outcome(events: Sequence[Event]) -> tuple[str, str]:
+    """(reason, message) of the last end; ("running", "") before there is one."""
+    for event in reversed(events):
+        if _is(event, "end"):
+            return str(event.get("reason", "")), str(event.get("message", ""))
+        if _is(event, "start"):
+            break
+    return "running", ""
+
+
+def _facts(
+    run: RunFolder, config: TrainingConfig, events: Sequence[Event]
+) -> Iterator[tuple[str, str]]:
+    """The few things to know at a glance: (label, value)."""
+    steps = step_points(events, "seconds")
+    done = int(steps[-1][0]) if steps else 0
+    yield "steps", f"{done:,} of {config.training.steps:,}"
+    if steps:
+        yield "training time", duration(math.fsum(seconds for _, seconds in steps))
+    losses = step_points(events, "loss")
+    if smoothed := smooth(losses, _smoothing(losses)):
+        yield "loss", f"{smoothed[0][1]:.3g} → {smoothed[-1][1]:.3g}"
+    yield "rank", str(config.adapter.rank)
+    if run.adapter.is_file():
+        yield "file", f"{run.adapter.stat().st_size / 1e6:.1f} MB"
+    if times := [float(event["time"]) for event in events if number(event.get("time"))]:
+        yield "ended", time.strftime("%d %B %Y, %H:%M", time.localtime(times[-1])).lstrip("0")
+
+
+def duration(seconds: float) -> str:
+    """``48 s``, ``5 min 20 s`` or ``2 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _smoothing(points: Sequence[Point]) -> int:
+    """Over how many steps a loss curve is smoothed: the single steps are mostly chance."""
+    return max(5, min(200, len(points) // 12))
+
+
+def _charts(events: Sequence[Event]) -> Iterator[Chart]:
+    losses = step_points(events, "loss")
+    kept = step_points(events, "preservation")
+    checked = step_points(events, "loss", "validation")
+    span = _smoothing(losses)
+    drawn = [
+        (Line("raw", losses), "each step"),
+        (Line("smooth", smooth(losses, span)), f"running mean over {span} steps"),
+        (Line("second", smooth(kept, max(5, len(kept) // 12))), "preservation, running mean"),
+        (Line("third", checked), "images kept out of training"),
+    ]
+    note = "How far the predicted noise is off. It varies with the noise drawn; see the mean."
+    yield _chart("Loss", note, drawn)
+    drawn = [
+        (Line("smooth", step_points(events, "learning_rate")), "learning rate"),
+        (Line("second", step_points(events, "text_encoder_learning_rate")), "text encoder"),
+    ]
+    yield _chart("Learning rate", "", drawn, from_zero=True)
+
+
+def _chart(
+    title: str, note: str, drawn: Sequence[tuple[Line, str]], from_zero: bool = False
+) -> Chart:
+    used = [(line, label) for line, label in drawn if line.points]
+    svg = line_chart([line for line, _ in used], "steps", from_zero=from_zero)
+    legend = tuple((line.kind, label) for line, label in used) if len(used) > 1 else ()
+    return Chart(title, note, legend, Markup(svg))  # numbers and our own words only
+
+
+def _meters(events: Sequence[Event]) -> Iterator[Meter]:
+    found = [event for event in events if _is(event, "evaluation")]
+    for name, meaning in _METERS.items() if found else ():
+        value = number(found[-1].get(name))
+        if value is not None:
+            yield Meter(name.replace("_", " "), f"{value:.3g}", meaning)
+
+
+def _settings(config: TrainingConfig) -> list[tuple[str, list[Setting]]]:
+    """All settings by section."""
+    table: dict[str, list[Setting]] = {name: [] for name in sections()}
+    for field in all_fields().values():
+        section, _, key = field.name.partition(".")
+        value = get_value(config, field.name)
+        text = _last_part(str(value)) if field.name in ("images.path", "base.name") else ""
+        changed = value != field.default
+        table[section].append(Setting(key, text or shown(value), field.description, changed))
+    return list(table.items())
+
+
+def _last_part(name: str) -> str:
+    """A path without the folders that it lies in, which are nobody else's business."""
+    return name if base_kind(name) == "hub" else Path(name).name or name
+
+
+def _python(text: str) -> str:
+    """A text as a literal; JSON's are Python's too."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _cut(text: object) -> str:
+    shown_text = str(text)
+    return shown_text if len(shown_text) <= _LONGEST else shown_text[:_LONGEST] + " …"

@@ -1,0 +1,84 @@
+"""What a run is doing now, written atomically and read by the page and by scripts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Literal, get_args
+
+import psutil
+
+from trainer.runs.atomic import write_json
+from trainer.runs.layout import RunFolder
+
+Phase = Literal[
+    "preparing", "caching", "training", "previewing", "saving", "finished", "stopped", "failed"
+]
+PHASES: tuple[Phase, ...] = get_args(Phase)
+ENDED: frozenset[Phase] = frozenset({"finished", "stopped", "failed"})
+
+
+@dataclass(frozen=True)
+class Status:
+    """One moment of a run.
+
+    Attributes:
+        phase: what goes on; one of `PHASES`.
+        step: optimizer steps done.
+        total_steps: optimizer steps in all.
+        eta_seconds: time left, or None while it is not known.
+        pid: the process that trains.
+        process_started: when that process started, in seconds since 1970: a pid alone may have
+            been given to another process since.
+        message: one sentence for a person.
+    """
+
+    phase: Phase
+    step: int = 0
+    total_steps: int = 0
+    eta_seconds: float | None = None
+    pid: int = 0
+    process_started: float = 0.0
+    message: str = ""
+
+
+def own_status(phase: Phase, step: int = 0, total_steps: int = 0, message: str = "") -> Status:
+    """A status of the process that asks."""
+    process = psutil.Process()
+    started = process.create_time()
+    return Status(phase, step, total_steps, None, process.pid, started, message)
+
+
+def write_status(run: RunFolder, status: Status) -> None:
+    """Replaces the run's status."""
+    write_json(run.status, asdict(status))
+
+
+def read_status(run: RunFolder) -> Status | None:
+    """The run's status; None if there is none, or none that can be read."""
+    known = {field.name for field in fields(Status)}
+    try:
+        value = json.loads(run.status.read_bytes())
+        status = Status(**{key: item for key, item in value.items() if key in known})
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+    return status if status.phase in PHASES else None
+
+
+def is_alive(status: Status) -> bool:
+    """Whether the process that wrote `status` still runs: same pid and same start time."""
+    try:
+        process = psutil.Process(status.pid)
+        same = abs(process.create_time() - status.process_started) < 1.0
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.Error, ValueError):
+        return False
+
+
+def effective_status(run: RunFolder) -> Status | None:
+    """The status as it is to be shown: a run whose process is gone was killed, whatever it says."""
+    status = read_status(run)
+    if status is None or status.phase in ENDED or is_alive(status):
+        return status
+    message = f"stopped at step {status.step} (killed)"
+    return replace(status, phase="stopped", eta_seconds=None, message=message)
