@@ -57,34 +57,41 @@ class TextSource:
 
     def teacher(self, texts: Sequence[str]) -> TextConditioning:
         """Features of the frozen encoders, (B, 77, D), without gradients."""
-        kept = [self._frozen(text) for text in texts]
+        missing = [text for text in dict.fromkeys(texts) if not self._recall(text)]
+        if missing:
+            self._compute(missing)
+        kept = [self.recent[text] for text in texts]
+        while len(self.recent) > max(MEMORY_ENTRIES, len(texts)):
+            self.recent.popitem(last=False)
         hidden = torch.stack([item["hidden"] for item in kept]).to(self.device)
         pooled = None
         if "pooled" in kept[0]:
             pooled = torch.stack([item["pooled"] for item in kept]).to(self.device)
         return TextConditioning(hidden, pooled, 0)
 
-    def _frozen(self, text: str) -> dict[str, Tensor]:
-        if text in self.recent:
-            self.recent.move_to_end(text)
-            return self.recent[text]
-        dtype = str(self.base.text_encoders[0].dtype)
-        key = content_key(text=text, model=self.base.fingerprint, dtype=dtype)
-        features = self.cache.get(key)
-        if features is None:
-            features = self._encode_frozen(text)
-            self.cache.put(key, features)
-        self.recent[text] = features
-        if len(self.recent) > MEMORY_ENTRIES:
-            self.recent.popitem(last=False)
-        return features
+    def _recall(self, text: str) -> bool:
+        """Bring a text's features to the front of the memory, from there or from the disk."""
+        if text not in self.recent:
+            features = self.cache.get(self._key(text))
+            if features is None:
+                return False
+            self.recent[text] = features
+        self.recent.move_to_end(text)
+        return True
 
     @torch.no_grad()
-    def _encode_frozen(self, text: str) -> dict[str, Tensor]:
+    def _compute(self, texts: Sequence[str]) -> None:
+        """One by one: in a batch, the last bits would depend on what else was missing."""
         where = next(self.base.text_encoders[0].parameters()).device
         with disabled(self.base), self.autocast():
-            features = encode(self.base, [text], where)
-        tensors = {"hidden": features.hidden[0].cpu()}
-        if features.pooled is not None:
-            tensors["pooled"] = features.pooled[0].cpu()
-        return tensors
+            for text in texts:
+                features = encode(self.base, [text], where)
+                tensors = {"hidden": features.hidden[0].cpu()}
+                if features.pooled is not None:
+                    tensors["pooled"] = features.pooled[0].cpu()
+                self.cache.put(self._key(text), tensors)
+                self.recent[text] = tensors
+
+    def _key(self, text: str) -> str:
+        dtype = str(self.base.text_encoders[0].dtype)
+        return content_key(text=text, model=self.base.fingerprint, dtype=dtype)

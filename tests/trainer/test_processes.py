@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,48 @@ def test_two_processes_train_what_one_does(tiny_base: TinyBase, tmp_path: Path) 
     kinds = [event["event"] for event in read_events(two)]
     assert kinds.count("start") == kinds.count("end") == 1
     assert two.adapter.is_file()
+
+
+def test_processes_that_a_launcher_started_share_a_run(
+    tiny_base: TinyBase, tmp_path: Path
+) -> None:
+    """As ``accelerate launch`` starts them, on one machine or several: by their environment."""
+    images = make_images(tmp_path / "images", count=5)
+    file = tmp_path / "config.toml"
+    write_config(file, small_config(tiny_base("sd1"), images, training__batch_size=4))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "trainer", "train", "--config", str(file)]
+            + ["--run", str(tmp_path / "run")],
+            cwd=PROJECT,
+            env={
+                **os.environ,
+                **shared,
+                "RAREBIT_CACHE": str(tmp_path / "cache"),
+                "OMP_NUM_THREADS": "1",
+                "MASTER_PORT": str(port),
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    outputs = [process.communicate(timeout=200) for process in started]
+    assert [process.returncode for process in started] == [0, 0], outputs
+    assert "Adapter:" in outputs[0][0]
+    assert outputs[1][0] == ""
+    alone = command(tmp_path, "train", "--config", str(file), "--run", str(tmp_path / "alone"))
+    assert alone.returncode == 0, alone.stderr
+    together = losses(open_run(tmp_path / "run"))
+    for step, (loss, _) in losses(open_run(tmp_path / "alone")).items():
+        assert together[step][0] == pytest.approx(loss, abs=1e-5)
 
 
 def test_a_mistake_is_said_once(tiny_base: TinyBase, tmp_path: Path) -> None:

@@ -1,0 +1,92 @@
+"""The README's commands are run, and its main job shows what it promises."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trainer.cli import build_parser
+from trainer.places import PROJECT
+
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+
+
+def commands() -> list[list[str]]:
+    """The arguments of every ``python launch.py …`` in the README's shell blocks."""
+    found = []
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.startswith("python launch.py"):
+                found.append(shlex.split(line, comments=True)[2:])
+    return found
+
+
+def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command as the README has it, from a copy that shares this environment."""
+    return subprocess.run(
+        [sys.executable, "-m", "trainer", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=1500,
+        check=False,
+    )
+
+
+def test_every_command_of_the_readme_is_one() -> None:
+    names = [arguments[0] for arguments in commands()]
+    assert {"train", "test", "generate", "resume", "check-images"} <= set(names)
+    for arguments in commands():
+        if arguments != ["test"]:  # launch.py's own
+            build_parser().parse_args(arguments)
+
+
+@pytest.fixture(scope="module")
+def main_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The README's first command, run in a copy of the project. Minutes, and worth it: it is what
+    everybody does first."""
+    copy = tmp_path_factory.mktemp("project")
+    for name in ("trainer", "models", "datasets"):
+        shutil.copytree(PROJECT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    done = run(commands()[0], copy)
+    assert done.returncode == 0, done.stderr
+    for part in ("step 1", "loss", "left", "Adapter:", "Previews:", "Report:", "Try it:"):
+        assert part in done.stdout
+    return copy
+
+
+@pytest.mark.timeout(1800)
+def test_the_main_job_shows_the_concept_and_keeps_the_rest(main_job: Path) -> None:
+    """The pictures with the trigger come near the image set; those without it move far less."""
+    previews = main_job / "runs" / "ohwx" / "previews"
+    base, last = min(previews.iterdir()), max(previews.iterdir())
+    moved: dict[bool, list[float]] = {True: [], False: []}
+    for record in json.loads((last / "prompts.json").read_text()):
+        before, after = (np.asarray(Image.open(f / record["file"]), float) for f in (base, last))
+        moved["ohwx" in record["prompt"]].append(float(np.abs(before - after).mean()))
+    assert len(moved[True]) == len(moved[False]) >= 2
+    assert np.mean(moved[True]) > 10  # of 255: something new is drawn
+    assert np.mean(moved[False]) < 0.6 * np.mean(moved[True])
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    "arguments",
+    [c for c in commands() if c[0] in ("generate", "resume", "check-images")],
+    ids=lambda arguments: arguments[0],
+)
+def test_the_commands_after_it(main_job: Path, arguments: list[str]) -> None:
+    done = run(arguments, main_job)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
