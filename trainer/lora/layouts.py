@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from trainer.data.names import display_name
 from trainer.errors import UserError
 from trainer.lora.names import ModuleKey, Part, canonical_path, parse_kohya_name, shorten
 from trainer.lora.sgm import MARK, from_sgm
@@ -79,6 +80,8 @@ _UNET_TOP_LEVEL = (
 )  # fmt: skip
 _TEXT_TOP_LEVEL = ("text_model.", "encoder.layers.", "text_projection")
 _PEFT_PREFIX = "base_model.model."
+_SHOWN = 120
+"""Characters of a name from the file in messages."""
 
 
 def group_layers(path: Path, tensor_names: Iterable[str]) -> dict[ModuleKey, LayerNames]:
@@ -214,7 +217,8 @@ def _unreadable(path: Path, unknown: list[str]) -> UserError:
     layouts = (_foreign(tensor_name) for tensor_name in unknown)
     layout = next((layout for layout in layouts if layout), None)
     kind = f"is {layout}" if layout else "has tensors that no adapter known here has"
-    names = f": {shorten(unknown)}" if unknown else ": it is empty"
+    shown = [display_name(name[:_SHOWN]) for name in unknown]
+    names = f": {shorten(shown)}" if unknown else ": it is empty"
     return UserError(
         f"{path} {kind}{names}.",
         "Rarebit reads LoRA and LoCon adapters for Stable Diffusion 1, 2 and XL in the layouts of "

@@ -418,3 +418,12 @@ def test_folding_alpha_changes_nothing(base_of: BaseOf) -> None:
     for key, layer in adapter.layers.items():
         assert folded.layers[key].alpha == folded.layers[key].rank
         assert torch.allclose(change_of(folded.layers[key]), change_of(layer), rtol=1e-5)
+
+
+def test_strange_names_are_shown_escaped_and_cut(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"\u202e\x1b[31m" + "x" * 10_000: torch.ones(1)}, path)
+    with pytest.raises(UserError) as caught:
+        read_adapter(path)
+    assert "\\u202e\\u001b[31mxxx" in caught.value.message
+    assert len(caught.value.message) < 500
