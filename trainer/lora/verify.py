@@ -81,12 +81,20 @@ def verify_export(base: BaseModel, name: str, path: Path) -> VerifyReport:
         UserError: the file can't be read, or has numbers that are not finite.
         ValueError: no such adapter on the base model.
     """
-    saved = read_adapter(path)
+    return compare(collect(base, name), read_adapter(path), file_precision(path))
+
+
+def file_precision(path: Path) -> Precision:
+    """The coarsest number format of a file's matrices.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     dtypes = {entry.dtype for entry in read_header(path).tensors.values() if entry.shape}
     precision: Precision = "fp32"
     for dtype, found in _PRECISIONS.items():
         precision = found if dtype in dtypes else precision
-    return compare(collect(base, name), saved, precision)
+    return precision
 
 
 def compare(live: AdapterFile, saved: AdapterFile, precision: Precision) -> VerifyReport:
