@@ -22,6 +22,8 @@ from trainer.lora.names import ModuleKey, shorten
 from trainer.lora.verify import relative_difference
 from trainer.models.families import FAMILIES
 
+_EXACT = 1e-9
+"""What the arithmetic of comparing two equal matrices leaves, generously."""
 _KEPT = (
     "ss_base_model_version", "ss_v2", "ss_network_module", "ss_sd_model_name",
     "modelspec.sai_model_spec", "modelspec.architecture", "modelspec.implementation",
@@ -46,8 +48,8 @@ class Difference:
 
     def summary(self) -> str:
         """In one line."""
-        if self.worst_layer is None:
-            return "changes nothing"
+        if self.worst <= _EXACT:
+            return "is exact"
         return (
             f"differs by {100 * self.overall:.3g} % of the adapter's change, at most by "
             f"{100 * self.worst:.3g} % of a layer's ({self.worst_layer})"

@@ -77,7 +77,7 @@ def test_a_dead_layer_stays_dead() -> None:
     before = AdapterFile({KEY: dead})
     after = resize(before, energy=0.99)
     assert (after.layers[KEY].rank, after.layers[KEY].dead) == (1, True)
-    assert difference(before, after).summary() == "changes nothing"
+    assert difference(before, after).summary() == "is exact"
 
 
 STRENGTHS = [[1.0], [0.5], [1.0, -0.7], [0.3, 0.0, 2.0]]
