@@ -146,9 +146,7 @@ def _write(
     layout: WritableLayout,
 ) -> None:
     """Write, read back, and say what became of it."""
-    precision = output.precision or max(
-        map(file_precision, sources), key=("bf16", "fp16", "fp32").index
-    )
+    precision = output.precision or _finest(sources)
     left_out = write_adapter(after, output.path, layout, precision)
     written = read_adapter(output.path)
     found = difference(before, written)
@@ -192,6 +190,13 @@ def _as_dict(
         "works": where,
         "metadata_left_out": left_out,
     }
+
+
+def _finest(sources: Sequence[Path]) -> Precision:
+    """The finest number format of several files."""
+    formats: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
+    found = {file_precision(path) for path in sources}
+    return next(name for name in formats if name in found)
 
 
 def _picture(source: Path) -> Path | None:

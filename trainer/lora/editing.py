@@ -20,7 +20,7 @@ from trainer.lora.energy import decompose, energy_of, matrices, rank_for
 from trainer.lora.files import AdapterFile, LoraLayer
 from trainer.lora.names import ModuleKey, shorten
 from trainer.lora.verify import relative_difference
-from trainer.models.families import FAMILIES
+from trainer.models.families import FAMILIES, FamilyName
 
 _EXACT = 1e-9
 """What the arithmetic of comparing two equal matrices leaves, generously."""
@@ -115,7 +115,8 @@ def merge(
             shapes[key] = (layer.up.shape, layer.down.shape)
     layers = _with_one_alpha(factors, shapes)
     metadata = _with_scale(_merged_metadata(adapters, names), layers)
-    family = next((adapter.family for adapter, _ in adapters if adapter.family), None)
+    known = [adapter.family for adapter, _ in adapters if adapter.family is not None]
+    family: FamilyName | None = known[0] if known else None
     merged = AdapterFile(dict(sorted(layers.items())), family, metadata, " + ".join(names))
     return merged if rank is None else resize(merged, rank=rank)
 
@@ -164,7 +165,9 @@ def _check_together(adapters: Sequence[tuple[AdapterFile, float]]) -> None:
     for adapter, strength in adapters:
         if not math.isfinite(strength):
             raise UserError(f"{adapter.source}: an adapter's strength can't be {strength}.")
-    families = {a.family: a.source for a, _ in adapters if a.family is not None}
+    families: dict[FamilyName, str] = {
+        adapter.family: adapter.source for adapter, _ in adapters if adapter.family is not None
+    }
     if len(families) > 1:
         told = ", ".join(f"{source} is for {FAMILIES[f].title}" for f, source in families.items())
         raise UserError(f"These adapters are for different base models: {told}.")

@@ -22,13 +22,13 @@ from tests.trainer.lora.test_names import on_meta
 from trainer.errors import UserError
 from trainer.lora.attach import detach
 from trainer.lora.files import AdapterFile, LoraLayer, Precision, load_into, read_adapter
-from trainer.lora.layers import find_layers, find_targets
+from trainer.lora.layers import find_layers, find_targets, original_layer
 from trainer.lora.layouts import group_layers, layouts_of
 from trainer.lora.names import ModuleKey
 from trainer.lora.scales import METADATA_KEY
 from trainer.lora.sgm import from_sgm, to_sgm
 from trainer.lora.verify import relative_difference
-from trainer.lora.writing import WritableLayout, write_adapter
+from trainer.lora.writing import WRITABLE_LAYOUTS, WritableLayout, write_adapter
 from trainer.models.families import FAMILIES, FamilyName
 
 # Name in the file (without its suffix) -> canonical layer. From files that sd-scripts, LyCORIS,
@@ -226,7 +226,7 @@ def full_size_adapter(family: FamilyName) -> AdapterFile:
     """Rank 1 on every layer of the full-size UNet and text encoders, a number for each."""
     layers: dict[ModuleKey, LoraLayer] = {}
     for index, (key, spot) in enumerate(find_layers(on_meta(family)).items()):
-        kernel = spot.layer.weight.shape[2:]
+        kernel = original_layer(spot.layer).weight.shape[2:]
         down = torch.full((1, 2, *kernel), 1.0 + index)
         layers[key] = LoraLayer(down, torch.ones(3, 1, *([1] * len(kernel))), 0.5 + index % 5)
     return AdapterFile(layers, family)
@@ -237,7 +237,7 @@ def test_locon_of_full_size_models_comes_back_in_every_layout(
     family: FamilyName, tmp_path: Path
 ) -> None:
     adapter = full_size_adapter(family)
-    for layout in ("kohya", "kohya-sgm", "diffusers"):
+    for layout in WRITABLE_LAYOUTS:
         path = tmp_path / f"{layout}.safetensors"
         write_adapter(adapter, path, layout, "fp32")
         assert worst(adapter, read_adapter(path)) <= 1e-6
@@ -278,7 +278,7 @@ def test_what_diffusers_saves_is_read(base_of: BaseOf, tmp_path: Path, family: s
     base = base_of(family)
     pipeline = base.pipeline()
     config = LoraConfig(r=3, lora_alpha=7.5, target_modules=["to_q", "q_proj"])
-    parts = {"unet": base.unet, "text_encoder": base.text_encoders[0]}
+    parts: dict[str, Any] = {"unet": base.unet, "text_encoder": base.text_encoders[0]}
     for module in parts.values():
         module.add_adapter(config)
     try:
@@ -287,7 +287,9 @@ def test_what_diffusers_saves_is_read(base_of: BaseOf, tmp_path: Path, family: s
                 if "lora_B" in name:
                     parameter.data.copy_(random_tensor(len(name), *parameter.shape))
         expected = outputs(base)
-        saved = {part: get_peft_model_state_dict(module) for part, module in parts.items()}
+        saved: dict[str, Any] = {
+            part: get_peft_model_state_dict(module) for part, module in parts.items()
+        }
         type(pipeline).save_lora_weights(
             tmp_path,
             unet_lora_layers=saved["unet"],

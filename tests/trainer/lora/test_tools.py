@@ -21,7 +21,7 @@ from trainer.lora.proof import Proof, verify_file
 from trainer.lora.tools import TOOLS
 from trainer.lora.writing import write_adapter
 
-ALL = set(TOOLS)
+ALL: set[str] = set(TOOLS)
 EVERYWHERE = "works in A1111, Forge, ComfyUI, InvokeAI, sd-scripts, diffusers"
 UNET = "lora_unet_mid_block_attentions_0_transformer_blocks_0"
 SGM = "lora_unet_middle_block_1_transformer_blocks_0"
