@@ -20,6 +20,8 @@ from trainer.lora.names import PARTS, ModuleKey, Part, canonical_path
 METADATA_KEY = "lora_adapter_metadata"
 CONFIG_FILE = "adapter_config.json"
 _MAX_CONFIG_BYTES = 1 << 20
+_GREATEST = 1e9
+"""Any greater alpha is a broken one; an integer in JSON may have thousands of digits."""
 _LITERAL = re.compile(r"\^?(?:[\w-]|\\?\.)+\$?")
 
 
@@ -51,9 +53,10 @@ class Scales:
             return float(rank)
         if isinstance(alpha, bool) or not isinstance(alpha, int | float):
             raise self._broken(f"alpha {alpha!r} is no number")
-        if not math.isfinite(alpha):
+        scale = math.sqrt(rank) if config.get("use_rslora") else 1.0
+        if not abs(alpha) <= _GREATEST:  # also where it is no number
             raise self._broken(f"alpha is {alpha}")
-        return float(alpha) * (math.sqrt(rank) if config.get("use_rslora") else 1.0)
+        return float(alpha) * scale
 
     def _by_pattern(self, patterns: object, key: ModuleKey) -> object:
         """The value whose pattern fits a layer: a path, or the end of one (PEFT's rule)."""

@@ -29,7 +29,7 @@ _RESIDUAL = {
     "skip_connection": "conv_shortcut",
 }
 _MIDDLE = {"0": "mid_block.resnets.0", "1": "mid_block.attentions.0", "2": "mid_block.resnets.1"}
-_BLOCK = re.compile(r"(?:(input|output)_blocks_(\d+)|middle_block)_(\d+)_(.+)")
+_BLOCK = re.compile(r"(?:(input|output)_blocks_(\d{1,2})|middle_block)_(\d)_(.+)")
 _LEVELS = {"sd1": 4, "sd2": 4, "sdxl": 3}
 _IN_ATTENTION = re.compile(r"(.+)\.attentions\.\d+\.(?:proj_in|proj_out|transformer_blocks\..+)")
 

@@ -138,6 +138,7 @@ def test_golden_paths(tmp_path: Path, name: str) -> None:
     "name",
     [
         "input_blocks_12_0_in_layers_2",
+        f"input_blocks_{'1' * 9999}_0_in_layers_2",
         "input_blocks_3_0_in_layers_2",
         "input_blocks_1_2_in_layers_2",
         "input_blocks_1_0_in_layers_0",
@@ -355,6 +356,7 @@ def test_alpha_from_the_configuration(tmp_path: Path, case: str, place: str) -> 
         ('{"lora_alpha": "8"}', "no number"),
         ('{"lora_alpha": true}', "no number"),
         ('{"lora_alpha": NaN}', "alpha is nan"),
+        ('{"lora_alpha": 1' + "0" * 4000 + "}", "alpha is 1000"),
         ('{"alpha_pattern": {"(a+)+$": 1}}', "not a path"),
         ('{"alpha_pattern": [1]}', "no table"),
         ('{"use_dora": true}', "DoRA"),
