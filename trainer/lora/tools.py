@@ -1,8 +1,8 @@
 """Where an adapter file will work: what each tool's loader does with the names of its tensors.
 
-The table at the end holds the faults that were found with the loaders of ComfyUI 0.3.64, sd-scripts, A1111
-1.10.1, Forge, InvokeAI and diffusers 0.42; see docs/adapter-files.md. A layout that nobody
-tried counts as not working; what is known and has no recorded fault counts as working.
+The table at the end holds the faults that were found with the loaders of ComfyUI 0.3.64,
+sd-scripts, A1111 1.10.1, Forge, InvokeAI and diffusers 0.42; see docs/adapter-files.md. A layout
+that nobody tried counts as not working; what is known and has no recorded fault, as working.
 """
 
 from __future__ import annotations
