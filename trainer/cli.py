@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from trainer.commands.adapter_parser import add_adapter
 from trainer.configfile import field_help
 from trainer.errors import UserError
 
@@ -60,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_worker(commands)
     _add_generate(commands)
     _add_check_images(commands)
+    add_adapter(commands)
     _add_doctor(commands)
     return parser
 

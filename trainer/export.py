@@ -10,6 +10,8 @@ from pathlib import Path, PurePosixPath
 from trainer.config import TrainingConfig
 from trainer.lora.files import collect, write_kohya
 from trainer.lora.metadata import TrainingFacts, build_metadata
+from trainer.lora.proof import verify_file
+from trainer.lora.tools import works_in
 from trainer.lora.verify import verify_export
 from trainer.session import Session
 
@@ -20,7 +22,8 @@ class Exported:
 
     Attributes:
         path: where it lies.
-        summary: one line: what was compared, and how exactly it repeats the live model.
+        summary: one line: what was compared, how exactly it repeats the live model, and in which
+            tools it works.
         exact: whether it is the live adapter, but for the rounding of its precision.
     """
 
@@ -42,7 +45,8 @@ def export_adapter(session: Session, path: Path) -> Exported:
         adapter = replace(collect(session.base, name), metadata=metadata)
         write_kohya(adapter, path, config.output.precision)
         report = verify_export(session.base, name, path)
-    return Exported(path, report.summary(), report.exact)
+    where = works_in(verify_file(path).verdicts)
+    return Exported(path, f"{report.summary()}; {where}", report.exact)
 
 
 def title(config: TrainingConfig) -> str:

@@ -15,6 +15,8 @@ from tests.trainer.runs_for_tests import SMALL, make_images
 from trainer.cli import main
 from trainer.places import PROJECT
 
+EVERYWHERE = "works in A1111, Forge, ComfyUI, InvokeAI, sd-scripts, diffusers"
+
 
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +44,15 @@ def test_train_resume_and_generate(
     arguments += ["--base", base, "--no-train-text-encoder", "--rank", "4"]
     assert main([*arguments, *settings(training__steps=3, adapter__rank=4)]) == 0
     output = capsys.readouterr().out
-    for part in ("trains 32 UNet layers", "step 3/3", "loss", "rate", "left", "Report:"):
+    for part in (
+        "trains 32 UNet layers",
+        "step 3/3",
+        "loss",
+        "rate",
+        "left",
+        "Report:",
+        EVERYWHERE,
+    ):
         assert part in output, output
     adapter = tmp_path / "runs" / "ohwx" / "adapter.safetensors"
     assert str(adapter) in output

@@ -30,8 +30,9 @@ from trainer.lora.layers import (
     original_layer,
     set_weights,
 )
-from trainer.lora.layouts import group_kohya
+from trainer.lora.layouts import LayerNames, group_layers
 from trainer.lora.names import ModuleKey, Part, kohya_name, shorten
+from trainer.lora.scales import Scales, read_scales
 from trainer.models.base import BaseModel
 from trainer.models.families import FAMILIES, FamilyName
 from trainer.models.safetensors_header import read_header
@@ -167,16 +168,16 @@ def write_kohya(adapter: AdapterFile, path: Path, precision: Precision = "fp16")
 
 
 def read_adapter(path: Path) -> AdapterFile:
-    """Reads an adapter in kohya's layout, with any ranks and alphas.
+    """Reads an adapter in any layout of `trainer.lora.layouts`, with any ranks and alphas.
 
     Without alpha, it is the rank, as in every tool.
 
     Raises:
-        UserError: the file is damaged, in another layout (which is named), incomplete, or has
+        UserError: the file is damaged, of another kind (which is named), incomplete, or has
             numbers that are not finite.
     """
     header = read_header(path)
-    names = group_kohya(path, header.tensors)
+    names = group_layers(path, header.tensors)
     strange = [name for name, entry in header.tensors.items() if entry.dtype not in _READABLE]
     if strange:
         raise UserError(
@@ -191,8 +192,13 @@ def read_adapter(path: Path) -> AdapterFile:
             f"{path} is broken: NaN or infinite numbers in {shorten(broken)}.",
             "Its training failed: take an earlier version of it.",
         )
-    layers = {key: _read_layer(path, name, tensors) for key, name in sorted(names.items())}
-    family = _family(names.values(), layers, header.metadata)
+    beside = any(layer.layout == "peft" for layer in names.values())
+    scales = read_scales(path, header.metadata, beside=beside)
+    layers = {
+        _second_encoder(key, layer, tensors): _read_layer(path, key, layer, tensors, scales)
+        for key, layer in sorted(names.items())
+    }
+    family = _family([layer.down for layer in names.values()], layers, header.metadata)
     return AdapterFile(layers, family, header.metadata, str(path))
 
 
@@ -224,20 +230,30 @@ def load_into(
     )
 
 
-def _read_layer(path: Path, name: str, tensors: Mapping[str, Tensor]) -> LoraLayer:
-    down, up = tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"]
+def _read_layer(
+    path: Path, key: ModuleKey, names: LayerNames, tensors: Mapping[str, Tensor], scales: Scales
+) -> LoraLayer:
+    down, up = tensors[names.down], tensors[names.up]
     rank = down.shape[0] if down.dim() else 0
     fits = down.dim() in (2, 4) and up.dim() == down.dim() and up.shape[1] == rank > 0
     if not fits or any(size != 1 for size in up.shape[2:]):
         raise UserError(
-            f"{path} is broken: {name} has lora_down of shape {_shape(down)} and lora_up of "
+            f"{path} is broken: {names.down} has the shape {_shape(down)} and {names.up} "
             f"{_shape(up)}, which is no pair of one rank.",
             "Get the file again.",
         )
-    alpha = tensors.get(f"{name}.alpha")
+    alpha = None if names.alpha is None else tensors[names.alpha]
     if alpha is not None and alpha.numel() != 1:
-        raise UserError(f"{path} is broken: {name}.alpha has the shape {_shape(alpha)}.")
-    return LoraLayer(down, up, float(rank) if alpha is None else float(alpha.item()))
+        raise UserError(f"{path} is broken: {names.alpha} has the shape {_shape(alpha)}.")
+    return LoraLayer(down, up, scales.alpha(key, rank) if alpha is None else float(alpha.item()))
+
+
+def _second_encoder(key: ModuleKey, names: LayerNames, tensors: Mapping[str, Tensor]) -> ModuleKey:
+    """PEFT does not say which text encoder it adapted; 1280 wide is only SDXL's second."""
+    wide = key.path.endswith(("_proj", ".fc1")) and tensors[names.down].shape[-1:] == (1280,)
+    if names.layout == "peft" and key.part == "text_encoder" and wide:
+        return ModuleKey("text_encoder_2", key.path)
+    return key
 
 
 _CROSS_ATTENTION_WIDTHS: dict[int, FamilyName] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
@@ -252,9 +268,17 @@ def _family(
             return _CROSS_ATTENTION_WIDTHS[layer.down.shape[1]]
     if any(name.startswith(("lora_te1_", "lora_te2_")) for name in names):
         return "sdxl"
+    if any(key.part == "text_encoder_2" for key in layers):
+        return "sdxl"
     said = metadata.get("ss_base_model_version", "")
+    architecture = metadata.get("modelspec.architecture", "")
     return next(
-        (family for family in FAMILIES if said == FAMILIES[family].base_model_version), None
+        (
+            name
+            for name, family in FAMILIES.items()
+            if said == family.base_model_version or architecture in family.architectures.values()
+        ),
+        None,
     )
 
 

@@ -86,7 +86,8 @@ def parse_kohya_name(name: str) -> ModuleKey | None:
     prefix, rest = match.groups()
     joined = _COMPOUNDS.sub(lambda compound: compound[0].replace("_", "\0"), rest)
     path = joined.replace("_", ".").replace("\0", "_")
-    return ModuleKey(_TEXT_PREFIXES.get(prefix, "unet"), path)
+    part = _TEXT_PREFIXES.get(prefix, "unet")
+    return ModuleKey(part, canonical_path(part, path))
 
 
 def shorten(names: Iterable[object], limit: int = 5) -> str:

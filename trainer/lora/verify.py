@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trainer.lora.attach import count_layers
+from trainer.lora.energy import matrices
 from trainer.lora.files import (
     AdapterFile,
     LoraLayer,
@@ -80,12 +81,20 @@ def verify_export(base: BaseModel, name: str, path: Path) -> VerifyReport:
         UserError: the file can't be read, or has numbers that are not finite.
         ValueError: no such adapter on the base model.
     """
-    saved = read_adapter(path)
+    return compare(collect(base, name), read_adapter(path), file_precision(path))
+
+
+def file_precision(path: Path) -> Precision:
+    """The coarsest number format of a file's matrices.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     dtypes = {entry.dtype for entry in read_header(path).tensors.values() if entry.shape}
     precision: Precision = "fp32"
     for dtype, found in _PRECISIONS.items():
         precision = found if dtype in dtypes else precision
-    return compare(collect(base, name), saved, precision)
+    return precision
 
 
 def compare(live: AdapterFile, saved: AdapterFile, precision: Precision) -> VerifyReport:
@@ -106,8 +115,8 @@ def compare(live: AdapterFile, saved: AdapterFile, precision: Precision) -> Veri
 
 def relative_difference(reference: LoraLayer, other: LoraLayer) -> float:
     """Frobenius norm of s'B'A' - sBA over that of sBA, s = alpha / rank; infinite over a zero."""
-    up, down = _matrices(reference)
-    other_up, other_down = _matrices(other)
+    up, down = matrices(reference)
+    other_up, other_down = matrices(other)
     if up.shape[0] != other_up.shape[0] or down.shape[1] != other_down.shape[1]:
         return float("inf")
     size = _product_norm(up, down)
@@ -115,12 +124,6 @@ def relative_difference(reference: LoraLayer, other: LoraLayer) -> float:
     if size == 0:
         return 0.0 if difference == 0 else float("inf")
     return difference / size
-
-
-def _matrices(layer: LoraLayer) -> tuple[Tensor, Tensor]:
-    """s·B as (out, rank) and A as (rank, everything else), in float64."""
-    scale = layer.alpha / layer.rank
-    return scale * layer.up.double().flatten(1), layer.down.double().flatten(1)
 
 
 def _product_norm(up: Tensor, down: Tensor) -> float:

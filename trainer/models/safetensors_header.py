@@ -91,7 +91,9 @@ def _foreign_kind(start: bytes) -> str | None:
     for magic, kind in _FOREIGN:
         if start.startswith(magic):
             return kind
-    if start[0] == 0x80 and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+    # A header of 640 bytes begins like a pickle of protocol 2; only the JSON tells them apart.
+    pickled = start[0] == 0x80 and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    if pickled and start[8:9] != b"{":
         return "a PyTorch checkpoint (pickle), renamed"
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):

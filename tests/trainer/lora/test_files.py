@@ -346,13 +346,31 @@ UNREADABLE: dict[str, tuple[dict[str, Tensor], str]] = {
     "unknown tensor": (pair() | {f"{Q}.surprise": torch.ones(1)}, r"to_q\.surprise"),
     "DoRA": (pair() | {f"{Q}.dora_scale": torch.ones(1, 8)}, "DoRA"),
     "LoHa": ({f"{Q}.hada_w1_a": torch.ones(2, 2)}, "LyCORIS"),
-    "SGM": (
+    "half of an SGM layer": (
         {"lora_unet_input_blocks_4_1_proj_in.lora_down.weight": torch.ones(2, 2)},
-        "SGM block names",
+        r"no lora_unet_input_blocks_4_1_proj_in\.lora_up",
     ),
-    "diffusers": ({"unet.mid_block.attn1.to_q.lora_A.weight": torch.ones(2, 2)}, "diffusers"),
-    "old diffusers": ({"unet.a.processor.to_q_lora.down.weight": torch.ones(1)}, "diffusers"),
-    "PEFT": ({"base_model.model.a.lora_A.weight": torch.ones(2, 2)}, "PEFT"),
+    "half of a diffusers layer": (
+        {"unet.mid_block.attn1.to_q.lora_A.weight": torch.ones(2, 2)},
+        r"no unet\.mid_block\.attn1\.to_q\.lora_B",
+    ),
+    "PEFT for something else": (
+        {"base_model.model.a.lora_A.weight": torch.ones(2, 2)},
+        r"no adapter known here has: base_model\.model\.a",
+    ),
+    "SGM block that is not there": (
+        {"lora_unet_input_blocks_13_0_in_layers_2.lora_down.weight": torch.ones(2, 2)},
+        "no adapter known here has",
+    ),
+    "LoCon with a third matrix": (
+        pair() | {f"{Q}.lora_mid.weight": torch.ones(2, 2, 3, 3)},
+        r"third matrix: .*lora_mid",
+    ),
+    "PEFT's DoRA": (
+        {"base_model.model.mid_block.a.lora_magnitude_vector": torch.ones(1)},
+        "DoRA.*lora_magnitude_vector",
+    ),
+    "biases": ({"unet.mid_block.a.lora_B.bias": torch.ones(1)}, "biases"),
     "Flux": ({"lora_unet_double_blocks_0_img.lora_down.weight": torch.ones(2, 2)}, "Flux"),
     "base model": ({"model.diffusion_model.out.2.weight": torch.ones(1)}, "whole base model"),
     "embedding": ({"emb_params": torch.ones(1, 8)}, "textual-inversion"),

@@ -163,3 +163,10 @@ def test_real_file_is_read_whole(tmp_path: Path) -> None:
     assert path.stat().st_size == read.data_start + max(e.end for e in read.tensors.values())
     assert isinstance(read.tensors["b"], TensorEntry)
     assert read.tensors["b"].dtype == "BF16"
+
+
+@pytest.mark.parametrize("length", [0x280, 0x380, 0x480, 0x580])
+def test_header_lengths_that_look_like_a_pickle(tmp_path: Path, length: int) -> None:
+    path, header = tmp_path / "a.safetensors", b'{"__metadata__":{"a":"b"}}'
+    path.write_bytes(length.to_bytes(8, "little") + header.ljust(length))
+    assert read_header(path).metadata == {"a": "b"}

@@ -1,0 +1,154 @@
+"""What is in a file: energies and ranks against plain arithmetic; strangers' texts are harmless."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.trainer.lora.conftest import BaseOf
+from tests.trainer.lora.helpers import change_of, random_tensor
+from tests.trainer.lora.test_layouts import adapter_for
+from trainer.lora.energy import decompose, energy_of, matrices, rank_for, singular_values
+from trainer.lora.files import AdapterFile, LoraLayer, write_kohya
+from trainer.lora.inspection import block_of, inspect_file, shown
+from trainer.lora.names import ModuleKey
+
+SHAPES = {
+    "linear": ((4, 9), (12, 4)),
+    "convolution": ((3, 5, 3, 3), (7, 3, 1, 1)),
+    "rank above the sides": ((9, 3), (5, 9)),
+}
+
+
+def layer_of(shape: str, alpha: float = 1.5) -> LoraLayer:
+    down, up = SHAPES[shape]
+    return LoraLayer(random_tensor(1, *down), random_tensor(2, *up), alpha)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_energy_is_the_norm_of_the_change(shape: str) -> None:
+    layer = layer_of(shape)
+    change = change_of(layer).flatten(1)
+    assert energy_of(layer) == pytest.approx(float(change.norm()), rel=1e-12)
+    values = singular_values(layer)
+    expected = torch.linalg.svdvals(change)[: len(values)]
+    assert torch.allclose(values[: len(expected)], expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_decomposition_is_the_change(shape: str) -> None:
+    layer = layer_of(shape)
+    left, values, right = decompose(*matrices(layer))
+    assert torch.allclose(left * values @ right, change_of(layer).flatten(1), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("values", "share", "rank"),
+    [
+        ([3.0, 1.0, 0.0], 0.9, 1),
+        ([3.0, 1.0, 0.0], 0.91, 2),
+        ([3.0, 1.0, 0.0], 1.0, 2),
+        ([1.0, 1.0, 1.0, 1.0], 0.5, 2),
+        ([0.0, 0.0], 0.99, 1),
+    ],
+)
+def test_rank_for_a_share(values: list[float], share: float, rank: int) -> None:
+    assert rank_for(torch.tensor(values), share) == rank
+
+
+def diagonal(values: list[float], alpha: float = 1.0) -> LoraLayer:
+    """A layer with these singular values, alpha / rank undone."""
+    count = len(values)
+    up = torch.zeros(8, count)
+    up[:count] = torch.diag(torch.tensor(values)) * count / alpha
+    return LoraLayer(torch.eye(count, 6), up, alpha)
+
+
+def test_what_is_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    layers = {
+        ModuleKey("unet", "down_blocks.1.attentions.0.proj_in"): diagonal([4.0, 0.0], 3.0),
+        ModuleKey("unet", "mid_block.attentions.0.proj_in"): diagonal([3.0, 0.1]),
+        ModuleKey("text_encoder", "text_model.encoder.layers.0.mlp.fc1"): diagonal([0.0, 0.0]),
+    }
+    tags = {"10_x": {"a sky": 3, "tree": 5}, "broken": 7}
+    metadata = {
+        "modelspec.trigger_phrase": "ohwx",
+        "rarebit.config": json.dumps({"captions": {"trigger": "ohwx"}}),
+        "ss_tag_frequency": json.dumps(tags),
+    }
+    write_kohya(AdapterFile(layers, "sd1", metadata), path, "fp32")
+    found = inspect_file(path)
+    assert found.energies == pytest.approx(
+        {"unet.down_blocks.1": 4.0, "unet.mid_block": math.sqrt(9.01), "text_encoder": 0.0}
+    )
+    assert found.fall == pytest.approx({1: 25 / 25.01, 2: 1.0})
+    assert found.enough == 1
+    assert {layer.key.path: layer.enough for layer in found.layers} == dict.fromkeys(
+        [key.path for key in layers], 1
+    )
+    assert found.trigger_words == ("ohwx",)
+    assert found.tags == ("tree", "a sky")
+    text = "\n".join(found.lines())
+    for words in ("2 / 3 (1 layers)", "Trigger words: ohwx", "unet.down_blocks.1", "Rank 1 would"):
+        assert words in text
+    json.dumps(found.as_dict(), allow_nan=False)
+
+
+def test_live_shapes(base_of: BaseOf, tmp_path: Path) -> None:
+    adapter, path = adapter_for(base_of, "sdxl", 0, 0), tmp_path / "a.safetensors"
+    write_kohya(adapter, path, "fp32")
+    found = inspect_file(path)
+    by_key = {layer.key: layer for layer in found.layers}
+    for key, layer in adapter.layers.items():
+        assert (by_key[key].rank, by_key[key].alpha) == (layer.rank, layer.alpha)
+        assert by_key[key].energy == pytest.approx(float(change_of(layer).norm()), rel=1e-5)
+    assert {"text_encoder", "text_encoder_2", "unet.mid_block"} <= found.energies.keys()
+    assert found.fall[3] == 1.0
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "<script>alert(1)</script>",
+        "\u202egnp.exe",
+        "\x1b]0;title\x07\x1b[2J",
+        "a\nerror: forged line",
+        "x" * 1_000_000,
+        "[" * 50_000,
+        '{"a": NaN}',
+    ],
+)
+def test_strangers_texts_are_cut_and_escaped(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "a.safetensors"
+    layers = {ModuleKey("unet", "conv_in"): diagonal([1.0])}
+    names = ("modelspec.trigger_phrase", "ss_tag_frequency", "rarebit.config", value[:300])
+    metadata = dict.fromkeys(names, value[:200_000])
+    write_kohya(AdapterFile(layers, "sd1", metadata), path)
+    found = inspect_file(path)
+    text = "".join(found.lines()) + json.dumps(found.as_dict(), ensure_ascii=False)
+    assert len(text) < 10_000
+    for character in "\u202e\x1b\x07":
+        assert character not in text
+    assert not any(line.startswith("error") for line in "\n".join(found.lines()).split("\n"))
+
+
+def test_shown() -> None:
+    assert shown("abc", 2) == "ab…"
+    assert shown("a\tb") == "a\\tb"
+
+
+@pytest.mark.parametrize(
+    ("path", "block"),
+    [
+        ("down_blocks.2.resnets.0.conv1", "unet.down_blocks.2"),
+        ("mid_block.attentions.0.proj_in", "unet.mid_block"),
+        ("conv_in", "unet.conv_in"),
+    ],
+)
+def test_blocks(path: str, block: str) -> None:
+    assert block_of(ModuleKey("unet", path)) == block

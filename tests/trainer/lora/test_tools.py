@@ -1,0 +1,235 @@
+"""Where a file works: the table of what was measured, one case a fact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tests.trainer.lora.conftest import BaseOf
+from tests.trainer.lora.helpers import all_equal, outputs, random_adapter
+from tests.trainer.lora.test_layouts import adapter_for
+from trainer.errors import UserError
+from trainer.lora.attach import attached
+from trainer.lora.files import write_kohya
+from trainer.lora.layers import find_targets
+from trainer.lora.proof import Proof, verify_file
+from trainer.lora.tools import TOOLS
+from trainer.lora.writing import write_adapter
+
+ALL: set[str] = set(TOOLS)
+EVERYWHERE = "works in A1111, Forge, ComfyUI, InvokeAI, sd-scripts, diffusers"
+UNET = "lora_unet_mid_block_attentions_0_transformer_blocks_0"
+SGM = "lora_unet_middle_block_1_transformer_blocks_0"
+TEXT = "text_model_encoder_layers_0_self_attn"
+WIDTHS = {"sd1": 768, "sd2": 1024, "sdxl": 2048}
+FOUR = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+
+def kohya(
+    names: Mapping[str, float | None], width: int, convolution: str | None = None
+) -> dict[str, Tensor]:
+    """A file of rank 2 by the names of its layers and their alphas."""
+    tensors: dict[str, Tensor] = {}
+    for name, alpha in names.items():
+        kernel = (3, 3) if name == convolution else ()
+        ones = (1, 1) if kernel else ()
+        tensors[f"{name}.lora_down.weight"] = torch.ones(2, width, *kernel)
+        tensors[f"{name}.lora_up.weight"] = torch.ones(4, 2, *ones)
+        if alpha is not None:
+            tensors[f"{name}.alpha"] = torch.tensor(alpha)
+    return tensors
+
+
+def text(prefix: str, projections: tuple[str, ...] = FOUR, level: str = TEXT) -> dict[str, float]:
+    return {f"{prefix}_{level}_{name}": 1.0 for name in projections}
+
+
+def unet(prefix: str = UNET, alpha: float | None = 1.0) -> dict[str, float | None]:
+    return {f"{prefix}_attn2_to_{name}": alpha for name in ("q", "k", "v", "out_0")}
+
+
+def proof_of(
+    tmp_path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
+) -> Proof:
+    path = tmp_path / "a.safetensors"
+    save_file(tensors, path, metadata)
+    return verify_file(path)
+
+
+def working(proof: Proof) -> set[str]:
+    return {verdict.tool for verdict in proof.verdicts if verdict.works}
+
+
+FACTS: dict[str, tuple[str, dict[str, float | None], set[str], str]] = {
+    "SD 1": ("sd1", {**unet(), **text("lora_te")}, ALL, ""),
+    "SD 2": ("sd2", {**unet(), **text("lora_te")}, ALL, ""),
+    "SDXL": ("sdxl", {**unet(), **text("lora_te1"), **text("lora_te2")}, ALL, ""),
+    "SDXL by block names": ("sdxl", {**unet(SGM), **text("lora_te1")}, ALL, ""),
+    "without alpha": ("sd1", unet(alpha=None), ALL, ""),
+    "SDXL's prefix on SD 1": (
+        "sd1",
+        {**unet(), **text("lora_te1")},
+        ALL - {"sd-scripts", "InvokeAI"},
+        "only in part in InvokeAI, sd-scripts (lora_te1_ is SDXL's prefix)",
+    ),
+    "no text_model": (
+        "sd1",
+        {**unet(), **text("lora_te", level="encoder_layers_0_self_attn")},
+        {"diffusers"},
+        "not in Forge (drops files without text_model. whole)",
+    ),
+    "q and v only, SD 1": (
+        "sd1",
+        {**unet(), **text("lora_te", ("q_proj", "v_proj"))},
+        ALL - {"diffusers"},
+        "not in diffusers (refuses text encoders without out_proj)",
+    ),
+    "three of four, SD 2": (
+        "sd2",
+        {**unet(), **text("lora_te", ("q_proj", "v_proj", "out_proj"))},
+        ALL - {"A1111"},
+        "only in part in A1111 (needs q, k, v and out_proj together)",
+    ),
+    "three of four, SDXL's first": (
+        "sdxl",
+        {**unet(), **text("lora_te1", ("q_proj", "v_proj", "out_proj"))},
+        ALL,
+        "",
+    ),
+    "three of four, SDXL's second": (
+        "sdxl",
+        {**unet(), **text("lora_te2", ("q_proj", "v_proj", "out_proj"))},
+        ALL - {"A1111"},
+        "only in part in A1111",
+    ),
+    "mixed alphas": (
+        "sd1",
+        {**unet(), f"{UNET}_attn1_to_q": 2.0},
+        ALL - {"diffusers"},
+        "gives all layers one alpha: unet has several",
+    ),
+    "alpha differs by part": ("sd1", {**unet(alpha=2.0), **text("lora_te")}, ALL, ""),
+    "some without alpha": (
+        "sd1",
+        {**unet(alpha=2.0), f"{UNET}_attn1_to_q": None},
+        ALL - {"diffusers"},
+        "some of unet have none",
+    ),
+    "SGM names on SD 1": ("sd1", unet(SGM), set(), "works in none"),
+    "both names": ("sdxl", {**unet(SGM), f"{UNET}_attn1_to_q": 1.0}, set(), "two kinds"),
+}
+
+
+@pytest.mark.parametrize("case", FACTS)
+def test_facts(tmp_path: Path, case: str) -> None:
+    family, names, tools, words = FACTS[case]
+    proof = proof_of(tmp_path, kohya(names, WIDTHS[family]))
+    assert proof.family == family
+    assert working(proof) == tools
+    assert words in proof.summary()
+    if tools == ALL and len(names) % 4 == 0:
+        assert proof.summary() == EVERYWHERE
+
+
+def test_keys_are_counted_by_part(tmp_path: Path) -> None:
+    names = {**unet(), **text("lora_te1")}
+    verdicts = {v.tool: v for v in proof_of(tmp_path, kohya(names, 768)).verdicts}
+    assert verdicts["sd-scripts"].total == {"unet": 12, "text_encoder": 12}
+    assert verdicts["sd-scripts"].matched == {"unet": 12, "text_encoder": 0}
+    assert verdicts["ComfyUI"].matched == verdicts["ComfyUI"].total
+
+
+@pytest.mark.parametrize(("prefix", "tools"), [(UNET, ALL - {"A1111"}), (SGM, ALL)])
+def test_sdxl_convolutions(tmp_path: Path, prefix: str, tools: set[str]) -> None:
+    name = f"{prefix}_attn2_to_q"
+    proof = proof_of(tmp_path, kohya(unet(prefix), 2048, convolution=name))
+    assert working(proof) == tools
+
+
+def test_diffusers_layout(base_of: BaseOf, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    write_adapter(adapter_for(base_of, "sd1", 4, 1.0), path, "diffusers")
+    proof = verify_file(path)
+    assert working(proof) == {"diffusers"}
+    assert "not in Forge (drops files in this layout whole)" in proof.summary()
+    renamed = {name.replace("lora_A.", "lora_A.default."): t for name, t in load_file(path).items()}
+    assert working(proof_of(tmp_path, renamed)) == set()
+
+
+def test_peft_layout_works_in_no_tool(tmp_path: Path) -> None:
+    name = "base_model.model.mid_block.attentions.0.proj_in"
+    tensors = {f"{name}.lora_A.weight": torch.ones(2, 8), f"{name}.lora_B.weight": torch.ones(8, 2)}
+    assert working(proof_of(tmp_path, tensors)) == set()
+
+
+@pytest.mark.parametrize(("metadata", "noted"), [({"a": "b"}, True), ({}, False)])
+def test_a1111_lists_files_without_a_version_as_sd1(
+    tmp_path: Path, metadata: dict[str, str], noted: bool
+) -> None:
+    proof = proof_of(tmp_path, kohya(unet(), 2048), metadata)
+    assert working(proof) == ALL
+    assert any("listed as for SD 1" in line for line in proof.lines()) is noted
+
+
+def test_dead_and_half_empty_are_named(tmp_path: Path) -> None:
+    tensors = kohya({**unet(), f"{UNET}_attn1_to_q": 1.0}, 768)
+    tensors[f"{UNET}_attn2_to_v.lora_up.weight"].zero_()
+    summary = proof_of(tmp_path, tensors).summary()
+    assert "without effect (B = 0): unet.mid_block.attentions.0" in summary
+    assert "half-empty: it lacks unet.mid_block.attentions.0.transformer_blocks.0.attn1." in summary
+    for tensor in tensors.values():
+        tensor.zero_()
+    assert "(B = 0): all layers" in proof_of(tmp_path, tensors).summary()
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_on_a_base_model(base_of: BaseOf, tmp_path: Path, family: str) -> None:
+    base, path = base_of(family), tmp_path / "a.safetensors"
+    before = outputs(base)
+    adapter = adapter_for(base_of, family, 4, 1.0)
+    write_kohya(adapter, path)
+    proof = verify_file(path, base)
+    assert proof.base is not None
+    assert (proof.base.layers, proof.base.missing) == (len(adapter.layers), ())
+    assert proof.base.worst <= 1e-6
+    assert proof.base.strongest > 0
+    assert proof.summary() == EVERYWHERE
+    assert attached(base) == []
+    assert all_equal(outputs(base), before)
+
+
+def test_half_of_a_base_model(base_of: BaseOf, tmp_path: Path) -> None:
+    base, path = base_of("sd1"), tmp_path / "a.safetensors"
+    keys = [key for key in find_targets(base) if key.part == "unet"]
+    write_kohya(random_adapter(base, dict.fromkeys(keys[:4], (2, 1.0))), path)
+    assert verify_file(path).incomplete == ()
+    proof = verify_file(path, base)
+    assert proof.base is not None
+    assert set(proof.base.missing) == set(keys[4:])
+    assert f"({len(keys) - 4} in all)" in proof.summary()
+
+
+def test_of_another_family(base_of: BaseOf, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    write_kohya(adapter_for(base_of, "sd2", 4, 1.0), path)
+    with pytest.raises(UserError, match="does not fit"):
+        verify_file(path, base_of("sd1"))
+
+
+def test_json_has_everything(base_of: BaseOf, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    write_kohya(adapter_for(base_of, "sd1", 4, 1.0), path)
+    content = verify_file(path, base_of("sd1")).as_dict()
+    assert content.keys() == {
+        "file", "family", "layouts", "layers", "tools", "dead", "incomplete", "base", "summary",
+    }  # fmt: skip
+    assert content["layouts"] == ["kohya"]
+    tools = content["tools"]
+    assert isinstance(tools, dict)
+    assert tools["A1111"]["matched"] == tools["A1111"]["total"]
+    assert tools["A1111"]["strength_exact"] is True

@@ -1,0 +1,197 @@
+"""``adapter``: every command of the documentation, and what must not happen to files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from tests.conftest import TinyBase
+from tests.trainer.lora.helpers import random_adapter
+from trainer.cli import main
+from trainer.lora.files import AdapterFile, read_adapter
+from trainer.lora.layers import find_targets
+from trainer.lora.verify import compare
+from trainer.lora.writing import write_adapter
+from trainer.models.load import load_base
+from trainer.places import PROJECT
+
+DOCUMENTED = [
+    line.removeprefix("python launch.py ").split()
+    for line in (PROJECT / "docs" / "adapter-files.md").read_text("utf-8").splitlines()
+    if line.startswith("python launch.py adapter")
+]
+
+
+@pytest.fixture(scope="module")
+def made(tiny_base: TinyBase, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two adapters of rank 4 and 2, a picture, and their base model."""
+    folder = tmp_path_factory.mktemp("adapters")
+    shutil.copytree(tiny_base("sd1"), folder / "my-base")
+    base = load_base(str(folder / "my-base"))
+    for seed, (name, rank, alpha) in enumerate((("cat", 4, 2.0), ("style", 2, 2.0))):
+        adapter = random_adapter(base, dict.fromkeys(find_targets(base), (rank, alpha)), 99 * seed)
+        metadata = {"modelspec.trigger_phrase": name, "ss_base_model_version": "sd_v1"}
+        adapter = AdapterFile(adapter.layers, "sd1", metadata)
+        write_adapter(adapter, folder / f"{name}.safetensors")
+    Image.new("RGB", (2000, 1000), "red").save(folder / "cat.preview.png")
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for path in made.iterdir():
+        if path.is_file():
+            shutil.copy(path, tmp_path)
+    (tmp_path / "my-base").symlink_to(made / "my-base")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_there_is_documentation_of_every_action() -> None:
+    assert {line[1] for line in DOCUMENTED} == {"inspect", "verify", "convert", "resize", "merge"}
+    assert len(DOCUMENTED) > 8
+
+
+@pytest.mark.parametrize("line", DOCUMENTED, ids=" ".join)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_documented_commands(
+    folder: Path, capsys: pytest.CaptureFixture[str], line: list[str], as_json: bool
+) -> None:
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    assert main([*line, *(["--json"] if as_json else [])]) == 0
+    output = capsys.readouterr().out
+    assert json.loads(output) if as_json else len(output) > 30
+    assert all(path.read_bytes() == content for path, content in before.items())
+    if "--out" in line:
+        assert (folder / line[line.index("--out") + 1]).exists()
+        assert main(line) == 2  # what is there now is not replaced
+        assert "exists already" in capsys.readouterr().err
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, object]:
+    assert main(["adapter", *arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_verify_and_inspect(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    verified = run_json(capsys, "verify", "cat.safetensors", "--base", "my-base")
+    assert verified["summary"] == "works in A1111, Forge, ComfyUI, InvokeAI, sd-scripts, diffusers"
+    inspected = run_json(capsys, "inspect", "cat.safetensors")
+    assert (inspected["family"], inspected["trigger_words"]) == ("sd1", ["cat"])
+    assert inspected["enough_rank"] == 4
+
+
+def test_convert_keeps_the_precision_and_the_numbers(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, layout in enumerate(("diffusers", "kohya")):
+        source = "cat.safetensors" if not number else "0.safetensors"
+        out = f"{number}.safetensors"
+        converted = run_json(capsys, "convert", source, "--out", out, "--layout", layout)
+        assert converted["precision"] == "fp16"
+        assert converted["difference"] == pytest.approx(0, abs=1e-12)
+    original, back = load_file(folder / "cat.safetensors"), load_file(folder / "1.safetensors")
+    assert original.keys() == back.keys()
+    assert all(torch.equal(original[name], back[name]) for name in original)
+    assert read_adapter(folder / "1.safetensors").metadata["modelspec.trigger_phrase"] == "cat"
+
+
+def test_resize_says_the_difference(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["resize", "cat.safetensors", "--out", "a.safetensors", "--rank", "2"]
+    resized = run_json(capsys, *arguments, "--precision", "fp32")
+    found = compare(
+        read_adapter(Path("cat.safetensors")), read_adapter(Path("a.safetensors")), "fp32"
+    )
+    assert resized["ranks"] == [2]
+    assert resized["worst_difference"] == pytest.approx(found.worst)
+    assert found.worst > 0.1
+
+
+def test_merge_with_strength(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = ["cat.safetensors", "style.safetensors:0.5"]
+    merged = run_json(capsys, "merge", *files, "--out", "a.safetensors", "--precision", "fp32")
+    assert (merged["ranks"], merged["precision"]) == ([6], "fp32")
+    assert merged["worst_difference"] == pytest.approx(0, abs=1e-6)
+    assert "sd-scripts, diffusers" in str(merged["works"])
+    metadata = read_adapter(Path("a.safetensors")).metadata
+    assert metadata["modelspec.trigger_phrase"] == "cat, style"
+    assert "/" not in metadata["rarebit.merged"]
+
+
+def test_sidecars(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(["adapter", "convert", "cat.safetensors", "--out", "a.safetensors", "--sidecars"]) == 0
+    )
+    assert json.loads(Path("a.json").read_text())["activation text"] == "cat"
+    assert json.loads(Path("a.json").read_text())["sd version"] == "SD1"
+    with Image.open("a.png") as picture:
+        assert (picture.format, picture.size) == ("PNG", (512, 256))
+    # The next one finds a sidecar of someone else's, and leaves it.
+    Path("b.json").write_text("mine")
+    assert (
+        main(["adapter", "convert", "cat.safetensors", "--out", "b.safetensors", "--sidecars"]) == 2
+    )
+    assert Path("b.json").read_text() == "mine"
+    assert not Path("b.safetensors").exists()
+
+
+def test_force_replaces_but_never_what_is_read(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("old.safetensors").write_text("old")
+    assert (
+        main(["adapter", "convert", "cat.safetensors", "--out", "old.safetensors", "--force"]) == 0
+    )
+    assert len(read_adapter(Path("old.safetensors")).layers) > 10
+    Path("link.safetensors").symlink_to("cat.safetensors")
+    before = Path("cat.safetensors").read_bytes()
+    for out in ("cat.safetensors", "link.safetensors", "./cat.safetensors"):
+        assert main(["adapter", "convert", "cat.safetensors", "--out", out, "--force"]) == 2
+        assert "never replaced" in capsys.readouterr().err
+    assert Path("cat.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["inspect", "nowhere.safetensors"], "is not a file"),
+        (["convert", "cat.safetensors", "--out", "a.ckpt"], "does not end in .safetensors"),
+        (["resize", "cat.safetensors", "--out", "a.safetensors", "--rank", "0"], "can't be 0"),
+        (["merge", "cat.safetensors:nan", "--out", "a.safetensors"], "can't be nan"),
+        (["merge", "cat.safetensors", "--base", "my-base", "--out", "my-base"], "exists already"),
+        (
+            ["merge", "cat.safetensors", "--base", "my-base", "--out", "new", "--rank", "2"],
+            "--rank has no meaning",
+        ),
+        (["verify", "broken.safetensors"], r"NaN or infinite numbers in lora_unet_"),
+        (["verify", "dora.safetensors"], "DoRA"),
+    ],
+)
+def test_mistakes(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str
+) -> None:
+    tensors = load_file("cat.safetensors")
+    name = next(name for name in tensors if "lora_unet" in name and ".lora_up." in name)
+    save_file(tensors | {name: torch.full_like(tensors[name], torch.nan)}, "broken.safetensors")
+    scale = name.replace("lora_up.weight", "dora_scale")
+    save_file(tensors | {scale: torch.ones(1, 16)}, "dora.safetensors")
+    before = sorted(folder.iterdir())
+    assert main(["adapter", *arguments]) == 2
+    assert reason in capsys.readouterr().err
+    assert sorted(folder.iterdir()) == before
+
+
+def test_help_needs_no_torch() -> None:
+    code = (
+        "import sys; from trainer.cli import build_parser; build_parser(); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT).returncode == 0

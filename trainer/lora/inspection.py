@@ -1,0 +1,225 @@
+"""``adapter inspect``: what is in an adapter file, and the rank that would have been enough.
+
+What a file says about itself was written by a stranger: it is shown cut, with control and
+bidirectional characters made visible, and nothing follows from it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from trainer.data.names import display_name
+from trainer.lora.energy import rank_for, singular_values
+from trainer.lora.files import AdapterFile, count_parts, read_adapter
+from trainer.lora.layouts import group_layers, layouts_of
+from trainer.lora.metadata import CONFIG_KEY
+from trainer.lora.names import ModuleKey
+from trainer.models.families import FAMILIES
+from trainer.models.safetensors_header import read_header
+
+ENOUGH = 0.99
+"""Share of the energy (the sum of squared singular values) that counts as all of it."""
+MAX_VALUE = 200
+MAX_KEYS = 100
+MAX_TAGS = 8
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """One layer: its energy is the Frobenius norm of alpha / rank · BA; `enough` keeps 99 %."""
+
+    key: ModuleKey
+    rank: int
+    alpha: float
+    energy: float
+    enough: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What is in an adapter file.
+
+    Attributes:
+        family: short name; None where nothing tells.
+        energies: of each block, and of each text encoder, greatest first.
+        fall: for ranks 1, 2, 4, … the share of the energy that the strongest directions of each
+            layer keep.
+        enough: the rank that keeps 99 % of the energy of all layers together.
+        trigger_words: as the file says; may be empty.
+        tags: the commonest in the captions that it was trained on.
+        metadata: cut and escaped.
+    """
+
+    path: Path
+    family: str | None
+    layouts: tuple[str, ...]
+    layers: tuple[LayerFacts, ...]
+    energies: dict[str, float]
+    fall: dict[int, float]
+    enough: int
+    trigger_words: tuple[str, ...]
+    tags: tuple[str, ...]
+    metadata: dict[str, str]
+
+    def lines(self) -> list[str]:
+        """The report for people."""
+        title = next((f.title for n, f in FAMILIES.items() if n == self.family), "an unknown base")
+        counts = ", ".join(
+            f"{n} in {p}" for p, n in count_parts(x.key for x in self.layers).items()
+        )
+        total = math.sqrt(sum(energy**2 for energy in self.energies.values()))
+        lines = [
+            f"{display_name(self.path.name)}: for {title}, {' and '.join(self.layouts)} layout",
+            f"Layers: {counts}",
+            f"Rank / alpha: {_scales(self.layers)}",
+            f"Trigger words: {', '.join(self.trigger_words) or 'none in the file'}",
+        ]
+        if self.tags:
+            lines.append(f"Commonest tags: {', '.join(self.tags)}")
+        lines.append(f"Strength by block (Frobenius norm of the change, {total:.3g} in all):")
+        lines += [f"  {block:<28} {energy:.3g}" for block, energy in self.energies.items()]
+        falls = ", ".join(f"rank {rank}: {100 * kept:.1f} %" for rank, kept in self.fall.items())
+        lines.append(f"Energy that smaller ranks keep: {falls}")
+        lines.append(f"Rank {self.enough} would have kept {100 * ENOUGH:.0f} % of it.")
+        lines += [f"  {key} = {value}" for key, value in self.metadata.items()]
+        return lines
+
+    def as_dict(self) -> dict[str, object]:
+        """For ``--json``."""
+        return {
+            "file": self.path.name,
+            "family": self.family,
+            "layouts": list(self.layouts),
+            "layers": {
+                str(layer.key): {
+                    "rank": layer.rank,
+                    "alpha": layer.alpha,
+                    "energy": layer.energy,
+                    "enough_rank": layer.enough,
+                }
+                for layer in self.layers
+            },
+            "energy_by_block": self.energies,
+            "energy_kept_by_rank": {str(rank): share for rank, share in self.fall.items()},
+            "enough_rank": self.enough,
+            "trigger_words": list(self.trigger_words),
+            "tags": list(self.tags),
+            "metadata": self.metadata,
+        }
+
+
+def inspect_file(path: Path) -> Inspection:
+    """Reads an adapter file and measures it.
+
+    Raises:
+        UserError: the file can't be read, or has numbers that are not finite.
+    """
+    adapter = read_adapter(path)
+    values = {key: singular_values(layer) for key, layer in adapter.layers.items()}
+    layers = tuple(
+        LayerFacts(
+            key,
+            layer.rank,
+            layer.alpha,
+            float(torch.linalg.norm(values[key])),
+            rank_for(values[key], ENOUGH),
+        )
+        for key, layer in adapter.layers.items()
+    )
+    kept = _kept(list(values.values()))
+    return Inspection(
+        path=path,
+        family=adapter.family,
+        layouts=tuple(layouts_of(group_layers(path, read_header(path).tensors))),
+        layers=layers,
+        energies=_by_block(layers),
+        fall={
+            rank: kept[rank - 1]
+            for rank in sorted({2**n for n in range(len(kept).bit_length())} | {len(kept)})
+        },
+        enough=next(rank for rank, share in enumerate(kept, 1) if share >= ENOUGH),
+        trigger_words=trigger_words(adapter),
+        tags=_tags(adapter.metadata),
+        metadata=shown_metadata(adapter.metadata),
+    )
+
+
+def trigger_words(adapter: AdapterFile) -> tuple[str, ...]:
+    """What the file says to write into the prompt, cut and escaped."""
+    words = [adapter.metadata.get("modelspec.trigger_phrase", "")]
+    config = _json(adapter.metadata.get(CONFIG_KEY, ""))
+    captions = config.get("captions") if isinstance(config, dict) else None
+    if isinstance(captions, dict) and isinstance(captions.get("trigger"), str):
+        words.append(captions["trigger"])
+    return tuple(dict.fromkeys(shown(word.strip()) for word in words if word.strip()))
+
+
+def shown(text: str, limit: int = MAX_VALUE) -> str:
+    """A stranger's text for showing: cut, on one line, everything invisible made visible."""
+    return display_name(text[:limit]) + ("…" if len(text) > limit else "")
+
+
+def shown_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Metadata for showing, as `shown`, of at most `MAX_KEYS` entries."""
+    return {shown(key, 80): shown(metadata[key]) for key in sorted(metadata)[:MAX_KEYS]}
+
+
+def block_of(key: ModuleKey) -> str:
+    """The block that a layer lies in: such as ``unet.down_blocks.1``; a text encoder is one."""
+    if key.part != "unet":
+        return key.part
+    first, *rest = key.path.split(".")
+    return f"unet.{first}.{rest[0]}" if first in ("down_blocks", "up_blocks") else f"unet.{first}"
+
+
+def _by_block(layers: tuple[LayerFacts, ...]) -> dict[str, float]:
+    squares: dict[str, float] = defaultdict(float)
+    for layer in layers:
+        squares[display_name(block_of(layer.key))] += layer.energy**2
+    ordered = sorted(squares, key=lambda block: -squares[block])
+    return {block: math.sqrt(squares[block]) for block in ordered}
+
+
+def _kept(values: list[Tensor]) -> list[float]:
+    """For each rank from 1 the share of all layers' energy that it keeps in every layer."""
+    squares = torch.zeros(max(len(some) for some in values), dtype=torch.float64)
+    for some in values:
+        squares[: len(some)] += some.square()
+    total = float(squares.sum())
+    shares = squares.cumsum(0) / total if total else torch.ones_like(squares)
+    return [*shares[:-1].tolist(), 1.0]
+
+
+def _scales(layers: tuple[LayerFacts, ...]) -> str:
+    counted = Counter((layer.rank, layer.alpha) for layer in layers)
+    named = [
+        f"{rank} / {alpha:g} ({count} layers)" for (rank, alpha), count in counted.most_common(5)
+    ]
+    more = f" and {len(counted) - 5} more" if len(counted) > 5 else ""
+    return ", ".join(named) + more
+
+
+def _tags(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """The commonest of ``ss_tag_frequency``, {folder: {tag: count}}."""
+    folders = _json(metadata.get("ss_tag_frequency", ""))
+    counted: Counter[str] = Counter()
+    for tags in folders.values() if isinstance(folders, dict) else ():
+        for tag, count in tags.items() if isinstance(tags, dict) else ():
+            if isinstance(count, int):
+                counted[tag] += count
+    return tuple(shown(tag, 60) for tag, _ in counted.most_common(MAX_TAGS))
+
+
+def _json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
