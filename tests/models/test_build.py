@@ -1,0 +1,131 @@
+"""The builder's pure functions: captions, augmentation, schedules, exact training state."""
+
+import itertools
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from models.build import augment
+from models.build.captions import BACKGROUNDS, Content, caption, plain, unknown_words, worded
+from models.build.parallel import Workers
+from models.build.pictures import HELD_OUT, SIZE, plain_code
+from models.build.state import Training, averaged, generator, learning_rate
+from models.build.subjects import SUBJECTS
+
+
+def test_held_out_emoji_are_no_subjects() -> None:
+    assert not HELD_OUT & set(SUBJECTS.values())
+    assert len(set(SUBJECTS.values())) == len(SUBJECTS)
+
+
+def test_every_wording_names_the_subject_and_a_coloured_background() -> None:
+    source = random.Random(0)
+    for _ in range(300):
+        text = worded(Content("owl", "3d", "orange"), source)
+        assert "owl" in text and "orange" in text
+        assert "a orange" not in text and "a owl" not in text
+        assert "flat" not in text
+
+
+def test_captions_are_a_function_of_the_source() -> None:
+    content = Content("grapes", "flat", "white")
+    first, second = (
+        [caption(content, source, ["xqz"]) for _ in range(50)]
+        for source in (random.Random(3), random.Random(3))
+    )
+    assert first == second
+    assert "" in first and any("xqz" in text for text in [*first, *_many(content)])
+
+
+def _many(content: Content) -> list[str]:
+    source = random.Random(4)
+    return [caption(content, source, ["xqz"]) for _ in range(300)]
+
+
+def test_plain_wording() -> None:
+    assert plain(Content("owl", "flat", "orange")) == "flat emoji of an owl on an orange background"
+    assert plain(Content("grapes", "3d", "blue")) == "3d emoji of grapes on a blue background"
+
+
+def test_unknown_words_leave_out_what_captions_use() -> None:
+    vocabulary = {"sks</w>": 2, "fox</w>": 1, "sk": 0, "blue</w>": 3, "5</w>": 4}
+    assert unknown_words(vocabulary, ["red fox"]) == ["sks"]
+
+
+@pytest.mark.parametrize(
+    ("code", "plainer"),
+    [("1F98A", "1f98a"), ("2764-fe0f", "2764"), ("0023-fe0f-20e3", "23-20e3")],
+)
+def test_codes_agree_between_packages(code: str, plainer: str) -> None:
+    assert plain_code(code) == plainer
+
+
+def test_batches_are_a_function_of_the_seed_and_in_range() -> None:
+    pixels = {
+        "small": torch.randint(0, 256, (3, 4, 56, 56), dtype=torch.uint8),
+        "large": torch.randint(0, 256, (3, 4, 80, 80), dtype=torch.uint8),
+    }
+    first, again, other = (
+        augment.training_batch(pixels, 8, generator(0, step, 1)) for step in (5, 5, 6)
+    )
+    assert first.shape == (8, 3, SIZE, SIZE)
+    assert first.abs().max() <= 1
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_alpha_compositing() -> None:
+    background = torch.tensor(BACKGROUNDS["red"])[None, :, None, None] / 255
+    nothing, everything = torch.zeros(1, 4, 2, 2), torch.ones(1, 4, 2, 2)
+    assert torch.equal(augment.over(nothing, background), background.expand(1, 3, 2, 2))
+    assert torch.equal(augment.over(everything, background), torch.ones(1, 3, 2, 2))
+
+
+def test_learning_rate_warms_up_holds_and_falls() -> None:
+    rates = [learning_rate(step, 100, 1.0, warmup=10) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[10:70] == [1.0] * 60
+    assert rates[85] == pytest.approx(0.5)
+    assert all(later <= earlier for earlier, later in itertools.pairwise(rates[70:]))
+
+
+def test_resumed_training_equals_uninterrupted(tmp_path: Path) -> None:
+    def steps(training: Training, model: nn.Linear, until: int) -> None:
+        while training.step < until:
+            data = torch.randn(4, 3, generator=generator(0, training.step, 0))
+            model(data).square().mean().backward()
+            training.update(1e-2)
+
+    def new(path: Path) -> tuple[Training, nn.Linear]:
+        torch.manual_seed(0)
+        model = nn.Linear(3, 2)
+        return Training({"m": model}, path, average_decay=0.9), model
+
+    whole, model = new(tmp_path / "a.safetensors")
+    steps(whole, model, 6)
+    half, stopped = new(tmp_path / "b.safetensors")
+    steps(half, stopped, 3)
+    half.save()
+    resumed, continued = new(tmp_path / "b.safetensors")
+    assert resumed.load() and resumed.step == 3
+    steps(resumed, continued, 6)
+    assert torch.equal(model.weight, continued.weight)
+    assert torch.equal(whole.average["m.weight"], resumed.average["m.weight"])
+    assert averaged(tmp_path / "b.safetensors", "m").keys() == {"weight", "bias"}
+
+
+def test_parts_add_up_to_the_whole_gradient() -> None:
+    weight = nn.Parameter(torch.tensor([1.0, -2.0]))
+    data = torch.randn(6, 2, generator=torch.Generator().manual_seed(1))
+    threads = torch.get_num_threads()
+    losses = [lambda part=part: (part @ weight).square().mean() for part in data.split(2)]
+    value = Workers(2).accumulate(losses, [weight])
+    torch.set_num_threads(threads)
+    torch.backends.cuda.enable_flash_sdp(True)
+    found, weight.grad = weight.grad, None
+    (data @ weight).square().mean().backward()
+    assert value == pytest.approx((data @ weight).square().mean().item())
+    assert found is not None and weight.grad is not None
+    assert torch.allclose(found, weight.grad)
