@@ -71,9 +71,7 @@ def test_two_processes_train_what_one_does(tiny_base: TinyBase, tmp_path: Path) 
     assert two.adapter.is_file()
 
 
-def test_processes_that_a_launcher_started_share_a_run(
-    tiny_base: TinyBase, tmp_path: Path
-) -> None:
+def test_processes_that_a_launcher_started_share_a_run(tiny_base: TinyBase, tmp_path: Path) -> None:
     """As ``accelerate launch`` starts them, on one machine or several: by their environment."""
     images = make_images(tmp_path / "images", count=5)
     file = tmp_path / "config.toml"
@@ -82,10 +80,10 @@ def test_processes_that_a_launcher_started_share_a_run(
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    arguments = ["train", "--config", str(file), "--run", str(tmp_path / "run")]
     started = [
         subprocess.Popen(
-            [sys.executable, "-m", "trainer", "train", "--config", str(file)]
-            + ["--run", str(tmp_path / "run")],
+            [sys.executable, "-m", "trainer", *arguments],
             cwd=PROJECT,
             env={
                 **os.environ,

@@ -115,8 +115,8 @@ def merge(
             shapes[key] = (layer.up.shape, layer.down.shape)
     layers = _with_one_alpha(factors, shapes)
     metadata = _with_scale(_merged_metadata(adapters, names), layers)
-    known = [adapter.family for adapter, _ in adapters if adapter.family is not None]
-    family: FamilyName | None = known[0] if known else None
+    known: list[FamilyName] = [a.family for a, _ in adapters if a.family is not None]
+    family = known[0] if known else None
     merged = AdapterFile(dict(sorted(layers.items())), family, metadata, " + ".join(names))
     return merged if rank is None else resize(merged, rank=rank)
 

@@ -278,7 +278,7 @@ def test_what_diffusers_saves_is_read(base_of: BaseOf, tmp_path: Path, family: s
 
     base = base_of(family)
     pipeline = base.pipeline()
-    config = LoraConfig(r=3, lora_alpha=7.5, target_modules=["to_q", "q_proj"])
+    config = LoraConfig(r=3, lora_alpha=7.5, target_modules=["to_q", "q_proj"])  # type: ignore[arg-type]
     parts: dict[str, Any] = {"unet": base.unet, "text_encoder": base.text_encoders[0]}
     for module in parts.values():
         module.add_adapter(config)
