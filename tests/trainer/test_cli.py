@@ -99,6 +99,7 @@ def test_each_mistake_is_one_message_and_leaves_nothing(
     given = [part.format(**places) for part in changes]
     arguments = ["train", "--images", str(images), "--trigger", "ohwx"]
     arguments += ["--base", str(tiny_base("sd1")), *given]
+    capsys.readouterr()  # what making the tiny base model has printed
     assert main(arguments) == 2
     errors = capsys.readouterr().err
     assert errors.startswith("error: ")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -147,15 +149,18 @@ def _run(
 
 
 def _print_result(config: TrainingConfig, folder: RunFolder, summary: str) -> None:
-    words = config.captions
     adapter = shown(folder.adapter)
     print(f"Adapter:   {adapter}")
     print(f"Previews:  {shown(folder.previews)}")
     print(f"Report:    {shown(folder.report)}")
     print(summary)
-    prompt = f"{words.trigger} {words.class_word}".strip()
+    arguments = ["--base", config.base.name, "--adapter", adapter]
+    arguments += ["--prompt", _first_preview_prompt(folder), "--out", "pictures"]
     print("Try it:")
-    print(
-        f"  python launch.py generate --base {config.base.name} --adapter {adapter} "
-        f'--prompt "{prompt}" --out pictures'
-    )
+    print(f"  python launch.py generate {shlex.join(arguments)}")
+
+
+def _first_preview_prompt(folder: RunFolder) -> str:
+    """A prompt that the run has drawn itself, trigger word included."""
+    latest = folder.preview(folder.preview_steps()[-1])
+    return json.loads((latest / "prompts.json").read_text(encoding="utf-8"))[0]["prompt"]
