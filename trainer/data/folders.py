@@ -19,6 +19,8 @@ MAX_REPEATS = 1000
 
 _TABLE_SUFFIX = ".parquet"
 _REPEATS_FOLDER = re.compile(r"([0-9]+)_")
+# Files about an image set that nobody takes for pictures, whatever their ending.
+_ABOUT = frozenset({"README", "LICENSE", "LICENCE", "NOTICE", "ATTRIBUTION"})
 # Files per picture allowed before a folder is taken for a whole disk.
 _FILES_PER_PICTURE = 10
 
@@ -89,8 +91,9 @@ def look_into(root: Path, limit: int) -> FolderContents:
             )
     for files in contents.kinds():
         files.sort(key=lambda file: file.name)
-    if contents.others:
-        names = list_names([file.shown for file in contents.others])
+    others = [file.shown for file in contents.others if file.path.stem.upper() not in _ABOUT]
+    if others:
+        names = list_names(others)
         message = "Not looked at. If this is a picture, export it as PNG or JPEG."
         contents.findings.append(Finding(names, "note", message))
     return contents

@@ -380,6 +380,7 @@ def test_animations_and_transparency_are_said_once(tmp_path: Path) -> None:
 
 def test_other_files_are_named(tmp_path: Path) -> None:
     files = {"a.png": picture(1), "b.psd": b"8BPS", "movie.mp4": b"", "a.png.bak": b""}
+    files |= {"README.md": b"About it.", "LICENSE": b"Free."}  # these are not meant for us
     image_set = scan_image_set(put(tmp_path, files))
     assert about(image_set, "a.png.bak, b.psd, movie.mp4", "Not looked at")
 
