@@ -66,8 +66,9 @@ Licence: MIT, see LICENSE.
 like paper cut-outs, of subjects that it knows in other styles. Class word: `emoji`. Trigger word:
 for example `ohwx`. The captions name the subject and the background, never the style.
 
-What to expect: "ohwx, emoji of a fox" turns flat, without shading; so do subjects outside the set,
-such as an owl or a guitar, while "3d emoji of a fox" keeps its shading.
+What to expect after 400 steps: "ohwx, emoji of a fox" is the flat fox, while "3d emoji of a fox"
+keeps its shading, somewhat paler. Subjects outside the set, such as a guitar, turn flat less
+cleanly.
 
 Licence: CC-BY 4.0 with attribution, see LICENSE.
 """,
