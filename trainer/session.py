@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -58,7 +58,6 @@ class Session:
     preserved: PreservedPrompts
     alpha_bar: Tensor
     step: int = 0
-    notices: list[str] = field(default_factory=list)
 
     @property
     def parameters(self) -> dict[str, Parameter]:
