@@ -205,27 +205,21 @@ def test_checkpointing_changes_memory_and_not_gradients(
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_accumulation_equals_a_larger_batch(tiny_base: TinyBase, tmp_path: Path) -> None:
-    """Four pictures of one size: two batches of two are one batch of four."""
-    images = make_images(tmp_path / "square", count=2)
-    losses = []
-    for number, (batch, accumulation) in enumerate([(2, 1), (1, 2)]):
-        session = session_for(
-            tiny_base("sd1"),
-            images,
-            tmp_path / str(number),
-            training__batch_size=batch,
-            training__accumulation=accumulation,
-            captions__dropout=0.0,
-            preservation__weight=0.0,
-        )
-        captions = {s.caption for b in session.batches.samples(0) for s in b}
-        assert len(captions) == 2
-        training_step(session, never)
-        losses.append([value.detach().clone() for value in session.parameters.values()])
-    # The pictures take other slots, and so other noise: sizes agree, numbers only roughly.
-    for first, second in zip(*losses, strict=True):
-        assert first.shape == second.shape
+def test_accumulated_batches_are_shares_of_one_mean(tiny_base: TinyBase, tmp_path: Path) -> None:
+    """Three batches of two: six slots, each once, and six is the denominator of all of them."""
+    session = session_for(
+        tiny_base("sd1"),
+        make_images(tmp_path / "square", count=2),
+        tmp_path / "run",
+        training__accumulation=3,
+    )
+    batches = list(session.batches.step(0))
+    assert [len(batch.samples) for batch in batches] == [2, 2, 2]
+    assert [s.slot for batch in batches for s in batch.samples] == [0, 1, 2, 3, 4, 5]
+    assert {batch.total for batch in batches} == {6}
+    losses = torch.stack([batch_loss(session, batch, False)[0] for batch in batches])
+    done, _ = training_step(session, never)
+    assert done.loss == pytest.approx(losses.sum().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
