@@ -7,8 +7,11 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
 
-RUNS = PROJECT / "runs"
-"""Run folders, where ``--run`` does not say otherwise."""
+RUNS = Path(os.environ.get("RAREBIT_RUNS") or PROJECT / "runs")
+"""Run folders, where ``--run`` does not say otherwise; ``RAREBIT_RUNS`` moves them."""
+
+DATASETS = Path(os.environ.get("RAREBIT_DATASETS") or PROJECT / "datasets")
+"""Image sets of the page: the bundled examples, and those that users make there."""
 
 
 def cache_folder() -> Path:

@@ -1,0 +1,1 @@
+"""The web UI. It knows run folders and the configuration, and never touches a tensor."""

@@ -1,0 +1,67 @@
+"""``python -m app``: the page. Options as `launch.py` hands them on."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from trainer.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serves the page until Ctrl-C. Returns 0, or 2 for a mistake of the user's."""
+    options = build_parser().parse_args(arguments)
+    from app.server import Address, serve
+
+    try:
+        login = read_login(options.auth) if options.auth else None
+        serve(Address(options.host, options.port, login), open_browser=not options.no_browser)
+    except UserError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"       {error.hint}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the page's options."""
+    parser = argparse.ArgumentParser(
+        prog="python launch.py ui", description="Rarebit in a browser."
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="Address to listen on (127.0.0.1).")
+    parser.add_argument("--port", type=_port, default=7860, help="Port to listen on (7860).")
+    parser.add_argument(
+        "--auth",
+        metavar="USER:PASSWORD",
+        default=os.environ.get("RAREBIT_AUTH"),
+        help="Ask for a login; needed for any --host but this machine's own. The variable "
+        "RAREBIT_AUTH does the same without showing it in the list of processes.",
+    )
+    parser.add_argument("--no-browser", action="store_true", help="Do not open a browser.")
+    return parser
+
+
+def read_login(text: str) -> tuple[str, str]:
+    """The two halves of USER:PASSWORD.
+
+    Raises:
+        UserError: one of them is missing.
+    """
+    user, _, password = text.partition(":")
+    if not user or not password:
+        raise UserError("--auth needs a user and a password.", "Write it as USER:PASSWORD.")
+    return user, password
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 < port < 65536:
+        raise ValueError(text)
+    return port
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,365 @@
+"""Worker processes: started, stopped and found again. The only place that starts processes.
+
+A training runs in a process of its own, in a session of its own, and writes its run folder; it
+outlives the server. What runs and what waits is read from the run folders and from
+``runs/.queue.json``, so a second server, or this one after a restart, sees the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+import psutil
+
+from trainer import places
+from trainer.config import TrainingConfig
+from trainer.configfile import ConfigError, Mistake, write_config
+from trainer.errors import UserError
+from trainer.runs.atomic import temporary_name, write_json
+from trainer.runs.layout import RunFolder, create_run, list_runs
+from trainer.runs.status import ENDED, Status, effective_status, is_alive, read_status, write_status
+
+QUEUED, UNSTARTED = "queued", "unstarted"
+_LOG = "worker.log"  # what the worker prints, in the run's folder
+_LOG_LIMIT = 20_000  # bytes of it that are looked at
+_stopping: set[tuple[str, int]] = set()  # (run, pid) that were asked to stop
+_children: list[subprocess.Popen[bytes]] = []
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """A run at a glance.
+
+    Attributes:
+        name: the run folder's name.
+        phase: one of `trainer.runs.status.PHASES`, or "queued", or "unstarted".
+        step: optimizer steps done.
+        total_steps: optimizer steps in all; 0 while not known.
+        eta_seconds: time left, or None while it is not known.
+        message: one sentence for a person.
+        alive: whether a process works on it.
+        stopping: whether that process was asked to stop.
+        place: place in the queue from 1, 0 for none.
+    """
+
+    name: str
+    phase: str
+    step: int = 0
+    total_steps: int = 0
+    eta_seconds: float | None = None
+    message: str = ""
+    alive: bool = False
+    stopping: bool = False
+    place: int = 0
+
+
+# ------------------------------------------------------------------------------ looking
+
+
+def run_folder(name: str) -> RunFolder:
+    """The run of a name that came from a browser; a path is never taken for one.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    run = RunFolder(places.RUNS / name)
+    single = bool(name) and name == Path(name).name and name[0] not in "._"
+    if not single or run.path.is_symlink() or not run.config.is_file():
+        raise UserError("There is no such run any more.", "Choose one from the list.")
+    return run
+
+
+def info(run: RunFolder, waiting: list[str] | None = None) -> RunInfo:
+    """What a run does now."""
+    waiting = waiting_runs() if waiting is None else waiting
+    if run.name in waiting:
+        return RunInfo(run.name, QUEUED, place=waiting.index(run.name) + 1)
+    status = effective_status(run)
+    if status is None:
+        return RunInfo(run.name, UNSTARTED, message="never started")
+    alive = status.phase not in ENDED
+    said = "" if alive else _last_words(run)
+    if status.message.endswith("(killed)") and said:
+        status = Status("failed", status.step, status.total_steps, message=said)
+    return RunInfo(
+        run.name,
+        status.phase,
+        status.step,
+        status.total_steps,
+        status.eta_seconds,
+        status.message,
+        alive,
+        alive and (run.name, status.pid) in _stopping,
+    )
+
+
+def runs() -> list[RunInfo]:
+    """All runs, the newest first."""
+    waiting = waiting_runs()
+    return [info(run, waiting) for run in list_runs(places.RUNS)]
+
+
+def busy() -> RunInfo | None:
+    """The run that a process works on now, if any."""
+    return next((run for run in runs() if run.alive), None)
+
+
+def waiting_runs() -> list[str]:
+    """Names of the runs in the queue, the next one first."""
+    try:
+        names = json.loads(_queue_file().read_bytes())
+    except (OSError, ValueError):
+        return []
+    names = names if isinstance(names, list) else []
+    return [name for name in names if isinstance(name, str) and _config_of(name).is_file()]
+
+
+def _config_of(name: str) -> Path:
+    return RunFolder(places.RUNS / Path(name).name).config
+
+
+def _queue_file() -> Path:
+    return places.RUNS / ".queue.json"
+
+
+def _last_words(run: RunFolder) -> str:
+    """What the worker complained about before it could write a status, or ""."""
+    try:
+        with (run.path / _LOG).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_LIMIT))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    errors = re.findall(r"^error: (.+(?:\n {7}.+)*)", text, re.MULTILINE)
+    return re.sub(r"\n {7}", "\n", errors[-1]) if errors else ""
+
+
+# ------------------------------------------------------------------------------ doing
+
+
+def start(config: TrainingConfig) -> str:
+    """Starts a training and gives the run's name.
+
+    Raises:
+        UserError: another run is busy (it is named), or something needed is missing.
+    """
+    check_essentials(config)
+    with _one_at_a_time():
+        _refuse_if_busy()
+        run = _new_run(config)
+        _spawn_training(run, ["worker", str(run.path)])
+    return run.name
+
+
+def queue(config: TrainingConfig) -> str:
+    """Lets a run wait until nothing trains and gives its name; see `keep_queue_moving`.
+
+    Raises:
+        UserError: something needed is missing.
+    """
+    check_essentials(config)
+    with _one_at_a_time():
+        run = _new_run(config)
+        write_json(_queue_file(), [*waiting_runs(), run.name])
+    return run.name
+
+
+def resume(name: str, *, accept_changes: bool = False) -> None:
+    """Goes on with a run where it stopped; one that has saved nothing starts again.
+
+    Args:
+        accept_changes: go on although the image set has changed.
+
+    Raises:
+        UserError: there is no such run, or one is busy.
+    """
+    run = run_folder(name)
+    with _one_at_a_time():
+        _refuse_if_busy()
+        _leave_queue(name)
+        flags = ["--resume"] if run.checkpoint_steps() else []
+        _spawn_training(
+            run, ["worker", str(run.path), *flags, *["--accept-changes"] * accept_changes]
+        )
+
+
+def stop(name: str) -> None:
+    """Asks a run to finish its step, save and end; takes a waiting one out of the queue.
+
+    Raises:
+        UserError: there is no such run, or nothing works on it.
+    """
+    run = run_folder(name)
+    with _one_at_a_time():
+        if _leave_queue(name):
+            return
+        status = read_status(run)
+        if status is None or status.phase in ENDED or not is_alive(status):
+            raise UserError(f"{name} is not running.", "There is nothing to stop.")
+        _stopping.add((name, status.pid))
+        psutil.Process(status.pid).terminate()
+
+
+def delete(name: str) -> None:
+    """Removes a run's folder and nothing else.
+
+    Raises:
+        UserError: there is no such run, a process works on it, or it cannot be removed.
+    """
+    run = run_folder(name)
+    with _one_at_a_time():
+        if info(run).alive:
+            raise UserError(f"{name} is still running.", "Stop it first.")
+        _leave_queue(name)
+        doomed = temporary_name(run.path)
+        try:
+            run.path.rename(doomed)  # gone from every list at once, whatever happens below
+            shutil.rmtree(doomed)
+        except OSError as error:
+            raise UserError(
+                f"{name} could not be removed whole: {error.strerror or error}.",
+                "Close what has its files open, and look into the folder of runs.",
+            ) from error
+
+
+def check_essentials(config: TrainingConfig) -> None:
+    """Sees to what every training needs.
+
+    Raises:
+        ConfigError: all that is missing.
+    """
+    mistakes: list[Mistake] = []
+    images = config.images.path
+    if images == Path():
+        mistakes.append(Mistake("images.path", "choose an image set, or make one in Images"))
+    elif not (places.PROJECT / images).is_dir():
+        mistakes.append(Mistake("images.path", f"{images.name} is not there any more"))
+    if not config.captions.trigger.strip():
+        mistakes.append(Mistake("captions.trigger", "give a trigger word, such as ohwx"))
+    if mistakes:
+        raise ConfigError("", mistakes, "")
+
+
+def _new_run(config: TrainingConfig) -> RunFolder:
+    run = create_run(places.RUNS, config.output.name or config.captions.trigger)
+    write_config(run.config, config)
+    return run
+
+
+def _refuse_if_busy() -> None:
+    other = busy()
+    if other is not None:
+        at = f" (step {other.step:,} of {other.total_steps:,})" if other.total_steps else ""
+        raise UserError(
+            f"{other.name} is training now{at}, and one training at a time fits this machine.",
+            "Queue yours behind it, wait, or stop it in Runs.",
+        )
+
+
+def _leave_queue(name: str) -> bool:
+    waiting = waiting_runs()
+    if name in waiting:
+        write_json(_queue_file(), [other for other in waiting if other != name])
+    return name in waiting
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """One decision at a time, over all threads and all servers on these runs."""
+    try:
+        places.RUNS.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(places.RUNS / ".jobs.lock", timeout=20):
+            yield
+    except filelock.Timeout:
+        raise UserError("Another start is still being prepared.", "Try again.") from None
+    except psutil.Error as error:
+        raise UserError("The process has just ended.", "Look at the run again.") from error
+
+
+# ------------------------------------------------------------------------------ processes
+
+
+def _spawn_training(run: RunFolder, arguments: list[str]) -> None:
+    """Starts a worker and notes it as the run's process before it can do so itself."""
+    old = read_status(run)
+    with (run.path / _LOG).open("wb") as log:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "trainer", *arguments],
+            cwd=places.PROJECT,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # neither Ctrl-C nor the end of the server reaches it
+        )
+    _children.append(worker)
+    started = psutil.Process(worker.pid).create_time()
+    step, total = (old.step, old.total_steps) if old else (0, 0)
+    write_status(run, Status("preparing", step, total, None, worker.pid, started, "starting"))
+
+
+def spawn_service() -> subprocess.Popen[str]:
+    """Starts ``trainer service``, which reads requests from its input until that ends."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "trainer", "service"],
+        cwd=places.PROJECT,
+        env=_environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+    )
+
+
+def _environment() -> dict[str, str]:
+    environment = dict(os.environ)
+    rest = environment.get("PYTHONPATH")
+    environment["PYTHONPATH"] = str(places.PROJECT) + (os.pathsep + rest if rest else "")
+    environment["PYTHONUNBUFFERED"] = "1"
+    return environment
+
+
+def keep_queue_moving(every: float = 1.0) -> threading.Thread:
+    """Starts the next waiting run whenever nothing trains, in a thread, until the server ends."""
+
+    def move() -> None:
+        while True:
+            time.sleep(every)
+            _children[:] = [child for child in _children if child.poll() is None]
+            try:
+                start_next()
+            except (UserError, OSError):
+                continue  # what is wrong with a run stands in its log; the next tick tries again
+
+    thread = threading.Thread(target=move, name="queue", daemon=True)
+    thread.start()
+    return thread
+
+
+def start_next() -> str | None:
+    """Starts the next waiting run if nothing trains; gives its name."""
+    if not waiting_runs():
+        return None
+    with _one_at_a_time():
+        waiting = waiting_runs()
+        if not waiting or busy() is not None:
+            return None
+        run = RunFolder(places.RUNS / waiting[0])
+        write_json(_queue_file(), waiting[1:])
+        flags = ["--resume"] if run.checkpoint_steps() else []
+        _spawn_training(run, ["worker", str(run.path), *flags])
+    return run.name

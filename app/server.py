@@ -1,0 +1,203 @@
+"""How the page is served: on this machine only, closed to everyone else unless asked."""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import ipaddress
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import webbrowser
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from trainer.errors import UserError
+
+LARGEST_UPLOAD = "1gb"  # a zip of a large image set
+_LOOPBACK = ("localhost", "127.0.0.1")
+_READING = ("GET", "HEAD", "OPTIONS")
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the page is served, and to whom.
+
+    Attributes:
+        login: (user, password), or None for everyone on this machine.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 7860
+    login: tuple[str, str] | None = None
+
+
+class SameOriginMiddleware:
+    """Refuses what changes something when another site's page asks for it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on, or answers 403."""
+        if scope["type"] == "http" and not _is_ours(scope):
+            refusal = PlainTextResponse("Refused: this page belongs to another site.", 403)
+            await refusal(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+
+def _is_ours(scope: Scope) -> bool:
+    headers = Headers(scope=scope)
+    origin = headers.get("origin")
+    if scope["method"] in _READING:
+        return headers.get("sec-fetch-site") != "cross-site" or _is_navigation(headers)
+    return origin is None or urlsplit(origin).netloc == headers.get("host")
+
+
+def _is_navigation(headers: Headers) -> bool:
+    """Someone followed a link to the page: fine, as long as it is not put into a frame."""
+    return headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") in (
+        "document",
+        None,
+    )
+
+
+def serve(address: Address, open_browser: bool = True) -> None:
+    """Serves the page until Ctrl-C or SIGTERM. What trains goes on without it.
+
+    Raises:
+        UserError: the port is taken, or the address would be open to everyone.
+    """
+    check_address(address)
+    _prepare_environment()
+    from app import jobs  # gradio takes seconds to import: only when it is sure to be needed
+    from app.theme import make_theme, read_style
+    from app.ui import build_page
+
+    page = build_page()
+    page.queue(default_concurrency_limit=None, max_size=200)
+    page.launch(
+        server_name=address.host,
+        server_port=address.port,
+        auth=address.login,
+        theme=make_theme(),
+        css=read_style(),
+        footer_links=[],
+        allowed_paths=[],
+        run_history=False,
+        enable_monitoring=False,
+        max_file_size=LARGEST_UPLOAD,
+        app_kwargs={"middleware": middleware(address), "docs_url": None, "redoc_url": None},
+        state_session_capacity=1000,
+        ssr_mode=False,
+        share=False,
+        pwa=False,
+        mcp_server=False,
+        quiet=True,
+        prevent_thread_lock=True,
+    )
+    jobs.keep_queue_moving()
+    url = f"http://{'localhost' if _is_open(address.host) else address.host}:{address.port}"
+    print(f"Rarebit is at {url}  (Ctrl-C ends the page; what trains goes on)", flush=True)
+    if open_browser and _has_display():
+        webbrowser.open(url)
+    _wait_for_the_end()
+    page.close(verbose=False)
+
+
+def middleware(address: Address) -> list[Middleware]:
+    """What a request passes first: the host it names, then the site it comes from."""
+    hosts = ["*"] if _is_open(address.host) else [*_LOOPBACK, address.host]
+    return [
+        Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False),
+        Middleware(SameOriginMiddleware),
+    ]
+
+
+def check_address(address: Address) -> None:
+    """Sees to it that the page can be served there, and that strangers have to log in.
+
+    Raises:
+        UserError: it cannot, or they would not have to.
+    """
+    if not _is_loopback(address.host) and address.login is None:
+        raise UserError(
+            f"On {address.host} everyone in the network could use this machine.",
+            "Give a login with --auth USER:PASSWORD, or leave --host away.",
+        )
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address.host, address.port))
+        except OSError as error:
+            raise _cannot_listen(address, error) from error
+
+
+def _cannot_listen(address: Address, error: OSError) -> UserError:
+    if error.errno == errno.EADDRINUSE:
+        return UserError(
+            f"Port {address.port} is taken; perhaps Rarebit is running already.",
+            f"Look at http://{address.host}:{address.port}, or choose another port with "
+            f"--port {address.port + 1}.",
+        )
+    if error.errno == errno.EACCES:
+        return UserError(
+            f"Port {address.port} may not be used by this account.",
+            "Choose one from 1024 on: --port 7860.",
+        )
+    return UserError(
+        f"The address {address.host} is none of this machine's: {error.strerror or error}.",
+        "Leave --host away, or give one of this machine's own addresses.",
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_open(host: str) -> bool:
+    """Whether it stands for every address of this machine."""
+    return host in ("0.0.0.0", "::")
+
+
+def _prepare_environment() -> None:
+    """Gradio reads these when it is imported."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_ALLOWED_PATHS"] = ""
+    os.environ["GRADIO_SHARE"] = "False"
+    os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="rarebit-")  # readable by us alone
+    atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
+    # It asks itself whether it has started, and no proxy can answer that.
+    for name in ("NO_PROXY", "no_proxy"):
+        known = os.environ.get(name, "")
+        os.environ[name] = ",".join(filter(None, [known, "127.0.0.1", "localhost"]))
+
+
+def _has_display() -> bool:
+    if sys.platform.startswith("linux"):
+        return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    return True
+
+
+def _wait_for_the_end() -> None:
+    """Returns at the first Ctrl-C or SIGTERM."""
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    while not ended.wait(3600):
+        pass

@@ -1,0 +1,148 @@
+"""What the tabs have in common: the state they pass to each other, and how they say things."""
+
+from __future__ import annotations
+
+import functools
+import html
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import gradio as gr
+
+from trainer.data.names import display_name
+from trainer.errors import UserError
+from trainer.places import DATASETS, PROJECT
+
+logger = logging.getLogger("rarebit")
+
+TABS = {
+    "images": "Images",
+    "train": "Train",
+    "runs": "Runs",
+    "generate": "Generate",
+    "adapters": "Adapters",
+}
+"""The tabs by id, in their order, with what they are called."""
+
+Inputs = ParamSpec("Inputs")
+Output = TypeVar("Output")
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What is chosen in this browser. A tab follows the others through ``shared.trigger.change``.
+
+    Attributes:
+        page: the whole page, for ``page.load``.
+        tabs: the row of tabs; `go` gives an update that selects one.
+        rooms: each tab by id, for ``rooms["runs"].select``.
+        timer: ticks while the page is open.
+        image_set: id of the chosen image set, a folder's name in ``datasets/``; "" for none.
+        trigger: the trigger word.
+        class_word: the class word.
+        base: the base model, as ``base.name`` takes it.
+        run: name of the run to show in Runs; set it together with ``tabs`` to go there.
+        adapter: an adapter to draw with: a run's name, or the id of an adapter file.
+    """
+
+    page: gr.Blocks
+    tabs: gr.Tabs
+    rooms: dict[str, gr.Tab]
+    timer: gr.Timer
+    image_set: gr.State
+    trigger: gr.State
+    class_word: gr.State
+    base: gr.State
+    run: gr.State
+    adapter: gr.State
+
+
+def go(tab: str) -> gr.Tabs:
+    """An update of `Shared.tabs` that selects a tab."""
+    return gr.Tabs(selected=tab)
+
+
+def elem(tab: str, thing: str) -> str:
+    """The element id of a component, such as ``train-start``: what tests and scripts look for."""
+    return f"{tab}-{thing}"
+
+
+def escape(text: object) -> str:
+    """A user's text for HTML: markup harmless, invisible characters shown."""
+    return html.escape(display_name(str(text)), quote=True)
+
+
+def plain(error: UserError) -> str:
+    """What is wrong and the way out, as HTML."""
+    parts = [html.escape(text).replace("\n", "<br>") for text in (error.message, error.hint)]
+    return "<br>".join(part for part in parts if part)
+
+
+def sorry(error: UserError, title: str = "That did not work") -> gr.Error:
+    """The page's message for a mistake that a person can put right; raise it in a handler."""
+    return gr.Error(plain(error), duration=None, title=title, print_exception=False)
+
+
+def says_errors(handler: Callable[Inputs, Output]) -> Callable[Inputs, Output]:
+    """A handler whose errors become messages: a `UserError`'s own words, or one calm sentence.
+
+    What is a defect is written to the terminal, never to the page.
+    """
+
+    @functools.wraps(handler)
+    def wrapped(*args: Inputs.args, **kwargs: Inputs.kwargs) -> Output:
+        try:
+            return handler(*args, **kwargs)
+        except UserError as error:
+            raise sorry(error) from None
+        except gr.Error:
+            raise
+        except Exception:
+            logger.exception("in %s", handler.__qualname__)
+            raise gr.Error(
+                "This is a fault of Rarebit's. Nothing of yours was changed; the terminal that "
+                "Rarebit runs in says more.",
+                title="Something went wrong",
+                print_exception=False,
+            ) from None
+
+    return wrapped
+
+
+def image_set_path(name: str) -> Path:
+    """The folder of an image set by its id, as the configuration keeps it.
+
+    Raises:
+        UserError: there is no such image set; a path is never taken for one.
+    """
+    if name not in image_sets():
+        raise UserError(
+            f"There is no image set {display_name(name)!r}." if name else "No image set is chosen.",
+            "Choose one from the list, or make one in Images.",
+        )
+    path = DATASETS / name
+    return path.relative_to(PROJECT) if path.is_relative_to(PROJECT) else path
+
+
+def image_sets() -> list[str]:
+    """Ids of the image sets on this machine, by name."""
+    if not DATASETS.is_dir():
+        return []
+    return sorted(
+        path.name for path in DATASETS.iterdir() if path.is_dir() and path.name[0] not in "._"
+    )
+
+
+def base_models() -> list[str]:
+    """Names of the base models in ``models/``, the user's own among them."""
+    models = PROJECT / "models"
+    found = {
+        path.name if path.is_dir() else path.stem
+        for folder in (models, models / "user")
+        for path in (folder.iterdir() if folder.is_dir() else ())
+        if (path / "model_index.json").is_file() or path.suffix == ".safetensors"
+    }
+    return sorted(found)
