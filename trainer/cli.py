@@ -129,8 +129,9 @@ def _add_generate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         "--adapter",
         action="append",
         default=[],
-        metavar="FILE[:STRENGTH]",
-        help="An adapter file and how strongly it acts, 1 unless given; can be repeated.",
+        metavar="FILE[:STRENGTH[:TEXT_STRENGTH]]",
+        help="An adapter file and how strongly it acts, 1 unless given, and how strongly in the "
+        "text encoder, if not the same; can be repeated.",
     )
     parser.add_argument(
         "--base", default="tiny-emoji", metavar="NAME", help=field_help("base.name")

@@ -13,6 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from trainer.devices import Device
+from trainer.lora.stack import AdapterChoice
 from trainer.models.base import BaseModel
 
 BATCH = 4
@@ -92,24 +93,35 @@ def _decode(base: BaseModel, latents: torch.Tensor) -> torch.Tensor:
 
 
 def save_picture(
-    image: Image.Image, path: Path, drawing: Drawing, *, model: str, adapters: Sequence[str] = ()
+    image: Image.Image,
+    path: Path,
+    drawing: Drawing,
+    *,
+    model: str,
+    adapters: Sequence[AdapterChoice] = (),
 ) -> None:
     """Write a PNG file that carries its settings.
 
     ``parameters`` holds them as A1111 and its readers write them, ``rarebit`` as JSON.
     """
-    facts = {**asdict(drawing), "model": model, "adapters": list(adapters)}
+    facts = {**asdict(drawing), "model": model, "adapters": [choice.label for choice in adapters]}
     text = PngInfo()
     text.add_text("parameters", _parameters_text(drawing, model, adapters))
     text.add_itxt("rarebit", json.dumps(facts, ensure_ascii=False))
     image.save(path, format="PNG", pnginfo=text)
 
 
-def _parameters_text(drawing: Drawing, model: str, adapters: Sequence[str]) -> str:
-    used = "".join(f" <lora:{adapter}>" for adapter in adapters)
+def _parameters_text(drawing: Drawing, model: str, adapters: Sequence[AdapterChoice]) -> str:
+    used = "".join(f" <lora:{_as_in_a1111(choice)}>" for choice in adapters)
     settings = (
         f"Steps: {drawing.inference_steps}, Sampler: DDIM, CFG scale: {drawing.guidance:g}, "
         f"Seed: {drawing.seed}, Size: {drawing.width}x{drawing.height}, Model: {model}"
     )
     negative = f"\nNegative prompt: {drawing.negative}" if drawing.negative else ""
     return f"{drawing.prompt}{used}{negative}\n{settings}"
+
+
+def _as_in_a1111(choice: AdapterChoice) -> str:
+    """``NAME:STRENGTH``; of two strengths, the text encoder's comes first there."""
+    unet, text = choice.by_part
+    return f"{choice.file.stem}:{text:g}" + ("" if text == unet else f":{unet:g}")

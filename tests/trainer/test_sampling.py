@@ -15,11 +15,11 @@ from tests.conftest import TinyBase
 from tests.tiny_models import TINY_NAMES
 from tests.trainer.runs_for_tests import make_images, small_config, train_small
 from trainer.cli import main
-from trainer.commands.generate import split_strength
 from trainer.config import AdapterConfig
 from trainer.devices import choose_device
 from trainer.lora.attach import attach, detach, set_strength
 from trainer.lora.files import load_into, read_adapter
+from trainer.lora.stack import AdapterChoice
 from trainer.models.load import load_base
 from trainer.sampling import Drawing, draw, save_picture
 
@@ -72,14 +72,16 @@ def test_strength_zero_is_the_base_model(tiny_base: TinyBase) -> None:
 def test_a_picture_carries_its_settings(tmp_path: Path) -> None:
     drawing = replace(DRAWING, prompt="ein rötlicher <Ding>", negative="blurry")
     path = tmp_path / "a.png"
-    save_picture(Image.new("RGB", (32, 32)), path, drawing, model="m", adapters=["x:0.5"])
+    adapters = [AdapterChoice(Path("a/x.safetensors"), 0.5), AdapterChoice(Path("y"), 1.0, 0.25)]
+    save_picture(Image.new("RGB", (32, 32)), path, drawing, model="m", adapters=adapters)
     with Image.open(path) as picture:
         text = picture.text  # type: ignore[attr-defined]
     facts = json.loads(text["rarebit"])
     assert facts["prompt"] == drawing.prompt
-    assert (facts["seed"], facts["adapters"], facts["model"]) == (3, ["x:0.5"], "m")
+    assert (facts["seed"], facts["adapters"], facts["model"]) == (3, ["x:0.5", "y:1:0.25"], "m")
     assert text["parameters"].splitlines() == [
-        "ein rötlicher <Ding> <lora:x:0.5>",
+        # A1111 names the text encoder's strength first.
+        "ein rötlicher <Ding> <lora:x:0.5> <lora:y:0.25:1>",
         "Negative prompt: blurry",
         "Steps: 3, Sampler: DDIM, CFG scale: 4, Seed: 3, Size: 32x32, Model: m",
     ]
@@ -120,17 +122,3 @@ def test_generate_writes_and_never_overwrites(tiny_base: TinyBase, tmp_path: Pat
         "000010.png",
     ]
     assert (tmp_path / "000009.png").read_bytes() == (tmp_path / "000009-2.png").read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("a.safetensors", ("a.safetensors", 1.0)),
-        ("a.safetensors:0.5", ("a.safetensors", 0.5)),
-        ("a.safetensors:-1", ("a.safetensors", -1.0)),
-        ("C:/x/a.safetensors", ("C:/x/a.safetensors", 1.0)),
-        ("C:/x/a.safetensors:0.25", ("C:/x/a.safetensors", 0.25)),
-    ],
-)
-def test_strengths_on_the_command_line(text: str, expected: tuple[str, float]) -> None:
-    assert split_strength(text) == (Path(expected[0]), expected[1])

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.commands.generate import split_strength
 from trainer.errors import UserError
 from trainer.lora.baking import bake, save_base
 from trainer.lora.editing import Difference, difference, name_of
@@ -18,6 +17,7 @@ from trainer.lora.files import AdapterFile, Precision, read_adapter
 from trainer.lora.inspection import inspect_file
 from trainer.lora.proof import verify_file
 from trainer.lora.sidecars import sidecar_paths, write_sidecars
+from trainer.lora.stack import AdapterChoice
 from trainer.lora.tools import works_in
 from trainer.lora.verify import file_precision
 from trainer.lora.writing import WritableLayout, write_adapter
@@ -107,7 +107,9 @@ def merge(texts: Sequence[str], output: Output, *, rank: int | None, base_name: 
     Raises:
         UserError: a file can't be read, they don't fit together, or the output exists.
     """
-    chosen = [split_strength(text) for text in texts]
+    choices = [AdapterChoice.parse(text) for text in texts]
+    _one_strength_each(choices)
+    chosen = [(choice.file, choice.strength) for choice in choices]
     paths = [path for path, _ in chosen]
     if base_name is not None:
         return _merge_into_base(chosen, output, rank, base_name)
@@ -118,6 +120,12 @@ def merge(texts: Sequence[str], output: Output, *, rank: int | None, base_name: 
     result = whole if rank is None else resize_adapter(whole, rank=rank)
     _write(whole, result, output, paths, "kohya")
     return 0
+
+
+def _one_strength_each(choices: Sequence[AdapterChoice]) -> None:
+    two = [choice.label for choice in choices if choice.text_encoder_strength is not None]
+    if two:
+        raise UserError(f"merge takes one strength for each file, not two: {', '.join(two)}.")
 
 
 def _merge_into_base(

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from trainer.devices import choose_device
 from trainer.errors import UserError
-from trainer.lora.attach import set_strength
-from trainer.lora.files import load_into, read_adapter
+from trainer.lora.stack import AdapterChoice, AdapterStack
 from trainer.models.load import load_base
 from trainer.places import shown
 from trainer.sampling import BATCH, Drawing, draw, save_picture
@@ -34,13 +33,10 @@ def generate(
         UserError: an adapter can't be read or belongs to another base; a number is out of range.
     """
     _check_numbers(count, seed, inference_steps, guidance)
-    chosen = [split_strength(text) for text in adapters]
-    files = [(path, strength, read_adapter(path)) for path, strength in chosen]
+    chosen = [AdapterChoice.parse(text) for text in adapters]
     device = choose_device("auto")
     base = load_base(base_name, dtype=device.dtype)
-    for number, (_, strength, adapter) in enumerate(files):
-        load_into(base, adapter, f"adapter{number}", strength)
-        set_strength(base, f"adapter{number}", strength)
+    AdapterStack(base).set(chosen)
     device.put(base.unet, *base.text_encoders)
     side = base.default_resolution
     drawings = [
@@ -48,29 +44,13 @@ def generate(
         for number in range(count)
     ]
     out.mkdir(parents=True, exist_ok=True)
-    names = [f"{path.stem}:{strength:g}" for path, strength, _ in files]
     for start in range(0, count, BATCH):
         part = drawings[start : start + BATCH]
         for drawing, picture in zip(part, draw(base, part, device), strict=True):
             path = free_name(out, f"{drawing.seed:06d}")
-            save_picture(picture, path, drawing, model=base.name, adapters=names)
+            save_picture(picture, path, drawing, model=base.name, adapters=chosen)
             print(shown(path), flush=True)
     return 0
-
-
-def split_strength(text: str) -> tuple[Path, float]:
-    """``FILE[:STRENGTH]`` taken apart; a colon within the path is no matter.
-
-    Raises:
-        UserError: there is no such file.
-    """
-    head, colon, tail = text.rpartition(":")
-    if colon and not Path(text).exists():
-        try:
-            return Path(head), float(tail)
-        except ValueError:
-            pass
-    return Path(text), 1.0
 
 
 def free_name(folder: Path, stem: str) -> Path:

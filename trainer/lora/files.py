@@ -216,7 +216,7 @@ def load_into(
         ValueError: the name is taken, or can't name a module.
     """
     check_strength(strength)
-    _check_fit(base, adapter)
+    check_fit(base, adapter)
     scales = {key: (layer.rank, layer.alpha) for key, layer in adapter.layers.items()}
     with all_or_nothing(base, name):
         for key, layer in inject(base, name, scales).items():
@@ -282,7 +282,12 @@ def _family(
     )
 
 
-def _check_fit(base: BaseModel, adapter: AdapterFile) -> None:
+def check_fit(base: BaseModel, adapter: AdapterFile) -> None:
+    """Whether `load_into` would take an adapter; changes nothing.
+
+    Raises:
+        UserError: a layer has no counterpart, or another shape; both sides are listed.
+    """
     spots = find_layers(base)
     unmatched = [key for key in adapter.layers if key not in spots]
     misshapen = [
