@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -49,24 +50,45 @@ def draw(base: BaseModel, drawings: Sequence[Drawing], device: Device) -> list[I
     Returns:
         One RGB picture a drawing.
     """
-    modules = [base.unet, *base.text_encoders]
-    modes = [module.training for module in modules]
     vae_device = next(base.vae.parameters()).device
-    for module in modules:
-        module.eval()
     device.put(base.vae)
     try:
         pictures: list[Image.Image] = []
         for start in range(0, len(drawings), BATCH):
-            pictures += _draw_batch(base, drawings[start : start + BATCH], device)
+            latents = draw_latents(base, drawings[start : start + BATCH], device)
+            pictures += _decode_all(base, latents)
         return pictures
     finally:
         torch.nn.Module.to(base.vae, vae_device)
+
+
+@torch.no_grad()
+def draw_latents(base: BaseModel, drawings: Sequence[Drawing], device: Device) -> torch.Tensor:
+    """Like `draw`, without the VAE: scaled latents as training has them, (N, C, H, W), on the
+    device."""
+    with evaluating(base):
+        parts = [
+            _denoise(base, drawings[start : start + BATCH], device)
+            for start in range(0, len(drawings), BATCH)
+        ]
+    return torch.cat(parts)
+
+
+@contextmanager
+def evaluating(base: BaseModel) -> Iterator[None]:
+    """UNet and text encoders in evaluation mode, so that no adapter drops anything; then as before."""
+    modules = [base.unet, *base.text_encoders]
+    modes = [module.training for module in modules]
+    for module in modules:
+        module.eval()
+    try:
+        yield
+    finally:
         for module, mode in zip(modules, modes, strict=True):
             module.train(mode)
 
 
-def _draw_batch(base: BaseModel, drawings: Sequence[Drawing], device: Device) -> list[Image.Image]:
+def _denoise(base: BaseModel, drawings: Sequence[Drawing], device: Device) -> torch.Tensor:
     # Typed as anything, since what a call returns depends on its arguments.
     pipeline: Any = base.pipeline()
     first = drawings[0]
@@ -81,9 +103,13 @@ def _draw_batch(base: BaseModel, drawings: Sequence[Drawing], device: Device) ->
             guidance_scale=first.guidance,
             output_type="latent",
         )
+    return result.images
+
+
+def _decode_all(base: BaseModel, latents: torch.Tensor) -> list[Image.Image]:
     # Decoded outside autocast: SDXL's VAE overflows in fp16.
-    latents = result.images.to(base.vae.dtype) / base.vae.config["scaling_factor"]
-    decoded = torch.cat([_decode(base, latent[None]) for latent in latents])
+    scaled = latents.to(base.vae.dtype) / base.vae.config["scaling_factor"]
+    decoded = torch.cat([_decode(base, latent[None]) for latent in scaled])
     pixels = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
     return [Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()) for picture in pixels]
 

@@ -1,0 +1,101 @@
+"""Likeness is zero for the base model, and one for a model that knows the pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import TinyBase
+from tests.tiny_models import TINY_NAMES
+from tests.trainer.evaluation.test_drift import DEVICE, adapted, move
+from tests.trainer.runs_for_tests import make_images
+from trainer.cache import TensorCache
+from trainer.config import ImagesConfig
+from trainer.data.sets import scan_image_set
+from trainer.evaluation import likeness as likeness_module
+from trainer.evaluation.likeness import Example, Losses, likeness, make_examples, measure_losses
+from trainer.evaluation.predicting import Points
+from trainer.models.base import BaseModel
+from trainer.models.load import load_base
+from trainer.pictures import LatentSource, Picture, fit_pictures
+
+
+def pictures_of(base: BaseModel, folder: Path) -> tuple[list[Picture], LatentSource]:
+    found, _ = fit_pictures(
+        scan_image_set(make_images(folder, side=64)),
+        ImagesConfig(resolution=64),
+        base.resolution_step,
+    )
+    return found, LatentSource(base, TensorCache(folder / "cache", print), "#ffffff")
+
+
+def examples_of(base: BaseModel, folder: Path) -> list[Example]:
+    pictures, latents = pictures_of(base, folder)
+    captions = [f"ohwx, picture {number}" for number in range(len(pictures))]
+    return make_examples(base, pictures, captions, latents, timesteps=2)
+
+
+@pytest.mark.parametrize("name", TINY_NAMES)
+def test_a_fresh_adapter_is_no_better_than_the_base(
+    tiny_base: TinyBase, tmp_path: Path, name: str
+) -> None:
+    base = load_base(str(tiny_base(name)))
+    examples = examples_of(base, tmp_path)
+    assert len(examples) == 2  # square and wide
+    before = measure_losses(base, examples, DEVICE)
+    assert before.weighted > 0
+    attachment = adapted(base)
+    assert likeness(measure_losses(base, examples, DEVICE), before) == 0.0
+    move(attachment)
+    assert likeness(measure_losses(base, examples, DEVICE), before) != 0.0
+
+
+@pytest.mark.parametrize("name", ["sd1", "sd2-v"])
+def test_a_perfect_model_has_no_loss(
+    tiny_base: TinyBase, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the words of the model: noise for one, velocity for the other."""
+    base = load_base(str(tiny_base(name)))
+    examples = examples_of(base, tmp_path)
+    before = measure_losses(base, examples, DEVICE)
+    answers = {id(example.points): example.wanted for example in examples}
+
+    def perfect(_: object, points: Points, __: object) -> torch.Tensor:
+        return answers[id(points)]
+
+    monkeypatch.setattr(likeness_module, "predict", perfect)
+    after = measure_losses(base, examples, DEVICE)
+    assert after.weighted == 0.0
+    assert likeness(after, before) == 1.0
+
+
+def test_points_belong_to_the_picture_not_to_its_company(
+    tiny_base: TinyBase, tmp_path: Path
+) -> None:
+    base = load_base(str(tiny_base("sd1")))
+    pictures, latents = pictures_of(base, tmp_path)
+    alone = make_examples(base, pictures[1:2], ["a"], latents, timesteps=2)[0]
+    together = make_examples(base, pictures[:2], ["b", "a"], latents, timesteps=2)[0]
+    assert torch.equal(alone.points.noised, together.points.noised[2:])
+
+
+@pytest.mark.parametrize(
+    ("adapted_errors", "base_errors", "expected"),
+    [
+        ([0.5, 0.5], [0.5, 0.5], 0.0),
+        ([0.25, 0.005], [0.5, 0.01], 0.5),  # every noise level counts the same
+        ([0.5, 0.02], [0.5, 0.01], -0.5),
+    ],
+)
+def test_likeness_is_a_mean_of_shares(
+    adapted_errors: list[float], base_errors: list[float], expected: float
+) -> None:
+    value = likeness(Losses(0, torch.tensor(adapted_errors)), Losses(0, torch.tensor(base_errors)))
+    assert value == pytest.approx(expected)
+
+
+def test_nothing_to_measure_on(tiny_base: TinyBase) -> None:
+    with pytest.raises(ValueError, match="no pictures"):
+        measure_losses(load_base(str(tiny_base("sd1"))), [], DEVICE)

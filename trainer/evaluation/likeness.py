@@ -1,0 +1,133 @@
+"""How well a model predicts the pictures of an image set: loss at fixed noise and timesteps.
+
+    likeness = 1 - mean over timesteps of E_on(t) / E_off(t)
+
+``E(t)`` is the squared error of the prediction, averaged over the pictures, with the adapter and
+without it. 0: no better than the base model; 1 would be perfect; below 0: worse than the base.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainer.devices import Device
+from trainer.evaluation.predicting import Points, predict, stratified_timesteps
+from trainer.models.base import BaseModel
+from trainer.objective import add_noise, loss_weights, squared_error, target
+from trainer.pictures import LatentSource, Picture
+from trainer.seeds import derive_seed
+
+TIMESTEPS = 4
+
+
+@dataclass(frozen=True)
+class Example:
+    """Pictures of one size at their points.
+
+    Attributes:
+        points: all timesteps of the first picture, then those of the second, and so on.
+        wanted: (N, C, H, W), what a perfect model would predict.
+        weights: (N,), how training weighs them.
+    """
+
+    points: Points
+    wanted: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Errors at fixed points.
+
+    Attributes:
+        weighted: mean loss, weighed as in training.
+        by_timestep: (T,), plain squared error for each timestep, averaged over the pictures.
+    """
+
+    weighted: float
+    by_timestep: Tensor
+
+
+def make_examples(
+    base: BaseModel,
+    pictures: Sequence[Picture],
+    captions: Sequence[str],
+    latents: LatentSource,
+    *,
+    gamma: float = 5.0,
+    timesteps: int = TIMESTEPS,
+    seed: int = 0,
+) -> list[Example]:
+    """The points at which pictures with their captions are predicted: a pure function of content.
+
+    Args:
+        captions: one for each picture: with the trigger to ask what it does, without to ask what
+            the rest of the caption does.
+        gamma: of min-SNR weighting, see `trainer.objective.loss_weights`.
+    """
+    scheduler = base.noise_scheduler()
+    alpha_bar = scheduler.alphas_cumprod
+    strata = stratified_timesteps(timesteps, int(scheduler.config["num_train_timesteps"]))
+    by_size: dict[tuple[int, int], list[tuple[Picture, str]]] = defaultdict(list)
+    for picture, caption in zip(pictures, captions, strict=True):
+        by_size[picture.crop.width, picture.crop.height].append((picture, caption))
+    examples = []
+    for members in by_size.values():
+        clean = torch.stack([latents.latents(picture, False) for picture, _ in members])
+        clean = clean.repeat_interleave(timesteps, dim=0)  # (N, C, H, W)
+        noise = torch.cat([_noise(picture, clean, timesteps, seed) for picture, _ in members])
+        steps = strata.repeat(len(members))
+        points = Points(
+            prompts=tuple(caption for _, caption in members for _ in range(timesteps)),
+            noised=add_noise(clean, noise, alpha_bar, steps),
+            timesteps=steps,
+            sizes=tuple(_sizes(picture) for picture, _ in members for _ in range(timesteps)),
+        )
+        examples.append(
+            Example(
+                points,
+                wanted=target(clean, noise, alpha_bar, steps, base.prediction_type),
+                weights=loss_weights(alpha_bar, steps, base.prediction_type, gamma),
+            )
+        )
+    return examples
+
+
+def measure_losses(base: BaseModel, examples: Sequence[Example], device: Device) -> Losses:
+    """The errors with the adapters as they are on the model now.
+
+    Raises:
+        ValueError: there are no examples.
+    """
+    if not examples:
+        raise ValueError("no pictures to measure on")
+    errors = [
+        squared_error(predict(base, example.points, device), example.wanted) for example in examples
+    ]
+    weights = torch.cat([example.weights for example in examples])
+    steps = torch.cat([example.points.timesteps for example in examples])
+    every = torch.cat(errors)
+    by_timestep = torch.stack([every[steps == step].mean() for step in steps.unique()])
+    return Losses((weights * every).mean().item(), by_timestep)
+
+
+def likeness(adapted: Losses, base: Losses) -> float:
+    """How much better than the base model the pictures are predicted, see above."""
+    return 1.0 - (adapted.by_timestep / base.by_timestep.clamp_min(1e-12)).mean().item()
+
+
+def _noise(picture: Picture, like: Tensor, count: int, seed: int) -> Tensor:
+    """(count, C, H, W), by the picture's content, whatever else is measured beside it."""
+    purpose = derive_seed(seed, "validation noise", picture.entry.id)
+    generator = torch.Generator().manual_seed(purpose)
+    return torch.randn((count, *like.shape[1:]), generator=generator)
+
+
+def _sizes(picture: Picture) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    header, crop = picture.entry.header, picture.crop
+    return (header.height, header.width), (crop.top, crop.left), (crop.height, crop.width)
