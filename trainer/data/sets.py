@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -124,7 +125,11 @@ class _Candidate:
 
 
 def scan_image_set(
-    path: Path, *, limit: int = MAX_IMAGES, progress: Progress | None = None
+    path: Path,
+    *,
+    limit: int = MAX_IMAGES,
+    progress: Progress | None = None,
+    inspect: Callable[[Path], Inspection] = inspect_image,
 ) -> ImageSet:
     """Read a folder, and decode each of its pictures once to see that it is whole.
 
@@ -133,6 +138,8 @@ def scan_image_set(
     Args:
         limit: the most pictures that a set may have.
         progress: called with the pictures done and their total, in the caller's thread.
+        inspect: decodes a picture that is a file, in some thread. Who reads a set often can give
+            one that remembers.
 
     Raises:
         UserError: there is no such folder, it holds too much, or nothing in it can be used.
@@ -148,7 +155,7 @@ def scan_image_set(
         )
     used: list[tuple[_Candidate, Inspection]] = []
     left_out: list[str] = []
-    for candidate, result in _inspect_all(candidates, progress):
+    for candidate, result in _inspect_all(candidates, inspect, progress):
         if isinstance(result, ImageProblem):
             findings.append(Finding(candidate.name, "error", f"Left out. {result}"))
             left_out.append(candidate.name)
@@ -200,12 +207,12 @@ def _table_candidates(contents: FolderContents, limit: int) -> Iterator[_Candida
 
 
 def _inspect_all(
-    candidates: list[_Candidate], progress: Progress | None
+    candidates: list[_Candidate], inspect: Callable[[Path], Inspection], progress: Progress | None
 ) -> Iterator[tuple[_Candidate, Inspection | ImageProblem]]:
     """Decode everything on a few threads (decoders release the interpreter); in order."""
     pool = ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1))
     try:
-        results = pool.map(_inspect, candidates)
+        results = pool.map(partial(_inspect, inspect), candidates)
         for done, pair in enumerate(zip(candidates, results, strict=True), start=1):
             if progress:
                 progress(done, len(candidates))
@@ -215,10 +222,12 @@ def _inspect_all(
         forget_tables()
 
 
-def _inspect(candidate: _Candidate) -> Inspection | ImageProblem:
+def _inspect(
+    inspect: Callable[[Path], Inspection], candidate: _Candidate
+) -> Inspection | ImageProblem:
     try:
         if isinstance(candidate.source, ImageFile):
-            return inspect_image(candidate.source.path)
+            return inspect(candidate.source.path)
         return inspect_image(candidate.source.read())
     except ImageProblem as problem:
         return problem

@@ -1,0 +1,104 @@
+"""Small pictures for the gallery, with what training cuts off shown pale.
+
+They are made from the pixels alone: nothing of the original's metadata is in them, and nobody's
+file is ever sent to a browser as it came.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from trainer.data.buckets import CropPlan
+from trainer.data.images import ImageProblem, load_rgb
+from trainer.runs.atomic import replacing
+
+SIDE = 384
+_PALE = 0.72  # how far what is cut off fades to white
+_LINE = (226, 88, 34)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A thumbnail to be made.
+
+    Attributes:
+        source: the picture.
+        id: of its content; None for one that cannot be read, which gets a blank.
+        crop: how training cuts it; None shows it whole.
+    """
+
+    source: Path | bytes
+    id: str | None
+    crop: CropPlan | None = None
+
+
+def make_thumbnails(wanted: list[Wanted], folder: Path) -> list[Path]:
+    """The files of thumbnails, made where they are not there yet, on two threads.
+
+    Raises:
+        OSError: from the file system.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        return list(pool.map(lambda one: _thumbnail(one, folder), wanted))
+
+
+def _thumbnail(wanted: Wanted, folder: Path) -> Path:
+    path = folder / f"{_key(wanted)}.webp"
+    if not path.exists():
+        with replacing(path) as temporary:
+            _draw(wanted).save(temporary, "WEBP", quality=82)
+    return path
+
+
+def _key(wanted: Wanted) -> str:
+    text = f"{wanted.id} {wanted.crop} {SIDE}"
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _draw(wanted: Wanted) -> Image.Image:
+    try:
+        if wanted.id is None:
+            return _blank()
+        small = load_rgb(wanted.source)
+    except ImageProblem:
+        return _blank()
+    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    return small if wanted.crop is None else show_crop(small, wanted.crop)
+
+
+def show_crop(picture: Image.Image, crop: CropPlan) -> Image.Image:
+    """A picture (RGB, the whole of it at any size) with what is cut off pale, and a line."""
+    left, top, right, bottom = box_of(crop, picture.width, picture.height)
+    if (left, top, right, bottom) == (0, 0, picture.width, picture.height):
+        return picture
+    pale = Image.blend(picture, Image.new("RGB", picture.size, "white"), _PALE)
+    pale.paste(picture.crop((left, top, right, bottom)), (left, top))
+    ImageDraw.Draw(pale).rectangle((left, top, right - 1, bottom - 1), outline=_LINE, width=2)
+    return pale
+
+
+def box_of(crop: CropPlan, width: int, height: int) -> tuple[int, int, int, int]:
+    """What is kept of a picture shown at width × height: left, top, right, bottom in pixels."""
+    across, down = width / crop.resize_width, height / crop.resize_height
+    return (
+        round(crop.left * across),
+        round(crop.top * down),
+        round((crop.left + crop.width) * across),
+        round((crop.top + crop.height) * down),
+    )
+
+
+def _blank() -> Image.Image:
+    """What stands for a picture that cannot be opened: a sheet, crossed out."""
+    sheet = Image.new("RGB", (SIDE // 2, SIDE // 2), (236, 234, 231))
+    draw = ImageDraw.Draw(sheet)
+    end = SIDE // 2 - 40
+    for line in ((40, 40, end, end), (40, end, end, 40)):
+        draw.line(line, fill=(176, 170, 164), width=5)
+    return sheet
