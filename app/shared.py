@@ -46,6 +46,7 @@ class Shared:
         base: the base model, as ``base.name`` takes it.
         run: name of the run to show in Runs; set it together with ``tabs`` to go there.
         adapter: an adapter to draw with: a run's name, or the id of an adapter file.
+        settings: (TOML text of a whole configuration, time) to fill the form in Train with.
     """
 
     page: gr.Blocks
@@ -58,6 +59,7 @@ class Shared:
     base: gr.State
     run: gr.State
     adapter: gr.State
+    settings: gr.State
 
 
 def go(tab: str) -> gr.Tabs:

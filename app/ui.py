@@ -23,16 +23,13 @@ def build_page() -> gr.Blocks:
         title="Rarebit", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
     ) as page:
         timer = gr.Timer(TICK)
-        image_set, trigger, class_word = gr.State(""), gr.State(""), gr.State("")
-        base, run, adapter = gr.State("tiny-emoji"), gr.State(""), gr.State("")
+        states = [gr.State(value) for value in ("", "", "", "tiny-emoji", "", "", ("", 0.0))]
         gr.HTML("<h1>Rarebit</h1>", elem_id="masthead")
         with gr.Tabs(elem_id="tabs") as tabs:
             rooms = {
                 name: gr.Tab(label, id=name, elem_id=f"tab-{name}") for name, label in TABS.items()
             }
-            shared = Shared(
-                page, tabs, rooms, timer, image_set, trigger, class_word, base, run, adapter
-            )
+        shared = Shared(page, tabs, rooms, timer, *states)
         for name, room in rooms.items():
             with room:
                 _BUILDERS[name](shared)

@@ -1,0 +1,240 @@
+"""Config fields and components: one table, both directions.
+
+Every field of the configuration gets a component from what `trainer.configfields` knows of it, so
+a new field appears by itself. A form's values are a list in the order of `trainer.configfields`;
+``form -> configuration -> file -> form`` gives the same list.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import gradio as gr
+from gradio.components import Component
+
+from app.shared import base_models, elem, image_set_path, image_sets
+from trainer.config import TrainingConfig
+from trainer.configfields import ConfigField, all_fields, get_value
+from trainer.configfile import ConfigError, Mistake, validate
+from trainer.places import DATASETS, PROJECT
+from trainer.presets import PRESETS
+
+Kind = Literal["switch", "choice", "whole", "number", "lines", "text", "images", "base"]
+Shown = str | int | float | bool | None
+"""What a component shows."""
+
+SECTION_TITLES = {
+    "base": "Base model",
+    "images": "Pictures",
+    "captions": "Words and captions",
+    "adapter": "Adapter",
+    "optimizer": "Learning rate and optimizer",
+    "training": "Length, batches and precision",
+    "objective": "Loss",
+    "preservation": "Keeping everything else as it was",
+    "previews": "Previews",
+    "checkpoints": "Checkpoints",
+    "output": "Adapter file",
+    "memory": "Memory",
+}
+# Where the field's own name would not say enough, or says too little beside the others.
+LABELS = {
+    "base.name": "Base model",
+    "base.prediction": "Prediction type",
+    "images.path": "Image set",
+    "images.buckets": "Keep the pictures' shapes (buckets)",
+    "images.flip": "Mirror half of the time",
+    "images.background": "Background colour",
+    "images.upscale": "Enlarge small pictures",
+    "captions.trigger": "Trigger word",
+    "captions.class_word": "Class word",
+    "captions.prefix": "Before every caption",
+    "captions.suffix": "After every caption",
+    "captions.dropout": "Caption dropout",
+    "captions.keep_tags": "Leading tags that stay",
+    "adapter.dropout": "Adapter dropout",
+    "adapter.unet": "Train the UNet",
+    "adapter.text_encoder": "Train the text encoder",
+    "optimizer.name": "Optimizer",
+    "optimizer.learning_rate": "Learning rate (UNet)",
+    "optimizer.text_encoder_learning_rate": "Learning rate (text encoder)",
+    "optimizer.lora_plus_ratio": "LoRA+ ratio",
+    "optimizer.max_gradient_norm": "Longest gradient",
+    "optimizer.schedule": "Learning-rate schedule",
+    "training.accumulation": "Batches per step",
+    "training.ema_decay": "Running average (EMA decay)",
+    "objective.min_snr_gamma": "Min-SNR gamma",
+    "preservation.weight": "Preservation weight",
+    "preservation.every": "Preserve on every k-th step",
+    "preservation.prompts": "Prompts to preserve, one a line",
+    "previews.every": "Steps between previews",
+    "previews.prompts": "Preview prompts, one a line",
+    "previews.negative": "Negative prompt of previews",
+    "previews.count": "Pictures for each prompt",
+    "previews.seed": "Seed of previews",
+    "previews.inference_steps": "Inference steps of previews",
+    "previews.guidance": "Guidance of previews",
+    "checkpoints.every": "Steps between checkpoints",
+    "checkpoints.keep": "Checkpoints kept",
+    "output.name": "Title",
+    "output.precision": "Number format of the file",
+}
+_EMPTY_LINE = '""'  # how the empty prompt is written in a list of one text a line
+
+
+# ------------------------------------------------------------------------------ the table
+
+
+def kind_of(field: ConfigField) -> Kind:
+    """What sort of component shows a field.
+
+    Raises:
+        TypeError: none can; a field of a new type needs a row here.
+    """
+    if field.name in ("images.path", "base.name"):
+        return "images" if field.name == "images.path" else "base"
+    if field.choices:
+        return "choice"
+    kinds: dict[str, Kind] = {
+        "boolean": "switch",
+        "integer": "whole",
+        "number": "number",
+        "array": "lines",
+        "string": "text",
+    }
+    types = field.types - {"null"}
+    if len(types) == 1 and (kind := kinds.get(next(iter(types)))):
+        return kind
+    raise TypeError(f"no component shows {field.name}, which may be {sorted(field.types)}")
+
+
+def label_of(name: str) -> str:
+    """What a field is called on the page."""
+    return LABELS.get(name) or name.partition(".")[2].replace("_", " ").capitalize()
+
+
+def section_title(section: str) -> str:
+    """What a section is called on the page."""
+    return SECTION_TITLES.get(section) or section.replace("_", " ").capitalize()
+
+
+def make_component(field: ConfigField, tab: str = "train") -> Component:
+    """The component of a field, with its label, its explanation and its default."""
+    kind = kind_of(field)
+    shown: Any = to_shown(field, field.default)
+    # Their bounds are left to the configuration, which names all mistakes at once.
+    common: dict[str, Any] = {
+        "value": shown,
+        "label": label_of(field.name),
+        "info": field.description,
+        "elem_id": elem(tab, field.name.replace(".", "-").replace("_", "-")),
+    }
+    if kind == "switch":
+        return gr.Checkbox(**common)
+    if kind == "choice":
+        return gr.Dropdown(list(field.choices), **common)
+    if kind == "base":
+        return gr.Dropdown(base_models(), allow_custom_value=True, **common)
+    if kind == "images":
+        return gr.Dropdown(image_sets(), allow_custom_value=True, **common)
+    if kind in ("whole", "number"):
+        empty = "what suits the base model" if field.optional else None
+        return gr.Number(placeholder=empty, **common)
+    if kind == "lines":
+        return gr.Textbox(lines=3, max_lines=12, **common)
+    return gr.Textbox(max_lines=1, **common)
+
+
+# ------------------------------------------------------------------------------ both directions
+
+
+def to_shown(field: ConfigField, value: object) -> Shown:
+    """A field's value as its component shows it."""
+    kind = kind_of(field)
+    if kind == "lines":
+        texts = cast("tuple[str, ...]", value)
+        return "\n".join(" ".join(text.split()) or _EMPTY_LINE for text in texts)
+    if kind == "images":
+        return shown_folder(cast(Path, value))
+    return cast(Shown, value)
+
+
+def to_plain(field: ConfigField, shown: Shown) -> object:
+    """What a component shows as a plain value for `trainer.configfile.validate`."""
+    kind = kind_of(field)
+    if kind == "lines":
+        lines = [line.strip() for line in str(shown or "").splitlines() if line.strip()]
+        return ["" if line == _EMPTY_LINE else line for line in lines]
+    if kind == "images":
+        return chosen_folder(str(shown or "")).as_posix()
+    if kind == "whole" and isinstance(shown, float) and shown.is_integer():
+        return int(shown)  # a browser knows one kind of number
+    if kind in ("text", "base", "choice"):
+        return shown or ""
+    return shown
+
+
+def shown_folder(path: Path) -> str:
+    """An image set's id, or the path of a folder that lies elsewhere; "" for none."""
+    if path == Path():
+        return ""
+    whole = PROJECT / path
+    return whole.name if whole.parent == DATASETS else str(path)
+
+
+def chosen_folder(shown: str) -> Path:
+    """The folder that `shown_folder` showed."""
+    if not shown:
+        return Path()
+    return image_set_path(shown) if shown in image_sets() else Path(shown)
+
+
+def form_values(config: TrainingConfig) -> list[Shown]:
+    """What the components of a whole form show for a configuration."""
+    return [to_shown(field, get_value(config, name)) for name, field in all_fields().items()]
+
+
+def read_form(shown: Sequence[Shown]) -> TrainingConfig:
+    """The configuration that a form shows.
+
+    Raises:
+        ConfigError: with all mistakes.
+    """
+    tree: dict[str, dict[str, object]] = {}
+    empty: list[Mistake] = []
+    for (name, field), value in zip(all_fields().items(), shown, strict=True):
+        section, _, key = name.partition(".")
+        plain = to_plain(field, value)
+        if plain is None and not field.optional:
+            empty.append(Mistake(name, f"nothing given, expected {field.expected}"))
+        else:
+            tree.setdefault(section, {})[key] = plain
+    return validate(tree, unknown=empty)
+
+
+def mistakes_by_field(error: ConfigError) -> dict[str, str]:
+    """The message for each field; a contradiction stands beside every field that it names."""
+    found: dict[str, str] = {}
+    for mistake in error.mistakes:
+        named = [name for name in all_fields() if name in mistake.message]
+        for name in [mistake.field] if mistake.field in all_fields() else named:
+            found.setdefault(name, _sentence(mistake.message))
+    return found
+
+
+def _sentence(message: str) -> str:
+    """A mistake's message in the words of the page."""
+    for name in all_fields():
+        message = re.sub(rf"(?<![\w.]){re.escape(name)}(?![\w.])", f"“{label_of(name)}”", message)
+    return message[:1].upper() + message[1:] + ("" if message.endswith((".", "?")) else ".")
+
+
+def preset_values(name: str) -> dict[str, Shown]:
+    """What the components of a preset's fields show, by the field's name."""
+    return {
+        dotted: to_shown(all_fields()[dotted], value)
+        for dotted, value in PRESETS[name].values.items()
+    }
