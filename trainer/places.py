@@ -13,6 +13,9 @@ RUNS = Path(os.environ.get("RAREBIT_RUNS") or PROJECT / "runs")
 DATASETS = Path(os.environ.get("RAREBIT_DATASETS") or PROJECT / "datasets")
 """Image sets of the page: the bundled examples, and those that users make there."""
 
+ADAPTERS = Path(os.environ.get("RAREBIT_ADAPTERS") or PROJECT / "models" / "user" / "adapters")
+"""Adapter files that users brought or made from others; those of runs lie in their runs."""
+
 
 def cache_folder() -> Path:
     """Folder of cached latents and text embeddings; ``RAREBIT_CACHE`` moves it."""
