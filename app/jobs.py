@@ -31,6 +31,8 @@ from trainer.runs.atomic import temporary_name, write_json
 from trainer.runs.layout import RunFolder, create_run, list_runs
 from trainer.runs.status import ENDED, Status, effective_status, is_alive, read_status, write_status
 
+ServiceProcess = subprocess.Popen[str]
+
 QUEUED, UNSTARTED = "queued", "unstarted"
 _LOG = "worker.log"  # what the worker prints, in the run's folder
 _LOG_LIMIT = 20_000  # bytes of it that are looked at
@@ -310,7 +312,7 @@ def _spawn_training(run: RunFolder, arguments: list[str]) -> None:
     write_status(run, Status("preparing", step, total, None, worker.pid, started, "starting"))
 
 
-def spawn_service() -> subprocess.Popen[str]:
+def spawn_service() -> ServiceProcess:
     """Starts ``trainer service``, which reads requests from its input until that ends."""
     return subprocess.Popen(
         [sys.executable, "-m", "trainer", "service"],

@@ -59,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_resume(commands)
     _add_worker(commands)
+    _add_service(commands)
     _add_generate(commands)
     _add_check_images(commands)
     add_adapter(commands)
@@ -120,6 +121,12 @@ def _add_worker(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--accept-changes", action="store_true")
     parser.set_defaults(command=worker_command)
+
+
+def _add_service(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    # What the page starts for everything but training; not in the list of commands either.
+    parser = commands.add_parser("service")
+    parser.set_defaults(command=service_command)
 
 
 def _add_generate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -201,6 +208,13 @@ def worker_command(options: argparse.Namespace) -> int:
     from trainer.commands.train import worker
 
     return worker(options.run, resume=options.resume, accept_changes=options.accept_changes)
+
+
+def service_command(options: argparse.Namespace) -> int:
+    """What the page asks questions of; see `trainer.service`."""
+    from trainer.commands.service import service
+
+    return service()
 
 
 def generate_command(options: argparse.Namespace) -> int:

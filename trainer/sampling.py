@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,11 +13,14 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from trainer.checkpoint_adapter import adapter_label
 from trainer.devices import Device
 from trainer.lora.stack import AdapterChoice
 from trainer.models.base import BaseModel
 
 BATCH = 4
+
+OnStep = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,20 @@ class Drawing:
 
 
 @torch.no_grad()
-def draw(base: BaseModel, drawings: Sequence[Drawing], device: Device) -> list[Image.Image]:
+def draw(
+    base: BaseModel,
+    drawings: Sequence[Drawing],
+    device: Device,
+    on_step: OnStep = lambda _: None,
+) -> list[Image.Image]:
     """Draw pictures with the live modules as they are: nothing is cast, nothing keeps a trace.
 
     The drawings are to agree in size, denoising steps and guidance. UNet and text encoders have
     to be on the device; the VAE comes for the decoding and goes back where it was.
+
+    Args:
+        on_step: is told the number of denoising steps done for the present `BATCH` of pictures;
+            what it raises ends the drawing.
 
     Returns:
         One RGB picture a drawing.
@@ -55,7 +67,7 @@ def draw(base: BaseModel, drawings: Sequence[Drawing], device: Device) -> list[I
     try:
         pictures: list[Image.Image] = []
         for start in range(0, len(drawings), BATCH):
-            latents = draw_latents(base, drawings[start : start + BATCH], device)
+            latents = draw_latents(base, drawings[start : start + BATCH], device, on_step)
             pictures += _decode_all(base, latents)
         return pictures
     finally:
@@ -63,12 +75,17 @@ def draw(base: BaseModel, drawings: Sequence[Drawing], device: Device) -> list[I
 
 
 @torch.no_grad()
-def draw_latents(base: BaseModel, drawings: Sequence[Drawing], device: Device) -> torch.Tensor:
+def draw_latents(
+    base: BaseModel,
+    drawings: Sequence[Drawing],
+    device: Device,
+    on_step: OnStep = lambda _: None,
+) -> torch.Tensor:
     """Like `draw`, without the VAE: scaled latents as training has them, (N, C, H, W), on the
     device."""
     with evaluating(base):
         parts = [
-            _denoise(base, drawings[start : start + BATCH], device)
+            _denoise(base, drawings[start : start + BATCH], device, on_step)
             for start in range(0, len(drawings), BATCH)
         ]
     return torch.cat(parts)
@@ -88,10 +105,17 @@ def evaluating(base: BaseModel) -> Iterator[None]:
             module.train(mode)
 
 
-def _denoise(base: BaseModel, drawings: Sequence[Drawing], device: Device) -> torch.Tensor:
+def _denoise(
+    base: BaseModel, drawings: Sequence[Drawing], device: Device, on_step: OnStep
+) -> torch.Tensor:
     # Typed as anything, since what a call returns depends on its arguments.
     pipeline: Any = base.pipeline()
     first = drawings[0]
+
+    def step_ended(_: Any, index: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        on_step(index + 1)
+        return values
+
     with device.autocast():
         result = pipeline(
             prompt=[drawing.prompt for drawing in drawings],
@@ -102,6 +126,7 @@ def _denoise(base: BaseModel, drawings: Sequence[Drawing], device: Device) -> to
             num_inference_steps=first.inference_steps,
             guidance_scale=first.guidance,
             output_type="latent",
+            callback_on_step_end=step_ended,
         )
     return result.images
 
@@ -150,4 +175,4 @@ def _parameters_text(drawing: Drawing, model: str, adapters: Sequence[AdapterCho
 def _as_in_a1111(choice: AdapterChoice) -> str:
     """``NAME:STRENGTH``; of two strengths, the text encoder's comes first there."""
     unet, text = choice.by_part
-    return f"{choice.file.stem}:{text:g}" + ("" if text == unet else f":{unet:g}")
+    return f"{adapter_label(choice.file)}:{text:g}" + ("" if text == unet else f":{unet:g}")

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from trainer.devices import choose_device
 from trainer.errors import UserError
-from trainer.lora.stack import AdapterChoice, AdapterStack
-from trainer.models.load import load_base
+from trainer.generation import LIMIT, GenerateRequest, Studio
+from trainer.lora.stack import AdapterChoice
 from trainer.places import shown
-from trainer.sampling import BATCH, Drawing, draw, save_picture
-
-LIMIT = 1000
 
 
 def generate(
@@ -33,33 +30,20 @@ def generate(
         UserError: an adapter can't be read or belongs to another base; a number is out of range.
     """
     _check_numbers(count, seed, inference_steps, guidance)
-    chosen = [AdapterChoice.parse(text) for text in adapters]
-    device = choose_device("auto")
-    base = load_base(base_name, dtype=device.dtype)
-    AdapterStack(base).set(chosen)
-    device.put(base.unet, *base.text_encoders)
-    side = base.default_resolution
-    drawings = [
-        Drawing(prompt, negative, seed + number, side, side, inference_steps, guidance)
-        for number in range(count)
-    ]
-    out.mkdir(parents=True, exist_ok=True)
-    for start in range(0, count, BATCH):
-        part = drawings[start : start + BATCH]
-        for drawing, picture in zip(part, draw(base, part, device), strict=True):
-            path = free_name(out, f"{drawing.seed:06d}")
-            save_picture(picture, path, drawing, model=base.name, adapters=chosen)
-            print(shown(path), flush=True)
+    values = {
+        "prompt": prompt,
+        "negative": negative,
+        "adapters": [asdict(AdapterChoice.parse(text)) for text in adapters],
+        "base": base_name,
+        "count": count,
+        "seed": seed,
+        "inference_steps": inference_steps,
+        "guidance": guidance,
+        "out": out,
+    }
+    request = GenerateRequest.of(values)
+    Studio().generate(request, saved=lambda path: print(shown(path), flush=True))
     return 0
-
-
-def free_name(folder: Path, stem: str) -> Path:
-    """A PNG path in the folder that no file has yet: what lies there is never overwritten."""
-    path, number = folder / f"{stem}.png", 2
-    while path.exists():
-        path = folder / f"{stem}-{number}.png"
-        number += 1
-    return path
 
 
 def _check_numbers(count: int, seed: int, inference_steps: int, guidance: float) -> None:

@@ -12,16 +12,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer.checkpoint_adapter import adapter_label, read_any_adapter
 from trainer.lora.attach import check_strength, detach, set_strength
-from trainer.lora.files import AdapterFile, LoadReport, check_fit, load_into, read_adapter
+from trainer.lora.files import AdapterFile, LoadReport, check_fit, load_into
 from trainer.models.base import BaseModel
 
 
 @dataclass(frozen=True)
 class AdapterChoice:
-    """An adapter file and how strongly it acts; 0 is exactly the base model.
+    """An adapter and how strongly it acts; 0 is exactly the base model.
 
     Attributes:
+        file: an adapter file, or the folder of a run's checkpoint.
         strength: in the UNet.
         text_encoder_strength: in the text encoders; None: the same.
     """
@@ -40,7 +42,7 @@ class AdapterChoice:
     def label(self) -> str:
         """``NAME:STRENGTH``, or ``NAME:STRENGTH:TEXT_STRENGTH`` where they differ."""
         unet, text = self.by_part
-        return f"{self.file.stem}:{unet:g}" + ("" if text == unet else f":{text:g}")
+        return f"{adapter_label(self.file)}:{unet:g}" + ("" if text == unet else f":{text:g}")
 
     @classmethod
     def parse(cls, text: str) -> AdapterChoice:
@@ -121,7 +123,7 @@ class AdapterStack:
         return [slot for slot, _ in pairs]
 
     def _read(self, path: Path) -> AdapterFile:
-        adapter = read_adapter(path)
+        adapter = read_any_adapter(path)
         check_fit(self.base, adapter)
         return adapter
 

@@ -90,7 +90,7 @@ def test_what_stays_is_not_read_again(
     stack = AdapterStack(base)
     stack.set(choices(files, "abc"))
     with monkeypatch.context() as patched:
-        patched.setattr("trainer.lora.stack.read_adapter", None)
+        patched.setattr("trainer.lora.stack.read_any_adapter", None)
         stack.set(choices(files, "bc"))
         stack.set([AdapterChoice(files["b"], 0.1), AdapterChoice(files["c"], -2, 0)])
     write(base, files["b"], seed=7)

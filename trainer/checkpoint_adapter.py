@@ -1,0 +1,68 @@
+"""The adapter in a run's checkpoint, without the run's images or base model."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+from torch import Tensor
+
+from trainer.checkpoints import load_checkpoint
+from trainer.config import TrainingConfig
+from trainer.errors import UserError
+from trainer.lora.files import AdapterFile, LoraLayer, read_adapter
+from trainer.lora.names import ModuleKey, Part
+from trainer.runs.layout import step_of
+
+_MATRICES = ("lora_A", "lora_B")
+
+
+def read_any_adapter(path: Path) -> AdapterFile:
+    """An adapter from a file, or from the folder of a checkpoint.
+
+    Raises:
+        UserError: as `read_adapter` and `read_checkpoint_adapter`.
+    """
+    return read_checkpoint_adapter(path) if path.is_dir() else read_adapter(path)
+
+
+def read_checkpoint_adapter(folder: Path) -> AdapterFile:
+    """The adapter as it was at a checkpoint: its running averages where there are any.
+
+    Raises:
+        UserError: the checkpoint is damaged, or the folder is none.
+    """
+    state = load_checkpoint(folder)
+    config = TrainingConfig.model_validate(state.config)
+    alpha = config.adapter.alpha
+    pairs: dict[ModuleKey, dict[str, Tensor]] = defaultdict(dict)
+    for name, tensor in (state.ema or state.adapter).items():
+        part, _, rest = name.partition("/")
+        path, _, matrix = rest.rpartition(".")
+        pairs[ModuleKey(_part(part, folder), path)][matrix] = tensor
+    layers: dict[ModuleKey, LoraLayer] = {}
+    for key, matrices in sorted(pairs.items()):
+        if set(matrices) != set(_MATRICES):
+            raise UserError(f"The checkpoint {folder} is of another kind of adapter: {key}.")
+        down, up = (matrices[name] for name in _MATRICES)
+        layers[key] = LoraLayer(down, up, float(down.shape[0] if alpha is None else alpha))
+    return AdapterFile(layers, source=adapter_label(folder))
+
+
+def adapter_label(path: Path) -> str:
+    """What an adapter is called: its file's name; for a run's result the run's name.
+
+    A run's file is always ``adapter.safetensors``, which says nothing beside another run's.
+    """
+    step = step_of(path.name)
+    if step is not None and path.parent.name == "checkpoints":
+        return f"{path.parent.parent.name} at step {step}"
+    if path.name == "adapter.safetensors":
+        return path.resolve().parent.name
+    return path.stem
+
+
+def _part(name: str, folder: Path) -> Part:
+    if name == "unet" or name == "text_encoder" or name == "text_encoder_2":
+        return name
+    raise UserError(f"The checkpoint {folder} adapts {name}, which is no part of a base model.")
