@@ -93,7 +93,7 @@ def draw_latents(
 
 @contextmanager
 def evaluating(base: BaseModel) -> Iterator[None]:
-    """UNet and text encoders in evaluation mode, so that no adapter drops anything; then as before."""
+    """UNet and text encoders in evaluation mode, so that no adapter drops anything; then back."""
     modules = [base.unet, *base.text_encoders]
     modes = [module.training for module in modules]
     for module in modules:
