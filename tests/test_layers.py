@@ -27,7 +27,16 @@ CODE_LOADERS = {
     "shelve",
     "marshal",
 }
-LIGHT = ("errors", "config", "configfields", "configfile", "configdocs", "presets", "seeds")
+LIGHT = (
+    "errors",
+    "concepts",
+    "config",
+    "configfields",
+    "configfile",
+    "configdocs",
+    "presets",
+    "seeds",
+)
 LIGHT_PACKAGES = ("runs", "data")
 
 

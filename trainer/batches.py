@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trainer.concepts import captions_of, concepts_of
 from trainer.config import CaptionsConfig, TrainingConfig
 from trainer.data.buckets import CropPlan
 from trainer.data.captions import compose_caption, protect_trigger
@@ -20,7 +21,7 @@ from trainer.data.order import SampleOrder, flip_choice
 from trainer.models.base import BaseModel
 from trainer.models.text import fits_tokens
 from trainer.objective import draw_noise, draw_timesteps
-from trainer.pictures import LatentSource, Picture
+from trainer.pictures import LatentSource, MaskSource, Picture
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Batch:
         samples: B of them.
         latents, noise: (B, C, H, W) float32.
         timesteps: (B,) int64.
+        masks: (B, 1, H, W) float32, how much each place counts; None where all count alike.
         total: samples in the whole step, over batches and processes: the loss's denominator.
     """
 
@@ -49,6 +51,7 @@ class Batch:
     noise: Tensor
     timesteps: Tensor
     total: int
+    masks: Tensor | None = None
 
     @property
     def captions(self) -> list[str]:
@@ -79,14 +82,16 @@ class Batches:
         base: BaseModel,
         pictures: Sequence[Picture],
         latents: LatentSource,
+        masks: MaskSource,
         config: TrainingConfig,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         self.base = base
         self.pictures = pictures
-        self.source = latents
+        self.source, self.masks = latents, masks
         self.config = config
+        self.words = [captions_of(config, concept) for concept in concepts_of(config)]
         self.rank, self.world = rank, world
         self.timesteps = int(base.scheduler_config.get("num_train_timesteps", 1000))
         training = config.training
@@ -111,7 +116,7 @@ class Batches:
                 picture = self.pictures[index]
                 flip = self.config.images.flip and flip_choice(seed, position, picture.entry.id)
                 caption = trained_caption(
-                    self.base, picture, self.config.captions, seed=seed, step=position
+                    self.base, picture, self.words[picture.concept], seed=seed, step=position
                 )
                 batch.append(Sample(slot, picture, flip, caption))
                 slot += 1
@@ -149,7 +154,10 @@ class Batches:
             ]
         )
         slots = [sample.slot for sample in samples]
-        return Batch(samples, latents, noise, timesteps[slots], total)
+        masks = self.masks.weights(
+            [sample.picture for sample in samples], [sample.flip for sample in samples]
+        )
+        return Batch(samples, latents, noise, timesteps[slots], total, masks)
 
 
 def trained_caption(
@@ -162,7 +170,13 @@ def trained_caption(
     return protect_trigger(caption, config.trigger, lambda text: fits_tokens(base, text))
 
 
-def all_captions(base: BaseModel, pictures: Sequence[Picture], config: CaptionsConfig) -> list[str]:
+def all_captions(base: BaseModel, pictures: Sequence[Picture], config: TrainingConfig) -> list[str]:
     """Each picture's caption as it is trained, without dropout and shuffling."""
-    plain = config.model_copy(update={"dropout": 0.0, "shuffle_tags": False})
-    return [trained_caption(base, picture, plain, seed=0, step=0) for picture in pictures]
+    plain = {"dropout": 0.0, "shuffle_tags": False}
+    words = [
+        captions_of(config, concept).model_copy(update=plain) for concept in concepts_of(config)
+    ]
+    return [
+        trained_caption(base, picture, words[picture.concept], seed=0, step=0)
+        for picture in pictures
+    ]

@@ -79,6 +79,7 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         action=argparse.BooleanOptionalAction,
         help=_escaped(field_help("adapter.text_encoder")),
     )
+    _add_concepts(parser)
     parser.add_argument("--run", type=Path, metavar="DIR", help="Run folder; must not exist yet.")
     parser.add_argument("--config", type=Path, metavar="FILE", help="Start from a TOML file.")
     parser.add_argument("--preset", metavar="NAME", help="Start from a preset.")
@@ -98,6 +99,18 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="Train with N processes on this machine, one a GPU; they share each batch.",
     )
     parser.set_defaults(command=train_command)
+
+
+def _add_concepts(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--concept",
+        dest="concepts",
+        action="append",
+        default=[],
+        metavar="DIR:TRIGGER[:CLASS]",
+        help="One of several concepts for one adapter, in place of --images, --trigger and "
+        "--class-word; give it once for each.",
+    )
 
 
 def _add_resume(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -191,6 +204,7 @@ def train_command(options: argparse.Namespace) -> int:
         preset=options.preset,
         flags={dotted: value for dotted, value in flags.items() if value is not None},
         overrides=options.overrides,
+        concepts=options.concepts,
         run=options.run,
         processes=options.processes,
     )

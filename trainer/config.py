@@ -9,6 +9,7 @@ complete.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -76,6 +77,17 @@ class ImagesConfig(Section):
         pattern=r"^#[0-9a-fA-F]{6}$",
         description="Colour under transparent pixels, as #rrggbb.",
     )
+    masks: Literal["none", "alpha", "files"] = Field(
+        default="none",
+        description="What of a picture counts in the loss. none: all of it. alpha: what is not "
+        "transparent. files: what is white in NAME.mask.png beside the picture, or in a folder "
+        "masks next to it; a picture without a mask counts whole.",
+    )
+    mask_outside: Probability = Field(
+        default=0.1,
+        description="How much the rest counts where a mask is used. 0 to 1; at 0 the adapter may "
+        "draw anything there.",
+    )
 
 
 class CaptionsConfig(Section):
@@ -110,6 +122,30 @@ class CaptionsConfig(Section):
         le=75,
         description="How many leading tags stay in place when tags are shuffled. The trigger "
         "always stays.",
+    )
+
+
+class ConceptConfig(Section):
+    """One of several subjects that one adapter learns, each under its own trigger word."""
+
+    path: Path = Field(
+        default=Path(),
+        validate_default=False,  # strictly, only a text becomes a path
+        description="Image set of this concept, as images.path. Never written to.",
+    )
+    trigger: str = Field(
+        min_length=1,
+        max_length=60,
+        description="Trigger word of this concept. Different from the others', and none contained "
+        "in another.",
+    )
+    class_word: str = Field(
+        default="", max_length=60, description="Class word of this concept, as captions.class_word."
+    )
+    repeats: PositiveInt = Field(
+        default=1,
+        description="Share of the concept in training: at 2 it comes up twice as often as one "
+        "with 1, however many pictures each has.",
     )
 
 
@@ -354,6 +390,29 @@ class TrainingConfig(Section):
     previews: PreviewsConfig = PreviewsConfig()
     checkpoints: CheckpointsConfig = CheckpointsConfig()
     output: OutputConfig = OutputConfig()
+    concepts: tuple[ConceptConfig, ...] = Field(
+        default=(),
+        max_length=32,
+        description="Several concepts in one adapter, each a [[concepts]] table. Where there are "
+        "any, images.path, captions.trigger and captions.class_word stay empty.",
+    )
+
+    @model_validator(mode="after")
+    def _concepts_stand_alone(self) -> TrainingConfig:
+        if not self.concepts:
+            return self
+        single = {
+            "images.path": self.images.path != Path(),
+            "captions.trigger": bool(self.captions.trigger),
+            "captions.class_word": bool(self.captions.class_word),
+        }
+        if given := [name for name, is_given in single.items() if is_given]:
+            raise ValueError(
+                f"concepts and {' and '.join(given)} are both given: make the single image set one "
+                "of the concepts, or leave the concepts out"
+            )
+        _refuse_alike([concept.trigger for concept in self.concepts])
+        return self
 
     @model_validator(mode="after")
     def _something_trains(self) -> TrainingConfig:
@@ -363,3 +422,20 @@ class TrainingConfig(Section):
                 "switch one on"
             )
         return self
+
+
+def _refuse_alike(triggers: Sequence[str]) -> None:
+    """Raises ValueError where two trigger words are equal, or one is contained in another.
+
+    The tokenizer reads lower case, and a word within a word shares its pieces.
+    """
+    for place, first in enumerate(triggers):
+        for second in triggers[place + 1 :]:
+            one, other = sorted((first.casefold().strip(), second.casefold().strip()), key=len)
+            if one == other:
+                raise ValueError(f"two concepts have the trigger word {first!r}: choose another")
+            if one in other:
+                raise ValueError(
+                    f"the trigger words {first!r} and {second!r} contain each other, so one would "
+                    "call both: choose another"
+                )

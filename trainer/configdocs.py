@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainer.configfields import ConfigField, all_fields, sections
+from trainer.config import ConceptConfig, TrainingConfig
+from trainer.configfields import ConfigField, all_fields, concept_fields, sections
 from trainer.presets import PRESETS, Preset
 from trainer.runs.atomic import write_text
 
@@ -41,6 +42,13 @@ def _section_lines() -> Iterator[str]:
             if field.name.startswith(f"{section_name}."):
                 yield _row(field)
         yield ""
+    yield "## [[concepts]]\n"
+    yield (ConceptConfig.__doc__ or "").strip()
+    yield f"{TrainingConfig.model_fields['concepts'].description}\n"
+    yield "| field | default | may be | meaning |"
+    yield "| --- | --- | --- | --- |"
+    yield from map(_row, concept_fields().values())
+    yield ""
 
 
 def _row(field: ConfigField) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from trainer.config import Section, TrainingConfig
+from trainer.config import ConceptConfig, Section, TrainingConfig
 
 
 class ConfigField(NamedTuple):
@@ -48,8 +48,9 @@ def all_fields() -> dict[str, ConfigField]:
 
 @lru_cache(maxsize=1)
 def sections() -> dict[str, type[Section]]:
-    """The sections by name, in the order of the file."""
-    return {name: type(getattr(_DEFAULTS, name)) for name in TrainingConfig.model_fields}
+    """The sections by name, in the order of the file; the list of concepts is none of them."""
+    values = {name: getattr(_DEFAULTS, name) for name in TrainingConfig.model_fields}
+    return {name: type(value) for name, value in values.items() if isinstance(value, Section)}
 
 
 def iter_fields() -> Iterator[ConfigField]:
@@ -60,6 +61,19 @@ def iter_fields() -> Iterator[ConfigField]:
             default = getattr(getattr(_DEFAULTS, section_name), name)
             description = info.description or ""
             yield ConfigField(f"{section_name}.{name}", info.annotation, default, description)
+
+
+def concept_fields() -> dict[str, ConfigField]:
+    """The fields of one concept by name; their dotted names begin with ``concepts.``."""
+    return {
+        name: ConfigField(
+            f"concepts.{name}",
+            info.annotation,
+            None if info.is_required() else info.default,
+            info.description or "",
+        )
+        for name, info in ConceptConfig.model_fields.items()
+    }
 
 
 def field_help(dotted: str) -> str:
@@ -97,9 +111,10 @@ _DEFAULTS = TrainingConfig()
 
 @lru_cache(maxsize=1)
 def _schemas() -> dict[str, dict[str, Any]]:
+    models: dict[str, type[Section]] = {**sections(), "concepts": ConceptConfig}
     return {
         f"{section}.{name}": schema
-        for section, model in sections().items()
+        for section, model in models.items()
         for name, schema in model.model_json_schema()["properties"].items()
     }
 

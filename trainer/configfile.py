@@ -19,7 +19,15 @@ from pydantic import ValidationError
 from tomlkit.exceptions import ParseError, TOMLKitError
 
 from trainer.config import TrainingConfig
-from trainer.configfields import ConfigField, all_fields, field_help, iter_fields, nearest, sections
+from trainer.configfields import (
+    ConfigField,
+    all_fields,
+    concept_fields,
+    field_help,
+    iter_fields,
+    nearest,
+    sections,
+)
 from trainer.errors import UserError
 from trainer.runs.atomic import write_text
 
@@ -86,6 +94,8 @@ def with_values(
 ) -> TrainingConfig:
     """A configuration with some fields replaced, given by dotted name.
 
+    ``concepts`` takes the whole list, each concept as a mapping.
+
     Raises:
         ConfigError: for unknown names and unfit values, all of them.
     """
@@ -95,6 +105,8 @@ def with_values(
         if dotted in all_fields():
             section, _, name = dotted.partition(".")
             tree[section][name] = value
+        elif dotted == "concepts":
+            tree["concepts"] = value
         else:
             unknown.append(Mistake(dotted, _unknown_key(dotted)))
     return validate(tree, source, unknown=unknown)
@@ -191,8 +203,24 @@ def format_config(config: TrainingConfig) -> str:
                 table.add(name, _item(value))
             table.add(tomlkit.nl())
         document.add(section_name, table)
-    text = re.sub(r"\n{3,}", "\n\n", tomlkit.dumps(document)).rstrip("\n") + "\n"
-    return re.sub(r"\n\n(?=\[)", "\n", text)  # a section's comment touches its header
+    if tree["concepts"]:
+        document.add("concepts", _concept_tables(tree["concepts"]))
+    text = tomlkit.dumps(document).replace("\n[[concepts]]", "\n\n[[concepts]]")
+    text = re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n"
+    return re.sub(r"\n\n(?=\[[^\[])", "\n", text)  # a section's comment touches its header
+
+
+def _concept_tables(concepts: Sequence[Mapping[str, object]]) -> Any:
+    """The ``[[concepts]]`` tables."""
+    tables = tomlkit.aot()
+    for concept in concepts:
+        table = tomlkit.table()
+        for name, field in concept_fields().items():
+            _comment(table, field.description)
+            table.add(name, _item(concept[name]))
+            table.add(tomlkit.nl())
+        tables.append(table)
+    return tables
 
 
 def read_config(path: Path) -> TrainingConfig:
@@ -252,6 +280,8 @@ def _build(tree: Mapping[str, Any]) -> TrainingConfig:
 def _mistake(error: Any, lines: Mapping[str, int]) -> Mistake:
     """Words one error of pydantic's."""
     parts = [str(part) for part in error["loc"]]
+    if parts[:1] == ["concepts"]:
+        return _concept_mistake(error, parts, lines)
     dotted = ".".join(parts[:2])
     line = lines.get(dotted) or lines.get(".".join(parts[:1]))
     if error["type"] == "value_error":  # a validator of ours, which names its fields itself
@@ -265,6 +295,21 @@ def _mistake(error: Any, lines: Mapping[str, int]) -> Mistake:
     return Mistake(dotted, f"{_show(error['input'])} given, expected {expected}", line)
 
 
+def _concept_mistake(error: Any, parts: Sequence[str], lines: Mapping[str, int]) -> Mistake:
+    """Words one error within the list of concepts, counted from 1."""
+    line = lines.get("concepts")
+    if len(parts) == 1:
+        return Mistake("concepts", "expected a list of [[concepts]] tables", line)
+    place = f"concepts {int(parts[1]) + 1}"
+    if len(parts) == 2:
+        return Mistake(place, "expected a [[concepts]] table", line)
+    field = concept_fields().get(parts[2])
+    if field is None:
+        return Mistake(f"{place}.{parts[2]}", "there is no such field", line)
+    given = "nothing" if error["type"] == "missing" else _show(error["input"])
+    return Mistake(f"{place}.{parts[2]}", f"{given} given, expected {field.expected}", line)
+
+
 def _contradictions(
     tree: Mapping[str, Any], error: ValidationError, lines: Mapping[str, int]
 ) -> list[Mistake]:
@@ -275,11 +320,13 @@ def _contradictions(
     wrong = {tuple(str(part) for part in item["loc"][:2]) for item in error.errors()}
     if any(item["type"] == "value_error" for item in error.errors()):
         return []
-    rest = {
+    rest: dict[str, Any] = {
         section: {name: value for name, value in fields.items() if (section, name) not in wrong}
         for section, fields in tree.items()
         if (section,) not in wrong and isinstance(fields, Mapping)
     }
+    if not any(place[0] == "concepts" for place in wrong):
+        rest["concepts"] = tree.get("concepts", [])
     try:
         _build(rest)
     except ValidationError as second:

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from trainer.concepts import concepts_of, subject_of
 from trainer.config import TrainingConfig
 from trainer.lora.files import collect, write_kohya
 from trainer.lora.metadata import TrainingFacts, build_metadata
@@ -50,12 +51,12 @@ def export_adapter(session: Session, path: Path) -> Exported:
 
 
 def title(config: TrainingConfig) -> str:
-    """The adapter's name: the configured one, or trigger and class word.
+    """The adapter's name: the configured one, or trigger and class word of each concept.
 
     Not the run's: the same training in another folder gives the same bytes.
     """
-    words = config.captions
-    return config.output.name or f"{words.trigger} {words.class_word}".strip() or "adapter"
+    subjects = ", ".join(subject_of(concept) for concept in concepts_of(config))
+    return config.output.name or subjects or "adapter"
 
 
 def training_facts(session: Session) -> TrainingFacts:

@@ -100,9 +100,17 @@ def loss_weights(
     return weight.to(torch.float32)
 
 
-def squared_error(predicted: Tensor, wanted: Tensor) -> Tensor:
-    """Mean squared error of each sample in float32: (B, C, H, W) twice to (B,)."""
-    return (predicted.float() - wanted.float()).pow(2).mean(dim=(1, 2, 3))
+def squared_error(predicted: Tensor, wanted: Tensor, masks: Tensor | None = None) -> Tensor:
+    """Mean squared error of each sample in float32: (B, C, H, W) twice to (B,).
+
+    Args:
+        masks: (B, 1, H, W), how much each place counts. The mean is taken over what counts, so
+            that a small subject weighs as much as a large one; no mask may be 0 everywhere.
+    """
+    errors = (predicted.float() - wanted.float()).pow(2)
+    if masks is None:
+        return errors.mean(dim=(1, 2, 3))
+    return (masks * errors).mean(dim=(1, 2, 3)) / masks.mean(dim=(1, 2, 3))
 
 
 def _signal_and_sigma(alpha_bar: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -11,20 +11,62 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from trainer.cache import TensorCache, content_key
-from trainer.config import ImagesConfig
+from trainer.concepts import balanced_repeats, concepts_of
+from trainer.config import ImagesConfig, TrainingConfig
 from trainer.data.buckets import CropPlan, plan_crop
 from trainer.data.images import ImageProblem, fit, load_rgb
-from trainer.data.sets import ImageEntry, ImageSet
+from trainer.data.masks import latent_mask, mask_problem
+from trainer.data.sets import ImageEntry, ImageSet, scan_image_set
 from trainer.errors import UserError
 from trainer.models.load import BaseModel
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One image and how it is cut."""
+    """One image, how it is cut, and which of the run's concepts it shows, counted from 0."""
 
     entry: ImageEntry
     crop: CropPlan
+    concept: int = 0
+
+
+def gather_pictures(
+    config: TrainingConfig, step: int, notice: Callable[[str], None]
+) -> list[Picture]:
+    """The pictures of all concepts of a run, repeated so that each concept gets its share.
+
+    Args:
+        config: with its resolution filled in.
+        step: bucket sides are multiples of it, in pixels.
+        notice: is told what is doubtful about the pictures.
+
+    Raises:
+        UserError: a folder is missing, or none of its pictures can be used.
+    """
+    concepts = concepts_of(config)
+    groups: list[list[Picture]] = []
+    for number, concept in enumerate(concepts):
+        image_set = scan_image_set(concept.path)
+        prefix = f"{concept.path.name}/" if len(concepts) > 1 else ""
+        for finding in image_set.findings:
+            if finding.severity != "note":
+                notice(f"{prefix}{finding}")
+        pictures, refused = fit_pictures(image_set, config.images, step)
+        for sentence in refused:
+            notice(prefix + sentence)
+        groups.append([_of_concept(picture, number, prefix) for picture in pictures])
+    repeats = [[picture.entry.repeats for picture in group] for group in groups]
+    balanced = balanced_repeats(repeats, [concept.repeats for concept in concepts])
+    return [
+        replace(picture, entry=replace(picture.entry, repeats=count))
+        for group, counts in zip(groups, balanced, strict=True)
+        for picture, count in zip(group, counts, strict=True)
+    ]
+
+
+def _of_concept(picture: Picture, number: int, prefix: str) -> Picture:
+    entry = replace(picture.entry, name=prefix + picture.entry.name)
+    return replace(picture, entry=entry, concept=number)
 
 
 def fit_pictures(
@@ -54,6 +96,9 @@ def fit_pictures(
         except ImageProblem as problem:
             refused.append(f"{entry.name}: {problem}")
             continue
+        if problem := mask_problem(entry, config, crop):
+            refused.append(f"{entry.name}: {problem}")
+            continue
         pictures.append(Picture(entry, crop))
     if not pictures:
         raise UserError(
@@ -73,6 +118,44 @@ def check_resolution(resolution: int, step: int) -> None:
             "needs.",
             f"Use {below} or {below + step}." if below < resolution else f"Use {below}.",
         )
+
+
+class MaskSource:
+    """How much each part of a picture counts, at the size of its latents.
+
+    Args:
+        config: its ``masks`` and ``mask_outside``.
+        factor: pixels for each latent along a side.
+    """
+
+    def __init__(self, config: ImagesConfig, factor: int) -> None:
+        self.config = config
+        self.factor = factor
+        self._kept: dict[tuple[str, int, bool], Tensor | None] = {}
+
+    def weights(self, pictures: Sequence[Picture], flips: Sequence[bool]) -> Tensor | None:
+        """(B, 1, h, w) float32 in [0, 1] for pictures of one size; None where all counts."""
+        if self.config.masks == "none":
+            return None
+        masks = [self._mask(*pair) for pair in zip(pictures, flips, strict=True)]
+        if all(mask is None for mask in masks):
+            return None
+        crop = pictures[0].crop
+        whole = torch.ones(1, crop.height // self.factor, crop.width // self.factor)
+        return torch.stack([whole if mask is None else mask for mask in masks])
+
+    def _mask(self, picture: Picture, flip: bool) -> Tensor | None:
+        """(1, h, w); the rest counts ``mask_outside``."""
+        key = (picture.entry.id, picture.concept, flip)
+        if key not in self._kept:
+            inside = latent_mask(picture.entry, self.config, picture.crop, flip, self.factor)
+            outside = self.config.mask_outside
+            self._kept[key] = (
+                None
+                if inside is None
+                else torch.from_numpy(outside + (1 - outside) * inside).unsqueeze(0)
+            )
+        return self._kept[key]
 
 
 class LatentSource:

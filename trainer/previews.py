@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
-from trainer.config import TrainingConfig
+from trainer.concepts import concepts_of
+from trainer.config import ConceptConfig, TrainingConfig
 from trainer.data.captions import without_word
 from trainer.lora.attach import disabled
 from trainer.runs.atomic import building_folder, write_json
@@ -14,24 +16,32 @@ from trainer.sampling import Drawing, draw, save_picture
 from trainer.session import Session
 
 
-def preview_prompts(config: TrainingConfig, captions: list[str]) -> list[str]:
-    """The prompts of a run's previews.
+def preview_prompts(config: TrainingConfig, captions: Sequence[str]) -> list[str]:
+    """The prompts of a run's previews, each once.
 
-    The user's own, with ``{trigger}`` and ``{class}`` replaced; or else the first caption, with
-    the trigger and without it.
+    The user's own, with ``{trigger}`` and ``{class}`` replaced (by those of each concept in turn);
+    or else a caption of each concept, with the trigger and without it.
+
+    Args:
+        captions: the first of each concept.
     """
-    words = config.captions
+    concepts = concepts_of(config)
     if config.previews.prompts:
-        return [
-            " ".join(
-                prompt.replace("{trigger}", words.trigger)
-                .replace("{class}", words.class_word)
-                .split()
-            )
-            for prompt in config.previews.prompts
+        prompts = [
+            _filled(prompt, concept) for prompt in config.previews.prompts for concept in concepts
         ]
-    without = without_word(captions[0], words.trigger)
-    return [captions[0], without] if without != captions[0] else [captions[0]]
+    else:
+        prompts = [
+            prompt
+            for caption, concept in zip(captions, concepts, strict=True)
+            for prompt in (caption, without_word(caption, concept.trigger))
+        ]
+    return list(dict.fromkeys(prompts))
+
+
+def _filled(prompt: str, concept: ConceptConfig) -> str:
+    text = prompt.replace("{trigger}", concept.trigger).replace("{class}", concept.class_word)
+    return " ".join(text.split())
 
 
 def draw_previews(session: Session, *, strength: int) -> Path:
@@ -56,7 +66,7 @@ def draw_previews(session: Session, *, strength: int) -> Path:
             inference_steps=settings.inference_steps,
             guidance=settings.guidance,
         )
-        for prompt in preview_prompts(config, session.captions)
+        for prompt in preview_prompts(config, session.first_captions())
         for number in range(settings.count)
     ]
     with session.averaged(), disabled(base) if strength == 0 else nullcontext():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from trainer.checkpoints import TrainingState
@@ -26,6 +27,7 @@ FREE = {
     "output.license",
     "output.description",
     "images.path",
+    "concepts.path",
     "base.name",
 }
 SHOWN = 5
@@ -49,8 +51,12 @@ def check_resumable(session: Session, state: TrainingState, accept_changes: bool
             "Put the old one back, or start a new run.",
         )
     old, new = _flat(state.config), _flat(session.config.model_dump(mode="json"))
+    if len(state.config.get("concepts", [])) != len(session.config.concepts):
+        raise UserError(
+            "The number of concepts can't change within a run.", "Start a new run for it."
+        )
     changed = [key for key in new if key in old and old[key] != new[key]]
-    fixed = [f"{key}: was {old[key]}, is {new[key]}" for key in changed if key not in FREE]
+    fixed = [f"{key}: was {old[key]}, is {new[key]}" for key in changed if not _is_free(key)]
     if fixed:
         raise UserError(
             "These settings can't change within a run: " + "; ".join(fixed) + ".",
@@ -67,6 +73,10 @@ def check_resumable(session: Session, state: TrainingState, accept_changes: bool
     return notes + [f"image set: {change}" for change in pictures]
 
 
+def _is_free(key: str) -> bool:
+    return re.sub(r"\.\d+\.", ".", key) in FREE
+
+
 def _image_changes(old: dict[str, list[Any]], new: dict[str, list[Any]]) -> list[str]:
     """Differences between two image tables, by content."""
     added = [new[key][0] for key in new.keys() - old.keys()]
@@ -74,11 +84,13 @@ def _image_changes(old: dict[str, list[Any]], new: dict[str, list[Any]]) -> list
     both = old.keys() & new.keys()
     captions = [new[key][0] for key in both if new[key][1] != old[key][1]]
     repeats = [new[key][0] for key in both if new[key][2] != old[key][2]]
+    masks = [new[key][0] for key in both if new[key][3:] != old[key][3:]]
     kinds = {
         "added": added,
         "removed": removed,
         "other caption": captions,
         "other repeats": repeats,
+        "other mask": masks,
     }
     return [f"{kind}: {_few(names)}" for kind, names in kinds.items() if names]
 
@@ -92,5 +104,7 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, item in value.items():
         name = f"{prefix}{key}"
+        if key == "concepts":  # a list of tables
+            item = {str(number): concept for number, concept in enumerate(item)}
         flat |= _flat(item, f"{name}.") if isinstance(item, dict) else {name: item}
     return flat

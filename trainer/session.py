@@ -19,7 +19,6 @@ from trainer.cache import TensorCache
 from trainer.checkpoints import TrainingState, copy_to_cpu
 from trainer.conditioning import TextSource
 from trainer.config import TrainingConfig
-from trainer.data.sets import ImageSet, scan_image_set
 from trainer.devices import Device
 from trainer.errors import UserError
 from trainer.lora.attach import Attachment, attach
@@ -27,7 +26,7 @@ from trainer.lora.names import Part
 from trainer.models.base import BaseModel
 from trainer.models.load import load_base
 from trainer.optimization import Schedule, make_optimizer, make_schedule, parameter_groups
-from trainer.pictures import LatentSource, Picture, fit_pictures
+from trainer.pictures import LatentSource, MaskSource, Picture, gather_pictures
 from trainer.places import cache_folder
 from trainer.preservation import PreservedPrompts, preserved_prompts
 from trainer.resolve import resolve
@@ -45,7 +44,6 @@ class Session:
     run: RunFolder
     device: Device
     base: BaseModel
-    image_set: ImageSet
     pictures: list[Picture]
     captions: list[str]
     batches: Batches
@@ -83,6 +81,13 @@ class Session:
             images=image_table(self.pictures),
             base=self.base.fingerprint,
         )
+
+    def first_captions(self) -> list[str]:
+        """The caption of the first picture of each concept."""
+        first: dict[int, str] = {}
+        for picture, caption in zip(self.pictures, self.captions, strict=True):
+            first.setdefault(picture.concept, caption)
+        return [first[number] for number in sorted(first)]
 
     def train_mode(self) -> None:
         """Dropout of the adapter on; the frozen modules have none."""
@@ -149,14 +154,8 @@ def prepare(
     """
     base = load_base(config.base.name, prediction=config.base.prediction, dtype=device.dtype)
     config = resolve(config, base)
-    image_set = scan_image_set(config.images.path)
-    for finding in image_set.findings:
-        if finding.severity != "note":
-            notice(f"{finding.name}: {finding.message}")
-    pictures, refused = fit_pictures(image_set, config.images, base.resolution_step)
-    for sentence in refused:
-        notice(sentence)
-    captions = all_captions(base, pictures, config.captions)
+    pictures = gather_pictures(config, base.resolution_step, notice)
+    captions = all_captions(base, pictures, config)
 
     cache = TensorCache(cache_folder(), notice)
     latents = LatentSource(base, cache, config.images.background)
@@ -183,10 +182,17 @@ def prepare(
         run=run,
         device=device,
         base=base,
-        image_set=image_set,
         pictures=pictures,
         captions=captions,
-        batches=Batches(base, pictures, latents, config, device.rank, device.world),
+        batches=Batches(
+            base,
+            pictures,
+            latents,
+            MaskSource(config.images, base.vae_scale_factor),
+            config,
+            device.rank,
+            device.world,
+        ),
         text=text,
         attachment=attachment,
         optimizer=make_optimizer(config.optimizer, groups),
@@ -210,12 +216,17 @@ def learning_rates(config: TrainingConfig) -> dict[Part, float]:
 
 
 def image_table(pictures: list[Picture]) -> dict[str, list[Any]]:
-    """What is trained on: for each picture's id its name, caption hash and repeats."""
+    """What is trained on: for each picture its name, the hash of its caption, repeats and mask.
+
+    The key is the picture's id; one that shows several concepts has a key for each.
+    """
     table: dict[str, list[Any]] = {}
     for picture in pictures:
         entry = picture.entry
         caption = hashlib.sha256((entry.caption or "").encode()).hexdigest()[:16]
-        table[entry.id] = [entry.name, caption, entry.repeats]
+        key = f"{entry.id}+{picture.concept}" if picture.concept else entry.id
+        mask = entry.mask.digest if entry.mask else ""
+        table[key] = [entry.name, caption, entry.repeats, mask]
     return table
 
 

@@ -184,7 +184,9 @@ def batch_loss(session: Session, batch: Batch, preserves: bool) -> tuple[Tensor,
     weights = loss_weights(
         session.alpha_bar, timesteps, session.base.prediction_type, config.objective.min_snr_gamma
     )
-    loss = (weights * squared_error(predicted[: len(batch.samples)], wanted)).sum() / batch.total
+    masks = None if batch.masks is None else batch.masks.to(device)
+    errors = squared_error(predicted[: len(batch.samples)], wanted, masks)
+    loss = (weights * errors).sum() / batch.total
     if not kept:
         return loss, torch.zeros((), device=device)
 

@@ -48,7 +48,7 @@ def values_of(field: ConfigField) -> st.SearchStrategy[Any]:
     }
     if field.name in ("optimizer.weight_decay", "objective.noise_offset", "optimizer.warmup"):
         kinds["number"] = st.floats(0, 1)
-    if field.name == "captions.dropout":
+    if field.name in ("captions.dropout", "images.mask_outside"):
         kinds["number"] = st.floats(0, 1)
     return st.one_of([kinds[kind] for kind in sorted(field.types)])
 

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from trainer.concepts import concepts_of, parse_concept, triggers_of
 from trainer.config import TrainingConfig
 from trainer.configfile import apply_overrides, read_config, with_values, write_config
 from trainer.errors import UserError
@@ -25,6 +26,7 @@ def train(
     preset: str | None,
     flags: Mapping[str, object],
     overrides: Sequence[str],
+    concepts: Sequence[str],
     run: Path | None,
     processes: int,
 ) -> int:
@@ -39,7 +41,10 @@ def train(
     config = read_config(config_file) if config_file else TrainingConfig()
     if preset:
         config = apply_preset(config, preset)
-    config = apply_overrides(with_values(config, flags, "the command line"), overrides)
+    values = dict(flags)
+    if concepts:
+        values["concepts"] = [parse_concept(text) for text in concepts]
+    config = apply_overrides(with_values(config, values, "the command line"), overrides)
     _check_essentials(config)
     if is_follower():
         return _run(config, _shared_run(run), resume=False)
@@ -98,15 +103,19 @@ def _launch(processes: int, folder: RunFolder, flags: list[str]) -> int:
 
 
 def _check_essentials(config: TrainingConfig) -> None:
-    if not config.images.path.exists() or config.images.path == Path():
-        given = config.images.path != Path()
-        raise UserError(
-            f"The image folder {config.images.path} does not exist."
-            if given
-            else "No image folder was given.",
-            "Name one with --images DIR; datasets/ holds three examples.",
-        )
-    if not config.captions.trigger:
+    for concept in concepts_of(config):
+        if concept.path == Path():
+            raise UserError(
+                "No image folder was given.",
+                "Name one with --images DIR, or several with --concept DIR:TRIGGER:CLASS; "
+                "datasets/ holds three examples.",
+            )
+        if not concept.path.exists():
+            raise UserError(
+                f"The image folder {concept.path} does not exist.",
+                "Name one with --images DIR; datasets/ holds three examples.",
+            )
+    if not triggers_of(config):
         raise UserError(
             "No trigger word was given.",
             "Choose a rare word such as ohwx and give it with --trigger WORD.",
@@ -115,7 +124,7 @@ def _check_essentials(config: TrainingConfig) -> None:
 
 def _new_run(path: Path | None, config: TrainingConfig) -> RunFolder:
     if path is None:
-        return create_run(RUNS, config.captions.trigger)
+        return create_run(RUNS, "-".join(triggers_of(config)))
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(
             f"The run folder {path} exists already.",

@@ -39,6 +39,8 @@ __all__ = [
     "Inspection",
     "fit",
     "inspect_image",
+    "load_alpha",
+    "load_grey",
     "load_rgb",
     "read_file",
     "read_header",
@@ -146,6 +148,27 @@ def load_rgb(source: ImageSource, background: str = WHITE) -> Image.Image:
     with _opened(source) as (image, _):
         image.load()
         return _upright(to_srgb(image, background), _orientation(image))
+
+
+def load_grey(source: ImageSource) -> Image.Image:
+    """A mask's pixels: mode L, upright; what is transparent is black.
+
+    Raises:
+        ImageProblem: as `load_rgb`.
+    """
+    return load_rgb(source, "#000000").convert("L")
+
+
+def load_alpha(source: ImageSource) -> Image.Image | None:
+    """How opaque a picture is: mode L, upright; None where it has no transparency.
+
+    Raises:
+        ImageProblem: as `load_rgb`.
+    """
+    with _opened(source) as (image, _):
+        image.load()
+        _, alpha = split_alpha(image)
+        return None if alpha is None else _upright(alpha, _orientation(image))
 
 
 def inspect_image(source: ImageSource) -> Inspection:

@@ -15,14 +15,16 @@ import numpy as np
 
 from trainer.data.duplicates import duplicate_findings, twin_findings
 from trainer.data.findings import Finding
-from trainer.data.folders import FolderContents, look_into, repeats_findings, repeats_of
+from trainer.data.folders import FolderContents, FoundFile, look_into, repeats_findings, repeats_of
 from trainer.data.images import (
     ImageHeader,
     ImageProblem,
     Inspection,
     inspect_image,
     read_file,
+    read_header,
 )
+from trainer.data.maskfiles import take_masks
 from trainer.data.names import display_name, list_names
 from trainer.data.parquet import ParquetRow, forget_tables, open_table
 from trainer.data.sidecars import merge_captions, read_sidecars
@@ -53,6 +55,24 @@ class ImageFile:
 
 
 @dataclass(frozen=True)
+class MaskFile:
+    """The mask of a picture, and the SHA-256 of its bytes, in hex, when the set was read."""
+
+    path: Path
+    digest: str
+
+    def read(self) -> bytes:
+        """The file's bytes. Raises `ImageProblem` where it cannot be read, or was changed."""
+        data = read_file(self.path)
+        if hashlib.sha256(data).hexdigest() != self.digest:
+            raise ImageProblem(
+                "The mask has been changed since the image set was read.",
+                "Leave the files alone while training is prepared, and start again.",
+            )
+        return data
+
+
+@dataclass(frozen=True)
 class ImageEntry:
     """A picture that can be trained on, and its caption as it was when the set was read.
 
@@ -63,6 +83,7 @@ class ImageEntry:
         repeats: how often it comes up in an epoch.
         header: size (upright) and kind.
         source: where its bytes are.
+        mask: of a file of its own, see `trainer.data.maskfiles`.
     """
 
     id: str
@@ -71,6 +92,7 @@ class ImageEntry:
     repeats: int
     header: ImageHeader
     source: ImageFile | ParquetRow
+    mask: MaskFile | None = None
 
     def read(self) -> bytes:
         """The picture's file as bytes, the same as when the set was read.
@@ -117,10 +139,17 @@ class _Candidate:
     caption: str | None
     repeats: int
     source: ImageFile | ParquetRow
+    mask: MaskFile | None = None
 
     def entry(self, seen: Inspection) -> ImageEntry:
         return ImageEntry(
-            seen.digest[:32], self.name, self.caption, self.repeats, seen.header, self.source
+            seen.digest[:32],
+            self.name,
+            self.caption,
+            self.repeats,
+            seen.header,
+            self.source,
+            self.mask,
         )
 
 
@@ -182,6 +211,8 @@ def _check_folder(root: Path) -> None:
 
 
 def _file_candidates(contents: FolderContents) -> Iterator[_Candidate]:
+    masks = take_masks(contents)
+    contents.findings += masks.findings
     sidecars = read_sidecars(contents.pictures, contents.captions)
     captions = merge_captions(sidecars, read_metadata(contents.metadata, contents.pictures))
     contents.findings += captions.findings
@@ -195,7 +226,21 @@ def _file_candidates(contents: FolderContents) -> Iterator[_Candidate]:
                 captions.texts.get(picture.name),
                 repeats,
                 ImageFile(picture.path),
+                _mask_file(masks.of_picture.get(picture.name), contents),
             )
+
+
+def _mask_file(file: FoundFile | None, contents: FolderContents) -> MaskFile | None:
+    """A mask with its digest; None, with a finding, where it cannot be read."""
+    if file is None:
+        return None
+    try:
+        data = read_file(file.path)
+        read_header(data)
+    except ImageProblem as problem:
+        contents.doubt(file.name, "error", f"The mask cannot be used. {problem}")
+        return None
+    return MaskFile(file.path, hashlib.sha256(data).hexdigest())
 
 
 def _table_candidates(contents: FolderContents, limit: int) -> Iterator[_Candidate]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from trainer.concepts import class_words_of, triggers_of
 from trainer.config import TrainingConfig
 from trainer.models.base import BaseModel
 
@@ -21,7 +22,12 @@ MAX_TAGS = 500
 MAX_TAG_LENGTH = 100
 MAX_LENGTH = 100_000
 """A longer value is left out: a header beyond 1 MiB would make the file unreadable for ComfyUI."""
-_LEFT_OUT = {"images": {"path"}, "previews": True, "checkpoints": True}
+_LEFT_OUT = {
+    "images": {"path"},
+    "concepts": {"__all__": {"path"}},
+    "previews": True,
+    "checkpoints": True,
+}
 """Of the disk, what the user drew, and when: none changes the adapter, so none its bytes."""
 
 
@@ -95,7 +101,7 @@ def _last_element(path: str) -> str:
 
 
 def _model_spec(config: TrainingConfig, base: BaseModel, facts: TrainingFacts) -> dict[str, str]:
-    trigger, side = config.captions.trigger, _resolution(config, base)
+    triggers, side = ", ".join(triggers_of(config)), _resolution(config, base)
     stability = "https://github.com/Stability-AI/generative-models"
     fields = {
         "sai_model_spec": "1.0.1",
@@ -109,11 +115,17 @@ def _model_spec(config: TrainingConfig, base: BaseModel, facts: TrainingFacts) -
         "date": "" if facts.started_at is None else _date(facts.started_at),
         "resolution": f"{side}x{side}",
         "prediction_type": "v" if base.prediction_type == "v_prediction" else "epsilon",
-        "trigger_phrase": trigger,
-        "usage_hint": f"Use the trigger word {trigger} in the prompt." if trigger else "",
-        "tags": config.captions.class_word,
+        "trigger_phrase": triggers,
+        "usage_hint": _usage_hint(triggers),
+        "tags": ", ".join(class_words_of(config)),
     }
     return {f"modelspec.{name}": value for name, value in fields.items()}
+
+
+def _usage_hint(triggers: str) -> str:
+    if "," in triggers:
+        return f"Use one of the trigger words {triggers} in the prompt."
+    return f"Use the trigger word {triggers} in the prompt." if triggers else ""
 
 
 def _kohya(config: TrainingConfig, base: BaseModel, facts: TrainingFacts) -> dict[str, str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from trainer.concepts import concepts_of, subject_of
 from trainer.config import TrainingConfig
 from trainer.configdocs import shown
 from trainer.configfields import all_fields, get_value, sections
@@ -83,13 +84,15 @@ def write_report(run: RunFolder) -> Path:
         config, problem = read_config(run.config), ""
     except UserError as error:
         config, problem = TrainingConfig(), error.message
-    subject = f"{config.captions.trigger} {config.captions.class_word}".strip()
+    concepts = concepts_of(config)
+    subject = subject_of(concepts[0])
     page = environment.get_template("report.html").render(
         name=config.output.name or run.name,
         file_name=run.name,
         config=config,
         problem=problem,
-        trigger=config.captions.trigger,
+        trigger=concepts[0].trigger,
+        subjects=[subject_of(concept) for concept in concepts],
         subject=subject,
         base_name=_last_part(config.base.name),
         prompt=f"a picture of {subject or '…'}",

@@ -1,0 +1,175 @@
+"""Masks: found by their names, fitted as their pictures are, averaged over latents."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.trainer.data.folders_for_tests import about, picture, put
+from trainer.config import ImagesConfig
+from trainer.data.buckets import CropPlan, plan_crop
+from trainer.data.images import fit, load_alpha, load_grey, load_rgb
+from trainer.data.masks import fit_mask, latent_mask, mask_problem
+from trainer.data.problems import ImageProblem
+from trainer.data.sets import ImageEntry, scan_image_set
+
+FILES = ImagesConfig.model_validate({"masks": "files"})
+ALPHA = ImagesConfig.model_validate({"masks": "alpha"})
+
+
+def png(pixels: np.ndarray, **options: object) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG", **options)
+    return stream.getvalue()
+
+
+def grey(width: int, height: int, box: tuple[int, int, int, int]) -> np.ndarray:
+    """Black, with a white box (left, top, right, bottom)."""
+    pixels = np.zeros((height, width), dtype=np.uint8)
+    left, top, right, bottom = box
+    pixels[top:bottom, left:right] = 255
+    return pixels
+
+
+def scanned(folder: Path, files: dict[str, bytes | str]) -> dict[str, ImageEntry]:
+    return {entry.name: entry for entry in scan_image_set(put(folder, files)).entries}
+
+
+MASK = png(grey(96, 64, (0, 0, 48, 64)))
+
+
+@pytest.mark.parametrize(
+    ("name", "masked"),
+    [
+        ("a.mask.png", True),
+        ("a.png.mask.png", True),
+        ("A.MASK.PNG", True),
+        ("a.mask.webp", True),
+        ("masks/a.png", True),
+        ("Masks/a.jpg", True),
+        ("b/masks/c.png", False),  # beside nothing: a folder of pictures
+        ("amask.png", False),
+    ],
+)
+def test_masks_are_found_by_their_names(tmp_path: Path, name: str, masked: bool) -> None:
+    entries = scanned(tmp_path, {"a.png": picture(1), "a.txt": "a dog", name: MASK})
+    assert (entries["a.png"].mask is not None) == masked
+    assert len(entries) == (1 if masked else 2)
+    assert entries["a.png"].caption == "a dog"
+
+
+def test_masks_in_folders_and_masks_without_a_picture(tmp_path: Path) -> None:
+    files = {
+        "x/a.png": picture(1),
+        "y/a.png": picture(2),
+        "x/masks/a.png": MASK,
+        "x/masks/gone.png": MASK,
+        "y/gone.mask.png": MASK,
+    }
+    folder = put(tmp_path, files)
+    image_set = scan_image_set(folder)
+    assert [entry.name for entry in image_set.entries] == ["x/a.png", "y/a.png"]
+    assert [entry.mask is not None for entry in image_set.entries] == [True, False]
+    assert about(image_set, "x/masks/gone.png", "no picture beside it")
+    assert about(image_set, "y/gone.mask.png", "no picture beside it")
+    assert about(image_set, "x/masks/a.png", "images.masks")
+
+
+def test_a_broken_mask_is_named_and_not_used(tmp_path: Path) -> None:
+    folder = put(tmp_path, {"a.png": picture(1), "a.mask.png": b"no picture"})
+    image_set = scan_image_set(folder)
+    assert image_set.entries[0].mask is None
+    assert about(image_set, "a.mask.png", "mask cannot be used")
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize(
+    ("width", "height", "buckets"), [(96, 64, True), (100, 61, False), (64, 130, True)]
+)
+def test_a_mask_is_cut_exactly_as_its_picture(
+    width: int, height: int, buckets: bool, flip: bool
+) -> None:
+    """A picture that is its own mask: what is left of both is the same, but for the resampling."""
+    pixels = grey(width, height, (width // 4, height // 8, width // 2, height - height // 8))
+    shown = load_rgb(png(np.repeat(pixels[..., None], 3, axis=2)))
+    crop = plan_crop(width, height, 64, 16, buckets, False)
+    mask = fit_mask(load_grey(png(pixels)), crop, flip)
+    fitted = fit(shown, crop, flip)[..., 0]
+    assert mask.shape == fitted.shape == (crop.height, crop.width)
+    unlike = (mask > 127) != (fitted > 127)
+    assert unlike.mean() < 0.02
+    assert 0.1 < (mask > 127).mean() < 0.6
+
+
+def test_latents_get_the_mean_of_their_pixels(tmp_path: Path) -> None:
+    mask = grey(32, 16, (0, 0, 6, 16))
+    entries = scanned(tmp_path, {"a.png": picture(1, width=32, height=16), "a.mask.png": png(mask)})
+    crop = CropPlan(32, 16, 0, 0, 32, 16)
+    weights = latent_mask(entries["a.png"], FILES, crop, False, 4)
+    assert weights is not None
+    assert weights.dtype == np.float32
+    expected = np.array([[1, 0.5, 0, 0, 0, 0, 0, 0]] * 4, dtype=np.float32)
+    assert np.array_equal(weights, expected)
+    mirrored = latent_mask(entries["a.png"], FILES, crop, True, 4)
+    assert mirrored is not None
+    assert np.array_equal(mirrored, expected[:, ::-1])
+    cut = latent_mask(entries["a.png"], FILES, CropPlan(32, 16, 4, 0, 16, 16), False, 4)
+    assert cut is not None
+    assert np.array_equal(cut, expected[:, 1:5])
+    assert latent_mask(entries["a.png"], ALPHA, crop, False, 4) is None
+    assert latent_mask(entries["a.png"], ImagesConfig(), crop, False, 4) is None
+
+
+def test_alpha_is_a_mask_and_turns_with_the_picture(tmp_path: Path) -> None:
+    pixels = np.full((16, 32, 4), 200, dtype=np.uint8)
+    pixels[..., 3] = grey(32, 16, (0, 0, 16, 16))
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a quarter turn clockwise: the left half becomes the upper one
+    entries = scanned(tmp_path, {"a.png": png(pixels), "b.png": png(pixels, exif=turned)})
+    upright = latent_mask(entries["a.png"], ALPHA, CropPlan(32, 16, 0, 0, 32, 16), False, 8)
+    assert upright is not None
+    assert upright.tolist() == [[1, 1, 0, 0]] * 2
+    crop = CropPlan(16, 32, 0, 0, 16, 32)
+    rotated = latent_mask(entries["b.png"], ALPHA, crop, False, 8)
+    assert rotated is not None
+    assert rotated.tolist() == [[1, 1]] * 2 + [[0, 0]] * 2
+    assert load_alpha(picture(1)) is None
+
+
+def test_transparent_parts_of_a_mask_file_do_not_count() -> None:
+    pixels = np.full((4, 4, 4), 255, dtype=np.uint8)
+    pixels[:, :2, 3] = 0
+    assert np.array_equal(np.asarray(load_grey(png(pixels)))[0], [0, 0, 255, 255])
+
+
+def test_masks_that_cannot_be_used(tmp_path: Path) -> None:
+    files = {
+        "black.png": picture(1),
+        "black.mask.png": png(grey(96, 64, (0, 0, 0, 0))),
+        "other.png": picture(2),
+        "other.mask.png": png(grey(64, 96, (0, 0, 64, 96))),
+        "smaller.png": picture(3),
+        "smaller.mask.png": png(grey(48, 32, (0, 0, 24, 32))),
+        "none.png": picture(4),
+    }
+    entries = scanned(tmp_path, files)
+    crop = plan_crop(96, 64, 64, 16, True, False)
+    problems = {name: mask_problem(entry, FILES, crop) for name, entry in entries.items()}
+    assert "black all over" in str(problems["black.png"])
+    assert "another shape" in str(problems["other.png"])
+    assert problems["smaller.png"] is None
+    assert problems["none.png"] is None
+    assert mask_problem(entries["black.png"], ImagesConfig(), crop) is None
+
+
+def test_a_mask_that_changes_is_noticed(tmp_path: Path) -> None:
+    entries = scanned(tmp_path, {"a.png": picture(1), "a.mask.png": MASK})
+    (tmp_path / "a.mask.png").write_bytes(png(grey(96, 64, (0, 0, 10, 10))))
+    mask = entries["a.png"].mask
+    assert mask is not None
+    with pytest.raises(ImageProblem, match="changed"):
+        mask.read()

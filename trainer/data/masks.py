@@ -1,0 +1,87 @@
+"""Masks: which part of a picture counts in the loss. Never torch.
+
+A mask is grey: white counts, black does not. It comes from the picture's own alpha channel, or
+from a file: ``NAME.mask.png`` beside ``NAME.png`` (any kind of picture; ``NAME.png.mask.png`` too),
+or a picture of the same name in a folder ``masks`` next to it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from trainer.config import ImagesConfig
+from trainer.data.buckets import CropPlan
+from trainer.data.images import load_alpha, load_grey
+from trainer.data.problems import ImageProblem
+from trainer.data.sets import ImageEntry
+
+MAX_STRETCH = 0.02
+"""How far a mask's aspect ratio may be off its picture's, relative."""
+
+
+def latent_mask(
+    entry: ImageEntry, config: ImagesConfig, crop: CropPlan, flip: bool, factor: int
+) -> np.ndarray | None:
+    """How much each latent of a picture lies inside its mask.
+
+    The mask is resized, cut and mirrored as the picture is, and averaged over the pixels of each
+    latent.
+
+    Args:
+        factor: pixels for each latent along a side.
+
+    Returns:
+        (crop.height / factor, crop.width / factor) float32 in [0, 1]; None: no mask.
+
+    Raises:
+        ImageProblem: the mask is damaged, or has another shape than the picture.
+    """
+    mask = _load(entry, config)
+    if mask is None:
+        return None
+    pixels = fit_mask(mask, crop, flip)
+    rows, columns = crop.height // factor, crop.width // factor
+    blocks = pixels.reshape(rows, factor, columns, factor)
+    return blocks.mean(axis=(1, 3), dtype=np.float32) / np.float32(255)
+
+
+def fit_mask(mask: Image.Image, crop: CropPlan, flip: bool) -> np.ndarray:
+    """A mask as `trainer.data.images.fit` fits its picture: (height, width) uint8.
+
+    Resized by area means, which never overshoot black or white as the picture's Lanczos may.
+    """
+    resized = mask.resize((crop.resize_width, crop.resize_height), Image.Resampling.BOX)
+    right, bottom = crop.left + crop.width, crop.top + crop.height
+    pixels = np.array(resized.crop((crop.left, crop.top, right, bottom)), dtype=np.uint8)
+    return np.ascontiguousarray(pixels[:, ::-1]) if flip else pixels
+
+
+def mask_problem(entry: ImageEntry, config: ImagesConfig, crop: CropPlan) -> ImageProblem | None:
+    """Why a picture can't be trained with its mask; None where it can."""
+    try:
+        mask = _load(entry, config)
+    except ImageProblem as problem:
+        return ImageProblem(f"Its mask can't be used. {problem.reason}", problem.hint)
+    if mask is not None and not fit_mask(mask, crop, False).any():
+        return ImageProblem(
+            "Its mask is black all over the part that is trained on: nothing of it would count.",
+            "Paint white what counts, or delete the mask.",
+        )
+    return None
+
+
+def _load(entry: ImageEntry, config: ImagesConfig) -> Image.Image | None:
+    if config.masks == "alpha":
+        return load_alpha(entry.read())
+    if config.masks == "none" or entry.mask is None:
+        return None
+    mask = load_grey(entry.mask.read())
+    stretch = mask.width * entry.header.height / (mask.height * entry.header.width)
+    if abs(stretch - 1) > MAX_STRETCH:
+        raise ImageProblem(
+            f"It is {mask.width} × {mask.height} pixels, and the picture {entry.header.width} × "
+            f"{entry.header.height}: another shape.",
+            "Make the mask from the picture itself, in its size.",
+        )
+    return mask
