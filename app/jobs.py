@@ -118,6 +118,29 @@ def busy() -> RunInfo | None:
     return next((run for run in runs() if run.alive), None)
 
 
+def has_checkpoint(name: str) -> bool:
+    """Whether a run has saved something to go on from."""
+    return bool(RunFolder(places.RUNS / Path(name).name).checkpoint_steps())
+
+
+def has_adapter(name: str) -> bool:
+    """Whether a run has a result."""
+    return RunFolder(places.RUNS / Path(name).name).adapter.is_file()
+
+
+def contents(name: str) -> str:
+    """What a run's folder holds, in words, for the question before deleting."""
+    run = run_folder(name)
+    checkpoints, previews = len(run.checkpoint_steps()), len(run.preview_steps())
+    parts = [
+        "its adapter" if run.adapter.is_file() else "",
+        f"{checkpoints} checkpoint{'s' * (checkpoints != 1)}" if checkpoints else "",
+        f"the previews of {previews} step{'s' * (previews != 1)}" if previews else "",
+        "its settings and its log",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
 def waiting_runs() -> list[str]:
     """Names of the runs in the queue, the next one first."""
     try:

@@ -82,6 +82,7 @@ def serve(address: Address, open_browser: bool = True) -> None:
     check_address(address)
     _prepare_environment()
     from app import jobs  # gradio takes seconds to import: only when it is sure to be needed
+    from app.pictures import picture_route
     from app.theme import make_theme, read_style
     from app.ui import build_page
 
@@ -98,7 +99,13 @@ def serve(address: Address, open_browser: bool = True) -> None:
         run_history=False,
         enable_monitoring=False,
         max_file_size=LARGEST_UPLOAD,
-        app_kwargs={"middleware": middleware(address), "docs_url": None, "redoc_url": None},
+        app_kwargs={
+            "middleware": middleware(address),
+            "routes": [picture_route()],
+            "docs_url": None,
+            "redoc_url": None,
+            "openapi_url": None,
+        },
         state_session_capacity=1000,
         ssr_mode=False,
         share=False,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gradio as gr
 
-from app.shared import TABS, Shared
+from app.runs_html import label
+from app.runs_reader import overview
+from app.shared import TABS, Shared, go
 from app.tabs import adapters, generate, images, runs, train
 
 _BUILDERS = {
@@ -24,7 +28,9 @@ def build_page() -> gr.Blocks:
     ) as page:
         timer = gr.Timer(TICK)
         states = [gr.State(value) for value in ("", "", "", "tiny-emoji", "", "", ("", 0.0))]
-        gr.HTML("<h1>Rarebit</h1>", elem_id="masthead")
+        with gr.Row(elem_id="masthead"):
+            gr.HTML("<h1>Rarebit</h1>")
+            now = gr.Button("", visible=False, size="sm", elem_id="now")
         with gr.Tabs(elem_id="tabs") as tabs:
             rooms = {
                 name: gr.Tab(label, id=name, elem_id=f"tab-{name}") for name, label in TABS.items()
@@ -33,4 +39,25 @@ def build_page() -> gr.Blocks:
         for name, room in rooms.items():
             with room:
                 _BUILDERS[name](shared)
+        _show_what_trains(now, shared)
     return page
+
+
+def _show_what_trains(now: gr.Button, shared: Shared) -> None:
+    """A line in the header, on every tab, that leads to the run."""
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+
+    def look(seen: str) -> tuple[Any, Any]:
+        busy = next((run for run in overview.runs() if run.alive), None)
+        text = label(busy) if busy else ""
+        if text == seen:
+            return gr.skip(), gr.skip()
+        return gr.Button(text, visible=bool(text)), text
+
+    def lead() -> tuple[str, gr.Tabs]:
+        busy = next((run for run in overview.runs() if run.alive), None)
+        return (busy.name if busy else ""), go("runs")
+
+    seen = gr.State("")
+    gr.on([shared.timer.tick, shared.page.load], look, seen, [now, seen], **quiet)
+    now.click(lead, None, [shared.run, shared.tabs], **quiet)

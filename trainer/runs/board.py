@@ -64,13 +64,13 @@ class Board:
 
 def read_board(run: RunFolder) -> Board:
     """Reads the previews of a run; previews that cannot be read are left out."""
-    every = [step for step in run.preview_steps() if _records(run, step)]
+    every = [step for step in run.preview_steps() if preview_records(run, step)]
     steps = spread(every, _MOST_STEPS)
     while len(steps) > 2 and sum(_size(run, step) for step in steps) > _MOST_BYTES:
         steps = spread(steps, len(steps) - 1)
     found: dict[str, dict[int, list[Picture]]] = {}
     for step in steps:
-        for record in _records(run, step):
+        for record in preview_records(run, step):
             picture = _picture(run.preview(step), step, record)
             if picture is not None:
                 found.setdefault(str(record["prompt"]), {}).setdefault(step, []).append(picture)
@@ -89,8 +89,8 @@ def spread(steps: Sequence[int], most: int) -> list[int]:
     return [steps[round(number * last / (most - 1))] for number in range(most)]
 
 
-def _records(run: RunFolder, step: int) -> list[dict[str, Any]]:
-    """What ``prompts.json`` says of each picture of one step."""
+def preview_records(run: RunFolder, step: int) -> list[dict[str, Any]]:
+    """What ``prompts.json`` says of each picture of one step; none if it cannot be read."""
     try:
         records = json.loads((run.preview(step) / "prompts.json").read_bytes())
     except (OSError, ValueError):
