@@ -150,8 +150,22 @@ class ConceptConfig(Section):
 
 
 class AdapterConfig(Section):
-    """The LoRA (arXiv 2106.09685): W x + (alpha / rank) B A x on the attention layers."""
+    """The LoRA (arXiv 2106.09685): W x + (alpha / rank) B A x, on the attention layers or more."""
 
+    kind: Literal["lora", "rslora", "dora"] = Field(
+        default="lora",
+        description="Kind of adapter. rslora divides alpha by the square root of the rank (arXiv "
+        "2312.03732), so that high ranks learn as fast; every tool reads it. dora also trains "
+        "the lengths of the weights (arXiv 2402.09353), takes more time and memory, and has no "
+        "file that tools read alike: it is written as a plain adapter, by SVD, and the run says "
+        "how much that differs.",
+    )
+    targets: Literal["attention", "feed-forward", "convolution"] = Field(
+        default="attention",
+        description="Layers to adapt. attention: its four projections. feed-forward: also the "
+        "layers behind attention and the projections around it. convolution: also the UNet's "
+        "residual blocks (LoCon); for styles and textures, with a file about three times as large.",
+    )
     rank: int = Field(
         default=16,
         ge=1,
@@ -164,19 +178,26 @@ class AdapterConfig(Section):
         gt=0,
         le=4096,
         allow_inf_nan=False,
-        description="Scale of the adapter: its output is multiplied by alpha / rank. Empty: equal "
-        "to the rank, so that changing the rank does not change the strength.",
+        description="Scale of the adapter: its output is multiplied by alpha / rank (rslora: alpha "
+        "over the rank's square root). Empty: equal to the rank, so that changing the rank does "
+        "not change the strength of a plain adapter.",
     )
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         default=0.0,
         description="Share of the adapter's inputs zeroed at random in training. 0 to 1.",
     )
-    unet: bool = Field(default=True, description="Train the UNet's attention layers.")
+    unet: bool = Field(default=True, description="Train the UNet's layers.")
     text_encoder: bool = Field(
         default=True,
-        description="Train the text encoder's attention layers too: binds the trigger word better "
-        "for subjects, needs somewhat more memory and time.",
+        description="Train the text encoder's layers too: binds the trigger word better for "
+        "subjects, needs somewhat more memory and time.",
     )
+
+    @property
+    def scale(self) -> tuple[int, float]:
+        """The rank, and the alpha whose alpha / rank is what the output is multiplied by."""
+        alpha = self.rank if self.alpha is None else self.alpha
+        return self.rank, alpha * (self.rank**0.5 if self.kind == "rslora" else 1.0)
 
 
 class OptimizerConfig(Section):
@@ -364,6 +385,13 @@ class OutputConfig(Section):
     )
     precision: Literal["fp32", "fp16", "bf16"] = Field(
         default="fp16", description="Number format of the file: fp16 halves it at no visible cost."
+    )
+    dora_rank: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="Rank of the plain adapter that dora is written as; without meaning for other "
+        "kinds. Empty: four times the rank. More comes nearer to what was trained.",
     )
     author: str = Field(
         default="", max_length=200, description="Author named in the file's metadata."

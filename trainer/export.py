@@ -9,11 +9,17 @@ from pathlib import Path, PurePosixPath
 
 from trainer.concepts import concepts_of, subject_of
 from trainer.config import TrainingConfig
-from trainer.lora.files import collect, write_kohya
+from trainer.lora.content import AdapterFile
+from trainer.lora.extraction import approximate
+from trainer.lora.files import collect, read_adapter
 from trainer.lora.metadata import TrainingFacts, build_metadata
+from trainer.lora.names import shorten
 from trainer.lora.proof import verify_file
+from trainer.lora.sgm import to_sgm
 from trainer.lora.tools import works_in
-from trainer.lora.verify import verify_export
+from trainer.lora.verify import compare, file_precision
+from trainer.lora.writing import WritableLayout, write_adapter
+from trainer.models.base import BaseModel
 from trainer.session import Session
 
 
@@ -23,13 +29,14 @@ class Exported:
 
     Attributes:
         path: where it lies.
-        summary: one line: what was compared, how exactly it repeats the live model, and in which
-            tools it works.
+        summary: one line: what was compared and how exactly it repeats the live model.
+        works: in which tools it works, in one line.
         exact: whether it is the live adapter, but for the rounding of its precision.
     """
 
     path: Path
     summary: str
+    works: str
     exact: bool
 
 
@@ -40,14 +47,43 @@ def export_adapter(session: Session, path: Path) -> Exported:
         UserError: it has numbers that are not finite, or too large for the file's precision.
         OSError: from the file system.
     """
-    config, name = session.config, session.attachment.name
+    config, base = session.config, session.base
     with session.averaged():
-        metadata = build_metadata(config, session.base, training_facts(session))
-        adapter = replace(collect(session.base, name), metadata=metadata)
-        write_kohya(adapter, path, config.output.precision)
-        report = verify_export(session.base, name, path)
-    where = works_in(verify_file(path).verdicts)
-    return Exported(path, f"{report.summary()}; {where}", report.exact)
+        metadata = build_metadata(config, base, training_facts(session))
+        trained = replace(collect(base, session.attachment.name), metadata=metadata)
+    adapter, note = _plain(base, trained, config)
+    left_out = write_adapter(adapter, path, layout_for(adapter), config.output.precision)
+    report = compare(adapter, read_adapter(path), file_precision(path))
+    notes = [report.summary(), *note]
+    if left_out:
+        notes.append(f"no room in the metadata for {shorten(left_out)}")
+    return Exported(path, "; ".join(notes), works_in(verify_file(path).verdicts), report.exact)
+
+
+def layout_for(adapter: AdapterFile) -> WritableLayout:
+    """What most tools read: kohya's, with SGM block names where SDXL's convolutions need them.
+
+    A1111 loses one of SDXL's convolutions by diffusers names.
+    """
+    convolutions = any(
+        key.part == "unet" and layer.down.dim() == 4 for key, layer in adapter.layers.items()
+    )
+    unet = (key.path for key in adapter.layers if key.part == "unet")
+    if adapter.family == "sdxl" and convolutions and all(to_sgm("sdxl", path) for path in unet):
+        return "kohya-sgm"
+    return "kohya"
+
+
+def _plain(
+    base: BaseModel, trained: AdapterFile, config: TrainingConfig
+) -> tuple[AdapterFile, list[str]]:
+    """What is written, and what there is to say about it: DoRA has no file of its own."""
+    if not trained.is_dora:
+        return trained, []
+    rank = config.output.dora_rank or 4 * config.adapter.rank
+    found = approximate(base, trained, rank=rank)
+    note = f"DoRA, written as a plain adapter of rank {rank}: {found.difference.summary()}"
+    return found.adapter, [note]
 
 
 def title(config: TrainingConfig) -> str:

@@ -23,6 +23,7 @@ FREE = {
     "previews.guidance",
     "output.name",
     "output.precision",
+    "output.dora_rank",
     "output.author",
     "output.license",
     "output.description",

@@ -210,7 +210,7 @@ def _train(session: Session, recorder: Recorder, stop: StopRequest) -> Result:
     exported = export_adapter(session, run.adapter)
     if not exported.exact:
         recorder.warn(f"The adapter file is not what was trained: {exported.summary}")
-    _end(recorder, "finished", exported.summary)
+    _end(recorder, "finished", f"{exported.summary}; {exported.works}")
     return Result(run, total, True, exported)
 
 

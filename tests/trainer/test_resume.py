@@ -33,6 +33,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "preservation__every": 3,
         "optimizer__lora_plus_ratio": 4.0,
     },
+    "DoRA with convolutions": {
+        "adapter__kind": "dora",
+        "adapter__targets": "convolution",
+        "training__ema_decay": 0.9,
+    },
+    "rsLoRA with feed-forward layers": {
+        "adapter__kind": "rslora",
+        "adapter__targets": "feed-forward",
+    },
     "UNet only, prodigy": {
         "adapter__text_encoder": False,
         "optimizer__name": "prodigy",

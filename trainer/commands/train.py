@@ -154,6 +154,8 @@ def _run(
         return STOPPED
     if result.adapter is not None:
         _print_result(config, folder, result.adapter.summary)
+        # The last line of every training: where the file will work.
+        print(result.adapter.works[0].upper() + result.adapter.works[1:] + ".")
     return 0
 
 

@@ -29,11 +29,13 @@ from trainer.lora.layers import (
     all_or_nothing,
     find_layers,
     find_targets,
+    get_magnitude,
     get_weights,
     gradient_flags_kept,
     inject,
     parts_of,
     remove,
+    set_initial_magnitude,
     set_weights,
 )
 from trainer.lora.names import PARTS, ModuleKey, Part
@@ -74,32 +76,38 @@ class Attachment:
 def attach(
     base: BaseModel, config: AdapterConfig, *, seed: int, name: str = "default"
 ) -> Attachment:
-    """Puts a fresh adapter on the attention layers that the configuration asks for.
+    """Puts a fresh adapter on the layers that the configuration asks for.
 
-    A is drawn as PEFT draws it, but as a function of (seed, part, path) alone; B is zero, so the
-    model's output stays as it was. The parameters are float32 whatever the dtype of the base. The
-    adapter's dropout follows the mode of the modules: ``unet.train()`` switches it on.
+    A is drawn as PEFT draws it, but as a function of (seed, part, path) alone; B is zero and DoRA's
+    magnitudes are those of the weights, so the model's output stays as it was. The parameters are
+    float32 whatever the dtype of the base. The adapter's dropout follows the mode of the modules:
+    ``unet.train()`` switches it on.
 
     Raises:
         ValueError: the name is taken, or can't name a module.
     """
     base_parameters = sum(p.numel() for root in parts_of(base).values() for p in root.parameters())
-    scale = (config.rank, config.rank if config.alpha is None else config.alpha)
     targets = {
-        key: scale
-        for key in find_targets(base)
+        key: config.scale
+        for key in find_targets(base, config.targets)
         if (config.unet if key.part == "unet" else config.text_encoder)
     }
     with all_or_nothing(base, name):
-        for key, layer in inject(base, name, targets, config.dropout).items():
+        dora = config.kind == "dora"
+        for key, layer in inject(base, name, targets, config.dropout, dora=dora).items():
             down, up = (weight.shape for weight in get_weights(layer, name))
             initial = _initial_down(seed, key, down)
             set_weights(layer, name, initial, torch.zeros(up), trainable=True)
+            if dora:
+                set_initial_magnitude(layer, name)
     layers = sorted(adapted_layers(base, name).items(), key=lambda item: item[0])
     parameters: dict[Part, list[tuple[str, Parameter]]] = defaultdict(list)
     for key, layer in layers:
         for matrix, weight in zip(("lora_A", "lora_B"), get_weights(layer, name), strict=True):
             parameters[key.part].append((f"{key.path}.{matrix}", weight))
+        magnitude = get_magnitude(layer, name)
+        if magnitude is not None:
+            parameters[key.part].append((f"{key.path}.magnitude", magnitude))
     return Attachment(
         name=name,
         parts={part: root for part, root in parts_of(base).items() if part in parameters},

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from trainer.errors import UserError
+from trainer.lora.content import AdapterFile, LoraLayer
 from trainer.lora.energy import decompose, energy_of, matrices, rank_for
-from trainer.lora.files import AdapterFile, LoraLayer
 from trainer.lora.names import ModuleKey, shorten
 from trainer.lora.verify import relative_difference
 from trainer.models.families import FAMILIES, FamilyName
@@ -71,18 +71,13 @@ def resize(
         UserError: a number is out of range.
         ValueError: not exactly one of the two is given.
     """
-    if (rank is None) == (energy is None):
-        raise ValueError("resize takes a rank or a share of the energy")
-    if rank is not None and rank < 1:
-        raise UserError(f"The rank can't be {rank}.", "Give 1 or more.")
-    if energy is not None and not 0 < energy <= 1:
-        raise UserError(f"The share of the energy can't be {energy}.", "0.99 keeps 99 %.")
+    check_size(rank, energy)
     factors = {
         key: _truncated(*matrices(layer), rank, energy) for key, layer in adapter.layers.items()
     }
     shapes = {key: (layer.up.shape, layer.down.shape) for key, layer in adapter.layers.items()}
-    layers = _with_one_alpha(factors, shapes)
-    return replace(adapter, layers=layers, metadata=_with_scale(adapter.metadata, layers))
+    layers = with_one_alpha(factors, shapes)
+    return replace(adapter, layers=layers, metadata=with_scale(adapter.metadata, layers))
 
 
 def merge(
@@ -113,8 +108,8 @@ def merge(
                 down = torch.cat([factors[key][1], down], 0)
             factors[key] = (up, down)
             shapes[key] = (layer.up.shape, layer.down.shape)
-    layers = _with_one_alpha(factors, shapes)
-    metadata = _with_scale(_merged_metadata(adapters, names), layers)
+    layers = with_one_alpha(factors, shapes)
+    metadata = with_scale(_merged_metadata(adapters, names), layers)
     known: list[FamilyName] = [a.family for a, _ in adapters if a.family is not None]
     family = known[0] if known else None
     merged = AdapterFile(dict(sorted(layers.items())), family, metadata, " + ".join(names))
@@ -134,6 +129,21 @@ def difference(before: AdapterFile, after: AdapterFile) -> Difference:
     return Difference(math.sqrt(squares / total) if total else 0.0, worst, worst_layer)
 
 
+def check_size(rank: int | None, energy: float | None) -> None:
+    """Refuses sizes that mean nothing.
+
+    Raises:
+        UserError: a number is out of range.
+        ValueError: not exactly one of the two is given.
+    """
+    if (rank is None) == (energy is None):
+        raise ValueError("give a rank or a share of the energy")
+    if rank is not None and rank < 1:
+        raise UserError(f"The rank can't be {rank}.", "Give 1 or more.")
+    if energy is not None and not 0 < energy <= 1:
+        raise UserError(f"The share of the energy can't be {energy}.", "0.99 keeps 99 %.")
+
+
 def _truncated(
     up: Tensor, down: Tensor, rank: int | None, energy: float | None
 ) -> tuple[Tensor, Tensor]:
@@ -143,11 +153,16 @@ def _truncated(
     return left[:, :count] * root, root[:, None] * right[:count]
 
 
-def _with_one_alpha(
+def with_one_alpha(
     factors: Mapping[ModuleKey, tuple[Tensor, Tensor]],
     shapes: Mapping[ModuleKey, tuple[torch.Size, torch.Size]],
 ) -> dict[ModuleKey, LoraLayer]:
-    """Layers of up (out, r) · down (r, in …), all with the greatest rank as their alpha."""
+    """Layers of up (out, r) · down (r, in …), all with the greatest rank as their alpha.
+
+    Args:
+        factors: up as (out, r) and down as (r, everything else).
+        shapes: of up and down for each layer, whatever their ranks.
+    """
     alpha = max(down.shape[0] for _, down in factors.values())
     layers: dict[ModuleKey, LoraLayer] = {}
     for key, (up, down) in factors.items():
@@ -207,7 +222,7 @@ def _merged_metadata(
     return kept | {"rarebit.merged": json.dumps(recipe, ensure_ascii=False)}
 
 
-def _with_scale(
+def with_scale(
     metadata: Mapping[str, str], layers: Mapping[ModuleKey, LoraLayer]
 ) -> dict[str, str]:
     """The metadata with the rank and alpha that the layers now have."""

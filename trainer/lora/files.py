@@ -7,11 +7,9 @@ Written is kohya's layout, which every tool reads: for each layer ``NAME.lora_do
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from safetensors.torch import load_file
@@ -20,11 +18,21 @@ from torch import Tensor
 from trainer.errors import UserError
 from trainer.lora.attach import Strength, attached, check_strength, count_layers, set_strength
 from trainer.lora.container import write_tensors
+from trainer.lora.content import (
+    DTYPES,
+    AdapterFile,
+    LoraLayer,
+    Magnitude,
+    Precision,
+    count_parts,
+)
+from trainer.lora.dora import plain_on
 from trainer.lora.layers import (
     adapted_layers,
     all_or_nothing,
     find_layers,
     find_targets,
+    get_magnitude,
     get_weights,
     inject,
     original_layer,
@@ -37,59 +45,7 @@ from trainer.models.base import BaseModel
 from trainer.models.families import FAMILIES, FamilyName
 from trainer.models.safetensors_header import read_header
 
-Precision = Literal["fp32", "fp16", "bf16"]
-DTYPES: dict[Precision, torch.dtype] = {
-    "fp32": torch.float32,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
-}
 _READABLE = ("F64", "F32", "F16", "BF16", "I64", "I32")
-
-
-@dataclass(frozen=True)
-class LoraLayer:
-    """One layer's adapter, float32 on the CPU.
-
-    Attributes:
-        down: A, (rank, in) or (rank, in, height, width).
-        up: B, (out, rank) or (out, rank, 1, 1).
-        alpha: the change of the weight is alpha / rank · up · down.
-    """
-
-    down: Tensor
-    up: Tensor
-    alpha: float
-
-    @property
-    def rank(self) -> int:
-        """Rows of A."""
-        return self.down.shape[0]
-
-    @property
-    def dead(self) -> bool:
-        """Whether it changes nothing at all, as before the first step of training."""
-        return self.alpha == 0 or not self.up.any() or not self.down.any()
-
-
-@dataclass(frozen=True)
-class AdapterFile:
-    """An adapter apart from any model and from any file layout.
-
-    Attributes:
-        layers: by part and canonical path.
-        family: of the base model that it is for; None where nothing tells.
-        metadata: as the tools show it, see `trainer.lora.metadata`.
-        source: what messages call it, such as the path of its file.
-    """
-
-    layers: dict[ModuleKey, LoraLayer]
-    family: FamilyName | None = None
-    metadata: dict[str, str] = field(default_factory=dict)
-    source: str = "The adapter"
-
-    def dead_layers(self) -> list[ModuleKey]:
-        """The layers that change nothing."""
-        return [key for key, layer in self.layers.items() if layer.dead]
 
 
 @dataclass(frozen=True)
@@ -117,11 +73,6 @@ class LoadReport:
         return "; ".join(notes)
 
 
-def count_parts(keys: Iterable[ModuleKey]) -> dict[Part, int]:
-    """How many of the layers are in each part."""
-    return dict(Counter(key.part for key in keys))
-
-
 def collect(base: BaseModel, name: str = "default") -> AdapterFile:
     """A copy of an adapter that is on a live model; its strength there plays no role.
 
@@ -137,7 +88,12 @@ def collect(base: BaseModel, name: str = "default") -> AdapterFile:
             weight.detach().to("cpu", torch.float32, copy=True)
             for weight in get_weights(layer, name)
         )
-        copies[key] = LoraLayer(down, up, float(layer.lora_alpha[name]))
+        lengths = get_magnitude(layer, name)
+        magnitude = None
+        if lengths is not None:
+            values = lengths.detach().to("cpu", torch.float32, copy=True).flatten()
+            magnitude = Magnitude(values, "rows")
+        copies[key] = LoraLayer(down, up, float(layer.lora_alpha[name]), magnitude)
     return AdapterFile(copies, base.family.name)
 
 
@@ -217,6 +173,7 @@ def load_into(
     """
     check_strength(strength)
     check_fit(base, adapter)
+    adapter = plain_on(base, fitted_to(base, adapter))
     scales = {key: (layer.rank, layer.alpha) for key, layer in adapter.layers.items()}
     with all_or_nothing(base, name):
         for key, layer in inject(base, name, scales).items():
@@ -316,9 +273,33 @@ def _uncovered(base: BaseModel, adapter: AdapterFile) -> list[ModuleKey]:
     return [key for key in find_targets(base) if key.part in parts and key not in adapter.layers]
 
 
+def fitted_to(base: BaseModel, adapter: AdapterFile) -> AdapterFile:
+    """The same adapter with the dimensions that the base model's layers have.
+
+    A 1 x 1 convolution may be stored as a linear layer, and the other way round: some tools do.
+    """
+    spots = find_layers(base)
+    layers: dict[ModuleKey, LoraLayer] = {}
+    for key, layer in adapter.layers.items():
+        weight = original_layer(spots[key].layer).weight
+        kernel = [1] * (weight.dim() - 2)
+        if layer.down.dim() != weight.dim():
+            down = layer.down.reshape(*layer.down.shape[:2], *kernel)
+            layer = replace(layer, down=down, up=layer.up.reshape(*layer.up.shape[:2], *kernel))
+        layers[key] = layer
+    return replace(adapter, layers=layers)
+
+
 def _fits(layer: LoraLayer, weight: Tensor) -> bool:
-    """Whether up · down has the weight's shape."""
-    return (layer.up.shape[0], *layer.down.shape[1:]) == tuple(weight.shape)
+    """Whether up · down has the weight's shape, but for a kernel of 1 x 1."""
+    change, lengths = (layer.up.shape[0], *layer.down.shape[1:]), layer.magnitude
+    if lengths and len(lengths.values) != weight.shape[0 if lengths.by == "rows" else 1]:
+        return False
+    return _without_kernel(change) == _without_kernel(tuple(weight.shape))
+
+
+def _without_kernel(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[:2] if shape[2:] == (1, 1) else shape
 
 
 def _shape(tensor: Tensor) -> str:

@@ -21,7 +21,7 @@ from peft.tuners.lora import Linear as AdaptedLinear
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from trainer.lora.names import PARTS, ModuleKey, Part, canonical_path, is_target
+from trainer.lora.names import PARTS, ModuleKey, Part, Targets, canonical_path, is_target
 from trainer.models.base import BaseModel
 
 AdaptedLayer = AdaptedLinear | AdaptedConv2d
@@ -63,17 +63,17 @@ def find_layers(base: BaseModel) -> dict[ModuleKey, Spot]:
     return spots
 
 
-def find_targets(base: BaseModel) -> list[ModuleKey]:
-    """The layers that training adapts: every attention projection whose output is used.
+def find_targets(base: BaseModel, targets: Targets = "attention") -> list[ModuleKey]:
+    """The layers that training adapts: every one of the kinds asked for whose output is used.
 
     SDXL reads the last but one layer of its first text encoder. The last one has no effect, so an
     adapter on it would never get a gradient.
     """
-    targets = [key for key in find_layers(base) if is_target(key)]
+    found = [key for key in find_layers(base) if is_target(key, targets)]
     if base.family.name != "sdxl":
-        return targets
+        return found
     last = f"text_model.encoder.layers.{base.text_encoders[0].config.num_hidden_layers - 1}."
-    return [key for key in targets if key.part != "text_encoder" or not key.path.startswith(last)]
+    return [key for key in found if key.part != "text_encoder" or not key.path.startswith(last)]
 
 
 def adapted_layers(base: BaseModel, name: str | None = None) -> dict[ModuleKey, AdaptedLayer]:
@@ -105,7 +105,12 @@ def all_or_nothing(base: BaseModel, name: str) -> Iterator[None]:
 
 
 def inject(
-    base: BaseModel, name: str, scales: Mapping[ModuleKey, tuple[int, float]], dropout: float = 0.0
+    base: BaseModel,
+    name: str,
+    scales: Mapping[ModuleKey, tuple[int, float]],
+    dropout: float = 0.0,
+    *,
+    dora: bool = False,
 ) -> dict[ModuleKey, AdaptedLayer]:
     """Wraps layers for a new adapter; its weights lie on the meta device until `set_weights`.
 
@@ -113,6 +118,7 @@ def inject(
 
     Args:
         scales: (rank, alpha) of each layer to adapt.
+        dora: whether it has magnitudes too.
 
     Raises:
         KeyError: the base has no such layer.
@@ -123,7 +129,7 @@ def inject(
         ranks[key.part][spots[key].path] = rank
     with gradient_flags_kept(adapted_layers(base).values()):
         for part, ranks_by_path in ranks.items():
-            _wrap(parts_of(base)[part], name, ranks_by_path, dropout)
+            _wrap(parts_of(base)[part], name, ranks_by_path, dropout, dora)
     layers = adapted_layers(base, name)
     for key, layer in layers.items():
         layer.lora_alpha[name] = scales[key][1]
@@ -135,7 +141,7 @@ def inject(
     return layers
 
 
-def _wrap(root: nn.Module, name: str, ranks: Mapping[str, int], dropout: float) -> None:
+def _wrap(root: nn.Module, name: str, ranks: Mapping[str, int], dropout: float, dora: bool) -> None:
     paths: dict[int, list[str]] = defaultdict(list)
     for path, rank in ranks.items():
         paths[rank].append(path)
@@ -145,6 +151,7 @@ def _wrap(root: nn.Module, name: str, ranks: Mapping[str, int], dropout: float) 
         r=next(iter(paths)),
         rank_pattern=patterns if len(patterns) > 1 else {},
         lora_dropout=dropout,
+        use_dora=dora,
         # A pattern has to match whole paths; a list would match the ends of others as well.
         target_modules=_any_of(ranks),
     )
@@ -171,6 +178,27 @@ def set_weights(
     for module, weight in ((layer.lora_A[name], down), (layer.lora_B[name], up)):
         value = weight.detach().to(device, torch.float32, copy=True)
         module.weight = Parameter(value, requires_grad=trainable)
+
+
+@torch.no_grad()
+def set_initial_magnitude(layer: AdaptedLayer, name: str) -> None:
+    """Gives a DoRA adapter the lengths of the original weight's rows, trainable.
+
+    Computed as PEFT computes those that it divides by: with B = 0 the quotient is exactly 1.
+    """
+    part = layer.lora_magnitude_vector[name]
+    weight = original_layer(layer).weight.float()
+    lengths = part.get_weight_norm(weight, torch.zeros_like(weight), scaling=1.0)
+    part.weight = Parameter(lengths.contiguous())
+
+
+def get_magnitude(layer: AdaptedLayer, name: str) -> Parameter | None:
+    """A DoRA adapter's magnitudes on a layer, the live parameter; None of a plain adapter."""
+    if name not in (layer.lora_magnitude_vector or {}):
+        return None
+    magnitude = layer.lora_magnitude_vector[name].weight
+    assert isinstance(magnitude, Parameter)
+    return magnitude
 
 
 def get_weights(layer: AdaptedLayer, name: str) -> tuple[Parameter, Parameter]:

@@ -131,6 +131,9 @@ def _usage_hint(triggers: str) -> str:
 def _kohya(config: TrainingConfig, base: BaseModel, facts: TrainingFacts) -> dict[str, str]:
     adapter, optimizer, training = config.adapter, config.optimizer, config.training
     side = _resolution(config, base)
+    rank, alpha = adapter.scale
+    # As sd-scripts has it: texts.
+    convolutions = {"conv_dim": str(rank), "conv_alpha": str(float(alpha))}
     rate = optimizer.learning_rate or base.family.learning_rate
     text_rate = optimizer.text_encoder_learning_rate or base.family.text_encoder_learning_rate
     images = sum(repeats * count for repeats, count in facts.folders.values())
@@ -139,10 +142,10 @@ def _kohya(config: TrainingConfig, base: BaseModel, facts: TrainingFacts) -> dic
         "v2": base.family.name == "sd2",
         "sd_model_name": shareable_name(config.base.name),
         "network_module": "networks.lora",
-        "network_dim": adapter.rank,
-        "network_alpha": float(adapter.alpha or adapter.rank),
+        "network_dim": rank,
+        "network_alpha": float(alpha),
         "network_dropout": adapter.dropout,
-        "network_args": _json({}),
+        "network_args": _json(convolutions if adapter.targets == "convolution" else {}),
         "output_name": facts.title,
         "learning_rate": rate,
         "unet_lr": rate if adapter.unet else None,

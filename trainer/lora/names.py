@@ -27,8 +27,29 @@ class ModuleKey(NamedTuple):
         return f"{self.part}.{self.path}"
 
 
-_UNET_TARGET = re.compile(r".+\.transformer_blocks\.\d+\.attn[12]\.(?:to_[qkv]|to_out\.0)")
-_TEXT_TARGET = re.compile(r"text_model\.encoder\.layers\.\d+\.self_attn\.(?:[qkv]|out)_proj")
+Targets = Literal["attention", "feed-forward", "convolution"]
+"""Kinds of layers to adapt; each contains the ones before it."""
+
+_ATTENTION = r".+\.transformer_blocks\.\d+\.attn[12]\.(?:to_[qkv]|to_out\.0)"
+_FEED_FORWARD = (
+    r".+\.attentions\.\d+\.(?:proj_(?:in|out)|transformer_blocks\.\d+\.ff\.net\.(?:0\.proj|2))"
+)
+_CONVOLUTION = (
+    r".+\.(?:resnets\.\d+\.(?:conv[12]|conv_shortcut|time_emb_proj)|(?:down|up)samplers\.0\.conv)"
+)
+_TEXT_ATTENTION = r"text_model\.encoder\.layers\.\d+\.self_attn\.(?:[qkv]|out)_proj"
+_TEXT_FEED_FORWARD = r"text_model\.encoder\.layers\.\d+\.mlp\.fc[12]"
+_UNET_TARGETS: dict[Targets, re.Pattern[str]] = {
+    "attention": re.compile(_ATTENTION),
+    "feed-forward": re.compile(f"{_ATTENTION}|{_FEED_FORWARD}"),
+    "convolution": re.compile(f"{_ATTENTION}|{_FEED_FORWARD}|{_CONVOLUTION}"),
+}
+_TEXT_TARGETS: dict[Targets, re.Pattern[str]] = {
+    "attention": re.compile(_TEXT_ATTENTION),
+    # Text encoders have no convolutions.
+    "feed-forward": re.compile(f"{_TEXT_ATTENTION}|{_TEXT_FEED_FORWARD}"),
+    "convolution": re.compile(f"{_TEXT_ATTENTION}|{_TEXT_FEED_FORWARD}"),
+}
 _TEXT_TOP_LEVEL = ("embeddings.", "encoder.", "final_layer_norm")
 
 # Path elements that hold an underscore themselves; all others are split there.
@@ -53,10 +74,14 @@ def canonical_path(part: Part, path: str) -> str:
     return path
 
 
-def is_target(key: ModuleKey) -> bool:
-    """Whether training adapts the layer: the four projections of every attention."""
-    pattern = _UNET_TARGET if key.part == "unet" else _TEXT_TARGET
-    return pattern.fullmatch(key.path) is not None
+def is_target(key: ModuleKey, targets: Targets = "attention") -> bool:
+    """Whether training adapts the layer: by default the four projections of every attention.
+
+    ``feed-forward`` adds the layers behind attention and the projections around both, and
+    ``convolution`` the UNet's residual blocks with their samplers: LoCon's layers.
+    """
+    patterns = _UNET_TARGETS if key.part == "unet" else _TEXT_TARGETS
+    return patterns[targets].fullmatch(key.path) is not None
 
 
 def kohya_name(family: FamilyName | None, key: ModuleKey) -> str:

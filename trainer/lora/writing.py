@@ -50,7 +50,8 @@ def write_adapter(
         raise UserError(
             f"The adapter can't be saved in {precision}: NaN, infinite or too large numbers in "
             f"{shorten(broken)}.",
-            "Save in fp32 or bf16, whose numbers reach further than those of fp16.",
+            "Where only fp16 is too narrow, save in fp32 or bf16; after training, go back to an "
+            "earlier checkpoint and train with a lower learning rate.",
         )
     kept, left_out = trim_metadata(
         metadata, MAX_HEADER - sum(len(name) + _ROOM for name in tensors) - 1024

@@ -6,7 +6,7 @@ import json
 import re
 from itertools import product
 from types import SimpleNamespace
-from typing import cast
+from typing import cast, get_args
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ from trainer.lora.layers import find_layers, find_targets
 from trainer.lora.names import (
     ModuleKey,
     Part,
+    Targets,
     canonical_path,
     is_target,
     kohya_name,
@@ -55,6 +56,61 @@ GOLDEN: dict[FamilyName, tuple[list[str], int]] = {
     "sdxl": (
         [*SDXL_UNET, text_layers("lora_te1", 11), text_layers("lora_te2", 32)],
         560 + 44 + 128,
+    ),
+}
+
+
+# What LoCon adds to it, and how many names there are in all.
+FEED_FORWARD = (
+    "_{proj_in,proj_out,transformer_blocks_0_ff_net_0_proj,transformer_blocks_0_ff_net_2}"
+)
+RESIDUAL = "_{conv1,conv2,time_emb_proj}"
+SHORTCUT = "_conv_shortcut"
+SD_LOCON = [
+    f"lora_unet_down_blocks_{{0,1,2}}_attentions_{{0,1}}{FEED_FORWARD}",
+    f"lora_unet_mid_block_attentions_0{FEED_FORWARD}",
+    f"lora_unet_up_blocks_{{1,2,3}}_attentions_{{0,1,2}}{FEED_FORWARD}",
+    f"lora_unet_down_blocks_{{0,1,2,3}}_resnets_{{0,1}}{RESIDUAL}",
+    f"lora_unet_mid_block_resnets_{{0,1}}{RESIDUAL}",
+    f"lora_unet_up_blocks_{{0,1,2,3}}_resnets_{{0,1,2}}{RESIDUAL}",
+    f"lora_unet_down_blocks_{{1,2}}_resnets_0{SHORTCUT}",
+    f"lora_unet_up_blocks_{{0,1,2,3}}_resnets_{{0,1,2}}{SHORTCUT}",
+    "lora_unet_down_blocks_{0,1,2}_downsamplers_0_conv",
+    "lora_unet_up_blocks_{0,1,2}_upsamplers_0_conv",
+]
+TWO_OF_FF = "_ff_net_{0_proj,2}"
+SDXL_LOCON = [
+    "lora_unet_down_blocks_{1,2}_attentions_{0,1}_proj_{in,out}",
+    "lora_unet_mid_block_attentions_0_proj_{in,out}",
+    "lora_unet_up_blocks_{0,1}_attentions_{0,1,2}_proj_{in,out}",
+    f"lora_unet_down_blocks_1_attentions_{{0,1}}_transformer_blocks_{{0,1}}{TWO_OF_FF}",
+    f"lora_unet_down_blocks_2_attentions_{{0,1}}_transformer_blocks_{TEN}{TWO_OF_FF}",
+    f"lora_unet_mid_block_attentions_0_transformer_blocks_{TEN}{TWO_OF_FF}",
+    f"lora_unet_up_blocks_0_attentions_{{0,1,2}}_transformer_blocks_{TEN}{TWO_OF_FF}",
+    f"lora_unet_up_blocks_1_attentions_{{0,1,2}}_transformer_blocks_{{0,1}}{TWO_OF_FF}",
+    f"lora_unet_down_blocks_{{0,1,2}}_resnets_{{0,1}}{RESIDUAL}",
+    f"lora_unet_mid_block_resnets_{{0,1}}{RESIDUAL}",
+    f"lora_unet_up_blocks_{{0,1,2}}_resnets_{{0,1,2}}{RESIDUAL}",
+    f"lora_unet_down_blocks_{{1,2}}_resnets_0{SHORTCUT}",
+    f"lora_unet_up_blocks_{{0,1,2}}_resnets_{{0,1,2}}{SHORTCUT}",
+    "lora_unet_down_blocks_{0,1}_downsamplers_0_conv",
+    "lora_unet_up_blocks_{0,1}_upsamplers_0_conv",
+]
+
+
+def text_feed_forward(prefix: str, count: int) -> str:
+    numbers = ",".join(str(number) for number in range(count))
+    return f"{prefix}_text_model_encoder_layers_{{{numbers}}}_mlp_fc{{1,2}}"
+
+
+# sd-scripts makes 192 modules of SD 1's UNet, 278 with convolutions; 722 of SDXL's, 788 with.
+GOLDEN_LOCON: dict[FamilyName, tuple[list[str], int, int]] = {
+    "sd1": ([*SD_LOCON, text_feed_forward("lora_te", 12)], 278, 72),
+    "sd2": ([*SD_LOCON, text_feed_forward("lora_te", 23)], 278, 138),
+    "sdxl": (
+        [*SDXL_LOCON, text_feed_forward("lora_te1", 11), text_feed_forward("lora_te2", 32)],
+        788,
+        66 + 192,
     ),
 }
 
@@ -99,6 +155,16 @@ def test_golden_names(full_size: dict[FamilyName, BaseModel], family: FamilyName
     assert sorted(names) == sorted(golden)
 
 
+@pytest.mark.parametrize("family", GOLDEN_LOCON)
+def test_golden_names_of_locon(full_size: dict[FamilyName, BaseModel], family: FamilyName) -> None:
+    patterns, unet, text = GOLDEN_LOCON[family]
+    golden = [name for pattern in (*GOLDEN[family][0], *patterns) for name in expand(pattern)]
+    keys = find_targets(full_size[family], "convolution")
+    assert sorted(kohya_name(family, key) for key in keys) == sorted(golden)
+    assert sum(key.part == "unet" for key in keys) == unet
+    assert len(keys) == unet + text
+
+
 @pytest.mark.parametrize("family", GOLDEN)
 def test_every_layer_is_found_again(
     full_size: dict[FamilyName, BaseModel], family: FamilyName
@@ -135,24 +201,31 @@ TEXT = "text_model.encoder.layers.3"
 
 
 @pytest.mark.parametrize(
-    ("part", "path", "target"),
+    ("part", "path", "first"),
     [
-        ("unet", f"{BLOCK}.attn1.to_q", True),
-        ("unet", f"{BLOCK}.attn2.to_out.0", True),
-        ("unet", f"{BLOCK}.attn2.to_out.1", False),
-        ("unet", f"{BLOCK}.attn2", False),
-        ("unet", f"{BLOCK}.ff.net.2", False),
-        ("unet", "down_blocks.0.attentions.1.proj_in", False),
-        ("unet", "down_blocks.0.resnets.0.conv1", False),
-        ("unet", "mid_block.attentions.0.to_q", False),
-        ("text_encoder", f"{TEXT}.self_attn.out_proj", True),
-        ("text_encoder_2", f"{TEXT}.self_attn.k_proj", True),
-        ("text_encoder", f"{TEXT}.mlp.fc1", False),
-        ("text_encoder_2", "text_projection", False),
+        ("unet", f"{BLOCK}.attn1.to_q", "attention"),
+        ("unet", f"{BLOCK}.attn2.to_out.0", "attention"),
+        ("unet", f"{BLOCK}.attn2.to_out.1", None),
+        ("unet", f"{BLOCK}.attn2", None),
+        ("unet", f"{BLOCK}.ff.net.2", "feed-forward"),
+        ("unet", f"{BLOCK}.ff.net.0.proj", "feed-forward"),
+        ("unet", "down_blocks.0.attentions.1.proj_in", "feed-forward"),
+        ("unet", "down_blocks.0.resnets.0.conv1", "convolution"),
+        ("unet", "mid_block.resnets.0.time_emb_proj", "convolution"),
+        ("unet", "up_blocks.1.upsamplers.0.conv", "convolution"),
+        ("unet", "conv_in", None),
+        ("unet", "time_embedding.linear_1", None),
+        ("unet", "mid_block.attentions.0.to_q", None),
+        ("text_encoder", f"{TEXT}.self_attn.out_proj", "attention"),
+        ("text_encoder_2", f"{TEXT}.self_attn.k_proj", "attention"),
+        ("text_encoder", f"{TEXT}.mlp.fc1", "feed-forward"),
+        ("text_encoder_2", "text_projection", None),
     ],
 )
-def test_targets(part: Part, path: str, target: bool) -> None:
-    assert is_target(ModuleKey(part, path)) is target
+def test_targets(part: Part, path: str, first: str | None) -> None:
+    kinds = get_args(Targets)
+    expected = kinds[kinds.index(first) :] if first else ()
+    assert tuple(t for t in kinds if is_target(ModuleKey(part, path), t)) == expected
 
 
 def test_second_text_encoder_has_no_name_where_there_is_none() -> None:
