@@ -10,11 +10,13 @@ from torch import Tensor
 from trainer.checkpoints import load_checkpoint
 from trainer.config import TrainingConfig
 from trainer.errors import UserError
-from trainer.lora.files import AdapterFile, LoraLayer, read_adapter
+from trainer.lora.content import AdapterFile, LoraLayer, Magnitude
+from trainer.lora.files import read_adapter
 from trainer.lora.names import ModuleKey, Part
 from trainer.runs.layout import step_of
 
 _MATRICES = ("lora_A", "lora_B")
+_MAGNITUDE = "magnitude"
 
 
 def read_any_adapter(path: Path) -> AdapterFile:
@@ -34,7 +36,7 @@ def read_checkpoint_adapter(folder: Path) -> AdapterFile:
     """
     state = load_checkpoint(folder)
     config = TrainingConfig.model_validate(state.config)
-    alpha = config.adapter.alpha
+    _, alpha = config.adapter.scale
     pairs: dict[ModuleKey, dict[str, Tensor]] = defaultdict(dict)
     for name, tensor in (state.ema or state.adapter).items():
         part, _, rest = name.partition("/")
@@ -42,10 +44,12 @@ def read_checkpoint_adapter(folder: Path) -> AdapterFile:
         pairs[ModuleKey(_part(part, folder), path)][matrix] = tensor
     layers: dict[ModuleKey, LoraLayer] = {}
     for key, matrices in sorted(pairs.items()):
-        if set(matrices) != set(_MATRICES):
+        if set(matrices) - {_MAGNITUDE} != set(_MATRICES):
             raise UserError(f"The checkpoint {folder} is of another kind of adapter: {key}.")
         down, up = (matrices[name] for name in _MATRICES)
-        layers[key] = LoraLayer(down, up, float(down.shape[0] if alpha is None else alpha))
+        lengths = matrices.get(_MAGNITUDE)
+        magnitude = None if lengths is None else Magnitude(lengths.flatten(), "rows")
+        layers[key] = LoraLayer(down, up, float(alpha), magnitude)
     return AdapterFile(layers, source=adapter_label(folder))
 
 

@@ -15,7 +15,7 @@ from tests.trainer.runs_for_tests import SMALL, make_images
 from trainer.cli import main
 from trainer.places import PROJECT
 
-EVERYWHERE = "works in A1111, Forge, ComfyUI, InvokeAI, sd-scripts, diffusers"
+EVERYWHERE = "Works in A1111, Forge, ComfyUI, InvokeAI, sd-scripts, diffusers."
 
 
 @pytest.fixture(autouse=True)
@@ -51,9 +51,9 @@ def test_train_resume_and_generate(
         "rate",
         "left",
         "Report:",
-        EVERYWHERE,
     ):
         assert part in output, output
+    assert output.splitlines()[-1] == EVERYWHERE
     adapter = tmp_path / "runs" / "ohwx" / "adapter.safetensors"
     assert str(adapter) in output
     assert "generate --base" in output
