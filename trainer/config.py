@@ -375,6 +375,50 @@ class CheckpointsConfig(Section):
     keep: PositiveInt = Field(default=2, description="How many of the newest checkpoints stay.")
 
 
+class EvaluationConfig(Section):
+    """Measuring what the adapter does. Apart from `validation`, nothing here changes the result."""
+
+    enabled: bool = Field(
+        default=True,
+        description="Measure effect, leak, collateral and validation loss while training and at "
+        "its end. Off: nothing is measured.",
+    )
+    every: int = Field(
+        default=100,
+        ge=0,
+        description="Steps between measurements. Each also keeps its adapter as a file in the "
+        "run's adapters/ folder. 0: only at the end.",
+    )
+    validation: float = Field(
+        default=0.125,
+        ge=0.0,
+        le=0.5,
+        allow_inf_nan=False,
+        description="Share of the pictures that is kept out of training, to see whether the "
+        "adapter learns the subject or learns the pictures by heart; at most 8. A set of fewer "
+        "than 8 pictures is trained on whole. 0: none.",
+    )
+    early_stop: int = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        description="End training after so many measurements in a row without improvement. "
+        "0: never.",
+    )
+    board: int = Field(
+        default=1,
+        ge=0,
+        le=8,
+        description="Pictures in each cell of the board that is drawn at the end: trigger, class "
+        "word, neighbour and unrelated thing at several strengths. 0: no board.",
+    )
+    scorers: Path | None = Field(
+        default=None,
+        description="Folder of CLIP or DINO models in transformers' layout, for scores of "
+        "likeness beside the built-in ones. Nothing is ever downloaded. Empty: none.",
+    )
+
+
 class OutputConfig(Section):
     """The adapter file."""
 
@@ -417,6 +461,7 @@ class TrainingConfig(Section):
     preservation: PreservationConfig = PreservationConfig()
     previews: PreviewsConfig = PreviewsConfig()
     checkpoints: CheckpointsConfig = CheckpointsConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     output: OutputConfig = OutputConfig()
     concepts: tuple[ConceptConfig, ...] = Field(
         default=(),

@@ -47,12 +47,7 @@ def export_adapter(session: Session, path: Path) -> Exported:
         UserError: it has numbers that are not finite, or too large for the file's precision.
         OSError: from the file system.
     """
-    config, base = session.config, session.base
-    with session.averaged():
-        metadata = build_metadata(config, base, training_facts(session))
-        trained = replace(collect(base, session.attachment.name), metadata=metadata)
-    adapter, note = _plain(base, trained, config)
-    left_out = write_adapter(adapter, path, layout_for(adapter), config.output.precision)
+    adapter, note, left_out = _write(session, path)
     report = compare(adapter, read_adapter(path), file_precision(path))
     notes = [report.summary(), *note]
     if left_out:
@@ -84,6 +79,28 @@ def _plain(
     found = approximate(base, trained, rank=rank)
     note = f"DoRA, written as a plain adapter of rank {rank}: {found.difference.summary()}"
     return found.adapter, [note]
+
+
+def keep_adapter(session: Session, path: Path) -> None:
+    """Write the adapter as it is now, as `export_adapter` does, and do not read it back.
+
+    Raises:
+        UserError: it has numbers that are not finite, or too large for the file's precision.
+        OSError: from the file system.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(session, path)
+
+
+def _write(session: Session, path: Path) -> tuple[AdapterFile, list[str], list[str]]:
+    """Writes the file; gives what is in it, remarks, and the metadata that had no room."""
+    config, base = session.config, session.base
+    with session.averaged():
+        metadata = build_metadata(config, base, training_facts(session))
+        trained = replace(collect(base, session.attachment.name), metadata=metadata)
+    adapter, note = _plain(base, trained, config)
+    left_out = write_adapter(adapter, path, layout_for(adapter), config.output.precision)
+    return adapter, note, left_out
 
 
 def title(config: TrainingConfig) -> str:

@@ -14,6 +14,7 @@ from trainer.cache import TensorCache, content_key
 from trainer.concepts import balanced_repeats, concepts_of
 from trainer.config import ImagesConfig, TrainingConfig
 from trainer.data.buckets import CropPlan, plan_crop
+from trainer.data.holding import held_out_ids
 from trainer.data.images import ImageProblem, fit, load_rgb
 from trainer.data.masks import latent_mask, mask_problem
 from trainer.data.sets import ImageEntry, ImageSet, scan_image_set
@@ -32,8 +33,10 @@ class Picture:
 
 def gather_pictures(
     config: TrainingConfig, step: int, notice: Callable[[str], None]
-) -> list[Picture]:
-    """The pictures of all concepts of a run, repeated so that each concept gets its share.
+) -> tuple[list[Picture], list[Picture]]:
+    """The pictures of all concepts of a run: what is trained on, and what is kept out of training.
+
+    What is trained on is repeated so that each concept gets its share.
 
     Args:
         config: with its resolution filled in.
@@ -55,13 +58,27 @@ def gather_pictures(
         for sentence in refused:
             notice(prefix + sentence)
         groups.append([_of_concept(picture, number, prefix) for picture in pictures])
+    split = [split_held_out(group, config) for group in groups]
+    groups = [trained for trained, _ in split]
     repeats = [[picture.entry.repeats for picture in group] for group in groups]
     balanced = balanced_repeats(repeats, [concept.repeats for concept in concepts])
     return [
         replace(picture, entry=replace(picture.entry, repeats=count))
         for group, counts in zip(groups, balanced, strict=True)
         for picture, count in zip(group, counts, strict=True)
-    ]
+    ], [picture for _, held_out in split for picture in held_out]
+
+
+def split_held_out(
+    pictures: Sequence[Picture], config: TrainingConfig
+) -> tuple[list[Picture], list[Picture]]:
+    """What is trained on of a concept's pictures, and what is kept out to measure by."""
+    ids = [picture.entry.id for picture in pictures]
+    held = held_out_ids(ids, config.evaluation.validation, config.training.seed)
+    return (
+        [picture for picture in pictures if picture.entry.id not in held],
+        [picture for picture in pictures if picture.entry.id in held],
+    )
 
 
 def _of_concept(picture: Picture, number: int, prefix: str) -> Picture:

@@ -21,6 +21,11 @@ FREE = {
     "previews.seed",
     "previews.inference_steps",
     "previews.guidance",
+    "evaluation.enabled",
+    "evaluation.every",
+    "evaluation.early_stop",
+    "evaluation.board",
+    "evaluation.scorers",
     "output.name",
     "output.precision",
     "output.dora_rank",
@@ -62,7 +67,7 @@ def check_resumable(session: Session, state: TrainingState, accept_changes: bool
         raise UserError(
             "These settings can't change within a run: " + "; ".join(fixed) + ".",
             "Set them back in the run's config.toml, or start a new run. Free to change are: "
-            "training.steps, checkpoints, previews and output.",
+            "training.steps, checkpoints, previews, evaluation (not its validation), output.",
         )
     notes = [f"{key} changed from {old[key]} to {new[key]}" for key in changed]
     pictures = _image_changes(state.images, image_table(session.pictures))

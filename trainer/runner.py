@@ -15,6 +15,7 @@ from trainer.config import TrainingConfig
 from trainer.configfile import write_config
 from trainer.devices import Device, choose_device
 from trainer.errors import UserError
+from trainer.evaluation.watching import Evaluated, Validated
 from trainer.export import Exported, export_adapter
 from trainer.interrupt import StopRequest
 from trainer.resume import check_resumable
@@ -116,6 +117,10 @@ class Recorder:
             self._pace(event)
         elif isinstance(event, PreviewSaved):
             self.log.append("preview", **asdict(event))
+        elif isinstance(event, Validated):
+            self.log.append("validation", **asdict(event))
+        elif isinstance(event, Evaluated):
+            self.log.append("evaluation", **event.event())
         elif isinstance(event, CheckpointSaved):
             self.log.append("checkpoint", **asdict(event))
         self.listener(event)
@@ -157,7 +162,7 @@ def run_training(
         return _follow(config, run, device, resume, accept_changes)
     prepare_folder(run)
     with run_lock(run), EventLog(run.events) as log, StopRequest() as stop:
-        for folder in (run.path, run.checkpoints, run.previews):
+        for folder in (run.path, run.checkpoints, run.previews, run.adapters):
             sweep_orphans(folder)
         recorder = Recorder(run, log, config.training.steps, listener)
         try:
@@ -206,12 +211,12 @@ def _train(session: Session, recorder: Recorder, stop: StopRequest) -> Result:
             message = f"stopped at step {event.step}"
             _end(recorder, "stopped", message)
             return Result(run, event.step, False, None)
-    recorder.phase("saving", step=total)
+    recorder.phase("saving", step=session.step)
     exported = export_adapter(session, run.adapter)
     if not exported.exact:
         recorder.warn(f"The adapter file is not what was trained: {exported.summary}")
     _end(recorder, "finished", f"{exported.summary}; {exported.works}")
-    return Result(run, total, True, exported)
+    return Result(run, session.step, True, exported)
 
 
 def _follow(
@@ -246,6 +251,8 @@ def _arithmetic(session: Session) -> str:
     repeats = sum(picture.entry.repeats for picture in session.pictures)
     epochs = training.steps / session.batches.steps_per_epoch()
     shown = f"{pictures} pictures" + (f" ({repeats} with repeats)" if repeats != pictures else "")
+    if session.held_out:
+        shown += f" and {len(session.held_out)} kept out of training to measure by"
     more = f" x {training.accumulation}" if training.accumulation > 1 else ""
     return (
         f"{shown}, {training.steps} steps of {training.batch_size}{more}: "

@@ -38,7 +38,10 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass
 class Session:
-    """A run in memory. Its `state` and `restore` say what has to survive a restart."""
+    """A run in memory. Its `state` and `restore` say what has to survive a restart.
+
+    `held_out` are the pictures that are kept out of training, with their captions.
+    """
 
     config: TrainingConfig
     run: RunFolder
@@ -46,6 +49,7 @@ class Session:
     base: BaseModel
     pictures: list[Picture]
     captions: list[str]
+    held_out: list[tuple[Picture, str]]
     batches: Batches
     text: TextSource
     attachment: Attachment
@@ -154,12 +158,12 @@ def prepare(
     """
     base = load_base(config.base.name, prediction=config.base.prediction, dtype=device.dtype)
     config = resolve(config, base)
-    pictures = gather_pictures(config, base.resolution_step, notice)
+    pictures, held_out = gather_pictures(config, base.resolution_step, notice)
     captions = all_captions(base, pictures, config)
 
     cache = TensorCache(cache_folder(), notice)
     latents = LatentSource(base, cache, config.images.background)
-    _fill_latents(base, latents, pictures, config, device, progress)
+    _fill_latents(base, latents, [*pictures, *held_out], config, device, progress)
 
     attachment = attach(base, config.adapter, seed=config.training.seed)
     device.put(base.unet, *base.text_encoders)
@@ -184,6 +188,7 @@ def prepare(
         base=base,
         pictures=pictures,
         captions=captions,
+        held_out=list(zip(held_out, all_captions(base, held_out, config), strict=True)),
         batches=Batches(
             base,
             pictures,

@@ -13,6 +13,8 @@ from torch import Tensor
 from trainer.batches import Batch
 from trainer.checkpoints import save_checkpoint
 from trainer.errors import UserError
+from trainer.evaluation.watching import Evaluated, Validated, Watch
+from trainer.export import keep_adapter
 from trainer.lora.attach import disabled
 from trainer.models.text import TextConditioning, added_conditioning
 from trainer.objective import add_noise, loss_weights, squared_error, target
@@ -76,7 +78,7 @@ class Ended:
     finished: bool
 
 
-TrainingEvent = StepDone | PreviewSaved | CheckpointSaved | Warned | Ended
+TrainingEvent = StepDone | Validated | Evaluated | PreviewSaved | CheckpointSaved | Warned | Ended
 
 
 class NonFiniteError(UserError):
@@ -97,6 +99,7 @@ def train(session: Session, stop: Stop) -> Iterator[TrainingEvent]:
     total = config.training.steps
     if session.step == 0:
         yield from _preview(session, strength=0)
+    watch = Watch(session)
     while session.step < total:
         try:
             done, stopping = training_step(session, stop)
@@ -107,8 +110,18 @@ def train(session: Session, stop: Stop) -> Iterator[TrainingEvent]:
         last = session.step == total
         if _is_due(config.previews.every, session.step) or last:
             yield from _preview(session, strength=1)
-        if _is_due(config.checkpoints.every, session.step) or last or stopping:
+        early = False
+        if config.evaluation.enabled and (_is_due(config.evaluation.every, session.step) or last):
+            yield from _evaluate(watch)
+            early = _ends_early(watch)
+        if _is_due(config.checkpoints.every, session.step) or last or stopping or early:
             yield from _checkpoint(session)
+        if early and not last:
+            yield Warned(
+                f"Training ends after step {session.step}: in the last "
+                f"{config.evaluation.early_stop} measurements the likeness has not improved."
+            )
+            break
         if stopping and not last:
             yield Ended(session.step, finished=False)
             return
@@ -276,7 +289,33 @@ def _preview(session: Session, strength: int) -> Iterator[TrainingEvent]:
     yield PreviewSaved(session.step, str(folder.relative_to(session.run.path)))
 
 
+def _evaluate(watch: Watch) -> Iterator[TrainingEvent]:
+    session = watch.session
+    if not session.device.is_main:
+        return
+    try:
+        validated, evaluated = watch.measure()
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        yield Warned(
+            f"Not enough GPU memory to measure at step {session.step}: it was left out. "
+            "Set evaluation.enabled = false to train without."
+        )
+        return
+    if validated:
+        yield validated
+    yield evaluated
+    keep_adapter(session, session.run.adapter_at(session.step))
+
+
+def _ends_early(watch: Watch) -> bool:
+    """Only with one process: the others would wait for one that has ended."""
+    session = watch.session
+    return session.device.world == 1 and watch.exhausted(session.config.evaluation.early_stop)
+
+
 def _checkpoint(session: Session) -> Iterator[TrainingEvent]:
     if session.device.is_main:
+        keep_adapter(session, session.run.adapter_at(session.step))
         folder = save_checkpoint(session.run, session.state(), session.config.checkpoints.keep)
         yield CheckpointSaved(session.step, str(folder.relative_to(session.run.path)))

@@ -43,6 +43,7 @@ SMALL: dict[str, Any] = {
     "previews.count": 1,
     "previews.inference_steps": 2,
     "checkpoints.every": 0,
+    "evaluation.enabled": False,
     "output.precision": "fp32",
 }
 

@@ -35,11 +35,12 @@ def values_of(field: ConfigField) -> st.SearchStrategy[Any]:
         return st.sampled_from(field.choices)
     if field.name == "images.background":
         return st.from_regex(r"#[0-9a-fA-F]{6}", fullmatch=True)
-    if field.name in ("base.name", "images.path"):
+    if field.name in ("base.name", "images.path", "evaluation.scorers"):
         # Not empty, and nothing that a path is tidied by.
         return st.text("abcü'\"\\ \t#=", min_size=1, max_size=60)
+    few = field.name in ("previews.count", "evaluation.board")
     kinds = {
-        "integer": st.integers(32, 75) if field.name != "previews.count" else st.integers(1, 16),
+        "integer": st.integers(1, 8) if few else st.integers(32, 75),
         "number": st.floats(1.0, 1.5) if "below" not in field.expected else st.floats(0, 0.9),
         "boolean": st.booleans(),
         "string": TEXT,
@@ -48,6 +49,8 @@ def values_of(field: ConfigField) -> st.SearchStrategy[Any]:
     }
     if field.name in ("optimizer.weight_decay", "objective.noise_offset", "optimizer.warmup"):
         kinds["number"] = st.floats(0, 1)
+    if field.name == "evaluation.validation":
+        kinds["number"] = st.floats(0, 0.5)
     if field.name in ("captions.dropout", "images.mask_outside"):
         kinds["number"] = st.floats(0, 1)
     return st.one_of([kinds[kind] for kind in sorted(field.types)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
+from trainer.evaluation.watching import Evaluated
 from trainer.runner import Prepared, Working
 from trainer.training import CheckpointSaved, Ended, PreviewSaved, StepDone, TrainingEvent, Warned
 
@@ -38,6 +39,8 @@ class ProgressPrinter:
             self._say(f"Note: {event.message}")
         elif isinstance(event, PreviewSaved):
             self._say(f"Previews of step {event.step} are in {event.folder}")
+        elif isinstance(event, Evaluated):
+            self._say(measured(event))
         elif isinstance(event, CheckpointSaved):
             self._say(f"Saved a checkpoint at step {event.step}")
         elif isinstance(event, Ended):
@@ -72,6 +75,19 @@ class ProgressPrinter:
     def _say(self, line: str) -> None:
         self.close()
         print(line, flush=True)
+
+
+def measured(event: Evaluated) -> str:
+    """The meters in one line."""
+    meters = event.meters
+    named = {
+        "likeness": meters.likeness,
+        "effect": meters.effect,
+        "leak": meters.leak,
+        "collateral": meters.collateral,
+    }
+    shown = [f"{name} {value:.3f}" for name, value in named.items() if value is not None]
+    return f"Measured at step {event.step}: {', '.join(shown)}"
 
 
 def duration(seconds: float) -> str:

@@ -39,7 +39,7 @@ class ProbeSettings:
 
     pictures: int = 1
     timesteps: int = 3
-    inference_steps: int = 10
+    inference_steps: int = 8
     guidance: float = 4.0
     seed: int = 0
 

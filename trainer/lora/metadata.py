@@ -27,8 +27,10 @@ _LEFT_OUT = {
     "concepts": {"__all__": {"path"}},
     "previews": True,
     "checkpoints": True,
+    "evaluation": {"enabled", "every", "early_stop", "board", "scorers"},
 }
-"""Of the disk, what the user drew, and when: none changes the adapter, so none its bytes."""
+"""Of the disk, what the user drew or measured, and when: none changes the adapter, so none its
+bytes."""
 
 
 @dataclass(frozen=True)

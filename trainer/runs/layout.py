@@ -57,6 +57,21 @@ class RunFolder:
         return self.path / "adapter.safetensors"
 
     @property
+    def adapters(self) -> Path:
+        """Folder of the adapters of earlier steps, each ready for use."""
+        return self.path / "adapters"
+
+    @property
+    def evaluation(self) -> Path:
+        """What ``evaluate --json`` prints of this run."""
+        return self.path / "evaluation.json"
+
+    @property
+    def bleed_board(self) -> Path:
+        """Trigger, class word, neighbour and unrelated thing, side by side; labels beside it."""
+        return self.path / "evaluation" / "board.png"
+
+    @property
     def report(self) -> Path:
         """One self-contained page about the run."""
         return self.path / "report.html"
@@ -73,6 +88,15 @@ class RunFolder:
     def preview(self, step: int) -> Path:
         """The folder of the previews of one step."""
         return self.previews / step_name(step)
+
+    def adapter_at(self, step: int) -> Path:
+        """The adapter as it was after one step."""
+        return self.adapters / f"{step_name(step)}.safetensors"
+
+    def adapter_steps(self) -> list[int]:
+        """Steps whose adapter was kept as a file, rising."""
+        files = self.adapters.glob("*.safetensors") if self.adapters.is_dir() else ()
+        return sorted(step for file in files if (step := step_of(file.stem)) is not None)
 
     def checkpoint_steps(self) -> list[int]:
         """Steps that have a checkpoint, rising."""

@@ -66,8 +66,9 @@ def test_what_is_measured_is_not_what_is_preserved() -> None:
 
 @pytest.mark.parametrize(
     ("word", "kind"),
-    [("car", "vehicles"), ("Police Car", "vehicles"), ("dogs", "animals"), ("teddy bear", "animals"),
-     ("owl", "birds"), ("emoji", "pictures"), ("quux", None), ("", None)],
+    [("car", "vehicles"), ("Police Car", "vehicles"), ("dogs", "animals"),
+     ("teddy bear", "animals"), ("owl", "birds"), ("emoji", "pictures"), ("quux", None),
+     ("", None)],
 )  # fmt: skip
 def test_kinds(word: str, kind: str | None) -> None:
     assert kind_of(word) == kind

@@ -1,0 +1,130 @@
+"""Measuring a run while it goes on. Nothing here changes what is trained."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, fields
+
+from trainer.concepts import concepts_of
+from trainer.evaluation.meters import MeterBench, Meters, Subject, mean_meters
+from trainer.runs.events import Event, number, read_events
+from trainer.session import Session
+
+MARGIN = 0.005
+"""A rise of the likeness by less than this is not an improvement."""
+
+
+@dataclass(frozen=True)
+class Validated:
+    """Loss on pictures kept out of training, at fixed noise and timesteps.
+
+    Attributes:
+        loss: on held-out pictures; on trained ones where none are held out.
+        training_loss: on trained pictures, at the same points.
+        held_out: how many pictures were held out and measured.
+    """
+
+    step: int
+    loss: float
+    training_loss: float
+    held_out: int
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The meters at one step: the mean over the concepts.
+
+    Attributes:
+        meters: all that was measured.
+        seconds: wall time that it took.
+    """
+
+    step: int
+    meters: Meters
+    seconds: float
+
+    def event(self) -> dict[str, float | int | None]:
+        """The fields of the event in the run's log."""
+        derived = {
+            name: getattr(self.meters, name)
+            for name in ("leak", "class_leak", "neighbour_leak", "collateral", "gap")
+        }
+        return {"step": self.step, **asdict(self.meters), **derived, "seconds": self.seconds}
+
+
+class Watch:
+    """The measurements of one run, also those before it was resumed."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.history = history(read_events(session.run), session.step)
+        self._bench: MeterBench | None = None
+
+    def measure(self) -> tuple[Validated | None, Evaluated]:
+        """The meters of the adapter (its running averages, where there are any) as it is now."""
+        session, started = self.session, time.perf_counter()
+        with session.averaged():
+            meters = mean_meters(self.bench().measure())
+        seconds = round(time.perf_counter() - started, 3)
+        self.history[session.step] = meters
+        evaluated = Evaluated(session.step, meters, seconds)
+        if meters.validation_loss is None or meters.training_loss is None:
+            return None, evaluated
+        validated = Validated(
+            session.step, meters.validation_loss, meters.training_loss, meters.held_out
+        )
+        return validated, evaluated
+
+    def bench(self) -> MeterBench:
+        """What is measured with; made when it is first needed."""
+        if self._bench is None:
+            session = self.session
+            config = session.config
+            self._bench = MeterBench(
+                session.base,
+                subjects_of(session),
+                session.device,
+                session.text.cache,
+                session.batches.source,
+                gamma=config.objective.min_snr_gamma,
+                side=config.images.resolution,
+            )
+        return self._bench
+
+    def exhausted(self, patience: int) -> bool:
+        """Whether the last so many measurements brought no better likeness; never for 0."""
+        values = [self.history[step].likeness for step in sorted(self.history)]
+        known = [value for value in values if value is not None]
+        if patience == 0 or len(known) <= patience:
+            return False
+        return max(known[-patience:]) < max(known[:-patience]) + MARGIN
+
+
+def subjects_of(session: Session) -> list[Subject]:
+    """The concepts of a run with their pictures."""
+    trained = list(zip(session.pictures, session.captions, strict=True))
+    return [
+        Subject(
+            concept.trigger,
+            concept.class_word,
+            tuple(pair for pair in trained if pair[0].concept == number),
+            tuple(pair for pair in session.held_out if pair[0].concept == number),
+        )
+        for number, concept in enumerate(concepts_of(session.config))
+    ]
+
+
+def history(events: list[Event], step: int) -> dict[int, Meters]:
+    """What the log says was measured up to a step; steps that were done again count once."""
+    found: dict[int, Meters] = {}
+    for event in events:
+        if event["event"] == "evaluation" and (at := number(event.get("step"))) is not None:
+            found[int(at)] = meters_of(event)
+    return {at: found[at] for at in sorted(found) if at <= step}
+
+
+def meters_of(event: Event) -> Meters:
+    """The meters as an event tells them; what it does not say is None, and 0 for effect."""
+    values = {field.name: number(event.get(field.name)) for field in fields(Meters)}
+    effect, held_out = values.pop("effect") or 0.0, int(values.pop("held_out") or 0)
+    return Meters(effect=effect, held_out=held_out, **values)
