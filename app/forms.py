@@ -15,8 +15,8 @@ from typing import Any, Literal, cast
 import gradio as gr
 from gradio.components import Component
 
-from app.shared import base_models, elem, image_set_path, image_sets
-from trainer.config import TrainingConfig
+from app.shared import base_models, elem, image_sets
+from trainer.config import ConceptConfig, TrainingConfig
 from trainer.configfields import ConfigField, all_fields, get_value
 from trainer.configfile import ConfigError, Mistake, validate
 from trainer.places import DATASETS, PROJECT
@@ -39,6 +39,8 @@ SECTION_TITLES = {
     "checkpoints": "Checkpoints",
     "output": "Adapter file",
     "memory": "Memory",
+    "validation": "Validation",
+    "evaluation": "Evaluation",
 }
 # Where the field's own name would not say enough, or says too little beside the others.
 LABELS = {
@@ -83,6 +85,8 @@ LABELS = {
     "output.precision": "Number format of the file",
 }
 _EMPTY_LINE = '""'  # how the empty prompt is written in a list of one text a line
+CONCEPTS = "concepts"
+"""The name of the one field that is no section's: the list of concepts."""
 
 
 # ------------------------------------------------------------------------------ the table
@@ -111,8 +115,15 @@ def kind_of(field: ConfigField) -> Kind:
     raise TypeError(f"no component shows {field.name}, which may be {sorted(field.types)}")
 
 
+def field_names() -> list[str]:
+    """The fields of a form in their order."""
+    return [*all_fields(), CONCEPTS]
+
+
 def label_of(name: str) -> str:
     """What a field is called on the page."""
+    if name == CONCEPTS:
+        return "Several subjects"
     return LABELS.get(name) or name.partition(".")[2].replace("_", " ").capitalize()
 
 
@@ -121,17 +132,31 @@ def section_title(section: str) -> str:
     return SECTION_TITLES.get(section) or section.replace("_", " ").capitalize()
 
 
-def make_component(field: ConfigField, tab: str = "train") -> Component:
-    """The component of a field, with its label, its explanation and its default."""
-    kind = kind_of(field)
-    shown: Any = to_shown(field, field.default)
-    # Their bounds are left to the configuration, which names all mistakes at once.
+def explanation(name: str) -> str:
+    """What a field is for, without its label again in front."""
+    if name == CONCEPTS:
+        return (
+            "One subject a line: image set | trigger word | class word | share. Empty: the one "
+            "subject of the choices above."
+        )
+    text, label = all_fields()[name].description, label_of(name)
+    rest = text.removeprefix(f"{label}: ")
+    return rest[:1].upper() + rest[1:]
+
+
+def make_component(name: str, shown: Shown, tab: str = "train") -> Component:
+    """The component of a field, with its label, its explanation and what it shows at first."""
+    # Bounds of numbers are left to the configuration, which names all mistakes at once.
     common: dict[str, Any] = {
         "value": shown,
-        "label": label_of(field.name),
-        "info": field.description,
-        "elem_id": elem(tab, field.name.replace(".", "-").replace("_", "-")),
+        "label": label_of(name),
+        "info": explanation(name),
+        "elem_id": elem(tab, name.replace(".", "-").replace("_", "-")),
     }
+    if name == CONCEPTS:
+        return gr.Textbox(lines=2, max_lines=12, **common)
+    field = all_fields()[name]
+    kind = kind_of(field)
     if kind == "switch":
         return gr.Checkbox(**common)
     if kind == "choice":
@@ -140,9 +165,11 @@ def make_component(field: ConfigField, tab: str = "train") -> Component:
         return gr.Dropdown(base_models(), allow_custom_value=True, **common)
     if kind == "images":
         return gr.Dropdown(image_sets(), allow_custom_value=True, **common)
+    if kind in ("whole", "number") and field.optional:
+        # Gradio's number field (6.31) cannot be empty: it turns nothing into 0.
+        return gr.Textbox(placeholder="what suits the base model", max_lines=1, **common)
     if kind in ("whole", "number"):
-        empty = "what suits the base model" if field.optional else None
-        return gr.Number(placeholder=empty, **common)
+        return gr.Number(step=1 if kind == "whole" else 0.01, **common)
     if kind == "lines":
         return gr.Textbox(lines=3, max_lines=12, **common)
     return gr.Textbox(max_lines=1, **common)
@@ -159,6 +186,8 @@ def to_shown(field: ConfigField, value: object) -> Shown:
         return "\n".join(" ".join(text.split()) or _EMPTY_LINE for text in texts)
     if kind == "images":
         return shown_folder(cast(Path, value))
+    if kind in ("whole", "number") and field.optional:
+        return "" if value is None else repr(value)
     return cast(Shown, value)
 
 
@@ -170,11 +199,22 @@ def to_plain(field: ConfigField, shown: Shown) -> object:
         return ["" if line == _EMPTY_LINE else line for line in lines]
     if kind == "images":
         return chosen_folder(str(shown or "")).as_posix()
-    if kind == "whole" and isinstance(shown, float) and shown.is_integer():
-        return int(shown)  # a browser knows one kind of number
+    if kind in ("whole", "number"):
+        number = _number(shown) if isinstance(shown, str) else shown
+        whole = isinstance(number, float) and number.is_integer() and kind == "whole"
+        return int(number) if whole else number  # a browser knows one kind of number
     if kind in ("text", "base", "choice"):
         return shown or ""
     return shown
+
+
+def _number(text: str) -> object:
+    """The number that a text says, None for nothing, and the text itself for anything else."""
+    text = text.strip()
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return text
 
 
 def shown_folder(path: Path) -> str:
@@ -182,19 +222,25 @@ def shown_folder(path: Path) -> str:
     if path == Path():
         return ""
     whole = PROJECT / path
-    return whole.name if whole.parent == DATASETS else str(path)
+    if whole.parent == DATASETS:
+        return whole.name
+    return f"./{path}" if len(path.parts) == 1 else str(path)
 
 
 def chosen_folder(shown: str) -> Path:
     """The folder that `shown_folder` showed."""
     if not shown:
         return Path()
-    return image_set_path(shown) if shown in image_sets() else Path(shown)
+    if "/" in shown or "\\" in shown:
+        return Path(shown)
+    path = DATASETS / shown
+    return path.relative_to(PROJECT) if path.is_relative_to(PROJECT) else path
 
 
 def form_values(config: TrainingConfig) -> list[Shown]:
     """What the components of a whole form show for a configuration."""
-    return [to_shown(field, get_value(config, name)) for name, field in all_fields().items()]
+    values = [to_shown(field, get_value(config, name)) for name, field in all_fields().items()]
+    return [*values, _shown_concepts(config.concepts)]
 
 
 def read_form(shown: Sequence[Shown]) -> TrainingConfig:
@@ -203,16 +249,43 @@ def read_form(shown: Sequence[Shown]) -> TrainingConfig:
     Raises:
         ConfigError: with all mistakes.
     """
-    tree: dict[str, dict[str, object]] = {}
-    empty: list[Mistake] = []
-    for (name, field), value in zip(all_fields().items(), shown, strict=True):
+    tree: dict[str, Any] = {}
+    wrong: list[Mistake] = []
+    for (name, field), value in zip(all_fields().items(), shown[:-1], strict=True):
         section, _, key = name.partition(".")
         plain = to_plain(field, value)
         if plain is None and not field.optional:
-            empty.append(Mistake(name, f"nothing given, expected {field.expected}"))
+            wrong.append(Mistake(name, f"nothing given, expected {field.expected}"))
         else:
             tree.setdefault(section, {})[key] = plain
-    return validate(tree, unknown=empty)
+    tree[CONCEPTS] = _plain_concepts(str(shown[-1] or ""))
+    return validate(tree, unknown=wrong)
+
+
+def _shown_concepts(concepts: Sequence[ConceptConfig]) -> str:
+    """One concept a line, ``image set | trigger | class word | share``."""
+    return "\n".join(
+        f"{shown_folder(one.path)} | {one.trigger} | {one.class_word} | {one.repeats}"
+        for one in concepts
+    )
+
+
+def _plain_concepts(text: str) -> list[dict[str, object]]:
+    """What stands in the lines, to be judged by the configuration."""
+    concepts: list[dict[str, object]] = []
+    for line in text.splitlines():
+        if line.strip():
+            cells = [cell.strip() for cell in line.split("|")] + [""] * 3
+            share = cells[3] or "1"
+            concepts.append(
+                {
+                    "path": chosen_folder(cells[0]).as_posix(),
+                    "trigger": cells[1],
+                    "class_word": cells[2],
+                    "repeats": int(share) if share.isdecimal() else share,
+                }
+            )
+    return concepts
 
 
 def mistakes_by_field(error: ConfigError) -> dict[str, str]:
@@ -220,7 +293,11 @@ def mistakes_by_field(error: ConfigError) -> dict[str, str]:
     found: dict[str, str] = {}
     for mistake in error.mistakes:
         named = [name for name in all_fields() if name in mistake.message]
-        for name in [mistake.field] if mistake.field in all_fields() else named:
+        own = mistake.field in all_fields()
+        if mistake.field.startswith(CONCEPTS) or (not own and not named):
+            place, message = mistake.field, f"{mistake.field}: {mistake.message}".lstrip(": ")
+            found.setdefault(CONCEPTS if place.startswith(CONCEPTS) else "", _sentence(message))
+        for name in [mistake.field] if own else named:
             found.setdefault(name, _sentence(mistake.message))
     return found
 

@@ -24,6 +24,7 @@ import filelock
 import psutil
 
 from trainer import places
+from trainer.concepts import concepts_of
 from trainer.config import TrainingConfig
 from trainer.configfile import ConfigError, Mistake, write_config
 from trainer.errors import UserError
@@ -265,20 +266,24 @@ def check_essentials(config: TrainingConfig) -> None:
     Raises:
         ConfigError: all that is missing.
     """
+    several = bool(config.concepts)
     mistakes: list[Mistake] = []
-    images = config.images.path
-    if images == Path():
-        mistakes.append(Mistake("images.path", "choose an image set, or make one in Images"))
-    elif not (places.PROJECT / images).is_dir():
-        mistakes.append(Mistake("images.path", f"{images.name} is not there any more"))
-    if not config.captions.trigger.strip():
-        mistakes.append(Mistake("captions.trigger", "give a trigger word, such as ohwx"))
+    for concept in concepts_of(config):
+        where = "concepts" if several else "images.path"
+        if concept.path == Path():
+            mistakes.append(Mistake(where, "choose an image set, or make one in Images"))
+        elif not (places.PROJECT / concept.path).is_dir():
+            mistakes.append(Mistake(where, f"there is no image set {concept.path.name!r} any more"))
+        if not concept.trigger.strip():
+            where = "concepts" if several else "captions.trigger"
+            mistakes.append(Mistake(where, "give a trigger word, such as ohwx"))
     if mistakes:
         raise ConfigError("", mistakes, "")
 
 
 def _new_run(config: TrainingConfig) -> RunFolder:
-    run = create_run(places.RUNS, config.output.name or config.captions.trigger)
+    triggers = "-".join(concept.trigger for concept in concepts_of(config))
+    run = create_run(places.RUNS, config.output.name or triggers)
     write_config(run.config, config)
     return run
 

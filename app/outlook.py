@@ -8,6 +8,7 @@ from pathlib import Path
 
 from app.shared import escape
 from trainer import places
+from trainer.concepts import concepts_of, subject_of
 from trainer.config import TrainingConfig
 from trainer.configfile import read_config
 from trainer.data.folders import look_into, repeats_of
@@ -38,16 +39,23 @@ class Pace:
 
 def sentence(config: TrainingConfig) -> str:
     """What will be trained, as one sentence of HTML."""
-    words = " ".join(filter(None, (config.captions.trigger, config.captions.class_word)))
-    count = picture_count(config.images.path)
-    on = f"{count[0]:,} picture{'s' if count[0] != 1 else ''}" if count else "the pictures"
+    concepts = concepts_of(config)
+    lessons = " and ".join(
+        f"<b>{escape(subject_of(concept)) or '…'}</b> from {_pictures(concept.path)}"
+        for concept in concepts
+    )
     parts = ["UNet"] * config.adapter.unet + ["text encoder"] * config.adapter.text_encoder
     base = config.base.name.replace("\\", "/").rstrip("/").rpartition("/")[2]
     return (
         f"An adapter of rank {config.adapter.rank} for <b>{escape(base)}</b> "
-        f"({' and '.join(parts)}) learns <b>{escape(words) or '…'}</b> from {on} "
-        f"of <b>{escape(config.images.path.name) or '…'}</b>."
+        f"({' and '.join(parts)}) learns {lessons}."
     )
+
+
+def _pictures(path: Path) -> str:
+    count = picture_count(path)
+    many = f"the {count[0]:,} pictures" if count and count[0] > 1 else "the pictures"
+    return f"{many} of <b>{escape(path.name) or '…'}</b>"
 
 
 def arithmetic(config: TrainingConfig) -> str:
@@ -55,12 +63,12 @@ def arithmetic(config: TrainingConfig) -> str:
     training = config.training
     size = training.batch_size * training.accumulation
     line = f"{training.steps:,} steps of {size} picture{'s' if size != 1 else ''}"
-    count = picture_count(config.images.path)
-    if not count:
+    counts = [picture_count(concept.path) for concept in concepts_of(config)]
+    if len(counts) > 1 or counts[0] is None:
         return line
-    seen = training.steps * size / count[1]
+    seen = training.steps * size / counts[0][1]
     times = f"{seen:,.0f} times" if seen >= 1.5 else "once" if seen >= 0.75 else f"{seen:.1f} times"
-    return f"{line}: each of the {count[0]:,} is seen about {times}"
+    return f"{line}: each of the {counts[0][0]:,} is seen about {times}"
 
 
 def time_needed(config: TrainingConfig) -> str:

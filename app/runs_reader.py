@@ -171,5 +171,9 @@ class _Overview:
                 self._read_at = time.monotonic()
             return self._runs
 
+    def busy(self) -> RunInfo | None:
+        """The run that a process works on, if any."""
+        return next((run for run in self.runs() if run.alive), None)
+
 
 overview = _Overview()

@@ -48,14 +48,14 @@ def _show_what_trains(now: gr.Button, shared: Shared) -> None:
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
 
     def look(seen: str) -> tuple[Any, Any]:
-        busy = next((run for run in overview.runs() if run.alive), None)
+        busy = overview.busy()
         text = label(busy) if busy else ""
         if text == seen:
             return gr.skip(), gr.skip()
         return gr.Button(text, visible=bool(text)), text
 
     def lead() -> tuple[str, gr.Tabs]:
-        busy = next((run for run in overview.runs() if run.alive), None)
+        busy = overview.busy()
         return (busy.name if busy else ""), go("runs")
 
     seen = gr.State("")

@@ -67,14 +67,9 @@ def build(shared: Shared) -> None:
 
 def _lay_out() -> _Parts:
     def button(thing: str, text: str, **more: Any) -> gr.Button:
+        place = elem("runs", thing)
         return gr.Button(
-            text,
-            visible=False,
-            size="sm",
-            elem_id=elem("runs", thing),
-            min_width=110,
-            scale=0,
-            **more,
+            text, visible=False, size="sm", elem_id=place, scale=0, min_width=150, **more
         )
 
     def area(thing: str) -> gr.HTML:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 from gradio.components import Component
 
 from app import jobs, memory, outlook
 from app.forms import (
+    CONCEPTS,
     Shown,
+    explanation,
+    field_names,
     form_values,
     label_of,
     make_component,
@@ -20,6 +24,7 @@ from app.forms import (
     read_form,
     section_title,
 )
+from app.runs_reader import overview
 from app.shared import Shared, elem, escape, go, image_set_path, image_sets, says_errors, sorry
 from trainer.config import TrainingConfig
 from trainer.configfields import all_fields, sections
@@ -37,7 +42,8 @@ LENGTHS = ("quick", "normal", "thorough")
 _FIRST = "normal"
 _LARGEST_FILE = 1_000_000  # bytes of a configuration
 _IN_FRONT = ("base.name", "images.path", "captions.trigger", "captions.class_word")
-_NAMES = list(all_fields())
+_NAMES = field_names()
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 _SAVE = """(text) => {
     if (!text) return;
     const link = document.createElement('a');
@@ -46,6 +52,8 @@ _SAVE = """(text) => {
     link.click();
     URL.revokeObjectURL(link.href);
 }"""
+Wrong = dict[str, str]
+"""What is wrong, by the field's name; "" for what is no single field's."""
 
 
 @dataclass
@@ -62,18 +70,30 @@ class _Form:
     queue: gr.Button
     load: gr.UploadButton
     save: gr.Button
-    file: gr.Textbox
+    text: gr.Textbox
+    shown_wrong: gr.State
 
     @property
     def values(self) -> list[Component]:
         """All fields in the order of the configuration."""
         return [self.fields[name] for name in _NAMES]
 
+    @property
+    def folded(self) -> list[gr.Accordion]:
+        """The folded parts, each once."""
+        return list(dict.fromkeys(self.folds.values()))
+
+    @property
+    def told(self) -> list[Any]:
+        """What `_tell` updates."""
+        return [self.summary, self.queue, *self.folded, *self.values, self.shown_wrong]
+
 
 def build(shared: Shared) -> None:
     """Puts the tab's components in."""
     form = _lay_out()
     _follow(form, shared)
+    _follow_the_other_tabs(form, shared)
     _fill(form, shared)
     _start(form, shared)
     gr.api(start_training, api_name="start_training", queue=False)
@@ -84,14 +104,19 @@ def build(shared: Shared) -> None:
 
 def _lay_out() -> _Form:
     fields: dict[str, Component] = {}
+    first = form_values(apply_preset(TrainingConfig(), _FIRST))
+
+    def add(name: str) -> None:
+        fields[name] = make_component(name, first[_NAMES.index(name)])
+
     with gr.Row(equal_height=False):
-        with gr.Column(scale=3, min_width=340):
+        with gr.Column(scale=3, min_width=320):
             with gr.Group():
-                _add(fields, "base.name")
-                _add(fields, "images.path")
+                add("base.name")
+                add("images.path")
                 with gr.Row():
-                    _add(fields, "captions.trigger")
-                    _add(fields, "captions.class_word")
+                    add("captions.trigger")
+                    add("captions.class_word")
             length = gr.Radio(
                 [(_length_label(name), name) for name in LENGTHS],
                 value=_FIRST,
@@ -106,47 +131,59 @@ def _lay_out() -> _Form:
                 "Queue behind the one that trains", visible=False, elem_id=elem("train", "queue")
             )
     folds: dict[str, gr.Accordion] = {}
-    with gr.Accordion("Everything else", open=False, elem_id=elem("train", "more")) as more:
-        with gr.Row(equal_height=True):
-            preset = gr.Dropdown(
-                [("no preset", ""), *((f"{p.name}: {p.reason}", p.name) for p in PRESETS.values())],
-                value="",
-                label="Start from a preset",
-                info="Sets some fields and leaves the others as they are.",
-                elem_id=elem("train", "preset"),
-                scale=3,
-            )
-            load = gr.UploadButton(
-                "Load settings (TOML)",
-                file_types=[".toml"],
-                type="binary",
-                elem_id=elem("train", "load"),
-                min_width=150,
-            )
-            save = gr.Button("Save settings (TOML)", elem_id=elem("train", "save"), min_width=150)
-        for section, model in sections().items():
-            names = [name for name in _NAMES if name.startswith(f"{section}.")]
-            rest = [name for name in names if name not in _IN_FRONT]
-            if rest:
-                fold_id = elem("train", f"section-{section}")
-                with gr.Accordion(section_title(section), open=False, elem_id=fold_id) as fold:
-                    gr.Markdown(_introduction(model.__doc__), elem_classes=["quiet"])
-                    with gr.Row(elem_classes=["fields"]):
-                        for name in rest:
-                            _add(fields, name)
-                folds |= dict.fromkeys(rest, fold)
-    folds[""] = more
-    file = gr.Textbox(visible=False)
-    return _Form(fields, folds, length, preset, summary, fits, start, queue, load, save, file)
+    with gr.Accordion("Everything else", open=False, elem_id=elem("train", "more")) as folds[""]:
+        preset, load, save = _lay_out_files()
+        for section, names in _sections().items():
+            fold_id = elem("train", f"section-{section}")
+            with gr.Accordion(section_title(section), open=False, elem_id=fold_id) as fold:
+                introduction = sections()[section].__doc__ or ""
+                gr.Markdown(_first_paragraph(introduction), elem_classes=["quiet"])
+                with gr.Row(elem_classes=["fields"]):
+                    for name in names:
+                        add(name)
+            folds |= dict.fromkeys(names, fold)
+    text, wrong = gr.Textbox(visible=False), gr.State({})
+    return _Form(
+        fields, folds, length, preset, summary, fits, start, queue, load, save, text, wrong
+    )
 
 
-def _add(fields: dict[str, Component], name: str) -> None:
-    fields[name] = make_component(all_fields()[name])
+def _lay_out_files() -> tuple[gr.Dropdown, gr.UploadButton, gr.Button]:
+    """Where settings come from, and where they can go."""
+    presets = [(f"{one.name}: {one.reason}", one.name) for one in PRESETS.values()]
+    with gr.Row(equal_height=False):
+        preset = gr.Dropdown(
+            [("none", ""), *presets],
+            value="",
+            label="Preset",
+            info="Sets some fields and leaves the others as they are.",
+            elem_id=elem("train", "preset"),
+            scale=3,
+        )
+        load = gr.UploadButton(
+            "Load settings",
+            file_types=[".toml"],
+            type="binary",
+            elem_id=elem("train", "load"),
+            min_width=150,
+            size="md",
+        )
+        save = gr.Button("Save settings", elem_id=elem("train", "save"), min_width=150, size="md")
+    return preset, load, save
 
 
-def _introduction(text: str | None) -> str:
-    """The first sentence of a section's docstring."""
-    return " ".join((text or "").split("\n\n")[0].split())
+def _sections() -> dict[str, list[str]]:
+    """The folded fields by section; the list of concepts goes with the words."""
+    found: dict[str, list[str]] = {}
+    for name in [*all_fields()]:
+        if name not in _IN_FRONT:
+            found.setdefault(name.partition(".")[0], []).append(name)
+    found["captions"].append(CONCEPTS)
+    return found
+
+
+def _first_paragraph(text: str) -> str:
+    return " ".join(text.split("\n\n")[0].split())
 
 
 def _length_label(name: str) -> str:
@@ -158,38 +195,35 @@ def _length_label(name: str) -> str:
 
 def _follow(form: _Form, shared: Shared) -> None:
     """The sentence, the time, the memory and the mistakes follow every change."""
-    folds = list(dict.fromkeys(form.folds.values()))
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    told = [form.summary, form.queue, *folds]
 
-    def describe(*shown: Shown) -> list[object]:
-        try:
-            config, error = read_form(shown), None
-        except ConfigError as found:
-            config, error = None, found
-        wrong = mistakes_by_field(error) if error else {}
-        open_folds = {id(form.folds[name]) for name in wrong if name in form.folds}
-        if open_folds:
-            open_folds.add(id(form.folds[""]))
-        opened = [gr.Accordion(open=True) if id(f) in open_folds else gr.skip() for f in folds]
-        return [_summary(config, wrong), gr.Button(visible=jobs.busy() is not None), *opened]
+    def describe(*inputs: Any) -> list[Any]:
+        *shown, before = inputs
+        config, wrong = _look(shown, complete=False)
+        return _tell(form, config, wrong, before)
 
     edited = [component.input for component in form.values]  # type: ignore[attr-defined]
+    filled = [form.length.change, form.preset.change, form.text.change]
+    arrived = [shared.page.load, shared.rooms["train"].select]
     gr.on(
-        edited, _nothing, form.values, None, validator=_check, trigger_mode="always_last", **quiet
+        [*edited, *filled, *arrived],
+        describe,
+        [*form.values, form.shown_wrong],
+        form.told,
+        trigger_mode="always_last",
+        **_QUIET,
     )
-    gr.on(edited, describe, form.values, told, trigger_mode="always_last", **quiet)
-    filled = [form.length.change, form.preset.change, form.file.change, shared.page.load]
-    gr.on(filled, describe, form.values, told, trigger_mode="always_last", **quiet)
-    entered = shared.rooms["train"].select
-    gr.on(entered, describe, form.values, told, **quiet)
-    memory_fields = [*edited, entered, form.length.change, form.preset.change]
-    gr.on(memory_fields, memory.line, form.values, form.memory, trigger_mode="always_last", **quiet)
-    _follow_the_other_tabs(form, shared)
+    gr.on(
+        [*edited, *filled, shared.rooms["train"].select],
+        memory.line,
+        form.values,
+        form.memory,
+        trigger_mode="always_last",
+        **_QUIET,
+    )
 
 
 def _follow_the_other_tabs(form: _Form, shared: Shared) -> None:
-    quiet = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+    """What is chosen in one tab is chosen in all."""
     pairs = {
         "base.name": shared.base,
         "images.path": shared.image_set,
@@ -198,58 +232,78 @@ def _follow_the_other_tabs(form: _Form, shared: Shared) -> None:
     }
     for name, state in pairs.items():
         component = form.fields[name]
-        component.input(_same, component, state, **quiet)  # type: ignore[attr-defined]
-        state.change(_same, state, component, **quiet)
+        component.input(_same, component, state, **_QUIET, queue=False)  # type: ignore[attr-defined]
+        state.change(_same, state, component, **_QUIET, queue=False)
 
     def refresh(chosen: str | None) -> gr.Dropdown:
-        sets = image_sets()
-        return gr.Dropdown(choices=sets, value=chosen or None)
+        return gr.Dropdown(choices=image_sets(), value=chosen or None)
 
     images = form.fields["images.path"]
-    gr.on([shared.rooms["train"].select, shared.page.load], refresh, images, images, **quiet)
+    arrived = [shared.rooms["train"].select, shared.page.load]
+    gr.on(arrived, refresh, images, images, **_QUIET, queue=False)
 
 
 def _same(value: Shown) -> Shown:
     return value
 
 
-def _nothing(*_: Shown) -> None:
-    """What there is to do after a check."""
-
-
-def _check(*shown: Shown) -> list[dict[str, object]]:
-    """One verdict for each field: what is wrong stands beside it, all at once."""
-    return _verdicts(shown, complete=False)
-
-
-def _check_complete(*shown: Shown) -> list[dict[str, object]]:
-    """The same, and whether something is still missing."""
-    return _verdicts(shown, complete=True)
-
-
-def _verdicts(shown: Sequence[Shown], complete: bool) -> list[dict[str, object]]:
-    wrong: dict[str, str] = {}
+def _look(shown: Sequence[Shown], complete: bool) -> tuple[TrainingConfig | None, Wrong]:
+    """The configuration that the form shows, or what is wrong with it; `complete`: or missing."""
     try:
         config = read_form(shown)
         if complete:
             jobs.check_essentials(config)
     except ConfigError as error:
-        wrong = mistakes_by_field(error)
-    return [gr.validate(name not in wrong, wrong.get(name, "")) for name in _NAMES]
+        return None, mistakes_by_field(error)
+    return config, {}
 
 
-def _summary(config: TrainingConfig | None, wrong: dict[str, str]) -> str:
+def _tell(form: _Form, config: TrainingConfig | None, wrong: Wrong, before: Wrong) -> list[Any]:
+    """Updates for `_Form.told`: mistakes stand beside their fields, in parts that open for them."""
+    opened = {id(form.folds[name]) for name in wrong if name in form.folds}
+    if opened:
+        opened.add(id(form.folds[""]))
+    folds = [gr.Accordion(open=True) if id(f) in opened else gr.skip() for f in form.folded]
+    infos = [
+        gr.update(info=_explained(name, wrong))
+        if wrong.get(name) != before.get(name)
+        else gr.skip()
+        for name in _NAMES
+    ]
+    busy = overview.busy() is not None
+    return [_summary(config, wrong), gr.Button(visible=busy), *folds, *infos, wrong]
+
+
+def _explained(name: str, wrong: Wrong) -> str:
+    """A field's explanation, after what is wrong with it."""
+    if name not in wrong:
+        return explanation(name)
+    said = " ".join(wrong[name].replace("*", "∗").split())
+    return f"**{said}**\n{explanation(name)}"  # a component's info takes this much Markdown
+
+
+def _summary(config: TrainingConfig | None, wrong: Wrong) -> str:
     if config is None:
         items = "".join(
-            f"<li><b>{escape(label_of(name))}</b>: {escape(message)}</li>"
+            f"<li>{f'<b>{escape(label_of(name))}</b>: ' * bool(name)}{escape(message)}</li>"
             for name, message in wrong.items()
         )
-        return f'<div class="card wrong"><h2>Not yet</h2><ul>{items}</ul></div>'
+        return f'<div class="card wrong" role="status"><h2>Not yet</h2><ul>{items}</ul></div>'
     return (
         '<div class="card"><h2>What will be trained</h2>'
-        f"<p>{outlook.sentence(config)}</p>"
+        f"<p>{_missing(config) or outlook.sentence(config)}</p>"
         f'<p class="quiet">{outlook.arithmetic(config)}. {outlook.time_needed(config)}</p></div>'
     )
+
+
+def _missing(config: TrainingConfig) -> str:
+    """What to do next, as long as something is needed."""
+    _, wrong = _look(form_values(config), complete=True)
+    if "images.path" in wrong:
+        return "Choose an image set to begin, or make one of your own pictures in Images."
+    if "captions.trigger" in wrong:
+        return "Give a trigger word: the rare word that will call what the pictures show."
+    return " ".join(escape(message) for message in wrong.values())
 
 
 # ------------------------------------------------------------------------------ filling
@@ -257,47 +311,38 @@ def _summary(config: TrainingConfig | None, wrong: dict[str, str]) -> str:
 
 def _fill(form: _Form, shared: Shared) -> None:
     """Presets, files and earlier runs put values into the form."""
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
     touched = sorted({name for preset in PRESETS.values() for name in preset.values})
     components = [form.fields[name] for name in touched]
 
-    def preset(name: str) -> list[object]:
+    def preset(name: str) -> list[Any]:
         values = preset_values(name) if name else {}
         return [gr.update(value=values[key]) if key in values else gr.skip() for key in touched]
 
-    form.length.input(preset, form.length, components, **quiet)
-    form.preset.input(preset, form.preset, components, **quiet)
-    shared.page.load(preset, form.length, components, **quiet)
-
-    everything = [*form.values, form.length, form.preset, form.file]
-    form.load.upload(says_errors(_load), form.load, everything, **quiet)
-    shared.settings.change(says_errors(_load_settings), shared.settings, everything, **quiet)
-
-    form.save.click(says_errors(_save), form.values, form.file, validator=_check, **quiet).success(
-        None, form.file, None, js=_SAVE, api_visibility="private"
+    form.length.input(preset, form.length, components, **_QUIET)
+    form.preset.input(preset, form.preset, components, **_QUIET)
+    everything = [*form.values, form.length, form.preset, form.text]
+    form.load.upload(says_errors(_load), form.load, everything, **_QUIET)
+    shared.settings.change(says_errors(_load_settings), shared.settings, everything, **_QUIET)
+    form.save.click(says_errors(_save), form.values, form.text, **_QUIET).success(
+        None, form.text, None, js=_SAVE, api_visibility="private"
     )
-    form.length.input(_no_preset, None, form.preset, **quiet)
 
 
-def _no_preset() -> str:
-    return ""
-
-
-def _load(data: bytes | None) -> list[object]:
+def _load(data: bytes | None) -> list[Any]:
     if data is None or len(data) > _LARGEST_FILE:
         raise UserError("This is no file of settings.", "Choose a TOML file of at most 1 MB.")
-    return _filled(data.decode("utf-8-sig", "replace"), "the file")
+    return _filled(data.decode("utf-8-sig", "replace"), "The file")
 
 
-def _load_settings(settings: tuple[str, float]) -> list[object]:
-    return _filled(settings[0], "the run's settings")
+def _load_settings(settings: tuple[str, float]) -> list[Any]:
+    return _filled(settings[0], "The run's settings")
 
 
-def _filled(text: str, source: str) -> list[object]:
+def _filled(text: str, source: str) -> list[Any]:
     config = parse_config(text, source)
     steps = config.training.steps
     length = next((n for n in LENGTHS if PRESETS[n].values["training.steps"] == steps), None)
-    # The time makes it another text, so that whoever follows `file` is told.
+    # The time makes it another text each time, so that what follows it is told.
     return [*form_values(config), length, "", f"# {time.time()}"]
 
 
@@ -309,18 +354,26 @@ def _save(*shown: Shown) -> str:
 
 
 def _start(form: _Form, shared: Shared) -> None:
-    private = {"api_visibility": "private", "validator": _check_complete}
-    towards = [shared.run, shared.tabs]
-    form.start.click(says_errors(_start_now), form.values, towards, **private)
-    form.queue.click(says_errors(_queue), form.values, towards, **private)
+    def pressed(begin: Callable[[TrainingConfig], str]) -> Callable[..., list[Any]]:
+        def handler(*inputs: Any) -> list[Any]:
+            *shown, before = inputs
+            config, wrong = _look(shown, complete=True)
+            if config is None:
+                return [gr.skip(), gr.skip(), *_tell(form, None, wrong, before)]
+            name = begin(config)
+            return [name, go("runs"), *_tell(form, config, {}, before)]
 
+        return says_errors(handler)
 
-def _start_now(*shown: Shown) -> tuple[str, gr.Tabs]:
-    return jobs.start(read_form(shown)), go("runs")
-
-
-def _queue(*shown: Shown) -> tuple[str, gr.Tabs]:
-    return jobs.queue(read_form(shown)), go("runs")
+    for button, begin in ((form.start, jobs.start), (form.queue, jobs.queue)):
+        button.click(
+            pressed(begin),
+            [*form.values, form.shown_wrong],
+            [shared.run, shared.tabs, *form.told],
+            show_progress="minimal",
+            show_progress_on=[button],
+            api_visibility="private",
+        )
 
 
 def start_training(

@@ -11,6 +11,7 @@ from app.forms import (
     LABELS,
     SECTION_TITLES,
     Shown,
+    field_names,
     form_values,
     kind_of,
     label_of,
@@ -50,9 +51,9 @@ def other_value(field: ConfigField) -> Shown:
     if kind == "choice":
         return next(choice for choice in field.choices if choice != shown)
     if kind == "whole":
-        return 64 if shown is None else int(shown) + 1
+        return "64" if shown == "" else int(shown or 0) + 1
     if kind == "number":
-        return 0.5 if shown is None else float(shown) * 1.5 or 0.125
+        return "5e-05" if shown == "" else float(shown or 0) * 1.5 or 0.125
     if kind == "lines":
         return 'a red apple, 3d emoji\n""\n\\(parentheses\\) & "quotes" <b>'
     return "größer <&> \"'"
@@ -85,9 +86,9 @@ def test_every_field_comes_back_from_its_file(field: ConfigField) -> None:
 
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
 def test_every_field_has_a_component_that_shows_it_whole(field: ConfigField) -> None:
-    component = make_component(field)
-    assert getattr(component, "label", "")
-    assert getattr(component, "info", "") == field.description
+    component = make_component(field.name, to_shown(field, field.default))
+    assert getattr(component, "label", "") == label_of(field.name)
+    assert field.description.endswith(getattr(component, "info", "?")[1:])
     for shown in (to_shown(field, field.default), other_value(field)):
         assert component.preprocess(component.postprocess(shown)) == shown
 
@@ -135,7 +136,8 @@ def test_all_mistakes_are_found_at_once_each_at_its_field() -> None:
     shown = changed(
         adapter__rank=8.5,
         adapter__dropout=1.5,
-        optimizer__learning_rate=-1,
+        optimizer__learning_rate="fast",
+        optimizer__text_encoder_learning_rate="-1",
         training__steps=None,
         training__batch_size=0,
         images__background="red",
@@ -147,6 +149,7 @@ def test_all_mistakes_are_found_at_once_each_at_its_field() -> None:
         "adapter.rank",
         "adapter.dropout",
         "optimizer.learning_rate",
+        "optimizer.text_encoder_learning_rate",
         "training.steps",
         "training.batch_size",
         "images.background",
@@ -170,10 +173,39 @@ def test_a_folder_elsewhere_is_kept_and_an_image_set_is_called_by_its_id(tmp_pat
     assert to_shown(field, Path("datasets/police-car")) == "police-car"
     assert to_plain(field, "police-car") == "datasets/police-car"
     assert to_plain(field, "") == "."
+    for path in (Path("cats"), Path("datasets/gone"), Path("far/datasets/police-car")):
+        assert to_plain(field, to_shown(field, path)) == path.as_posix()
+
+
+CONCEPTS = """police-car | ohwx | car | 2
+teddy-and-peacock | sks | toy |
+datasets/elsewhere | xyz | |"""
+
+
+def test_several_subjects_come_back_from_their_file() -> None:
+    shown = [*form_values(TrainingConfig())[:-1], CONCEPTS]
+    config = read_form(shown)
+    assert [concept.trigger for concept in config.concepts] == ["ohwx", "sks", "xyz"]
+    assert [concept.repeats for concept in config.concepts] == [2, 1, 1]
+    assert config.concepts[0].path == Path("datasets/police-car")
+    again = through_a_file(shown)
+    assert read_form(again) == config
+    assert through_a_file(again) == again
+
+
+def test_mistakes_of_subjects_stand_at_their_field() -> None:
+    shown = [*form_values(TrainingConfig())[:-1], "police-car | | car\nflat-paper | b | | many"]
+    with pytest.raises(ConfigError) as caught:
+        read_form(shown)
+    found = mistakes_by_field(caught.value)
+    assert list(found) == ["concepts"]
+    assert "oncepts 1.trigger" in found["concepts"]
 
 
 def test_components_are_labelled_by_ids_that_tests_can_find() -> None:
     with gr.Blocks():
-        ids = [make_component(field).elem_id for field in FIELDS]
+        shown = form_values(TrainingConfig())
+        pairs = zip(field_names(), shown, strict=True)
+        ids = [make_component(name, value).elem_id for name, value in pairs]
     assert len(set(ids)) == len(ids)
     assert "train-adapter-rank" in ids
