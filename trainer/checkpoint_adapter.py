@@ -56,11 +56,11 @@ def read_checkpoint_adapter(folder: Path) -> AdapterFile:
 def adapter_label(path: Path) -> str:
     """What an adapter is called: its file's name; for a run's result the run's name.
 
-    A run's file is always ``adapter.safetensors``, which says nothing beside another run's.
+    A run's files are called alike in every run, which says nothing beside another run's.
     """
-    step = step_of(path.name)
-    if step is not None and path.parent.name == "checkpoints":
-        return f"{path.parent.parent.name} at step {step}"
+    step = step_of(path.name.removesuffix(".safetensors"))
+    if step is not None and path.parent.name in ("checkpoints", "adapters"):
+        return f"{path.resolve().parent.parent.name} at step {step}"
     if path.name == "adapter.safetensors":
         return path.resolve().parent.name
     return path.stem

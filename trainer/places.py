@@ -16,6 +16,9 @@ DATASETS = Path(os.environ.get("RAREBIT_DATASETS") or PROJECT / "datasets")
 ADAPTERS = Path(os.environ.get("RAREBIT_ADAPTERS") or PROJECT / "models" / "user" / "adapters")
 """Adapter files that users brought or made from others; those of runs lie in their runs."""
 
+PICTURES = Path(os.environ.get("RAREBIT_PICTURES") or PROJECT / "pictures")
+"""What the page draws, in a folder for each day."""
+
 
 def cache_folder() -> Path:
     """Folder of cached latents and text embeddings; ``RAREBIT_CACHE`` moves it."""

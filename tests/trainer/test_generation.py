@@ -143,6 +143,7 @@ def test_a_checkpoint_is_the_adapter_that_it_became(paint: Painter, runs: Path, 
     [
         ("runs/cat/adapter.safetensors", "cat"),
         ("runs/cat/checkpoints/step-000120", "cat at step 120"),
+        ("runs/cat/adapters/step-000120.safetensors", "cat at step 120"),
         ("elsewhere/style v2.safetensors", "style v2"),
     ],
 )
