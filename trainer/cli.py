@@ -61,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_worker(commands)
     _add_service(commands)
     _add_generate(commands)
+    _add_trigger(commands)
     _add_check_images(commands)
     add_adapter(commands)
     _add_doctor(commands)
@@ -169,6 +170,26 @@ def _add_generate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     parser.set_defaults(command=generate_command)
 
 
+def _add_trigger(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("trigger", help="judge trigger words, or suggest rare ones")
+    parser.add_argument("words", nargs="*", metavar="WORD", help="Words to judge.")
+    parser.add_argument(
+        "--base", default="tiny-emoji", metavar="NAME", help=field_help("base.name")
+    )
+    parser.add_argument(
+        "--class-word", default="", metavar="WORD", help=_escaped(field_help("captions.class_word"))
+    )
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="An image set whose captions count as used."
+    )
+    parser.add_argument("--count", type=int, default=5, metavar="N", help="Suggestions (5).")
+    parser.add_argument(
+        "--pictures", type=Path, metavar="DIR", help="Draw each word alone, with the same seeds."
+    )
+    parser.add_argument("--json", action="store_true", help="Print JSON.")
+    parser.set_defaults(command=trigger_command)
+
+
 def _add_check_images(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "check-images", help="everything wrong or doubtful in an image set, before training"
@@ -245,6 +266,21 @@ def generate_command(options: argparse.Namespace) -> int:
         inference_steps=options.inference_steps,
         guidance=options.guidance,
         out=options.out,
+    )
+
+
+def trigger_command(options: argparse.Namespace) -> int:
+    """``trigger``: verdicts and suggestions."""
+    from trainer.commands.trigger import trigger
+
+    return trigger(
+        options.words,
+        base_name=options.base,
+        class_word=options.class_word,
+        images=options.images,
+        count=options.count,
+        pictures=options.pictures,
+        as_json=options.json,
     )
 
 

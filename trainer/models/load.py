@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,12 @@ from trainer.errors import UserError
 from trainer.models import families, single_file
 from trainer.models.base import BaseModel, TextEncoder
 from trainer.models.diffusers_folder import part_files, read_json
+from trainer.models.families import Family
 from trainer.models.fingerprint import combined_digest, file_digest
 from trainer.models.identify import BaseIdentity, Prediction, identify
 from trainer.models.safetensors_header import read_header
 
-__all__ = ["BaseModel", "load_base"]
+__all__ = ["BaseModel", "TextPart", "load_base", "load_text_part"]
 
 Dtypes = Mapping[str, torch.dtype]
 
@@ -68,6 +70,48 @@ def load_base(
     return _assemble(identity, modules)
 
 
+@dataclass(frozen=True)
+class TextPart:
+    """What a base model reads prompts with, without the parts that draw.
+
+    Attributes:
+        text_encoders: one, or two for SDXL, frozen, on the CPU.
+        tokenizers: one for each text encoder.
+        fingerprint: SHA-256 over the text encoders and their vocabularies.
+    """
+
+    name: str
+    family: Family
+    text_encoders: list[TextEncoder]
+    tokenizers: list[CLIPTokenizer]
+    fingerprint: str
+
+
+def load_text_part(name: str) -> TextPart:
+    """Loads only the text encoders and tokenizers of a base model, in fp32.
+
+    Raises:
+        UserError: as for `load_base`.
+    """
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    identity = identify(name)
+    parts = list(_ENCODERS)[: len(identity.family.text_encoder_prefixes)]
+    dtypes = dict.fromkeys((*_ENCODERS, "unet", "vae"), torch.float32)
+    if identity.is_single_file:
+        modules = _load_file(identity, dtypes, only_text=True)
+        digest = combined_digest([], identity.path, file_digest(identity.path))
+    else:
+        modules = _load_folder(identity, dtypes, parts)
+        digest = combined_digest(_text_files(identity, parts), identity.path)
+    for part in parts:
+        modules[part].eval().requires_grad_(False)
+        _check_finite(identity.name, part, modules[part])
+    encoders: list[Any] = [modules[part] for part in parts]
+    tokenizers = _load_tokenizers(identity, encoders)
+    return TextPart(identity.name, identity.family, encoders, tokenizers, digest)
+
+
 def _assemble(identity: BaseIdentity, modules: Mapping[str, Any]) -> BaseModel:
     encoders: list[TextEncoder] = [modules[part] for part in _ENCODERS if part in modules]
     source = _config_folder(identity)
@@ -101,11 +145,15 @@ def _config_folder(identity: BaseIdentity) -> Path:
     return identity.path
 
 
-def _load_folder(identity: BaseIdentity, dtypes: Dtypes) -> dict[str, torch.nn.Module]:
+def _load_folder(
+    identity: BaseIdentity, dtypes: Dtypes, wanted: Sequence[str] | None = None
+) -> dict[str, torch.nn.Module]:
     encoders = dict(list(_ENCODERS.items())[: len(identity.family.text_encoder_prefixes)])
     kinds: dict[str, Any] = {**_DENOISER_AND_VAE, **encoders}
     modules: dict[str, torch.nn.Module] = {}
     for part, kind in kinds.items():
+        if wanted is not None and part not in wanted:
+            continue
         place = identity.path / part
         # Named outright, so that a configuration cannot ask for attention code from the hub.
         options = {"attn_implementation": "sdpa"} if part in _ENCODERS else {}
@@ -123,7 +171,9 @@ def _load_folder(identity: BaseIdentity, dtypes: Dtypes) -> dict[str, torch.nn.M
     return modules
 
 
-def _load_file(identity: BaseIdentity, dtypes: Dtypes) -> dict[str, torch.nn.Module]:
+def _load_file(
+    identity: BaseIdentity, dtypes: Dtypes, *, only_text: bool = False
+) -> dict[str, torch.nn.Module]:
     config = _config_folder(identity)
     _check_counts(identity.path, config)
     is_xl = identity.family.name == "sdxl"
@@ -133,16 +183,23 @@ def _load_file(identity: BaseIdentity, dtypes: Dtypes) -> dict[str, torch.nn.Mod
     given: dict[str, Any] = {"tokenizer": None, "scheduler": None}
     given |= {"tokenizer_2": None} if is_xl else {"safety_checker": None}
     with _failures_named(identity.path):
-        given["vae"] = AutoencoderKL.from_single_file(
-            str(identity.path), subfolder="vae", torch_dtype=dtypes["vae"], **options
-        )
+        if only_text:
+            given |= {"vae": None, "unet": None}
+        else:
+            given["vae"] = AutoencoderKL.from_single_file(
+                str(identity.path), subfolder="vae", torch_dtype=dtypes["vae"], **options
+            )
         pipeline = kind.from_single_file(
             str(identity.path), torch_dtype=dtypes["unet"], **options, **given
         )
-    parts = [part for part in (*_DENOISER_AND_VAE, *_ENCODERS) if hasattr(pipeline, part)]
+    parts = [part for part in (*_DENOISER_AND_VAE, *_ENCODERS) if _has(pipeline, part)]
     modules: dict[str, torch.nn.Module] = {part: getattr(pipeline, part) for part in parts}
     _check_filled(identity.path, modules)
     return modules
+
+
+def _has(pipeline: object, part: str) -> bool:
+    return getattr(pipeline, part, None) is not None
 
 
 @contextmanager
@@ -282,11 +339,26 @@ def _fingerprints(identity: BaseIdentity, parts: list[str]) -> tuple[str, str]:
     files = {
         part: [*part_files(folder, part).files, folder / part / "config.json"] for part in parts
     }
-    vocabularies = [
+    everything = [*chain.from_iterable(files.values()), *_vocabularies(identity)]
+    return combined_digest(everything, folder, settings), combined_digest(files["vae"], folder)
+
+
+def _vocabularies(identity: BaseIdentity) -> list[Path]:
+    return [
         place / name
         for place in tokenizer_folders(identity)
         for name in _TOKENIZER_FILES
         if (place / name).is_file()
     ]
-    everything = [*chain.from_iterable(files.values()), *vocabularies]
-    return combined_digest(everything, folder, settings), combined_digest(files["vae"], folder)
+
+
+def _text_files(identity: BaseIdentity, parts: Sequence[str]) -> list[Path]:
+    weights = [
+        file
+        for part in parts
+        for file in (
+            *part_files(identity.path, part).files,
+            identity.path / part / "config.json",
+        )
+    ]
+    return [*weights, *_vocabularies(identity)]

@@ -1,0 +1,321 @@
+"""What a word means to a text encoder, measured against known words and against nonsense.
+
+Three signals: how far a word moves a sentence, how far its embedding lies from those of rare
+entries, and how near it lies to embeddings of known words. None of them has a scale of its own, so
+that each is calibrated on the encoder at hand: 0 is the median of rare entries, 1 that of everyday
+words. A signal that can't tell the two apart (an untrained encoder) is left out.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from trainer.cache import TensorCache, content_key
+from trainer.models.base import TextEncoder
+from trainer.triggers.reference import EVERYDAY, READABLE
+
+CLASSES = ("dog", "car", "house")
+"""Class words of the sentences where the user names none."""
+TELLS = 0.8
+"""A signal counts where everyday words exceed rare entries in this share of all pairs."""
+NEIGHBOURS = 5
+MOST_COMPARED = 5
+"""Words of more pieces have no nonsense of their length to be held against."""
+BATCH = 64
+READS_LIKE = 3
+_RULES = 2
+
+Notice = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What one word means to a base model's text encoders.
+
+    Attributes:
+        share: 0 as little as rare entries, 1 as much as everyday words; None where this can't be
+            told, since the encoder is untrained.
+        rank: share of rare entries that mean less, 0 to 1.
+        moves: how far it moves a sentence, relative to everyday words.
+        reads_like: known words that move a sentence in the same direction, nearest first.
+    """
+
+    share: float | None
+    rank: float
+    moves: float
+    reads_like: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Everyday words and rare entries as one encoder sees them.
+
+    Attributes:
+        plain: (C, D) states of the sentences without the word.
+        middle: (E,) mean embedding of the rare entries.
+        zero, one: (3,) medians of the signals: rare entries, everyday words.
+        nonsense: (4,) medians of the first signal for nonsense of 2 to 5 pieces, which
+            moves a sentence by its length alone.
+        tells: (3,) whether a signal can tell them apart.
+        rare: (N,) sorted shares of the rare entries.
+        known: (K, E) normalised embeddings of known words that are one piece.
+        directions: (R, C·D) normalised shifts of the words of `words`, which mean something here.
+        direction_level: cosine that rare entries hardly ever reach with any known word.
+    """
+
+    plain: Tensor
+    middle: Tensor
+    zero: Tensor
+    one: Tensor
+    nonsense: Tensor
+    tells: Tensor
+    rare: Tensor
+    known: Tensor
+    directions: Tensor
+    means: Tensor
+    direction_level: Tensor
+
+    def shares(self, signals: Tensor, counts: Tensor) -> Tensor:
+        """Signals to shares, as `Meaning` has them.
+
+        Args:
+            signals: (N, 3), NaN where one does not apply.
+            counts: (N,) how many pieces each word has.
+
+        Returns:
+            (N,), NaN where no signal tells.
+        """
+        zero = self.zero.expand_as(signals).clone()
+        several = counts > 1
+        zero[several, 0] = self.nonsense[counts[several].clamp(max=MOST_COMPARED) - 2]
+        scale = (self.one - self.zero).expand_as(signals)
+        scaled = ((signals - zero) / scale).clamp(-1, 2)
+        scaled[:, ~self.tells] = torch.nan
+        return scaled.nanmean(dim=1)
+
+
+class EncoderSense:
+    """One text encoder and its calibration for some class words.
+
+    Args:
+        rare: vocabulary entries that no word list knows.
+        fingerprint: of the text encoders' weights, for what is kept on disk.
+    """
+
+    def __init__(
+        self,
+        tokenizer: CLIPTokenizer,
+        encoder: TextEncoder,
+        *,
+        classes: Sequence[str],
+        rare: Sequence[str],
+        cache: TensorCache,
+        fingerprint: str,
+        notice: Notice,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.encoder = encoder
+        self.classes = tuple(classes)
+        self.embedding = encoder.get_input_embeddings().weight.detach().float().cpu()
+        self.words = tuple(dict.fromkeys(EVERYDAY + READABLE))
+        key = content_key(
+            fingerprint=fingerprint,
+            width=int(self.embedding.shape[1]),
+            classes=self.classes,
+            words=self.words,
+            rare=list(rare),
+            rules=_RULES,
+        )
+        kept = cache.get(key)
+        if kept is None:
+            notice("Measuring what words mean to this text encoder; the result is kept …")
+            kept = self._calibrate(rare)
+            with suppress(OSError):  # it only costs the time again
+                cache.put(key, kept)
+        self.calibration = Calibration(**kept)
+
+    @property
+    def tells(self) -> bool:
+        """Whether this encoder tells everyday words from rare entries at all."""
+        return bool(self.calibration.tells.any())
+
+    def measure(self, words: Sequence[str]) -> list[Meaning]:
+        """What each word means to this encoder."""
+        if not words:
+            return []
+        calibration = self.calibration
+        shifts = self.shifts(words, calibration.plain)
+        signals = self._signals(words, shifts, calibration.middle, calibration.known)
+        shares = calibration.shares(signals, self._counts(words))
+        ranks = torch.searchsorted(calibration.rare, shares.nan_to_num(0.0))
+        return [
+            Meaning(
+                share=float(shares[index]) if self.tells else None,
+                rank=float(ranks[index]) / max(1, len(calibration.rare)),
+                moves=float(signals[index, 0] / calibration.one[0].clamp_min(1e-9)),
+                reads_like=self._reads_like(word, shifts[index]),
+            )
+            for index, word in enumerate(words)
+        ]
+
+    def vectors(self, words: Sequence[str]) -> Tensor:
+        """(N, E + C·D): embedding and sentence shift, each of length 1, to compare words by."""
+        calibration = self.calibration
+        vectors = [self.embedding[self._ids(word)].mean(0) - calibration.middle for word in words]
+        width = int(self.embedding.shape[1])
+        embedded = torch.stack(vectors) if vectors else torch.empty(0, width)
+        shifts = self.shifts(words, calibration.plain)
+        return torch.cat([_normalised(embedded), _normalised(shifts)], dim=1)
+
+    def shifts(self, words: Sequence[str], plain: Tensor) -> Tensor:
+        """(N, C·D): how "a photo of {word} {class}" differs from "a photo of {class}"."""
+        if not words:
+            return plain.flatten()[None, :][:0]
+        prompts = [f"a photo of {word} {name}" for word in words for name in self.classes]
+        states = self._states(prompts).reshape(len(words), len(self.classes), -1)
+        return (states - plain).flatten(1)
+
+    def _reads_like(self, word: str, shift: Tensor) -> tuple[str, ...]:
+        calibration = self.calibration
+        if not self.tells or not len(calibration.directions):
+            return ()
+        cosines = calibration.directions @ torch.nn.functional.normalize(shift, dim=0)
+        order = cosines.argsort(descending=True)[: READS_LIKE + 3].tolist()
+        near = [
+            self.words[int(calibration.means[index])]
+            for index in order
+            if cosines[index] > calibration.direction_level
+        ]
+        spelled = word.lower().split()
+        return tuple(name for name in near if name not in spelled)[:READS_LIKE]
+
+    def _calibrate(self, rare: Sequence[str]) -> dict[str, Tensor]:
+        plain = self._states([f"a photo of {name}" for name in self.classes])  # (C, D)
+        middle = self._embedded(rare).mean(0)
+        known = _normalised(self._embedded(self.words) - middle)
+        everyday = len(EVERYDAY)
+        shifts, rare_shifts = self.shifts(self.words, plain), self.shifts(rare, plain)
+        signals = self._signals(self.words, shifts, middle, known)
+        rare_signals = self._signals(rare, rare_shifts, middle, known)
+        zero, one = rare_signals.nanmedian(0).values, signals[:everyday].nanmedian(0).values
+        found = Calibration(
+            plain=plain,
+            middle=middle,
+            zero=zero,
+            one=one,
+            nonsense=self._nonsense(plain, float(zero[0])),
+            tells=_tells(signals[:everyday], rare_signals),
+            rare=torch.empty(0),
+            known=known,
+            directions=torch.empty(0),
+            means=torch.empty(0),
+            direction_level=torch.tensor(1.0),
+        )
+        means = (found.shares(signals, self._counts(self.words)) >= 0.5).nonzero().flatten()
+        directions = _normalised(shifts[means])
+        reached = (_normalised(rare_shifts) @ directions.T).flatten()
+        level = reached.quantile(0.99) if len(reached) else torch.tensor(1.0)
+        changes = {
+            "rare": found.shares(rare_signals, self._counts(rare)).nan_to_num(0.0).sort().values,
+            "directions": directions,
+            "means": means,
+            "direction_level": level.clamp_min(0.5),
+        }
+        return {**vars(found), **changes}
+
+    def _nonsense(self, plain: Tensor, single: float) -> Tensor:
+        """(4,) median sentence shifts of nonsense of 2 to 5 pieces."""
+        words = nonsense_words()
+        counts = self._counts(words)
+        shifts = self.shifts(words, plain).reshape(len(words), len(self.classes), -1)
+        moved = shifts.norm(dim=2).mean(1)
+        found = [moved[counts == count] for count in range(2, MOST_COMPARED + 1)]
+        return torch.stack([m.median() if len(m) else torch.tensor(single) for m in found])
+
+    def _counts(self, words: Sequence[str]) -> Tensor:
+        return torch.tensor([len(self._ids(word)) for word in words])
+
+    def _signals(
+        self, words: Sequence[str], shifts: Tensor, middle: Tensor, known: Tensor
+    ) -> Tensor:
+        """(N, 3): sentence shift, distance of the embedding, nearness to known embeddings.
+
+        The last two are NaN for words of several pieces: single letters and the like occur in
+        so many words that their embeddings say nothing of this one.
+        """
+        per_class = shifts.reshape(len(words), len(self.classes), -1).norm(dim=2)
+        rows = torch.full((len(words), 3), torch.nan)
+        rows[:, 0] = per_class.mean(1)
+        for index, word in enumerate(words):
+            ids = self._ids(word)
+            if len(ids) == 1:
+                vector = self.embedding[ids[0]] - middle
+                cosines = known @ torch.nn.functional.normalize(vector, dim=0)
+                others = cosines[cosines < 0.9999].topk(min(NEIGHBOURS, len(known) - 1)).values
+                rows[index, 1] = vector.norm()
+                rows[index, 2] = others.mean()
+        return rows
+
+    def _embedded(self, words: Sequence[str]) -> Tensor:
+        """(K, E) embeddings of those words that are one piece."""
+        ids = [self._ids(word) for word in words]
+        return self.embedding[[one[0] for one in ids if len(one) == 1]]
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+    def _states(self, prompts: Sequence[str]) -> Tensor:
+        """(N, D) last hidden states at the end of each prompt.
+
+        Attention is causal, so that nothing has to be padded to 77 tokens.
+        """
+        found: list[Tensor] = []
+        device = self.encoder.device
+        with torch.inference_mode():
+            for batch in _batches(prompts):
+                rows = self.tokenizer(
+                    batch, truncation=True, max_length=self.tokenizer.model_max_length
+                )["input_ids"]
+                longest = max(map(len, rows))
+                padded = [row + [row[-1]] * (longest - len(row)) for row in rows]
+                hidden = self.encoder(torch.tensor(padded, device=device)).last_hidden_state
+                ends = torch.tensor([len(row) - 1 for row in rows], device=device)
+                found.append(hidden[torch.arange(len(rows), device=device), ends].float().cpu())
+        return torch.cat(found).clone()
+
+
+def nonsense_words() -> list[str]:
+    """Strings of three to eight letters by a fixed rule, which hardly any text contains."""
+    source = random.Random(1)
+    return ["".join(source.choices("bcdfghjklmnpqrstvwxyz", k=3 + n % 6)) for n in range(240)]
+
+
+def combined(meanings: Sequence[Meaning]) -> Meaning:
+    """The meaning to several encoders: that of the one to which it means most."""
+    return max(meanings, key=lambda one: -1.0 if one.share is None else one.share)
+
+
+def _tells(everyday: Tensor, rare: Tensor) -> Tensor:
+    """(3,) whether everyday words exceed rare entries in at least `TELLS` of all pairs."""
+    shares = []
+    for column in range(everyday.shape[1]):
+        high, low = (part[~part.isnan()] for part in (everyday[:, column], rare[:, column]))
+        pairs = (high[:, None] > low[None, :]).float()
+        shares.append(pairs.mean() if pairs.numel() else torch.tensor(0.5))
+    return torch.stack(shares) >= TELLS
+
+
+def _normalised(vectors: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(vectors, dim=-1)
+
+
+def _batches(prompts: Sequence[str]) -> Iterator[list[str]]:
+    for start in range(0, len(prompts), BATCH):
+        yield list(prompts[start : start + BATCH])
