@@ -59,6 +59,7 @@ def verb_table(studio: Studio, runs: Path = RUNS) -> dict[str, Verb]:
     """What can be asked for: name -> function(arguments, progress) -> JSON-able object."""
     table: dict[str, Verb] = {
         "generate": lambda arguments, progress: generate(studio, runs, arguments, progress),
+        "trigger": command_verb(("trigger",), "words"),
         "ping": lambda _, __: {"loaded": studio.loaded},
     }
     for action, positional in ADAPTER_ACTIONS.items():

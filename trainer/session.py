@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from trainer.batches import Batches, all_captions
 from trainer.cache import TensorCache
 from trainer.checkpoints import TrainingState, copy_to_cpu
+from trainer.concepts import concepts_of
 from trainer.conditioning import TextSource
 from trainer.config import TrainingConfig
 from trainer.devices import Device
@@ -31,6 +32,7 @@ from trainer.places import cache_folder
 from trainer.preservation import PreservedPrompts, preserved_prompts
 from trainer.resolve import resolve
 from trainer.runs.layout import RunFolder
+from trainer.triggers.lab import doubt
 
 Notice = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
@@ -158,6 +160,7 @@ def prepare(
     """
     base = load_base(config.base.name, prediction=config.base.prediction, dtype=device.dtype)
     config = resolve(config, base)
+    _judge_triggers(config, base, notice)
     pictures, held_out = gather_pictures(config, base.resolution_step, notice)
     captions = all_captions(base, pictures, config)
 
@@ -209,6 +212,13 @@ def prepare(
         preserved=preserved_prompts(captions, config.captions, config.preservation),
         alpha_bar=base.noise_scheduler().alphas_cumprod.to(device.torch_device),
     )
+
+
+def _judge_triggers(config: TrainingConfig, base: BaseModel, notice: Notice) -> None:
+    for concept in concepts_of(config):
+        doubtful = doubt(concept.trigger, base.tokenizers, concept.class_word)
+        if concept.trigger and doubtful:
+            notice(doubtful)
 
 
 def learning_rates(config: TrainingConfig) -> dict[Part, float]:

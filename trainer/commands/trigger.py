@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.data.sets import scan_image_set
 from trainer.errors import UserError
-from trainer.models.load import load_text_part
 from trainer.places import shown
-from trainer.triggers.lab import TriggerLab
+from trainer.triggers.lab import TriggerLab, open_lab
 from trainer.triggers.verdict import Judgement, cleaned
 
 MOST_WORDS = 100
@@ -39,7 +37,7 @@ def trigger(
     """
     check_numbers(words, count)
     captions = read_captions(images)
-    lab = TriggerLab(load_text_part(base_name), notice=_say)
+    lab = open_lab(base_name)
     judged, suggested = answer(lab, words, class_word=class_word, captions=captions, count=count)
     files = draw_words(words, base_name, pictures) if pictures else []
     if as_json:
@@ -132,10 +130,6 @@ def _pieces(one: Judgement) -> str:
 
 def _printable(text: str) -> str:
     return "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in text)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def draw_words(words: Sequence[str], base_name: str, folder: Path) -> list[Path]:

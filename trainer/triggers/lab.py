@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import torch
+from transformers import CLIPTokenizer
 
 from trainer.cache import TensorCache
 from trainer.data.captions import clean_caption
-from trainer.models.load import TextPart
+from trainer.models.load import TextPart, load_text_part
 from trainer.places import cache_folder
 from trainer.triggers import suggest
 from trainer.triggers.meaning import CLASSES, EncoderSense, Meaning, combined
 from trainer.triggers.tokens import Reading, read_word, single_tokens
 from trainer.triggers.verdict import Judgement, cleaned, judge
-from trainer.triggers.words import WordLists
+from trainer.triggers.words import WordLists, lists_at_hand
 
 RARE_ENTRIES = 200
 SUGGESTIONS = 5
@@ -116,6 +119,36 @@ class TriggerLab:
                 )
             ]
         return self._senses[classes]
+
+
+@lru_cache(maxsize=1)
+def open_lab(base_name: str) -> TriggerLab:
+    """The lab of a base model; the last one stays loaded. Slow work is announced on stderr.
+
+    Raises:
+        UserError: the base model can't be found or read.
+    """
+    return TriggerLab(load_text_part(base_name), notice=lambda text: print(text, file=sys.stderr))
+
+
+def doubt(trigger: str, tokenizers: Sequence[CLIPTokenizer], class_word: str = "") -> str | None:
+    """What to warn of before training with a trigger word; None where it is good.
+
+    By tokenizer and word lists alone, in half a second.
+    """
+    found = judge(
+        trigger,
+        lambda word: read_word(tokenizers, word),
+        lists_at_hand(),
+        None,
+        class_word=clean_caption(class_word),
+    )
+    if found.verdict == "good":
+        return None
+    return (
+        f"The trigger word {found.word!r} is {found.verdict}. {found.reasons[0]} "
+        "The command trigger says more, and suggests others."
+    )
 
 
 def measured(senses: Sequence[EncoderSense], words: Sequence[str]) -> list[Meaning]:

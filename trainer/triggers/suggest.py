@@ -10,7 +10,7 @@ from torch import Tensor
 from trainer.data.captions import contains_word
 from trainer.triggers.meaning import Meaning
 from trainer.triggers.verdict import compound
-from trainer.triggers.words import WordLists, endings, notes, strength_of
+from trainer.triggers.words import Lists, notes, strength_of, words_ending
 
 RARE_FROM = 30_000
 """Vocabulary ids count up as entries get rarer; below this, even nonsense was seen often."""
@@ -18,7 +18,7 @@ POOL = 24
 """Suggestions are chosen from so many of the least meaningful words."""
 
 
-def rare_entries(tokens: Mapping[str, int], lists: WordLists) -> list[str]:
+def rare_entries(tokens: Mapping[str, int], lists: Lists) -> list[str]:
     """Vocabulary entries that no list and no note knows, rarest id first."""
     return [
         word
@@ -33,7 +33,7 @@ def sample(words: Sequence[str], count: int) -> list[str]:
     return list(words[::step][:count])
 
 
-def candidates(tokens: Mapping[str, int], lists: WordLists) -> list[str]:
+def candidates(tokens: Mapping[str, int], lists: Lists) -> list[str]:
     """Single pieces in no list at all, without a note or with one that says little.
 
     Entries whose embedding was learned at the end of longer words ("ddle") are left out, and such
@@ -45,13 +45,10 @@ def candidates(tokens: Mapping[str, int], lists: WordLists) -> list[str]:
             continue
         note, known = notes().get(word), lists.look_up(word)
         unknown = not known.english and not known.other and not compound(word, lists)
-        if unknown and (note is None or note.strength == "faint") and not _is_ending(word):
+        if unknown and (note is None or note.strength == "faint"):
             found.append(word)
-    return found
-
-
-def _is_ending(word: str) -> bool:
-    return bool(endings(least=1.0).get(word))
+    learned_within = words_ending(found, least=1.0)
+    return [word for word in found if word not in learned_within]
 
 
 def unused(words: Sequence[str], class_word: str, captions: Sequence[str]) -> list[str]:

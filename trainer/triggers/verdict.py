@@ -12,7 +12,7 @@ from trainer.data.captions import clean_caption, contains_word
 from trainer.models.text import Piece
 from trainer.triggers.meaning import MOST_COMPARED, Meaning
 from trainer.triggers.tokens import Reading
-from trainer.triggers.words import Known, WordLists, endings, notes, strength_of
+from trainer.triggers.words import Known, Lists, notes, strength_of, words_ending
 
 Verdict = Literal["good", "weak", "taken"]
 
@@ -88,8 +88,8 @@ def cleaned(word: str) -> str:
 def judge(
     word: str,
     read: Callable[[str], Reading],
-    lists: WordLists,
-    measure: Callable[[str], Meaning],
+    lists: Lists,
+    measure: Callable[[str], Meaning] | None,
     *,
     class_word: str = "",
     captions: Sequence[str] = (),
@@ -98,7 +98,7 @@ def judge(
 
     Args:
         read: takes a word apart as the base model's tokenizers do.
-        measure: what the base model's text encoders make of it.
+        measure: what the base model's text encoders make of it; None where that is not asked.
         class_word: of the user's subject.
         captions: of the user's image set.
     """
@@ -108,13 +108,16 @@ def judge(
         evidence.add("taken", _unusable(word, text))
         pieces = read(text[:MAX_CHARACTERS]).pieces if text else ()
         return Judgement(shown, evidence.verdict, pieces, (), evidence.reasons)
-    reading, meaning = read(text), measure(text)
+    reading = read(text)
     _form(evidence, word, text)
     _lists(evidence, text, lists)
     _own(evidence, text, class_word, captions)
     _pieces(evidence, text, reading, lists)
-    _measured(evidence, meaning, len(reading.pieces))
-    reads_like = meaning.reads_like if _means_some(meaning, len(reading.pieces)) else ()
+    reads_like: tuple[str, ...] = ()
+    if measure is not None:
+        meaning, count = measure(text), len(reading.pieces)
+        _measured(evidence, meaning, count)
+        reads_like = meaning.reads_like if _means_some(meaning, count) else ()
     return Judgement(shown, evidence.verdict, reading.pieces, reads_like, evidence.reasons)
 
 
@@ -163,7 +166,7 @@ def _signs(text: str) -> str:
     return "signs mean something to the text encoder and to drawing tools"
 
 
-def _lists(evidence: Evidence, text: str, lists: WordLists) -> None:
+def _lists(evidence: Evidence, text: str, lists: Lists) -> None:
     """What the word means elsewhere, whatever this base model makes of it."""
     runs = [run for run in _RUN.findall(text) if run[0].isalpha()]
     for run in dict.fromkeys(runs):
@@ -173,7 +176,7 @@ def _lists(evidence: Evidence, text: str, lists: WordLists) -> None:
         evidence.add("good", NOT_LISTED)
 
 
-def _known_elsewhere(evidence: Evidence, run: str, subject: str, lists: WordLists) -> None:
+def _known_elsewhere(evidence: Evidence, run: str, subject: str, lists: Lists) -> None:
     note, known = notes().get(run), lists.look_up(run)
     strength = strength_of(run, known)
     if note:
@@ -203,7 +206,7 @@ def _per_million(zipf: float) -> str:
     return f"about {10**zipf:,.0f} times in a billion words"
 
 
-def compound(word: str, lists: WordLists) -> tuple[str, ...]:
+def compound(word: str, lists: Lists) -> tuple[str, ...]:
     """The two or three common English words that a word is joined from; empty for none."""
     for at in range(1, len(word)):
         head, tail = word[:at], word[at:]
@@ -217,7 +220,7 @@ def compound(word: str, lists: WordLists) -> tuple[str, ...]:
     return ()
 
 
-def _is_common(part: str, lists: WordLists) -> bool:
+def _is_common(part: str, lists: Lists) -> bool:
     if len(part) < 3:
         return part in ("a", "i", "my", "me", "we", "is", "to", "it", "of", "no", "go")
     return lists.look_up(part).english >= 4.0 + (len(part) == 3) * 0.5
@@ -234,7 +237,7 @@ def _own(evidence: Evidence, text: str, class_word: str, captions: Sequence[str]
         evidence.add("weak", f"It stands in {holding} of {len(captions)} captions already.")
 
 
-def _pieces(evidence: Evidence, text: str, reading: Reading, lists: WordLists) -> None:
+def _pieces(evidence: Evidence, text: str, reading: Reading, lists: Lists) -> None:
     """What the tokenizer makes of it."""
     pieces = reading.pieces
     if any(char.isalpha() for char in text):
@@ -258,19 +261,19 @@ def _pieces(evidence: Evidence, text: str, reading: Reading, lists: WordLists) -
             _spelt(evidence, piece.text, lists)
 
 
-def _spelt(evidence: Evidence, piece: str, lists: WordLists) -> None:
+def _spelt(evidence: Evidence, piece: str, lists: Lists) -> None:
     plain = piece.removesuffix("</w>")
     long_enough = len(plain) >= (3 if piece.endswith("</w>") else 4)
     if long_enough and plain.isalpha() and lists.look_up(plain).english >= COMMON:
         evidence.add("weak", f"The text encoder reads {plain!r} in it, a word of its own.")
 
 
-def _single(evidence: Evidence, word: str, lists: WordLists) -> None:
+def _single(evidence: Evidence, word: str, lists: Lists) -> None:
     if strength_of(word, lists.look_up(word)) or word in notes():
         return
     if word.isalpha() and len(word) >= 6:
         evidence.add("weak", "The vocabulary has it whole: so long a piece is a word or a name.")
-    examples = endings().get(word, [])[:3]
+    examples = words_ending([word]).get(word, [])[:3]
     if examples:
         evidence.add("weak", f"It is the end of words such as {', '.join(examples)}.")
 

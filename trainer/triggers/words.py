@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -106,6 +106,23 @@ class Note:
     meaning: str
 
 
+class Lists(Protocol):
+    """Where a word can be looked up."""
+
+    def look_up(self, word: str) -> Known:
+        """A word's frequencies; case does not matter."""
+        ...
+
+
+class EnglishList:
+    """The English list alone, which is read in a fraction of a second."""
+
+    def look_up(self, word: str) -> Known:
+        """As `WordLists.look_up`; what other languages know stays unknown."""
+        plain = _plain(word)
+        return Known(next((zipf for zipf, words in _buckets("en") if plain in words), 0), 0, "")
+
+
 class WordLists:
     """The frequency lists as one table: 64-bit hashes of words, sorted, and their frequencies."""
 
@@ -122,11 +139,7 @@ class WordLists:
         Args:
             notice: is told when it is made.
         """
-        cache = TensorCache(cache_folder() / "words", notice)
-        key = content_key(
-            lists=metadata.version("wordfreq"),
-            rules=[_RULES, IN_FULL, FLOOR, OTHER_FLOOR, WIDTH, _STEPS],
-        )
+        cache, key = TensorCache(cache_folder() / "words", notice), _key()
         table = cache.get(key)
         if table is None:
             notice("Reading word lists of 42 languages; the result is kept …")
@@ -137,7 +150,7 @@ class WordLists:
 
     def look_up(self, word: str) -> Known:
         """A word's frequencies; case does not matter."""
-        plain = unicodedata.normalize("NFC", word).lower()
+        plain = _plain(word)
         if not plain or len(plain.encode("utf-8", "replace")) > WIDTH:
             return Known(0, 0, "")
         wanted = _hashes([plain])[0]
@@ -147,6 +160,23 @@ class WordLists:
         other = float(self.other[at]) / _STEPS
         language = LANGUAGES[_CODES[int(self.language[at])]] if other else ""
         return Known(float(self.english[at]) / _STEPS, other, language)
+
+
+def lists_at_hand() -> Lists:
+    """All lists where their table has been made before, else the English one."""
+    table = TensorCache(cache_folder() / "words", lambda _: None).get(_key())
+    return EnglishList() if table is None else WordLists(table)
+
+
+def _key() -> str:
+    return content_key(
+        lists=metadata.version("wordfreq"),
+        rules=[_RULES, IN_FULL, FLOOR, OTHER_FLOOR, WIDTH, _STEPS],
+    )
+
+
+def _plain(word: str) -> str:
+    return unicodedata.normalize("NFC", word).lower()
 
 
 def strength_of(word: str, known: Known) -> Strength | None:
@@ -173,23 +203,23 @@ def notes() -> dict[str, Note]:
         return {word: Note(strength, meaning) for word, strength, meaning in rows}
 
 
-@lru_cache(maxsize=2)
-def endings(least: float = 2.5) -> dict[str, list[str]]:
-    """Endings of three to five letters -> the most frequent English words with them, at most 20.
+def words_ending(endings: Iterable[str], least: float = 2.5) -> dict[str, list[str]]:
+    """The most frequent English words with each ending, at most five; no entry where none has it.
 
     Args:
+        endings: of three to five letters.
         least: Zipf frequency of the rarest words that count.
     """
+    wanted = frozenset(endings)
     found: dict[str, list[str]] = {}
     for zipf, words in _buckets("en"):
         if zipf < least:
             break
         for word in words:
-            for size in range(3, min(6, len(word))):
-                listed = found.setdefault(word[-size:], [])
-                if len(listed) < 20:
-                    listed.append(word)
-    return found
+            for size in (3, 4, 5):
+                if word[-size:] in wanted and len(word) > size:
+                    found.setdefault(word[-size:], []).append(word)
+    return {ending: words[:5] for ending, words in found.items()}
 
 
 def _buckets(language: str) -> Iterable[tuple[float, list[str]]]:

@@ -1,0 +1,91 @@
+"""What words mean to a text encoder, measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer.cache import TensorCache
+from trainer.models.text import encode
+from trainer.triggers import meaning
+from trainer.triggers.lab import TriggerLab
+from trainer.triggers.meaning import CLASSES, EncoderSense, Meaning, combined
+from trainer.triggers.reference import EVERYDAY
+
+
+def test_known_words_mean_more_than_rare_ones(lab: TriggerLab) -> None:
+    (sense,) = lab.senses("")
+    assert sense.tells
+    known = torch.tensor([one.share for one in sense.measure(EVERYDAY)])
+    rare = torch.tensor([one.share for one in sense.measure(lab.rare)])
+    assert known.median() > 0.7
+    assert rare.median().abs() < 0.1
+    assert (known[:, None] > rare[None, :]).float().mean() > 0.9
+
+
+def test_nonsense_of_several_pieces_means_no_more_than_one(lab: TriggerLab) -> None:
+    (sense,) = lab.senses("")
+    shares = [one.share for one in sense.measure(["zwx", "qjvk", "xqz"])]
+    assert all(share is not None and share < meaning.TELLS / 3 for share in shares)
+
+
+def test_a_word_does_not_depend_on_its_batch(lab: TriggerLab) -> None:
+    (sense,) = lab.senses("")
+    words = ["fox", "ohwx", "qjvk", "some longer words here"]
+    for word, together in zip(words, sense.measure(words), strict=True):
+        (alone,) = sense.measure([word])
+        assert alone.share == pytest.approx(together.share, abs=1e-3)
+        assert alone.moves == pytest.approx(together.moves, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
+def test_random_encoders_tell_nothing(random_lab: Callable[[str], TriggerLab], name: str) -> None:
+    for sense in random_lab(name).senses(""):
+        assert not sense.tells
+        (found,) = sense.measure(["dog"])
+        assert found.share is None and found.reads_like == ()
+
+
+def test_states_are_those_of_the_padded_prompt(lab: TriggerLab) -> None:
+    """Leaving the padding out changes nothing, since attention is causal."""
+    from trainer.models.load import load_base
+
+    (sense,) = lab.senses("")
+    prompts = ["a photo of a fox", "ohwx"]
+    base = load_base("tiny-emoji")
+    hidden = encode(base, prompts, "cpu").hidden
+    lengths = [len(base.tokenizers[0](text)["input_ids"]) for text in prompts]
+    for state, row, length in zip(sense._states(prompts), hidden, lengths, strict=True):
+        assert torch.allclose(state, row[length - 1], atol=1e-4)
+
+
+def test_calibration_is_kept(lab: TriggerLab, tmp_path: Path) -> None:
+    told: list[str] = []
+    cache = TensorCache(tmp_path, told.append)
+
+    def sense(fingerprint: str) -> EncoderSense:
+        return EncoderSense(
+            lab.text.tokenizers[0],
+            lab.text.text_encoders[0],
+            classes=CLASSES,
+            rare=lab.rare,
+            cache=cache,
+            fingerprint=fingerprint,
+            notice=told.append,
+        )
+
+    first, again = sense("one"), sense("one")
+    assert len(told) == 1
+    assert first.measure(["fox"]) == again.measure(["fox"])
+    sense("another")
+    assert len(told) == 2
+
+
+def test_the_encoder_that_makes_most_of_a_word_counts() -> None:
+    little, much = Meaning(0.1, 0.5, 0.1, ()), Meaning(0.9, 1.0, 1.0, ("dog",))
+    untold = Meaning(None, 0.0, 0.0, ())
+    assert combined([little, much]) == combined([untold, much]) == much
+    assert combined([untold, untold]).share is None

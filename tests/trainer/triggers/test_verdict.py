@@ -1,0 +1,161 @@
+"""Verdicts: on words that mean something, on nonsense, and on any text at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.corpus.names import NAUGHTY
+from trainer.triggers.lab import TriggerLab, doubt
+from trainer.triggers.verdict import MAX_CHARACTERS, Judgement, compound
+from trainer.triggers.words import WordLists
+
+TAKEN = (
+    "dog paris emma toyota pikachu ikea nasa lgbt nsfw ufc bts nba rpg gta TOK photo fox man "
+    "naruto zendaya minecraft gpu html covid nvidia hund собака drwho adog"
+)
+WEAK = "sks dbz mgs bnha ohwxman vkplm l33t ddle agirl mufc hetalia ilovecats"
+GOOD = "ohwx OHWX zwx qjvk xqz"
+
+
+def one(lab: TriggerLab, word: str, **given: object) -> Judgement:
+    """The verdict on a single word."""
+    (found,) = lab.judge([word], **given)  # type: ignore[arg-type]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("word", "verdict"),
+    [(word, "taken") for word in TAKEN.split()]
+    + [(word, "weak") for word in WEAK.split()]
+    + [(word, "good") for word in GOOD.split()],
+)
+def test_known_cases(lab: TriggerLab, word: str, verdict: str) -> None:
+    found = one(lab, word)
+    assert found.verdict == verdict, found.reasons
+    assert found.word == word
+    assert found.reasons
+
+
+@pytest.mark.parametrize(
+    ("word", "verdict", "reason"),
+    [
+        ("", "taken", "empty"),
+        ("  \t\n", "taken", "empty"),
+        ("\0\x01\u202e", "taken", "control and invisible"),
+        ("oh\x07wx", "weak", "control or invisible"),
+        ("🐸", "taken", "emoji"),
+        ("123", "taken", "digits"),
+        ("?!", "taken", "no letters"),
+        ("x", "taken", "single letter"),
+        ("犬", "taken", "Japanese"),
+        ("ohwx 7", "weak", "2 words"),
+        ("my cat", "taken", "'cat'"),
+        ("emma2", "taken", "'emma'"),
+        ("(ohwx)", "weak", "drawing tools"),
+        ("ohwx-zwx", "weak", "Punctuation"),
+        ("sks", "weak", "rifle"),
+        ("TOK", "taken", "Capitals make no difference: it is read as 'tok'"),
+        ("ddle", "weak", "middle"),
+        ("x" * 1_000_000, "taken", "1,000,000 characters"),
+        ("a b " * 250_000, "taken", "characters"),
+    ],
+)
+def test_any_input_is_answered_in_words(
+    lab: TriggerLab, word: str, verdict: str, reason: str
+) -> None:
+    found = one(lab, word)
+    assert found.verdict == verdict, found.reasons
+    assert any(reason in text for text in found.reasons), found.reasons
+    assert len(str(found.as_dict())) < 5_000
+
+
+def test_what_the_base_model_measures_and_what_lists_know_are_separate_reasons(
+    lab: TriggerLab,
+) -> None:
+    fox, paris = one(lab, "fox"), one(lab, "paris")
+    assert any(text.startswith("It means much to this base model") for text in fox.reasons)
+    assert fox.reads_like and "fox" not in fox.reads_like
+    assert any(text.startswith("It means little to this base model") for text in paris.reasons)
+    assert paris.reads_like == ()
+    for found in (fox, paris):
+        assert any("English texts" in text for text in found.reasons)
+
+
+def test_class_word_and_captions(lab: TriggerLab) -> None:
+    assert one(lab, "ohwx", class_word="ohwx").verdict == "taken"
+    assert one(lab, "zwx", captions=["a zwx car", "a car"]).verdict == "weak"
+    everywhere = one(lab, "zwx", captions=["a zwx car", "zwx, red"])
+    assert everywhere.verdict == "good"
+    assert "Every caption has it already." in everywhere.reasons
+
+
+def test_words_are_judged_alone(lab: TriggerLab) -> None:
+    """A verdict does not depend on which other words are asked about."""
+    words = ["ohwx", "dog", "", "qjvk", "dog"]
+    together = lab.judge(words)
+    for word, found in zip(words, together, strict=True):
+        alone = one(lab, word)
+        assert (found.verdict, found.pieces) == (alone.verdict, alone.pieces)
+
+
+@settings(max_examples=150)
+@given(st.one_of(st.text(), st.text("abcxyz019 ,-é犬🐸'\"()\0\u202e", max_size=60)))
+def test_any_text_has_a_verdict(lab: TriggerLab, word: str) -> None:
+    found = one(lab, word)
+    assert found.verdict in ("good", "weak", "taken")
+    assert found.reasons and all(found.reasons)
+    assert len(found.word) <= MAX_CHARACTERS + 1
+    assert not any(ord(char) < 32 for char in found.word)
+    if found.verdict == "good":
+        assert found.word.isalpha() and found.pieces
+
+
+def test_hostile_names(lab: TriggerLab) -> None:
+    for found in lab.judge(list(NAUGHTY)):
+        assert found.reasons
+
+
+@pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
+def test_an_untrained_encoder_leaves_the_verdict_to_the_lists(
+    random_lab: Callable[[str], TriggerLab], name: str
+) -> None:
+    random = random_lab(name)
+    verdicts = {word: one(random, word) for word in ("dog", "emma", "sks", "ohwx", "zwx")}
+    assert [found.verdict for found in verdicts.values()] == [
+        "taken",
+        "taken",
+        "weak",
+        "good",
+        "good",
+    ]
+    for found in verdicts.values():
+        assert any("as if untrained" in text for text in found.reasons)
+        assert found.reads_like == ()
+
+
+@pytest.mark.parametrize(
+    ("word", "parts"),
+    [
+        ("agirl", ("a", "girl")),
+        ("redhouse", ("red", "house")),
+        ("ilovecats", ()),
+        ("zwx", ()),
+        ("ohwx", ()),
+        ("", ()),
+    ],
+)
+def test_compounds(lists: WordLists, word: str, parts: tuple[str, ...]) -> None:
+    assert compound(word, lists) == parts
+
+
+def test_doubt_before_training(lab: TriggerLab) -> None:
+    tokenizers = lab.text.tokenizers
+    assert doubt("ohwx", tokenizers, "car") is None
+    for word in ("dog", "sks", "my cat", "nasa"):
+        sentence = doubt(word, tokenizers)
+        assert sentence and repr(word) in sentence and "\n" not in sentence
+    assert doubt("ohwx", tokenizers, "ohwx") is not None
