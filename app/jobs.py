@@ -26,7 +26,7 @@ import psutil
 from trainer import places
 from trainer.concepts import concepts_of
 from trainer.config import TrainingConfig
-from trainer.configfile import ConfigError, Mistake, write_config
+from trainer.configfile import ConfigError, Mistake, read_config, write_config
 from trainer.errors import UserError
 from trainer.runs.atomic import temporary_name, write_json
 from trainer.runs.layout import RunFolder, create_run, list_runs
@@ -272,13 +272,34 @@ def check_essentials(config: TrainingConfig) -> None:
         where = "concepts" if several else "images.path"
         if concept.path == Path():
             mistakes.append(Mistake(where, "choose an image set, or make one in Images"))
-        elif not (places.PROJECT / concept.path).is_dir():
-            mistakes.append(Mistake(where, f"there is no image set {concept.path.name!r} any more"))
+        elif not _is_known(concept.path):
+            mistakes.append(Mistake(where, f"there is no image set {concept.path.name!r}"))
         if not concept.trigger.strip():
             where = "concepts" if several else "captions.trigger"
             mistakes.append(Mistake(where, "give a trigger word, such as ohwx"))
     if mistakes:
         raise ConfigError("", mistakes, "")
+
+
+def _is_known(folder: Path) -> bool:
+    """Whether it is an image set, or a folder that a run here was trained on.
+
+    No browser may have any other folder of this machine looked into.
+    """
+    path = places.PROJECT / folder
+    if not path.is_dir():
+        return False
+    if path.parent == places.DATASETS:
+        return True
+    trained = (_folders_of(run.config) for run in list_runs(places.RUNS))
+    return any(path in folders for folders in trained)
+
+
+def _folders_of(file: Path) -> set[Path]:
+    try:
+        return {places.PROJECT / concept.path for concept in concepts_of(read_config(file))}
+    except UserError:
+        return set()
 
 
 def _new_run(config: TrainingConfig) -> RunFolder:
@@ -337,7 +358,10 @@ def _spawn_training(run: RunFolder, arguments: list[str]) -> None:
     _children.append(worker)
     started = psutil.Process(worker.pid).create_time()
     step, total = (old.step, old.total_steps) if old else (0, 0)
-    write_status(run, Status("preparing", step, total, None, worker.pid, started, "starting"))
+    status = read_status(run)
+    if status is None or status.pid != worker.pid:  # else it was quicker
+        status = Status("preparing", step, total, None, worker.pid, started, "starting")
+        write_status(run, status)
 
 
 def spawn_service() -> ServiceProcess:

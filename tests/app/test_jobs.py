@@ -1,0 +1,254 @@
+"""Processes and run folders: one training at a time, a queue that outlives the server, deleting."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from app import jobs
+from trainer import places
+from trainer.config import TrainingConfig
+from trainer.configfile import ConfigError, read_config, with_values, write_config
+from trainer.errors import UserError
+from trainer.runs.layout import RunFolder, create_run
+from trainer.runs.status import Status, read_status, write_status
+
+# Stands in for the trainer: writes no status of its own, stops on SIGTERM as told.
+WORKER = """
+import signal, sys, time
+from pathlib import Path
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
+Path(sys.argv[1], "started").write_text(" ".join(sys.argv[2:]))
+time.sleep(120)
+"""
+REAL = subprocess.Popen
+FAILING = "print('error: The pictures are gone.'); print('       Put them back.')"
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder of runs; whatever is started there is ended."""
+    monkeypatch.setattr(places, "RUNS", tmp_path / "runs")
+    pretend(monkeypatch, WORKER)
+    yield tmp_path / "runs"
+    for child in list(jobs._children):
+        child.kill()
+        child.wait()
+    jobs._children.clear()
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
+    """Has jobs start a program of ours instead of the trainer."""
+
+    def start(command: list[str], **options: object) -> subprocess.Popen[bytes]:
+        assert command[1:4] == ["-m", "trainer", "worker"]
+        return REAL([sys.executable, "-c", program, *command[4:]], **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(jobs.subprocess, "Popen", start)
+
+
+def config(**changes: object) -> TrainingConfig:
+    values = {"images.path": "datasets/police-car", "captions.trigger": "ohwx"}
+    return with_values(TrainingConfig(), {**values, **changes})
+
+
+def wait_for(what: Path) -> Path:
+    deadline = time.monotonic() + 60
+    while not what.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert what.exists()
+    return what
+
+
+def wait_until_ended(name: str) -> jobs.RunInfo:
+    deadline = time.monotonic() + 60
+    while (found := jobs.info(jobs.run_folder(name))).alive and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
+
+
+def write_checkpoint(name: str, step: int = 10) -> None:
+    jobs.run_folder(name).checkpoint(step).mkdir(parents=True)
+
+
+def test_a_started_run_is_seen_at_once_and_by_everyone(runs: Path) -> None:
+    name = jobs.start(config())
+    busy = jobs.busy()
+    assert busy is not None and busy.name == name == "ohwx"
+    assert busy.phase == "preparing" and busy.alive
+    assert read_config(runs / name / "config.toml") == config()
+    assert wait_for(runs / name / "started").read_text() == ""
+
+
+def test_many_presses_at_once_give_one_run(runs: Path) -> None:
+    """Also from two servers: what decides is a lock in the folder of runs."""
+    outcomes: list[str] = []
+
+    def press() -> None:
+        try:
+            outcomes.append(jobs.start(config()))
+        except UserError as error:
+            outcomes.append(error.message)
+
+    threads = [threading.Thread(target=press) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len([path for path in runs.iterdir() if (path / "config.toml").exists()]) == 1
+    assert outcomes.count("ohwx") == 1
+    refused = [outcome for outcome in outcomes if outcome != "ohwx"]
+    assert len(refused) == 5 and all("ohwx is training now" in text for text in refused)
+
+
+def test_what_is_missing_is_named_all_at_once_and_nothing_starts(runs: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        jobs.start(TrainingConfig())
+    assert {m.field for m in caught.value.mistakes} == {"images.path", "captions.trigger"}
+    with pytest.raises(ConfigError, match="not-there"):
+        jobs.queue(config(**{"images.path": "datasets/not-there"}))
+    assert not runs.exists() or jobs.runs() == []
+
+
+def test_only_folders_that_this_machine_has_trained_on_are_taken_besides_image_sets(
+    runs: Path, tmp_path: Path
+) -> None:
+    """A browser must not make the trainer look into any folder it likes to name."""
+    elsewhere = tmp_path / "cats"
+    elsewhere.mkdir()
+    with pytest.raises(ConfigError, match="cats"):
+        jobs.start(config(**{"images.path": str(elsewhere)}))
+    old = create_run(runs, "from-the-command-line")
+    write_config(old.config, config(**{"images.path": str(elsewhere)}))
+    jobs.check_essentials(config(**{"images.path": str(elsewhere)}))
+
+
+def test_stop_asks_the_process_and_says_so(runs: Path) -> None:
+    name = jobs.start(config())
+    wait_for(runs / name / "started")
+    jobs.stop(name)
+    assert jobs.info(jobs.run_folder(name)).stopping or not jobs.busy()
+    assert not wait_until_ended(name).alive
+    with pytest.raises(UserError, match="not running"):
+        jobs.stop(name)
+
+
+def test_a_killed_run_is_told_from_a_finished_one(runs: Path) -> None:
+    name = jobs.start(config())
+    wait_for(runs / name / "started")
+    run = jobs.run_folder(name)
+    status = read_status(run)
+    assert status is not None
+    write_status(run, Status("training", 57, 400, 9.0, status.pid, status.process_started))
+    psutil.Process(status.pid).kill()
+    found = wait_until_ended(name)
+    assert (found.phase, found.message) == ("stopped", "stopped at step 57 (killed)")
+
+
+def test_a_reused_pid_is_no_sign_of_life(runs: Path) -> None:
+    name = jobs.start(config())
+    run = jobs.run_folder(name)
+    here = psutil.Process()
+    for started, alive in ((here.create_time(), True), (here.create_time() - 100, False)):
+        write_status(run, Status("training", 3, 9, None, here.pid, started))
+        assert jobs.info(run).alive is alive
+
+
+def test_a_worker_that_ends_before_its_first_word_leaves_its_message(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, FAILING)
+    name = jobs.start(config())
+    found = wait_until_ended(name)
+    assert (found.phase, found.message) == ("failed", "The pictures are gone.\nPut them back.")
+    assert jobs.busy() is None
+
+
+def test_resume_goes_on_or_starts_again_and_is_refused_while_one_trains(runs: Path) -> None:
+    first = jobs.start(config())
+    wait_for(runs / first / "started")
+    with pytest.raises(UserError, match=f"{first} is training"):
+        jobs.resume(first)
+    jobs.stop(first)
+    wait_until_ended(first)
+    for saved, flags in ((False, ""), (True, "--resume")):
+        (runs / first / "started").unlink()
+        if saved:
+            write_checkpoint(first)
+        jobs.resume(first)
+        assert wait_for(runs / first / "started").read_text() == flags
+        jobs.stop(first)
+        wait_until_ended(first)
+    (runs / first / "started").unlink()
+    jobs.resume(first, accept_changes=True)
+    assert wait_for(runs / first / "started").read_text() == "--resume --accept-changes"
+
+
+def test_the_queue_is_in_the_folder_of_runs_and_starts_in_order(runs: Path) -> None:
+    first = jobs.start(config())
+    names = [jobs.queue(config(**{"training.steps": steps})) for steps in (10, 20)]
+    assert [jobs.info(jobs.run_folder(name)).place for name in names] == [1, 2]
+    assert jobs.start_next() is None  # one trains
+    wait_for(runs / first / "started")
+    jobs.stop(first)
+    wait_until_ended(first)
+    # All that a new server would know:
+    assert jobs.waiting_runs() == names
+    assert jobs.start_next() == names[0]
+    assert jobs.waiting_runs() == names[1:]
+    assert jobs.start_next() is None
+    jobs.stop(names[1])  # taken out, not started
+    assert jobs.waiting_runs() == []
+    assert jobs.info(jobs.run_folder(names[1])).phase == jobs.UNSTARTED
+
+
+def test_deleting_takes_the_run_and_nothing_else(runs: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("kept")
+    name = jobs.start(config())
+    with pytest.raises(UserError, match="still running"):
+        jobs.delete(name)
+    wait_for(runs / name / "started")
+    jobs.stop(name)
+    wait_until_ended(name)
+    other = jobs.queue(config())
+    (runs / name / "link").symlink_to(precious)
+    jobs.delete(name)
+    assert not (runs / name).exists()
+    assert (runs / other / "config.toml").exists()
+    assert (precious / "file").read_text() == "kept"
+    assert sorted(path.name for path in runs.iterdir() if not path.name.startswith(".")) == [other]
+    assert not list(runs.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../precious", "/etc", "a/b", ".cache", "-rf", "nothing", "link"]
+)
+def test_a_name_from_a_browser_is_never_a_path(runs: Path, tmp_path: Path, name: str) -> None:
+    for folder in (tmp_path / "precious", runs / ".cache", runs / "a" / "b"):
+        folder.mkdir(parents=True)
+        (folder / "config.toml").write_text("")
+    (runs / "link").symlink_to(tmp_path / "precious")
+    for use in (jobs.run_folder, jobs.delete, jobs.stop, jobs.resume):
+        with pytest.raises(UserError, match="no such run"):
+            use(name)
+    assert (tmp_path / "precious" / "config.toml").exists()
+
+
+def test_a_broken_queue_file_is_an_empty_queue(runs: Path) -> None:
+    runs.mkdir()
+    for text in ("", "{}", "[1, null]", '["gone"]', "\0"):
+        (runs / ".queue.json").write_text(text)
+        assert jobs.waiting_runs() == []
+    assert jobs.runs() == []
+    (runs / "half").mkdir()  # a folder without settings is no run
+    assert jobs.runs() == []
+    assert RunFolder(runs / "half").name == "half"
