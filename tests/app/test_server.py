@@ -1,0 +1,226 @@
+"""Closed by default: who may ask, for what, and where it listens."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from app.__main__ import main
+from app.pictures import find_picture
+from app.server import Address, check_address, middleware
+from trainer import places
+from trainer.config import TrainingConfig
+from trainer.configfile import write_config
+from trainer.errors import UserError
+from trainer.places import PROJECT
+from trainer.runs.layout import create_run
+
+
+def page_of(address: Address) -> TestClient:
+    """Something that changes on POST, behind what every request passes first."""
+
+    def answer(_: Request) -> PlainTextResponse:
+        return PlainTextResponse("done")
+
+    routes = [Route("/", answer, methods=["GET", "POST"])]
+    app = Starlette(routes=routes, middleware=middleware(address))
+    return TestClient(app, base_url=f"http://127.0.0.1:{address.port}")
+
+
+HERE = "http://127.0.0.1:7860"
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "status"),
+    [
+        ("GET", {}, 200),
+        ("POST", {}, 200),  # a script, which sends no origin
+        ("POST", {"origin": HERE}, 200),
+        ("POST", {"origin": "http://localhost:7860", "host": "localhost:7860"}, 200),
+        ("POST", {"origin": "https://evil.example"}, 403),
+        ("POST", {"origin": "null"}, 403),
+        ("POST", {"origin": "http://127.0.0.1:8000"}, 403),  # another program on this machine
+        ("POST", {"origin": "http://localhost:7860"}, 403),  # and the host another one
+        ("GET", {"host": "evil.example"}, 400),  # DNS rebinding
+        ("POST", {"host": "evil.example", "origin": "http://evil.example"}, 400),
+        ("GET", {"host": "127.0.0.1.evil.example:7860"}, 400),
+        ("GET", {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}, 403),
+        ("GET", {"sec-fetch-site": "same-origin", "sec-fetch-mode": "cors"}, 200),
+        (
+            "GET",
+            {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate",
+             "sec-fetch-dest": "document"},
+            200,  # someone followed a link
+        ),
+        (
+            "GET",
+            {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate",
+             "sec-fetch-dest": "iframe"},
+            403,
+        ),
+    ],
+)  # fmt: skip
+def test_only_our_own_page_may_ask(method: str, headers: dict[str, str], status: int) -> None:
+    assert page_of(Address()).request(method, "/", headers=headers).status_code == status
+
+
+def test_another_host_needs_a_login_and_then_answers_to_its_name() -> None:
+    for host in ("0.0.0.0", "192.168.1.7", "::"):
+        with pytest.raises(UserError, match="everyone in the network"):
+            check_address(Address(host))
+    with pytest.raises(UserError, match="none of this machine's"):
+        check_address(Address("203.0.113.9", 7860, ("someone", "secret")))
+    named = page_of(Address("box.example", 7860, ("someone", "secret")))
+    assert named.get("/", headers={"host": "box.example:7860"}).status_code == 200
+    assert named.get("/", headers={"host": "evil.example"}).status_code == 400
+
+
+def test_a_taken_port_is_said_plainly(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["--port", str(port)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: Port {port} is taken") and f"--port {port + 1}" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("auth", ["someone", "someone:", ":secret"])
+def test_half_a_login_is_refused(auth: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--auth", auth]) == 2
+    assert "USER:PASSWORD" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------ pictures
+
+
+@pytest.mark.parametrize(
+    ("run", "folder", "file", "found"),
+    [
+        ("ohwx", "step-000010", "00.png", True),
+        ("ohwx", "evaluation", "board.png", True),
+        ("ohwx", "step-000010", "link.png", False),
+        ("ohwx", "step-000010", "../00.png", False),
+        ("ohwx", "step-000010", "prompts.json", False),
+        ("ohwx", "step-000010", ".png", False),
+        ("ohwx", "..", "config.toml", False),
+        ("ohwx", ".", "secret.png", False),
+        ("ohwx", "step-000020", "00.png", False),
+        ("..", "step-000010", "00.png", False),
+        ("ohwx\0", "step-000010", "00.png", False),
+    ],
+)
+def test_only_pictures_of_runs_are_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: str, folder: str, file: str, found: bool
+) -> None:
+    monkeypatch.setattr(places, "RUNS", tmp_path)
+    made = create_run(tmp_path, "ohwx")
+    write_config(made.config, TrainingConfig())
+    previews, evaluation = made.preview(10), made.path / "evaluation"
+    for place in (previews, evaluation):
+        place.mkdir()
+    for path in (previews / "00.png", evaluation / "board.png", made.path / "secret.png"):
+        path.write_bytes(b"PNG")
+    (previews / "prompts.json").write_text("[]")
+    (previews / "link.png").symlink_to(made.path / "config.toml")
+    assert (find_picture(run, folder, file) is not None) is found
+
+
+# ------------------------------------------------------------------------------ the real one
+
+
+@contextlib.contextmanager
+def served(tmp_path: Path, *options: str) -> Iterator[str]:
+    """The page in a process of its own; gives its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        **os.environ,
+        "RAREBIT_RUNS": str(tmp_path / "runs"),
+        "RAREBIT_CACHE": str(tmp_path / "cache"),
+        "OMP_NUM_THREADS": "1",
+        "HTTPS_PROXY": "http://127.0.0.1:1",
+        "HTTP_PROXY": "http://127.0.0.1:1",  # nothing answers there
+    }
+    command = [sys.executable, "-m", "app", "--port", str(port), "--no-browser", *options]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            command, cwd=PROJECT, env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(httpx.TransportError):
+                httpx.get(url, trust_env=False)
+                break
+            time.sleep(0.2)
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        yield url
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0, (tmp_path / "log").read_text()
+
+
+FORGED = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
+
+
+def test_the_served_page_gives_nothing_away(tmp_path: Path) -> None:
+    """FAULTS 40, against the page as it is started, with a network that answers nothing."""
+    secret = PROJECT / "trainer" / "config.py"
+    with served(tmp_path) as url, httpx.Client(base_url=url, trust_env=False) as client:
+        page = client.get("/")
+        assert page.status_code == 200 and "fonts.googleapis" not in page.text
+        assert client.get("/config").json()["analytics_enabled"] is False
+        refused = [
+            client.get(f"/gradio_api/file={secret}"),
+            client.get("/gradio_api/file=../../../etc/passwd"),
+            client.get("/gradio_api/file=/etc/passwd"),
+            client.get("/gradio_api/file=app/server.py"),
+            client.get("/pictures/../../etc/passwd"),
+            client.get("/pictures/nothing/step-000001/00.png"),
+            client.get("/", headers={"host": "evil.example"}),
+            client.post("/gradio_api/upload", headers={"origin": "https://evil.example"}),
+            client.get("/openapi.json"),
+            client.get("/docs"),
+            client.get("/monitoring"),
+        ]
+        assert [answer.status_code // 100 for answer in refused] == [4] * len(refused)
+        # A private verb is not there for scripts, and forged file data opens nothing.
+        info = client.get("/gradio_api/info").json()
+        assert {"/start_training", "/stop_training", "/run_status"} <= set(info["named_endpoints"])
+        assert info["unnamed_endpoints"] == {}
+        forged = client.post("/gradio_api/call/run_status", json={"data": [FORGED]})
+        assert "root:" not in forged.text
+
+
+def test_with_a_login_nothing_is_told_without_it(tmp_path: Path) -> None:
+    with (
+        served(tmp_path, "--auth", "someone:secret") as url,
+        httpx.Client(base_url=url, trust_env=False) as client,
+    ):
+        for path in ("/config", "/gradio_api/info", "/pictures/a/step-000001/00.png"):
+            assert client.get(path).status_code == 401, path
+        call = client.post("/gradio_api/call/run_status", json={"data": [""]})
+        assert call.status_code == 401
+        login = {"username": "someone", "password": "wrong"}
+        assert client.post("/login", data=login).status_code == 400
+        assert client.post("/login", data=login | {"password": "secret"}).status_code == 200
+        assert client.get("/config").status_code == 200
+        assert client.get("/pictures/a/step-000001/00.png").status_code == 404
