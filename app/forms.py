@@ -39,8 +39,7 @@ SECTION_TITLES = {
     "checkpoints": "Checkpoints",
     "output": "Adapter file",
     "memory": "Memory",
-    "validation": "Validation",
-    "evaluation": "Evaluation",
+    "evaluation": "Measuring the adapter",
 }
 # Where the field's own name would not say enough, or says too little beside the others.
 LABELS = {
@@ -81,6 +80,15 @@ LABELS = {
     "previews.guidance": "Guidance of previews",
     "checkpoints.every": "Steps between checkpoints",
     "checkpoints.keep": "Checkpoints kept",
+    "evaluation.enabled": "Measure effect, leak and collateral",
+    "evaluation.every": "Steps between measurements",
+    "evaluation.validation": "Share of pictures kept out for validation",
+    "evaluation.early_stop": "Stop early after so many measurements",
+    "evaluation.board": "Pictures in a cell of the board",
+    "evaluation.scorers": "Folder of scoring models",
+    "adapter.kind": "Kind of adapter",
+    "adapter.targets": "Layers to adapt",
+    "output.dora_rank": "Rank of a DoRA as a plain adapter",
     "output.name": "Title",
     "output.precision": "Number format of the file",
 }
@@ -188,6 +196,8 @@ def to_shown(field: ConfigField, value: object) -> Shown:
         return shown_folder(cast(Path, value))
     if kind in ("whole", "number") and field.optional:
         return "" if value is None else repr(value)
+    if kind == "text":
+        return "" if value is None else str(value)
     return cast(Shown, value)
 
 
@@ -204,7 +214,7 @@ def to_plain(field: ConfigField, shown: Shown) -> object:
         whole = isinstance(number, float) and number.is_integer() and kind == "whole"
         return int(number) if whole else number  # a browser knows one kind of number
     if kind in ("text", "base", "choice"):
-        return shown or ""
+        return shown or (None if field.optional else "")
     return shown
 
 
