@@ -15,10 +15,9 @@ from trainer.lora.files import collect, read_adapter
 from trainer.lora.metadata import TrainingFacts, build_metadata
 from trainer.lora.names import shorten
 from trainer.lora.proof import verify_file
-from trainer.lora.sgm import to_sgm
 from trainer.lora.tools import works_in
 from trainer.lora.verify import compare, file_precision
-from trainer.lora.writing import WritableLayout, write_adapter
+from trainer.lora.writing import best_layout, write_adapter
 from trainer.models.base import BaseModel
 from trainer.session import Session
 
@@ -55,20 +54,6 @@ def export_adapter(session: Session, path: Path) -> Exported:
     return Exported(path, "; ".join(notes), works_in(verify_file(path).verdicts), report.exact)
 
 
-def layout_for(adapter: AdapterFile) -> WritableLayout:
-    """What most tools read: kohya's, with SGM block names where SDXL's convolutions need them.
-
-    A1111 loses one of SDXL's convolutions by diffusers names.
-    """
-    convolutions = any(
-        key.part == "unet" and layer.down.dim() == 4 for key, layer in adapter.layers.items()
-    )
-    unet = (key.path for key in adapter.layers if key.part == "unet")
-    if adapter.family == "sdxl" and convolutions and all(to_sgm("sdxl", path) for path in unet):
-        return "kohya-sgm"
-    return "kohya"
-
-
 def _plain(
     base: BaseModel, trained: AdapterFile, config: TrainingConfig
 ) -> tuple[AdapterFile, list[str]]:
@@ -99,7 +84,7 @@ def _write(session: Session, path: Path) -> tuple[AdapterFile, list[str], list[s
         metadata = build_metadata(config, base, training_facts(session))
         trained = replace(collect(base, session.attachment.name), metadata=metadata)
     adapter, note = _plain(base, trained, config)
-    left_out = write_adapter(adapter, path, layout_for(adapter), config.output.precision)
+    left_out = write_adapter(adapter, path, best_layout(adapter), config.output.precision)
     return adapter, note, left_out
 
 

@@ -74,6 +74,8 @@ ADAPTER_ACTIONS = {
     "convert": "file",
     "resize": "file",
     "merge": "files",
+    "extract": "",
+    "download": "file",
 }
 
 

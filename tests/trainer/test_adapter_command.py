@@ -16,10 +16,14 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import TinyBase
 from tests.trainer.lora.helpers import random_adapter
 from trainer.cli import main
+from trainer.config import TrainingConfig
+from trainer.lora.baking import bake, save_base
 from trainer.lora.files import AdapterFile, read_adapter
 from trainer.lora.layers import find_targets
+from trainer.lora.metadata import CONFIG_KEY, shareable_config
 from trainer.lora.verify import compare
 from trainer.lora.writing import write_adapter
+from trainer.models.identify import identify
 from trainer.models.load import load_base
 from trainer.places import PROJECT
 
@@ -39,8 +43,11 @@ def made(tiny_base: TinyBase, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, (name, rank, alpha) in enumerate((("cat", 4, 2.0), ("style", 2, 2.0))):
         adapter = random_adapter(base, dict.fromkeys(find_targets(base), (rank, alpha)), 99 * seed)
         metadata = {"modelspec.trigger_phrase": name, "ss_base_model_version": "sd_v1"}
+        metadata |= {CONFIG_KEY: json.dumps(shareable_config(TrainingConfig()))}
         adapter = AdapterFile(adapter.layers, "sd1", metadata)
         write_adapter(adapter, folder / f"{name}.safetensors")
+    bake(base, [(adapter, 1.0)])
+    save_base(base, folder / "my-tuned", "folder", "fp32", identify(str(folder / "my-base")))
     Image.new("RGB", (2000, 1000), "red").save(folder / "cat.preview.png")
     return folder
 
@@ -50,13 +57,16 @@ def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for path in made.iterdir():
         if path.is_file():
             shutil.copy(path, tmp_path)
-    (tmp_path / "my-base").symlink_to(made / "my-base")
+    for base in ("my-base", "my-tuned"):
+        (tmp_path / base).symlink_to(made / base)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def test_there_is_documentation_of_every_action() -> None:
-    assert {line[1] for line in DOCUMENTED} == {"inspect", "verify", "convert", "resize", "merge"}
+    assert {line[1] for line in DOCUMENTED} == {
+        *("inspect", "verify", "convert", "resize", "merge", "extract", "recipe", "download"),
+    }
     assert len(DOCUMENTED) > 8
 
 
@@ -126,6 +136,50 @@ def test_merge_with_strength(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert "/" not in metadata["rarebit.merged"]
 
 
+def test_extract_finds_what_was_merged(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--base", "my-base", "--tuned", "my-tuned", "--out", "a.safetensors"]
+    found = run_json(capsys, "extract", *arguments, "--rank", "2", "--precision", "fp32")
+    assert found["difference"] == pytest.approx(0, abs=1e-5)
+    assert found["left_out"] == []
+    report = compare(
+        read_adapter(Path("style.safetensors")), read_adapter(Path("a.safetensors")), "fp32"
+    )
+    assert report.missing == report.unexpected == ()
+    assert report.worst < 1e-3  # the tuned weights are rounded to fp32
+
+
+def test_resize_says_how_predictions_differ(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shares = []
+    for rank in ("1", "3", "4"):
+        arguments = ["cat.safetensors", "--out", f"{rank}.safetensors", "--rank", rank]
+        resized = run_json(capsys, "resize", *arguments, "--precision", "fp32", "--base", "my-base")
+        shares.append(float(str(resized["prediction_difference"])))
+    assert 1.5 > shares[0] > shares[1] > 1e-3 > 1e-5 > shares[2]
+    unmeasured = run_json(
+        capsys, "resize", "cat.safetensors", "--out", "x.safetensors", "--rank", "1"
+    )
+    assert unmeasured["prediction_difference"] is None
+
+
+def test_dora_becomes_a_plain_adapter(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tensors = load_file("cat.safetensors")
+    downs = [name for name in tensors if ".lora_down." in name]
+    scales = {
+        name.replace("lora_down.weight", "dora_scale"): torch.ones(1, tensors[name].shape[1])
+        for name in downs
+    }
+    save_file(tensors | scales, "dora.safetensors")
+    arguments = ["dora.safetensors", "--base", "my-base", "--precision", "fp32"]
+    plain = run_json(capsys, "resize", *arguments, "--rank", "1000", "--out", "plain.safetensors")
+    assert float(str(plain["difference"])) < 1e-5
+    assert float(str(plain["prediction_difference"])) < 1e-4
+    assert "diffusers" in str(plain["works"])
+    rough = run_json(capsys, "resize", *arguments, "--rank", "2", "--out", "rough.safetensors")
+    assert float(str(rough["difference"])) > 0.01
+
+
 def test_sidecars(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         main(["adapter", "convert", "cat.safetensors", "--out", "a.safetensors", "--sidecars"]) == 0
@@ -172,7 +226,21 @@ def test_force_replaces_but_never_what_is_read(
             "--rank has no meaning",
         ),
         (["verify", "broken.safetensors"], r"NaN or infinite numbers in lora_unet_"),
-        (["verify", "dora.safetensors"], "DoRA"),
+        (["convert", "dora.safetensors", "--out", "a.safetensors"], "is DoRA"),
+        (["resize", "dora.safetensors", "--out", "a.safetensors", "--rank", "2"], "--base"),
+        (["merge", "cat.safetensors", "dora.safetensors", "--out", "a.safetensors"], "DoRA"),
+        (["recipe", "dora.safetensors", "--out", "a.toml"], "records no recipe"),
+        (["recipe", "cat.safetensors", "--out", "cat.preview.png"], "exists already"),
+        (["download", "cat.safetensors", "--out", "a.tar"], "does not end in .zip"),
+        (
+            ["extract", "--base=my-base", "--tuned=my-base", "--rank=2", "--out=a.safetensors"],
+            "the same weights",
+        ),
+        (["merge", "cat.safetensors:1:2", "--out", "a.safetensors"], "one strength for each"),
+        (
+            ["merge", "cat.safetensors", "--layout", "folder", "--out", "a.safetensors"],
+            "no meaning without --base",
+        ),
     ],
 )
 def test_mistakes(
@@ -182,7 +250,8 @@ def test_mistakes(
     name = next(name for name in tensors if "lora_unet" in name and ".lora_up." in name)
     save_file(tensors | {name: torch.full_like(tensors[name], torch.nan)}, "broken.safetensors")
     scale = name.replace("lora_up.weight", "dora_scale")
-    save_file(tensors | {scale: torch.ones(1, 16)}, "dora.safetensors")
+    columns = tensors[name.replace("lora_up", "lora_down")].shape[1]
+    save_file(tensors | {scale: torch.ones(1, columns)}, "dora.safetensors")
     before = sorted(folder.iterdir())
     assert main(["adapter", *arguments]) == 2
     assert reason in capsys.readouterr().err

@@ -2,65 +2,35 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer.commands.adapter_output import Output, print_result
+from trainer.configfile import write_config
+from trainer.devices import Device, choose_device
 from trainer.errors import UserError
-from trainer.lora.baking import bake, save_base
+from trainer.evaluation.edited import prediction_difference
+from trainer.lora.baking import BaseLayout
+from trainer.lora.content import AdapterFile, Precision
+from trainer.lora.dora import plain_on
 from trainer.lora.editing import Difference, difference, name_of
 from trainer.lora.editing import merge as merge_adapters
 from trainer.lora.editing import resize as resize_adapter
-from trainer.lora.files import AdapterFile, Precision, read_adapter
-from trainer.lora.inspection import inspect_file
+from trainer.lora.extraction import approximate
+from trainer.lora.files import check_fit, fitted_to, read_adapter
+from trainer.lora.inspection import inspect_file, trigger_words
 from trainer.lora.proof import verify_file
-from trainer.lora.sidecars import sidecar_paths, write_sidecars
+from trainer.lora.recorded import recipe_of, recorded_base, recorded_fingerprint
+from trainer.lora.sharing import picture_of, share
+from trainer.lora.sidecars import write_sidecars
 from trainer.lora.stack import AdapterChoice
 from trainer.lora.tools import works_in
 from trainer.lora.verify import file_precision
-from trainer.lora.writing import WritableLayout, write_adapter
+from trainer.lora.writing import WritableLayout, best_layout, write_adapter
+from trainer.models.base import BaseModel
 from trainer.models.load import load_base
 from trainer.places import shown
-
-
-@dataclass(frozen=True)
-class Output:
-    """Where a result goes and how.
-
-    Attributes:
-        precision: None for that of the file.
-        force: whether an existing file may be replaced; never one that is read.
-        sidecars: whether its .json and .png are written too.
-    """
-
-    path: Path
-    precision: Precision | None
-    force: bool
-    sidecars: bool
-    json: bool
-
-    @classmethod
-    def of(cls, options: argparse.Namespace) -> Output:
-        """From the command line."""
-        return cls(options.out, options.precision, options.force, options.sidecars, options.json)
-
-    def check(self, sources: Sequence[Path]) -> None:
-        """Refuses to lose a file.
-
-        Raises:
-            UserError: the output is a source, exists, or has a name that tools would not list.
-        """
-        if self.path.suffix != ".safetensors":
-            raise UserError(f"{self.path} does not end in .safetensors.", "Tools look for that.")
-        targets = [self.path, *(sidecar_paths(self.path) if self.sidecars else ())]
-        for target in targets:
-            if any(target.exists() and target.samefile(s) for s in sources if s.exists()):
-                raise UserError(f"{target} is read here: it is never replaced.", "Choose another.")
-            if target.exists() and not (self.force and target.is_file()):
-                raise UserError(f"{target} exists already.", "--force replaces it.")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def inspect(path: Path, *, as_json: bool) -> int:
@@ -70,7 +40,7 @@ def inspect(path: Path, *, as_json: bool) -> int:
         UserError: it can't be read.
     """
     found = inspect_file(path)
-    _print(found.as_dict() if as_json else found.lines())
+    print_result(found.as_dict() if as_json else found.lines())
     return 0
 
 
@@ -81,27 +51,50 @@ def verify(path: Path, *, base_name: str | None, as_json: bool) -> int:
         UserError: it can't be read, or does not fit the base model.
     """
     proof = verify_file(path, None if base_name is None else load_base(base_name))
-    _print(proof.as_dict() if as_json else proof.lines())
+    print_result(proof.as_dict() if as_json else proof.lines())
     return 0
 
 
-def convert(path: Path, output: Output, *, layout: WritableLayout) -> int:
+def convert(path: Path, output: Output, *, layout: WritableLayout, base_name: str | None) -> int:
     """Write an adapter in another layout or precision."""
     output.check([path])
     adapter = read_adapter(path)
-    _write(adapter, adapter, output, [path], layout)
+    ground = None if base_name is None else Ground.load(base_name)
+    _write(adapter, adapter, output, [path], layout, ground)
     return 0
 
 
-def resize(path: Path, output: Output, *, rank: int | None, energy: float | None) -> int:
-    """Write an adapter with smaller ranks."""
+def resize(
+    path: Path, output: Output, *, rank: int | None, energy: float | None, base_name: str | None
+) -> int:
+    """Write an adapter with smaller ranks; of DoRA a plain one."""
     output.check([path])
     adapter = read_adapter(path)
-    _write(adapter, resize_adapter(adapter, rank=rank, energy=energy), output, [path], "kohya")
+    ground = Ground.of([adapter], base_name)
+    if adapter.is_dora:
+        if ground is None:
+            raise UserError(
+                f"{path} is DoRA: what it changes depends on the base model.",
+                "Name the base model with --base, and it is computed there.",
+            )
+        check_fit(ground.base, adapter)
+        adapter = fitted_to(ground.base, adapter)
+        result = approximate(ground.base, adapter, rank=rank, energy=energy).adapter
+        adapter = plain_on(ground.base, adapter)
+    else:
+        result = resize_adapter(adapter, rank=rank, energy=energy)
+    _write(adapter, result, output, [path], best_layout(result), ground)
     return 0
 
 
-def merge(texts: Sequence[str], output: Output, *, rank: int | None, base_name: str | None) -> int:
+def merge(
+    texts: Sequence[str],
+    output: Output,
+    *,
+    rank: int | None,
+    base_name: str | None,
+    layout: BaseLayout | None,
+) -> int:
     """Write several adapters as one, or into a base model.
 
     Raises:
@@ -112,14 +105,83 @@ def merge(texts: Sequence[str], output: Output, *, rank: int | None, base_name: 
     chosen = [(choice.file, choice.strength) for choice in choices]
     paths = [path for path, _ in chosen]
     if base_name is not None:
-        return _merge_into_base(chosen, output, rank, base_name)
+        from trainer.commands.adapter_models import merge_into_base
+
+        return merge_into_base(chosen, output, rank, base_name, layout)
+    if layout is not None:
+        raise UserError("--layout has no meaning without --base.", "Leave it out.")
     output.check(paths)
     adapters = [(read_adapter(path), strength) for path, strength in chosen]
     names = [name_of(path) for path in paths]
     whole = merge_adapters(adapters, names)
     result = whole if rank is None else resize_adapter(whole, rank=rank)
-    _write(whole, result, output, paths, "kohya")
+    ground = None if rank is None else Ground.of([adapter for adapter, _ in adapters], None)
+    _write(whole, result, output, paths, best_layout(result), ground)
     return 0
+
+
+def recipe(path: Path, out: Path, *, force: bool, as_json: bool) -> int:
+    """Write the configuration that an adapter was trained with.
+
+    Raises:
+        UserError: the file records none, or the output exists.
+    """
+    config = recipe_of(read_adapter(path))
+    if out.exists() and not (force and out.is_file()):
+        raise UserError(f"{out} exists already.", "--force replaces it.")
+    write_config(out, config)
+    lines = [
+        f"{shown(out)}: train it again with",
+        f"  python launch.py train --config {shown(out)} --images DIR",
+    ]
+    print_result({"file": str(out), "base": config.base.name} if as_json else lines)
+    return 0
+
+
+def download(
+    path: Path, out: Path, *, name: str, picture: Path | None, force: bool, as_json: bool
+) -> int:
+    """Write a zip file with an adapter and the sidecars that tools read.
+
+    Raises:
+        UserError: the adapter can't be read, or the output exists.
+    """
+    if out.suffix != ".zip":
+        raise UserError(f"{out} does not end in .zip.")
+    if out.exists() and not (force and out.is_file() and not out.samefile(path)):
+        raise UserError(f"{out} exists already.", "--force replaces it.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    files = share(path, out, name, picture)
+    print_result({"file": str(out), "files": files} if as_json else [shown(out), *files])
+    return 0
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A base model on its device, for measuring predictions."""
+
+    base: BaseModel
+    device: Device
+
+    @classmethod
+    def load(cls, name: str) -> Ground:
+        """By name, whatever it is."""
+        device = choose_device("auto")
+        base = load_base(name, dtype=device.dtype)
+        device.put(base.unet, *base.text_encoders)
+        return cls(base, device)
+
+    @classmethod
+    def of(cls, adapters: Sequence[AdapterFile], name: str | None) -> Ground | None:
+        """The named one, or that on which all adapters were trained, if it is here."""
+        if name is not None:
+            return cls.load(name)
+        prints = {recorded_fingerprint(adapter) for adapter in adapters}
+        recorded = recorded_base(adapters[0])
+        if recorded is None or len(prints) != 1:
+            return None
+        ground = cls.load(recorded)
+        return ground if {ground.base.fingerprint} == prints else None
 
 
 def _one_strength_each(choices: Sequence[AdapterChoice]) -> None:
@@ -128,30 +190,13 @@ def _one_strength_each(choices: Sequence[AdapterChoice]) -> None:
         raise UserError(f"merge takes one strength for each file, not two: {', '.join(two)}.")
 
 
-def _merge_into_base(
-    chosen: Sequence[tuple[Path, float]], output: Output, rank: int | None, base_name: str
-) -> int:
-    unfit = {"--rank": rank, "--precision": output.precision, "--sidecars": output.sidecars}
-    given = [name for name, value in unfit.items() if value]
-    if given:
-        raise UserError(f"{', '.join(given)} has no meaning with --base.", "Leave it out.")
-    if output.path.exists():
-        raise UserError(f"{output.path} exists already.", "Give the name of a new folder.")
-    adapters = [(read_adapter(path), strength) for path, strength in chosen]
-    base = load_base(base_name)
-    count = bake(base, adapters)
-    save_base(base, output.path)
-    lines = [f"{shown(output.path)}: {base.name} with {count} layers changed"]
-    _print({"folder": str(output.path), "layers": count} if output.json else lines)
-    return 0
-
-
 def _write(
     before: AdapterFile,
     after: AdapterFile,
     output: Output,
     sources: Sequence[Path],
     layout: WritableLayout,
+    ground: Ground | None,
 ) -> None:
     """Write, read back, and say what became of it."""
     precision = output.precision or _finest(sources)
@@ -159,9 +204,14 @@ def _write(
     written = read_adapter(output.path)
     found = difference(before, written)
     where = works_in(verify_file(output.path).verdicts)
-    beside = write_sidecars(after, output.path, _picture(sources[0])) if output.sidecars else []
+    beside = write_sidecars(after, output.path, picture_of(sources[0])) if output.sidecars else []
+    predicted = None
+    if ground is not None:
+        words = [word for word in trigger_words(before) if word]
+        predicted = prediction_difference(ground.base, before, written, words, ground.device)
     if output.json:
-        _print(_as_dict(output.path, layout, precision, written, found, where, left_out))
+        facts = _as_dict(output.path, layout, precision, written, found, where, left_out)
+        print_result(facts | {"prediction_difference": predicted})
         return
     ranks = sorted({layer.rank for layer in written.layers.values()})
     sizes = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
@@ -169,12 +219,13 @@ def _write(
         f"{shown(output.path)}: {len(written.layers)} layers, rank {sizes}, {layout} layout, "
         f"{precision}",
         f"Read back, it {found.summary()}.",
+        *(_predicted(predicted, ground) if predicted is not None and ground else ()),
         f"It {where}.",
         *(f"Wrote {shown(path)}" for path in beside),
     ]
     if left_out:
         lines.append(f"No room in the metadata for {', '.join(left_out[:5])}.")
-    _print(lines)
+    print_result(lines)
 
 
 def _as_dict(
@@ -207,11 +258,8 @@ def _finest(sources: Sequence[Path]) -> Precision:
     return next(name for name in formats if name in found)
 
 
-def _picture(source: Path) -> Path | None:
-    """The picture beside a file, by the names that tools know."""
-    candidates = [source.with_suffix(".png"), source.with_suffix(".preview.png")]
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def _print(content: dict[str, object] | list[str]) -> None:
-    print(json.dumps(content, indent=1) if isinstance(content, dict) else "\n".join(content))
+def _predicted(share: float, ground: Ground) -> list[str]:
+    return [
+        f"Its predictions on {ground.base.name} differ by {100 * share:.2g} % of what the adapter "
+        "changes in them."
+    ]

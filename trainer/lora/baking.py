@@ -2,54 +2,170 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 from trainer.errors import UserError
-from trainer.lora.attach import check_strength, detach
-from trainer.lora.energy import matrices
-from trainer.lora.files import AdapterFile, load_into
+from trainer.lora.attach import check_strength
+from trainer.lora.content import DTYPES, AdapterFile, Precision
+from trainer.lora.dora import change_on
+from trainer.lora.files import check_fit
 from trainer.lora.layers import find_layers, original_layer
+from trainer.lora.names import ModuleKey
 from trainer.models.base import BaseModel
-from trainer.runs.atomic import building_folder
+from trainer.models.identify import BaseIdentity
+from trainer.models.original_layout import original_tensors
+from trainer.models.safetensors_header import read_header
+from trainer.runs.atomic import building_folder, replacing
+
+BaseLayout = Literal["folder", "single-file"]
+_MARKS = {"v_prediction": "v_pred"}
 
 
 @torch.no_grad()
-def bake(base: BaseModel, adapters: Sequence[tuple[AdapterFile, float]]) -> int:
-    """Adds adapters to the weights of a loaded base model; gives the number of changed layers.
+def bake(base: BaseModel, adapters: Sequence[tuple[AdapterFile, float]]) -> dict[ModuleKey, Tensor]:
+    """Adds adapters to the weights of a loaded base model; gives the changes, in float32.
 
-    Computed in float64 and rounded once for each adapter. The model stays changed.
+    Computed in float64 and rounded once. The model stays changed.
 
     Raises:
         UserError: an adapter does not fit; nothing is changed.
     """
     for adapter, strength in adapters:
         check_strength(strength)
-        load_into(base, adapter, "fits", strength)
-        detach(base, "fits")
+        check_fit(base, adapter)
     spots = find_layers(base)
-    changed = set()
+    changes: dict[ModuleKey, Tensor] = {}
     for adapter, strength in adapters:
         for key, layer in adapter.layers.items():
-            weight = original_layer(spots[key].layer).weight
-            up, down = matrices(layer)
-            change = (strength * up @ down).reshape(weight.shape)
-            weight.copy_((weight.double() + change.to(weight.device)).to(weight.dtype))
-            changed.add(key)
-    return len(changed)
+            # Of DoRA on the unchanged weight, whatever else goes in.
+            change = strength * change_on(layer, original_layer(spots[key].layer).weight)
+            changes[key] = changes[key] + change if key in changes else change
+    for key, change in changes.items():
+        weight = original_layer(spots[key].layer).weight
+        total = weight.double() + change.reshape(weight.shape).to(weight.device)
+        weight.copy_(total.to(weight.dtype))
+    return {key: change.float() for key, change in changes.items()}
 
 
-def save_base(base: BaseModel, folder: Path) -> None:
-    """Writes a base model as a diffusers folder: whole or not at all.
+def save_base(
+    base: BaseModel, path: Path, layout: BaseLayout, precision: Precision, source: BaseIdentity
+) -> None:
+    """Writes a base model, whole or not at all, in the number format of its files.
+
+    Args:
+        path: a new folder in diffusers' layout, or a single ``.safetensors`` file.
+        source: what the model was loaded from. A single file keeps all that its source has beside
+            the weights, if that is one too: marks, metadata, layers that nothing reads.
 
     Raises:
-        UserError: the folder exists.
+        UserError: it exists, or has a name that tools would not list.
         OSError: from the file system.
     """
-    if folder.exists():
-        raise UserError(f"{folder} exists already.", "Give the name of a new folder.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with building_folder(folder) as temporary:
-        base.pipeline().save_pretrained(temporary, safe_serialization=True)
+    check_new(path, layout)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if layout == "folder":
+        _to(base, DTYPES[precision])
+        with building_folder(path) as temporary:
+            base.pipeline().save_pretrained(temporary, safe_serialization=True)
+        return
+    tensors = {
+        name: tensor.to(DTYPES[precision]).contiguous()
+        for name, tensor in original_tensors(base).items()
+    }
+    metadata = _metadata(base)
+    if source.is_single_file:
+        header = read_header(source.path)
+        metadata = header.metadata
+        with safe_open(source.path, framework="pt") as file:
+            tensors |= {n: file.get_tensor(n) for n in header.tensors if n not in tensors}
+    elif mark := _MARKS.get(base.prediction_type):
+        tensors[mark] = torch.zeros(0)
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata)
+
+
+def check_new(path: Path, layout: BaseLayout) -> None:
+    """Refuses a path that is taken, or that no tool would look at.
+
+    Raises:
+        UserError: naming it.
+    """
+    if path.exists():
+        what = "folder" if layout == "folder" else "file"
+        raise UserError(f"{path} exists already.", f"Give the name of a new {what}.")
+    if layout == "single-file" and path.suffix != ".safetensors":
+        raise UserError(f"{path} does not end in .safetensors.", "Tools look for that.")
+
+
+def precision_of(source: BaseIdentity) -> Precision:
+    """The number format of most of a base model's numbers."""
+    files = (
+        [source.path] if source.is_single_file else sorted(source.path.glob("unet/*.safetensors"))
+    )
+    names: dict[str, Precision] = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
+    sizes = dict.fromkeys(names.values(), 0)
+    for file in files:
+        for entry in read_header(file).tensors.values():
+            if entry.dtype in names:
+                sizes[names[entry.dtype]] += torch.Size(entry.shape).numel()
+    return max(sizes, key=lambda name: sizes[name])
+
+
+@torch.no_grad()
+def rounding(
+    base: BaseModel, changes: Mapping[ModuleKey, Tensor], precision: Precision
+) -> tuple[float, ModuleKey | None]:
+    """The greatest error that a number format makes in a layer's change, relative to it, and where.
+
+    Args:
+        base: with the changes in it.
+    """
+    spots = find_layers(base)
+    worst, where = 0.0, None
+    for key, change in changes.items():
+        weight = original_layer(spots[key].layer).weight
+        error = torch.linalg.vector_norm(weight.to(DTYPES[precision]).double() - weight.double())
+        relative = float(error) / max(float(torch.linalg.vector_norm(change)), 1e-30)
+        if relative > worst:
+            worst, where = relative, key
+    return worst, where
+
+
+def digests(base: BaseModel, precision: Precision) -> dict[str, str]:
+    """SHA-256 of every weight, rounded to a number format: for telling models apart."""
+    return {
+        name: hashlib.sha256(_bytes(tensor.to(DTYPES[precision]))).hexdigest()
+        for name, tensor in _weights(base)
+    }
+
+
+def _weights(base: BaseModel) -> Iterator[tuple[str, Tensor]]:
+    for part, module in base.modules().items():
+        for name, tensor in module.state_dict().items():
+            yield f"{part}.{name}", tensor
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _to(base: BaseModel, dtype: torch.dtype) -> None:
+    for module in base.modules().values():
+        module.to(dtype)
+
+
+def _metadata(base: BaseModel) -> dict[str, str]:
+    """What tells a single file's prediction type, which its tensors don't for SD 2."""
+    return {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": base.family.architecture(base.prediction_type).split("/")[0],
+        "modelspec.prediction_type": "v" if base.prediction_type == "v_prediction" else "epsilon",
+    }

@@ -54,6 +54,12 @@ def plain_on(base: BaseModel, adapter: AdapterFile) -> AdapterFile:
     return replace(adapter, layers=layers)
 
 
+def without_magnitudes(adapter: AdapterFile) -> AdapterFile:
+    """The low-rank half of DoRA: not what it does, but what of it needs no base model."""
+    layers = {key: replace(layer, magnitude=None) for key, layer in adapter.layers.items()}
+    return replace(adapter, layers=layers)
+
+
 def _of_full_rank(layer: LoraLayer, weight: Tensor) -> LoraLayer:
     if layer.magnitude is None:
         return layer

@@ -191,6 +191,8 @@ def _read_layer(
     path: Path, key: ModuleKey, names: LayerNames, tensors: Mapping[str, Tensor], scales: Scales
 ) -> LoraLayer:
     down, up = tensors[names.down], tensors[names.up]
+    if names.mid is not None:
+        down = _with_kernel(path, names, down, tensors[names.mid])
     rank = down.shape[0] if down.dim() else 0
     fits = down.dim() in (2, 4) and up.dim() == down.dim() and up.shape[1] == rank > 0
     if not fits or any(size != 1 for size in up.shape[2:]):
@@ -199,10 +201,53 @@ def _read_layer(
             f"{_shape(up)}, which is no pair of one rank.",
             "Get the file again.",
         )
+    magnitude = None
+    if names.magnitude is not None:
+        sizes = (up.shape[0], down.shape[1])
+        magnitude = _magnitude(path, names, tensors[names.magnitude], sizes)
     alpha = None if names.alpha is None else tensors[names.alpha]
     if alpha is not None and alpha.numel() != 1:
         raise UserError(f"{path} is broken: {names.alpha} has the shape {_shape(alpha)}.")
-    return LoraLayer(down, up, scales.alpha(key, rank) if alpha is None else float(alpha.item()))
+    if alpha is None:
+        value = scales.alpha(key, rank, has_magnitude=magnitude is not None)
+    else:
+        value = float(alpha.item())
+    return LoraLayer(down, up, value, magnitude)
+
+
+def _with_kernel(path: Path, names: LayerNames, down: Tensor, mid: Tensor) -> Tensor:
+    """A convolution's down matrix, of the (rank, rank, height, width) between it and up."""
+    flat = down.flatten(1) if down.dim() == 4 and down.shape[2:] == (1, 1) else down
+    if flat.dim() != 2 or mid.dim() != 4 or mid.shape[1] != flat.shape[0]:
+        raise UserError(
+            f"{path} is broken: {names.mid} has the shape {_shape(mid)} and {names.down} "
+            f"{_shape(down)}, which don't go together.",
+            "Get the file again.",
+        )
+    return torch.einsum("abhw,bi->aihw", mid, flat).contiguous()
+
+
+def _magnitude(path: Path, names: LayerNames, values: Tensor, sizes: tuple[int, int]) -> Magnitude:
+    """DoRA's lengths: LyCORIS keeps them in a column or a row, PEFT in a vector of the rows.
+
+    Args:
+        sizes: outputs and inputs of the layer.
+    """
+    outputs, inputs = sizes
+    dimensions = tuple(values.shape)
+    kernel = (1,) * (len(dimensions) - 2)
+    is_vector = dimensions == (outputs,) or (kernel and dimensions == (1, outputs, *kernel))
+    if names.layout in ("diffusers", "peft") and is_vector:
+        return Magnitude(values.flatten(), "rows")
+    if dimensions == (outputs, 1, *kernel):
+        return Magnitude(values.flatten(), "rows")
+    if dimensions == (1, inputs, *kernel):
+        return Magnitude(values.flatten(), "columns")
+    raise UserError(
+        f"{path} is broken: {names.magnitude} has the shape {_shape(values)}, in a layer with "
+        f"{outputs} outputs and {inputs} inputs.",
+        "Get the file again.",
+    )
 
 
 def _second_encoder(key: ModuleKey, names: LayerNames, tensors: Mapping[str, Tensor]) -> ModuleKey:

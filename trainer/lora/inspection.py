@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from trainer.data.names import display_name
+from trainer.lora.dora import without_magnitudes
 from trainer.lora.energy import rank_for, singular_values
 from trainer.lora.files import AdapterFile, count_parts, read_adapter
 from trainer.lora.layouts import group_layers, layouts_of
@@ -56,6 +57,7 @@ class Inspection:
         trigger_words: as the file says; may be empty.
         tags: the commonest in the captions that it was trained on.
         metadata: cut and escaped.
+        is_dora: whether it has magnitudes, which all numbers here leave out.
     """
 
     path: Path
@@ -68,6 +70,7 @@ class Inspection:
     trigger_words: tuple[str, ...]
     tags: tuple[str, ...]
     metadata: dict[str, str]
+    is_dora: bool = False
 
     def lines(self) -> list[str]:
         """The report for people."""
@@ -82,6 +85,8 @@ class Inspection:
             f"Rank / alpha: {_scales(self.layers)}",
             f"Trigger words: {', '.join(self.trigger_words) or 'none in the file'}",
         ]
+        if self.is_dora:
+            lines.append("DoRA: the strengths are those of its matrices, without its magnitudes.")
         if self.tags:
             lines.append(f"Commonest tags: {', '.join(self.tags)}")
         lines.append(f"Strength by block (Frobenius norm of the change, {total:.3g} in all):")
@@ -110,6 +115,7 @@ class Inspection:
             "energy_by_block": self.energies,
             "energy_kept_by_rank": {str(rank): share for rank, share in self.fall.items()},
             "enough_rank": self.enough,
+            "dora": self.is_dora,
             "trigger_words": list(self.trigger_words),
             "tags": list(self.tags),
             "metadata": self.metadata,
@@ -122,7 +128,9 @@ def inspect_file(path: Path) -> Inspection:
     Raises:
         UserError: the file can't be read, or has numbers that are not finite.
     """
-    adapter = read_adapter(path)
+    read = read_adapter(path)
+    # What DoRA changes in all depends on the base model; its low-rank half does not.
+    adapter = without_magnitudes(read)
     values = {key: singular_values(layer) for key, layer in adapter.layers.items()}
     layers = tuple(
         LayerFacts(
@@ -149,6 +157,7 @@ def inspect_file(path: Path) -> Inspection:
         trigger_words=trigger_words(adapter),
         tags=_tags(adapter.metadata),
         metadata=shown_metadata(adapter.metadata),
+        is_dora=read.is_dora,
     )
 
 

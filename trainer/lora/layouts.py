@@ -19,17 +19,24 @@ from trainer.lora.names import ModuleKey, Part, canonical_path, parse_kohya_name
 from trainer.lora.sgm import MARK, from_sgm
 
 Layout = Literal["kohya", "kohya-sgm", "diffusers", "peft"]
-Kind = Literal["down", "up", "alpha"]
+Kind = Literal["down", "up", "alpha", "mid", "magnitude"]
 
 
 @dataclass(frozen=True)
 class LayerNames:
-    """A layer's tensors by their names in the file; alpha is None where there is none."""
+    """A layer's tensors by their names in the file; None where there is none.
+
+    Attributes:
+        mid: the kernel of a convolution whose down matrix has none (LoCon's third matrix).
+        magnitude: of DoRA.
+    """
 
     down: str
     up: str
     alpha: str | None
     layout: Layout
+    mid: str | None = None
+    magnitude: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,12 +50,7 @@ class _Parsed:
 _FOREIGN: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), layout)
     for pattern, layout in (
-        (
-            r"\.dora_scale$|lora_magnitude_vector",
-            "DoRA, whose rescaled weights no up and down matrices can hold exactly",
-        ),
         (r"\.(?:hada|lokr|oft)_", "a LyCORIS layout (LoHa, LoKr or OFT)"),
-        (r"\.lora_mid\.", "LoCon with a third matrix"),
         (r"\.lora_(?:A|B)\.bias$|\.lora_bias", "LoRA with biases, which other layouts can't hold"),
         (r"\.(?:diff|diff_b|w_norm|b_norm)$", "a file with full differences of weights"),
         (r"^lora_unet_(?:double|single)_blocks|^(?:lora_)?transformer[._]", "Flux or SD 3"),
@@ -61,9 +63,13 @@ _FOREIGN: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 _KOHYA_KINDS: dict[str, Kind] = {
     "lora_down.weight": "down",
     "lora_up.weight": "up",
+    "lora_mid.weight": "mid",
     "alpha": "alpha",
+    "dora_scale": "magnitude",
 }
-_KOHYA = re.compile(r"(lora_(?:unet|te[12]?)_[^.]+)\.(lora_down\.weight|lora_up\.weight|alpha)")
+_KOHYA = re.compile(
+    r"(lora_(?:unet|te[12]?)_[^.]+)\.(lora_(?:down|up|mid)\.weight|alpha|dora_scale)"
+)
 # Newest first: what PEFT writes (an adapter's name may be left in), diffusers' older ones.
 _PATHS = re.compile(
     r"(?P<path>.+?)(?:"
@@ -71,6 +77,7 @@ _PATHS = re.compile(
     r"|\.(?:lora|lora_linear_layer)\.(?P<linear>down|up)\.weight"
     r"|(?:\.processor)?\.to_(?P<projection>[qkv]|out)_lora\.(?P<processor>down|up)\.weight"
     r"|\.(?P<alpha>alpha)"
+    r"|\.(?P<magnitude>lora_magnitude_vector(?:\.[^.]+)??(?:\.weight)?)"
     r")"
 )
 _PART = re.compile(r"(unet|text_encoder_2|text_encoder)\.(.+)")
@@ -108,7 +115,14 @@ def group_layers(path: Path, tensor_names: Iterable[str]) -> dict[ModuleKey, Lay
     for (key, layout), tensors in found.items():
         if key in layers:
             raise _twice(path, key, layers[key].down, tensors["down"])
-        layers[key] = LayerNames(tensors["down"], tensors["up"], tensors.get("alpha"), layout)
+        layers[key] = LayerNames(
+            tensors["down"],
+            tensors["up"],
+            tensors.get("alpha"),
+            layout,
+            tensors.get("mid"),
+            tensors.get("magnitude"),
+        )
     return layers
 
 
@@ -152,8 +166,8 @@ def _parse_path(name: str) -> _Parsed | None:
     match = _PATHS.fullmatch(name.removeprefix(_PEFT_PREFIX))
     if match is None:
         return None
-    kind: Kind = "alpha"
-    if not match["alpha"]:
+    kind: Kind = "magnitude" if match["magnitude"] else "alpha"
+    if not match["alpha"] and not match["magnitude"]:
         direction = match["peft"] or match["linear"] or match["processor"]
         kind = "down" if direction in ("A", "down") else "up"
     part, path = _split_part(match["path"])
@@ -191,7 +205,7 @@ def _check_complete(
 ) -> None:
     words = {"kohya": ("lora_down", "lora_up"), "kohya-sgm": ("lora_down", "lora_up")}
     incomplete = [
-        f"{next(iter(tensors.values())).split('.lora_')[0].removesuffix('.alpha')}.{word}"
+        f"{_layer_name(next(iter(tensors.values())))}.{word}"
         for (_, layout), tensors in found.items()
         for kind, word in zip(("down", "up"), words.get(layout, ("lora_A", "lora_B")), strict=True)
         if kind not in tensors
@@ -200,6 +214,11 @@ def _check_complete(
         raise UserError(
             f"{path} is incomplete: it has no {shorten(incomplete)}.", "Get the file again."
         )
+
+
+def _layer_name(tensor_name: str) -> str:
+    name = tensor_name.split(".lora_")[0]
+    return name.removesuffix(".alpha").removesuffix(".dora_scale")
 
 
 def _twice(path: Path, key: ModuleKey, one: str, other: str) -> UserError:
@@ -221,6 +240,6 @@ def _unreadable(path: Path, unknown: list[str]) -> UserError:
     names = f": {shorten(shown)}" if unknown else ": it is empty"
     return UserError(
         f"{path} {kind}{names}.",
-        "Rarebit reads LoRA and LoCon adapters for Stable Diffusion 1, 2 and XL in the layouts of "
-        "kohya, diffusers and PEFT; ask its author for the file as one of these.",
+        "Rarebit reads LoRA, LoCon and DoRA adapters for Stable Diffusion 1, 2 and XL in the "
+        "layouts of kohya, diffusers and PEFT; ask its author for the file as one of these.",
     )

@@ -10,8 +10,9 @@ import torch
 
 from trainer.data.names import display_name
 from trainer.lora.attach import detach
+from trainer.lora.dora import plain_on
 from trainer.lora.energy import energy_of
-from trainer.lora.files import AdapterFile, collect, load_into, read_adapter
+from trainer.lora.files import AdapterFile, collect, fitted_to, load_into, read_adapter
 from trainer.lora.layers import find_layers, find_targets, original_layer
 from trainer.lora.layouts import LayerNames, Layout, group_layers, layouts_of
 from trainer.lora.names import PARTS, ModuleKey, shorten
@@ -155,6 +156,7 @@ def _names_of(key: ModuleKey, names: dict[ModuleKey, LayerNames]) -> LayerNames:
 
 def _on_base(base: BaseModel, adapter: AdapterFile) -> BaseProof:
     load_into(base, adapter, _NAME)
+    adapter = plain_on(base, fitted_to(base, adapter))
     try:
         live = collect(base, _NAME)
     finally:

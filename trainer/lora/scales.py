@@ -32,19 +32,22 @@ class Scales:
         self.path = path
         self.configs = configs
 
-    def alpha(self, key: ModuleKey, rank: int) -> float:
+    def alpha(self, key: ModuleKey, rank: int, *, has_magnitude: bool = False) -> float:
         """Alpha such that alpha / rank is the layer's scale; with rsLoRA alpha · √rank.
 
         rsLoRA (arXiv 2312.03732) divides alpha by √rank.
+
+        Args:
+            has_magnitude: whether the file has DoRA's magnitude of this layer.
 
         Raises:
             UserError: the configuration can't be understood.
         """
         config = self.configs.get(key.part, {})
-        if config.get("use_dora"):
+        if config.get("use_dora") and not has_magnitude:
             raise UserError(
-                f"{self.path} is DoRA by its configuration, whose rescaled weights no up and down "
-                "matrices can hold exactly."
+                f"{self.path} is DoRA by its configuration, but has no magnitude of {key}.",
+                "Get the file again: what was saved is half of it.",
             )
         alpha = self._by_pattern(config.get("alpha_pattern") or {}, key)
         if alpha is None:

@@ -190,16 +190,14 @@ def _mixed_unet_names(subject: Subject) -> Finding | None:
 
 
 def _sdxl_convolutions(subject: Subject) -> Finding | None:
-    """One module is lost, which one is not recorded: the first convolution stands for it."""
-    lost = [
-        key
-        for key, names in sorted(subject.names.items())
-        if key.part == "unet" and names.layout == "kohya" and _is_convolution(subject, key)
-    ]
-    if subject.family != "sdxl" or not lost:
+    """Its table of names puts the first upsampler where SD 1 has it."""
+    key = ModuleKey("unet", "up_blocks.0.upsamplers.0.conv")
+    if subject.family != "sdxl" or key not in subject.names:
+        return None
+    if subject.names[key].layout != "kohya":
         return None
     note = "SDXL convolutions by diffusers names lose one module: convert to kohya-sgm"
-    return Finding(note, frozenset(lost[:1]))
+    return Finding(note, frozenset({key}))
 
 
 def _incomplete_projections(subject: Subject) -> Finding | None:
@@ -251,6 +249,13 @@ def _half_without_alpha(subject: Subject) -> Finding | None:
     return None
 
 
+def _dora(subject: Subject) -> Finding | None:
+    """Its magnitudes mean rows to some tools and columns to others; diffusers drops them."""
+    if not subject.adapter.is_dora:
+        return None
+    return Finding("DoRA: tools differ in what they make of it", inexact=True)
+
+
 def _hidden(subject: Subject) -> Finding | None:
     """Nothing is lost, but the dialog hides the file from users of its family."""
     metadata = subject.adapter.metadata
@@ -269,10 +274,6 @@ def _attentions(subject: Subject) -> dict[tuple[Part, str], list[ModuleKey]]:
     return groups
 
 
-def _is_convolution(subject: Subject, key: ModuleKey) -> bool:
-    return subject.adapter.layers[key].down.dim() == 4
-
-
 Rule = Callable[[Subject], Finding | None]
 _RULES: tuple[tuple[tuple[Tool, ...], Rule], ...] = (
     (("A1111", "ComfyUI", "InvokeAI", "sd-scripts"), _diffusers_names),
@@ -289,5 +290,6 @@ _RULES: tuple[tuple[tuple[Tool, ...], Rule], ...] = (
     (("diffusers",), _no_out_projection),
     (("diffusers",), _mixed_alphas),
     (("diffusers",), _half_without_alpha),
+    (TOOLS, _dora),
     (("A1111",), _hidden),
 )

@@ -41,9 +41,14 @@ def write_adapter(
 
     Raises:
         UserError: a number is not finite or too large for the precision, or a layer has no name in
-            the layout; it is named.
+            the layout; it is named. Or it is DoRA, which has no layout that tools read alike.
         OSError: from the file system.
     """
+    if adapter.is_dora:
+        raise UserError(
+            f"{adapter.source} is DoRA, for which there is no file that tools read alike.",
+            "adapter resize FILE --base NAME --rank N makes a plain adapter of it.",
+        )
     tensors, metadata = _tensors(adapter, layout, precision)
     broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if broken:
@@ -58,6 +63,20 @@ def write_adapter(
     )
     write_tensors(path, tensors, kept)
     return left_out
+
+
+def best_layout(adapter: AdapterFile) -> WritableLayout:
+    """What most tools read: kohya's, with SGM block names where SDXL's convolutions need them.
+
+    A1111 loses one of SDXL's convolutions by diffusers names.
+    """
+    convolutions = any(
+        key.part == "unet" and layer.down.dim() == 4 for key, layer in adapter.layers.items()
+    )
+    unet = (key.path for key in adapter.layers if key.part == "unet")
+    if adapter.family == "sdxl" and convolutions and all(to_sgm("sdxl", path) for path in unet):
+        return "kohya-sgm"
+    return "kohya"
 
 
 def trim_metadata(metadata: dict[str, str], limit: int) -> tuple[dict[str, str], list[str]]:

@@ -344,7 +344,9 @@ UNREADABLE: dict[str, tuple[dict[str, Tensor], str]] = {
         "twice",
     ),
     "unknown tensor": (pair() | {f"{Q}.surprise": torch.ones(1)}, r"to_q\.surprise"),
-    "DoRA": (pair() | {f"{Q}.dora_scale": torch.ones(1, 8)}, "DoRA"),
+    "DoRA of another shape": (pair() | {f"{Q}.dora_scale": torch.ones(1, 9)}, "dora_scale.*1 x 9"),
+    "DoRA in a vector": (pair() | {f"{Q}.dora_scale": torch.ones(6)}, "dora_scale has the shape 6"),
+    "DoRA without matrices": ({f"{Q}.dora_scale": torch.ones(1, 8)}, r"no .*to_q\.lora_down"),
     "LoHa": ({f"{Q}.hada_w1_a": torch.ones(2, 2)}, "LyCORIS"),
     "half of an SGM layer": (
         {"lora_unet_input_blocks_4_1_proj_in.lora_down.weight": torch.ones(2, 2)},
@@ -362,13 +364,13 @@ UNREADABLE: dict[str, tuple[dict[str, Tensor], str]] = {
         {"lora_unet_input_blocks_13_0_in_layers_2.lora_down.weight": torch.ones(2, 2)},
         "no adapter known here has",
     ),
-    "LoCon with a third matrix": (
-        pair() | {f"{Q}.lora_mid.weight": torch.ones(2, 2, 3, 3)},
-        r"third matrix: .*lora_mid",
+    "LoCon with an unfit third matrix": (
+        pair() | {f"{Q}.lora_mid.weight": torch.ones(2, 3, 3, 3)},
+        r"lora_mid\.weight has the shape 2 x 3 x 3 x 3",
     ),
-    "PEFT's DoRA": (
+    "half of PEFT's DoRA": (
         {"base_model.model.mid_block.a.lora_magnitude_vector": torch.ones(1)},
-        "DoRA.*lora_magnitude_vector",
+        r"no base_model\.model\.mid_block\.a\.lora_A",
     ),
     "biases": ({"unet.mid_block.a.lora_B.bias": torch.ones(1)}, "biases"),
     "Flux": ({"lora_unet_double_blocks_0_img.lora_down.weight": torch.ones(2, 2)}, "Flux"),

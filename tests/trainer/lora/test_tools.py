@@ -144,11 +144,21 @@ def test_keys_are_counted_by_part(tmp_path: Path) -> None:
     assert verdicts["ComfyUI"].matched == verdicts["ComfyUI"].total
 
 
-@pytest.mark.parametrize(("prefix", "tools"), [(UNET, ALL - {"A1111"}), (SGM, ALL)])
-def test_sdxl_convolutions(tmp_path: Path, prefix: str, tools: set[str]) -> None:
-    name = f"{prefix}_attn2_to_q"
-    proof = proof_of(tmp_path, kohya(unet(prefix), 2048, convolution=name))
-    assert working(proof) == tools
+UPSAMPLERS = {
+    "lora_unet_up_blocks_0_upsamplers_0_conv": ALL - {"A1111"},
+    "lora_unet_up_blocks_1_upsamplers_0_conv": ALL,
+    "lora_unet_output_blocks_2_2_conv": ALL,
+}
+
+
+@pytest.mark.parametrize("name", UPSAMPLERS)
+def test_sdxl_convolutions(tmp_path: Path, name: str) -> None:
+    others = unet(SGM if "output_blocks" in name else UNET)
+    tensors = kohya({**others, name: 1.0}, 2048, convolution=name)
+    proof = proof_of(tmp_path, tensors)
+    assert working(proof) == UPSAMPLERS[name]
+    lost = {v.tool: sum(v.total.values()) - sum(v.matched.values()) for v in proof.verdicts}
+    assert lost == {tool: 0 if tool in UPSAMPLERS[name] else 3 for tool in ALL}
 
 
 def test_diffusers_layout(base_of: BaseOf, tmp_path: Path) -> None:
