@@ -88,6 +88,11 @@ def sorry(error: UserError, title: str = "That did not work") -> gr.Error:
     return gr.Error(plain(error), duration=None, title=title, print_exception=False)
 
 
+def refusal(error: UserError) -> gr.Error:
+    """The same for a script, which wants plain text."""
+    return gr.Error(str(error), print_exception=False)
+
+
 def says_errors(handler: Callable[Inputs, Output]) -> Callable[Inputs, Output]:
     """A handler whose errors become messages: a `UserError`'s own words, or one calm sentence.
 

@@ -19,6 +19,12 @@ _BUILDERS = {
     "adapters": adapters.build,
 }
 TICK = 2.0  # seconds
+# The tab stands in the address, so that a reload, or the server's return, leads back to it.
+_REMEMBER = "() => { history.replaceState(null, '', '#%s'); }"
+_RETURN = """() => {
+    const tab = document.getElementById(`tab-${location.hash.slice(1)}-button`);
+    if (tab) tab.click();
+}"""
 
 
 def build_page() -> gr.Blocks:
@@ -40,6 +46,9 @@ def build_page() -> gr.Blocks:
             with room:
                 _BUILDERS[name](shared)
         _show_what_trains(now, shared)
+        for name, room in rooms.items():
+            room.select(None, None, None, js=_REMEMBER % name, api_visibility="private")
+        page.load(None, None, None, js=_RETURN, api_visibility="private")
     return page
 
 

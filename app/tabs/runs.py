@@ -12,7 +12,7 @@ from app import jobs, runs_html
 from app.jobs import QUEUED, UNSTARTED, RunInfo
 from app.runs_compare import MOST, compared
 from app.runs_reader import RunView, overview, view
-from app.shared import Shared, elem, escape, go, says_errors, sorry
+from app.shared import Shared, elem, escape, go, refusal, says_errors
 from trainer.configfile import format_config
 from trainer.errors import UserError
 
@@ -321,7 +321,7 @@ def run_status(run: str = "") -> dict[str, Any]:
             return {}
         found = view(name)
     except UserError as error:
-        raise sorry(error) from None
+        raise refusal(error) from None
     losses = found.curves.get("step.loss", [])
     info = found.info
     return {
@@ -349,5 +349,5 @@ def stop_training(run: str = "") -> str:
             raise UserError("Nothing trains.", "There is nothing to stop.")
         jobs.stop(name)
     except UserError as error:
-        raise sorry(error) from None
+        raise refusal(error) from None
     return name

@@ -25,7 +25,7 @@ from app.forms import (
     section_title,
 )
 from app.runs_reader import overview
-from app.shared import Shared, elem, escape, go, image_set_path, image_sets, says_errors, sorry
+from app.shared import Shared, elem, escape, go, image_set_path, image_sets, refusal, says_errors
 from trainer.config import TrainingConfig
 from trainer.configfields import all_fields, sections
 from trainer.configfile import (
@@ -397,7 +397,7 @@ def start_training(
         config = _config_for(image_set, trigger, class_word, base, length, settings)
         return jobs.queue(config) if wait and jobs.busy() else jobs.start(config)
     except UserError as error:
-        raise sorry(error) from None
+        raise refusal(error) from None
 
 
 def _config_for(
