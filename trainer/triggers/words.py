@@ -189,7 +189,7 @@ def strength_of(word: str, known: Known) -> Strength | None:
         if known.english >= 2.8 or known.other >= 3.8:
             return "strong"
         return "some" if known.english >= 1.8 or known.other >= 2.6 else None
-    if known.english >= 2.2 or known.other >= 3.0:
+    if known.english >= (2.2 if len(word) == 4 else 1.5) or known.other >= 3.0:
         return "strong"
     return "some" if known.english or known.other else None
 

@@ -21,7 +21,7 @@ from tests.trainer.models.conftest import CopyOf
 from tests.trainer.models.original_layout import write_original
 from trainer.errors import UserError
 from trainer.models import fingerprint
-from trainer.models.load import BaseModel, load_base
+from trainer.models.load import BaseModel, load_base, load_text_part
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
@@ -86,6 +86,25 @@ def test_single_file_equals_its_folder(
     for one, other in zip(from_folder.tokenizers, from_file.tokenizers, strict=True):
         options: dict[str, Any] = {"padding": "max_length"}
         assert one("a dog", **options)["input_ids"] == other("a dog", **options)["input_ids"]
+
+
+@pytest.mark.parametrize("name", ["sd1", "sdxl"])
+def test_the_text_part_alone_is_that_of_the_whole(
+    name: TinyName, tiny_base: TinyBase, tiny_configs: Path, tmp_path: Path
+) -> None:
+    folder = tiny_base(name)
+    whole = load_base(str(folder))
+    path = write_original(folder, tmp_path / "model.safetensors")
+    for source in (folder, path):
+        part = load_text_part(str(source))
+        assert part.family is whole.family
+        assert len(part.tokenizers) == len(whole.tokenizers)
+        for one, other in zip(part.text_encoders, whole.text_encoders, strict=True):
+            state, expected = one.state_dict(), other.state_dict()
+            assert state.keys() == expected.keys()
+            assert all(torch.equal(state[key], expected[key]) for key in state)
+            assert not any(parameter.requires_grad for parameter in one.parameters())
+    assert load_text_part(str(folder)).fingerprint != load_text_part(str(path)).fingerprint
 
 
 def test_marks_of_a_single_file_reach_the_noise_schedule(

@@ -15,9 +15,9 @@ from trainer.triggers.words import WordLists
 
 TAKEN = (
     "dog paris emma toyota pikachu ikea nasa lgbt nsfw ufc bts nba rpg gta TOK photo fox man "
-    "naruto zendaya minecraft gpu html covid nvidia hund собака drwho adog"
+    "naruto zendaya minecraft gpu html covid nvidia hetalia artgerm hund собака drwho adog"
 )
-WEAK = "sks dbz mgs bnha ohwxman vkplm l33t ddle agirl mufc hetalia ilovecats"
+WEAK = "sks dbz mgs bnha ohwxman vkplm l33t ddle agirl mufc tlou ilovecats"
 GOOD = "ohwx OHWX zwx qjvk xqz"
 
 

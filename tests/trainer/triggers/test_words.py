@@ -15,10 +15,10 @@ from trainer.triggers.words import (
     words_ending,
 )
 
-NAMES = "emma toyota pikachu ikea naruto zendaya rihanna hermione beyoncé madrid"
+NAMES = "emma toyota pikachu ikea naruto zendaya rihanna hermione hetalia beyoncé madrid"
 SHORT = "nasa lgbt nsfw ufc bts nba rpg gta bmw html mri cpu fbi lol omg covid"
-WORDS = "dog paris photo ephemeral adenocarcinoma ibuprofen"
-ABBREVIATIONS = "sks dbz mgs bnha rwby fnaf hetalia vsco ootd lfc mufc"
+WORDS = "dog paris photo ephemeral adenocarcinoma ibuprofen axolotl capybara chalamet"
+ABBREVIATIONS = "sks dbz mgs bnha rwby fnaf vsco ootd lfc mufc tlou"
 NONSENSE = "ohwx zwx qjvk xqz vkplm txcl blorptak"
 FOREIGN = "hund perro chien voiture собака 東京 neko inu kawaii"
 
