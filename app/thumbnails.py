@@ -7,6 +7,7 @@ file is ever sent to a browser as it came.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from trainer.data.buckets import CropPlan
 from trainer.data.images import ImageProblem, load_rgb
 from trainer.runs.atomic import replacing
 
-SIDE = 384
+SIDE = 480
 _PALE = 0.72  # how far what is cut off fades to white
 _LINE = (226, 88, 34)
 
@@ -27,12 +28,12 @@ class Wanted:
     """A thumbnail to be made.
 
     Attributes:
-        source: the picture.
+        read: gives the picture's file as bytes.
         id: of its content; None for one that cannot be read, which gets a blank.
         crop: how training cuts it; None shows it whole.
     """
 
-    source: Path | bytes
+    read: Callable[[], bytes]
     id: str | None
     crop: CropPlan | None = None
 
@@ -65,7 +66,7 @@ def _draw(wanted: Wanted) -> Image.Image:
     try:
         if wanted.id is None:
             return _blank()
-        small = load_rgb(wanted.source)
+        small = load_rgb(wanted.read())
     except ImageProblem:
         return _blank()
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)

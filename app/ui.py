@@ -26,6 +26,18 @@ _RETURN = """() => {
     if (tab) tab.click();
 }"""
 
+# Gradio 6.31 tells of edits of a textbox only when a key with a character is pressed: not of
+# Backspace, of cutting and pasting, of dictation. Each edit gets the key that it lacks.
+EVERY_EDIT = """() => {
+    if (window.rarebitEdits) return;
+    window.rarebitEdits = true;
+    document.addEventListener('input', event => {
+        if (event.target.dataset.testid !== 'textbox') return;
+        if (event.inputType === "insertText" && event.data?.length === 1) return;
+        event.target.dispatchEvent(new KeyboardEvent('keypress', {key: 'Unidentified'}));
+    });
+}"""
+
 
 def build_page() -> gr.Blocks:
     """The whole page, not served yet."""
@@ -49,6 +61,7 @@ def build_page() -> gr.Blocks:
         for name, room in rooms.items():
             room.select(None, None, None, js=_REMEMBER % name, api_visibility="private")
         page.load(None, None, None, js=_RETURN, api_visibility="private")
+        page.load(None, None, None, js=EVERY_EDIT, api_visibility="private")
     return page
 
 
