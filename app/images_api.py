@@ -99,14 +99,14 @@ def suggest_triggers(
     return [one.word for one in found]
 
 
-def stored_in_words(stored: Stored) -> str:
+def stored_in_words(stored: Stored, title: str) -> str:
     """What became of an upload, as HTML."""
     pictures = "1 picture" if stored.pictures == 1 else f"{stored.pictures:,} pictures"
-    name = escape(stored.image_set.id)
+    name = escape(title or stored.image_set.id)
     remarks = "".join(f"<li>{escape(remark)}</li>" for remark in stored.remarks[:10])
     doubts = f'<ul class="findings">{remarks}</ul>' if remarks else ""
     captions = f", {stored.captions:,} with a caption" if stored.captions else ""
     return (
         f'<p role="status"><span class="tag good">Stored</span> {pictures}{captions}, in '
-        f"<b>{name}</b>. The files you dropped are not changed.</p>{doubts}"
+        f"<b>{name}</b>. Your own files are not changed.</p>{doubts}"
     )

@@ -11,8 +11,9 @@ from app import setwords
 from app.captions_edit import MAX_TEXT
 from app.editing import Session
 from app.filedrop import file_drop
-from app.imagesets import MAX_TITLE, MAX_WORD
+from app.imagesets import MAX_TITLE, MAX_WORD, list_sets, read_notes
 from app.shared import elem
+from trainer import places
 from trainer.data.captions import MAX_CAPTION_CHARACTERS
 from trainer.data.images import PICTURE_SUFFIXES
 
@@ -91,6 +92,14 @@ class Parts:
     remembered: gr.BrowserState
 
 
+def set_choices() -> list[tuple[str, str]]:
+    """(title, id) of every image set, the page's own first."""
+    return [
+        ((read_notes(one).title if one.owned else "") or one.shown, one.id)
+        for one in list_sets(places.DATASETS)
+    ]
+
+
 def _id(thing: str) -> str:
     return elem("images", thing)
 
@@ -147,7 +156,7 @@ def _source() -> dict[str, Any]:
 
 def _chosen() -> dict[str, Any]:
     chosen = gr.Dropdown(
-        choices=[],
+        choices=set_choices(),
         value=None,
         label="Image set",
         info="Sets on this machine. Those that came with Rarebit are read only.",

@@ -16,7 +16,7 @@ from app.editing import Outcome, Session
 from app.filedrop import forget
 from app.frames import frame_of
 from app.gallery import labelled, thumbnails
-from app.images_parts import KEYS, STAMP, STAMP_LATER, Parts, lay_out
+from app.images_parts import KEYS, STAMP, STAMP_LATER, Parts, lay_out, set_choices
 from app.imagesets import find_set, list_sets, read_notes
 from app.setview import PictureView, SetView, look_at
 from app.shared import Shared, go, says_errors
@@ -83,6 +83,7 @@ class ImagesTab:
             says_errors(self.upload),
             [p.drop, p.title, p.into, *opening],
             [p.drop, p.title, p.remarks, *self.opened_outputs],
+            show_progress_on=[p.remarks],
             api_visibility="private",
         )
         self._wire_editor()
@@ -134,12 +135,14 @@ class ImagesTab:
         known = [one.id for one in list_sets(places.DATASETS)]
         if remembered in known:
             return self.open(remembered, base, session)
-        return {self.parts.chosen: gr.Dropdown(choices=choices(), value=None)}
+        return {self.parts.chosen: gr.Dropdown(choices=set_choices(), value=None)}
 
     def enter(self, opened: str, base: str) -> Updates:
         """The tab was entered: sets may have come and gone, the base model may be another one."""
+        if not opened:
+            return {self.parts.chosen: gr.Dropdown(choices=set_choices())}
         if opened not in [one.id for one in list_sets(places.DATASETS)]:
-            return {self.parts.chosen: gr.Dropdown(choices=choices(), value=None)}
+            return {self.parts.chosen: gr.Dropdown(choices=set_choices(), value=None)}
         return self.refresh(look_at(find_set(places.DATASETS, opened), frame_of(base)))
 
     def open(self, set_id: str, base: str, session: Session) -> Updates:
@@ -166,7 +169,7 @@ class ImagesTab:
         """Everything about the set as a whole, the editor left as it is."""
         p = self.parts
         return {
-            p.chosen: gr.Dropdown(choices=choices(), value=view.folder.id),
+            p.chosen: gr.Dropdown(choices=set_choices(), value=view.folder.id),
             p.opened: view.folder.id,
             p.summary: setwords.summary(view),
             p.findings: setwords.findings(view),
@@ -215,6 +218,8 @@ class ImagesTab:
                 title=title.strip(),
                 into=into if into and into.owned else None,
             )
+        except UserError as error:
+            return {p.drop: None, p.remarks: setwords.refused(error)}
         finally:
             forget(uploads)
         progress(0.5, "Looking at the pictures")
@@ -222,7 +227,7 @@ class ImagesTab:
             **self.open(stored.image_set.id, base, session),
             p.drop: None,
             p.title: "",
-            p.remarks: images_api.stored_in_words(stored),
+            p.remarks: images_api.stored_in_words(stored, title.strip()),
         }
 
     # -------------------------------------------------------------------------- one caption
@@ -266,7 +271,7 @@ class ImagesTab:
         return {
             **updates,
             p.status: f'<p role="status">Saved in {name}: the original is never changed.</p>',
-            p.chosen: gr.Dropdown(choices=choices(), value=folder.id),
+            p.chosen: gr.Dropdown(choices=set_choices(), value=folder.id),
             p.opened: folder.id,
             p.remembered: folder.id,
             p.into: gr.Checkbox(interactive=True),
@@ -412,11 +417,3 @@ class ImagesTab:
     def use(self, opened: str, trigger: str, class_word: str) -> Sequence[object]:
         """On to Train, with this set and its words."""
         return opened, trigger.strip(), class_word.strip(), go("train")
-
-
-def choices() -> list[tuple[str, str]]:
-    """The sets for the list: their own first."""
-    return [
-        (f"{read_notes(one).title or one.shown}" if one.owned else one.shown, one.id)
-        for one in list_sets(places.DATASETS)
-    ]
