@@ -8,7 +8,7 @@ spread over batches, processes and devices changes nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -52,6 +52,19 @@ class Batch:
     timesteps: Tensor
     total: int
     masks: Tensor | None = None
+
+    def parts(self, size: int) -> Iterator[Batch]:
+        """The batch in pieces of at most ``size`` samples; ``total`` stays that of the step."""
+        for start in range(0, len(self.samples), size):
+            piece = slice(start, start + size)
+            yield replace(
+                self,
+                samples=self.samples[piece],
+                latents=self.latents[piece],
+                noise=self.noise[piece],
+                timesteps=self.timesteps[piece],
+                masks=None if self.masks is None else self.masks[piece],
+            )
 
     @property
     def captions(self) -> list[str]:

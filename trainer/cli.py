@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trainer.commands.adapter_parser import add_adapter
+from trainer.commands.fit_parser import add_fit
 from trainer.configfile import field_help
 from trainer.errors import UserError
 
@@ -63,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     _add_trigger(commands)
     _add_check_images(commands)
+    add_fit(commands)
     add_adapter(commands)
     _add_doctor(commands)
     return parser

@@ -289,6 +289,34 @@ class TrainingSection(Section):
     )
 
 
+class MemoryConfig(Section):
+    """Fitting a run onto a card. None of these changes the result beyond rounding."""
+
+    mode: Literal["auto", "plain", "lean", "feed_forward"] = Field(
+        default="auto",
+        description="What frozen layers keep for the backward pass. plain: all that torch keeps; "
+        "lean: only what is needed, at the same speed; feed_forward: these layers are computed "
+        "again, about 4 % slower. auto: lean, and less when the card's memory runs out.",
+    )
+    pictures_at_once: int | None = Field(
+        default=None,
+        ge=1,
+        le=512,
+        description="Pictures in one forward pass. A larger batch takes several passes, one after "
+        "another, with the same result. Empty: the whole batch at once.",
+    )
+    preserve_apart: bool = Field(
+        default=False,
+        description="Give the preserved prompts a forward pass of their own: somewhat slower, and "
+        "a third less memory for activations.",
+    )
+    offload: bool = Field(
+        default=True,
+        description="On a GPU: the VAE and text encoders that are not trained wait in main memory "
+        "while they are not needed, and so does the UNet while previews are decoded.",
+    )
+
+
 class ObjectiveConfig(Section):
     """What is minimised."""
 
@@ -457,6 +485,7 @@ class TrainingConfig(Section):
     adapter: AdapterConfig = AdapterConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingSection = TrainingSection()
+    memory: MemoryConfig = MemoryConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     preservation: PreservationConfig = PreservationConfig()
     previews: PreviewsConfig = PreviewsConfig()

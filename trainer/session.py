@@ -24,6 +24,8 @@ from trainer.devices import Device
 from trainer.errors import UserError
 from trainer.lora.attach import Attachment, attach
 from trainer.lora.names import Part
+from trainer.memory.ladder import Rung, rung_of
+from trainer.memory.modes import set_mode
 from trainer.models.base import BaseModel
 from trainer.models.load import load_base
 from trainer.optimization import Schedule, make_optimizer, make_schedule, parameter_groups
@@ -61,6 +63,7 @@ class Session:
     scaler: torch.amp.GradScaler
     preserved: PreservedPrompts
     alpha_bar: Tensor
+    rung: Rung
     step: int = 0
 
     @property
@@ -177,8 +180,8 @@ def prepare(
         device=device.torch_device,
         autocast=device.autocast,
     )
-    if config.training.gradient_checkpointing:
-        _checkpoint_gradients(base, config)
+    rung = rung_of(config)
+    set_mode(base, rung.mode, rung.checkpointing, trains_text=config.adapter.text_encoder)
     groups = parameter_groups(
         attachment.parameters, learning_rates(config), config.optimizer.lora_plus_ratio
     )
@@ -211,6 +214,7 @@ def prepare(
         scaler=torch.amp.GradScaler(device.torch_device.type, enabled=device.precision == "fp16"),
         preserved=preserved_prompts(captions, config.captions, config.preservation),
         alpha_bar=base.noise_scheduler().alphas_cumprod.to(device.torch_device),
+        rung=rung,
     )
 
 
@@ -260,12 +264,3 @@ def _fill_latents(
         latents.fill(pictures, flips, lambda done, total: progress("caching", done, total))
         torch.nn.Module.to(base.vae, "cpu")
     device.wait_for_everyone()
-
-
-def _checkpoint_gradients(base: BaseModel, config: TrainingConfig) -> None:
-    base.unet.enable_gradient_checkpointing()
-    if config.adapter.text_encoder:
-        for encoder in base.text_encoders:
-            encoder.gradient_checkpointing_enable(
-                gradient_checkpointing_kwargs={"use_reentrant": False}
-            )

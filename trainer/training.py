@@ -145,9 +145,10 @@ def training_step(session: Session, stop: Stop) -> tuple[StepDone, bool]:
     session.train_mode()
     sums = torch.zeros(2, dtype=torch.float64)  # training and preservation losses
     for batch in session.batches.step(step):
-        loss, kept = batch_loss(session, batch, preserves)
-        session.scaler.scale(loss + config.preservation.weight * kept).backward()
-        sums += torch.stack([loss.detach(), kept.detach()]).double().cpu()
+        for part, trains, keeps in _passes(session, batch, preserves):
+            loss, kept = batch_loss(session, part, keeps, trains=trains)
+            session.scaler.scale(loss + config.preservation.weight * kept).backward()
+            sums += torch.stack([loss.detach(), kept.detach()]).double().cpu()
     stopping = _reduce(session, sums, stop())
 
     session.scaler.unscale_(session.optimizer)
@@ -173,41 +174,65 @@ def training_step(session: Session, stop: Stop) -> tuple[StepDone, bool]:
     return done, stopping
 
 
-def batch_loss(session: Session, batch: Batch, preserves: bool) -> tuple[Tensor, Tensor]:
+def _passes(session: Session, batch: Batch, preserves: bool) -> Iterator[tuple[Batch, bool, bool]]:
+    """A batch in forward passes that fit the memory mode: pictures, whether they train, whether
+    they preserve. The sum of the passes' gradients is that of the whole batch."""
+    for part in batch.parts(session.rung.pictures):
+        keeps = preserves and any(_keeps(sample.slot) for sample in part.samples)
+        if keeps and session.rung.apart:
+            yield part, True, False
+            yield part, False, True
+        else:
+            yield part, True, keeps
+
+
+def _keeps(slot: int) -> bool:
+    """Every second slot preserves."""
+    return slot % 2 == 0
+
+
+def batch_loss(
+    session: Session, batch: Batch, preserves: bool, *, trains: bool = True
+) -> tuple[Tensor, Tensor]:
     """Training and preservation loss of a batch, as shares of the whole step's means.
 
     The preserved prompts share the forward pass of the student; the teacher is the same model
-    with its adapter switched off. Every second slot preserves, at the noise it trains on.
+    with its adapter switched off, and comes first, while nothing is kept for a backward pass yet.
+    Every second slot preserves, at the noise it trains on.
 
     Returns:
-        Two 0-d tensors with gradients (the second is a plain 0 on steps that preserve nothing).
+        Two 0-d tensors with gradients (a plain 0 for what the pass does not do).
     """
     config, device = session.config, session.device.torch_device
     latents, noise = batch.latents.to(device), batch.noise.to(device)
     timesteps = batch.timesteps.to(device)
     noised = add_noise(latents, noise, session.alpha_bar, timesteps)  # (B, C, H, W)
-    kept = [place for place, s in enumerate(batch.samples) if preserves and s.slot % 2 == 0]
+    own = list(range(len(batch.samples))) if trains else []
+    kept = [place for place, s in enumerate(batch.samples) if preserves and _keeps(s.slot)]
     prompts = session.preserved.choose(batch.total, seed=config.training.seed, step=session.step)
     kept_prompts = [prompts[batch.samples[place].slot] for place in kept]
+    unmoved = None
+    if kept:
+        with torch.no_grad(), disabled(session.base):
+            frozen = session.text.teacher(kept_prompts)
+            unmoved = _predict(session, batch, kept, noised, timesteps, frozen)
 
-    places = [*range(len(batch.samples)), *kept]  # B + K rows in one pass
-    text = session.text.student([*batch.captions, *kept_prompts])
-    predicted = _predict(session, batch, places, noised, timesteps, text)
-    wanted = target(latents, noise, session.alpha_bar, timesteps, session.base.prediction_type)
+    captions = [batch.captions[place] for place in own]
+    text = session.text.student([*captions, *kept_prompts])
+    predicted = _predict(session, batch, [*own, *kept], noised, timesteps, text)  # one pass
     weights = loss_weights(
         session.alpha_bar, timesteps, session.base.prediction_type, config.objective.min_snr_gamma
     )
-    masks = None if batch.masks is None else batch.masks.to(device)
-    errors = squared_error(predicted[: len(batch.samples)], wanted, masks)
-    loss = (weights * errors).sum() / batch.total
-    if not kept:
-        return loss, torch.zeros((), device=device)
-
-    with torch.no_grad(), disabled(session.base):
-        frozen = session.text.teacher(kept_prompts)
-        unmoved = _predict(session, batch, kept, noised, timesteps, frozen)
-    errors = weights[kept] * squared_error(predicted[len(batch.samples) :], unmoved)
-    return loss, errors.sum() / math.ceil(batch.total / 2)
+    loss = preservation = torch.zeros((), device=device)
+    if own:
+        wanted = target(latents, noise, session.alpha_bar, timesteps, session.base.prediction_type)
+        masks = None if batch.masks is None else batch.masks.to(device)
+        errors = squared_error(predicted[: len(own)], wanted, masks)
+        loss = (weights * errors).sum() / batch.total
+    if unmoved is not None:
+        errors = weights[kept] * squared_error(predicted[len(own) :], unmoved)
+        preservation = errors.sum() / math.ceil(batch.total / 2)
+    return loss, preservation
 
 
 def _predict(

@@ -1,0 +1,153 @@
+"""What `fit` says, for families without weights and for models on this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import TinyBase
+from trainer.cli import main
+from trainer.config import TrainingConfig
+from trainer.configfile import with_values
+from trainer.errors import UserError
+from trainer.memory.architecture import find_architecture
+from trainer.memory.ladder import rung_of, rungs_below
+from trainer.memory.prediction import Fit, predict
+
+STEP = ("base_weights", "adapter", "gradients", "optimizer", "activations")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAREBIT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def asked(base: Path | str, vram: float | None = None, **changes: Any) -> Fit:
+    values = {key.replace("__", "."): value for key, value in changes.items()}
+    values = {"base.name": str(base), **values}
+    return predict(with_values(TrainingConfig(), values), vram)
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"), [("sd15", 860 + 123), ("sd2", 866 + 340), ("sdxl", 2567 + 123 + 695)]
+)
+def test_full_sizes_are_known_without_weights(name: str, millions: int) -> None:
+    """The parameters of the UNet and the text encoders, as the models' papers give them."""
+    architecture = find_architecture(name)
+    assert {part for part, _ in architecture.parts} >= {"unet", "vae", "text_encoder"}
+    from trainer.memory.architecture import build
+    from trainer.memory.phases import DTYPES
+
+    base = build(architecture, DTYPES["bf16"])
+    modules = [base.unet, *base.text_encoders]
+    count = sum(p.numel() for module in modules for p in module.parameters())
+    assert count / 1e6 == pytest.approx(millions, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion 1.x"),
+        ("stabilityai/stable-diffusion-2-base", "Stable Diffusion 2.x"),
+        ("stabilityai/stable-diffusion-xl-base-1.0", "Stable Diffusion XL"),
+    ],
+)
+def test_hub_names_are_recognised_without_a_download(name: str, title: str) -> None:
+    assert find_architecture(name).title == title
+
+
+def test_a_hub_name_that_says_nothing_is_a_question() -> None:
+    with pytest.raises(UserError, match="sd15"):
+        find_architecture("someone/a-model")
+
+
+@pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
+def test_parts_make_up_the_peak(tiny_base: TinyBase, name: str) -> None:
+    found = asked(tiny_base(name), 8.0, images__resolution=64)
+    step = sum(found.parts[part] for part in STEP)
+    largest = max(step, found.parts["caching"], found.parts["previews"])
+    assumed = found.parts["context"] + found.parts["fragmentation"]
+    assert found.peak_gib == pytest.approx(largest + assumed, abs=0.01)
+    assert found.fits and found.plan == {} and found.plan_fits
+    # Moments of Adam: two for each parameter of the adapter.
+    assert found.parts["optimizer"] == pytest.approx(2 * found.parts["adapter"], abs=0.002)
+
+
+def test_more_of_anything_needs_more(tiny_base: TinyBase) -> None:
+    def activations(**changes: Any) -> float:
+        values = {"images__resolution": 256, "preservation__weight": 0.0, **changes}
+        return asked(tiny_base("sd1"), 8.0, **values).parts["activations"]
+
+    plain = activations()
+    assert activations(training__batch_size=8) > 1.5 * plain
+    assert activations(images__resolution=512) > 2 * plain
+    assert activations(preservation__weight=1.0) > 1.3 * plain
+    assert activations(training__precision="fp32") > 1.5 * plain
+
+
+def test_each_rung_needs_less(tiny_base: TinyBase) -> None:
+    def activations(**changes: Any) -> float:
+        values = {"images__resolution": 256, "training__batch_size": 4, **changes}
+        return asked(tiny_base("sdxl"), 8.0, **values).parts["activations"]
+
+    ladder = [
+        activations(memory__mode="plain"),
+        activations(memory__mode="lean"),
+        activations(memory__mode="feed_forward"),
+        activations(memory__mode="lean", training__gradient_checkpointing=True),
+    ]
+    assert ladder == sorted(ladder, reverse=True) and len(set(ladder)) == 4
+    lean = activations()
+    assert activations(memory__preserve_apart=True) < 0.8 * lean
+    assert activations(memory__pictures_at_once=2) < 0.6 * lean
+
+
+def test_the_plan_fits_and_asking_again_agrees(tiny_base: TinyBase) -> None:
+    base, size = tiny_base("sd1"), 512
+    roomy = asked(base, 8.0, images__resolution=size)
+    card = roomy.peak_gib - 0.6 * roomy.parts["activations"]
+    found = asked(base, card, images__resolution=size)
+    assert not found.fits and found.plan_fits and found.plan_peak_gib <= card
+    assert found.plan and found.slowdown >= 1
+    values = {"base.name": str(base), "images.resolution": size, **found.plan}
+    again = predict(with_values(TrainingConfig(), values), card)
+    assert again.fits and again.peak_gib == pytest.approx(found.plan_peak_gib, abs=0.02)
+
+
+def test_nothing_fits_a_tiny_card(tiny_base: TinyBase) -> None:
+    found = asked(tiny_base("sd1"), 0.1, images__resolution=64)
+    assert not found.fits and not found.plan_fits
+    assert found.plan_peak_gib <= found.peak_gib
+
+
+def test_the_ladder_goes_down_once() -> None:
+    first = rung_of(TrainingConfig())
+    below = list(rungs_below(first))
+    assert first not in below and len(set(below)) == len(below)
+    costs = [rung.cost for rung in below]
+    assert costs == sorted(costs)
+    assert min(rung.rows for rung in below) == 1
+
+
+def test_command_prints_json(tiny_base: TinyBase, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--base", str(tiny_base("sd1")), "--resolution", "64", "--vram", "6", "--json"]
+    assert main(["fit", *arguments]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"peak_gib", "parts", "fits", "plan"} <= set(found)
+    assert found["vram_gib"] == 6 and found["fits"] is True
+    assert main(["fit", *arguments[:-1]]) == 0
+    assert "It fits." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--resolution", "500"], ["--vram", "0"], ["--base", "no-such-model"], ["--preset", "x"]],
+)
+def test_mistakes_are_one_sentence(
+    tiny_base: TinyBase, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert main(["fit", "--base", str(tiny_base("sd1")), *arguments]) == 2
+    assert capsys.readouterr().err.startswith("error: ")

@@ -1,0 +1,287 @@
+"""Frozen layers that keep no more for the backward pass than the gradient of their input needs.
+
+torch keeps the input of every convolution for the gradient of its weight, frozen or not, and keeps
+the outputs of norms and activations though they are quickly computed again. The functions here
+compute the same numbers with the same kernels and keep less; a module uses them through a
+``forward`` of its own, which `lean_layers` sets and takes away again. The tree of modules and their
+names stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import MethodType
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.activations import GEGLU
+from diffusers.models.attention import BasicTransformerBlock, FeedForward
+from diffusers.models.resnet import ResnetBlock2D
+from peft.tuners.lora import Linear as AdaptedLinear
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+from transformers.activations import QuickGELUActivation
+
+Forward = Callable[..., Tensor]
+
+
+class Convolution(torch.autograd.Function):
+    """A frozen convolution: keeps its weight, which is there anyway, and the shape of its input."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, inputs: Tensor, layer: nn.Conv2d, weight: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        """(B, C, H, W) to (B, D, H', W')."""
+        ctx.layer, ctx.shape = layer, inputs.shape
+        ctx.save_for_backward(weight)
+        return layer._conv_forward(inputs, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """The gradient of the input, (B, C, H, W)."""
+        (weight,), layer = ctx.saved_tensors, ctx.layer
+        found = nn.grad.conv2d_input(
+            ctx.shape,
+            weight,
+            gradient,
+            layer.stride,
+            layer.padding,
+            layer.dilation,
+            layer.groups,
+        )
+        return found, None, None, None
+
+
+class NormSilu(torch.autograd.Function):
+    """``silu(group_norm(x))`` with frozen weights: keeps x and the groups' statistics."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, norm: nn.GroupNorm) -> Tensor:  # type: ignore[override]
+        """(B, C, H, W) to the same."""
+        inputs = inputs.contiguous()
+        normed, mean, deviation = _group_norm(inputs, norm)
+        ctx.norm = norm
+        ctx.save_for_backward(inputs, mean, deviation)
+        return F.silu(normed)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """The gradient of the input, (B, C, H, W)."""
+        inputs, mean, deviation = ctx.saved_tensors
+        norm = ctx.norm
+        normed = _group_norm(inputs, norm)[0]
+        gradient = torch.ops.aten.silu_backward(gradient, normed)
+        del normed
+        batch, channels, height, width = inputs.shape
+        return torch.ops.aten.native_group_norm_backward(
+            gradient.contiguous(),
+            inputs,
+            mean,
+            deviation,
+            norm.weight,
+            batch,
+            channels,
+            height * width,
+            norm.num_groups,
+            [True, False, False],
+        )[0], None
+
+
+class Gated(torch.autograd.Function):
+    """``a · gelu(b)`` of (a, b) (GEGLU, arXiv 2002.05202): keeps a and b only."""
+
+    @staticmethod
+    def forward(ctx: Any, both: Tensor) -> Tensor:  # type: ignore[override]
+        """(…, 2 D) to (…, D)."""
+        ctx.save_for_backward(both)
+        value, gate = both.chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        """The gradient of both, (…, 2 D)."""
+        (both,) = ctx.saved_tensors
+        value, gate = both.chunk(2, dim=-1)
+        found = torch.empty_like(both)
+        of_value, of_gate = found.chunk(2, dim=-1)
+        torch.mul(gradient, F.gelu(gate), out=of_value)
+        of_gate.copy_(torch.ops.aten.gelu_backward(gradient * value, gate))
+        return found
+
+
+class QuickGelu(torch.autograd.Function):
+    """``x · sigmoid(1.702 x)``, CLIP's activation: keeps x only."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor) -> Tensor:  # type: ignore[override]
+        """Any shape to the same."""
+        ctx.save_for_backward(inputs)
+        return inputs * torch.sigmoid(1.702 * inputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        """The gradient of the input."""
+        (inputs,) = ctx.saved_tensors
+        share = torch.sigmoid(1.702 * inputs)
+        inner = torch.ops.aten.sigmoid_backward(gradient * inputs, share)
+        return gradient * share + 1.702 * inner
+
+
+def _group_norm(inputs: Tensor, norm: nn.GroupNorm) -> tuple[Tensor, Tensor, Tensor]:
+    batch, channels, height, width = inputs.shape
+    return torch.ops.aten.native_group_norm(
+        inputs,
+        norm.weight,
+        norm.bias,
+        batch,
+        channels,
+        height * width,
+        norm.num_groups,
+        norm.eps,
+    )
+
+
+# ---------------------------------------------------------------------- forwards of modules
+
+
+def _convolution(layer: nn.Conv2d, inputs: Tensor) -> Tensor:
+    return Convolution.apply(inputs, layer, layer.weight, layer.bias)
+
+
+def _resnet(block: ResnetBlock2D, inputs: Tensor, temb: Tensor | None, *_: Any) -> Tensor:
+    """diffusers' own forward for the blocks of SD 1, SD 2 and SDXL, norms and SiLU in one."""
+    hidden = block.conv1(NormSilu.apply(inputs, block.norm1))
+    if temb is not None and block.time_emb_proj is not None:
+        temb = temb if block.skip_time_act else block.nonlinearity(temb)
+        hidden = hidden + block.time_emb_proj(temb)[:, :, None, None]
+    hidden = block.conv2(block.dropout(NormSilu.apply(hidden, block.norm2)))
+    if block.conv_shortcut is not None:
+        inputs = block.conv_shortcut(inputs.contiguous())
+    return (inputs + hidden) / block.output_scale_factor
+
+
+def _norm_then_silu(norm: nn.GroupNorm, inputs: Tensor) -> Tensor:
+    return NormSilu.apply(inputs, norm)
+
+
+def _unchanged(module: nn.Module, inputs: Tensor) -> Tensor:
+    """In place of a layer that the one before or after it computes as well."""
+    return inputs
+
+
+def _geglu(layer: GEGLU, inputs: Tensor) -> Tensor:
+    return Gated.apply(layer.proj(inputs))
+
+
+def _quick_gelu(layer: QuickGELUActivation, inputs: Tensor) -> Tensor:
+    return QuickGelu.apply(inputs)
+
+
+def adapted_linear(layer: AdaptedLinear, inputs: Tensor, *args: Any, **options: Any) -> Tensor:
+    """``W x + (alpha / rank) B A x`` in the number format of x.
+
+    PEFT computes the second part in that of A and B, which are float32: a copy of every input in
+    twice the size would be kept. The gradients of A and B are float32 in both cases.
+    """
+    active = [name for name in layer.active_adapters if name in layer.lora_A]
+    usual = len(active) == 1 and not (args or options or layer.disable_adapters or layer.merged)
+    if not usual or layer.lora_variant or layer.lora_bias[active[0]]:
+        return type(layer).forward(layer, inputs, *args, **options)
+    name = active[0]
+    result = layer.base_layer(inputs)
+    down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
+    dropped = layer.lora_dropout[name](inputs)
+    inner = F.linear(dropped, down.to(inputs.dtype))  # (…, rank)
+    return result + F.linear(inner, up.to(inputs.dtype)) * layer.scaling[name]
+
+
+class _Recomputed:
+    """The forward of a feed-forward layer and the norm ahead of it: only their input is kept."""
+
+    def __init__(self, norm: nn.Module, layer: nn.Module) -> None:
+        self.norm, self.layer = norm, layer
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return self._compute(inputs)
+        return checkpoint(self._compute, inputs, use_reentrant=False, preserve_rng_state=False)
+
+    def _compute(self, inputs: Tensor) -> Tensor:
+        normed = type(self.norm).forward(self.norm, inputs)
+        return type(self.layer).forward(self.layer, normed)
+
+
+# ----------------------------------------------------------------------------- installation
+
+
+def lean_layers(root: nn.Module, *, recompute_feed_forward: bool = False) -> None:
+    """Makes the frozen layers of a UNet or text encoder keep little; the results stay the same.
+
+    Calling it again with another choice replaces the earlier one.
+
+    Args:
+        recompute_feed_forward: compute the feed-forward layers of the transformer blocks again in
+            the backward pass, with the norms ahead of them: about 4 % slower, and less kept.
+    """
+    plain_layers(root)
+    for module, forward in _lean_forwards(root, recompute_feed_forward):
+        module.forward = forward
+
+
+def plain_layers(root: nn.Module) -> None:
+    """Takes away what `lean_layers` has set."""
+    for module in root.modules():
+        module.__dict__.pop("forward", None)
+
+
+def _lean_forwards(root: nn.Module, recompute: bool) -> Iterator[tuple[nn.Module, Forward]]:
+    if isinstance(root, UNet2DConditionModel) and isinstance(root.conv_act, nn.SiLU):
+        yield root.conv_norm_out, MethodType(_norm_then_silu, root.conv_norm_out)
+        yield root.conv_act, MethodType(_unchanged, root.conv_act)
+    for module in root.modules():
+        if isinstance(module, AdaptedLinear):
+            yield module, MethodType(adapted_linear, module)
+        elif isinstance(module, nn.Conv2d):
+            if _is_frozen(module) and module.padding_mode == "zeros":
+                yield module, MethodType(_convolution, module)
+        elif isinstance(module, ResnetBlock2D):
+            if _is_usual(module):
+                yield module, MethodType(_resnet, module)
+        elif isinstance(module, GEGLU):
+            yield module, MethodType(_geglu, module)
+        elif isinstance(module, QuickGELUActivation):
+            yield module, MethodType(_quick_gelu, module)
+        elif recompute and isinstance(module, BasicTransformerBlock) and _recomputable(module):
+            yield module.norm3, MethodType(_unchanged, module.norm3)
+            yield module.ff, _Recomputed(module.norm3, module.ff)
+
+
+def _is_usual(block: ResnetBlock2D) -> bool:
+    return (
+        block.time_embedding_norm == "default"
+        and block.upsample is None
+        and block.downsample is None
+        and isinstance(block.nonlinearity, nn.SiLU)
+        and _is_frozen(block.norm1)
+        and _is_frozen(block.norm2)
+    )
+
+
+def _recomputable(block: BasicTransformerBlock) -> bool:
+    return (
+        block.norm_type == "layer_norm"
+        and isinstance(block.ff, FeedForward)
+        and block._chunk_size is None
+    )
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    return not any(parameter.requires_grad for parameter in module.parameters(recurse=False))

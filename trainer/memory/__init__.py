@@ -1,0 +1,1 @@
+"""Predicted and measured memory, and the plan that fits a card."""

@@ -1,0 +1,102 @@
+"""The memory modes a run can be in, and the order in which they are tried.
+
+Each of them gives the same gradients to float precision; they differ in what is kept for the
+backward pass, and so in speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from trainer.config import TrainingConfig
+
+Mode = Literal["plain", "lean", "feed_forward"]
+
+# Time of a step beside that of the plain path; measured on a CPU, the last one assumed for cards.
+_MODE_COST: dict[Mode, float] = {"plain": 1.0, "lean": 1.0, "feed_forward": 1.04}
+_CHECKPOINTING_COST = 1.32
+_HALVING_COST = 1.1
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One way to compute a training step.
+
+    Attributes:
+        mode: what the frozen layers keep.
+        checkpointing: full gradient checkpointing as well.
+        pictures: pictures in one forward pass, of a batch of `batch`.
+        apart: whether preserved prompts get a pass of their own.
+    """
+
+    mode: Mode
+    checkpointing: bool
+    pictures: int
+    apart: bool
+    batch: int
+    preserves: bool
+
+    @property
+    def rows(self) -> int:
+        """Rows of the largest forward pass with gradients: every second picture preserves."""
+        kept = -(-self.pictures // 2) if self.preserves else 0
+        return self.pictures if self.apart else self.pictures + kept
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether a step takes several passes even without accumulation."""
+        return self.pictures < self.batch or (self.apart and self.preserves)
+
+    @property
+    def cost(self) -> float:
+        """Time of a step beside that of the plain path, about."""
+        halvings = (self.batch / self.pictures - 1) ** 0.5
+        time = _MODE_COST[self.mode] * _HALVING_COST ** (halvings + (self.apart and self.preserves))
+        return time * (_CHECKPOINTING_COST if self.checkpointing else 1.0)
+
+    def changes(self, before: Rung) -> dict[str, object]:
+        """The configuration fields that lead from another rung to this one."""
+        fields = {
+            "memory.mode": (self.mode, before.mode),
+            "memory.pictures_at_once": (self.pictures, before.pictures),
+            "memory.preserve_apart": (self.apart, before.apart),
+            "training.gradient_checkpointing": (self.checkpointing, before.checkpointing),
+        }
+        return {name: now for name, (now, then) in fields.items() if now != then}
+
+
+def rung_of(config: TrainingConfig) -> Rung:
+    """The rung that a configuration asks for; "auto" begins with lean, which costs nothing."""
+    memory, training = config.memory, config.training
+    return Rung(
+        mode="lean" if memory.mode == "auto" else memory.mode,
+        checkpointing=training.gradient_checkpointing,
+        pictures=min(memory.pictures_at_once or training.batch_size, training.batch_size),
+        apart=memory.preserve_apart,
+        batch=training.batch_size,
+        preserves=config.preservation.weight > 0,
+    )
+
+
+def rungs_below(rung: Rung) -> Iterator[Rung]:
+    """The rungs that need less memory than this one, the fastest first."""
+    modes: list[Mode] = ["plain", "lean", "feed_forward"]
+    found = [
+        replace(rung, mode=mode, checkpointing=checkpointing, pictures=pictures, apart=apart)
+        for mode in modes[modes.index(rung.mode) :]
+        for checkpointing in ((True,) if rung.checkpointing else (False, True))
+        for pictures in _halved(rung.pictures)
+        for apart in ((False, True) if rung.preserves and not rung.apart else (rung.apart,))
+        # Checkpointing makes everything again anyway.
+        if not (checkpointing and mode == "feed_forward" and rung.mode != "feed_forward")
+    ]
+    yield from sorted((other for other in found if other != rung), key=lambda other: other.cost)
+
+
+def _halved(count: int) -> list[int]:
+    counts = [count]
+    while counts[-1] > 1:
+        counts.append(-(-counts[-1] // 2))
+    return counts

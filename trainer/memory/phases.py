@@ -1,0 +1,246 @@
+"""The phases of a run, followed on a base model without weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from trainer.config import AdapterConfig
+from trainer.lora.attach import attach, disabled
+from trainer.memory.architecture import Architecture, build
+from trainer.memory.ladder import Mode
+from trainer.memory.modes import set_mode
+from trainer.memory.tracking import StorageTracker, bytes_of, fused_attention
+from trainer.models.base import BaseModel
+from trainer.models.text import TextConditioning, added_conditioning, encode
+from trainer.objective import squared_error
+
+META = torch.device("meta")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a training step's memory depends on.
+
+    Attributes:
+        width, height: of the largest bucket, in pixels.
+        rows: pictures in one forward pass.
+        kept_rows: preserved prompts in it.
+        accumulates: whether gradients of an earlier pass are there already.
+        mode: what frozen layers keep: plain, lean or feed_forward.
+        checkpointing: full gradient checkpointing.
+    """
+
+    width: int
+    height: int
+    precision: str
+    adapter: AdapterConfig
+    rows: int
+    kept_rows: int
+    accumulates: bool
+    mode: Mode
+    checkpointing: bool
+
+    def key(self) -> str:
+        """The same for the same work, in every process."""
+        facts = asdict(self) | {"adapter": self.adapter.model_dump(mode="json")}
+        return json.dumps(facts, sort_keys=True)
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Bytes of one training step.
+
+    Attributes:
+        base_weights: of the UNet and those text encoders that stay on the card.
+        adapter: A and B, float32.
+        gradients: of the adapter, those that are there at the peak.
+        activations: everything else at the peak.
+    """
+
+    base_weights: int
+    adapter: int
+    gradients: int
+    activations: int
+
+
+def step_memory(architecture: Architecture, work: Workload) -> StepMemory:
+    """Follows one training step: forward, backward."""
+    base, parameters = _with_adapter(architecture, work.precision, work.adapter)
+    set_mode(base, work.mode, work.checkpointing, trains_text=work.adapter.text_encoder)
+    resident = [base.unet, *(base.text_encoders if work.adapter.text_encoder else [])]
+    weights = [t for module in resident for t in tensors_of(module)]
+    others = [t for module in base.text_encoders for t in tensors_of(module)]
+    adapter = bytes_of(parameters)
+    gradients, at_peak = _follow_step(base, parameters, work, [*weights, *others])
+    return StepMemory(
+        base_weights=bytes_of(weights) - adapter,
+        adapter=adapter,
+        gradients=gradients,
+        activations=at_peak - gradients,
+    )
+
+
+@lru_cache(maxsize=1)
+def _with_adapter(
+    architecture: Architecture, precision: str, adapter: AdapterConfig
+) -> tuple[BaseModel, list[Parameter]]:
+    """The last one is kept, for the next memory mode."""
+    base = build(architecture, DTYPES[precision])
+    attachment = attach(base, adapter, seed=0)
+    base.unet.train()
+    return base, [p for named in attachment.parameters.values() for _, p in named]
+
+
+def _follow_step(
+    base: BaseModel, parameters: Sequence[Parameter], work: Workload, known: Sequence[Tensor]
+) -> tuple[int, int]:
+    """Bytes of gradients at the peak, and of everything that the step makes."""
+    there = [0, 0]  # gradients made so far; and at the peak
+
+    def count(parameter: Tensor) -> None:
+        there[0] += bytes_of([parameter])
+
+    hooks = [p.register_post_accumulate_grad_hook(count) for p in parameters]
+    tracker = StorageTracker(known)
+
+    def note() -> None:
+        there[1] = there[0]
+
+    tracker.at_peak = note
+    with fused_attention(), tracker:
+        if work.accumulates:
+            for parameter in parameters:
+                parameter.grad = torch.empty_like(parameter)
+                count(parameter)
+            for hook in hooks:
+                hook.remove()
+        _train(base, work)
+    for hook, parameter in zip(hooks, parameters, strict=True):
+        hook.remove()
+        parameter.grad = None
+    return there[1], tracker.peak
+
+
+def _train(base: BaseModel, work: Workload) -> None:
+    """As `trainer.training.batch_loss` does it, with numbers that are never computed."""
+    rows, kept = work.rows, work.kept_rows
+    latents = _latents(base, work, rows)
+    noise = torch.empty_like(latents)
+    noised = latents + noise
+    unmoved = None
+    if kept:
+        with torch.no_grad(), disabled(base):
+            unmoved = _predict(base, noised[:kept], _features(base, kept, trained=False))
+    text = _features(base, rows + kept, trained=work.adapter.text_encoder)
+    places = [*range(rows), *range(kept)]
+    predicted = _predict(base, noised[places], text)
+    loss = squared_error(predicted[:rows], noise).sum()
+    if unmoved is not None:
+        loss = loss + squared_error(predicted[rows:], unmoved).sum()
+    loss.backward()
+
+
+def _latents(base: BaseModel, work: Workload, rows: int) -> Tensor:
+    side = base.vae_scale_factor
+    channels = base.unet.config["in_channels"]
+    shape = (rows, channels, work.height // side, work.width // side)
+    return torch.empty(shape, device=META)
+
+
+def _features(base: BaseModel, rows: int, *, trained: bool) -> TextConditioning:
+    if trained:
+        return encode(base, ["x"] * rows, META)
+    dtype, width = base.unet.dtype, base.unet.config["cross_attention_dim"]
+    pooled = None
+    if len(base.text_encoders) > 1:
+        pooled = torch.empty(
+            (rows, base.text_encoders[1].config.projection_dim), dtype=dtype, device=META
+        )
+    return TextConditioning(torch.empty((rows, 77, width), dtype=dtype, device=META), pooled, 0)
+
+
+def _predict(base: BaseModel, noised: Tensor, text: TextConditioning) -> Tensor:
+    rows = len(noised)
+    sizes = [(1024, 1024)] * rows
+    return base.unet(
+        noised.to(base.unet.dtype),
+        torch.empty((rows,), dtype=torch.int64, device=META),
+        encoder_hidden_states=text.hidden,
+        added_cond_kwargs=added_conditioning(base, text.pooled, sizes, sizes, sizes),
+    ).sample
+
+
+# ------------------------------------------------------------------ caching and previews
+
+
+@dataclass(frozen=True)
+class OtherMemory:
+    """Bytes of the phases without gradients, each by itself.
+
+    Attributes:
+        vae: its weights, float32.
+        text_encoders: their weights.
+        encoding: what the VAE makes while it encodes one picture of the largest bucket.
+        decoding: the same for one preview.
+        drawing: what the UNet makes in one step of drawing previews.
+    """
+
+    vae: int
+    text_encoders: int
+    encoding: int
+    decoding: int
+    drawing: int
+
+
+def other_memory(
+    architecture: Architecture, precision: str, width: int, height: int, drawn_at_once: int
+) -> OtherMemory:
+    """Follows caching a picture's latents and drawing previews of it.
+
+    Args:
+        drawn_at_once: pictures that are drawn together; each is two rows, for guidance.
+    """
+    base = build(architecture, DTYPES[precision])
+    scale = base.vae_scale_factor
+    small = (1, base.vae.config["latent_channels"], height // scale, width // scale)
+    with torch.no_grad(), fused_attention():
+        with StorageTracker(tensors_of(base.vae)) as encoding:
+            picture = torch.empty((1, 3, height, width), device=META)
+            base.vae.encode(picture, return_dict=False)
+        with StorageTracker(tensors_of(base.vae)) as decoding:
+            base.vae.decode(torch.empty(small, device=META), return_dict=False)  # type: ignore[arg-type]
+        with StorageTracker(tensors_of(base.unet)) as drawing:
+            rows = 2 * drawn_at_once
+            latents = torch.empty((rows, *small[1:]), device=META)
+            _predict(base, latents, _features(base, rows, trained=False))
+    return OtherMemory(
+        vae=bytes_of(tensors_of(base.vae)),
+        text_encoders=sum(bytes_of(tensors_of(encoder)) for encoder in base.text_encoders),
+        encoding=encoding.peak,
+        decoding=decoding.peak,
+        drawing=drawing.peak,
+    )
+
+
+def optimizer_bytes(name: str, attachment_bytes: int) -> int:
+    """State of an optimizer for float32 parameters of so many bytes."""
+    return round(attachment_bytes * _STATES[name])
+
+
+# Bytes of state for each byte of parameters: adamw keeps two moments, prodigy also where it began
+# and a running sum, lion one moment; adamw8bit two of a quarter and their scales; adafactor rows
+# and columns only.
+_STATES = {"adamw": 2.0, "adamw8bit": 0.52, "prodigy": 4.0, "lion": 1.0, "adafactor": 0.15}
+
+
+def tensors_of(module: torch.nn.Module) -> list[Tensor]:
+    """Parameters and buffers."""
+    return [*module.parameters(), *module.buffers()]

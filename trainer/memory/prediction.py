@@ -1,0 +1,267 @@
+"""What a configuration needs of a card's memory, and the fastest plan that fits it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from typing import Any, TypeVar
+
+from trainer.cache import content_key
+from trainer.config import TrainingConfig
+from trainer.data.buckets import make_buckets
+from trainer.errors import UserError
+from trainer.memory.architecture import Architecture, find_architecture
+from trainer.memory.ladder import Rung, rung_of, rungs_below
+from trainer.memory.phases import (
+    OtherMemory,
+    StepMemory,
+    Workload,
+    optimizer_bytes,
+    other_memory,
+    step_memory,
+)
+from trainer.pictures import check_resolution
+from trainer.places import cache_folder
+from trainer.runs.atomic import write_json
+
+GIB = 2**30
+CONTEXT_GIB = 0.5
+"""Assumed: what CUDA itself and its libraries take on the card."""
+FRAGMENTATION = 0.08
+"""Assumed: share of the tensors' memory that lies idle between them."""
+ASSUMED_CARD_GIB = 11.0
+DRAWN_AT_ONCE = 4
+
+_VERSION = 1  # of what is counted: results of another one are not used
+_LIBRARIES = ("torch", "diffusers", "transformers", "peft")
+
+Result = TypeVar("Result", StepMemory, OtherMemory)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A prediction.
+
+    Attributes:
+        base: the base model's kind, for people.
+        resolution, batch_size: what was asked about.
+        vram_gib: the card; `vram_source` says where that comes from.
+        peak_gib: predicted, with what is assumed.
+        parts: GiB by part. base_weights, adapter, gradients, optimizer and activations together are
+            the training step's; caching and previews are the whole of these phases; context and
+            fragmentation are assumed and added to the largest of the three.
+        fits: whether the peak is below the card's memory.
+        plan: configuration fields to change so that it fits; empty where it fits already.
+        plan_peak_gib: the peak with them; of the smallest plan there is, where nothing fits.
+        plan_fits: whether the plan fits.
+        slowdown: time of a step with the plan beside that without, about.
+    """
+
+    base: str
+    resolution: int
+    batch_size: int
+    precision: str
+    vram_gib: float
+    vram_source: str
+    peak_gib: float
+    parts: dict[str, float]
+    fits: bool
+    plan: dict[str, Any]
+    plan_peak_gib: float
+    plan_fits: bool
+    slowdown: float
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json` and the page."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A configuration with what its base model fills in."""
+
+    config: TrainingConfig
+    architecture: Architecture
+    width: int
+    height: int
+    precision: str
+
+
+def predict(config: TrainingConfig, vram_gib: float | None = None) -> Fit:
+    """Predicts the peak of a run on a GPU without running it.
+
+    Args:
+        config: only what memory depends on is looked at; pictures need not be there.
+        vram_gib: the card's memory; None: that of this machine's GPU, or else 11.
+
+    Raises:
+        UserError: the base model cannot be recognised, or the resolution does not suit it.
+    """
+    question = _question(config)
+    card, source = _card(vram_gib)
+    rung = rung_of(config)
+    parts = _parts(question, rung)
+    peak = _peak(parts)
+    plan, plan_peak = rung, peak
+    if peak > card:
+        plan, plan_peak = _choose(question, rung, card)
+    return Fit(
+        base=question.architecture.title,
+        resolution=question.width if question.width == question.height else _resolution(question),
+        batch_size=config.training.batch_size,
+        precision=question.precision,
+        vram_gib=round(card, 2),
+        vram_source=source,
+        peak_gib=round(peak, 2),
+        parts={name: round(value, 3) for name, value in parts.items()},
+        fits=peak <= card,
+        plan=plan.changes(rung),
+        plan_peak_gib=round(plan_peak, 2),
+        plan_fits=plan_peak <= card,
+        slowdown=round(plan.cost / rung.cost, 2),
+    )
+
+
+def _question(config: TrainingConfig) -> _Question:
+    architecture = find_architecture(config.base.name)
+    resolution = config.images.resolution or architecture.default_resolution
+    step = 8 * architecture.vae_scale_factor
+    check_resolution(resolution, step)
+    buckets = make_buckets(resolution, step) if config.images.buckets else ((resolution,) * 2,)
+    width, height = max(buckets, key=lambda side: (side[0] * side[1], -abs(side[0] - side[1])))
+    precision = config.training.precision
+    return _Question(config, architecture, width, height, precision.replace("auto", "bf16"))
+
+
+def _resolution(question: _Question) -> int:
+    return question.config.images.resolution or question.architecture.default_resolution
+
+
+def _card(given: float | None) -> tuple[float, str]:
+    if given is not None:
+        if not 0 < given <= 4096:
+            raise UserError(f"A card with {given:g} GiB is not possible.", "Give --vram in GiB.")
+        return given, "given"
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory / GIB, "the GPU of this machine"
+    return ASSUMED_CARD_GIB, "assumed, as there is no GPU here"
+
+
+def _choose(question: _Question, rung: Rung, card: float) -> tuple[Rung, float]:
+    """The fastest rung that fits; the smallest one where none does."""
+    best: tuple[Rung, float] | None = None
+    for other in rungs_below(rung):
+        peak = _peak(_parts(question, other))
+        if best is None or peak < best[1]:
+            best = other, peak
+        if peak <= card:
+            return other, peak
+    return best or (rung, _peak(_parts(question, rung)))
+
+
+def _parts(question: _Question, rung: Rung) -> dict[str, float]:
+    """GiB by part of the run."""
+    config = question.config
+    step = _step(question, rung)
+    drawn = min(DRAWN_AT_ONCE, max(1, rung.pictures))
+    other = _others(question, drawn)
+    optimizer = optimizer_bytes(config.optimizer.name, step.adapter)
+    averages = step.adapter if config.training.ema_decay else 0
+    kept = step.adapter + optimizer + averages
+    drawing = step.base_weights + kept + other.drawing
+    decoding = kept + other.vae + other.decoding
+    if not config.memory.offload:
+        idle = 0 if config.adapter.text_encoder else other.text_encoders
+        drawing, decoding = drawing + idle, decoding + step.base_weights + idle
+    parts = {
+        "base_weights": step.base_weights,
+        "adapter": step.adapter,
+        "gradients": step.gradients,
+        "optimizer": optimizer + averages,
+        "activations": step.activations,
+        "caching": max(other.vae + other.encoding, other.text_encoders),
+        "previews": max(drawing, decoding),
+    }
+    found = {name: value / GIB for name, value in parts.items()}
+    found["context"] = CONTEXT_GIB
+    found["fragmentation"] = FRAGMENTATION * _largest(found)
+    return found
+
+
+def tensors_gib(parts: Mapping[str, float]) -> float:
+    """The largest phase's GiB of tensors, without what is assumed."""
+    return _largest(parts)
+
+
+def _largest(parts: Mapping[str, float]) -> float:
+    step = ("base_weights", "adapter", "gradients", "optimizer", "activations")
+    return max(sum(parts[name] for name in step), parts["caching"], parts["previews"])
+
+
+def _peak(parts: Mapping[str, float]) -> float:
+    return _largest(parts) + parts["context"] + parts["fragmentation"]
+
+
+def _step(question: _Question, rung: Rung) -> StepMemory:
+    """Activations grow with the rows by equal amounts: followed with one row and with all of
+    them, and interpolated between."""
+    all_rows = replace(rung_of(question.config), apart=False).rows
+    one_or_all = 1 if rung.rows == 1 else all_rows
+    followed = _followed(question, rung, one_or_all)
+    if rung.rows == one_or_all:
+        return followed
+    one = _followed(question, rung, 1).activations
+    share = (rung.rows - 1) / (all_rows - 1)
+    return replace(followed, activations=round(one + share * (followed.activations - one)))
+
+
+def _followed(question: _Question, rung: Rung, rows: int) -> StepMemory:
+    config = question.config
+    work = Workload(
+        width=question.width,
+        height=question.height,
+        precision=question.precision,
+        adapter=config.adapter,
+        rows=rows,
+        kept_rows=0,
+        accumulates=rung.accumulates or config.training.accumulation > 1,
+        mode=rung.mode,
+        checkpointing=rung.checkpointing,
+    )
+    return _remembered(
+        StepMemory,
+        question,
+        work.key(),
+        lambda: step_memory(question.architecture, work),
+    )
+
+
+def _others(question: _Question, drawn: int) -> OtherMemory:
+    size = (question.precision, question.width, question.height, drawn)
+    return _remembered(
+        OtherMemory, question, size, lambda: other_memory(question.architecture, *size)
+    )
+
+
+def _remembered(
+    kind: type[Result], question: _Question, facts: object, compute: Callable[[], Result]
+) -> Result:
+    """From the cache folder, or computed and kept there."""
+    key = content_key(
+        kind=kind.__name__,
+        facts=facts,
+        parts=question.architecture.parts,
+        versions=[_VERSION, *(version(library) for library in _LIBRARIES)],
+    )
+    path = cache_folder() / "fit" / f"{key[:40]}.json"
+    try:
+        return kind(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        result = compute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, asdict(result))
+    return result
