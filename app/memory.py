@@ -19,7 +19,7 @@ _KEPT = 64
 # What changes nothing about memory; a change of it asks for no new prediction.
 _NO_MATTER = ("captions", "previews", "checkpoints", "output", "objective")
 
-_PREDICTS = (PROJECT / "trainer" / "memory.py").is_file()
+_PREDICTS = (PROJECT / "trainer" / "memory").is_dir()
 
 _known: OrderedDict[str, str] = OrderedDict()
 _lock = threading.Lock()
@@ -69,7 +69,7 @@ def describe(value: Any) -> str:
         return f'<p class="fits">Fits your card: needs {need} of {card:.1f}, as predicted.</p>'
     return (
         f'<p class="fits not">Does not fit your card: needs {need} of {card:.1f}, as predicted. '
-        f"{_way_out(value.get('plan'))}</p>"
+        f"{_way_out(value.get('plan') if value.get('plan_fits', True) else None)}</p>"
     )
 
 

@@ -60,6 +60,7 @@ def verb_table(studio: Studio, runs: Path = RUNS) -> dict[str, Verb]:
     table: dict[str, Verb] = {
         "generate": lambda arguments, progress: generate(studio, runs, arguments, progress),
         "trigger": command_verb(("trigger",), "words"),
+        "fit": fit,
         "ping": lambda _, __: {"loaded": studio.loaded},
     }
     for action, positional in ADAPTER_ACTIONS.items():
@@ -101,6 +102,20 @@ def generate(
 
     files = studio.generate(GenerateRequest.of(arguments), watchful)
     return {"files": [str(path) for path in files]}
+
+
+def fit(arguments: Arguments, progress: Progress) -> dict[str, object]:
+    """What ``fit --json`` prints, for a whole configuration as nested objects.
+
+    Raises:
+        UserError: the configuration or the base model is at fault.
+    """
+    from trainer.configfile import validate
+    from trainer.memory.prediction import predict
+
+    tree, vram = arguments.get("config"), arguments.get("vram")
+    config = validate(tree if isinstance(tree, Mapping) else {}, "config")
+    return predict(config, float(vram) if isinstance(vram, int | float) else None).as_json()
 
 
 def refuse_while_training(runs: Path) -> None:

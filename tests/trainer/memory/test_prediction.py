@@ -151,3 +151,14 @@ def test_mistakes_are_one_sentence(
 ) -> None:
     assert main(["fit", "--base", str(tiny_base("sd1")), *arguments]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_the_page_asks_the_same(tiny_base: TinyBase) -> None:
+    from trainer.generation import Studio
+    from trainer.service import verb_table
+
+    values = {"base.name": str(tiny_base("sd1")), "images.resolution": 64}
+    config = with_values(TrainingConfig(), values)
+    verb = verb_table(Studio())["fit"]
+    found = verb({"config": config.model_dump(mode="json"), "vram": 6}, lambda *_: None)
+    assert found == predict(config, 6.0).as_json()
