@@ -78,6 +78,7 @@ def what_it_is(choice: AdapterChoice, facts: Facts) -> str:
     size = f"{choice.path.stat().st_size / 1e6:,.1f} MB" if choice.path.is_file() else ""
     rows = {
         "For": escape(_FAMILIES.get(family, "an unknown base model")),
+        "Made with": escape(_cut(str(_mapping(facts.get("metadata")).get("ss_sd_model_name", "")))),
         "Trigger words": ", ".join(f"<b>{escape(_cut(word))}</b>" for word in words)
         or '<span class="quiet">none in the file</span>',
         "Rank": _span(ranks),
@@ -90,11 +91,13 @@ def what_it_is(choice: AdapterChoice, facts: Facts) -> str:
     if isinstance(enough, int) and ranks and enough < max(ranks):
         rows["Enough"] = f"Rank {enough} would keep 99 % of what it does."
     body = "".join(
-        f"<tr><th scope='row'>{name}</th><td>{value}</td></tr>" for name, value in rows.items()
+        f"<tr><th scope='row'>{name}</th><td>{value}</td></tr>"
+        for name, value in rows.items()
+        if value
     )
     return (
         f'<div class="card"><h2>{escape(choice.title)}</h2>'
-        f'<table class="facts"><tbody>{body}</tbody></table></div>'
+        f'<table class="plain about"><tbody>{body}</tbody></table></div>'
     )
 
 
@@ -122,12 +125,12 @@ def chart(facts: Facts) -> str:
     most = max(energies.values()) or 1.0
     rows = "".join(
         f"<tr><th scope='row'>{escape(_block(block))}</th>"
-        f"<td><div class='bar' style='width:{100 * energy / most:.1f}%'></div></td>"
+        f"<td><div class='amount' style='width:{100 * energy / most:.1f}%'></div></td>"
         f"<td class='number'>{energy:.3g}</td></tr>"
         for block, energy in sorted(energies.items(), key=lambda item: _order(item[0]))[:_MOST_ROWS]
     )
     return (
-        '<table class="bars"><caption>How much each block changes (Frobenius norm of '
+        '<table class="plain bars"><caption>How much each block changes (Frobenius norm of '
         f"alpha / rank · B A)</caption><tbody>{rows}</tbody></table>"
     )
 
@@ -173,10 +176,13 @@ def proof(facts: Facts) -> str:
             f"<td>{matched:g} of {total:g} tensors read, strength {exact}</td>"
             f"<td>{escape(notes)}</td></tr>"
         )
+    why = "Why" if any(_texts(verdict.get("notes")) for verdict in tools.values()) else ""
     return (
-        '<div class="scroll" tabindex="0" role="region" aria-label="Where it works"><table>'
+        '<div class="scroll" tabindex="0" role="region" aria-label="Where it works">'
+        '<table class="plain">'
         "<thead><tr><th scope='col'>Tool</th><th scope='col'>Verdict</th>"
-        "<th scope='col'>What it reads</th><th scope='col'>Why</th></tr></thead>"
+        "<th scope='col'>What it reads</th>"
+        f"<td>{why}</td></tr></thead>"
         f"<tbody>{rows}</tbody></table></div>"
         '<p class="quiet">By the names of its tensors and what each tool was measured to do with '
         "them; the tools themselves are not started.</p>"
@@ -194,8 +200,8 @@ def metadata(facts: Facts) -> str:
         for key, value in [*entries.items()][:_MOST_ROWS]
     )
     return (
-        '<div class="scroll" tabindex="0" role="region" aria-label="Metadata"><table><tbody>'
-        f"{rows}</tbody></table></div>"
+        '<div class="scroll" tabindex="0" role="region" aria-label="Metadata">'
+        f'<table class="plain"><tbody>{rows}</tbody></table></div>'
     )
 
 

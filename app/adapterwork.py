@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import zipfile
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from trainer.runs.atomic import replacing
 
 LAYOUTS = ("kohya", "kohya-sgm", "diffusers")
 PRECISIONS = ("fp32", "fp16", "bf16")
+_UNKNOWN = re.compile(r"no adapter\.download|invalid choice: 'download'")  # of a service without it
 
 
 def bring_in(upload: Upload) -> AdapterChoice:
@@ -101,7 +103,7 @@ def download(choice: AdapterChoice) -> Path:
             wanted = {"file": _path(choice), "out": str(out), "name": stem}
             service.call("adapter.download", wanted, adapterfacts.SECONDS)
         except UserError as error:
-            if "There is no adapter.download" not in error.message:
+            if not _UNKNOWN.search(error.message):
                 raise
             with replacing(out) as target, zipfile.ZipFile(target, "w") as archive:
                 archive.write(choice.path, f"{stem}{SUFFIX}")

@@ -195,7 +195,7 @@ def changes(found: Sequence[Change], total: int) -> str:
     return (
         f"<p>{len(found)} of {total} captions would change.</p>"
         '<div class="scroll" tabindex="0" role="region" aria-label="Changes">'
-        "<table><thead><tr><th scope='col'>Picture</th>"
+        "<table class='plain'><thead><tr><th scope='col'>Picture</th>"
         "<th scope='col'>Now</th><th scope='col'>Then</th></tr></thead>"
         f"<tbody>{rows}</tbody></table></div>{rest}"
     )
