@@ -34,7 +34,7 @@ HERE = Path(__file__).resolve().parent
 VENV = HERE / ".venv"
 STAMP = VENV / "rarebit-ready.json"  # says what is installed; written when all of it is
 UNFINISHED = VENV / "rarebit-unfinished"  # there while it is being changed
-COMMANDS = "train, resume, generate, trigger, check-images, fit, adapter, doctor and test"
+COMMANDS = "train, resume, generate, trigger, check-images, evaluate, fit, adapter, doctor and test"
 
 # What pip or the system says -> what is wrong, and the way out. The first that fits counts.
 CAUSES: Tuple[Tuple[str, str, str], ...] = (

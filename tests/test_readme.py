@@ -83,7 +83,11 @@ def test_the_main_job_shows_the_concept_and_keeps_the_rest(main_job: Path) -> No
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     "arguments",
-    [c for c in commands() if c[0] in ("generate", "resume", "check-images", "adapter", "trigger")],
+    [
+        c
+        for c in commands()
+        if c[0] in ("generate", "resume", "check-images", "adapter", "trigger", "evaluate")
+    ],
     ids=lambda arguments: " ".join(arguments[:2]),
 )
 def test_the_commands_after_it(main_job: Path, arguments: list[str]) -> None:

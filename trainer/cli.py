@@ -64,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     _add_trigger(commands)
     _add_check_images(commands)
+    _add_evaluate(commands)
     add_fit(commands)
     add_adapter(commands)
     _add_doctor(commands)
@@ -206,6 +207,26 @@ def _add_check_images(commands: argparse._SubParsersAction[argparse.ArgumentPars
     parser.set_defaults(command=check_images_command)
 
 
+def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "evaluate", help="whether the trigger word works, whether it leaks, and what to use"
+    )
+    parser.add_argument(
+        "place", type=Path, metavar="RUN_OR_ADAPTER", help="A run's folder or name, or any file."
+    )
+    parser.add_argument("--base", metavar="NAME", help="Instead of the one it was trained on.")
+    parser.add_argument("--trigger", metavar="WORD", help="Instead of what the file says.")
+    parser.add_argument("--class-word", metavar="WORD", help="Instead of what the file says.")
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="The image set, to measure likeness by."
+    )
+    parser.add_argument(
+        "--scorers", type=Path, metavar="DIR", help=_escaped(field_help("evaluation.scorers"))
+    )
+    parser.add_argument("--json", action="store_true", help="Print JSON.")
+    parser.set_defaults(command=evaluate_command)
+
+
 def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("doctor", help="what this machine has, and a self-test")
     parser.add_argument("--json", action="store_true", help="Print JSON.")
@@ -295,6 +316,21 @@ def check_images_command(options: argparse.Namespace) -> int:
         base_name=options.base,
         trigger=options.trigger,
         resolution=options.resolution,
+        as_json=options.json,
+    )
+
+
+def evaluate_command(options: argparse.Namespace) -> int:
+    """``evaluate``: the meters of a run or an adapter file."""
+    from trainer.commands.evaluate import evaluate
+
+    return evaluate(
+        options.place,
+        base_name=options.base,
+        trigger=options.trigger,
+        class_word=options.class_word,
+        images=options.images,
+        scorers=options.scorers,
         as_json=options.json,
     )
 

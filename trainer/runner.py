@@ -10,11 +10,15 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
+
 from trainer.checkpoints import load_latest
 from trainer.config import TrainingConfig
 from trainer.configfile import write_config
 from trainer.devices import Device, choose_device
 from trainer.errors import UserError
+from trainer.evaluation.assessing import Assessment
+from trainer.evaluation.concluding import conclude
 from trainer.evaluation.watching import Evaluated, Validated
 from trainer.export import Exported, export_adapter
 from trainer.interrupt import StopRequest
@@ -71,12 +75,14 @@ class Result:
     Attributes:
         finished: False when it was stopped on request.
         adapter: the exported file and what was found of it; None when stopped.
+        assessment: what was measured of it; None when stopped or where nothing was measured.
     """
 
     run: RunFolder
     step: int
     finished: bool
     adapter: Exported | None
+    assessment: Assessment | None = None
 
 
 Listener = Callable[[TrainingEvent | Prepared | Working], None]
@@ -215,8 +221,23 @@ def _train(session: Session, recorder: Recorder, stop: StopRequest) -> Result:
     exported = export_adapter(session, run.adapter)
     if not exported.exact:
         recorder.warn(f"The adapter file is not what was trained: {exported.summary}")
+    assessment = _assess(session, recorder)
     _end(recorder, "finished", f"{exported.summary}; {exported.works}")
-    return Result(run, session.step, True, exported)
+    return Result(run, session.step, True, exported, assessment)
+
+
+def _assess(session: Session, recorder: Recorder) -> Assessment | None:
+    """The measurements at the end; a run whose adapter is safe does not fail for them."""
+    if not session.config.evaluation.enabled:
+        return None
+    try:
+        return conclude(session)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        recorder.warn("Not enough GPU memory to measure the adapter at the end.")
+    except UserError as error:
+        recorder.warn(f"The adapter was not measured at the end: {error.message}")
+    return None
 
 
 def _follow(

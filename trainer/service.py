@@ -61,6 +61,7 @@ def verb_table(studio: Studio, runs: Path = RUNS) -> dict[str, Verb]:
         "generate": lambda arguments, progress: generate(studio, runs, arguments, progress),
         "trigger": command_verb(("trigger",), "words"),
         "fit": fit,
+        "evaluate": lambda arguments, progress: evaluate(runs, arguments, progress),
         "ping": lambda _, __: {"loaded": studio.loaded},
     }
     for action, positional in ADAPTER_ACTIONS.items():
@@ -116,6 +117,17 @@ def fit(arguments: Arguments, progress: Progress) -> dict[str, object]:
     tree, vram = arguments.get("config"), arguments.get("vram")
     config = validate(tree if isinstance(tree, Mapping) else {}, "config")
     return predict(config, float(vram) if isinstance(vram, int | float) else None).as_json()
+
+
+def evaluate(runs: Path, arguments: Arguments, progress: Progress) -> object:
+    """Measures a run or an adapter file while nothing trains; the arguments of ``evaluate``, with
+    ``target`` for the run or file.
+
+    Raises:
+        UserError: the device is busy, or there is nothing to measure.
+    """
+    refuse_while_training(runs)
+    return command_verb(("evaluate",), "target")(arguments, progress)
 
 
 def refuse_while_training(runs: Path) -> None:

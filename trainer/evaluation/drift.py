@@ -38,7 +38,7 @@ class ProbeSettings:
     """
 
     pictures: int = 1
-    timesteps: int = 3
+    timesteps: int = 2
     inference_steps: int = 8
     guidance: float = 4.0
     seed: int = 0

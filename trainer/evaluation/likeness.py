@@ -22,7 +22,7 @@ from trainer.objective import add_noise, loss_weights, squared_error, target
 from trainer.pictures import LatentSource, Picture
 from trainer.seeds import derive_seed
 
-TIMESTEPS = 4
+TIMESTEPS = 3
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from trainer.pictures import LatentSource, Picture
 
 Item = TypeVar("Item")
 
-PICTURES = 4
-"""At most so many pictures are measured; 4 at 4 timesteps each told good from bad adapters."""
+PICTURES = 3
+"""At most so many pictures are measured; at 3 timesteps each they told good from bad adapters."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,8 @@ class MeterBench:
     adapters that are on the model then do. Costs one prediction for each point, about 80 to 100
     for one concept; making it costs as many, and the base model's pictures once for a base model.
 
-    UNet and text encoders have to be on the device.
+    UNet and text encoders have to be on the device. `last_drifts` holds the drift of every prompt
+    at the last measurement.
 
     Args:
         latents: of the subjects' pictures.
@@ -162,16 +163,13 @@ class MeterBench:
         self._latents, self._gamma = latents, gamma
         self.benches = [self._bench(subject, cache) for subject in subjects]
         prompts = [prompt for bench in self.benches for prompt in bench.prompts.all]
+        self.last_drifts: dict[str, float] = {}
         self.probes = make_probes(base, prompts, device, cache, settings, side=side)
 
     def measure(self) -> list[Meters]:
         """The meters of each subject, for the adapters as they are on the model now."""
-        drifts = drift(self.base, self.probes, self.device)
-        return [self._measure(bench, drifts) for bench in self.benches]
-
-    def drifts(self) -> dict[str, float]:
-        """The drift of every prompt."""
-        return drift(self.base, self.probes, self.device)
+        self.last_drifts = drift(self.base, self.probes, self.device)
+        return [self._measure(bench, self.last_drifts) for bench in self.benches]
 
     def bleed(self) -> list[list[float | None]]:
         """How much like subject ``row`` the trigger of subject ``column`` makes its pictures.

@@ -22,9 +22,10 @@ from trainer.lora.attach import disabled
 from trainer.models.base import BaseModel
 from trainer.models.text import encode
 
-PLAIN = ("a close-up of {}", "an image that shows {}")
-NEIGHBOURS = 4
-UNRELATED = 3
+PLAIN = ("a close-up of {}", "an image that shows {}", "here you see {}")
+WORDINGS = 3
+NEIGHBOURS = 3
+UNRELATED = 2
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,13 @@ def prompt_sets(
         captions: of the image set, with the trigger or without it; none are needed.
     """
     wordings = caption_wordings(captions, trigger, class_word)
+    plain = PLAIN[: WORDINGS - len(wordings)]
     subject = f"{trigger} {class_word}".strip()
     without = [wording.format(with_article(class_word)) for wording in wordings]
     with_trigger = [f"{trigger}, {prompt}" for prompt in without]
-    with_trigger += [wording.format(with_article(subject)) for wording in PLAIN]
+    with_trigger += [wording.format(with_article(subject)) for wording in plain]
     if class_word:
-        without += [wording.format(with_article(class_word)) for wording in PLAIN]
+        without += [wording.format(with_article(class_word)) for wording in plain]
     else:
         without = sorted({without_word(caption, trigger) for caption in captions} - {""})[:2]
     near = neighbours_of(base, class_word, device, cache) if class_word else []

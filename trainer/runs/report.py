@@ -24,15 +24,20 @@ from trainer.runs.board import read_board
 from trainer.runs.charts import Line, Point, line_chart, smooth
 from trainer.runs.events import Event, number, read_events
 from trainer.runs.layout import RunFolder
+from trainer.runs.measured import COLUMNS, read_measured
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _LONGEST = 400  # characters of a text that is shown
 # What an "evaluation" event may say, best first, with what it means.
 _METERS = {
-    "effect": "How far the trigger word moves pictures towards the images. More is better.",
-    "leak": "How far prompts without the trigger word move along. Less is better.",
-    "collateral": "How far pictures of unrelated things move. Less is better.",
-    "validation_loss": "Loss on images kept out of training. Less is better.",
+    "likeness": "How much better than the base model it predicts pictures of the set. More is "
+    "better.",
+    "effect": "How far the trigger word moves what the model predicts.",
+    "leak": "How far the class word and things like it move, as a share of the effect. Less is "
+    "better.",
+    "collateral": "How far unrelated prompts move, as a share of the effect. Less is better.",
+    "validation_loss": "Loss at fixed noise, on pictures kept out of training if there are any. Less is "
+    "better.",
 }
 
 
@@ -102,6 +107,8 @@ def write_report(run: RunFolder) -> Path:
         board=read_board(run),
         charts=[chart for chart in _charts(events) if chart.svg],
         meters=list(_meters(events)),
+        measured=read_measured(run),
+        measured_columns=[name.replace("_", " ") for name in COLUMNS],
         settings=_settings(config),
         warnings=[str(event.get("message", "")) for event in events if _is(event, "warning")],
     )
@@ -184,12 +191,16 @@ def _charts(events: Sequence[Event]) -> Iterator[Chart]:
     losses = step_points(events, "loss")
     kept = step_points(events, "preservation")
     checked = step_points(events, "loss", "validation")
+    held_out = any(_is(event, "validation") and event.get("held_out") for event in events)
     span = _smoothing(losses)
     drawn = [
         (Line("raw", losses), "each step"),
         (Line("smooth", smooth(losses, span)), f"running mean over {span} steps"),
         (Line("second", smooth(kept, max(5, len(kept) // 12))), "preservation, running mean"),
-        (Line("third", checked), "images kept out of training"),
+        (
+            Line("third", checked),
+            "pictures kept out of training" if held_out else "trained pictures, at fixed noise",
+        ),
     ]
     note = "How far the predicted noise is off. It varies with the noise drawn; see the mean."
     yield _chart("Loss", note, drawn)

@@ -1,0 +1,88 @@
+"""What the meters say, by numbers of adapters of the built-in model (docs/measuring.md)."""
+
+from __future__ import annotations
+
+import pytest
+
+from trainer.evaluation.meters import Meters, mean_meters, spread
+from trainer.evaluation.verdicts import findings
+
+GOOD = Meters(
+    0.0273, 0.0092, 0.0189, 0.0093,
+    likeness=0.55, likeness_without=0.026, likeness_trained=0.602, held_out=2,
+)  # fmt: skip
+LEAKING = Meters(
+    0.0637, 0.0583, 0.0547, 0.0194,
+    likeness=0.552, likeness_without=0.583, likeness_trained=0.608, held_out=2,
+)  # fmt: skip
+BROKEN = Meters(
+    0.3, 0.285, 0.27, 0.268,
+    likeness=-0.842, likeness_without=-0.705, likeness_trained=-1.183, held_out=2,
+)  # fmt: skip
+BY_HEART = Meters(
+    0.08, 0.02, 0.03, 0.02,
+    likeness=0.3, likeness_without=0.02, likeness_trained=0.8, held_out=2,
+)  # fmt: skip
+NO_PICTURES = Meters(0.03, 0.01, 0.02, 0.01)
+
+
+def codes(meters: Meters, **more: object) -> list[str]:
+    return [finding.code for finding in findings(meters, **more)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("meters", "expected"),
+    [
+        (GOOD, ["works", "keeps", "still"]),
+        (LEAKING, ["works", "leaks", "still"]),
+        (BROKEN, ["harmful", "leaks", "moves"]),
+        (BY_HEART, ["works", "keeps", "still", "overtrained"]),
+        (NO_PICTURES, ["unmeasured", "keeps", "still"]),
+        (Meters(0.03, 0.029, 0.02, 0.01), ["unmeasured", "leaks", "still"]),
+        (Meters(0.03, 0.01, 0.04, 0.01), ["unmeasured", "neighbours", "still"]),
+        (Meters(0.03, None, None, 0.01), ["unmeasured", "still"]),
+        (Meters(0.001, 0.001, 0.001, 0.001, likeness=0.01), ["weak", "leaks", "moves"]),
+        (Meters(0.0, 0.0, 0.0, 0.0, likeness=0.0), ["dead"]),
+    ],
+)
+def test_findings(meters: Meters, expected: list[str]) -> None:
+    assert codes(meters) == expected
+
+
+def test_all_is_well_with_a_good_one_only() -> None:
+    assert all(finding.good for finding in findings(GOOD))
+    for bad in (LEAKING, BROKEN, BY_HEART):
+        assert not all(finding.good for finding in findings(bad))
+
+
+def test_a_dead_file_is_dead_whatever_was_measured() -> None:
+    assert codes(GOOD, dead=True) == ["dead"]
+
+
+def test_likeness_lost_since_an_earlier_step_is_overtraining() -> None:
+    assert "overtrained" in codes(GOOD, earlier=[Meters(0.02, 0, 0, 0, likeness=0.65)])
+    assert "overtrained" not in codes(GOOD, earlier=[Meters(0.02, 0, 0, 0, likeness=0.56)])
+
+
+def test_shares_of_nothing() -> None:
+    dead = Meters(0.0, 0.0, None, 0.0)
+    assert (dead.leak, dead.collateral, dead.neighbour_leak) == (0.0, 0.0, None)
+    assert Meters(0.0, 0.5, None, None).leak is None
+    assert Meters(0.2, 0.1, 0.05, None).leak == pytest.approx(0.5)
+
+
+def test_means_over_concepts() -> None:
+    mean = mean_meters([GOOD, NO_PICTURES])
+    assert mean.effect == pytest.approx((GOOD.effect + NO_PICTURES.effect) / 2)
+    assert mean.likeness == GOOD.likeness
+    assert mean.held_out == 2
+    assert mean_meters([GOOD]) is GOOD
+    with pytest.raises(ValueError, match="nothing"):
+        mean_meters([])
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "expected"), [(0, 3, []), (2, 3, [0, 1]), (9, 3, [0, 3, 6])]
+)
+def test_spread(count: int, most: int, expected: list[int]) -> None:
+    assert spread(range(count), most) == expected

@@ -1,0 +1,103 @@
+"""What a run's ``evaluation.json`` says, for pages: read with care, since it is a file like any."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from trainer.runs.events import number
+from trainer.runs.layout import RunFolder
+
+COLUMNS = ("likeness", "effect", "leak", "collateral", "validation_loss")
+_MOST_BYTES = 12_000_000
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class Said:
+    """A finding in words; `good` where it is as it should be."""
+
+    text: str
+    good: bool
+
+
+@dataclass(frozen=True)
+class MeasuredRow:
+    """A checkpoint at a strength; its values in the order of `COLUMNS`, "–" where unknown."""
+
+    name: str
+    strength: float
+    values: tuple[str, ...]
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a page shows of a run's evaluation.
+
+    Attributes:
+        recommended: a sentence; empty where nothing is recommended.
+        board: the bleed board as a data URI; empty without one.
+    """
+
+    findings: tuple[Said, ...] = ()
+    rows: tuple[MeasuredRow, ...] = ()
+    recommended: str = ""
+    board: str = ""
+
+
+def read_measured(run: RunFolder) -> Measured:
+    """What was measured of a run; nothing where there is no file or it can't be read."""
+    try:
+        told = json.loads(run.evaluation.read_bytes())
+    except (OSError, ValueError):
+        told = {}
+    told = told if isinstance(told, dict) else {}
+    advice = told.get("recommended")
+    advice = advice if isinstance(advice, dict) else {}
+    chosen = (advice.get("checkpoint"), number(advice.get("strength")))
+    strengths = [row for row in _tables(advice, "strengths") if number(row.get("strength")) != 1]
+    return Measured(
+        findings=tuple(
+            Said(str(item.get("says", "")), bool(item.get("good")))
+            for item in _tables(advice, "findings")
+        ),
+        rows=tuple(_row(row, chosen) for row in (*_tables(told, "checkpoints"), *strengths)),
+        recommended=_advice(advice, chosen),
+        board=_board(run),
+    )
+
+
+def _tables(told: Mapping[str, object], name: str) -> list[dict[str, object]]:
+    found = told.get(name)
+    return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
+
+
+def _row(told: dict[str, object], chosen: tuple[object, float | None]) -> MeasuredRow:
+    strength = number(told.get("strength"))
+    values = [number(told.get(name)) for name in COLUMNS]
+    return MeasuredRow(
+        name=str(told.get("checkpoint", "")),
+        strength=1.0 if strength is None else strength,
+        values=tuple("–" if value is None else f"{value:.3g}" for value in values),
+        chosen=(told.get("checkpoint"), strength) == chosen,
+    )
+
+
+def _advice(advice: Mapping[str, object], chosen: tuple[object, float | None]) -> str:
+    why = str(advice.get("why", ""))
+    if not chosen[0] or chosen[1] is None:
+        return why
+    return f"Use {chosen[0]} at strength {chosen[1]:g}: {why}"
+
+
+def _board(run: RunFolder) -> str:
+    try:
+        data = run.bleed_board.read_bytes()
+    except OSError:
+        return ""
+    if not data.startswith(_PNG) or len(data) > _MOST_BYTES:
+        return ""
+    return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
