@@ -151,9 +151,11 @@ def _work(config: TrainingConfig) -> float:
     Recomputing activations costs a third more time (docs/configuration.md).
     """
     size = config.training.batch_size * config.training.accumulation
-    kept = 1 / config.preservation.every if config.preservation.weight > 0 else 0.0
+    preservation = config.preservation
+    preserves = preservation.method != "none" and preservation.weight > 0
+    kept = preservation.share / preservation.every if preserves else 0.0
     again = 4 / 3 if config.training.gradient_checkpointing else 1.0
-    return size * (1 + 0.5 * kept) * again
+    return size * (1 + kept) * again
 
 
 def rounded_duration(seconds: float) -> str:

@@ -15,11 +15,10 @@ from torch import Tensor
 
 from trainer.concepts import captions_of, concepts_of
 from trainer.config import CaptionsConfig, TrainingConfig
-from trainer.data.buckets import CropPlan
 from trainer.data.captions import compose_caption, protect_trigger
 from trainer.data.order import SampleOrder, flip_choice
 from trainer.models.base import BaseModel
-from trainer.models.text import fits_tokens
+from trainer.models.text import Size, fits_tokens
 from trainer.objective import draw_noise, draw_timesteps
 from trainer.pictures import LatentSource, MaskSource, Picture
 
@@ -72,15 +71,17 @@ class Batch:
         return [sample.caption for sample in self.samples]
 
     @property
-    def original_sizes(self) -> list[tuple[int, int]]:
-        """(height, width) of the samples' pictures before they were fitted, in pixels."""
-        headers = [sample.picture.entry.header for sample in self.samples]
-        return [(header.height, header.width) for header in headers]
-
-    @property
-    def crops(self) -> list[CropPlan]:
-        """How the samples' pictures were cut."""
-        return [sample.picture.crop for sample in self.samples]
+    def sizes(self) -> tuple[tuple[Size, Size, Size], ...]:
+        """For each picture, in pixels, (height, width) before it was fitted, the (top, left) corner
+        of its crop, and (height, width) of what is trained on: what SDXL is told of it."""
+        return tuple(
+            (
+                (picture.entry.header.height, picture.entry.header.width),
+                (picture.crop.top, picture.crop.left),
+                (picture.crop.height, picture.crop.width),
+            )
+            for picture in (sample.picture for sample in self.samples)
+        )
 
 
 class Batches:

@@ -197,12 +197,20 @@ def _add_check_images(commands: argparse._SubParsersAction[argparse.ArgumentPars
     parser = commands.add_parser(
         "check-images", help="everything wrong or doubtful in an image set, before training"
     )
-    parser.add_argument("folder", type=Path, metavar="DIR")
+    parser.add_argument("folder", type=Path, metavar="DIR", nargs="?")
     parser.add_argument(
         "--base", default="tiny-emoji", metavar="NAME", help=field_help("base.name")
     )
     parser.add_argument("--trigger", default="", metavar="WORD")
+    parser.add_argument("--class-word", default="", metavar="WORD")
     parser.add_argument("--resolution", type=int, metavar="PX")
+    parser.add_argument(
+        "--masks",
+        choices=("none", "alpha", "files"),
+        default="none",
+        help=_escaped(field_help("images.masks")),
+    )
+    _add_concepts(parser)
     parser.add_argument("--json", action="store_true", help="Print JSON.")
     parser.set_defaults(command=check_images_command)
 
@@ -308,16 +316,28 @@ def trigger_command(options: argparse.Namespace) -> int:
 
 
 def check_images_command(options: argparse.Namespace) -> int:
-    """``check-images``: the report on an image set."""
+    """``check-images``: the report on an image set, or on those of several concepts."""
     from trainer.commands.check_images import check_images
+    from trainer.concepts import parse_concept
+    from trainer.config import TrainingConfig
+    from trainer.configfile import with_values
 
-    return check_images(
-        options.folder,
-        base_name=options.base,
-        trigger=options.trigger,
-        resolution=options.resolution,
-        as_json=options.json,
-    )
+    if (options.folder is None) == (not options.concepts):
+        raise UserError(
+            "check-images needs a folder, or concepts, and not both.",
+            "Such as: check-images DIR --trigger WORD, or: check-images --concept DIR:WORD:CLASS",
+        )
+    values: dict[str, object] = {
+        "base.name": options.base,
+        "images.path": str(options.folder or "."),
+        "images.resolution": options.resolution,
+        "images.masks": options.masks,
+        "captions.trigger": options.trigger,
+        "captions.class_word": options.class_word,
+        "concepts": [parse_concept(text) for text in options.concepts],
+    }
+    config = with_values(TrainingConfig(), values, "the command line")
+    return check_images(config, as_json=options.json)
 
 
 def evaluate_command(options: argparse.Namespace) -> int:

@@ -308,7 +308,7 @@ class MemoryConfig(Section):
     preserve_apart: bool = Field(
         default=False,
         description="Give the preserved prompts a forward pass of their own: somewhat slower, and "
-        "a third less memory for activations.",
+        "a fifth less memory for activations.",
     )
     offload: bool = Field(
         default=True,
@@ -341,21 +341,57 @@ class ObjectiveConfig(Section):
 class PreservationConfig(Section):
     """Keeping everything else as it was (DreamBooth, arXiv 2208.12242, section 3.3).
 
-    Without class pictures: on every k-th step the base model's own prediction, adapter switched
-    off, is the target for the class word, its paraphrases, other kinds of prompts and the empty
-    prompt.
+    On every k-th step a few more rows go through the model beside the pictures. What they are to
+    come out as is either what the base model predicted for them (prediction), or pictures of the
+    class (pictures). See docs/keeping-the-rest-still.md.
     """
 
+    method: Literal["prediction", "pictures", "none"] = Field(
+        default="prediction",
+        description="prediction: the base model's own predictions for the class word, for things "
+        "like it, for all kinds of others and for the empty prompt; no pictures are needed. "
+        "pictures: DreamBooth's class pictures, drawn by the base model or taken from "
+        "preservation.folder; they hold the class word only. none: nothing is held.",
+    )
     weight: float = Field(
-        default=1.0,
+        default=6.0,
         ge=0.0,
         le=100.0,
         allow_inf_nan=False,
-        description="Weight of the preservation loss. 0: none, and the class word will come to "
-        "mean the trained subject too.",
+        description="Weight of the preservation loss (the lambda of DreamBooth, which has 1 there "
+        "with as many class pictures as pictures in every step). 0: none, and the class word will "
+        "come to mean the trained subject too.",
     )
     every: PositiveInt = Field(
         default=2, description="Preserve on every k-th step: 1 holds best and costs most time."
+    )
+    share: float = Field(
+        default=0.25,
+        gt=0.0,
+        le=4.0,
+        allow_inf_nan=False,
+        description="On such a step, rows to preserve for each picture; at least one row.",
+    )
+    pictures: int = Field(
+        default=16,
+        ge=1,
+        le=2000,
+        description="How many pictures the base model draws for it before training, once (they "
+        "are kept in the cache). prediction: each of their denoising steps is remembered with "
+        "what was predicted there. pictures: these are the class pictures.",
+    )
+    folder: str = Field(
+        default="",
+        max_length=4000,
+        description="Class pictures of your own, for the method pictures: an image set. Never written to. "
+        "Empty: the base model draws them.",
+    )
+    seed: int = Field(
+        default=0,
+        ge=0,
+        le=2**31 - 1,
+        description="Seed of what the base model draws for it. Runs with the same seed, words and "
+        "captions share them.",
     )
     prompts: tuple[str, ...] = Field(
         default=(),

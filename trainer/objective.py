@@ -16,6 +16,9 @@ from trainer.seeds import derive_seed
 
 Prediction = Literal["epsilon", "v_prediction"]
 
+CLEAN_RANGE = 5.0
+"""Beyond which scaled latents of pictures hardly go, in standard deviations."""
+
 
 def draw_timesteps(count: int, *, seed: int, step: int, timesteps: int) -> Tensor:
     """Timesteps of the samples of one optimizer step, stratified over the schedule.
@@ -74,6 +77,23 @@ def target(
     return signal * noise - sigma * latents
 
 
+def clean_and_noise(
+    noised: Tensor, predicted: Tensor, alpha_bar: Tensor, timesteps: Tensor, prediction: Prediction
+) -> tuple[Tensor, Tensor]:
+    """What a prediction says of ``x_0`` and ``eps``: the inverse of `add_noise` and `target`.
+
+    ``x_0`` is kept within `CLEAN_RANGE`, as a wild prediction at high noise would leave it.
+    """
+    signal, sigma = _signal_and_sigma(alpha_bar, timesteps)
+    if prediction == "epsilon":
+        clean = (noised - sigma * predicted) / signal.clamp_min(1e-4)
+        noise = predicted
+    else:
+        clean = signal * noised - sigma * predicted
+        noise = signal * predicted + sigma * noised
+    return clean.clamp(-CLEAN_RANGE, CLEAN_RANGE), noise
+
+
 def loss_weights(
     alpha_bar: Tensor, timesteps: Tensor, prediction: Prediction, gamma: float
 ) -> Tensor:
@@ -111,6 +131,12 @@ def squared_error(predicted: Tensor, wanted: Tensor, masks: Tensor | None = None
     if masks is None:
         return errors.mean(dim=(1, 2, 3))
     return (masks * errors).mean(dim=(1, 2, 3)) / masks.mean(dim=(1, 2, 3))
+
+
+def feature_drift(moved: Tensor, unmoved: Tensor) -> Tensor:
+    """How far text features went, relative to their size: (N, 77, D) twice to a 0-d mean."""
+    change = (moved.float() - unmoved.float()).pow(2).mean(dim=(1, 2))
+    return (change / unmoved.float().pow(2).mean(dim=(1, 2)).clamp_min(1e-12)).mean()
 
 
 def _signal_and_sigma(alpha_bar: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:

@@ -75,8 +75,6 @@ _ALL = (
             "adapter.rank": 16,
             "adapter.text_encoder": True,
             "captions.dropout": 0.1,
-            "preservation.weight": 3.0,
-            "preservation.every": 3,
         },
     ),
     _preset(
@@ -88,7 +86,7 @@ _ALL = (
             "captions.dropout": 0.0,
             "images.flip": True,
             "objective.noise_offset": 0.05,
-            "preservation.weight": 1.0,
+            "preservation.weight": 2.0,
             "preservation.every": 4,
         },
     ),

@@ -31,7 +31,8 @@ from trainer.models.load import load_base
 from trainer.optimization import Schedule, make_optimizer, make_schedule, parameter_groups
 from trainer.pictures import LatentSource, MaskSource, Picture, gather_pictures
 from trainer.places import cache_folder
-from trainer.preservation import PreservedPrompts, preserved_prompts
+from trainer.preservation.keepers import make_keeper
+from trainer.preservation.rows import Keeper
 from trainer.resolve import resolve
 from trainer.runs.layout import RunFolder
 from trainer.triggers.lab import doubt
@@ -61,7 +62,7 @@ class Session:
     schedule: Schedule
     ema: EMAModel | None
     scaler: torch.amp.GradScaler
-    preserved: PreservedPrompts
+    keeper: Keeper | None
     alpha_bar: Tensor
     rung: Rung
     step: int = 0
@@ -212,7 +213,18 @@ def prepare(
         ),
         ema=EMAModel(trained, decay=decay) if decay else None,
         scaler=torch.amp.GradScaler(device.torch_device.type, enabled=device.precision == "fp16"),
-        preserved=preserved_prompts(captions, config.captions, config.preservation),
+        keeper=make_keeper(
+            base,
+            config,
+            pictures,
+            captions,
+            text=text,
+            latents=latents,
+            device=device,
+            cache=cache,
+            notice=notice,
+            progress=progress,
+        ),
         alpha_bar=base.noise_scheduler().alphas_cumprod.to(device.torch_device),
         rung=rung,
     )

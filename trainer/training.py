@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,17 +12,21 @@ from torch import Tensor
 from trainer.batches import Batch
 from trainer.checkpoints import save_checkpoint
 from trainer.errors import UserError
+from trainer.evaluation.predicting import Points, joined
 from trainer.evaluation.watching import Evaluated, Validated, Watch
 from trainer.export import keep_adapter
-from trainer.lora.attach import disabled
 from trainer.models.text import TextConditioning, added_conditioning
-from trainer.objective import add_noise, loss_weights, squared_error, target
+from trainer.objective import add_noise, feature_drift, loss_weights, squared_error, target
 from trainer.optimization import gradient_norm, set_learning_rates
+from trainer.preservation.rows import KeptRows
 from trainer.previews import draw_previews
 from trainer.seeds import derive_seed
 from trainer.session import Session
 
 Stop = Callable[[], bool]
+
+TEXT_SHARE = 0.1
+"""How much the text features count within the preservation loss: measured in benchmarks/."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ def training_step(session: Session, stop: Stop) -> tuple[StepDone, bool]:
     torch.manual_seed(derive_seed(config.training.seed, step, "dropout", session.device.rank))
     factor = session.schedule(step)
     set_learning_rates(session.optimizer, factor)
-    preserves = config.preservation.weight > 0 and _is_due(config.preservation.every, step)
+    preserves = session.keeper is not None and _is_due(config.preservation.every, step)
 
     session.train_mode()
     sums = torch.zeros(2, dtype=torch.float64)  # training and preservation losses
@@ -178,7 +181,7 @@ def _passes(session: Session, batch: Batch, preserves: bool) -> Iterator[tuple[B
     """A batch in forward passes that fit the memory mode: pictures, whether they train, whether
     they preserve. The sum of the passes' gradients is that of the whole batch."""
     for part in batch.parts(session.rung.pictures):
-        keeps = preserves and any(_keeps(sample.slot) for sample in part.samples)
+        keeps = preserves and _kept_rows(session, part) is not None
         if keeps and session.rung.apart:
             yield part, True, False
             yield part, False, True
@@ -186,9 +189,10 @@ def _passes(session: Session, batch: Batch, preserves: bool) -> Iterator[tuple[B
             yield part, True, keeps
 
 
-def _keeps(slot: int) -> bool:
-    """Every second slot preserves."""
-    return slot % 2 == 0
+def _kept_rows(session: Session, batch: Batch) -> KeptRows | None:
+    """What a batch preserves in the present step."""
+    slots = [sample.slot for sample in batch.samples]
+    return session.keeper.rows(session.step, slots, batch.total) if session.keeper else None
 
 
 def batch_loss(
@@ -196,66 +200,87 @@ def batch_loss(
 ) -> tuple[Tensor, Tensor]:
     """Training and preservation loss of a batch, as shares of the whole step's means.
 
-    The preserved prompts share the forward pass of the student; the teacher is the same model
-    with its adapter switched off, and comes first, while nothing is kept for a backward pass yet.
-    Every second slot preserves, at the noise it trains on.
+    The preserved rows share the pictures' pass where they have their size.
 
     Returns:
         Two 0-d tensors with gradients (a plain 0 for what the pass does not do).
     """
-    config, device = session.config, session.device.torch_device
-    latents, noise = batch.latents.to(device), batch.noise.to(device)
-    timesteps = batch.timesteps.to(device)
-    noised = add_noise(latents, noise, session.alpha_bar, timesteps)  # (B, C, H, W)
-    own = list(range(len(batch.samples))) if trains else []
-    kept = [place for place, s in enumerate(batch.samples) if preserves and _keeps(s.slot)]
-    prompts = session.preserved.choose(batch.total, seed=config.training.seed, step=session.step)
-    kept_prompts = [prompts[batch.samples[place].slot] for place in kept]
-    unmoved = None
-    if kept:
-        with torch.no_grad(), disabled(session.base):
-            frozen = session.text.teacher(kept_prompts)
-            unmoved = _predict(session, batch, kept, noised, timesteps, frozen)
+    kept = _kept_rows(session, batch) if preserves else None
+    noised, wanted = _noised(session, batch)
+    own = Points(tuple(batch.captions), noised, batch.timesteps, batch.sizes) if trains else None
+    count = len(own) if own else 0
+    text = session.text.student([*(own.prompts if own else ()), *(kept.prompts if kept else ())])
+    together = None  # B + K rows
+    if own and kept and kept.points.noised.shape[1:] == noised.shape[1:]:
+        together = joined(own, kept.points)
 
-    captions = [batch.captions[place] for place in own]
-    text = session.text.student([*captions, *kept_prompts])
-    predicted = _predict(session, batch, [*own, *kept], noised, timesteps, text)  # one pass
-    weights = loss_weights(
-        session.alpha_bar, timesteps, session.base.prediction_type, config.objective.min_snr_gamma
-    )
-    loss = preservation = torch.zeros((), device=device)
+    loss = preservation = torch.zeros((), device=session.device.torch_device)
+    predicted = None
     if own:
-        wanted = target(latents, noise, session.alpha_bar, timesteps, session.base.prediction_type)
-        masks = None if batch.masks is None else batch.masks.to(device)
-        errors = squared_error(predicted[: len(own)], wanted, masks)
-        loss = (weights * errors).sum() / batch.total
-    if unmoved is not None:
-        errors = weights[kept] * squared_error(predicted[len(own) :], unmoved)
-        preservation = errors.sum() / math.ceil(batch.total / 2)
+        rows = together or own
+        predicted = _predict(session, rows, text.rows(0, len(rows)))
+        loss = _own_loss(session, batch, predicted[:count], wanted)
+    if kept:
+        spoken = text.rows(count)
+        if together is None or predicted is None:
+            held = _predict(session, kept.points, spoken.rows(0, len(kept.points)))
+        else:
+            held = predicted[count:]
+        preservation = _kept_loss(session, kept, held, spoken)
     return loss, preservation
 
 
-def _predict(
-    session: Session,
-    batch: Batch,
-    places: list[int],
-    noised: Tensor,
-    timesteps: Tensor,
-    text: TextConditioning,
+def _noised(session: Session, batch: Batch) -> tuple[Tensor, Tensor]:
+    """A batch's noised latents and what the UNet should predict, both (B, C, H, W)."""
+    device = session.device.torch_device
+    latents, noise = batch.latents.to(device), batch.noise.to(device)
+    timesteps = batch.timesteps.to(device)
+    wanted = target(latents, noise, session.alpha_bar, timesteps, session.base.prediction_type)
+    return add_noise(latents, noise, session.alpha_bar, timesteps), wanted
+
+
+def _own_loss(session: Session, batch: Batch, predicted: Tensor, wanted: Tensor) -> Tensor:
+    """The training loss of a batch."""
+    device = session.device.torch_device
+    masks = None if batch.masks is None else batch.masks.to(device)
+    errors = squared_error(predicted, wanted, masks)
+    return (_weights(session, batch.timesteps.to(device)) * errors).sum() / batch.total
+
+
+def _kept_loss(
+    session: Session, kept: KeptRows, predicted: Tensor, text: TextConditioning
 ) -> Tensor:
-    """The UNet's prediction for rows of a batch, each with its own text: (R, C, H, W)."""
-    crops = [batch.crops[place] for place in places]
-    added = added_conditioning(
-        session.base,
-        text.pooled,
-        [batch.original_sizes[place] for place in places],
-        [(crop.top, crop.left) for crop in crops],
-        [(crop.height, crop.width) for crop in crops],
-    )
+    """The preservation loss of a batch: how far its rows, and their text features, have moved.
+
+    Args:
+        predicted: (K, C, H, W).
+        text: of all the prompts, those that are only spoken included.
+    """
+    device = session.device.torch_device
+    errors = squared_error(predicted, kept.wanted.to(device))
+    weights = _weights(session, kept.points.timesteps.to(device))
+    loss = (weights * errors).sum() / kept.count
+    if kept.holds_text:
+        unmoved = session.text.teacher(kept.prompts)
+        moved = feature_drift(text.hidden, unmoved.hidden)
+        loss = loss + TEXT_SHARE * moved * (len(kept.points) / kept.count)
+    return loss
+
+
+def _weights(session: Session, timesteps: Tensor) -> Tensor:
+    """(N,) min-SNR weights."""
+    gamma = session.config.objective.min_snr_gamma
+    return loss_weights(session.alpha_bar, timesteps, session.base.prediction_type, gamma)
+
+
+def _predict(session: Session, points: Points, text: TextConditioning) -> Tensor:
+    """The UNet's prediction at points with their text features: (N, C, H, W)."""
+    device, unet = session.device.torch_device, session.base.unet
+    added = added_conditioning(session.base, text.pooled, *zip(*points.sizes, strict=True))
     with session.device.autocast():
-        return session.base.unet(
-            noised[places].to(session.base.unet.dtype),
-            timesteps[places],
+        return unet(
+            points.noised.to(device, unet.dtype),
+            points.timesteps.to(device),
             encoder_hidden_states=text.hidden,
             added_cond_kwargs=added,
         ).sample

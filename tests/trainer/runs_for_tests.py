@@ -39,6 +39,7 @@ SMALL: dict[str, Any] = {
     "optimizer.learning_rate": 1e-2,
     "optimizer.text_encoder_learning_rate": 1e-2,
     "optimizer.warmup": 0.0,
+    "preservation.pictures": 2,
     "previews.every": 0,
     "previews.count": 1,
     "previews.inference_steps": 2,

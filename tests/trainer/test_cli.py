@@ -154,3 +154,23 @@ def test_unknown_arguments_are_refused(
         main(arguments)
     assert caught.value.code == 2
     assert "usage:" in capsys.readouterr().err
+
+
+def test_check_images_of_several_concepts(
+    tiny_base: TinyBase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [make_images(tmp_path / name, count) for name, count in (("a", 2), ("b", 3))]
+    arguments = ["check-images", "--base", str(tiny_base("sd1"))]
+    concepts = [f"--concept={folders[0]}:ohwx:thing", f"--concept={folders[1]}:bnha:thing"]
+    assert main([*arguments, *concepts, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [concept["pictures"] for concept in report["concepts"]] == [2, 3]
+    messages = [finding["message"] for finding in report["findings"]]
+    # The two pictures of the one folder are the first two of the other.
+    assert sum("same picture in several concepts" in message for message in messages) == 2
+    assert sum("class word of ohwx" in message for message in messages) == 1
+    assert main([*arguments, *concepts]) == 0
+    assert "same picture" in capsys.readouterr().out
+    for wrong in ([], [str(folders[0]), *concepts]):
+        assert main([*arguments, *wrong]) == 2
+        assert "folder, or concepts" in capsys.readouterr().err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 
 from trainer.config import CaptionsConfig, ImagesConfig
@@ -82,6 +82,11 @@ def describe_set(
     cut = None if count_tokens is None else _cut_captions(fitted.usable, captions, count_tokens)
     if cut:
         findings.append(_cut_finding(cut))
+    texts = [entry.caption or "" for entry in own]
+    sticking = sticking_words(texts, (captions.trigger, captions.class_word))
+    if sticking:
+        findings.append(_sticking_finding(sticking, len(own)))
+    findings += _mask_findings(fitted.usable, images)
     return SetReport(
         path=display_name(str(image_set.root)),
         pictures=len(fitted.usable),
@@ -92,9 +97,7 @@ def describe_set(
         buckets=dict(fitted.buckets.most_common()),
         lacking_trigger=_lacking(own, captions),
         cut_captions=cut,
-        sticking_words=sticking_words(
-            [entry.caption or "" for entry in own], (captions.trigger, captions.class_word)
-        ),
+        sticking_words=sticking,
         findings=sorted(findings, key=lambda finding: _SEVERITIES.index(finding.severity)),
     )
 
@@ -146,6 +149,30 @@ def _cut_finding(names: Sequence[str]) -> Finding:
         f"{len(names)} captions have more than {MAX_CAPTION_TOKENS} tokens; the model does not see "
         "the rest. Shorten them. The trigger is always kept.",
     )
+
+
+def _sticking_finding(words: dict[str, int], captions: int) -> Finding:
+    return Finding(
+        list_names(list(words), limit=8),
+        "warning",
+        f"In nearly all of the {captions} captions, so training can't tell these words from the "
+        "trigger: what the pictures have in common sticks to them too. Name what differs from "
+        "picture to picture, and leave out what is always there, unless it is the class word.",
+    )
+
+
+def _mask_findings(entries: Sequence[ImageEntry], images: ImagesConfig) -> Iterator[Finding]:
+    """A word on pictures without the mask that the configuration asks for."""
+    if images.masks == "none":
+        return
+    has_mask = [
+        entry.header.has_alpha if images.masks == "alpha" else entry.mask is not None
+        for entry in entries
+    ]
+    without = [entry.name for entry, masked in zip(entries, has_mask, strict=True) if not masked]
+    if without:
+        message = f'No mask, though images.masks is "{images.masks}": all of it counts.'
+        yield Finding(list_names(without), "warning", message)
 
 
 def _lacking(entries: Sequence[ImageEntry], captions: CaptionsConfig) -> list[str]:
@@ -208,9 +235,6 @@ def format_report(report: SetReport) -> str:
         lines.append(f"  without the trigger, which will be put in front: {names}")
     if report.cut_captions is not None:
         lines.append(f"  captions over {MAX_CAPTION_TOKENS} tokens: {len(report.cut_captions)}")
-    if report.sticking_words:
-        words = ", ".join(report.sticking_words)
-        lines.append(f"  words in nearly every caption, which the subject will stick to: {words}")
     lines += [f"{finding.severity}: {finding}" for finding in report.findings]
     return "\n".join(lines)
 

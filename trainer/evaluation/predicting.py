@@ -37,6 +37,17 @@ class Points:
         return len(self.prompts)
 
 
+def joined(one: Points, other: Points) -> Points:
+    """The points of both, of one size, on the device of the first."""
+    device = one.noised.device
+    return Points(
+        one.prompts + other.prompts,
+        torch.cat([one.noised, other.noised.to(device, one.noised.dtype)]),
+        torch.cat([one.timesteps.to(device), other.timesteps.to(device)]),
+        one.sizes + other.sizes,
+    )
+
+
 @torch.no_grad()
 def predict(base: BaseModel, points: Points, device: Device) -> Tensor:
     """What the UNet predicts at the points, with the base model's adapters as they are now.

@@ -25,6 +25,7 @@ MAX_LENGTH = 100_000
 _LEFT_OUT = {
     "images": {"path"},
     "concepts": {"__all__": {"path"}},
+    "preservation": {"folder"},
     "previews": True,
     "checkpoints": True,
     "evaluation": {"enabled", "every", "early_stop", "board", "scorers"},

@@ -6,6 +6,7 @@ backward pass, and so in speed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -29,6 +30,7 @@ class Rung:
         checkpointing: full gradient checkpointing as well.
         pictures: pictures in one forward pass, of a batch of `batch`.
         apart: whether preserved prompts get a pass of their own.
+        share: preserved rows for each picture; 0: none.
     """
 
     mode: Mode
@@ -36,13 +38,22 @@ class Rung:
     pictures: int
     apart: bool
     batch: int
-    preserves: bool
+    share: float
+
+    @property
+    def preserves(self) -> bool:
+        """Whether anything is preserved."""
+        return self.share > 0
+
+    @property
+    def kept(self) -> int:
+        """Preserved rows in the largest forward pass."""
+        return math.ceil(self.share * self.pictures)
 
     @property
     def rows(self) -> int:
-        """Rows of the largest forward pass with gradients: every second picture preserves."""
-        kept = -(-self.pictures // 2) if self.preserves else 0
-        return self.pictures if self.apart else self.pictures + kept
+        """Rows of the largest forward pass with gradients."""
+        return max(self.pictures, self.kept) if self.apart else self.pictures + self.kept
 
     @property
     def accumulates(self) -> bool:
@@ -76,8 +87,14 @@ def rung_of(config: TrainingConfig) -> Rung:
         pictures=min(memory.pictures_at_once or training.batch_size, training.batch_size),
         apart=memory.preserve_apart,
         batch=training.batch_size,
-        preserves=config.preservation.weight > 0,
+        share=_share(config),
     )
+
+
+def _share(config: TrainingConfig) -> float:
+    preservation = config.preservation
+    preserves = preservation.method != "none" and preservation.weight > 0
+    return preservation.share if preserves else 0.0
 
 
 def rungs_below(rung: Rung) -> Iterator[Rung]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from trainer.config import AdapterConfig
-from trainer.lora.attach import attach, disabled
+from trainer.lora.attach import attach
 from trainer.memory.architecture import Architecture, build
 from trainer.memory.ladder import Mode
 from trainer.memory.modes import set_mode
@@ -135,16 +135,12 @@ def _train(base: BaseModel, work: Workload) -> None:
     latents = _latents(base, work, rows)
     noise = torch.empty_like(latents)
     noised = latents + noise
-    unmoved = None
-    if kept:
-        with torch.no_grad(), disabled(base):
-            unmoved = _predict(base, noised[:kept], _features(base, kept, trained=False))
     text = _features(base, rows + kept, trained=work.adapter.text_encoder)
-    places = [*range(rows), *range(kept)]
-    predicted = _predict(base, noised[places], text)
+    held = torch.empty((kept, *noised.shape[1:]), device=META)
+    predicted = _predict(base, torch.cat([noised, held]), text)
     loss = squared_error(predicted[:rows], noise).sum()
-    if unmoved is not None:
-        loss = loss + squared_error(predicted[rows:], unmoved).sum()
+    if kept:
+        loss = loss + squared_error(predicted[rows:], held).sum()
     loss.backward()
 
 

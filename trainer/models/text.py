@@ -28,6 +28,12 @@ class TextConditioning:
     pooled: torch.Tensor | None
     cut: int
 
+    def rows(self, start: int, stop: int | None = None) -> TextConditioning:
+        """The features of some of the prompts."""
+        part = slice(start, stop)
+        pooled = None if self.pooled is None else self.pooled[part]
+        return TextConditioning(self.hidden[part], pooled, self.cut)
+
 
 @dataclass(frozen=True)
 class Piece:

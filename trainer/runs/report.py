@@ -228,13 +228,16 @@ def _meters(events: Sequence[Event]) -> Iterator[Meter]:
             yield Meter(name.replace("_", " "), f"{value:.3g}", meaning)
 
 
+_ON_DISK = ("images.path", "base.name", "preservation.folder")
+
+
 def _settings(config: TrainingConfig) -> list[tuple[str, list[Setting]]]:
     """All settings by section."""
     table: dict[str, list[Setting]] = {name: [] for name in sections()}
     for field in all_fields().values():
         section, _, key = field.name.partition(".")
         value = get_value(config, field.name)
-        text = _last_part(str(value)) if field.name in ("images.path", "base.name") else ""
+        text = _last_part(str(value)) if field.name in _ON_DISK and value else ""
         changed = value != field.default
         table[section].append(Setting(key, text or shown(value), field.description, changed))
     return list(table.items())

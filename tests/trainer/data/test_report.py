@@ -100,3 +100,27 @@ def test_without_a_counter_captions_are_not_measured(folder: Path) -> None:
 )
 def test_words_in_nearly_every_caption_stick(captions: list[str], expected: dict[str, int]) -> None:
     assert sticking_words(captions, ("sks", "dog")) == expected
+
+
+def test_words_that_would_stick_are_warned_of(tmp_path: Path) -> None:
+    files = {f"{n}.png": picture(n) for n in range(5)}
+    files |= {f"{n}.txt": f"sks dog on a sofa, {word}" for n, word in enumerate("abcde")}
+    report = describe(put(tmp_path, files), trigger="sks", class_word="dog")
+    assert report.sticking_words == {"sofa": 5}
+    (finding,) = [f for f in report.findings if "can't tell" in f.message]
+    assert (finding.name, finding.severity) == ("sofa", "warning")
+    for number in range(5):
+        (tmp_path / f"{number}.txt").write_text(f"sks dog, {number} things")
+    changed = describe(tmp_path, trigger="sks", class_word="dog")
+    assert changed.sticking_words == {"things": 5}
+
+
+def test_pictures_without_the_mask_that_is_asked_for_are_named(tmp_path: Path) -> None:
+    files = {"a.png": picture(1), "b.png": picture(2), "a.mask.png": picture(3)}
+    image_set = scan_image_set(put(tmp_path, files))
+    for masks, expected in (("none", []), ("files", ["b.png"]), ("alpha", ["a.png, b.png"])):
+        images = ImagesConfig.model_validate({"masks": masks})
+        captions = CaptionsConfig.model_validate({})
+        report = describe_set(image_set, images, captions, resolution=64, step=32)
+        found = [f.name for f in report.findings if "No mask" in f.message]
+        assert found == expected

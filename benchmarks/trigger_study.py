@@ -1,0 +1,277 @@
+"""Does the trigger word keep the rest still? Trainings of the bundled sets, measured alike.
+
+    python benchmarks/trigger_study.py [--runs FILE.jsonl] [--only ARM …] [--minutes M]
+    python benchmarks/trigger_study.py --write-docs
+
+Each run trains on a bundled set with the built-in base model and is measured by the meters of
+`trainer.evaluation`, at finer settings than a run uses itself. A run that is in the file already is
+left out, so that the study can be stopped and started again. ``--write-docs`` puts the tables into
+docs/keeping-the-rest-still.md and the board beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from PIL import Image
+
+from benchmarks.study_report import write_docs
+from trainer.concepts import concepts_of
+from trainer.config import TrainingConfig
+from trainer.configfile import with_values
+from trainer.devices import choose_device
+from trainer.evaluation.drift import ProbeSettings, drift, make_probes, mean_drift
+from trainer.evaluation.meters import MeterBench
+from trainer.evaluation.watching import subjects_of
+from trainer.places import PROJECT
+from trainer.runs.layout import RunFolder
+from trainer.sampling import Drawing, draw
+from trainer.session import Session, prepare
+from trainer.training import training_step
+
+RESULTS = PROJECT / "benchmarks" / "results" / "trigger_study.jsonl"
+SETS = {
+    "police-car": ("datasets/police-car", "car"),
+    "teddy": ("datasets/teddy-and-peacock/teddy", "bear"),
+    "peacock": ("datasets/teddy-and-peacock/peacock", "bird"),
+}
+METHODS: dict[str, dict[str, Any]] = {
+    "none": {"preservation.method": "none"},
+    # DreamBooth's own proportions: as many class pictures as pictures in every step, lambda 1.
+    "classic": {
+        "preservation.method": "pictures",
+        "preservation.pictures": 32,
+        "preservation.share": 1.0,
+        "preservation.every": 1,
+        "preservation.weight": 1.0,
+    },
+    "prediction": {},
+}
+# What the words that are tried as triggers mean in ordinary prompts.
+ORDINARY = (
+    *("3d emoji of a dog", "dog, flat emoji, blue background", "a dog"),
+    *("a photo of a fox", "a photo of a guitar", "photo"),
+)
+PROBES = ProbeSettings(pictures=2, timesteps=6, inference_steps=20)
+BOARD = (
+    "{subject}, 3d emoji, blue background",
+    "3d emoji of a {class}, blue background",
+    "3d emoji of a {near}, blue background",
+    "3d emoji of a guitar, pink background",
+)
+NEAR = {"car": "bus", "bear": "lion", "bird": "owl"}
+PICTURE_SEEDS = (1, 2)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of the study.
+
+    Attributes:
+        arm: what is compared; runs of one arm differ by seed and set.
+        values: of the configuration, by dotted name.
+        images: how many of the set's pictures train; 0: all but those held out.
+    """
+
+    arm: str
+    images: str
+    seed: int
+    values: dict[str, Any] = field(default_factory=dict)
+    steps: int = 400
+
+    @property
+    def key(self) -> str:
+        """What tells it from the others."""
+        return f"{self.arm} {self.images} {self.seed} {self.steps}"
+
+
+def study(steps: int) -> list[Run]:
+    """All runs, the most needed first."""
+    runs = []
+    for seed in range(3):
+        for method, values in METHODS.items():
+            runs.append(Run(method, "police-car", seed, values))
+        for word in ("dog", "photo"):
+            runs.append(Run(f"trigger {word}", "police-car", seed, {"captions.trigger": word}))
+        if seed < 2:
+            runs.append(Run("two concepts", "teddy+peacock", seed, steps=600))
+            for images in ("peacock", "teddy"):
+                for method in ("none", "prediction"):
+                    runs.append(Run(method, images, seed, METHODS[method]))
+        if seed == 0:
+            runs.append(Run("dead", "police-car", seed, steps=0))
+            harsh = {
+                **METHODS["none"],
+                "optimizer.learning_rate": 1e-2,
+                "optimizer.text_encoder_learning_rate": 3e-3,
+                "evaluation.validation": 0.5,
+            }
+            runs.append(Run("overtrained", "police-car", seed, harsh, steps=800))
+    return [
+        Run(run.arm, run.images, run.seed, run.values, run.steps * steps // 400) for run in runs
+    ]
+
+
+def configuration(run: Run) -> TrainingConfig:
+    """The configuration of a run of the study."""
+    values: dict[str, Any] = {
+        "training.seed": run.seed,
+        "training.steps": max(1, run.steps),
+        "evaluation.validation": 0.25,
+    }
+    if run.arm == "two concepts":
+        words = {"teddy": "ohwx", "peacock": "bnha"}
+        values["concepts"] = [
+            {"path": str(PROJECT / SETS[name][0]), "trigger": word, "class_word": SETS[name][1]}
+            for name, word in words.items()
+        ]
+    else:
+        folder, class_word = SETS[run.images]
+        values["images.path"] = str(PROJECT / folder)
+        values["captions.trigger"] = "ohwx"
+        values["captions.class_word"] = class_word
+    return with_values(TrainingConfig(), values | run.values)
+
+
+def carry_out(run: Run, pictures: Path) -> dict[str, Any]:
+    """Train and measure; the pictures of seed 0 are kept for the board."""
+    config = configuration(run)
+    with tempfile.TemporaryDirectory() as folder:
+        session = prepare(
+            config, RunFolder(Path(folder)), choose_device("fp32"), lambda _: None, lambda *_: None
+        )
+        bench = MeterBench(
+            session.base,
+            subjects_of(session),
+            session.device,
+            session.text.cache,
+            session.batches.source,
+            settings=PROBES,
+        )
+        ordinary = make_probes(session.base, ORDINARY, session.device, session.text.cache, PROBES)
+        started = time.process_time()
+        while session.step < run.steps:
+            training_step(session, lambda: False)
+        seconds = time.process_time() - started
+        meters = [measured_row(one) for one in bench.measure()]
+        moved = drift(session.base, ordinary, session.device)
+        result = {
+            "key": run.key,
+            "arm": run.arm,
+            "images": run.images,
+            "seed": run.seed,
+            "steps": run.steps,
+            "base": session.base.fingerprint[:12],
+            "seconds_per_step": seconds / max(1, run.steps),
+            "meters": meters,
+            "bleed": bench.bleed() if len(meters) > 1 else None,
+            "ordinary_dog": mean_drift(moved, ORDINARY[:3]),
+            "ordinary_photo": mean_drift(moved, ORDINARY[3:]),
+        }
+        if run.seed == 0:
+            draw_board(session, run, pictures)
+    return result
+
+
+def measured_row(meters: Any) -> dict[str, float | None]:
+    """The meters as they are written down, with the shares."""
+    shares = ("class_leak", "neighbour_leak", "collateral", "gap", "leak")
+    return asdict(meters) | {name: getattr(meters, name) for name in shares}
+
+
+def draw_board(session: Session, run: Run, folder: Path) -> None:
+    """The pictures of a run, one file a prompt and seed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, concept in enumerate(concepts_of(session.config)):
+        words = {
+            "subject": f"{concept.trigger}, {concept.class_word}",
+            "class": concept.class_word,
+            "near": NEAR[concept.class_word],
+        }
+        drawings = [
+            Drawing(
+                prompt=prompt.format(**words),
+                negative="",
+                seed=seed,
+                width=64,
+                height=64,
+                inference_steps=25,
+                guidance=5.0,
+            )
+            for prompt in BOARD
+            for seed in PICTURE_SEEDS
+        ]
+        sheet = Image.new("RGB", (64 * len(drawings), 64))
+        for place, picture in enumerate(draw(session.base, drawings, session.device)):
+            sheet.paste(picture, (64 * place, 0))
+        sheet.save(folder / f"{run.arm} {run.images} {number}.png".replace(" ", "-"))
+
+
+def done_keys(file: Path, base: str) -> set[str]:
+    """The runs that a file has of a base model."""
+    return {row["key"] for row in read_results(file) if row["base"] == base}
+
+
+def read_results(file: Path) -> list[dict[str, Any]]:
+    """The rows of a file, the latest of each run; none where there is no file."""
+    if not file.exists():
+        return []
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return list({(row["base"], row["key"]): row for row in rows}.values())
+
+
+def pending(runs: Sequence[Run], done: set[str], only: Sequence[str]) -> Iterator[Run]:
+    """The runs that are still to be done."""
+    for run in runs:
+        if run.key not in done and (not only or run.arm in only):
+            yield run
+
+
+def base_fingerprint() -> str:
+    """Of the built-in base model, as results name it."""
+    from trainer.models.load import load_base
+
+    return load_base("tiny-emoji").fingerprint[:12]
+
+
+def main() -> None:
+    """Runs what is missing, or writes the docs from what is there."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, default=RESULTS)
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--minutes", type=float, default=1e9, help="Start no run after this time.")
+    parser.add_argument("--write-docs", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.runs.parent.mkdir(parents=True, exist_ok=True)
+    base = base_fingerprint()
+    pictures = options.runs.parent / "pictures"
+    if options.write_docs:
+        rows = [row for row in read_results(options.runs) if row["base"] == base]
+        write_docs(rows, pictures)
+        return
+    deadline = time.monotonic() + 60 * options.minutes
+    for run in pending(study(options.steps), done_keys(options.runs, base), options.only):
+        if time.monotonic() > deadline:
+            print("Time is up.")
+            return
+        result = carry_out(run, pictures)
+        with options.runs.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(result) + "\n")
+        print(run.key, f"{result['seconds_per_step']:.3f} s a step", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Which kind of preservation a run has, made ready before its first step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from trainer.cache import TensorCache
+from trainer.conditioning import TextSource
+from trainer.config import TrainingConfig
+from trainer.devices import Device
+from trainer.models.base import BaseModel
+from trainer.models.text import Size
+from trainer.pictures import LatentSource, Picture
+from trainer.preservation.pictures import (
+    ClassPicture,
+    PictureKeeper,
+    drawn_pictures,
+    given_pictures,
+)
+from trainer.preservation.prompts import preserved_prompts
+from trainer.preservation.remembered import PredictionKeeper, remember
+from trainer.preservation.rows import Keeper, Rhythm
+
+Notice = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
+
+
+def preserves(config: TrainingConfig) -> bool:
+    """Whether a run holds anything in place."""
+    return config.preservation.method != "none" and config.preservation.weight > 0
+
+
+def make_keeper(
+    base: BaseModel,
+    config: TrainingConfig,
+    pictures: Sequence[Picture],
+    captions: Sequence[str],
+    *,
+    text: TextSource,
+    latents: LatentSource,
+    device: Device,
+    cache: TensorCache,
+    notice: Notice,
+    progress: Progress,
+) -> Keeper | None:
+    """What a run preserves, from its resolved configuration; None where it preserves nothing.
+
+    One process computes, the others wait and find it in the cache. UNet and text encoders have to
+    be on the device; the VAE is moved there only to encode pictures of the user's own.
+
+    Raises:
+        UserError: the folder of class pictures is missing, or holds none that can be used.
+    """
+    if not preserves(config):
+        return None
+    if not device.is_main:
+        device.wait_for_everyone()
+    settings, training = config.preservation, config.training
+    rhythm = Rhythm(settings.share, settings.every, training.batch_size * training.accumulation)
+    size = commonest_size(pictures)
+    keeper: Keeper
+    if settings.method == "pictures":
+        found = _class_pictures(base, config, size, latents, device, cache, notice, progress)
+        keeper = PictureKeeper(base, found, rhythm, training.seed)
+    else:
+        prompts = preserved_prompts(base, config, captions, device, cache)
+        remembered = remember(
+            base,
+            prompts,
+            count=settings.pictures,
+            size=size,
+            seed=settings.seed,
+            text=text,
+            device=device,
+            cache=cache,
+            progress=lambda done, total: progress("remembering", done, total),
+        )
+        keeper = PredictionKeeper(
+            remembered, prompts, rhythm, config.adapter.text_encoder, training.seed
+        )
+    if device.is_main:
+        device.wait_for_everyone()
+    return keeper
+
+
+def commonest_size(pictures: Sequence[Picture]) -> Size:
+    """(height, width) in pixels that most of the pictures have: rows of it share their passes."""
+    sizes = Counter((picture.crop.height, picture.crop.width) for picture in pictures)
+    return max(sizes, key=lambda size: (sizes[size], size))
+
+
+def _class_pictures(
+    base: BaseModel,
+    config: TrainingConfig,
+    size: Size,
+    latents: LatentSource,
+    device: Device,
+    cache: TensorCache,
+    notice: Notice,
+    progress: Progress,
+) -> list[ClassPicture]:
+    folder = config.preservation.folder
+    if not folder:
+        return drawn_pictures(
+            base,
+            config,
+            size=size,
+            device=device,
+            cache=cache,
+            progress=lambda done, total: progress("drawing class pictures", done, total),
+        )
+    device.put(base.vae)
+    try:
+        return given_pictures(base, config, Path(folder), latents, notice)
+    finally:
+        base.vae.to("cpu")
