@@ -383,8 +383,8 @@ class PreservationConfig(Section):
     folder: str = Field(
         default="",
         max_length=4000,
-        description="Class pictures of your own, for the method pictures: an image set. Never written to. "
-        "Empty: the base model draws them.",
+        description="Class pictures of your own, for the method pictures: the folder of an image "
+        "set. Never written to. Empty: the base model draws them.",
     )
     seed: int = Field(
         default=0,
