@@ -425,7 +425,8 @@ def run_gate(python: Path, arguments: Sequence[str]) -> int:
         "lint": ["ruff", "check", "--quiet", "."],
         "types": ["pyright", "--pythonpath", str(python)],
     }
-    tests = ["pytest", *arguments] if arguments else ["pytest", "-n", str(workers())]
+    parallel = ["-n", str(workers()), "--dist", "loadgroup"]
+    tests = ["pytest", *(arguments or parallel)]
     if (HERE / "tests" / "browser").is_dir():
         get_chromium()
     results: List[Tuple[str, int, float]] = []

@@ -1,0 +1,66 @@
+"""Chromium, and a server for each file of tests."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.browser.serving import Server
+from tests.browser.visiting import Visit
+
+NewVisit = Callable[..., Visit]
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One process runs them all, one after the other, beside the processes of other tests."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("browser"))
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """The system's browser; nothing is downloaded."""
+    executable = next(filter(None, map(shutil.which, _NAMES)), None)
+    assert executable, "install Chromium; python launch.py test does so on Debian"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with one image set and no run."""
+    server = Server(tmp_path_factory.mktemp("page"))
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def visit(chromium: Browser, server: Server) -> Iterator[NewVisit]:
+    """Opens windows, each as another person's: ``visit()`` or ``visit(width=400)``.
+
+    Afterwards none of them may have met an error, or asked another host for anything.
+    """
+    visits: list[Visit] = []
+
+    def new(width: int = 1280, height: int = 800, dark: bool = False) -> Visit:
+        context = chromium.new_context(
+            viewport={"width": width, "height": height},
+            color_scheme="dark" if dark else "light",
+            accept_downloads=True,
+        )
+        visits.append(Visit(context.new_page(), server.url))
+        return visits[-1]
+
+    yield new
+    for one in visits:
+        one.page.context.close()
+    assert [one.faults for one in visits] == [[] for _ in visits], server.log()[-2000:]

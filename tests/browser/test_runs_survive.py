@@ -1,0 +1,107 @@
+"""A run belongs to nobody's browser: reloads, other windows and a killed server leave it alone."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from gradio_client import Client
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import NewVisit
+from tests.browser.serving import Server
+
+STEPS = 5000  # far more than any test waits for
+SETTINGS = "previews.every=0\npreviews.count=1\npreviews.inference_steps=2\ncheckpoints.every=0"
+SETTINGS += f"\ntraining.steps={STEPS}\nadapter.rank=2\ntraining.batch_size=1\nevaluation.every=0"
+
+
+@pytest.fixture(scope="module")
+def run(server: Server) -> Iterator[str]:
+    """A long run at work, started by a script."""
+    client = Client(server.url, verbose=False)
+    name = client.predict(
+        "police-car", "ohwx", "car", settings=SETTINGS, api_name="/start_training"
+    )
+    wait_until(lambda: server.status(name).step >= 2)
+    yield name
+    client.predict(name, api_name="/stop_training")
+    wait_until(lambda: server.status(name).phase == "stopped")
+
+
+def wait_until(done: Callable[[], bool], seconds: float = 180.0) -> None:
+    """For what happens in run folders; the page's own changes are expected with `expect`."""
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.2)
+
+
+def shown_step(page: Page) -> int:
+    text = page.locator("#runs-head").inner_text()
+    match = re.search(r"step ([\d,]+)", text, re.IGNORECASE)
+    assert match, text
+    return int(match.group(1).replace(",", ""))
+
+
+def expect_progress(page: Page) -> None:
+    """The page shows a step of the run, and then a later one."""
+    head = page.locator("#runs-head")
+    expect(head).to_contain_text(re.compile(r"step [\d,]+ of 5,000", re.IGNORECASE))
+    before = shown_step(page)
+    wait_for_later_step = """([before]) => {
+        const found = /step ([0-9,]+)/i.exec(document.querySelector('#runs-head').innerText);
+        return found && Number(found[1].replaceAll(',', '')) > before;
+    }"""
+    page.wait_for_function(wait_for_later_step, arg=[before])
+
+
+def test_a_reload_in_mid_run_finds_it_again(server: Server, visit: NewVisit, run: str) -> None:
+    pid = server.status(run).pid
+    window = visit()
+    page = window.open("Runs")
+    expect_progress(page)
+    page.reload()
+    window.go("Runs")
+    expect_progress(page)
+    second = visit().open("Runs")  # and anybody else sees the same
+    expect_progress(second)
+    assert server.status(run).pid == pid
+
+
+def test_of_two_starts_one_is_told(server: Server, visit: NewVisit, run: str) -> None:
+    """Two people press Start while another run is at work: nothing starts, and both are told."""
+    windows = [visit(), visit()]
+    for window in windows:
+        page = window.open("Train")
+        page.get_by_label("Image set").click()
+        page.get_by_role("option", name="police-car").click()
+        page.get_by_label("Trigger word").fill("ohwx")
+    for window in windows:
+        window.page.get_by_role("button", name="Start training").click()
+    for window in windows:
+        expect(window.page.get_by_text("one training at a time")).to_be_visible()
+    assert [path.name for path in server.runs.iterdir() if (path / "config.toml").exists()] == [run]
+
+
+def test_generate_says_why_it_has_to_wait(server: Server, visit: NewVisit, run: str) -> None:
+    page = visit().open("Generate")
+    expect(page.locator("#generate-busy")).to_contain_text(f"The device is busy: {run} is training")
+    page.get_by_label("Prompt", exact=True).fill("a car")
+    page.get_by_role("button", name="Draw", exact=True).click()
+    expect(page.locator("#generate-status")).to_contain_text("The device is busy")
+
+
+def test_a_killed_server_finds_its_run_again(server: Server, visit: NewVisit, run: str) -> None:
+    pid, before = server.status(run).pid, server.status(run).step
+    page = visit().open("Runs")
+    expect_progress(page)
+    server.kill()
+    wait_until(lambda: server.status(run).step > before + 2)  # training does not even notice
+    server.start()
+    expect_progress(page)  # the page that was open all the time
+    expect_progress(visit().open("Runs"))
+    assert server.status(run).pid == pid
+    assert server.status(run).phase == "training"
