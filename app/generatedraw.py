@@ -213,7 +213,10 @@ def _shown(form: Form, drawn: _Drawn, remembered: Any) -> Updates:
     kept = [*names, *(drawing.name_of(path) for path in earlier)][:REMEMBERED]
     pairs = [[name, drawn.pairs.get(name, "")] for name in names]
     return {
-        form.pictures: gr.Gallery(value=gallery, visible=bool(gallery)),
+        # Where there is a slider, a click chooses its pair instead of enlarging one picture.
+        form.pictures: gr.Gallery(
+            value=gallery, visible=bool(gallery), allow_preview=not drawn.pairs
+        ),
         form.sheet: gr.Image(
             value=drawing.to_show(sheet[0]) if sheet else None, visible=bool(sheet)
         ),

@@ -38,21 +38,14 @@ def _keep_current(form: Form, shared: Shared) -> None:
     page, room = shared.page, shared.rooms["generate"]
     lists: list[Component] = [row.adapter for row in form.rows] + [form.grid_adapters, form.base]
 
-    def choices(*chosen: Any) -> list[gr.Dropdown]:
-        known, every = drawing.adapter_choices(), drawing.checkpoint_choices()
-        ids = {identity for _, identity in known}
-        rows = [
-            gr.Dropdown(choices=[NO_CHOICE, *known], value=one if one in ids else "")
-            for one in chosen[:ROWS]
-        ]
-        kept = [one for one in chosen[ROWS] or [] if one in {identity for _, identity in every}]
-        return [
-            *rows,
-            gr.Dropdown(choices=every, value=kept),
-            gr.Dropdown(choices=base_models(), value=chosen[ROWS + 1]),
-        ]
+    def choices() -> list[gr.Dropdown]:
+        # Without values: they may have been chosen while the answer was on its way.
+        known = [NO_CHOICE, *drawing.adapter_choices()]
+        rows = [gr.Dropdown(choices=known) for _ in form.rows]
+        every = gr.Dropdown(choices=drawing.checkpoint_choices())
+        return [*rows, every, gr.Dropdown(choices=base_models())]
 
-    gr.on([page.load, room.select], choices, lists, lists, queue=False, **_QUIET)
+    gr.on([page.load, room.select], choices, None, lists, queue=False, **_QUIET)
     gr.on(
         [room.select, page.load, shared.timer.tick], _busy, None, form.busy, queue=False, **_QUIET
     )

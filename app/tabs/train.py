@@ -235,12 +235,13 @@ def _follow_the_other_tabs(form: _Form, shared: Shared) -> None:
         component.input(_same, component, state, **_QUIET, queue=False)  # type: ignore[attr-defined]
         state.change(_same, state, component, **_QUIET, queue=False)
 
-    def refresh(chosen: str | None) -> gr.Dropdown:
-        return gr.Dropdown(choices=image_sets(), value=chosen or None)
+    def refresh() -> gr.Dropdown:
+        # Without a value: it may have been chosen while the answer was on its way.
+        return gr.Dropdown(choices=image_sets())
 
     images = form.fields["images.path"]
     arrived = [shared.rooms["train"].select, shared.page.load]
-    gr.on(arrived, refresh, images, images, **_QUIET, queue=False)
+    gr.on(arrived, refresh, None, images, **_QUIET, queue=False)
 
 
 def _same(value: Shown) -> Shown:

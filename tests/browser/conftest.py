@@ -13,7 +13,9 @@ from tests.browser.serving import Server
 from tests.browser.visiting import Visit
 
 NewVisit = Callable[..., Visit]
-_NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,10 +28,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
     """The system's browser; nothing is downloaded."""
-    executable = next(filter(None, map(shutil.which, _NAMES)), None)
-    assert executable, "install Chromium; python launch.py test does so on Debian"
+    assert CHROMIUM, "install Chromium; python launch.py test does so on Debian"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
 
