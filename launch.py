@@ -34,6 +34,7 @@ HERE = Path(__file__).resolve().parent
 VENV = HERE / ".venv"
 STAMP = VENV / "rarebit-ready.json"  # says what is installed; written when all of it is
 UNFINISHED = VENV / "rarebit-unfinished"  # there while it is being changed
+NO_BROWSER = "--ignore=tests/browser"
 COMMANDS = "train, resume, generate, trigger, check-images, evaluate, fit, adapter, doctor and test"
 
 # What pip or the system says -> what is wrong, and the way out. The first that fits counts.
@@ -427,7 +428,7 @@ def run_gate(python: Path, arguments: Sequence[str]) -> int:
     }
     parallel = ["-n", str(workers()), "--dist", "loadgroup"]
     tests = ["pytest", *(arguments or parallel)]
-    if (HERE / "tests" / "browser").is_dir():
+    if (HERE / "tests" / "browser").is_dir() and NO_BROWSER not in arguments:
         get_chromium()
     results: List[Tuple[str, int, float]] = []
     for name, command in () if arguments else checks.items():
@@ -483,7 +484,7 @@ def get_chromium() -> None:
         raise Trouble(
             "The browser tests need Chromium, and it is not installed.",
             "On Debian: sudo apt-get install chromium. Or run the other tests only: "
-            "python launch.py test --ignore=tests/browser",
+            f"python launch.py test {NO_BROWSER}",
         )
     say("Installing Chromium for the browser tests")
     run_logged([apt, "update", "-q"])

@@ -325,6 +325,47 @@ def test_killed_check_is_not_taken_for_an_ended_one(project: Project) -> None:
     assert out.splitlines()[-1] == "pytest was ended by signal 9"
 
 
+@pytest.mark.parametrize(
+    ("installed", "user", "ran"),
+    [
+        ({"chromium": "/usr/bin/chromium"}, 1000, []),
+        ({"google-chrome": "/opt/chrome"}, 1000, []),
+        ({"apt-get": "/usr/bin/apt-get"}, 0, ["update", "install"]),
+        ({"apt-get": "/usr/bin/apt-get"}, 1000, None),
+        ({}, 0, None),
+    ],
+)
+def test_chromium_is_installed_where_that_needs_no_question(
+    installed: dict[str, str], user: int, ran: list[str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(launch.shutil, "which", installed.get)
+    monkeypatch.setattr(launch.os, "geteuid", lambda: user)
+    monkeypatch.setattr(launch, "run_logged", commands.append)
+    if ran is None:
+        with pytest.raises(launch.Trouble, match="need Chromium") as trouble:
+            launch.get_chromium()
+        assert launch.NO_BROWSER in trouble.value.hint
+    else:
+        launch.get_chromium()
+    assert [command[1] for command in commands] == (ran or [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "needed"), [([], True), (["-k", "word"], True), ([launch.NO_BROWSER], False)]
+)
+def test_a_browser_is_needed_for_its_tests_alone(
+    arguments: list[str], needed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    got: list[bool] = []
+    for name in ("OMP_NUM_THREADS", "PYTHONUNBUFFERED"):  # which it sets for the tests
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setattr(launch, "get_chromium", lambda: got.append(True))
+    monkeypatch.setattr(launch, "run_check", lambda *_, **__: (0, 0.0, ""))
+    assert launch.run_gate(Path("python"), arguments) == 0
+    assert got == [True] * needed
+
+
 def test_arguments_of_test_go_to_pytest_alone(project: Project) -> None:
     status, out, _ = project.run("test", "-k", "two words", STATUS_pytest="1", STATUS_ruff="9")
     assert status == 1
