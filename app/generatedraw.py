@@ -223,8 +223,14 @@ def _shown(form: Form, drawn: _Drawn, remembered: Any) -> Updates:
         form.slider: _slider(pairs, 0),
         form.shown: pairs,
         form.remembered: kept,
-        form.history: [drawing.to_show(path) for path in drawing.pictures_of(kept)],
+        form.history: earlier_pictures(kept),
     }
+
+
+def earlier_pictures(names: object) -> gr.Gallery:
+    """The gallery of remembered pictures; not there while there are none."""
+    shown = [drawing.to_show(path) for path in drawing.pictures_of(names)]
+    return gr.Gallery(value=shown, visible=bool(shown))
 
 
 def _slider(pairs: list[list[str]], index: int) -> gr.ImageSlider:

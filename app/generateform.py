@@ -307,8 +307,8 @@ def _lay_out_results(parts: dict[str, Any]) -> None:
     )
     with gr.Accordion("Earlier pictures", open=False, elem_id=elem("generate", "earlier")):
         gr.HTML(
-            '<p class="quiet">What this browser has drawn, the newest first. Choose one to get its '
-            "settings back.</p>"
+            '<p class="quiet">What this browser draws is kept here, the newest first. Choose a '
+            "picture to get its settings back.</p>"
         )
         parts["history"] = gr.Gallery(
             label="Earlier pictures",
@@ -319,6 +319,7 @@ def _lay_out_results(parts: dict[str, Any]) -> None:
             interactive=False,
             allow_preview=False,
             buttons=["download_all"],
+            visible=False,
             elem_id=elem("generate", "history"),
         )
     parts["shown"] = gr.State([])

@@ -49,7 +49,7 @@ def _keep_current(form: Form, shared: Shared) -> None:
     gr.on(
         [room.select, page.load, shared.timer.tick], _busy, None, form.busy, queue=False, **_QUIET
     )
-    page.load(_remembered, form.remembered, form.history, queue=False, **_QUIET)
+    page.load(generatedraw.earlier_pictures, form.remembered, form.history, queue=False, **_QUIET)
     shared.base.change(_same, shared.base, form.base, queue=False, **_QUIET)
 
 
@@ -63,10 +63,6 @@ def _busy() -> str:
 
 def _same(value: str) -> str:
     return value
-
-
-def _remembered(names: object) -> list[str]:
-    return [drawing.to_show(path) for path in drawing.pictures_of(names)]
 
 
 # ------------------------------------------------------------------------------ adapters

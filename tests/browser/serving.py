@@ -18,7 +18,7 @@ from trainer.places import PROJECT
 from trainer.runs.layout import RunFolder, list_runs
 from trainer.runs.status import Status, effective_status
 
-START_SECONDS = 120.0
+START_SECONDS = 240.0
 
 
 class Server:

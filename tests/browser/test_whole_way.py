@@ -18,7 +18,7 @@ PICTURES = PROJECT / "datasets" / "police-car"
 STEPS = 12
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_from_pictures_to_an_adapter(server: Server, visit: NewVisit, tmp_path: Path) -> None:
     window = visit()
     page = window.open("Images")

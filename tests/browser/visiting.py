@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import ConsoleMessage, Page, Request, expect
 
-PATIENCE = 120_000  # milliseconds: the machine that runs the tests may be busy
+PATIENCE = 240_000  # milliseconds: the machine that runs the tests may be busy
 expect.set_options(timeout=PATIENCE)
 
 
