@@ -83,6 +83,8 @@ class Parts:
     apply: gr.Button
     undo: gr.Button
     findings: gr.HTML
+    measured: gr.HTML
+    measure: gr.Button
     buckets: gr.HTML
     opened: gr.Textbox
     picture: gr.Textbox
@@ -117,10 +119,13 @@ def lay_out() -> Parts:
         bulk = _bulk()
         with gr.Accordion("What is wrong or doubtful", elem_id=_id("doubts")):
             findings = gr.HTML(elem_id=_id("findings"))
+            measured = gr.HTML(elem_id=_id("measured"))
+            measure = gr.Button("Measure the captions", size="sm", elem_id=_id("measure"))
         with gr.Accordion("Sizes, and what is cut off", elem_id=_id("sizes")):
             buckets = gr.HTML(elem_id=_id("buckets"))
     return Parts(
         **source, **chosen, **words, **editor, **bulk, desk=desk, findings=findings,
+        measured=measured, measure=measure,
         buckets=buckets, **_hidden(),
     )  # fmt: skip
 

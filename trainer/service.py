@@ -60,6 +60,7 @@ def verb_table(studio: Studio, runs: Path = RUNS) -> dict[str, Verb]:
     table: dict[str, Verb] = {
         "generate": lambda arguments, progress: generate(studio, runs, arguments, progress),
         "trigger": command_verb(("trigger",), "words"),
+        "check-images": command_verb(("check-images",), "folder"),
         "fit": fit,
         "evaluate": lambda arguments, progress: evaluate(runs, arguments, progress),
         "ping": lambda _, __: {"loaded": studio.loaded},

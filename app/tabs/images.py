@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import gradio as gr
 from gradio.components import Component
 
-from app import images_api, images_bulk, images_words, setwords
+from app import images_api, images_bulk, images_measure, images_words, setwords
 from app.editing import Outcome, Session
 from app.filedrop import forget
 from app.frames import frame_of
@@ -34,6 +34,7 @@ def build(shared: Shared) -> None:
     tab = ImagesTab(parts, shared)
     tab.wire()
     images_words.wire(parts, shared)
+    images_measure.wire(parts, shared)
     images_bulk.wire(parts, shared, tab.refresh, tab.shown_outputs)
     images_api.expose()
 
@@ -54,7 +55,7 @@ class ImagesTab:
             *self.editor_outputs,
         ]
         self.opened_outputs: list[Component] = [
-            *(p.trigger, p.class_word, p.remembered, p.verdict, p.preview, p.apply),
+            *(p.trigger, p.class_word, p.remembered, p.verdict, p.preview, p.apply, p.measured),
             *(shared.image_set, shared.trigger, shared.class_word),
             *self.shown_outputs,
         ]
@@ -158,6 +159,7 @@ class ImagesTab:
             p.class_word: view.notes.class_word,
             p.verdict: "",
             p.preview: "",
+            p.measured: "",
             p.apply: gr.Button(interactive=False),
             p.remembered: folder.id,
             shared.image_set: folder.id,
