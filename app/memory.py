@@ -7,11 +7,11 @@ from collections import OrderedDict
 from typing import Any
 
 from app import service
-from app.forms import Shown, read_form
+from app.forms import Shown, label_of, read_form
 from app.shared import escape
 from trainer.config import TrainingConfig
+from trainer.configdocs import shown
 from trainer.errors import UserError
-from trainer.places import PROJECT
 
 NOT_YET = '<p class="quiet">Memory: not predicted yet.</p>'
 _TIMEOUT = 120.0  # seconds; a large model takes about 20
@@ -19,18 +19,14 @@ _KEPT = 64
 # What changes nothing about memory; a change of it asks for no new prediction.
 _NO_MATTER = ("captions", "previews", "checkpoints", "output", "objective")
 
-_PREDICTS = (PROJECT / "trainer" / "memory").is_dir()
-
 _known: OrderedDict[str, str] = OrderedDict()
 _lock = threading.Lock()
 
 
-def line(*shown: Shown) -> str:
+def line(*values: Shown) -> str:
     """The prediction for what the form shows, as HTML; the quiet line where there is none."""
-    if not _PREDICTS:
-        return NOT_YET
     try:
-        config = read_form(shown)
+        config = read_form(values)
     except UserError:
         return NOT_YET
     key = _key(config)
@@ -57,24 +53,29 @@ def describe(value: Any) -> str:
     """A prediction in one line.
 
     Args:
-        value: what ``fit --json`` prints: peak_gib, parts, fits, plan and, where the card is
-            known, vram_gib.
+        value: what ``fit --json`` prints: peak_gib, parts, fits, plan, plan_fits, vram_gib and
+            vram_source.
     """
-    peak = float(value["peak_gib"])
-    card = value.get("vram_gib")
-    need = f"about {peak:.1f} GiB" if peak < 99.95 else f"about {peak:.0f} GiB"
-    if not isinstance(card, (int, float)) or isinstance(card, bool):
-        return f'<p class="quiet">Needs {need} of memory, as predicted.</p>'
-    if value.get("fits"):
-        return f'<p class="fits">Fits your card: needs {need} of {card:.1f}, as predicted.</p>'
+    need = f"{float(value['peak_gib']):.1f}"
+    card = f"{float(value['vram_gib']):.0f} GiB"
+    plan = _way_out(value.get("plan") if value.get("plan_fits", True) else None)
+    if value.get("vram_source") != "the GPU of this machine":
+        fits = "would fit" if value["fits"] else "would not fit"
+        more = "" if value["fits"] else f" {plan}"
+        return (
+            f'<p class="quiet">There is no GPU here, so the processor trains. On one it would need '
+            f"about {need} GiB, as predicted, and {fits} a card with {card}.{more}</p>"
+        )
+    if value["fits"]:
+        return f'<p class="fits">Fits your card: about {need} of {card}, as predicted.</p>'
     return (
-        f'<p class="fits not">Does not fit your card: needs {need} of {card:.1f}, as predicted. '
-        f"{_way_out(value.get('plan') if value.get('plan_fits', True) else None)}</p>"
+        f'<p class="fits not">Does not fit your card: about {need} of {card}, as predicted. '
+        f"{plan}</p>"
     )
 
 
 def _way_out(plan: object) -> str:
     if not isinstance(plan, dict) or not plan:
         return "Choose a lower resolution or a smaller batch."
-    changes = ", ".join(f"{name} = {value}" for name, value in plan.items())
+    changes = ", ".join(f"{label_of(str(name))} {shown(value)}" for name, value in plan.items())
     return f"It would with: {escape(changes)}."

@@ -12,6 +12,7 @@ from trainer.concepts import concepts_of, subject_of
 from trainer.config import TrainingConfig
 from trainer.configfile import read_config
 from trainer.data.folders import look_into, repeats_of
+from trainer.data.holding import held_out_count
 from trainer.errors import UserError
 from trainer.runs.events import number, read_events
 from trainer.runs.layout import RunFolder, list_runs
@@ -66,9 +67,13 @@ def arithmetic(config: TrainingConfig) -> str:
     counts = [picture_count(concept.path) for concept in concepts_of(config)]
     if len(counts) > 1 or counts[0] is None:
         return line
-    seen = training.steps * size / counts[0][1]
+    pictures, repeated = counts[0]
+    share = config.evaluation.validation if config.evaluation.enabled else 0.0
+    kept = held_out_count(pictures, share)
+    seen = training.steps * size / (repeated * (pictures - kept) / pictures)
     times = f"{seen:,.0f} times" if seen >= 1.5 else "once" if seen >= 0.75 else f"{seen:.1f} times"
-    return f"{line}: each of the {counts[0][0]:,} is seen about {times}"
+    aside = f"; {kept} more {'are' if kept > 1 else 'is'} kept out to measure by" if kept else ""
+    return f"{line}: each of {pictures - kept:,} is seen about {times}{aside}"
 
 
 def time_needed(config: TrainingConfig) -> str:

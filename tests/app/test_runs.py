@@ -255,8 +255,10 @@ def test_comparing_shows_what_differs_and_only_that() -> None:
 def test_the_arithmetic_is_that_of_the_set() -> None:
     values = {"images.path": "datasets/police-car", "captions.trigger": "ohwx"}
     config = with_values(TrainingConfig(), values | {"training.steps": 600})
-    said = outlook.arithmetic(config)
-    assert said == "600 steps of 4 pictures: each of the 12 is seen about 200 times"
+    said = "600 steps of 4 pictures: each of 10 is seen about 240 times; 2 more are kept out"
+    assert outlook.arithmetic(config) == f"{said} to measure by"
+    whole = with_values(config, {"evaluation.validation": 0.0})
+    assert outlook.arithmetic(whole).endswith("each of 12 is seen about 200 times")
     assert "<b>ohwx</b> from the 12 pictures of <b>police-car</b>" in outlook.sentence(config)
 
 
