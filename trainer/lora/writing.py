@@ -68,13 +68,12 @@ def write_adapter(
 def best_layout(adapter: AdapterFile) -> WritableLayout:
     """What most tools read: kohya's, with SGM block names where SDXL's convolutions need them.
 
-    A1111 loses one of SDXL's convolutions by diffusers names.
+    A1111 loses SDXL's first upsampler by diffusers names. The block names hold for full-size UNets
+    alone, which are known by the last residual block on their way up.
     """
-    convolutions = any(
-        key.part == "unet" and layer.down.dim() == 4 for key, layer in adapter.layers.items()
-    )
-    unet = (key.path for key in adapter.layers if key.part == "unet")
-    if adapter.family == "sdxl" and convolutions and all(to_sgm("sdxl", path) for path in unet):
+    paths = [key.path for key in adapter.layers if key.part == "unet"]
+    full_size = any(path.startswith("up_blocks.2.resnets.2.") for path in paths)
+    if adapter.family == "sdxl" and full_size and all(to_sgm("sdxl", path) for path in paths):
         return "kohya-sgm"
     return "kohya"
 

@@ -24,11 +24,16 @@ from trainer.lora.attach import detach
 from trainer.lora.files import AdapterFile, LoraLayer, Precision, load_into, read_adapter
 from trainer.lora.layers import find_layers, find_targets, original_layer
 from trainer.lora.layouts import group_layers, layouts_of
-from trainer.lora.names import ModuleKey
+from trainer.lora.names import ModuleKey, Targets
 from trainer.lora.scales import METADATA_KEY
 from trainer.lora.sgm import from_sgm, to_sgm
 from trainer.lora.verify import relative_difference
-from trainer.lora.writing import WRITABLE_LAYOUTS, WritableLayout, write_adapter
+from trainer.lora.writing import (
+    WRITABLE_LAYOUTS,
+    WritableLayout,
+    best_layout,
+    write_adapter,
+)
 from trainer.models.families import FAMILIES, FamilyName
 
 # Name in the file (without its suffix) -> canonical layer. From files that sd-scripts, LyCORIS,
@@ -244,6 +249,25 @@ def test_locon_of_full_size_models_comes_back_in_every_layout(
         assert worst(adapter, read_adapter(path)) <= 1e-6
     names = load_file(tmp_path / "kohya-sgm.safetensors")
     assert not any("down_blocks" in name or "conv1" in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("family", "targets", "layout"),
+    [
+        ("sd1", "convolution", "kohya"),
+        ("sd2", "convolution", "kohya"),
+        ("sdxl", "feed-forward", "kohya"),
+        ("sdxl", "convolution", "kohya-sgm"),
+    ],
+)
+def test_only_sdxl_convolutions_need_block_names(
+    base_of: BaseOf, family: FamilyName, targets: Targets, layout: WritableLayout
+) -> None:
+    keys = find_targets(on_meta(family), targets)
+    layer = LoraLayer(torch.zeros(1, 1), torch.zeros(1, 1), 1.0)
+    assert best_layout(AdapterFile(dict.fromkeys(keys, layer), family)) == layout
+    small = find_targets(base_of(family), targets)
+    assert best_layout(AdapterFile(dict.fromkeys(small, layer), family)) == "kohya"
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])

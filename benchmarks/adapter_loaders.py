@@ -1,0 +1,241 @@
+"""Adapter files through the loaders of other programs, where these can be had as packages.
+
+What `docs/adapter-files.md` says of InvokeAI, LyCORIS and diffusers is run here: adapters on small
+models of random weights and true block types are written, read by the other program's own code, and
+the weights that it makes are compared with those that the adapter stands for. A1111, Forge, ComfyUI
+and sd-scripts are no packages; of them only the names are compared, by what their sources say.
+
+The other programs go into a folder of their own, and nothing that they depend on is needed:
+
+    pip install --no-deps --target loaders invokeai==6.14.2 lycoris-lora==4.1.3
+    PYTHONPATH=loaders python benchmarks/adapter_loaders.py
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.tiny_models import make_tiny
+from tests.trainer.lora.helpers import random_adapter
+from trainer.lora.content import AdapterFile, Magnitude
+from trainer.lora.dora import change_on
+from trainer.lora.layers import find_layers, find_targets, original_layer, parts_of
+from trainer.lora.names import ModuleKey, Part, Targets
+from trainer.lora.writing import WritableLayout, write_adapter
+from trainer.models.base import BaseModel
+from trainer.models.families import FamilyName
+from trainer.models.load import load_base
+
+FAMILIES: tuple[FamilyName, ...] = ("sd1", "sd2", "sdxl")
+TARGETS: tuple[Targets, ...] = ("attention", "feed-forward", "convolution")
+Changes = dict[ModuleKey, Tensor]
+Loader = Callable[[BaseModel, Path], Changes]
+
+
+def main() -> None:
+    """Print for each program, family, kind and layout what is loaded and how exactly."""
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.CRITICAL)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        bases = {name: load_base(str(make_tiny(name, folder / name))) for name in FAMILIES}
+        bases["sdxl"].unet = _sdxl_unet()
+        for program, loader in {"InvokeAI": invokeai, "diffusers": diffusers}.items():
+            for family, base in bases.items():
+                for targets in TARGETS:
+                    _plain(program, loader, base, family, targets, folder)
+        for family, base in bases.items():
+            for by in ("rows", "columns"):
+                for program, loader in {"LyCORIS": lycoris, "InvokeAI": invokeai}.items():
+                    _dora(program, loader, base, family, by, folder)
+
+
+def _sdxl_unet() -> UNet2DConditionModel:
+    """As many blocks and layers as the real one has, so that it has block names; but narrow."""
+    config = {
+        "sample_size": 16,
+        "layers_per_block": 2,
+        "block_out_channels": (16, 32, 32),
+        "norm_num_groups": 8,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "attention_head_dim": (2, 4, 4),
+        "transformer_layers_per_block": (1, 2, 10),
+        "cross_attention_dim": 16 + 24,
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 6 * 8 + 24,
+    }
+    unet = UNet2DConditionModel.from_config(config)
+    assert isinstance(unet, UNet2DConditionModel)
+    return unet.requires_grad_(False).eval()
+
+
+def _plain(
+    program: str,
+    loader: Loader,
+    base: BaseModel,
+    family: FamilyName,
+    targets: Targets,
+    folder: Path,
+) -> None:
+    adapter = _adapter(base, targets)
+    layouts: list[WritableLayout] = ["kohya", "diffusers"]
+    for layout in [*layouts, "kohya-sgm"] if family == "sdxl" else layouts:
+        path = folder / "adapter.safetensors"
+        write_adapter(adapter, path, layout, "fp32")
+        _report(
+            f"{program} {family} {targets} {layout}", loader, base, path, _changes(base, adapter)
+        )
+
+
+def _dora(
+    program: str, loader: Loader, base: BaseModel, family: str, by: str, folder: Path
+) -> None:
+    plain = _adapter(base, "convolution")
+    unet = {key: layer for key, layer in plain.layers.items() if key.part == "unet"}
+    path = folder / "adapter.safetensors"
+    write_adapter(AdapterFile(unet, base.family.name), path, "kohya", "fp32")
+    tensors = load_file(path)
+    layers = {}
+    for index, (key, layer) in enumerate(unet.items()):
+        sizes = (layer.up.shape[0], *layer.down.shape[1:])
+        count, ones = sizes[0 if by == "rows" else 1], [1] * (len(sizes) - 2)
+        values = 0.5 + torch.rand(count, generator=torch.Generator().manual_seed(index))
+        shape = (count, 1, *ones) if by == "rows" else (1, count, *ones)
+        tensors[f"lora_unet_{key.path.replace('.', '_')}.dora_scale"] = values.reshape(shape)
+        magnitude = Magnitude(values, "rows" if by == "rows" else "columns")
+        layers[key] = replace(layer, magnitude=magnitude)
+    save_file(tensors, path)
+    expected = _changes(base, AdapterFile(layers, base.family.name))
+    _report(f"{program} {family} DoRA by {by}", loader, base, path, expected)
+
+
+def _adapter(base: BaseModel, targets: Targets) -> AdapterFile:
+    """Random, alpha unequal to the rank."""
+    return random_adapter(base, dict.fromkeys(find_targets(base, targets), (3, 2.0)))
+
+
+def _changes(base: BaseModel, adapter: AdapterFile) -> Changes:
+    spots = find_layers(base)
+    return {
+        key: change_on(layer, original_layer(spots[key].layer).weight)
+        for key, layer in adapter.layers.items()
+    }
+
+
+def _report(title: str, loader: Loader, base: BaseModel, path: Path, expected: Changes) -> None:
+    try:
+        found = loader(base, path)
+    except Exception as error:  # whatever the other program raises
+        print(f"{title:<44} refused: {str(error).strip().splitlines()[0][:80]}", flush=True)
+        return
+    worst = max(
+        (
+            float((found[key] - change).norm() / change.norm())
+            for key, change in expected.items()
+            if key in found
+        ),
+        default=float("nan"),
+    )
+    count = sum(key in expected for key in found)
+    print(f"{title:<44} {count:>3} of {len(expected):>3} layers, differ by {worst:.1e}", flush=True)
+
+
+def _moved(base: BaseModel, changed: dict[Part, nn.Module]) -> Changes:
+    """Every layer whose weight is another in a changed copy, and its change."""
+    found: Changes = {}
+    for key, spot in find_layers(base).items():
+        if key.part in changed:
+            old = original_layer(spot.layer).weight
+            new = changed[key.part].get_submodule(spot.path).weight
+            assert isinstance(new, Tensor)
+            if not torch.equal(new, old):
+                found[key] = (new.double() - old.double()).flatten(1)
+    return found
+
+
+def invokeai(base: BaseModel, path: Path) -> Changes:
+    """InvokeAI's own conversion of names and its patcher, on copies."""
+    from invokeai.backend.patches.layer_patcher import LayerPatcher
+    from invokeai.backend.patches.lora_conversions.sd_lora_conversion_utils import (
+        lora_model_from_sd_state_dict,
+    )
+    from invokeai.backend.patches.lora_conversions.sdxl_lora_conversion_utils import (
+        convert_sdxl_keys_to_diffusers_format,
+    )
+    from invokeai.backend.util.original_weights_storage import OriginalWeightsStorage
+
+    tensors = load_file(path)
+    if base.family.name == "sdxl":
+        tensors = convert_sdxl_keys_to_diffusers_format(tensors)
+    patch = lora_model_from_sd_state_dict(tensors)
+    copies = {part: copy.deepcopy(module) for part, module in parts_of(base).items()}
+    encoders = (f"{prefix}_" for prefix in base.family.text_encoder_prefixes)
+    prefixes = dict(zip(copies, ("lora_unet_", *encoders), strict=True))
+    for part, module in copies.items():
+        LayerPatcher.apply_smart_model_patch(
+            model=module if part == "unet" else _with_text_model(module),
+            prefix=prefixes[part],
+            patch=patch,
+            patch_weight=1.0,
+            original_weights=OriginalWeightsStorage(None),
+            original_modules={},
+            dtype=torch.float32,
+            force_direct_patching=True,
+            force_sidecar_patching=False,
+        )
+    return _moved(base, copies)
+
+
+def _with_text_model(module: nn.Module) -> nn.Module:
+    """The level that transformers 5.6 dropped, which these programs' own versions have."""
+    return module if hasattr(module, "text_model") else nn.ModuleDict({"text_model": module})
+
+
+def diffusers(base: BaseModel, path: Path) -> Changes:
+    """``load_lora_weights`` and ``fuse_lora`` of the diffusers that is installed, on copies."""
+    from dataclasses import replace as replaced
+
+    copied = replaced(
+        base,
+        unet=copy.deepcopy(base.unet),
+        text_encoders=[copy.deepcopy(encoder) for encoder in base.text_encoders],
+    )
+    pipeline = copied.pipeline()
+    pipeline.load_lora_weights(str(path))
+    pipeline.fuse_lora()
+    pipeline.unload_lora_weights()
+    return _moved(base, parts_of(copied))
+
+
+def lycoris(base: BaseModel, path: Path) -> Changes:
+    """LyCORIS' own modules from the file, merged into a copy of the UNet."""
+    from lycoris import create_lycoris_from_weights
+
+    tensors = {
+        name.replace("lora_unet_", "lycoris_"): tensor for name, tensor in load_file(path).items()
+    }
+    unet = copy.deepcopy(base.unet)
+    network, _ = create_lycoris_from_weights(1.0, "", unet, tensors)
+    network.merge_to(1.0)
+    return _moved(base, {"unet": unet})
+
+
+if __name__ == "__main__":
+    main()
