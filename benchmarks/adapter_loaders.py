@@ -1,13 +1,13 @@
 """Adapter files through the loaders of other programs, where these can be had as packages.
 
-What `docs/adapter-files.md` says of InvokeAI, LyCORIS and diffusers is run here: adapters on small
-models of random weights and true block types are written, read by the other program's own code, and
-the weights that it makes are compared with those that the adapter stands for. A1111, Forge, ComfyUI
-and sd-scripts are no packages; of them only the names are compared, by what their sources say.
+What `docs/adapter-files.md` says of diffusers and LyCORIS is run here: adapters on small models of
+random weights and true block types are written, read by the other program's own code, and the
+weights that it makes are compared with those that the adapter stands for. A1111, Forge, ComfyUI and
+sd-scripts are no packages, and InvokeAI loads nothing without all that it depends on.
 
-The other programs go into a folder of their own, and nothing that they depend on is needed:
+LyCORIS goes into a folder of its own:
 
-    pip install --no-deps --target loaders invokeai==6.14.2 lycoris-lora==4.1.3
+    pip install --no-deps --target loaders lycoris-lora==4.1.3 einops toml
     PYTHONPATH=loaders python benchmarks/adapter_loaders.py
 """
 
@@ -54,14 +54,11 @@ def main() -> None:
         folder = Path(temporary)
         bases = {name: load_base(str(make_tiny(name, folder / name))) for name in FAMILIES}
         bases["sdxl"].unet = _sdxl_unet()
-        for program, loader in {"InvokeAI": invokeai, "diffusers": diffusers}.items():
-            for family, base in bases.items():
-                for targets in TARGETS:
-                    _plain(program, loader, base, family, targets, folder)
         for family, base in bases.items():
+            for targets in TARGETS:
+                _plain("diffusers", diffusers, base, family, targets, folder)
             for by in ("rows", "columns"):
-                for program, loader in {"LyCORIS": lycoris, "InvokeAI": invokeai}.items():
-                    _dora(program, loader, base, family, by, folder)
+                _dora("LyCORIS", lycoris, base, family, by, folder)
 
 
 def _sdxl_unet() -> UNet2DConditionModel:
@@ -168,44 +165,6 @@ def _moved(base: BaseModel, changed: dict[Part, nn.Module]) -> Changes:
             if not torch.equal(new, old):
                 found[key] = (new.double() - old.double()).flatten(1)
     return found
-
-
-def invokeai(base: BaseModel, path: Path) -> Changes:
-    """InvokeAI's own conversion of names and its patcher, on copies."""
-    from invokeai.backend.patches.layer_patcher import LayerPatcher
-    from invokeai.backend.patches.lora_conversions.sd_lora_conversion_utils import (
-        lora_model_from_sd_state_dict,
-    )
-    from invokeai.backend.patches.lora_conversions.sdxl_lora_conversion_utils import (
-        convert_sdxl_keys_to_diffusers_format,
-    )
-    from invokeai.backend.util.original_weights_storage import OriginalWeightsStorage
-
-    tensors = load_file(path)
-    if base.family.name == "sdxl":
-        tensors = convert_sdxl_keys_to_diffusers_format(tensors)
-    patch = lora_model_from_sd_state_dict(tensors)
-    copies = {part: copy.deepcopy(module) for part, module in parts_of(base).items()}
-    encoders = (f"{prefix}_" for prefix in base.family.text_encoder_prefixes)
-    prefixes = dict(zip(copies, ("lora_unet_", *encoders), strict=True))
-    for part, module in copies.items():
-        LayerPatcher.apply_smart_model_patch(
-            model=module if part == "unet" else _with_text_model(module),
-            prefix=prefixes[part],
-            patch=patch,
-            patch_weight=1.0,
-            original_weights=OriginalWeightsStorage(None),
-            original_modules={},
-            dtype=torch.float32,
-            force_direct_patching=True,
-            force_sidecar_patching=False,
-        )
-    return _moved(base, copies)
-
-
-def _with_text_model(module: nn.Module) -> nn.Module:
-    """The level that transformers 5.6 dropped, which these programs' own versions have."""
-    return module if hasattr(module, "text_model") else nn.ModuleDict({"text_model": module})
 
 
 def diffusers(base: BaseModel, path: Path) -> Changes:
