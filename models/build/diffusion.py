@@ -18,7 +18,7 @@ from models.build.state import Progress, Training, averaged, generator, learning
 
 BATCH, PART = 16, 8
 """Pictures of a step, and of one thread's share."""
-STEPS = 4750
+STEPS = 9500
 """Optimizer steps of the shipped model."""
 PEAK_RATE = 1e-3
 MIN_SNR_GAMMA = 5.0

@@ -10,7 +10,18 @@ octopus|butterfly|rose|sunflower|tulip|palm tree|cactus|mushroom|grapes|watermel
 pineapple|red apple|green apple|peach|cherries|strawberry|tomato|avocado|carrot|broccoli|pancakes|
 hamburger|french fries|pizza|hot dog|egg|ice cream|doughnut|lollipop|house|bus|tractor|sailboat|
 anchor|rainbow|star|fire|balloon|trophy|basketball|christmas tree|crown|top hat|backpack|bell|
-guitar|light bulb|green book|ghost|alien|skull|green heart|blue heart|red heart
+guitar|light bulb|green book|ghost|alien|skull|green heart|blue heart|red heart|crab|lobster|
+squid|spider|duck|eagle|swan|bat|deer|gorilla|lizard|hedgehog|koala|elephant|kangaroo|snake|
+crocodile|dolphin|jellyfish|seal|raccoon|snail|hamster|wolf|camel|coconut|mango|pear|melon|
+blueberries|cucumber|potato|onion|garlic|bell pepper|eggplant|bread|croissant|bagel|pretzel|
+sandwich|taco|burrito|popcorn|cookie|cupcake|candy|honey pot|bacon|sushi|teapot|wine glass|
+cocktail glass|waffle|butter|pie|airplane|helicopter|ambulance|bicycle|ship|tent|castle|volcano|
+umbrella|cloud|snowflake|key|hammer|scissors|pencil|paintbrush|camera|television|telephone|laptop|
+alarm clock|watch|candle|chair|bed|bathtub|door|bucket|basket|broom|drum|trumpet|violin|saxophone|
+accordion|baseball|boxing glove|kite|ring|glasses|hiking boot|running shoe|socks|scarf|gloves|
+jeans|dress|handbag|feather|maple leaf|hibiscus|cherry blossom|seedling|potted plant|bomb|magnet|
+microscope|telescope|compass|bone|tooth|puzzle piece|money bag|parachute|crystal ball|
+skateboard|package|purple heart|yellow heart|black heart
 """
 
 _RENAMED = {
@@ -49,8 +60,27 @@ _RENAMED = {
     "smiling face": "grinning face",
     "crying face": "crying face",
     "sunglasses face": "smiling face with sunglasses",
+    "mouse": "mouse face",
+    "horse": "horse face",
+    "kiwi": "kiwi fruit",
+    "corn": "ear of corn",
+    "chili": "hot pepper",
+    "birthday cake": "birthday cake",
+    "chocolate": "chocolate bar",
+    "coffee": "hot beverage",
+    "milk": "glass of milk",
+    "train": "locomotive",
+    "truck": "delivery truck",
+    "scooter": "motor scooter",
+    "lock": "locked",
+    "piano": "musical keyboard",
+    "tennis ball": "tennis",
+    "rugby ball": "american football",
+    "cap": "billed cap",
+    "planet": "ringed planet",
+    "yarn": "yarn",
 }
 
 _names = [name.strip() for name in _SAME.replace("\n", "").split("|")]
 SUBJECTS: dict[str, str] = {name: name for name in _names} | _RENAMED
-"""Name in captions → emoji label, about 110 of them."""
+"""Name in captions → emoji label, about 250 of them."""
