@@ -9,7 +9,7 @@ import gradio as gr
 from app import triggerwords
 from app.captionfiles import NOTHING, CaptionConflict, version_of
 from app.captionfiles import save_caption as save_file
-from app.filedrop import file_drop, forget
+from app.filedrop import as_uploads, file_drop, forget
 from app.frames import frame_of
 from app.imagesets import find_set
 from app.setview import look_at
@@ -48,6 +48,7 @@ def upload_images(files: list[Upload], title: str, into: str) -> dict[str, objec
         title: of the new set.
         into: id of the page's own set to add to; "" for a new one.
     """
+    files = as_uploads(files)
     try:
         folder = find_set(places.DATASETS, into) if into else None
         stored = store_uploads(places.DATASETS, files, title=title or "", into=folder)

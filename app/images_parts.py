@@ -146,14 +146,14 @@ def _source() -> dict[str, Any]:
             max_length=MAX_TITLE,
             elem_id=_id("title"),
             scale=2,
-            min_width=160,
+            min_width=200,
         )
         into = gr.Checkbox(
             label="Add to the chosen set instead",
             interactive=False,
             elem_id=_id("into"),
             scale=1,
-            min_width=160,
+            min_width=200,
         )
     remarks = gr.HTML(elem_id=_id("remarks"))
     return {"drop": drop, "title": title, "into": into, "remarks": remarks}

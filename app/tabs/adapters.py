@@ -12,7 +12,7 @@ from gradio.components import Component
 
 from app import adapterfacts, adapterwork, setwords
 from app.adapterfiles import AdapterChoice, find_adapter, list_adapters
-from app.filedrop import file_drop, forget
+from app.filedrop import as_uploads, file_drop, forget
 from app.shared import Shared, elem, go, says_errors
 from app.uploads import Upload
 from trainer.errors import UserError
@@ -218,10 +218,13 @@ def _wire(parts: Parts, shared: Shared) -> None:
         return show(find_adapter(chosen or ""))
 
     def bring(uploads: list[Upload]) -> Updates:
+        uploads = as_uploads(uploads)
         if not uploads:
             return {p.drop: None}
         try:
             choice = adapterwork.bring_in(uploads[0])
+        except UserError as error:
+            return {p.made: setwords.refused(error), p.drop: None}
         finally:
             forget(uploads)
         return {**lists(choice.id), **show(choice), p.drop: None}
@@ -258,16 +261,16 @@ def _wire(parts: Parts, shared: Shared) -> None:
             try:
                 return handler(*values)
             except UserError as error:
-                return {p.made: setwords.refused(error), p.drop: None}
+                return {p.made: setwords.refused(error)}
 
         return says_errors(wrapped)
 
     on = {**_SHOWN, "show_progress_on": [p.made]}
-    shown = [p.drop, *p.lists, *p.shown, p.use, p.download]
+    shown = [*p.lists, *p.shown, p.use, p.download]
     entered = [shared.rooms["adapters"].select, shared.page.load]
     gr.on(entered, says_errors(lists), p.chosen, p.lists, **_QUIET)
     p.chosen.input(told(choose), p.chosen, shown, **on)
-    p.drop.upload(told(bring), p.drop, shown, **on)
+    p.drop.upload(told(bring), p.drop, [p.drop, *shown], **on)
     p.convert.click(told(convert), [p.chosen, p.layout, p.precision], shown, **on)
     p.resize.click(told(resize), [p.chosen, p.rank, p.share], shown, **on)
     rows = [*p.others, *p.strengths]
@@ -275,7 +278,7 @@ def _wire(parts: Parts, shared: Shared) -> None:
     p.use.click(
         lambda chosen: (chosen, go("generate")), p.chosen, [shared.adapter, shared.tabs], **_QUIET
     )
-    p.download.click(told(download), p.chosen, [p.file, p.made, p.drop], **on)
+    p.download.click(told(download), p.chosen, [p.file, p.made], **on)
 
 
 def _whole(number: float | None) -> int | None:

@@ -13,7 +13,7 @@ from gradio.components import Component
 
 from app import images_api, images_bulk, images_measure, images_words, setwords
 from app.editing import Outcome, Session
-from app.filedrop import forget
+from app.filedrop import as_uploads, forget
 from app.frames import frame_of
 from app.gallery import labelled, thumbnails
 from app.images_parts import KEYS, STAMP, STAMP_LATER, Parts, lay_out, set_choices
@@ -208,7 +208,7 @@ class ImagesTab:
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - how gradio wants it
     ) -> Updates:
         """Files were dropped: they become a set, or part of the one that is open."""
-        p = self.parts
+        p, uploads = self.parts, as_uploads(uploads)
         if not uploads:
             return {p.drop: None}
         try:
