@@ -68,8 +68,7 @@ def arithmetic(config: TrainingConfig) -> str:
     if len(counts) > 1 or counts[0] is None:
         return line
     pictures, repeated = counts[0]
-    share = config.evaluation.validation if config.evaluation.enabled else 0.0
-    kept = held_out_count(pictures, share)
+    kept = held_out_count(pictures, config.evaluation.validation)
     seen = training.steps * size / (repeated * (pictures - kept) / pictures)
     times = f"{seen:,.0f} times" if seen >= 1.5 else "once" if seen >= 0.75 else f"{seen:.1f} times"
     aside = f"; {kept} more {'are' if kept > 1 else 'is'} kept out to measure by" if kept else ""
