@@ -156,6 +156,8 @@ def explanation(name: str) -> str:
             "One subject a line: image set | trigger word | class word | share. Empty: the one "
             "subject of the choices above."
         )
+    if name == "images.path":
+        return "One of the image sets on this machine. Your own pictures become one in Images."
     text, label = all_fields()[name].description, label_of(name)
     rest = text.removeprefix(f"{label}: ")
     return rest[:1].upper() + rest[1:]

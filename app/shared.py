@@ -85,7 +85,7 @@ def plain(error: UserError) -> str:
 
 def sorry(error: UserError, title: str = "That did not work") -> gr.Error:
     """The page's message for a mistake that a person can put right; raise it in a handler."""
-    return gr.Error(plain(error), duration=None, title=title, print_exception=False)
+    return gr.Error(plain(error), duration=20, title=title, print_exception=False)
 
 
 def refusal(error: UserError) -> gr.Error:

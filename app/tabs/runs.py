@@ -88,7 +88,7 @@ def _lay_out() -> _Parts:
                 again = button("settings", "Fill the Train form")
                 delete = button("delete", "Delete …")
             with gr.Group(visible=False, elem_id=elem("runs", "question")) as question:
-                asked = gr.HTML(elem_id=elem("runs", "asked"), padding=True)
+                asked = gr.HTML(elem_id=elem("runs", "asked"))
                 with gr.Row():
                     yes = gr.Button(
                         "Delete it", variant="stop", size="sm", elem_id=elem("runs", "delete-yes")
@@ -264,8 +264,8 @@ def _resume_anyway(name: str) -> str:
 
 def _ask(name: str) -> tuple[str, gr.Group]:
     what = jobs.contents(name)
-    text = f"<p>Delete <b>{escape(name)}</b>, with {escape(what)}? This can't be undone.</p>"
-    return text, gr.Group(visible=True)
+    text = f"Delete <b>{escape(name)}</b>, with {escape(what)}? This can't be undone."
+    return f'<p class="question">{text}</p>', gr.Group(visible=True)
 
 
 def _hide() -> gr.Group:
