@@ -33,7 +33,9 @@ def images(tmp_path: Path) -> Path:
 def settings(**changes: object) -> list[str]:
     """``--set`` for a run of a second; changes by dotted name with "__" for the dot."""
     values = SMALL | {key.replace("__", "."): value for key, value in changes.items()}
-    return [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
+    return [
+        part for key, value in values.items() for part in ("--set", f"{key}={json.dumps(value)}")
+    ]
 
 
 def test_train_resume_and_generate(
