@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -116,8 +118,12 @@ def download(page: Page, name: str, file: Path) -> None:
     link = page.locator("#adapters-file").get_by_role("link").first
     with page.expect_download() as download:
         link.click()
-    assert download.value.suggested_filename.endswith(".safetensors")
-    download.value.save_as(file)
+    packed = file.with_suffix(".zip")
+    download.value.save_as(packed)
+    with zipfile.ZipFile(packed) as archive:
+        # What A1111 and others show beside the file comes with it.
+        assert set(archive.namelist()) >= {f"{name}.safetensors", f"{name}.json"}
+        file.write_bytes(archive.read(f"{name}.safetensors"))
 
 
 def check_in_diffusers(file: Path, trigger: str) -> None:
@@ -145,7 +151,5 @@ def check_in_diffusers(file: Path, trigger: str) -> None:
     assert np.abs(pixels() - before).max() > 2
 
 
-def _containing(word: str):  # noqa: ANN202 - re.Pattern, for `expect`
-    import re
-
+def _containing(word: str) -> re.Pattern[str]:
     return re.compile(rf"\b{re.escape(word)}\b")
