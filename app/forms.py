@@ -222,14 +222,15 @@ def to_plain(field: ConfigField, shown: Shown) -> object:
         return chosen_folder(str(shown or "")).as_posix()
     if kind in ("whole", "number"):
         number = _number(shown) if isinstance(shown, str) else shown
-        whole = isinstance(number, float) and number.is_integer() and kind == "whole"
-        return int(number) if whole else number  # a browser knows one kind of number
+        if kind == "whole" and isinstance(number, float) and number.is_integer():
+            return int(number)  # a browser knows one kind of number
+        return number
     if kind in ("text", "base", "choice"):
         return shown or (None if field.optional else "")
     return shown
 
 
-def _number(text: str) -> object:
+def _number(text: str) -> float | str | None:
     """The number that a text says, None for nothing, and the text itself for anything else."""
     text = text.strip()
     try:

@@ -6,6 +6,7 @@ import json
 import math
 import threading
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -34,7 +35,7 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tab, "_drawings", {})
 
 
-def make_run(name: str = "ohwx", phase: str = "finished", **changes: object) -> RunFolder:
+def make_run(name: str = "ohwx", phase: str = "finished", **changes: Any) -> RunFolder:
     run = create_run(places.RUNS, name)
     values = {"images.path": "datasets/police-car", "captions.trigger": "ohwx", **changes}
     write_config(run.config, with_values(TrainingConfig(), values))
@@ -241,8 +242,8 @@ def test_long_curves_are_thinned_and_bad_values_do_no_harm() -> None:
 
 
 def test_comparing_shows_what_differs_and_only_that() -> None:
-    make_run("one", **{"adapter.rank": 8})
-    make_run("two", **{"adapter.rank": 32})
+    make_run("one", "finished", **{"adapter.rank": 8})
+    make_run("two", "finished", **{"adapter.rank": 32})
     table = compared(["one", "two", "deleted"])
     assert "Rank" in table and ">8<" in table and ">32<" in table
     assert "Batch size" not in table
