@@ -84,8 +84,8 @@ def take_all(browser: Browser, server: Server, out: Path, dark: bool) -> None:
         reduced_motion="reduce",
     )
     page = context.new_page()
-    page.set_default_timeout(PATIENCE)
     visit = Visit(page, server.url)
+    page.set_default_timeout(PATIENCE)
     visit.open()
     for tab, prepare in SCREENS.items():
         visit.go(tab)
@@ -161,7 +161,9 @@ def settle(page: Page) -> None:
     """Every picture is there, nothing is in focus, and nothing moves."""
     page.evaluate("document.activeElement?.blur()")
     page.mouse.move(2, 2)
-    page.wait_for_function("[...document.images].every(image => image.complete)")
+    page.wait_for_function(  # those of the other tabs are not fetched before they are seen
+        "[...document.images].every(image => image.complete || !image.offsetParent)"
+    )
     page.wait_for_timeout(1500)
 
 
