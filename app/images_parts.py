@@ -197,7 +197,7 @@ def _words() -> dict[str, Any]:
         suggestions = gr.Radio(
             choices=[], label="Suggestions", visible=False, elem_id=_id("suggestions")
         )
-        verdict = gr.HTML(elem_id=_id("verdict"), padding=True)
+    verdict = gr.HTML(elem_id=_id("verdict"))
     return {
         "trigger": trigger,
         "class_word": class_word,

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import gradio as gr
 from gradio.components import Component
+from gradio.events import Dependency
 
 from app import triggerwords
 from app.captionfiles import saving
@@ -22,14 +23,14 @@ _QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 _LATER = "(...values) => new Promise(done => setTimeout(() => done(values), 500))"
 
 
-def wire(parts: Parts, shared: Shared) -> None:
-    """Connects the two words, their verdict and the suggestions."""
+def wire(parts: Parts, shared: Shared) -> Dependency:
+    """Connects the two words, their verdict and the suggestions; gives what notes the words."""
     p = parts
     words = [p.opened, p.trigger, p.class_word]
     typed = [p.trigger.input, p.class_word.input]
     told: list[Component] = [shared.trigger, shared.class_word]
     last = {**_QUIET, "trigger_mode": "always_last", "js": _LATER}
-    gr.on(typed, says_errors(remember), words, told, **last)
+    noted = gr.on(typed, says_errors(remember), words, told, **last)
     gr.on(typed, judge, [*words, shared.base], p.verdict, **last)
     p.suggest.click(
         suggest,
@@ -48,6 +49,7 @@ def wire(parts: Parts, shared: Shared) -> None:
 
     entered = [p.opened, shared.trigger, shared.class_word]
     shared.rooms["images"].select(enter, entered, [p.trigger, p.class_word], **_QUIET)
+    return noted
 
 
 def remember(opened: str, trigger: str, class_word: str) -> tuple[str, str]:

@@ -99,14 +99,6 @@ def _all_findings(view: SetView) -> list[Finding]:
 
 def _set_findings(report: SetReport) -> Iterable[Finding]:
     """What the report says of the whole set beside its findings."""
-    if report.sticking_words:
-        words = ", ".join(f"“{word}”" for word in report.sticking_words)
-        yield Finding(
-            "Words in nearly every caption",
-            "warning",
-            f"{words}. What the pictures have in common will stick to these words too. Take out "
-            "those that are not meant to change their meaning.",
-        )
     if report.cut_captions:
         yield Finding(
             f"{len(report.cut_captions)} captions",

@@ -12,6 +12,7 @@ from trainer.errors import UserError
 
 _SECONDS = 120.0
 _MOST = 8
+_END = "</w>"  # of a piece that ends a word
 _SIGNS = {"good": ("Good", "good"), "weak": ("Weak", "warm"), "taken": ("Taken", "bad")}
 
 
@@ -88,7 +89,9 @@ def _texts(value: object) -> tuple[str, ...]:
 def verdict(judged: Judged) -> str:
     """A word's verdict with its reasons, as HTML."""
     sign, colour = _SIGNS.get(judged.verdict, (judged.verdict, "quiet"))
-    pieces = " + ".join(f"<code>{escape(piece)}</code>" for piece in judged.pieces[:_MOST])
+    pieces = " + ".join(
+        f"<code>{escape(piece.removesuffix(_END))}</code>" for piece in judged.pieces[:_MOST]
+    )
     parts = [f"The base model reads {pieces}."] if pieces else []
     if judged.reads_like:
         like = ", ".join(escape(word) for word in judged.reads_like[:_MOST])

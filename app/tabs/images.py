@@ -33,7 +33,9 @@ def build(shared: Shared) -> None:
     parts = lay_out()
     tab = ImagesTab(parts, shared)
     tab.wire()
-    images_words.wire(parts, shared)
+    noted = images_words.wire(parts, shared)
+    about = [parts.opened, shared.base]
+    noted.then(says_errors(tab.reread), about, [parts.summary, parts.findings], **_QUIET)
     images_measure.wire(parts, shared)
     images_bulk.wire(parts, shared, tab.refresh, tab.shown_outputs)
     images_api.expose()
