@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import gradio as gr
-from gradio.components import Component
+from gradio.blocks import Block
 
 from app import history, setwords
 from app.captionfiles import read_captions
@@ -19,15 +20,15 @@ from app.shared import Shared, says_errors
 from trainer import places
 from trainer.errors import UserError
 
-Updates = dict[Component, object]
-_QUIET = {"show_progress": "hidden", "api_visibility": "private"}
+Updates = dict[Block, object]
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 def wire(
     parts: Parts,
     shared: Shared,
     refresh: Callable[[SetView], Updates],
-    shown: list[Component],
+    shown: list[Block],
 ) -> None:
     """Connects everything that changes many captions, or takes pictures out.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import gradio as gr
 from gradio.components import Component
@@ -18,7 +19,7 @@ from trainer import places
 from trainer.data.captions import clean_caption
 from trainer.errors import UserError
 
-_QUIET = {"show_progress": "hidden", "api_visibility": "private"}
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 # Words are judged once the typing pauses; the last ones always are.
 _LATER = "(...values) => new Promise(done => setTimeout(() => done(values), 500))"
 
@@ -29,7 +30,7 @@ def wire(parts: Parts, shared: Shared) -> Dependency:
     words = [p.opened, p.trigger, p.class_word]
     typed = [p.trigger.input, p.class_word.input]
     told: list[Component] = [shared.trigger, shared.class_word]
-    last = {**_QUIET, "trigger_mode": "always_last", "js": _LATER}
+    last: dict[str, Any] = {**_QUIET, "trigger_mode": "always_last", "js": _LATER}
     noted = gr.on(typed, says_errors(remember), words, told, **last)
     gr.on(typed, judge, [*words, shared.base], p.verdict, **last)
     p.suggest.click(

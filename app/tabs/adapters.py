@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 from gradio.components import Component
 
 from app import adapterfacts, adapterwork, setwords
@@ -17,7 +18,7 @@ from app.shared import Shared, elem, go, says_errors
 from app.uploads import Upload
 from trainer.errors import UserError
 
-Updates = dict[Component, object]
+Updates = dict[Block, object]
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 _SHOWN: dict[str, Any] = {"api_visibility": "private"}
 _MORE = 2  # adapters that can be merged with the chosen one
@@ -50,7 +51,7 @@ class Parts:
     made: gr.HTML
 
     @property
-    def shown(self) -> list[Component]:
+    def shown(self) -> list[Block]:
         """What tells of the chosen adapter."""
         return [self.facts, self.chart, self.proof, self.metadata, self.desk, self.file, self.made]
 

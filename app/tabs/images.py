@@ -7,9 +7,10 @@ never from what this server remembers: a reload, a second tab and a restart chan
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import gradio as gr
-from gradio.components import Component
+from gradio.blocks import Block
 
 from app import images_api, images_bulk, images_measure, images_words, setwords
 from app.editing import Outcome, Session
@@ -24,8 +25,8 @@ from app.uploads import Upload, store_uploads
 from trainer import places
 from trainer.errors import UserError
 
-Updates = dict[Component, object]
-_QUIET = {"show_progress": "hidden", "api_visibility": "private"}
+Updates = dict[Block, object]
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 def build(shared: Shared) -> None:
@@ -47,16 +48,16 @@ class ImagesTab:
     def __init__(self, parts: Parts, shared: Shared) -> None:
         self.parts, self.shared = parts, shared
         p = parts
-        self.editor_outputs: list[Component] = [
+        self.editor_outputs: list[Block] = [
             *(p.picture, p.text, p.loaded, p.large, p.facts, p.status, p.clash, p.theirs),
             *(p.remove_row, p.gallery),
         ]
-        self.shown_outputs: list[Component] = [
+        self.shown_outputs: list[Block] = [
             *(p.chosen, p.opened, p.summary, p.findings, p.buckets, p.undo, p.desk, p.into),
             p.use,
             *self.editor_outputs,
         ]
-        self.opened_outputs: list[Component] = [
+        self.opened_outputs: list[Block] = [
             *(p.trigger, p.class_word, p.remembered, p.verdict, p.preview, p.apply, p.measured),
             *(shared.image_set, shared.trigger, shared.class_word),
             *self.shown_outputs,
@@ -99,9 +100,9 @@ class ImagesTab:
             *(shared.image_set, p.into),
         ]
         moved = [*saved, *[one for one in self.editor_outputs if one not in saved]]
-        save = {**_QUIET, "js": STAMP_LATER, "trigger_mode": "always_last"}
+        save: dict[str, Any] = {**_QUIET, "js": STAMP_LATER, "trigger_mode": "always_last"}
         p.text.input(says_errors(self.save), [*typed, p.stamp], saved, **save)
-        move = {**_QUIET, "js": STAMP}
+        move: dict[str, Any] = {**_QUIET, "js": STAMP}
         p.gallery.select(says_errors(self.select), [*typed, p.stamp], moved, **move)
         p.next.click(says_errors(self.go_on), [*typed, p.stamp], moved, **move)
         p.previous.click(says_errors(self.go_back), [*typed, p.stamp], moved, **move)

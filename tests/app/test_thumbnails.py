@@ -75,7 +75,7 @@ def test_what_is_cut_off_is_pale() -> None:
     shown = show_crop(picture, crop)
     left, _, right, _ = box_of(crop, 300, 100)
     assert (left, right) == (100, 200)
-    assert shown.getpixel((50, 50)) > (150, 150, 150)
+    assert min(np.asarray(shown)[50, 50]) > 150
     assert shown.getpixel((150, 50)) == (20, 20, 20)
     whole = plan_crop(100, 100, 64, 32, buckets=True, upscale=True)
     square = Image.new("RGB", (100, 100))
