@@ -9,6 +9,9 @@ from playwright.sync_api import ConsoleMessage, Page, Request, expect
 PATIENCE = 240_000  # milliseconds: the machine that runs the tests may be busy
 expect.set_options(timeout=PATIENCE)
 
+# What Gradio says of a connection that a reload or the end of the server has cut.
+_LEAVING = ("Failed to load resource", "AbortError: signal is aborted", "Connection errored out")
+
 
 class Visit:
     """An open page.
@@ -38,8 +41,7 @@ class Visit:
         expect(self.page.locator(f"#tab-{tab.lower()}")).to_be_visible()
 
     def _hear(self, message: ConsoleMessage) -> None:
-        # What could not be fetched is judged by the tests that stop the server.
-        if message.type == "error" and "Failed to load resource" not in message.text:
+        if message.type == "error" and not any(text in message.text for text in _LEAVING):
             self.faults.append(f"on the console: {message.text}")
 
     def _look(self, request: Request) -> None:
