@@ -40,13 +40,15 @@ def made(tiny_base: TinyBase, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("adapters")
     shutil.copytree(tiny_base("sd1"), folder / "my-base")
     base = load_base(str(folder / "my-base"))
+    adapters = []
     for seed, (name, rank, alpha) in enumerate((("cat", 4, 2.0), ("style", 2, 2.0))):
         adapter = random_adapter(base, dict.fromkeys(find_targets(base), (rank, alpha)), 99 * seed)
         metadata = {"modelspec.trigger_phrase": name, "ss_base_model_version": "sd_v1"}
         metadata |= {CONFIG_KEY: json.dumps(shareable_config(TrainingConfig()))}
         adapter = AdapterFile(adapter.layers, "sd1", metadata)
         write_adapter(adapter, folder / f"{name}.safetensors")
-    bake(base, [(adapter, 1.0)])
+        adapters.append(adapter)
+    bake(base, [(adapters[-1], 1.0)])
     save_base(base, folder / "my-tuned", "folder", "fp32", identify(str(folder / "my-base")))
     Image.new("RGB", (2000, 1000), "red").save(folder / "cat.preview.png")
     return folder

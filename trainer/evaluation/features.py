@@ -75,7 +75,8 @@ def _outlines(small: NDArray[np.float64]) -> Vector:
     turn = np.mod(np.arctan2(rows, columns), np.pi)  # light to dark or dark to light: no matter
     direction = np.minimum((turn / np.pi * 8).astype(int), 7)
     field = (np.arange(SIDE) // (SIDE // 4))[:, None] * 4 + np.arange(SIDE) // (SIDE // 4)
-    return np.bincount((field * 8 + direction).ravel(), length.ravel(), minlength=128)
+    bins = np.bincount((field * 8 + direction).ravel(), length.ravel(), minlength=128)
+    return bins.astype(np.float64)
 
 
 def _unit(vector: Vector) -> Vector:

@@ -132,7 +132,7 @@ def rank_by_kinship(
     if kept is None:
         kept = {"order": _kinship(base, [word, *things], device)}
         cache.put(key, kept)
-    return [things[place] for place in kept["order"].tolist()]
+    return [str(things[place]) for place in kept["order"].tolist()]
 
 
 @torch.no_grad()

@@ -141,7 +141,7 @@ def _with_words(
             "Say with --trigger WORD which one the other options are for.",
         )
     known = [concept for concept in concepts if concept.trigger == trigger]
-    old = known[0] if known else concepts[0]
+    old = next(iter(known or concepts))
     words = {
         "trigger": old.trigger if trigger is None else trigger,
         "class_word": old.class_word if class_word is None else class_word,

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -186,7 +187,7 @@ def set_initial_magnitude(layer: AdaptedLayer, name: str) -> None:
 
     Computed as PEFT computes those that it divides by: with B = 0 the quotient is exactly 1.
     """
-    part = layer.lora_magnitude_vector[name]
+    part = cast(Any, layer.lora_magnitude_vector[name])  # PEFT types its parts as modules
     weight = original_layer(layer).weight.float()
     lengths = part.get_weight_norm(weight, torch.zeros_like(weight), scaling=1.0)
     part.weight = Parameter(lengths.contiguous())

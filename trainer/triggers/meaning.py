@@ -12,9 +12,11 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
+from torch.nn import Embedding
 from transformers import CLIPTokenizer
 
 from trainer.cache import TensorCache, content_key
@@ -123,7 +125,8 @@ class EncoderSense:
         self.tokenizer = tokenizer
         self.encoder = encoder
         self.classes = tuple(classes)
-        self.embedding = encoder.get_input_embeddings().weight.detach().float().cpu()
+        table = cast(Embedding, encoder.get_input_embeddings())
+        self.embedding = table.weight.detach().float().cpu()
         self.words = tuple(dict.fromkeys(EVERYDAY + READABLE))
         key = content_key(
             fingerprint=fingerprint,

@@ -12,7 +12,7 @@ from trainer.data.captions import clean_caption, contains_word
 from trainer.models.text import Piece
 from trainer.triggers.meaning import MOST_COMPARED, Meaning
 from trainer.triggers.tokens import Reading
-from trainer.triggers.words import Known, Lists, notes, strength_of, words_ending
+from trainer.triggers.words import Known, Lists, Strength, notes, strength_of, words_ending
 
 Verdict = Literal["good", "weak", "taken"]
 
@@ -176,12 +176,14 @@ def _lists(evidence: Evidence, text: str, lists: Lists) -> None:
         evidence.add("good", NOT_LISTED)
 
 
+_BY_STRENGTH: dict[Strength, Verdict] = {"strong": "taken", "some": "weak", "faint": "good"}
+
+
 def _known_elsewhere(evidence: Evidence, run: str, subject: str, lists: Lists) -> None:
     note, known = notes().get(run), lists.look_up(run)
     strength = strength_of(run, known)
     if note:
-        verdict: Verdict = {"strong": "taken", "some": "weak", "faint": "good"}[note.strength]
-        evidence.add(verdict, f"{subject} is known elsewhere: {note.meaning}.")
+        evidence.add(_BY_STRENGTH[note.strength], f"{subject} is known elsewhere: {note.meaning}.")
     if strength and not _is_single_letter(run):
         evidence.add(
             "taken" if strength == "strong" else "weak",

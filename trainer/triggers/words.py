@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -200,7 +200,7 @@ def notes() -> dict[str, Note]:
     path = Path(__file__).with_name("notes.tsv")
     with path.open(encoding="utf-8", newline="") as file:
         rows: Iterable[Any] = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        return {word: Note(strength, meaning) for word, strength, meaning in rows}
+        return {word: Note(cast(Strength, strength), meaning) for word, strength, meaning in rows}
 
 
 def words_ending(endings: Iterable[str], least: float = 2.5) -> dict[str, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ def grey(width: int, height: int, box: tuple[int, int, int, int]) -> np.ndarray:
     return pixels
 
 
-def scanned(folder: Path, files: dict[str, bytes | str]) -> dict[str, ImageEntry]:
+def scanned(folder: Path, files: Mapping[str, bytes | str]) -> dict[str, ImageEntry]:
     return {entry.name: entry for entry in scan_image_set(put(folder, files)).entries}
 
 

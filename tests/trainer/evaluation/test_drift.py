@@ -34,7 +34,7 @@ def move(attachment: Attachment, size: float = 0.1) -> None:
 
 
 def adapted(base: BaseModel, **fields: bool) -> Attachment:
-    return attach(base, AdapterConfig(rank=2, **fields), seed=0)
+    return attach(base, AdapterConfig.model_validate({"rank": 2, **fields}), seed=0)
 
 
 @pytest.mark.parametrize("name", TINY_NAMES)

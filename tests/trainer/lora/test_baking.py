@@ -94,7 +94,9 @@ def test_extraction_finds_the_change(tiny_base: TinyBase, family: str) -> None:
     adapter = locon(base)
     bake(tuned, [(adapter, 1.0)])
     with torch.no_grad():
-        tuned.unet.conv_in.bias += 1
+        bias = tuned.unet.conv_in.bias
+        assert bias is not None
+        bias.add_(1)
     found = extract(base, tuned, "tuned", rank=4)
     assert set(found.adapter.layers) == set(adapter.layers)
     assert found.adapter.family == family
@@ -120,5 +122,5 @@ def test_what_can_not_be_extracted(tiny_base: TinyBase) -> None:
         tuned = load_base(str(tiny_base("sd1")))
         with torch.no_grad():
             original_layer(next(iter(find_layers(tuned).values())).layer).weight.mul_(2)
-            tuned.unet.mid_block.attentions[0].proj_in.weight.mul_(2)
+            dict(tuned.unet.named_parameters())["mid_block.attentions.0.proj_in.weight"].mul_(2)
         extract(one, tuned, "x", rank=0)

@@ -22,6 +22,7 @@ from trainer.lora.files import AdapterFile, LoraLayer, load_into, read_adapter, 
 from trainer.lora.layers import find_layers
 from trainer.lora.names import ModuleKey
 from trainer.lora.proof import verify_file
+from trainer.models.identify import identify
 from trainer.models.load import load_base
 
 KEY = ModuleKey("unet", "conv_in")
@@ -173,6 +174,7 @@ def test_what_can_not_be_merged() -> None:
 def test_a_baked_base_is_the_base_with_its_adapters(
     tiny_base: TinyBase, tmp_path: Path, name: str
 ) -> None:
+    source = identify(str(tiny_base(name)))
     base = load_base(str(tiny_base(name)))
     before = outputs(base)
     layers = dict.fromkeys(find_layers(base), (2, 1.0))
@@ -183,14 +185,14 @@ def test_a_baked_base_is_the_base_with_its_adapters(
     detach(base)
     assert all_equal(outputs(base), before)
     assert bake(base, adapters) == len(layers)
-    save_base(base, tmp_path / "new" / "base")
+    save_base(base, tmp_path / "new" / "base", "folder", "fp32", source)
     again = load_base(str(tmp_path / "new" / "base"))
     assert again.prediction_type == base.prediction_type
     found = outputs(again)
     for part, output in expected.items():
         assert (found[part] - output).norm() <= 1e-4 * (output - before[part]).norm(), part
     with pytest.raises(UserError, match="exists already"):
-        save_base(base, tmp_path / "new" / "base")
+        save_base(base, tmp_path / "new" / "base", "folder", "fp32", source)
 
 
 def test_nothing_is_baked_where_one_does_not_fit(base_of: BaseOf, tmp_path: Path) -> None:
