@@ -117,7 +117,7 @@ def _pictures(settings: Settings, compare: bool) -> Work:
 
         plain_base = drawing.draw(replace(settings, adapters=()), told_of_base, stop)
         for number, (path, base) in enumerate(zip(own, plain_base, strict=True)):
-            drawn.pictures.append((base, f"base model, seed {settings.seed + number}"))
+            drawn.pictures.append((base, f"base, seed {settings.seed + number}"))
             drawn.pairs[drawing.name_of(path)] = drawing.name_of(base)
             drawn.pairs[drawing.name_of(base)] = drawing.name_of(base)
 
