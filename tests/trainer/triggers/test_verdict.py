@@ -17,7 +17,7 @@ TAKEN = (
     "dog paris emma toyota pikachu ikea nasa lgbt nsfw ufc bts nba rpg gta TOK photo fox man "
     "naruto zendaya minecraft gpu html covid nvidia hetalia artgerm hund собака drwho adog"
 )
-WEAK = "sks dbz mgs bnha ohwxman vkplm l33t ddle agirl mufc tlou ilovecats"
+WEAK = "sks dbz mgs bnha ohwxman vkplm l77t ddle agirl mufc tlou ilovecats"
 GOOD = "ohwx OHWX zwx qjvk xqz"
 
 
