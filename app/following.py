@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -34,7 +34,7 @@ class Following(Generic[Value]):
     _value: list[Value] = field(default_factory=list)
     _error: list[BaseException] = field(default_factory=list)
 
-    def steps(self) -> Iterator[Told]:
+    def steps(self) -> Generator[Told, None, None]:
         """Runs the work and yields the newest of what it tells; stops it if nobody listens.
 
         Raises:

@@ -18,7 +18,7 @@ from app.following import Following, Stops, Told
 from app.generateform import MOST_COUNT, Form, read_form
 from app.picturesettings import parse_adapter
 from app.service import Stopped
-from app.shared import elem, logger, plain, says_errors
+from app.shared import QUIET, elem, logger, plain, says_errors
 from trainer.errors import UserError
 
 REMEMBERED = 60
@@ -26,7 +26,6 @@ REMEMBERED = 60
 Updates = dict[Component, Any]
 
 _stops = Stops()
-_QUIET = {"api_visibility": "private", "show_progress": "hidden"}
 _DRAWING = {
     "api_visibility": "private",
     "show_progress": "hidden",
@@ -79,8 +78,8 @@ def wire(form: Form) -> None:
     plan: list[Component] = [form.grid_adapters, form.grid_strengths, form.grid_prompts]
     form.draw.click(draw, [form.compare, form.remembered, *form.settings], told, **_DRAWING)
     form.grid_draw.click(draw_grid, [*plan, form.remembered, *form.settings], told, **_DRAWING)
-    form.stop.click(_stop, None, None, queue=False, **_QUIET)
-    form.pictures.select(_choose_pair, form.shown, form.slider, queue=False, **_QUIET)
+    form.stop.click(_stop, None, None, queue=False, **QUIET)
+    form.pictures.select(_choose_pair, form.shown, form.slider, queue=False, **QUIET)
     changed = [component.change for component in plan]  # type: ignore[attr-defined]
     gr.on(
         [*changed, form.prompt.change],
@@ -89,7 +88,7 @@ def wire(form: Form) -> None:
         form.grid_sum,
         queue=False,
         trigger_mode="always_last",
-        **_QUIET,
+        **QUIET,
     )
 
 
@@ -238,10 +237,10 @@ def _slider(pairs: list[list[str]], index: int) -> gr.ImageSlider:
     name, base = pairs[index]
     partner = next((own for own, other in pairs if other == base and own != base), name)
     found = [drawing.picture_of(one) for one in (base, partner)]
-    if None in found:
+    before, after = found
+    if before is None or after is None:
         return gr.ImageSlider(visible=False)
-    shown = tuple(drawing.to_show(path) for path in found if path is not None)
-    return gr.ImageSlider(value=shown, visible=True)
+    return gr.ImageSlider(value=(drawing.to_show(before), drawing.to_show(after)), visible=True)
 
 
 def _choose_pair(pairs: list[list[str]], event: gr.SelectData) -> gr.ImageSlider:

@@ -27,6 +27,7 @@ NO_ADAPTER = (
     '<p class="quiet">No adapter yet: train one, or drop a file in Adapters. Until then the base '
     "model draws alone.</p>"
 )
+NONE_CHOSEN = '<p class="quiet">No adapter is chosen: the base model draws alone.</p>'
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
@@ -16,12 +15,11 @@ from app.frames import frame_of
 from app.images_parts import Parts
 from app.imagesets import SetFolder, find_set
 from app.setview import SetView, look_at
-from app.shared import Shared, says_errors
+from app.shared import QUIET, Shared, says_errors
 from trainer import places
 from trainer.errors import UserError
 
 Updates = dict[Block, object]
-_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 def wire(
@@ -38,23 +36,23 @@ def wire(
     """
     p = parts
     bulk = Bulk(parts, shared, refresh)
-    p.kind.input(_fields, p.kind, [p.other, p.whole], **_QUIET)
+    p.kind.input(_fields, p.kind, [p.other, p.whole], **QUIET)
     edit = [p.kind, p.words, p.other, p.whole]
     looked = [p.preview, p.apply]
     look = [p.opened, *edit, p.session]
-    p.look.click(says_errors(bulk.look), look, looked, **_QUIET)
-    p.words.submit(says_errors(bulk.look), look, looked, **_QUIET)
+    p.look.click(says_errors(bulk.look), look, looked, **QUIET)
+    p.words.submit(says_errors(bulk.look), look, looked, **QUIET)
     # What was shown is no longer what would be done.
     gr.on(
-        [p.kind.input, p.words.input, p.other.input, p.whole.input], _stale, None, p.apply, **_QUIET
+        [p.kind.input, p.words.input, p.other.input, p.whole.input], _stale, None, p.apply, **QUIET
     )
     here = [p.opened, p.picture, p.session, shared.base]
     changed = [*looked, p.words, p.remembered, shared.image_set, *shown]
-    p.apply.click(says_errors(bulk.apply), here, changed, **_QUIET)
-    p.undo.click(says_errors(bulk.undo), here, changed, **_QUIET)
-    p.remove.click(_ask, p.picture, [p.remove_row, p.remove_now], **_QUIET)
-    p.remove_not.click(lambda: gr.Row(visible=False), None, p.remove_row, **_QUIET)
-    p.remove_now.click(says_errors(bulk.remove), here, changed, **_QUIET)
+    p.apply.click(says_errors(bulk.apply), here, changed, **QUIET)
+    p.undo.click(says_errors(bulk.undo), here, changed, **QUIET)
+    p.remove.click(_ask, p.picture, [p.remove_row, p.remove_now], **QUIET)
+    p.remove_not.click(lambda: gr.Row(visible=False), None, p.remove_row, **QUIET)
+    p.remove_now.click(says_errors(bulk.remove), here, changed, **QUIET)
 
 
 def undo_button(folder: SetFolder) -> gr.Button:

@@ -14,12 +14,11 @@ from app import triggerwords
 from app.captionfiles import saving
 from app.images_parts import Parts
 from app.imagesets import MAX_WORD, find_set, read_notes, write_notes
-from app.shared import Shared, image_set_path, says_errors
+from app.shared import QUIET, Shared, image_set_path, says_errors
 from trainer import places
 from trainer.data.captions import clean_caption
 from trainer.errors import UserError
 
-_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 # Words are judged once the typing pauses; the last ones always are.
 _LATER = "(...values) => new Promise(done => setTimeout(() => done(values), 500))"
 
@@ -30,26 +29,26 @@ def wire(parts: Parts, shared: Shared) -> Dependency:
     words = [p.opened, p.trigger, p.class_word]
     typed = [p.trigger.input, p.class_word.input]
     told: list[Component] = [shared.trigger, shared.class_word]
-    last: dict[str, Any] = {**_QUIET, "trigger_mode": "always_last", "js": _LATER}
+    last: dict[str, Any] = {**QUIET, "trigger_mode": "always_last", "js": _LATER}
     noted = gr.on(typed, says_errors(remember), words, told, **last)
     gr.on(typed, judge, [*words, shared.base], p.verdict, **last)
     p.suggest.click(
         suggest,
         [*words, shared.base],
         [p.suggestions, p.verdict, p.suggest],
-        **_QUIET,
+        **QUIET,
     )
     taken = p.suggestions.input(
-        says_errors(take), [p.suggestions, *words], [p.trigger, *told], **_QUIET
+        says_errors(take), [p.suggestions, *words], [p.trigger, *told], **QUIET
     )
-    taken.then(judge, [*words, shared.base], p.verdict, **_QUIET)
+    taken.then(judge, [*words, shared.base], p.verdict, **QUIET)
 
     def enter(opened: str, trigger: str, class_word: str) -> tuple[str, str]:
         """Another tab may have changed the words."""
         return trigger, class_word
 
     entered = [p.opened, shared.trigger, shared.class_word]
-    shared.rooms["images"].select(enter, entered, [p.trigger, p.class_word], **_QUIET)
+    shared.rooms["images"].select(enter, entered, [p.trigger, p.class_word], **QUIET)
     return noted
 
 

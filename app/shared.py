@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import gradio as gr
 
@@ -26,6 +26,11 @@ TABS = {
     "adapters": "Adapters",
 }
 """The tabs by id, in their order, with what they are called."""
+
+PRIVATE: dict[str, Any] = {"api_visibility": "private"}
+"""Options of an event that scripts are not promised."""
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+"""Of one that also shows no progress."""
 
 Inputs = ParamSpec("Inputs")
 Output = TypeVar("Output")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from types import MethodType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -22,6 +22,7 @@ from peft.tuners.lora import Linear as AdaptedLinear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_input
 from torch.utils.checkpoint import checkpoint
 from transformers.activations import QuickGELUActivation
 
@@ -45,7 +46,7 @@ class Convolution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         """The gradient of the input, (B, C, H, W)."""
         (weight,), layer = ctx.saved_tensors, ctx.layer
-        found = nn.grad.conv2d_input(
+        found = conv2d_input(
             ctx.shape,
             weight,
             gradient,
@@ -197,7 +198,7 @@ def adapted_linear(layer: AdaptedLinear, inputs: Tensor, *args: Any, **options: 
         return type(layer).forward(layer, inputs, *args, **options)
     name = active[0]
     result = layer.base_layer(inputs)
-    down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
+    down, up = (cast(nn.Linear, part[name]).weight for part in (layer.lora_A, layer.lora_B))
     dropped = layer.lora_dropout[name](inputs)
     inner = F.linear(dropped, down.to(inputs.dtype))  # (…, rank)
     return result + F.linear(inner, up.to(inputs.dtype)) * layer.scaling[name]
@@ -244,7 +245,8 @@ def plain_layers(root: nn.Module) -> None:
 
 def _lean_forwards(root: nn.Module, recompute: bool) -> Iterator[tuple[nn.Module, Forward]]:
     if isinstance(root, UNet2DConditionModel) and isinstance(root.conv_act, nn.SiLU):
-        yield root.conv_norm_out, MethodType(_norm_then_silu, root.conv_norm_out)
+        norm = cast(nn.Module, root.conv_norm_out)  # there is one wherever there is an activation
+        yield norm, MethodType(_norm_then_silu, norm)
         yield root.conv_act, MethodType(_unchanged, root.conv_act)
     for module in root.modules():
         if isinstance(module, AdaptedLinear):
@@ -260,8 +262,9 @@ def _lean_forwards(root: nn.Module, recompute: bool) -> Iterator[tuple[nn.Module
         elif isinstance(module, QuickGELUActivation):
             yield module, MethodType(_quick_gelu, module)
         elif recompute and isinstance(module, BasicTransformerBlock) and _recomputable(module):
-            yield module.norm3, MethodType(_unchanged, module.norm3)
-            yield module.ff, _Recomputed(module.norm3, module.ff)
+            norm = cast(nn.Module, module.norm3)
+            yield norm, MethodType(_unchanged, norm)
+            yield module.ff, _Recomputed(norm, module.ff)
 
 
 def _is_usual(block: ResnetBlock2D) -> bool:

@@ -14,12 +14,11 @@ from gradio.components import Component
 from app import adapterfacts, adapterwork, setwords
 from app.adapterfiles import AdapterChoice, find_adapter, list_adapters
 from app.filedrop import as_uploads, file_drop, forget
-from app.shared import Shared, elem, go, says_errors
+from app.shared import QUIET, Shared, elem, go, says_errors
 from app.uploads import Upload
 from trainer.errors import UserError
 
 Updates = dict[Block, object]
-_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 _SHOWN: dict[str, Any] = {"api_visibility": "private"}
 _MORE = 2  # adapters that can be merged with the chosen one
 
@@ -269,7 +268,7 @@ def _wire(parts: Parts, shared: Shared) -> None:
     on = {**_SHOWN, "show_progress_on": [p.made]}
     shown = [*p.lists, *p.shown, p.use, p.download]
     entered = [shared.rooms["adapters"].select, shared.page.load]
-    gr.on(entered, says_errors(lists), p.chosen, p.lists, **_QUIET)
+    gr.on(entered, says_errors(lists), p.chosen, p.lists, **QUIET)
     p.chosen.input(told(choose), p.chosen, shown, **on)
     p.drop.upload(told(bring), p.drop, [p.drop, *shown], **on)
     p.convert.click(told(convert), [p.chosen, p.layout, p.precision], shown, **on)
@@ -277,7 +276,7 @@ def _wire(parts: Parts, shared: Shared) -> None:
     rows = [*p.others, *p.strengths]
     p.merge.click(told(merge), [p.chosen, p.merge_rank, *rows], shown, **on)
     p.use.click(
-        lambda chosen: (chosen, go("generate")), p.chosen, [shared.adapter, shared.tabs], **_QUIET
+        lambda chosen: (chosen, go("generate")), p.chosen, [shared.adapter, shared.tabs], **QUIET
     )
     p.download.click(told(download), p.chosen, [p.file, p.made], **on)
 

@@ -11,13 +11,10 @@ from gradio.components import Component
 
 from app import adapterwords, drawing, generatedraw, jobs
 from app.drawing import AdapterSetting
-from app.generateform import LARGEST_SEED, NO_ADAPTER, NO_CHOICE, ROWS, Form, lay_out
+from app.generateform import LARGEST_SEED, NO_ADAPTER, NO_CHOICE, NONE_CHOSEN, ROWS, Form, lay_out
 from app.picturesettings import read_settings
-from app.shared import Shared, base_models, escape, says_errors
+from app.shared import PRIVATE, QUIET, Shared, base_models, escape, says_errors
 from trainer.errors import UserError
-
-_PRIVATE = {"api_visibility": "private"}
-_QUIET = {"api_visibility": "private", "show_progress": "hidden"}
 
 
 def build(shared: Shared) -> None:
@@ -36,7 +33,7 @@ def build(shared: Shared) -> None:
 def _keep_current(form: Form, shared: Shared) -> None:
     """Lists follow what is on the machine; a busy device is said at once."""
     page, room = shared.page, shared.rooms["generate"]
-    lists: list[Component] = [row.adapter for row in form.rows] + [form.grid_adapters, form.base]
+    lists: list[Component] = [*(row.adapter for row in form.rows), form.grid_adapters, form.base]
 
     def choices() -> list[gr.Dropdown]:
         # Without values: they may have been chosen while the answer was on its way.
@@ -45,12 +42,10 @@ def _keep_current(form: Form, shared: Shared) -> None:
         every = gr.Dropdown(choices=drawing.checkpoint_choices())
         return [*rows, every, gr.Dropdown(choices=base_models())]
 
-    gr.on([page.load, room.select], choices, None, lists, queue=False, **_QUIET)
-    gr.on(
-        [room.select, page.load, shared.timer.tick], _busy, None, form.busy, queue=False, **_QUIET
-    )
-    page.load(generatedraw.earlier_pictures, form.remembered, form.history, queue=False, **_QUIET)
-    shared.base.change(_same, shared.base, form.base, queue=False, **_QUIET)
+    gr.on([page.load, room.select], choices, None, lists, queue=False, **QUIET)
+    gr.on([room.select, page.load, shared.timer.tick], _busy, None, form.busy, queue=False, **QUIET)
+    page.load(generatedraw.earlier_pictures, form.remembered, form.history, queue=False, **QUIET)
+    shared.base.change(_same, shared.base, form.base, queue=False, **QUIET)
 
 
 def _busy() -> str:
@@ -71,12 +66,12 @@ def _same(value: str) -> str:
 def _choose_adapters(form: Form, shared: Shared) -> None:
     """Rows come and go, and the trigger words of what is chosen stand below the prompt."""
     for row in form.rows[1:]:
-        row.remove.click(_remove, None, [row.group, row.adapter], queue=False, **_QUIET)
+        row.remove.click(_remove, None, [row.group, row.adapter], queue=False, **QUIET)
     adapters: list[Component] = [row.adapter for row in form.rows]
     groups = [row.group for row in form.rows]
-    form.add.click(_add_row, adapters, groups, queue=False, **_QUIET)
+    form.add.click(_add_row, adapters, groups, queue=False, **QUIET)
     texts = [row.text_strength for row in form.rows]
-    form.apart.change(_show_apart, form.apart, texts, queue=False, **_QUIET)
+    form.apart.change(_show_apart, form.apart, texts, queue=False, **QUIET)
     told = [form.prompt, form.words, form.put_words, form.filled]
     gr.on(
         [row.adapter.change for row in form.rows],
@@ -84,19 +79,20 @@ def _choose_adapters(form: Form, shared: Shared) -> None:
         [form.prompt, form.filled, *adapters],
         told,
         trigger_mode="always_last",
-        **_QUIET,
+        **QUIET,
     )
-    form.prompt.change(
+    gr.on(
+        [form.prompt.change, shared.page.load, shared.rooms["generate"].select],
         says_errors(_check_words),
         [form.prompt, *adapters],
         [form.words, form.put_words],
         queue=False,
         trigger_mode="always_last",
-        **_QUIET,
+        **QUIET,
     )
-    form.put_words.click(_put_words, [form.prompt, *adapters], form.prompt, **_QUIET)
+    form.put_words.click(_put_words, [form.prompt, *adapters], form.prompt, **QUIET)
     shared.adapter.change(
-        _use_adapter, shared.adapter, [*adapters, *groups[1:]], queue=False, **_QUIET
+        _use_adapter, shared.adapter, [*adapters, *groups[1:]], queue=False, **QUIET
     )
 
 
@@ -144,7 +140,7 @@ def _put_words(prompt: str, *chosen: str | None) -> str:
 
 def _words_shown(prompt: str, known: list[adapterwords.Words]) -> list[Any]:
     if not known:
-        return [NO_ADAPTER if not drawing.adapter_choices() else "", gr.Button(visible=False)]
+        return [NONE_CHOSEN if drawing.adapter_choices() else NO_ADAPTER, gr.Button(visible=False)]
     named = ", ".join(f"<b>{escape(word)}</b>" for words in known for word in words.triggers)
     missing = adapterwords.missing(prompt, known)
     if not named:
@@ -165,9 +161,9 @@ def _restore(form: Form, shared: Shared) -> None:
     rows = [component for row in form.rows for component in (row.group, *row.inputs)]
     told = [form.status, form.prompt, form.filled, form.negative, form.base, form.seed, form.steps]
     told += [form.guidance, form.width, form.height, form.apart, *rows]
-    form.dropped.upload(says_errors(_restore_dropped), form.dropped, told, **_PRIVATE)
-    form.history.select(says_errors(_restore_earlier), form.remembered, told, **_PRIVATE)
-    form.new_seed.click(_new_seed, None, form.seed, queue=False, **_QUIET)
+    form.dropped.upload(says_errors(_restore_dropped), form.dropped, told, **PRIVATE)
+    form.history.select(says_errors(_restore_earlier), form.remembered, told, **PRIVATE)
+    form.new_seed.click(_new_seed, None, form.seed, queue=False, **QUIET)
 
 
 def _new_seed() -> int:

@@ -20,13 +20,12 @@ from app.gallery import labelled, thumbnails
 from app.images_parts import KEYS, STAMP, STAMP_LATER, Parts, lay_out, set_choices
 from app.imagesets import find_set, list_sets, read_notes
 from app.setview import PictureView, SetView, look_at
-from app.shared import Shared, go, says_errors
+from app.shared import QUIET, Shared, go, says_errors
 from app.uploads import Upload, store_uploads
 from trainer import places
 from trainer.errors import UserError
 
 Updates = dict[Block, object]
-_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 def build(shared: Shared) -> None:
@@ -36,7 +35,7 @@ def build(shared: Shared) -> None:
     tab.wire()
     noted = images_words.wire(parts, shared)
     about = [parts.opened, shared.base]
-    noted.then(says_errors(tab.reread), about, [parts.summary, parts.findings], **_QUIET)
+    noted.then(says_errors(tab.reread), about, [parts.summary, parts.findings], **QUIET)
     images_measure.wire(parts, shared)
     images_bulk.wire(parts, shared, tab.refresh, tab.shown_outputs)
     images_api.expose()
@@ -67,21 +66,19 @@ class ImagesTab:
         """Connects everything that is about a set and a picture."""
         p, shared = self.parts, self.shared
         opening = [p.opened, shared.base, p.session]
-        p.chosen.input(
-            says_errors(self.choose), [p.chosen, *opening], self.opened_outputs, **_QUIET
-        )
+        p.chosen.input(says_errors(self.choose), [p.chosen, *opening], self.opened_outputs, **QUIET)
         shared.image_set.change(
-            says_errors(self.follow), [shared.image_set, *opening], self.opened_outputs, **_QUIET
+            says_errors(self.follow), [shared.image_set, *opening], self.opened_outputs, **QUIET
         )
         shared.page.load(
             says_errors(self.arrive),
             [p.remembered, shared.base, p.session],
             self.opened_outputs,
-            **_QUIET,
+            **QUIET,
         )
         shared.page.load(None, None, None, js=KEYS, api_visibility="private")
         shared.rooms["images"].select(
-            says_errors(self.enter), [p.opened, shared.base], self.shown_outputs, **_QUIET
+            says_errors(self.enter), [p.opened, shared.base], self.shown_outputs, **QUIET
         )
         p.drop.upload(
             says_errors(self.upload),
@@ -100,26 +97,26 @@ class ImagesTab:
             *(shared.image_set, p.into),
         ]
         moved = [*saved, *[one for one in self.editor_outputs if one not in saved]]
-        save: dict[str, Any] = {**_QUIET, "js": STAMP_LATER, "trigger_mode": "always_last"}
+        save: dict[str, Any] = {**QUIET, "js": STAMP_LATER, "trigger_mode": "always_last"}
         p.text.input(says_errors(self.save), [*typed, p.stamp], saved, **save)
-        move: dict[str, Any] = {**_QUIET, "js": STAMP}
+        move: dict[str, Any] = {**QUIET, "js": STAMP}
         p.gallery.select(says_errors(self.select), [*typed, p.stamp], moved, **move)
         p.next.click(says_errors(self.go_on), [*typed, p.stamp], moved, **move)
         p.previous.click(says_errors(self.go_back), [*typed, p.stamp], moved, **move)
-        p.keep_mine.click(says_errors(self.keep_mine), typed, [*saved, p.loaded], **_QUIET)
+        p.keep_mine.click(says_errors(self.keep_mine), typed, [*saved, p.loaded], **QUIET)
         p.take_theirs.click(
             says_errors(self.take_theirs),
             [p.opened, p.picture, p.session, shared.base],
             self.editor_outputs,
-            **_QUIET,
+            **QUIET,
         )
         refreshed = [p.summary, p.findings]
-        p.text.blur(says_errors(self.reread), [p.opened, shared.base], refreshed, **_QUIET)
+        p.text.blur(says_errors(self.reread), [p.opened, shared.base], refreshed, **QUIET)
         p.use.click(
             self.use,
             [p.opened, p.trigger, p.class_word],
             [shared.image_set, shared.trigger, shared.class_word, shared.tabs],
-            **_QUIET,
+            **QUIET,
         )
 
     # -------------------------------------------------------------------------- choosing

@@ -12,13 +12,12 @@ from app import jobs, runs_html
 from app.jobs import QUEUED, UNSTARTED, RunInfo
 from app.runs_compare import MOST, compared
 from app.runs_reader import RunView, overview, view
-from app.shared import Shared, elem, escape, go, refusal, says_errors
+from app.shared import QUIET, Shared, elem, escape, go, refusal, says_errors
 from trainer.configfile import format_config
 from trainer.errors import UserError
 
 TICK = 2.0  # seconds
 _LISTED = 100
-_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 @dataclass
@@ -116,7 +115,7 @@ def _watch(parts: _Parts, shared: Shared) -> None:
     for name, room in shared.rooms.items():
         active = name == "runs"
         room.select(
-            lambda active=active: gr.Timer(active=active), None, timer, **_QUIET, queue=False
+            lambda active=active: gr.Timer(active=active), None, timer, **QUIET, queue=False
         )
     gr.on(
         [timer.tick, parts.names.input, shared.rooms["runs"].select, shared.run.change],
@@ -124,7 +123,7 @@ def _watch(parts: _Parts, shared: Shared) -> None:
         [parts.names, shared.run, parts.seen],
         [*parts.watched, shared.run],
         trigger_mode="always_last",
-        **_QUIET,
+        **QUIET,
         queue=False,
     )
 
@@ -232,18 +231,18 @@ def _act(parts: _Parts, shared: Shared) -> None:
     name, show = parts.names, shared.run
 
     def press(button: gr.Button, action: Any) -> None:
-        button.click(says_errors(action), name, show, **_QUIET)
+        button.click(says_errors(action), name, show, **QUIET)
 
     press(parts.stop, _stop)
     press(parts.resume, _resume)
     press(parts.anyway, _resume_anyway)
-    parts.delete.click(_ask, name, [parts.asked, parts.question], **_QUIET)
-    parts.no.click(_hide, None, parts.question, **_QUIET)
-    parts.yes.click(says_errors(_delete), name, [parts.question, show], **_QUIET)
-    parts.names.input(_hide, None, parts.question, **_QUIET)
-    parts.again.click(says_errors(_settings), name, [shared.settings, shared.tabs], **_QUIET)
+    parts.delete.click(_ask, name, [parts.asked, parts.question], **QUIET)
+    parts.no.click(_hide, None, parts.question, **QUIET)
+    parts.yes.click(says_errors(_delete), name, [parts.question, show], **QUIET)
+    parts.names.input(_hide, None, parts.question, **QUIET)
+    parts.again.click(says_errors(_settings), name, [shared.settings, shared.tabs], **QUIET)
     parts.draw.click(
-        lambda chosen: (chosen, go("generate")), name, [shared.adapter, shared.tabs], **_QUIET
+        lambda chosen: (chosen, go("generate")), name, [shared.adapter, shared.tabs], **QUIET
     )
 
 
@@ -296,13 +295,13 @@ def _compare(shared: Shared) -> None:
             elem_id=elem("runs", "compared-names"),
         )
         area = gr.HTML(elem_id=elem("runs", "compared"))
-    chosen.change(compared, chosen, area, **_QUIET)
+    chosen.change(compared, chosen, area, **QUIET)
 
     def refresh(names: list[str]) -> gr.Dropdown:
         known = [run.name for run in overview.runs()]
         return gr.Dropdown(choices=known, value=[name for name in names if name in known])
 
-    shared.rooms["runs"].select(refresh, chosen, chosen, **_QUIET)
+    shared.rooms["runs"].select(refresh, chosen, chosen, **QUIET)
 
 
 # ------------------------------------------------------------------------------ for scripts

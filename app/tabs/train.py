@@ -25,7 +25,17 @@ from app.forms import (
     section_title,
 )
 from app.runs_reader import overview
-from app.shared import Shared, elem, escape, go, image_set_path, image_sets, refusal, says_errors
+from app.shared import (
+    QUIET,
+    Shared,
+    elem,
+    escape,
+    go,
+    image_set_path,
+    image_sets,
+    refusal,
+    says_errors,
+)
 from trainer.config import TrainingConfig
 from trainer.configfields import all_fields, sections
 from trainer.configfile import (
@@ -43,7 +53,6 @@ _FIRST = "normal"
 _LARGEST_FILE = 1_000_000  # bytes of a configuration
 _IN_FRONT = ("base.name", "images.path", "captions.trigger", "captions.class_word")
 _NAMES = field_names()
-_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 _SAVE = """(text) => {
     if (!text) return;
     const link = document.createElement('a');
@@ -210,7 +219,7 @@ def _follow(form: _Form, shared: Shared) -> None:
         [*form.values, form.shown_wrong],
         form.told,
         trigger_mode="always_last",
-        **_QUIET,
+        **QUIET,
     )
     gr.on(
         [*edited, *filled, shared.rooms["train"].select],
@@ -218,7 +227,7 @@ def _follow(form: _Form, shared: Shared) -> None:
         form.values,
         form.memory,
         trigger_mode="always_last",
-        **_QUIET,
+        **QUIET,
     )
 
 
@@ -232,8 +241,8 @@ def _follow_the_other_tabs(form: _Form, shared: Shared) -> None:
     }
     for name, state in pairs.items():
         component = form.fields[name]
-        component.input(_same, component, state, **_QUIET, queue=False)  # type: ignore[attr-defined]
-        state.change(_same, state, component, **_QUIET, queue=False)
+        component.input(_same, component, state, **QUIET, queue=False)  # type: ignore[attr-defined]
+        state.change(_same, state, component, **QUIET, queue=False)
 
     def refresh() -> gr.Dropdown:
         # Without a value: it may have been chosen while the answer was on its way.
@@ -241,7 +250,7 @@ def _follow_the_other_tabs(form: _Form, shared: Shared) -> None:
 
     images = form.fields["images.path"]
     arrived = [shared.rooms["train"].select, shared.page.load]
-    gr.on(arrived, refresh, None, images, **_QUIET, queue=False)
+    gr.on(arrived, refresh, None, images, **QUIET, queue=False)
 
 
 def _same(value: Shown) -> Shown:
@@ -319,12 +328,12 @@ def _fill(form: _Form, shared: Shared) -> None:
         values = preset_values(name) if name else {}
         return [gr.update(value=values[key]) if key in values else gr.skip() for key in touched]
 
-    form.length.input(preset, form.length, components, **_QUIET)
-    form.preset.input(preset, form.preset, components, **_QUIET)
+    form.length.input(preset, form.length, components, **QUIET)
+    form.preset.input(preset, form.preset, components, **QUIET)
     everything = [*form.values, form.length, form.preset, form.text]
-    form.load.upload(says_errors(_load), form.load, everything, **_QUIET)
-    shared.settings.change(says_errors(_load_settings), shared.settings, everything, **_QUIET)
-    form.save.click(says_errors(_save), form.values, form.text, **_QUIET).success(
+    form.load.upload(says_errors(_load), form.load, everything, **QUIET)
+    shared.settings.change(says_errors(_load_settings), shared.settings, everything, **QUIET)
+    form.save.click(says_errors(_save), form.values, form.text, **QUIET).success(
         None, form.text, None, js=_SAVE, api_visibility="private"
     )
 

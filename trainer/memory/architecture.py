@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -134,14 +134,14 @@ def build(architecture: Architecture, dtype: torch.dtype) -> BaseModel:
     parts = {name: json.loads(part) for name, part in architecture.parts}
     try:
         with _making(dtype):
-            unet = UNet2DConditionModel.from_config(parts["unet"])
+            unet = cast(UNet2DConditionModel, UNet2DConditionModel.from_config(parts["unet"]))
             encoders: list[TextEncoder] = [
                 kind._from_config(CLIPTextConfig(**parts[name]), attn_implementation="sdpa")
                 for name, kind in _ENCODERS.items()
                 if name in parts
             ]
         with _making(torch.float32):
-            vae = AutoencoderKL.from_config(parts["vae"])
+            vae = cast(AutoencoderKL, AutoencoderKL.from_config(parts["vae"]))
     except (TypeError, ValueError, KeyError) as problem:
         raise UserError(
             f"The configuration of this {architecture.title} model cannot be used: {problem}"

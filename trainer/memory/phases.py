@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -73,7 +74,8 @@ class StepMemory:
 
 def step_memory(architecture: Architecture, work: Workload) -> StepMemory:
     """Follows one training step: forward, backward."""
-    base, parameters = _with_adapter(architecture, work.precision, work.adapter)
+    adapter = cast(Hashable, work.adapter)  # frozen models are
+    base, parameters = _with_adapter(architecture, work.precision, adapter)
     set_mode(base, work.mode, work.checkpointing, trains_text=work.adapter.text_encoder)
     resident = [base.unet, *(base.text_encoders if work.adapter.text_encoder else [])]
     weights = [t for module in resident for t in tensors_of(module)]
@@ -157,9 +159,8 @@ def _features(base: BaseModel, rows: int, *, trained: bool) -> TextConditioning:
     dtype, width = base.unet.dtype, base.unet.config["cross_attention_dim"]
     pooled = None
     if len(base.text_encoders) > 1:
-        pooled = torch.empty(
-            (rows, base.text_encoders[1].config.projection_dim), dtype=dtype, device=META
-        )
+        size = cast(int, base.text_encoders[1].config.projection_dim)
+        pooled = torch.empty((rows, size), dtype=dtype, device=META)
     return TextConditioning(torch.empty((rows, 77, width), dtype=dtype, device=META), pooled, 0)
 
 

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from torch import nn
+
 from trainer.cache import TensorCache
 from trainer.conditioning import TextSource
 from trainer.config import TrainingConfig
@@ -115,4 +117,4 @@ def _class_pictures(
     try:
         return given_pictures(base, config, Path(folder), latents, notice)
     finally:
-        base.vae.to("cpu")
+        nn.Module.to(base.vae, "cpu")  # diffusers' own has types of its own

@@ -22,7 +22,7 @@ from trainer.evaluation.predicting import Points
 from trainer.lora.attach import disabled
 from trainer.models.base import BaseModel
 from trainer.models.text import Size
-from trainer.objective import add_noise, draw_noise, target
+from trainer.objective import Prediction, add_noise, draw_noise, target
 from trainer.pictures import LatentSource, fit_pictures
 from trainer.preservation.prompts import class_prompts
 from trainer.preservation.rows import KeptRows, Rhythm
@@ -59,7 +59,7 @@ class PictureKeeper:
         self, base: BaseModel, pictures: Sequence[ClassPicture], rhythm: Rhythm, seed: int
     ) -> None:
         self.alpha_bar = base.noise_scheduler().alphas_cumprod
-        self.prediction = base.prediction_type
+        self.prediction: Prediction = base.prediction_type
         self.pictures, self.rhythm, self.seed = pictures, rhythm, seed
 
     def rows(self, step: int, slots: Sequence[int], total: int) -> KeptRows | None:
