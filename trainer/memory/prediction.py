@@ -34,7 +34,7 @@ FRAGMENTATION = 0.08
 ASSUMED_CARD_GIB = 11.0
 DRAWN_AT_ONCE = 4
 
-_VERSION = 1  # of what is counted: results of another one are not used
+_VERSION = 2  # of what is counted: results of another one are not used
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft")
 
 Result = TypeVar("Result", StepMemory, OtherMemory)

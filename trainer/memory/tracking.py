@@ -137,7 +137,8 @@ def _alike(first: Tensor, other: object) -> bool:
 
 def _normed(inputs: Tensor, groups: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
     mean = inputs.new_empty(groups, dtype=torch.float32)
-    return torch.empty_like(inputs), mean, torch.empty_like(mean)
+    # The kernels' results are contiguous, whatever the strides of their input.
+    return inputs.new_empty(inputs.shape), mean, torch.empty_like(mean)
 
 
 # ------------------------------------------------------------------------- a card's attention

@@ -162,3 +162,26 @@ def test_the_page_asks_the_same(tiny_base: TinyBase) -> None:
     verb = verb_table(Studio())["fit"]
     found = verb({"config": config.model_dump(mode="json"), "vram": 6}, lambda *_: None)
     assert found == predict(config, 6.0).as_json()
+
+
+@pytest.mark.parametrize("permuted", [False, True])
+def test_quick_shapes_are_those_that_torch_finds(permuted: bool) -> None:
+    """Strides too: a result that is not contiguous would be copied later on, and counted."""
+    import torch
+
+    from trainer.memory.tracking import shapes_only
+
+    aten = torch.ops.aten
+    inputs = torch.empty(2, 8, 6, device="meta", dtype=torch.bfloat16)
+    inputs = inputs.permute(0, 2, 1) if permuted else inputs.reshape(2, 6, 8)
+    weight = torch.empty(8, device="meta", dtype=torch.bfloat16)
+    for func, args in (
+        (aten.native_layer_norm.default, (inputs, [8], weight, weight, 1e-5)),
+        (aten.gelu.default, (inputs,)),
+        (aten.mul.Tensor, (inputs, inputs)),
+        (aten.mul.Tensor, (inputs, 2.0)),
+    ):
+        quick, found = shapes_only(func, args), func(*args)
+        first, other = (each[0] if isinstance(each, tuple) else each for each in (quick, found))
+        assert (first.shape, first.dtype) == (other.shape, other.dtype), func
+        assert first.stride() == other.stride(), func
