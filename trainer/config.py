@@ -354,7 +354,7 @@ class PreservationConfig(Section):
         "preservation.folder; they hold the class word only. none: nothing is held.",
     )
     weight: float = Field(
-        default=6.0,
+        default=4.0,
         ge=0.0,
         le=100.0,
         allow_inf_nan=False,

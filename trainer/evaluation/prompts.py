@@ -99,7 +99,8 @@ def caption_wordings(
     plain = {without_word(caption, trigger) for caption in captions}
     found = {pattern.sub("{}", text, count=1) for text in plain if not set(text) & set("{}")}
     ordered = sorted(text for text in found if "{}" in text)
-    return [ordered[place * len(ordered) // most] for place in range(min(most, len(ordered)))]
+    count = min(most, len(ordered))
+    return [ordered[place * len(ordered) // count] for place in range(count)]
 
 
 def neighbours_of(

@@ -84,6 +84,6 @@ def test_a_trigger_that_is_a_common_word_is_not_held(prompts: Any) -> None:
 
 
 def test_class_prompts() -> None:
-    several = with_values(TrainingConfig(), {"concepts": [*CONCEPTS, {"trigger": "x"}]})
+    several = with_values(TrainingConfig(), {"concepts": [*CONCEPTS, {"trigger": "dbz"}]})
     assert class_prompts(several) == ["a car", "a bird"]
     assert class_prompts(TrainingConfig()) == [""]
