@@ -153,6 +153,16 @@ class Batches:
             if own:
                 yield self._tensors(own, timesteps, total, step)
 
+    def largest(self, step: int) -> Batch:
+        """A whole batch of the largest size that comes in training; its content does not matter."""
+        picture = max(self.pictures, key=lambda one: one.crop.width * one.crop.height)
+        count = -(-self.config.training.batch_size // self.world)
+        words = self.words[picture.concept]
+        caption = trained_caption(self.base, picture, words, seed=0, step=step)
+        samples = tuple(Sample(slot, picture, False, caption) for slot in range(count))
+        timesteps = torch.zeros(count, dtype=torch.int64)
+        return self._tensors(samples, timesteps, count, step)
+
     def _tensors(
         self, samples: tuple[Sample, ...], timesteps: Tensor, total: int, step: int
     ) -> Batch:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from trainer.cache import TensorCache, content_key
+from trainer.devices import Device
 from trainer.lora.attach import disabled
 from trainer.models.base import BaseModel
 from trainer.models.text import TextConditioning, encode
-
-Autocast = Callable[[], AbstractContextManager[object]]
 
 MEMORY_ENTRIES = 512
 
@@ -28,8 +26,7 @@ class TextSource:
 
     Args:
         trained: whether the text encoders carry an adapter in training.
-        device: where the features are wanted.
-        autocast: entered around every computation.
+        device: where the features are wanted; encoders that wait elsewhere come there to compute.
     """
 
     def __init__(
@@ -38,22 +35,19 @@ class TextSource:
         cache: TensorCache,
         *,
         trained: bool,
-        device: torch.device,
-        autocast: Autocast,
+        device: Device,
     ) -> None:
         self.base = base
         self.cache = cache
         self.trained = trained
         self.device = device
-        self.autocast = autocast
         self.recent: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
 
     def student(self, texts: Sequence[str]) -> TextConditioning:
         """Features that training sees, (B, 77, D); with gradients where the encoders train."""
         if not self.trained:
             return self.teacher(texts)
-        with self.autocast():
-            return encode(self.base, texts, self.device)
+        return encode(self.base, texts, self.device.torch_device)
 
     def teacher(self, texts: Sequence[str]) -> TextConditioning:
         """Features of the frozen encoders, (B, 77, D), without gradients."""
@@ -63,10 +57,11 @@ class TextSource:
         kept = [self.recent[text] for text in texts]
         while len(self.recent) > max(MEMORY_ENTRIES, len(texts)):
             self.recent.popitem(last=False)
-        hidden = torch.stack([item["hidden"] for item in kept]).to(self.device)
+        device = self.device.torch_device
+        hidden = torch.stack([item["hidden"] for item in kept]).to(device)
         pooled = None
         if "pooled" in kept[0]:
-            pooled = torch.stack([item["pooled"] for item in kept]).to(self.device)
+            pooled = torch.stack([item["pooled"] for item in kept]).to(device)
         return TextConditioning(hidden, pooled, 0)
 
     def _recall(self, text: str) -> bool:
@@ -82,10 +77,9 @@ class TextSource:
     @torch.no_grad()
     def _compute(self, texts: Sequence[str]) -> None:
         """One by one: in a batch, the last bits would depend on what else was missing."""
-        where = next(self.base.text_encoders[0].parameters()).device
-        with disabled(self.base), self.autocast():
+        with disabled(self.base), self.device.reading(self.base):
             for text in texts:
-                features = encode(self.base, [text], where)
+                features = encode(self.base, [text], self.device.torch_device)
                 tensors = {"hidden": features.hidden[0].cpu()}
                 if features.pooled is not None:
                     tensors["pooled"] = features.pooled[0].cpu()

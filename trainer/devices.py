@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from accelerate import PartialState
 
 from trainer.errors import UserError
+
+if TYPE_CHECKING:
+    from trainer.models.base import BaseModel
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -27,14 +31,16 @@ class Device:
 
     Attributes:
         torch_device: of this process.
-        precision: number format of the frozen weights and of autocast.
+        precision: number format of the frozen weights, in which the adapter computes as well.
         rank, world: this process and how many train together.
+        offload: modules that are not at work wait in main memory.
     """
 
     torch_device: torch.device
     precision: Precision
     rank: int = 0
     world: int = 1
+    offload: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -55,17 +61,47 @@ class Device:
         """A barrier over all processes; nothing with one."""
         PartialState().wait_for_everyone()
 
-    def autocast(self) -> AbstractContextManager[object]:
-        """Mixed precision around a forward pass; nothing in fp32."""
-        if self.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.torch_device.type, dtype=self.dtype)
+    @contextmanager
+    def instead(
+        self, wanted: Iterable[torch.nn.Module], others: Iterable[torch.nn.Module]
+    ) -> Iterator[None]:
+        """Modules on the device within the block, and afterwards where they were.
+
+        Args:
+            others: where `offload` is on, these wait in main memory meanwhile.
+        """
+        wanted, others = list(wanted), list(others) if self.offload else []
+        before = [(module, next(module.parameters()).device) for module in (*wanted, *others)]
+        try:
+            for module in others:
+                torch.nn.Module.to(module, "cpu")
+            for module in wanted:
+                torch.nn.Module.to(module, self.torch_device)
+            yield
+        finally:
+            for module, place in before:  # what came leaves before the others come back
+                torch.nn.Module.to(module, place)
+
+    @contextmanager
+    def reading(self, base: BaseModel) -> Iterator[None]:
+        """The text encoders on the device; where they wait elsewhere, in the UNet's place."""
+        where = {next(encoder.parameters()).device.type for encoder in base.text_encoders}
+        if where == {self.torch_device.type}:
+            yield
+            return
+        with self.instead(base.text_encoders, [base.unet]):
+            yield
 
 
-def choose_device(precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto") -> Device:
+def choose_device(
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto", *, offload: bool = False
+) -> Device:
     """The device that accelerate gives this process, and the precision that suits it.
 
     Under ``accelerate launch`` or ``train --processes N`` this joins the process group.
+
+    Args:
+        offload: see `Device`; without a GPU there is nowhere else to be.
 
     Raises:
         UserError: fp16 on a CPU, where it is a hundred times slower than fp32, or bf16 on a GPU
@@ -95,4 +131,10 @@ def choose_device(precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto") -
             f"training.precision bf16 is not supported by {torch.cuda.get_device_name(device)}.",
             "Use fp16.",
         )
-    return Device(device, chosen, state.process_index, state.num_processes)
+    return Device(
+        device,
+        chosen,
+        state.process_index,
+        state.num_processes,
+        offload=offload and device.type == "cuda",
+    )

@@ -176,16 +176,15 @@ def lora_step(device: Device) -> str:
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    model = nn.ModuleDict({"to_q": nn.Linear(64, 64)}).requires_grad_(False)
+    model = nn.ModuleDict({"to_q": nn.Linear(64, 64)}).to(device.dtype).requires_grad_(False)
     inject_adapter_in_model(LoraConfig(r=4, target_modules=["to_q"]), model)
     model.to(device.torch_device)
     parameters = dict(model.named_parameters())
     before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     trained = [parameter for parameter in parameters.values() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-2)
-    with device.autocast():
-        predicted = model["to_q"](torch.randn(8, 64, device=device.torch_device))
-        loss = predicted.float().square().mean()
+    inputs = torch.randn(8, 64, device=device.torch_device, dtype=device.dtype)
+    loss = model["to_q"](inputs).float().square().mean()
     loss.backward()
     optimizer.step()
     if not math.isfinite(loss.item()):

@@ -12,7 +12,7 @@ from trainer.config import ConceptConfig, TrainingConfig
 from trainer.data.captions import without_word
 from trainer.lora.attach import disabled
 from trainer.runs.atomic import building_folder, write_json
-from trainer.sampling import Drawing, draw, save_picture
+from trainer.sampling import BATCH, Drawing, draw, save_picture
 from trainer.session import Session
 
 
@@ -70,7 +70,7 @@ def draw_previews(session: Session, *, strength: int) -> Path:
         for number in range(settings.count)
     ]
     with session.averaged(), disabled(base) if strength == 0 else nullcontext():
-        pictures = draw(base, drawings, session.device)
+        pictures = draw(base, drawings, session.device, at_once=min(BATCH, session.rung.pictures))
     folder = session.run.preview(session.step)
     records = []
     with building_folder(folder) as temporary:

@@ -22,6 +22,7 @@ from trainer.evaluation.concluding import conclude
 from trainer.evaluation.watching import Evaluated, Validated
 from trainer.export import Exported, export_adapter
 from trainer.interrupt import StopRequest
+from trainer.memory.recovery import MemoryUsed, out_of_memory
 from trainer.resume import check_resumable
 from trainer.runs.atomic import sweep_orphans
 from trainer.runs.events import EventLog
@@ -121,6 +122,8 @@ class Recorder:
         if isinstance(event, StepDone):
             self.log.append("step", **asdict(event))
             self._pace(event)
+        elif isinstance(event, MemoryUsed):
+            self.log.append("memory", **asdict(event))
         elif isinstance(event, PreviewSaved):
             self.log.append("preview", **asdict(event))
         elif isinstance(event, Validated):
@@ -163,7 +166,7 @@ def run_training(
         UserError: anything that the user can put right; the run's log says it too.
         KeyboardInterrupt: stopped before the first step.
     """
-    device = choose_device(config.training.precision)
+    device = choose_device(config.training.precision, offload=config.memory.offload)
     if not device.is_main:
         return _follow(config, run, device, resume, accept_changes)
     prepare_folder(run)
@@ -194,7 +197,10 @@ def _prepare(
     recorder: Recorder,
 ) -> Session:
     state = load_latest(run, recorder.warn) if resume else None
-    session = prepare(config, run, device, recorder.warn, recorder.working)
+    try:
+        session = prepare(config, run, device, recorder.warn, recorder.working)
+    except torch.OutOfMemoryError as error:
+        raise out_of_memory("to load the base model", config) from error
     if state is not None:
         for change in check_resumable(session, state, accept_changes):
             recorder.warn(change)

@@ -49,29 +49,24 @@ def draw(
     drawings: Sequence[Drawing],
     device: Device,
     on_step: OnStep = lambda _: None,
+    at_once: int = BATCH,
 ) -> list[Image.Image]:
     """Draw pictures with the live modules as they are: nothing is cast, nothing keeps a trace.
 
-    The drawings are to agree in size, denoising steps and guidance. UNet and text encoders have
-    to be on the device; the VAE comes for the decoding and goes back where it was.
+    The drawings are to agree in size, denoising steps and guidance. The UNet has to be on the
+    device; the VAE, and text encoders that are elsewhere, come for their work and go back.
 
     Args:
-        on_step: is told the number of denoising steps done for the present `BATCH` of pictures;
-            what it raises ends the drawing.
+        on_step: is told the number of denoising steps done for the present pictures; what it
+            raises ends the drawing.
+        at_once: pictures that are drawn together.
 
     Returns:
         One RGB picture a drawing.
     """
-    vae_device = next(base.vae.parameters()).device
-    device.put(base.vae)
-    try:
-        pictures: list[Image.Image] = []
-        for start in range(0, len(drawings), BATCH):
-            latents = draw_latents(base, drawings[start : start + BATCH], device, on_step)
-            pictures += _decode_all(base, latents)
-        return pictures
-    finally:
-        torch.nn.Module.to(base.vae, vae_device)
+    latents = draw_latents(base, drawings, device, on_step, at_once)
+    with device.instead([base.vae], [base.unet, *base.text_encoders]):
+        return _decode_all(base, latents)
 
 
 @torch.no_grad()
@@ -80,13 +75,17 @@ def draw_latents(
     drawings: Sequence[Drawing],
     device: Device,
     on_step: OnStep = lambda _: None,
+    at_once: int = BATCH,
 ) -> torch.Tensor:
     """Like `draw`, without the VAE: scaled latents as training has them, (N, C, H, W), on the
     device."""
+    batches = [drawings[at : at + at_once] for at in range(0, len(drawings), at_once)]
     with evaluating(base):
+        with device.reading(base):
+            texts = [_encode(base, batch, device) for batch in batches]
         parts = [
-            _denoise(base, drawings[start : start + BATCH], device, on_step)
-            for start in range(0, len(drawings), BATCH)
+            _denoise(base, batch, text, device, on_step)
+            for batch, text in zip(batches, texts, strict=True)
         ]
     return torch.cat(parts)
 
@@ -105,34 +104,59 @@ def evaluating(base: BaseModel) -> Iterator[None]:
             module.train(mode)
 
 
+def _encode(base: BaseModel, drawings: Sequence[Drawing], device: Device) -> dict[str, Any]:
+    """The prompts as the pipelines encode them, as arguments for a pipeline."""
+    pipeline: Any = base.pipeline()
+    encoded = pipeline.encode_prompt(
+        prompt=[drawing.prompt for drawing in drawings],
+        negative_prompt=[drawing.negative for drawing in drawings],
+        device=device.torch_device,
+        num_images_per_prompt=1,
+        do_classifier_free_guidance=drawings[0].guidance > 1,
+    )
+    names = ("prompt_embeds", "negative_prompt_embeds")
+    pooled = ("pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+    return dict(zip((*names, *pooled), encoded, strict=False))
+
+
 def _denoise(
-    base: BaseModel, drawings: Sequence[Drawing], device: Device, on_step: OnStep
+    base: BaseModel,
+    drawings: Sequence[Drawing],
+    text: dict[str, Any],
+    device: Device,
+    on_step: OnStep,
 ) -> torch.Tensor:
     # Typed as anything, since what a call returns depends on its arguments.
-    pipeline: Any = base.pipeline()
+    pipeline: Any = _computing_on(device.torch_device, base.pipeline())
     first = drawings[0]
 
     def step_ended(_: Any, index: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
         on_step(index + 1)
         return values
 
-    with device.autocast():
-        result = pipeline(
-            prompt=[drawing.prompt for drawing in drawings],
-            negative_prompt=[drawing.negative for drawing in drawings],
-            generator=[torch.Generator().manual_seed(drawing.seed) for drawing in drawings],
-            width=first.width,
-            height=first.height,
-            num_inference_steps=first.inference_steps,
-            guidance_scale=first.guidance,
-            output_type="latent",
-            callback_on_step_end=step_ended,
-        )
+    result = pipeline(
+        **text,
+        generator=[torch.Generator().manual_seed(drawing.seed) for drawing in drawings],
+        width=first.width,
+        height=first.height,
+        num_inference_steps=first.inference_steps,
+        guidance_scale=first.guidance,
+        output_type="latent",
+        callback_on_step_end=step_ended,
+    )
     return result.images
 
 
+def _computing_on(device: torch.device, pipeline: Any) -> Any:
+    """Without this a pipeline computes where its VAE is, which may wait elsewhere."""
+    kind = type(pipeline)
+    place = {"_execution_device": property(lambda _: device)}
+    pipeline.__class__ = type(kind.__name__, (kind,), place)
+    return pipeline
+
+
 def _decode_all(base: BaseModel, latents: torch.Tensor) -> list[Image.Image]:
-    # Decoded outside autocast: SDXL's VAE overflows in fp16.
+    # In float32: SDXL's VAE overflows in fp16.
     scaled = latents.to(base.vae.dtype) / base.vae.config["scaling_factor"]
     decoded = torch.cat([_decode(base, latent[None]) for latent in scaled])
     pixels = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)

@@ -66,6 +66,7 @@ class Session:
     alpha_bar: Tensor
     rung: Rung
     step: int = 0
+    moving: bool = False  # the optimizer is at work: a failure now leaves a torn state
 
     @property
     def parameters(self) -> dict[str, Parameter]:
@@ -173,13 +174,14 @@ def prepare(
     _fill_latents(base, latents, [*pictures, *held_out], config, device, progress)
 
     attachment = attach(base, config.adapter, seed=config.training.seed)
-    device.put(base.unet, *base.text_encoders)
+    device.put(base.unet)
+    if config.adapter.text_encoder or not device.offload:
+        device.put(*base.text_encoders)
     text = TextSource(
         base,
         cache,
         trained=config.adapter.text_encoder,
-        device=device.torch_device,
-        autocast=device.autocast,
+        device=device,
     )
     rung = rung_of(config)
     set_mode(base, rung.mode, rung.checkpointing, trains_text=config.adapter.text_encoder)

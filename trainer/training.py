@@ -15,6 +15,15 @@ from trainer.errors import UserError
 from trainer.evaluation.predicting import Points, joined
 from trainer.evaluation.watching import Evaluated, Validated, Watch
 from trainer.export import keep_adapter
+from trainer.memory.modes import set_mode
+from trainer.memory.recovery import (
+    MemoryUsed,
+    SpillWatch,
+    describe_step_down,
+    memory_used,
+    next_rung,
+    out_of_memory,
+)
 from trainer.models.text import TextConditioning, added_conditioning
 from trainer.objective import add_noise, feature_drift, loss_weights, squared_error, target
 from trainer.optimization import gradient_norm, set_learning_rates
@@ -81,7 +90,9 @@ class Ended:
     finished: bool
 
 
-TrainingEvent = StepDone | Validated | Evaluated | PreviewSaved | CheckpointSaved | Warned | Ended
+TrainingEvent = (
+    StepDone | Validated | Evaluated | PreviewSaved | CheckpointSaved | MemoryUsed | Warned | Ended
+)
 
 
 class NonFiniteError(UserError):
@@ -100,17 +111,30 @@ def train(session: Session, stop: Stop) -> Iterator[TrainingEvent]:
     """
     config = session.config
     total = config.training.steps
+    on_gpu = session.device.torch_device.type == "cuda"
+    if on_gpu:
+        yield from dry_step(session)
     if session.step == 0:
         yield from _preview(session, strength=0)
-    watch = Watch(session)
+    watch, spill = Watch(session), SpillWatch()
+    told = False  # what memory the first step took
     while session.step < total:
         try:
             done, stopping = training_step(session, stop)
         except NonFiniteError:
             yield from _checkpoint(session)
             raise
+        except torch.OutOfMemoryError as error:
+            yield _step_down(session, error)
+            told = False
+            continue
         yield done
+        if on_gpu and (slowness := spill.notice(done.seconds)):
+            yield Warned(slowness)
         last = session.step == total
+        if last or not told:
+            told = True
+            yield memory_used(session.device.torch_device, session.step, session.rung)
         if _is_due(config.previews.every, session.step) or last:
             yield from _preview(session, strength=1)
         early = False
@@ -131,6 +155,46 @@ def train(session: Session, stop: Stop) -> Iterator[TrainingEvent]:
     yield Ended(session.step, finished=True)
 
 
+def dry_step(session: Session) -> Iterator[TrainingEvent]:
+    """Forward and backward pass at the largest size, thrown away: what does not fit shows at once.
+
+    Nothing that training depends on changes but the memory mode.
+    """
+    while True:
+        try:
+            _add_gradients(session, session.batches.largest(session.step), _may_preserve(session))
+        except torch.OutOfMemoryError as error:
+            yield _step_down(session, error)
+            continue
+        session.optimizer.zero_grad(set_to_none=True)
+        return
+
+
+def _step_down(session: Session, error: torch.OutOfMemoryError) -> Warned:
+    """Go to the next memory mode after a step that did not fit.
+
+    Raises:
+        UserError: there is none, the optimizer was moving already, or other processes would not
+            know of it.
+    """
+    before = session.rung
+    session.optimizer.zero_grad(set_to_none=True)
+    now = next_rung(before)
+    if now is None or session.moving or session.device.world > 1:
+        raise out_of_memory("for a training step", session.config, before) from error
+    session.rung = now
+    trains_text = session.config.adapter.text_encoder
+    set_mode(session.base, now.mode, now.checkpointing, trains_text=trains_text)
+    # The traceback holds on to the failed step's tensors.
+    error.__traceback__ = None
+    torch.cuda.empty_cache()
+    return Warned(describe_step_down(session.step, before, now))
+
+
+def _may_preserve(session: Session) -> bool:
+    return session.keeper is not None
+
+
 def training_step(session: Session, stop: Stop) -> tuple[StepDone, bool]:
     """One optimizer step over all of its batches.
 
@@ -143,15 +207,11 @@ def training_step(session: Session, stop: Stop) -> tuple[StepDone, bool]:
     torch.manual_seed(derive_seed(config.training.seed, step, "dropout", session.device.rank))
     factor = session.schedule(step)
     set_learning_rates(session.optimizer, factor)
-    preserves = session.keeper is not None and _is_due(config.preservation.every, step)
+    preserves = _may_preserve(session) and _is_due(config.preservation.every, step)
 
-    session.train_mode()
     sums = torch.zeros(2, dtype=torch.float64)  # training and preservation losses
     for batch in session.batches.step(step):
-        for part, trains, keeps in _passes(session, batch, preserves):
-            loss, kept = batch_loss(session, part, keeps, trains=trains)
-            session.scaler.scale(loss + config.preservation.weight * kept).backward()
-            sums += torch.stack([loss.detach(), kept.detach()]).double().cpu()
+        sums += _add_gradients(session, batch, preserves)
     stopping = _reduce(session, sums, stop())
 
     session.scaler.unscale_(session.optimizer)
@@ -160,7 +220,9 @@ def training_step(session: Session, stop: Stop) -> tuple[StepDone, bool]:
     limit = config.optimizer.max_gradient_norm
     if limit:
         torch.nn.utils.clip_grads_with_norm_(session.parameters.values(), limit, norm)
+    session.moving = True
     session.scaler.step(session.optimizer)
+    session.moving = False
     session.scaler.update()
     session.optimizer.zero_grad(set_to_none=True)
     if session.ema:
@@ -175,6 +237,18 @@ def training_step(session: Session, stop: Stop) -> tuple[StepDone, bool]:
         seconds=time.perf_counter() - started,
     )
     return done, stopping
+
+
+def _add_gradients(session: Session, batch: Batch, preserves: bool) -> Tensor:
+    """Forward and backward passes of a batch: its training and preservation loss, (2,) float64."""
+    session.train_mode()
+    sums = torch.zeros(2, dtype=torch.float64)
+    for part, trains, keeps in _passes(session, batch, preserves):
+        loss, kept = batch_loss(session, part, keeps, trains=trains)
+        total = loss + session.config.preservation.weight * kept
+        session.scaler.scale(total).backward()
+        sums += torch.stack([loss.detach(), kept.detach()]).double().cpu()
+    return sums
 
 
 def _passes(session: Session, batch: Batch, preserves: bool) -> Iterator[tuple[Batch, bool, bool]]:
@@ -277,13 +351,12 @@ def _predict(session: Session, points: Points, text: TextConditioning) -> Tensor
     """The UNet's prediction at points with their text features: (N, C, H, W)."""
     device, unet = session.device.torch_device, session.base.unet
     added = added_conditioning(session.base, text.pooled, *zip(*points.sizes, strict=True))
-    with session.device.autocast():
-        return unet(
-            points.noised.to(device, unet.dtype),
-            points.timesteps.to(device),
-            encoder_hidden_states=text.hidden,
-            added_cond_kwargs=added,
-        ).sample
+    return unet(
+        points.noised.to(device, unet.dtype),
+        points.timesteps.to(device),
+        encoder_hidden_states=text.hidden,
+        added_cond_kwargs=added,
+    ).sample
 
 
 def _reduce(session: Session, sums: Tensor, stop: bool) -> bool:

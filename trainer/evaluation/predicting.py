@@ -58,8 +58,9 @@ def predict(base: BaseModel, points: Points, device: Device) -> Tensor:
     Returns:
         (N, C, H, W) float32 on the CPU: noise or velocity, as the model was trained to give.
     """
-    with evaluating(base), device.autocast():
-        texts = _encode_each(base, list(dict.fromkeys(points.prompts)), device)
+    with evaluating(base):
+        with device.reading(base):
+            texts = _encode_each(base, list(dict.fromkeys(points.prompts)), device)
         parts = [
             _predict_batch(base, points, slice(start, start + BATCH), texts, device)
             for start in range(0, len(points), BATCH)

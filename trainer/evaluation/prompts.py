@@ -140,7 +140,7 @@ def rank_by_kinship(
 def _kinship(base: BaseModel, words: Sequence[str], device: Device) -> Tensor:
     """Places of ``words[1:]`` by their likeness to the first: (N - 1,) int64."""
     features = []
-    with disabled(base), device.autocast():
+    with disabled(base), device.reading(base):
         empty = encode(base, [""], device.torch_device).hidden[0].float()
         for word in words:
             hidden = encode(base, [with_article(word)], device.torch_device).hidden[0].float()

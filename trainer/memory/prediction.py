@@ -172,13 +172,12 @@ def _parts(question: _Question, rung: Rung) -> dict[str, float]:
     optimizer = optimizer_bytes(config.optimizer.name, step.adapter)
     averages = step.adapter if config.training.ema_decay else 0
     kept = step.adapter + optimizer + averages
-    drawing = step.base_weights + kept + other.drawing
-    decoding = kept + other.vae + other.decoding
-    if not config.memory.offload:
-        idle = 0 if config.adapter.text_encoder else other.text_encoders
-        drawing, decoding = drawing + idle, decoding + step.base_weights + idle
+    idle = not (config.memory.offload or config.adapter.text_encoder)
+    weights = step.base_weights + (other.text_encoders if idle else 0)
+    drawing = weights + kept + other.drawing
+    decoding = kept + other.vae + other.decoding + (0 if config.memory.offload else weights)
     parts = {
-        "base_weights": step.base_weights,
+        "base_weights": weights,
         "adapter": step.adapter,
         "gradients": step.gradients,
         "optimizer": optimizer + averages,

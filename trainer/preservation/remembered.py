@@ -184,7 +184,7 @@ def _draw(
     sizes = [size] * (2 * len(prompts))
     added = added_conditioning(base, features.pooled, sizes, [(0, 0)] * len(sizes), sizes)
     kept: dict[str, list[Tensor]] = {"noised": [], "predicted": [], "timesteps": []}
-    with disabled(base), evaluating(base), device.autocast():
+    with disabled(base), evaluating(base):
         for place, timestep in enumerate(timesteps):
             step = torch.full((2 * len(prompts),), timestep, device=device.torch_device)
             both = base.unet(

@@ -1,0 +1,207 @@
+"""Out of memory while a run goes on: what is done about it, and what is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import TinyBase
+from tests.trainer.runs_for_tests import digest, make_images, small_config, train_small
+from trainer import training
+from trainer.batches import Batches
+from trainer.config import TrainingConfig
+from trainer.errors import UserError
+from trainer.memory.ladder import rung_of, rungs_below
+from trainer.memory.recovery import MemoryUsed, SpillWatch, out_of_memory
+from trainer.runs.events import read_events
+from trainer.runs.layout import RunFolder
+from trainer.training import StepDone, Warned
+
+
+@pytest.fixture
+def small(tiny_base: TinyBase, tmp_path: Path) -> Callable[..., TrainingConfig]:
+    images = make_images(tmp_path / "images")
+
+    def make(**changes: Any) -> TrainingConfig:
+        return small_config(tiny_base("sd1"), images, training__precision="fp32", **changes)
+
+    return make
+
+
+def failing(times: int, at_step: int, real: Callable[..., Any]) -> Callable[..., Any]:
+    """Runs out of memory some times at a step, and works otherwise."""
+    left = [times]
+
+    def run(session: Any, *rest: Any, **options: Any) -> Any:
+        if session.step == at_step and left[0]:
+            left[0] -= 1
+            raise torch.OutOfMemoryError("CUDA out of memory (injected)")
+        return real(session, *rest, **options)
+
+    return run
+
+
+def losses(collected: Any) -> list[float]:
+    return [event.loss for event in collected.of(StepDone)]
+
+
+def test_a_step_that_does_not_fit_steps_down_and_goes_on(
+    small: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, usual = train_small(small(), tmp_path / "usual")
+    monkeypatch.setattr(training, "batch_loss", failing(3, 2, training.batch_loss))
+    _, collected = train_small(small(), tmp_path / "run")
+    warnings = [
+        event.message for event in collected.of(Warned) if "memory ran out" in event.message
+    ]
+    assert len(warnings) == 3 and all("step 3" in message for message in warnings)
+    assert "memory.mode" in warnings[0]
+    assert losses(collected) == pytest.approx(losses(usual), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"memory__mode": "plain"},
+        {"memory__mode": "feed_forward"},
+        {"memory__pictures_at_once": 1},
+        {"memory__preserve_apart": True},
+        {"memory__pictures_at_once": 1, "memory__preserve_apart": True},
+        {"training__gradient_checkpointing": True},
+    ],
+    ids=str,
+)
+def test_every_rung_trains_the_same(
+    small: Callable[..., TrainingConfig], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    _, usual = train_small(small(), tmp_path / "usual")
+    _, other = train_small(small(**changes), tmp_path / "other")
+    assert losses(other) == pytest.approx(losses(usual), rel=1e-4)
+
+
+def test_the_dry_step_changes_nothing(
+    small: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_small(small(adapter__dropout=0.2), tmp_path / "without")
+    seen: list[int] = []
+    real = Batches.largest
+
+    def largest(batches: Batches, step: int) -> Any:
+        batch = real(batches, step)
+        seen.append(batch.latents.shape[2] * batch.latents.shape[3])
+        return batch
+
+    monkeypatch.setattr(Batches, "largest", largest)
+    train = training.train
+
+    def with_dry_step(session: Any, stop: Any) -> Any:
+        yield from training.dry_step(session)
+        yield from train(session, stop)
+
+    monkeypatch.setattr("trainer.runner.train", with_dry_step)
+    train_small(small(adapter__dropout=0.2), tmp_path / "with")
+    assert seen and max(seen) >= 16 * 16
+    assert digest(tmp_path / "without/adapter.safetensors") == digest(
+        tmp_path / "with/adapter.safetensors"
+    )
+
+
+def test_the_dry_step_finds_the_mode_that_fits(
+    small: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, modes = training.train, []
+    monkeypatch.setattr(training, "batch_loss", failing(2, 0, training.batch_loss))
+
+    def with_dry_step(session: Any, stop: Any) -> Any:
+        yield from training.dry_step(session)
+        modes.append(session.rung)
+        yield from train(session, stop)
+
+    monkeypatch.setattr("trainer.runner.train", with_dry_step)
+    _, collected = train_small(small(), tmp_path / "run")
+    second = next(rungs_below(rung_of(small())))
+    assert modes == [next(rungs_below(second))]
+    assert len(losses(collected)) == 4
+
+
+def test_nothing_left_to_try_names_three_remedies(
+    small: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "batch_loss", failing(1000, 1, training.batch_loss))
+    with pytest.raises(UserError, match="not enough for a training step") as caught:
+        train_small(small(), tmp_path / "run")
+    assert caught.value.hint.count("; or ") == 2
+    end = read_events(RunFolder(tmp_path / "run"))[-1]
+    assert end["event"] == "end" and end["reason"] == "failed" and "memory" in end["message"]
+
+
+def test_out_of_memory_inside_the_optimizer_is_not_gone_on_from(
+    small: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("injected")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", fail)
+    with pytest.raises(UserError, match="for a training step"):
+        train_small(small(), tmp_path / "run")
+
+
+def test_loading_that_does_not_fit_says_so(
+    small: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("injected")
+
+    monkeypatch.setattr("trainer.session.load_base", fail)
+    with pytest.raises(UserError, match="to load the base model") as caught:
+        train_small(small(), tmp_path / "run")
+    assert caught.value.hint.count("; or ") == 2
+
+
+def test_a_preview_that_does_not_fit_does_not_end_training(
+    small: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("injected")
+
+    monkeypatch.setattr(training, "draw_previews", fail)
+    result, collected = train_small(small(previews__every=2), tmp_path / "run")
+    assert result.finished
+    assert any("previews of step 2" in event.message for event in collected.of(Warned))
+
+
+def test_memory_stands_in_the_events(small: Callable[..., TrainingConfig], tmp_path: Path) -> None:
+    _, collected = train_small(small(), tmp_path / "run")
+    first, last = collected.of(MemoryUsed)
+    assert (first.step, last.step) == (1, 4)
+    assert 0 < first.peak_gib <= last.peak_gib
+    events = [e for e in read_events(RunFolder(tmp_path / "run")) if e["event"] == "memory"]
+    assert events[0]["mode"] == "lean" and events[0]["rows"] == 3
+
+
+@pytest.mark.parametrize("changes", [{}, {"offload": False}])
+def test_remedies_are_three_and_can_be_done(changes: dict[str, Any]) -> None:
+    config = TrainingConfig()
+    memory = config.memory.model_copy(update=changes)
+    error = out_of_memory("to do it", config.model_copy(update={"memory": memory}), rung_of(config))
+    assert error.hint.count("; or ") == 2
+    assert ("offload" in error.hint) == bool(changes) or "memory." in error.hint
+
+
+def test_spilling_is_said_once() -> None:
+    watch = SpillWatch()
+    assert [watch.notice(0.5) for _ in range(20)] == [None] * 20
+    assert watch.notice(40.0) is None  # one slow step may be anything
+    assert watch.notice(0.5) is None
+    said = [watch.notice(40.0) for _ in range(6)]
+    assert [message is not None for message in said] == [False, False, True, False, False, False]
+    assert "80 times slower" in str(said[2])
+
+
+def test_slow_from_the_start_is_no_spill() -> None:
+    watch = SpillWatch()
+    assert not any(watch.notice(40.0) for _ in range(40))

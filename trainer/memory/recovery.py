@@ -1,0 +1,152 @@
+"""When the card's memory runs out, or spills into main memory, while a run goes on."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+
+from trainer.config import TrainingConfig
+from trainer.errors import UserError
+from trainer.memory.ladder import Rung, rungs_below
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class MemoryUsed:
+    """Memory of this process so far.
+
+    Attributes:
+        step: steps done.
+        peak_gib: the most that tensors took on the GPU; without one, of the whole process.
+        device: "cuda" or "cpu".
+        mode: what the frozen layers keep.
+        rows: rows of the largest forward pass with gradients.
+        checkpointing: full gradient checkpointing.
+    """
+
+    step: int
+    peak_gib: float
+    device: str
+    mode: str
+    rows: int
+    checkpointing: bool
+
+
+def memory_used(device: torch.device, step: int, rung: Rung) -> MemoryUsed:
+    """Reads the counters."""
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _process_peak()
+    return MemoryUsed(
+        step=step,
+        peak_gib=round(peak / GIB, 3),
+        device=device.type,
+        mode=rung.mode,
+        rows=rung.rows,
+        checkpointing=rung.checkpointing,
+    )
+
+
+def _process_peak() -> int:
+    """Bytes of main memory that the process took at most."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size if sys.platform == "darwin" else size * 1024
+
+
+def next_rung(rung: Rung) -> Rung | None:
+    """The fastest way to compute a step that needs less memory than this one."""
+    return next(rungs_below(rung), None)
+
+
+def describe_step_down(step: int, before: Rung, now: Rung) -> str:
+    """What happened, what changes, and what to set for the next time."""
+    changes = ", ".join(f"{name} = {_shown(value)}" for name, value in now.changes(before).items())
+    slower = round(100 * (now.cost / before.cost - 1))
+    pace = f"about {slower} % slower" if slower > 0 else "at the same speed"
+    return (
+        f"The GPU's memory ran out in step {step + 1}. Training goes on after step {step} with "
+        f"{changes}: {pace}, and the result stays the same. Set this to start with it next time."
+    )
+
+
+def out_of_memory(doing: str, config: TrainingConfig, rung: Rung | None = None) -> UserError:
+    """The error for a card that is too small, with the three cheapest remedies.
+
+    Args:
+        doing: what ran out, such as "to load the base model".
+        rung: the memory mode; None before training.
+    """
+    remedies = ["close other programs that use the GPU"]
+    below = next_rung(rung) if rung else None
+    if below is not None:
+        changes = below.changes(rung) if rung else {}
+        remedies += [f"set {name} = {_shown(value)}" for name, value in changes.items()]
+    if not config.memory.offload:
+        remedies.append("set memory.offload = true")
+    resolution = config.images.resolution
+    lower = f" (now {resolution})" if resolution else ""
+    remedies.append(f"lower images.resolution{lower}")
+    if config.adapter.text_encoder:
+        remedies.append("set adapter.text_encoder = false")
+    remedies.append(f"lower adapter.rank (now {config.adapter.rank})")
+    first, second, third = remedies[:3]
+    return UserError(
+        f"The GPU's memory is not enough {doing}.",
+        f"{first[0].upper()}{first[1:]}; or {second}; or {third}. "
+        "python launch.py fit shows what a configuration needs.",
+    )
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+class SpillWatch:
+    """Recognises steps that have become many times slower, as when GPU memory is swapped out.
+
+    Drivers on Windows move GPU memory into main memory instead of failing; a step then takes
+    minutes, without a word.
+
+    Args:
+        factor: how many times slower than usual is too slow.
+        needed: steps that tell what is usual.
+        in_a_row: slow steps that tell.
+    """
+
+    def __init__(self, factor: float = 6.0, needed: int = 10, in_a_row: int = 3) -> None:
+        self.factor, self.needed, self.in_a_row = factor, needed, in_a_row
+        self.usual: deque[float] = deque(maxlen=50)
+        self.slow = 0
+        self.said = False
+
+    def notice(self, seconds: float) -> str | None:
+        """What to say after a step of so many seconds; mostly nothing, and a thing once."""
+        if len(self.usual) < self.needed:
+            self.usual.append(seconds)
+            return None
+        usual = median(self.usual)
+        if seconds < self.factor * usual:
+            self.usual.append(seconds)
+            self.slow = 0
+            return None
+        self.slow += 1
+        if self.said or self.slow < self.in_a_row:
+            return None
+        self.said = True
+        return (
+            f"Steps have become {seconds / usual:.0f} times slower ({usual:.2g} s before, "
+            f"{seconds:.2g} s now). GPU memory has probably spilled into main memory: close other "
+            "programs that use the GPU, or stop, and resume with a smaller batch or "
+            "training.gradient_checkpointing = true."
+        )
