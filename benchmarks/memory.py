@@ -1,7 +1,7 @@
 """Memory: what the predictor says, and whether real steps agree.
 
     python -m benchmarks.memory predict --out memory.json
-    python -m benchmarks.memory measure --base sd15 --resolution 512 --precision bf16 --out memory.json
+    python -m benchmarks.memory measure --base sd15 --resolution 512 --out memory.json
 
 ``predict`` prints the table of docs/speed-and-memory.md. ``measure`` runs real training steps of a
 model with random weights on the CPU, each in a process of its own, and compares the resident memory
@@ -17,6 +17,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -28,10 +30,12 @@ from trainer.memory.architecture import build, find_architecture
 from trainer.memory.modes import set_mode
 from trainer.memory.phases import DTYPES, Workload, optimizer_bytes, step_memory
 from trainer.memory.prediction import predict, tensors_gib
+from trainer.models.base import BaseModel
 from trainer.models.text import added_conditioning, encode
 from trainer.runs.atomic import write_json
 
 GIB = 2**30
+Case = tuple[str, dict[str, float]]
 MODES = {
     "plain": ("plain", False),
     "lean": ("lean", False),
@@ -72,7 +76,7 @@ def main() -> None:
         print(f"{name:<60}", json.dumps(found), flush=True)
 
 
-def predictions():
+def predictions() -> Iterator[Case]:
     """The table of goals: GiB of tensors at the peak, without what is assumed."""
     for base, resolution, batch, text in PREDICTED:
         for name, (mode, checkpointing) in MODES.items():
@@ -94,7 +98,7 @@ def predictions():
             )
 
 
-def measurements(options: argparse.Namespace, results: dict[str, object]):
+def measurements(options: argparse.Namespace, results: dict[str, object]) -> Iterator[Case]:
     """Measured and predicted GiB of each mode."""
     for name in options.modes:
         trained = "with text encoders" if options.text_encoder else "UNet only"
@@ -110,14 +114,10 @@ def measurements(options: argparse.Namespace, results: dict[str, object]):
             *("--modes", name, *(["--text-encoder"] if options.text_encoder else [])),
         ]
         # Large blocks go back to the system at once, so that resident memory is what is in use.
-        environment = {
-            **os.environ,
-            "MALLOC_MMAP_THRESHOLD_": "65536",
-            "MALLOC_TRIM_THRESHOLD_": "0",
-        }
+        allocator = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.memory", "one", *arguments],
-            env=environment,
+            env={**os.environ, **allocator},
             capture_output=True,
             text=True,
             check=True,
@@ -153,8 +153,6 @@ def _workload(options: argparse.Namespace, name: str) -> Workload:
 
 def measured(options: argparse.Namespace) -> dict[str, float]:
     """Two steps with random weights: the second one has the optimizer's state there."""
-    import time
-
     torch.manual_seed(0)
     work = _workload(options, options.modes[0])
     base = build(find_architecture(options.base), DTYPES[options.precision])
@@ -189,7 +187,7 @@ def measured(options: argparse.Namespace) -> dict[str, float]:
     }
 
 
-def _step(base, work: Workload) -> None:
+def _step(base: BaseModel, work: Workload) -> None:
     rows, side = work.rows, base.vae_scale_factor
     dtype = base.unet.dtype
     latents = torch.randn(rows, 4, work.height // side, work.width // side)

@@ -1,0 +1,93 @@
+"""The predictor against real steps: the same code on real tensors, counted by the same tracker."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.conftest import TinyBase
+from trainer.config import AdapterConfig
+from trainer.lora.attach import attach
+from trainer.memory.architecture import find_architecture
+from trainer.memory.ladder import Mode
+from trainer.memory.modes import set_mode
+from trainer.memory.phases import Workload, optimizer_bytes, step_memory
+from trainer.memory.tracking import BLOCK, StorageTracker, bytes_of, rounded
+from trainer.models.load import load_base
+from trainer.models.text import added_conditioning, encode
+from trainer.optimization import make_optimizer, parameter_groups
+
+MODES: list[tuple[Mode, bool]] = [
+    ("plain", False),
+    ("lean", False),
+    ("feed_forward", False),
+    ("lean", True),
+]
+
+
+def test_storages_are_counted_once_and_while_they_live() -> None:
+    known = torch.zeros(1000)
+    with StorageTracker([known]) as tracker:
+        view = known.view(10, 100).t()  # no storage of its own
+        assert tracker.live == 0
+        first = view + 1
+        assert tracker.live == 4096  # 4,000 bytes in blocks of 512
+        second = first * 2
+        del first
+        third = second.view(-1)
+        del second
+        assert tracker.live == 4096 and third.shape == (1000,)
+        del third
+        assert tracker.live == 0
+    assert tracker.peak == 2 * 4096
+    assert rounded(1) == BLOCK and rounded(BLOCK) == BLOCK
+    assert bytes_of([known, known.view(10, 100)]) == 4096
+
+
+@pytest.mark.parametrize(("mode", "checkpointing"), MODES)
+@pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
+def test_prediction_of_a_step_is_what_a_step_takes(
+    tiny_base: TinyBase, name: str, mode: Mode, checkpointing: bool
+) -> None:
+    folder = str(tiny_base(name))
+    config = AdapterConfig(rank=4)
+    work = Workload(128, 128, "fp32", config, 2, 0, False, mode, checkpointing)
+    predicted = step_memory(find_architecture(folder), work)
+
+    base = load_base(folder)
+    attachment = attach(base, config, seed=0)
+    parameters = [p for named in attachment.parameters.values() for _, p in named]
+    set_mode(base, mode, checkpointing, trains_text=True)
+    for module in (base.unet, *base.text_encoders):
+        module.train()
+    weights: list[Tensor] = [
+        t for m in (base.unet, *base.text_encoders) for t in (*m.parameters(), *m.buffers())
+    ]
+    latents, sizes = torch.randn(2, 4, 64, 64), [(128, 128)] * 2
+    with StorageTracker([*weights, latents]) as tracker:
+        text = encode(base, ["x", "y"], "cpu")
+        predicted_noise = base.unet(
+            latents,
+            torch.tensor([3, 700]),
+            encoder_hidden_states=text.hidden,
+            added_cond_kwargs=added_conditioning(base, text.pooled, sizes, sizes, sizes),
+        ).sample
+        predicted_noise.square().mean().backward()
+    assert predicted.adapter == bytes_of(parameters)
+    assert predicted.base_weights + predicted.adapter == bytes_of(weights)
+    assert predicted.activations + predicted.gradients == pytest.approx(tracker.peak, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["adamw", "prodigy", "lion"])
+def test_state_of_the_optimizers(name: str) -> None:
+    from trainer.config import OptimizerConfig
+
+    parameter = torch.nn.Parameter(torch.randn(256, 64))
+    groups = parameter_groups({"unet": [("x.lora_A", parameter)]}, {"unet": 1.0})
+    optimizer = make_optimizer(OptimizerConfig(name=name), groups)  # type: ignore[arg-type]
+    parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    state = [t for entry in optimizer.state.values() for t in entry.values()]
+    real = bytes_of(t for t in state if isinstance(t, Tensor) and t.numel() > 1)
+    assert optimizer_bytes(name, bytes_of([parameter])) == pytest.approx(real, rel=0.1)
