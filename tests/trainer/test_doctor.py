@@ -51,7 +51,7 @@ def test_lora_step_sees_a_dead_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_lora_step_sees_numbers_that_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "randn", lambda *shape, device: torch.full(shape, float("nan")))
+    monkeypatch.setattr(torch, "randn", lambda *shape, **_: torch.full(shape, float("nan")))
     with pytest.raises(ArithmeticError, match="the loss is nan"):
         doctor.lora_step(CPU)
 
