@@ -111,12 +111,9 @@ def _lay_out() -> _Parts:
 
 def _watch(parts: _Parts, shared: Shared) -> None:
     """One event for the timer, a choice and a visit, so that no answer overtakes another."""
-    timer = gr.Timer(TICK, active=False)
-    for name, room in shared.rooms.items():
-        active = name == "runs"
-        room.select(
-            lambda active=active: gr.Timer(active=active), None, timer, **QUIET, queue=False
-        )
+    # Never off: answers that switch it on and off as tabs come and go can overtake each other, and
+    # then a run would seem to stand still.
+    timer = gr.Timer(TICK)
     gr.on(
         [timer.tick, parts.names.input, shared.rooms["runs"].select, shared.run.change],
         _moment,
