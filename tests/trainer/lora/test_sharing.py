@@ -100,8 +100,9 @@ def test_the_recipe_trains_the_same_bytes_again(
     result, images = trained
     assert main(["adapter", "recipe", str(result.run.adapter), "--out", f"{tmp_path}/c.toml"]) == 0
     recipe, original = read_config(tmp_path / "c.toml"), read_config(result.run.config)
-    same = {"images", "previews", "checkpoints", "base"}
+    same = {"images", "previews", "checkpoints", "base", "evaluation"}
     assert recipe.model_dump(exclude=same) == original.model_dump(exclude=same)
+    assert recipe.evaluation.validation == original.evaluation.validation
     assert recipe.images.path == Path()
     arguments = ["--config", str(tmp_path / "c.toml"), "--images", str(images)]
     arguments += ["--base", str(tiny_base("sd1")), "--run", str(tmp_path / "again")]
