@@ -52,7 +52,8 @@ def expect_progress(page: Page) -> None:
     expect(head).to_contain_text(re.compile(r"step [\d,]+ of 5,000", re.IGNORECASE))
     before = shown_step(page)
     wait_for_later_step = """([before]) => {
-        const found = /step ([0-9,]+)/i.exec(document.querySelector('#runs-head').innerText);
+        const head = document.querySelector('#runs-head');  // not there while the page reloads
+        const found = /step ([0-9,]+)/i.exec(head ? head.innerText : '');
         return found && Number(found[1].replaceAll(',', '')) > before;
     }"""
     page.wait_for_function(wait_for_later_step, arg=[before])
@@ -76,9 +77,9 @@ def test_of_two_starts_one_is_told(server: Server, visit: NewVisit, run: str) ->
     windows = [visit(), visit()]
     for window in windows:
         page = window.open("Train")
-        page.get_by_label("Image set").click()
-        page.get_by_role("option", name="police-car").click()
-        page.get_by_label("Trigger word").fill("ohwx")
+        page.locator("#train-images-path").get_by_role("combobox").click()
+        page.get_by_role("option", name="police-car", exact=True).click()
+        page.locator("#train-captions-trigger").get_by_role("textbox").fill("ohwx")
     for window in windows:
         window.page.get_by_role("button", name="Start training").click()
     for window in windows:

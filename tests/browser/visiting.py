@@ -10,7 +10,12 @@ PATIENCE = 240_000  # milliseconds: the machine that runs the tests may be busy
 expect.set_options(timeout=PATIENCE)
 
 # What Gradio says of a connection that a reload or the end of the server has cut.
-_LEAVING = ("Failed to load resource", "AbortError: signal is aborted", "Connection errored out")
+_LEAVING = (
+    "Failed to load resource",
+    "AbortError: signal is aborted",
+    "Connection errored out",
+    "TypeError: network error",
+)
 
 
 class Visit:
