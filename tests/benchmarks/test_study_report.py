@@ -1,0 +1,104 @@
+"""The study's tables: what its rows come to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from benchmarks.study_report import BEGIN, END, PAGE, board, interval, tables
+from benchmarks.trigger_study import METHODS, configuration, read_results, study
+
+
+def row(arm: str, seed: int, drift: float, likeness: float, images: str = "police-car") -> Any:
+    meters = {
+        "effect": 0.1,
+        "class_drift": drift,
+        "neighbour_drift": 2 * drift,
+        "unrelated_drift": 3 * drift,
+        "likeness": likeness,
+        "likeness_trained": likeness,
+        "leak": drift / 0.1,
+        "collateral": None,
+    }
+    return {
+        "arm": arm,
+        "images": images,
+        "seed": seed,
+        "meters": [meters],
+        "bleed": [[0.5, 0.1], [0.2, 0.6]] if arm == "two concepts" else None,
+        "seconds_per_step": 0.2 if arm == "none" else 0.25,
+        "ordinary_dog": 0.01,
+        "ordinary_photo": 0.02,
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([], "–"),
+        ([None], "–"),
+        ([0.5], "0.50"),
+        ([1.0, 1.0, 1.0], "1.00 ± 0.00"),
+        ([1.0, 2.0, 3.0], "2.00 ± 2.48"),  # 4.30 / sqrt(3)
+        ([1.0, None, 3.0], "2.00 ± 12.71"),  # 12.71 * sqrt(2) / sqrt(2)
+    ],
+)
+def test_intervals(values: list[float | None], text: str) -> None:
+    assert interval(values) == text
+
+
+def test_methods_are_divided_by_plain_training_of_their_seed() -> None:
+    rows = [
+        row("none", 0, 0.04, 0.6),
+        row("none", 1, 0.08, 0.5),
+        row("prediction", 0, 0.01, 0.6),
+        row("prediction", 1, 0.02, 0.5),
+        row("prediction", 2, 9.0, 0.1),  # without a plain run of its seed
+    ]
+    text = tables(rows)
+    cells = "2 | 0.25 ± 0.00 | 0.25 ± 0.00 | 0.25 ± 0.00 | 1.00 ± 0.00 | 1.00 ± 0.00 | 1.25 ± 0.00"
+    assert cells in text
+    assert "drift 0.060 for the class word" in text
+    assert "peacock" not in text
+
+
+def test_every_table_appears_when_there_is_something_to_say() -> None:
+    rows = [
+        *(row(arm, 0, 0.01, 0.5) for arm in ("none", "prediction", "trigger dog", "dead")),
+        row("two concepts", 0, 0.01, 0.5, "teddy+peacock"),
+    ]
+    text = tables(rows)
+    for part in ("which word as trigger", "| dog | 1 |", "| teddy | 0.50 | 0.10 |", "dead: not"):
+        assert part in text
+    assert tables([]) == ""
+
+
+def test_the_board_takes_the_pictures_that_are_there(tmp_path: Path) -> None:
+    assert board(tmp_path) is None
+    Image.new("RGB", (64 * 8, 64), "red").save(tmp_path / "none-police-car-0.png")
+    sheet = board(tmp_path)
+    assert sheet is not None
+    assert sheet.getpixel((200, 60)) == (255, 0, 0)
+
+
+def test_all_runs_of_the_study_are_sound_and_differ() -> None:
+    runs = study(400)
+    assert len({run.key for run in runs}) == len(runs) > 20
+    for run in runs:
+        assert configuration(run).training.seed == run.seed
+    assert {run.arm for run in runs} >= set(METHODS)
+
+
+def test_the_last_row_of_a_run_counts(tmp_path: Path) -> None:
+    file = tmp_path / "r.jsonl"
+    assert read_results(file) == []
+    file.write_text('{"base": "a", "key": "k", "n": 1}\n{"base": "a", "key": "k", "n": 2}\n')
+    assert [row["n"] for row in read_results(file)] == [2]
+
+
+def test_the_page_has_a_place_for_the_tables() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert text.index(BEGIN) < text.index(END)
