@@ -20,8 +20,10 @@ Code = Literal[
 WEAK_LIKENESS = 0.03
 """Below it the pictures are hardly better predicted than by the base model."""
 CLASS_SHARE = 0.7
-"""Of the likeness: as much without the trigger is a leak to the class word. On police-car it was 0.88
-to 0.90 where nothing or little was held, 0.53 to 0.65 where the class visibly stayed."""
+"""Of the likeness: as much without the trigger is a leak to the class word.
+
+On police-car it was 0.88 to 0.90 where nothing or little was held, 0.53 to 0.65 where the class
+visibly stayed."""
 CLASS_LEAK = 0.75
 """Of the effect: the class word moves nearly as far as the trigger."""
 NEIGHBOUR_LEAK = 1.0
