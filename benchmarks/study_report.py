@@ -112,7 +112,7 @@ def concepts_table(rows: Sequence[Row]) -> str:
     if not own:
         return ""
     lines = [
-        f"**Two subjects in one adapter** ({len(own)} seeds): how much better than the base model "
+        f"**Two subjects in one adapter** (seeds: {len(own)}): how much better than the base model "
         "each set's pictures are predicted when their captions say each trigger (likeness):",
         "",
         "| pictures of | with `ohwx` (teddy) | with `bnha` (peacock) |",
