@@ -33,8 +33,14 @@ class Edit:
     other: str = ""
     whole_words: bool = True
 
+    @property
+    def sought(self) -> str:
+        """The text, cleaned; what is added is without the commas that set it off."""
+        text = clean_caption(self.text)
+        return text.strip(", ") if self.kind in ("front", "end") else text
+
     def __str__(self) -> str:
-        text, other = self.text.strip(), self.other.strip()
+        text, other = self.sought, self.other.strip()
         if self.kind == "front":
             return f"“{text}” at the front"
         if self.kind == "end":
@@ -49,7 +55,7 @@ class Edit:
         What is added is set off by a comma, and not added to a caption that has it already. Upper
         and lower case make no difference in what is looked for.
         """
-        text, other = clean_caption(self.text), clean_caption(self.other)
+        text, other = self.sought, clean_caption(self.other)
         if self.kind in ("front", "end"):
             if contains_word(caption, text):
                 return caption
@@ -90,7 +96,7 @@ def preview(captions: Mapping[str, str], edit: Edit) -> list[Change]:
     Raises:
         UserError: there is nothing to add or to look for.
     """
-    if not clean_caption(edit.text):
+    if not edit.sought:
         what = "add" if edit.kind in ("front", "end") else "look for"
         raise UserError(f"There is no text to {what}.", "Type it into the first field.")
     if len(edit.text) > MAX_TEXT or len(edit.other) > MAX_TEXT:

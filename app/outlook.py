@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from app.setview import known_unusable
 from app.shared import escape
 from trainer import places
 from trainer.concepts import concepts_of, subject_of
@@ -90,15 +91,18 @@ def picture_count(path: Path) -> tuple[int, int] | None:
     """How many pictures an image set has: (alone, with their repeats); None if that takes long."""
     root = places.PROJECT / path
     try:
-        return None if path == Path() else _count(root, root.stat().st_mtime_ns)
+        return (
+            None if path == Path() else _count(root, root.stat().st_mtime_ns, known_unusable(root))
+        )
     except (OSError, UserError):
         return None
 
 
 @lru_cache(maxsize=64)
-def _count(root: Path, changed: int) -> tuple[int, int] | None:
+def _count(root: Path, changed: int, unusable: frozenset[str]) -> tuple[int, int] | None:
     contents = look_into(root, _MOST_PICTURES)
-    repeats = [repeats_of(picture.name) for picture in contents.pictures]
+    pictures = [picture for picture in contents.pictures if picture.name not in unusable]
+    repeats = [repeats_of(picture.name) for picture in pictures]
     used = [count for count in repeats if count]
     return (len(used), sum(used)) if used and not contents.tables else None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,8 @@ from trainer.data.report import SetReport, describe_set
 from trainer.data.sets import ImageEntry, ImageFile, ImageSet, Progress
 from trainer.errors import UserError
 
-_MORE = re.compile(r" and \d+ more$")
 _NOTABLE_CUT = 0.1  # of a picture's area
+_left_out: dict[Path, frozenset[str]] = {}
 
 
 @dataclass(frozen=True)
@@ -97,6 +96,17 @@ def look_at(folder: SetFolder, frame: Frame, progress: Progress | None = None) -
     Raises:
         UserError: its folder holds far too much.
     """
+    view = _look_at(folder, frame, progress)
+    _left_out[folder.path] = frozenset(one.name for one in view.pictures if one.crop is None)
+    return view
+
+
+def known_unusable(path: Path) -> frozenset[str]:
+    """The pictures, by name, that a set was last seen to have and cannot use; none before that."""
+    return _left_out.get(path, frozenset())
+
+
+def _look_at(folder: SetFolder, frame: Frame, progress: Progress | None) -> SetView:
     notes = read_notes(folder)
     try:
         found = scan(folder, progress)
@@ -174,7 +184,7 @@ def _reader(path: Path) -> Callable[[], bytes]:
 
 
 def _is_about(finding: Finding, shown: str) -> bool:
-    return finding.name == shown or shown in _MORE.sub("", finding.name).split(", ")
+    return finding.name == shown or shown in finding.pictures
 
 
 def _cut_finding(picture: PictureView) -> Finding:

@@ -113,12 +113,11 @@ def _set_findings(report: SetReport) -> Iterable[Finding]:
         )
 
 
-def _item(finding: Finding) -> str:
+def _item(finding: Finding, *, named: bool = True) -> str:
     sign, colour = _SIGNS[finding.severity]
-    return (
-        f'<li><span class="tag {colour}">{sign}</span> <b>{html.escape(_cut(finding.name))}</b> '
-        f"{html.escape(_cut(finding.message))}</li>"
-    )
+    name = f"<b>{html.escape(_cut(finding.name))}</b> " if named else ""
+    message = html.escape(_cut(finding.message))
+    return f'<li><span class="tag {colour}">{sign}</span> {name}{message}</li>'
 
 
 def buckets(view: SetView) -> str:
@@ -168,7 +167,7 @@ def picture_facts(view: SetView, picture: PictureView) -> str:
         facts.append(f"{100 * picture.cut_off:.0f} % cut off" if picture.cut_off > 0.005 else "")
     if picture.original and picture.original != picture.name:
         facts.append(f"came as {escape(_cut(picture.original, 80))}")
-    items = "".join(map(_item, picture.findings))
+    items = "".join(_item(finding, named=False) for finding in picture.findings)
     doubts = f'<ul class="findings">{items}</ul>' if items else ""
     return f'<p class="quiet">{" · ".join(filter(None, facts))}</p>{doubts}'
 

@@ -34,8 +34,9 @@ def build(shared: Shared) -> None:
     tab = ImagesTab(parts, shared)
     tab.wire()
     noted = images_words.wire(parts, shared)
-    about = [parts.opened, shared.base]
-    noted.then(says_errors(tab.reread), about, [parts.summary, parts.findings], **QUIET)
+    about = [parts.opened, parts.picture, shared.base]
+    reread = [parts.summary, parts.findings, parts.facts]
+    noted.then(says_errors(tab.reread), about, reread, **QUIET)
     images_measure.wire(parts, shared)
     images_bulk.wire(parts, shared, tab.refresh, tab.shown_outputs)
     images_api.expose()
@@ -110,8 +111,12 @@ class ImagesTab:
             self.editor_outputs,
             **QUIET,
         )
-        refreshed = [p.summary, p.findings]
-        p.text.blur(says_errors(self.reread), [p.opened, shared.base], refreshed, **QUIET)
+        p.text.blur(
+            says_errors(self.reread),
+            [p.opened, p.picture, shared.base],
+            [p.summary, p.findings, p.facts],
+            **QUIET,
+        )
         p.use.click(
             self.use,
             [p.opened, p.trigger, p.class_word],
@@ -406,14 +411,19 @@ class ImagesTab:
             raise UserError("The picture was removed in another tab.", "Choose another one.")
         return {**self.show(view, view.pictures[place], session), self.parts.status: ""}
 
-    def reread(self, opened: str, base: str) -> Updates:
-        """The caption's field was left: the words about the set follow."""
+    def reread(self, opened: str, picture: str, base: str) -> Updates:
+        """The caption's field was left: the words about the set and the picture follow."""
+        p = self.parts
         if not opened:
-            return {self.parts.summary: gr.skip()}
+            return {p.summary: gr.skip()}
         view = look_at(find_set(places.DATASETS, opened), frame_of(base))
+        place = view.place(picture)
         return {
-            self.parts.summary: setwords.summary(view),
-            self.parts.findings: setwords.findings(view),
+            p.summary: setwords.summary(view),
+            p.findings: setwords.findings(view),
+            p.facts: gr.skip()
+            if place is None
+            else setwords.picture_facts(view, view.pictures[place]),
         }
 
     def use(self, opened: str, trigger: str, class_word: str) -> Sequence[object]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app import setwords
+from app import outlook, setwords
 from app.captions_edit import Change
 from app.frames import Frame, frame_of
 from app.imagesets import find_set, read_notes, write_notes
@@ -71,6 +71,22 @@ def test_a_set_picture_by_picture(tmp_path: Path) -> None:
         assert name in words
     assert "3 pictures" in setwords.summary(view) and "2 left out" in setwords.summary(view)
     assert "64 × 64" in setwords.buckets(view)
+
+
+def test_what_holds_for_many_is_said_of_each(tmp_path: Path) -> None:
+    files = {f"{number}.png": picture(number) for number in range(6)}
+    view = look_at(stored(tmp_path, {**files, "0.txt": "a caption"}).image_set, FRAME)
+    said = [setwords.picture_facts(view, one) for one in view.pictures]
+    assert ["No caption" in text for text in said] == [False] + [True] * 5
+    assert not any("more" in harmless(text).text for text in said), "only of itself"
+
+
+def test_the_outlook_counts_what_can_be_used(tmp_path: Path) -> None:
+    files = {"a.png": picture(1), "b.png": picture(2), "broken.png": b"no picture"}
+    folder = stored(tmp_path, files).image_set
+    assert outlook.picture_count(folder.path) == (3, 3), "nobody has looked into the files yet"
+    look_at(folder, FRAME)
+    assert outlook.picture_count(folder.path) == (2, 2)
 
 
 def test_nothing_usable(tmp_path: Path) -> None:

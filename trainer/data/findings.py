@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from trainer.data.names import list_names
 
 Severity = Literal["error", "warning", "note"]
 
@@ -17,11 +20,18 @@ class Finding:
         severity: "error": it cannot be used, and is left out; "warning": used, but probably not
             as meant; "note": worth knowing.
         message: one or two plain sentences without the name: what is the case, and the way out.
+        pictures: all that it holds for, where `name` lists only the first of them.
     """
 
     name: str
     severity: Severity
     message: str
+    pictures: tuple[str, ...] = ()
+
+    @classmethod
+    def of_several(cls, names: Sequence[str], severity: Severity, message: str) -> Finding:
+        """One doubt about several pictures alike, said once."""
+        return cls(list_names(names), severity, message, tuple(names))
 
     def __str__(self) -> str:
         return f"{self.name}: {self.message}"

@@ -58,7 +58,11 @@ class SetReport:
 
     def as_dict(self) -> dict[str, object]:
         """The report as plain values, for JSON."""
-        return asdict(self)
+        findings = [
+            {"name": one.name, "severity": one.severity, "message": one.message}
+            for one in self.findings
+        ]
+        return {**asdict(self), "findings": findings}
 
 
 def describe_set(
@@ -134,8 +138,8 @@ def _fit_entries(
 
 
 def _smaller_finding(names: Sequence[str], resolution: int) -> Finding:
-    return Finding(
-        list_names(names),
+    return Finding.of_several(
+        names,
         "note",
         f"Smaller than resolution {resolution} asks for, so trained in a smaller bucket. Use a "
         "larger version, or set images.upscale to enlarge it.",
@@ -143,8 +147,8 @@ def _smaller_finding(names: Sequence[str], resolution: int) -> Finding:
 
 
 def _cut_finding(names: Sequence[str]) -> Finding:
-    return Finding(
-        list_names(names),
+    return Finding.of_several(
+        names,
         "warning",
         f"{len(names)} captions have more than {MAX_CAPTION_TOKENS} tokens; the model does not see "
         "the rest. Shorten them. The trigger is always kept.",
@@ -172,7 +176,7 @@ def _mask_findings(entries: Sequence[ImageEntry], images: ImagesConfig) -> Itera
     without = [entry.name for entry, masked in zip(entries, has_mask, strict=True) if not masked]
     if without:
         message = f'No mask, though images.masks is "{images.masks}": all of it counts.'
-        yield Finding(list_names(without), "warning", message)
+        yield Finding.of_several(without, "warning", message)
 
 
 def _lacking(entries: Sequence[ImageEntry], captions: CaptionsConfig) -> list[str]:

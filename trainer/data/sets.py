@@ -25,7 +25,7 @@ from trainer.data.images import (
     read_header,
 )
 from trainer.data.maskfiles import take_masks
-from trainer.data.names import display_name, list_names
+from trainer.data.names import display_name
 from trainer.data.parquet import ParquetRow, forget_tables, open_table
 from trainer.data.sidecars import merge_captions, read_sidecars
 from trainer.data.tables import read_metadata
@@ -299,22 +299,22 @@ def _shared_notes(used: list[tuple[_Candidate, Inspection]]) -> Iterator[Finding
     transparent = [candidate.name for candidate, seen in used if seen.transparent]
     uncaptioned = [candidate.name for candidate, _ in used if candidate.caption is None]
     if animated:
-        yield Finding(
-            list_names(animated),
+        yield Finding.of_several(
+            animated,
             "note",
             "Animated, or of several pages: only the first picture is used.",
         )
     if transparent:
-        yield Finding(
-            list_names(transparent),
+        yield Finding.of_several(
+            transparent,
             "note",
             "Transparent in parts: these are filled with the background colour "
             "(images.background).",
         )
     if uncaptioned:
         some = len(uncaptioned) < len(used)
-        yield Finding(
-            list_names(uncaptioned),
+        yield Finding.of_several(
+            uncaptioned,
             "warning" if some else "note",
             "No caption: trigger and class word will be the caption.",
         )
