@@ -1,5 +1,6 @@
 """Rarebit's library: everything that works without a browser."""
 
+import logging
 import os
 
 # Read once, when torch is loaded (by GNU's OpenMP; others ignore it). By default threads that wait
@@ -8,3 +9,6 @@ import os
 # and 0.17 s alone, where passive waiting (OMP_WAIT_POLICY) took 0.33 s.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+# diffusers loads it wherever it is installed, and it then warns that an optional package is not.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -205,7 +205,7 @@ class OptimizerConfig(Section):
 
     name: Literal["adamw", "adamw8bit", "prodigy", "lion", "adafactor"] = Field(
         default="adamw",
-        description="Optimizer. adamw8bit needs bitsandbytes and a GPU; prodigy finds its own "
+        description="Optimizer. adamw8bit keeps its two moments in 8 bits; prodigy finds its own "
         "learning rate (set it to 1); lion wants a rate 3 to 10 times lower.",
     )
     learning_rate: Rate | None = Field(

@@ -69,7 +69,7 @@ def run(tmp_path: Path) -> RunFolder:
     return RunFolder(tmp_path / "run")
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "lion", "adafactor", "prodigy"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit", "lion", "adafactor", "prodigy"])
 def test_a_state_comes_back_exactly(run: RunFolder, optimizer: str) -> None:
     state = _state(12, optimizer)
     folder = save_checkpoint(run, state, keep=1)

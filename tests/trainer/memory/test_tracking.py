@@ -79,7 +79,7 @@ def test_prediction_of_a_step_is_what_a_step_takes(
     assert predicted.activations + predicted.gradients == pytest.approx(tracker.peak, rel=0.05)
 
 
-@pytest.mark.parametrize("name", ["adamw", "prodigy", "lion"])
+@pytest.mark.parametrize("name", ["adamw", "adamw8bit", "prodigy", "lion"])
 def test_state_of_the_optimizers(name: str) -> None:
     from trainer.config import OptimizerConfig
 
