@@ -27,6 +27,8 @@ WORDINGS = 3
 NEIGHBOURS = 3
 UNRELATED = 2
 
+_ADJECTIVES = r"(?:(?!(?:of|in|on|at|by|to|with|and|or|from|for|near|like)\b)[\w-]+\s+){0,3}"
+
 
 @dataclass(frozen=True)
 class PromptSets:
@@ -89,13 +91,15 @@ def caption_wordings(
     captions: Sequence[str], trigger: str, class_word: str, most: int = 2
 ) -> list[str]:
     """Captions of a set with a gap in place of "a CLASS", such as ``3d emoji of {}, blue
-    background``; only those that name the class word.
+    background``; only those that name the class word. What stands between the article and the
+    class word ("a small red car") goes with it.
 
     The first and the middle one of the sorted captions, so that two differ.
     """
     if not class_word:
         return []
-    pattern = re.compile(rf"\b(an? )?{re.escape(class_word)}\b", re.IGNORECASE)
+    phrase = rf"\b(?:(?:an?|the)\s+{_ADJECTIVES})?{re.escape(class_word)}\b"
+    pattern = re.compile(phrase, re.IGNORECASE)
     plain = {without_word(caption, trigger) for caption in captions}
     found = {pattern.sub("{}", text, count=1) for text in plain if not set(text) & set("{}")}
     ordered = sorted(text for text in found if "{}" in text)
