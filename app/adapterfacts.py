@@ -18,6 +18,7 @@ from trainer.errors import UserError
 SECONDS = 180.0
 _LONGEST = 160
 _MOST_ROWS = 60
+_ROUNDING = 1e-9  # as a share of the adapter's change
 _FAMILIES = {
     "sd1": "Stable Diffusion 1",
     "sd2": "Stable Diffusion 2",
@@ -212,15 +213,19 @@ def result(facts: Facts) -> str:
     parts = [
         f"{facts.get('layers')} layers of rank {ranks}" if ranks else "",
         escape(f"{facts.get('layout', '')} layout, {facts.get('precision', '')}"),
-        f"differs by {100 * difference:.3g} % of the adapter's change"
-        if isinstance(difference, int | float)
-        else "",
+        _differs(difference) if isinstance(difference, int | float) else "",
     ]
     works = _cut(str(facts.get("works", "")), 400)
     return (
         f'<p role="status"><span class="tag good">Made</span> {"; ".join(filter(None, parts))}. '
         f"It {escape(works)}.</p>"
     )
+
+
+def _differs(share: float) -> str:
+    if share < _ROUNDING:
+        return "does exactly the same"
+    return f"differs by {100 * share:.2g} % of the adapter's change"
 
 
 def _mapping(value: object) -> Mapping[str, object]:

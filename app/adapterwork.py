@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import secrets
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from gradio.utils import get_upload_folder
 
 from app import adapterfacts, service
-from app.adapterfiles import SUFFIX, AdapterChoice, find_adapter, free_path, take_in
+from app.adapterfiles import AdapterChoice, find_adapter, free_path, take_in
 from app.imagesets import disk_trouble, slug
 from app.uploads import Upload
 from trainer.errors import UserError
-from trainer.runs.atomic import replacing
 
 LAYOUTS = ("kohya", "kohya-sgm", "diffusers")
 PRECISIONS = ("fp32", "fp16", "bf16")
-_UNKNOWN = re.compile(r"no adapter\.download|invalid choice: 'download'")  # of a service without it
 
 
 def bring_in(upload: Upload) -> AdapterChoice:
@@ -99,17 +95,8 @@ def download(choice: AdapterChoice) -> Path:
         folder = Path(get_upload_folder()) / "downloads" / secrets.token_hex(8)
         folder.mkdir(parents=True)
         out = folder / f"{stem}.zip"
-        try:
-            wanted = {"file": _path(choice), "out": str(out), "name": stem}
-            service.call("adapter.download", wanted, adapterfacts.SECONDS)
-        except UserError as error:
-            if not _UNKNOWN.search(error.message):
-                raise
-            with replacing(out) as target, zipfile.ZipFile(target, "w") as archive:
-                archive.write(choice.path, f"{stem}{SUFFIX}")
-                for beside in (choice.path.with_suffix(end) for end in (".json", ".png")):
-                    if beside.is_file():
-                        archive.write(beside, f"{stem}{beside.suffix}")
+        wanted = {"file": _path(choice), "out": str(out), "name": stem}
+        service.call("adapter.download", wanted, adapterfacts.SECONDS)
     return out
 
 

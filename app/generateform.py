@@ -228,9 +228,9 @@ def _lay_out_more(parts: dict[str, Any]) -> None:
         with gr.Row():
             for side in ("width", "height"):
                 parts[side] = gr.Number(
-                    None,
+                    0,
                     label=f"{side.capitalize()} in pixels",
-                    info="Empty: the base model's own.",
+                    info="0: the base model's own.",
                     precision=0,
                     minimum=0,
                     maximum=4096,

@@ -20,6 +20,18 @@ from trainer.errors import UserError
 
 Updates = dict[Block, object]
 _SHOWN: dict[str, Any] = {"api_visibility": "private"}
+# One press downloads: the link of the file that was packed is pressed as soon as it stands there.
+_FETCH = """(files) => {
+    const [packed] = [files].flat().filter(Boolean);
+    if (!packed) return;
+    const fetchIt = (tries) => {
+        const link = [...document.querySelectorAll("#adapters-file a[download]")]
+            .find((one) => decodeURI(one.href).includes(packed.path));
+        if (link) link.click();
+        else if (tries) setTimeout(fetchIt, 100, tries - 1);
+    };
+    fetchIt(50);
+}"""
 _MORE = 2  # adapters that can be merged with the chosen one
 
 
@@ -95,7 +107,7 @@ def _lay_out() -> Parts:
                 )
                 download = gr.Button("Download", visible=False, elem_id=_id("download"))
             file = gr.File(
-                label="Download: the adapter, with the text and picture that other tools show",
+                label="The adapter, with the text and picture that other tools show",
                 visible=False,
                 interactive=False,
                 elem_id=_id("file"),
@@ -138,11 +150,11 @@ def _work() -> dict[str, Any]:
     with gr.Accordion("Make it smaller", open=False, elem_id=_id("resize-fold")):
         with gr.Row(equal_height=True):
             rank = gr.Number(
-                None,
+                0,
                 label="Rank of every layer, at most",
-                info="Empty: what the share asks for.",
+                info="0: what the share asks for.",
                 precision=0,
-                minimum=1,
+                minimum=0,
                 elem_id=_id("rank"),
             )
             share = gr.Slider(
@@ -167,8 +179,8 @@ def _work() -> dict[str, Any]:
                     _strength(f"Strength of adapter {number + 1}", f"strength-{number}")
                 )
         merge_rank = gr.Number(
-            None, label="Reduce to rank", info="Empty: the ranks added up, which is exact.",
-            precision=0, minimum=1, elem_id=_id("merge-rank"),
+            0, label="Reduce to rank", info="0: the ranks added up, which is exact.",
+            precision=0, minimum=0, elem_id=_id("merge-rank"),
         )  # fmt: skip
         merge = gr.Button("Merge", elem_id=_id("merge"))
     return {
@@ -278,7 +290,8 @@ def _wire(parts: Parts, shared: Shared) -> None:
     p.use.click(
         lambda chosen: (chosen, go("generate")), p.chosen, [shared.adapter, shared.tabs], **QUIET
     )
-    p.download.click(told(download), p.chosen, [p.file, p.made], **on)
+    packed = p.download.click(told(download), p.chosen, [p.file, p.made], **on)
+    packed.success(None, p.file, None, js=_FETCH, api_visibility="private")
 
 
 def _whole(number: float | None) -> int | None:

@@ -114,10 +114,8 @@ def download(page: Page, name: str, file: Path) -> None:
     page.locator("#adapters-chosen").get_by_role("combobox").click()
     page.get_by_role("option", name=name, exact=True).click()
     expect(page.locator("#adapters-facts")).to_contain_text(name)
-    page.locator("#adapters-download").click()
-    link = page.locator("#adapters-file").get_by_role("link").first
     with page.expect_download() as download:
-        link.click()
+        page.locator("#adapters-download").click()
     packed = file.with_suffix(".zip")
     download.value.save_as(packed)
     with zipfile.ZipFile(packed) as archive:

@@ -213,11 +213,8 @@ def _write(
         facts = _as_dict(output.path, layout, precision, written, found, where, left_out)
         print_result(facts | {"prediction_difference": predicted})
         return
-    ranks = sorted({layer.rank for layer in written.layers.values()})
-    sizes = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
     lines = [
-        f"{shown(output.path)}: {len(written.layers)} layers, rank {sizes}, {layout} layout, "
-        f"{precision}",
+        f"{shown(output.path)}: {written.size_in_words}, {layout} layout, {precision}",
         f"Read back, it {found.summary()}.",
         *(_predicted(predicted, ground) if predicted is not None and ground else ()),
         f"It {where}.",
@@ -242,7 +239,7 @@ def _as_dict(
         "layout": layout,
         "precision": precision,
         "layers": len(written.layers),
-        "ranks": sorted({layer.rank for layer in written.layers.values()}),
+        "ranks": written.ranks,
         "difference": found.overall,
         "worst_difference": found.worst,
         "worst_layer": None if found.worst_layer is None else str(found.worst_layer),

@@ -46,10 +46,8 @@ def extract(
     write_adapter(found.adapter, output.path, layout, precision)
     saved = difference(found.adapter, read_adapter(output.path))
     works = works_in(verify_file(output.path).verdicts)
-    ranks = sorted({layer.rank for layer in found.adapter.layers.values()})
     lines = [
-        f"{shown(output.path)}: {len(found.adapter.layers)} layers, rank {ranks[0]} to "
-        f"{ranks[-1]}, {layout} layout, {precision}",
+        f"{shown(output.path)}: {found.adapter.size_in_words}, {layout} layout, {precision}",
         f"Against the tuned model's layers, it {found.difference.summary()}.",
         f"Read back, the file {saved.summary()}.",
     ]
@@ -63,7 +61,7 @@ def extract(
         "layout": layout,
         "precision": precision,
         "layers": len(found.adapter.layers),
-        "ranks": ranks,
+        "ranks": found.adapter.ranks,
         "difference": found.difference.overall,
         "worst_difference": found.difference.worst,
         "rounding": saved.overall,

@@ -84,6 +84,18 @@ class AdapterFile:
         """Whether its change depends on the base model's weights."""
         return any(layer.magnitude is not None for layer in self.layers.values())
 
+    @property
+    def ranks(self) -> list[int]:
+        """The ranks that there are, the smallest first."""
+        return sorted({layer.rank for layer in self.layers.values()})
+
+    @property
+    def size_in_words(self) -> str:
+        """Such as "68 layers of rank 8", "260 layers of rank 4 to 16"."""
+        ranks = self.ranks
+        span = " to ".join(map(str, dict.fromkeys([*ranks[:1], *ranks[-1:]])))
+        return f"{len(self.layers)} layers of rank {span}" if ranks else "no layers"
+
     def dead_layers(self) -> list[ModuleKey]:
         """The layers that change nothing."""
         return [key for key, layer in self.layers.items() if layer.dead]
