@@ -86,6 +86,7 @@ LABELS = {
     "checkpoints.every": "Steps between checkpoints",
     "checkpoints.keep": "Checkpoints kept",
     "memory.mode": "Memory mode",
+    "memory.base_weights": "Base model's weights",
     "memory.pictures_at_once": "Pictures at once in the card",
     "memory.preserve_apart": "Preserve in a pass of its own",
     "memory.offload": "Keep parts off the card",

@@ -88,4 +88,4 @@ class TextSource:
 
     def _key(self, text: str) -> str:
         dtype = str(self.base.text_encoders[0].dtype)
-        return content_key(text=text, model=self.base.fingerprint, dtype=dtype)
+        return content_key(text=text, model=self.base.output_key, dtype=dtype)

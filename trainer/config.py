@@ -290,13 +290,20 @@ class TrainingSection(Section):
 
 
 class MemoryConfig(Section):
-    """Fitting a run onto a card. None of these changes the result beyond rounding."""
+    """Fitting a run onto a card. None but base_weights changes the result beyond rounding."""
 
     mode: Literal["auto", "plain", "lean", "feed_forward"] = Field(
         default="auto",
         description="What frozen layers keep for the backward pass. plain: all that torch keeps; "
         "lean: only what is needed, at the same speed; feed_forward: these layers are computed "
         "again, about 4 % slower. auto: lean, and less when the card's memory runs out.",
+    )
+    base_weights: Literal["full", "8bit", "4bit"] = Field(
+        default="full",
+        description="How the frozen weights of the UNet and the text encoders are kept. full: in "
+        "training.precision. 8bit, 4bit: rounded, and made again whenever they are needed: half "
+        "and a quarter of their memory, for more time. The adapter then learns on the rounded "
+        "base model; 4bit changes its pictures visibly.",
     )
     pictures_at_once: int | None = Field(
         default=None,

@@ -30,32 +30,29 @@ Forward = Callable[..., Tensor]
 
 
 class Convolution(torch.autograd.Function):
-    """A frozen convolution: keeps its weight, which is there anyway, and the shape of its input."""
+    """A frozen convolution: keeps the shape of its input. Its weight is there, or made again."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, inputs: Tensor, layer: nn.Conv2d, weight: Tensor, bias: Tensor | None
-    ) -> Tensor:
+    def forward(ctx: Any, inputs: Tensor, layer: nn.Conv2d) -> Tensor:  # type: ignore[override]
         """(B, C, H, W) to (B, D, H', W')."""
         ctx.layer, ctx.shape = layer, inputs.shape
-        ctx.save_for_backward(weight)
-        return layer._conv_forward(inputs, weight, bias)
+        return layer._conv_forward(inputs, layer.weight, layer.bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         """The gradient of the input, (B, C, H, W)."""
-        (weight,), layer = ctx.saved_tensors, ctx.layer
+        layer = ctx.layer
         found = conv2d_input(
             ctx.shape,
-            weight,
+            layer.weight,
             gradient,
             layer.stride,
             layer.padding,
             layer.dilation,
             layer.groups,
         )
-        return found, None, None, None
+        return found, None
 
 
 class NormSilu(torch.autograd.Function):
@@ -154,7 +151,7 @@ def _group_norm(inputs: Tensor, norm: nn.GroupNorm) -> tuple[Tensor, Tensor, Ten
 
 
 def _convolution(layer: nn.Conv2d, inputs: Tensor) -> Tensor:
-    return Convolution.apply(inputs, layer, layer.weight, layer.bias)
+    return Convolution.apply(inputs, layer)
 
 
 def _resnet(block: ResnetBlock2D, inputs: Tensor, temb: Tensor | None, *_: Any) -> Tensor:

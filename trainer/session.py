@@ -33,6 +33,7 @@ from trainer.pictures import LatentSource, MaskSource, Picture, gather_pictures
 from trainer.places import cache_folder
 from trainer.preservation.keepers import make_keeper
 from trainer.preservation.rows import Keeper
+from trainer.quantized import quantize_base
 from trainer.resolve import resolve
 from trainer.runs.layout import RunFolder
 from trainer.triggers.lab import doubt
@@ -164,6 +165,7 @@ def prepare(
         UserError: anything that the user can put right.
     """
     base = load_base(config.base.name, prediction=config.base.prediction, dtype=device.dtype)
+    quantize_base(base, config.memory.base_weights, device.torch_device)
     config = resolve(config, base)
     _judge_triggers(config, base, notice)
     pictures, held_out = gather_pictures(config, base.resolution_step, notice)

@@ -42,6 +42,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "adapter__kind": "rslora",
         "adapter__targets": "feed-forward",
     },
+    "weights and optimizer in 8 bits": {
+        "memory__base_weights": "8bit",
+        "optimizer__name": "adamw8bit",
+    },
     "UNet only, prodigy": {
         "adapter__text_encoder": False,
         "optimizer__name": "prodigy",

@@ -125,7 +125,7 @@ def _base_latents(
         for number in range(settings.pictures)
     ]
     keys = [
-        content_key(kind="probe", base=base.fingerprint, dtype=device.precision, **asdict(drawing))
+        content_key(kind="probe", base=base.output_key, dtype=device.precision, **asdict(drawing))
         for drawing in drawings
     ]
     kept = [cache.get(key) for key in keys]

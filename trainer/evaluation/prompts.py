@@ -132,7 +132,7 @@ def rank_by_kinship(
     Cosine between the mean text features of "a THING" and "a WORD", each relative to the mean
     over all things.
     """
-    key = content_key(kind="kinship", base=base.fingerprint, word=word, things=list(things))
+    key = content_key(kind="kinship", base=base.output_key, word=word, things=list(things))
     kept = cache.get(key)
     if kept is None:
         kept = {"order": _kinship(base, [word, *things], device)}

@@ -40,6 +40,7 @@ from trainer.lora.layers import (
 )
 from trainer.lora.names import PARTS, ModuleKey, Part
 from trainer.models.base import BaseModel
+from trainer.quantized import parameter_count
 from trainer.seeds import derive_seed
 
 Strength = float | Mapping[Part, float]
@@ -86,7 +87,7 @@ def attach(
     Raises:
         ValueError: the name is taken, or can't name a module.
     """
-    base_parameters = sum(p.numel() for root in parts_of(base).values() for p in root.parameters())
+    base_parameters = sum(parameter_count(root) for root in parts_of(base).values())
     targets = {
         key: config.scale
         for key in find_targets(base, config.targets)

@@ -1,7 +1,8 @@
 """The memory modes a run can be in, and the order in which they are tried.
 
-Each of them gives the same gradients to float precision; they differ in what is kept for the
-backward pass, and so in speed.
+Each of them gives the same gradients to float precision, those of the weights as they are kept;
+they differ in what is kept for the backward pass, and so in speed. Weights in 8 or 4 bits come
+last, whatever their speed: they are another base model, if only slightly.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from trainer.config import TrainingConfig
+from trainer.quantized import Bits
 
 Mode = Literal["plain", "lean", "feed_forward"]
 
 # Time of a step beside that of the plain path; measured on a CPU, the last one assumed for cards.
 _MODE_COST: dict[Mode, float] = {"plain": 1.0, "lean": 1.0, "feed_forward": 1.04}
+_WEIGHTS: list[Bits] = ["full", "8bit", "4bit"]
+_WEIGHTS_COST: dict[Bits, float] = {"full": 1.0, "8bit": 1.1, "4bit": 1.2}
 _CHECKPOINTING_COST = 1.32
 _HALVING_COST = 1.1
 
@@ -31,6 +35,7 @@ class Rung:
         pictures: pictures in one forward pass, of a batch of `batch`.
         apart: whether preserved prompts get a pass of their own.
         share: preserved rows for each picture; 0: none.
+        weights: how the frozen weights are kept.
     """
 
     mode: Mode
@@ -39,6 +44,7 @@ class Rung:
     apart: bool
     batch: int
     share: float
+    weights: Bits = "full"
 
     @property
     def preserves(self) -> bool:
@@ -65,6 +71,7 @@ class Rung:
         """Time of a step beside that of the plain path, about."""
         halvings = (self.batch / self.pictures - 1) ** 0.5
         time = _MODE_COST[self.mode] * _HALVING_COST ** (halvings + (self.apart and self.preserves))
+        time *= _WEIGHTS_COST[self.weights]
         return time * (_CHECKPOINTING_COST if self.checkpointing else 1.0)
 
     def changes(self, before: Rung) -> dict[str, object]:
@@ -74,6 +81,7 @@ class Rung:
             "memory.pictures_at_once": (self.pictures, before.pictures),
             "memory.preserve_apart": (self.apart, before.apart),
             "training.gradient_checkpointing": (self.checkpointing, before.checkpointing),
+            "memory.base_weights": (self.weights, before.weights),
         }
         return {name: now for name, (now, then) in fields.items() if now != then}
 
@@ -88,6 +96,7 @@ def rung_of(config: TrainingConfig) -> Rung:
         apart=memory.preserve_apart,
         batch=training.batch_size,
         share=_share(config),
+        weights=memory.base_weights,
     )
 
 
@@ -98,7 +107,7 @@ def _share(config: TrainingConfig) -> float:
 
 
 def rungs_below(rung: Rung) -> Iterator[Rung]:
-    """The rungs that need less memory than this one, the fastest first."""
+    """The rungs with the same weights that need less memory than this one, the fastest first."""
     modes: list[Mode] = ["plain", "lean", "feed_forward"]
     found = [
         replace(rung, mode=mode, checkpointing=checkpointing, pictures=pictures, apart=apart)
@@ -110,6 +119,20 @@ def rungs_below(rung: Rung) -> Iterator[Rung]:
         if not (checkpointing and mode == "feed_forward" and rung.mode != "feed_forward")
     ]
     yield from sorted((other for other in found if other != rung), key=lambda other: other.cost)
+
+
+def with_smaller_weights(rung: Rung) -> Iterator[Rung]:
+    """The same with weights in fewer bits."""
+    for weights in _WEIGHTS[_WEIGHTS.index(rung.weights) + 1 :]:
+        yield replace(rung, weights=weights)
+
+
+def smallest(rung: Rung) -> Rung:
+    """What needs the least memory with the same weights."""
+    mode: Mode = "lean" if rung.mode == "plain" else rung.mode
+    return replace(
+        rung, mode=mode, checkpointing=True, pictures=1, apart=rung.apart or rung.preserves
+    )
 
 
 def _halved(count: int) -> list[int]:

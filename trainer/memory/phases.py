@@ -21,6 +21,7 @@ from trainer.memory.tracking import StorageTracker, bytes_of, fused_attention
 from trainer.models.base import BaseModel
 from trainer.models.text import TextConditioning, added_conditioning, encode
 from trainer.objective import squared_error
+from trainer.quantized import Bits, quantize_base
 
 META = torch.device("meta")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -37,6 +38,7 @@ class Workload:
         accumulates: whether gradients of an earlier pass are there already.
         mode: what frozen layers keep: plain, lean or feed_forward.
         checkpointing: full gradient checkpointing.
+        weights: how the frozen weights are kept: full, 8bit or 4bit.
     """
 
     width: int
@@ -48,6 +50,7 @@ class Workload:
     accumulates: bool
     mode: Mode
     checkpointing: bool
+    weights: Bits = "full"
 
     def key(self) -> str:
         """The same for the same work, in every process."""
@@ -75,7 +78,7 @@ class StepMemory:
 def step_memory(architecture: Architecture, work: Workload) -> StepMemory:
     """Follows one training step: forward, backward."""
     adapter = cast(Hashable, work.adapter)  # frozen models are
-    base, parameters = _with_adapter(architecture, work.precision, adapter)
+    base, parameters = _with_adapter(architecture, work.precision, work.weights, adapter)
     set_mode(base, work.mode, work.checkpointing, trains_text=work.adapter.text_encoder)
     resident = [base.unet, *(base.text_encoders if work.adapter.text_encoder else [])]
     weights = [t for module in resident for t in tensors_of(module)]
@@ -92,10 +95,11 @@ def step_memory(architecture: Architecture, work: Workload) -> StepMemory:
 
 @lru_cache(maxsize=1)
 def _with_adapter(
-    architecture: Architecture, precision: str, adapter: AdapterConfig
+    architecture: Architecture, precision: str, weights: Bits, adapter: AdapterConfig
 ) -> tuple[BaseModel, list[Parameter]]:
     """The last one is kept, for the next memory mode."""
     base = build(architecture, DTYPES[precision])
+    quantize_base(base, weights, META)
     attachment = attach(base, adapter, seed=0)
     base.unet.train()
     return base, [p for named in attachment.parameters.values() for _, p in named]
@@ -198,7 +202,12 @@ class OtherMemory:
 
 
 def other_memory(
-    architecture: Architecture, precision: str, width: int, height: int, drawn_at_once: int
+    architecture: Architecture,
+    precision: str,
+    width: int,
+    height: int,
+    drawn_at_once: int,
+    weights: Bits = "full",
 ) -> OtherMemory:
     """Follows caching a picture's latents and drawing previews of it.
 
@@ -206,6 +215,7 @@ def other_memory(
         drawn_at_once: pictures that are drawn together; each is two rows, for guidance.
     """
     base = build(architecture, DTYPES[precision])
+    quantize_base(base, weights, META)
     scale = base.vae_scale_factor
     small = (1, base.vae.config["latent_channels"], height // scale, width // scale)
     with torch.no_grad(), fused_attention():

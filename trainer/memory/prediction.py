@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -13,7 +14,13 @@ from trainer.config import TrainingConfig
 from trainer.data.buckets import make_buckets
 from trainer.errors import UserError
 from trainer.memory.architecture import Architecture, find_architecture
-from trainer.memory.ladder import Rung, rung_of, rungs_below
+from trainer.memory.ladder import (
+    Rung,
+    rung_of,
+    rungs_below,
+    smallest,
+    with_smaller_weights,
+)
 from trainer.memory.phases import (
     OtherMemory,
     StepMemory,
@@ -24,6 +31,7 @@ from trainer.memory.phases import (
 )
 from trainer.pictures import check_resolution
 from trainer.places import cache_folder
+from trainer.quantized import Bits
 from trainer.runs.atomic import write_json
 
 GIB = 2**30
@@ -34,7 +42,7 @@ FRAGMENTATION = 0.08
 ASSUMED_CARD_GIB = 11.0
 DRAWN_AT_ONCE = 4
 
-_VERSION = 2  # of what is counted: results of another one are not used
+_VERSION = 3  # of what is counted: results of another one are not used
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft")
 
 Result = TypeVar("Result", StepMemory, OtherMemory)
@@ -152,15 +160,20 @@ def _card(given: float | None) -> tuple[float, str]:
 
 
 def _choose(question: _Question, rung: Rung, card: float) -> tuple[Rung, float]:
-    """The fastest rung that fits; the smallest one where none does."""
-    best: tuple[Rung, float] | None = None
-    for other in rungs_below(rung):
-        peak = _peak(_parts(question, other))
-        if best is None or peak < best[1]:
-            best = other, peak
-        if peak <= card:
-            return other, peak
-    return best or (rung, _peak(_parts(question, rung)))
+    """The fastest rung that fits, of those with the most exact weights; the smallest where none
+    does."""
+    least, peak = rung, math.inf
+    for start in (rung, *with_smaller_weights(rung)):
+        least = smallest(start)
+        peak = _peak(_parts(question, least))
+        if peak > card:
+            continue
+        for other in (start, *rungs_below(start)):
+            found = _peak(_parts(question, other))
+            if found <= card:
+                return other, found
+        break
+    return least, peak
 
 
 def _parts(question: _Question, rung: Rung) -> dict[str, float]:
@@ -168,7 +181,7 @@ def _parts(question: _Question, rung: Rung) -> dict[str, float]:
     config = question.config
     step = _step(question, rung)
     drawn = min(DRAWN_AT_ONCE, max(1, rung.pictures))
-    other = _others(question, drawn)
+    other = _others(question, drawn, rung.weights)
     optimizer = optimizer_bytes(config.optimizer.name, step.adapter)
     averages = step.adapter if config.training.ema_decay else 0
     kept = step.adapter + optimizer + averages
@@ -230,6 +243,7 @@ def _followed(question: _Question, rung: Rung, rows: int) -> StepMemory:
         accumulates=rung.accumulates or config.training.accumulation > 1,
         mode=rung.mode,
         checkpointing=rung.checkpointing,
+        weights=rung.weights,
     )
     return _remembered(
         StepMemory,
@@ -239,8 +253,8 @@ def _followed(question: _Question, rung: Rung, rows: int) -> StepMemory:
     )
 
 
-def _others(question: _Question, drawn: int) -> OtherMemory:
-    size = (question.precision, question.width, question.height, drawn)
+def _others(question: _Question, drawn: int, weights: Bits) -> OtherMemory:
+    size = (question.precision, question.width, question.height, drawn, weights)
     return _remembered(
         OtherMemory, question, size, lambda: other_memory(question.architecture, *size)
     )

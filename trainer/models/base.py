@@ -38,8 +38,10 @@ class BaseModel:
         vae_scale_factor: pixels for each latent along a side: 8, and less for small models.
         default_resolution: side in pixels of the squares that the UNet was trained on.
         zero_empty_prompt: SDXL only: pipelines use zeros where no negative prompt is given.
-        fingerprint: SHA-256 over everything that the model's output depends on.
+        fingerprint: SHA-256 over its files, so over everything that its output depends on.
         vae_fingerprint: the same of the VAE alone, for cached latents.
+        weights: how the frozen weights of the UNet and the text encoders are kept: full, 8bit or
+            4bit (`trainer.quantized`).
     """
 
     name: str
@@ -55,6 +57,13 @@ class BaseModel:
     zero_empty_prompt: bool
     fingerprint: str
     vae_fingerprint: str
+    weights: str = "full"
+
+    @property
+    def output_key(self) -> str:
+        """What the output of the UNet and the text encoders depends on, for the cache."""
+        rounded = "" if self.weights == "full" else f" {self.weights}"
+        return self.fingerprint + rounded
 
     @property
     def resolution_step(self) -> int:

@@ -122,7 +122,7 @@ def drawn_pictures(
         )
         key = content_key(
             kind="class picture",
-            base=base.fingerprint,
+            base=base.output_key,
             dtype=device.precision,
             **asdict(drawing),
         )

@@ -131,7 +131,7 @@ def remember(
         chosen = [prompts.choose(number, seed=seed, purpose="drawn") for number in numbers]
         key = content_key(
             kind="remembered",
-            base=base.fingerprint,
+            base=base.output_key,
             dtype=str(base.unet.dtype),
             prompts=chosen,
             first=start,

@@ -123,6 +123,16 @@ def test_nothing_fits_a_tiny_card(tiny_base: TinyBase) -> None:
     assert found.plan_peak_gib <= found.peak_gib
 
 
+def test_weights_in_fewer_bits_are_the_last_resort(tiny_base: TinyBase) -> None:
+    """On a card that is too small for every rung with the weights as they are."""
+    base, size = tiny_base("sdxl"), {"images__resolution": 64}
+    nothing = asked(base, 0.1, **size)
+    assert not nothing.plan_fits
+    assert nothing.plan["memory.base_weights"] == "4bit"
+    most = asked(base, 8.0, training__gradient_checkpointing=True, **size)
+    assert "memory.base_weights" not in asked(base, most.peak_gib, **size).plan
+
+
 def test_the_ladder_goes_down_once() -> None:
     first = rung_of(TrainingConfig())
     below = list(rungs_below(first))
