@@ -26,6 +26,8 @@ from torch.nn.grad import conv2d_input
 from torch.utils.checkpoint import checkpoint
 from transformers.activations import QuickGELUActivation
 
+from trainer.lora.product import AdaptedProduct
+
 Forward = Callable[..., Tensor]
 
 
@@ -194,11 +196,12 @@ def adapted_linear(layer: AdaptedLinear, inputs: Tensor, *args: Any, **options: 
     if not usual or layer.lora_variant or layer.lora_bias[active[0]]:
         return type(layer).forward(layer, inputs, *args, **options)
     name = active[0]
-    result = layer.base_layer(inputs)
     down, up = (cast(nn.Linear, part[name]).weight for part in (layer.lora_A, layer.lora_B))
-    dropped = layer.lora_dropout[name](inputs)
-    inner = F.linear(dropped, down.to(inputs.dtype))  # (…, rank)
-    return result + F.linear(inner, up.to(inputs.dtype)) * layer.scaling[name]
+    down, up, scale = down.to(inputs.dtype), up.to(inputs.dtype), layer.scaling[name]
+    if isinstance(layer.lora_dropout[name], nn.Identity):
+        return AdaptedProduct.apply(inputs, layer.base_layer, down, up, scale)
+    inner = F.linear(layer.lora_dropout[name](inputs), down)  # (…, rank)
+    return layer.base_layer(inputs) + F.linear(inner, up) * scale
 
 
 class _Recomputed:

@@ -63,7 +63,7 @@ def make_optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> Opt
     """
     rate, decay = groups[0]["lr"], config.weight_decay
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=rate, weight_decay=decay)
+        return torch.optim.AdamW(groups, lr=rate, weight_decay=decay, fused=True)
     if config.name == "adafactor":
         return torch.optim.Adafactor(groups, lr=rate, weight_decay=decay)
     if config.name == "adamw8bit":
