@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -79,4 +80,6 @@ def draw_previews(session: Session, *, strength: int) -> Path:
             save_picture(picture, temporary / name, drawing, model=base.name)
             records.append({"file": name, "strength": strength, **asdict(drawing)})
         write_json(temporary / "prompts.json", records)
+        # Of this step already: the run was killed after its previews, before its checkpoint.
+        shutil.rmtree(folder, ignore_errors=True)
     return folder

@@ -11,8 +11,10 @@ from PIL import Image
 
 from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import Collected, digest, make_images, small_config
+from trainer.checkpoints import TrainingState, save_checkpoint
 from trainer.config import TrainingConfig
 from trainer.errors import UserError
+from trainer.evaluation.watching import Evaluated
 from trainer.runner import run_training
 from trainer.runs.events import read_events
 from trainer.runs.layout import RunFolder
@@ -140,6 +142,38 @@ def test_what_decided_the_past_may_not(
     )
     with pytest.raises(UserError, match=rf"{section}\.{field}: was {old}, is {value}"):
         run_until(changed, run, None, resume=True)
+
+
+def test_killed_between_previews_and_checkpoint(tiny_base: TinyBase, tmp_path: Path) -> None:
+    """What was drawn and measured at a step is replaced when the step is made again."""
+    images = make_images(tmp_path / "images")
+    config = small_config(
+        tiny_base("sd1"),
+        images,
+        previews__every=2,
+        checkpoints__every=2,
+        evaluation__enabled=True,
+        evaluation__every=2,
+        evaluation__board=0,
+    )
+    whole = run_until(config, tmp_path / "whole", None)
+    with pytest.MonkeyPatch.context() as patch, suppress(Killed):
+
+        def die(_: object, state: TrainingState, __: int) -> Path:
+            if state.step == 4:
+                raise Killed
+            return save_checkpoint(RunFolder(tmp_path / "run"), state, 2)
+
+        patch.setattr("trainer.training.save_checkpoint", die)
+        run_until(config, tmp_path / "run", None)
+    run = RunFolder(tmp_path / "run")
+    assert (run.preview_steps(), run.checkpoint_steps()) == ([0, 2, 4], [2])
+    last = run_until(config, run.path, None, resume=True)
+    assert [event.step for event in last.of(StepDone)] == [3, 4]
+    assert last.of(Evaluated)[-1].meters == whole.of(Evaluated)[-1].meters
+    expected = RunFolder(tmp_path / "whole")
+    for name in ("adapter.safetensors", "previews/step-000004/00.png"):
+        assert digest(expected.path / name) == digest(run.path / name)
 
 
 def test_another_base_model_is_refused(
