@@ -308,7 +308,7 @@ def _line(event: Event) -> str:
     when = number(event.get("time"))
     shown = time.strftime("%H:%M:%S", time.localtime(when)) if when else ""
     failed = kind == "end" and event.get("reason") == "failed"
-    css = "failed" if failed else "warning" if kind == "warning" else "line"
+    css = "failed" if failed else "warning" if kind in ("warning", "rollback") else "line"
     return (
         f'<li class="{css}"><time>{shown}</time><span>{escape(words)}</span></li>' if words else ""
     )

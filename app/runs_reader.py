@@ -101,7 +101,7 @@ class _Reader:
 
     def _take(self, event: Event) -> None:
         kind = str(event["event"])
-        if kind == "start":  # a run that went on does the steps after its checkpoint again
+        if kind in ("start", "rollback"):  # the steps after its checkpoint are done again
             begun = number(event.get("step")) or 0
             for values in self.values.values():
                 for step in [step for step in values if step > begun]:

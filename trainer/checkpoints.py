@@ -11,6 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ class TrainingState:
         config: the whole configuration, as JSON values.
         images: what was trained on: for each picture's id its name, caption hash and repeats.
         base: fingerprint of the base model.
+        setback: the step after whose numbers, which were not finite, the learning rate was halved;
+            0: never.
     """
 
     step: int
@@ -53,10 +56,13 @@ class TrainingState:
     config: dict[str, Any]
     images: dict[str, list[Any]]
     base: str
+    setback: int = 0
 
 
 def save_checkpoint(run: RunFolder, state: TrainingState, keep: int) -> Path:
     """Write a checkpoint and prune older ones, newest ``keep`` stay.
+
+    Later ones are pruned too: they are damaged, or of a way that the run did not go.
 
     Returns:
         The folder ``checkpoints/step-000123``.
@@ -75,6 +81,7 @@ def save_checkpoint(run: RunFolder, state: TrainingState, keep: int) -> Path:
         "config": state.config,
         "images": state.images,
         "base": state.base,
+        "setback": state.setback,
     }
     files = {
         "adapter.safetensors": save(_contiguous(state.adapter)),
@@ -94,14 +101,16 @@ def save_checkpoint(run: RunFolder, state: TrainingState, keep: int) -> Path:
             (temporary / file).write_bytes(data)
         # One of this step can only be left from a run that went back behind it: a damaged one.
         shutil.rmtree(final, ignore_errors=True)
-    for old in list_checkpoints(run)[:-keep]:
-        shutil.rmtree(old)
+    folders = list_checkpoints(run)
+    here = folders.index(final)
+    for folder in [*folders[here + 1 :], *folders[: max(0, here + 1 - keep)]]:
+        shutil.rmtree(folder)
     return final
 
 
 def list_checkpoints(run: RunFolder) -> list[Path]:
     """The checkpoint folders of a run, oldest first; unfinished ones are not among them."""
-    return sorted(path for path in run.checkpoints.glob("step-*") if path.is_dir())
+    return [run.checkpoint(step) for step in run.checkpoint_steps()]
 
 
 def load_latest(run: RunFolder, notice: Notice) -> TrainingState:
@@ -119,6 +128,14 @@ def load_latest(run: RunFolder, notice: Notice) -> TrainingState:
         f"{run.path} has no checkpoint to go on from.",
         "Start it again with: python launch.py train …",
     )
+
+
+def load_before(run: RunFolder, step: int) -> TrainingState | None:
+    """The newest whole checkpoint of fewer steps; None where there is none."""
+    for earlier in reversed([at for at in run.checkpoint_steps() if at < step]):
+        with suppress(UserError):
+            return load_checkpoint(run.checkpoint(earlier))
+    return None
 
 
 def load_checkpoint(folder: Path) -> TrainingState:
@@ -145,6 +162,7 @@ def load_checkpoint(folder: Path) -> TrainingState:
         config=facts["config"],
         images=facts["images"],
         base=facts["base"],
+        setback=facts.get("setback", 0),
     )
 
 

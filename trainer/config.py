@@ -287,6 +287,12 @@ class TrainingSection(Section):
         description="Decay of a running average of the adapter, which then becomes the result. "
         "0: none; 0.99 to 0.999 smooths noisy small runs.",
     )
+    non_finite: Literal["stop", "halve"] = Field(
+        default="stop",
+        description="What to do when a loss or gradient is not a number, which never reaches the "
+        "adapter. stop: the run ends, with what it has learned saved. halve: it goes back to an "
+        "earlier checkpoint and on at half the learning rate; a second time ends it.",
+    )
 
 
 class MemoryConfig(Section):

@@ -12,6 +12,7 @@ from trainer.session import Session, image_table
 # Everything else decides what the steps so far were: changing it would make another run.
 FREE = {
     "training.steps",
+    "training.non_finite",
     "checkpoints.every",
     "checkpoints.keep",
     "previews.every",

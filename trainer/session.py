@@ -46,7 +46,9 @@ Progress = Callable[[str, int, int], None]
 class Session:
     """A run in memory. Its `state` and `restore` say what has to survive a restart.
 
-    `held_out` are the pictures that are kept out of training, with their captions.
+    `held_out` are the pictures that are kept out of training, with their captions. `setback` is
+    the step after which the learning rate was halved, 0 for none; `initial` the state before the
+    first step, where the run may need to go back to it.
     """
 
     config: TrainingConfig
@@ -67,6 +69,8 @@ class Session:
     alpha_bar: Tensor
     rung: Rung
     step: int = 0
+    setback: int = 0
+    initial: TrainingState | None = None
     moving: bool = False  # the optimizer is at work: a failure now leaves a torn state
 
     @property
@@ -92,6 +96,7 @@ class Session:
             config=self.config.model_dump(mode="json"),
             images=image_table(self.pictures),
             base=self.base.fingerprint,
+            setback=self.setback,
         )
 
     def first_captions(self) -> list[str]:
@@ -145,7 +150,7 @@ class Session:
         self.optimizer.load_state_dict(state.optimizer)
         if state.scaler:
             self.scaler.load_state_dict(state.scaler)
-        self.step = state.step
+        self.step, self.setback = state.step, state.setback
 
 
 def prepare(
@@ -192,7 +197,7 @@ def prepare(
     )
     trained = [parameter for named in attachment.parameters.values() for _, parameter in named]
     decay = config.training.ema_decay
-    return Session(
+    session = Session(
         config=config,
         run=run,
         device=device,
@@ -232,6 +237,9 @@ def prepare(
         alpha_bar=base.noise_scheduler().alphas_cumprod.to(device.torch_device),
         rung=rung,
     )
+    if config.training.non_finite == "halve":
+        session.initial = session.state()
+    return session
 
 
 def _judge_triggers(config: TrainingConfig, base: BaseModel, notice: Notice) -> None:

@@ -11,10 +11,16 @@ from torch import Tensor
 
 from trainer.batches import Batch
 from trainer.checkpoints import save_checkpoint
-from trainer.errors import UserError
 from trainer.evaluation.predicting import Points, joined
 from trainer.evaluation.watching import Evaluated, Validated, Watch
 from trainer.export import keep_adapter
+from trainer.guard import (
+    SETBACK_FACTOR,
+    NonFiniteError,
+    RolledBack,
+    refuse_non_finite,
+    roll_back,
+)
 from trainer.memory.modes import set_mode
 from trainer.memory.recovery import (
     MemoryUsed,
@@ -29,6 +35,7 @@ from trainer.objective import add_noise, feature_drift, loss_weights, squared_er
 from trainer.optimization import gradient_norm, set_learning_rates
 from trainer.preservation.rows import KeptRows
 from trainer.previews import draw_previews
+from trainer.runs.disk import writing
 from trainer.seeds import derive_seed
 from trainer.session import Session
 
@@ -91,12 +98,16 @@ class Ended:
 
 
 TrainingEvent = (
-    StepDone | Validated | Evaluated | PreviewSaved | CheckpointSaved | MemoryUsed | Warned | Ended
+    StepDone
+    | Validated
+    | Evaluated
+    | PreviewSaved
+    | CheckpointSaved
+    | MemoryUsed
+    | Warned
+    | RolledBack
+    | Ended
 )
-
-
-class NonFiniteError(UserError):
-    """The loss or a gradient was not a number; the adapter was not moved."""
 
 
 def train(session: Session, stop: Stop) -> Iterator[TrainingEvent]:
@@ -106,8 +117,8 @@ def train(session: Session, stop: Stop) -> Iterator[TrainingEvent]:
         stop: asked once a step; the run then saves and ends.
 
     Raises:
-        NonFiniteError: the loss or a gradient is not finite. The state is still that of the last
-            good step, and has been saved.
+        NonFiniteError: the loss or a gradient is not finite, and going back was not allowed or
+            has not helped. The state is still that of the last good step.
     """
     config = session.config
     total = config.training.steps
@@ -121,9 +132,10 @@ def train(session: Session, stop: Stop) -> Iterator[TrainingEvent]:
     while session.step < total:
         try:
             done, stopping = training_step(session, stop)
-        except NonFiniteError:
-            yield from _checkpoint(session)
-            raise
+        except NonFiniteError as error:
+            yield roll_back(session, error)
+            watch = Watch(session)
+            continue
         except torch.OutOfMemoryError as error:
             yield _step_down(session, error)
             told = False
@@ -142,7 +154,7 @@ def train(session: Session, stop: Stop) -> Iterator[TrainingEvent]:
             yield from _evaluate(watch)
             early = _ends_early(watch)
         if _is_due(config.checkpoints.every, session.step) or last or stopping or early:
-            yield from _checkpoint(session)
+            yield from save_state(session)
         if early and not last:
             yield Warned(
                 f"Training ends after step {session.step}: in the last "
@@ -205,7 +217,7 @@ def training_step(session: Session, stop: Stop) -> tuple[StepDone, bool]:
     step, config = session.step, session.config
     # What draws from torch's own generator (the adapter's dropout) starts anew at every step.
     torch.manual_seed(derive_seed(config.training.seed, step, "dropout", session.device.rank))
-    factor = session.schedule(step)
+    factor = session.schedule(step) * (SETBACK_FACTOR if session.setback else 1.0)
     set_learning_rates(session.optimizer, factor)
     preserves = _may_preserve(session) and _is_due(config.preservation.every, step)
 
@@ -216,7 +228,7 @@ def training_step(session: Session, stop: Stop) -> tuple[StepDone, bool]:
 
     session.scaler.unscale_(session.optimizer)
     norm = gradient_norm(session.parameters.values())
-    _refuse_non_finite(session, sums, norm)
+    refuse_non_finite(session, sums, norm, lambda batch: _add_gradients(session, batch, preserves))
     limit = config.optimizer.max_gradient_norm
     if limit:
         torch.nn.utils.clip_grads_with_norm_(session.parameters.values(), limit, norm)
@@ -378,21 +390,6 @@ def _reduce(session: Session, sums: Tensor, stop: bool) -> bool:
     return bool(extra[2] > 0)
 
 
-def _refuse_non_finite(session: Session, sums: Tensor, norm: Tensor) -> None:
-    if sums.isfinite().all() and (norm.isfinite() or session.scaler.is_enabled()):
-        # In fp16 the scaler skips a step whose gradients overflow, and lowers its scale.
-        return
-    what = "gradient" if sums.isfinite().all() else "loss"
-    samples = [s for batch in session.batches.samples(session.step) for s in batch]
-    names = ", ".join(sorted({sample.picture.entry.name for sample in samples}))
-    session.optimizer.zero_grad(set_to_none=True)
-    raise NonFiniteError(
-        f"The {what} of step {session.step + 1} is not a number (pictures: {names}). The adapter "
-        f"was left as it was after step {session.step}.",
-        "Lower optimizer.learning_rate, or use training.precision fp32 or bf16.",
-    )
-
-
 def _is_due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
 
@@ -401,7 +398,8 @@ def _preview(session: Session, strength: int) -> Iterator[TrainingEvent]:
     if not session.device.is_main:
         return
     try:
-        folder = draw_previews(session, strength=strength)
+        with writing(f"the previews of step {session.step}"):
+            folder = draw_previews(session, strength=strength)
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         yield Warned(
@@ -428,7 +426,8 @@ def _evaluate(watch: Watch) -> Iterator[TrainingEvent]:
     if validated:
         yield validated
     yield evaluated
-    keep_adapter(session, session.run.adapter_at(session.step))
+    with writing(f"the adapter of step {session.step}"):
+        keep_adapter(session, session.run.adapter_at(session.step))
 
 
 def _ends_early(watch: Watch) -> bool:
@@ -437,8 +436,14 @@ def _ends_early(watch: Watch) -> bool:
     return session.device.world == 1 and watch.exhausted(session.config.evaluation.early_stop)
 
 
-def _checkpoint(session: Session) -> Iterator[TrainingEvent]:
+def save_state(session: Session) -> Iterator[TrainingEvent]:
+    """Write a checkpoint, and the adapter as it is now.
+
+    Raises:
+        UserError: the adapter has numbers that are not finite, or the disk refuses it.
+    """
     if session.device.is_main:
-        keep_adapter(session, session.run.adapter_at(session.step))
-        folder = save_checkpoint(session.run, session.state(), session.config.checkpoints.keep)
+        with writing(f"the checkpoint of step {session.step}"):
+            keep_adapter(session, session.run.adapter_at(session.step))
+            folder = save_checkpoint(session.run, session.state(), session.config.checkpoints.keep)
         yield CheckpointSaved(session.step, str(folder.relative_to(session.run.path)))

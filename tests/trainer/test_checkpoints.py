@@ -124,6 +124,16 @@ def test_no_checkpoint_is_an_error_and_not_step_zero(run: RunFolder) -> None:
         load_latest(run, print)
 
 
+@pytest.mark.parametrize("keep", [1, 2])
+def test_later_ones_are_not_of_this_way(run: RunFolder, keep: int) -> None:
+    """A run that went back leaves what it had later: the new one stays, whatever is kept."""
+    for step in (10, 20, 30):
+        save_checkpoint(run, _state(step), keep=3)
+    save_checkpoint(run, _state(15), keep=keep)
+    names = [path.name for path in list_checkpoints(run)]
+    assert names == ["step-000010", "step-000015"][-keep:]
+
+
 def test_a_damaged_one_of_the_same_step_is_replaced(run: RunFolder) -> None:
     folder = save_checkpoint(run, _state(10), keep=2)
     (folder / "state.json").write_text("damaged")

@@ -6,6 +6,7 @@ import sys
 import time
 
 from trainer.evaluation.watching import Evaluated
+from trainer.guard import RolledBack
 from trainer.runner import Prepared, Working
 from trainer.training import CheckpointSaved, Ended, PreviewSaved, StepDone, TrainingEvent, Warned
 
@@ -35,7 +36,7 @@ class ProgressPrinter:
             self._show(f"{event.what} {event.done}/{event.total}", event.done == event.total)
         elif isinstance(event, StepDone):
             self._step(event)
-        elif isinstance(event, Warned):
+        elif isinstance(event, (Warned, RolledBack)):
             self._say(f"Note: {event.message}")
         elif isinstance(event, PreviewSaved):
             self._say(f"Previews of step {event.step} are in {event.folder}")

@@ -110,7 +110,11 @@ def write_report(run: RunFolder) -> Path:
         measured=read_measured(run),
         measured_columns=[name.replace("_", " ") for name in COLUMNS],
         settings=_settings(config),
-        warnings=[str(event.get("message", "")) for event in events if _is(event, "warning")],
+        warnings=[
+            str(event.get("message", ""))
+            for event in events
+            if _is(event, "warning") or _is(event, "rollback")
+        ],
     )
     write_text(run.report, page)
     return run.report
@@ -126,10 +130,10 @@ def base_kind(name: str) -> str:
 
 
 def step_points(events: Sequence[Event], field: str, event: str = "step") -> list[Point]:
-    """The (step, value) pairs of a field, rising; where a resumed run did steps again, the last."""
+    """The (step, value) pairs of a field, rising; where a run did steps again, the last."""
     values: dict[int, float] = {}
     for entry in events:
-        if _is(entry, "start"):
+        if _is(entry, "start") or _is(entry, "rollback"):
             begun = number(entry.get("step")) or 0
             values = {step: value for step, value in values.items() if step <= begun}
         elif _is(entry, event):
