@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -18,6 +19,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from trainer.runs.atomic import temporary_name
+from trainer.runs.disk import writing
 
 Notice = Callable[[str], None]
 
@@ -59,18 +61,20 @@ class TensorCache:
         Not synced to the disk: an entry that a power cut damages is found by its digest.
 
         Raises:
-            OSError: the disk is full or the folder can't be written.
+            DiskError: the disk is full or the folder can't be written.
         """
         body = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_name(path)
-        try:
-            temporary.write_bytes(hashlib.sha256(body).digest() + body)
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with writing(f"the cache in {self.folder}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                temporary.write_bytes(hashlib.sha256(body).digest() + body)
+                temporary.replace(path)
+            except BaseException:
+                with suppress(OSError):
+                    temporary.unlink()
+                raise
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key[2:]}.bin"

@@ -16,6 +16,7 @@ from trainer.commands.adapter_parser import add_adapter
 from trainer.commands.fit_parser import add_fit
 from trainer.configfile import field_help
 from trainer.errors import UserError
+from trainer.runs.disk import REFUSALS, disk_error
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -45,6 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error.message}", file=sys.stderr)
         if error.hint:
             print(f"       {error.hint}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        trouble = disk_error(error, "what this command writes or reads")
+        print(f"error: {trouble.message}\n       {trouble.hint}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,10 +22,12 @@ from trainer.evaluation.assessing import Assessment
 from trainer.evaluation.concluding import conclude
 from trainer.evaluation.watching import Evaluated, Validated
 from trainer.export import Exported, export_adapter
+from trainer.guard import RolledBack
 from trainer.interrupt import StopRequest
 from trainer.memory.recovery import MemoryUsed, out_of_memory
 from trainer.resume import check_resumable
 from trainer.runs.atomic import sweep_orphans
+from trainer.runs.disk import DiskError, disk_error, writing
 from trainer.runs.events import EventLog
 from trainer.runs.layout import RunFolder
 from trainer.runs.layout import prepare as prepare_folder
@@ -39,6 +42,7 @@ from trainer.training import (
     StepDone,
     TrainingEvent,
     Warned,
+    save_state,
     train,
 )
 
@@ -130,6 +134,9 @@ class Recorder:
             self.log.append("validation", **asdict(event))
         elif isinstance(event, Evaluated):
             self.log.append("evaluation", **event.event())
+        elif isinstance(event, RolledBack):
+            self.log.append("rollback", **asdict(event))
+            self.status = replace(self.status, step=event.step)
         elif isinstance(event, CheckpointSaved):
             self.log.append("checkpoint", **asdict(event))
         self.listener(event)
@@ -169,9 +176,16 @@ def run_training(
     device = choose_device(config.training.precision, offload=config.memory.offload)
     if not device.is_main:
         return _follow(config, run, device, resume, accept_changes)
-    prepare_folder(run)
+    with writing(f"the run folder {run.path}"):
+        prepare_folder(run)
     with run_lock(run), EventLog(run.events) as log, StopRequest() as stop:
-        for folder in (run.path, run.checkpoints, run.previews, run.adapters):
+        for folder in (
+            run.path,
+            run.checkpoints,
+            run.previews,
+            run.adapters,
+            run.bleed_board.parent,
+        ):
             sweep_orphans(folder)
         recorder = Recorder(run, log, config.training.steps, listener)
         try:
@@ -183,6 +197,10 @@ def run_training(
         except UserError as error:
             _end(recorder, "failed", str(error))
             raise
+        except OSError as error:
+            trouble = disk_error(error, "the run")
+            _end(recorder, "failed", str(trouble))
+            raise trouble from error
         except Exception as error:
             _end(recorder, "failed", f"{type(error).__name__}: {error}")
             raise
@@ -217,12 +235,16 @@ def _train(session: Session, recorder: Recorder, stop: StopRequest) -> Result:
     recorder.listener(prepared)
     recorder.phase("training", step=session.step, total_steps=total)
     stop.defer()
-    for event in train(session, lambda: stop.requested):
-        recorder.record(event)
-        if isinstance(event, Ended) and not event.finished:
-            message = f"stopped at step {event.step}"
-            _end(recorder, "stopped", message)
-            return Result(run, event.step, False, None)
+    try:
+        for event in train(session, lambda: stop.requested):
+            recorder.record(event)
+            if isinstance(event, Ended) and not event.finished:
+                message = f"stopped at step {event.step}"
+                _end(recorder, "stopped", message)
+                return Result(run, event.step, False, None)
+    except (UserError, OSError):
+        _save_what_is_learned(session, recorder)
+        raise
     recorder.phase("saving", step=session.step)
     exported = export_adapter(session, run.adapter)
     if not exported.exact:
@@ -230,6 +252,15 @@ def _train(session: Session, recorder: Recorder, stop: StopRequest) -> Result:
     assessment = _assess(session, recorder)
     _end(recorder, "finished", f"{exported.summary}; {exported.works}")
     return Result(run, session.step, True, exported, assessment)
+
+
+def _save_what_is_learned(session: Session, recorder: Recorder) -> None:
+    """A checkpoint before a run fails, where the state is whole and the disk lets it."""
+    if session.moving or session.step in (0, *session.run.checkpoint_steps()):
+        return
+    with suppress(UserError, OSError):
+        for event in save_state(session):
+            recorder.record(event)
 
 
 def _assess(session: Session, recorder: Recorder) -> Assessment | None:
@@ -266,10 +297,20 @@ def _follow(
 
 
 def _end(recorder: Recorder, reason: Phase, message: str) -> None:
-    recorder.log.append("end", reason=reason, message=message, step=recorder.status.step)
-    recorder.phase(reason, eta_seconds=None, message=message)
-    if recorder.status.step:
-        write_report(recorder.run)
+    """The last words of a run, each as far as the disk takes them if it has failed anyway."""
+    step = recorder.status.step
+    last_words: list[Callable[[], object]] = [
+        lambda: recorder.log.append("end", reason=reason, message=message, step=step),
+        lambda: recorder.phase(reason, eta_seconds=None, message=message),
+    ]
+    if step:
+        last_words.append(lambda: write_report(recorder.run))
+    for say in last_words:
+        try:
+            say()
+        except (DiskError, OSError):
+            if reason != "failed":
+                raise
 
 
 def _arithmetic(session: Session) -> str:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from trainer.cache import TensorCache, content_key
+from trainer.errors import UserError
 
 
 @pytest.fixture
@@ -62,6 +63,6 @@ def test_nothing_is_left_of_a_failed_write(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.replace", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UserError, match="disk is full: there is no room for the cache"):
         cache.put(KEY, {"latents": torch.zeros(1)})
     assert [path for path in cache.folder.rglob("*") if path.is_file()] == []

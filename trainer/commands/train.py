@@ -15,6 +15,7 @@ from trainer.configfile import apply_overrides, read_config, with_values, write_
 from trainer.errors import UserError
 from trainer.places import RUNS, shown
 from trainer.presets import apply_preset
+from trainer.runs.events import read_events
 from trainer.runs.layout import RunFolder, create_run, open_run
 
 STOPPED = 130
@@ -56,7 +57,7 @@ def train(
         return _run(config, folder, resume=False)
     finally:
         # Refused or stopped before anything was trained: leave nothing behind.
-        if not folder.checkpoint_steps() and not folder.adapter.exists():
+        if not any(event["event"] == "step" for event in read_events(folder)):
             shutil.rmtree(folder.path, ignore_errors=True)
 
 

@@ -1,8 +1,8 @@
 """The event log of a run: one JSON object a line, flushed, readable while it grows.
 
-``{"time": …, "event": "start|step|validation|preview|checkpoint|warning|end", …}``. A ``step`` has
-step, loss, learning_rate and seconds; an ``end`` has reason (finished, stopped or failed) and
-message.
+``{"time": …, "event": "start|step|validation|preview|checkpoint|rollback|warning|end", …}``. A
+``step`` has step, loss, learning_rate and seconds; a ``rollback`` has the step that training goes on
+from and message; an ``end`` has reason (finished, stopped or failed) and message.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from trainer.runs.disk import DiskError, writing
 from trainer.runs.layout import RunFolder
 
 Event = dict[str, Any]
@@ -24,31 +25,42 @@ Event = dict[str, Any]
 class EventLog:
     """Appends events to a file that stays open.
 
-    A line that a kill has cut short is ended first, so that the next event stands on its own line.
+    A line that a kill or a full disk has cut short is ended first, so that the next event stands on
+    its own line.
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("ab")
-        if _ends_inside_a_line(path):
-            self._file.write(b"\n")
+        with writing(f"the log {path}"):
+            # Unbuffered: what a full disk refuses is known at once, and not tried again later.
+            self._file = path.open("ab", buffering=0)
+            self._torn = _ends_inside_a_line(path)
 
     def append(self, event: str, **fields: object) -> None:
         """Writes one event and flushes it to the system.
 
         NaN and infinity, which are not JSON, become the texts ``"nan"``, ``"inf"`` and ``"-inf"``
         (`number` turns them back); paths become text; tuples become lists.
+
+        Raises:
+            DiskError: the disk is full.
         """
         record = {"time": round(time.time(), 3), "event": event, **fields}
         line = json.dumps(_plain(record), ensure_ascii=False, allow_nan=False)
-        self._file.write(line.encode("utf-8", "replace") + b"\n")
-        self._file.flush()
+        left = b"\n" * self._torn + line.encode("utf-8", "replace") + b"\n"
+        with writing(f"the log {self._file.name}"):
+            while left:
+                self._torn = True
+                left = left[self._file.write(left) :]
+        self._torn = False
 
     def close(self) -> None:
         """Forces everything to the disk and closes the file."""
         if not self._file.closed:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
+            try:
+                with writing(f"the log {self._file.name}"):
+                    os.fsync(self._file.fileno())
+            finally:
+                self._file.close()
 
     def __enter__(self) -> EventLog:
         return self
@@ -59,7 +71,11 @@ class EventLog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except DiskError:
+            if error is None:  # else that is what there is to say
+                raise
 
 
 def append_event(run: RunFolder, event: str, **fields: object) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import filelock
 
 from trainer.errors import UserError
+from trainer.runs.disk import writing
 from trainer.runs.layout import RunFolder
 
 
@@ -35,7 +36,8 @@ def run_lock(run: RunFolder) -> Iterator[None]:
             "Wait until it has finished, or stop it with Ctrl-C, and try again.",
         ) from None
     try:
-        _holder_file(run).write_text(json.dumps({"pid": os.getpid(), "since": time.time()}))
+        with writing(f"the lock of {run.path}"):
+            _holder_file(run).write_text(json.dumps({"pid": os.getpid(), "since": time.time()}))
         yield
     finally:
         with suppress(OSError):

@@ -1,0 +1,45 @@
+"""What the file system refuses, as sentences."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from trainer.errors import UserError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+REFUSALS = _FULL | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+"""What a disk or its rights say, and no defect of this program's."""
+
+
+class DiskError(UserError):
+    """Something could not be written or read; the disk may be full."""
+
+
+def disk_error(error: OSError, what: str) -> DiskError:
+    """The sentence for an error of the file system.
+
+    Args:
+        what: what was to be written or read, such as "the previews of step 100".
+    """
+    place = f" ({error.filename})" if error.filename else ""
+    if error.errno in _FULL:
+        return DiskError(
+            f"The disk is full: there is no room for {what}{place}.",
+            "Free some space; a run that has a checkpoint goes on with: resume RUN",
+        )
+    return DiskError(
+        f"The file system refuses {what}{place}: {error.strerror or error}.",
+        "See to the disk and the rights on that folder; a run that has a checkpoint goes on with: "
+        "resume RUN",
+    )
+
+
+@contextmanager
+def writing(what: str) -> Iterator[None]:
+    """Turns an `OSError` within the block into a `DiskError` about ``what``."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error, what) from error
