@@ -155,7 +155,8 @@ def validate(
     Raises:
         ConfigError: with all mistakes.
     """
-    mistakes = list(unknown)
+    tree, stray = _without_stray_bytes(tree, lines or {})
+    mistakes = [*unknown, *stray]
     try:
         config = _build(tree)
     except ValidationError as error:
@@ -261,6 +262,34 @@ def parse_config(text: str, source: str = "") -> TrainingConfig:
     except RecursionError:
         raise ConfigError(source, [Mistake("", "lists nested too deeply")], _TOML) from None
     return validate(tree, source, dict(reversed(_key_lines(text))))
+
+
+def _without_stray_bytes(
+    tree: Mapping[str, Any], lines: Mapping[str, int]
+) -> tuple[dict[str, Any], list[Mistake]]:
+    """The fields that are text, and a mistake for each that is not: neither TOML nor JSON takes
+    what a command line or file name has in place of bytes that are no UTF-8."""
+    kept, mistakes = dict(tree), []
+    for section, fields in tree.items():
+        if isinstance(fields, Mapping):
+            wrong = {name for name, value in fields.items() if not _is_text(value)}
+            kept[section] = {name: fields[name] for name in fields if name not in wrong}
+        else:
+            wrong = set() if _is_text(fields) else {""}
+            kept = {name: value for name, value in kept.items() if name != section or not wrong}
+        for name in sorted(wrong):
+            dotted = f"{section}.{name}".rstrip(".")
+            message = "this is not valid text: it has bytes that are no UTF-8"
+            mistakes.append(Mistake(dotted, message, lines.get(dotted)))
+    return kept, mistakes
+
+
+def _is_text(value: object) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False, default=str).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _build(tree: Mapping[str, Any]) -> TrainingConfig:

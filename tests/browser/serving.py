@@ -44,6 +44,12 @@ class Server:
     def datasets(self) -> Path:
         return self.root / "datasets"
 
+    @property
+    def process(self) -> psutil.Process:
+        """The server's own."""
+        assert self._process is not None
+        return psutil.Process(self._process.pid)
+
     def start(self) -> None:
         """Returns when the page answers."""
         folders = {

@@ -12,6 +12,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import NewVisit
 from tests.browser.serving import Server
+from tests.browser.watchers import Watcher
 
 STEPS = 5000  # far more than any test waits for
 SETTINGS = "previews.every=0\npreviews.count=1\npreviews.inference_steps=2\ncheckpoints.every=0"
@@ -93,6 +94,21 @@ def test_generate_says_why_it_has_to_wait(server: Server, visit: NewVisit, run: 
     page.get_by_label("Prompt", exact=True).fill("a car")
     page.get_by_role("button", name="Draw", exact=True).click()
     expect(page.locator("#generate-status")).to_contain_text("The device is busy")
+
+
+def test_twenty_watch(server: Server, run: str) -> None:
+    """Twenty open pages: each is told the run's steps every time, and the run goes on."""
+    pid, before = server.status(run).pid, server.status(run).step
+    watchers = [Watcher(server.url, rounds=5, pause=0.2) for _ in range(20)]
+    for watcher in watchers:
+        watcher.start()
+    for watcher in watchers:
+        watcher.join(240)
+    assert [(len(watcher.answers), watcher.fault) for watcher in watchers] == [(5, "")] * 20
+    assert all(run in watcher.answers[0] for watcher in watchers)
+    wait_until(lambda: server.status(run).step > before)
+    assert server.status(run).pid == pid
+    assert server.status(run).phase == "training"
 
 
 def test_a_killed_server_finds_its_run_again(server: Server, visit: NewVisit, run: str) -> None:

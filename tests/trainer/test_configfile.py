@@ -226,6 +226,20 @@ def test_unreadable_files(content: bytes | None, message: str, tmp_path: Path) -
     assert str(path) in caught.value.message
 
 
+@pytest.mark.parametrize("field", ["images.path", "captions.trigger", "previews.prompts"])
+def test_stray_bytes_are_refused_beside_other_mistakes(field: str) -> None:
+    section, _, name = field.partition(".")
+    value = ["a \udcff"] if name == "prompts" else "a \udcff"
+    tree: dict[str, dict[str, object]] = {section: {name: value}}
+    tree.setdefault("adapter", {})["rank"] = 0
+    with pytest.raises(ConfigError) as caught:
+        validate(tree)
+    assert {mistake.field for mistake in caught.value.mistakes} == {field, "adapter.rank"}
+    concepts = {"concepts": [{"path": "x", "trigger": "\udcff"}]}
+    with pytest.raises(ConfigError, match="no UTF-8"):
+        validate(concepts)
+
+
 def test_folder_is_not_a_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot read"):
         read_config(tmp_path)

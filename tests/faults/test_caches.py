@@ -1,0 +1,75 @@
+"""Caches that are damaged or out of date are never trained on (FAULTS 33)."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+from tests.conftest import TinyBase
+from tests.trainer.runs_for_tests import digest, make_images, small_config, train_small
+from tests.trainer.test_guard import session_of
+from trainer.config import TrainingConfig
+from trainer.training import Warned
+
+
+def changed_base(base: Path) -> Path:
+    """Its VAE encodes a little differently."""
+    path = base / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    tensors["encoder.conv_in.bias"] = tensors["encoder.conv_in.bias"] + np.float32(0.01)
+    save_file(tensors, path)
+    return base
+
+
+def test_damage_is_computed_again_and_said(
+    tiny_base: TinyBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAREBIT_CACHE", str(tmp_path / "cache"))
+    images = make_images(tmp_path / "images", count=2)
+    config = small_config(tiny_base("sd1"), images, training__steps=2, adapter__text_encoder=False)
+    first, _ = train_small(config, tmp_path / "first")
+    entries = sorted((tmp_path / "cache").rglob("*.bin"))
+    assert len(entries) > 4  # latents, text embeddings, what preservation remembers
+    whole = [path.read_bytes() for path in entries]
+    for number, path in enumerate(entries):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1  # one bit
+        path.write_bytes(data if number % 2 else data[:-1])
+    second, collected = train_small(config, tmp_path / "second")
+    said = [event for event in collected.of(Warned) if "damaged" in event.message]
+    assert len(said) == len(entries)
+    assert digest(first.run.adapter) == digest(second.run.adapter)
+    assert [path.read_bytes() for path in entries] == whole
+
+
+def test_what_changes_latents_changes_their_key(tiny_base: TinyBase, tmp_path: Path) -> None:
+    """An edited picture, another VAE, resolution, direction or colour under transparency."""
+    images = make_images(tmp_path / "images", count=1)
+    keys: list[str] = []
+
+    def note(config: TrainingConfig, flip: bool = False) -> None:
+        session = session_of(config, tmp_path / f"run-{len(keys)}")
+        keys.append(session.batches.source._key(session.pictures[0], flip))
+
+    def small(**changes: Any) -> TrainingConfig:
+        return small_config(tiny_base("sd1"), images, preservation__method="none", **changes)
+
+    note(small())
+    note(small())
+    assert keys[0] == keys[1]
+    note(small(), flip=True)
+    note(small(images__resolution=48, images__upscale=True))
+    note(small(images__background="#000000"))
+    other = changed_base(Path(shutil.copytree(tiny_base("sd1"), tmp_path / "base")))
+    note(small().model_copy(update={"base": small().base.model_copy(update={"name": str(other)})}))
+    pixels = np.asarray(Image.open(images / "0.png")).copy()
+    pixels[0, 0, 0] ^= 1
+    Image.fromarray(pixels).save(images / "0.png")
+    note(small())
+    assert len(set(keys)) == len(keys) - 1
