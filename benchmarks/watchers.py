@@ -45,6 +45,7 @@ class Window:
     step_seconds: float
     step_cpu: float
     page_cpu: float
+    answers: int
 
 
 def main() -> None:
@@ -67,7 +68,8 @@ def main() -> None:
             f"{'watched by ' + str(options.clients) if kind else 'unwatched':14}"
             f" {median(w.step_seconds for w in own):.3f} s/step,"
             f" {median(w.step_cpu for w in own):.3f} CPU s/step,"
-            f" page {sum(w.page_cpu for w in own) / sum(w.seconds for w in own):.3f} CPU s/s"
+            f" page {sum(w.page_cpu for w in own) / sum(w.seconds for w in own):.3f} CPU s/s,"
+            f" {sum(w.answers for w in own) / sum(w.seconds for w in own):.1f} answers/s"
         )
 
 
@@ -107,6 +109,7 @@ def _window(server: Server, run: str, clients: int, seconds: float) -> Window:
         step_seconds=median(steps),
         step_cpu=(after[0] - before[0]) / len(steps),
         page_cpu=after[1] - before[1],
+        answers=sum(len(watcher.answers) for watcher in watchers),
     )
     print(window, flush=True)
     return window
