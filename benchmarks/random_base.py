@@ -38,7 +38,11 @@ _CHANGES: dict[Size, dict[str, dict[str, Any]]] = {
             "layers_per_block": 1,
             "attention_head_dim": 2,
         },
-        "vae": {"block_out_channels": [32, 32, 32, 32], "layers_per_block": 1},
+        "vae": {
+            "block_out_channels": [8, 8, 8, 8],
+            "layers_per_block": 1,
+            "norm_num_groups": 8,
+        },
         "text_encoder": {
             "hidden_size": 32,
             "intermediate_size": 64,

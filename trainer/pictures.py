@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +22,12 @@ from trainer.data.images import ImageProblem, fit, load_rgb
 from trainer.data.masks import latent_mask, mask_problem
 from trainer.data.sets import ImageEntry, ImageSet, scan_image_set
 from trainer.errors import UserError
+from trainer.inspections import Inspections
 from trainer.models.load import BaseModel
+from trainer.places import cache_folder
+
+_DECODERS = 2
+"""Threads that decode pictures for the VAE: memory for as many of the largest ones."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,10 @@ class Picture:
 
 
 def gather_pictures(
-    config: TrainingConfig, step: int, notice: Callable[[str], None]
+    config: TrainingConfig,
+    step: int,
+    notice: Callable[[str], None],
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[Picture], list[Picture]]:
     """The pictures of all concepts of a run: what is trained on, and what is kept out of training.
 
@@ -42,6 +53,7 @@ def gather_pictures(
         config: with its resolution filled in.
         step: bucket sides are multiples of it, in pixels.
         notice: is told what is doubtful about the pictures.
+        progress: is told (done, total) while the pictures of a concept are read.
 
     Raises:
         UserError: a folder is missing, or none of its pictures can be used.
@@ -49,7 +61,7 @@ def gather_pictures(
     concepts = concepts_of(config)
     groups: list[list[Picture]] = []
     for number, concept in enumerate(concepts):
-        image_set = scan_image_set(concept.path)
+        image_set = scan_again(concept.path, progress)
         prefix = f"{concept.path.name}/" if len(concepts) > 1 else ""
         for finding in image_set.findings:
             if finding.severity != "note":
@@ -67,6 +79,14 @@ def gather_pictures(
         for group, counts in zip(groups, balanced, strict=True)
         for picture, count in zip(group, counts, strict=True)
     ], [picture for _, held_out in split for picture in held_out]
+
+
+def scan_again(path: Path, progress: Callable[[int, int], None] | None = None) -> ImageSet:
+    """`scan_image_set`, which decodes only what it has not seen in an earlier run."""
+    inspections = Inspections(cache_folder() / "inspections", path)
+    image_set = scan_image_set(path, progress=progress, inspect=inspections.inspect)
+    inspections.save()
+    return image_set
 
 
 def split_held_out(
@@ -199,20 +219,41 @@ class LatentSource:
     ) -> int:
         """Compute what the cache lacks. Returns how many had to be computed."""
         total = len(pictures) * len(flips)
-        computed = done = 0
-        for picture in pictures:
-            for flip in flips:
-                if self.cache.get(self._key(picture, flip)) is None:
-                    self._compute(picture, flip)
-                    computed += 1
-                done += 1
-                progress(done, total)
-        return computed
+        pairs = [(picture, flip) for picture in pictures for flip in flips]
+        # Equal pictures have one key.
+        lacking = {self._key(*pair): pair for pair in pairs if self._kept(*pair) is None}
+        missing = list(lacking.values())
+        done = total - len(missing)
+        progress(done, total)
+        for (picture, flip), pixels in zip(missing, self._decoded(missing), strict=True):
+            self._encode(picture, flip, pixels)
+            done += 1
+            progress(done, total)
+        return len(missing)
+
+    def _decoded(self, pairs: Sequence[tuple[Picture, bool]]) -> Iterator[np.ndarray]:
+        """Pixels of pictures, in order; the next ones are decoded while the VAE is at work."""
+        with ThreadPoolExecutor(_DECODERS) as pool:
+            ahead: deque[Future[np.ndarray]] = deque()
+            try:
+                for pair in pairs:
+                    ahead.append(pool.submit(self._pixels, *pair))
+                    if len(ahead) > 2 * _DECODERS:
+                        yield ahead.popleft().result()
+                while ahead:
+                    yield ahead.popleft().result()
+            finally:
+                for future in ahead:
+                    future.cancel()
 
     def latents(self, picture: Picture, flip: bool) -> Tensor:
         """Scaled latents (C, height / f, width / f) float32 on the CPU."""
+        kept = self._kept(picture, flip)
+        return self._encode(picture, flip, self._pixels(picture, flip)) if kept is None else kept
+
+    def _kept(self, picture: Picture, flip: bool) -> Tensor | None:
         kept = self.cache.get(self._key(picture, flip))
-        return self._compute(picture, flip) if kept is None else kept["latents"]
+        return None if kept is None else kept["latents"]
 
     def _key(self, picture: Picture, flip: bool) -> str:
         return content_key(
@@ -223,9 +264,11 @@ class LatentSource:
             vae=self.vae_fingerprint,
         )
 
-    def _compute(self, picture: Picture, flip: bool) -> Tensor:
-        rgb = load_rgb(picture.entry.read(), self.background)
-        latents = encode_pixels(self.vae, fit(rgb, picture.crop, flip))
+    def _pixels(self, picture: Picture, flip: bool) -> np.ndarray:
+        return fit(load_rgb(picture.entry.read(), self.background), picture.crop, flip)
+
+    def _encode(self, picture: Picture, flip: bool, pixels: np.ndarray) -> Tensor:
+        latents = encode_pixels(self.vae, pixels)
         self.cache.put(self._key(picture, flip), {"latents": latents})
         return latents
 

@@ -173,7 +173,9 @@ def prepare(
     quantize_base(base, config.memory.base_weights, device.torch_device)
     config = resolve(config, base)
     _judge_triggers(config, base, notice)
-    pictures, held_out = gather_pictures(config, base.resolution_step, notice)
+    pictures, held_out = gather_pictures(
+        config, base.resolution_step, notice, lambda done, total: progress("reading", done, total)
+    )
     captions = all_captions(base, pictures, config)
 
     cache = TensorCache(cache_folder(), notice)

@@ -16,14 +16,13 @@ from torch import Tensor
 
 from trainer.cache import TensorCache, content_key
 from trainer.config import TrainingConfig
-from trainer.data.sets import scan_image_set
 from trainer.devices import Device
 from trainer.evaluation.predicting import Points
 from trainer.lora.attach import disabled
 from trainer.models.base import BaseModel
 from trainer.models.text import Size
 from trainer.objective import Prediction, add_noise, draw_noise, target
-from trainer.pictures import LatentSource, fit_pictures
+from trainer.pictures import LatentSource, fit_pictures, scan_again
 from trainer.preservation.prompts import class_prompts
 from trainer.preservation.rows import KeptRows, Rhythm
 from trainer.sampling import Drawing, draw_latents
@@ -151,7 +150,7 @@ def given_pictures(
     images = config.images.model_copy(
         update={"buckets": False, "upscale": True, "masks": "none", "path": folder}
     )
-    found, refused = fit_pictures(scan_image_set(folder), images, base.resolution_step)
+    found, refused = fit_pictures(scan_again(folder), images, base.resolution_step)
     for sentence in refused:
         notice(f"Class pictures: {sentence}")
     prompts = class_prompts(config)
