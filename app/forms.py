@@ -68,6 +68,7 @@ LABELS = {
     "training.accumulation": "Batches per step",
     "training.ema_decay": "Running average (EMA decay)",
     "training.non_finite": "When numbers stop being finite",
+    "objective.weighting": "What a timestep counts",
     "objective.min_snr_gamma": "Min-SNR gamma",
     "preservation.method": "What holds the rest in place",
     "preservation.weight": "Preservation weight",

@@ -37,13 +37,14 @@ def write_docs(rows: Sequence[Row], pictures: Path) -> None:
     write_text(PAGE, f"{before}{BEGIN}\n\n{tables(rows)}\n\n{END}{after}")
     if sheet := board(pictures):
         BOARD.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(BOARD, optimize=True)
+        sheet.quantize(256, Image.Quantize.MEDIANCUT).save(BOARD, optimize=True)
 
 
 def tables(rows: Sequence[Row]) -> str:
     """All tables, in Markdown."""
     parts = [
         *(methods_table(rows, images) for images in ("police-car", "peacock", "teddy")),
+        pictures_table(rows),
         words_table(rows),
         concepts_table(rows),
         warning_table(rows),
@@ -82,6 +83,31 @@ def methods_table(rows: Sequence[Row], images: str) -> str:
             )
         lines.append(f"| {name} | {len(own)} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", absolute])
+
+
+def pictures_table(rows: Sequence[Row]) -> str:
+    """How like the set the pictures are that are drawn with the trigger and without it."""
+    lines = [
+        "**Pictures drawn by the set's captions**, likeness to the set's own (0 to 1, see",
+        "[measuring.md](measuring.md)); without the trigger they should stay the base model's:",
+        "",
+        "| set | held in place by | seeds | with the trigger | without it | base model |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row_images in ("police-car", "peacock", "teddy", "teddy+peacock"):
+        for arm, name in {**NAMES, "two concepts": "two subjects, default"}.items():
+            own = [
+                row["pictures"]
+                for row in rows
+                if (row["arm"], row["images"]) == (arm, row_images) and row.get("pictures")
+            ]
+            if own:
+                cells = [
+                    interval([statistics.mean(one[key] for one in run) for run in own])
+                    for key in ("trigger", "class", "base")
+                ]
+                lines.append(f"| {row_images} | {name} | {len(own)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) if len(lines) > 5 else ""
 
 
 def words_table(rows: Sequence[Row]) -> str:

@@ -32,7 +32,9 @@ from trainer.configfile import with_values
 from trainer.devices import choose_device
 from trainer.evaluation.drift import ProbeSettings, drift, make_probes, mean_drift
 from trainer.evaluation.meters import MeterBench
+from trainer.evaluation.pictorial import score_pictures
 from trainer.evaluation.watching import subjects_of
+from trainer.lora.attach import disabled
 from trainer.places import PROJECT
 from trainer.runs.layout import RunFolder
 from trainer.sampling import Drawing, draw
@@ -45,7 +47,7 @@ SETS = {
     "teddy": ("datasets/teddy-and-peacock/teddy", "bear"),
     "peacock": ("datasets/teddy-and-peacock/peacock", "bird"),
 }
-# The rates that suit training without preservation; with it, twice as high ones hold as well.
+# The rates that suit training without preservation; with it, twice as high ones are the default.
 PLAIN_RATES: dict[str, Any] = {
     "optimizer.learning_rate": 3e-3,
     "optimizer.text_encoder_learning_rate": 1e-3,
@@ -77,6 +79,7 @@ BOARD = (
 )
 NEAR = {"car": "bus", "bear": "lion", "bird": "owl"}
 PICTURE_SEEDS = (1, 2)
+DRAWN = 6  # pictures to compare with the set, with each wording
 
 
 @dataclass(frozen=True)
@@ -181,12 +184,33 @@ def carry_out(run: Run, pictures: Path) -> dict[str, Any]:
             "seconds_per_step": seconds / max(1, run.steps),
             "meters": meters,
             "bleed": bench.bleed() if len(meters) > 1 else None,
+            "pictures": compare_pictures(session),
             "ordinary_dog": mean_drift(moved, ORDINARY[:3]),
             "ordinary_photo": mean_drift(moved, ORDINARY[3:]),
         }
         if run.seed == 0:
             draw_board(session, run, pictures)
     return result
+
+
+def compare_pictures(session: Session) -> list[dict[str, float]]:
+    """For each concept, likeness to the set of pictures that are drawn by its captions.
+
+    With the trigger, without it, and without it by the base model.
+    """
+    subjects = subjects_of(session)
+    rows = []
+    for number in range(len(subjects)):
+        asked = (session.base, subjects[number:], session.device, DRAWN, None, lambda *_: None)
+        drawn = score_pictures(*asked)
+        with disabled(session.base):
+            plain = score_pictures(*asked)
+        if drawn and plain:
+            trigger, class_word = drawn.trigger["simple"], drawn.class_word["simple"]
+            rows.append(
+                {"trigger": trigger, "class": class_word, "base": plain.class_word["simple"]}
+            )
+    return rows
 
 
 def measured_row(meters: Any) -> dict[str, float | None]:

@@ -333,13 +333,20 @@ class MemoryConfig(Section):
 class ObjectiveConfig(Section):
     """What is minimised."""
 
+    weighting: Literal["debiased", "min_snr"] = Field(
+        default="debiased",
+        description="What a timestep counts. debiased (arXiv 2310.08442): the noisier, the more; "
+        "there the words decide what is drawn, so the trigger word is learned in fewer steps. "
+        "min_snr: see objective.min_snr_gamma.",
+    )
     min_snr_gamma: float = Field(
         default=5.0,
         ge=0.0,
         le=100.0,
         allow_inf_nan=False,
-        description="Min-SNR weighting (arXiv 2303.09556): caps the weight of nearly clean "
-        "timesteps. 5 is the paper's value; 0: every timestep counts the same.",
+        description="Of Min-SNR weighting (arXiv 2303.09556), where objective.weighting is "
+        "min_snr: caps the weight of nearly clean timesteps. 5 is the paper's value; 0: every "
+        "timestep counts the same.",
     )
     noise_offset: float = Field(
         default=0.0,

@@ -12,10 +12,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from trainer.config import ObjectiveConfig
 from trainer.seeds import derive_seed
 
 Prediction = Literal["epsilon", "v_prediction"]
 
+LEAST_SNR = 1e-3
+"""Noisier timesteps count no more; Stable Diffusion's noisiest has 0.0047."""
 CLEAN_RANGE = 5.0
 """Beyond which scaled latents of pictures hardly go, in standard deviations."""
 
@@ -95,20 +98,23 @@ def clean_and_noise(
 
 
 def loss_weights(
-    alpha_bar: Tensor, timesteps: Tensor, prediction: Prediction, gamma: float
+    alpha_bar: Tensor, timesteps: Tensor, prediction: Prediction, objective: ObjectiveConfig
 ) -> Tensor:
-    """Min-SNR weights (arXiv 2303.09556, section 3.4): a weight ``min(SNR, gamma)`` on the error
-    of ``x_0``, written for what the UNet predicts.
+    """What each timestep counts, as a factor of the squared error of what the UNet predicts.
 
-    epsilon: ``min(SNR, gamma) / SNR``; v: ``min(SNR, gamma) / (SNR + 1)``. Both are finite at zero
-    terminal SNR, where they are 1 and 0.
-
-    Args:
-        gamma: cap of the weight; 0 switches weighting off.
+    debiased (arXiv 2310.08442): ``1 / sqrt(SNR)`` on the error of ``eps``, which is ``sqrt(SNR)``
+    on that of ``x_0``, scaled to a mean of 1 over the schedule. Min-SNR (arXiv 2303.09556, section
+    3.4): ``min(SNR, gamma)`` on the error of ``x_0``; a gamma of 0 switches weighting off. An error
+    of ``x_0`` is ``1 / SNR`` of that of ``eps``, and ``1 / (SNR + 1)`` of that of ``v``; written so
+    that all is finite at zero terminal SNR.
 
     Returns:
         (B,) float32.
     """
+    if objective.weighting == "debiased":
+        weights = _debiased(alpha_bar.to(torch.float64), prediction)
+        return (weights / weights.mean())[timesteps].to(torch.float32)
+    gamma = objective.min_snr_gamma
     if gamma == 0:
         return torch.ones_like(timesteps, dtype=torch.float32)
     signal = alpha_bar.to(torch.float64)[timesteps]
@@ -118,6 +124,14 @@ def loss_weights(
     else:  # SNR / (SNR + 1) is alpha_bar, and gamma / (SNR + 1) is gamma (1 - alpha_bar)
         weight = torch.minimum(signal, gamma * noise)
     return weight.to(torch.float32)
+
+
+def _debiased(signal: Tensor, prediction: Prediction) -> Tensor:
+    """(T,) weights on the error of eps or v; ``signal`` is alpha_bar."""
+    noise = 1.0 - signal
+    if prediction == "epsilon":
+        return (noise / signal.clamp_min(LEAST_SNR * noise)).sqrt()
+    return (signal * noise).sqrt()  # sqrt(SNR) / (SNR + 1)
 
 
 def squared_error(predicted: Tensor, wanted: Tensor, masks: Tensor | None = None) -> Tensor:

@@ -354,9 +354,9 @@ def _kept_loss(
 
 
 def _weights(session: Session, timesteps: Tensor) -> Tensor:
-    """(N,) min-SNR weights."""
-    gamma = session.config.objective.min_snr_gamma
-    return loss_weights(session.alpha_bar, timesteps, session.base.prediction_type, gamma)
+    """(N,) what each timestep counts."""
+    objective = session.config.objective
+    return loss_weights(session.alpha_bar, timesteps, session.base.prediction_type, objective)
 
 
 def _predict(session: Session, points: Points, text: TextConditioning) -> Tensor:

@@ -6,7 +6,10 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
+from trainer.config import ObjectiveConfig
 from trainer.objective import (
+    LEAST_SNR,
+    Prediction,
     add_noise,
     draw_noise,
     draw_timesteps,
@@ -44,6 +47,29 @@ def test_noising_and_targets_are_those_of_the_scheduler(schedule: DDPMScheduler)
     assert target(latents, noise, alpha_bar, TIMESTEPS, "epsilon") is noise
 
 
+def min_snr(gamma: float) -> ObjectiveConfig:
+    return ObjectiveConfig(weighting="min_snr", min_snr_gamma=gamma)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_debiased_weights_the_error_of_the_clean_latents(
+    schedule: DDPMScheduler, prediction: Prediction
+) -> None:
+    """In every parametrisation the weight on the error of x_0 is the root of the SNR, to scale."""
+    alpha_bar = schedule.alphas_cumprod
+    every = torch.arange(len(alpha_bar))
+    weights = loss_weights(alpha_bar, every, prediction, ObjectiveConfig()).double()
+    assert weights.isfinite().all() and weights.mean().item() == pytest.approx(1)
+    snr = alpha_bar.double() / (1 - alpha_bar.double())
+    seen = snr > 2 * LEAST_SNR
+    factor = snr if prediction == "epsilon" else snr + 1
+    on_clean = (weights * factor / snr.sqrt())[seen]
+    torch.testing.assert_close(on_clean, on_clean[:1].expand_as(on_clean), rtol=1e-5, atol=0)
+    picked = loss_weights(alpha_bar, TIMESTEPS, prediction, ObjectiveConfig())
+    torch.testing.assert_close(picked.double(), weights[TIMESTEPS])
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_min_snr_weights_the_error_of_the_clean_latents(
@@ -52,7 +78,7 @@ def test_min_snr_weights_the_error_of_the_clean_latents(
     """In every parametrisation the weight on the error of x_0 is min(SNR, gamma)."""
     gamma = 5.0
     alpha_bar = schedule.alphas_cumprod.double()
-    weights = loss_weights(schedule.alphas_cumprod, TIMESTEPS, prediction, gamma)  # type: ignore[arg-type]
+    weights = loss_weights(schedule.alphas_cumprod, TIMESTEPS, prediction, min_snr(gamma))  # type: ignore[arg-type]
     assert weights.isfinite().all()
     for timestep, weight in zip(TIMESTEPS, weights, strict=True):
         signal = alpha_bar[timestep]
@@ -65,13 +91,14 @@ def test_min_snr_weights_the_error_of_the_clean_latents(
 
 def test_min_snr_at_zero_terminal_snr() -> None:
     alpha_bar, last = SCHEDULES["zero terminal SNR"].alphas_cumprod, torch.tensor([999])
-    assert loss_weights(alpha_bar, last, "epsilon", 5.0).item() == 1.0
-    assert loss_weights(alpha_bar, last, "v_prediction", 5.0).item() == 0.0
+    assert loss_weights(alpha_bar, last, "epsilon", min_snr(5.0)).item() == 1.0
+    assert loss_weights(alpha_bar, last, "v_prediction", min_snr(5.0)).item() == 0.0
 
 
 def test_gamma_zero_switches_weighting_off() -> None:
     alpha_bar = SCHEDULES["scaled_linear"].alphas_cumprod
-    assert loss_weights(alpha_bar, TIMESTEPS, "epsilon", 0).tolist() == [1.0] * len(TIMESTEPS)
+    weights = loss_weights(alpha_bar, TIMESTEPS, "epsilon", min_snr(0))
+    assert weights.tolist() == [1.0] * len(TIMESTEPS)
 
 
 def test_timesteps_are_stratified_and_pure() -> None:

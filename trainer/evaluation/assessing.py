@@ -147,8 +147,16 @@ def assess(
     device.put(base.vae)
     latents = LatentSource(base, cache, config.images.background)
     subjects = [_subject(base, target, concept, notes) for concept in concepts]
-    gamma, side = config.objective.min_snr_gamma, config.images.resolution
-    bench = MeterBench(base, subjects, device, cache, latents, gamma=gamma, side=side)
+    side = config.images.resolution
+    bench = MeterBench(
+        base,
+        subjects,
+        device,
+        cache,
+        latents,
+        objective=config.objective,
+        side=side,
+    )
     torch.nn.Module.to(base.vae, "cpu")
     measured = _measure_files(base, target, bench, progress, known or {})
     result = target.files[-1]

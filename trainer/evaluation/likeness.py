@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trainer.config import ObjectiveConfig
 from trainer.devices import Device
 from trainer.evaluation.predicting import Points, predict, stratified_timesteps
 from trainer.models.base import BaseModel
@@ -58,8 +59,8 @@ def make_examples(
     pictures: Sequence[Picture],
     captions: Sequence[str],
     latents: LatentSource,
+    objective: ObjectiveConfig,
     *,
-    gamma: float = 5.0,
     timesteps: int = TIMESTEPS,
     seed: int = 0,
 ) -> list[Example]:
@@ -68,7 +69,7 @@ def make_examples(
     Args:
         captions: one for each picture: with the trigger to ask what it does, without to ask what
             the rest of the caption does.
-        gamma: of min-SNR weighting, see `trainer.objective.loss_weights`.
+        objective: how timesteps are weighed, see `trainer.objective.loss_weights`.
     """
     scheduler = base.noise_scheduler()
     alpha_bar = scheduler.alphas_cumprod
@@ -92,7 +93,7 @@ def make_examples(
             Example(
                 points,
                 wanted=target(clean, noise, alpha_bar, steps, base.prediction_type),
-                weights=loss_weights(alpha_bar, steps, base.prediction_type, gamma),
+                weights=loss_weights(alpha_bar, steps, base.prediction_type, objective),
             )
         )
     return examples

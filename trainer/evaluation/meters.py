@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from trainer.cache import TensorCache
+from trainer.config import ObjectiveConfig
 from trainer.data.captions import without_word
 from trainer.devices import Device
 from trainer.evaluation.drift import ProbeSettings, drift, make_probes, mean_drift
@@ -143,7 +144,7 @@ class MeterBench:
 
     Args:
         latents: of the subjects' pictures.
-        gamma: of min-SNR weighting, for losses that compare with training's.
+        objective: how timesteps are weighed, for losses that compare with training's.
         side: of the base model's pictures, in pixels; its own unless given.
     """
 
@@ -155,12 +156,12 @@ class MeterBench:
         cache: TensorCache,
         latents: LatentSource | None = None,
         *,
-        gamma: float = 5.0,
+        objective: ObjectiveConfig | None = None,
         side: int | None = None,
         settings: ProbeSettings | None = None,
     ) -> None:
         self.base, self.device = base, device
-        self._latents, self._gamma = latents, gamma
+        self._latents, self._objective = latents, objective or ObjectiveConfig()
         self.benches = [self._bench(subject, cache) for subject in subjects]
         prompts = [prompt for bench in self.benches for prompt in bench.prompts.all]
         self.last_drifts: dict[str, float] = {}
@@ -202,7 +203,7 @@ class MeterBench:
         if not pairs or self._latents is None:
             return None
         pictures, captions = zip(*pairs, strict=True)
-        examples = make_examples(self.base, pictures, captions, self._latents, gamma=self._gamma)
+        examples = make_examples(self.base, pictures, captions, self._latents, self._objective)
         with disabled(self.base):
             return _Losses(examples, measure_losses(self.base, examples, self.device))
 

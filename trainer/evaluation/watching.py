@@ -86,7 +86,7 @@ class Watch:
                 session.device,
                 session.text.cache,
                 session.batches.source,
-                gamma=config.objective.min_snr_gamma,
+                objective=config.objective,
                 side=config.images.resolution,
             )
         return self._bench

@@ -134,6 +134,7 @@ def _usage_hint(triggers: str) -> str:
 def _kohya(config: TrainingConfig, base: BaseModel, facts: TrainingFacts) -> dict[str, str]:
     adapter, optimizer, training = config.adapter, config.optimizer, config.training
     side = _resolution(config, base)
+    debiased = config.objective.weighting == "debiased"
     rank, alpha = adapter.scale
     # As sd-scripts has it: texts.
     convolutions = {"conv_dim": str(rank), "conv_alpha": str(float(alpha))}
@@ -171,7 +172,8 @@ def _kohya(config: TrainingConfig, base: BaseModel, facts: TrainingFacts) -> dic
         "num_reg_images": 0,
         "resolution": f"({side}, {side})",
         "enable_bucket": config.images.buckets,
-        "min_snr_gamma": config.objective.min_snr_gamma or None,
+        "min_snr_gamma": None if debiased else config.objective.min_snr_gamma or None,
+        "debiased_estimation": debiased,
         "noise_offset": config.objective.noise_offset or None,
         "caption_dropout_rate": config.captions.dropout,
         "shuffle_caption": config.captions.shuffle_tags,

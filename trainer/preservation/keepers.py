@@ -15,6 +15,7 @@ from trainer.devices import Device
 from trainer.models.base import BaseModel
 from trainer.models.text import Size
 from trainer.pictures import LatentSource, Picture
+from trainer.preservation.looks import choose_looks
 from trainer.preservation.pictures import (
     ClassPicture,
     PictureKeeper,
@@ -22,7 +23,8 @@ from trainer.preservation.pictures import (
     given_pictures,
 )
 from trainer.preservation.prompts import preserved_prompts
-from trainer.preservation.remembered import PredictionKeeper, remember
+from trainer.preservation.remembered import PredictionKeeper, joined
+from trainer.preservation.remembering import Teacher, remember_drawings, remember_looks
 from trainer.preservation.rows import Keeper, Rhythm
 
 Notice = Callable[[str], None]
@@ -68,17 +70,24 @@ def make_keeper(
         keeper = PictureKeeper(base, found, rhythm, training.seed)
     else:
         prompts = preserved_prompts(base, config, captions, device, cache)
-        remembered = remember(
-            base,
-            prompts,
-            count=settings.pictures,
-            size=size,
-            seed=settings.seed,
-            text=text,
-            device=device,
-            cache=cache,
-            progress=lambda done, total: progress("remembering", done, total),
-        )
+        teacher = Teacher(base, text, device, cache, size, settings.seed)
+
+        def remembering(done: int, total: int) -> None:
+            progress("remembering", done, total)
+
+        parts = [remember_drawings(teacher, prompts, settings.pictures, remembering)]
+        of_size = [
+            (picture, caption)
+            for picture, caption in zip(pictures, captions, strict=True)
+            if (picture.crop.height, picture.crop.width) == size
+        ]
+        looks = [
+            (latents.latents(picture, False), prompt)
+            for picture, prompt in choose_looks(config, of_size, settings.pictures)
+        ]
+        if looks:
+            parts.append(remember_looks(teacher, looks, remembering))
+        remembered = joined(parts)
         keeper = PredictionKeeper(
             remembered, prompts, rhythm, config.adapter.text_encoder, training.seed
         )

@@ -73,14 +73,14 @@ def preserved_prompts(
     Args:
         captions: as they are trained, with their triggers.
     """
-    same = {_without_triggers(caption, config) for caption in captions} - {""}
+    same = {without_triggers(caption, config) for caption in captions} - {""}
     kin: list[str] = []
     near: list[str] = []
     wordings: list[str] = []
     for concept in concepts_of(config):
         word = concept.class_word
         own = caption_wordings(captions, concept.trigger, word, most=CAPTION_WORDINGS)
-        own = [_without_triggers(wording, config) for wording in own]
+        own = [without_triggers(wording, config) for wording in own]
         wordings += own
         if word:
             kin += [word, *(wording.format(with_article(word)) for wording in WORDINGS)]
@@ -115,7 +115,7 @@ def _worded(things: Sequence[str], wordings: Sequence[str]) -> list[str]:
     ]
 
 
-def _without_triggers(text: str, config: TrainingConfig) -> str:
+def without_triggers(text: str, config: TrainingConfig) -> str:
     for concept in concepts_of(config):
         text = without_word(text, concept.trigger)
     return re.sub(r"\s+", " ", text).strip()

@@ -32,3 +32,6 @@ OTHER_SUBJECTS: tuple[str, ...] = (
     "beach", "city", "cloud", "fire", "garden", "house", "mountain", "star", "street", "sun",
     "window",
 )  # fmt: skip
+
+STAND_INS: tuple[str, ...] = ("sks", "ohwx", "zwx", "bnha", "qxv", "vnty", "hjx", "olis")
+"""Words that hardly mean anything: what any rare word is to the model, but for the trigger."""

@@ -12,7 +12,7 @@ from tests.tiny_models import TINY_NAMES
 from tests.trainer.evaluation.test_drift import DEVICE, adapted, move
 from tests.trainer.runs_for_tests import make_images
 from trainer.cache import TensorCache
-from trainer.config import ImagesConfig
+from trainer.config import ImagesConfig, ObjectiveConfig
 from trainer.data.sets import scan_image_set
 from trainer.evaluation import likeness as likeness_module
 from trainer.evaluation.likeness import Example, Losses, likeness, make_examples, measure_losses
@@ -34,7 +34,7 @@ def pictures_of(base: BaseModel, folder: Path) -> tuple[list[Picture], LatentSou
 def examples_of(base: BaseModel, folder: Path) -> list[Example]:
     pictures, latents = pictures_of(base, folder)
     captions = [f"ohwx, picture {number}" for number in range(len(pictures))]
-    return make_examples(base, pictures, captions, latents, timesteps=2)
+    return make_examples(base, pictures, captions, latents, ObjectiveConfig(), timesteps=2)
 
 
 @pytest.mark.parametrize("name", TINY_NAMES)
@@ -76,8 +76,9 @@ def test_points_belong_to_the_picture_not_to_its_company(
 ) -> None:
     base = load_base(str(tiny_base("sd1")))
     pictures, latents = pictures_of(base, tmp_path)
-    alone = make_examples(base, pictures[1:2], ["a"], latents, timesteps=2)[0]
-    together = make_examples(base, pictures[:2], ["b", "a"], latents, timesteps=2)[0]
+    objective = ObjectiveConfig()
+    alone = make_examples(base, pictures[1:2], ["a"], latents, objective, timesteps=2)[0]
+    together = make_examples(base, pictures[:2], ["b", "a"], latents, objective, timesteps=2)[0]
     assert torch.equal(alone.points.noised, together.points.noised[2:])
 
 

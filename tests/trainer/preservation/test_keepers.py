@@ -17,7 +17,8 @@ from trainer.evaluation.predicting import Points, predict
 from trainer.lora.attach import disabled
 from trainer.objective import add_noise, clean_and_noise, target
 from trainer.preservation.pictures import PictureKeeper
-from trainer.preservation.remembered import STEPS, PredictionKeeper
+from trainer.preservation.remembered import PredictionKeeper
+from trainer.preservation.remembering import STEPS
 from trainer.runs.layout import RunFolder
 from trainer.session import Session, prepare
 from trainer.training import StepDone, batch_loss, training_step
@@ -52,7 +53,8 @@ def test_what_is_remembered_is_what_the_base_predicts(
     keeper = session.keeper
     assert isinstance(keeper, PredictionKeeper)
     known = keeper.remembered
-    assert len(known.prompts) == len(known.noised) == STEPS * (3 + 1)
+    # Three drawings, one of them without a prompt too, and three looks at the set's pictures.
+    assert len(known.prompts) == len(known.noised) == STEPS * (3 + 1 + 3)
     assert known.prompts.count("") >= STEPS
     # One timestep of each part of the schedule.
     assert sorted({timestep * STEPS // 1000 for timestep in known.timesteps.tolist()}) == list(
@@ -74,7 +76,8 @@ def test_what_is_remembered_comes_from_the_cache_the_second_time(
     base = tiny_base("sd1")
     (tmp_path / "a").mkdir()
     first = session_for(base, tmp_path / "a").keeper
-    monkeypatch.setattr("trainer.preservation.remembered._draw", None)
+    monkeypatch.setattr("trainer.preservation.remembering._draw", None)
+    monkeypatch.setattr("trainer.preservation.remembering._look", None)
     (tmp_path / "b").mkdir()
     second = session_for(base, tmp_path / "b").keeper
     assert isinstance(first, PredictionKeeper)
