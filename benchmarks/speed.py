@@ -28,6 +28,7 @@ from trainer.places import PROJECT
 from trainer.runs.atomic import write_json
 
 RESULTS = PROJECT / "benchmarks" / "results" / "speed.json"
+SCALE = RESULTS.with_name("scale.json")
 DEFAULT = ("rarebit", "diffusers-like", "kohya-like")
 
 
@@ -58,7 +59,7 @@ def main() -> None:
     if options.command == "child":
         print(json.dumps(measure(options.name, options.work)))
     elif options.command == "write-docs":
-        write_docs(read_results(RESULTS))
+        write_docs(read_results(RESULTS), json.loads(SCALE.read_text(encoding="utf-8")))
     elif options.work:
         run_all(options, options.work)
     else:

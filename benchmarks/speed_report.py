@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any, TypedDict
 
@@ -10,7 +10,6 @@ from trainer.places import PROJECT
 
 PAGE = PROJECT / "docs" / "speed-and-memory.md"
 PLOT = PROJECT / "docs" / "images" / "speed.svg"
-BEGIN, END = "<!-- speed: begin -->", "<!-- speed: end -->"
 
 MODELS = {
     "full": "SD 1.5 at full size (860 M), random weights",
@@ -46,13 +45,34 @@ class Measured(TypedDict):
     file: int
 
 
-def write_docs(rows: Sequence[Measured]) -> None:
-    """Puts the tables into the page, and the plot beside it."""
+def write_docs(speed: Sequence[Measured], scale: Sequence[Mapping[str, Any]]) -> None:
+    """Puts the tables into the page, and the plot beside it.
+
+    Args:
+        scale: rows of `benchmarks.scale`.
+    """
     page = PAGE.read_text(encoding="utf-8")
-    before, rest = page.split(BEGIN)
-    _, after = rest.split(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{tables(rows)}\n{END}{after}", encoding="utf-8")
-    PLOT.write_text(plot(rows), encoding="utf-8")
+    for name, text in (("speed", tables(speed)), ("scale", scale_table(scale))):
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        before, rest = page.split(begin)
+        page = f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}"
+    PAGE.write_text(page, encoding="utf-8")
+    PLOT.write_text(plot(speed), encoding="utf-8")
+
+
+def scale_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One line for each set and start."""
+    lines = [
+        "| pictures | start | reading and caching | at least | memory grows by | a step |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        least = f"{row['least']:.1f} s" if row["start"] == "first" else ""
+        lines.append(
+            f"| {row['pictures']:,} | {row['start']} | {row['reading'] + row['caching']:.1f} s "
+            f"| {least} | {row['grown']:.0f} MiB | {row['step']:.3f} s |"
+        )
+    return "\n".join(lines)
 
 
 def tables(rows: Sequence[Measured]) -> str:
@@ -72,13 +92,14 @@ def table(rows: Sequence[Measured]) -> str:
     ]
     for name, same in _by_contestant(rows):
         peak = median(row["peak"] for row in same) / 2**30
+        first = [row["cpu"][0] for row in same if not row["round"]]
         again = [row["cpu"][0] for row in same if row["round"]]
         cells = [
             name,
             f"{seconds(same, 'cpu'):.3g}",
             f"{seconds(same, 'cpu') / seconds(mark, 'cpu'):.2f}" if mark else "",
             f"{seconds(same, 'wall'):.3g}",
-            f"{next(row['cpu'][0] for row in same if row['round'] == 0):.1f}",
+            f"{first[0]:.1f}" if first else "",
             f"{median(again):.1f}" if again else "",
             f"{peak:.2f}",
             f"{peak * 2**30 / median(row['peak'] for row in mark):.2f}" if mark else "",
@@ -117,7 +138,7 @@ def _by_contestant(rows: Sequence[Measured]) -> Iterator[tuple[str, list[Measure
 
 # ------------------------------------------------------------------------------------ the plot
 
-_WIDTH, _BAR, _LABEL = 760, 22, 230
+_WIDTH, _BAR, _LABEL = 800, 22, 290
 _COLOURS = {"rarebit": "#2f6f4f", "other": "#9aa5b1"}
 
 

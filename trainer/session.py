@@ -108,9 +108,11 @@ class Session:
 
     def train_mode(self) -> None:
         """Dropout of the adapter on; the frozen modules have none."""
-        self.base.unet.train()
-        for encoder in self.base.text_encoders:
-            encoder.train(self.config.adapter.text_encoder)
+        trains_text = self.config.adapter.text_encoder
+        encoders = [(encoder, trains_text) for encoder in self.base.text_encoders]
+        for module, trains in ((self.base.unet, True), *encoders):
+            if module.training != trains:  # switching goes through every layer
+                module.train(trains)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -364,7 +364,7 @@ def _predict(session: Session, points: Points, text: TextConditioning) -> Tensor
     device, unet = session.device.torch_device, session.base.unet
     added = added_conditioning(session.base, text.pooled, *zip(*points.sizes, strict=True))
     return unet(
-        points.noised.to(device, unet.dtype),
+        points.noised.to(device, session.device.dtype),  # unet.dtype searches all its modules
         points.timesteps.to(device),
         encoder_hidden_states=text.hidden,
         added_cond_kwargs=added,

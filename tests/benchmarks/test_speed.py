@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.contestants import DiffusersLike, KohyaLike, Work, rarebit_config
 from benchmarks.random_base import make_base, make_pictures
 from benchmarks.speed import read_results, run_all
-from benchmarks.speed_report import plot, seconds, table
+from benchmarks.speed_report import plot, scale_table, seconds, table
 from trainer.devices import choose_device
 from trainer.runs.layout import RunFolder
 from trainer.session import Session, prepare
@@ -150,3 +150,12 @@ def test_tables_say_medians_and_ratios() -> None:
     assert lines[2] == "| diffusers-like, fp32 | 2 | 1.00 | 4 | 10.0 | 11.5 | 4.00 | 1.00 | 1.0 |"
     assert lines[3] == "| rarebit, fp32 | 1.5 | 0.75 | 3 | 10.0 | 11.5 | 1.00 | 0.25 | 1.0 |"
     assert plot(rows).count("<rect") == 2
+
+
+def test_scale_table() -> None:
+    row = {"pictures": 1000, "reading": 0.24, "caching": 7.33, "least": 6.76, "grown": 29.7}
+    lines = scale_table([row | {"start": start, "step": 0.0891} for start in ("first", "second")])
+    assert lines.splitlines()[2:] == [
+        "| 1,000 | first | 7.6 s | 6.8 s | 30 MiB | 0.089 s |",
+        "| 1,000 | second | 7.6 s |  | 30 MiB | 0.089 s |",
+    ]
