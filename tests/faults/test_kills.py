@@ -173,8 +173,8 @@ def test_killed_at_random_moments_again_and_again(
     kills = number = 0
     run = RunFolder(tmp_path / "run-0")
     while True:
-        # A third of the whole run: from before anything is loaded to a few steps.
-        kill_after = moments.uniform(0.0, took / 3) if kills < KILLS else None
+        # A quarter of the whole run: from before anything is loaded to a few steps.
+        kill_after = moments.uniform(0.0, took / 4) if kills < KILLS else None
         if live(stage, config, run, kill_after):
             kills += 1
             for folder in list_checkpoints(run):

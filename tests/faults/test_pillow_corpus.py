@@ -81,7 +81,8 @@ def _package(name: str) -> Path:
     package = folder / f"{name}.tar.gz"
     if not package.is_file():
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        command += ["--no-binary", "pillow", "--dest", str(folder), name.replace("-", "==")]
+        command += ["--no-binary", "pillow", "--retries", "1", "--timeout", "20"]
+        command += ["--dest", str(folder), name.replace("-", "==")]
         try:
             subprocess.run(command, capture_output=True, check=True, timeout=FETCH_SECONDS)
         except (subprocess.SubprocessError, OSError) as error:
