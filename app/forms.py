@@ -89,6 +89,7 @@ LABELS = {
     "checkpoints.keep": "Checkpoints kept",
     "memory.mode": "Memory mode",
     "memory.base_weights": "Base model's weights",
+    "memory.vae_tiling": "VAE in tiles",
     "memory.pictures_at_once": "Pictures at once in the card",
     "memory.preserve_apart": "Preserve in a pass of its own",
     "memory.offload": "Keep parts off the card",

@@ -296,7 +296,7 @@ class TrainingSection(Section):
 
 
 class MemoryConfig(Section):
-    """Fitting a run onto a card. None but base_weights changes the result beyond rounding."""
+    """Fitting a run onto a card. base_weights and vae_tiling change the result, slightly."""
 
     mode: Literal["auto", "plain", "lean", "feed_forward"] = Field(
         default="auto",
@@ -310,6 +310,12 @@ class MemoryConfig(Section):
         "training.precision. 8bit, 4bit: rounded, and made again whenever they are needed: half "
         "and a quarter of their memory, for more time. The adapter then learns on the rounded "
         "base model; 4bit changes its pictures visibly.",
+    )
+    vae_tiling: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Encode and decode pictures of more than 512 x 512 pixels in overlapping "
+        "tiles: less memory while latents are cached and previews decoded, for slight differences. "
+        "auto: for pictures of more than 1024 px, and beside base_weights below full.",
     )
     pictures_at_once: int | None = Field(
         default=None,

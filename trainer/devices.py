@@ -24,6 +24,8 @@ DTYPES: dict[Precision, torch.dtype] = {
     "fp16": torch.float16,
 }
 
+ROWS = 16
+
 
 @dataclass(frozen=True)
 class Device:
@@ -34,6 +36,7 @@ class Device:
         precision: number format of the frozen weights, in which the adapter computes as well.
         rank, world: this process and how many train together.
         offload: modules that are not at work wait in main memory.
+        rows: most rows of a forward pass without gradients.
     """
 
     torch_device: torch.device
@@ -41,6 +44,7 @@ class Device:
     rank: int = 0
     world: int = 1
     offload: bool = False
+    rows: int = ROWS
 
     @property
     def dtype(self) -> torch.dtype:

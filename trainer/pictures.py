@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 
 from trainer.cache import TensorCache, content_key
@@ -25,6 +24,7 @@ from trainer.errors import UserError
 from trainer.inspections import Inspections
 from trainer.models.load import BaseModel
 from trainer.places import cache_folder
+from trainer.tiling import TILE, in_tiles, is_cut
 
 _DECODERS = 2
 """Threads that decode pictures for the VAE: memory for as many of the largest ones."""
@@ -206,8 +206,7 @@ class LatentSource:
     """
 
     def __init__(self, base: BaseModel, cache: TensorCache, background: str) -> None:
-        self.vae: AutoencoderKL = base.vae
-        self.vae_fingerprint = base.vae_fingerprint
+        self.base = base
         self.cache = cache
         self.background = background
 
@@ -256,26 +255,28 @@ class LatentSource:
         return None if kept is None else kept["latents"]
 
     def _key(self, picture: Picture, flip: bool) -> str:
+        cut = is_cut(self.base.tiling, picture.crop.width, picture.crop.height)
         return content_key(
             image=picture.entry.id,
             crop=asdict(picture.crop),
             flip=flip,
             background=self.background,
-            vae=self.vae_fingerprint,
+            vae=self.base.vae_fingerprint,
+            **({"tile": TILE} if cut else {}),
         )
 
     def _pixels(self, picture: Picture, flip: bool) -> np.ndarray:
         return fit(load_rgb(picture.entry.read(), self.background), picture.crop, flip)
 
     def _encode(self, picture: Picture, flip: bool, pixels: np.ndarray) -> Tensor:
-        latents = encode_pixels(self.vae, pixels)
+        latents = encode_pixels(self.base, pixels)
         self.cache.put(self._key(picture, flip), {"latents": latents})
         return latents
 
 
 @torch.no_grad()
-def encode_pixels(vae: AutoencoderKL, pixels: np.ndarray) -> Tensor:
-    """The scaled mean of the VAE's posterior for one picture.
+def encode_pixels(base: BaseModel, pixels: np.ndarray) -> Tensor:
+    """The scaled mean of the posterior of the base model's VAE for one picture.
 
     Args:
         pixels: (H, W, 3) uint8.
@@ -283,8 +284,10 @@ def encode_pixels(vae: AutoencoderKL, pixels: np.ndarray) -> Tensor:
     Returns:
         (C, H / f, W / f) float32 on the CPU.
     """
+    vae, cut = base.vae, is_cut(base.tiling, *pixels.shape[:2])
     parameter = next(vae.parameters())
     image = torch.from_numpy(pixels).to(parameter.device, parameter.dtype)
     image = (image / 127.5 - 1.0).permute(2, 0, 1).unsqueeze(0)  # (1, 3, H, W) in [-1, 1]
-    posterior = vae.encode(image, return_dict=False)[0]
+    with in_tiles(vae, cut):
+        posterior = vae.encode(image, return_dict=False)[0]
     return (posterior.mean * vae.config["scaling_factor"]).squeeze(0).float().cpu()

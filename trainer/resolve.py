@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from trainer.config import TrainingConfig
 from trainer.models.base import BaseModel
+from trainer.tiling import wants_tiles
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,10 @@ def resolve(config: TrainingConfig, base: BaseModel) -> TrainingConfig:
     )
     if optimizer.name == "prodigy":
         rates = PRODIGY_RATES
+    resolution = config.images.resolution or base.default_resolution
     values = {
-        "images": {"resolution": config.images.resolution or base.default_resolution},
+        "memory": {"vae_tiling": "on" if wants_tiles(config, resolution) else "off"},
+        "images": {"resolution": resolution},
         "adapter": {"alpha": config.adapter.alpha or float(config.adapter.rank)},
         "optimizer": {
             "learning_rate": optimizer.learning_rate or rates.unet,

@@ -17,6 +17,7 @@ from trainer.checkpoint_adapter import adapter_label
 from trainer.devices import Device
 from trainer.lora.stack import AdapterChoice
 from trainer.models.base import BaseModel
+from trainer.tiling import in_tiles, is_cut
 
 BATCH = 4
 
@@ -79,6 +80,7 @@ def draw_latents(
 ) -> torch.Tensor:
     """Like `draw`, without the VAE: scaled latents as training has them, (N, C, H, W), on the
     device."""
+    at_once = min(at_once, max(1, device.rows // 2))  # guidance takes two rows for each
     batches = [drawings[at : at + at_once] for at in range(0, len(drawings), at_once)]
     with evaluating(base):
         with device.reading(base):
@@ -158,7 +160,9 @@ def _computing_on(device: torch.device, pipeline: Any) -> Any:
 def _decode_all(base: BaseModel, latents: torch.Tensor) -> list[Image.Image]:
     # In float32: SDXL's VAE overflows in fp16.
     scaled = latents.to(base.vae.dtype) / base.vae.config["scaling_factor"]
-    decoded = torch.cat([_decode(base, latent[None]) for latent in scaled])
+    height, width = (base.vae_scale_factor * side for side in latents.shape[-2:])
+    with in_tiles(base.vae, is_cut(base.tiling, width, height)):
+        decoded = torch.cat([_decode(base, latent[None]) for latent in scaled])
     pixels = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
     return [Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()) for picture in pixels]
 

@@ -25,7 +25,7 @@ from trainer.errors import UserError
 from trainer.lora.attach import Attachment, attach
 from trainer.lora.names import Part
 from trainer.memory.ladder import Rung, rung_of
-from trainer.memory.modes import set_mode
+from trainer.memory.modes import set_mode, with_bounded_rows
 from trainer.models.base import BaseModel
 from trainer.models.load import load_base
 from trainer.optimization import Schedule, make_optimizer, make_schedule, parameter_groups
@@ -174,6 +174,8 @@ def prepare(
     base = load_base(config.base.name, prediction=config.base.prediction, dtype=device.dtype)
     quantize_base(base, config.memory.base_weights, device.torch_device)
     config = resolve(config, base)
+    base.tiling = config.memory.vae_tiling == "on"
+    device = with_bounded_rows(device, config)
     _judge_triggers(config, base, notice)
     pictures, held_out = gather_pictures(
         config, base.resolution_step, notice, lambda done, total: progress("reading", done, total)

@@ -14,6 +14,7 @@ from trainer.evaluation.assessing import Assessment, Plan, assess, finite, write
 from trainer.evaluation.meters import Meters
 from trainer.evaluation.recommending import Candidate
 from trainer.evaluation.target import find_target
+from trainer.memory.modes import with_bounded_rows
 from trainer.models.load import load_base
 from trainer.places import cache_folder, shown
 from trainer.quantized import quantize_base
@@ -51,7 +52,10 @@ def evaluate(
     quantize_base(base, config.memory.base_weights, device.torch_device)  # as it was trained on
     device.put(base.unet, *base.text_encoders)
     cache = TensorCache(cache_folder(), lambda _: None)
-    target = replace(target, config=resolve(config, base))
+    config = resolve(config, base)
+    base.tiling = config.memory.vae_tiling == "on"
+    device = with_bounded_rows(device, config)
+    target = replace(target, config=config)
     own = target.run is not None and not any((base_name, trigger, class_word, images))
     board = target.run.bleed_board if target.run and own else None
     plan = Plan(board=2 if board else 0, scorers=scorers or config.evaluation.scorers)

@@ -18,7 +18,12 @@ _STEP_PARTS = {
     "optimizer": "optimizer's state",
     "activations": "activations",
 }
-_OTHER_PARTS = {"caching": "while latents are cached", "previews": "while previews are drawn"}
+_OTHER_PARTS = {
+    "caching": "while latents are cached",
+    "previews": "while previews are drawn",
+    "measuring": "while the adapter is measured",
+    "export": "while its file is written",
+}
 
 
 def fit(

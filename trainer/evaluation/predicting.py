@@ -13,8 +13,6 @@ from trainer.models.base import BaseModel
 from trainer.models.text import Size, TextConditioning, added_conditioning, encode
 from trainer.sampling import evaluating
 
-BATCH = 16
-
 
 @dataclass(frozen=True)
 class Points:
@@ -62,8 +60,8 @@ def predict(base: BaseModel, points: Points, device: Device) -> Tensor:
         with device.reading(base):
             texts = _encode_each(base, list(dict.fromkeys(points.prompts)), device)
         parts = [
-            _predict_batch(base, points, slice(start, start + BATCH), texts, device)
-            for start in range(0, len(points), BATCH)
+            _predict_batch(base, points, slice(start, start + device.rows), texts, device)
+            for start in range(0, len(points), device.rows)
         ]
     return torch.cat(parts)
 
@@ -77,8 +75,8 @@ def _encode_each(
     base: BaseModel, prompts: Sequence[str], device: Device
 ) -> dict[str, TextConditioning]:
     found: dict[str, TextConditioning] = {}
-    for start in range(0, len(prompts), BATCH):
-        part = prompts[start : start + BATCH]
+    for start in range(0, len(prompts), device.rows):
+        part = prompts[start : start + device.rows]
         text = encode(base, part, device.torch_device)
         for place, prompt in enumerate(part):
             pooled = None if text.pooled is None else text.pooled[place]

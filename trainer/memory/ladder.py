@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from trainer.config import TrainingConfig
+from trainer.devices import ROWS
 from trainer.quantized import Bits
 
 Mode = Literal["plain", "lean", "feed_forward"]
@@ -36,6 +37,7 @@ class Rung:
         apart: whether preserved prompts get a pass of their own.
         share: preserved rows for each picture; 0: none.
         weights: how the frozen weights are kept.
+        tiling: whether large pictures go through the VAE in tiles.
     """
 
     mode: Mode
@@ -45,6 +47,7 @@ class Rung:
     batch: int
     share: float
     weights: Bits = "full"
+    tiling: bool = False
 
     @property
     def preserves(self) -> bool:
@@ -60,6 +63,14 @@ class Rung:
     def rows(self) -> int:
         """Rows of the largest forward pass with gradients."""
         return max(self.pictures, self.kept) if self.apart else self.pictures + self.kept
+
+    @property
+    def rows_without_gradients(self) -> int:
+        """Rows of the largest pass without gradients: two a picture, as for drawing with guidance.
+
+        It needs less memory than a training step of the pictures, even with full checkpointing.
+        """
+        return min(ROWS, 2 * self.pictures)
 
     @property
     def accumulates(self) -> bool:
@@ -82,12 +93,18 @@ class Rung:
             "memory.preserve_apart": (self.apart, before.apart),
             "training.gradient_checkpointing": (self.checkpointing, before.checkpointing),
             "memory.base_weights": (self.weights, before.weights),
+            "memory.vae_tiling": (_on(self.tiling), _on(before.tiling)),
         }
         return {name: now for name, (now, then) in fields.items() if now != then}
 
 
+def _on(switch: bool) -> str:
+    return "on" if switch else "off"
+
+
 def rung_of(config: TrainingConfig) -> Rung:
-    """The rung that a configuration asks for; "auto" begins with lean, which costs nothing."""
+    """The rung that a resolved configuration asks for; "auto" begins with lean, which costs
+    nothing."""
     memory, training = config.memory, config.training
     return Rung(
         mode="lean" if memory.mode == "auto" else memory.mode,
@@ -97,6 +114,7 @@ def rung_of(config: TrainingConfig) -> Rung:
         batch=training.batch_size,
         share=_share(config),
         weights=memory.base_weights,
+        tiling=memory.vae_tiling == "on",
     )
 
 
@@ -124,15 +142,14 @@ def rungs_below(rung: Rung) -> Iterator[Rung]:
 def with_smaller_weights(rung: Rung) -> Iterator[Rung]:
     """The same with weights in fewer bits."""
     for weights in _WEIGHTS[_WEIGHTS.index(rung.weights) + 1 :]:
-        yield replace(rung, weights=weights)
+        yield replace(rung, weights=weights, tiling=True)
 
 
 def smallest(rung: Rung) -> Rung:
     """What needs the least memory with the same weights."""
     mode: Mode = "lean" if rung.mode == "plain" else rung.mode
-    return replace(
-        rung, mode=mode, checkpointing=True, pictures=1, apart=rung.apart or rung.preserves
-    )
+    apart = rung.apart or rung.preserves
+    return replace(rung, mode=mode, checkpointing=True, pictures=1, apart=apart, tiling=True)
 
 
 def _halved(count: int) -> list[int]:

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
+from trainer.config import TrainingConfig
+from trainer.devices import Device
 from trainer.frozen import lean_layers, plain_layers
-from trainer.memory.ladder import Mode
+from trainer.memory.ladder import Mode, rung_of
 from trainer.models.base import BaseModel
+
+
+def with_bounded_rows(device: Device, config: TrainingConfig) -> Device:
+    """On a GPU: forward passes without gradients have no more rows than fit where training does."""
+    if device.torch_device.type != "cuda":
+        return device
+    return replace(device, rows=rung_of(config).rows_without_gradients)
 
 
 def set_mode(base: BaseModel, mode: Mode, checkpointing: bool, *, trains_text: bool) -> None:

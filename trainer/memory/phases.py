@@ -22,6 +22,7 @@ from trainer.models.base import BaseModel
 from trainer.models.text import TextConditioning, added_conditioning, encode
 from trainer.objective import squared_error
 from trainer.quantized import Bits, quantize_base
+from trainer.tiling import in_tiles, is_cut
 
 META = torch.device("meta")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -84,7 +85,7 @@ def step_memory(architecture: Architecture, work: Workload) -> StepMemory:
     weights = [t for module in resident for t in tensors_of(module)]
     others = [t for module in base.text_encoders for t in tensors_of(module)]
     adapter = bytes_of(parameters)
-    gradients, at_peak = _follow_step(base, parameters, work, [*weights, *others])
+    gradients, at_peak = follow_step(base, parameters, work, [*weights, *others])
     return StepMemory(
         base_weights=bytes_of(weights) - adapter,
         adapter=adapter,
@@ -105,7 +106,7 @@ def _with_adapter(
     return base, [p for named in attachment.parameters.values() for _, p in named]
 
 
-def _follow_step(
+def follow_step(
     base: BaseModel, parameters: Sequence[Parameter], work: Workload, known: Sequence[Tensor]
 ) -> tuple[int, int]:
     """Bytes of gradients at the peak, and of everything that the step makes."""
@@ -191,14 +192,14 @@ class OtherMemory:
         text_encoders: their weights.
         encoding: what the VAE makes while it encodes one picture of the largest bucket.
         decoding: the same for one preview.
-        drawing: what the UNet makes in one step of drawing previews.
+        predicting: what the UNet makes in the largest pass without gradients.
     """
 
     vae: int
     text_encoders: int
     encoding: int
     decoding: int
-    drawing: int
+    predicting: int
 
 
 def other_memory(
@@ -206,26 +207,28 @@ def other_memory(
     precision: str,
     width: int,
     height: int,
-    drawn_at_once: int,
+    rows: int,
     weights: Bits = "full",
+    tiling: bool = False,
 ) -> OtherMemory:
-    """Follows caching a picture's latents and drawing previews of it.
+    """Follows caching a picture's latents, a pass without gradients, and decoding a preview.
 
     Args:
-        drawn_at_once: pictures that are drawn together; each is two rows, for guidance.
+        rows: of the largest pass without gradients.
+        tiling: whether large pictures go through the VAE in tiles.
     """
     base = build(architecture, DTYPES[precision])
     quantize_base(base, weights, META)
     scale = base.vae_scale_factor
     small = (1, base.vae.config["latent_channels"], height // scale, width // scale)
-    with torch.no_grad(), fused_attention():
+    cut = in_tiles(base.vae, is_cut(tiling, width, height))
+    with torch.no_grad(), fused_attention(), cut:
         with StorageTracker(tensors_of(base.vae)) as encoding:
             picture = torch.empty((1, 3, height, width), device=META)
             base.vae.encode(picture, return_dict=False)
         with StorageTracker(tensors_of(base.vae)) as decoding:
             base.vae.decode(torch.empty(small, device=META), return_dict=False)  # type: ignore[arg-type]
-        with StorageTracker(tensors_of(base.unet)) as drawing:
-            rows = 2 * drawn_at_once
+        with StorageTracker(tensors_of(base.unet)) as predicting:
             latents = torch.empty((rows, *small[1:]), device=META)
             _predict(base, latents, _features(base, rows, trained=False))
     return OtherMemory(
@@ -233,7 +236,7 @@ def other_memory(
         text_encoders=sum(bytes_of(tensors_of(encoder)) for encoder in base.text_encoders),
         encoding=encoding.peak,
         decoding=decoding.peak,
-        drawing=drawing.peak,
+        predicting=predicting.peak,
     )
 
 

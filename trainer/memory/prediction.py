@@ -31,8 +31,8 @@ from trainer.memory.phases import (
 )
 from trainer.pictures import check_resolution
 from trainer.places import cache_folder
-from trainer.quantized import Bits
 from trainer.runs.atomic import write_json
+from trainer.tiling import wants_tiles
 
 GIB = 2**30
 CONTEXT_GIB = 0.5
@@ -40,7 +40,8 @@ CONTEXT_GIB = 0.5
 FRAGMENTATION = 0.08
 """Assumed: share of the tensors' memory that lies idle between them."""
 ASSUMED_CARD_GIB = 11.0
-DRAWN_AT_ONCE = 4
+PHASES = ("caching", "previews", "measuring", "export")
+"""Of a run, besides the training step."""
 
 _VERSION = 3  # of what is counted: results of another one are not used
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft")
@@ -58,8 +59,8 @@ class Fit:
         vram_gib: the card; `vram_source` says where that comes from.
         peak_gib: predicted, with what is assumed.
         parts: GiB by part. base_weights, adapter, gradients, optimizer and activations together are
-            the training step's; caching and previews are the whole of these phases; context and
-            fragmentation are assumed and added to the largest of the three.
+            the training step's; caching, previews, measuring and export are the whole of these
+            phases; context and fragmentation are assumed and added to the largest of the five.
         fits: whether the peak is below the card's memory.
         plan: configuration fields to change so that it fits; empty where it fits already.
         plan_peak_gib: the peak with them; of the smallest plan there is, where nothing fits.
@@ -109,7 +110,7 @@ def predict(config: TrainingConfig, vram_gib: float | None = None) -> Fit:
     """
     question = _question(config)
     card, source = _card(vram_gib)
-    rung = rung_of(config)
+    rung = replace(rung_of(config), tiling=wants_tiles(config, _resolution(question)))
     parts = _parts(question, rung)
     peak = _peak(parts)
     plan, plan_peak = rung, peak
@@ -169,9 +170,11 @@ def _choose(question: _Question, rung: Rung, card: float) -> tuple[Rung, float]:
         if peak > card:
             continue
         for other in (start, *rungs_below(start)):
-            found = _peak(_parts(question, other))
-            if found <= card:
-                return other, found
+            # Tiles are nothing but slightly inexact: only where the VAE would not fit without.
+            for choice in dict.fromkeys((other, replace(other, tiling=True))):
+                found = _peak(_parts(question, choice))
+                if found <= card:
+                    return choice, found
         break
     return least, peak
 
@@ -179,15 +182,13 @@ def _choose(question: _Question, rung: Rung, card: float) -> tuple[Rung, float]:
 def _parts(question: _Question, rung: Rung) -> dict[str, float]:
     """GiB by part of the run."""
     config = question.config
-    step = _step(question, rung)
-    drawn = min(DRAWN_AT_ONCE, max(1, rung.pictures))
-    other = _others(question, drawn, rung.weights)
+    step, other = _step(question, rung), _others(question, rung)
     optimizer = optimizer_bytes(config.optimizer.name, step.adapter)
     averages = step.adapter if config.training.ema_decay else 0
     kept = step.adapter + optimizer + averages
     idle = not (config.memory.offload or config.adapter.text_encoder)
     weights = step.base_weights + (other.text_encoders if idle else 0)
-    drawing = weights + kept + other.drawing
+    predicting = weights + kept + other.predicting
     decoding = kept + other.vae + other.decoding + (0 if config.memory.offload else weights)
     parts = {
         "base_weights": weights,
@@ -196,7 +197,9 @@ def _parts(question: _Question, rung: Rung) -> dict[str, float]:
         "optimizer": optimizer + averages,
         "activations": step.activations,
         "caching": max(other.vae + other.encoding, other.text_encoders),
-        "previews": max(drawing, decoding),
+        "previews": max(predicting, decoding),
+        "measuring": predicting,
+        "export": weights + kept,
     }
     found = {name: value / GIB for name, value in parts.items()}
     found["context"] = CONTEXT_GIB
@@ -211,7 +214,7 @@ def tensors_gib(parts: Mapping[str, float]) -> float:
 
 def _largest(parts: Mapping[str, float]) -> float:
     step = ("base_weights", "adapter", "gradients", "optimizer", "activations")
-    return max(sum(parts[name] for name in step), parts["caching"], parts["previews"])
+    return max(sum(parts[name] for name in step), *(parts[name] for name in PHASES))
 
 
 def _peak(parts: Mapping[str, float]) -> float:
@@ -253,8 +256,15 @@ def _followed(question: _Question, rung: Rung, rows: int) -> StepMemory:
     )
 
 
-def _others(question: _Question, drawn: int, weights: Bits) -> OtherMemory:
-    size = (question.precision, question.width, question.height, drawn, weights)
+def _others(question: _Question, rung: Rung) -> OtherMemory:
+    size = (
+        question.precision,
+        question.width,
+        question.height,
+        rung.rows_without_gradients,
+        rung.weights,
+        rung.tiling,
+    )
     return _remembered(
         OtherMemory, question, size, lambda: other_memory(question.architecture, *size)
     )

@@ -42,6 +42,7 @@ class BaseModel:
         vae_fingerprint: the same of the VAE alone, for cached latents.
         weights: how the frozen weights of the UNet and the text encoders are kept: full, 8bit or
             4bit (`trainer.quantized`).
+        tiling: whether large pictures go through the VAE in tiles (`trainer.tiling`).
     """
 
     name: str
@@ -58,6 +59,7 @@ class BaseModel:
     fingerprint: str
     vae_fingerprint: str
     weights: str = "full"
+    tiling: bool = False
 
     @property
     def output_key(self) -> str:

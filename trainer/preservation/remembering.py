@@ -86,12 +86,18 @@ class Teacher:
         added = added_conditioning(self.base, features.pooled, sizes, [(0, 0)] * len(sizes), sizes)
 
         def predict(noised: Tensor, timesteps: Tensor) -> Tensor:
-            return self.base.unet(
-                noised.to(self.base.unet.dtype),
-                timesteps,
-                encoder_hidden_states=features.hidden,
-                added_cond_kwargs=added,
-            ).sample
+            rows = self.device.rows
+            parts = [slice(at, at + rows) for at in range(0, len(noised), rows)]
+            found = [
+                self.base.unet(
+                    noised[part].to(self.base.unet.dtype),
+                    timesteps[part],
+                    encoder_hidden_states=features.hidden[part],
+                    added_cond_kwargs={name: value[part] for name, value in (added or {}).items()},
+                ).sample
+                for part in parts
+            ]
+            return torch.cat(found)
 
         return predict
 

@@ -15,7 +15,7 @@ from trainer.configfile import with_values
 from trainer.errors import UserError
 from trainer.memory.architecture import find_architecture
 from trainer.memory.ladder import rung_of, rungs_below
-from trainer.memory.prediction import Fit, predict
+from trainer.memory.prediction import PHASES, Fit, predict
 
 STEP = ("base_weights", "adapter", "gradients", "optimizer", "activations")
 
@@ -68,7 +68,7 @@ def test_a_hub_name_that_says_nothing_is_a_question() -> None:
 def test_parts_make_up_the_peak(tiny_base: TinyBase, name: str) -> None:
     found = asked(tiny_base(name), 8.0, images__resolution=64)
     step = sum(found.parts[part] for part in STEP)
-    largest = max(step, found.parts["caching"], found.parts["previews"])
+    largest = max(step, *(found.parts[phase] for phase in PHASES))
     assumed = found.parts["context"] + found.parts["fragmentation"]
     assert found.peak_gib == pytest.approx(largest + assumed, abs=0.01)
     assert found.fits and found.plan == {} and found.plan_fits
