@@ -2,11 +2,12 @@
 
     python -m benchmarks.memory predict --out memory.json
     python -m benchmarks.memory measure --base sd15 --resolution 512 --out memory.json
+    python -m benchmarks.memory plot --out memory.json
 
-``predict`` prints the table of docs/speed-and-memory.md. ``measure`` runs real training steps of a
-model with random weights on the CPU, each in a process of its own, and compares the resident memory
+``predict`` prints the tables of docs/speed-and-memory.md. ``measure`` runs real training steps of a
+model with random weights on the CPU, in a process of their own, and compares the resident memory
 that they took at most with the prediction for the same step. Results are kept in the file, by
-case: a second start leaves out what is there.
+case: a second start leaves out what is there. ``plot`` draws what was predicted, beside the file.
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from benchmarks.memory_plot import bars
+from benchmarks.peer_memory import PEERS, peer_parts
 from trainer.config import TrainingConfig
 from trainer.configfile import with_values
 from trainer.lora.attach import attach
@@ -32,6 +36,7 @@ from trainer.memory.phases import DTYPES, Workload, optimizer_bytes, step_memory
 from trainer.memory.prediction import predict, tensors_gib
 from trainer.models.base import BaseModel
 from trainer.models.text import added_conditioning, encode
+from trainer.quantized import quantize_base
 from trainer.runs.atomic import write_json
 
 GIB = 2**30
@@ -42,12 +47,11 @@ MODES = {
     "feed_forward": ("feed_forward", False),
     "checkpointing": ("lean", True),
 }
-# base, resolution, batch size, text encoders trained, precision
+# base, resolution, batch size, text encoders trained
 PREDICTED = [
     ("sd15", 512, 1, False),
     ("sd15", 512, 1, True),
     ("sd15", 512, 4, True),
-    ("sd2-v", 768, 1, True),
     ("sdxl", 1024, 1, False),
     ("sdxl", 1024, 1, True),
 ]
@@ -56,83 +60,112 @@ PREDICTED = [
 def main() -> None:
     """Runs what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("what", choices=["predict", "measure", "one"])
+    parser.add_argument("what", choices=["predict", "measure", "plot", "one"])
     parser.add_argument("--out", type=Path, default=Path("memory.json"))
     parser.add_argument("--base", default="sd15")
     parser.add_argument("--resolution", type=int, default=512)
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--precision", default="bf16", choices=list(DTYPES))
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=list(MODES))
+    parser.add_argument("--weights", default="full", choices=["full", "8bit", "4bit"])
     parser.add_argument("--text-encoder", action="store_true")
     options = parser.parse_args()
     if options.what == "one":
-        print(json.dumps(measured(options)))
+        for found in measured(options):
+            print(json.dumps(found), flush=True)
         return
     results = json.loads(options.out.read_text()) if options.out.exists() else {}
-    cases = predictions() if options.what == "predict" else measurements(options, results)
+    if options.what == "plot":
+        options.out.with_suffix(".svg").write_text(bars(results), encoding="utf-8")
+        return
+    cases = (predictions if options.what == "predict" else partial(measurements, options))(results)
     for name, found in cases:
         results[name] = found
         write_json(options.out, results)
         print(f"{name:<60}", json.dumps(found), flush=True)
 
 
-def predictions() -> Iterator[Case]:
-    """The table of goals: GiB of tensors at the peak, without what is assumed."""
+def predictions(results: dict[str, object]) -> Iterator[Case]:
+    """The tables of the page: GiB of tensors at the peak, without what is assumed."""
     for base, resolution, batch, text in PREDICTED:
-        for name, (mode, checkpointing) in MODES.items():
-            values = {
-                "base.name": base,
-                "images.resolution": resolution,
-                "training.batch_size": batch,
-                "adapter.text_encoder": text,
-                "memory.mode": mode,
-                "training.gradient_checkpointing": checkpointing,
-                "preservation.weight": 0.0,
-                "images.buckets": False,
-            }
-            parts = predict(with_values(TrainingConfig(), values), 11.0).parts
-            trained = "with text encoders" if text else "UNet only"
-            yield (
-                f"predicted {base} {resolution} px, batch {batch}, {trained}, {name}",
-                {"peak": round(tensors_gib(parts), 2), **parts},
-            )
+        trained = "with text encoders" if text else "UNet only"
+        case = f"predicted {base} {resolution} px, batch {batch}, {trained}"
+        fixed = {
+            "base.name": base,
+            "images.resolution": resolution,
+            "training.batch_size": batch,
+            "adapter.text_encoder": text,
+            "preservation.weight": 0.0,
+            "images.buckets": False,
+        }
+        for name, values in _settings(base, text).items():
+            if f"{case}, {name}" not in results:
+                config = with_values(TrainingConfig(), {**fixed, **values})
+                parts = predict(config, 11.0).parts
+                yield f"{case}, {name}", {"peak": round(tensors_gib(parts), 2), **parts}
+        for peer in PEERS if not text else ():
+            for checkpointing in (False, True):
+                name = f"{case}, {peer}{', checkpointing' if checkpointing else ''}"
+                if name not in results:
+                    found = peer_parts(peer, base, resolution, batch, checkpointing)
+                    in_gib = {part: round(size / GIB, 3) for part, size in found.items()}
+                    yield name, {"peak": round(sum(in_gib.values()), 2), **in_gib}
+
+
+def _settings(base: str, text: bool) -> dict[str, dict[str, object]]:
+    """This trainer's settings, by name."""
+    found: dict[str, dict[str, object]] = {
+        name: {"memory.mode": mode, "training.gradient_checkpointing": checkpointing}
+        for name, (mode, checkpointing) in MODES.items()
+    }
+    if base == "sdxl" and not text:
+        found |= {
+            f"checkpointing, {bits}": {**found["checkpointing"], "memory.base_weights": bits}
+            for bits in ("8bit", "4bit")
+        }
+    return found
 
 
 def measurements(options: argparse.Namespace, results: dict[str, object]) -> Iterator[Case]:
     """Measured and predicted GiB of each mode."""
-    for name in options.modes:
-        trained = "with text encoders" if options.text_encoder else "UNet only"
-        case = (
-            f"measured {options.base} {options.resolution} px, batch {options.batch_size}, "
-            f"{trained}, {options.precision}, {name}"
-        )
-        if case in results:
-            continue
-        arguments = [
-            *("--base", options.base, "--resolution", str(options.resolution)),
-            *("--batch-size", str(options.batch_size), "--precision", options.precision),
-            *("--modes", name, *(["--text-encoder"] if options.text_encoder else [])),
-        ]
-        # Large blocks go back to the system at once, so that resident memory is what is in use.
-        allocator = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.memory", "one", *arguments],
-            env={**os.environ, **allocator},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        found = json.loads(done.stdout.splitlines()[-1])
-        work = _workload(options, name)
-        step = step_memory(find_architecture(options.base), work)
-        fixed = step.base_weights + step.adapter + optimizer_bytes("adamw", step.adapter)
-        predicted = (fixed + step.gradients + step.activations) / GIB
-        found |= {
-            "predicted": round(predicted, 3),
-            "predicted_activations": round(step.activations / GIB, 3),
-            "error": round(predicted / found["measured"] - 1, 4),
-        }
-        yield case, found
+    trained = "with text encoders" if options.text_encoder else "UNet only"
+    cases = {
+        mode: f"measured {options.base} {options.resolution} px, batch {options.batch_size}, "
+        f"{trained}, {options.precision}, weights {options.weights}, {mode}"
+        for mode in options.modes
+    }
+    missing = [mode for mode, case in cases.items() if case not in results]
+    if not missing:
+        return
+    arguments = [
+        *("--base", options.base, "--resolution", str(options.resolution)),
+        *("--batch-size", str(options.batch_size), "--precision", options.precision),
+        *("--weights", options.weights, "--modes", *missing),
+        *(["--text-encoder"] if options.text_encoder else []),
+    ]
+    # Large blocks go back to the system at once, so that resident memory is what is in use.
+    allocator = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.memory", "one", *arguments],
+        env={**os.environ, **allocator},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
+        assert child.stdout is not None
+        for mode, line in zip(missing, child.stdout, strict=True):
+            yield cases[mode], _compared(options, mode, json.loads(line))
+
+
+def _compared(options: argparse.Namespace, mode: str, found: dict[str, float]) -> dict[str, float]:
+    """What was measured of a mode, and what is predicted."""
+    step = step_memory(find_architecture(options.base), _workload(options, mode))
+    fixed = step.base_weights + step.adapter + optimizer_bytes("adamw", step.adapter)
+    predicted = (fixed + step.gradients + step.activations) / GIB
+    return found | {
+        "predicted": round(predicted, 3),
+        "predicted_activations": round(step.activations / GIB, 3),
+        "error": round(predicted / found["measured"] - 1, 4),
+    }
 
 
 def _workload(options: argparse.Namespace, name: str) -> Workload:
@@ -148,43 +181,52 @@ def _workload(options: argparse.Namespace, name: str) -> Workload:
         accumulates=False,
         mode=mode,  # type: ignore[arg-type]
         checkpointing=checkpointing,
+        weights=options.weights,
     )
 
 
-def measured(options: argparse.Namespace) -> dict[str, float]:
-    """Two steps with random weights: the second one has the optimizer's state there."""
+def measured(options: argparse.Namespace) -> Iterator[dict[str, float]]:
+    """A step in each mode, with the optimizer's state there from the beginning."""
     torch.manual_seed(0)
-    work = _workload(options, options.modes[0])
     base = build(find_architecture(options.base), DTYPES[options.precision])
     base.vae = torch.nn.Identity()  # type: ignore[assignment]
-    before = _resident()
-    modules = [base.unet, *(base.text_encoders if options.text_encoder else [])]
-    for module in modules:
-        module.to_empty(device="cpu")
-        for parameter in module.parameters():
-            parameter.data.normal_(std=0.02)
-        for buffer in module.buffers():
-            buffer.zero_()
     if not options.text_encoder:
         base.text_encoders = []
-    attachment = attach(base, work.adapter, seed=0)
-    set_mode(base, work.mode, work.checkpointing, trains_text=options.text_encoder)
+    before = _resident()
+    for module in (base.unet, *base.text_encoders):
+        _fill(module)
+    quantize_base(base, options.weights, torch.device("cpu"))
+    attachment = attach(base, _workload(options, "plain").adapter, seed=0)
     base.unet.train()
     parameters = [p for named in attachment.parameters.values() for _, p in named]
     optimizer = torch.optim.AdamW(parameters)
-    seconds = []
-    gc.collect()
-    _reset_peak()
-    for _ in range(2):
-        started = time.perf_counter()
-        _step(base, work)
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    for name in options.modes:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        seconds.append(time.perf_counter() - started)
-    return {
-        "measured": round((_peak() - before) / GIB, 3),
-        "seconds": round(min(seconds), 2),
-    }
+        work = _workload(options, name)
+        set_mode(base, work.mode, work.checkpointing, trains_text=options.text_encoder)
+        gc.collect()
+        _reset_peak()
+        started = time.perf_counter()
+        _step(base, work)
+        yield {
+            "measured": round((_peak() - before) / GIB, 3),
+            "seconds": round(time.perf_counter() - started, 1),
+        }
+
+
+def _fill(module: torch.nn.Module) -> None:
+    """Random weights: a million numbers, over and over, since drawing all takes minutes."""
+    module.to_empty(device="cpu")
+    numbers = 0.02 * torch.randn(1 << 20)
+    for parameter in module.parameters():
+        flat = parameter.data.view(-1)
+        for part in flat.split(len(numbers)):
+            part.copy_(numbers[: len(part)])
+    for buffer in module.buffers():
+        buffer.zero_()
 
 
 def _step(base: BaseModel, work: Workload) -> None:
