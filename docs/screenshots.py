@@ -109,6 +109,8 @@ def show_images(page: Page) -> None:
     expect(page.locator("#images-caption").get_by_role("textbox")).to_be_editable()
     page.locator("#images-trigger").get_by_role("textbox").fill(TRIGGER)
     page.locator("#images-class-word").get_by_role("textbox").fill(CLASS_WORD)
+    page.keyboard.press("Tab")
+    page.wait_for_timeout(2500)  # each of the two words asks for the verdict anew
     expect(page.locator("#images-verdict")).to_contain_text(re.compile("Good|Weak|Taken"))
 
 
