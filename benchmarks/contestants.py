@@ -127,6 +127,7 @@ def rarebit_config(work: Work) -> TrainingConfig:
         "optimizer.learning_rate": RATE,
         "optimizer.schedule": "constant",
         "optimizer.warmup": 0.0,
+        "objective.weighting": "min_snr",
         "objective.min_snr_gamma": 0.0,
         "training.steps": work.steps,
         "training.batch_size": work.batch_size,

@@ -56,6 +56,10 @@ def _answer(verb: str, arguments: dict[str, object], *_: object, **__: object) -
         return {"file": Path(str(arguments["file"])).name, "family": "sd1"}
     if verb == "adapter.verify":
         return {"tools": {}}
+    if verb == "adapter.download":
+        with zipfile.ZipFile(str(arguments["out"]), "w") as archive:
+            archive.write(str(arguments["file"]), f"{arguments['name']}.safetensors")
+        return {}
     if verb == "trigger":
         return {"words": [], "suggestions": [{"word": "ohwx", "verdict": "good"}]}
     raise UserError(f"There is no {verb} here.")
