@@ -56,7 +56,7 @@ def test_cached_latents_and_flips_agree(tiny_base: TinyBase, images: Path, tmp_p
     picture = session.pictures[0]
     pixels = load_rgb(picture.entry.read(), config.images.background)
     for flip in (False, True):
-        expected = encode_pixels(session.base.vae, fit(pixels, picture.crop, flip))
+        expected = encode_pixels(session.base, fit(pixels, picture.crop, flip))
         kept = session.batches.source.latents(picture, flip)
         assert torch.equal(kept, expected)
     mirrored = session.batches.source.latents(picture, False).flip(-1)
