@@ -40,7 +40,7 @@ def test_fill(tiny_base: TinyBase, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     for picture in (pictures[2], pictures[7]):
         pixels = fit(load_rgb(picture.entry.read(), "#ffffff"), picture.crop, True)
-        assert torch.equal(source.latents(picture, True), encode_pixels(base.vae, pixels))
+        assert torch.equal(source.latents(picture, True), encode_pixels(base, pixels))
 
     shutil.rmtree(tmp_path / "cache")
     (folder / "5.png").write_bytes(b"something else")
