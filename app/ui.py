@@ -21,9 +21,15 @@ _BUILDERS = {
 TICK = 2.0  # seconds
 # The tab stands in the address, so that a reload, or the server's return, leads back to it.
 _REMEMBER = "() => { history.replaceState(null, '', '#%s'); }"
+# A click before the page is alive is lost, so it is repeated until the tab is the chosen one.
 _RETURN = """() => {
-    const tab = document.getElementById(`tab-${location.hash.slice(1)}-button`);
-    if (tab) tab.click();
+    const back = (tries) => {
+        const tab = document.getElementById(`tab-${location.hash.slice(1)}-button`);
+        if (!location.hash || tab?.getAttribute('aria-selected') === 'true' || !tries) return;
+        tab?.click();
+        setTimeout(back, 200, tries - 1);
+    };
+    back(50);
 }"""
 
 # Gradio 6.31 tells of edits of a textbox only when a key with a character is pressed: not of
