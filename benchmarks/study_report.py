@@ -14,6 +14,7 @@ from trainer.places import PROJECT
 from trainer.runs.atomic import write_text
 
 PAGE = PROJECT / "docs" / "keeping-the-rest-still.md"
+MEASURING = PROJECT / "docs" / "measuring.md"
 BOARD = PROJECT / "docs" / "images" / "keeping-the-rest-still.png"
 BEGIN, END = "<!-- study: begin -->", "<!-- study: end -->"
 NAMES = {
@@ -24,17 +25,33 @@ NAMES = {
 GOALS = {"class_drift": 0.15, "neighbour_drift": 0.4, "unrelated_drift": 0.3}
 # Two-sided 95 % points of Student's t for 1 to 8 degrees of freedom.
 STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31)
+ADAPTERS = {
+    "good: the default, one subject or two": ("prediction", "two concepts"),
+    "leaking: nothing held": ("none",),
+    "leaking: class pictures": ("classic",),
+    "overtrained: nothing held, half of the pictures, twice as long": ("overtrained",),
+    "dead: not trained (B = 0)": ("dead",),
+}
+WARNINGS = {
+    "works": "works",
+    "leaks": "leaks",
+    "neighbours": "neighbours move",
+    "moves": "much else changed",
+    "overtrained": "overtrained",
+    "dead": "dead",
+}
 SIDE, GAP, LABEL = 64, 4, 150
 
 Row = dict[str, Any]
 
 
 def write_docs(rows: Sequence[Row], pictures: Path) -> None:
-    """Put the tables between the marks of the page, and the board beside it."""
-    text = PAGE.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    write_text(PAGE, f"{before}{BEGIN}\n\n{tables(rows)}\n\n{END}{after}")
+    """Put the tables between the marks of the two pages, and the board beside them."""
+    for page, tables_of in ((PAGE, tables), (MEASURING, bounds_table)):
+        text = page.read_text(encoding="utf-8")
+        before, _, rest = text.partition(BEGIN)
+        _, _, after = rest.partition(END)
+        write_text(page, f"{before}{BEGIN}\n\n{tables_of(rows)}\n\n{END}{after}")
     if sheet := board(pictures):
         BOARD.parent.mkdir(parents=True, exist_ok=True)
         sheet.quantize(256, Image.Quantize.MEDIANCUT).save(BOARD, optimize=True)
@@ -151,30 +168,48 @@ def concepts_table(rows: Sequence[Row]) -> str:
 
 
 def warning_table(rows: Sequence[Row]) -> str:
-    """What the meters say of adapters that are wrong on purpose, and of a good one."""
-    kinds = {
-        "a good one": ("prediction", "police-car"),
-        "leaking: nothing held": ("none", "police-car"),
-        "overtrained: half of the pictures, three times the rate, 800 steps": (
-            "overtrained",
-            "police-car",
-        ),
-        "dead: not trained (B = 0)": ("dead", "police-car"),
-    }
+    """How often the meters warn, of adapters that are wrong on purpose and of good ones."""
     lines = [
-        "**Adapters that are wrong on purpose, seed 0**:",
+        "**What the meters say** (`evaluate`'s findings), in how many of the subjects that were "
+        "trained:",
         "",
-        "| adapter | effect | leak | collateral | likeness, held out | likeness, trained |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| adapter | subjects | " + " | ".join(WARNINGS.values()) + " |",
+        "| --- |" + " --- |" * (1 + len(WARNINGS)),
     ]
-    for name, (arm, images) in kinds.items():
-        for row in rows:
-            if (row["arm"], row["images"], row["seed"]) == (arm, images, 0):
-                names = ("effect", "leak", "collateral", "likeness", "likeness_trained")
-                values = [row["meters"][0][key] for key in names]
-                cells = ["–" if value is None else f"{value:.3f}" for value in values]
-                lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) if len(lines) > 5 else ""
+    for name, arms in ADAPTERS.items():
+        found = [set(codes) for row in rows if row["arm"] in arms for codes in row["findings"]]
+        if found:
+            counts = [sum(code in codes for codes in found) for code in WARNINGS]
+            cells = [str(count) if count else "–" for count in counts]
+            lines.append(f"| {name} | {len(found)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) if len(lines) > 4 else ""
+
+
+def bounds_table(rows: Sequence[Row]) -> str:
+    """Between which values the shares lay that the findings judge by, least to most."""
+    lines = [
+        "| adapter | subjects | likeness | without the trigger, of it | class word, of the effect "
+        "| neighbours | unrelated | missing on held-out, of trained |",
+        "| --- |" + " --- |" * 7,
+    ]
+    for name, arms in ADAPTERS.items():
+        found = [meters for row in rows if row["arm"] in arms for meters in row["meters"]]
+        if found and "dead" not in arms:
+            cells = [
+                spread([one["likeness"] for one in found]),
+                spread([one["likeness_without"] / one["likeness"] for one in found]),
+                *(spread([one[f"{of}_leak"] for one in found]) for of in ("class", "neighbour")),
+                spread([one["collateral"] for one in found]),
+                spread([one["gap"] / one["likeness_trained"] for one in found]),
+            ]
+            lines.append(f"| {name} | {len(found)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def spread(values: Sequence[float]) -> str:
+    """The least and the most of some values; one where they are the same."""
+    least, most = f"{min(values):.2f}", f"{max(values):.2f}"
+    return least if least == most else f"{least} to {most}"
 
 
 def interval(values: Sequence[float | None], digits: int = 2) -> str:
@@ -217,7 +252,7 @@ def board(folder: Path) -> Image.Image | None:
         "prediction-police-car-0": "predictions (default)",
         "trigger-dog-police-car-0": "trigger: dog",
         "trigger-photo-police-car-0": "trigger: photo",
-        "overtrained-police-car-0": "overtrained",
+        "overtrained-peacock-0": "overtrained (bird)",
         "two-concepts-teddy+peacock-0": "two: ohwx, bear",
         "two-concepts-teddy+peacock-1": "two: bnha, bird",
     }

@@ -16,7 +16,7 @@ import json
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from trainer.devices import choose_device
 from trainer.evaluation.drift import ProbeSettings, drift, make_probes, mean_drift
 from trainer.evaluation.meters import MeterBench
 from trainer.evaluation.pictorial import score_pictures
+from trainer.evaluation.verdicts import findings
 from trainer.evaluation.watching import subjects_of
 from trainer.lora.attach import disabled
 from trainer.places import PROJECT
@@ -89,7 +90,9 @@ class Run:
     Attributes:
         arm: what is compared; runs of one arm differ by seed and set.
         values: of the configuration, by dotted name.
-        images: how many of the set's pictures train; 0: all but those held out.
+        images: which of the bundled sets.
+        checks: how often it is measured, evenly over its steps; overtraining shows in having been
+            better before.
     """
 
     arm: str
@@ -97,6 +100,7 @@ class Run:
     seed: int
     values: dict[str, Any] = field(default_factory=dict)
     steps: int = 400
+    checks: int = 1
 
     @property
     def key(self) -> str:
@@ -119,16 +123,9 @@ def study(steps: int) -> list[Run]:
                     runs.append(Run(method, images, seed, METHODS[method]))
         if seed == 0:
             runs.append(Run("dead", "police-car", seed, steps=0))
-            harsh = {
-                **METHODS["none"],
-                "optimizer.learning_rate": 1e-2,
-                "optimizer.text_encoder_learning_rate": 3e-3,
-                "evaluation.validation": 0.5,
-            }
-            runs.append(Run("overtrained", "police-car", seed, harsh, steps=800))
-    return [
-        Run(run.arm, run.images, run.seed, run.values, run.steps * steps // 400) for run in runs
-    ]
+            by_heart = METHODS["none"] | {"evaluation.validation": 0.5}
+            runs.append(Run("overtrained", "peacock", seed, by_heart, steps=800, checks=4))
+    return [replace(run, steps=run.steps * steps // 400) for run in runs]
 
 
 def configuration(run: Run) -> TrainingConfig:
@@ -168,11 +165,14 @@ def carry_out(run: Run, pictures: Path) -> dict[str, Any]:
             settings=PROBES,
         )
         ordinary = make_probes(session.base, ORDINARY, session.device, session.text.cache, PROBES)
-        started = time.process_time()
-        while session.step < run.steps:
-            training_step(session, lambda: False)
-        seconds = time.process_time() - started
-        meters = [measured_row(one) for one in bench.measure()]
+        seconds, earlier = 0.0, []
+        for check in range(1, run.checks + 1):
+            started = time.process_time()
+            while session.step < run.steps * check // run.checks:
+                training_step(session, lambda: False)
+            seconds += time.process_time() - started
+            earlier.append(bench.measure())
+        measured = earlier.pop()
         moved = drift(session.base, ordinary, session.device)
         result = {
             "key": run.key,
@@ -182,8 +182,12 @@ def carry_out(run: Run, pictures: Path) -> dict[str, Any]:
             "steps": run.steps,
             "base": session.base.fingerprint[:12],
             "seconds_per_step": seconds / max(1, run.steps),
-            "meters": meters,
-            "bleed": bench.bleed() if len(meters) > 1 else None,
+            "meters": [measured_row(one) for one in measured],
+            "findings": [
+                [finding.code for finding in findings(one, earlier=[row[place] for row in earlier])]
+                for place, one in enumerate(measured)
+            ],
+            "bleed": bench.bleed() if len(measured) > 1 else None,
             "pictures": compare_pictures(session),
             "ordinary_dog": mean_drift(moved, ORDINARY[:3]),
             "ordinary_photo": mean_drift(moved, ORDINARY[3:]),

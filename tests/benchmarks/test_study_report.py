@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks.study_report import BEGIN, END, PAGE, board, interval, tables
+from benchmarks.study_report import (
+    BEGIN,
+    END,
+    MEASURING,
+    PAGE,
+    board,
+    bounds_table,
+    interval,
+    tables,
+)
 from benchmarks.trigger_study import METHODS, configuration, read_results, study
 
 
@@ -19,15 +28,20 @@ def row(arm: str, seed: int, drift: float, likeness: float, images: str = "polic
         "neighbour_drift": 2 * drift,
         "unrelated_drift": 3 * drift,
         "likeness": likeness,
+        "likeness_without": 0.9 * likeness if arm == "none" else 0.0,
         "likeness_trained": likeness,
-        "leak": drift / 0.1,
-        "collateral": None,
+        "gap": 0.0,
+        "class_leak": drift / 0.1,
+        "neighbour_leak": 2 * drift / 0.1,
+        "collateral": 0.3,
     }
+    warnings = {"none": ["works", "leaks"], "dead": ["dead"]}
     return {
         "arm": arm,
         "images": images,
         "seed": seed,
         "meters": [meters],
+        "findings": [warnings.get(arm, ["works", "keeps"])],
         "bleed": [[0.5, 0.1], [0.2, 0.6]] if arm == "two concepts" else None,
         "seconds_per_step": 0.2 if arm == "none" else 0.25,
         "ordinary_dog": 0.01,
@@ -71,9 +85,25 @@ def test_every_table_appears_when_there_is_something_to_say() -> None:
         row("two concepts", 0, 0.01, 0.5, "teddy+peacock"),
     ]
     text = tables(rows)
-    for part in ("which word as trigger", "| dog | 1 |", "| teddy | 0.50 | 0.10 |", "dead: not"):
+    for part in ("which word as trigger", "| dog | 1 |", "| teddy | 0.50 | 0.10 |"):
         assert part in text
     assert tables([]) == ""
+
+
+def test_warnings_are_counted() -> None:
+    rows = [row("none", 0, 0.1, 0.5), row("none", 1, 0.1, 0.5), row("dead", 0, 0.0, 0.0)]
+    text = tables([*rows, row("prediction", 0, 0.01, 0.5)])
+    assert "| leaking: nothing held | 2 | 2 | 2 | – | – | – | – |" in text
+    assert "| dead: not trained (B = 0) | 1 | – | – | – | – | – | 1 |" in text
+    assert "| good: the default, one subject or two | 1 | 1 | – | – | – | – | – |" in text
+
+
+def test_bounds_are_the_least_and_the_most() -> None:
+    rows = [row("none", 0, 0.09, 0.5), row("none", 1, 0.1, 0.6), row("dead", 0, 0.0, 0.0)]
+    cells = "2 | 0.50 to 0.60 | 0.90 | 0.90 to 1.00 | 1.80 to 2.00 | 0.30 | 0.00"
+    assert f"| leaking: nothing held | {cells} |" in bounds_table(rows)
+    assert "dead" not in bounds_table(rows)
+    assert bounds_table([]) == ""
 
 
 def test_the_board_takes_the_pictures_that_are_there(tmp_path: Path) -> None:
@@ -99,6 +129,7 @@ def test_the_last_row_of_a_run_counts(tmp_path: Path) -> None:
     assert [row["n"] for row in read_results(file)] == [2]
 
 
-def test_the_page_has_a_place_for_the_tables() -> None:
-    text = PAGE.read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", [PAGE, MEASURING], ids=lambda page: page.name)
+def test_the_pages_have_a_place_for_the_tables(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
     assert text.index(BEGIN) < text.index(END)

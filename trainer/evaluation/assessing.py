@@ -28,7 +28,7 @@ from trainer.evaluation.verdicts import Finding, findings
 from trainer.lora.attach import detach, set_strength
 from trainer.lora.files import load_into, read_adapter
 from trainer.models.base import BaseModel
-from trainer.pictures import LatentSource, gather_pictures
+from trainer.pictures import LatentSource, MaskSource, gather_pictures
 from trainer.runs.atomic import write_json
 from trainer.runs.layout import RunFolder
 
@@ -154,6 +154,7 @@ def assess(
         device,
         cache,
         latents,
+        masks=MaskSource(config.images, base.vae_scale_factor),
         objective=config.objective,
         side=side,
     )

@@ -3,7 +3,8 @@
     likeness = 1 - mean over timesteps of E_on(t) / E_off(t)
 
 ``E(t)`` is the squared error of the prediction, averaged over the pictures, with the adapter and
-without it. 0: no better than the base model; 1 would be perfect; below 0: worse than the base.
+without it; of masked pictures over what counts in training. 0: no better than the base model; 1
+would be perfect; below 0: worse than the base.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from trainer.devices import Device
 from trainer.evaluation.predicting import Points, predict, stratified_timesteps
 from trainer.models.base import BaseModel
 from trainer.objective import add_noise, loss_weights, squared_error, target
-from trainer.pictures import LatentSource, Picture
+from trainer.pictures import LatentSource, MaskSource, Picture
 from trainer.seeds import derive_seed
 
 TIMESTEPS = 3
@@ -34,11 +35,13 @@ class Example:
         points: all timesteps of the first picture, then those of the second, and so on.
         wanted: (N, C, H, W), what a perfect model would predict.
         weights: (N,), how training weighs them.
+        masks: (N, 1, H, W), how much each place counts; None where all count alike.
     """
 
     points: Points
     wanted: Tensor
     weights: Tensor
+    masks: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ def make_examples(
     latents: LatentSource,
     objective: ObjectiveConfig,
     *,
+    masks: MaskSource | None = None,
     timesteps: int = TIMESTEPS,
     seed: int = 0,
 ) -> list[Example]:
@@ -70,6 +74,7 @@ def make_examples(
         captions: one for each picture: with the trigger to ask what it does, without to ask what
             the rest of the caption does.
         objective: how timesteps are weighed, see `trainer.objective.loss_weights`.
+        masks: of the pictures; None where all of them counts.
     """
     scheduler = base.noise_scheduler()
     alpha_bar = scheduler.alphas_cumprod
@@ -83,6 +88,8 @@ def make_examples(
         clean = clean.repeat_interleave(timesteps, dim=0)  # (N, C, H, W)
         noise = torch.cat([_noise(picture, clean, timesteps, seed) for picture, _ in members])
         steps = strata.repeat(len(members))
+        shown = [picture for picture, _ in members]
+        counting = masks.weights(shown, [False] * len(shown)) if masks else None
         points = Points(
             prompts=tuple(caption for _, caption in members for _ in range(timesteps)),
             noised=add_noise(clean, noise, alpha_bar, steps),
@@ -94,6 +101,7 @@ def make_examples(
                 points,
                 wanted=target(clean, noise, alpha_bar, steps, base.prediction_type),
                 weights=loss_weights(alpha_bar, steps, base.prediction_type, objective),
+                masks=None if counting is None else counting.repeat_interleave(timesteps, dim=0),
             )
         )
     return examples
@@ -108,7 +116,8 @@ def measure_losses(base: BaseModel, examples: Sequence[Example], device: Device)
     if not examples:
         raise ValueError("no pictures to measure on")
     errors = [
-        squared_error(predict(base, example.points, device), example.wanted) for example in examples
+        squared_error(predict(base, example.points, device), example.wanted, example.masks)
+        for example in examples
     ]
     weights = torch.cat([example.weights for example in examples])
     steps = torch.cat([example.points.timesteps for example in examples])

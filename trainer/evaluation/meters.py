@@ -21,7 +21,7 @@ from trainer.evaluation.likeness import (
 from trainer.evaluation.prompts import PromptSets, prompt_sets
 from trainer.lora.attach import disabled
 from trainer.models.base import BaseModel
-from trainer.pictures import LatentSource, Picture
+from trainer.pictures import LatentSource, MaskSource, Picture
 
 Item = TypeVar("Item")
 
@@ -144,6 +144,7 @@ class MeterBench:
 
     Args:
         latents: of the subjects' pictures.
+        masks: of the same; None where all of a picture counts.
         objective: how timesteps are weighed, for losses that compare with training's.
         side: of the base model's pictures, in pixels; its own unless given.
     """
@@ -156,12 +157,14 @@ class MeterBench:
         cache: TensorCache,
         latents: LatentSource | None = None,
         *,
+        masks: MaskSource | None = None,
         objective: ObjectiveConfig | None = None,
         side: int | None = None,
         settings: ProbeSettings | None = None,
     ) -> None:
         self.base, self.device = base, device
-        self._latents, self._objective = latents, objective or ObjectiveConfig()
+        self._latents, self._masks = latents, masks
+        self._objective = objective or ObjectiveConfig()
         self.benches = [self._bench(subject, cache) for subject in subjects]
         prompts = [prompt for bench in self.benches for prompt in bench.prompts.all]
         self.last_drifts: dict[str, float] = {}
@@ -203,7 +206,9 @@ class MeterBench:
         if not pairs or self._latents is None:
             return None
         pictures, captions = zip(*pairs, strict=True)
-        examples = make_examples(self.base, pictures, captions, self._latents, self._objective)
+        examples = make_examples(
+            self.base, pictures, captions, self._latents, self._objective, masks=self._masks
+        )
         with disabled(self.base):
             return _Losses(examples, measure_losses(self.base, examples, self.device))
 

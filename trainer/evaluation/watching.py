@@ -86,6 +86,7 @@ class Watch:
                 session.device,
                 session.text.cache,
                 session.batches.source,
+                masks=session.batches.masks,
                 objective=config.objective,
                 side=config.images.resolution,
             )

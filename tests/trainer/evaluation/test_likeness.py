@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.conftest import TinyBase
 from tests.tiny_models import TINY_NAMES
@@ -19,7 +20,7 @@ from trainer.evaluation.likeness import Example, Losses, likeness, make_examples
 from trainer.evaluation.predicting import Points
 from trainer.models.base import BaseModel
 from trainer.models.load import load_base
-from trainer.pictures import LatentSource, Picture, fit_pictures
+from trainer.pictures import LatentSource, MaskSource, Picture, fit_pictures
 
 
 def pictures_of(base: BaseModel, folder: Path) -> tuple[list[Picture], LatentSource]:
@@ -80,6 +81,39 @@ def test_points_belong_to_the_picture_not_to_its_company(
     alone = make_examples(base, pictures[1:2], ["a"], latents, objective, timesteps=2)[0]
     together = make_examples(base, pictures[:2], ["b", "a"], latents, objective, timesteps=2)[0]
     assert torch.equal(alone.points.noised, together.points.noised[2:])
+
+
+def test_only_what_the_mask_shows_counts(
+    tiny_base: TinyBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = load_base(str(tiny_base("sd1")))
+    folder = make_images(tmp_path, side=64)
+    for picture in sorted(folder.glob("*.png")):
+        with Image.open(picture) as opened:
+            mask = Image.new("L", opened.size)
+        mask.paste(255, (0, 0, mask.width // 2, mask.height))
+        mask.save(picture.with_suffix(".mask.png"))
+    config = ImagesConfig(resolution=64, masks="files", mask_outside=0.0)
+    pictures, _ = fit_pictures(scan_image_set(folder), config, base.resolution_step)
+    latents = LatentSource(base, TensorCache(tmp_path / "cache", print), "#ffffff")
+    masks = MaskSource(config, base.vae_scale_factor)
+    captions, objective = ["ohwx"] * len(pictures), ObjectiveConfig()
+    examples = make_examples(base, pictures, captions, latents, objective, masks=masks)
+    answers = {id(example.points): example.wanted.clone() for example in examples}
+    for answer in answers.values():
+        answer[..., answer.shape[-1] // 2 :] += 1  # wrong, on the black side
+
+    def predicted(_: object, points: Points, __: object) -> torch.Tensor:
+        return answers[id(points)]
+
+    monkeypatch.setattr(likeness_module, "predict", predicted)
+    assert measure_losses(base, examples, DEVICE).weighted == 0.0
+    whole = make_examples(base, pictures, captions, latents, objective)
+    answers |= {
+        id(one.points): answers[id(other.points)]
+        for one, other in zip(whole, examples, strict=True)
+    }
+    assert measure_losses(base, whole, DEVICE).weighted > 0.0
 
 
 @pytest.mark.parametrize(
