@@ -29,6 +29,8 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 # Deflate reaches 1 : 1032. Pictures and captions stay far below; small things may be anything.
 _MAX_RATIO = 200
 _SMALL = 1 << 20
+# All members together; small ones are judged from this size on, or 4,000 of them would hide 4 GB.
+_SMALL_TOTAL = 64 << 20
 # What the list of members may take: some 100,000 of them, read in about a second.
 _MAX_LIST_BYTES = 8 << 20
 
@@ -73,31 +75,33 @@ def unpack(archive: Path, shown: str, folder: Path, limits: ArchiveLimits) -> li
             picture set holds: paths that lead out of it, links, devices, archives.
         OSError: from the file system.
     """
-    with _opened(archive, shown) as (zipped, members):
-        if len(members) > limits.members:
+    with _opened(archive, shown) as zipped:
+        entries = zipped.infolist()
+        if len(entries) > limits.members:
             raise _refusal(
                 shown,
-                f"it holds {len(members):,} files; the limit is {limits.members:,}",
+                f"it holds {len(entries):,} files; the limit is {limits.members:,}",
                 "Pack fewer pictures.",
             )
         names: set[str] = set()
-        for member in members:
-            _judge(member, shown, limits)
-            if member.filename in names:
-                name = _short(member.filename)
+        for entry in entries:
+            _judge(entry, shown, limits)
+            if entry.filename in names:
+                name = _short(entry.filename)
                 raise _refusal(shown, f"it holds {name} twice", "Pack the pictures again.")
-            names.add(member.filename)
-        _check_total(sum(member.file_size for member in members), shown, limits)
+            names.add(entry.filename)
+        members = [entry for entry in entries if not entry.is_dir()]
+        _check_total(sum(member.file_size for member in members), archive, shown, limits)
         return _write_all(zipped, members, shown, folder, limits)
 
 
 @contextmanager
-def _opened(path: Path, shown: str) -> Iterator[tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]]:
-    """The archive and its files; what the reader raises for a bad one is the archive's fault."""
+def _opened(path: Path, shown: str) -> Iterator[zipfile.ZipFile]:
+    """The archive; what the reader raises for a bad one is the archive's fault."""
     with path.open("rb") as stream:
         try:
             with zipfile.ZipFile(_Bounded(stream)) as zipped:  # pyright: ignore[reportArgumentType]
-                yield zipped, [member for member in zipped.infolist() if not member.is_dir()]
+                yield zipped
         except (UserError, OSError):
             raise
         except _TooLong as error:
@@ -117,7 +121,7 @@ def _judge(member: zipfile.ZipInfo, shown: str, limits: ArchiveLimits) -> None:
         reason = f"{name} would be written outside the image set"
         raise _refusal(shown, reason, "Pack the pictures themselves, without paths.")
     kind = stat.S_IFMT(member.external_attr >> 16)
-    if kind not in (0, stat.S_IFREG):
+    if kind not in (0, stat.S_IFDIR if member.is_dir() else stat.S_IFREG):
         what = "a link" if kind == stat.S_IFLNK else "a device or pipe"
         raise _refusal(shown, f"{name} is {what}, not a file", "Pack the pictures themselves.")
     if member.flag_bits & _ENCRYPTED:
@@ -143,7 +147,12 @@ def _check_ratio(unpacked: int, packed: int, name: str, shown: str) -> None:
         raise _refusal(shown, reason, "Leave it out.")
 
 
-def _check_total(total: int, shown: str, limits: ArchiveLimits) -> None:
+def _check_total(total: int, archive: Path, shown: str, limits: ArchiveLimits) -> None:
+    # Against the file's own size: what members say that they take may overlap.
+    packed = archive.stat().st_size
+    if total > _SMALL_TOTAL and total > _MAX_RATIO * packed:
+        reason = f"it unpacks to {total // packed:,} times its size, as no pictures do"
+        raise _refusal(shown, reason, "Leave it out.")
     if total > limits.total_bytes:
         raise _refusal(
             shown,

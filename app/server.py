@@ -43,7 +43,7 @@ class Address:
 
 
 class SameOriginMiddleware:
-    """Refuses what changes something when another site's page asks for it."""
+    """Refuses what another site's page asks for."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -60,9 +60,10 @@ class SameOriginMiddleware:
 def _is_ours(scope: Scope) -> bool:
     headers = Headers(scope=scope)
     origin = headers.get("origin")
-    if scope["method"] in _READING:
-        return headers.get("sec-fetch-site") != "cross-site" or _is_navigation(headers)
-    return origin is None or urlsplit(origin).netloc == headers.get("host")
+    if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+        return False
+    reading, foreign = scope["method"] in _READING, headers.get("sec-fetch-site") == "cross-site"
+    return not (reading and foreign) or _is_navigation(headers)
 
 
 def _is_navigation(headers: Headers) -> bool:

@@ -27,6 +27,7 @@ from trainer.runs.layout import RunFolder
 Notice = Callable[[str], None]
 
 FORMAT = 1
+_FILES = ("adapter.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json")
 
 
 @dataclass
@@ -169,11 +170,13 @@ def load_checkpoint(folder: Path) -> TrainingState:
 def _verified_files(folder: Path) -> dict[str, bytes]:
     try:
         manifest = json.loads((folder / "manifest.json").read_bytes())
-        files = {file: (folder / file).read_bytes() for file in manifest}
-    except (OSError, ValueError) as error:
-        raise UserError(f"The checkpoint {folder} can't be read: {error}.") from error
+        sums = {file: (manifest[file]["size"], manifest[file]["sha256"]) for file in _FILES}
+        files = {file: (folder / file).read_bytes() for file in _FILES}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        reason = error if isinstance(error, OSError) else "its manifest.json is damaged"
+        raise UserError(f"The checkpoint {folder} can't be read: {reason}.") from error
     for file, data in files.items():
-        if hashlib.sha256(data).hexdigest() != manifest[file]["sha256"]:
+        if (len(data), hashlib.sha256(data).hexdigest()) != sums[file]:
             raise UserError(f"The checkpoint {folder} is damaged: {file} was changed.")
     return files
 

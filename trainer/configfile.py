@@ -7,6 +7,7 @@ mistakes at once, each with its field, its value and what is expected instead.
 from __future__ import annotations
 
 import json
+import math
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -49,7 +50,11 @@ __all__ = [
 _HINT = "Every field is explained in docs/configuration.md."
 _TOML = "The file must be TOML: [section] lines, and key = value lines below them."
 _DEFAULTS = TrainingConfig()
-_FILE_LIMIT = 1_000_000  # bytes
+MAX_FILE_BYTES = 200_000
+"""Twenty times the length of a file with every field explained; the parser is slow beyond it."""
+_MAX_SHOWN = 100  # mistakes; more of them mean that the file is something else
+_MAX_DEPTH = 8  # of lists and tables; the deepest field takes three
+_TOO_DEEP = "lists nested too deeply"
 _NO_VALUE = "(empty)"
 
 
@@ -69,7 +74,8 @@ class Mistake:
 
     def __str__(self) -> str:
         place = f"line {self.line}: " if self.line else ""
-        return f"{place}{self.field}: {self.message}" if self.field else place + self.message
+        start = f"{place}{_on_one_line(self.field)}: " if self.field else place
+        return start + self.message
 
 
 class ConfigError(UserError):
@@ -78,12 +84,13 @@ class ConfigError(UserError):
     def __init__(self, source: str, mistakes: Sequence[Mistake], hint: str = _HINT) -> None:
         self.mistakes = tuple(mistakes)
         start = source or "the configuration"
-        lines = [str(mistake) for mistake in mistakes]
-        if len(lines) == 1:
+        lines = [str(mistake) for mistake in self.mistakes[:_MAX_SHOWN]]
+        if len(self.mistakes) == 1:
             super().__init__(f"{start}: {lines[0]}", hint)
         else:
+            count = f"{'more than ' * (len(self.mistakes) > _MAX_SHOWN)}{len(lines)}"
             listed = "\n".join(f"  {line}" for line in lines)
-            super().__init__(f"{start} has {len(lines)} mistakes:\n{listed}", hint)
+            super().__init__(f"{start} has {count} mistakes:\n{listed}", hint)
 
 
 # ------------------------------------------------------------------------------ values
@@ -155,12 +162,17 @@ def validate(
     Raises:
         ConfigError: with all mistakes.
     """
+    try:
+        tree = {name: _tamed(value, _MAX_DEPTH) for name, value in tree.items()}
+    except RecursionError:
+        raise ConfigError(source, [Mistake("", _TOO_DEEP)]) from None
     tree, stray = _without_stray_bytes(tree, lines or {})
     mistakes = [*unknown, *stray]
     try:
         config = _build(tree)
     except ValidationError as error:
-        mistakes += [_mistake(item, lines or {}) for item in error.errors()]
+        first = error.errors()[: _MAX_SHOWN + 1]
+        mistakes += [_mistake(item, lines or {}) for item in first]
         mistakes += _contradictions(tree, error, lines or {})
     else:
         if not mistakes:
@@ -233,11 +245,12 @@ def read_config(path: Path) -> TrainingConfig:
     """
     try:
         with path.open("rb") as file:
-            data = file.read(_FILE_LIMIT + 1)
+            data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}", _HINT) from error
-    if len(data) > _FILE_LIMIT:
-        raise UserError(f"{path} is over 1 MB, too large for a configuration", _HINT)
+    if len(data) > MAX_FILE_BYTES:
+        limit = f"{MAX_FILE_BYTES // 1000} KB"
+        raise UserError(f"{path} is over {limit}, too large for a configuration", _HINT)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -260,8 +273,24 @@ def parse_config(text: str, source: str = "") -> TrainingConfig:
         mistakes = _twice(text, error) or [Mistake("", str(error))]
         raise ConfigError(source, mistakes, _TOML) from error
     except RecursionError:
-        raise ConfigError(source, [Mistake("", "lists nested too deeply")], _TOML) from None
+        raise ConfigError(source, [Mistake("", _TOO_DEEP)], _TOML) from None
     return validate(tree, source, dict(reversed(_key_lines(text))))
+
+
+def _tamed(value: object, depth: int) -> Any:
+    """The same value, where whole numbers of hundreds of digits, which JSON can't hold, are inf.
+
+    Raises:
+        RecursionError: lists and tables are nested deeper than that.
+    """
+    if not isinstance(value, (Mapping, list, tuple)):
+        huge = isinstance(value, int) and value.bit_length() > 1000
+        return (math.inf if value > 0 else -math.inf) if huge else value
+    if not depth:
+        raise RecursionError
+    if isinstance(value, Mapping):
+        return {name: _tamed(item, depth - 1) for name, item in value.items()}
+    return [_tamed(item, depth - 1) for item in value]
 
 
 def _without_stray_bytes(
@@ -372,7 +401,12 @@ def _show(value: object) -> str:
     """A value as it stands in the file, on one line and cut."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     text = {"NaN": "nan", "Infinity": "inf", "-Infinity": "-inf"}.get(text, text)
-    return text if len(text) <= 60 else text[:57] + "…"
+    return _on_one_line(text if len(text) <= 60 else text[:57] + "…")
+
+
+def _on_one_line(text: str) -> str:
+    """A text with what is invisible or turns the writing round escaped."""
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def _parse_reason(error: ParseError) -> str:
@@ -394,15 +428,17 @@ def _twice(text: str, error: Exception) -> list[Mistake]:
 
 def _key_lines(text: str) -> list[tuple[str, int]]:
     """The sections and keys of a TOML text with their line numbers, from 1."""
-    blank = re.compile(r'("""|\'\'\')(?:.|\n)*?\1')
+    blank = re.compile(r'("""|\'\'\').*?\1', re.DOTALL)
     text = blank.sub(lambda match: '""' + "\n" * match.group().count("\n"), text)
     found: list[tuple[str, int]] = []
     section = ""
     for number, line in enumerate(text.split("\n"), start=1):
-        if header := re.match(r"\s*\[+\s*([^\[\]#=]+?)\s*\]", line):
+        # Each pattern can match in one way only, or a line of spaces would take minutes.
+        line = line.strip()
+        if header := re.match(r"\[+([^\[\]#=]+)\]", line):
             section = _bare(header.group(1))
             found.append((section, number))
-        elif key := re.match(r"\s*([\w\-.\"' ]+?)\s*=", line):
+        elif key := re.match(r"([\w\-.\"' \t]+)=", line):
             dotted = _bare(key.group(1))
             found.append((f"{section}.{dotted}" if section else dotted, number))
     return found

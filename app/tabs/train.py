@@ -39,6 +39,7 @@ from app.shared import (
 from trainer.config import TrainingConfig
 from trainer.configfields import all_fields, sections
 from trainer.configfile import (
+    MAX_FILE_BYTES,
     ConfigError,
     apply_overrides,
     format_config,
@@ -50,7 +51,6 @@ from trainer.presets import PRESETS, apply_preset
 
 LENGTHS = ("quick", "normal", "thorough")
 _FIRST = "normal"
-_LARGEST_FILE = 1_000_000  # bytes of a configuration
 _IN_FRONT = ("base.name", "images.path", "captions.trigger", "captions.class_word")
 _NAMES = field_names()
 _SAVE = """(text) => {
@@ -339,8 +339,9 @@ def _fill(form: _Form, shared: Shared) -> None:
 
 
 def _load(data: bytes | None) -> list[Any]:
-    if data is None or len(data) > _LARGEST_FILE:
-        raise UserError("This is no file of settings.", "Choose a TOML file of at most 1 MB.")
+    if data is None or len(data) > MAX_FILE_BYTES:
+        limit = f"{MAX_FILE_BYTES // 1000} KB"
+        raise UserError("This is no file of settings.", f"Choose a TOML file of at most {limit}.")
     return _filled(data.decode("utf-8-sig", "replace"), "The file")
 
 

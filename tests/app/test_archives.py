@@ -75,6 +75,14 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "encrypted": (encrypted, "encrypted"),
     "bad checksum": (with_bad_checksum, "damaged"),
     "ratio": (lambda: one("a.png", bytes(20_000_000)), "times its size"),
+    "ratio of many small ones": (
+        lambda: make_zip(
+            lambda z: [z.writestr(f"{n}.png", bytes(1_000_000)) for n in range(70)]  # type: ignore[func-returns-value]
+        ),
+        "times its size",
+    ),
+    "folder outside": (lambda: one("../evil/", b""), "outside the image set"),
+    "link that ends like a folder": (lambda: one("a/", b"", 0o120777), "is a link"),
     "nested by name": (lambda: one("more.zip", b"whatever"), "archive in the archive"),
     "nested by content": (lambda: one("more.png", one("a.txt")), "archive in the archive"),
     "another packing": (

@@ -55,6 +55,10 @@ HERE = "http://127.0.0.1:7860"
         ("POST", {"origin": "null"}, 403),
         ("POST", {"origin": "http://127.0.0.1:8000"}, 403),  # another program on this machine
         ("POST", {"origin": "http://localhost:7860"}, 403),  # and the host another one
+        ("GET", {"origin": HERE}, 200),
+        ("GET", {"origin": "https://evil.example"}, 403),
+        ("GET", {"origin": "http://127.0.0.1:8000", "sec-fetch-site": "same-site"}, 403),
+        ("OPTIONS", {"origin": "https://evil.example"}, 403),
         ("GET", {"host": "evil.example"}, 400),  # DNS rebinding
         ("POST", {"host": "evil.example", "origin": "http://evil.example"}, 400),
         ("GET", {"host": "127.0.0.1.evil.example:7860"}, 400),

@@ -119,6 +119,31 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
     assert "step-000020" in notices[0]
 
 
+@pytest.mark.parametrize("manifest", ["{}", "[]", "3", '{"state.json": 3}', "[" * 9000])
+def test_a_manifest_of_another_shape_is_damage(run: RunFolder, manifest: str) -> None:
+    folder = save_checkpoint(run, _state(10), keep=2)
+    (folder / "manifest.json").write_text(manifest)
+    with pytest.raises(UserError, match=r"step-000010 can't be read: .*manifest\.json is damaged"):
+        load_checkpoint(folder)
+
+
+def test_any_flipped_bit_of_a_manifest_is_noticed(run: RunFolder) -> None:
+    """Or changes nothing, between the lines."""
+    state = _state(10)
+    folder = save_checkpoint(run, state, keep=2)
+    whole = (folder / "manifest.json").read_bytes()
+    refused = 0
+    for place in range(len(whole)):
+        data = bytearray(whole)
+        data[place] ^= 1
+        (folder / "manifest.json").write_bytes(data)
+        try:
+            assert _same(vars(load_checkpoint(folder)), vars(state))
+        except UserError:
+            refused += 1
+    assert refused > len(whole) / 2
+
+
 def test_no_checkpoint_is_an_error_and_not_step_zero(run: RunFolder) -> None:
     with pytest.raises(UserError, match="no checkpoint"):
         load_latest(run, print)

@@ -214,7 +214,7 @@ def test_any_values_are_taken_or_refused(values: dict[str, object]) -> None:
     [
         (None, "cannot read"),
         (b"[adapter]\nrank = '\xff'\n", "line 2: this is not UTF-8 text"),
-        (b"#" * 1_000_001, "over 1 MB"),
+        (b"#" * 200_001, "over 200 KB"),
     ],
 )
 def test_unreadable_files(content: bytes | None, message: str, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from trainer.errors import UserError
 from trainer.runs.atomic import replacing
 
 DTYPES: dict[torch.dtype, str] = {
@@ -35,7 +36,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     and ``sshs_legacy_hash`` (8 digits of the SHA-256 of 64 KiB at 1 MiB of the file).
 
     Raises:
-        ValueError: the header would be larger than `MAX_HEADER`, or a tensor has another dtype.
+        UserError: the header would be larger than `MAX_HEADER`.
+        ValueError: a tensor has another dtype.
         OSError: from the file system.
     """
     # Widest numbers first, then by name: every tensor lies aligned, as the library writes them.
@@ -73,7 +75,11 @@ def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes
     # A file name can hold what no UTF-8 can: better a question mark than a file nobody can read.
     text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
     if len(text) > MAX_HEADER:
-        raise ValueError(f"the header would take {len(text):,} bytes of at most {MAX_HEADER:,}")
+        raise UserError(
+            f"The file's header would take {len(text):,} bytes, more than the {MAX_HEADER:,} that "
+            "other tools read.",
+            "It has too many layers, or names of layers that are far too long.",
+        )
     padded = text + b" " * (-len(text) % 8)
     return len(padded).to_bytes(8, "little") + padded
 

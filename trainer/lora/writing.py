@@ -89,12 +89,13 @@ def trim_metadata(metadata: dict[str, str], limit: int) -> tuple[dict[str, str],
         for key, value in metadata.items()
     }
     left_out: list[str] = []
+    total = sum(sizes.values())
     # What the file can't be read without goes last.
     for key in sorted(sizes, key=lambda key: (key == METADATA_KEY, -sizes[key])):
-        if sum(sizes.values()) <= limit:
+        if total <= limit:
             break
         left_out.append(key)
-        sizes.pop(key)
+        total -= sizes.pop(key)
     return {key: metadata[key] for key in sizes}, left_out
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from trainer.errors import UserError
 from trainer.models.families import FamilyName, Recognised
+from trainer.models.plausible import check_factor, check_schedule, check_sizes
 from trainer.models.refusals import (
     SUPPORTED,
     check_input_channels,
@@ -82,11 +83,10 @@ def _names_second_encoder(folder: Path) -> bool:
     if (folder / "text_encoder_2").is_dir():
         return True
     try:
-        return (read_json(folder / "model_index.json").get("text_encoder_2") or [None])[
-            0
-        ] is not None
+        named = read_json(folder / "model_index.json").get("text_encoder_2")
     except UserError:
         return False
+    return isinstance(named, list) and named[:1] not in ([], [None])
 
 
 def part_files(folder: Path, part: str) -> PartFiles:
@@ -147,8 +147,9 @@ def check_part(folder: Path, part: str) -> PartFiles:
             "Give the base model that it was trained on.",
         )
     files = part_files(folder, part)
-    for file in files.files:
-        read_header(file)
+    tensors = [entry for file in files.files for entry in read_header(file).tensors.values()]
+    sizes = {size for entry in tensors for size in entry.shape}
+    check_sizes(folder / part / "config.json", config, sizes)
     return files
 
 
@@ -163,10 +164,13 @@ def recognise_folder(folder: Path) -> Recognised:
     family = _family_of(folder, read_json(folder / "unet" / "config.json"))
     for part in ("unet", "vae", "text_encoder", "text_encoder_2")[: 4 if family == "sdxl" else 3]:
         check_part(folder, part)
-    vae = read_json(folder / "vae" / "config.json").get("_class_name")
+    vae_config = read_json(folder / "vae" / "config.json")
+    check_factor(folder / "vae" / "config.json", vae_config, "scaling_factor")
+    vae = vae_config.get("_class_name")
     if vae not in ("AutoencoderKL", "FlaxAutoencoderKL"):
         raise UserError(f"The VAE in {folder} is {vae}, not AutoencoderKL.", SUPPORTED)
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    check_schedule(folder / "scheduler" / "scheduler_config.json", scheduler)
     prediction = scheduler.get("prediction_type") or "epsilon"
     if prediction not in ("epsilon", "v_prediction"):
         raise UserError(

@@ -290,14 +290,14 @@ def _load_tokenizers(identity: BaseIdentity, encoders: list[TextEncoder]) -> lis
             )
         with _failures_named(place):
             tokenizer = CLIPTokenizer.from_pretrained(place, local_files_only=True)
+            limit = encoder.config.max_position_embeddings
+            tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
         if len(tokenizer) > encoder.config.vocab_size:
             raise UserError(
                 f"The tokenizer in {place} has {len(tokenizer)} entries, the text encoder "
                 f"{encoder.config.vocab_size}.",
                 "They do not belong together: download the folder again.",
             )
-        limit = encoder.config.max_position_embeddings
-        tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
         tokenizers.append(tokenizer)
     return tokenizers
 

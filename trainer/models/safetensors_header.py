@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -123,7 +124,10 @@ def _parse(header: bytes, data_size: int, data_start: int) -> SafetensorsHeader:
         raise _Malformed("its header is too complex")
     try:
         content = json.loads(
-            header.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
+            header.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+            parse_int=_no_negative_zero,
         )
     except _Malformed:
         raise
@@ -136,6 +140,7 @@ def _parse(header: bytes, data_size: int, data_start: int) -> SafetensorsHeader:
         isinstance(value, str) for value in metadata.values()
     ):
         raise _Malformed("its metadata is not a table of texts")
+    _check_texts([*content, *metadata, *metadata.values()])
     tensors = {name: _entry(name, value) for name, value in content.items()}
     _check_coverage(tensors, data_size)
     return SafetensorsHeader(tensors, metadata, data_start)
@@ -154,6 +159,20 @@ def _no_constant(text: str) -> NoReturn:
     raise _Malformed(f"its header holds {text}")
 
 
+def _no_negative_zero(text: str) -> int:
+    """A whole number; -0, which the library refuses, is as unfit as any below it."""
+    return -1 if text.startswith("-") else int(text)
+
+
+def _check_texts(texts: Iterable[str]) -> None:
+    """Halves of a pair of surrogates, which JSON's escapes can write and no UTF-8 can."""
+    try:
+        for text in texts:
+            text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise _Malformed("its header is not valid JSON") from None
+
+
 def _entry(name: str, value: object) -> TensorEntry:
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         raise _Malformed(f"the entry of {_short(name)} is not dtype, shape and data_offsets")
@@ -167,6 +186,9 @@ def _entry(name: str, value: object) -> TensorEntry:
     begin, end = offsets
     if end - begin != math.prod(shape) * DTYPE_BYTES[dtype]:
         raise _Malformed(f"the shape of {_short(name)} does not match its {end - begin} bytes")
+    # Beside a zero the other sizes take no byte, but strides are computed of them all the same.
+    if math.prod(size or 1 for size in shape) >= 2**63:
+        raise _Malformed(f"the shape of {_short(name)} is beyond all numbers")
     return TensorEntry(dtype, tuple(shape), begin, end)
 
 

@@ -134,7 +134,7 @@ def _ends_inside_a_line(path: Path) -> bool:
 def _parse(line: bytes) -> Event | None:
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) and "event" in value else None
 

@@ -60,7 +60,7 @@ def read_status(run: RunFolder) -> Status | None:
     try:
         value = json.loads(run.status.read_bytes())
         status = Status(**{key: item for key, item in value.items() if key in known})
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
     return status if status.phase in PHASES else None
 
@@ -71,7 +71,7 @@ def is_alive(status: Status) -> bool:
         process = psutil.Process(status.pid)
         same = abs(process.create_time() - status.process_started) < 1.0
         return same and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.Error, ValueError):
+    except (psutil.Error, ValueError, TypeError, OverflowError):  # of a damaged file
         return False
 
 

@@ -273,7 +273,7 @@ def test_a_failing_write_leaves_the_old_file(
 
 
 def test_a_header_that_comfyui_would_not_read_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="header"):
+    with pytest.raises(UserError, match="header"):
         write_kohya(small_adapter(metadata={"x": "y" * (1 << 20)}), tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
 

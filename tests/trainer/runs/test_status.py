@@ -38,13 +38,21 @@ def test_status_comes_back(phase: Phase, run: RunFolder) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"null", b"{}", b'{"phase": "dancing"}', b"\xff\xfe"]
+    "content", [b"", b"{", b"[]", b"null", b"{}", b'{"phase": "dancing"}', b"\xff\xfe", b"[" * 9000]
 )
 def test_unreadable_status_is_none(content: bytes, run: RunFolder) -> None:
     assert read_status(run) is None
     run.status.write_bytes(content)
     assert read_status(run) is None
     assert effective_status(run) is None
+
+
+@pytest.mark.parametrize("pid", ['"12"', "null", "[1]", "1e300", str(2**70), "{}"])
+def test_a_pid_that_is_none_is_no_sign_of_life(pid: str, run: RunFolder) -> None:
+    content = f'{{"phase": "training", "step": 4, "pid": {pid}, "process_started": 1.0}}'
+    run.status.write_text(content)
+    status = effective_status(run)
+    assert status is not None and status.phase == "stopped"
 
 
 def test_fields_of_a_newer_version_are_passed_over(run: RunFolder) -> None:
