@@ -22,7 +22,9 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from trainer import places
 from trainer.errors import UserError
+from trainer.runs.atomic import sweep_old_orphans
 
 LARGEST_UPLOAD = "1gb"  # a zip of a large image set
 _LOOPBACK = ("localhost", "127.0.0.1")
@@ -87,6 +89,7 @@ def serve(address: Address, open_browser: bool = True) -> None:
     from app.theme import make_theme, read_style
     from app.ui import build_page
 
+    sweep_leftovers()
     page = build_page()
     page.queue(default_concurrency_limit=None, max_size=200)
     page.launch(
@@ -181,6 +184,15 @@ def _is_loopback(host: str) -> bool:
 def _is_open(host: str) -> bool:
     """Whether it stands for every address of this machine."""
     return host in ("0.0.0.0", "::")
+
+
+def sweep_leftovers() -> None:
+    """Removes what a server that was killed left of uploads, copies and deletions."""
+    from app.imagesets import list_sets
+
+    shared = [places.RUNS, places.DATASETS]
+    for folder in [*shared, *(one.hidden for one in list_sets(places.DATASETS))]:
+        sweep_old_orphans(folder)
 
 
 def _prepare_environment() -> None:

@@ -283,9 +283,10 @@ def _tamed(value: object, depth: int) -> Any:
     Raises:
         RecursionError: lists and tables are nested deeper than that.
     """
+    if isinstance(value, int) and value.bit_length() > 1000:
+        return math.inf if value > 0 else -math.inf
     if not isinstance(value, (Mapping, list, tuple)):
-        huge = isinstance(value, int) and value.bit_length() > 1000
-        return (math.inf if value > 0 else -math.inf) if huge else value
+        return value
     if not depth:
         raise RecursionError
     if isinstance(value, Mapping):

@@ -25,8 +25,9 @@ from trainer.export import Exported, export_adapter
 from trainer.guard import RolledBack
 from trainer.interrupt import StopRequest
 from trainer.memory.recovery import MemoryUsed, out_of_memory
+from trainer.places import cache_folder
 from trainer.resume import check_resumable
-from trainer.runs.atomic import sweep_orphans
+from trainer.runs.atomic import sweep_old_orphans, sweep_orphans
 from trainer.runs.disk import DiskError, disk_error, writing
 from trainer.runs.events import EventLog
 from trainer.runs.layout import RunFolder
@@ -187,6 +188,7 @@ def run_training(
             run.bleed_board.parent,
         ):
             sweep_orphans(folder)
+        sweep_old_orphans(cache_folder(), below=True)
         recorder = Recorder(run, log, config.training.steps, listener)
         try:
             session = _prepare(config, run, device, resume, accept_changes, recorder)

@@ -21,12 +21,15 @@ from starlette.testclient import TestClient
 
 from app.__main__ import main
 from app.pictures import find_picture
-from app.server import Address, check_address, middleware
+from app.server import Address, check_address, middleware, sweep_leftovers
+from tests.app.sets_for_tests import stored
+from tests.trainer.data.folders_for_tests import picture
 from trainer import places
 from trainer.config import TrainingConfig
 from trainer.configfile import write_config
 from trainer.errors import UserError
 from trainer.places import PROJECT
+from trainer.runs.atomic import temporary_name
 from trainer.runs.layout import create_run
 
 
@@ -143,6 +146,36 @@ def test_only_pictures_of_runs_are_served(
     (previews / "prompts.json").write_text("[]")
     (previews / "link.png").symlink_to(made.path / "config.toml")
     assert (find_picture(run, folder, file) is not None) is found
+
+
+def test_leftovers_of_a_killed_server_are_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Uploads that were being sorted, sets that were being made, runs that were being deleted."""
+    runs, sets, old = tmp_path / "runs", tmp_path / "datasets", time.time() - 4000
+    monkeypatch.setattr(places, "RUNS", runs)
+    monkeypatch.setattr(places, "DATASETS", sets)
+    hidden = stored(tmp_path, {"a.png": picture(1)}).image_set.hidden
+    left = [
+        temporary_name(runs / "ohwx"),
+        temporary_name(sets / "upload"),
+        temporary_name(hidden / "added"),
+    ]
+    kept = [
+        runs / "ohwx",
+        sets / "mine.tmp",
+        hidden / "removed" / "x.0123abcd.tmp",  # for undo
+    ]
+    for path in [*left, *kept]:
+        path.mkdir(parents=True)
+        (path / "0001.png").write_bytes(b"x")
+        os.utime(path, (old, old))
+    young = temporary_name(sets / "upload")
+    young.mkdir()
+    sweep_leftovers()
+    assert not any(path.exists() for path in left)
+    assert all((path / "0001.png").exists() for path in kept)
+    assert young.is_dir()
 
 
 # ------------------------------------------------------------------------------ the real one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import digest, make_images, small_config, train_small
 from tests.trainer.test_guard import session_of
 from trainer.config import TrainingConfig
+from trainer.runs.atomic import temporary_name
 from trainer.training import Warned
 
 
@@ -41,7 +43,11 @@ def test_damage_is_computed_again_and_said(
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1  # one bit
         path.write_bytes(data if number % 2 else data[:-1])
+    orphan = temporary_name(entries[0])
+    orphan.write_bytes(b"half")
+    os.utime(orphan, (0, 0))  # left by a kill, long ago
     second, collected = train_small(config, tmp_path / "second")
+    assert not orphan.exists()
     said = [event for event in collected.of(Warned) if "damaged" in event.message]
     assert len(said) == len(entries)
     assert digest(first.run.adapter) == digest(second.run.adapter)

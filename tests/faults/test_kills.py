@@ -54,6 +54,19 @@ def write_changed(file: Path, base: Path, images: Path, **changes: Any) -> Path:
     return file
 
 
+def five_steps(
+    stage: Stage, folder: Path, base: Path, images: Path, **changes: Any
+) -> tuple[Path, RunFolder]:
+    """A configuration of five steps, a checkpoint at every second, and a run that was not cut."""
+    config = write_changed(
+        folder / "config.toml", base, images,
+        training__steps=5, checkpoints__every=2, **changes,
+    )  # fmt: skip
+    whole = RunFolder(folder / "whole")
+    live(stage, config, whole)
+    return config, whole
+
+
 def live(stage: Stage, config: Path, run: RunFolder, kill_after: float | None = None) -> bool:
     """One life of a run, from where the one before it was cut off; whether it was killed."""
     resume = bool(run.checkpoint_steps())
@@ -86,17 +99,8 @@ def test_kill_at_every_phase_of_a_checkpoint(
     stage: Stage, tiny_base: TinyBase, images: Path, tmp_path: Path
 ) -> None:
     """FAULTS 26."""
-    config = write_changed(
-        tmp_path / "config.toml",
-        tiny_base("sd1"),
-        images,
-        training__steps=5,
-        training__precision="bf16",
-        checkpoints__every=2,
-        checkpoints__keep=1,
-    )
-    whole = RunFolder(tmp_path / "whole")
-    live(stage, config, whole)
+    changes: dict[str, Any] = {"training__precision": "bf16", "checkpoints__keep": 1}
+    config, whole = five_steps(stage, tmp_path, tiny_base("sd1"), images, **changes)
     (tmp_path / "killed").mkdir()
     found = stage.ask(
         "phases",
@@ -153,16 +157,10 @@ def test_a_second_ctrl_c_leaves_at_once(
     stage: Stage, tiny_base: TinyBase, images: Path, tmp_path: Path
 ) -> None:
     """FAULTS 36: without the checkpoint that the first would have made, and without damage."""
-    config = write_changed(
-        tmp_path / "config.toml",
-        tiny_base("sd1"),
-        images,
-        training__steps=5,
-        training__precision="fp32",
-        checkpoints__every=2,
+    run = RunFolder(tmp_path / "run")
+    config, whole = five_steps(
+        stage, tmp_path, tiny_base("sd1"), images, training__precision="fp32"
     )
-    whole, run = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "run")
-    live(stage, config, whole)
     end = stage.ask("train", config=config, run=run.path, interrupt_at=3)
     assert (end["signal"], end["status"]) == (0, 130)
     assert run.checkpoint_steps() == [2]

@@ -37,8 +37,8 @@ def check_sizes(path: Path, config: Mapping[str, Any], dimensions: Iterable[int]
         if isinstance(value, float) and not math.isfinite(value):
             raise _unfit(path, name, str(value))
         limit = MAX_LAYERS if "layers" in name else widest
-        makes_layers = isinstance(value, int) and not name.endswith("_token_id")
-        if makes_layers and abs(value) > limit:
+        # The numbers of tokens make no layers.
+        if isinstance(value, int) and abs(value) > limit and not name.endswith("_token_id"):
             raise _unfit(path, name, f"beyond {limit:,}")
 
 

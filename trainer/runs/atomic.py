@@ -12,12 +12,16 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # Ours, and the ".tmpAbC123" that safetensors leaves when it is killed.
 _ORPHAN = re.compile(r"\..+\.tmp|\.tmp[0-9A-Za-z]{6}")
+_OURS = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+OLD = 3600.0
+"""Seconds since its last change after which nobody is still writing a temporary file."""
 
 
 def temporary_name(path: Path) -> Path:
@@ -119,12 +123,36 @@ def sweep_orphans(folder: Path) -> list[Path]:
     for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
         if not _ORPHAN.fullmatch(entry.name):
             continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry, ignore_errors=True)
-        else:
-            entry.unlink(missing_ok=True)
+        _remove(entry)
         removed.append(entry)
     return removed
+
+
+def sweep_old_orphans(folder: Path, *, below: bool = False) -> list[Path]:
+    """Removes what writers that were killed left in a folder that several processes share.
+
+    That is what has a name of `temporary_name` and was not changed for `OLD` seconds.
+
+    Args:
+        below: in the folders below it as well; links are not followed.
+    """
+    removed: list[Path] = []
+    for place, folders, files in os.walk(folder):
+        for path in (Path(place, name) for name in [*folders, *files] if _OURS.fullmatch(name)):
+            with suppress(OSError):  # another process may have been faster
+                if time.time() - path.lstat().st_mtime > OLD:
+                    _remove(path)
+                    removed.append(path)
+        if not below:
+            break
+    return removed
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _flush_file(path: Path) -> None:

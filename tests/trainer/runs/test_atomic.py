@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from trainer.runs.atomic import (
     building_folder,
     publish_folder,
     replacing,
+    sweep_old_orphans,
     sweep_orphans,
     temporary_name,
     write_bytes,
@@ -199,6 +201,42 @@ def test_sweep_takes_orphans_only(tmp_path: Path) -> None:
     assert names(tmp_path) == sorted(keep)
     assert (outside / "mine").exists()
     assert sweep_orphans(tmp_path / "missing") == []
+
+
+def test_what_killed_writers_left_in_a_shared_folder_is_swept_when_it_is_old(
+    tmp_path: Path,
+) -> None:
+    code = (
+        "import os, pathlib, sys\n"
+        "from trainer.runs.atomic import temporary_name\n"
+        "temporary_name(pathlib.Path(sys.argv[1])).write_bytes(b'half')\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    entry = tmp_path / "cache" / "ab" / "cdef.bin"
+    entry.parent.mkdir(parents=True)
+    killed = subprocess.run([sys.executable, "-c", code, str(entry)], cwd=PROJECT, check=False)
+    assert killed.returncode == -9
+    (orphan,) = entry.parent.iterdir()
+    assert sweep_old_orphans(tmp_path / "cache", below=True) == []  # it may be being written
+
+    entry.write_bytes(b"whole")
+    mine = [entry.parent / name for name in (".tmpA1b2C3", ".notes.tmp", "x.0123abcd.tmp")]
+    (tmp_path / "elsewhere").mkdir()
+    other = temporary_name(tmp_path / "elsewhere" / "file")
+    (tmp_path / "cache" / "link").symlink_to(tmp_path / "elsewhere")
+    folder = temporary_name(entry)
+    folder.mkdir()
+    for path in (*mine, other, folder / "inside"):
+        path.touch()
+    past = time.time() - 4000
+    for path in (entry, *mine, other, folder, orphan):
+        os.utime(path, (past, past))
+    assert sweep_old_orphans(tmp_path / "cache") == []  # none at the top
+    swept = sweep_old_orphans(tmp_path / "cache", below=True)
+    assert sorted(swept) == sorted([orphan, folder])
+    assert sorted(entry.parent.iterdir()) == sorted([entry, *mine])
+    assert other.exists()
+    assert sweep_old_orphans(tmp_path / "missing", below=True) == []
 
 
 def test_temporary_name_of_the_longest_name_is_possible(tmp_path: Path) -> None:
