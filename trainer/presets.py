@@ -35,10 +35,9 @@ _ALL = (
         "quick",
         "A first look within minutes: do the pictures and the trigger word work at all?",
         {
-            "training.steps": 150,
-            "training.batch_size": 2,
+            "training.steps": 300,
             "adapter.rank": 8,
-            "previews.every": 50,
+            "previews.every": 100,
             "previews.count": 1,
             "previews.inference_steps": 15,
             "checkpoints.every": 0,
