@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
 
+from trainer.evaluation.meters import Meters
+from trainer.evaluation.verdicts import findings
 from trainer.places import PROJECT
 from trainer.runs.atomic import write_text
 
@@ -177,12 +180,30 @@ def warning_table(rows: Sequence[Row]) -> str:
         "| --- |" + " --- |" * (1 + len(WARNINGS)),
     ]
     for name, arms in ADAPTERS.items():
-        found = [set(codes) for row in rows if row["arm"] in arms for codes in row["findings"]]
+        found = [codes for row in rows if row["arm"] in arms for codes in warnings_of(row)]
         if found:
             counts = [sum(code in codes for codes in found) for code in WARNINGS]
             cells = [str(count) if count else "–" for count in counts]
             lines.append(f"| {name} | {len(found)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) if len(lines) > 4 else ""
+
+
+def warnings_of(row: Row) -> list[set[str]]:
+    """The codes of the findings on each subject of a run."""
+    return [
+        {
+            finding.code
+            for finding in findings(
+                as_meters(meters), earlier=[as_meters(each[place]) for each in row["earlier"]]
+            )
+        }
+        for place, meters in enumerate(row["meters"])
+    ]
+
+
+def as_meters(values: dict[str, Any]) -> Meters:
+    """The meters that a row holds, which has shares beside them."""
+    return Meters(**{one.name: values[one.name] for one in fields(Meters)})
 
 
 def bounds_table(rows: Sequence[Row]) -> str:

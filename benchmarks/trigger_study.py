@@ -33,7 +33,6 @@ from trainer.devices import choose_device
 from trainer.evaluation.drift import ProbeSettings, drift, make_probes, mean_drift
 from trainer.evaluation.meters import MeterBench
 from trainer.evaluation.pictorial import score_pictures
-from trainer.evaluation.verdicts import findings
 from trainer.evaluation.watching import subjects_of
 from trainer.lora.attach import disabled
 from trainer.places import PROJECT
@@ -183,10 +182,7 @@ def carry_out(run: Run, pictures: Path) -> dict[str, Any]:
             "base": session.base.fingerprint[:12],
             "seconds_per_step": seconds / max(1, run.steps),
             "meters": [measured_row(one) for one in measured],
-            "findings": [
-                [finding.code for finding in findings(one, earlier=[row[place] for row in earlier])]
-                for place, one in enumerate(measured)
-            ],
+            "earlier": [[asdict(one) for one in each] for each in earlier],
             "bleed": bench.bleed() if len(measured) > 1 else None,
             "pictures": compare_pictures(session),
             "ordinary_dog": mean_drift(moved, ORDINARY[:3]),

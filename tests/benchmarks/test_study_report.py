@@ -23,7 +23,11 @@ from benchmarks.trigger_study import METHODS, configuration, read_results, study
 
 def row(arm: str, seed: int, drift: float, likeness: float, images: str = "police-car") -> Any:
     meters = {
-        "effect": 0.1,
+        "effect": 0.0 if arm == "dead" else 0.1,
+        "validation_loss": 0.02,
+        "training_loss": 0.02,
+        "base_loss": 0.04,
+        "held_out": 2,
         "class_drift": drift,
         "neighbour_drift": 2 * drift,
         "unrelated_drift": 3 * drift,
@@ -35,13 +39,12 @@ def row(arm: str, seed: int, drift: float, likeness: float, images: str = "polic
         "neighbour_leak": 2 * drift / 0.1,
         "collateral": 0.3,
     }
-    warnings = {"none": ["works", "leaks"], "dead": ["dead"]}
     return {
         "arm": arm,
         "images": images,
         "seed": seed,
         "meters": [meters],
-        "findings": [warnings.get(arm, ["works", "keeps"])],
+        "earlier": [[meters | {"likeness": 2 * likeness}]] if arm == "overtrained" else [],
         "bleed": [[0.5, 0.1], [0.2, 0.6]] if arm == "two concepts" else None,
         "seconds_per_step": 0.2 if arm == "none" else 0.25,
         "ordinary_dog": 0.01,
@@ -92,8 +95,9 @@ def test_every_table_appears_when_there_is_something_to_say() -> None:
 
 def test_warnings_are_counted() -> None:
     rows = [row("none", 0, 0.1, 0.5), row("none", 1, 0.1, 0.5), row("dead", 0, 0.0, 0.0)]
-    text = tables([*rows, row("prediction", 0, 0.01, 0.5)])
-    assert "| leaking: nothing held | 2 | 2 | 2 | – | – | – | – |" in text
+    text = tables([*rows, row("prediction", 0, 0.01, 0.5), row("overtrained", 0, 0.01, 0.4)])
+    assert "twice as long | 1 | 1 | – | – | – | 1 | – |" in text
+    assert "| leaking: nothing held | 2 | 2 | 2 | – | 2 | – | – |" in text
     assert "| dead: not trained (B = 0) | 1 | – | – | – | – | – | 1 |" in text
     assert "| good: the default, one subject or two | 1 | 1 | – | – | – | – | – |" in text
 
