@@ -26,6 +26,7 @@ from tests.conftest import TinyBase
 from tests.trainer.models.test_plausible import UNFIT
 from tests.trainer.models.test_safetensors_header import FOREIGN, MALFORMED, entry, header, packed
 from tests.trainer.runs_for_tests import make_images
+from trainer.cli import main
 from trainer.places import PROJECT
 
 pytestmark = pytest.mark.timeout(600)
@@ -331,3 +332,23 @@ def test_nothing_ran_and_nothing_is_left(prepared: Prepared) -> None:
     assert [path for path in (root / "sets").rglob("*") if path.is_file()] == []
     assert not (cases.root / "run").exists()
     assert not Path("/tmp/evil.png").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["resume", "a" * 5000],
+        ["adapter", "inspect", "a" * 300],
+        ["evaluate", "/dev/null/" + "a" * 300],
+        ["train", "--trigger", "x", "--images", "a" * 5000, "--run", "absent"],
+        ["train", "--trigger", "x", "--images", ".", "--run", "/dev/null/run"],
+    ],
+    ids=["run", "adapter", "what is evaluated", "image set", "below a file"],
+)
+def test_a_path_that_no_file_can_have(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and "Traceback" not in said
+    assert len(said) < 800

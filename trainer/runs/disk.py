@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from trainer.errors import UserError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-REFUSALS = _FULL | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-"""What a disk or its rights say, and no defect of this program's."""
+_NO_SUCH_PATH = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
+REFUSALS = _FULL | _NO_SUCH_PATH | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+"""What a disk, its rights or a path say, and no defect of this program's."""
 
 
 class DiskError(UserError):
@@ -23,11 +24,17 @@ def disk_error(error: OSError, what: str) -> DiskError:
     Args:
         what: what was to be written or read, such as "the previews of step 100".
     """
-    place = f" ({error.filename})" if error.filename else ""
+    name = str(error.filename or "")
+    place = f" ({name if len(name) <= 200 else name[:199] + '…'})" if name else ""
     if error.errno in _FULL:
         return DiskError(
             f"The disk is full: there is no room for {what}{place}.",
             "Free some space; a run that has a checkpoint goes on with: resume RUN",
+        )
+    if error.errno in _NO_SUCH_PATH:
+        return DiskError(
+            f"The file system has no such path{place}: {error.strerror}.",
+            "Give another path: each name in it of at most 255 bytes, and all but the last folders.",
         )
     return DiskError(
         f"The file system refuses {what}{place}: {error.strerror or error}.",
