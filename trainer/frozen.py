@@ -22,10 +22,10 @@ from peft.tuners.lora import Linear as AdaptedLinear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.nn.grad import conv2d_input
 from torch.utils.checkpoint import checkpoint
 from transformers.activations import QuickGELUActivation
 
+from trainer.convolutions import convolve, input_gradient
 from trainer.lora.product import AdaptedProduct
 
 Forward = Callable[..., Tensor]
@@ -38,23 +38,13 @@ class Convolution(torch.autograd.Function):
     def forward(ctx: Any, inputs: Tensor, layer: nn.Conv2d) -> Tensor:  # type: ignore[override]
         """(B, C, H, W) to (B, D, H', W')."""
         ctx.layer, ctx.shape = layer, inputs.shape
-        return layer._conv_forward(inputs, layer.weight, layer.bias)
+        return convolve(layer, inputs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         """The gradient of the input, (B, C, H, W)."""
-        layer = ctx.layer
-        found = conv2d_input(
-            ctx.shape,
-            layer.weight,
-            gradient,
-            layer.stride,
-            layer.padding,
-            layer.dilation,
-            layer.groups,
-        )
-        return found, None
+        return input_gradient(ctx.layer, ctx.shape, gradient), None
 
 
 class NormSilu(torch.autograd.Function):
