@@ -107,7 +107,7 @@ def rarebit(work: Work, clock: Clock) -> None:
     config = rarebit_config(work)
     run = RunFolder(Path(work.out) / "run")
     prepare_folder(run)
-    device = choose_device(config.training.precision)
+    device = choose_device(config.training.precision, offload=config.memory.offload)
     session = prepare(config, run, device, lambda _: None, lambda *_: None)
     for _ in range(work.steps):
         clock.tick(training_step(session, lambda: False)[0].loss)

@@ -304,12 +304,14 @@ class MemoryConfig(Section):
         "lean: only what is needed, at the same speed; feed_forward: these layers are computed "
         "again, about 4 % slower. auto: lean, and less when the card's memory runs out.",
     )
-    base_weights: Literal["full", "8bit", "4bit"] = Field(
-        default="full",
+    base_weights: Literal["auto", "full", "half", "8bit", "4bit"] = Field(
+        default="auto",
         description="How the frozen weights of the UNet and the text encoders are kept. full: in "
-        "training.precision. 8bit, 4bit: rounded, and made again whenever they are needed: half "
-        "and a quarter of their memory, for more time. The adapter then learns on the rounded "
-        "base model: of a weight 8bit rounds away about 0.7 %, 4bit 9 %.",
+        "training.precision. half: where that is fp32, in 16 bits, and made again whenever they "
+        "are needed: half of their memory; exact for base models that are stored like that. "
+        "8bit, 4bit: rounded, half and a quarter of the memory of 16 bits, for more time. The "
+        "adapter then learns on the rounded base model: of a weight 8bit rounds away about 0.7 %, "
+        "4bit 9 %. auto: full; on a CPU half, for large base models that are stored in 16 bits.",
     )
     vae_tiling: Literal["auto", "on", "off"] = Field(
         default="auto",
@@ -331,8 +333,9 @@ class MemoryConfig(Section):
     )
     offload: bool = Field(
         default=True,
-        description="On a GPU: the VAE and text encoders that are not trained wait in main memory "
-        "while they are not needed, and so does the UNet while previews are decoded.",
+        description="The VAE and text encoders that are not trained wait in main memory while "
+        "they are not needed, and so does the UNet while previews are decoded. On a CPU large ones "
+        "are let go, and read again from their files.",
     )
 
 

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from accelerate import PartialState
+from torch import nn
 
 from trainer.errors import UserError
+from trainer.models.resting import rest, wake
 
 if TYPE_CHECKING:
     from trainer.models.base import BaseModel
@@ -35,7 +37,7 @@ class Device:
         torch_device: of this process.
         precision: number format of the frozen weights, in which the adapter computes as well.
         rank, world: this process and how many train together.
-        offload: modules that are not at work wait in main memory.
+        offload: modules that are not at work wait in main memory; on a CPU, on the disk.
         rows: most rows of a forward pass without gradients.
     """
 
@@ -56,45 +58,60 @@ class Device:
         """Whether this process writes the run folder."""
         return self.rank == 0
 
-    def put(self, *modules: torch.nn.Module) -> None:
+    def put(self, *modules: nn.Module) -> None:
         """Moves modules onto the device, where they are not there yet."""
         for module in modules:
-            module.to(self.torch_device)
+            wake(module)
+            nn.Module.to(module, self.torch_device)  # diffusers' own has types of its own
+
+    def put_away(self, *modules: nn.Module) -> None:
+        """Takes modules off the device, where `offload` is on: see `trainer.models.resting`."""
+        for module in modules if self.offload else ():
+            if self.torch_device.type == "cpu":
+                rest(module)
+            else:
+                nn.Module.to(module, "cpu")
 
     def wait_for_everyone(self) -> None:
         """A barrier over all processes; nothing with one."""
         PartialState().wait_for_everyone()
 
     @contextmanager
-    def instead(
-        self, wanted: Iterable[torch.nn.Module], others: Iterable[torch.nn.Module]
-    ) -> Iterator[None]:
+    def instead(self, wanted: Iterable[nn.Module], others: Iterable[nn.Module]) -> Iterator[None]:
         """Modules on the device within the block, and afterwards where they were.
 
         Args:
-            others: where `offload` is on, these wait in main memory meanwhile.
+            others: where `offload` is on, these are put away meanwhile.
         """
         wanted, others = list(wanted), list(others) if self.offload else []
-        before = [(module, next(module.parameters()).device) for module in (*wanted, *others)]
+        before = [(module, _place(module)) for module in (*wanted, *others)]
         try:
-            for module in others:
-                torch.nn.Module.to(module, "cpu")
-            for module in wanted:
-                torch.nn.Module.to(module, self.torch_device)
+            self.put_away(*others)
+            self.put(*wanted)
             yield
         finally:
             for module, place in before:  # what came leaves before the others come back
-                torch.nn.Module.to(module, place)
+                if place.type == "meta":
+                    rest(module)
+                else:
+                    wake(module)
+                    nn.Module.to(module, place)
 
     @contextmanager
     def reading(self, base: BaseModel) -> Iterator[None]:
         """The text encoders on the device; where they wait elsewhere, in the UNet's place."""
-        where = {next(encoder.parameters()).device.type for encoder in base.text_encoders}
+        where = {_place(encoder).type for encoder in base.text_encoders}
         if where == {self.torch_device.type}:
             yield
             return
-        with self.instead(base.text_encoders, [base.unet]):
+        # On a CPU the UNet stays: text takes less than a training step.
+        others = [] if self.torch_device.type == "cpu" else [base.unet]
+        with self.instead(base.text_encoders, others):
             yield
+
+
+def _place(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device
 
 
 def choose_device(
@@ -105,7 +122,7 @@ def choose_device(
     Under ``accelerate launch`` or ``train --processes N`` this joins the process group.
 
     Args:
-        offload: see `Device`; without a GPU there is nowhere else to be.
+        offload: see `Device`.
 
     Raises:
         UserError: fp16 on a CPU, where it is a hundred times slower than fp32, or bf16 on a GPU
@@ -140,5 +157,5 @@ def choose_device(
         chosen,
         state.process_index,
         state.num_processes,
-        offload=offload and device.type == "cuda",
+        offload=offload,
     )

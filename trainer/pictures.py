@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from trainer.data.sets import ImageEntry, ImageSet, scan_image_set
 from trainer.errors import UserError
 from trainer.inspections import Inspections
 from trainer.models.load import BaseModel
+from trainer.models.resting import wake
 from trainer.places import cache_folder
 from trainer.tiling import TILE, in_tiles, is_cut
 
@@ -215,8 +217,14 @@ class LatentSource:
         pictures: Sequence[Picture],
         flips: Sequence[bool],
         progress: Callable[[int, int], None],
+        ready: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> int:
-        """Compute what the cache lacks. Returns how many had to be computed."""
+        """Compute what the cache lacks. Returns how many had to be computed.
+
+        Args:
+            progress: is told (done, total).
+            ready: puts the VAE where it can compute; only where there is something to.
+        """
         total = len(pictures) * len(flips)
         pairs = [(picture, flip) for picture in pictures for flip in flips]
         # Equal pictures have one key.
@@ -224,10 +232,11 @@ class LatentSource:
         missing = list(lacking.values())
         done = total - len(missing)
         progress(done, total)
-        for (picture, flip), pixels in zip(missing, self._decoded(missing), strict=True):
-            self._encode(picture, flip, pixels)
-            done += 1
-            progress(done, total)
+        with ready() if missing else nullcontext():
+            for (picture, flip), pixels in zip(missing, self._decoded(missing), strict=True):
+                self._encode(picture, flip, pixels)
+                done += 1
+                progress(done, total)
         return len(missing)
 
     def _decoded(self, pairs: Sequence[tuple[Picture, bool]]) -> Iterator[np.ndarray]:
@@ -285,6 +294,7 @@ def encode_pixels(base: BaseModel, pixels: np.ndarray) -> Tensor:
         (C, H / f, W / f) float32 on the CPU.
     """
     vae, cut = base.vae, is_cut(base.tiling, *pixels.shape[:2])
+    wake(vae)  # mostly it is awake: the caches are filled ahead of training
     parameter = next(vae.parameters())
     image = torch.from_numpy(pixels).to(parameter.device, parameter.dtype)
     image = (image / 127.5 - 1.0).permute(2, 0, 1).unsqueeze(0)  # (1, 3, H, W) in [-1, 1]

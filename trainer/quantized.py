@@ -1,14 +1,16 @@
-"""Frozen layers whose weights are kept in 8 or 4 bits, and made again whenever they are needed.
+"""Frozen layers whose weights are kept in 16, 8 or 4 bits, and made again whenever they are needed.
 
 Of a weight only codes and one scale for each block of values stay in memory (bitsandbytes' kernels,
-arXiv 2110.02861 and 2305.14314). The forward pass makes the weight from them, uses it and lets it
-go, and the backward pass makes it once more: gradients are those of a layer with that very weight.
-Whoever asks for ``layer.weight`` gets it too, as a new tensor.
+arXiv 2110.02861 and 2305.14314), or its values in half precision, without scales. The forward pass
+makes the weight from them, uses it and lets it go, and the backward pass makes it once more:
+gradients are those of a layer with that very weight. Whoever asks for ``layer.weight`` gets it too,
+as a new tensor.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Iterator
+from functools import lru_cache, partial
 from typing import Any, Literal, cast
 
 import torch
@@ -19,8 +21,9 @@ from torch.nn import functional as F
 from trainer.errors import UserError
 from trainer.frozen import Convolution
 from trainer.models.base import BaseModel
+from trainer.models.resting import Source, get_source, set_source
 
-Bits = Literal["full", "8bit", "4bit"]
+Bits = Literal["full", "half", "8bit", "4bit"]
 
 # Values that share a scale, a float32. Evenly spaced codes suit weights better than bitsandbytes'
 # own 8-bit codes, which have most of theirs near 0: rounding of normally distributed weights 0.7 %
@@ -35,25 +38,67 @@ class Product(torch.autograd.Function):
     def forward(ctx: Any, inputs: Tensor, layer: nn.Linear) -> Tensor:  # type: ignore[override]
         """(…, in) to (…, out)."""
         ctx.layer = layer
+        if _is_cut(layer):
+            return _in_parts(inputs, cast(QuantizedLinear, layer))
         return F.linear(inputs, layer.weight, layer.bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         """The gradient of the input, (…, in)."""
+        if _is_cut(ctx.layer):
+            return _gradient_in_parts(gradient, ctx.layer), None
         return gradient @ ctx.layer.weight, None
+
+
+_PART = 2**22
+"""Values of a weight in half precision that are made float32 at a time: what fits the processor's
+cache, and what the C library keeps at hand (`trainer.allocator`)."""
+
+
+def _is_cut(layer: nn.Linear) -> bool:
+    half = getattr(layer, "bits", "") == "half"
+    return half and cast(Tensor, layer.codes).numel() > _PART and not layer.codes.is_meta
+
+
+def _in_parts(inputs: Tensor, layer: QuantizedLinear) -> Tensor:
+    rows = inputs.reshape(-1, layer.in_features)
+    result = rows.new_empty(len(rows), layer.out_features)
+    for part in _parts(layer):
+        weight = layer.codes[part].float()
+        if layer.bias is None:
+            torch.mm(rows, weight.T, out=result[:, part])
+        else:
+            torch.addmm(layer.bias[part], rows, weight.T, out=result[:, part])
+    return result.view(*inputs.shape[:-1], -1)
+
+
+def _gradient_in_parts(gradient: Tensor, layer: QuantizedLinear) -> Tensor:
+    rows = gradient.reshape(-1, layer.out_features)
+    result = rows.new_zeros(len(rows), layer.in_features)
+    for part in _parts(layer):
+        result.addmm_(rows[:, part], layer.codes[part].float())
+    return result.view(*gradient.shape[:-1], -1)
+
+
+def _parts(layer: nn.Linear) -> Iterator[slice]:
+    """Of the rows of its weight."""
+    size = max(1, _PART // layer.in_features)
+    for start in range(0, layer.out_features, size):
+        yield slice(start, start + size)
 
 
 class _Quantized(nn.Module):
     """What both kinds of layers have in place of their weight.
 
     Attributes:
-        codes: uint8; one, or for 4 bits half a one, for each value of the weight.
-        scales: float32, one for each block of values.
+        codes: uint8; one, or for 4 bits half a one, for each value of the weight; or the weight
+            in half precision.
+        scales: float32, one for each block of values; None for half precision.
     """
 
     codes: Tensor
-    scales: Tensor
+    scales: Tensor | None
     bits: Bits
     shape: torch.Size
     dtype: torch.dtype
@@ -61,6 +106,8 @@ class _Quantized(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The weight, made anew, in the number format that it had."""
+        if self.bits == "half":
+            return self.codes.to(self.dtype)
         if self.codes.is_meta:
             return torch.empty(self.shape, dtype=self.dtype, device=self.codes.device)
         kernels = _kernels()
@@ -108,6 +155,8 @@ def quantize_base(base: BaseModel, bits: Bits, device: torch.device) -> None:
     norms, biases and embeddings.
 
     Args:
+        bits: half: everything is computed in float32. Weights that are in half precision already
+            are kept as they are.
         device: where it is computed, layer by layer; the results lie where the weights were.
 
     Raises:
@@ -115,12 +164,28 @@ def quantize_base(base: BaseModel, bits: Bits, device: torch.device) -> None:
     """
     if bits == "full":
         return
-    ends = (base.unet.conv_in, base.unet.conv_out)
-    for root in (base.unet, *base.text_encoders):
-        for layer in root.modules():
-            if layer not in ends and type(layer) in _KINDS:
-                _quantize(cast(nn.Linear | nn.Conv2d, layer), bits, device)
-    base.weights = bits
+    if bits != "half" or next(base.unet.parameters()).itemsize > 2:
+        base.weights = bits  # else: nothing is rounded
+    for module in (base.unet, *base.text_encoders):
+        _quantize_layers(module, bits, device)
+        source = get_source(module)
+        if source is not None:
+            set_source(module, partial(_quantized_again, source, bits, device))
+
+
+def _quantized_again(source: Source, bits: Bits, device: torch.device) -> nn.Module:
+    module = source()
+    _quantize_layers(module, bits, device)
+    return module
+
+
+def _quantize_layers(root: nn.Module, bits: Bits, device: torch.device) -> None:
+    for path, layer in root.named_modules():
+        if path not in ("conv_in", "conv_out") and type(layer) in _KINDS:
+            _quantize(cast(nn.Linear | nn.Conv2d, layer), bits, device)
+    if bits == "half":
+        for parameter in root.parameters():  # those that are left
+            parameter.data = parameter.data.float()
 
 
 def parameter_count(root: nn.Module) -> int:
@@ -132,14 +197,20 @@ def parameter_count(root: nn.Module) -> int:
 @torch.no_grad()
 def _quantize(layer: nn.Linear | nn.Conv2d, bits: Bits, device: torch.device) -> None:
     weight = layer.weight
-    if weight.numel() % _BLOCK[bits]:
-        return  # tiny ones, where nothing is to be gained
-    codes, scales = _rounded(weight, bits, device)
     shape, dtype = weight.shape, weight.dtype
+    codes, scales = weight.data, None
+    if bits == "half":
+        codes, dtype = codes if codes.itemsize == 2 else codes.half(), torch.float32
+    elif weight.numel() % _BLOCK[bits]:
+        return  # tiny ones, where nothing is to be gained
+    else:
+        codes, scales = _rounded(weight, bits, device)
     del layer.weight
     cast(Any, layer).__class__ = _KINDS[type(layer)]
     layer.register_buffer("codes", codes.to(weight.device), persistent=False)
-    layer.register_buffer("scales", scales.to(weight.device), persistent=False)
+    layer.register_buffer(
+        "scales", None if scales is None else scales.to(weight.device), persistent=False
+    )
     quantized = cast(_Quantized, layer)
     quantized.bits, quantized.shape, quantized.dtype = bits, shape, dtype
 
@@ -182,7 +253,7 @@ def _kernels() -> Any:
 
 def _unavailable(why: str) -> UserError:
     return UserError(
-        f"memory.base_weights below full needs the package bitsandbytes, which {why}.",
+        f"memory.base_weights in 8 or 4 bits needs the package bitsandbytes, which {why}.",
         "Set memory.base_weights to full, or install what requirements.txt names.",
     )
 

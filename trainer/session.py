@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from trainer.allocator import freed_memory_kept
 from trainer.batches import Batches, all_captions
 from trainer.cache import TensorCache
 from trainer.checkpoints import TrainingState, copy_to_cpu
@@ -22,18 +23,17 @@ from trainer.conditioning import TextSource
 from trainer.config import TrainingConfig
 from trainer.devices import Device
 from trainer.errors import UserError
+from trainer.kept import load_kept
 from trainer.lora.attach import Attachment, attach
 from trainer.lora.names import Part
 from trainer.memory.ladder import Rung, rung_of
 from trainer.memory.modes import set_mode, with_bounded_rows
 from trainer.models.base import BaseModel
-from trainer.models.load import load_base
 from trainer.optimization import Schedule, make_optimizer, make_schedule, parameter_groups
 from trainer.pictures import LatentSource, MaskSource, Picture, gather_pictures
 from trainer.places import cache_folder
 from trainer.preservation.keepers import make_keeper
 from trainer.preservation.rows import Keeper
-from trainer.quantized import quantize_base
 from trainer.resolve import resolve
 from trainer.runs.layout import RunFolder
 from trainer.triggers.lab import doubt
@@ -171,11 +171,13 @@ def prepare(
     Raises:
         UserError: anything that the user can put right.
     """
-    base = load_base(config.base.name, prediction=config.base.prediction, dtype=device.dtype)
-    quantize_base(base, config.memory.base_weights, device.torch_device)
+    on_cpu = device.torch_device.type == "cpu"
+    base = load_kept(config, device)
     config = resolve(config, base)
     base.tiling = config.memory.vae_tiling == "on"
     device = with_bounded_rows(device, config)
+    if not (config.adapter.text_encoder or (on_cpu and config.captions.shuffle_tags)):
+        device.put_away(*base.text_encoders)  # read again for each new caption
     _judge_triggers(config, base, notice)
     pictures, held_out = gather_pictures(
         config, base.resolution_step, notice, lambda done, total: progress("reading", done, total)
@@ -290,7 +292,17 @@ def _fill_latents(
     """One process computes, the others wait; then the VAE leaves the device."""
     flips = (False, True) if config.images.flip else (False,)
     if device.is_main:
-        device.put(base.vae)
-        latents.fill(pictures, flips, lambda done, total: progress("caching", done, total))
-        torch.nn.Module.to(base.vae, "cpu")
+        latents.fill(
+            pictures,
+            flips,
+            lambda done, total: progress("caching", done, total),
+            lambda: _vae_at_work(base, device),
+        )
+    device.put_away(base.vae)
     device.wait_for_everyone()
+
+
+@contextmanager
+def _vae_at_work(base: BaseModel, device: Device) -> Iterator[None]:
+    with device.instead([base.vae], [base.unet, *base.text_encoders]), freed_memory_kept():
+        yield

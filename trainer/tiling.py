@@ -23,7 +23,7 @@ def wants_tiles(config: TrainingConfig, resolution: int) -> bool:
     weights in few bits, where the VAE would need more than training."""
     if config.memory.vae_tiling != "auto":
         return config.memory.vae_tiling == "on"
-    return resolution > _LARGEST_WHOLE or config.memory.base_weights != "full"
+    return resolution > _LARGEST_WHOLE or config.memory.base_weights in ("8bit", "4bit")
 
 
 def is_cut(tiling: bool, width: int, height: int) -> bool:

@@ -14,10 +14,9 @@ from trainer.evaluation.assessing import Assessment, Plan, assess, finite, write
 from trainer.evaluation.meters import Meters
 from trainer.evaluation.recommending import Candidate
 from trainer.evaluation.target import find_target
+from trainer.kept import load_kept
 from trainer.memory.modes import with_bounded_rows
-from trainer.models.load import load_base
 from trainer.places import cache_folder, shown
-from trainer.quantized import quantize_base
 from trainer.resolve import resolve
 from trainer.runs.report import write_report
 
@@ -48,8 +47,7 @@ def evaluate(
     )
     config = target.config
     device = choose_device("auto")
-    base = load_base(config.base.name, prediction=config.base.prediction, dtype=device.dtype)
-    quantize_base(base, config.memory.base_weights, device.torch_device)  # as it was trained on
+    base = load_kept(config, device)  # as it was trained on
     device.put(base.unet, *base.text_encoders)
     cache = TensorCache(cache_folder(), lambda _: None)
     config = resolve(config, base)

@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import torch
-
 from trainer.batches import all_captions
 from trainer.cache import TensorCache
 from trainer.concepts import concepts_of
@@ -144,21 +142,20 @@ def assess(
     config, notes = target.config, []
     concepts = concepts_of(config)
     progress(0, 1, "the base model's own pictures")
-    device.put(base.vae)
     latents = LatentSource(base, cache, config.images.background)
-    subjects = [_subject(base, target, concept, notes) for concept in concepts]
     side = config.images.resolution
-    bench = MeterBench(
-        base,
-        subjects,
-        device,
-        cache,
-        latents,
-        masks=MaskSource(config.images, base.vae_scale_factor),
-        objective=config.objective,
-        side=side,
-    )
-    torch.nn.Module.to(base.vae, "cpu")
+    with device.instead([base.vae], []):
+        subjects = [_subject(base, target, concept, notes) for concept in concepts]
+        bench = MeterBench(
+            base,
+            subjects,
+            device,
+            cache,
+            latents,
+            masks=MaskSource(config.images, base.vae_scale_factor),
+            objective=config.objective,
+            side=side,
+        )
     measured = _measure_files(base, target, bench, progress, known or {})
     result = target.files[-1]
     dead = _is_dead(result)

@@ -164,7 +164,7 @@ def _choose(question: _Question, rung: Rung, card: float) -> tuple[Rung, float]:
     """The fastest rung that fits, of those with the most exact weights; the smallest where none
     does."""
     least, peak = rung, math.inf
-    for start in (rung, *with_smaller_weights(rung)):
+    for start in (rung, *with_smaller_weights(rung, question.precision)):
         least = smallest(start)
         peak = _peak(_parts(question, least))
         if peak > card:

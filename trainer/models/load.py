@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,23 @@ from trainer.models.diffusers_folder import part_files, read_json
 from trainer.models.families import Family
 from trainer.models.fingerprint import combined_digest, file_digest
 from trainer.models.identify import BaseIdentity, Prediction, identify
+from trainer.models.resting import set_source
 from trainer.models.safetensors_header import read_header
 
-__all__ = ["BaseModel", "TextPart", "load_base", "load_text_part"]
+__all__ = [
+    "BaseModel",
+    "StoredWeights",
+    "TextPart",
+    "load_base",
+    "load_text_part",
+    "stored_weights",
+]
 
 Dtypes = Mapping[str, torch.dtype]
 
 _DENOISER_AND_VAE = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
 _ENCODERS = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
+_HALF = {"F16": torch.float16, "BF16": torch.bfloat16}
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt")
 _SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
 
@@ -63,11 +73,74 @@ def load_base(
     transformers_logging.disable_progress_bar()
     identity = identify(name, prediction=prediction)
     dtypes = dict.fromkeys(("unet", *_ENCODERS), dtype) | {"vae": vae_dtype}
-    modules = (_load_file if identity.is_single_file else _load_folder)(identity, dtypes)
+    modules = _load(identity, dtypes)
+    base = _assemble(identity, modules)
+    for part, module in modules.items():
+        set_source(module, partial(_read_again, identity, dtypes, part, base.fingerprint))
+    return base
+
+
+def _load(
+    identity: BaseIdentity, dtypes: Dtypes, wanted: Sequence[str] | None = None
+) -> dict[str, torch.nn.Module]:
+    """The parts asked for, or all: frozen, in evaluation mode, every weight finite."""
+    load = _load_file if identity.is_single_file else _load_folder
+    modules = load(identity, dtypes, wanted)
     for part, module in modules.items():
         module.eval().requires_grad_(False)
         _check_finite(identity.name, part, module)
-    return _assemble(identity, modules)
+    return modules
+
+
+def _read_again(
+    identity: BaseIdentity, dtypes: Dtypes, part: str, fingerprint: str
+) -> torch.nn.Module:
+    """One part of a base model that has been loaded before."""
+    parts = [*_DENOISER_AND_VAE, *list(_ENCODERS)[: len(identity.family.text_encoder_prefixes)]]
+    try:
+        unchanged = _fingerprints(identity, parts)[0] == fingerprint
+    except OSError:
+        unchanged = False
+    if not unchanged:
+        raise UserError(
+            f"The base model {identity.name} has changed, or is gone, since it was loaded.",
+            "Put its files back, and resume the run.",
+        )
+    return _load(identity, dtypes, [part])[part]
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """How a base model's UNet lies on the disk.
+
+    Attributes:
+        half: its number format, where that is one of 16 bits throughout; else None.
+        size: in bytes.
+    """
+
+    half: torch.dtype | None
+    size: int
+
+
+def stored_weights(name: str) -> StoredWeights:
+    """Looks at the headers of a base model's files.
+
+    Raises:
+        UserError: it cannot be found or recognised.
+    """
+    identity = identify(name)
+    single = identity.is_single_file
+    files = (identity.path,) if single else part_files(identity.path, "unet").files
+    prefix = single_file.UNET if single else ""
+    entries = [
+        entry
+        for file in files
+        for key, entry in read_header(file).tensors.items()
+        if key.startswith(prefix)
+    ]
+    formats = {entry.dtype for entry in entries}
+    half = _HALF.get(formats.pop()) if len(formats) == 1 else None
+    return StoredWeights(half, sum(entry.end - entry.begin for entry in entries))
 
 
 @dataclass(frozen=True)
@@ -98,15 +171,11 @@ def load_text_part(name: str) -> TextPart:
     identity = identify(name)
     parts = list(_ENCODERS)[: len(identity.family.text_encoder_prefixes)]
     dtypes = dict.fromkeys((*_ENCODERS, "unet", "vae"), torch.float32)
+    modules = _load(identity, dtypes, parts)
     if identity.is_single_file:
-        modules = _load_file(identity, dtypes, only_text=True)
         digest = combined_digest([], identity.path, file_digest(identity.path))
     else:
-        modules = _load_folder(identity, dtypes, parts)
         digest = combined_digest(_text_files(identity, parts), identity.path)
-    for part in parts:
-        modules[part].eval().requires_grad_(False)
-        _check_finite(identity.name, part, modules[part])
     encoders: list[Any] = [modules[part] for part in parts]
     tokenizers = _load_tokenizers(identity, encoders)
     return TextPart(identity.name, identity.family, encoders, tokenizers, digest)
@@ -172,34 +241,33 @@ def _load_folder(
 
 
 def _load_file(
-    identity: BaseIdentity, dtypes: Dtypes, *, only_text: bool = False
+    identity: BaseIdentity, dtypes: Dtypes, wanted: Sequence[str] | None = None
 ) -> dict[str, torch.nn.Module]:
     config = _config_folder(identity)
     _check_counts(identity.path, config)
     is_xl = identity.family.name == "sdxl"
-    kind = StableDiffusionXLPipeline if is_xl else StableDiffusionPipeline
+    pipeline_kind = StableDiffusionXLPipeline if is_xl else StableDiffusionPipeline
+    encoders = list(_ENCODERS)[: len(identity.family.text_encoder_prefixes)]
+    parts = [*_DENOISER_AND_VAE, *encoders] if wanted is None else wanted
     options: dict[str, Any] = {"config": str(config), "local_files_only": True}
-    # Tokenizers and scheduler are made elsewhere, so that the library need not look for them.
-    given: dict[str, Any] = {"tokenizer": None, "scheduler": None}
-    given |= {"tokenizer_2": None} if is_xl else {"safety_checker": None}
+    modules: dict[str, Any] = {}
     with _failures_named(identity.path):
-        if only_text:
-            given |= {"vae": None, "unet": None}
-        else:
-            given["vae"] = AutoencoderKL.from_single_file(
-                str(identity.path), subfolder="vae", torch_dtype=dtypes["vae"], **options
+        for part, kind in _DENOISER_AND_VAE.items():
+            if part in parts:
+                modules[part] = kind.from_single_file(
+                    str(identity.path), subfolder=part, torch_dtype=dtypes[part], **options
+                )
+        # Tokenizers and scheduler are made elsewhere, so that the library need not look for them.
+        given = dict.fromkeys(("unet", "vae", "tokenizer", "scheduler"))
+        given |= dict.fromkeys(("tokenizer_2",) if is_xl else ("safety_checker",))
+        given |= {part: None for part in encoders if part not in parts}
+        if any(part in parts for part in encoders):
+            pipeline = pipeline_kind.from_single_file(
+                str(identity.path), torch_dtype=dtypes["text_encoder"], **options, **given
             )
-        pipeline = kind.from_single_file(
-            str(identity.path), torch_dtype=dtypes["unet"], **options, **given
-        )
-    parts = [part for part in (*_DENOISER_AND_VAE, *_ENCODERS) if _has(pipeline, part)]
-    modules: dict[str, torch.nn.Module] = {part: getattr(pipeline, part) for part in parts}
+            modules |= {part: getattr(pipeline, part) for part in encoders if part in parts}
     _check_filled(identity.path, modules)
     return modules
-
-
-def _has(pipeline: object, part: str) -> bool:
-    return getattr(pipeline, part, None) is not None
 
 
 @contextmanager

@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from torch import nn
-
 from trainer.cache import TensorCache
 from trainer.conditioning import TextSource
 from trainer.config import TrainingConfig
@@ -122,8 +120,5 @@ def _class_pictures(
             cache=cache,
             progress=lambda done, total: progress("drawing class pictures", done, total),
         )
-    device.put(base.vae)
-    try:
+    with device.instead([base.vae], []):
         return given_pictures(base, config, Path(folder), latents, notice)
-    finally:
-        nn.Module.to(base.vae, "cpu")  # diffusers' own has types of its own
