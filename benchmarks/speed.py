@@ -23,7 +23,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from benchmarks.random_base import Size, make_base, make_pictures
-from benchmarks.speed_report import Measured, write_docs
+from benchmarks.speed_report import MODELS, Measured, write_docs
 from trainer.places import PROJECT
 from trainer.runs.atomic import write_json
 
@@ -41,7 +41,7 @@ def main() -> None:
     child.add_argument("work")
     commands.add_parser("write-docs")
     run = commands.add_parser("run")
-    run.add_argument("--size", default="small", choices=["full", "small", "tiny"])
+    run.add_argument("--size", default="small", choices=list(MODELS))
     run.add_argument("--resolution", type=int, default=256)
     run.add_argument("--batch-size", type=int, default=1)
     run.add_argument("--precision", nargs="+", default=["fp32"], choices=["fp32", "bf16"])
