@@ -115,11 +115,10 @@ def study(steps: int) -> list[Run]:
             runs.append(Run(method, "police-car", seed, values))
         for word in ("dog", "photo"):
             runs.append(Run(f"trigger {word}", "police-car", seed, {"captions.trigger": word}))
-        if seed < 2:
-            runs.append(Run("two concepts", "teddy+peacock", seed, steps=600))
-            for images in ("peacock", "teddy"):
-                for method in ("none", "prediction"):
-                    runs.append(Run(method, images, seed, METHODS[method]))
+        runs.append(Run("two concepts", "teddy+peacock", seed, steps=600))
+        for images in ("peacock", "teddy"):
+            for method in ("none", "prediction"):
+                runs.append(Run(method, images, seed, METHODS[method]))
         if seed == 0:
             runs.append(Run("dead", "police-car", seed, steps=0))
             by_heart = METHODS["none"] | {"evaluation.validation": 0.5}

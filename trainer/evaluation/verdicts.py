@@ -1,6 +1,6 @@
 """What the meters say, in plain words.
 
-The bounds come from adapters of the built-in model on its example sets, see docs/measuring.md. All
+The bounds lie between good and bad adapters of the built-in model, see docs/measuring.md. All
 are shares, so that they hold for other pictures, ranks and base models: none is a loss or a drift.
 """
 
@@ -19,11 +19,10 @@ Code = Literal[
 
 WEAK_LIKENESS = 0.03
 """Below it the pictures are hardly better predicted than by the base model."""
-CLASS_SHARE = 0.7
+CLASS_SHARE = 0.5
 """Of the likeness: as much without the trigger is a leak to the class word.
 
-On police-car it was 0.88 to 0.90 where nothing or little was held, 0.53 to 0.65 where the class
-visibly stayed."""
+It was above 0.85 where nothing or little was held, and below 0.2 where the class visibly stayed."""
 CLASS_LEAK = 0.75
 """Of the effect: the class word moves nearly as far as the trigger."""
 NEIGHBOUR_LEAK = 1.0
