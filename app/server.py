@@ -93,7 +93,7 @@ def serve(address: Address, open_browser: bool = True) -> None:
     page = build_page()
     page.queue(default_concurrency_limit=None, max_size=200)
     page.launch(
-        server_name=address.host,
+        server_name=_in_url(address.host),
         server_port=address.port,
         auth=address.login,
         theme=make_theme(),
@@ -119,7 +119,7 @@ def serve(address: Address, open_browser: bool = True) -> None:
         prevent_thread_lock=True,
     )
     jobs.keep_queue_moving()
-    url = f"http://{'localhost' if _is_open(address.host) else address.host}:{address.port}"
+    url = _url(address)
     print(f"Rarebit is at {url}  (Ctrl-C ends the page; what trains goes on)", flush=True)
     if open_browser and _has_display():
         webbrowser.open(url)
@@ -129,7 +129,7 @@ def serve(address: Address, open_browser: bool = True) -> None:
 
 def middleware(address: Address) -> list[Middleware]:
     """What a request passes first: the host it names, then the site it comes from."""
-    hosts = ["*"] if _is_open(address.host) else [*_LOOPBACK, address.host]
+    hosts = ["*"] if _is_open(address.host) else [*_LOOPBACK, _in_url(address.host)]
     return [
         Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False),
         Middleware(SameOriginMiddleware),
@@ -160,8 +160,7 @@ def _cannot_listen(address: Address, error: OSError) -> UserError:
     if error.errno == errno.EADDRINUSE:
         return UserError(
             f"Port {address.port} is taken; perhaps Rarebit is running already.",
-            f"Look at http://{address.host}:{address.port}, or choose another port with "
-            f"--port {address.port + 1}.",
+            f"Look at {_url(address)}, or choose another port with --port {address.port + 1}.",
         )
     if error.errno == errno.EACCES:
         return UserError(
@@ -172,6 +171,16 @@ def _cannot_listen(address: Address, error: OSError) -> UserError:
         f"The address {address.host} is none of this machine's: {error.strerror or error}.",
         "Leave --host away, or give one of this machine's own addresses.",
     )
+
+
+def _url(address: Address) -> str:
+    host = "localhost" if _is_open(address.host) else _in_url(address.host)
+    return f"http://{host}:{address.port}"
+
+
+def _in_url(host: str) -> str:
+    """A host as addresses and Host headers write it: IPv6 in brackets (RFC 3986, 3.2.2)."""
+    return f"[{host}]" if ":" in host else host
 
 
 def _is_loopback(host: str) -> bool:
@@ -205,7 +214,7 @@ def _prepare_environment() -> None:
     # It asks itself whether it has started, and no proxy can answer that.
     for name in ("NO_PROXY", "no_proxy"):
         known = os.environ.get(name, "")
-        os.environ[name] = ",".join(filter(None, [known, "127.0.0.1", "localhost"]))
+        os.environ[name] = ",".join(filter(None, [known, "127.0.0.1", "localhost", "::1"]))
 
 
 def _has_display() -> bool:

@@ -96,6 +96,15 @@ def test_another_host_needs_a_login_and_then_answers_to_its_name() -> None:
     assert named.get("/", headers={"host": "evil.example"}).status_code == 400
 
 
+def test_an_ipv6_address_stands_in_brackets() -> None:
+    page = page_of(Address("::1"))
+    for host, status in (("[::1]:7860", 200), ("[::1]", 200), ("[::2]:7860", 400), ("::1", 400)):
+        assert page.get("/", headers={"host": host}).status_code == status
+    asked = {"host": "[::1]:7860", "origin": "http://[::1]:7860"}
+    assert page.post("/", headers=asked).status_code == 200
+    assert page.post("/", headers={**asked, "origin": HERE}).status_code == 403
+
+
 def test_a_taken_port_is_said_plainly(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

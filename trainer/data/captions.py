@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 from trainer.config import CaptionsConfig
 from trainer.seeds import derive_seed, derive_uniform
@@ -19,6 +20,12 @@ MAX_CAPTION_BYTES = 4 * MAX_CAPTION_CHARACTERS
 _INVISIBLE = frozenset("\u200b\u200e\u200f\u2060\ufeff\u061c") | {
     chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
 }
+
+
+# A character for each byte.
+_WESTERN = "".join(
+    bytes([byte]).decode("cp1252", errors="ignore") or chr(byte) for byte in range(256)
+)
 
 
 def decode_caption(data: bytes) -> str:
@@ -43,14 +50,8 @@ def decode_text(data: bytes, *, cut: bool = False) -> str:
         decoder = codecs.getincrementaldecoder("utf-8")()
         return decoder.decode(data.removeprefix(codecs.BOM_UTF8), final=not cut)
     except UnicodeDecodeError:
-        return "".join(_western(byte) for byte in data)
-
-
-def _western(byte: int) -> str:
-    try:
-        return bytes([byte]).decode("cp1252")
-    except UnicodeDecodeError:
-        return chr(byte)
+        table: Any = _WESTERN  # typeshed does not know that it may be a text
+        return codecs.charmap_decode(data, "strict", table)[0]
 
 
 def clean_caption(text: str) -> str:
@@ -58,7 +59,9 @@ def clean_caption(text: str) -> str:
 
     Cut to `MAX_CAPTION_CHARACTERS`.
     """
-    kept = "".join(character for character in text if not _is_noise(character))
+    kept = text
+    if not text.isprintable():  # what is, has nothing of the kind
+        kept = "".join(character for character in text if not _is_noise(character))
     folded = " ".join(unicodedata.normalize("NFC", kept).split())
     return folded[:MAX_CAPTION_CHARACTERS].rstrip()
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import posixpath
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,11 +14,19 @@ from pathlib import PureWindowsPath
 from trainer.data.captions import clean_caption, decode_text
 from trainer.data.findings import Finding, Severity
 from trainer.data.folders import FoundFile
-from trainer.data.names import display_name, matching_key
+from trainer.data.names import display_name, list_names, matching_key
 from trainer.data.sidecars import Captions, read_start
 
-MAX_TABLE_BYTES = 64_000_000
+MAX_TABLE_BYTES = 32_000_000
+_MAX_LINE = 1_000_000
+"""Characters: parsed, a line takes up to thirty times its size."""
+_MAX_LINES = 300_000
+"""A set has at most 100,000 pictures."""
 _MAX_ROW_FINDINGS = 20
+_MAX_NAME = 4096
+# Not splitlines(): a JSON string may hold other line separators as they are.
+_LINE = re.compile(r"[^\n]*\n|[^\n]+")
+_CSV_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 
 
 @dataclass(frozen=True)
@@ -88,24 +96,26 @@ class _TableReader:
         return _csv_rows(text) if is_csv else self._json_rows(text)
 
     def _json_rows(self, text: str) -> Iterator[_Row]:
-        # Not splitlines(): a JSON string may hold other line separators as they are.
-        for number, line in enumerate(text.split("\n"), start=1):
+        for number, line in enumerate(_lines(text, _LINE), start=1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line) if len(line) <= _MAX_LINE else None
             except (ValueError, RecursionError):
                 row = None
             if isinstance(row, dict):
                 yield _Row(number, row.get("file_name"), row.get("text"))
             else:
-                self._unusable_row(number, "it is no JSON object in braces")
+                long = f" of at most {_MAX_LINE:,} characters" if len(line) > _MAX_LINE else ""
+                self._unusable_row(number, f"it is no JSON object in braces{long}")
 
     def _take(self, row: _Row) -> None:
         if not isinstance(row.file_name, str) or not row.file_name.strip():
             return self._unusable_row(row.number, "it has no file_name")
         if row.text is not None and not isinstance(row.text, str):
             return self._unusable_row(row.number, "its text is not in quotes")
+        if len(row.file_name) > _MAX_NAME:
+            return self._unusable_row(row.number, "its file_name is longer than any path")
         given = row.file_name.strip().replace("\\", "/")
         name = posixpath.normpath(posixpath.join(self._file.folder, given))
         if PureWindowsPath(given).anchor or name.startswith("../"):
@@ -130,12 +140,47 @@ class _TableReader:
 
 def _csv_rows(text: str) -> Iterator[_Row]:
     """Rows of a table with a header line; separated by commas, or as Excel may by semicolons."""
-    header = text.partition("\n")[0]
-    delimiter = ";" if ";" in header and "," not in header else ","
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    columns = {name.strip().casefold(): name for name in reader.fieldnames or () if name}
+    first = text.partition("\n")[0]
+    delimiter = ";" if ";" in first and "," not in first else ","
+    lines = _CsvLines(text)
+    reader = csv.reader(lines, delimiter=delimiter)
+    header = next((row for row in reader if row), [])
+    columns = {name.strip().casefold(): index for index, name in enumerate(header)}
     if "file_name" not in columns or "text" not in columns:
-        found = ", ".join(display_name(name) for name in reader.fieldnames or ()) or "none"
-        raise _TableError(f"it needs the columns file_name and text, and has: {found[:200]}")
+        found = list_names([display_name(name[:40]) for name in header], 5) or "none"
+        raise _TableError(f"it needs the columns file_name and text, and has: {found}")
+    file_name, caption = columns["file_name"], columns["text"]
     for row in reader:
-        yield _Row(reader.line_num, row[columns["file_name"]], row[columns["text"]])
+        lines.of_row = 0
+        if row:
+            given = (row[at] if at < len(row) else None for at in (file_name, caption))
+            yield _Row(reader.line_num, *given)
+
+
+class _CsvLines:
+    """The lines of a text, one at a time; a row may take several.
+
+    Attributes:
+        of_row: characters given since it was set to 0.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._lines = _lines(text, _CSV_LINE)
+        self.of_row = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        self.of_row += len(line)
+        if self.of_row > _MAX_LINE:
+            raise _TableError(f"a row has more than {_MAX_LINE:,} characters")
+        return line
+
+
+def _lines(text: str, pattern: re.Pattern[str]) -> Iterator[str]:
+    for number, found in enumerate(pattern.finditer(text)):
+        if number == _MAX_LINES:
+            raise _TableError(f"it has more than {_MAX_LINES:,} lines")
+        yield found[0]

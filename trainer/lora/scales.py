@@ -20,7 +20,7 @@ from trainer.lora.names import PARTS, ModuleKey, Part, canonical_path
 METADATA_KEY = "lora_adapter_metadata"
 CONFIG_FILE = "adapter_config.json"
 _MAX_CONFIG_BYTES = 1 << 20
-_GREATEST = 1e9
+GREATEST_ALPHA = 1e9
 """Any greater alpha is a broken one; an integer in JSON may have thousands of digits."""
 _LITERAL = re.compile(r"\^?(?:[\w-]|\\?\.)+\$?")
 
@@ -57,7 +57,7 @@ class Scales:
         if isinstance(alpha, bool) or not isinstance(alpha, int | float):
             raise self._broken(f"alpha {alpha!r} is no number")
         scale = math.sqrt(rank) if config.get("use_rslora") else 1.0
-        if not abs(alpha) <= _GREATEST:  # also where it is no number
+        if not abs(alpha) <= GREATEST_ALPHA:  # also where it is no number
             raise self._broken(f"alpha is {alpha}")
         return float(alpha) * scale
 

@@ -20,7 +20,7 @@ from trainer.errors import UserError
 from trainer.lora.container import MAX_HEADER, write_tensors
 from trainer.lora.files import DTYPES, AdapterFile, LoraLayer, Precision
 from trainer.lora.names import PARTS, ModuleKey, kohya_name, shorten
-from trainer.lora.scales import METADATA_KEY
+from trainer.lora.scales import GREATEST_ALPHA, METADATA_KEY
 from trainer.lora.sgm import to_sgm
 
 WritableLayout = Literal["kohya", "kohya-sgm", "diffusers"]
@@ -163,13 +163,14 @@ def fold_alpha(adapter: AdapterFile) -> AdapterFile:
 def _config(adapter: AdapterFile) -> dict[str, object] | None:
     """PEFT's configuration of each part for the metadata; None where alpha has to be folded.
 
-    diffusers takes one configuration of each part or none at all.
+    diffusers takes one configuration of each part or none at all. Nor is an alpha written that is
+    not read again: multiplied into B it fits, or is refused there.
     """
     config: dict[str, object] = {}
     for part in PARTS:
         layers = {key: layer for key, layer in adapter.layers.items() if key.part == part}
         scales = {(layer.rank, layer.alpha) for layer in layers.values()}
-        if len(scales) > 1:
+        if len(scales) > 1 or not all(abs(alpha) <= GREATEST_ALPHA for _, alpha in scales):
             return None
         for rank, alpha in scales:
             config |= {

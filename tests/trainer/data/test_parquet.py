@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from tests.trainer.data.folders_for_tests import about, captions_of, picture, put
 from trainer.data import parquet
+from trainer.data.findings import Finding
 from trainer.data.folders import FoundFile
 from trainer.data.sets import scan_image_set
 from trainer.errors import UserError
@@ -160,3 +162,53 @@ def test_too_many_rows_are_refused(tmp_path: Path) -> None:
     pq.write_table(table(range(5)), tmp_path / "a.parquet", row_group_size=1)
     with pytest.raises(UserError, match="more than 4 pictures"):
         scan_image_set(tmp_path, limit=4)
+
+
+def test_one_picture_in_many_rows_is_in_memory_once(tmp_path: Path) -> None:
+    """A megabyte that would be four gigabytes."""
+    rows = 10_000
+    picture_bytes = os.urandom(400_000)
+    indices, long = pa.array([0] * rows, pa.int32()), pa.array(["x" * 10_000])
+    images = pa.StructArray.from_arrays(
+        [pa.DictionaryArray.from_arrays(indices, pa.array([picture_bytes]))], ["bytes"]
+    )
+    texts = pa.DictionaryArray.from_arrays(indices, long)
+    written = pa.table({"image": images, "text": texts})
+    pq.write_table(written, tmp_path / "a.parquet", store_schema=False)
+    file = FoundFile(tmp_path / "a.parquet", "a.parquet")
+    before = pa.total_allocated_bytes()
+    found = list(parquet.open_table(file, [], limit=rows))
+    assert len(found) == rows
+    assert len({id(one.caption) for one in found}) == 1
+    assert found[-1].source.read() == picture_bytes
+    assert pa.total_allocated_bytes() - before < 5_000_000
+    parquet.forget_tables()
+
+
+def test_what_unpacks_to_far_more_than_it_is_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "_UNSUSPICIOUS_BYTES", 500_000)
+    put(tmp_path, {"a.png": picture(9)})
+    zeros = pa.table({"image": pa.array([bytes(600_000)], pa.binary())})
+    pq.write_table(zeros, tmp_path / "a.parquet", compression="zstd", use_dictionary=False)
+    image_set = scan_image_set(tmp_path)
+    assert about(image_set, "a.parquet", "unpacks to more than 10 times its size")
+    assert len(image_set.entries) == 1
+
+
+@pytest.mark.parametrize("text", [True, False])
+def test_rows_that_are_only_claimed(text: bool, tmp_path: Path) -> None:
+    """The footer's numbers of rows, changed to 2^59."""
+    written = pa.table({"image": pa.array([b"x"] * 1000, pa.binary()), "text": ["x"] * 1000})
+    path = tmp_path / "a.parquet"
+    pq.write_table(written if text else written.drop_columns(["text"]), path)
+    data = path.read_bytes()
+    length = int.from_bytes(data[-8:-4], "little")
+    claimed = b"\x80" * 8 + b"\x10"  # in zigzag, seven bits a byte
+    footer = data[-8 - length : -8].replace(b"\xd0\x0f", claimed)
+    assert len(footer) > length
+    path.write_bytes(data[: -8 - length] + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+    findings: list[Finding] = []
+    found = list(parquet.open_table(FoundFile(path, "a.parquet"), findings, limit=2000))
+    assert findings or len(found) == 2001

@@ -83,6 +83,7 @@ def test_each_folder_may_have_its_own(tmp_path: Path) -> None:
         ('{"file_name": "../a.png", "text": "x"}', "lies outside"),
         ('{"file_name": "Sub/../../a.png", "text": "x"}', "lies outside"),
         ('{"file_name": "/etc/passwd", "text": "x"}', "lies outside"),
+        ('{"file_name": "' + "../" * 100_000 + '", "text": "x"}', "longer than any path"),
         ('{"file_name": "C:\\\\a.png", "text": "x"}', "lies outside"),
         ('{"file_name": "b, c.png", "text": "again"}', "a row already"),
         ('{"file_name": "\\ud800\\u0000", "text": "x"}', r"no picture \\ud800\\u0000"),
@@ -129,3 +130,39 @@ def test_a_huge_table_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(tables, "MAX_TABLE_BYTES", 100)
     image_set = scan(tmp_path, {"metadata.jsonl": jsonl(*ROWS)})
     assert about(image_set, "metadata.jsonl", "cannot be read any further: it has more than")
+
+
+ROW = json.dumps({"file_name": "a.png", "text": "found"})
+HEADER = "file_name,text\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        (
+            "metadata.jsonl",
+            ROW + "\n" + '{"a": [' + "[]," * 2000 + "1]}",
+            "at most 1,000 characters",
+        ),
+        ("metadata.jsonl", ROW + "\n" * 2000, "more than 500 lines"),
+        ("metadata.csv", HEADER + "a.png,found\n" + "\n" * 2000, "more than 500 lines"),
+        ("metadata.csv", HEADER + "a.png,found\n" + "," * 2000, "a row has more than"),
+        ("metadata.csv", HEADER + "a.png,found\n" + '"\n",' * 400, "a row has more than"),
+        ("metadata.csv", HEADER + 'a.png,found\n"b' + "\n" * 2000, "than"),
+    ],
+)
+def test_rows_made_to_fill_the_memory_end_the_table(
+    name: str, content: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "_MAX_LINE", 1000)
+    monkeypatch.setattr(tables, "_MAX_LINES", 500)
+    image_set = scan(tmp_path, {name: content})
+    assert about(image_set, name, reason)
+    assert captions_of(image_set)["a.png"] == "found"
+
+
+def test_short_rows_below_many_columns_stay_short(tmp_path: Path) -> None:
+    """A dictionary of each row would have 10⁹ entries together."""
+    columns = ",".join(["file_name", "text", *map(str, range(20_000))])
+    image_set = scan(tmp_path, {"metadata.csv": f"{columns}\n" + "x\n" * 50_000 + "a.png,found"})
+    assert captions_of(image_set)["a.png"] == "found"

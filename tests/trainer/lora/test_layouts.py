@@ -455,3 +455,28 @@ def test_strange_names_are_shown_escaped_and_cut(tmp_path: Path) -> None:
         read_adapter(path)
     assert "\\u202e\\u001b[31mxxx" in caught.value.message
     assert len(caught.value.message) < 500
+
+
+@pytest.mark.parametrize("alpha", [1e38, -1e30, 2e9, 0.0, -3.0, float("nan")])
+@pytest.mark.parametrize("layout", WRITABLE_LAYOUTS)
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_what_is_written_is_read_again_whatever_alpha(
+    alpha: float, layout: WritableLayout, precision: Precision, tmp_path: Path
+) -> None:
+    """Or it is refused, and there is no file."""
+    key = ModuleKey("unet", "mid_block.attentions.0.transformer_blocks.0.attn1.to_q")
+    layer = LoraLayer(random_tensor(1, 2, 8), random_tensor(2, 8, 2), alpha)
+    adapter = AdapterFile({key: layer}, "sd1")
+    path = tmp_path / "a.safetensors"
+    try:
+        write_adapter(adapter, path, layout, precision)
+    except UserError as error:
+        assert "NaN, infinite or too large" in error.message
+        assert not path.exists()
+        unfit = precision == "fp16" and layout == "diffusers" and abs(alpha) > 1e9
+        assert alpha != alpha or unfit
+        return
+    (back,) = read_adapter(path).layers.values()
+    expected = layer.down.T @ layer.up.T * (alpha / 2)
+    change = back.down.float().T @ back.up.float().T * (back.alpha / 2)
+    assert torch.allclose(change, expected, rtol=2e-2, atol=1e-2 * expected.abs().max().item())
