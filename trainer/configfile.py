@@ -246,8 +246,9 @@ def read_config(path: Path) -> TrainingConfig:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}", _HINT) from error
+    except (OSError, ValueError) as error:  # ValueError: NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read {path}: {reason}", _HINT) from error
     if len(data) > MAX_FILE_BYTES:
         limit = f"{MAX_FILE_BYTES // 1000} KB"
         raise UserError(f"{path} is over {limit}, too large for a configuration", _HINT)

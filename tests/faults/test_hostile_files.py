@@ -342,8 +342,12 @@ def test_nothing_ran_and_nothing_is_left(prepared: Prepared) -> None:
         ["evaluate", "/dev/null/" + "a" * 300],
         ["train", "--trigger", "x", "--images", "a" * 5000, "--run", "absent"],
         ["train", "--trigger", "x", "--images", ".", "--run", "/dev/null/run"],
+        ["train", "--config", "a\0b"],
+        ["resume", "a\0b"],
+        ["adapter", "inspect", "a\0b"],
     ],
-    ids=["run", "adapter", "what is evaluated", "image set", "below a file"],
+    ids=["run", "adapter", "what is evaluated", "image set", "below a file"]
+    + ["NUL in a configuration", "NUL in a run", "NUL in an adapter"],
 )
 def test_a_path_that_no_file_can_have(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
