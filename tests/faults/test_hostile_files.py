@@ -346,8 +346,10 @@ def test_nothing_ran_and_nothing_is_left(prepared: Prepared) -> None:
         ["resume", "a\0b"],
         ["adapter", "inspect", "a\0b"],
     ],
-    ids=["run", "adapter", "what is evaluated", "image set", "below a file"]
-    + ["NUL in a configuration", "NUL in a run", "NUL in an adapter"],
+    ids=[
+        *("run", "adapter", "what is evaluated", "image set", "below a file"),
+        *("NUL in a configuration", "NUL in a run", "NUL in an adapter"),
+    ],
 )
 def test_a_path_that_no_file_can_have(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
