@@ -36,7 +36,6 @@ _ALL = (
         "A first look within minutes: do the pictures and the trigger word work at all?",
         {
             "training.steps": 300,
-            "adapter.rank": 8,
             "previews.every": 100,
             "previews.count": 1,
             "previews.inference_steps": 15,
@@ -78,15 +77,12 @@ _ALL = (
     ),
     _preset(
         "style",
-        "A way of drawing: more rank, UNet only, colours free to go very dark and very bright.",
+        "A way of drawing: more rank, mirrored pictures; the text encoder learns the trigger word.",
         {
             "adapter.rank": 32,
-            "adapter.text_encoder": False,
+            "adapter.text_encoder": True,
             "captions.dropout": 0.0,
             "images.flip": True,
-            "objective.noise_offset": 0.05,
-            "preservation.weight": 2.0,
-            "preservation.every": 4,
         },
     ),
     _preset(
