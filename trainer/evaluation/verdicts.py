@@ -22,7 +22,7 @@ WEAK_LIKENESS = 0.03
 CLASS_SHARE = 0.5
 """Of the likeness: as much without the trigger is a leak to the class word.
 
-It was above 0.85 where nothing or little was held, and below 0.2 where the class visibly stayed."""
+It was above 0.85 where nothing or little was held, below 0.25 where the class visibly stayed."""
 CLASS_LEAK = 0.75
 """Of the effect: the class word moves nearly as far as the trigger."""
 NEIGHBOUR_LEAK = 1.0

@@ -170,6 +170,8 @@ def _choose(question: _Question, rung: Rung, card: float) -> tuple[Rung, float]:
         if peak > card:
             continue
         for other in (start, *rungs_below(start)):
+            if _step_alone(question, other) > card:
+                continue
             # Tiles are nothing but slightly inexact: only where the VAE would not fit without.
             for choice in dict.fromkeys((other, replace(other, tiling=True))):
                 found = _peak(_parts(question, choice))
@@ -177,6 +179,14 @@ def _choose(question: _Question, rung: Rung, card: float) -> tuple[Rung, float]:
                     return choice, found
         break
     return least, peak
+
+
+def _step_alone(question: _Question, rung: Rung) -> float:
+    """GiB that a step takes at least; where it is too much, no other phase need be followed."""
+    step = _step(question, rung)
+    found = step.base_weights + step.adapter + step.gradients + step.activations
+    found += optimizer_bytes(question.config.optimizer.name, step.adapter)
+    return (1 + FRAGMENTATION) * found / GIB + CONTEXT_GIB
 
 
 def _parts(question: _Question, rung: Rung) -> dict[str, float]:
