@@ -178,7 +178,6 @@ def _workload(options: argparse.Namespace, name: str) -> Workload:
         adapter=config.adapter.model_copy(update={"text_encoder": options.text_encoder}),
         rows=options.batch_size,
         kept_rows=0,
-        accumulates=False,
         mode=mode,  # type: ignore[arg-type]
         checkpointing=checkpointing,
         weights=options.weights,

@@ -58,12 +58,11 @@ def peer_parts(
         adapter=config,
         rows=batch,
         kept_rows=0,
-        accumulates=False,
         mode="plain",
         checkpointing=checkpointing,
     )
     with cuda_autocast():
-        gradients, at_peak = follow_step(base, parameters, work, [*weights, *text])
+        tracker, gradients = follow_step(base, parameters, work, [*weights, *text])
     adapter = bytes_of(parameters)
     # The script computes with SDXL's VAE in float32, as it overflows in fp16.
     vae = bytes_of(tensors_of(base.vae)) // (1 if len(base.text_encoders) > 1 else 2)
@@ -73,7 +72,7 @@ def peer_parts(
         "adapter": adapter,
         "gradients": gradients,
         "optimizer": optimizer_bytes("adamw", adapter),
-        "activations": at_peak - gradients,
+        "activations": tracker.peak - gradients,
         "idle": idle,
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import cast
 
@@ -36,7 +36,6 @@ class Workload:
         width, height: of the largest bucket, in pixels.
         rows: pictures in one forward pass.
         kept_rows: preserved prompts in it.
-        accumulates: whether gradients of an earlier pass are there already.
         mode: what frozen layers keep: plain, lean or feed_forward.
         checkpointing: full gradient checkpointing.
         weights: how the frozen weights are kept: full, 8bit or 4bit.
@@ -48,7 +47,6 @@ class Workload:
     adapter: AdapterConfig
     rows: int
     kept_rows: int
-    accumulates: bool
     mode: Mode
     checkpointing: bool
     weights: Bits = "full"
@@ -65,15 +63,22 @@ class StepMemory:
 
     Attributes:
         base_weights: of the UNet and those text encoders that stay on the card.
-        adapter: A and B, float32.
+        adapter: A and B, float32. All of its gradients take as much.
         gradients: of the adapter, those that are there at the peak.
         activations: everything else at the peak.
+        besides: the most that there is at any time besides gradients; the activations of a step
+            that begins with gradients of an earlier pass.
     """
 
     base_weights: int
     adapter: int
     gradients: int
     activations: int
+    besides: int
+
+    def accumulating(self) -> StepMemory:
+        """The step when gradients of an earlier pass are there already."""
+        return replace(self, gradients=self.adapter, activations=self.besides)
 
 
 def step_memory(architecture: Architecture, work: Workload) -> StepMemory:
@@ -85,12 +90,13 @@ def step_memory(architecture: Architecture, work: Workload) -> StepMemory:
     weights = [t for module in resident for t in tensors_of(module)]
     others = [t for module in base.text_encoders for t in tensors_of(module)]
     adapter = bytes_of(parameters)
-    gradients, at_peak = follow_step(base, parameters, work, [*weights, *others])
+    tracker, gradients = follow_step(base, parameters, work, [*weights, *others])
     return StepMemory(
         base_weights=bytes_of(weights) - adapter,
         adapter=adapter,
         gradients=gradients,
-        activations=at_peak - gradients,
+        activations=tracker.peak - gradients,
+        besides=tracker.peak_besides,
     )
 
 
@@ -108,32 +114,26 @@ def _with_adapter(
 
 def follow_step(
     base: BaseModel, parameters: Sequence[Parameter], work: Workload, known: Sequence[Tensor]
-) -> tuple[int, int]:
-    """Bytes of gradients at the peak, and of everything that the step makes."""
-    there = [0, 0]  # gradients made so far; and at the peak
-
-    def count(parameter: Tensor) -> None:
-        there[0] += bytes_of([parameter])
-
-    hooks = [p.register_post_accumulate_grad_hook(count) for p in parameters]
+) -> tuple[StorageTracker, int]:
+    """All that the step makes, finished gradients set aside; and bytes of these at the peak."""
+    at_peak = 0
     tracker = StorageTracker(known)
 
-    def note() -> None:
-        there[1] = there[0]
+    def finished(parameter: Tensor) -> None:
+        tracker.set_aside += bytes_of([parameter])
 
+    def note() -> None:
+        nonlocal at_peak
+        at_peak = tracker.set_aside
+
+    hooks = [p.register_post_accumulate_grad_hook(finished) for p in parameters]
     tracker.at_peak = note
     with fused_attention(), tracker:
-        if work.accumulates:
-            for parameter in parameters:
-                parameter.grad = torch.empty_like(parameter)
-                count(parameter)
-            for hook in hooks:
-                hook.remove()
         _train(base, work)
     for hook, parameter in zip(hooks, parameters, strict=True):
         hook.remove()
         parameter.grad = None
-    return there[1], tracker.peak
+    return tracker, at_peak
 
 
 def _train(base: BaseModel, work: Workload) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -43,7 +42,7 @@ ASSUMED_CARD_GIB = 11.0
 PHASES = ("caching", "previews", "measuring", "export")
 """Of a run, besides the training step."""
 
-_VERSION = 3  # of what is counted: results of another one are not used
+_VERSION = 4  # of what is counted: results of another one are not used
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft")
 
 Result = TypeVar("Result", StepMemory, OtherMemory)
@@ -162,31 +161,38 @@ def _card(given: float | None) -> tuple[float, str]:
 
 def _choose(question: _Question, rung: Rung, card: float) -> tuple[Rung, float]:
     """The fastest rung that fits, of those with the most exact weights; the smallest where none
-    does."""
-    least, peak = rung, math.inf
-    for start in (rung, *with_smaller_weights(rung, question.precision)):
-        least = smallest(start)
-        peak = _peak(_parts(question, least))
-        if peak > card:
-            continue
+    does.
+
+    Following a step takes seconds, so those that can't fit are ruled out by what is known already.
+    """
+    starts = (rung, *with_smaller_weights(rung, question.precision))
+    for start in starts:
         for other in (start, *rungs_below(start)):
-            if _step_alone(question, other) > card:
+            one_row = _followed(question, other, 1)
+            if _at_least(question, one_row.base_weights, one_row) > card:
+                break  # the weights alone are too much
+            found = _at_least(question, one_row.base_weights + one_row.activations, one_row)
+            if found > card or _step_alone(question, other) > card:
                 continue
             # Tiles are nothing but slightly inexact: only where the VAE would not fit without.
             for choice in dict.fromkeys((other, replace(other, tiling=True))):
-                found = _peak(_parts(question, choice))
-                if found <= card:
-                    return choice, found
-        break
-    return least, peak
+                peak = _peak(_parts(question, choice))
+                if peak <= card:
+                    return choice, peak
+    least = smallest(starts[-1])
+    return least, _peak(_parts(question, least))
 
 
 def _step_alone(question: _Question, rung: Rung) -> float:
     """GiB that a step takes at least; where it is too much, no other phase need be followed."""
     step = _step(question, rung)
-    found = step.base_weights + step.adapter + step.gradients + step.activations
-    found += optimizer_bytes(question.config.optimizer.name, step.adapter)
-    return (1 + FRAGMENTATION) * found / GIB + CONTEXT_GIB
+    return _at_least(question, step.base_weights + step.gradients + step.activations, step)
+
+
+def _at_least(question: _Question, size: int, step: StepMemory) -> float:
+    """GiB of so many bytes, the adapter and the optimizer, with what is assumed."""
+    size += step.adapter + optimizer_bytes(question.config.optimizer.name, step.adapter)
+    return (1 + FRAGMENTATION) * size / GIB + CONTEXT_GIB
 
 
 def _parts(question: _Question, rung: Rung) -> dict[str, float]:
@@ -235,25 +241,26 @@ def _step(question: _Question, rung: Rung) -> StepMemory:
     """Activations grow with the rows by equal amounts: followed with one row and with all of
     them, and interpolated between."""
     all_rows = replace(rung_of(question.config), apart=False).rows
-    one_or_all = 1 if rung.rows == 1 else all_rows
-    followed = _followed(question, rung, one_or_all)
-    if rung.rows == one_or_all:
-        return followed
-    one = _followed(question, rung, 1).activations
-    share = (rung.rows - 1) / (all_rows - 1)
-    return replace(followed, activations=round(one + share * (followed.activations - one)))
+    step = _followed(question, rung, 1 if rung.rows == 1 else all_rows)
+    if 1 < rung.rows < all_rows:
+        one, share = _followed(question, rung, 1), (rung.rows - 1) / (all_rows - 1)
+        step = replace(
+            step,
+            activations=round(one.activations + share * (step.activations - one.activations)),
+            besides=round(one.besides + share * (step.besides - one.besides)),
+        )
+    accumulates = rung.accumulates or question.config.training.accumulation > 1
+    return step.accumulating() if accumulates else step
 
 
 def _followed(question: _Question, rung: Rung, rows: int) -> StepMemory:
-    config = question.config
     work = Workload(
         width=question.width,
         height=question.height,
         precision=question.precision,
-        adapter=config.adapter,
+        adapter=question.config.adapter,
         rows=rows,
         kept_rows=0,
-        accumulates=rung.accumulates or config.training.accumulation > 1,
         mode=rung.mode,
         checkpointing=rung.checkpointing,
         weights=rung.weights,

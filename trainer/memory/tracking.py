@@ -33,12 +33,16 @@ class StorageTracker(TorchDispatchMode):
     Attributes:
         live: bytes alive now.
         peak: the most at any time.
+        set_aside: bytes of those alive that `peak_besides` leaves out.
+        peak_besides: the most of all others at any time.
     """
 
     def __init__(self, known: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.live = 0
         self.peak = 0
+        self.set_aside = 0
+        self.peak_besides = 0
         self.at_peak: Callable[[], None] | None = None
         self._seen: WeakIdKeyDictionary = WeakIdKeyDictionary()
         for tensor in known:
@@ -67,6 +71,7 @@ class StorageTracker(TorchDispatchMode):
         size = rounded(storage.nbytes())
         self.live += size
         weakref.finalize(storage, self._release, size).atexit = False
+        self.peak_besides = max(self.peak_besides, self.live - self.set_aside)
         if self.live > self.peak:
             self.peak = self.live
             if self.at_peak:
@@ -110,6 +115,10 @@ def shapes_only(func: Any, args: tuple[Any, ...]) -> Any:
     first = args[0] if args else None
     if not isinstance(first, Tensor) or not first.is_meta:
         return None
+    if func is _aten.addmm_.default:
+        return first
+    if func is _aten.addmm.default:
+        return first.new_empty(len(args[1]), args[2].shape[1])
     if func in _UNARY:
         return torch.empty_like(first)
     if func in _BINARY:

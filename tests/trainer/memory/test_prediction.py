@@ -190,6 +190,9 @@ def test_quick_shapes_are_those_that_torch_finds(permuted: bool) -> None:
         (aten.gelu.default, (inputs,)),
         (aten.mul.Tensor, (inputs, inputs)),
         (aten.mul.Tensor, (inputs, 2.0)),
+        (aten.addmm.default, (weight, inputs[0], inputs[1].T.new_empty(8, 8).T)),
+        (aten.addmm.default, (weight.new_empty(6, 8), inputs[0], weight.new_empty(8, 8))),
+        (aten.addmm_.default, (weight.new_empty(6, 8), inputs[0], weight.new_empty(8, 8))),
     ):
         quick, found = shapes_only(func, args), func(*args)
         first, other = (each[0] if isinstance(each, tuple) else each for each in (quick, found))
