@@ -94,9 +94,19 @@ class Clock:
         """A step is done."""
         self.cpu.append(time.process_time())
         self.wall.append(time.time())
-        self.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self.peak = _peak_memory()
         if loss is not None:
             self.losses.append(loss)
+
+
+def _peak_memory() -> int:
+    """The most resident memory of this process, in bytes."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Unlike `ru_maxrss`, not that of the process that started this one.
+    lines = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines())
+    return int(lines["VmHWM"].split()[0]) * 1024
 
 
 # ------------------------------------------------------------------------------ this trainer

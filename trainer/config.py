@@ -335,7 +335,8 @@ class MemoryConfig(Section):
         default=True,
         description="The VAE and text encoders that are not trained wait in main memory while "
         "they are not needed, and so does the UNet while previews are decoded. On a CPU large ones "
-        "are let go, and read again from their files.",
+        "are let go, and read again from their files, and so is each layer of a large UNet between "
+        "its uses.",
     )
 
 

@@ -27,6 +27,8 @@ from transformers.activations import QuickGELUActivation
 
 from trainer.convolutions import convolve, input_gradient
 from trainer.lora.product import AdaptedProduct
+from trainer.models.pages import let_go, stays_in_file
+from trainer.products import Product
 
 Forward = Callable[..., Tensor]
 
@@ -38,13 +40,17 @@ class Convolution(torch.autograd.Function):
     def forward(ctx: Any, inputs: Tensor, layer: nn.Conv2d) -> Tensor:  # type: ignore[override]
         """(B, C, H, W) to (B, D, H', W')."""
         ctx.layer, ctx.shape = layer, inputs.shape
-        return convolve(layer, inputs)
+        result = convolve(layer, inputs)
+        let_go(layer)
+        return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         """The gradient of the input, (B, C, H, W)."""
-        return input_gradient(ctx.layer, ctx.shape, gradient), None
+        result = input_gradient(ctx.layer, ctx.shape, gradient)
+        let_go(ctx.layer)
+        return result, None
 
 
 class NormSilu(torch.autograd.Function):
@@ -146,6 +152,10 @@ def _convolution(layer: nn.Conv2d, inputs: Tensor) -> Tensor:
     return Convolution.apply(inputs, layer)
 
 
+def _linear(layer: nn.Linear, inputs: Tensor) -> Tensor:
+    return Product.apply(inputs, layer)
+
+
 def _resnet(block: ResnetBlock2D, inputs: Tensor, temb: Tensor | None, *_: Any) -> Tensor:
     """diffusers' own forward for the blocks of SD 1, SD 2 and SDXL, norms and SiLU in one."""
     hidden = block.conv1(NormSilu.apply(inputs, block.norm1))
@@ -244,6 +254,9 @@ def _lean_forwards(root: nn.Module, recompute: bool) -> Iterator[tuple[nn.Module
         elif isinstance(module, nn.Conv2d):
             if _is_frozen(module) and module.padding_mode == "zeros":
                 yield module, MethodType(_convolution, module)
+        elif type(module) is nn.Linear:
+            if stays_in_file(module):
+                yield module, MethodType(_linear, module)
         elif isinstance(module, ResnetBlock2D):
             if _is_usual(module):
                 yield module, MethodType(_resnet, module)

@@ -10,6 +10,7 @@ from trainer.config import TrainingConfig
 from trainer.devices import Device
 from trainer.models.base import BaseModel
 from trainer.models.load import StoredWeights, load_base, stored_weights
+from trainer.models.pages import stay_in_file
 from trainer.quantized import Bits, quantize_base
 
 LARGE_BYTES = 2**28
@@ -31,6 +32,9 @@ def load_kept(config: TrainingConfig, device: Device) -> BaseModel:
     quantize_base(base, bits, device.torch_device)
     if bits == "half" and stored.half is None:
         base.weights = "half"  # rounded by loading
+    if device.offload and device.torch_device.type == "cpu" and stored.size >= LARGE_BYTES:
+        for module in (base.unet, *base.text_encoders):
+            stay_in_file(module)
     return base
 
 

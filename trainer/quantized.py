@@ -9,19 +9,17 @@ as a new tensor.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache, partial
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 from trainer.errors import UserError
 from trainer.frozen import Convolution
 from trainer.models.base import BaseModel
 from trainer.models.resting import Source, get_source, set_source
+from trainer.products import Product
 
 Bits = Literal["full", "half", "8bit", "4bit"]
 
@@ -29,63 +27,6 @@ Bits = Literal["full", "half", "8bit", "4bit"]
 # own 8-bit codes, which have most of theirs near 0: rounding of normally distributed weights 0.7 %
 # instead of 1.1 %. NF4 in blocks of 64 (arXiv 2305.14314) rounds them by 9 %.
 _BLOCK = {"8bit": 256, "4bit": 64}
-
-
-class Product(torch.autograd.Function):
-    """``x Wᵀ + b`` with a frozen W that is made twice, and kept neither time."""
-
-    @staticmethod
-    def forward(ctx: Any, inputs: Tensor, layer: nn.Linear) -> Tensor:  # type: ignore[override]
-        """(…, in) to (…, out)."""
-        ctx.layer = layer
-        if _is_cut(layer):
-            return _in_parts(inputs, cast(QuantizedLinear, layer))
-        return F.linear(inputs, layer.weight, layer.bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        """The gradient of the input, (…, in)."""
-        if _is_cut(ctx.layer):
-            return _gradient_in_parts(gradient, ctx.layer), None
-        return gradient @ ctx.layer.weight, None
-
-
-_PART = 2**22
-"""Values of a weight in half precision that are made float32 at a time: what fits the processor's
-cache, and what the C library keeps at hand (`trainer.allocator`)."""
-
-
-def _is_cut(layer: nn.Linear) -> bool:
-    half = getattr(layer, "bits", "") == "half"
-    return half and cast(Tensor, layer.codes).numel() > _PART and not layer.codes.is_meta
-
-
-def _in_parts(inputs: Tensor, layer: QuantizedLinear) -> Tensor:
-    rows = inputs.reshape(-1, layer.in_features)
-    result = rows.new_empty(len(rows), layer.out_features)
-    for part in _parts(layer):
-        weight = layer.codes[part].float()
-        if layer.bias is None:
-            torch.mm(rows, weight.T, out=result[:, part])
-        else:
-            torch.addmm(layer.bias[part], rows, weight.T, out=result[:, part])
-    return result.view(*inputs.shape[:-1], -1)
-
-
-def _gradient_in_parts(gradient: Tensor, layer: QuantizedLinear) -> Tensor:
-    rows = gradient.reshape(-1, layer.out_features)
-    result = rows.new_zeros(len(rows), layer.in_features)
-    for part in _parts(layer):
-        result.addmm_(rows[:, part], layer.codes[part].float())
-    return result.view(*gradient.shape[:-1], -1)
-
-
-def _parts(layer: nn.Linear) -> Iterator[slice]:
-    """Of the rows of its weight."""
-    size = max(1, _PART // layer.in_features)
-    for start in range(0, layer.out_features, size):
-        yield slice(start, start + size)
 
 
 class _Quantized(nn.Module):

@@ -117,7 +117,7 @@ def test_large_weights_in_half_precision_are_made_in_parts(monkeypatch: pytest.M
         if bias:
             plain.bias.copy_(layer.bias)  # stays as it is
         quantized(layer, "half")
-        monkeypatch.setattr("trainer.quantized._PART", 32 * 7)  # the last part is a smaller one
+        monkeypatch.setattr("trainer.products._PART", 32 * 7)  # the last part is a smaller one
         inputs = torch.randn(2, 5, 32)
         for ours, theirs in zip(run(layer, inputs), run(plain, inputs), strict=True):
             torch.testing.assert_close(ours, theirs)
@@ -185,9 +185,7 @@ def test_whole_models_in_every_mode(tiny_base: TinyBase, name: str, bits: Bits) 
 @pytest.mark.parametrize("bits", BITS)
 def test_the_predictor_knows_what_it_takes(tiny_base: TinyBase, bits: Bits) -> None:
     folder = tiny_base("sdxl")
-    work = Workload(
-        32, 32, "fp32", AdapterConfig(rank=4), 1, 0, False, "lean", False, bits
-    )  # fmt: skip
+    work = Workload(32, 32, "fp32", AdapterConfig(rank=4), 1, 0, "lean", False, bits)
     predicted = step_memory(find_architecture(str(folder)), work)
     base = prepared(folder, bits)
     parameters = adapted(base)

@@ -30,6 +30,7 @@ from trainer.models.diffusers_folder import part_files, read_json
 from trainer.models.families import Family
 from trainer.models.fingerprint import combined_digest, file_digest
 from trainer.models.identify import BaseIdentity, Prediction, identify
+from trainer.models.pages import seen
 from trainer.models.resting import set_source
 from trainer.models.safetensors_header import read_header
 
@@ -336,7 +337,7 @@ def _check_filled(path: Path, modules: Mapping[str, torch.nn.Module]) -> None:
 
 
 def _check_finite(name: str, part: str, module: torch.nn.Module) -> None:
-    for key, tensor in chain(module.named_parameters(), module.named_buffers()):
+    for key, tensor in seen(chain(module.named_parameters(), module.named_buffers())):
         if tensor.numel() == 0 or not tensor.is_floating_point():
             continue
         low, high = torch.aminmax(tensor)  # NaN wins in both, and no copy is made

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from trainer.allocator import give_back_freed_memory
+from trainer.models.pages import stay_in_file, stays_in_file
 
 WORTH_BYTES = 64 * 2**20
 """Smaller parts stay: reading them takes longer than it is worth."""
@@ -69,6 +70,8 @@ def wake(module: nn.Module) -> None:
     for path, layer in _own_layers(module).items():
         layer._parameters.update(fresh[path]._parameters)
         layer._buffers.update(fresh[path]._buffers)
+    if any(map(stays_in_file, module.modules())):
+        stay_in_file(module)
     give_back_freed_memory()  # what reading took
 
 
