@@ -1,18 +1,24 @@
 """The builder's pure functions: captions, augmentation, schedules, exact training state."""
 
+import hashlib
 import itertools
+import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
+from transformers import CLIPTokenizer
 
-from models.build import augment
+from models.build import augment, diffusion
+from models.build.__main__ import TOKENIZER
 from models.build.captions import BACKGROUNDS, Content, caption, plain, unknown_words, worded
 from models.build.parallel import Workers
 from models.build.pictures import HELD_OUT, SIZE, plain_code
-from models.build.state import Training, averaged, generator, learning_rate
+from models.build.state import Progress, Training, averaged, generator, learning_rate
 from models.build.subjects import SUBJECTS
 
 
@@ -114,6 +120,49 @@ def test_resumed_training_equals_uninterrupted(tmp_path: Path) -> None:
     assert torch.equal(model.weight, continued.weight)
     assert torch.equal(whole.average["m.weight"], resumed.average["m.weight"])
     assert averaged(tmp_path / "b.safetensors", "m").keys() == {"weight", "bias"}
+
+
+@pytest.fixture
+def few_latents(tmp_path: Path) -> Path:
+    """A folder as the stage "latents" leaves it, with 3 subjects."""
+    values = torch.randn(3, 2, 2, 2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    save_file({"values": values.half()}, tmp_path / "latents.safetensors")
+    about = {"subjects": ["fox", "owl", "cake"], "styles": ["3d", "flat"]}
+    about |= {"backgrounds": ["white", "blue"], "scaling_factor": 1.0}
+    (tmp_path / "latents.json").write_text(json.dumps(about))
+    return tmp_path
+
+
+def test_an_interrupted_build_goes_on_to_the_same_bytes(
+    few_latents: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torn from between two checkpoints, as `kill` does it, and started again."""
+    words = CLIPTokenizer.from_pretrained(TOKENIZER)
+    monkeypatch.setattr(diffusion, "EVERY", 2)
+    settings = torch.get_num_threads(), torch.backends.cuda.flash_sdp_enabled()
+
+    def build(name: str) -> str:
+        work = few_latents / name
+        work.mkdir(exist_ok=True)
+        for file in few_latents.glob("latents.*"):
+            shutil.copy(file, work)
+        diffusion.train(work, words, steps=5, deadline=float("inf"))
+        return hashlib.sha256((work / "unet" / "state.safetensors").read_bytes()).hexdigest()
+
+    def killed(report: Progress, step: int, loss: float) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    try:
+        whole = build("whole")
+        with monkeypatch.context() as context:
+            context.setattr(Progress, "__call__", killed)
+            with pytest.raises(KeyboardInterrupt):
+                build("torn")
+        assert build("torn") == whole
+    finally:
+        torch.set_num_threads(settings[0])
+        torch.backends.cuda.enable_flash_sdp(settings[1])
 
 
 def test_parts_add_up_to_the_whole_gradient() -> None:
