@@ -189,11 +189,9 @@ def measured(options: argparse.Namespace) -> Iterator[dict[str, float]]:
     torch.manual_seed(0)
     base = build(find_architecture(options.base), DTYPES[options.precision])
     base.vae = torch.nn.Identity()  # type: ignore[assignment]
-    if not options.text_encoder:
-        base.text_encoders = []
     before = _resident()
-    for module in (base.unet, *base.text_encoders):
-        _fill(module)
+    for module in (base.unet, *(base.text_encoders if options.text_encoder else [])):
+        _fill(module)  # others stay on the meta device
     quantize_base(base, options.weights, torch.device("cpu"))
     attachment = attach(base, _workload(options, "plain").adapter, seed=0)
     base.unet.train()
