@@ -11,7 +11,7 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tests.trainer.runs_for_tests import make_images, small_config, train_small
+from tests.trainer.runs_for_tests import assert_offload_changes_nothing
 from trainer import kept
 from trainer.config import AdapterConfig
 from trainer.lora.attach import attach
@@ -143,20 +143,11 @@ def test_a_run_is_the_same(
 ) -> None:
     """To the last bit, with what is held still and with previews."""
     monkeypatch.setattr(kept, "LARGE_BYTES", 0)
-    images, adapters = make_images(tmp_path / "images"), []
-    for offload in (True, False):
-        config = small_config(
-            BUILT_IN if bits == "half" else full,
-            images,
-            memory__base_weights=bits,
-            memory__mode=mode,
-            memory__offload=offload,
-            training__steps=3,
-            previews__every=2,
-        )
-        result, _ = train_small(config, tmp_path / f"run-{offload}")
-        assert result.adapter
-        adapters.append(load_file(result.adapter.path))
-    ours, plain = adapters
-    assert ours.keys() == plain.keys()
-    assert all(torch.equal(ours[key], plain[key]) for key in ours)
+    assert_offload_changes_nothing(
+        BUILT_IN if bits == "half" else full,
+        tmp_path,
+        memory__base_weights=bits,
+        memory__mode=mode,
+        training__steps=3,
+        previews__every=2,
+    )

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.conftest import TinyBase
 from tests.tiny_models import TinyName
 from tests.trainer.models.conftest import CopyOf
 from tests.trainer.models.original_layout import write_original
-from tests.trainer.runs_for_tests import make_images, small_config, train_small
+from tests.trainer.runs_for_tests import assert_offload_changes_nothing
 from trainer.config import AdapterConfig
 from trainer.devices import choose_device
 from trainer.errors import UserError
@@ -103,22 +102,13 @@ def test_other_weights_are_refused(change: str, copy_of: CopyOf) -> None:
 
 def test_a_run_is_the_same(tiny_base: TinyBase, tmp_path: Path) -> None:
     """With previews, which need what rests."""
-    images, adapters = make_images(tmp_path / "images"), []
-    for offload in (True, False):
-        config = small_config(
-            tiny_base("sd1"),
-            images,
-            adapter__text_encoder=False,
-            memory__offload=offload,
-            training__steps=1,
-            previews__every=1,
-        )
-        result, _ = train_small(config, tmp_path / f"run-{offload}")
-        assert result.adapter
-        adapters.append(load_file(result.adapter.path))
-    ours, plain = adapters
-    assert ours.keys() == plain.keys()
-    assert all(torch.equal(ours[key], plain[key]) for key in ours)
+    assert_offload_changes_nothing(
+        tiny_base("sd1"),
+        tmp_path,
+        adapter__text_encoder=False,
+        training__steps=1,
+        previews__every=1,
+    )
 
 
 def test_what_waits_on_a_cpu(tiny_base: TinyBase) -> None:
