@@ -21,6 +21,8 @@ time, but so many small layers take time of their own."""
 def load_kept(config: TrainingConfig, device: Device) -> BaseModel:
     """`load_base` with the weights of ``memory.base_weights``.
 
+    On a CPU with ``memory.offload``, those of large models stay in their file between their uses.
+
     Raises:
         UserError: as for `load_base` and `quantize_base`.
     """

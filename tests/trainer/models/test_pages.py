@@ -13,7 +13,9 @@ from torch import nn
 
 from tests.trainer.runs_for_tests import assert_offload_changes_nothing
 from trainer import kept
-from trainer.config import AdapterConfig
+from trainer.config import AdapterConfig, TrainingConfig
+from trainer.configfile import with_values
+from trainer.devices import choose_device
 from trainer.lora.attach import attach
 from trainer.memory.modes import set_mode
 from trainer.models import resting
@@ -103,6 +105,22 @@ def test_after_a_step_nearly_all_of_a_unet_is_out_of_memory(full: Path) -> None:
     kept_in_memory, let_go_of = found
     assert kept_in_memory > size * 0.9
     assert let_go_of < size / 4
+
+
+@pytest.mark.parametrize("offload", [True, False])
+def test_training_keeps_large_models_in_their_file(
+    offload: bool, full: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = with_values(TrainingConfig(), {"base.name": str(full)})
+    device = choose_device("fp32", offload=offload)
+
+    def found() -> bool:
+        base = kept.load_kept(config, device)
+        return any(map(stays_in_file, base.unet.modules()))
+
+    assert not found(), "small ones are worth nothing"
+    monkeypatch.setattr(kept, "LARGE_BYTES", 0)
+    assert found() == offload
 
 
 def step(base: BaseModel) -> None:
