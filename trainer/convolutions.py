@@ -23,10 +23,12 @@ from torch.nn.grad import conv2d_input
 _POINTS = (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))
 _SIDE = 4  # of a tile's result; 6 of what it is computed from
 _CHANNELS = 64  # transformed at a time, so that they stay in the processor's cache
+_TURNED = 128  # and of a weight for the gradient, whose values lie further apart
 # From where on it pays, as measured.
 _WIDE = 256  # channels
 _LARGE = 1024  # places of an image, at least, for tiles
 _SMALL = 256  # and at most, for one product
+_MANY = 128  # rows of a product, above which its layout is chosen for what comes after it
 _ROWS = 256  # of a weight in half precision that are made float32 at a time, for one product
 
 
@@ -91,7 +93,7 @@ def in_tiles(
     batch, channels, height, width = inputs.shape
     of_inputs, of_weights, of_results = _transforms()
     if turned:
-        weight, of_weights = weight.transpose(0, 1), of_weights.flip(1)
+        of_weights = of_weights.flip(1)
     down, across = height // _SIDE, width // _SIDE
     tiles = batch * down * across
     padded = F.pad(inputs, (1, 1, 1, 1))
@@ -107,11 +109,17 @@ def in_tiles(
         torch.mm(of_inputs, part.T, out=points[:, at])
     points = points.view(36, channels, tiles)
 
-    result = inputs.new_empty(batch, len(weight), height, width)
-    for start in range(0, len(weight), _CHANNELS):
-        part = weight[start : start + _CHANNELS]
-        count = len(part)
-        kernels = (of_weights @ part.reshape(-1, 9).float().T).view(36, count, channels)
+    channels_out = weight.shape[1 if turned else 0]
+    result = inputs.new_empty(batch, channels_out, height, width)
+    step = _TURNED if turned else _CHANNELS
+    for start in range(0, channels_out, step):
+        part = weight[:, start : start + step] if turned else weight[start : start + step]
+        count = part.shape[1 if turned else 0]
+        kernels = of_weights @ part.reshape(-1, 9).float().T
+        # (36, D, C), or (36, C, D) when turned: the products read them in either order.
+        kernels = kernels.view(36, *part.shape[:2])
+        if turned:
+            kernels = kernels.transpose(1, 2)
         products = torch.bmm(kernels, points).view(36, -1)
         values = (of_results @ products).view(_SIDE, _SIDE, count, batch, down, across)
         if bias is not None:
@@ -160,10 +168,17 @@ def in_one_product(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
 def gradient_in_one_product(gradient: Tensor, weight: Tensor) -> Tensor:
     """The gradient of its input: (B, D, H, W) to (B, C, H, W)."""
     batch, channels, height, width = gradient.shape
-    places = gradient.flatten(2).transpose(1, 2).reshape(-1, channels)  # (B H W, D)
-    shifted = places.new_zeros(len(places), weight[0].numel())  # (B H W, 9 C)
+    many = batch * height * width > _MANY
+    # (D, B H W)
+    places = gradient.transpose(0, 1).reshape(channels, -1)
+    # (9 C, B H W), as folding reads it, or turned: with few columns that product is slower.
+    shape = (weight[0].numel(), places.shape[1])
+    shifted = places.new_empty(shape if many else shape[::-1])
     for start in range(0, channels, _ROWS):
-        part = weight[start : start + _ROWS].flatten(1).float()
-        shifted.addmm_(places[:, start : start + _ROWS], part)
-    shifted = shifted.view(batch, height * width, -1).transpose(1, 2)
+        rows, part = places[start : start + _ROWS], weight[start : start + _ROWS].flatten(1).float()
+        factors = (part.T, rows) if many else (rows.T, part)
+        torch.addmm(shifted, *factors, beta=0 if start == 0 else 1, out=shifted)
+    if not many:
+        shifted = shifted.T
+    shifted = shifted.view(-1, batch, height * width).transpose(0, 1)
     return F.fold(shifted, (height, width), 3, padding=1)

@@ -9,7 +9,7 @@ names stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import MethodType
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.activations import GEGLU
 from diffusers.models.attention import BasicTransformerBlock, FeedForward
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from diffusers.models.resnet import ResnetBlock2D
 from peft.tuners.lora import Linear as AdaptedLinear
 from torch import Tensor, nn
@@ -31,6 +32,8 @@ from trainer.models.pages import let_go, stays_in_file
 from trainer.products import Product
 
 Forward = Callable[..., Tensor]
+
+_ROWS = 128  # of an activation
 
 
 class Convolution(torch.autograd.Function):
@@ -96,20 +99,36 @@ class Gated(torch.autograd.Function):
     def forward(ctx: Any, both: Tensor) -> Tensor:  # type: ignore[override]
         """(…, 2 D) to (…, D)."""
         ctx.save_for_backward(both)
-        value, gate = both.chunk(2, dim=-1)
-        return value * F.gelu(gate)
+        result = both.new_empty(*both.shape[:-1], both.shape[-1] // 2)
+        for (value, gate), part in zip(_halves(both), _some_rows(result), strict=True):
+            torch.mul(value, F.gelu(gate), out=part)
+        return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
         """The gradient of both, (…, 2 D)."""
         (both,) = ctx.saved_tensors
-        value, gate = both.chunk(2, dim=-1)
-        found = torch.empty_like(both)
-        of_value, of_gate = found.chunk(2, dim=-1)
-        torch.mul(gradient, F.gelu(gate), out=of_value)
-        of_gate.copy_(torch.ops.aten.gelu_backward(gradient * value, gate))
+        found = torch.empty_like(both, memory_format=torch.contiguous_format)
+        parts = zip(_halves(both), _halves(found), _some_rows(gradient), strict=True)
+        for (value, gate), (of_value, of_gate), part in parts:
+            product = F.gelu(gate)
+            torch.mul(part, product, out=of_value)
+            torch.mul(part, value, out=product)
+            torch.ops.aten.gelu_backward.grad_input(product, gate, grad_input=of_gate)
         return found
+
+
+def _halves(both: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    for rows in _some_rows(both):
+        yield rows.chunk(2, dim=-1)
+
+
+def _some_rows(tensor: Tensor) -> Iterable[Tensor]:
+    """(…, D) in parts of so many rows that a CPU keeps what is made of them at hand."""
+    if tensor.device.type != "cpu":
+        return (tensor,)
+    return tensor.reshape(-1, tensor.shape[-1]).split(_ROWS)
 
 
 class QuickGelu(torch.autograd.Function):
@@ -165,7 +184,27 @@ def _resnet(block: ResnetBlock2D, inputs: Tensor, temb: Tensor | None, *_: Any) 
     hidden = block.conv2(block.dropout(NormSilu.apply(hidden, block.norm2)))
     if block.conv_shortcut is not None:
         inputs = block.conv_shortcut(inputs.contiguous())
-    return (inputs + hidden) / block.output_scale_factor
+    return inputs + hidden
+
+
+def _attention(
+    layer: Attention,
+    inputs: Tensor,
+    encoder_hidden_states: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    **options: Any,
+) -> Tensor:
+    """diffusers' own for the transformers of SD 1, SD 2 and SDXL; it divides all results by 1."""
+    if attention_mask is not None or options:
+        return type(layer).forward(layer, inputs, encoder_hidden_states, attention_mask, **options)
+    others = inputs if encoder_hidden_states is None else encoder_hidden_states
+    projected = (layer.to_q(inputs), layer.to_k(others), layer.to_v(others))
+    query, key, value = (
+        each.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for each in projected
+    )
+    result = F.scaled_dot_product_attention(query, key, value)  # (B, heads, N, D / heads)
+    output, dropout = cast(nn.ModuleList, layer.to_out)
+    return dropout(output(result.transpose(1, 2).flatten(2)))
 
 
 def _norm_then_silu(norm: nn.GroupNorm, inputs: Tensor) -> Tensor:
@@ -260,6 +299,9 @@ def _lean_forwards(root: nn.Module, recompute: bool) -> Iterator[tuple[nn.Module
         elif isinstance(module, ResnetBlock2D):
             if _is_usual(module):
                 yield module, MethodType(_resnet, module)
+        elif isinstance(module, Attention):
+            if _attends_as_usual(module):
+                yield module, MethodType(_attention, module)
         elif isinstance(module, GEGLU):
             yield module, MethodType(_geglu, module)
         elif isinstance(module, QuickGELUActivation):
@@ -276,8 +318,19 @@ def _is_usual(block: ResnetBlock2D) -> bool:
         and block.upsample is None
         and block.downsample is None
         and isinstance(block.nonlinearity, nn.SiLU)
+        and block.output_scale_factor == 1.0
         and _is_frozen(block.norm1)
         and _is_frozen(block.norm2)
+    )
+
+
+def _attends_as_usual(layer: Attention) -> bool:
+    extras = (layer.spatial_norm, layer.group_norm, layer.norm_cross, layer.norm_q, layer.norm_k)
+    return (
+        type(layer.processor) is AttnProcessor2_0
+        and all(extra is None for extra in extras)
+        and not layer.residual_connection
+        and layer.rescale_output_factor == 1.0
     )
 
 

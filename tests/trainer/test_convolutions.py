@@ -12,14 +12,21 @@ from trainer import convolutions
 from trainer.convolutions import convolve, input_gradient
 from trainer.frozen import lean_layers
 
-LARGE, SMALL = (1, 32, 32), (2, 8, 8)  # batch, height, width
-WAYS = {LARGE: "in_tiles", SMALL: "in_one_product", (2, 16, 16): None, (1, 34, 32): None}
+LARGE, SMALL, FEW = (1, 32, 32), (1, 16, 16), (2, 8, 8)  # batch, height, width
+WAYS = {
+    LARGE: "in_tiles",
+    SMALL: "in_one_product",
+    FEW: "in_one_product",
+    (2, 16, 16): None,
+    (1, 34, 32): None,
+}
 
 
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer channels than where it pays, so that the tests are fast."""
-    monkeypatch.setattr(convolutions, "_WIDE", 32)
+    """Fewer channels than where it pays, and than are taken at a time, so that tests are fast."""
+    for name, value in {"_WIDE": 32, "_ROWS": 24, "_CHANNELS": 48, "_TURNED": 36}.items():
+        monkeypatch.setattr(convolutions, name, value)
 
 
 def layer_of(channels: int, out: int) -> nn.Conv2d:
@@ -59,6 +66,10 @@ def test_tiles_of_any_number(height: int, width: int) -> None:
     inputs = torch.randn(3, 70, height, width)
     exact = F.conv2d(inputs.double(), layer.weight.double(), None, padding=1)
     assert error(convolutions.in_tiles(inputs, layer.weight, None), exact) < 5e-6
+    gradient = torch.randn(3, 67, height, width)
+    exact = conv2d_input(inputs.shape, layer.weight.double(), gradient.double(), padding=1)
+    ours = convolutions.in_tiles(gradient, layer.weight, None, turned=True)
+    assert error(ours, exact) < 5e-6
 
 
 @pytest.mark.parametrize(
@@ -78,7 +89,7 @@ def test_everything_else_is_torchs_own(other: nn.Conv2d) -> None:
         assert torch.equal(convolve(other, inputs), other(inputs))
 
 
-@pytest.mark.parametrize("size", [LARGE, SMALL])
+@pytest.mark.parametrize("size", [LARGE, SMALL, FEW])
 def test_lean_layers_use_them(size: tuple[int, int, int]) -> None:
     """Against torch's own graph, to the gradient of what comes before."""
     layer = nn.Sequential(layer_of(32, 32), nn.SiLU(), layer_of(32, 32))

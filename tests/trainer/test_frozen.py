@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from diffusers.models.activations import GEGLU
+from diffusers.models.attention_processor import Attention, AttnProcessor
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
@@ -30,6 +32,9 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...]]] =
     "strided": (lambda: nn.Sequential(nn.Conv2d(4, 6, 3, 2, 1)), ((2, 4, 9, 7),)),
     "one by one": (lambda: nn.Sequential(nn.Conv2d(4, 6, 1, bias=False)), ((1, 4, 5, 5),)),
     "geglu": (lambda: GEGLU(6, 10), ((2, 7, 6),)),
+    "geglu, many rows": (lambda: GEGLU(6, 10), ((2, 100, 6),)),
+    "attention": (lambda: Attention(8, heads=2, dim_head=5), ((2, 9, 8),)),
+    "attention to others": (lambda: Attention(8, 6, heads=2, dim_head=5), ((2, 9, 8), (2, 4, 6))),
     "residual": (lambda: _block(8, 8), ((2, 8, 6, 6), (2, 8))),
     "residual, wider": (lambda: _block(8, 12), ((2, 8, 6, 6), (2, 8))),
 }
@@ -73,6 +78,28 @@ def test_layers_that_train_are_left_alone() -> None:
     layer = nn.Sequential(nn.Conv2d(4, 4, 3))
     lean_layers(layer)
     assert "forward" not in layer[0].__dict__
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"residual_connection": True}, {"rescale_output_factor": 2.0}, {"qk_norm": "layer_norm"}],
+)
+def test_unusual_attention_is_left_alone(options: dict[str, Any]) -> None:
+    layer = Attention(8, heads=2, dim_head=5, **options)
+    other = Attention(8, heads=2, dim_head=5, processor=AttnProcessor())
+    for each in (layer, other):
+        lean_layers(each)
+        assert "forward" not in each.__dict__
+
+
+def test_attention_with_a_mask() -> None:
+    layer = Attention(8, heads=2, dim_head=5)
+    inputs, mask = torch.randn(2, 4, 8), torch.zeros(2, 1, 4)
+    mask[:, :, 2:] = -10000.0
+    plain = layer(inputs, attention_mask=mask)
+    lean_layers(layer)
+    assert torch.equal(layer(inputs, attention_mask=mask), plain)
+    assert not torch.equal(layer(inputs), plain)
 
 
 MODES = [("lean", False), ("feed_forward", False), ("lean", True), ("plain", True)]

@@ -6,6 +6,11 @@ need not be in memory while other layers compute. Pages that are let go stay in 
 of the disk while there is room for them, so that using them again costs little, and are the first
 to leave it when there is none.
 
+A pass forward goes through the layers in one order and one backward in the other, and in between
+memory is full of what the first keeps for the second. So weights may stay until the process takes
+as much as most of them alone would need: they leave while a pass forward fills memory, and stay
+when the one backward has emptied it again, of which the next pass forward has the use.
+
 On Linux only; elsewhere nothing is done.
 """
 
@@ -23,6 +28,8 @@ from torch import Tensor, nn
 
 _SMALL = 2**16
 """Bytes; less is not worth a call of the system."""
+_SHARE = 0.7
+"""Of the weights: what they and all that has come since they were read may take together."""
 _DONTNEED = 4  # of madvise(2) on Linux: pages of a private mapping are read from the file again
 
 
@@ -42,16 +49,37 @@ class Pages:
         """Whether the tensor still lies there."""
         return not tensor.is_meta and tensor.data_ptr() == self._address
 
+    def __len__(self) -> int:
+        """Their size in bytes."""
+        return self._length
+
     def let_go(self) -> None:
         """Takes them out of this process's memory, until they are looked at again."""
         _system().madvise(self._start, self._length, _DONTNEED)
 
 
+class Room:
+    """How much memory this process may take before weights have to leave."""
+
+    def __init__(self, size: int) -> None:
+        """Room for so many bytes more than it takes now."""
+        self._most = _resident() + size
+
+    def is_full(self) -> bool:
+        """Whether all of it is taken."""
+        return _resident() >= self._most
+
+
 def let_go(layer: nn.Module) -> None:
-    """Lets a layer's weight go, where `stay_in_file` found it in a file and it still is there."""
-    pages: Pages | None = layer.__dict__.get("pages")
-    if pages is not None and pages.are_of(_weight(layer)):
-        pages.let_go()
+    """Lets a layer's weight go where there is no room for it.
+
+    Only where `stay_in_file` found it in a file, and it still is there.
+    """
+    found: tuple[Pages, Room] | None = layer.__dict__.get("pages")
+    if found is not None:
+        pages, room = found
+        if room.is_full() and pages.are_of(_weight(layer)):
+            pages.let_go()
 
 
 def stays_in_file(layer: nn.Module) -> bool:
@@ -62,14 +90,17 @@ def stays_in_file(layer: nn.Module) -> bool:
 def stay_in_file(root: nn.Module) -> None:
     """Notes which layers' weights are pages of a file, for `let_go`, and lets them go."""
     files = _files()
+    found = {}
     for layer in root.modules():
         layer.__dict__.pop("pages", None)
         weight = _weight(layer)
-        if isinstance(weight, Tensor):
-            pages = _pages(weight, files)
-            if pages:
-                layer.__dict__["pages"] = pages
-                pages.let_go()
+        pages = _pages(weight, files) if isinstance(weight, Tensor) else None
+        if pages:
+            pages.let_go()
+            found[layer] = pages
+    room = Room(int(_SHARE * sum(map(len, found.values()))))
+    for layer, pages in found.items():
+        layer.__dict__["pages"] = pages, room
 
 
 def seen(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
@@ -115,6 +146,13 @@ def _files() -> list[tuple[int, int]]:
 
 
 _ENDINGS = (".safetensors",)
+
+
+def _resident() -> int:
+    """Bytes of memory that this process takes."""
+    if sys.platform != "linux":
+        return 0
+    return int(Path("/proc/self/statm").read_bytes().split()[1]) * mmap.PAGESIZE
 
 
 @lru_cache(maxsize=1)

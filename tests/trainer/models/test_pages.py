@@ -18,7 +18,7 @@ from trainer.configfile import with_values
 from trainer.devices import choose_device
 from trainer.lora.attach import attach
 from trainer.memory.modes import set_mode
-from trainer.models import resting
+from trainer.models import pages, resting
 from trainer.models.load import BaseModel, load_base
 from trainer.models.pages import let_go, stay_in_file, stays_in_file
 from trainer.models.resting import rest, wake
@@ -57,6 +57,13 @@ def resident(file: Path) -> int:
     return found
 
 
+@pytest.fixture
+def no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All weights leave when they have been used."""
+    monkeypatch.setattr(pages, "_SHARE", 0)
+
+
+@pytest.mark.usefixtures("no_room")
 def test_pages_leave_and_come_back(tmp_path: Path) -> None:
     file = tmp_path / "weights.safetensors"
     written = torch.randn(512, 1024)
@@ -73,6 +80,22 @@ def test_pages_leave_and_come_back(tmp_path: Path) -> None:
     assert resident(file) <= 16
 
 
+def test_pages_stay_where_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "weights.safetensors"
+    save_file({"weight": torch.randn(512, 1024)}, file)
+    layer = nn.Linear(1024, 512, bias=False).requires_grad_(False)
+    layer.weight = nn.Parameter(load_file(file)["weight"], requires_grad=False)
+    taken = 2**30
+    monkeypatch.setattr(pages, "_resident", lambda: taken)
+    stay_in_file(layer)
+    layer.weight.sum()
+    for more, stays in ((2**20, True), (2**21, False)):
+        taken = 2**30 + more
+        let_go(layer)
+        assert (resident(file) >= 2000) == stays
+
+
+@pytest.mark.usefixtures("no_room")
 def test_what_is_in_no_file_or_was_replaced_stays(tmp_path: Path) -> None:
     file = tmp_path / "weights.safetensors"
     save_file({"weight": torch.randn(512, 1024)}, file)
@@ -88,6 +111,7 @@ def test_what_is_in_no_file_or_was_replaced_stays(tmp_path: Path) -> None:
     assert all(map(torch.equal, before, (made.weight, read.weight)))
 
 
+@pytest.mark.usefixtures("no_room")
 def test_after_a_step_nearly_all_of_a_unet_is_out_of_memory(full: Path) -> None:
     base = load_base(str(full))
     file = full / "unet" / "diffusion_pytorch_model.safetensors"
@@ -132,6 +156,7 @@ def step(base: BaseModel) -> None:
     ).sample.square().mean().backward()
 
 
+@pytest.mark.usefixtures("no_room")
 @pytest.mark.parametrize("bits", ["full", "half"])
 def test_one_that_has_rested_stays_in_its_file_again(
     bits: str, full: Path, monkeypatch: pytest.MonkeyPatch
@@ -152,6 +177,7 @@ def test_one_that_has_rested_stays_in_its_file_again(
     assert [path for path, layer in base.unet.named_modules() if stays_in_file(layer)] == places
 
 
+@pytest.mark.usefixtures("no_room")
 @pytest.mark.parametrize(
     ("bits", "mode"),
     [("full", "plain"), ("full", "lean"), ("full", "feed_forward"), ("half", "lean")],
