@@ -109,12 +109,10 @@ def in_tiles(
         torch.mm(of_inputs, part.T, out=points[:, at])
     points = points.view(36, channels, tiles)
 
-    channels_out = weight.shape[1 if turned else 0]
-    result = inputs.new_empty(batch, channels_out, height, width)
-    step = _TURNED if turned else _CHANNELS
-    for start in range(0, channels_out, step):
-        part = weight[:, start : start + step] if turned else weight[start : start + step]
-        count = part.shape[1 if turned else 0]
+    side, size = (1, _TURNED) if turned else (0, _CHANNELS)
+    result = inputs.new_empty(batch, weight.shape[side], height, width)
+    for number, part in enumerate(weight.split(size, side)):
+        count, place = part.shape[side], slice(number * size, (number + 1) * size)
         kernels = of_weights @ part.reshape(-1, 9).float().T
         # (36, D, C), or (36, C, D) when turned: the products read them in either order.
         kernels = kernels.view(36, *part.shape[:2])
@@ -123,9 +121,9 @@ def in_tiles(
         products = torch.bmm(kernels, points).view(36, -1)
         values = (of_results @ products).view(_SIDE, _SIDE, count, batch, down, across)
         if bias is not None:
-            values += bias[start : start + count].view(-1, 1, 1, 1)
-        place = result[:, start : start + count]
-        place.view(batch, count, down, _SIDE, across, _SIDE).copy_(values.permute(3, 2, 4, 0, 5, 1))
+            values += bias[place].view(-1, 1, 1, 1)
+        tiled = result[:, place].view(batch, count, down, _SIDE, across, _SIDE)
+        tiled.copy_(values.permute(3, 2, 4, 0, 5, 1))
     return result
 
 
@@ -174,10 +172,12 @@ def gradient_in_one_product(gradient: Tensor, weight: Tensor) -> Tensor:
     # (9 C, B H W), as folding reads it, or turned: with few columns that product is slower.
     shape = (weight[0].numel(), places.shape[1])
     shifted = places.new_empty(shape if many else shape[::-1])
-    for start in range(0, channels, _ROWS):
-        rows, part = places[start : start + _ROWS], weight[start : start + _ROWS].flatten(1).float()
+    beta = 0
+    for rows, part in zip(places.split(_ROWS), weight.flatten(1).split(_ROWS), strict=True):
+        part = part.float()
         factors = (part.T, rows) if many else (rows.T, part)
-        torch.addmm(shifted, *factors, beta=0 if start == 0 else 1, out=shifted)
+        torch.addmm(shifted, *factors, beta=beta, out=shifted)
+        beta = 1
     if not many:
         shifted = shifted.T
     shifted = shifted.view(-1, batch, height * width).transpose(0, 1)
