@@ -198,13 +198,16 @@ def _attention(
     if attention_mask is not None or options:
         return type(layer).forward(layer, inputs, encoder_hidden_states, attention_mask, **options)
     others = inputs if encoder_hidden_states is None else encoder_hidden_states
-    projected = (layer.to_q(inputs), layer.to_k(others), layer.to_v(others))
+    projections = ((layer.to_q, inputs), (layer.to_k, others), (layer.to_v, others))
     query, key, value = (
-        each.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for each in projected
+        cast(nn.Module, project)(values).unflatten(-1, (layer.heads, -1)).transpose(1, 2)
+        for project, values in projections
     )
     result = F.scaled_dot_product_attention(query, key, value)  # (B, heads, N, D / heads)
-    output, dropout = cast(nn.ModuleList, layer.to_out)
-    return dropout(output(result.transpose(1, 2).flatten(2)))
+    result = result.transpose(1, 2).flatten(2)
+    for module in cast(nn.ModuleList, layer.to_out):
+        result = module(result)
+    return result
 
 
 def _norm_then_silu(norm: nn.GroupNorm, inputs: Tensor) -> Tensor:
