@@ -28,7 +28,7 @@ _TURNED = 128  # and of a weight for the gradient, whose values lie further apar
 _WIDE = 256  # channels
 _LARGE = 1024  # places of an image, at least, for tiles
 _SMALL = 256  # and at most, for one product
-_MANY = 128  # rows of a product, above which its layout is chosen for what comes after it
+_MANY = 128  # places, above which the gradient comes out as it is folded
 _ROWS = 256  # of a weight in half precision that are made float32 at a time, for one product
 
 
