@@ -32,7 +32,9 @@ MOST_COMPARED = 5
 """Words of more pieces have no nonsense of their length to be held against."""
 BATCH = 64
 READS_LIKE = 3
-_RULES = 2
+LEAST_MOVE = 0.25
+"""Of what everyday words move a sentence: with less, a word has no direction to be read like."""
+_RULES = 3
 
 Notice = Callable[[str], None]
 
@@ -221,7 +223,9 @@ class EncoderSense:
             means=torch.empty(0),
             direction_level=torch.tensor(1.0),
         )
-        means = (found.shares(signals, self._counts(self.words)) >= 0.5).nonzero().flatten()
+        means_much = found.shares(signals, self._counts(self.words)) >= 0.5
+        # A known word that leaves the sentence as it is points where any word does.
+        means = (means_much & (signals[:, 0] >= LEAST_MOVE * one[0])).nonzero().flatten()
         directions = _normalised(shifts[means])
         reached = (_normalised(rare_shifts) @ directions.T).flatten()
         level = reached.quantile(0.99) if len(reached) else torch.tensor(1.0)

@@ -299,6 +299,8 @@ def _measured(evidence: Evidence, meaning: Meaning, count: int) -> None:
         )
         return
     moves = f"it moves a sentence {100 * meaning.moves:.0f} % as far as an everyday word"
+    if meaning.moves < MEANS_SOME and _means_some(meaning, count):  # such as the class word, twice
+        moves = f"its embedding stands out from those of rare words, though {moves}"
     if meaning.share >= MEANS_MUCH and meaning.rank >= 0.98:
         like = f" and reads like {', '.join(meaning.reads_like)}" if meaning.reads_like else ""
         evidence.add("taken", f"It means much to this base model: {moves}{like}.")

@@ -85,6 +85,17 @@ def test_what_the_base_model_measures_and_what_lists_know_are_separate_reasons(
         assert any("English texts" in text for text in found.reasons)
 
 
+def test_a_known_word_that_hardly_moves_the_sentence_is_said_to_stand_out(lab: TriggerLab) -> None:
+    """ "A photo of dog dog" is "a photo of dog" still, and dog a known word all the same."""
+    (reason,) = (
+        text
+        for text in one(lab, "dog", class_word="dog").reasons
+        if text.startswith("It means much to this base model")
+    )
+    assert "embedding stands out" in reason and "though it moves a sentence" in reason
+    assert "stands out" not in " ".join(one(lab, "fox", class_word="dog").reasons)
+
+
 def test_class_word_and_captions(lab: TriggerLab) -> None:
     assert one(lab, "ohwx", class_word="ohwx").verdict == "taken"
     assert one(lab, "zwx", captions=["a zwx car", "a car"]).verdict == "weak"
