@@ -171,14 +171,7 @@ def prepare(
     Raises:
         UserError: anything that the user can put right.
     """
-    on_cpu = device.torch_device.type == "cpu"
-    base = load_kept(config, device)
-    config = resolve(config, base)
-    base.tiling = config.memory.vae_tiling == "on"
-    device = with_bounded_rows(device, config)
-    if not (config.adapter.text_encoder or (on_cpu and config.captions.shuffle_tags)):
-        device.put_away(*base.text_encoders)  # read again for each new caption
-    _judge_triggers(config, base, notice)
+    base, config, device = _opened(config, device, notice)
     pictures, held_out = gather_pictures(
         config, base.resolution_step, notice, lambda done, total: progress("reading", done, total)
     )
@@ -200,9 +193,6 @@ def prepare(
     )
     rung = rung_of(config)
     set_mode(base, rung.mode, rung.checkpointing, trains_text=config.adapter.text_encoder)
-    groups = parameter_groups(
-        attachment.parameters, learning_rates(config), config.optimizer.lora_plus_ratio
-    )
     trained = [parameter for named in attachment.parameters.values() for _, parameter in named]
     decay = config.training.ema_decay
     session = Session(
@@ -224,7 +214,7 @@ def prepare(
         ),
         text=text,
         attachment=attachment,
-        optimizer=make_optimizer(config.optimizer, groups),
+        optimizer=_optimizer(attachment, config),
         schedule=make_schedule(
             config.optimizer.schedule, config.optimizer.warmup, config.training.steps
         ),
@@ -250,11 +240,32 @@ def prepare(
     return session
 
 
+def _opened(
+    config: TrainingConfig, device: Device, notice: Notice
+) -> tuple[BaseModel, TrainingConfig, Device]:
+    """The base model with all that follows from it: settings, rows at a time, doubtful triggers."""
+    on_cpu = device.torch_device.type == "cpu"
+    base = load_kept(config, device)
+    config = resolve(config, base)
+    base.tiling = config.memory.vae_tiling == "on"
+    device = with_bounded_rows(device, config)
+    if not (config.adapter.text_encoder or (on_cpu and config.captions.shuffle_tags)):
+        device.put_away(*base.text_encoders)  # read again for each new caption
+    _judge_triggers(config, base, notice)
+    return base, config, device
+
+
 def _judge_triggers(config: TrainingConfig, base: BaseModel, notice: Notice) -> None:
     for concept in concepts_of(config):
         doubtful = doubt(concept.trigger, base.tokenizers, concept.class_word)
         if concept.trigger and doubtful:
             notice(doubtful)
+
+
+def _optimizer(attachment: Attachment, config: TrainingConfig) -> Optimizer:
+    rates = learning_rates(config)
+    groups = parameter_groups(attachment.parameters, rates, config.optimizer.lora_plus_ratio)
+    return make_optimizer(config.optimizer, groups)
 
 
 def learning_rates(config: TrainingConfig) -> dict[Part, float]:

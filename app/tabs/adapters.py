@@ -201,33 +201,54 @@ def _choices() -> list[tuple[str, str]]:
 # ------------------------------------------------------------------------------ handlers
 
 
+def _lists(parts: Parts, chosen: str | None) -> Updates:
+    """What may be chosen, here and as others to merge."""
+    known = _choices()
+    ids = [identity for _, identity in known]
+    return {
+        parts.chosen: gr.Dropdown(choices=known, value=chosen if chosen in ids else None),
+        **{one: gr.Dropdown(choices=[("none", ""), *known]) for one in parts.others},
+    }
+
+
+def _show(parts: Parts, choice: AdapterChoice, made: str = "") -> Updates:
+    """One adapter on the desk; `made` says how it came to be."""
+    found, verified = adapterfacts.inspect(choice), adapterfacts.verify(choice)
+    return {
+        parts.facts: adapterfacts.what_it_is(choice, found),
+        parts.chart: adapterfacts.chart(found),
+        parts.proof: adapterfacts.proof(verified),
+        parts.metadata: adapterfacts.metadata(found),
+        parts.desk: gr.Column(visible=True),
+        parts.use: gr.Button(visible=True),
+        parts.download: gr.Button(visible=True),
+        parts.file: gr.File(value=None, visible=False),
+        parts.made: made,
+    }
+
+
+def _told(parts: Parts, handler: Callable[..., Updates]) -> Callable[..., Updates]:
+    """A handler whose refusals stand in the page, where its results would."""
+
+    @functools.wraps(handler)
+    def wrapped(*values: Any) -> Updates:
+        try:
+            return handler(*values)
+        except UserError as error:
+            return {parts.made: setwords.refused(error)}
+
+    return says_errors(wrapped)
+
+
 def _wire(parts: Parts, shared: Shared) -> None:
     p = parts
+    told = functools.partial(_told, p)
 
     def lists(chosen: str | None) -> Updates:
-        known = _choices()
-        ids = [identity for _, identity in known]
-        return {
-            p.chosen: gr.Dropdown(choices=known, value=chosen if chosen in ids else None),
-            **{one: gr.Dropdown(choices=[("none", ""), *known]) for one in p.others},
-        }
-
-    def show(choice: AdapterChoice, made: str = "") -> Updates:
-        found, verified = adapterfacts.inspect(choice), adapterfacts.verify(choice)
-        return {
-            p.facts: adapterfacts.what_it_is(choice, found),
-            p.chart: adapterfacts.chart(found),
-            p.proof: adapterfacts.proof(verified),
-            p.metadata: adapterfacts.metadata(found),
-            p.desk: gr.Column(visible=True),
-            p.use: gr.Button(visible=True),
-            p.download: gr.Button(visible=True),
-            p.file: gr.File(value=None, visible=False),
-            p.made: made,
-        }
+        return _lists(p, chosen)
 
     def choose(chosen: str | None) -> Updates:
-        return show(find_adapter(chosen or ""))
+        return _show(p, find_adapter(chosen or ""))
 
     def bring(uploads: list[Upload]) -> Updates:
         uploads = as_uploads(uploads)
@@ -239,11 +260,11 @@ def _wire(parts: Parts, shared: Shared) -> None:
             return {p.made: setwords.refused(error), p.drop: None}
         finally:
             forget(uploads)
-        return {**lists(choice.id), **show(choice), p.drop: None}
+        return {**_lists(p, choice.id), **_show(p, choice), p.drop: None}
 
     def new(made: tuple[AdapterChoice, str]) -> Updates:
         choice, words = made
-        return {**lists(choice.id), **show(choice, words)}
+        return {**_lists(p, choice.id), **_show(p, choice, words)}
 
     def convert(chosen: str | None, layout: str, precision: str) -> Updates:
         return new(adapterwork.convert(find_adapter(chosen or ""), layout, precision))
@@ -264,18 +285,6 @@ def _wire(parts: Parts, shared: Shared) -> None:
     def download(chosen: str | None) -> Updates:
         path = adapterwork.download(find_adapter(chosen or ""))
         return {p.file: gr.File(value=str(path), visible=True), p.made: ""}
-
-    def told(handler: Callable[..., Updates]) -> Callable[..., Updates]:
-        """A handler whose refusals stand in the page, where its results would."""
-
-        @functools.wraps(handler)
-        def wrapped(*values: Any) -> Updates:
-            try:
-                return handler(*values)
-            except UserError as error:
-                return {p.made: setwords.refused(error)}
-
-        return says_errors(wrapped)
 
     on = {**_SHOWN, "show_progress_on": [p.made]}
     shown = [*p.lists, *p.shown, p.use, p.download]
