@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.corpus.names import NAUGHTY
 from trainer.triggers.lab import TriggerLab, doubt
+from trainer.triggers.meaning import LEAST_MOVE
 from trainer.triggers.verdict import MAX_CHARACTERS, Judgement, compound
 from trainer.triggers.words import WordLists
 
@@ -170,3 +171,10 @@ def test_doubt_before_training(lab: TriggerLab) -> None:
         sentence = doubt(word, tokenizers)
         assert sentence and repr(word) in sentence and "\n" not in sentence
     assert doubt("ohwx", tokenizers, "ohwx") is not None
+
+
+def test_a_word_is_read_like_such_alone_as_move_the_sentence(lab: TriggerLab) -> None:
+    (sense,) = lab.senses("dog")
+    named = [sense.words[int(index)] for index in sense.calibration.means]
+    assert "fox" in named
+    assert min(found.moves for found in sense.measure(named)) >= 0.99 * LEAST_MOVE
