@@ -86,7 +86,7 @@ def serve(address: Address, open_browser: bool = True) -> None:
     _prepare_environment()
     from app import jobs  # gradio takes seconds to import: only when it is sure to be needed
     from app.pictures import picture_route
-    from app.theme import make_theme, read_style
+    from app.theme import make_theme, read_head, read_style
     from app.ui import build_page
 
     sweep_leftovers()
@@ -98,6 +98,7 @@ def serve(address: Address, open_browser: bool = True) -> None:
         auth=address.login,
         theme=make_theme(),
         css=read_style(),
+        head=read_head(),
         footer_links=[],
         allowed_paths=[],
         run_history=False,

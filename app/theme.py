@@ -7,6 +7,7 @@ from pathlib import Path
 from gradio.themes import Base, Color, sizes
 
 _STYLE = Path(__file__).with_name("style.css")
+_TABS = Path(__file__).with_name("tabs.js")
 
 _SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
 _MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
@@ -94,3 +95,8 @@ def _settings() -> dict[str, str]:
 def read_style() -> str:
     """The page's own style sheet."""
     return _STYLE.read_text(encoding="utf-8")
+
+
+def read_head() -> str:
+    """What the page's head gets: the script that leads a reloaded page back to its tab."""
+    return f"<script>{_TABS.read_text(encoding='utf-8')}</script>"

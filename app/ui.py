@@ -19,19 +19,6 @@ _BUILDERS = {
     "adapters": adapters.build,
 }
 TICK = 2.0  # seconds
-# The tab stands in the address, so that a reload, or the server's return, leads back to it.
-_REMEMBER = "() => { history.replaceState(null, '', '#%s'); }"
-# A click before the page is alive is lost, so it is repeated until the tab is the chosen one.
-_RETURN = """() => {
-    const back = (tries) => {
-        const tab = document.getElementById(`tab-${location.hash.slice(1)}-button`);
-        if (!location.hash || tab?.getAttribute('aria-selected') === 'true' || !tries) return;
-        tab?.click();
-        setTimeout(back, 200, tries - 1);
-    };
-    back(50);
-}"""
-
 # Gradio 6.31 tells of edits of a textbox only when a key with a character is pressed: not of
 # Backspace, of cutting and pasting, of dictation. Each edit gets the key that it lacks.
 EVERY_EDIT = """() => {
@@ -64,9 +51,6 @@ def build_page() -> gr.Blocks:
             with room:
                 _BUILDERS[name](shared)
         _show_what_trains(now, shared)
-        for name, room in rooms.items():
-            room.select(None, None, None, js=_REMEMBER % name, api_visibility="private")
-        page.load(None, None, None, js=_RETURN, api_visibility="private")
         page.load(None, None, None, js=EVERY_EDIT, api_visibility="private")
     return page
 

@@ -85,6 +85,37 @@ def test_a_phone_shows_every_screen(visit: NewVisit) -> None:
         assert not page.evaluate(too_wide), tab
 
 
+# Loses what scripts click, as a page does that is not alive yet: for more than ten seconds, the
+# time that a reload once had on a busy machine before it stayed at the first tab.
+DROWSY = """let lost = 55;
+document.addEventListener('click', event => {
+    if (!event.isTrusted && lost-- > 0) event.stopImmediatePropagation();
+}, true);"""
+
+
+def test_a_reload_leads_back_to_the_tab(visit: NewVisit) -> None:
+    window = visit()
+    page = window.open("Runs")
+    page.add_init_script(DROWSY)
+    page.reload()
+    expect(page.locator("#tab-runs")).to_be_visible()
+    expect(page).to_have_url(f"{window.url}/#runs")
+
+
+def test_the_address_names_the_tab(visit: NewVisit) -> None:
+    """Whoever chose it: a click, the page itself, or an address that somebody kept."""
+    window = visit()
+    page = window.open("Generate")
+    expect(page).to_have_url(f"{window.url}/#generate")
+    page.locator("#tab-train-button").evaluate("tab => tab.click()")
+    expect(page).to_have_url(f"{window.url}/#train")
+    page.goto(f"{window.url}/#nowhere")
+    page.reload()
+    expect(page).to_have_url(f"{window.url}/#images")
+    window.go("Adapters")
+    expect(page).to_have_url(f"{window.url}/#adapters")
+
+
 @pytest.mark.parametrize(
     ("method", "path", "headers", "status"),
     [
