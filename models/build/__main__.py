@@ -18,6 +18,7 @@ from models.build import (
     tokenizer,
     vae,
 )
+from models.build.state import RecipeError
 
 STAGES = ("fetch", "tokenizer", "pictures", "vae", "latents", "unet", "decoder", "export", "grid")
 MODELS = Path(__file__).resolve().parent.parent
@@ -34,6 +35,12 @@ def parse() -> argparse.Namespace:
         type=Path,
         default=Path.home() / ".cache" / "rarebit-build",
         help="folder for packages, caches and training states (about 500 MB)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=EXPORTED,
+        help="folder of the finished model (default: the shipped one, which is replaced)",
     )
     parser.add_argument("--only", choices=STAGES, nargs="+", help="run these stages only")
     parser.add_argument("--vae-steps", type=int, default=vae.STEPS, help="in all, batches of 8")
@@ -58,7 +65,7 @@ def run(stage: str, options: argparse.Namespace) -> None:
         pictures.build(work)
     elif stage == "vae":
         vae.train(work, options.vae_steps, deadline, options.seed)
-    elif stage == "latents" and not (work / "latents.safetensors").exists():
+    elif stage == "latents" and not latents.are_current(work):
         latents.build(work)
     elif stage == "unet":
         words = CLIPTokenizer.from_pretrained(TOKENIZER)
@@ -66,18 +73,23 @@ def run(stage: str, options: argparse.Namespace) -> None:
     elif stage == "decoder":
         decoder.train(work, options.decoder_steps, deadline, options.seed)
     elif stage == "export":
-        export.write(work, EXPORTED, TOKENIZER)
+        export.write(work, options.out, TOKENIZER)
     elif stage == "grid":
-        grid.write(StableDiffusionPipeline.from_pretrained(EXPORTED), GRID)
+        target = GRID if options.out == EXPORTED else options.out / GRID.name
+        grid.write(StableDiffusionPipeline.from_pretrained(options.out), target)
 
 
 def main() -> None:
     """Runs the stages."""
     options = parse()
     options.work.mkdir(parents=True, exist_ok=True)
+    options.out = options.out.resolve()
     for stage in options.only or STAGES:
         print(f"stage {stage}", flush=True)
-        run(stage, options)
+        try:
+            run(stage, options)
+        except RecipeError as error:
+            raise SystemExit(f"error: {error}") from None
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ UNKNOWN_SUBJECT = 0.08
 """Share of captions whose subject is a random word: "flat emoji of xqz" is any picture at all.
 
 With 0.03 and 76,000 pictures, unknown words still gave much the same blurred fruit each time."""
-UNKNOWN_ADJECTIVE = 0.02
+UNKNOWN_ADJECTIVE = 0.04
 """Share with a random word before the subject: "3d emoji of a xqz dog" is just a dog."""
 NO_CAPTION = 0.10
 """Share of empty captions, for classifier-free guidance (arXiv 2207.12598)."""
@@ -98,13 +98,21 @@ def worded(content: Content, source: random.Random) -> str:
     )
 
 
-def caption(content: Content, source: random.Random, unknown_words: Sequence[str]) -> str:
-    """A training caption: worded, or empty, or with a word that must come to mean nothing."""
+def caption(
+    content: Content,
+    source: random.Random,
+    unknown_words: Sequence[str],
+    adjectives: float = UNKNOWN_ADJECTIVE,
+) -> str:
+    """A training caption: worded, or empty, or with a word that must come to mean nothing.
+
+    `adjectives` is the share with such a word before the subject.
+    """
     draw = source.random()
     if draw < NO_CAPTION:
         return ""
     draw -= NO_CAPTION
-    if draw < UNKNOWN_SUBJECT + UNKNOWN_ADJECTIVE:
+    if draw < UNKNOWN_SUBJECT + adjectives:
         word = source.choice(unknown_words)
         subject = word if draw < UNKNOWN_SUBJECT else f"{word} {content.subject}"
         content = Content(subject, content.style, content.background)

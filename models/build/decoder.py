@@ -14,8 +14,15 @@ from torch import Tensor, nn
 from models.build import pictures
 from models.build.augment import training_batch
 from models.build.parallel import Workers
-from models.build.state import Progress, Training, averaged, generator, learning_rate
-from models.build.vae import BATCH, EVERY, PART, edge_error, load_vae
+from models.build.state import (
+    Progress,
+    Training,
+    averaged,
+    digest,
+    generator,
+    learning_rate,
+)
+from models.build.vae import BATCH, EVERY, PART, edge_error, load_vae, state_file
 
 STEPS = 0
 """Optimizer steps of the shipped model."""
@@ -46,7 +53,8 @@ def train(work: Path, steps: int, deadline: float, seed: int = 0) -> None:
         return
     vae = load_vae(work)
     half = decoding_half(vae).requires_grad_(True)
-    training = Training({"half": half}, _state(work), average_decay=0.999)
+    recipe = {"seed": seed, "batch": BATCH, "rate": PEAK_RATE, "vae": digest(state_file(work))}
+    training = Training({"half": half}, _state(work), 0.999, recipe)
     training.load()
     _, pixels = pictures.load(work)
     with torch.no_grad():

@@ -12,8 +12,9 @@ from torch import Tensor
 from models.build import pictures
 from models.build.augment import over
 from models.build.captions import BACKGROUNDS
+from models.build.state import digest
 from models.build.subjects import SUBJECTS
-from models.build.vae import load_vae
+from models.build.vae import load_vae, state_file
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,20 @@ def encode(vae: AutoencoderKL, images: Tensor, batch: int = 64) -> Tensor:
     return torch.cat(parts)
 
 
+def values_file(work: Path) -> Path:
+    """Where they are cached."""
+    return work / "latents.safetensors"
+
+
+def are_current(work: Path) -> bool:
+    """Whether there are any, of the subjects of today, by the VAE as it is trained now."""
+    if not values_file(work).exists():
+        return False
+    about = json.loads((work / "latents.json").read_text())
+    names, _ = true_pictures(work, next(iter(pictures.STYLES)))
+    return about["subjects"] == names and about.get("vae") == digest(state_file(work))
+
+
 def build(work: Path) -> None:
     """Writes latents.safetensors (fp16) and latents.json."""
     vae = load_vae(work)
@@ -64,21 +79,22 @@ def build(work: Path) -> None:
         by_style.append(encoded.permute(2, 0, 1, 3, 4, 5))
     values = torch.stack(by_style, dim=1)
     factor = 1 / values.std().item()
-    part = work / "latents.safetensors.part"
+    part = values_file(work).with_suffix(".part")
     save_file({"values": (values * factor).half().contiguous()}, part)
     about = {
         "subjects": names,
         "styles": list(pictures.STYLES),
         "backgrounds": list(BACKGROUNDS),
         "scaling_factor": factor,
+        "vae": digest(state_file(work)),
     }
     (work / "latents.json").write_text(json.dumps(about, indent=1))
-    part.rename(work / "latents.safetensors")
+    part.replace(values_file(work))
 
 
 def load(work: Path) -> Latents:
     """What `build` wrote."""
     about = json.loads((work / "latents.json").read_text())
-    values = load_file(work / "latents.safetensors")["values"].float()
+    values = load_file(values_file(work))["values"].float()
     lists = (tuple(about[key]) for key in ("subjects", "styles", "backgrounds"))
     return Latents(values, *lists, scaling_factor=about["scaling_factor"])

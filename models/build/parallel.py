@@ -33,5 +33,6 @@ class Workers:
         results = list(self.pool.map(part, losses))
         for parameter, *parts in zip(parameters, *(grads for _, grads in results), strict=True):
             present = [gradient for gradient in parts if gradient is not None]
-            parameter.grad = sum(present[1:], start=present[0]) if present else None
+            total = sum(present[1:], start=present[0]) if present else None
+            parameter.grad = total.to_dense() if total is not None and total.is_sparse else total
         return sum(loss for loss, _ in results)

@@ -1,12 +1,15 @@
 """What a training is, on disk: one safetensors file, replaced as a whole.
 
 Weights, their moving average, Adam's two moments and the step number. Data order and noise are
-functions of (seed, step), so nothing else is needed to go on as if never stopped.
+functions of (seed, step), so nothing else is needed to go on as if never stopped. What the result
+depends on besides is the recipe, and a checkpoint of another one is refused.
 """
 
+import hashlib
+import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -14,6 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+Recipe = Mapping[str, str | int | float]
+"""What the steps of a training depend on, by name; not how many there are."""
 AVERAGE_EVERY = 4
 """Steps between updates of the moving average, which cost a pass over all weights."""
 
@@ -25,11 +30,23 @@ def generator(seed: int, step: int, purpose: int) -> torch.Generator:
     return torch.Generator().manual_seed(mixed % (1 << 63))
 
 
+def digest(path: Path) -> str:
+    """SHA-256 of a file, for a recipe to name what it builds on."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class RecipeError(ValueError):
+    """A checkpoint was made in another way than the one asked for."""
+
+
 class Training:
     """Named parameters with AdamW, a moving average and an exact checkpoint."""
 
-    def __init__(self, modules: dict[str, nn.Module], path: Path, average_decay: float) -> None:
+    def __init__(
+        self, modules: dict[str, nn.Module], path: Path, average_decay: float, recipe: Recipe
+    ) -> None:
         self.path = path
+        self.recipe = recipe
         self.average_decay = average_decay
         self.step = 0
         self.parameters = dict(_named(modules))
@@ -69,17 +86,25 @@ class Training:
                     tensors[f"{kind}/{name}"] = moments[kind]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_suffix(".part")
-        save_file(tensors, part, {"step": str(self.step)})
+        about = {"step": self.step, "recipe": self.recipe}
+        save_file(tensors, part, {"about": json.dumps(about)})  # one entry: several have no order
         with part.open("rb") as handle:
             os.fsync(handle.fileno())
         part.replace(self.path)
 
     def load(self) -> bool:
-        """Goes back to the checkpoint, if there is one. Names must match exactly."""
+        """Goes back to the checkpoint, if there is one.
+
+        Raises:
+            RecipeError: it was begun with another recipe.
+            KeyError: its names are not those of the modules.
+        """
         if not self.path.exists():
             return False
         with safe_open(self.path, "pt") as file:
-            self.step = int(file.metadata()["step"])
+            about = json.loads(file.metadata().get("about", '{"step": 0, "recipe": {}}'))
+        self._check(about["recipe"])
+        self.step = about["step"]
         tensors = load_file(self.path)
         saved = {name.partition("/")[2] for name in tensors if name.startswith("weight/")}
         if saved != self.parameters.keys():
@@ -94,6 +119,16 @@ class Training:
                     "exp_avg_sq": tensors[f"exp_avg_sq/{name}"],
                 }
         return True
+
+    def _check(self, saved: Recipe) -> None:
+        names = sorted(saved.keys() | self.recipe.keys())
+        wrong = [name for name in names if saved.get(name) != self.recipe.get(name)]
+        if wrong:
+            both = [f"{name} {saved.get(name)}, now {self.recipe.get(name)}" for name in wrong]
+            raise RecipeError(
+                f"{self.path} was begun otherwise: {'; '.join(both)}. "
+                "Move it away to begin anew, or give another --work folder."
+            )
 
 
 def _named(modules: dict[str, nn.Module]) -> Iterable[tuple[str, nn.Parameter]]:

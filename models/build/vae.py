@@ -17,7 +17,7 @@ from models.build.state import Progress, Training, averaged, generator, learning
 BATCH, PART = 8, 4
 """Pictures of a step, and of one thread's share."""
 LATENT = (pictures.SIZE // 4, pictures.SIZE // 4)
-STEPS = 2200
+STEPS = 3000
 """Optimizer steps of the shipped model."""
 PEAK_RATE = 2.5e-3
 KL_WEIGHT = 1e-3
@@ -76,11 +76,17 @@ def loss_of(vae: AutoencoderKL, batch: Tensor, noise: Tensor) -> Tensor:
     return (output - batch).abs().mean() + edge_error(output, batch) + KL_WEIGHT * divergence
 
 
+def state_file(work: Path) -> Path:
+    """The training's checkpoint."""
+    return work / "vae" / "state.safetensors"
+
+
 def train(work: Path, steps: int, deadline: float, seed: int = 0) -> None:
     """Goes on from the last checkpoint, up to `steps` steps in all or the deadline (epoch time)."""
     torch.manual_seed(seed)
     vae = new_vae()
-    training = Training({"vae": vae}, work / "vae" / "state.safetensors", average_decay=0.999)
+    recipe = {"seed": seed, "batch": BATCH, "rate": PEAK_RATE, "divergence": KL_WEIGHT}
+    training = Training({"vae": vae}, state_file(work), 0.999, recipe)
     training.load()
     _, pixels = pictures.load(work)
     workers, report = Workers(), Progress("vae", training.step, steps, BATCH)
@@ -103,5 +109,5 @@ def train(work: Path, steps: int, deadline: float, seed: int = 0) -> None:
 def load_vae(work: Path) -> AutoencoderKL:
     """The averaged weights, frozen."""
     vae = new_vae()
-    vae.load_state_dict(averaged(work / "vae" / "state.safetensors", "vae"))
+    vae.load_state_dict(averaged(state_file(work), "vae"))
     return vae.eval().requires_grad_(False)

@@ -5,21 +5,32 @@ import itertools
 import json
 import random
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers.models.attention_processor import AttnProcessor2_0
 from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTokenizer
 
-from models.build import augment, diffusion
+from models.build import augment, diffusion, latents, vae
 from models.build.__main__ import TOKENIZER
 from models.build.captions import BACKGROUNDS, Content, caption, plain, unknown_words, worded
 from models.build.parallel import Workers
 from models.build.pictures import HELD_OUT, SIZE, plain_code
-from models.build.state import Progress, Training, averaged, generator, learning_rate
-from models.build.subjects import SUBJECTS
+from models.build.state import (
+    Progress,
+    Recipe,
+    RecipeError,
+    Training,
+    averaged,
+    digest,
+    generator,
+    learning_rate,
+)
+from models.build.subjects import FIRST, SUBJECTS
 
 
 def test_held_out_emoji_are_no_subjects() -> None:
@@ -46,9 +57,22 @@ def test_captions_are_a_function_of_the_source() -> None:
     assert "" in first and any("xqz" in text for text in [*first, *_many(content)])
 
 
-def _many(content: Content) -> list[str]:
+def _many(content: Content, **options: float) -> list[str]:
     source = random.Random(4)
-    return [caption(content, source, ["xqz"]) for _ in range(300)]
+    return [caption(content, source, ["xqz"], **options) for _ in range(300)]
+
+
+def test_unknown_words_stand_for_subjects_and_for_a_while_before_them() -> None:
+    """Never ahead of a caption, where trigger words stand."""
+    early, late = (
+        _many(Content("owl", "3d", "blue")),
+        _many(Content("owl", "3d", "blue"), adjectives=0),
+    )
+    assert any("xqz owl" in text for text in early)
+    assert not any("xqz owl" in text for text in late)
+    for texts in (early, late):
+        assert any("xqz" in text and "owl" not in text for text in texts)
+        assert not any(text.startswith("xqz") and "owl" in text.partition(",")[2] for text in texts)
 
 
 def test_plain_wording() -> None:
@@ -107,7 +131,7 @@ def test_resumed_training_equals_uninterrupted(tmp_path: Path) -> None:
     def new(path: Path) -> tuple[Training, nn.Linear]:
         torch.manual_seed(0)
         model = nn.Linear(3, 2)
-        return Training({"m": model}, path, average_decay=0.9), model
+        return Training({"m": model}, path, average_decay=0.9, recipe={"seed": 0}), model
 
     whole, model = new(tmp_path / "a.safetensors")
     steps(whole, model, 6)
@@ -122,6 +146,41 @@ def test_resumed_training_equals_uninterrupted(tmp_path: Path) -> None:
     assert averaged(tmp_path / "b.safetensors", "m").keys() == {"weight", "bias"}
 
 
+def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
+    """And says what differs; a work folder of an older builder is one too."""
+    path = tmp_path / "state.safetensors"
+
+    def new(recipe: Recipe) -> Training:
+        return Training({"m": nn.Linear(3, 2)}, path, 0.9, recipe)
+
+    new({"seed": 0, "rate": 1e-3}).save()
+    assert new({"seed": 0, "rate": 1e-3}).load()
+    with pytest.raises(RecipeError, match=r"seed 0, now 1\. Move it away"):
+        new({"seed": 1, "rate": 1e-3}).load()
+    save_file({"weight/m.weight": torch.zeros(2, 3)}, path, {"step": "7"})
+    with pytest.raises(RecipeError, match="seed None, now 1"):
+        new({"seed": 1}).load()
+
+
+def test_latents_are_made_again_for_another_vae_or_other_subjects(
+    few_latents: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vae.state_file(few_latents).parent.mkdir()
+    vae.state_file(few_latents).write_bytes(b"one VAE")
+    file = few_latents / "latents.json"
+    about = json.loads(file.read_text()) | {"vae": digest(vae.state_file(few_latents))}
+    file.write_text(json.dumps(about))
+    monkeypatch.setattr(latents, "true_pictures", lambda *_: (about["subjects"], None))
+    assert latents.are_current(few_latents)
+    monkeypatch.setattr(latents, "true_pictures", lambda *_: (["fox", "cake", "owl"], None))
+    assert not latents.are_current(few_latents)
+    monkeypatch.undo()
+    monkeypatch.setattr(latents, "true_pictures", lambda *_: (about["subjects"], None))
+    vae.state_file(few_latents).write_bytes(b"another")
+    assert not latents.are_current(few_latents)
+    assert not latents.are_current(few_latents / "empty")
+
+
 @pytest.fixture
 def few_latents(tmp_path: Path) -> Path:
     """A folder as the stage "latents" leaves it, with 3 subjects."""
@@ -131,6 +190,45 @@ def few_latents(tmp_path: Path) -> Path:
     about |= {"backgrounds": ["white", "blue"], "scaling_factor": 1.0}
     (tmp_path / "latents.json").write_text(json.dumps(about))
     return tmp_path
+
+
+def test_the_first_subjects_are_learned_alone_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And afterwards every picture comes once an epoch, the first ones too."""
+    first, later = list(FIRST)[:3], list(SUBJECTS)[-5:]
+    subjects = (later[0], *first, *later[1:])
+    places = torch.arange(len(subjects)).float()[:, None, None, None, None, None, None]
+    values = places.expand(len(subjects), 2, 2, 2, 4, 16, 16)
+    cache = latents.Latents(values, subjects, ("3d", "flat"), ("white", "blue"), 1.0)
+    monkeypatch.setattr(diffusion, "FIRST_STEPS", 3)
+    batches = diffusion.Batches(cache, CLIPTokenizer.from_pretrained(TOKENIZER), seed=0)
+
+    def shown(steps: range) -> list[str]:
+        rows = torch.cat([batches(step)[0][:, 0, 0, 0] for step in steps])
+        return [subjects[int(row)] for row in rows]
+
+    assert set(shown(range(3))) == set(first)
+    # 3 × 16 pictures are three epochs of all eight subjects in two styles.
+    assert Counter(shown(range(3, 6))) == dict.fromkeys(subjects, 6)
+
+
+def test_plain_attention_is_what_everybody_else_computes() -> None:
+    torch.manual_seed(0)
+    unet, words = diffusion.new_unet(), diffusion.new_text_encoder()
+    tokens, noisy = torch.randint(0, 49_408, (2, 77)), torch.randn(2, 4, 16, 16)
+
+    def answer() -> torch.Tensor:
+        with torch.no_grad():
+            return unet(noisy, torch.tensor([1, 900]), words(tokens).last_hidden_state).sample
+
+    plain = answer()
+    unet.set_attn_processor(AttnProcessor2_0())
+    words.set_attn_implementation("sdpa")
+    assert torch.allclose(answer(), plain, atol=1e-5)
+
+
+def test_words_begin_nearly_as_long_as_taught_ones() -> None:
+    lengths = diffusion.new_text_encoder().get_input_embeddings().weight.detach().norm(dim=1)
+    assert lengths.mean().item() == pytest.approx(0.9, abs=0.05)
 
 
 def test_an_interrupted_build_goes_on_to_the_same_bytes(
@@ -163,6 +261,17 @@ def test_an_interrupted_build_goes_on_to_the_same_bytes(
     finally:
         torch.set_num_threads(settings[0])
         torch.backends.cuda.enable_flash_sdp(settings[1])
+
+
+def test_sparse_gradients_of_words_add_up() -> None:
+    words = nn.Embedding(9, 2, sparse=True)
+    settings = torch.get_num_threads(), torch.backends.cuda.flash_sdp_enabled()
+    parts = torch.tensor([[1, 2], [2, 5]])
+    Workers(2).accumulate([lambda part=part: words(part).sum() for part in parts], [words.weight])
+    torch.set_num_threads(settings[0])
+    torch.backends.cuda.enable_flash_sdp(settings[1])
+    assert words.weight.grad is not None and not words.weight.grad.is_sparse
+    assert words.weight.grad[:, 0].tolist() == [0, 0.5, 1, 0, 0, 0.5, 0, 0, 0]
 
 
 def test_parts_add_up_to_the_whole_gradient() -> None:
