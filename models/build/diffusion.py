@@ -28,7 +28,7 @@ from models.build.subjects import FIRST
 BATCH, PART = 16, 8
 """Pictures of a step, and of one thread's share."""
 STEPS = 14_000
-"""Optimizer steps of the shipped model."""
+"""Optimizer steps of a whole build."""
 FIRST_STEPS = 3500
 """Steps on the first subjects alone."""
 ADJECTIVE_STEPS = 7500
@@ -38,7 +38,7 @@ PEAK_RATE, DECAY = 1e-3, 0.5
 """The learning rate, and the share of all steps over which it falls in the end."""
 EMBEDDING_SCALE = 4.0
 """× CLIP's own initial token embeddings (0.23 long at this width). The embeddings of words that no
-caption uses stay as they are; those that are taught come to a length of about 1."""
+caption uses stay about as they are; those that are taught come to a length of about 1.4."""
 MIN_SNR_GAMMA = 5.0
 MIRRORED = 0.1
 WIDTH = 128

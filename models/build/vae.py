@@ -18,7 +18,7 @@ BATCH, PART = 8, 4
 """Pictures of a step, and of one thread's share."""
 LATENT = (pictures.SIZE // 4, pictures.SIZE // 4)
 STEPS = 3000
-"""Optimizer steps of the shipped model."""
+"""Optimizer steps of a whole build."""
 PEAK_RATE = 2.5e-3
 KL_WEIGHT = 1e-3
 """Per latent element, against an error per pixel in -1..1."""
