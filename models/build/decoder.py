@@ -14,14 +14,7 @@ from torch import Tensor, nn
 from models.build import pictures
 from models.build.augment import training_batch
 from models.build.parallel import Workers
-from models.build.state import (
-    Progress,
-    Training,
-    averaged,
-    digest,
-    generator,
-    learning_rate,
-)
+from models.build.state import Progress, Training, averaged, digest, generator, learning_rate
 from models.build.vae import BATCH, EVERY, PART, edge_error, load_vae, state_file
 
 STEPS = 0

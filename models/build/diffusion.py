@@ -15,14 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from models.build import latents as latent_cache
 from models.build.captions import UNKNOWN_ADJECTIVE, Content, caption, unknown_words
 from models.build.parallel import Workers
-from models.build.state import (
-    Progress,
-    Training,
-    averaged,
-    digest,
-    generator,
-    learning_rate,
-)
+from models.build.state import Progress, Training, averaged, digest, generator, learning_rate
 from models.build.subjects import FIRST
 
 BATCH, PART = 16, 8
@@ -32,8 +25,8 @@ STEPS = 14_000
 FIRST_STEPS = 3500
 """Steps on the first subjects alone."""
 ADJECTIVE_STEPS = 7500
-"""Steps with unknown words before subjects. Once words mean nothing by themselves they stop: the
-longer such captions go on, the less a trigger word can be told from the words around it."""
+"""Steps with unknown words before subjects. Then they stop, lest a word beside a subject never be
+heard, as triggers have to be; how much that does was not measured apart."""
 PEAK_RATE, DECAY = 1e-3, 0.5
 """The learning rate, and the share of all steps over which it falls in the end."""
 EMBEDDING_SCALE = 4.0
