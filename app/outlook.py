@@ -9,7 +9,7 @@ from pathlib import Path
 from app.setview import known_unusable
 from app.shared import escape
 from trainer import places
-from trainer.concepts import concepts_of, subject_of
+from trainer.concepts import concepts_of, kept_share, subject_of
 from trainer.config import TrainingConfig
 from trainer.configfile import read_config
 from trainer.data.folders import look_into, repeats_of
@@ -159,9 +159,7 @@ def _work(config: TrainingConfig) -> float:
     Recomputing activations costs a third more time (docs/configuration.md).
     """
     size = config.training.batch_size * config.training.accumulation
-    preservation = config.preservation
-    preserves = preservation.method != "none" and preservation.weight > 0
-    kept = preservation.share / preservation.every if preserves else 0.0
+    kept = kept_share(config) / config.preservation.every
     again = 4 / 3 if config.training.gradient_checkpointing else 1.0
     return size * (1 + kept) * again
 

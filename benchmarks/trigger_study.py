@@ -47,7 +47,7 @@ SETS = {
     "teddy": ("datasets/teddy-and-peacock/teddy", "bear"),
     "peacock": ("datasets/teddy-and-peacock/peacock", "bird"),
 }
-# The rates that suit training without preservation; with it, twice as high ones are the default.
+# The rates that suit training without preservation; with it, higher ones are the default.
 PLAIN_RATES: dict[str, Any] = {
     "optimizer.learning_rate": 3e-3,
     "optimizer.text_encoder_learning_rate": 1e-3,

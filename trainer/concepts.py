@@ -44,6 +44,19 @@ def class_words_of(config: TrainingConfig) -> list[str]:
     return list(dict.fromkeys(words))
 
 
+def kept_share(config: TrainingConfig) -> float:
+    """Rows to preserve for each picture of a step that preserves; 0 where nothing is preserved.
+
+    The base's predictions are held for each concept so often: with the rows of one concept for two,
+    what tells them apart came half as often, and one took over the other's pictures.
+    """
+    preservation = config.preservation
+    if preservation.method == "none" or preservation.weight == 0:
+        return 0.0
+    concepts = len(concepts_of(config)) if preservation.method == "prediction" else 1
+    return preservation.share * concepts
+
+
 def subject_of(concept: ConceptConfig) -> str:
     """Trigger and class word, as a prompt calls the concept."""
     return f"{concept.trigger} {concept.class_word}".strip()

@@ -400,7 +400,8 @@ class PreservationConfig(Section):
         gt=0.0,
         le=4.0,
         allow_inf_nan=False,
-        description="On such a step, rows to preserve for each picture; at least one row.",
+        description="On such a step, rows to preserve for each picture; at least one row. With "
+        "several concepts as many for each of them (method prediction).",
     )
     pictures: int = Field(
         default=16,

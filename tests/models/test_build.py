@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTokenizer
 
-from models.build import augment, diffusion, latents, vae
+from models.build import augment, diffusion, export, latents, vae
 from models.build.__main__ import TOKENIZER
 from models.build.captions import BACKGROUNDS, Content, caption, plain, unknown_words, worded
 from models.build.parallel import Workers
@@ -231,6 +231,24 @@ def test_words_begin_nearly_as_long_as_taught_ones() -> None:
     assert isinstance(words, nn.Embedding)
     lengths = words.weight.detach().norm(dim=1)
     assert lengths.mean().item() == pytest.approx(0.9, abs=0.05)
+
+
+def test_only_words_that_no_caption_teaches_are_lengthened() -> None:
+    words = CLIPTokenizer.from_pretrained(TOKENIZER)
+    taught = export.taught_tokens(words)
+    lengths = torch.ones(len(words), 2)
+    export.lengthen_rare(lengths, taught)
+    source = random.Random(0)
+    captions = [
+        worded(Content(name, style, colour), source)
+        for name, style, colour in itertools.product(SUBJECTS, ("3d", "flat"), BACKGROUNDS)
+    ]
+    known = sorted({token for row in words(captions).input_ids for token in row})
+    assert set(known) <= set(taught)
+    assert (lengths[known] == 1).all()
+    rare = words.convert_tokens_to_ids(["sks</w>", "ohwx</w>", "paris</w>"])
+    assert (lengths[rare] == export.RARE_SCALE).all()
+    assert (lengths[:, 0] == 1).sum() == len(taught)
 
 
 def test_an_interrupted_build_goes_on_to_the_same_bytes(

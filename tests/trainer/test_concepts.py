@@ -18,6 +18,7 @@ from trainer.concepts import (
     captions_of,
     class_words_of,
     concepts_of,
+    kept_share,
     parse_concept,
     triggers_of,
 )
@@ -44,6 +45,25 @@ def test_one_concept_is_that_of_the_other_fields() -> None:
     assert (concept.path, concept.trigger, concept.class_word) == (Path("x"), "ohwx", "dog")
     (empty,) = concepts_of(TrainingConfig())
     assert (empty.trigger, triggers_of(TrainingConfig())) == ("", [])
+
+
+@pytest.mark.parametrize(
+    ("concepts", "preservation", "share"),
+    [
+        ([], {}, 0.25),
+        (TWO[:1], {}, 0.25),
+        (TWO, {}, 0.5),
+        (TWO, {"share": 0.5}, 1.0),
+        (TWO, {"method": "pictures", "share": 1.0}, 1.0),
+        (TWO, {"method": "none"}, 0.0),
+        (TWO, {"weight": 0.0}, 0.0),
+    ],
+)
+def test_predictions_are_held_for_each_concept(
+    concepts: list[dict[str, Any]], preservation: dict[str, Any], share: float
+) -> None:
+    values = {f"preservation.{name}": value for name, value in preservation.items()}
+    assert kept_share(with_values(TrainingConfig(), values | {"concepts": concepts})) == share
 
 
 def test_several_concepts_have_their_own_words() -> None:

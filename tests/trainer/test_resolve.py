@@ -16,11 +16,11 @@ from trainer.resolve import resolve
 @pytest.mark.parametrize(
     ("values", "rates"),
     [
-        ({}, (6e-3, 2e-3)),
-        ({"adapter.rank": 4}, (6e-3, 2e-3)),
-        ({"adapter.rank": 32}, (3e-3, 1e-3)),
-        ({"adapter.rank": 32, "adapter.alpha": 16.0}, (6e-3, 2e-3)),
-        ({"adapter.rank": 64, "optimizer.learning_rate": 1e-2}, (1e-2, 5e-4)),
+        ({}, (4e-3, 6e-3)),
+        ({"adapter.rank": 4}, (4e-3, 6e-3)),
+        ({"adapter.rank": 32}, (2e-3, 3e-3)),
+        ({"adapter.rank": 32, "adapter.alpha": 16.0}, (4e-3, 6e-3)),
+        ({"adapter.rank": 64, "optimizer.learning_rate": 1e-2}, (1e-2, 1.5e-3)),
         ({"adapter.rank": 32, "optimizer.name": "prodigy"}, (1.0, 1.0)),
     ],
 )

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from trainer.concepts import kept_share
 from trainer.config import TrainingConfig
 from trainer.devices import ROWS
 from trainer.quantized import Bits
@@ -115,16 +116,10 @@ def rung_of(config: TrainingConfig) -> Rung:
         pictures=min(memory.pictures_at_once or training.batch_size, training.batch_size),
         apart=memory.preserve_apart,
         batch=training.batch_size,
-        share=_share(config),
+        share=kept_share(config),
         weights=weights,
         tiling=memory.vae_tiling == "on",
     )
-
-
-def _share(config: TrainingConfig) -> float:
-    preservation = config.preservation
-    preserves = preservation.method != "none" and preservation.weight > 0
-    return preservation.share if preserves else 0.0
 
 
 def rungs_below(rung: Rung) -> Iterator[Rung]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trainer.cache import TensorCache
+from trainer.concepts import kept_share
 from trainer.conditioning import TextSource
 from trainer.config import TrainingConfig
 from trainer.devices import Device
@@ -60,7 +61,8 @@ def make_keeper(
     if not device.is_main:
         device.wait_for_everyone()
     settings, training = config.preservation, config.training
-    rhythm = Rhythm(settings.share, settings.every, training.batch_size * training.accumulation)
+    largest = training.batch_size * training.accumulation
+    rhythm = Rhythm(kept_share(config), settings.every, largest)
     size = commonest_size(pictures)
     keeper: Keeper
     if settings.method == "pictures":
