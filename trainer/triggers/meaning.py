@@ -1,9 +1,10 @@
 """What a word means to a text encoder, measured against known words and against nonsense.
 
-Three signals: how far a word moves a sentence, how far its embedding lies from those of rare
-entries, and how near it lies to embeddings of known words. None of them has a scale of its own, so
-that each is calibrated on the encoder at hand: 0 is the median of rare entries, 1 that of everyday
-words. A signal that can't tell the two apart (an untrained encoder) is left out.
+Four signals: how far a word alone moves a sentence from where rare entries leave it, how far it
+moves one beside a class word, how far its embedding lies from those of rare entries, and how near
+it lies to embeddings of known words. None of them has a scale of its own, so that each is
+calibrated on the encoder at hand: 0 is the median of rare entries, 1 that of everyday words. A
+signal weighs what it can tell of the two, so that an untrained encoder tells nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from trainer.triggers.reference import EVERYDAY, READABLE
 CLASSES = ("dog", "car", "house")
 """Class words of the sentences where the user names none."""
 TELLS = 0.8
-"""A signal counts where everyday words exceed rare entries in this share of all pairs."""
+"""A signal counts where everyday words exceed rare entries in more than this share of all pairs,
+and fully where they do in all."""
 NEIGHBOURS = 5
 MOST_COMPARED = 5
 """Words of more pieces have no nonsense of their length to be held against."""
@@ -34,7 +36,7 @@ BATCH = 64
 READS_LIKE = 3
 LEAST_MOVE = 0.25
 """Of what everyday words move a sentence: with less, a word has no direction to be read like."""
-_RULES = 3
+_RULES = 4
 
 Notice = Callable[[str], None]
 
@@ -46,8 +48,10 @@ class Meaning:
     Attributes:
         share: 0 as little as rare entries, 1 as much as everyday words; None where this can't be
             told, since the encoder is untrained.
-        rank: share of rare entries that mean less, 0 to 1.
-        moves: how far it moves a sentence, relative to everyday words.
+        rank: share of rare entries that mean less, 0 to 1; for a word of several pieces, of
+            nonsense of as many.
+        moves: how far it moves "a photo of {word}" from where rare entries leave it, relative to
+            everyday words.
         reads_like: known words that move a sentence in the same direction, nearest first.
     """
 
@@ -62,15 +66,17 @@ class Calibration:
     """Everyday words and rare entries as one encoder sees them.
 
     Attributes:
-        plain: (C, D) states of the sentences without the word.
+        plain: (1 + C, D) states of the sentences without the word: of that with nothing else,
+            where rare entries leave it on average.
         middle: (E,) mean embedding of the rare entries.
-        zero, one: (3,) medians of the signals: rare entries, everyday words.
-        nonsense: (4,) medians of the first signal for nonsense of 2 to 5 pieces, which
+        zero, one: (4,) medians of the signals: rare entries, everyday words.
+        nonsense: (4, 2) medians of the first two signals for nonsense of 2 to 5 pieces, which
             moves a sentence by its length alone.
-        tells: (3,) whether a signal can tell them apart.
-        rare: (N,) sorted shares of the rare entries.
+        weights: (4,) how well a signal tells them apart, 0 to 1.
+        ranks: (5, Q) quantiles of the shares of rare entries, and of nonsense of 2 to 5 pieces.
         known: (K, E) normalised embeddings of known words that are one piece.
-        directions: (R, C·D) normalised shifts of the words of `words`, which mean something here.
+        directions: (R, (1 + C)·D) normalised shifts of the words of `words`, which mean
+            something here.
         direction_level: cosine that rare entries hardly ever reach with any known word.
     """
 
@@ -79,8 +85,8 @@ class Calibration:
     zero: Tensor
     one: Tensor
     nonsense: Tensor
-    tells: Tensor
-    rare: Tensor
+    weights: Tensor
+    ranks: Tensor
     known: Tensor
     directions: Tensor
     means: Tensor
@@ -90,7 +96,7 @@ class Calibration:
         """Signals to shares, as `Meaning` has them.
 
         Args:
-            signals: (N, 3), NaN where one does not apply.
+            signals: (N, 4), NaN where one does not apply.
             counts: (N,) how many pieces each word has.
 
         Returns:
@@ -98,11 +104,17 @@ class Calibration:
         """
         zero = self.zero.expand_as(signals).clone()
         several = counts > 1
-        zero[several, 0] = self.nonsense[counts[several].clamp(max=MOST_COMPARED) - 2]
+        zero[several, :2] = self.nonsense[counts[several].clamp(max=MOST_COMPARED) - 2]
         scale = (self.one - self.zero).expand_as(signals)
         scaled = ((signals - zero) / scale).clamp(-1, 2)
-        scaled[:, ~self.tells] = torch.nan
-        return scaled.nanmean(dim=1)
+        weights = torch.where(scaled.isnan(), 0.0, self.weights)
+        return (weights * scaled.nan_to_num(0.0)).sum(dim=1) / weights.sum(dim=1)
+
+    def rank(self, shares: Tensor, counts: Tensor) -> Tensor:
+        """(N,) share of rare entries, or of nonsense of as many pieces, that mean less."""
+        quantiles = self.ranks[counts.clamp(1, MOST_COMPARED) - 1]  # (N, Q)
+        below = torch.searchsorted(quantiles, shares.nan_to_num(0.0)[:, None])[:, 0]
+        return below / quantiles.shape[1]
 
 
 class EncoderSense:
@@ -126,14 +138,14 @@ class EncoderSense:
     ) -> None:
         self.tokenizer = tokenizer
         self.encoder = encoder
-        self.classes = tuple(classes)
+        self._beside = ("", *classes)
         table = cast(Embedding, encoder.get_input_embeddings())
         self.embedding = table.weight.detach().float().cpu()
         self.words = tuple(dict.fromkeys(EVERYDAY + READABLE))
         key = content_key(
             fingerprint=fingerprint,
             width=int(self.embedding.shape[1]),
-            classes=self.classes,
+            classes=list(classes),
             words=self.words,
             rare=list(rare),
             rules=_RULES,
@@ -149,7 +161,7 @@ class EncoderSense:
     @property
     def tells(self) -> bool:
         """Whether this encoder tells everyday words from rare entries at all."""
-        return bool(self.calibration.tells.any())
+        return bool(self.calibration.weights.any())
 
     def measure(self, words: Sequence[str]) -> list[Meaning]:
         """What each word means to this encoder."""
@@ -158,12 +170,13 @@ class EncoderSense:
         calibration = self.calibration
         shifts = self.shifts(words, calibration.plain)
         signals = self._signals(words, shifts, calibration.middle, calibration.known)
-        shares = calibration.shares(signals, self._counts(words))
-        ranks = torch.searchsorted(calibration.rare, shares.nan_to_num(0.0))
+        counts = self._counts(words)
+        shares = calibration.shares(signals, counts)
+        ranks = calibration.rank(shares, counts)
         return [
             Meaning(
                 share=float(shares[index]) if self.tells else None,
-                rank=float(ranks[index]) / max(1, len(calibration.rare)),
+                rank=float(ranks[index]),
                 moves=float(signals[index, 0] / calibration.one[0].clamp_min(1e-9)),
                 reads_like=self._reads_like(word, shifts[index]),
             )
@@ -171,7 +184,7 @@ class EncoderSense:
         ]
 
     def vectors(self, words: Sequence[str]) -> Tensor:
-        """(N, E + C·D): embedding and sentence shift, each of length 1, to compare words by."""
+        """(N, E + (1 + C)·D): embedding and shift, each of length 1, to compare words by."""
         calibration = self.calibration
         vectors = [self.embedding[self._ids(word)].mean(0) - calibration.middle for word in words]
         width = int(self.embedding.shape[1])
@@ -180,11 +193,12 @@ class EncoderSense:
         return torch.cat([_normalised(embedded), _normalised(shifts)], dim=1)
 
     def shifts(self, words: Sequence[str], plain: Tensor) -> Tensor:
-        """(N, C·D): how "a photo of {word} {class}" differs from "a photo of {class}"."""
+        """(N, (1 + C)·D): how "a photo of {word}" and "a photo of {word} {class}" differ from
+        their plain states."""
         if not words:
             return plain.flatten()[None, :][:0]
-        prompts = [f"a photo of {word} {name}" for word in words for name in self.classes]
-        states = self._states(prompts).reshape(len(words), len(self.classes), -1)
+        prompts = [f"a photo of {word} {name}".strip() for word in words for name in self._beside]
+        states = self._states(prompts).reshape(len(words), len(self._beside), -1)
         return (states - plain).flatten(1)
 
     def _reads_like(self, word: str, shift: Tensor) -> tuple[str, ...]:
@@ -202,22 +216,32 @@ class EncoderSense:
         return tuple(name for name in near if name not in spelled)[:READS_LIKE]
 
     def _calibrate(self, rare: Sequence[str]) -> dict[str, Tensor]:
-        plain = self._states([f"a photo of {name}" for name in self.classes])  # (C, D)
+        alone = self._states([f"a photo of {word}" for word in rare]).mean(0)
+        beside = self._states([f"a photo of {name}" for name in self._beside[1:]])
+        plain = torch.cat([alone[None], beside])
         middle = self._embedded(rare).mean(0)
         known = _normalised(self._embedded(self.words) - middle)
-        everyday = len(EVERYDAY)
-        shifts, rare_shifts = self.shifts(self.words, plain), self.shifts(rare, plain)
-        signals = self._signals(self.words, shifts, middle, known)
-        rare_signals = self._signals(rare, rare_shifts, middle, known)
+        nonsense, everyday = nonsense_words(), len(EVERYDAY)
+
+        def signals_of(words: Sequence[str]) -> tuple[Tensor, Tensor]:
+            shifts = self.shifts(words, plain)
+            return shifts, self._signals(words, shifts, middle, known)
+
+        shifts, signals = signals_of(self.words)
+        rare_shifts, rare_signals = signals_of(rare)
+        _, nonsense_signals = signals_of(nonsense)
         zero, one = rare_signals.nanmedian(0).values, signals[:everyday].nanmedian(0).values
+        rare_counts, counts = self._counts(rare), self._counts(nonsense)
         found = Calibration(
             plain=plain,
             middle=middle,
             zero=zero,
             one=one,
-            nonsense=self._nonsense(plain, float(zero[0])),
-            tells=_tells(signals[:everyday], rare_signals),
-            rare=torch.empty(0),
+            nonsense=_of_each_length(
+                nonsense_signals[:, :2], counts, lambda some: some.median(0).values, zero[:2]
+            ),
+            weights=_weights(signals[:everyday], rare_signals),
+            ranks=torch.empty(0),
             known=known,
             directions=torch.empty(0),
             means=torch.empty(0),
@@ -229,22 +253,15 @@ class EncoderSense:
         directions = _normalised(shifts[means])
         reached = (_normalised(rare_shifts) @ directions.T).flatten()
         level = reached.quantile(0.99) if len(reached) else torch.tensor(1.0)
+        single = _quantiles(found.shares(rare_signals, rare_counts))
+        longer = found.shares(nonsense_signals, counts)
         changes = {
-            "rare": found.shares(rare_signals, self._counts(rare)).nan_to_num(0.0).sort().values,
+            "ranks": torch.cat([single[None], _of_each_length(longer, counts, _quantiles, single)]),
             "directions": directions,
             "means": means,
             "direction_level": level.clamp_min(0.5),
         }
         return {**vars(found), **changes}
-
-    def _nonsense(self, plain: Tensor, single: float) -> Tensor:
-        """(4,) median sentence shifts of nonsense of 2 to 5 pieces."""
-        words = nonsense_words()
-        counts = self._counts(words)
-        shifts = self.shifts(words, plain).reshape(len(words), len(self.classes), -1)
-        moved = shifts.norm(dim=2).mean(1)
-        found = [moved[counts == count] for count in range(2, MOST_COMPARED + 1)]
-        return torch.stack([m.median() if len(m) else torch.tensor(single) for m in found])
 
     def _counts(self, words: Sequence[str]) -> Tensor:
         return torch.tensor([len(self._ids(word)) for word in words])
@@ -252,22 +269,24 @@ class EncoderSense:
     def _signals(
         self, words: Sequence[str], shifts: Tensor, middle: Tensor, known: Tensor
     ) -> Tensor:
-        """(N, 3): sentence shift, distance of the embedding, nearness to known embeddings.
+        """(N, 4): shifts of the sentence alone and beside class words, distance of the embedding,
+        nearness to known embeddings.
 
         The last two are NaN for words of several pieces: single letters and the like occur in
         so many words that their embeddings say nothing of this one.
         """
-        per_class = shifts.reshape(len(words), len(self.classes), -1).norm(dim=2)
-        rows = torch.full((len(words), 3), torch.nan)
-        rows[:, 0] = per_class.mean(1)
+        moved = shifts.reshape(len(words), len(self._beside), -1).norm(dim=2)
+        rows = torch.full((len(words), 4), torch.nan)
+        rows[:, 0] = moved[:, 0]
+        rows[:, 1] = moved[:, 1:].mean(1)
         for index, word in enumerate(words):
             ids = self._ids(word)
             if len(ids) == 1:
                 vector = self.embedding[ids[0]] - middle
                 cosines = known @ torch.nn.functional.normalize(vector, dim=0)
                 others = cosines[cosines < 0.9999].topk(min(NEIGHBOURS, len(known) - 1)).values
-                rows[index, 1] = vector.norm()
-                rows[index, 2] = others.mean()
+                rows[index, 2] = vector.norm()
+                rows[index, 3] = others.mean()
         return rows
 
     def _embedded(self, words: Sequence[str]) -> Tensor:
@@ -309,14 +328,27 @@ def combined(meanings: Sequence[Meaning]) -> Meaning:
     return max(meanings, key=lambda one: -1.0 if one.share is None else one.share)
 
 
-def _tells(everyday: Tensor, rare: Tensor) -> Tensor:
-    """(3,) whether everyday words exceed rare entries in at least `TELLS` of all pairs."""
+def _weights(everyday: Tensor, rare: Tensor) -> Tensor:
+    """(4,) how far everyday words exceed rare entries in more than `TELLS` of all pairs."""
     shares = []
     for column in range(everyday.shape[1]):
         high, low = (part[~part.isnan()] for part in (everyday[:, column], rare[:, column]))
         pairs = (high[:, None] > low[None, :]).float()
         shares.append(pairs.mean() if pairs.numel() else torch.tensor(0.5))
-    return torch.stack(shares) >= TELLS
+    return ((torch.stack(shares) - TELLS) / (1 - TELLS)).clamp_min(0.0)
+
+
+def _of_each_length(
+    values: Tensor, counts: Tensor, summed_up: Callable[[Tensor], Tensor], otherwise: Tensor
+) -> Tensor:
+    """(4, …) what sums up the values of words of 2 to 5 pieces, one row each length."""
+    parts = [values[counts == count] for count in range(2, MOST_COMPARED + 1)]
+    return torch.stack([summed_up(part) if len(part) else otherwise for part in parts])
+
+
+def _quantiles(shares: Tensor) -> Tensor:
+    """(100,) the shares at every hundredth."""
+    return shares.nan_to_num(0.0).quantile(torch.linspace(0.005, 0.995, 100))
 
 
 def _normalised(vectors: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from trainer.triggers import meaning
 from trainer.triggers.lab import TriggerLab
 from trainer.triggers.meaning import CLASSES, EncoderSense, Meaning, combined
 from trainer.triggers.reference import EVERYDAY
+from trainer.triggers.verdict import MEANS_SOME
 
 
 def test_known_words_mean_more_than_rare_ones(lab: TriggerLab) -> None:
@@ -28,8 +30,31 @@ def test_known_words_mean_more_than_rare_ones(lab: TriggerLab) -> None:
 
 def test_nonsense_of_several_pieces_means_no_more_than_one(lab: TriggerLab) -> None:
     (sense,) = lab.senses("")
-    shares = [one.share for one in sense.measure(["zwx", "qjvk", "xqz"])]
-    assert all(share is not None and share < meaning.TELLS / 3 for share in shares)
+    source = random.Random(5)  # not the nonsense that calibrates
+    words = ["".join(source.choices("bcdfghjklmnpqrstvwxyz", k=3 + n % 5)) for n in range(100)]
+    shares = torch.tensor([one.share for one in sense.measure(words)])
+    assert shares.median().abs() < 0.1
+    assert (shares < MEANS_SOME).float().mean() > 0.85
+
+
+def test_length_ranks_among_its_own(lab: TriggerLab) -> None:
+    """Ranks of nonsense are spread evenly, whatever its length: not near 1 because it is long."""
+    (sense,) = lab.senses("")
+    words = meaning.nonsense_words()
+    ranks = torch.tensor([one.rank for one in sense.measure(words)])
+    for count in (2, 3, 4):
+        of_length = ranks[sense._counts(words) == count]
+        assert 0.4 < of_length.mean() < 0.6
+
+
+def test_a_word_alone_tells_more_than_one_that_a_class_word_outweighs(lab: TriggerLab) -> None:
+    """Many a known word hardly moves "a photo of {word} dog", which shows a dog; the sentence
+    without a class word tells known from rare all the same, and so weighs more."""
+    (sense,) = lab.senses("")
+    alone, beside = sense.calibration.weights[:2]
+    assert alone > 0.9 and alone >= beside
+    (fox,) = sense.measure(["fox"])
+    assert fox.moves > 0.5
 
 
 def test_a_word_does_not_depend_on_its_batch(lab: TriggerLab) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -10,8 +11,8 @@ from hypothesis import strategies as st
 
 from tests.corpus.names import NAUGHTY
 from trainer.triggers.lab import TriggerLab, doubt
-from trainer.triggers.meaning import LEAST_MOVE
-from trainer.triggers.verdict import MAX_CHARACTERS, Judgement, compound
+from trainer.triggers.meaning import LEAST_MOVE, Meaning
+from trainer.triggers.verdict import MAX_CHARACTERS, Judgement, compound, judge
 from trainer.triggers.words import WordLists
 
 TAKEN = (
@@ -19,7 +20,7 @@ TAKEN = (
     "naruto zendaya minecraft gpu html covid nvidia hetalia artgerm hund собака drwho adog"
 )
 WEAK = "sks dbz mgs bnha ohwxman vkplm l77t ddle agirl mufc tlou ilovecats"
-GOOD = "ohwx OHWX zwx qjvk xqz"
+GOOD = "ohwx OHWX qjvk xqz"
 
 
 def one(lab: TriggerLab, word: str, **given: object) -> Judgement:
@@ -57,7 +58,7 @@ def test_known_cases(lab: TriggerLab, word: str, verdict: str) -> None:
         ("my cat", "taken", "'cat'"),
         ("emma2", "taken", "'emma'"),
         ("(ohwx)", "weak", "drawing tools"),
-        ("ohwx-zwx", "weak", "Punctuation"),
+        ("ohwx-qjvk", "weak", "Punctuation"),
         ("sks", "weak", "rifle"),
         ("TOK", "taken", "Capitals make no difference: it is read as 'tok'"),
         ("ddle", "weak", "middle"),
@@ -86,21 +87,26 @@ def test_what_the_base_model_measures_and_what_lists_know_are_separate_reasons(
         assert any("English texts" in text for text in found.reasons)
 
 
-def test_a_known_word_that_hardly_moves_the_sentence_is_said_to_stand_out(lab: TriggerLab) -> None:
+def test_a_class_word_means_as_much_beside_itself(lab: TriggerLab) -> None:
     """ "A photo of dog dog" is "a photo of dog" still, and dog a known word all the same."""
-    (reason,) = (
-        text
-        for text in one(lab, "dog", class_word="dog").reasons
-        if text.startswith("It means much to this base model")
-    )
-    assert "embedding stands out" in reason and "though it moves a sentence" in reason
-    assert "stands out" not in " ".join(one(lab, "fox", class_word="dog").reasons)
+    found = one(lab, "dog", class_word="dog")
+    assert found.reads_like
+    assert any(text.startswith("It means much to this base model") for text in found.reasons)
+
+
+def test_a_known_word_that_hardly_moves_the_sentence_is_said_to_stand_out(lab: TriggerLab) -> None:
+    still = Meaning(share=0.6, rank=1.0, moves=0.1, reads_like=())
+    found = judge("ohwx", lab.read, lab.lists, lambda _: still)
+    (reason,) = (text for text in found.reasons if text.startswith("It means much"))
+    assert "embedding stands out" in reason and "though it moves a sentence 10 %" in reason
+    moving = judge("ohwx", lab.read, lab.lists, lambda _: replace(still, moves=0.6))
+    assert "stands out" not in " ".join(moving.reasons)
 
 
 def test_class_word_and_captions(lab: TriggerLab) -> None:
     assert one(lab, "ohwx", class_word="ohwx").verdict == "taken"
-    assert one(lab, "zwx", captions=["a zwx car", "a car"]).verdict == "weak"
-    everywhere = one(lab, "zwx", captions=["a zwx car", "zwx, red"])
+    assert one(lab, "xqz", captions=["a xqz car", "a car"]).verdict == "weak"
+    everywhere = one(lab, "xqz", captions=["a xqz car", "xqz, red"])
     assert everywhere.verdict == "good"
     assert "Every caption has it already." in everywhere.reasons
 
