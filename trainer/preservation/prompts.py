@@ -13,8 +13,9 @@ from trainer.config import TrainingConfig
 from trainer.data.captions import contains_word, without_word
 from trainer.devices import Device
 from trainer.evaluation.prompts import caption_wordings, rank_by_kinship, with_article
+from trainer.evaluation.things import kind_of
 from trainer.models.base import BaseModel
-from trainer.preservation.words import OTHER_SUBJECTS
+from trainer.preservation.words import OTHER_SUBJECTS, OTHERS
 from trainer.seeds import derive_seed
 
 WORDINGS = (
@@ -68,7 +69,8 @@ def preserved_prompts(
 ) -> PreservedPrompts:
     """The prompts that a run preserves.
 
-    What is near to a class word is asked of the base model's own text encoders.
+    What is near to a class word are things of its kind, where that is known, and then those that
+    the base model's own text encoders name.
 
     Args:
         captions: as they are trained, with their triggers.
@@ -84,9 +86,7 @@ def preserved_prompts(
         wordings += own
         if word:
             kin += [word, *(wording.format(with_article(word)) for wording in WORDINGS)]
-            things = [thing for thing in OTHER_SUBJECTS if not contains_word(word, thing)]
-            nearest = rank_by_kinship(base, word, things, device, cache)[:NEIGHBOURS]
-            near += _worded(nearest, own)
+            near += _worded(_nearest(base, word, device, cache), own)
     others = _worded(OTHER_SUBJECTS, wordings)
     # The user's own prompts get half of the turns of their kind, however few they are.
     prompts = list(config.preservation.prompts)
@@ -99,6 +99,14 @@ def class_prompts(config: TrainingConfig) -> list[str]:
     """One prompt for each class word, as DreamBooth has it: "a CLASS"."""
     words = [concept.class_word for concept in concepts_of(config) if concept.class_word]
     return [with_article(word) for word in dict.fromkeys(words)] or [""]
+
+
+def _nearest(base: BaseModel, word: str, device: Device, cache: TensorCache) -> list[str]:
+    """Things like a class word, most like first, those of its kind before all others."""
+    things = [thing for thing in OTHER_SUBJECTS if not contains_word(word, thing)]
+    ranked = rank_by_kinship(base, word, things, device, cache)
+    kin = OTHERS.get(kind_of(word) or "", ())
+    return sorted(ranked, key=lambda thing: thing not in kin)[:NEIGHBOURS]
 
 
 def _of_others(prompts: Sequence[str], config: TrainingConfig) -> list[str]:

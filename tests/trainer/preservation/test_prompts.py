@@ -12,10 +12,18 @@ from tests.conftest import TinyBase
 from trainer.cache import TensorCache
 from trainer.config import TrainingConfig
 from trainer.configfile import with_values
+from trainer.data.captions import contains_word
 from trainer.devices import choose_device
+from trainer.evaluation.things import KINDS, kind_of
 from trainer.models.load import load_base
-from trainer.preservation.prompts import TURNS, PreservedPrompts, class_prompts, preserved_prompts
-from trainer.preservation.words import OTHER_SUBJECTS
+from trainer.preservation.prompts import (
+    NEIGHBOURS,
+    TURNS,
+    PreservedPrompts,
+    class_prompts,
+    preserved_prompts,
+)
+from trainer.preservation.words import OTHER_SUBJECTS, OTHERS
 
 CAPTIONS = ["ohwx, photo of a car, red", "ohwx, photo of an old car", "bnha, a bird on a car"]
 CONCEPTS = [
@@ -48,6 +56,24 @@ def test_no_prompt_has_a_trigger_and_every_kind_is_there(prompts: Any) -> None:
     assert "a house on a car" not in found.near  # the gap is where the concept's own word was
     assert not [prompt for prompt in found.near if "{" in prompt]
     assert 8 * len(found.near) > len(found.others) > 3 * len(OTHER_SUBJECTS)
+
+
+@pytest.mark.parametrize(("word", "kin"), [("police car", "taxi"), ("teddy bear", "panda")])
+def test_things_of_the_class_words_kind_are_near_before_all_others(
+    prompts: Any, word: str, kin: str
+) -> None:
+    """A text encoder alone may call a guitar nearer to a car than a taxi."""
+    found = prompts([], **{"captions.trigger": "ohwx", "captions.class_word": word})
+    near = {text.removeprefix("a photo of a ") for text in found.near if "a photo of a " in text}
+    assert kin in near
+    of_kind = {thing for thing in OTHERS[kind_of(word) or ""] if not contains_word(word, thing)}
+    assert len(near & of_kind) >= min(len(of_kind), NEIGHBOURS) - 2  # "an" ambulance is left out
+
+
+def test_every_thing_has_a_kind_that_is_measured() -> None:
+    assert set(OTHERS) <= set(KINDS)
+    assert all(kind_of(thing) in (kind, None) for kind, found in OTHERS.items() for thing in found)
+    assert len(set(OTHER_SUBJECTS)) == len(OTHER_SUBJECTS)
 
 
 def test_ten_prompts_in_a_row_hold_every_kind() -> None:
