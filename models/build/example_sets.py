@@ -14,7 +14,7 @@ from PIL import Image
 
 from models.build import pictures
 from models.build.captions import BACKGROUNDS, with_article
-from models.build.example_texts import FLUENT_LICENCE, READMES, TWEMOJI_LICENCE
+from models.build.example_licences import FLUENT_LICENCE, TWEMOJI_LICENCE
 from models.build.packages import TWEMOJI
 from models.build.subjects import SUBJECTS
 
@@ -34,12 +34,6 @@ class Placement:
     """Degrees, counter-clockwise."""
     shift: tuple[float, float]
     """Right and down, as shares of the side."""
-
-    def words(self) -> str:
-        """What varies, for the caption: everything said here is not learned as the subject."""
-        size = "small, " if self.size < 0.55 else "large, " if self.size > 0.85 else ""
-        tilt = "tilted left, " if self.tilt > 5 else "tilted right, " if self.tilt < -5 else ""
-        return f"{size}{tilt}{self.background} background"
 
 
 PLACEMENTS = (
@@ -119,13 +113,20 @@ def write_pairs(target: Path, pairs: Iterable[tuple[Image.Image, str]]) -> None:
 
 
 def subject_set(work: Path, target: Path, label: str, class_word: str, count: int) -> None:
-    """One held-out Fluent emoji in `count` placements; captions name the class, not the trigger."""
+    """One held-out Fluent emoji in `count` placements; captions name the class, not the trigger.
+
+    Of what varies they name the background alone: the base model knows no words for size and tilt,
+    and draws some things badly when unknown words stand beside them.
+    """
     path = emoji_file(work, label, pictures.picture_folder(work, "3d"))
     emoji = Image.open(path).convert("RGBA")
     write_pairs(
         target,
         [
-            (placed(emoji, place), f"3d emoji of {with_article(class_word)}, {place.words()}")
+            (
+                placed(emoji, place),
+                f"3d emoji of {with_article(class_word)}, {place.background} background",
+            )
             for place in PLACEMENTS[:count]
         ],
     )
@@ -149,12 +150,14 @@ def style_set(work: Path, target: Path) -> None:
 
 
 def make(name: str, licence: str, fill: Callable[[Path], None]) -> None:
-    """Builds a set beside its place, then swaps it in."""
+    """Builds a set beside its place, then swaps it in; what its README says of it stays."""
     part = DATASETS / f"{name}.part"
     shutil.rmtree(part, ignore_errors=True)
     fill(part)
     (part / "LICENSE").write_text(licence)
-    (part / "README.md").write_text(READMES[name])
+    readme = DATASETS / name / "README.md"
+    if readme.exists():
+        shutil.copy(readme, part)
     shutil.rmtree(DATASETS / name, ignore_errors=True)
     part.rename(DATASETS / name)
 
