@@ -168,9 +168,10 @@ def train(session: Session, stop: Stop) -> Iterator[TrainingEvent]:
 
 
 def dry_step(session: Session) -> Iterator[TrainingEvent]:
-    """Forward and backward pass at the largest size, thrown away: what does not fit shows at once.
+    """Forward and backward pass at the largest size, thrown away: what does not fit, or can't be
+    repeated exactly, shows at once.
 
-    Nothing that training depends on changes but the memory mode.
+    Nothing that training depends on changes but the memory mode, and how exactly a step repeats.
     """
     while True:
         try:
@@ -178,8 +179,23 @@ def dry_step(session: Session) -> Iterator[TrainingEvent]:
         except torch.OutOfMemoryError as error:
             yield _step_down(session, error)
             continue
+        except RuntimeError as error:
+            if "deterministic" not in str(error) or repeats_roughly():
+                raise
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            yield Warned(
+                "On this GPU a step of this configuration can't be repeated to the last bit: a "
+                f"resumed run will come close to one that never stopped, and no closer ({error})."
+            )
+            continue
         session.optimizer.zero_grad(set_to_none=True)
         return
+
+
+def repeats_roughly() -> bool:
+    """Whether operations may differ from one time to the next."""
+    exact = torch.are_deterministic_algorithms_enabled()
+    return not exact or torch.is_deterministic_algorithms_warn_only_enabled()
 
 
 def _step_down(session: Session, error: torch.OutOfMemoryError) -> Warned:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,50 @@ def test_the_dry_step_finds_the_mode_that_fits(
     second = next(rungs_below(rung_of(small())))
     assert modes == [next(rungs_below(second))]
     assert len(losses(collected)) == 4
+
+
+@pytest.fixture
+def exact_steps() -> Iterator[None]:
+    """Operations repeat exactly, as on a GPU."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("exact_steps")
+def test_what_cannot_repeat_exactly_is_said_and_trained_all_the_same(
+    small: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, real = training.train, training.batch_loss
+
+    def picky(*given: Any, **options: Any) -> Any:
+        if not training.repeats_roughly():
+            raise RuntimeError("some_backward does not have a deterministic implementation")
+        return real(*given, **options)
+
+    def with_dry_step(session: Any, stop: Any) -> Any:
+        yield from training.dry_step(session)
+        yield from train(session, stop)
+
+    monkeypatch.setattr(training, "batch_loss", picky)
+    monkeypatch.setattr("trainer.runner.train", with_dry_step)
+    result, collected = train_small(small(), tmp_path / "run")
+    assert result.finished and len(losses(collected)) == 4
+    (warning,) = (e.message for e in collected.of(Warned) if "to the last bit" in e.message)
+    assert "some_backward" in warning
+
+
+@pytest.mark.usefixtures("exact_steps")
+def test_other_errors_of_a_dry_step_stay_errors(
+    small: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(training, "batch_loss", broken)
+    monkeypatch.setattr("trainer.runner.train", lambda session, _: training.dry_step(session))
+    with pytest.raises(RuntimeError, match="something else"):
+        train_small(small(), tmp_path / "run")
 
 
 def test_nothing_left_to_try_names_three_remedies(
