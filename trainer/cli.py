@@ -34,6 +34,10 @@ TRAIN_FIELDS: dict[str, tuple[str, type, str]] = {
 }
 
 
+NO_MEMORY = """The GPU's memory is not enough for this command.
+       Close other programs that use the GPU."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Returns the exit status: 0, 2 for a mistake of the user's, 130 for Ctrl-C."""
     options = build_parser().parse_args(arguments)
@@ -52,6 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         trouble = disk_error(error, "what this command writes or reads")
         print(f"error: {trouble.message}\n       {trouble.hint}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's; many commands need no torch
+            raise
+        print(f"error: {NO_MEMORY}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)

@@ -20,7 +20,7 @@ from trainer.errors import UserError
 from trainer.lora.stack import AdapterChoice, AdapterStack
 from trainer.models.base import BaseModel
 from trainer.models.load import load_base
-from trainer.sampling import BATCH, Drawing, draw, save_picture
+from trainer.sampling import BATCH, Drawing, Painter, save_picture
 
 Progress = Callable[[int, int, str], None]
 
@@ -83,6 +83,7 @@ class _Loaded:
 
     base: BaseModel
     stack: AdapterStack
+    painter: Painter
 
 
 class Studio:
@@ -119,8 +120,8 @@ class Studio:
             saved: is told each file as it is there.
 
         Raises:
-            UserError: the base or an adapter can't be read, they don't belong together, or the
-                size does not suit the base.
+            UserError: the base or an adapter can't be read, they don't belong together, the size
+                does not suit the base, or the GPU's memory is not enough.
         """
         total = request.count * request.inference_steps
         device = self._device = self._device or choose_device("auto")
@@ -138,7 +139,7 @@ class Studio:
                 size = min(BATCH, request.count - start)
                 progress(start * request.inference_steps + step * size, total, which)
 
-            for drawing, picture in zip(part, draw(base, part, device, on_step), strict=True):
+            for drawing, picture in zip(part, loaded.painter.draw(part, on_step), strict=True):
                 path = free_name(request.out, f"{drawing.seed:06d}")
                 save_picture(picture, path, drawing, model=base.name, adapters=adapters)
                 files.append(path)
@@ -151,7 +152,7 @@ class Studio:
             say()
             base = load_base(name, dtype=device.dtype)
             device.put(base.unet, *base.text_encoders)
-            self._loaded = _Loaded(base, AdapterStack(base))
+            self._loaded = _Loaded(base, AdapterStack(base), Painter(base, device))
         return self._loaded
 
 

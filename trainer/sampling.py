@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from trainer.checkpoint_adapter import adapter_label
 from trainer.devices import Device
+from trainer.errors import UserError
 from trainer.lora.stack import AdapterChoice
 from trainer.models.base import BaseModel
 from trainer.tiling import in_tiles, is_cut
@@ -68,6 +69,44 @@ def draw(
     latents = draw_latents(base, drawings, device, on_step, at_once)
     with device.instead([base.vae], [base.unet, *base.text_encoders]):
         return _decode_all(base, latents)
+
+
+class Painter:
+    """Draws with as much GPU memory as there is, and finds out how much that is.
+
+    Where memory runs out it draws again with less, and goes on so: first the VAE has the device to
+    itself and takes large pictures in tiles, then pictures are drawn one at a time. The first of
+    these changes large pictures slightly (`trainer.tiling`).
+    """
+
+    def __init__(self, base: BaseModel, device: Device) -> None:
+        self.base = base
+        thrifty = replace(device, offload=True)
+        self._ways = [(device, base.tiling, BATCH), (thrifty, True, BATCH), (thrifty, True, 1)]
+
+    def draw(
+        self, drawings: Sequence[Drawing], on_step: OnStep = lambda _: None
+    ) -> list[Image.Image]:
+        """As `draw` does.
+
+        Raises:
+            UserError: the memory is not enough for one picture by itself.
+        """
+        while True:
+            device, self.base.tiling, at_once = self._ways[0]
+            try:
+                return draw(self.base, drawings, device, on_step, at_once)
+            except torch.OutOfMemoryError:
+                if len(self._ways) == 1:
+                    size = f"{drawings[0].width} x {drawings[0].height}"
+                    raise UserError(
+                        f"The GPU's memory is not enough to draw {size} pixels with this model.",
+                        "Draw smaller pictures, or close other programs that use the GPU.",
+                    ) from None
+            del self._ways[0]
+            # Only now has the traceback let go of what the attempt held.
+            if torch.accelerator.is_available():
+                torch.accelerator.memory.empty_cache()
 
 
 @torch.no_grad()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from tests.conftest import TinyBase
@@ -176,3 +178,16 @@ def test_check_images_of_several_concepts(
     for wrong in ([], [str(folders[0]), *concepts]):
         assert main([*arguments, *wrong]) == 2
         assert "folder, or concepts" in capsys.readouterr().err
+
+
+def test_running_out_of_gpu_memory_is_said_in_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(_: object) -> int:
+        raise torch.OutOfMemoryError("CUDA out of memory (injected)")
+
+    parser = argparse.ArgumentParser()
+    parser.set_defaults(command=command)
+    monkeypatch.setattr("trainer.cli.build_parser", lambda: parser)
+    assert main([]) == 2
+    assert "GPU's memory is not enough" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,14 +15,16 @@ from PIL import Image
 from tests.conftest import TinyBase
 from tests.tiny_models import TINY_NAMES
 from tests.trainer.runs_for_tests import make_images, small_config, train_small
+from trainer import sampling
 from trainer.cli import main
 from trainer.config import AdapterConfig
 from trainer.devices import choose_device
+from trainer.errors import UserError
 from trainer.lora.attach import attach, detach, set_strength
 from trainer.lora.files import load_into, read_adapter
 from trainer.lora.stack import AdapterChoice
 from trainer.models.load import load_base
-from trainer.sampling import Drawing, draw, save_picture
+from trainer.sampling import BATCH, Drawing, Painter, draw, save_picture
 
 DRAWING = Drawing("a red thing", "", 3, 32, 32, 3, 4.0)
 
@@ -122,3 +125,31 @@ def test_generate_writes_and_never_overwrites(tiny_base: TinyBase, tmp_path: Pat
         "000010.png",
     ]
     assert (tmp_path / "000009.png").read_bytes() == (tmp_path / "000009-2.png").read_bytes()
+
+
+@pytest.mark.parametrize("fits", range(4))
+def test_a_painter_finds_out_what_fits(
+    tiny_base: TinyBase, monkeypatch: pytest.MonkeyPatch, fits: int
+) -> None:
+    """It steps down once, keeps to what fitted, and says in the end that nothing does."""
+    base, device = load_base(str(tiny_base("sd1"))), choose_device("fp32")
+    tried: list[tuple[bool, bool, int]] = []
+
+    def drawing(_base: object, _what: object, on: Any, _step: object, at_once: int) -> list[str]:
+        tried.append((on.offload, base.tiling, at_once))
+        if tried[-1] not in ways[fits : fits + 1]:
+            raise torch.OutOfMemoryError("injected")
+        return ["picture"]
+
+    ways = [(False, False, BATCH), (True, True, BATCH), (True, True, 1)]
+    monkeypatch.setattr(sampling, "draw", drawing)
+    painter, wanted = Painter(base, device), [Drawing("a", "", 1, 64, 32, 1, 1.0)]
+    if fits == 3:
+        with pytest.raises(UserError, match="not enough to draw 64 x 32 pixels"):
+            painter.draw(wanted)
+        assert tried == ways
+        return
+    assert painter.draw(wanted) == ["picture"]
+    assert tried == ways[: fits + 1]
+    painter.draw(wanted)
+    assert tried[fits + 1 :] == [ways[fits]]

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from trainer.cache import TensorCache
 from trainer.devices import choose_device
 from trainer.evaluation.assessing import Assessment, Plan, assess, finite, write_assessment
@@ -46,8 +48,13 @@ def evaluate(
         place, base=base_name, trigger=trigger, class_word=class_word, images=images
     )
     config = target.config
-    device = choose_device("auto")
-    base = load_kept(config, device)  # as it was trained on
+    # On a GPU as it was trained, so that it fits; a CPU is faster in its own way.
+    on_gpu = torch.accelerator.is_available()
+    device = choose_device(
+        config.training.precision if on_gpu else "auto",
+        offload=on_gpu and config.memory.offload,
+    )
+    base = load_kept(config, device)
     device.put(base.unet, *base.text_encoders)
     cache = TensorCache(cache_folder(), lambda _: None)
     config = resolve(config, base)

@@ -140,13 +140,14 @@ def draw_words(words: Sequence[str], base_name: str, folder: Path) -> list[Path]
     """
     from trainer.devices import choose_device
     from trainer.models.load import load_base
-    from trainer.sampling import Drawing, draw, save_picture
+    from trainer.sampling import Drawing, Painter, save_picture
 
     if not words:
         raise UserError("--pictures needs a word to draw.", "Name one: trigger ohwx --pictures DIR")
     device = choose_device("auto")
     base = load_base(base_name, dtype=device.dtype)
     device.put(base.unet, *base.text_encoders)
+    painter = Painter(base, device)
     side = base.default_resolution
     folder.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
@@ -154,7 +155,7 @@ def draw_words(words: Sequence[str], base_name: str, folder: Path) -> list[Path]
         seeds = range(PICTURE_SEED, PICTURE_SEED + PICTURES)
         drawings = [Drawing(cleaned(word), "", seed, side, side, 25, 5.0) for seed in seeds]
         name = re.sub(r"[^a-z0-9]+", "-", cleaned(word).lower()).strip("-")[:40] or "word"
-        for drawing, picture in zip(drawings, draw(base, drawings, device), strict=True):
+        for drawing, picture in zip(drawings, painter.draw(drawings), strict=True):
             path = folder / f"{number:02d}-{name}-{drawing.seed:06d}.png"
             save_picture(picture, path, drawing, model=base.name, adapters=[])
             files.append(path)
