@@ -27,7 +27,14 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from models.build.captions import BACKGROUNDS, STYLE_WORDS, Content, plain
+from models.build.captions import (
+    BACKGROUNDS,
+    STYLE_WORDS,
+    Content,
+    plain,
+    unknown_words,
+    with_article,
+)
 from models.build.grid import GUIDANCE, STEPS, generate
 from models.build.latents import on_background, true_pictures
 from models.build.pictures import SIZE
@@ -168,6 +175,30 @@ def measure_rare(draw: Draw, truth: Truth, word: str, count: int, seed: int) -> 
     }
 
 
+def measure_beside(draw: Draw, truth: Truth, words: Sequence[str], seed: int) -> dict[str, object]:
+    """Whether unknown words beside a subject leave it alone: top 1 of the first 100 captions with
+    one before it ("a sks dog"), and with two after it ("a dog, sks, ohwx").
+    """
+    contents = balanced(100, seed)
+    source = random.Random(seed)
+    forms: dict[str, list[str]] = {"one_before": [], "two_after": []}
+    for content in contents:
+        subject, start = content.subject, STYLE_WORDS[content.style]
+        ending = f"{content.background} background"
+        first, second, third = source.sample(list(words), 3)
+        forms["one_before"].append(f"{start} of a {first} {subject}, {ending}")
+        noun = with_article(subject)
+        forms["two_after"].append(f"{start} of {noun}, {second}, {third}, {ending}")
+    found: dict[str, object] = {}
+    for name, captions in forms.items():
+        images = draw(captions, seed)
+        pairs = list(zip(as_tensor(images), images, contents, strict=True))
+        found[f"{name}_top1"] = sum(truth.rank(tensor, c) == 0 for tensor, _, c in pairs) / 100
+        kept = sum(background_of(image) == c.background for _, image, c in pairs)
+        found[f"{name}_background"] = kept / 100
+    return found
+
+
 def measure_speed(model: Path) -> dict[str, float]:
     """Seconds to load (imports done), and for one picture on one thread."""
     began = time.perf_counter()
@@ -214,6 +245,9 @@ def main() -> None:
             measure_rare(draw, truth, word, options.rare_count, options.seed)
             for word in ("sks", "ohwx", "a fox")
         ],
+        "unknown_words_beside": measure_beside(
+            draw, truth, unknown_words(pipeline.tokenizer.get_vocab(), list(SUBJECTS)), options.seed
+        ),
     }
     if options.json:
         print(json.dumps(report, indent=1))

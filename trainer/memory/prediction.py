@@ -34,7 +34,7 @@ from trainer.runs.atomic import write_json
 from trainer.tiling import wants_tiles
 
 GIB = 2**30
-CONTEXT_GIB = 0.5
+CONTEXT_GIB = 0.7
 """Assumed: what CUDA itself and its libraries take on the card."""
 FRAGMENTATION = 0.08
 """Assumed: share of the tensors' memory that lies idle between them."""

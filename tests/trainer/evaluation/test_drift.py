@@ -23,6 +23,13 @@ SMALL = ProbeSettings(pictures=1, timesteps=2, inference_steps=2)
 DEVICE = choose_device("fp32")
 
 
+def on_device(folder: Path) -> BaseModel:
+    """A base model, its UNet and text encoders where they are measured: on the GPU, if any."""
+    base = load_base(str(folder))
+    DEVICE.put(base.unet, *base.text_encoders)
+    return base
+
+
 def move(attachment: Attachment, size: float = 0.1) -> None:
     """Gives every B a random value."""
     generator = torch.Generator().manual_seed(3)
@@ -41,7 +48,7 @@ def adapted(base: BaseModel, **fields: bool) -> Attachment:
 def test_a_fresh_adapter_has_no_drift_and_a_moved_one_has(
     tiny_base: TinyBase, tmp_path: Path, name: str
 ) -> None:
-    base = load_base(str(tiny_base(name)))
+    base = on_device(tiny_base(name))
     probes = make_probes(base, PROMPTS, DEVICE, TensorCache(tmp_path, print), SMALL)
     attachment = adapted(base)
     assert set(drift(base, probes, DEVICE).values()) == {0.0}
@@ -59,7 +66,7 @@ def test_a_fresh_adapter_has_no_drift_and_a_moved_one_has(
 def test_probes_are_the_base_models_whatever_adapter_is_on_it(
     tiny_base: TinyBase, tmp_path: Path
 ) -> None:
-    base = load_base(str(tiny_base("sd1")))
+    base = on_device(tiny_base("sd1"))
     bare = make_probes(base, PROMPTS, DEVICE, TensorCache(tmp_path / "a", print), SMALL)
     move(adapted(base))
     base.unet.train()
@@ -72,7 +79,7 @@ def test_probes_are_the_base_models_whatever_adapter_is_on_it(
 def test_pictures_are_drawn_once(
     tiny_base: TinyBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = load_base(str(tiny_base("sd1")))
+    base = on_device(tiny_base("sd1"))
     cache = TensorCache(tmp_path, print)
     first = make_probes(base, PROMPTS, DEVICE, cache, SMALL)
 
@@ -88,14 +95,14 @@ def test_pictures_are_drawn_once(
 
 
 def test_what_the_text_encoder_learned_counts(tiny_base: TinyBase, tmp_path: Path) -> None:
-    base = load_base(str(tiny_base("sd1")))
+    base = on_device(tiny_base("sd1"))
     probes = make_probes(base, PROMPTS, DEVICE, TensorCache(tmp_path, print), SMALL)
     move(adapted(base, unet=False))
     assert all(value > 0 for value in drift(base, probes, DEVICE).values())
 
 
 def test_dropout_of_the_adapter_is_off_while_measuring(tiny_base: TinyBase, tmp_path: Path) -> None:
-    base = load_base(str(tiny_base("sd1")))
+    base = on_device(tiny_base("sd1"))
     probes = make_probes(base, PROMPTS, DEVICE, TensorCache(tmp_path, print), SMALL)
     move(attach(base, AdapterConfig(rank=2, dropout=0.5), seed=0))
     base.unet.train()

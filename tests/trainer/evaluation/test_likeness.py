@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.conftest import TinyBase
 from tests.tiny_models import TINY_NAMES
-from tests.trainer.evaluation.test_drift import DEVICE, adapted, move
+from tests.trainer.evaluation.test_drift import DEVICE, adapted, move, on_device
 from tests.trainer.runs_for_tests import make_images
 from trainer.cache import TensorCache
 from trainer.config import ImagesConfig, ObjectiveConfig
@@ -19,7 +19,6 @@ from trainer.evaluation import likeness as likeness_module
 from trainer.evaluation.likeness import Example, Losses, likeness, make_examples, measure_losses
 from trainer.evaluation.predicting import Points
 from trainer.models.base import BaseModel
-from trainer.models.load import load_base
 from trainer.pictures import LatentSource, MaskSource, Picture, fit_pictures
 
 
@@ -42,7 +41,7 @@ def examples_of(base: BaseModel, folder: Path) -> list[Example]:
 def test_a_fresh_adapter_is_no_better_than_the_base(
     tiny_base: TinyBase, tmp_path: Path, name: str
 ) -> None:
-    base = load_base(str(tiny_base(name)))
+    base = on_device(tiny_base(name))
     examples = examples_of(base, tmp_path)
     assert len(examples) == 2  # square and wide
     before = measure_losses(base, examples, DEVICE)
@@ -58,7 +57,7 @@ def test_a_perfect_model_has_no_loss(
     tiny_base: TinyBase, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the words of the model: noise for one, velocity for the other."""
-    base = load_base(str(tiny_base(name)))
+    base = on_device(tiny_base(name))
     examples = examples_of(base, tmp_path)
     before = measure_losses(base, examples, DEVICE)
     answers = {id(example.points): example.wanted for example in examples}
@@ -75,7 +74,7 @@ def test_a_perfect_model_has_no_loss(
 def test_points_belong_to_the_picture_not_to_its_company(
     tiny_base: TinyBase, tmp_path: Path
 ) -> None:
-    base = load_base(str(tiny_base("sd1")))
+    base = on_device(tiny_base("sd1"))
     pictures, latents = pictures_of(base, tmp_path)
     objective = ObjectiveConfig()
     alone = make_examples(base, pictures[1:2], ["a"], latents, objective, timesteps=2)[0]
@@ -86,7 +85,7 @@ def test_points_belong_to_the_picture_not_to_its_company(
 def test_only_what_the_mask_shows_counts(
     tiny_base: TinyBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = load_base(str(tiny_base("sd1")))
+    base = on_device(tiny_base("sd1"))
     folder = make_images(tmp_path, side=64)
     for picture in sorted(folder.glob("*.png")):
         with Image.open(picture) as opened:
@@ -133,4 +132,4 @@ def test_likeness_is_a_mean_of_shares(
 
 def test_nothing_to_measure_on(tiny_base: TinyBase) -> None:
     with pytest.raises(ValueError, match="no pictures"):
-        measure_losses(load_base(str(tiny_base("sd1"))), [], DEVICE)
+        measure_losses(on_device(tiny_base("sd1")), [], DEVICE)
