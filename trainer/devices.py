@@ -114,17 +114,28 @@ def _place(module: nn.Module) -> torch.device:
     return next(module.parameters()).device
 
 
-def repeat_exactly() -> None:
-    """Have CUDA compute the same bits every time, so that a resumed run equals one that never
-    stopped. Without it a step of SD 1.5 differed from itself by 0.2 % of its gradients (H200,
-    bf16): attention adds up its gradients in the order in which the card's parts end.
+@contextmanager
+def repeating(wanted: bool) -> Iterator[None]:
+    """Within the block, if this is wanted, a GPU computes the same bits every time.
 
-    An operation that has no such way raises a `RuntimeError` then: see `trainer.training.dry_step`.
+    Without it a step of SD 1.5 differed from itself by 0.2 % of its gradients (H200, bf16):
+    attention adds them up in the order in which the card's parts end.
+
+    Raises:
+        RuntimeError: an operation has no such way.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    if not wanted:
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True)
     # Memory that nothing has written yet is not read here; to fill it would only take time.
     torch.utils.deterministic.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warns)
 
 
 def choose_device(
@@ -150,7 +161,8 @@ def choose_device(
         )
     device = torch.device(state.device or "cpu")
     if device.type == "cuda":
-        repeat_exactly()
+        # Read when cuBLAS starts: with it products are the same every time (`repeating`).
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if precision == "auto":
         chosen: Precision = "fp32"
         if device.type == "cuda":

@@ -68,6 +68,7 @@ class Session:
     keeper: Keeper | None
     alpha_bar: Tensor
     rung: Rung
+    exact: bool  # gradients are the same bits every time; on a CPU they are so anyway
     step: int = 0
     setback: int = 0
     initial: TrainingState | None = None
@@ -234,6 +235,7 @@ def prepare(
         ),
         alpha_bar=base.noise_scheduler().alphas_cumprod.to(device.torch_device),
         rung=rung,
+        exact=device.torch_device.type == "cuda",
     )
     if config.training.non_finite == "halve":
         session.initial = session.state()

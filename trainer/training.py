@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trainer.batches import Batch
 from trainer.checkpoints import save_checkpoint
+from trainer.devices import repeating
 from trainer.evaluation.predicting import Points, joined
 from trainer.evaluation.watching import Evaluated, Validated, Watch
 from trainer.export import keep_adapter
@@ -180,9 +181,9 @@ def dry_step(session: Session) -> Iterator[TrainingEvent]:
             yield _step_down(session, error)
             continue
         except RuntimeError as error:
-            if "deterministic" not in str(error) or repeats_roughly():
+            if "deterministic" not in str(error) or not session.exact:
                 raise
-            torch.use_deterministic_algorithms(True, warn_only=True)
+            session.exact = False
             yield Warned(
                 "On this GPU a step of this configuration can't be repeated to the last bit: a "
                 f"resumed run will come close to one that never stopped, and no closer ({error})."
@@ -190,12 +191,6 @@ def dry_step(session: Session) -> Iterator[TrainingEvent]:
             continue
         session.optimizer.zero_grad(set_to_none=True)
         return
-
-
-def repeats_roughly() -> bool:
-    """Whether operations may differ from one time to the next."""
-    exact = torch.are_deterministic_algorithms_enabled()
-    return not exact or torch.is_deterministic_algorithms_warn_only_enabled()
 
 
 def _step_down(session: Session, error: torch.OutOfMemoryError) -> Warned:
@@ -272,9 +267,10 @@ def _add_gradients(session: Session, batch: Batch, preserves: bool) -> Tensor:
     session.train_mode()
     sums = torch.zeros(2, dtype=torch.float64)
     for part, trains, keeps in _passes(session, batch, preserves):
-        loss, kept = batch_loss(session, part, keeps, trains=trains)
-        total = loss + session.config.preservation.weight * kept
-        session.scaler.scale(total).backward()
+        with repeating(session.exact):
+            loss, kept = batch_loss(session, part, keeps, trains=trains)
+            total = loss + session.config.preservation.weight * kept
+            session.scaler.scale(total).backward()
         sums += torch.stack([loss.detach(), kept.detach()]).double().cpu()
     return sums
 

@@ -19,7 +19,7 @@ from trainer.memory.ladder import rung_of, rungs_below
 from trainer.memory.recovery import MemoryUsed, SpillWatch, out_of_memory
 from trainer.runs.events import read_events
 from trainer.runs.layout import RunFolder
-from trainer.training import StepDone, Warned
+from trainer.training import StepDone, TrainingEvent, Warned
 
 
 @pytest.fixture
@@ -128,38 +128,50 @@ def test_the_dry_step_finds_the_mode_that_fits(
     assert len(losses(collected)) == 4
 
 
-@pytest.fixture
-def exact_steps() -> Iterator[None]:
-    """Operations repeat exactly, as on a GPU."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
+def with_exact_steps(
+    session: Any, stop: Any, train: Callable[..., Iterator[TrainingEvent]] = training.train
+) -> Iterator[TrainingEvent]:
+    """As on a GPU: a dry step first, and gradients that repeat to the last bit."""
+    session.exact = True
+    yield from training.dry_step(session)
+    yield from train(session, stop)
 
 
-@pytest.mark.usefixtures("exact_steps")
+def test_exact_steps_are_computed_with_deterministic_kernels_and_nothing_else_is(
+    small: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, seen = training.batch_loss, []
+
+    def watched(*given: Any, **options: Any) -> Any:
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        return real(*given, **options)
+
+    monkeypatch.setattr(training, "batch_loss", watched)
+    monkeypatch.setattr("trainer.runner.train", with_exact_steps)
+    train_small(small(), tmp_path / "run")
+    assert seen and all(seen)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_what_cannot_repeat_exactly_is_said_and_trained_all_the_same(
     small: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train, real = training.train, training.batch_loss
+    real = training.batch_loss
 
     def picky(*given: Any, **options: Any) -> Any:
-        if not training.repeats_roughly():
+        if torch.are_deterministic_algorithms_enabled():
             raise RuntimeError("some_backward does not have a deterministic implementation")
         return real(*given, **options)
 
-    def with_dry_step(session: Any, stop: Any) -> Any:
-        yield from training.dry_step(session)
-        yield from train(session, stop)
-
     monkeypatch.setattr(training, "batch_loss", picky)
-    monkeypatch.setattr("trainer.runner.train", with_dry_step)
+    monkeypatch.setattr("trainer.runner.train", with_exact_steps)
     result, collected = train_small(small(), tmp_path / "run")
     assert result.finished and len(losses(collected)) == 4
     (warning,) = (e.message for e in collected.of(Warned) if "to the last bit" in e.message)
     assert "some_backward" in warning
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
-@pytest.mark.usefixtures("exact_steps")
 def test_other_errors_of_a_dry_step_stay_errors(
     small: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,7 +179,7 @@ def test_other_errors_of_a_dry_step_stay_errors(
         raise RuntimeError("something else")
 
     monkeypatch.setattr(training, "batch_loss", broken)
-    monkeypatch.setattr("trainer.runner.train", lambda session, _: training.dry_step(session))
+    monkeypatch.setattr("trainer.runner.train", with_exact_steps)
     with pytest.raises(RuntimeError, match="something else"):
         train_small(small(), tmp_path / "run")
 
