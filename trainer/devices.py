@@ -131,7 +131,7 @@ def repeating(wanted: bool) -> Iterator[None]:
     warns = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True)
     # Memory that nothing has written yet is not read here; to fill it would only take time.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:
