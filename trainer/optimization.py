@@ -65,7 +65,9 @@ def make_optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> Opt
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=rate, weight_decay=decay, fused=True)
     if config.name == "adafactor":
-        return torch.optim.Adafactor(groups, lr=rate, weight_decay=decay)
+        # Its steps are shares of a parameter's own size (arXiv 1804.04235, section 8): none for B,
+        # which starts at zero. With 1 as the least size, rates mean what they do in AdamW.
+        return torch.optim.Adafactor(groups, lr=rate, eps=(None, 1.0), weight_decay=decay)
     if config.name == "adamw8bit":
         return _adamw_8bit(groups, rate, decay)
     # Imported late: the package loads every optimizer it has, which takes a second.

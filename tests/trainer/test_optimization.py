@@ -66,6 +66,21 @@ def test_every_optimizer_lowers_a_loss(name: str) -> None:
     assert all(not torch.equal(p, torch.ones_like(p)) for p in parameters)
 
 
+@pytest.mark.parametrize("name", ["adamw", "adamw8bit", "lion", "adafactor", "prodigy"])
+def test_what_starts_at_zero_learns(name: str) -> None:
+    """B does; a step in shares of a parameter's own size would leave it there."""
+    zero = torch.nn.Parameter(torch.zeros(16, 4))
+    named = {"unet": [("layer.lora_B.default.weight", zero)]}
+    rates: dict[Part, float] = dict.fromkeys(RATES, 1.0 if name == "prodigy" else 1e-2)
+    config = OptimizerConfig.model_validate({"name": name})
+    optimizer = make_optimizer(config, parameter_groups(named, rates))  # type: ignore[arg-type]
+    for _ in range(60):
+        optimizer.zero_grad()
+        (zero - 1).pow(2).mean().backward()
+        optimizer.step()
+    assert zero.mean() > 0.3
+
+
 def test_adamw8bit_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainer.optimization.find_spec", lambda _: None)
     with pytest.raises(UserError, match="adamw8bit needs the package bitsandbytes"):
