@@ -24,9 +24,9 @@ import filelock
 import psutil
 
 from trainer import places
-from trainer.concepts import concepts_of
-from trainer.config import TrainingConfig
-from trainer.configfile import ConfigError, Mistake, read_config, write_config
+from trainer.config.concepts import concepts_of
+from trainer.config.file import ConfigError, Mistake, read_config, write_config
+from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
 from trainer.runs.atomic import temporary_name, write_json
 from trainer.runs.layout import RunFolder, create_run, list_runs

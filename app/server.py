@@ -85,9 +85,9 @@ def serve(address: Address, open_browser: bool = True) -> None:
     check_address(address)
     _prepare_environment()
     from app import jobs  # gradio takes seconds to import: only when it is sure to be needed
-    from app.pictures import picture_route
+    from app.page import build_page
+    from app.tabs.runs.pictures import picture_route
     from app.theme import make_theme, read_head, read_style
-    from app.ui import build_page
 
     sweep_leftovers()
     page = build_page()
@@ -198,7 +198,7 @@ def _is_open(host: str) -> bool:
 
 def sweep_leftovers() -> None:
     """Removes what a server that was killed left of uploads, copies and deletions."""
-    from app.imagesets import list_sets
+    from app.tabs.images.imagesets import list_sets
 
     shared = [places.RUNS, places.DATASETS]
     for folder in [*shared, *(one.hidden for one in list_sets(places.DATASETS))]:

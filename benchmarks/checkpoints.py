@@ -15,15 +15,15 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-from trainer.checkpoints import save_checkpoint
-from trainer.config import TrainingConfig
-from trainer.configfile import with_values
-from trainer.devices import choose_device
-from trainer.export import keep_adapter
+from trainer.config.file import with_values
+from trainer.config.schema import TrainingConfig
+from trainer.memory.devices import choose_device
 from trainer.places import DATASETS
 from trainer.runs.layout import RunFolder
-from trainer.session import Session, prepare
-from trainer.training import training_step
+from trainer.training.checkpoints import save_checkpoint
+from trainer.training.export import keep_adapter
+from trainer.training.loop import training_step
+from trainer.training.session import Session, prepare
 
 
 def main() -> None:

@@ -34,14 +34,14 @@ from torch.utils.data import DataLoader
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from benchmarks.random_base import TRIGGER
-from trainer.config import TrainingConfig
-from trainer.configfile import with_values
-from trainer.devices import choose_device
-from trainer.export import export_adapter
+from trainer.config.file import with_values
+from trainer.config.schema import TrainingConfig
+from trainer.memory.devices import choose_device
 from trainer.runs.layout import RunFolder
 from trainer.runs.layout import prepare as prepare_folder
-from trainer.session import prepare
-from trainer.training import training_step
+from trainer.training.export import export_adapter
+from trainer.training.loop import training_step
+from trainer.training.session import prepare
 
 Precision = Literal["fp32", "bf16"]
 

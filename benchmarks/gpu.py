@@ -5,7 +5,7 @@
 Random weights in bf16, AdamW, rank 16. For each case and memory mode: the most bytes of tensors
 (torch's allocator) beside the prediction, and seconds a step. For each case besides, whether the
 same step gives the same bits again, with torch's usual kernels and with those that training takes
-(`trainer.devices.repeating`), and how long the card works for each.
+(`trainer.memory.devices.repeating`), and how long the card works for each.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.memory import GIB, MODES
-from trainer.config import OptimizerConfig, TrainingConfig
-from trainer.devices import repeating
+from trainer.config.schema import OptimizerConfig, TrainingConfig
 from trainer.lora.attach import attach
 from trainer.memory.architecture import build, find_architecture
+from trainer.memory.devices import repeating
 from trainer.memory.modes import set_mode
 from trainer.memory.phases import Workload, optimizer_bytes, step_memory
+from trainer.memory.quantized import quantize_base
 from trainer.models.base import BaseModel
 from trainer.models.text import added_conditioning, encode
-from trainer.optimization import make_optimizer
-from trainer.quantized import quantize_base
+from trainer.training.optimizers import make_optimizer
 
 REPEATS = 8
 

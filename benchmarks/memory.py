@@ -28,16 +28,16 @@ import torch
 
 from benchmarks.memory_plot import bars
 from benchmarks.peer_memory import PEERS, peer_parts
-from trainer.config import AdapterConfig, TrainingConfig
-from trainer.configfile import with_values
+from trainer.config.file import with_values
+from trainer.config.schema import AdapterConfig, TrainingConfig
 from trainer.lora.attach import attach
 from trainer.memory.architecture import build, find_architecture
 from trainer.memory.modes import set_mode
 from trainer.memory.phases import DTYPES, Workload, optimizer_bytes, step_memory
 from trainer.memory.prediction import predict, tensors_gib
+from trainer.memory.quantized import quantize_base
 from trainer.models.base import BaseModel
 from trainer.models.text import added_conditioning, encode
-from trainer.quantized import quantize_base
 from trainer.runs.atomic import write_json
 
 GIB = 2**30

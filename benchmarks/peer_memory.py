@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.weak import WeakIdKeyDictionary
 
-from trainer.config import AdapterConfig
+from trainer.config.schema import AdapterConfig
 from trainer.lora.attach import attach
 from trainer.lora.layers import AdaptedLayer
 from trainer.memory.architecture import build, find_architecture

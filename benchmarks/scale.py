@@ -82,14 +82,14 @@ def measure(place: Path) -> dict[str, float]:
     import psutil
     import torch
 
-    from trainer.config import TrainingConfig
-    from trainer.configfile import with_values
+    from trainer.config.file import with_values
+    from trainer.config.schema import TrainingConfig
     from trainer.data.images import fit, inspect_image, load_rgb
-    from trainer.devices import choose_device
-    from trainer.pictures import encode_pixels
+    from trainer.data.latents import encode_pixels
+    from trainer.memory.devices import choose_device
     from trainer.runs.layout import RunFolder
-    from trainer.session import prepare
-    from trainer.training import training_step
+    from trainer.training.loop import training_step
+    from trainer.training.session import prepare
 
     torch.set_num_threads(1)
     values = {

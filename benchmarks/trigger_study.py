@@ -26,20 +26,20 @@ import torch
 from PIL import Image
 
 from benchmarks.study_report import write_docs
-from trainer.concepts import concepts_of
-from trainer.config import TrainingConfig
-from trainer.configfile import with_values
-from trainer.devices import choose_device
+from trainer.config.concepts import concepts_of
+from trainer.config.file import with_values
+from trainer.config.schema import TrainingConfig
 from trainer.evaluation.drift import ProbeSettings, drift, make_probes, mean_drift
 from trainer.evaluation.meters import MeterBench
 from trainer.evaluation.pictorial import score_pictures
 from trainer.evaluation.watching import subjects_of
+from trainer.generation.sampling import Drawing, draw
 from trainer.lora.attach import disabled
+from trainer.memory.devices import choose_device
 from trainer.places import PROJECT
 from trainer.runs.layout import RunFolder
-from trainer.sampling import Drawing, draw
-from trainer.session import Session, prepare
-from trainer.training import training_step
+from trainer.training.loop import training_step
+from trainer.training.session import Session, prepare
 
 RESULTS = PROJECT / "benchmarks" / "results" / "trigger_study.jsonl"
 SETS = {

@@ -21,7 +21,7 @@ from gradio_client import Client
 
 from tests.browser.serving import Server
 from tests.browser.watchers import Watcher
-from trainer.runs.events import read_events
+from trainer.runs.log import read_events
 
 SETTINGS = "\n".join(
     (

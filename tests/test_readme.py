@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.cli import build_parser
+from trainer.commands.cli import build_parser
 from trainer.places import PROJECT
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")

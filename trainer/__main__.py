@@ -1,6 +1,6 @@
 """``python -m trainer COMMAND …``"""
 
-from trainer.cli import main
+from trainer.commands.cli import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trainer.cache import TensorCache, content_key
-from trainer.devices import Device
+from trainer.data.cache import TensorCache, content_key
 from trainer.lora.attach import disabled
+from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
 from trainer.models.text import TextConditioning, encode
 

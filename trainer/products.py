@@ -1,7 +1,7 @@
 """Frozen linear layers: products with a weight that is taken from its layer in each pass.
 
 What is kept for the backward pass is the layer, not its weight. So a weight can be made each time
-from what is stored of it (`trainer.quantized`), or be let go between the passes
+from what is stored of it (`trainer.memory.quantized`), or be let go between the passes
 (`trainer.models.pages`).
 """
 

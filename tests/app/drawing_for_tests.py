@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from app import service
+from app import client as service
 from trainer import places
-from trainer.config import TrainingConfig
-from trainer.configfile import with_values, write_config
+from trainer.config.file import with_values, write_config
+from trainer.config.schema import TrainingConfig
 from trainer.runs.layout import RunFolder, prepare
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app import history
-from app.captionfiles import (
+from app.tabs.images import history
+from app.tabs.images.captionfiles import (
     NOTHING,
     CaptionConflict,
     picture_path,
@@ -20,8 +20,8 @@ from app.captionfiles import (
     save_caption,
     version_of,
 )
-from app.captions_edit import Edit, EditKind, apply_edit, preview
-from app.imagesets import SetFolder, find_set, read_notes, write_notes
+from app.tabs.images.captions_edit import Edit, EditKind, apply_edit, preview
+from app.tabs.images.imagesets import SetFolder, find_set, read_notes, write_notes
 from tests.app.sets_for_tests import made, tree
 from tests.trainer.data.folders_for_tests import picture, put
 from trainer.data.captions import clean_caption, contains_word

@@ -14,8 +14,8 @@ import pytest
 
 from app import jobs
 from trainer import places
-from trainer.config import TrainingConfig
-from trainer.configfile import ConfigError, read_config, with_values, write_config
+from trainer.config.file import ConfigError, read_config, with_values, write_config
+from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
 from trainer.runs.layout import RunFolder, create_run
 from trainer.runs.status import Status, read_status, write_status

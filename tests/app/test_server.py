@@ -20,13 +20,13 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from app.__main__ import main
-from app.pictures import find_picture
 from app.server import Address, check_address, middleware, sweep_leftovers
+from app.tabs.runs.pictures import find_picture
 from tests.app.sets_for_tests import stored
 from tests.trainer.data.folders_for_tests import picture
 from trainer import places
-from trainer.config import TrainingConfig
-from trainer.configfile import write_config
+from trainer.config.file import write_config
+from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
 from trainer.places import PROJECT
 from trainer.runs.atomic import temporary_name

@@ -16,10 +16,10 @@ from benchmarks.contestants import DiffusersLike, KohyaLike, Work, rarebit_confi
 from benchmarks.random_base import make_base, make_pictures
 from benchmarks.speed import read_results, run_all
 from benchmarks.speed_report import plot, scale_table, seconds, table
-from trainer.devices import choose_device
+from trainer.memory.devices import choose_device
 from trainer.runs.layout import RunFolder
-from trainer.session import Session, prepare
-from trainer.training import training_step
+from trainer.training.loop import training_step
+from trainer.training.session import Session, prepare
 
 STEPS = 3
 

@@ -31,11 +31,11 @@ from typing import Any, NoReturn
 import psutil
 import torch
 
-import trainer.training
-from trainer.checkpoints import TrainingState, save_checkpoint
-from trainer.configfile import read_config
-from trainer.runner import run_training
+import trainer.training.loop
+from trainer.config.file import read_config
 from trainer.runs.layout import RunFolder
+from trainer.training.checkpoints import TrainingState, save_checkpoint
+from trainer.training.runner import run_training
 
 # What changes the file system, by the names of Python's audit events.
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.link", "os.symlink"}
@@ -107,7 +107,7 @@ def _cpu_seconds(pid: int) -> float:
 
 def _train(config: str, run: str, resume: bool, interrupt_at: int = 0) -> None:
     def listen(event: object) -> None:
-        if isinstance(event, trainer.training.StepDone) and event.step == interrupt_at:
+        if isinstance(event, trainer.training.loop.StepDone) and event.step == interrupt_at:
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -125,7 +125,7 @@ def phases(config: str, run: str, step: int, into: str, keep: int) -> dict[str, 
         return save_checkpoint(folder, state, keep)
 
     def life() -> None:
-        trainer.training.save_checkpoint = save
+        trainer.training.loop.save_checkpoint = save
         _train(config, run, resume=False)
 
     return {**ended(in_child(life)), "phases": json.loads(found.read_text())}

@@ -10,11 +10,11 @@ import torch
 
 from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import make_images, small_config
-from tests.trainer.test_guard import never, session_of
+from tests.trainer.training.test_guard import never, session_of
 from trainer.data.images import fit, load_rgb
+from trainer.data.latents import encode_pixels
 from trainer.errors import UserError
-from trainer.pictures import encode_pixels
-from trainer.training import training_step
+from trainer.training.loop import training_step
 
 
 @pytest.fixture(scope="module")

@@ -12,17 +12,17 @@ from typing import Any
 
 import pytest
 
-import trainer.previews
 import trainer.runs.status
+import trainer.training.previews
 from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import digest, make_images, small_config, train_small
-from trainer.checkpoints import load_checkpoint
-from trainer.config import TrainingConfig
+from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
 from trainer.places import PROJECT
-from trainer.runs.events import EventLog, read_events
 from trainer.runs.layout import RunFolder
+from trainer.runs.log import EventLog, read_events
 from trainer.runs.status import read_status
+from trainer.training.checkpoints import load_checkpoint
 
 
 def full(*_: Any, **__: Any) -> Any:
@@ -51,7 +51,7 @@ def checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def preview(monkeypatch: pytest.MonkeyPatch) -> None:
-    draw, drawn = trainer.previews.save_picture, []
+    draw, drawn = trainer.training.previews.save_picture, []
 
     def save(picture: Any, path: Path, *rest: Any, **options: Any) -> None:
         drawn.append(path)
@@ -60,7 +60,7 @@ def preview(monkeypatch: pytest.MonkeyPatch) -> None:
             full()
         draw(picture, path, *rest, **options)
 
-    monkeypatch.setattr(trainer.previews, "save_picture", save)
+    monkeypatch.setattr(trainer.training.previews, "save_picture", save)
 
 
 def log(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +76,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def status(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.runner.STATUS_INTERVAL", 0.0)
+    monkeypatch.setattr("trainer.training.runner.STATUS_INTERVAL", 0.0)
     write_json, written = trainer.runs.status.write_json, []
 
     def write(path: Path, value: Any) -> None:
@@ -192,7 +192,7 @@ def test_the_command_line_says_it(images: Path, tmp_path: Path, folder: str) -> 
         "import errno, os, sys, pathlib\n"
         "def refuse(*_, **__): raise OSError(errno.{0}, os.strerror(errno.{0}))\n"
         "pathlib.Path.write_bytes = refuse\n"
-        "from trainer.cli import main\n"
+        "from trainer.commands.cli import main\n"
         "sys.exit(main())"
     ).format("ENOSPC" if folder == "full" else "EACCES")
     arguments = ["train", "--images", str(images), "--trigger", "ohwx"]

@@ -21,12 +21,12 @@ from typing import Any
 
 import pytest
 
-from tests.app.test_archives import BAD, make_zip
+from tests.app.tabs.images.test_archives import BAD, make_zip
 from tests.conftest import TinyBase
 from tests.trainer.models.test_plausible import UNFIT
 from tests.trainer.models.test_safetensors_header import FOREIGN, MALFORMED, entry, header, packed
 from tests.trainer.runs_for_tests import make_images
-from trainer.cli import main
+from trainer.commands.cli import main
 from trainer.places import PROJECT
 
 pytestmark = pytest.mark.timeout(600)
@@ -38,8 +38,8 @@ MOST_BYTES = 300e6
 # harmless and load what every door needs.
 PROGRAM = """
 import contextlib, io, json, os, pathlib, sys, time
-from app.uploads import Upload, store_uploads
-from trainer.cli import main
+from app.tabs.images.uploads import Upload, store_uploads
+from trainer.commands.cli import main
 from trainer.errors import UserError
 
 def high_water():

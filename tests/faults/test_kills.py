@@ -12,12 +12,12 @@ import pytest
 from tests.conftest import TinyBase
 from tests.faults.conftest import UMASK, Stage
 from tests.trainer.runs_for_tests import digest, make_images, small_config
-from trainer.checkpoints import list_checkpoints, load_checkpoint, load_latest
-from trainer.configfile import write_config
+from trainer.config.file import write_config
 from trainer.errors import UserError
 from trainer.runs.atomic import sweep_orphans
-from trainer.runs.events import read_events
 from trainer.runs.layout import RunFolder
+from trainer.runs.log import read_events
+from trainer.training.checkpoints import list_checkpoints, load_checkpoint, load_latest
 
 pytestmark = pytest.mark.xdist_group("stage")
 

@@ -8,8 +8,8 @@ import pytest
 
 from tests.conftest import TinyBase
 from tests.corpus.names import NAUGHTY
-from trainer.config import CaptionsConfig, TrainingConfig
-from trainer.configfile import ConfigError, read_config, validate, write_config
+from trainer.config.file import ConfigError, read_config, validate, write_config
+from trainer.config.schema import CaptionsConfig, TrainingConfig
 from trainer.data.captions import clean_caption, compose_caption, contains_word, decode_caption
 from trainer.models.load import load_base
 from trainer.models.text import fits_tokens

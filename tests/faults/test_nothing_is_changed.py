@@ -11,8 +11,8 @@ import pytest
 
 from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import make_images, small_config
-from trainer.cli import main
-from trainer.configfile import write_config
+from trainer.commands.cli import main
+from trainer.config.file import write_config
 
 
 def everything_of(folder: Path) -> dict[str, tuple[int, int, str]]:

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from trainer.config import TrainingConfig
-from trainer.configfile import with_values
-from trainer.runner import Prepared, Result, Working, run_training
+from trainer.config.file import with_values
+from trainer.config.schema import TrainingConfig
 from trainer.runs.layout import RunFolder
-from trainer.training import TrainingEvent
+from trainer.training.loop import TrainingEvent
+from trainer.training.runner import Prepared, Result, Working, run_training
 
 
 def make_images(folder: Path, count: int = 4, side: int = 32, captions: bool = True) -> Path:

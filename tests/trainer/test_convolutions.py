@@ -10,7 +10,7 @@ from torch.nn.grad import conv2d_input
 
 from trainer import convolutions
 from trainer.convolutions import convolve, input_gradient
-from trainer.frozen import lean_layers
+from trainer.memory.layers import lean_layers
 
 LARGE, SMALL, FEW = (1, 32, 32), (1, 16, 16), (2, 8, 8)  # batch, height, width
 WAYS = {

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.commands.adapter_output import Output, print_result
-from trainer.configfile import write_config
-from trainer.devices import Device, choose_device
+from trainer.config.file import write_config
 from trainer.errors import UserError
 from trainer.evaluation.edited import prediction_difference
+from trainer.generation.stack import AdapterChoice
 from trainer.lora.baking import BaseLayout
 from trainer.lora.content import AdapterFile, Precision
 from trainer.lora.dora import plain_on
@@ -24,10 +24,10 @@ from trainer.lora.proof import verify_file
 from trainer.lora.recorded import recipe_of, recorded_base, recorded_fingerprint
 from trainer.lora.sharing import picture_of, share
 from trainer.lora.sidecars import write_sidecars
-from trainer.lora.stack import AdapterChoice
 from trainer.lora.tools import works_in
 from trainer.lora.verify import file_precision
 from trainer.lora.writing import WritableLayout, best_layout, write_adapter
+from trainer.memory.devices import Device, choose_device
 from trainer.models.base import BaseModel
 from trainer.models.load import load_base
 from trainer.places import shown

@@ -6,13 +6,13 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from trainer.concepts import captions_of, concepts_of
-from trainer.config import ConceptConfig, ImagesConfig, TrainingConfig
+from trainer.config.concepts import captions_of, concepts_of
+from trainer.config.schema import ConceptConfig, ImagesConfig, TrainingConfig
 from trainer.data.findings import Finding
+from trainer.data.latents import check_resolution
 from trainer.data.report import SetReport, describe_set, format_report
 from trainer.data.sets import ImageSet, scan_image_set
 from trainer.models.facts import BaseFacts, read_facts
-from trainer.pictures import check_resolution
 
 
 def check_images(config: TrainingConfig, *, as_json: bool) -> int:

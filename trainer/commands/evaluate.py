@@ -10,16 +10,16 @@ from pathlib import Path
 
 import torch
 
-from trainer.cache import TensorCache
-from trainer.devices import choose_device
+from trainer.config.resolve import resolve
+from trainer.data.cache import TensorCache
 from trainer.evaluation.assessing import Assessment, Plan, assess, finite, write_assessment
 from trainer.evaluation.meters import Meters
 from trainer.evaluation.recommending import Candidate
 from trainer.evaluation.target import find_target
-from trainer.kept import load_kept
+from trainer.memory.devices import choose_device
+from trainer.memory.kept import load_kept
 from trainer.memory.modes import with_bounded_rows
 from trainer.places import cache_folder, shown
-from trainer.resolve import resolve
 from trainer.runs.report import write_report
 
 COLUMNS = ("step", "strength", "likeness", "effect", "leak", "collateral", "validation loss")

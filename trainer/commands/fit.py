@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from trainer.config import TrainingConfig
-from trainer.configfile import apply_overrides, read_config, with_values
+from trainer.config.file import apply_overrides, read_config, with_values
+from trainer.config.presets import apply_preset
+from trainer.config.schema import TrainingConfig
 from trainer.memory.prediction import FRAGMENTATION, Fit, predict
-from trainer.presets import apply_preset
 
 _STEP_PARTS = {
     "base_weights": "base model's weights",

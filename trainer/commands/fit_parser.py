@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from trainer.configfile import field_help
+from trainer.config.file import field_help
 
 FIELDS: dict[str, tuple[str, type, str]] = {
     "--base": ("base.name", str, "NAME"),

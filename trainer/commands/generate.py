@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from trainer.errors import UserError
-from trainer.generation import LIMIT, GenerateRequest, Studio
-from trainer.lora.stack import AdapterChoice
+from trainer.generation.stack import AdapterChoice
+from trainer.generation.studio import LIMIT, GenerateRequest, Studio
 from trainer.places import shown
 
 

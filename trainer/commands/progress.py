@@ -6,9 +6,16 @@ import sys
 import time
 
 from trainer.evaluation.watching import Evaluated
-from trainer.guard import RolledBack
-from trainer.runner import Prepared, Working
-from trainer.training import CheckpointSaved, Ended, PreviewSaved, StepDone, TrainingEvent, Warned
+from trainer.training.guard import RolledBack
+from trainer.training.loop import (
+    CheckpointSaved,
+    Ended,
+    PreviewSaved,
+    StepDone,
+    TrainingEvent,
+    Warned,
+)
+from trainer.training.runner import Prepared, Working
 
 LOG_INTERVAL = 5.0
 SMOOTHING = 0.05

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
-from trainer.generation import Studio
-from trainer.service import Worker, verb_table
+from trainer.commands.worker import Worker, verb_table
+from trainer.generation.studio import Studio
 
 
 def service() -> int:

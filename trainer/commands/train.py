@@ -9,14 +9,14 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from trainer.concepts import concepts_of, parse_concept, triggers_of
-from trainer.config import TrainingConfig
-from trainer.configfile import apply_overrides, read_config, with_values, write_config
+from trainer.config.concepts import concepts_of, parse_concept, triggers_of
+from trainer.config.file import apply_overrides, read_config, with_values, write_config
+from trainer.config.presets import apply_preset
+from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
 from trainer.places import RUNS, shown
-from trainer.presets import apply_preset
-from trainer.runs.events import read_events
 from trainer.runs.layout import RunFolder, create_run, open_run
+from trainer.runs.log import read_events
 
 STOPPED = 130
 
@@ -98,7 +98,7 @@ def _shared_run(path: Path | None) -> RunFolder:
 
 
 def _launch(processes: int, folder: RunFolder, flags: list[str]) -> int:
-    from trainer.processes import launch
+    from trainer.training.processes import launch
 
     return launch(processes, ["worker", str(folder.path), *flags])
 
@@ -142,7 +142,7 @@ def _run(
         print("Loading …", flush=True)
     from trainer.commands.progress import ProgressPrinter
     from trainer.evaluation.concluding import sentences
-    from trainer.runner import run_training
+    from trainer.training.runner import run_training
 
     printer = ProgressPrinter()
     result = run_training(config, folder, printer, resume=resume, accept_changes=accept_changes)

@@ -138,9 +138,9 @@ def draw_words(words: Sequence[str], base_name: str, folder: Path) -> list[Path]
     Raises:
         UserError: there is no word.
     """
-    from trainer.devices import choose_device
+    from trainer.generation.sampling import Drawing, Painter, save_picture
+    from trainer.memory.devices import choose_device
     from trainer.models.load import load_base
-    from trainer.sampling import Drawing, Painter, save_picture
 
     if not words:
         raise UserError("--pictures needs a word to draw.", "Name one: trigger ohwx --pictures DIR")

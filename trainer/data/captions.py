@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from trainer.config import CaptionsConfig
+from trainer.config.schema import CaptionsConfig
 from trainer.seeds import derive_seed, derive_uniform
 
 MAX_CAPTION_CHARACTERS = 10_000

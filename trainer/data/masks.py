@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from trainer.config import ImagesConfig
+from trainer.config.schema import ImagesConfig
 from trainer.data.buckets import CropPlan
 from trainer.data.images import load_alpha, load_grey
 from trainer.data.problems import ImageProblem

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 
-from trainer.config import CaptionsConfig, ImagesConfig
+from trainer.config.schema import CaptionsConfig, ImagesConfig
 from trainer.data.buckets import plan_crop
 from trainer.data.captions import compose_caption, contains_word
 from trainer.data.findings import Finding

@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from trainer.batches import all_captions
-from trainer.cache import TensorCache
-from trainer.concepts import concepts_of
-from trainer.config import ConceptConfig, TrainingConfig
-from trainer.devices import Device
+from trainer.config.concepts import concepts_of
+from trainer.config.schema import ConceptConfig, TrainingConfig
+from trainer.data.cache import TensorCache
+from trainer.data.latents import LatentSource, MaskSource, gather_pictures
 from trainer.evaluation.board import board_rows, draw_board
 from trainer.evaluation.meters import MeterBench, Meters, Subject, mean_meters
 from trainer.evaluation.pictorial import PictureScores, score_pictures
@@ -25,10 +24,11 @@ from trainer.evaluation.target import AdapterAt, Target, one_concept
 from trainer.evaluation.verdicts import Finding, findings
 from trainer.lora.attach import detach, set_strength
 from trainer.lora.files import load_into, read_adapter
+from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
-from trainer.pictures import LatentSource, MaskSource, gather_pictures
 from trainer.runs.atomic import write_json
 from trainer.runs.layout import RunFolder
+from trainer.training.batches import all_captions
 
 Progress = Callable[[int, int, str], None]
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from trainer.data.captions import without_word
-from trainer.devices import Device
 from trainer.evaluation.prompts import PromptSets
+from trainer.generation.sampling import Drawing, draw
 from trainer.lora.attach import set_strength
+from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
 from trainer.runs.atomic import replacing, write_json
-from trainer.sampling import Drawing, draw
 
 COLUMNS = (("base model", 0.0), ("half strength", 0.5), ("full strength", 1.0))
 REMOVED = "trigger removed"

@@ -8,8 +8,8 @@ from trainer.evaluation.assessing import Assessment, Plan, assess, write_assessm
 from trainer.evaluation.target import Target, run_files
 from trainer.evaluation.watching import history
 from trainer.lora.attach import detach
-from trainer.runs.events import read_events
-from trainer.session import Session
+from trainer.runs.log import read_events
+from trainer.training.session import Session
 
 
 def conclude(session: Session) -> Assessment:

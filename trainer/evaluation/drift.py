@@ -16,13 +16,13 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from trainer.cache import TensorCache, content_key
-from trainer.devices import Device
+from trainer.data.cache import TensorCache, content_key
+from trainer.diffusion import add_noise
 from trainer.evaluation.predicting import Points, predict, stratified_timesteps
+from trainer.generation.sampling import Drawing, draw_latents
 from trainer.lora.attach import disabled
+from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
-from trainer.objective import add_noise
-from trainer.sampling import Drawing, draw_latents
 from trainer.seeds import derive_seed
 
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trainer.devices import Device
 from trainer.evaluation.predicting import Points, predict, stratified_timesteps
 from trainer.lora.attach import detach
 from trainer.lora.content import AdapterFile
 from trainer.lora.files import load_into
+from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
 from trainer.seeds import derive_seed
 

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.config import ObjectiveConfig
-from trainer.devices import Device
+from trainer.config.schema import ObjectiveConfig
+from trainer.data.latents import LatentSource, MaskSource, Picture
+from trainer.diffusion import add_noise, loss_weights, squared_error, target
 from trainer.evaluation.predicting import Points, predict, stratified_timesteps
+from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
-from trainer.objective import add_noise, loss_weights, squared_error, target
-from trainer.pictures import LatentSource, MaskSource, Picture
 from trainer.seeds import derive_seed
 
 TIMESTEPS = 3
@@ -73,7 +73,7 @@ def make_examples(
     Args:
         captions: one for each picture: with the trigger to ask what it does, without to ask what
             the rest of the caption does.
-        objective: how timesteps are weighed, see `trainer.objective.loss_weights`.
+        objective: how timesteps are weighed, see `trainer.diffusion.loss_weights`.
         masks: of the pictures; None where all of them counts.
     """
     scheduler = base.noise_scheduler()

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from trainer.cache import TensorCache
-from trainer.config import ObjectiveConfig
+from trainer.config.schema import ObjectiveConfig
+from trainer.data.cache import TensorCache
 from trainer.data.captions import without_word
-from trainer.devices import Device
+from trainer.data.latents import LatentSource, MaskSource, Picture
 from trainer.evaluation.drift import ProbeSettings, drift, make_probes, mean_drift
 from trainer.evaluation.likeness import (
     Example,
@@ -20,8 +20,8 @@ from trainer.evaluation.likeness import (
 )
 from trainer.evaluation.prompts import PromptSets, prompt_sets
 from trainer.lora.attach import disabled
+from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
-from trainer.pictures import LatentSource, MaskSource, Picture
 
 Item = TypeVar("Item")
 

@@ -10,13 +10,13 @@ import numpy as np
 
 from trainer.data.captions import without_word
 from trainer.data.images import fit, load_rgb
-from trainer.devices import Device
+from trainer.data.latents import Picture
 from trainer.evaluation.features import Pixels, likeness_in_pairs
 from trainer.evaluation.meters import Subject, spread
 from trainer.evaluation.scorers import find_scorers
+from trainer.generation.sampling import Drawing, draw
+from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
-from trainer.pictures import Picture
-from trainer.sampling import Drawing, draw
 
 Scores = dict[str, float]
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.devices import Device
+from trainer.generation.sampling import evaluating
+from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
 from trainer.models.text import Size, TextConditioning, added_conditioning, encode
-from trainer.sampling import evaluating
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.cache import TensorCache, content_key
+from trainer.data.cache import TensorCache, content_key
 from trainer.data.captions import contains_word, without_word
-from trainer.devices import Device
 from trainer.evaluation.things import KINDS, THINGS, kind_of, things_apart_from
 from trainer.lora.attach import disabled
+from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
 from trainer.models.text import encode
 

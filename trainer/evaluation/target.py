@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from trainer.concepts import concepts_of
-from trainer.config import ConceptConfig, TrainingConfig
-from trainer.configfile import read_config
+from trainer.config.concepts import concepts_of
+from trainer.config.file import read_config
+from trainer.config.schema import ConceptConfig, TrainingConfig
 from trainer.errors import UserError
 from trainer.lora.metadata import CONFIG_KEY
 from trainer.models.safetensors_header import read_header

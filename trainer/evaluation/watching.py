@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass, fields
 
-from trainer.concepts import concepts_of
+from trainer.config.concepts import concepts_of
 from trainer.evaluation.meters import MeterBench, Meters, Subject, mean_meters
-from trainer.runs.events import Event, number, read_events
-from trainer.session import Session
+from trainer.runs.log import Event, number, read_events
+from trainer.training.session import Session
 
 MARGIN = 0.005
 """A rise of the likeness by less than this is not an improvement."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from trainer.config import AdapterConfig
+from trainer.config.schema import AdapterConfig
 from trainer.errors import UserError
 from trainer.lora.layers import (
     activate,
@@ -39,8 +39,8 @@ from trainer.lora.layers import (
     set_weights,
 )
 from trainer.lora.names import PARTS, ModuleKey, Part
+from trainer.memory.quantized import parameter_count
 from trainer.models.base import BaseModel
-from trainer.quantized import parameter_count
 from trainer.seeds import derive_seed
 
 Strength = float | Mapping[Part, float]

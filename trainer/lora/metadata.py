@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from trainer.concepts import class_words_of, triggers_of
-from trainer.config import TrainingConfig
+from trainer.config.concepts import class_words_of, triggers_of
+from trainer.config.schema import TrainingConfig
 from trainer.models.base import BaseModel
 
 CONFIG_KEY = "rarebit.config"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from trainer.config import TrainingConfig
-from trainer.configfile import validate
+from trainer.config.file import validate
+from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
 from trainer.lora.content import AdapterFile
 from trainer.lora.metadata import CONFIG_KEY

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from trainer.concepts import kept_share
-from trainer.config import TrainingConfig
-from trainer.devices import ROWS
-from trainer.quantized import Bits
+from trainer.config.concepts import kept_share
+from trainer.config.schema import TrainingConfig
+from trainer.memory.devices import ROWS
+from trainer.memory.quantized import Bits
 
 Mode = Literal["plain", "lean", "feed_forward"]
 

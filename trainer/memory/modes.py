@@ -5,10 +5,10 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 
-from trainer.config import TrainingConfig
-from trainer.devices import Device
-from trainer.frozen import lean_layers, plain_layers
+from trainer.config.schema import TrainingConfig
+from trainer.memory.devices import Device
 from trainer.memory.ladder import Mode, rung_of
+from trainer.memory.layers import lean_layers, plain_layers
 from trainer.models.base import BaseModel
 
 

@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from trainer.config import AdapterConfig
+from trainer.config.schema import AdapterConfig
+from trainer.diffusion import squared_error
 from trainer.lora.attach import attach
 from trainer.memory.architecture import Architecture, build
 from trainer.memory.ladder import Mode
 from trainer.memory.modes import set_mode
+from trainer.memory.quantized import Bits, quantize_base
+from trainer.memory.tiling import in_tiles, is_cut
 from trainer.memory.tracking import StorageTracker, bytes_of, fused_attention
 from trainer.models.base import BaseModel
 from trainer.models.text import TextConditioning, added_conditioning, encode
-from trainer.objective import squared_error
-from trainer.quantized import Bits, quantize_base
-from trainer.tiling import in_tiles, is_cut
 
 META = torch.device("meta")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -137,7 +137,7 @@ def follow_step(
 
 
 def _train(base: BaseModel, work: Workload) -> None:
-    """As `trainer.training.batch_loss` does it, with numbers that are never computed."""
+    """As `trainer.training.loop.batch_loss` does it, with numbers that are never computed."""
     rows, kept = work.rows, work.kept_rows
     latents = _latents(base, work, rows)
     noise = torch.empty_like(latents)

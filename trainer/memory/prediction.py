@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any, TypeVar
 
-from trainer.cache import content_key
-from trainer.config import TrainingConfig
+from trainer.config.schema import TrainingConfig
 from trainer.data.buckets import make_buckets
+from trainer.data.cache import content_key
+from trainer.data.latents import check_resolution
 from trainer.errors import UserError
 from trainer.memory.architecture import Architecture, find_architecture
 from trainer.memory.ladder import (
@@ -28,10 +29,9 @@ from trainer.memory.phases import (
     other_memory,
     step_memory,
 )
-from trainer.pictures import check_resolution
+from trainer.memory.tiling import wants_tiles
 from trainer.places import cache_folder
 from trainer.runs.atomic import write_json
-from trainer.tiling import wants_tiles
 
 GIB = 2**30
 CONTEXT_GIB = 0.7

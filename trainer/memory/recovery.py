@@ -9,7 +9,7 @@ from statistics import median
 
 import torch
 
-from trainer.config import TrainingConfig
+from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
 from trainer.memory.ladder import Rung, rungs_below
 

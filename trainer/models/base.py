@@ -41,8 +41,8 @@ class BaseModel:
         fingerprint: SHA-256 over its files, so over everything that its output depends on.
         vae_fingerprint: the same of the VAE alone, for cached latents.
         weights: how the frozen weights of the UNet and the text encoders are kept: full, 8bit or
-            4bit (`trainer.quantized`).
-        tiling: whether large pictures go through the VAE in tiles (`trainer.tiling`).
+            4bit (`trainer.memory.quantized`).
+        tiling: whether large pictures go through the VAE in tiles (`trainer.memory.tiling`).
     """
 
     name: str

@@ -114,7 +114,7 @@ def seen(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
 
 
 def _weight(layer: nn.Module) -> Tensor:
-    """As it is kept: the codes of one in half precision (`trainer.quantized`)."""
+    """As it is kept: the codes of one in half precision (`trainer.memory.quantized`)."""
     found = layer._buffers.get("codes")
     return layer._parameters.get("weight") if found is None else found  # type: ignore[return-value]
 

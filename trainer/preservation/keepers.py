@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from trainer.cache import TensorCache
-from trainer.concepts import kept_share
 from trainer.conditioning import TextSource
-from trainer.config import TrainingConfig
-from trainer.devices import Device
+from trainer.config.concepts import kept_share
+from trainer.config.schema import TrainingConfig
+from trainer.data.cache import TensorCache
+from trainer.data.latents import LatentSource, Picture
+from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
 from trainer.models.text import Size
-from trainer.pictures import LatentSource, Picture
 from trainer.preservation.looks import choose_looks
 from trainer.preservation.pictures import (
     ClassPicture,

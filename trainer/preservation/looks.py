@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from trainer.concepts import concepts_of, triggers_of
-from trainer.config import TrainingConfig
+from trainer.config.concepts import concepts_of, triggers_of
+from trainer.config.schema import TrainingConfig
 from trainer.data.captions import contains_word
-from trainer.pictures import Picture
+from trainer.data.latents import Picture
 from trainer.preservation.prompts import without_triggers
 from trainer.preservation.words import STAND_INS
 from trainer.seeds import derive_seed

@@ -14,18 +14,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trainer.cache import TensorCache, content_key
-from trainer.config import TrainingConfig
-from trainer.devices import Device
+from trainer.config.schema import TrainingConfig
+from trainer.data.cache import TensorCache, content_key
+from trainer.data.latents import LatentSource, fit_pictures, scan_again
+from trainer.diffusion import Prediction, add_noise, draw_noise, target
 from trainer.evaluation.predicting import Points
+from trainer.generation.sampling import Drawing, draw_latents
 from trainer.lora.attach import disabled
+from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
 from trainer.models.text import Size
-from trainer.objective import Prediction, add_noise, draw_noise, target
-from trainer.pictures import LatentSource, fit_pictures, scan_again
 from trainer.preservation.prompts import class_prompts
 from trainer.preservation.rows import KeptRows, Rhythm
-from trainer.sampling import Drawing, draw_latents
 from trainer.seeds import derive_seed, derive_uniform
 
 INFERENCE_STEPS = 25
@@ -87,7 +87,7 @@ class PictureKeeper:
         return KeptRows(points, wanted, (), count, holds_text=False)
 
     def _timestep(self, step: int, row: int, count: int) -> int:
-        """Stratified over the rows of a step, as `trainer.objective.draw_timesteps`."""
+        """Stratified over the rows of a step, as `trainer.diffusion.draw_timesteps`."""
         offset = derive_uniform(self.seed, step, "class picture timesteps")
         return int((row + offset) / count * len(self.alpha_bar))
 

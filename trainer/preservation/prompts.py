@@ -7,13 +7,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trainer.cache import TensorCache
-from trainer.concepts import concepts_of, triggers_of
-from trainer.config import TrainingConfig
+from trainer.config.concepts import concepts_of, triggers_of
+from trainer.config.schema import TrainingConfig
+from trainer.data.cache import TensorCache
 from trainer.data.captions import contains_word, without_word
-from trainer.devices import Device
 from trainer.evaluation.prompts import caption_wordings, rank_by_kinship, with_article
 from trainer.evaluation.things import kind_of
+from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
 from trainer.preservation.words import OTHER_SUBJECTS, OTHERS
 from trainer.seeds import derive_seed

@@ -20,16 +20,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.cache import TensorCache, content_key
 from trainer.conditioning import TextSource
-from trainer.devices import Device
+from trainer.data.cache import TensorCache, content_key
+from trainer.diffusion import add_noise, clean_and_noise
+from trainer.generation.sampling import evaluating
 from trainer.lora.attach import disabled
+from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
 from trainer.models.text import Size, added_conditioning
-from trainer.objective import add_noise, clean_and_noise
 from trainer.preservation.prompts import PreservedPrompts
 from trainer.preservation.remembered import Remembered
-from trainer.sampling import evaluating
 from trainer.seeds import derive_seed, derive_uniform
 
 STEPS = 8

@@ -33,7 +33,7 @@ class RunFolder:
 
     @property
     def events(self) -> Path:
-        """One JSON object a line; see `trainer.runs.events`."""
+        """One JSON object a line; see `trainer.runs.log`."""
         return self.path / "events.jsonl"
 
     @property

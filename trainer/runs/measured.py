@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from trainer.runs.events import number
+from trainer.runs.log import number
 from trainer.runs.layout import RunFolder
 
 COLUMNS = ("likeness", "effect", "leak", "collateral", "validation_loss")

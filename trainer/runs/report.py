@@ -13,16 +13,16 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from trainer.concepts import concepts_of, subject_of
-from trainer.config import TrainingConfig
-from trainer.configdocs import shown
-from trainer.configfields import all_fields, get_value, sections
-from trainer.configfile import read_config
+from trainer.config.concepts import concepts_of, subject_of
+from trainer.config.schema import TrainingConfig
+from trainer.config.docs import shown
+from trainer.config.fields import all_fields, get_value, sections
+from trainer.config.file import read_config
 from trainer.errors import UserError
 from trainer.runs.atomic import write_text
 from trainer.runs.board import read_board
 from trainer.runs.charts import Line, Point, line_chart, smooth
-from trainer.runs.events import Event, number, read_events
+from trainer.runs.log import Event, number, read_events
 from trainer.runs.layout import RunFolder
 from trainer.runs.measured import COLUMNS, read_measured
 

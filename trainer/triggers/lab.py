@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 from transformers import CLIPTokenizer
 
-from trainer.cache import TensorCache
+from trainer.data.cache import TensorCache
 from trainer.data.captions import clean_caption
 from trainer.models.load import TextPart, load_text_part
 from trainer.places import cache_folder

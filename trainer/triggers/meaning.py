@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import Embedding
 from transformers import CLIPTokenizer
 
-from trainer.cache import TensorCache, content_key
+from trainer.data.cache import TensorCache, content_key
 from trainer.models.base import TextEncoder
 from trainer.triggers.reference import EVERYDAY, READABLE
 

@@ -20,7 +20,7 @@ from typing import Any, Literal, Protocol, cast
 import numpy as np
 import torch
 
-from trainer.cache import TensorCache, content_key
+from trainer.data.cache import TensorCache, content_key
 from trainer.places import cache_folder
 
 Strength = Literal["strong", "some", "faint"]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.config import CaptionsConfig
+from trainer.config.schema import CaptionsConfig
 from trainer.data.captions import (
     MAX_CAPTION_BYTES,
     MAX_CAPTION_CHARACTERS,

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.trainer.data.folders_for_tests import about, picture, put
-from trainer.config import ImagesConfig
+from trainer.config.schema import ImagesConfig
 from trainer.data.buckets import CropPlan, plan_crop
 from trainer.data.images import fit, load_alpha, load_grey, load_rgb
 from trainer.data.masks import fit_mask, latent_mask, mask_problem

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.trainer.data.folders_for_tests import picture, put
-from trainer.config import CaptionsConfig, ImagesConfig
+from trainer.config.schema import CaptionsConfig, ImagesConfig
 from trainer.data.report import SetReport, describe_set, format_report, sticking_words
 from trainer.data.sets import scan_image_set
 

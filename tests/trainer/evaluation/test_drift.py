@@ -9,12 +9,12 @@ import torch
 
 from tests.conftest import TinyBase
 from tests.tiny_models import TINY_NAMES
-from trainer.cache import TensorCache
-from trainer.config import AdapterConfig
-from trainer.devices import choose_device
+from trainer.config.schema import AdapterConfig
+from trainer.data.cache import TensorCache
 from trainer.evaluation import drift as drift_module
 from trainer.evaluation.drift import ProbeSettings, drift, make_probes, mean_drift
 from trainer.lora.attach import Attachment, attach, set_strength
+from trainer.memory.devices import choose_device
 from trainer.models.base import BaseModel
 from trainer.models.load import load_base
 

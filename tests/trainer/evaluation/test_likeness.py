@@ -12,14 +12,14 @@ from tests.conftest import TinyBase
 from tests.tiny_models import TINY_NAMES
 from tests.trainer.evaluation.test_drift import DEVICE, adapted, move, on_device
 from tests.trainer.runs_for_tests import make_images
-from trainer.cache import TensorCache
-from trainer.config import ImagesConfig, ObjectiveConfig
+from trainer.config.schema import ImagesConfig, ObjectiveConfig
+from trainer.data.cache import TensorCache
+from trainer.data.latents import LatentSource, MaskSource, Picture, fit_pictures
 from trainer.data.sets import scan_image_set
 from trainer.evaluation import likeness as likeness_module
 from trainer.evaluation.likeness import Example, Losses, likeness, make_examples, measure_losses
 from trainer.evaluation.predicting import Points
 from trainer.models.base import BaseModel
-from trainer.pictures import LatentSource, MaskSource, Picture, fit_pictures
 
 
 def pictures_of(base: BaseModel, folder: Path) -> tuple[list[Picture], LatentSource]:

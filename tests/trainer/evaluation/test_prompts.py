@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import TinyBase
 from tests.trainer.evaluation.test_drift import DEVICE
-from trainer.cache import TensorCache
+from trainer.data.cache import TensorCache
 from trainer.data.captions import contains_word
 from trainer.evaluation.prompts import NEIGHBOURS, caption_wordings, neighbours_of, prompt_sets
 from trainer.evaluation.things import KINDS, THINGS, kind_of, things_apart_from

@@ -10,15 +10,15 @@ import pytest
 from tests.conftest import TinyBase
 from tests.tiny_models import TINY_NAMES
 from tests.trainer.runs_for_tests import digest, make_images, small_config, train_small
-from trainer.devices import choose_device
 from trainer.evaluation import drift
 from trainer.evaluation.drift import ProbeSettings
 from trainer.evaluation.meters import Meters
 from trainer.evaluation.watching import Evaluated, Validated, Watch, history
 from trainer.lora.files import read_adapter
-from trainer.runs.events import read_events
+from trainer.memory.devices import choose_device
 from trainer.runs.layout import RunFolder
-from trainer.session import prepare
+from trainer.runs.log import read_events
+from trainer.training.session import prepare
 
 METERS = Meters(0.1, 0.05, 0.04, 0.02, likeness=0.1, validation_loss=0.5, training_loss=0.4)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.config import AdapterConfig
+from trainer.config.schema import AdapterConfig
 from trainer.lora.files import AdapterFile, LoraLayer
 from trainer.lora.layers import adapted_layers, find_layers, get_weights, original_layer, parts_of
 from trainer.lora.names import ModuleKey, Part

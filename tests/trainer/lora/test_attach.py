@@ -22,7 +22,7 @@ from tests.trainer.lora.helpers import (
     outputs,
     random_tensor,
 )
-from trainer.config import AdapterConfig
+from trainer.config.schema import AdapterConfig
 from trainer.errors import UserError
 from trainer.lora.attach import (
     Attachment,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.trainer.lora.conftest import BaseOf
-from trainer.config import TrainingConfig
+from trainer.config.schema import TrainingConfig
 from trainer.lora.metadata import (
     CONFIG_KEY,
     MAX_LENGTH,

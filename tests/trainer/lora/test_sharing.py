@@ -14,15 +14,15 @@ from safetensors import safe_open
 
 from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import digest, make_images, small_config, train_small
-from trainer.cli import main
-from trainer.configfile import read_config
+from trainer.commands.cli import main
+from trainer.config.file import read_config
 from trainer.errors import UserError
 from trainer.lora.content import AdapterFile
 from trainer.lora.files import read_adapter
 from trainer.lora.metadata import CONFIG_KEY
 from trainer.lora.recorded import recipe_of
 from trainer.lora.sharing import THUMBNAIL_KEY, picture_of, share
-from trainer.runner import Result
+from trainer.training.runner import Result
 
 
 @pytest.fixture(scope="module")

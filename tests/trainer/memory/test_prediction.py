@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tests.conftest import TinyBase
-from trainer.cli import main
-from trainer.config import TrainingConfig
-from trainer.configfile import with_values
+from trainer.commands.cli import main
+from trainer.config.file import with_values
+from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
 from trainer.memory.architecture import find_architecture
 from trainer.memory.ladder import rung_of, rungs_below
@@ -164,8 +164,8 @@ def test_mistakes_are_one_sentence(
 
 
 def test_the_page_asks_the_same(tiny_base: TinyBase) -> None:
-    from trainer.generation import Studio
-    from trainer.service import verb_table
+    from trainer.commands.worker import verb_table
+    from trainer.generation.studio import Studio
 
     values = {"base.name": str(tiny_base("sd1")), "images.resolution": 64}
     config = with_values(TrainingConfig(), values)

@@ -11,15 +11,15 @@ import torch
 
 from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import digest, make_images, small_config, train_small
-from trainer import training
-from trainer.batches import Batches
-from trainer.config import TrainingConfig
+from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
 from trainer.memory.ladder import rung_of, rungs_below
 from trainer.memory.recovery import MemoryUsed, SpillWatch, out_of_memory
-from trainer.runs.events import read_events
 from trainer.runs.layout import RunFolder
-from trainer.training import StepDone, TrainingEvent, Warned
+from trainer.runs.log import read_events
+from trainer.training import loop as training
+from trainer.training.batches import Batches
+from trainer.training.loop import StepDone, TrainingEvent, Warned
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_the_dry_step_changes_nothing(
         yield from training.dry_step(session)
         yield from train(session, stop)
 
-    monkeypatch.setattr("trainer.runner.train", with_dry_step)
+    monkeypatch.setattr("trainer.training.runner.train", with_dry_step)
     train_small(small(adapter__dropout=0.2), tmp_path / "with")
     assert seen and max(seen) >= 16 * 16
     assert digest(tmp_path / "without/adapter.safetensors") == digest(
@@ -121,7 +121,7 @@ def test_the_dry_step_finds_the_mode_that_fits(
         modes.append(session.rung)
         yield from train(session, stop)
 
-    monkeypatch.setattr("trainer.runner.train", with_dry_step)
+    monkeypatch.setattr("trainer.training.runner.train", with_dry_step)
     _, collected = train_small(small(), tmp_path / "run")
     second = next(rungs_below(rung_of(small())))
     assert modes == [next(rungs_below(second))]
@@ -147,7 +147,7 @@ def test_exact_steps_are_computed_with_deterministic_kernels_and_nothing_else_is
         return real(*given, **options)
 
     monkeypatch.setattr(training, "batch_loss", watched)
-    monkeypatch.setattr("trainer.runner.train", with_exact_steps)
+    monkeypatch.setattr("trainer.training.runner.train", with_exact_steps)
     train_small(small(), tmp_path / "run")
     assert seen and all(seen)
     assert not torch.are_deterministic_algorithms_enabled()
@@ -164,7 +164,7 @@ def test_what_cannot_repeat_exactly_is_said_and_trained_all_the_same(
         return real(*given, **options)
 
     monkeypatch.setattr(training, "batch_loss", picky)
-    monkeypatch.setattr("trainer.runner.train", with_exact_steps)
+    monkeypatch.setattr("trainer.training.runner.train", with_exact_steps)
     result, collected = train_small(small(), tmp_path / "run")
     assert result.finished and len(losses(collected)) == 4
     (warning,) = (e.message for e in collected.of(Warned) if "to the last bit" in e.message)
@@ -179,7 +179,7 @@ def test_other_errors_of_a_dry_step_stay_errors(
         raise RuntimeError("something else")
 
     monkeypatch.setattr(training, "batch_loss", broken)
-    monkeypatch.setattr("trainer.runner.train", with_exact_steps)
+    monkeypatch.setattr("trainer.training.runner.train", with_exact_steps)
     with pytest.raises(RuntimeError, match="something else"):
         train_small(small(), tmp_path / "run")
 
@@ -212,7 +212,7 @@ def test_loading_that_does_not_fit_says_so(
     def fail(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("injected")
 
-    monkeypatch.setattr("trainer.session.load_kept", fail)
+    monkeypatch.setattr("trainer.training.session.load_kept", fail)
     with pytest.raises(UserError, match="to load the base model") as caught:
         train_small(small(), tmp_path / "run")
     assert caught.value.hint.count("; or ") == 2

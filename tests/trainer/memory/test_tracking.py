@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from tests.conftest import TinyBase
-from trainer import frozen
-from trainer.config import AdapterConfig
+from trainer.config.schema import AdapterConfig
 from trainer.lora.attach import attach
+from trainer.memory import layers as frozen
 from trainer.memory.architecture import find_architecture
 from trainer.memory.ladder import Mode
 from trainer.memory.modes import set_mode
@@ -17,7 +17,7 @@ from trainer.memory.phases import Workload, optimizer_bytes, step_memory
 from trainer.memory.tracking import BLOCK, StorageTracker, bytes_of, rounded
 from trainer.models.load import load_base
 from trainer.models.text import added_conditioning, encode
-from trainer.optimization import make_optimizer, parameter_groups
+from trainer.training.optimizers import make_optimizer, parameter_groups
 
 MODES: list[tuple[Mode, bool]] = [
     ("plain", False),
@@ -92,7 +92,7 @@ def test_prediction_of_a_step_is_what_a_step_takes(
 
 @pytest.mark.parametrize("name", ["adamw", "adamw8bit", "prodigy", "lion"])
 def test_state_of_the_optimizers(name: str) -> None:
-    from trainer.config import OptimizerConfig
+    from trainer.config.schema import OptimizerConfig
 
     parameter = torch.nn.Parameter(torch.randn(256, 64))
     groups = parameter_groups({"unet": [("x.lora_A", parameter)]}, {"unet": 1.0})

@@ -12,18 +12,18 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tests.trainer.runs_for_tests import assert_offload_changes_nothing
-from trainer import kept
-from trainer.config import AdapterConfig, TrainingConfig
-from trainer.configfile import with_values
-from trainer.devices import choose_device
+from trainer.config.file import with_values
+from trainer.config.schema import AdapterConfig, TrainingConfig
 from trainer.lora.attach import attach
+from trainer.memory import kept
+from trainer.memory.devices import choose_device
 from trainer.memory.modes import set_mode
+from trainer.memory.quantized import quantize_base
 from trainer.models import pages, resting
 from trainer.models.load import BaseModel, load_base
 from trainer.models.pages import let_go, stay_in_file, stays_in_file
 from trainer.models.resting import rest, wake
 from trainer.places import PROJECT
-from trainer.quantized import quantize_base
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pages are Linux's")
 

@@ -13,14 +13,14 @@ from tests.tiny_models import TinyName
 from tests.trainer.models.conftest import CopyOf
 from tests.trainer.models.original_layout import write_original
 from tests.trainer.runs_for_tests import assert_offload_changes_nothing
-from trainer.config import AdapterConfig
-from trainer.devices import choose_device
+from trainer.config.schema import AdapterConfig
 from trainer.errors import UserError
 from trainer.lora.attach import attach
+from trainer.memory.devices import choose_device
+from trainer.memory.quantized import quantize_base
 from trainer.models import resting
 from trainer.models.load import BaseModel, load_base
 from trainer.models.resting import is_resting, rest, wake
-from trainer.quantized import quantize_base
 
 
 @pytest.fixture(autouse=True)

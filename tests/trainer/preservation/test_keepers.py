@@ -11,17 +11,17 @@ import torch
 from tests.conftest import TinyBase
 from tests.tiny_models import TINY_NAMES
 from tests.trainer.runs_for_tests import digest, make_images, small_config, train_small
-from trainer.devices import choose_device
+from trainer.diffusion import add_noise, clean_and_noise, target
 from trainer.errors import UserError
 from trainer.evaluation.predicting import Points, predict
 from trainer.lora.attach import disabled
-from trainer.objective import add_noise, clean_and_noise, target
+from trainer.memory.devices import choose_device
 from trainer.preservation.pictures import PictureKeeper
 from trainer.preservation.remembered import PredictionKeeper
 from trainer.preservation.remembering import STEPS
 from trainer.runs.layout import RunFolder
-from trainer.session import Session, prepare
-from trainer.training import StepDone, batch_loss, training_step
+from trainer.training.loop import StepDone, batch_loss, training_step
+from trainer.training.session import Session, prepare
 
 
 def session_for(base: Path, folder: Path, **changes: Any) -> Session:

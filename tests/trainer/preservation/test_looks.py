@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from tests.trainer.runs_for_tests import make_images
-from trainer.config import ImagesConfig, TrainingConfig
-from trainer.configfile import with_values
+from trainer.config.file import with_values
+from trainer.config.schema import ImagesConfig, TrainingConfig
 from trainer.data.captions import contains_word
+from trainer.data.latents import Picture, fit_pictures
 from trainer.data.sets import scan_image_set
-from trainer.pictures import Picture, fit_pictures
 from trainer.preservation.looks import OTHER_WORD_EVERY, choose_looks
 
 CONCEPTS = [

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from tests.conftest import TinyBase
-from trainer.cache import TensorCache
-from trainer.config import TrainingConfig
-from trainer.configfile import with_values
+from trainer.config.file import with_values
+from trainer.config.schema import TrainingConfig
+from trainer.data.cache import TensorCache
 from trainer.data.captions import contains_word
-from trainer.devices import choose_device
 from trainer.evaluation.things import KINDS, kind_of
+from trainer.memory.devices import choose_device
 from trainer.models.load import load_base
 from trainer.preservation.prompts import (
     NEIGHBOURS,

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from trainer.config import TrainingConfig
-from trainer.configfields import all_fields
-from trainer.configfile import with_values, write_config
+from trainer.config.schema import TrainingConfig
+from trainer.config.fields import all_fields
+from trainer.config.file import with_values, write_config
 from trainer.runs.board import read_board, spread
-from trainer.runs.events import EventLog, append_event, read_events
+from trainer.runs.log import EventLog, append_event, read_events
 from trainer.runs.layout import RunFolder, create_run
 from trainer.runs.report import base_kind, duration, step_points, write_report
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer.cache import TensorCache
+from trainer.data.cache import TensorCache
 from trainer.models.text import encode
 from trainer.triggers import meaning
 from trainer.triggers.lab import TriggerLab

@@ -1,0 +1,79 @@
+"""The page: five tabs over one calm header."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from app.shared import TABS, Shared, go
+from app.tabs.adapters import tab as adapters
+from app.tabs.generate import tab as generate
+from app.tabs.images import tab as images
+from app.tabs.runs import tab as runs
+from app.tabs.runs.html import label
+from app.tabs.runs.reader import overview
+from app.tabs.train import tab as train
+
+_BUILDERS = {
+    "images": images.build,
+    "train": train.build,
+    "runs": runs.build,
+    "generate": generate.build,
+    "adapters": adapters.build,
+}
+TICK = 2.0  # seconds
+# Gradio 6.31 tells of edits of a textbox only when a key with a character is pressed: not of
+# Backspace, of cutting and pasting, of dictation. Each edit gets the key that it lacks.
+EVERY_EDIT = """() => {
+    if (window.rarebitEdits) return;
+    window.rarebitEdits = true;
+    document.addEventListener('input', event => {
+        if (event.target.dataset.testid !== 'textbox') return;
+        if (event.inputType === "insertText" && event.data?.length === 1) return;
+        event.target.dispatchEvent(new KeyboardEvent('keypress', {key: 'Unidentified'}));
+    });
+}"""
+
+
+def build_page() -> gr.Blocks:
+    """The whole page, not served yet."""
+    with gr.Blocks(
+        title="Rarebit", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
+    ) as page:
+        timer = gr.Timer(TICK)
+        states = [gr.State(value) for value in ("", "", "", "tiny-emoji", "", "", ("", 0.0))]
+        with gr.Row(elem_id="masthead"):
+            gr.HTML("<h1>Rarebit</h1>")
+            now = gr.Button("", visible=False, size="sm", elem_id="now")
+        with gr.Tabs(elem_id="tabs") as tabs:
+            rooms = {
+                name: gr.Tab(label, id=name, elem_id=f"tab-{name}") for name, label in TABS.items()
+            }
+        shared = Shared(page, tabs, rooms, timer, *states)
+        for name, room in rooms.items():
+            with room:
+                _BUILDERS[name](shared)
+        _show_what_trains(now, shared)
+        page.load(None, None, None, js=EVERY_EDIT, api_visibility="private")
+    return page
+
+
+def _show_what_trains(now: gr.Button, shared: Shared) -> None:
+    """A line in the header, on every tab, that leads to the run."""
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+
+    def look(seen: str) -> tuple[Any, Any]:
+        busy = overview.busy()
+        text = label(busy) if busy else ""
+        if text == seen:
+            return gr.skip(), gr.skip()
+        return gr.Button(text, visible=bool(text)), text
+
+    def lead() -> tuple[str, gr.Tabs]:
+        busy = overview.busy()
+        return (busy.name if busy else ""), go("runs")
+
+    seen = gr.State("")
+    gr.on([shared.timer.tick, shared.page.load], look, seen, [now, seen], **quiet)
+    now.click(lead, None, [shared.run, shared.tabs], **quiet)

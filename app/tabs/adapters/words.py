@@ -1,0 +1,112 @@
+"""The trigger words of adapters, and a prompt to begin with."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from app import client as service
+from app import jobs
+from app.tabs.adapters.files import AdapterChoice, find_adapter
+from trainer.config.file import ConfigError, read_config
+from trainer.errors import UserError
+
+_SECONDS = 120.0
+_MOST_WORDS = 20
+
+
+@dataclass(frozen=True)
+class Words:
+    """What an adapter answers to.
+
+    Attributes:
+        triggers: its trigger words.
+        prompt: one that it has been drawn with, or "".
+    """
+
+    triggers: tuple[str, ...]
+    prompt: str = ""
+
+
+def of_all(chosen: Sequence[str | None], ask: bool = True) -> list[Words]:
+    """The words of each adapter that is chosen, by id.
+
+    Args:
+        ask: whether the worker may be asked about files of other tools, which can take seconds
+            when it has to start; otherwise what it has said before counts.
+
+    Raises:
+        UserError: an adapter is gone, or can't be read.
+    """
+    return [_words(find_adapter(one), ask) for one in dict.fromkeys(chosen) if one]
+
+
+def suggested_prompt(known: Iterable[Words]) -> str:
+    """A prompt with the trigger words of all."""
+    known = list(known)
+    first = next((words.prompt for words in known if words.prompt), "")
+    return " ".join([*missing(first, known), first]).strip()
+
+
+def missing(prompt: str, known: Iterable[Words]) -> list[str]:
+    """For each adapter none of whose trigger words is in the prompt: the first of them."""
+    return [
+        words.triggers[0]
+        for words in known
+        if words.triggers and not any(_has(prompt, word) for word in words.triggers)
+    ]
+
+
+def _has(prompt: str, word: str) -> bool:
+    pattern = rf"(?<!\w){re.escape(word.casefold())}(?!\w)"
+    return re.search(pattern, prompt.casefold()) is not None
+
+
+def _words(choice: AdapterChoice, ask: bool) -> Words:
+    if choice.run:
+        return _words_of_run(choice.run)
+    facts = choice.path.stat()
+    key = (choice.path, facts.st_mtime_ns)
+    if not ask and key not in _asked:
+        return Words(())
+    return _words_of_file(*key)
+
+
+def _words_of_run(name: str) -> Words:
+    run = jobs.run_folder(name)
+    try:
+        captions = read_config(run.config).captions
+    except ConfigError:
+        return Words(())
+    steps = run.preview_steps()
+    prompt = _first_prompt(run.preview(steps[-1])) if steps else ""
+    if captions.trigger and not _has(prompt, captions.trigger):
+        prompt = f"{captions.trigger} {captions.class_word}".strip()
+    return Words((captions.trigger,) if captions.trigger else (), prompt)
+
+
+def _first_prompt(folder: Path) -> str:
+    try:
+        records = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
+        return str(records[0]["prompt"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
+
+
+_asked: set[tuple[Path, int]] = set()
+
+
+@lru_cache(maxsize=256)
+def _words_of_file(path: Path, changed: int) -> Words:
+    """As the file says itself; ``changed`` is when it was written, in nanoseconds."""
+    try:
+        found = service.call("adapter.inspect", {"file": str(path)}, _SECONDS)
+    except UserError:
+        return Words(())  # what is wrong with it is said when it is drawn with
+    _asked.add((path, changed))
+    words = found.get("trigger_words") or []
+    return Words(tuple(str(word)[:60] for word in words[:_MOST_WORDS]))

@@ -1,0 +1,138 @@
+"""The settings that pictures carry, read back into the form."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from app.tabs.generate.drawing import AdapterSetting, Settings
+from trainer.data.png_text import read_texts
+from trainer.errors import UserError
+
+_ADAPTER = re.compile(r"(?P<name>.+?)(?::(?P<unet>-?[\d.]+(?:e-?\d+)?))?(?::(?P<text>-?[\d.]+))?")
+_MOST_ADAPTERS = 50
+
+
+@dataclass(frozen=True)
+class NamedAdapter:
+    """An adapter as a picture names it."""
+
+    name: str
+    strength: float = 1.0
+    text_strength: float | None = None
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What was found in a picture.
+
+    Attributes:
+        settings: for the form; its adapters are those that are here.
+        missing: what could not be found here, in words.
+    """
+
+    settings: Settings
+    missing: tuple[str, ...] = ()
+
+
+class _Facts(BaseModel):
+    """What `trainer.generation.sampling.save_picture` writes."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    prompt: str = Field(max_length=5000)
+    negative: str = Field(default="", max_length=5000)
+    seed: int = Field(ge=0, lt=2**31)
+    width: int = Field(default=0, ge=0, le=4096)
+    height: int = Field(default=0, ge=0, le=4096)
+    inference_steps: int = Field(ge=1, le=1000)
+    guidance: float = Field(ge=0, le=100, allow_inf_nan=False)
+    model: str = ""
+    adapters: list[str] = []
+
+
+def read_settings(path: Path, known: dict[str, str], bases: list[str]) -> Restored:
+    """The settings in a picture drawn here, or by a tool that writes as A1111 does.
+
+    Args:
+        known: ids of the adapters that are here, by the names that pictures use.
+        bases: the base models that are here.
+
+    Raises:
+        UserError: it carries none.
+    """
+    texts = read_texts(path)
+    facts = _own_facts(texts.get("rarebit", "")) or _a1111_facts(texts.get("parameters", ""))
+    if facts is None:
+        raise UserError(
+            "There are no settings in this picture.",
+            "Pictures drawn here carry them, as long as no other program has saved them anew.",
+        )
+    settings = Settings(
+        prompt=facts.prompt,
+        negative=facts.negative,
+        seed=facts.seed,
+        steps=facts.inference_steps,
+        guidance=facts.guidance,
+        width=facts.width,
+        height=facts.height,
+        base=facts.model if facts.model in bases else "",
+    )
+    named = [parse_adapter(text) for text in facts.adapters[:_MOST_ADAPTERS]]
+    adapters = tuple(
+        AdapterSetting(known[one.name], one.strength, one.text_strength)
+        for one in named
+        if one.name in known
+    )
+    missing = [f"the adapter {one.name}" for one in named if one.name not in known]
+    if facts.model and not settings.base:
+        missing.append(f"the base model {Path(facts.model).name}")
+    return Restored(replace(settings, adapters=adapters), tuple(missing))
+
+
+def parse_adapter(text: str) -> NamedAdapter:
+    """``NAME:STRENGTH`` or ``NAME:STRENGTH:TEXT_STRENGTH``."""
+    match = _ADAPTER.fullmatch(text[:300])
+    if match is None:
+        return NamedAdapter(text[:300])
+    try:
+        strength = float(match["unet"] or 1)
+        text_strength = float(match["text"]) if match["text"] else None
+    except ValueError:
+        return NamedAdapter(text[:300])
+    return NamedAdapter(match["name"], strength, text_strength)
+
+
+def _own_facts(text: str) -> _Facts | None:
+    try:
+        return _Facts.model_validate(json.loads(text))
+    except (ValueError, ValidationError, RecursionError):
+        return None
+
+
+def _a1111_facts(text: str) -> _Facts | None:
+    """``PROMPT <lora:NAME:1>``, ``Negative prompt: …`` and ``Steps: 20, Seed: 1, …``."""
+    head, _, tail = text.rpartition("\n")
+    pairs = dict(re.findall(r"([A-Z][\w ]*): ([^,]+)", tail))
+    prompt, _, negative = head.partition("\nNegative prompt: ")
+    width, _, height = pairs.get("Size", "").partition("x")
+    try:
+        return _Facts.model_validate(
+            {
+                "prompt": re.sub(r"\s*<lora:[^>]*>", "", prompt),
+                "negative": negative,
+                "seed": pairs.get("Seed"),
+                "width": width,
+                "height": height,
+                "inference_steps": pairs.get("Steps"),
+                "guidance": pairs.get("CFG scale"),
+                "model": pairs.get("Model", ""),
+                "adapters": re.findall(r"<lora:([^>]+)>", prompt),
+            }
+        )
+    except ValidationError:
+        return None

@@ -1,0 +1,145 @@
+"""How pictures and captions are written into an image set of the page's own.
+
+Pictures are stored byte by byte under names of our own; a caption is a ``.txt`` file beside its
+picture. No name that came from elsewhere becomes a path.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from app.tabs.images.imagesets import (
+    MAX_TITLE,
+    SetFolder,
+    contents_of,
+    disk_trouble,
+    new_set,
+    read_notes,
+    scan,
+    slug,
+    write_new_notes,
+)
+from trainer.data.folders import MAX_REPEATS, folder_repeats
+from trainer.data.images import PICTURE_SUFFIXES, ImageProblem
+from trainer.data.names import display_name
+from trainer.data.parquet import ParquetRow, forget_tables
+from trainer.data.sets import ImageEntry, ImageFile
+from trainer.errors import UserError
+
+_MAX_FOLDERS = 3  # levels of folders that are kept
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,60}")
+_MAX_ABOUT = 1 << 20
+_ABOUT = ("README.md", "README.txt", "README", "LICENSE", "LICENSE.txt", "LICENSE.md")
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """A picture on its way in, by the name that it came with."""
+
+    name: str
+    source: Path | ParquetRow
+    caption: str | None
+
+
+def write_pictures(
+    folder: Path, incoming: Iterable[Incoming], number: int, *, keep_plain: bool = False
+) -> dict[str, str]:
+    """Write pictures and captions below a folder; gives the old name of each new one.
+
+    Args:
+        number: of the first picture; no two get the same stem, so that each has its own caption.
+        keep_plain: names of letters, digits and dashes stay as they are.
+
+    Raises:
+        OSError: from the file system.
+    """
+    names: dict[str, str] = {}
+    folders: dict[str, str] = {}
+    stems: set[str] = set()
+    for count, picture in enumerate(incoming, start=number):
+        old = PurePosixPath(picture.name)
+        below = _own_folder(str(old.parent), folders)
+        stem = "-".join(part for part in (f"{count:04d}", slug(old.stem, 32)) if part)
+        plain = f"{below}/{old.stem}".casefold()
+        if keep_plain and _PLAIN.fullmatch(old.stem) and plain not in stems:
+            stem = old.stem
+        stems.add(f"{below}/{stem}".casefold())
+        target = folder / below / f"{stem}{_own_suffix(picture)}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(picture.source, Path):
+            shutil.copyfile(picture.source, target)
+        else:
+            target.write_bytes(_bytes_of(picture.name, picture.source))
+        if picture.caption:
+            target.with_suffix(".txt").write_text(f"{picture.caption}\n", encoding="utf-8")
+        names[target.relative_to(folder).as_posix()] = picture.name
+    return names
+
+
+def _own_suffix(picture: Incoming) -> str:
+    """A table's rows have no suffix: decoders judge by content, so any will do."""
+    suffix = PurePosixPath(picture.name).suffix.casefold()
+    return suffix if suffix in PICTURE_SUFFIXES and suffix.isascii() else ".png"
+
+
+def _bytes_of(name: str, row: ParquetRow) -> bytes:
+    try:
+        return row.read()
+    except ImageProblem as problem:
+        raise UserError(f"{display_name(name)}: {problem.reason}", problem.hint) from problem
+
+
+def _own_folder(old: str, known: dict[str, str]) -> str:
+    """A folder of our own for each that came; one that means repeats goes on to mean them."""
+    if old == ".":
+        return ""
+    if old not in known:
+        parts = [_own_part(part) for part in PurePosixPath(old).parts[-_MAX_FOLDERS:]]
+        stem, number = "/".join(parts), 2
+        name = stem
+        while name in known.values():
+            name, number = f"{stem}-{number}", number + 1
+        known[old] = name
+    return known[old]
+
+
+def _own_part(part: str) -> str:
+    repeats = folder_repeats(part)
+    rest = slug(part.partition("_")[2] if repeats is not None else part)
+    if repeats is None:
+        return rest or "folder"
+    return f"{min(repeats, MAX_REPEATS + 1)}_{rest}"
+
+
+def copy_set(root: Path, image_set: SetFolder) -> SetFolder:
+    """A copy of a set that the page may change: “a copy of police-car”.
+
+    Its captions become .txt files, wherever they stood. Pictures that cannot be used stay behind.
+
+    Raises:
+        UserError: nothing in it can be used, or there is no room.
+    """
+    notes = read_notes(image_set)
+    entries = scan(image_set).entries
+    with disk_trouble(), new_set(root, f"a copy of {image_set.shown}") as (folder, copy):
+        names = write_pictures(
+            folder, [_incoming(image_set.path, entry) for entry in entries], 1, keep_plain=True
+        )
+        for file in contents_of(image_set).others:
+            if file.name in _ABOUT and file.path.stat().st_size < _MAX_ABOUT:
+                shutil.copyfile(file.path, folder / file.name)
+        title = f"a copy of {image_set.shown}"[:MAX_TITLE]
+        write_new_notes(folder, replace(notes, title=title, copied_from=image_set.id, names=names))
+    forget_tables()
+    return copy
+
+
+def _incoming(root: Path, entry: ImageEntry) -> Incoming:
+    if isinstance(entry.source, ImageFile):
+        path = entry.source.path
+        return Incoming(path.relative_to(root).as_posix(), path, entry.caption)
+    return Incoming(entry.name, entry.source, entry.caption)

@@ -1,0 +1,141 @@
+"""What Generate shows of a drawing: pairs of one seed, sheets that a stop leaves unfinished."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from app.client import Stopped
+from app.tabs.generate import draw as generatedraw
+from app.tabs.generate import drawing
+from app.tabs.generate.drawing import AdapterSetting, Settings
+from app.tabs.generate.form import Form, lay_out, read_form
+from tests.app.drawing_for_tests import Machine
+from trainer.errors import UserError
+
+FORM = Settings("ohwx car", adapters=(AdapterSetting("cat"),), count=2, seed=7)
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    machine = Machine(tmp_path, monkeypatch)
+    machine.run("cat", steps=(50,))
+    return machine
+
+
+@pytest.fixture(scope="module")
+def form() -> Iterator[Form]:
+    with gr.Blocks():
+        yield lay_out()
+
+
+class Browser:
+    """All of a request that a handler looks at."""
+
+    session_hash = "me"
+
+
+def followed(form: Form, work: generatedraw.Work) -> list[dict[Any, Any]]:
+    request: Any = Browser()
+    return list(generatedraw._followed(form, request, [], work))
+
+
+def test_every_seed_is_drawn_with_and_without(machine: Machine, form: Form) -> None:
+    last = followed(form, generatedraw._pictures(FORM, compare=True))[-1]
+    asked = [(arguments["seed"], len(arguments["adapters"])) for _, arguments in machine.asked]
+    assert asked == [(7, 1), (7, 0)]
+    pairs = last[form.shown]
+    assert [name.rpartition("/")[2] for name, _ in pairs] == [
+        "001-0.png",
+        "001-1.png",
+        "002-0.png",
+        "002-1.png",
+    ]
+    assert [base.rpartition("/")[2] for _, base in pairs] == ["002-0.png", "002-1.png"] * 2
+    assert last[form.remembered] == [name for name, _ in pairs]
+    assert "Done" in last[form.status]
+
+
+@pytest.mark.parametrize(
+    ("settings", "compare"),
+    [(FORM, False), (Settings("a car", count=2), True)],
+    ids=["not asked for", "no adapter"],
+)
+def test_nothing_is_compared_where_there_is_nothing_to_compare(
+    machine: Machine, form: Form, settings: Settings, compare: bool
+) -> None:
+    last = followed(form, generatedraw._pictures(settings, compare))[-1]
+    assert len(machine.asked) == 1
+    assert [base for _, base in last[form.shown]] == ["", ""]
+
+
+def test_a_stopped_grid_keeps_what_was_drawn(machine: Machine, form: Form) -> None:
+    def stop_at_third(number: int) -> None:
+        if number == 3:
+            raise Stopped
+
+    machine.before = stop_at_third
+    work = generatedraw._grid(FORM, ["cat", "cat@50"], "0, 0.5, 1", "one\ntwo")
+    last = followed(form, work)[-1]
+    assert "Stopped" in last[form.status]
+    names = last[form.remembered]
+    assert len(names) == 1
+    assert drawing.picture_of(names[0]) is not None
+    assert last[form.shown] == [[names[0], ""]]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (UserError("No <b>room</b>.", "Make some."), "No &lt;b&gt;room&lt;/b&gt;.<br>Make some."),
+        (RuntimeError("secret detail"), "a fault of Rarebit"),
+    ],
+)
+def test_what_went_wrong_stands_where_the_pictures_would(
+    machine: Machine, form: Form, error: Exception, said: str
+) -> None:
+    def fail(number: int) -> None:
+        raise error
+
+    machine.before = fail
+    last = followed(form, generatedraw._pictures(FORM, compare=True))[-1]
+    assert said in last[form.status]
+    assert "secret" not in last[form.status]
+    assert form.remembered not in last
+
+
+def test_the_arithmetic_of_a_grid_is_told(machine: Machine) -> None:
+    told = generatedraw._plan_told
+    assert told([], "1", "a", "") == ""
+    assert "1 adapter × 2 strengths × 1 prompt = 2 pictures" in told(["cat"], "0.5, 1", "", "a")
+    assert "is no strength" in told(["cat"], "much", "", "a")
+    assert "at most 60" in told(["cat", "cat@50"], " ".join(map(str, range(-10, 11))), "a\nb", "")
+
+
+def test_the_api_takes_adapters_by_name(machine: Machine) -> None:
+    files = generatedraw.generate("a", "cat:0.5\n\ncat@50:1:0", count=2, seed=5)
+    _, arguments = machine.asked[0]
+    strengths = [(one["strength"], one["text_encoder_strength"]) for one in arguments["adapters"]]
+    assert strengths == [(0.5, None), (1.0, 0.0)]
+    assert all(Path(file).is_file() for file in files)
+    with pytest.raises(UserError, match="17 pictures"):
+        generatedraw.generate("a", count=17)
+
+
+def test_the_form_says_what_is_in_it(form: Form) -> None:
+    rows: list[Any] = ["cat", 0.5, 0.25, "", 1.0, 1.0, None, 1, 1, "file/a.safetensors", 1, 2]
+    plain: list[Any] = ["a", None, "", 3, None, 25, 5, None, 96]
+    assert len(form.settings) == len(plain) + 1 + len(rows)
+    expected = Settings("a", "", (), "tiny-emoji", 3, 0, 25, 5.0, 0, 96)
+    together = read_form([*plain, False, *rows])
+    assert together.__dict__ | {"adapters": ()} == expected.__dict__
+    assert together.adapters == (
+        AdapterSetting("cat", 0.5),
+        AdapterSetting("file/a.safetensors", 1.0),
+    )
+    apart = read_form([*plain, True, *rows])
+    assert [one.text_strength for one in apart.adapters] == [0.25, 2.0]

@@ -1,0 +1,154 @@
+"""What Generate asks of the worker, and which files it takes for pictures of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from app.tabs.adapters import words as adapterwords
+from app.tabs.generate import drawing
+from app.tabs.generate.drawing import AdapterSetting, Settings
+from tests.app.drawing_for_tests import Machine
+from trainer import places
+from trainer.errors import UserError
+from trainer.runs.status import own_status, write_status
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(tmp_path, monkeypatch)
+
+
+def test_ids_become_files_for_the_worker_alone(machine: Machine) -> None:
+    run = machine.run("cat", steps=(50,))
+    file = machine.file("style.safetensors")
+    adapters = (
+        AdapterSetting("cat", 0.5, 0.25),
+        AdapterSetting("cat@50"),
+        AdapterSetting("file/style.safetensors", -1),
+    )
+    files = drawing.draw(Settings("ohwx cat", adapters=adapters, count=2), lambda *_: None)
+    verb, arguments = machine.asked[0]
+    assert verb == "generate"
+    assert arguments["adapters"] == [
+        {"file": str(run.adapter), "strength": 0.5, "text_encoder_strength": 0.25},
+        {"file": str(run.checkpoint(50)), "strength": 1.0, "text_encoder_strength": None},
+        {"file": str(file), "strength": -1, "text_encoder_strength": None},
+    ]
+    assert (arguments["width"], arguments["height"]) == (None, None)
+    assert [path.parent.parent for path in files] == [places.PICTURES] * 2
+
+
+@pytest.mark.parametrize(
+    "adapter_id",
+    ["", "dog", "../cat", "/etc/passwd", "cat@51", "dog@50", "../runs/cat@50", "cat@9999999999"],
+)
+def test_an_id_is_never_a_path(machine: Machine, adapter_id: str) -> None:
+    machine.run("cat", steps=(50,))
+    with pytest.raises(UserError):
+        drawing.draw(Settings("a", adapters=(AdapterSetting(adapter_id),)), lambda *_: None)
+    assert machine.asked == []
+
+
+def test_choices_name_every_checkpoint_beside_its_run(machine: Machine) -> None:
+    run = machine.run("cat", steps=(50, 100))
+    run.adapters.mkdir()
+    for step in (25, 100):
+        run.adapter_at(step).write_bytes(b"an adapter")
+    machine.file("style.safetensors")
+    assert drawing.adapter_choices() == [("cat", "cat"), ("style", "file/style.safetensors")]
+    assert drawing.checkpoint_choices() == [
+        ("cat", "cat"),
+        ("cat at step 25", "cat@25"),
+        ("cat at step 50", "cat@50"),
+        ("cat at step 100", "cat@100"),
+        ("style", "file/style.safetensors"),
+    ]
+    assert drawing.adapter_names() == {
+        "cat": "cat",
+        "cat at step 25": "cat@25",
+        "cat at step 50": "cat@50",
+        "cat at step 100": "cat@100",
+        "style": "file/style.safetensors",
+    }
+    assert drawing.adapter_path("cat@50") == run.checkpoint(50)
+    assert drawing.adapter_path("cat@100") == run.adapter_at(100)
+
+
+def test_nothing_is_asked_without_a_prompt_or_a_free_device(machine: Machine) -> None:
+    with pytest.raises(UserError, match="prompt is empty"):
+        drawing.draw(Settings(" \n"), lambda *_: None)
+    run = machine.run("cat")
+    write_status(run, replace(own_status("training"), step=1200, total_steps=2000))
+    with pytest.raises(UserError, match=r"busy: cat is training, step 1,200 of 2,000"):
+        drawing.draw(Settings("a"), lambda *_: None)
+    assert machine.asked == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../runs/cat/adapter.safetensors",
+        "2026-01-02/../../a.png",
+        "2026-01-02/.a.png",
+        "2026-01-02/link.png",
+        "2026-01-02/gone.png",
+        "/etc/passwd",
+        "",
+        None,
+        7,
+        ["2026-01-02/000001.png"],
+    ],
+)
+def test_a_browser_gets_back_only_what_was_drawn(machine: Machine, name: object) -> None:
+    folder = places.PICTURES / "2026-01-02"
+    folder.mkdir(parents=True)
+    for file in ("000001.png", ".a.png"):
+        (folder / file).write_bytes(b"x")
+    (folder / "link.png").symlink_to(folder / "000001.png")
+    assert drawing.picture_of(name) is None
+    assert drawing.pictures_of([name, "2026-01-02/000001.png"]) == [folder / "000001.png"]
+    assert drawing.pictures_of(name if not isinstance(name, list) else None) == []
+
+
+def test_a_copy_is_shown_and_follows_its_picture(machine: Machine) -> None:
+    path = drawing.draw(Settings("a"), lambda *_: None)[0]
+    shown = Path(drawing.to_show(path))
+    assert shown != path
+    assert shown.read_bytes() == path.read_bytes()
+    machine.forget_pictures()
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"another")
+    assert Path(drawing.to_show(path)).read_bytes() == b"another"
+
+
+def test_the_prompt_begins_with_one_that_the_run_has_drawn(machine: Machine) -> None:
+    run = machine.run("cat")
+    machine.file("style.safetensors")
+    known = adapterwords.of_all(["cat"])
+    assert adapterwords.suggested_prompt(known) == "ohwx car"
+    run.preview(4).mkdir()
+    (run.preview(4) / "prompts.json").write_text('[{"prompt": "ohwx, a car in snow"}]')
+    known = adapterwords.of_all(["cat", None, "file/style.safetensors", "cat"])
+    assert adapterwords.suggested_prompt(known) == "style ohwx, a car in snow"
+    assert len(machine.asked) == 1
+    adapterwords.of_all(["file/style.safetensors"])
+    assert len(machine.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("prompt", "missing"),
+    [
+        ("an ohwx car", []),
+        ("OHWX, a car", []),
+        ("a zwx", ["ohwx"]),
+        ("ohwxx car", ["ohwx"]),
+        ("", ["ohwx"]),
+    ],
+)
+def test_missing_trigger_words_are_found(prompt: str, missing: list[str]) -> None:
+    known = [adapterwords.Words(("ohwx", "bnha")), adapterwords.Words(())]
+    assert adapterwords.missing(prompt, known) == missing
+    assert adapterwords.missing(f"{prompt} bnha", known) == []

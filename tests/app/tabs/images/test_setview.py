@@ -1,0 +1,151 @@
+"""What the page shows of a set, and that nothing in it is markup."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from app.tabs.images import setwords
+from app.tabs.images.captions_edit import Change
+from app.tabs.images.frames import Frame, frame_of
+from app.tabs.images.imagesets import find_set, read_notes, write_notes
+from app.tabs.images.setview import look_at
+from app.tabs.images.triggerwords import Judged, verdict
+from app.tabs.train import outlook
+from tests.app.sets_for_tests import stored
+from tests.corpus.names import NAUGHTY
+from tests.trainer.data.folders_for_tests import picture, put
+from trainer import places
+
+FRAME = Frame(64, 32, known=True)
+
+
+class Tags(HTMLParser):
+    """Which tags and attributes there are, and the text between."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def harmless(text: str) -> Tags:
+    found = Tags(text)
+    assert not found.tags & {"script", "img", "a", "svg", "iframe", "i"}
+    assert not any(name.startswith("on") or name in ("href", "src") for name in found.attributes)
+    assert not any(character in text for character in "\u202e\u2066\x1b\x07")
+    return found
+
+
+def test_a_set_picture_by_picture(tmp_path: Path) -> None:
+    files = {
+        "wide.png": picture(1, width=300, height=100),
+        "wide.txt": "a wide one",
+        "square.png": picture(2, width=64, height=64),
+        "small.png": picture(3, width=20, height=20),
+        "broken.png": b"no picture",
+        "again.png": picture(2, width=64, height=64),
+    }
+    view = look_at(stored(tmp_path, files).image_set, FRAME)
+    found = {one.original: one for one in view.pictures}
+    assert [*found] == ["again.png", "broken.png", "small.png", "square.png", "wide.png"]
+    assert found["wide.png"].caption == "a wide one" and found["wide.png"].size == (300, 100)
+    assert found["wide.png"].cut_off == pytest.approx(2 / 3)
+    assert any("is cut off" in one.message for one in found["wide.png"].findings)
+    assert found["broken.png"].severity == "error" and found["broken.png"].id is None
+    assert found["small.png"].severity == "error" and found["small.png"].crop is None
+    assert found["square.png"].severity == "warning" or found["again.png"].severity == "warning"
+    words = harmless(setwords.findings(view)).text
+    for name in ("broken", "small", "wide"):
+        assert name in words
+    assert "3 pictures" in setwords.summary(view) and "2 left out" in setwords.summary(view)
+    assert "64 × 64" in setwords.buckets(view)
+
+
+def test_what_holds_for_many_is_said_of_each(tmp_path: Path) -> None:
+    files = {f"{number}.png": picture(number) for number in range(6)}
+    view = look_at(stored(tmp_path, {**files, "0.txt": "a caption"}).image_set, FRAME)
+    said = [setwords.picture_facts(view, one) for one in view.pictures]
+    assert ["No caption" in text for text in said] == [False] + [True] * 5
+    assert not any("more" in harmless(text).text for text in said), "only of itself"
+
+
+def test_the_outlook_counts_what_can_be_used(tmp_path: Path) -> None:
+    files = {"a.png": picture(1), "b.png": picture(2), "broken.png": b"no picture"}
+    folder = stored(tmp_path, files).image_set
+    assert outlook.picture_count(folder.path) == (3, 3), "nobody has looked into the files yet"
+    look_at(folder, FRAME)
+    assert outlook.picture_count(folder.path) == (2, 2)
+
+
+def test_nothing_usable(tmp_path: Path) -> None:
+    put(tmp_path / "sets" / "bad", {"a.png": b"x", "b.png": b"y"})
+    view = look_at(find_set(tmp_path / "sets", "bad"), FRAME)
+    assert view.report is None and len(view.pictures) == 2
+    assert "no picture that can be used" in setwords.summary(view)
+
+
+@pytest.mark.parametrize("name", [*NAUGHTY, "<img src=x onerror=alert(1)>", "a" * 100_000])
+def test_names_and_captions_are_text(name: str, tmp_path: Path) -> None:
+    """Fault 13 and 21: shown as text, cut, nothing reordered."""
+    image_set = stored(tmp_path, {f"{name[:200]}.png": picture(1)}, title=name).image_set
+    (only,) = [file for file in image_set.path.iterdir() if file.suffix == ".png"]
+    safe = name.encode("utf-8", "replace")
+    only.with_suffix(".txt").write_bytes(safe)
+    notes = read_notes(image_set)
+    write_notes(image_set, type(notes)(**{**notes.__dict__, "trigger": name[:60]}))
+    view = look_at(image_set, FRAME)
+    for text in (
+        setwords.summary(view),
+        setwords.findings(view),
+        setwords.buckets(view),
+        setwords.picture_facts(view, view.pictures[0]),
+        setwords.conflict(name),
+        setwords.changes([Change(name, name, name)], 1),
+        verdict(Judged(name[:60], "good", (name,), (name,), (name,))),
+    ):
+        harmless(text)
+        assert len(text) < 20_000 or len(name) > 1000
+
+
+def test_long_captions_are_cut() -> None:
+    assert len(setwords.changes([Change("a", "x" * 10_000, "y" * 10_000)], 1)) < 2000
+    assert "1,000 of 1000" not in setwords.changes([Change("a", "b", "c")] * 1000, 1000)
+
+
+@pytest.mark.parametrize(
+    ("unet", "vae", "frame"),
+    [
+        ({"sample_size": 64}, {"block_out_channels": [1, 2, 3, 4]}, Frame(512, 64, known=True)),
+        ({"sample_size": 16}, {"block_out_channels": [1, 2, 3]}, Frame(64, 32, known=True)),
+        ({"sample_size": "64"}, {"block_out_channels": [1, 2, 3, 4]}, None),
+        ({}, {}, None),
+        ([], "x", None),
+        ({"sample_size": 10**9}, {"block_out_channels": [1]}, None),
+    ],
+)
+def test_frames(
+    unet: object, vae: object, frame: Frame | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"unet/config.json": json.dumps(unet), "vae/config.json": json.dumps(vae)}
+    put(tmp_path / "models" / "base", files)
+    monkeypatch.setattr(places, "PROJECT", tmp_path)
+    assert frame_of("base") == (frame or Frame(512, 64, known=False))
+
+
+def test_frames_of_known_names() -> None:
+    assert frame_of("tiny-emoji") == Frame(64, 32, known=True)
+    assert frame_of("stabilityai/stable-diffusion-xl-base-1.0") == Frame(1024, 64, known=False)
+    assert frame_of("../../etc") == Frame(512, 64, known=False)

@@ -1,0 +1,91 @@
+"""Thumbnails: our own pixels only, and what training cuts off."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.tabs.images.thumbnails import SIDE, Wanted, box_of, make_thumbnails, show_crop
+from tests.corpus.pictures import encode, pattern, quarters
+from trainer.data.buckets import plan_crop
+from trainer.data.images import fit
+
+
+def test_nothing_of_the_metadata_is_left(tmp_path: Path) -> None:
+    source = pattern(800, 600)
+    exif = source.getexif()
+    exif[0x010E] = "taken at home"  # ImageDescription
+    path = tmp_path / "a.jpg"
+    path.write_bytes(encode(source, "JPEG", exif=exif.tobytes(), comment=b"secret"))
+    (made,) = make_thumbnails([Wanted(path.read_bytes, "id")], tmp_path / "thumbnails")
+    data = made.read_bytes()
+    assert b"taken at home" not in data and b"secret" not in data
+    with Image.open(made) as small:
+        assert small.size == (SIDE, SIDE * 600 // 800) and not small.getexif()
+
+
+def test_upright(tmp_path: Path) -> None:
+    source = quarters(400, 200)
+    exif = source.getexif()
+    exif[0x0112] = 6  # turned a quarter: red, at the top left, comes to the top right
+    path = tmp_path / "a.jpg"
+    path.write_bytes(encode(source, "JPEG", exif=exif.tobytes(), quality=95))
+    (made,) = make_thumbnails([Wanted(path.read_bytes, "id")], tmp_path)
+    with Image.open(made) as small:
+        assert small.width < small.height
+        red, green, blue = small.convert("RGB").getpixel((small.width - 9, 9))  # type: ignore[misc]
+        assert red > 200 and green < 60 and blue < 60
+
+
+def test_made_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(encode(pattern(), "PNG"))
+    first = make_thumbnails([Wanted(path.read_bytes, "id")], tmp_path / "t")
+    path.unlink()
+    assert make_thumbnails([Wanted(path.read_bytes, "id")], tmp_path / "t") == first
+    crop = plan_crop(96, 64, 64, 32, buckets=False, upscale=False)
+    assert make_thumbnails([Wanted(bytes, "id", crop)], tmp_path / "t") != first
+
+
+@pytest.mark.parametrize("data", [b"", b"no picture", encode(pattern(), "PNG")[:80]])
+def test_what_cannot_be_opened_gets_a_blank(data: bytes, tmp_path: Path) -> None:
+    (made,) = make_thumbnails([Wanted(lambda: data, "id")], tmp_path)
+    (blank,) = make_thumbnails([Wanted(lambda: data, None)], tmp_path)
+    assert made.read_bytes() == blank.read_bytes()
+
+
+@pytest.mark.parametrize(("width", "height"), [(300, 100), (100, 300), (640, 480), (512, 512)])
+def test_the_box_is_what_training_sees(width: int, height: int) -> None:
+    """Cutting the box out of the picture gives what `fit` gives, but for the resizing."""
+    picture = pattern(width, height)
+    crop = plan_crop(width, height, 64, 32, buckets=True, upscale=True)
+    kept = picture.crop(box_of(crop, width, height)).resize((crop.width, crop.height))
+    difference = np.abs(np.asarray(kept, float) - np.asarray(fit(picture, crop, flip=False), float))
+    assert difference.mean() < 6
+
+
+def test_what_is_cut_off_is_pale() -> None:
+    picture = Image.new("RGB", (300, 100), (20, 20, 20))
+    crop = plan_crop(300, 100, 64, 32, buckets=False, upscale=True)
+    shown = show_crop(picture, crop)
+    left, _, right, _ = box_of(crop, 300, 100)
+    assert (left, right) == (100, 200)
+    assert min(np.asarray(shown)[50, 50]) > 150
+    assert shown.getpixel((150, 50)) == (20, 20, 20)
+    whole = plan_crop(100, 100, 64, 32, buckets=True, upscale=True)
+    square = Image.new("RGB", (100, 100))
+    assert show_crop(square, whole) is square
+
+
+def test_an_old_cache_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(encode(pattern(), "PNG"))
+    (made,) = make_thumbnails([Wanted(path.read_bytes, "id")], tmp_path)
+    os.utime(made, (1, 1))
+    make_thumbnails([Wanted(path.read_bytes, "id")], tmp_path)
+    assert made.stat().st_mtime == 1 < time.time()

@@ -1,0 +1,255 @@
+"""Uploads become image sets, or nothing at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from app.tabs.images import storage, uploads
+from app.tabs.images.imagesets import HIDDEN, find_set, list_sets, read_notes, scan
+from app.tabs.images.storage import copy_set
+from app.tabs.images.uploads import Limits, Upload, store_uploads
+from tests.app.sets_for_tests import stored, tree, upload
+from tests.app.tabs.images.test_archives import BAD, make_zip
+from tests.corpus.names import NAUGHTY
+from tests.trainer.data.folders_for_tests import picture, put
+from trainer.errors import UserError
+from trainer.places import PROJECT
+
+
+def captions(tmp_path: Path, set_id: str) -> dict[str, str | None]:
+    image_set = scan(find_set(tmp_path / "datasets", set_id))
+    return {entry.name: entry.caption for entry in image_set.entries}
+
+
+def test_pictures_and_captions_are_stored_under_own_names(tmp_path: Path) -> None:
+    files = {
+        "Red Car.PNG": picture(1),
+        "Red Car.txt": "a red car",
+        "b.jpg": picture(2, "JPEG"),
+        "b.jpg.txt": "\ufeffa blue one\n",
+        "lonely.txt": "nobody's",
+        "paper.pdf": b"%PDF",
+    }
+    result = stored(tmp_path, files, "My Cars!")
+    assert result.image_set.id == "my-cars" and result.image_set.owned
+    assert (result.pictures, result.captions) == (2, 2)
+    assert captions(tmp_path, "my-cars") == {
+        "0001-red-car.png": "a red car",
+        "0002-b.jpg": "a blue one",
+    }
+    assert (result.image_set.path / "0001-red-car.png").read_bytes() == files["Red Car.PNG"]
+    assert any("paper.pdf" in remark for remark in result.remarks)
+    assert any("lonely.txt" in remark for remark in result.remarks)
+    notes = read_notes(result.image_set)
+    assert notes.title == "My Cars!"
+    assert notes.names == {"0001-red-car.png": "Red Car.PNG", "0002-b.jpg": "b.jpg"}
+
+
+@pytest.mark.parametrize("name", NAUGHTY)
+def test_hostile_names(name: str, tmp_path: Path) -> None:
+    result = stored(tmp_path, {f"{name}.png": picture(1), f"{name}.txt": "its caption"}, name)
+    files = [path.name for path in result.image_set.path.iterdir() if path.name != HIDDEN]
+    assert all(re.fullmatch(r"0001(-[a-z0-9-]+)?\.(png|txt)", file) for file in files)
+    assert re.fullmatch(r"[a-z0-9-]{1,40}", result.image_set.id)
+    assert [*captions(tmp_path, result.image_set.id).values()] == ["its caption"]
+    (original,) = read_notes(result.image_set).names.values()
+    kept = f"{name}.png".replace("/", "∕").encode("utf-8", "backslashreplace").decode()
+    assert original == kept
+    assert not (tmp_path / "canary").exists() and not Path("canary").exists()
+
+
+def test_a_zip_keeps_folders_that_mean_something(tmp_path: Path) -> None:
+    members = {
+        "my set/10_Sks Dog/a.png": picture(1),
+        "my set/10_Sks Dog/a.txt": "a dog",
+        "my set/other/b.png": picture(2),
+        "my set/metadata.csv": "file_name,text\nother/b.png,a house\n",
+    }
+    data = make_zip(lambda zipped: [zipped.writestr(*item) for item in members.items()])  # type: ignore[func-returns-value]
+    result = stored(tmp_path, {"holiday pictures.zip": data}, "")
+    assert result.image_set.id == "holiday-pictures"
+    found = scan(result.image_set)
+    assert {entry.name: (entry.caption, entry.repeats) for entry in found.entries} == {
+        "10_sks-dog/0001-a.png": ("a dog", 10),
+        "other/0002-b.png": ("a house", 1),
+    }
+
+
+def test_several_at_once_do_not_mix(tmp_path: Path) -> None:
+    def zipped(seed: int, caption: str) -> bytes:
+        members = {"a.png": picture(seed), "a.txt": caption}
+        return make_zip(lambda z: [z.writestr(*item) for item in members.items()])  # type: ignore[func-returns-value]
+
+    files = {"one.zip": zipped(1, "in one"), "two.zip": zipped(2, "in two"), "a.png": picture(3)}
+    result = stored(tmp_path, files)
+    assert captions(tmp_path, result.image_set.id) == {
+        "0001-a.png": None,
+        "one/0002-a.png": "in one",
+        "two/0003-a.png": "in two",
+    }
+
+
+def test_adding_goes_on_counting(tmp_path: Path) -> None:
+    first = stored(tmp_path, {"a.png": picture(1), "b.png": picture(2)}).image_set
+    (first.path / "0002-b.png").unlink()  # its number is not given again
+    more = upload(tmp_path / "more", {"c.png": picture(3), "c.txt": "third"})
+    store_uploads(tmp_path / "datasets", more, into=first)
+    assert captions(tmp_path, first.id) == {"0001-a.png": None, "0003-c.png": "third"}
+    assert read_notes(first).names["0003-c.png"] == "c.png"
+
+
+def nothing_left(root: Path) -> bool:
+    return not root.exists() or not [*root.iterdir()]
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_zip_leaves_nothing(case: str, tmp_path: Path) -> None:
+    make, _ = BAD[case]
+    files = {"good.png": picture(1), "bad.zip": make()}
+    with pytest.raises(UserError, match=r"bad\.zip was not taken"):
+        stored(tmp_path, files)
+    assert nothing_left(tmp_path / "datasets")
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (Limits(pictures=2), "3 pictures; the limit is 2"),
+        (Limits(total_bytes=1000), "the limit of an upload"),
+        (Limits(spare_bytes=1 << 60), "There is no room"),
+    ],
+)
+def test_over_a_limit(limits: Limits, message: str, tmp_path: Path) -> None:
+    files = {f"{number}.png": picture(number) for number in range(3)}
+    with pytest.raises(UserError, match=message):
+        store_uploads(tmp_path / "datasets", upload(tmp_path / "sent", files), limits=limits)
+    assert nothing_left(tmp_path / "datasets")
+
+
+def test_1001_pictures(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(picture(1))
+    with pytest.raises(UserError, match=r"1,001 pictures; the limit is 1,000"):
+        store_uploads(tmp_path / "datasets", [Upload(path, f"{n}.png") for n in range(1001)])
+    assert nothing_left(tmp_path / "datasets")
+
+
+@pytest.mark.parametrize("into", [False, True], ids=["a new set", "an old one"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_the_disk_fills_up(
+    code: int, into: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = stored(tmp_path, {"old.png": picture(9)}).image_set if into else None
+    before = tree(tmp_path / "datasets")
+    copyfile, calls = shutil.copyfile, []
+
+    def fill_up(source: Path, target: Path) -> Path:
+        calls.append(target)
+        if len(calls) == 3:
+            raise OSError(code, os.strerror(code))
+        return copyfile(source, target)
+
+    monkeypatch.setattr(storage.shutil, "copyfile", fill_up)
+    files = {f"{number}.png": picture(number) for number in range(4)}
+    with pytest.raises(UserError, match="could not be saved"):
+        store_uploads(tmp_path / "datasets", upload(tmp_path / "more", files), into=old)
+    assert len(calls) == 3
+    assert tree(tmp_path / "datasets") == before
+
+
+def test_what_cannot_be_moved_in_takes_the_rest_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = stored(tmp_path, {"old.png": picture(9), "old.txt": "old"}).image_set
+    before = tree(old.path)
+    rename = Path.rename
+
+    def fail_late(self: Path, target: Path) -> Path:
+        if Path(target).name.startswith("0003"):
+            raise OSError(errno.EIO, "broken")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_late)
+    files = {"a.png": picture(1), "a.txt": "a", "b.png": picture(2)}
+    with pytest.raises(UserError):
+        store_uploads(tmp_path / "datasets", upload(tmp_path / "more", files), into=old)
+    assert tree(old.path) == before
+
+
+def test_no_picture(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no picture among the files.*letter\.doc"):
+        stored(tmp_path, {"letter.doc": b"x", "a.txt": "y"})
+    assert nothing_left(tmp_path / "datasets")
+
+
+def test_broken_pictures_are_stored_and_named_by_the_check(tmp_path: Path) -> None:
+    result = stored(tmp_path, {"good.png": picture(1), "bad.png": picture(2)[:100]})
+    found = scan(result.image_set)
+    assert found.left_out == ("0001-bad.png",)
+
+
+# -- copies
+
+
+def test_a_copy_of_each_bundled_set(tmp_path: Path) -> None:
+    for image_set in list_sets(PROJECT / "datasets"):
+        if image_set.owned:
+            continue
+        before = tree(image_set.path)
+        copy = copy_set(tmp_path, image_set)
+        assert copy.owned and copy.id.startswith("a-copy-of-")
+        old, new = scan(image_set), scan(copy)
+        assert new.fingerprint() == old.fingerprint()
+        assert [entry.name for entry in new.entries] == [entry.name for entry in old.entries]
+        assert tree(image_set.path) == before
+        assert (copy.path / "LICENSE").is_file()
+
+
+def test_a_copy_of_a_wild_folder(tmp_path: Path) -> None:
+    """Captions in a table, twins that would share a caption file, names that break programs."""
+    files = {
+        "a.png": picture(1),
+        "a.jpg": picture(2, "JPEG"),
+        "a.txt": "both",
+        "x <script>.png": picture(3),
+        "metadata.jsonl": '{"file_name": "x <script>.png", "text": "from the table"}\n',
+        "broken.png": b"no picture",
+    }
+    root = tmp_path / "datasets"
+    put(root / "wild", files)
+    copy = copy_set(root, find_set(root, "wild"))
+    found = {entry.name: entry.caption for entry in scan(copy).entries}
+    assert found == {"0002-a.png": "both", "0003-x-script.png": "from the table", "a.jpg": "both"}
+    assert len({(copy.path / name).with_suffix(".txt") for name in found}) == 3
+
+
+@pytest.mark.parametrize("set_id", ["../other", "/etc", "", ".", "..", ".rarebit", "a/b", "wild\0"])
+def test_an_id_is_never_a_path(set_id: str, tmp_path: Path) -> None:
+    put(tmp_path / "datasets" / "wild", {"a.png": picture(1)})
+    put(tmp_path / "other", {"a.png": picture(1)})
+    put(tmp_path / "datasets" / ".rarebit", {"a.png": picture(1)})
+    with pytest.raises(UserError, match="no image set"):
+        find_set(tmp_path / "datasets", set_id)
+
+
+def test_two_uploads_at_once_get_two_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second begins while the first is being written."""
+    write, started = storage.write_pictures, []
+
+    def write_and_interrupt(*args: object, **options: object) -> dict[str, str]:
+        if not started:
+            started.append(True)
+            stored(tmp_path / "again", {"b.png": picture(2)})
+            second = upload(tmp_path / "second", {"b.png": picture(2)})
+            store_uploads(tmp_path / "datasets", second, title="test")
+        return write(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(uploads, "write_pictures", write_and_interrupt)
+    stored(tmp_path, {"a.png": picture(1)})
+    assert [one.id for one in list_sets(tmp_path / "datasets")] == ["test", "test-2"]

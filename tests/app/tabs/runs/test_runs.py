@@ -1,0 +1,296 @@
+"""What the page says of runs: read once, escaped, sent only when it changes."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from app.tabs.train import outlook
+from app.tabs.runs import html as runs_html
+from app.tabs.runs import reader as runs_reader
+from app.jobs import RunInfo
+from app.tabs.runs.compare import compared
+from app.tabs.runs import tab
+from trainer import places
+from trainer.config.schema import TrainingConfig
+from trainer.config.file import with_values, write_config
+from trainer.runs.log import EventReader, append_event
+from trainer.runs.layout import RunFolder, create_run
+from trainer.runs.status import Status, write_status
+
+EVIL = "<script>alert(1)</script>"
+NOTHING_SEEN: dict[str, object] = {}
+
+
+@pytest.fixture(autouse=True)
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty folder of runs, and readers that look every time."""
+    monkeypatch.setattr(places, "RUNS", tmp_path)
+    monkeypatch.setattr(runs_reader, "FRESH", 0.0)
+    monkeypatch.setattr(runs_reader, "_readers", {})
+    monkeypatch.setattr(tab, "_drawings", {})
+
+
+def make_run(name: str = "ohwx", phase: str = "finished", **changes: Any) -> RunFolder:
+    run = create_run(places.RUNS, name)
+    values = {"images.path": "datasets/police-car", "captions.trigger": "ohwx", **changes}
+    write_config(run.config, with_values(TrainingConfig(), values))
+    write_status(run, Status(phase, 3, 400))  # type: ignore[arg-type]
+    return run
+
+
+def steps(run: RunFolder, first: int, last: int, loss: float = 0.5) -> None:
+    for step in range(first, last + 1):
+        append_event(run, "step", step=step, loss=loss, preservation=None, seconds=0.1)
+
+
+def add_preview(run: RunFolder, step: int, prompt: str = "a photo of ohwx") -> None:
+    folder = run.preview(step)
+    folder.mkdir(parents=True)
+    (folder / "00.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    record = {"file": "00.png", "prompt": prompt, "seed": 1, "strength": 1}
+    (folder / "prompts.json").write_text(json.dumps([record]))
+
+
+def moment(chosen: str | None, seen: dict[str, object]) -> tuple[dict[str, object], set[str]]:
+    """What a browser shows after a tick, and which parts were sent."""
+    *updates, now, _ = tab._moment(chosen, "", seen)  # type: ignore[arg-type]
+    sent = {
+        key
+        for key, update in zip(now, updates, strict=True)
+        if not (isinstance(update, dict) and set(update) == {"__type__"})
+    }
+    return now, sent
+
+
+# ------------------------------------------------------------------------------ reading
+
+
+def test_curves_follow_a_run_that_went_back_to_its_checkpoint() -> None:
+    run = make_run()
+    append_event(run, "start", step=0)
+    steps(run, 1, 8, loss=0.5)
+    assert len(runs_reader.view("ohwx").curves["step.loss"]) == 8
+    append_event(run, "start", step=5)
+    steps(run, 6, 7, loss=0.25)
+    points = runs_reader.view("ohwx").curves["step.loss"]
+    assert points == [*((float(s), 0.5) for s in range(1, 6)), (6.0, 0.25), (7.0, 0.25)]
+
+
+def test_a_view_costs_one_reading_however_many_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run()
+    steps(run, 1, 5)
+    monkeypatch.setattr(runs_reader, "FRESH", 3600.0)
+    readings: list[int] = []
+    real = EventReader.read
+
+    def counted(self: EventReader) -> list[dict[str, object]]:
+        readings.append(1)
+        return real(self)
+
+    monkeypatch.setattr(EventReader, "read", counted)
+    views: list[runs_reader.RunView] = []
+    threads = [
+        threading.Thread(target=lambda: views.append(runs_reader.view("ohwx"))) for _ in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(views) == 20 and len({id(view) for view in views}) == 1
+    assert len(readings) == 1
+
+
+def test_a_new_run_with_an_old_name_is_not_the_old_one() -> None:
+    run = make_run()
+    steps(run, 1, 5)
+    assert runs_reader.view("ohwx").curves
+    run.path.rename(places.RUNS / ".gone")
+    make_run()
+    assert runs_reader.view("ohwx").curves == {}
+
+
+# ------------------------------------------------------------------------------ sending
+
+
+def test_nothing_is_sent_again_that_has_not_changed() -> None:
+    run = make_run()
+    steps(run, 1, 5)
+    add_preview(run, 0)
+    seen, sent = moment(None, NOTHING_SEEN)
+    assert {"names", "head", "board", "chart", "log"} <= sent
+    seen, sent = moment("ohwx", seen)
+    assert sent == set()
+    append_event(run, "checkpoint", step=5)
+    seen, sent = moment("ohwx", seen)
+    assert sent == {"log"}
+    add_preview(run, 5)
+    _, sent = moment("ohwx", seen)
+    assert sent == {"board"}
+
+
+def test_the_address_of_a_picture_changes_with_the_picture_only() -> None:
+    run = make_run()
+    add_preview(run, 0)
+    before = runs_html.board(runs_reader.view("ohwx"))
+    assert runs_html.board(runs_reader.view("ohwx")) == before
+    assert "data:" not in before  # browsers keep what they have fetched
+    (run.preview(0) / "00.png").write_bytes(b"\x89PNG\r\n\x1a\n, another one")
+    assert runs_html.board(runs_reader.view("ohwx")) != before
+
+
+def test_what_trains_is_shown_first_and_a_wish_comes_before_it() -> None:
+    here = psutil.Process()
+    run = make_run("old")
+    write_status(run, Status("training", 3, 9, None, here.pid, here.create_time()))
+    make_run("new")
+    assert moment(None, NOTHING_SEEN)[0]["names"][1] == "old"  # type: ignore[index]
+    assert moment("new", NOTHING_SEEN)[0]["names"][1] == "new"  # type: ignore[index]
+    *_, now, wish = tab._moment("new", "old", {})
+    assert now["names"][1] == "old" and wish == ""
+
+
+def test_without_a_run_it_says_what_to_do() -> None:
+    seen, _ = moment(None, NOTHING_SEEN)
+    assert "Start training" in str(seen["head"]) and seen["board"] == ""
+
+
+# ------------------------------------------------------------------------------ saying
+
+
+@pytest.mark.parametrize(
+    ("info", "words"),
+    [
+        (RunInfo("a", "training", 3, 400, alive=True), "step 3 of 400"),
+        (RunInfo("a", "training", 3, 400, alive=True, stopping=True), "stopping"),
+        (RunInfo("a", "stopped", 57, message="stopped at step 57 (killed)"), "at step 57 (killed)"),
+        (RunInfo("a", "stopped", 57, 400, message="stopped at step 57"), "stopped at step 57"),
+        (RunInfo("a", "queued", place=1), "next"),
+        (RunInfo("a", "queued", place=3), "2 before it"),
+    ],
+)  # fmt: skip
+def test_states_in_words(info: RunInfo, words: str) -> None:
+    assert words in runs_html.label(info)
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("Choose another.\nA hint.", "Choose another.\nA hint."),
+        ("KeyError: 'x'", "fault of Rarebit's"),
+        ("RuntimeError: CUDA error at /home/me/x.py", "fault of Rarebit's"),
+    ],
+)
+def test_no_exception_is_shown(message: str, shown: str) -> None:
+    said = runs_html.plain_message(message)
+    assert shown in said and "/home" not in said and "Key" not in said
+
+
+def test_nothing_of_a_users_becomes_markup() -> None:
+    run = make_run(
+        "evil",
+        "failed",
+        **{"captions.trigger": EVIL, "captions.class_word": EVIL, "output.name": EVIL},
+    )
+    write_status(run, Status("failed", 1, 2, message=EVIL))
+    add_preview(run, 0, prompt=f"{EVIL} \"' onerror=x")
+    append_event(run, "warning", message=EVIL)
+    append_event(run, "end", reason="failed", message=EVIL)
+    append_event(run, "evaluation", step=1, effect=0.5, leak=EVIL)
+    recommended = {"checkpoint": EVIL, "strength": 1, "why": EVIL}
+    (run.path / "evaluation.json").write_text(json.dumps({"recommended": recommended}))
+    make_run("other")
+    shown = runs_reader.view("evil")
+    parts = [
+        runs_html.head(shown),
+        runs_html.board(shown),
+        runs_html.log(shown),
+        runs_html.meters(shown),
+        compared(["evil", "other"]),
+        outlook.sentence(shown.config or TrainingConfig()),
+    ]
+    for part in parts:
+        assert "<script" not in part and "&lt;script" in part
+        assert '" onerror' not in part.replace("&quot;", "")
+
+
+def test_the_base_model_is_the_first_row_and_then_the_newest() -> None:
+    run = make_run()
+    for step in (0, 100, 200):
+        add_preview(run, step)
+    board = runs_html.board(runs_reader.view("ohwx"))
+    rows = [board.index(f">{name}</th>") for name in ("base model", "step 200", "step 100")]
+    assert rows == sorted(rows)
+    assert "<mark>ohwx</mark>" in board
+
+
+def test_long_curves_are_thinned_and_bad_values_do_no_harm() -> None:
+    run = make_run()
+    steps(run, 1, 50)
+    append_event(run, "step", step=51, loss=math.nan)
+    shown = runs_reader.view("ohwx")
+    many = [(float(step), 1.0 / step) for step in range(1, 40_001)]
+    shown.curves["step.loss"] = many
+    shown.curves["step.preservation"] = many
+    drawn = runs_html.chart(shown)
+    assert drawn.count("L") <= runs_html.MOST_POINTS
+    assert "nan" not in drawn
+
+
+def test_comparing_shows_what_differs_and_only_that() -> None:
+    make_run("one", "finished", **{"adapter.rank": 8})
+    make_run("two", "finished", **{"adapter.rank": 32})
+    table = compared(["one", "two", "deleted"])
+    assert "Rank" in table and ">8<" in table and ">32<" in table
+    assert "Batch size" not in table
+    assert "two to four" in compared(["one"])
+
+
+# ------------------------------------------------------------------------------ the outlook
+
+
+def test_the_arithmetic_is_that_of_the_set() -> None:
+    values = {"images.path": "datasets/police-car", "captions.trigger": "ohwx"}
+    config = with_values(TrainingConfig(), values | {"training.steps": 600})
+    said = "600 steps of 4 pictures: each of 10 is seen about 240 times; 2 more are kept out"
+    assert outlook.arithmetic(config) == f"{said} to measure by"
+    whole = with_values(config, {"evaluation.validation": 0.0})
+    assert outlook.arithmetic(whole).endswith("each of 12 is seen about 200 times")
+    assert "<b>ohwx</b> from the 12 pictures of <b>police-car</b>" in outlook.sentence(config)
+
+
+def test_the_time_comes_from_a_run_like_this_one() -> None:
+    config = with_values(TrainingConfig(), {"base.name": "someone/model"})
+    assert outlook.pace_of(config) is None
+    run = make_run(**{"base.name": "someone/model"})
+    lines = [{"time": 1000.0, "event": "start", "step": 0}]
+    lines += [{"time": 1000.0 + 2 * n, "event": "step", "step": n} for n in range(1, 21)]
+    run.events.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    pace = outlook.pace_of(config)
+    assert pace is not None and pace.source == "ohwx"
+    assert pace.seconds == pytest.approx(2.0)
+    double = with_values(config, {"training.accumulation": 2})
+    twice = outlook.pace_of(double)
+    assert twice is not None and twice.seconds == pytest.approx(4.0)
+    assert "going by ohwx" in outlook.time_needed(config)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (2, "5 s"),
+        (42, "40 s"),
+        (90, "2 min"),
+        (3500, "58 min"),
+        (3600, "1 h"),
+        (8000, "2 h 10 min"),
+    ],
+)
+def test_durations_are_no_more_exact_than_a_guess(seconds: float, shown: str) -> None:
+    assert outlook.rounded_duration(seconds) == shown

@@ -1,0 +1,212 @@
+"""Form -> configuration -> file -> form is the same form, for every preset and field."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gradio as gr
+import pytest
+
+from app.tabs.train.forms import (
+    LABELS,
+    SECTION_TITLES,
+    Shown,
+    field_names,
+    form_values,
+    kind_of,
+    label_of,
+    make_component,
+    mistakes_by_field,
+    preset_values,
+    read_form,
+    section_title,
+    to_plain,
+    to_shown,
+)
+from trainer.config.fields import ConfigField, all_fields, get_value, sections
+from trainer.config.file import ConfigError, format_config, parse_config, with_values
+from trainer.config.presets import PRESETS, apply_preset
+from trainer.config.schema import TrainingConfig
+
+FIELDS = list(all_fields().values())
+
+# A value that differs from the default, for the fields where `other_value` finds none.
+OTHER: dict[str, Shown] = {
+    "base.name": "stabilityai/stable-diffusion-xl-base-1.0",
+    "images.path": "police-car",
+    "images.background": "#00ff7f",
+    "training.ema_decay": 0.99,
+    "adapter.dropout": 0.25,
+}
+
+
+def other_value(field: ConfigField) -> Shown:
+    """What someone may have put into a field instead of its default."""
+    if field.name in OTHER:
+        return OTHER[field.name]
+    shown = to_shown(field, field.default)
+    kind = kind_of(field)
+    if kind == "switch":
+        return not shown
+    if kind == "choice":
+        return next(choice for choice in field.choices if choice != shown)
+    if kind == "whole":
+        return "64" if shown == "" else int(shown or 0) + 1
+    if kind == "number":
+        return "5e-05" if shown == "" else float(shown or 0) * 1.5 or 0.125
+    if kind == "lines":
+        return 'a red apple, 3d emoji\n""\n\\(parentheses\\) & "quotes" <b>'
+    return "größer <&> \"'"
+
+
+def through_a_file(shown: list[Shown]) -> list[Shown]:
+    return form_values(parse_config(format_config(read_form(shown)), "test"))
+
+
+@pytest.mark.parametrize("name", ["", *PRESETS])
+def test_every_preset_comes_back_from_its_file(name: str) -> None:
+    config = apply_preset(TrainingConfig(), name) if name else TrainingConfig()
+    shown = form_values(config)
+    assert read_form(shown) == config
+    assert through_a_file(shown) == shown
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
+def test_every_field_comes_back_from_its_file(field: ConfigField) -> None:
+    shown = form_values(TrainingConfig())
+    place = FIELDS.index(field)
+    assert shown[place] != other_value(field)
+    shown[place] = other_value(field)
+    if field.name == "adapter.unet":
+        assert shown[place] is False
+    again = through_a_file(shown)
+    assert again == shown
+    assert [type(value) for value in again] == [type(value) for value in shown]
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
+def test_every_field_has_a_component_that_shows_it_whole(field: ConfigField) -> None:
+    component = make_component(field.name, to_shown(field, field.default))
+    assert getattr(component, "label", "") == label_of(field.name)
+    said = getattr(component, "info", "")
+    assert field.description.endswith(said[1:]) if field.name != "images.path" else said
+    for shown in (to_shown(field, field.default), other_value(field)):
+        assert component.preprocess(component.postprocess(shown)) == shown
+
+
+def test_a_field_of_a_new_type_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    field = all_fields()["adapter.rank"]
+    monkeypatch.setattr(type(field), "types", frozenset({"object"}))
+    with pytest.raises(TypeError, match=r"adapter\.rank"):
+        kind_of(field)
+
+
+def test_labels_are_of_fields_and_unlike() -> None:
+    assert set(LABELS) <= set(all_fields())
+    assert [section_title(name) for name in sections()][:1] == [SECTION_TITLES["base"]]
+    assert section_title("new_room") == "New room"
+    labels = [label_of(name) for name in all_fields()]
+    assert sorted(labels) == sorted(set(labels))
+
+
+def test_the_preset_fills_the_components_of_its_fields() -> None:
+    for name, preset in PRESETS.items():
+        config = apply_preset(TrainingConfig(), name)
+        expected = {
+            dotted: to_shown(all_fields()[dotted], get_value(config, dotted))
+            for dotted in preset.values
+        }
+        assert preset_values(name) == expected
+
+
+def test_what_a_browser_sends_is_taken_as_it_is_meant() -> None:
+    rank = all_fields()["adapter.rank"]
+    assert to_plain(rank, 8.0) == 8 and isinstance(to_plain(rank, 8.0), int)
+    assert to_plain(rank, 8.5) == 8.5  # refused by the configuration, never rounded
+
+
+def changed(**values: Shown) -> list[Shown]:
+    names = list(all_fields())
+    shown = form_values(with_values(TrainingConfig(), {"captions.trigger": "ohwx"}))
+    for name, value in values.items():
+        shown[names.index(name.replace("__", "."))] = value
+    return shown
+
+
+def test_all_mistakes_are_found_at_once_each_at_its_field() -> None:
+    shown = changed(
+        adapter__rank=8.5,
+        adapter__dropout=1.5,
+        optimizer__learning_rate="fast",
+        optimizer__text_encoder_learning_rate="-1",
+        training__steps=None,
+        training__batch_size=0,
+        images__background="red",
+        base__name="",
+    )
+    with pytest.raises(ConfigError) as caught:
+        read_form(shown)
+    assert set(mistakes_by_field(caught.value)) == {
+        "adapter.rank",
+        "adapter.dropout",
+        "optimizer.learning_rate",
+        "optimizer.text_encoder_learning_rate",
+        "training.steps",
+        "training.batch_size",
+        "images.background",
+        "base.name",
+    }
+
+
+def test_a_contradiction_stands_at_both_fields_by_their_labels() -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_form(changed(adapter__unet=False, adapter__text_encoder=False))
+    found = mistakes_by_field(caught.value)
+    assert set(found) == {"adapter.unet", "adapter.text_encoder"}
+    assert "“Train the UNet”" in found["adapter.unet"]
+    assert "adapter." not in found["adapter.unet"]
+
+
+def test_a_folder_elsewhere_is_kept_and_an_image_set_is_called_by_its_id(tmp_path: Path) -> None:
+    field = all_fields()["images.path"]
+    assert to_shown(field, tmp_path) == str(tmp_path)
+    assert to_plain(field, str(tmp_path)) == tmp_path.as_posix()
+    assert to_shown(field, Path("datasets/police-car")) == "police-car"
+    assert to_plain(field, "police-car") == "datasets/police-car"
+    assert to_plain(field, "") == "."
+    for path in (Path("cats"), Path("datasets/gone"), Path("far/datasets/police-car")):
+        assert to_plain(field, to_shown(field, path)) == path.as_posix()
+
+
+CONCEPTS = """police-car | ohwx | car | 2
+teddy-and-peacock | sks | toy |
+datasets/elsewhere | xyz | |"""
+
+
+def test_several_subjects_come_back_from_their_file() -> None:
+    shown = [*form_values(TrainingConfig())[:-1], CONCEPTS]
+    config = read_form(shown)
+    assert [concept.trigger for concept in config.concepts] == ["ohwx", "sks", "xyz"]
+    assert [concept.repeats for concept in config.concepts] == [2, 1, 1]
+    assert config.concepts[0].path == Path("datasets/police-car")
+    again = through_a_file(shown)
+    assert read_form(again) == config
+    assert through_a_file(again) == again
+
+
+def test_mistakes_of_subjects_stand_at_their_field() -> None:
+    shown = [*form_values(TrainingConfig())[:-1], "police-car | | car\nflat-paper | b | | many"]
+    with pytest.raises(ConfigError) as caught:
+        read_form(shown)
+    found = mistakes_by_field(caught.value)
+    assert list(found) == ["concepts"]
+    assert "oncepts 1.trigger" in found["concepts"]
+
+
+def test_components_are_labelled_by_ids_that_tests_can_find() -> None:
+    with gr.Blocks():
+        shown = form_values(TrainingConfig())
+        pairs = zip(field_names(), shown, strict=True)
+        ids = [make_component(name, value).elem_id for name, value in pairs]
+    assert len(set(ids)) == len(ids)
+    assert "train-adapter-rank" in ids

@@ -1,0 +1,268 @@
+"""``adapter``: every command of the documentation, and what must not happen to files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from tests.conftest import TinyBase
+from tests.trainer.lora.helpers import random_adapter
+from trainer.commands.cli import main
+from trainer.config.schema import TrainingConfig
+from trainer.lora.baking import bake, save_base
+from trainer.lora.files import AdapterFile, read_adapter
+from trainer.lora.layers import find_targets
+from trainer.lora.metadata import CONFIG_KEY, shareable_config
+from trainer.lora.verify import compare
+from trainer.lora.writing import write_adapter
+from trainer.models.identify import identify
+from trainer.models.load import load_base
+from trainer.places import PROJECT
+
+DOCUMENTED = [
+    line.removeprefix("python launch.py ").split()
+    for line in (PROJECT / "docs" / "adapter-files.md").read_text("utf-8").splitlines()
+    if line.startswith("python launch.py adapter")
+]
+
+
+@pytest.fixture(scope="module")
+def made(tiny_base: TinyBase, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two adapters of rank 4 and 2, a picture, and their base model."""
+    folder = tmp_path_factory.mktemp("adapters")
+    shutil.copytree(tiny_base("sd1"), folder / "my-base")
+    base = load_base(str(folder / "my-base"))
+    adapters = []
+    for seed, (name, rank, alpha) in enumerate((("cat", 4, 2.0), ("style", 2, 2.0))):
+        adapter = random_adapter(base, dict.fromkeys(find_targets(base), (rank, alpha)), 99 * seed)
+        metadata = {"modelspec.trigger_phrase": name, "ss_base_model_version": "sd_v1"}
+        metadata |= {CONFIG_KEY: json.dumps(shareable_config(TrainingConfig()))}
+        adapter = AdapterFile(adapter.layers, "sd1", metadata)
+        write_adapter(adapter, folder / f"{name}.safetensors")
+        adapters.append(adapter)
+    bake(base, [(adapters[-1], 1.0)])
+    save_base(base, folder / "my-tuned", "folder", "fp32", identify(str(folder / "my-base")))
+    Image.new("RGB", (2000, 1000), "red").save(folder / "cat.preview.png")
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for path in made.iterdir():
+        if path.is_file():
+            shutil.copy(path, tmp_path)
+    for base in ("my-base", "my-tuned"):
+        (tmp_path / base).symlink_to(made / base)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_there_is_documentation_of_every_action() -> None:
+    assert {line[1] for line in DOCUMENTED} == {
+        *("inspect", "verify", "convert", "resize", "merge", "extract", "recipe", "download"),
+    }
+    assert len(DOCUMENTED) > 8
+
+
+@pytest.mark.parametrize("line", DOCUMENTED, ids=" ".join)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_documented_commands(
+    folder: Path, capsys: pytest.CaptureFixture[str], line: list[str], as_json: bool
+) -> None:
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    assert main([*line, *(["--json"] if as_json else [])]) == 0
+    output = capsys.readouterr().out
+    assert json.loads(output) if as_json else len(output) > 30
+    assert all(path.read_bytes() == content for path, content in before.items())
+    if "--out" in line:
+        assert (folder / line[line.index("--out") + 1]).exists()
+        assert main(line) == 2  # what is there now is not replaced
+        assert "exists already" in capsys.readouterr().err
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, object]:
+    assert main(["adapter", *arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_verify_and_inspect(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    verified = run_json(capsys, "verify", "cat.safetensors", "--base", "my-base")
+    assert verified["summary"] == "works in A1111, Forge, ComfyUI, InvokeAI, sd-scripts, diffusers"
+    inspected = run_json(capsys, "inspect", "cat.safetensors")
+    assert (inspected["family"], inspected["trigger_words"]) == ("sd1", ["cat"])
+    assert inspected["enough_rank"] == 4
+
+
+def test_convert_keeps_the_precision_and_the_numbers(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, layout in enumerate(("diffusers", "kohya")):
+        source = "cat.safetensors" if not number else "0.safetensors"
+        out = f"{number}.safetensors"
+        converted = run_json(capsys, "convert", source, "--out", out, "--layout", layout)
+        assert converted["precision"] == "fp16"
+        assert converted["difference"] == pytest.approx(0, abs=1e-12)
+    original, back = load_file(folder / "cat.safetensors"), load_file(folder / "1.safetensors")
+    assert original.keys() == back.keys()
+    assert all(torch.equal(original[name], back[name]) for name in original)
+    assert read_adapter(folder / "1.safetensors").metadata["modelspec.trigger_phrase"] == "cat"
+
+
+def test_resize_says_the_difference(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["resize", "cat.safetensors", "--out", "a.safetensors", "--rank", "2"]
+    resized = run_json(capsys, *arguments, "--precision", "fp32")
+    found = compare(
+        read_adapter(Path("cat.safetensors")), read_adapter(Path("a.safetensors")), "fp32"
+    )
+    assert resized["ranks"] == [2]
+    assert resized["worst_difference"] == pytest.approx(found.worst)
+    assert found.worst > 0.1
+
+
+def test_merge_with_strength(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = ["cat.safetensors", "style.safetensors:0.5"]
+    merged = run_json(capsys, "merge", *files, "--out", "a.safetensors", "--precision", "fp32")
+    assert (merged["ranks"], merged["precision"]) == ([6], "fp32")
+    assert merged["worst_difference"] == pytest.approx(0, abs=1e-6)
+    assert "sd-scripts, diffusers" in str(merged["works"])
+    metadata = read_adapter(Path("a.safetensors")).metadata
+    assert metadata["modelspec.trigger_phrase"] == "cat, style"
+    assert "/" not in metadata["rarebit.merged"]
+
+
+def test_extract_finds_what_was_merged(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--base", "my-base", "--tuned", "my-tuned", "--out", "a.safetensors"]
+    found = run_json(capsys, "extract", *arguments, "--rank", "2", "--precision", "fp32")
+    assert found["difference"] == pytest.approx(0, abs=1e-5)
+    assert found["left_out"] == []
+    report = compare(
+        read_adapter(Path("style.safetensors")), read_adapter(Path("a.safetensors")), "fp32"
+    )
+    assert report.missing == report.unexpected == ()
+    assert report.worst < 1e-3  # the tuned weights are rounded to fp32
+
+
+def test_resize_says_how_predictions_differ(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shares = []
+    for rank in ("1", "3", "4"):
+        arguments = ["cat.safetensors", "--out", f"{rank}.safetensors", "--rank", rank]
+        resized = run_json(capsys, "resize", *arguments, "--precision", "fp32", "--base", "my-base")
+        shares.append(float(str(resized["prediction_difference"])))
+    assert 1.5 > shares[0] > shares[1] > 1e-3 > 1e-5 > shares[2]
+    unmeasured = run_json(
+        capsys, "resize", "cat.safetensors", "--out", "x.safetensors", "--rank", "1"
+    )
+    assert unmeasured["prediction_difference"] is None
+
+
+def test_dora_becomes_a_plain_adapter(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tensors = load_file("cat.safetensors")
+    downs = [name for name in tensors if ".lora_down." in name]
+    scales = {
+        name.replace("lora_down.weight", "dora_scale"): torch.ones(1, tensors[name].shape[1])
+        for name in downs
+    }
+    save_file(tensors | scales, "dora.safetensors")
+    arguments = ["dora.safetensors", "--base", "my-base", "--precision", "fp32"]
+    plain = run_json(capsys, "resize", *arguments, "--rank", "1000", "--out", "plain.safetensors")
+    assert float(str(plain["difference"])) < 1e-5
+    assert float(str(plain["prediction_difference"])) < 1e-4
+    assert "diffusers" in str(plain["works"])
+    rough = run_json(capsys, "resize", *arguments, "--rank", "2", "--out", "rough.safetensors")
+    assert float(str(rough["difference"])) > 0.01
+
+
+def test_sidecars(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(["adapter", "convert", "cat.safetensors", "--out", "a.safetensors", "--sidecars"]) == 0
+    )
+    assert json.loads(Path("a.json").read_text())["activation text"] == "cat"
+    assert json.loads(Path("a.json").read_text())["sd version"] == "SD1"
+    with Image.open("a.png") as picture:
+        assert (picture.format, picture.size) == ("PNG", (512, 256))
+    # The next one finds a sidecar of someone else's, and leaves it.
+    Path("b.json").write_text("mine")
+    assert (
+        main(["adapter", "convert", "cat.safetensors", "--out", "b.safetensors", "--sidecars"]) == 2
+    )
+    assert Path("b.json").read_text() == "mine"
+    assert not Path("b.safetensors").exists()
+
+
+def test_force_replaces_but_never_what_is_read(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("old.safetensors").write_text("old")
+    assert (
+        main(["adapter", "convert", "cat.safetensors", "--out", "old.safetensors", "--force"]) == 0
+    )
+    assert len(read_adapter(Path("old.safetensors")).layers) > 10
+    Path("link.safetensors").symlink_to("cat.safetensors")
+    before = Path("cat.safetensors").read_bytes()
+    for out in ("cat.safetensors", "link.safetensors", "./cat.safetensors"):
+        assert main(["adapter", "convert", "cat.safetensors", "--out", out, "--force"]) == 2
+        assert "never replaced" in capsys.readouterr().err
+    assert Path("cat.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["inspect", "nowhere.safetensors"], "is not a file"),
+        (["convert", "cat.safetensors", "--out", "a.ckpt"], "does not end in .safetensors"),
+        (["resize", "cat.safetensors", "--out", "a.safetensors", "--rank", "0"], "can't be 0"),
+        (["merge", "cat.safetensors:nan", "--out", "a.safetensors"], "can't be nan"),
+        (["merge", "cat.safetensors", "--base", "my-base", "--out", "my-base"], "exists already"),
+        (
+            ["merge", "cat.safetensors", "--base", "my-base", "--out", "new", "--rank", "2"],
+            "--rank has no meaning",
+        ),
+        (["verify", "broken.safetensors"], r"NaN or infinite numbers in lora_unet_"),
+        (["convert", "dora.safetensors", "--out", "a.safetensors"], "is DoRA"),
+        (["resize", "dora.safetensors", "--out", "a.safetensors", "--rank", "2"], "--base"),
+        (["merge", "cat.safetensors", "dora.safetensors", "--out", "a.safetensors"], "DoRA"),
+        (["recipe", "dora.safetensors", "--out", "a.toml"], "records no recipe"),
+        (["recipe", "cat.safetensors", "--out", "cat.preview.png"], "exists already"),
+        (["download", "cat.safetensors", "--out", "a.tar"], "does not end in .zip"),
+        (
+            ["extract", "--base=my-base", "--tuned=my-base", "--rank=2", "--out=a.safetensors"],
+            "the same weights",
+        ),
+        (["merge", "cat.safetensors:1:2", "--out", "a.safetensors"], "one strength for each"),
+        (
+            ["merge", "cat.safetensors", "--layout", "folder", "--out", "a.safetensors"],
+            "no meaning without --base",
+        ),
+    ],
+)
+def test_mistakes(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str
+) -> None:
+    tensors = load_file("cat.safetensors")
+    name = next(name for name in tensors if "lora_unet" in name and ".lora_up." in name)
+    save_file(tensors | {name: torch.full_like(tensors[name], torch.nan)}, "broken.safetensors")
+    scale = name.replace("lora_up.weight", "dora_scale")
+    columns = tensors[name.replace("lora_up", "lora_down")].shape[1]
+    save_file(tensors | {scale: torch.ones(1, columns)}, "dora.safetensors")
+    before = sorted(folder.iterdir())
+    assert main(["adapter", *arguments]) == 2
+    assert reason in capsys.readouterr().err
+    assert sorted(folder.iterdir()) == before
+
+
+def test_help_needs_no_torch() -> None:
+    code = (
+        "import sys; from trainer.commands.cli import build_parser; build_parser(); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT).returncode == 0

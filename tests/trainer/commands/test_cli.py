@@ -1,0 +1,193 @@
+"""The command line: exit statuses, and one clear sentence for each mistake."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.conftest import TinyBase
+from tests.trainer.runs_for_tests import SMALL, make_images
+from trainer.commands.cli import main
+from trainer.places import PROJECT
+
+EVERYWHERE = "Works in A1111, Forge, ComfyUI, InvokeAI, sd-scripts, diffusers."
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs and caches go where the test is."""
+    monkeypatch.setenv("RAREBIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("trainer.commands.train.RUNS", tmp_path / "runs")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return make_images(tmp_path / "images")
+
+
+def settings(**changes: object) -> list[str]:
+    """``--set`` for a run of a second; changes by dotted name with "__" for the dot."""
+    values = SMALL | {key.replace("__", "."): value for key, value in changes.items()}
+    return [
+        part for key, value in values.items() for part in ("--set", f"{key}={json.dumps(value)}")
+    ]
+
+
+def test_train_resume_and_generate(
+    tiny_base: TinyBase, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = str(tiny_base("sd1"))
+    arguments = ["train", "--images", str(images), "--trigger", "ohwx", "--class-word", "thing"]
+    arguments += ["--base", base, "--no-train-text-encoder", "--rank", "4"]
+    assert main([*arguments, *settings(training__steps=3, adapter__rank=4)]) == 0
+    output = capsys.readouterr().out
+    for part in (
+        "trains 32 UNet layers",
+        "step 3/3",
+        "loss",
+        "rate",
+        "left",
+        "Report:",
+    ):
+        assert part in output, output
+    assert output.splitlines()[-1] == EVERYWHERE
+    adapter = tmp_path / "runs" / "ohwx" / "adapter.safetensors"
+    assert str(adapter) in output
+    assert "generate --base" in output
+
+    arguments = ["generate", "--base", base, "--adapter", f"{adapter}:0.5", "--prompt", "ohwx"]
+    assert main([*arguments, "--count", "1", "--inference-steps", "2", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "000001.png").is_file()
+
+    assert main(["resume", "ohwx"]) == 0  # already finished: says so by ending at once
+    assert main(["resume", str(tmp_path / "nowhere")]) == 2
+    assert "is not a run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--images", "{empty}"], "holds no picture that can be used"),
+        (["--images", "{tmp}/absent"], "does not exist"),
+        (["--resolution", "40"], "images.resolution 40 is not a multiple of 16"),
+        (["--base", "no-such-model"], "no-such-model"),
+        (["--rank", "0"], "adapter.rank"),
+        (["--steps", "1000000000"], "training.steps"),
+        (["--set", "trainig.steps=3"], "training.steps"),
+        (["--set", "optimizer.learning_rate=nan"], "optimizer.learning_rate"),
+        (["--set", "training.precision=fp16"], "fp16"),
+        (["--trigger", ""], "No trigger word was given"),
+        (["--config", "{tmp}/absent.toml"], "absent.toml"),
+        (["--preset", "fast"], "no preset"),
+        (["--run", "{images}"], "exists already"),
+    ],
+)
+def test_each_mistake_is_one_message_and_leaves_nothing(
+    tiny_base: TinyBase,
+    images: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    changes: list[str],
+    message: str,
+) -> None:
+    (tmp_path / "empty").mkdir()
+    before = sorted(images.iterdir())
+    places = {"tmp": tmp_path, "empty": tmp_path / "empty", "images": images}
+    given = [part.format(**places) for part in changes]
+    arguments = ["train", "--images", str(images), "--trigger", "ohwx"]
+    arguments += ["--base", str(tiny_base("sd1")), *given]
+    capsys.readouterr()  # what making the tiny base model has printed
+    assert main(arguments) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: ")
+    assert message in errors
+    assert "Traceback" not in errors
+    assert not list((tmp_path / "runs").glob("*")) if (tmp_path / "runs").exists() else True
+    assert sorted(images.iterdir()) == before
+
+
+def test_a_wrong_base_for_an_adapter_is_refused(
+    tiny_base: TinyBase, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", "--images", str(images), "--trigger", "ohwx", *settings()]
+    assert main([*arguments, "--base", str(tiny_base("sdxl"))]) == 0
+    adapter = tmp_path / "runs" / "ohwx" / "adapter.safetensors"
+    arguments = ["generate", "--base", str(tiny_base("sd1")), "--adapter", str(adapter)]
+    assert main([*arguments, "--prompt", "ohwx", "--out", str(tmp_path / "out")]) == 2
+    assert "does not fit" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_check_images(
+    tiny_base: TinyBase, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (images / "broken.png").write_bytes((images / "0.png").read_bytes()[:100])
+    Image.new("RGB", (4, 4)).save(images / "small.png")
+    arguments = ["check-images", str(images), "--base", str(tiny_base("sd1"))]
+    assert main([*arguments, "--trigger", "ohwx"]) == 0
+    text = capsys.readouterr().out
+    assert "4 pictures can be trained on, 2 left out" in text
+    assert "broken.png" in text
+    assert main([*arguments, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["pictures"] == 4
+    assert report["left_out"] == 2
+
+
+def test_help_needs_no_heavy_library() -> None:
+    code = (
+        "import sys; from trainer.commands.cli import build_parser; build_parser().format_help();"
+        "sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=False)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("arguments", [[], ["train", "--nonsense"], ["fly"]])
+def test_unknown_arguments_are_refused(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_check_images_of_several_concepts(
+    tiny_base: TinyBase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [make_images(tmp_path / name, count) for name, count in (("a", 2), ("b", 3))]
+    arguments = ["check-images", "--base", str(tiny_base("sd1"))]
+    concepts = [f"--concept={folders[0]}:ohwx:thing", f"--concept={folders[1]}:bnha:thing"]
+    assert main([*arguments, *concepts, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [concept["pictures"] for concept in report["concepts"]] == [2, 3]
+    messages = [finding["message"] for finding in report["findings"]]
+    # The two pictures of the one folder are the first two of the other.
+    assert sum("same picture in several concepts" in message for message in messages) == 2
+    assert sum("class word of ohwx" in message for message in messages) == 1
+    assert main([*arguments, *concepts]) == 0
+    assert "same picture" in capsys.readouterr().out
+    for wrong in ([], [str(folders[0]), *concepts]):
+        assert main([*arguments, *wrong]) == 2
+        assert "folder, or concepts" in capsys.readouterr().err
+
+
+def test_running_out_of_gpu_memory_is_said_in_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(_: object) -> int:
+        raise torch.OutOfMemoryError("CUDA out of memory (injected)")
+
+    parser = argparse.ArgumentParser()
+    parser.set_defaults(command=command)
+    monkeypatch.setattr("trainer.commands.cli.build_parser", lambda: parser)
+    assert main([]) == 2
+    assert "GPU's memory is not enough" in capsys.readouterr().err

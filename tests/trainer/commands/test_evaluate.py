@@ -1,0 +1,206 @@
+"""``evaluate`` and the end of a training: the same object, from a run or from any adapter file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from tests.conftest import TinyBase
+from tests.tiny_models import TINY_NAMES
+from tests.trainer.runs_for_tests import make_images, small_config, train_small
+from trainer.commands.cli import main
+from trainer.evaluation import assessing, drift
+from trainer.evaluation.concluding import sentences
+from trainer.evaluation.drift import ProbeSettings
+from trainer.runs.layout import RunFolder
+from trainer.runs.log import read_events
+from trainer.runs.measured import read_measured
+
+KEYS = {
+    "effect", "leak", "collateral", "validation_loss", "trigger", "class_word", "checkpoints",
+    "recommended",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Base pictures in one denoising step, at one timestep; a board of few steps."""
+    settings = ProbeSettings(timesteps=1, inference_steps=1)
+    monkeypatch.setattr(drift, "ProbeSettings", lambda: settings)
+    for name in ("draw_board", "score_pictures"):
+        quicker = partial(getattr(assessing, name), inference_steps=1)
+        monkeypatch.setattr(assessing, name, quicker)
+
+
+def trained(base: Path, folder: Path, **changes: Any) -> RunFolder:
+    changes = {"evaluation__enabled": True, "evaluation__every": 2, **changes}
+    images = make_images(folder / "images", count=9)
+    result, _ = train_small(small_config(base, images, **changes), folder / "run")
+    assert result.assessment is not None
+    assert all(sentences(result.assessment))
+    return result.run
+
+
+def evaluate(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
+    capsys.readouterr()
+    assert main(["evaluate", *map(str, arguments), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("name", TINY_NAMES)
+def test_a_run_at_its_end_and_by_command(
+    tiny_base: TinyBase, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = trained(tiny_base(name), tmp_path)
+    kept = json.loads(run.evaluation.read_text())
+    found = evaluate(capsys, run.path)
+    assert set(found) == set(kept) == KEYS
+    assert found == json.loads(run.evaluation.read_text())
+    assert (found["trigger"], found["class_word"]) == ("ohwx", "thing")
+    assert [row["step"] for row in found["checkpoints"]] == [2, 4]
+    assert found["checkpoints"][-1]["checkpoint"] == "adapter.safetensors"
+    assert found["effect"] == found["checkpoints"][-1]["effect"] > 0
+    # What was measured in training is what the files give, but for the rounding of the sums.
+    for measured, again in zip(kept["checkpoints"], found["checkpoints"], strict=True):
+        for key in ("effect", "leak", "collateral", "likeness", "validation_loss"):
+            assert measured[key] == pytest.approx(again[key], rel=1e-2, abs=1e-4), key
+    assert {"checkpoint", "strength", "why"} <= set(found["recommended"])
+    events = [event for event in read_events(run) if event["event"] == "evaluation"]
+    assert kept["effect"] == events[-1]["effect"]
+    page = run.report.read_text()
+    assert "What other prompts became" in page
+    shown = read_measured(run)
+    assert [row.name for row in shown.rows[:2]] == [
+        "adapters/step-000002.safetensors", "adapter.safetensors",
+    ]  # fmt: skip
+
+
+def test_the_board_shows_what_its_labels_say(tiny_base: TinyBase, tmp_path: Path) -> None:
+    run = trained(tiny_base("sd1"), tmp_path, captions__class_word="car")
+    with Image.open(run.bleed_board) as board:
+        width, height = board.size
+    assert width > 600
+    assert height > 4 * 128
+    cells = json.loads(run.bleed_board.with_suffix(".json").read_text())["cells"]
+    assert len(cells) == 13
+    assert {cell["row"] for cell in cells} == {"trigger", "class word", "neighbour", "unrelated"}
+    removed = [cell for cell in cells if cell["column"] == "trigger removed"]
+    assert [(cell["row"], "ohwx" in cell["prompt"]) for cell in removed] == [("trigger", False)]
+    assert len({tuple(cell["seeds"]) for cell in cells}) == 1
+
+
+def test_a_file_alone(
+    tiny_base: TinyBase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its words come from its metadata; pictures only where they are given."""
+    base = tiny_base("sd1")
+    run = trained(base, tmp_path)
+    file = shutil.copy(run.adapter, tmp_path / "mine.safetensors")
+    before = set(tmp_path.iterdir())
+    alone = evaluate(capsys, file, "--base", base)
+    assert (alone["trigger"], alone["class_word"]) == ("ohwx", "thing")
+    assert alone["effect"] > 0
+    assert alone["validation_loss"] is None
+    assert alone["recommended"]["findings"][0]["code"] == "unmeasured"
+    with_images = evaluate(capsys, file, "--base", base, "--images", tmp_path / "images")
+    kept = json.loads(run.evaluation.read_text())
+    assert with_images["validation_loss"] == pytest.approx(kept["validation_loss"], rel=1e-3)
+    assert with_images["checkpoints"][0]["held_out"] == 1
+    other = evaluate(capsys, file, "--base", base, "--trigger", "sks", "--class-word", "dog")
+    assert (other["trigger"], other["class_word"]) == ("sks", "dog")
+    assert set(tmp_path.iterdir()) == before  # nothing is written beside a file
+
+
+def test_a_dead_adapter_is_called_dead(
+    tiny_base: TinyBase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = tiny_base("sd1")
+    run = trained(base, tmp_path)
+    tensors = load_file(run.adapter)
+    dead = {
+        name: torch.zeros_like(tensor) if "lora_up" in name else tensor
+        for name, tensor in tensors.items()
+    }
+    save_file(dead, tmp_path / "dead.safetensors")
+    found = evaluate(capsys, tmp_path / "dead.safetensors", "--base", base, "--trigger", "ohwx",
+                     "--images", tmp_path / "images")  # fmt: skip
+    assert (found["effect"], found["leak"], found["collateral"]) == (0.0, 0.0, 0.0)
+    assert [finding["code"] for finding in found["recommended"]["findings"]] == ["dead"]
+    assert found["recommended"]["checkpoint"] is None
+    assert main(["evaluate", str(tmp_path / "dead.safetensors"), "--base", str(base),
+                 "--trigger", "ohwx"]) == 0  # fmt: skip
+    assert "The adapter is dead" in capsys.readouterr().out
+
+
+def test_what_is_refused(
+    tiny_base: TinyBase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = tiny_base("sd1")
+    run = trained(base, tmp_path, evaluation__board=0)
+    assert not run.bleed_board.exists()
+    nameless = tmp_path / "nameless.safetensors"
+    save_file(load_file(run.adapter), nameless)
+    assert main(["evaluate", str(nameless), "--base", str(base)]) == 2
+    assert "--trigger WORD" in capsys.readouterr().err
+    for file in (run.adapter, *run.adapters.iterdir()):
+        file.unlink()
+    assert main(["evaluate", str(run.path)]) == 2
+    assert "no adapter to measure yet" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path / "nothing")]) == 2
+
+
+def test_several_concepts(
+    tiny_base: TinyBase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each is measured apart, and how much each trigger makes of the other's pictures."""
+    base = tiny_base("sd1")
+    folders = [make_images(tmp_path / name) for name in ("one", "two")]
+    concepts = [
+        {"path": str(folder), "trigger": trigger, "class_word": word}
+        for folder, trigger, word in zip(folders, ("ohwx", "bnha"), ("dog", "car"), strict=True)
+    ]
+    changes = {"captions.trigger": "", "captions.class_word": "", "images.path": "",
+               "evaluation.enabled": True, "evaluation.board": 0}  # fmt: skip
+    config = small_config(base, folders[0])
+    values = config.model_dump(mode="python")
+    for key, value in changes.items():
+        section, name = key.split(".")
+        values[section][name] = Path() if name == "path" else value
+    values["concepts"] = concepts
+    result, _ = train_small(type(config).model_validate(values), tmp_path / "run")
+    assert result.assessment is not None
+    assert set(result.assessment.each) == {"ohwx dog", "bnha car"}
+    bleed = result.assessment.bleed
+    assert [len(row) for row in bleed] == [2, 2]
+    for number, (name, meters) in enumerate(result.assessment.each.items()):
+        assert bleed[number][number] == pytest.approx(meters.likeness, abs=1e-6), name
+    found = json.loads(result.run.evaluation.read_text())
+    assert found["trigger"] == "ohwx, bnha"
+    one = evaluate(capsys, result.run.path, "--trigger", "bnha")
+    assert (one["trigger"], one["class_word"]) == ("bnha", "car")
+    assert one["effect"] == pytest.approx(result.assessment.each["bnha car"].effect, rel=1e-2)
+    assert main(["evaluate", str(result.run.path), "--class-word", "bird"]) == 2
+
+
+def test_numbers_that_are_none_in_json() -> None:
+    assert assessing.finite({"a": [float("nan"), 1.0], "b": (float("inf"), "x")}) == {
+        "a": [None, 1.0],
+        "b": [None, "x"],
+    }
+
+
+def test_a_lost_image_set_is_said(
+    tiny_base: TinyBase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = trained(tiny_base("sd1"), tmp_path, evaluation__board=0)
+    shutil.rmtree(tmp_path / "images")
+    assert main(["evaluate", str(run.path)]) == 0
+    assert "is not there any more" in capsys.readouterr().out

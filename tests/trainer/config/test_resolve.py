@@ -1,0 +1,38 @@
+"""What is left to the base model gets values that suit it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.conftest import TinyBase
+from trainer.config.file import with_values
+from trainer.config.resolve import resolve
+from trainer.config.schema import TrainingConfig
+from trainer.models.load import load_base
+
+
+@pytest.mark.parametrize(
+    ("values", "rates"),
+    [
+        ({}, (4e-3, 6e-3)),
+        ({"adapter.rank": 4}, (4e-3, 6e-3)),
+        ({"adapter.rank": 32}, (2e-3, 3e-3)),
+        ({"adapter.rank": 32, "adapter.alpha": 16.0}, (4e-3, 6e-3)),
+        ({"adapter.rank": 64, "optimizer.learning_rate": 1e-2}, (1e-2, 1.5e-3)),
+        ({"adapter.rank": 32, "optimizer.name": "prodigy"}, (1.0, 1.0)),
+    ],
+)
+def test_rates_of_the_built_in_model_follow_alpha(
+    values: dict[str, Any], rates: tuple[float, float]
+) -> None:
+    optimizer = resolve(with_values(TrainingConfig(), values), load_base("tiny-emoji")).optimizer
+    found = (optimizer.learning_rate, optimizer.text_encoder_learning_rate)
+    assert found == pytest.approx(rates)
+
+
+def test_rates_of_other_models_are_their_familys(tiny_base: TinyBase) -> None:
+    base = load_base(str(tiny_base("sd1")))
+    config = with_values(TrainingConfig(), {"adapter.rank": 32})
+    assert resolve(config, base).optimizer.learning_rate == base.family.learning_rate

@@ -1,0 +1,161 @@
+"""Several adapters on one base: what it gives depends on what is set, not on what was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.trainer.lora.conftest import BaseOf
+from tests.trainer.lora.helpers import all_equal, equal, outputs, random_adapter
+from trainer.errors import UserError
+from trainer.generation.stack import AdapterChoice, AdapterStack
+from trainer.lora.attach import attached
+from trainer.lora.files import load_into, write_kohya
+from trainer.lora.layers import find_targets
+from trainer.models.base import BaseModel
+
+FAMILIES = ("sd1", "sd2", "sdxl")
+
+
+def write(base: BaseModel, path: Path, seed: int) -> Path:
+    scales = {key: (2 + seed % 3, 1.5) for key in find_targets(base)}
+    write_kohya(random_adapter(base, scales, seed), path, "fp32")
+    return path
+
+
+@pytest.fixture
+def files(base_of: BaseOf, tmp_path: Path) -> dict[str, Path]:
+    return {name: write(base_of("sd1"), tmp_path / name, seed) for seed, name in enumerate("abc")}
+
+
+def choices(files: dict[str, Path], text: str) -> list[AdapterChoice]:
+    return [AdapterChoice(files[name], 0.7 + 0.1 * place) for place, name in enumerate(text)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_part_has_its_own_strength(base_of: BaseOf, tmp_path: Path, family: str) -> None:
+    base = base_of(family)
+    stack, file = AdapterStack(base), write(base, tmp_path / "a", 0)
+    plain = outputs(base)
+    stack.set([AdapterChoice(file, 0.5)])
+    both = outputs(base)
+    stack.set([AdapterChoice(file, 0.5, 0.0)])
+    unet = outputs(base)
+    assert equal(unet, plain) == {part: part != "unet" for part in plain}
+    assert equal(unet, both) == {part: part == "unet" for part in plain}
+    stack.set([AdapterChoice(file, 0.0, 0.5)])
+    assert equal(outputs(base), both) == {part: part != "unet" for part in plain}
+    stack.set([AdapterChoice(file, 0.0)])
+    assert all_equal(outputs(base), plain)
+
+
+@pytest.mark.parametrize(
+    ("history", "last"),
+    [
+        (["a", "ab", "abc"], "abc"),
+        (["abc"], "bc"),
+        (["abc"], "ac"),
+        (["abc"], "c"),
+        (["ab"], "ba"),
+        (["b"], "ab"),
+        (["abc", "cb"], "acb"),
+        (["aa"], "a"),
+        (["a"], "aa"),
+        (["abc"], ""),
+    ],
+)
+def test_only_what_is_set_counts(
+    base_of: BaseOf, files: dict[str, Path], history: list[str], last: str
+) -> None:
+    base = base_of("sd1")
+    fresh = AdapterStack(base)
+    fresh.set(choices(files, last))
+    expected = outputs(base)
+    fresh.clear()
+    assert not attached(base)
+    stack = AdapterStack(base)
+    for text in history:
+        stack.set(choices(files, text))
+    reports = stack.set(choices(files, last))
+    assert len(reports) == len(last) == len(attached(base))
+    assert all_equal(outputs(base), expected)
+    stack.clear()
+
+
+def test_what_stays_is_not_read_again(
+    base_of: BaseOf, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = base_of("sd1")
+    stack = AdapterStack(base)
+    stack.set(choices(files, "abc"))
+    with monkeypatch.context() as patched:
+        patched.setattr("trainer.generation.stack.read_any_adapter", None)
+        stack.set(choices(files, "bc"))
+        stack.set([AdapterChoice(files["b"], 0.1), AdapterChoice(files["c"], -2, 0)])
+    write(base, files["b"], seed=7)
+    stack.set(choices(files, "bc"))
+    replaced = outputs(base)
+    stack.clear()
+    stack.set(choices(files, "bc"))
+    assert all_equal(outputs(base), replaced)
+    stack.clear()
+
+
+@pytest.mark.parametrize("wrong", ["strength", "missing", "family"])
+def test_a_mistake_changes_nothing(
+    base_of: BaseOf, files: dict[str, Path], tmp_path: Path, wrong: str
+) -> None:
+    base = base_of("sd1")
+    stack = AdapterStack(base)
+    stack.set(choices(files, "ab"))
+    before = outputs(base)
+    choice = {
+        "strength": AdapterChoice(files["a"], float("nan")),
+        "missing": AdapterChoice(tmp_path / "none"),
+        "family": AdapterChoice(write(base_of("sdxl"), tmp_path / "xl", 0)),
+    }[wrong]
+    with pytest.raises(UserError):
+        stack.set([AdapterChoice(files["c"]), choice])
+    assert all_equal(outputs(base), before)
+    stack.set(choices(files, "ab"))
+    assert all_equal(outputs(base), before)
+    stack.clear()
+
+
+def test_a_stack_is_the_adapters_one_by_one(base_of: BaseOf, files: dict[str, Path]) -> None:
+    from trainer.lora.attach import detach
+    from trainer.lora.files import read_adapter
+
+    base = base_of("sd1")
+    for choice in choices(files, "ca"):
+        load_into(base, read_adapter(choice.file), choice.file.name, choice.strength)
+    expected = outputs(base)
+    detach(base)
+    AdapterStack(base).set(choices(files, "ca"))
+    assert all_equal(outputs(base), expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a.safetensors", ("a.safetensors", 1.0, None)),
+        ("a.safetensors:0.5", ("a.safetensors", 0.5, None)),
+        ("a.safetensors:0.5:0", ("a.safetensors", 0.5, 0.0)),
+        ("a.safetensors:-1", ("a.safetensors", -1.0, None)),
+        ("a:0.1:0.2:0.3", ("a:0.1", 0.2, 0.3)),
+        ("C:/x/a.safetensors", ("C:/x/a.safetensors", 1.0, None)),
+        ("C:/x/a.safetensors:0.25", ("C:/x/a.safetensors", 0.25, None)),
+        ("C:/x/a.safetensors:0.25:1", ("C:/x/a.safetensors", 0.25, 1.0)),
+        (":1", (":1", 1.0, None)),
+    ],
+)
+def test_choices_on_the_command_line(text: str, expected: tuple[str, float, float | None]) -> None:
+    assert AdapterChoice.parse(text) == AdapterChoice(Path(expected[0]), *expected[1:])
+
+
+def test_a_file_whose_name_ends_in_a_number(tmp_path: Path) -> None:
+    path = tmp_path / "a:0.5"
+    path.touch()
+    assert AdapterChoice.parse(str(path)) == AdapterChoice(path)
+    assert AdapterChoice.parse(f"{path}:2") == AdapterChoice(path, 2.0)

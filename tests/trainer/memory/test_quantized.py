@@ -1,0 +1,298 @@
+"""Frozen weights in 16, 8 and 4 bits: outputs and gradients are those of the weights as kept."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tests.conftest import TinyBase
+from tests.trainer.runs_for_tests import make_images, small_config, train_small
+from trainer.commands.cli import main
+from trainer.config.schema import AdapterConfig, TrainingConfig
+from trainer.errors import UserError
+from trainer.evaluation.watching import Evaluated
+from trainer.lora.attach import attach, detach
+from trainer.lora.layers import find_layers, original_layer
+from trainer.memory.architecture import find_architecture
+from trainer.memory.devices import choose_device
+from trainer.memory.kept import choose_bits, load_kept
+from trainer.memory.modes import set_mode
+from trainer.memory.phases import Workload, step_memory
+from trainer.memory.quantized import Bits, QuantizedConvolution, QuantizedLinear, quantize_base
+from trainer.memory.tracking import StorageTracker, bytes_of
+from trainer.models.base import BaseModel
+from trainer.models.load import StoredWeights, load_base, stored_weights
+from trainer.models.text import added_conditioning, encode
+
+CPU = torch.device("cpu")
+BITS: list[Bits] = ["half", "8bit", "4bit"]
+KEPT = {"half": 2.0, "8bit": 1.02, "4bit": 0.57}  # bytes for each value, with their scales
+MODES = [("plain", False), ("lean", False), ("feed_forward", False), ("lean", True)]
+
+
+class Holder(nn.Module):
+    """A layer where `quantize_base` looks for it."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.conv_in = self.conv_out = nn.Identity()
+        self.layer = layer
+
+
+def quantized(layer: nn.Module, bits: Bits) -> nn.Module:
+    class Base:
+        unet, text_encoders, weights = Holder(layer), (), "full"
+
+    quantize_base(Base(), bits, CPU)  # type: ignore[arg-type]
+    return layer
+
+
+def run(layer: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """The output and the gradient of the input."""
+    leaf = inputs.clone().requires_grad_()
+    result = layer(leaf)
+    result.float().square().sum().backward()
+    assert leaf.grad is not None
+    return result.detach(), leaf.grad
+
+
+LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "linear": (lambda: nn.Linear(32, 24), (2, 5, 32)),
+    "without bias": (lambda: nn.Linear(64, 16, bias=False), (3, 64)),
+    "convolution": (lambda: nn.Conv2d(16, 32, 3, padding=1), (2, 16, 7, 6)),
+    "strided": (lambda: nn.Conv2d(32, 8, 3, 2, 1), (1, 32, 8, 8)),
+    "one by one": (lambda: nn.Conv2d(32, 16, 1), (2, 32, 4, 4)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_is_that_of_the_weight_it_keeps(name: str, bits: Bits, dtype: torch.dtype) -> None:
+    make, shape = LAYERS[name]
+    torch.manual_seed(1)
+    plain = make().to(dtype).requires_grad_(False)
+    layer = make().to(dtype).requires_grad_(False)
+    layer.load_state_dict(plain.state_dict())
+    quantized(layer, bits)
+    if bits == "half":  # computes in float32, whatever it keeps
+        dtype, plain = torch.float32, plain.float()
+    assert isinstance(layer, QuantizedLinear | QuantizedConvolution)
+    weight = layer.weight
+    assert weight.dtype == dtype and weight.shape == plain.get_parameter("weight").shape
+    before = plain.get_parameter("weight").float()
+    error = (weight.float() - before).norm() / before.norm()
+    assert error < (0.01 if bits == "8bit" else 0.12)
+    plain.get_parameter("weight").copy_(weight)
+    inputs = torch.randn(shape).to(dtype)
+    for ours, theirs in zip(run(layer, inputs), run(plain, inputs), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_nothing_is_kept_for_the_backward_pass(bits: Bits) -> None:
+    layer = quantized(nn.Linear(256, 256, bias=False).requires_grad_(False), bits)
+    kept = bytes_of(layer.buffers())
+    assert kept <= 256 * 256 * KEPT[bits]
+    inputs = torch.randn(1, 256, requires_grad=True)
+    with StorageTracker([inputs, *layer.buffers()]) as tracker:
+        result = layer(inputs)
+        assert tracker.live == result.untyped_storage().nbytes()
+    assert tracker.peak > 256 * 256 * 4  # the weight was there for a while
+
+
+def test_large_weights_in_half_precision_are_made_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for bias in (True, False):
+        layer = nn.Linear(32, 24, bias=bias).requires_grad_(False)
+        plain = nn.Linear(32, 24, bias=bias).requires_grad_(False)
+        plain.load_state_dict({key: value.half() for key, value in layer.state_dict().items()})
+        if bias:
+            plain.bias.copy_(layer.bias)  # stays as it is
+        quantized(layer, "half")
+        monkeypatch.setattr("trainer.products._PART", 32 * 7)  # the last part is a smaller one
+        inputs = torch.randn(2, 5, 32)
+        for ours, theirs in zip(run(layer, inputs), run(plain, inputs), strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
+def prepared(folder: Path, bits: Bits, dtype: torch.dtype = torch.float32) -> BaseModel:
+    base = load_base(str(folder), dtype=dtype)
+    quantize_base(base, bits, CPU)
+    return base
+
+
+def adapted(base: BaseModel) -> list[nn.Parameter]:
+    attachment = attach(base, AdapterConfig(rank=4), seed=0)
+    parameters = [p for named in attachment.parameters.values() for _, p in named]
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in parameters:  # B too, or A would get no gradient
+            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return parameters
+
+
+def gradients(base: BaseModel, parameters: list[nn.Parameter]) -> list[Tensor]:
+    """Of all parameters of the adapter."""
+    for parameter in parameters:
+        parameter.grad = None
+    for module in (base.unet, *base.text_encoders):
+        module.train()
+    torch.manual_seed(6)
+    noised = torch.randn(1, 4, 16, 16)
+    sizes = [(32, 32)]
+    text = encode(base, ["a cat"], "cpu")
+    predicted = base.unet(
+        noised,
+        torch.tensor([600]),
+        encoder_hidden_states=text.hidden,
+        added_cond_kwargs=added_conditioning(base, text.pooled, sizes, sizes, sizes),
+    ).sample
+    predicted.square().mean().backward()
+    found = [parameter.grad for parameter in parameters]
+    return [gradient for gradient in found if gradient is not None]
+
+
+@pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
+@pytest.mark.parametrize("bits", BITS)
+def test_whole_models_in_every_mode(tiny_base: TinyBase, name: str, bits: Bits) -> None:
+    base = prepared(tiny_base(name), bits)
+    plain = load_base(str(tiny_base(name)))
+    rounded = find_layers(base)
+    with torch.no_grad():
+        for key, spot in find_layers(plain).items():
+            spot.layer.weight.copy_(rounded[key].layer.weight)
+    kinds = [type(spot.layer) for spot in rounded.values()]
+    assert sum(kind in (QuantizedLinear, QuantizedConvolution) for kind in kinds) > len(kinds) / 2
+    wanted = gradients(plain, adapted(plain))
+    parameters = adapted(base)
+    assert len(wanted) == len(parameters)
+    for mode, checkpointing in MODES:
+        set_mode(base, mode, checkpointing, trains_text=True)  # type: ignore[arg-type]
+        for ours, theirs in zip(gradients(base, parameters), wanted, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
+    detach(base)
+    assert [type(spot.layer) for spot in find_layers(base).values()] == kinds
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_the_predictor_knows_what_it_takes(tiny_base: TinyBase, bits: Bits) -> None:
+    folder = tiny_base("sdxl")
+    work = Workload(32, 32, "fp32", AdapterConfig(rank=4), 1, 0, "lean", False, bits)
+    predicted = step_memory(find_architecture(str(folder)), work)
+    base = prepared(folder, bits)
+    parameters = adapted(base)
+    set_mode(base, "lean", False, trains_text=True)
+    modules = [base.unet, *base.text_encoders]
+    weights = [t for m in modules for t in (*m.parameters(), *m.buffers())]
+    assert predicted.base_weights + predicted.adapter == bytes_of(weights)
+    with StorageTracker(weights) as tracker:
+        gradients(base, parameters)
+    assert predicted.activations + predicted.gradients == pytest.approx(tracker.peak, rel=0.05)
+
+
+def test_dora_measures_the_weights_as_they_are_kept(tiny_base: TinyBase) -> None:
+    base = prepared(tiny_base("sd1"), "8bit")
+    attach(base, AdapterConfig(rank=4, kind="dora"), seed=0)
+    layer = next(spot.layer for spot in find_layers(base).values() if hasattr(spot.layer, "lora_A"))
+    weight = original_layer(layer).weight
+    magnitude = layer.lora_magnitude_vector["default"].weight  # type: ignore[union-attr]
+    torch.testing.assert_close(magnitude.data, weight.norm(dim=1))
+    parameters = [p for p in base.unet.parameters() if p.requires_grad]
+    assert all(found.isfinite().all() for found in gradients(base, parameters))
+
+
+def test_another_base_is_not_met_in_the_cache(tiny_base: TinyBase) -> None:
+    keys = {prepared(tiny_base("sd1"), bits).output_key for bits in ("full", *BITS)}
+    assert len(keys) == 4
+    assert load_base(str(tiny_base("sd1"))).output_key in keys
+
+
+def halved(folder: Path, place: Path) -> Path:
+    """A base model stored in half precision."""
+    shutil.copytree(folder, place)
+    for file in place.rglob("*.safetensors"):
+        weights = {name: value.half() for name, value in load_file(file).items()}
+        save_file(weights, file, {"format": "pt"})
+    return place
+
+
+def test_half_is_exact_for_what_is_stored_so(tiny_base: TinyBase, tmp_path: Path) -> None:
+    """The same weights, the same key in the cache, and the same adapter to the last bit."""
+    folder = halved(tiny_base("sd1"), tmp_path / "base")
+    images, adapters, keys = make_images(tmp_path / "images"), [], set()
+    for weights in ("half", "full"):
+        config = small_config(folder, images, memory__base_weights=weights, training__steps=2)
+        keys.add(load_kept(config, choose_device("fp32")).output_key)
+        result, _ = train_small(config, tmp_path / weights)
+        assert result.adapter
+        adapters.append(load_file(result.adapter.path))
+    assert len(keys) == 1
+    ours, plain = adapters
+    assert all(torch.equal(ours[key], plain[key]) for key in plain)
+    rounded = small_config(tiny_base("sd1"), images, memory__base_weights="half")
+    base = load_kept(rounded, choose_device("fp32"))
+    assert base.output_key == f"{load_base(str(tiny_base('sd1'))).fingerprint} half"
+    kept = [layer for layer in base.unet.modules() if isinstance(layer, QuantizedConvolution)]
+    assert {layer.codes.dtype for layer in kept} == {torch.float16}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "stored", "precision", "chosen"),
+    [
+        ("auto", StoredWeights(torch.float16, 2**31), "fp32", "half"),
+        ("auto", StoredWeights(torch.float16, 2**25), "fp32", "full"),  # the built-in model
+        ("auto", StoredWeights(None, 2**31), "fp32", "full"),
+        ("auto", StoredWeights(torch.float16, 2**31), "bf16", "full"),
+        ("half", StoredWeights(None, 2**25), "fp32", "half"),
+        ("half", StoredWeights(None, 2**31), "bf16", "full"),
+        ("8bit", StoredWeights(torch.float16, 2**31), "fp32", "8bit"),
+    ],
+)
+def test_what_is_chosen(wanted: Any, stored: StoredWeights, precision: Any, chosen: str) -> None:
+    assert choose_bits(wanted, stored, choose_device(precision)) == chosen
+
+
+def test_the_built_in_model_is_kept_whole() -> None:
+    stored = stored_weights("tiny-emoji")
+    assert stored.half == torch.float16
+    assert choose_bits("auto", stored, choose_device("fp32")) == "full"
+
+
+def test_a_platform_without_the_package_gets_one_sentence(
+    tiny_base: TinyBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes.functional", None)
+    with pytest.raises(UserError, match=r"memory\.base_weights .* bitsandbytes"):
+        prepared(tiny_base("sd1"), "8bit")
+    prepared(tiny_base("sd1"), "full")
+    assert TrainingConfig().memory.base_weights == "auto"
+
+
+def test_a_whole_run_and_its_evaluation(tiny_base: TinyBase, tmp_path: Path) -> None:
+    """Previews, export and measuring in the run; then `evaluate`, on the same rounded base."""
+    config = small_config(
+        tiny_base("sd1"),
+        make_images(tmp_path / "images"),
+        memory__base_weights="8bit",
+        training__steps=2,
+        evaluation__enabled=True,
+        evaluation__board=0,
+        previews__every=2,
+    )
+    result, collected = train_small(config, tmp_path / "run")
+    assert result.adapter and result.adapter.exact
+    before = collected.of(Evaluated)[-1].meters.effect
+    assert before > 0
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run" / "evaluation.json").is_file()
+    with pytest.raises(UserError, match=r"memory\.base_weights: was 8bit, is full"):
+        changed = {"memory": config.memory.model_copy(update={"base_weights": "full"})}
+        train_small(config.model_copy(update=changed), tmp_path / "run", resume=True)

@@ -1,0 +1,47 @@
+"""Golden losses: the first steps of a run on each family, as they were when they were right.
+
+A change of these numbers is a change of what training does. Where it is meant, run this file as a
+script from the repository's root and put what it prints in place of the table.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TinyBase
+from tests.tiny_models import TINY_NAMES, make_tiny
+from tests.trainer.runs_for_tests import make_images, small_config, train_small
+from trainer.training.loop import StepDone
+
+GOLDEN: dict[str, list[tuple[float, float | None]]] = {
+    "sd1": [(2.34993, 0.0), (0.341355, None), (2.34304, 0.0132817), (0.798994, None)],
+    "sd2": [(2.22797, 0.0), (0.340245, None), (2.34074, 0.00212882), (0.771525, None)],
+    "sd2-v": [(0.386219, 0.0), (0.441415, None), (0.332969, 0.0129260), (0.629683, None)],
+    "sdxl": [(2.32629, 0.0), (0.350307, None), (2.42873, 0.00260118), (0.807166, None)],
+}
+
+
+def first_losses(base: Path, folder: Path) -> list[tuple[float, float | None]]:
+    """(training loss, preservation loss) of four steps."""
+    config = small_config(base, make_images(folder / "images"), training__precision="fp32")
+    _, collected = train_small(config, folder / "run")
+    return [(event.loss, event.preservation) for event in collected.of(StepDone)]
+
+
+@pytest.mark.parametrize("name", TINY_NAMES)
+def test_golden_losses(tiny_base: TinyBase, tmp_path: Path, name: str) -> None:
+    losses = first_losses(tiny_base(name), tmp_path)
+    for (loss, kept), (golden_loss, golden_kept) in zip(losses, GOLDEN[name], strict=True):
+        assert loss == pytest.approx(golden_loss, rel=1e-3)
+        assert (kept is None) == (golden_kept is None)
+        assert (kept or 0.0) == pytest.approx(golden_kept or 0.0, rel=1e-2, abs=1e-8)
+
+
+if __name__ == "__main__":
+    for tiny in TINY_NAMES:
+        with tempfile.TemporaryDirectory() as temporary:
+            base_folder = make_tiny(tiny, Path(temporary) / "base")
+            print(f"{tiny!r}: {first_losses(base_folder, Path(temporary))},")

@@ -1,0 +1,109 @@
+"""Masked loss in training: what lies outside a mask counts less, or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.conftest import TinyBase
+from tests.trainer.runs_for_tests import make_images, small_config, train_small
+from trainer.diffusion import squared_error
+from trainer.errors import UserError
+from trainer.memory.devices import choose_device
+from trainer.runs.layout import RunFolder
+from trainer.training.loop import StepDone, Warned
+from trainer.training.session import prepare
+
+
+def masked_images(folder: Path) -> Path:
+    """Four pictures with masks whose left half is white."""
+    make_images(folder)
+    for file in sorted(folder.glob("*.png")):
+        with Image.open(file) as image:
+            pixels = np.zeros((image.height, image.width), dtype=np.uint8)
+        pixels[:, : pixels.shape[1] // 2] = 255
+        Image.fromarray(pixels).save(file.with_suffix(".mask.png"))
+    return folder
+
+
+def test_the_mean_is_over_what_counts() -> None:
+    predicted, wanted = torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)
+    wanted[:, :, :, :2] = 2.0
+    wanted[:, :, :, 2:] = 10.0
+    masks = torch.zeros(2, 1, 4, 4)
+    masks[0, :, :, :2] = 1.0
+    masks[1] = 1.0
+    assert squared_error(predicted, wanted, masks).tolist() == [4.0, 52.0]
+    assert squared_error(predicted, wanted).tolist() == [52.0, 52.0]
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_masks_of_a_batch_follow_its_flips(tiny_base: TinyBase, tmp_path: Path, flip: bool) -> None:
+    images = masked_images(tmp_path / "images")
+    config = small_config(
+        tiny_base("sd1"),
+        images,
+        images__masks="files",
+        images__mask_outside=0.25,
+        images__flip=flip,
+    )
+    (tmp_path / "run").mkdir()
+    session = prepare(
+        config, RunFolder(tmp_path / "run"), choose_device("fp32"), print, lambda *_: None
+    )
+    flips = set()
+    for step in range(8):
+        for batch in session.batches.step(step):
+            assert batch.masks is not None
+            assert batch.masks.shape == (len(batch.samples), 1, *batch.latents.shape[2:])
+            for sample, mask in zip(batch.samples, batch.masks, strict=True):
+                half = mask.shape[2] // 2
+                inside = mask[0, :, half:] if sample.flip else mask[0, :, :half]
+                outside = mask[0, :, :half] if sample.flip else mask[0, :, half:]
+                assert (inside == 1).all()
+                assert (outside == 0.25).all()
+                flips.add(sample.flip)
+    assert flips == ({False, True} if flip else {False})
+
+
+def test_a_white_mask_changes_nothing_and_a_mask_does(tiny_base: TinyBase, tmp_path: Path) -> None:
+    plain = make_images(tmp_path / "plain")
+    masked = masked_images(tmp_path / "masked")
+    white = make_images(tmp_path / "white")
+    for file in sorted(white.glob("*.png")):
+        with Image.open(file) as image:
+            Image.new("L", image.size, 255).save(file.with_suffix(".mask.png"))
+
+    def losses(images: Path, masks: str) -> list[float]:
+        config = small_config(tiny_base("sd1"), images, images__masks=masks)
+        _, collected = train_small(config, tmp_path / f"{images.name}-{masks}-losses")
+        return [event.loss for event in collected.of(StepDone)]
+
+    unmasked = losses(plain, "none")
+    assert losses(white, "files") == pytest.approx(unmasked, rel=1e-4)
+    assert losses(masked, "files") != pytest.approx(unmasked, rel=1e-3)
+    assert losses(masked, "none") == pytest.approx(unmasked, rel=1e-6)
+
+
+def test_a_changed_mask_is_a_changed_image_set(tiny_base: TinyBase, tmp_path: Path) -> None:
+    images = masked_images(tmp_path / "images")
+    config = small_config(tiny_base("sd1"), images, images__masks="files", training__steps=2)
+    train_small(config, tmp_path / "run")
+    with Image.open(images / "0.png") as image:
+        Image.new("L", image.size, 255).save(images / "0.mask.png")
+    longer = small_config(tiny_base("sd1"), images, images__masks="files", training__steps=4)
+    with pytest.raises(UserError, match=r"other mask: 0\.png"):
+        train_small(longer, tmp_path / "run", resume=True)
+
+
+def test_a_picture_whose_mask_is_black_is_left_out(tiny_base: TinyBase, tmp_path: Path) -> None:
+    images = masked_images(tmp_path / "images")
+    with Image.open(images / "0.png") as image:
+        Image.new("L", image.size, 0).save(images / "0.mask.png")
+    config = small_config(tiny_base("sd1"), images, images__masks="files")
+    _, collected = train_small(config, tmp_path / "run")
+    assert any("black all over" in event.message for event in collected.of(Warned))

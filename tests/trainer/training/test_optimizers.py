@@ -1,0 +1,113 @@
+"""Optimizers, parameter groups and schedules."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import Parameter
+
+from trainer.config.schema import OptimizerConfig
+from trainer.errors import UserError
+from trainer.lora.names import Part
+from trainer.training.optimizers import (
+    gradient_norm,
+    make_optimizer,
+    make_schedule,
+    parameter_groups,
+    set_learning_rates,
+)
+
+
+def _parts() -> dict[Part, list[tuple[str, Parameter]]]:
+    def pair() -> list[tuple[str, Parameter]]:
+        return [
+            ("layer.lora_A", Parameter(torch.ones(2, 3))),
+            ("layer.lora_B", Parameter(torch.ones(3, 2))),
+        ]
+
+    return {"unet": pair(), "text_encoder": pair()}
+
+
+RATES: dict[Part, float] = {"unet": 1e-2, "text_encoder": 1e-3}
+
+
+def test_every_group_keeps_its_own_rate_and_nothing_else_changes() -> None:
+    groups = parameter_groups(_parts(), RATES, lora_plus_ratio=4.0)
+    optimizer = make_optimizer(OptimizerConfig(weight_decay=0.03), groups)
+    set_learning_rates(optimizer, 0.5)
+    seen = {(g["part"], g["matrix"]): g["lr"] for g in optimizer.param_groups}
+    assert seen == {
+        ("unet", "A"): 0.005,
+        ("unet", "B"): 0.02,
+        ("text_encoder", "A"): 0.0005,
+        ("text_encoder", "B"): 0.002,
+    }
+    for group in optimizer.param_groups:
+        assert (group["weight_decay"], group["betas"], group["eps"]) == (0.03, (0.9, 0.999), 1e-8)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adamw8bit", "lion", "adafactor", "prodigy"])
+def test_every_optimizer_lowers_a_loss(name: str) -> None:
+    parts = _parts()
+    config = OptimizerConfig.model_validate({"name": name})
+    rates: dict[Part, float] = dict.fromkeys(RATES, 1.0 if name == "prodigy" else 1e-2)
+    optimizer = make_optimizer(config, parameter_groups(parts, rates))
+    parameters = [parameter for named in parts.values() for _, parameter in named]
+
+    def loss() -> torch.Tensor:
+        return torch.stack([p.pow(2).sum() for p in parameters]).sum()
+
+    before = loss().item()
+    for _ in range(50):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+    assert loss().item() < before
+    assert all(not torch.equal(p, torch.ones_like(p)) for p in parameters)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adamw8bit", "lion", "adafactor", "prodigy"])
+def test_what_starts_at_zero_learns(name: str) -> None:
+    """B does; a step in shares of a parameter's own size would leave it there."""
+    zero = torch.nn.Parameter(torch.zeros(16, 4))
+    named = {"unet": [("layer.lora_B.default.weight", zero)]}
+    rates: dict[Part, float] = dict.fromkeys(RATES, 1.0 if name == "prodigy" else 1e-2)
+    config = OptimizerConfig.model_validate({"name": name})
+    optimizer = make_optimizer(config, parameter_groups(named, rates))  # type: ignore[arg-type]
+    for _ in range(60):
+        optimizer.zero_grad()
+        (zero - 1).pow(2).mean().backward()
+        optimizer.step()
+    assert zero.mean() > 0.3
+
+
+def test_adamw8bit_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.training.optimizers.find_spec", lambda _: None)
+    with pytest.raises(UserError, match="adamw8bit needs the package bitsandbytes"):
+        make_optimizer(OptimizerConfig(name="adamw8bit"), parameter_groups(_parts(), RATES))
+
+
+@pytest.mark.parametrize(
+    ("name", "at"),
+    [
+        ("constant", {0: 1.0, 50: 1.0, 99: 1.0}),
+        ("constant_with_warmup", {0: 0.0, 5: 0.5, 10: 1.0, 99: 1.0}),
+        ("linear", {0: 0.0, 5: 0.5, 10: 1.0, 55: 0.5, 100: 0.0}),
+        ("cosine", {0: 0.0, 5: 0.5, 10: 1.0, 55: 0.5, 100: 0.0}),
+    ],
+)
+def test_schedules_are_functions_of_the_step(name: str, at: dict[int, float]) -> None:
+    schedule = make_schedule(name, 0.1, 100)
+    for step, factor in at.items():
+        assert schedule(step) == pytest.approx(factor, abs=1e-9)
+
+
+def test_gradient_norm_is_over_everything() -> None:
+    first, second = Parameter(torch.zeros(2)), Parameter(torch.zeros(1))
+    first.grad, second.grad = torch.tensor([2.0, 1.0]), torch.tensor([2.0])
+    assert gradient_norm([first, second, Parameter(torch.zeros(1))]).item() == 3.0
+
+
+def test_prodigy_refuses_several_rates() -> None:
+    with pytest.raises(UserError, match=r"0\.001 and 0\.01 were given"):
+        make_optimizer(OptimizerConfig(name="prodigy"), parameter_groups(_parts(), RATES))

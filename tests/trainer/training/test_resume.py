@@ -1,0 +1,221 @@
+"""A resumed run equals one that never stopped, byte for byte."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.conftest import TinyBase
+from tests.trainer.runs_for_tests import Collected, digest, make_images, small_config
+from trainer.config.schema import TrainingConfig
+from trainer.errors import UserError
+from trainer.evaluation.watching import Evaluated
+from trainer.runs.layout import RunFolder
+from trainer.runs.log import read_events
+from trainer.training.checkpoints import TrainingState, save_checkpoint
+from trainer.training.loop import StepDone, TrainingEvent, Warned
+from trainer.training.runner import run_training
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "bf16": {"training__precision": "bf16"},
+    "accumulation, flips, dropout": {
+        "training__accumulation": 2,
+        "images__flip": True,
+        "captions__dropout": 0.5,
+        "captions__shuffle_tags": True,
+        "adapter__dropout": 0.2,
+    },
+    "EMA, preservation every 3rd step": {
+        "training__ema_decay": 0.9,
+        "preservation__every": 3,
+        "optimizer__lora_plus_ratio": 4.0,
+    },
+    "DoRA with convolutions": {
+        "adapter__kind": "dora",
+        "adapter__targets": "convolution",
+        "training__ema_decay": 0.9,
+    },
+    "rsLoRA with feed-forward layers": {
+        "adapter__kind": "rslora",
+        "adapter__targets": "feed-forward",
+    },
+    "weights and optimizer in 8 bits": {
+        "memory__base_weights": "8bit",
+        "optimizer__name": "adamw8bit",
+    },
+    "UNet only, prodigy": {
+        "adapter__text_encoder": False,
+        "optimizer__name": "prodigy",
+        "optimizer__learning_rate": 1.0,
+        "optimizer__text_encoder_learning_rate": 1.0,
+    },
+}
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing of ours runs after it."""
+
+
+def run_until(
+    config: TrainingConfig,
+    run: Path,
+    kill_after: int | None,
+    *,
+    resume: bool = False,
+    **options: Any,
+) -> Collected:
+    """Train; die right after a step."""
+    collected = Collected()
+
+    def listen(event: TrainingEvent) -> None:
+        collected(event)
+        if isinstance(event, StepDone) and event.step == kill_after:
+            raise Killed
+
+    with suppress(Killed):
+        run_training(config, RunFolder(run), listen, resume=resume, **options)  # type: ignore[arg-type]
+    return collected
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
+def test_killed_twice_and_resumed_is_the_same_bytes(
+    tiny_base: TinyBase, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    images = make_images(tmp_path / "images", count=5)
+    config = small_config(
+        tiny_base("sd1"), images, training__steps=10, checkpoints__every=3, **settings
+    )
+    run_until(config, tmp_path / "whole", None)
+    run_until(config, tmp_path / "parts", 4)
+    run_until(config, tmp_path / "parts", 8, resume=True)
+    last = run_until(config, tmp_path / "parts", None, resume=True)
+    assert [event.step for event in last.of(StepDone)] == [7, 8, 9, 10]
+    assert digest(tmp_path / "whole/adapter.safetensors") == digest(
+        tmp_path / "parts/adapter.safetensors"
+    )
+    whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
+    state = "checkpoints/step-000010"
+    for file in ("adapter.safetensors", "optimizer.safetensors", "ema.safetensors"):
+        assert digest(whole.path / state / file) == digest(parts.path / state / file)
+    losses = {e["step"]: e["loss"] for e in read_events(whole) if e["event"] == "step"}
+    assert losses == {e["step"]: e["loss"] for e in read_events(parts) if e["event"] == "step"}
+
+
+@pytest.fixture
+def stopped(tiny_base: TinyBase, tmp_path: Path) -> tuple[TrainingConfig, Path]:
+    """A run that was killed at step 3 of 6, with a checkpoint at 2, and its image folder."""
+    images = make_images(tmp_path / "images")
+    config = small_config(tiny_base("sd1"), images, training__steps=6, checkpoints__every=2)
+    run_until(config, tmp_path / "run", 3)
+    return config, tmp_path / "run"
+
+
+def test_steps_and_intervals_may_change(stopped: tuple[TrainingConfig, Path]) -> None:
+    config, run = stopped
+    longer = config.model_copy(
+        update={
+            "training": config.training.model_copy(update={"steps": 8}),
+            "checkpoints": config.checkpoints.model_copy(update={"every": 5}),
+        }
+    )
+    collected = run_until(longer, run, None, resume=True)
+    assert [event.step for event in collected.of(StepDone)] == [3, 4, 5, 6, 7, 8]
+    assert any("training.steps changed from 6 to 8" in e.message for e in collected.of(Warned))
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [("adapter", "rank", 3), ("training", "seed", 9), ("optimizer", "learning_rate", 0.5)],
+)
+def test_what_decided_the_past_may_not(
+    stopped: tuple[TrainingConfig, Path], section: str, field: str, value: Any
+) -> None:
+    config, run = stopped
+    old = getattr(getattr(config, section), field)
+    changed = config.model_copy(
+        update={section: getattr(config, section).model_copy(update={field: value})}
+    )
+    with pytest.raises(UserError, match=rf"{section}\.{field}: was {old}, is {value}"):
+        run_until(changed, run, None, resume=True)
+
+
+def test_killed_between_previews_and_checkpoint(tiny_base: TinyBase, tmp_path: Path) -> None:
+    """What was drawn and measured at a step is replaced when the step is made again."""
+    images = make_images(tmp_path / "images")
+    config = small_config(
+        tiny_base("sd1"),
+        images,
+        previews__every=2,
+        checkpoints__every=2,
+        evaluation__enabled=True,
+        evaluation__every=2,
+        evaluation__board=0,
+    )
+    whole = run_until(config, tmp_path / "whole", None)
+    with pytest.MonkeyPatch.context() as patch, suppress(Killed):
+
+        def die(_: object, state: TrainingState, __: int) -> Path:
+            if state.step == 4:
+                raise Killed
+            return save_checkpoint(RunFolder(tmp_path / "run"), state, 2)
+
+        patch.setattr("trainer.training.loop.save_checkpoint", die)
+        run_until(config, tmp_path / "run", None)
+    run = RunFolder(tmp_path / "run")
+    assert (run.preview_steps(), run.checkpoint_steps()) == ([0, 2, 4], [2])
+    last = run_until(config, run.path, None, resume=True)
+    assert [event.step for event in last.of(StepDone)] == [3, 4]
+    assert last.of(Evaluated)[-1].meters == whole.of(Evaluated)[-1].meters
+    expected = RunFolder(tmp_path / "whole")
+    for name in ("adapter.safetensors", "previews/step-000004/00.png"):
+        assert digest(expected.path / name) == digest(run.path / name)
+
+
+def test_another_base_model_is_refused(
+    stopped: tuple[TrainingConfig, Path], tiny_base: TinyBase
+) -> None:
+    config, run = stopped
+    other = config.model_copy(
+        update={"base": config.base.model_copy(update={"name": str(tiny_base("sd2"))})}
+    )
+    with pytest.raises(UserError, match="not the one that this run began with"):
+        run_until(other, run, None, resume=True)
+
+
+def test_a_changed_image_set_is_shown_and_refused_unless_accepted(
+    stopped: tuple[TrainingConfig, Path],
+) -> None:
+    config, run = stopped
+    folder = config.images.path
+    (folder / "1.txt").write_text("something else")
+    (folder / "2.png").unlink()
+    Image.new("RGB", (32, 32), "green").save(folder / "new.png")
+    with pytest.raises(UserError) as caught:
+        run_until(config, run, None, resume=True)
+    for part in ("added: new.png", "removed: 2.png", "other caption: 1.png", "--accept-changes"):
+        assert part in str(caught.value)
+    collected = run_until(config, run, None, resume=True, accept_changes=True)
+    assert any("added: new.png" in event.message for event in collected.of(Warned))
+
+
+def test_nothing_to_resume_is_an_error(tiny_base: TinyBase, tmp_path: Path) -> None:
+    config = small_config(tiny_base("sd1"), make_images(tmp_path / "images"))
+    with pytest.raises(UserError, match="no checkpoint"):
+        run_until(config, tmp_path / "run", None, resume=True)
+
+
+def test_a_corrupt_newest_checkpoint_falls_back_with_a_notice(
+    stopped: tuple[TrainingConfig, Path],
+) -> None:
+    config, run = stopped
+    run_until(config, run, 5, resume=True)
+    newest = RunFolder(run).checkpoint(4) / "adapter.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    collected = run_until(config, run, None, resume=True)
+    assert [event.step for event in collected.of(StepDone)] == [3, 4, 5, 6]
+    assert any("damaged" in event.message for event in collected.of(Warned))

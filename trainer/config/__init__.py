@@ -1,0 +1,1 @@
+"""The configuration: its fields, its file, presets, and what they come to."""

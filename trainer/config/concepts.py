@@ -1,0 +1,114 @@
+"""What a run teaches: one concept, or several in one adapter.
+
+A concept is an image set with its trigger word and its class word. The configuration gives one by
+``images.path``, ``captions.trigger`` and ``captions.class_word``, or several as ``[[concepts]]``;
+`concepts_of` gives the list either way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.config.schema import CaptionsConfig, ConceptConfig, TrainingConfig
+from trainer.errors import UserError
+
+
+def concepts_of(config: TrainingConfig) -> tuple[ConceptConfig, ...]:
+    """The concepts of a run, at least one; that of a run without a trigger has an empty one."""
+    if config.concepts:
+        return config.concepts
+    words = config.captions
+    return (
+        # Not validated: a configuration may be looked at before it has a trigger.
+        ConceptConfig.model_construct(
+            path=config.images.path, trigger=words.trigger, class_word=words.class_word, repeats=1
+        ),
+    )
+
+
+def captions_of(config: TrainingConfig, concept: ConceptConfig) -> CaptionsConfig:
+    """How the captions of a concept are made: the run's rules with the concept's words."""
+    words = {"trigger": concept.trigger, "class_word": concept.class_word}
+    return config.captions.model_copy(update=words)
+
+
+def triggers_of(config: TrainingConfig) -> list[str]:
+    """The trigger words of a run; none where it has none."""
+    return [concept.trigger for concept in concepts_of(config) if concept.trigger]
+
+
+def class_words_of(config: TrainingConfig) -> list[str]:
+    """The class words of a run, each once."""
+    words = [concept.class_word for concept in concepts_of(config) if concept.class_word]
+    return list(dict.fromkeys(words))
+
+
+def kept_share(config: TrainingConfig) -> float:
+    """Rows to preserve for each picture of a step that preserves; 0 where nothing is preserved.
+
+    The base's predictions are held for each concept so often: with the rows of one concept for two,
+    what tells them apart came half as often, and one took over the other's pictures.
+    """
+    preservation = config.preservation
+    if preservation.method == "none" or preservation.weight == 0:
+        return 0.0
+    concepts = len(concepts_of(config)) if preservation.method == "prediction" else 1
+    return preservation.share * concepts
+
+
+def subject_of(concept: ConceptConfig) -> str:
+    """Trigger and class word, as a prompt calls the concept."""
+    return f"{concept.trigger} {concept.class_word}".strip()
+
+
+def balanced_repeats(repeats: Sequence[Sequence[int]], shares: Sequence[int]) -> list[list[int]]:
+    """How often each picture comes up in an epoch, so that the concepts get their shares.
+
+    Each concept comes up so often as the one that needs most to show each of its pictures with
+    its repeats; where that does not come out even, its first pictures come up once more. A single
+    concept stays as it is.
+
+    Args:
+        repeats: of the pictures of each concept, by their folders' names.
+        shares: of the concepts (``ConceptConfig.repeats``).
+
+    Returns:
+        For each concept its pictures' repeats, none less than given.
+    """
+    if len(repeats) == 1:
+        return [list(repeats[0])]
+    unit = max(-(-sum(own) // share) for own, share in zip(repeats, shares, strict=True))
+    balanced = []
+    for own, share in zip(repeats, shares, strict=True):
+        whole, rest = divmod(unit * share, sum(own))
+        counts = [count * whole for count in own]
+        # What is left over is spread evenly, however the folders repeat.
+        for place in range(rest):
+            counts[place * len(own) // rest if rest < len(own) else place % len(own)] += 1
+        balanced.append(counts)
+    return balanced
+
+
+def parse_concept(text: str) -> dict[str, str]:
+    """``DIR:TRIGGER[:CLASS]`` of the command line, as a ``[[concepts]]`` table.
+
+    A folder may have colons in its name (``C:\\bears:ohwx:bear``): the longest part that is a
+    folder counts.
+
+    Raises:
+        UserError: it is not of this form.
+    """
+    parts = text.split(":")
+    for words in (1, 2):
+        folder = ":".join(parts[:-words])
+        if len(parts) > words and Path(folder).is_dir():
+            trigger, class_word = (*parts[-words:], "")[:2]
+            return {"path": folder, "trigger": trigger.strip(), "class_word": class_word.strip()}
+    if len(parts) in (2, 3):  # the missing folder is reported like any other
+        trigger, class_word = (*parts[1:], "")[:2]
+        return {"path": parts[0], "trigger": trigger.strip(), "class_word": class_word.strip()}
+    raise UserError(
+        f"--concept {text} is not of the form DIR:TRIGGER or DIR:TRIGGER:CLASS.",
+        "Such as --concept datasets/teddy-and-peacock/teddy:ohwx:bear",
+    )

@@ -1,0 +1,245 @@
+"""Drawing pictures: previews of a run, and generation with finished adapters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from trainer.errors import UserError
+from trainer.generation.stack import AdapterChoice
+from trainer.memory.devices import Device
+from trainer.memory.tiling import in_tiles, is_cut
+from trainer.models.base import BaseModel
+from trainer.training.checkpoint_adapter import adapter_label
+
+BATCH = 4
+
+OnStep = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """All that a picture is made from, besides the model and its adapters.
+
+    Attributes:
+        seed: of the first noise; drawn on the CPU, so that every device draws the same picture.
+        width, height: in pixels.
+        inference_steps: denoising steps.
+        guidance: scale of classifier-free guidance (arXiv 2207.12598); 1 and less: none.
+    """
+
+    prompt: str
+    negative: str
+    seed: int
+    width: int
+    height: int
+    inference_steps: int
+    guidance: float
+
+
+@torch.no_grad()
+def draw(
+    base: BaseModel,
+    drawings: Sequence[Drawing],
+    device: Device,
+    on_step: OnStep = lambda _: None,
+    at_once: int = BATCH,
+) -> list[Image.Image]:
+    """Draw pictures with the live modules as they are: nothing is cast, nothing keeps a trace.
+
+    The drawings are to agree in size, denoising steps and guidance. The UNet has to be on the
+    device; the VAE, and text encoders that are elsewhere, come for their work and go back.
+
+    Args:
+        on_step: is told the number of denoising steps done for the present pictures; what it
+            raises ends the drawing.
+        at_once: pictures that are drawn together.
+
+    Returns:
+        One RGB picture a drawing.
+    """
+    latents = draw_latents(base, drawings, device, on_step, at_once)
+    with device.instead([base.vae], [base.unet, *base.text_encoders]):
+        return _decode_all(base, latents)
+
+
+class Painter:
+    """Draws with as much GPU memory as there is, and finds out how much that is.
+
+    Where memory runs out it draws again with less, and goes on so: first the VAE has the device to
+    itself and takes large pictures in tiles, then pictures are drawn one at a time. The first of
+    these changes large pictures slightly (`trainer.memory.tiling`).
+    """
+
+    def __init__(self, base: BaseModel, device: Device) -> None:
+        self.base = base
+        thrifty = replace(device, offload=True)
+        self._ways = [(device, base.tiling, BATCH), (thrifty, True, BATCH), (thrifty, True, 1)]
+
+    def draw(
+        self, drawings: Sequence[Drawing], on_step: OnStep = lambda _: None
+    ) -> list[Image.Image]:
+        """As `draw` does.
+
+        Raises:
+            UserError: the memory is not enough for one picture by itself.
+        """
+        while True:
+            device, self.base.tiling, at_once = self._ways[0]
+            try:
+                return draw(self.base, drawings, device, on_step, at_once)
+            except torch.OutOfMemoryError:
+                if len(self._ways) == 1:
+                    size = f"{drawings[0].width} x {drawings[0].height}"
+                    raise UserError(
+                        f"The GPU's memory is not enough to draw {size} pixels with this model.",
+                        "Draw smaller pictures, or close other programs that use the GPU.",
+                    ) from None
+            del self._ways[0]
+            # Only now has the traceback let go of what the attempt held.
+            if torch.accelerator.is_available():
+                torch.accelerator.memory.empty_cache()
+
+
+@torch.no_grad()
+def draw_latents(
+    base: BaseModel,
+    drawings: Sequence[Drawing],
+    device: Device,
+    on_step: OnStep = lambda _: None,
+    at_once: int = BATCH,
+) -> torch.Tensor:
+    """Like `draw`, without the VAE: scaled latents as training has them, (N, C, H, W), on the
+    device."""
+    at_once = min(at_once, max(1, device.rows // 2))  # guidance takes two rows for each
+    batches = [drawings[at : at + at_once] for at in range(0, len(drawings), at_once)]
+    with evaluating(base):
+        with device.reading(base):
+            texts = [_encode(base, batch, device) for batch in batches]
+        parts = [
+            _denoise(base, batch, text, device, on_step)
+            for batch, text in zip(batches, texts, strict=True)
+        ]
+    return torch.cat(parts)
+
+
+@contextmanager
+def evaluating(base: BaseModel) -> Iterator[None]:
+    """UNet and text encoders in evaluation mode, so that no adapter drops anything; then back."""
+    modules = [base.unet, *base.text_encoders]
+    modes = [module.training for module in modules]
+    for module in modules:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.train(mode)
+
+
+def _encode(base: BaseModel, drawings: Sequence[Drawing], device: Device) -> dict[str, Any]:
+    """The prompts as the pipelines encode them, as arguments for a pipeline."""
+    pipeline: Any = base.pipeline()
+    encoded = pipeline.encode_prompt(
+        prompt=[drawing.prompt for drawing in drawings],
+        negative_prompt=[drawing.negative for drawing in drawings],
+        device=device.torch_device,
+        num_images_per_prompt=1,
+        do_classifier_free_guidance=drawings[0].guidance > 1,
+    )
+    names = ("prompt_embeds", "negative_prompt_embeds")
+    pooled = ("pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+    return dict(zip((*names, *pooled), encoded, strict=False))
+
+
+def _denoise(
+    base: BaseModel,
+    drawings: Sequence[Drawing],
+    text: dict[str, Any],
+    device: Device,
+    on_step: OnStep,
+) -> torch.Tensor:
+    # Typed as anything, since what a call returns depends on its arguments.
+    pipeline: Any = _computing_on(device.torch_device, base.pipeline())
+    first = drawings[0]
+
+    def step_ended(_: Any, index: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        on_step(index + 1)
+        return values
+
+    result = pipeline(
+        **text,
+        generator=[torch.Generator().manual_seed(drawing.seed) for drawing in drawings],
+        width=first.width,
+        height=first.height,
+        num_inference_steps=first.inference_steps,
+        guidance_scale=first.guidance,
+        output_type="latent",
+        callback_on_step_end=step_ended,
+    )
+    return result.images
+
+
+def _computing_on(device: torch.device, pipeline: Any) -> Any:
+    """Without this a pipeline computes where its VAE is, which may wait elsewhere."""
+    kind = type(pipeline)
+    place = {"_execution_device": property(lambda _: device)}
+    pipeline.__class__ = type(kind.__name__, (kind,), place)
+    return pipeline
+
+
+def _decode_all(base: BaseModel, latents: torch.Tensor) -> list[Image.Image]:
+    # In float32: SDXL's VAE overflows in fp16.
+    scaled = latents.to(base.vae.dtype) / base.vae.config["scaling_factor"]
+    height, width = (base.vae_scale_factor * side for side in latents.shape[-2:])
+    with in_tiles(base.vae, is_cut(base.tiling, width, height)):
+        decoded = torch.cat([_decode(base, latent[None]) for latent in scaled])
+    pixels = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    return [Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()) for picture in pixels]
+
+
+def _decode(base: BaseModel, latents: torch.Tensor) -> torch.Tensor:
+    return base.vae.decode(latents, return_dict=False)[0]  # type: ignore[arg-type]
+
+
+def save_picture(
+    image: Image.Image,
+    path: Path,
+    drawing: Drawing,
+    *,
+    model: str,
+    adapters: Sequence[AdapterChoice] = (),
+) -> None:
+    """Write a PNG file that carries its settings.
+
+    ``parameters`` holds them as A1111 and its readers write them, ``rarebit`` as JSON.
+    """
+    facts = {**asdict(drawing), "model": model, "adapters": [choice.label for choice in adapters]}
+    text = PngInfo()
+    text.add_text("parameters", _parameters_text(drawing, model, adapters))
+    text.add_itxt("rarebit", json.dumps(facts, ensure_ascii=False))
+    image.save(path, format="PNG", pnginfo=text)
+
+
+def _parameters_text(drawing: Drawing, model: str, adapters: Sequence[AdapterChoice]) -> str:
+    used = "".join(f" <lora:{_as_in_a1111(choice)}>" for choice in adapters)
+    settings = (
+        f"Steps: {drawing.inference_steps}, Sampler: DDIM, CFG scale: {drawing.guidance:g}, "
+        f"Seed: {drawing.seed}, Size: {drawing.width}x{drawing.height}, Model: {model}"
+    )
+    negative = f"\nNegative prompt: {drawing.negative}" if drawing.negative else ""
+    return f"{drawing.prompt}{used}{negative}\n{settings}"
+
+
+def _as_in_a1111(choice: AdapterChoice) -> str:
+    """``NAME:STRENGTH``; of two strengths, the text encoder's comes first there."""
+    unet, text = choice.by_part
+    return f"{adapter_label(choice.file)}:{text:g}" + ("" if text == unet else f":{unet:g}")

@@ -1,0 +1,144 @@
+"""Several adapters at once on one base model, changed without loading the base again.
+
+What the model gives depends on the adapters that are set, never on what was set before. A layer
+adds their changes in the order of the list, and rounding depends on that order; so an adapter stays
+where it is only as long as it would come to lie there anyway.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.lora.attach import check_strength, detach, set_strength
+from trainer.lora.files import AdapterFile, LoadReport, check_fit, load_into
+from trainer.models.base import BaseModel
+from trainer.training.checkpoint_adapter import adapter_label, read_any_adapter
+
+
+@dataclass(frozen=True)
+class AdapterChoice:
+    """An adapter and how strongly it acts; 0 is exactly the base model.
+
+    Attributes:
+        file: an adapter file, or the folder of a run's checkpoint.
+        strength: in the UNet.
+        text_encoder_strength: in the text encoders; None: the same.
+    """
+
+    file: Path
+    strength: float = 1.0
+    text_encoder_strength: float | None = None
+
+    @property
+    def by_part(self) -> tuple[float, float]:
+        """The strengths in the UNet and in the text encoders."""
+        text = self.text_encoder_strength
+        return self.strength, self.strength if text is None else text
+
+    @property
+    def label(self) -> str:
+        """``NAME:STRENGTH``, or ``NAME:STRENGTH:TEXT_STRENGTH`` where they differ."""
+        unet, text = self.by_part
+        return f"{adapter_label(self.file)}:{unet:g}" + ("" if text == unet else f":{text:g}")
+
+    @classmethod
+    def parse(cls, text: str) -> AdapterChoice:
+        """From ``FILE[:STRENGTH[:TEXT_STRENGTH]]``; a colon within the path is no matter."""
+        numbers: list[float] = []
+        path = text
+        while len(numbers) < 2 and not Path(path).exists():
+            head, colon, tail = path.rpartition(":")
+            number = _number(tail) if colon and head else None
+            if number is None:
+                break
+            path = head
+            numbers.insert(0, number)
+        return cls(Path(path), *numbers)
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """An adapter that is on the base: its name there, its file, and what the file was."""
+
+    name: str
+    stamp: tuple[str, int, int]
+    report: LoadReport
+
+
+class AdapterStack:
+    """The adapters on a base model. Nobody else is to attach or detach there meanwhile.
+
+    Attributes:
+        base: stays loaded, with its weights as they are.
+    """
+
+    def __init__(self, base: BaseModel) -> None:
+        self.base = base
+        self._slots: list[_Slot] = []
+        self._numbers = itertools.count()
+
+    def set(self, choices: Sequence[AdapterChoice]) -> list[LoadReport]:
+        """Makes these the adapters on the base, in this order: all of them, or nothing changes.
+
+        Adapters that are there already are not read again, unless their files have changed.
+
+        Returns:
+            What came of loading each.
+
+        Raises:
+            UserError: a file can't be read or does not fit the base; a strength is not finite.
+        """
+        for choice in choices:
+            unet, text = choice.by_part
+            check_strength({"unet": unet, "text_encoder": text})
+        stamps = [_stamp(choice.file) for choice in choices]
+        kept = self._kept(stamps)
+        new = [self._read(choice.file) for choice in choices[len(kept) :]]
+        for slot in self._slots:
+            if slot not in kept:
+                detach(self.base, slot.name)
+        self._slots = kept
+        for stamp, adapter in zip(stamps[len(kept) :], new, strict=True):
+            name = f"adapter{next(self._numbers)}"
+            self._slots.append(_Slot(name, stamp, load_into(self.base, adapter, name)))
+        for choice, slot in zip(choices, self._slots, strict=True):
+            unet, text = choice.by_part
+            set_strength(self.base, slot.name, {"unet": unet, "text_encoder": text})
+        return [slot.report for slot in self._slots]
+
+    def clear(self) -> None:
+        """Takes all of them off: the base model as it was loaded."""
+        self.set([])
+
+    def _kept(self, stamps: Sequence[tuple[str, int, int]]) -> list[_Slot]:
+        """The adapters that can stay: those that come first, in their old order."""
+        wanted = list(stamps)
+        here = [slot for slot in self._slots if slot.stamp in wanted]
+        pairs = itertools.takewhile(
+            lambda pair: pair[0].stamp == pair[1], zip(here, wanted, strict=False)
+        )
+        return [slot for slot, _ in pairs]
+
+    def _read(self, path: Path) -> AdapterFile:
+        adapter = read_any_adapter(path)
+        check_fit(self.base, adapter)
+        return adapter
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _stamp(path: Path) -> tuple[str, int, int]:
+    """What changes when a file is replaced; a file that is not there is refused in reading."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return str(path.resolve()), 0, -1
+    return str(path.resolve()), facts.st_mtime_ns, facts.st_size

@@ -1,0 +1,209 @@
+"""Generation with a base model that stays loaded, and adapters that are switched on it.
+
+The command line makes one `Studio` and throws it away; the service worker of the page keeps it, so
+that the second picture needs no loading.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import Field, ValidationError
+
+from trainer.config.schema import Section
+from trainer.errors import UserError
+from trainer.generation.sampling import BATCH, Drawing, Painter, save_picture
+from trainer.generation.stack import AdapterChoice, AdapterStack
+from trainer.memory.devices import Device, choose_device
+from trainer.models.base import BaseModel
+from trainer.models.load import load_base
+
+Progress = Callable[[int, int, str], None]
+
+LIMIT = 1000
+
+
+class AdapterUse(Section):
+    """An adapter and how strongly it acts.
+
+    A file, or the folder of a run's checkpoint. Without ``text_encoder_strength`` the strength
+    holds for every part.
+    """
+
+    file: Path
+    strength: float = Field(default=1.0, ge=-10, le=10, allow_inf_nan=False)
+    text_encoder_strength: float | None = Field(default=None, ge=-10, le=10, allow_inf_nan=False)
+
+    @property
+    def choice(self) -> AdapterChoice:
+        """As a base model's adapters are chosen."""
+        return AdapterChoice(self.file, self.strength, self.text_encoder_strength)
+
+
+class GenerateRequest(Section):
+    """What to draw. Sizes are in pixels; without them it is the base model's own."""
+
+    prompt: str = Field(max_length=5000)
+    negative: str = Field(default="", max_length=5000)
+    adapters: tuple[AdapterUse, ...] = ()
+    base: str = Field(default="tiny-emoji", min_length=1)
+    count: int = Field(default=4, ge=1, le=LIMIT)
+    seed: int = Field(default=1, ge=0, le=2**31 - 1)
+    inference_steps: int = Field(default=25, ge=1, le=LIMIT)
+    guidance: float = Field(default=5.0, ge=0, le=100, allow_inf_nan=False)
+    width: int | None = Field(default=None, ge=16, le=4096)
+    height: int | None = Field(default=None, ge=16, le=4096)
+    out: Path
+
+    @classmethod
+    def of(cls, values: object) -> GenerateRequest:
+        """From plain values.
+
+        Raises:
+            UserError: all that is wrong with them, at once.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            wrong = [
+                f"{'.'.join(map(str, problem['loc']))} {_shown(problem['input'])}: "
+                f"{problem['msg'][:1].lower()}{problem['msg'][1:]}"
+                for problem in error.errors()
+            ]
+            raise UserError("; ".join(wrong) + ".") from None
+
+
+@dataclass
+class _Loaded:
+    """A base model on the device, with the adapters that the last request named."""
+
+    base: BaseModel
+    stack: AdapterStack
+    painter: Painter
+
+
+class Studio:
+    """A base model that stays loaded, and the adapters on it."""
+
+    def __init__(self) -> None:
+        self._device: Device | None = None
+        self._loaded: _Loaded | None = None
+
+    @property
+    def loaded(self) -> bool:
+        """Whether a base model takes memory."""
+        return self._loaded is not None
+
+    def forget(self) -> None:
+        """Give the memory back."""
+        if self._loaded is not None:
+            self._loaded = None
+            gc.collect()  # the modules of a model refer to each other
+            if torch.accelerator.is_available():
+                torch.accelerator.memory.empty_cache()
+
+    def generate(
+        self,
+        request: GenerateRequest,
+        progress: Progress = lambda *_: None,
+        saved: Callable[[Path], None] = lambda _: None,
+    ) -> list[Path]:
+        """Draw the pictures, seeds counting up, into PNG files named by seed.
+
+        Args:
+            progress: is told (denoising steps done, of how many, what is being drawn); what it
+                raises ends the drawing between two steps.
+            saved: is told each file as it is there.
+
+        Raises:
+            UserError: the base or an adapter can't be read, they don't belong together, the size
+                does not suit the base, or the GPU's memory is not enough.
+        """
+        total = request.count * request.inference_steps
+        device = self._device = self._device or choose_device("auto")
+        loaded = self._load(request.base, device, lambda: progress(0, total, "Loading the model"))
+        base, adapters = loaded.base, [use.choice for use in request.adapters]
+        drawings = _drawings(base, request)
+        loaded.stack.set(adapters)
+        request.out.mkdir(parents=True, exist_ok=True)
+        files: list[Path] = []
+        for start in range(0, request.count, BATCH):
+            part = drawings[start : start + BATCH]
+            which = _which(start, len(part), request.count)
+
+            def on_step(step: int, start: int = start, which: str = which) -> None:
+                size = min(BATCH, request.count - start)
+                progress(start * request.inference_steps + step * size, total, which)
+
+            for drawing, picture in zip(part, loaded.painter.draw(part, on_step), strict=True):
+                path = free_name(request.out, f"{drawing.seed:06d}")
+                save_picture(picture, path, drawing, model=base.name, adapters=adapters)
+                files.append(path)
+                saved(path)
+        return files
+
+    def _load(self, name: str, device: Device, say: Callable[[], None]) -> _Loaded:
+        if self._loaded is None or self._loaded.base.name != name:
+            self.forget()  # two at once may not fit
+            say()
+            base = load_base(name, dtype=device.dtype)
+            device.put(base.unet, *base.text_encoders)
+            self._loaded = _Loaded(base, AdapterStack(base), Painter(base, device))
+        return self._loaded
+
+
+def free_name(folder: Path, stem: str) -> Path:
+    """A PNG path in the folder that no file has yet: what lies there is never overwritten."""
+    path, number = folder / f"{stem}.png", 2
+    while path.exists():
+        path = folder / f"{stem}-{number}.png"
+        number += 1
+    return path
+
+
+def _drawings(base: BaseModel, request: GenerateRequest) -> list[Drawing]:
+    width, height = _size(base, request)
+    return [
+        Drawing(
+            prompt=request.prompt,
+            negative=request.negative,
+            seed=request.seed + number,
+            width=width,
+            height=height,
+            inference_steps=request.inference_steps,
+            guidance=request.guidance,
+        )
+        for number in range(request.count)
+    ]
+
+
+def _size(base: BaseModel, request: GenerateRequest) -> tuple[int, int]:
+    """Width and height, checked against what the UNet can halve."""
+    step = base.resolution_step
+    width = request.width or base.default_resolution
+    height = request.height or base.default_resolution
+    wrong = [side for side in (width, height) if side % step]
+    if wrong:
+        low = max(step, wrong[0] // step * step)
+        raise UserError(
+            f"{width} × {height} pixels do not suit {base.name}: {wrong[0]} is not a multiple of "
+            f"{step}.",
+            f"Use {low} or {low + step}.",
+        )
+    return width, height
+
+
+def _which(start: int, size: int, count: int) -> str:
+    if count == 1:
+        return "Drawing"
+    first, last = start + 1, start + size
+    return f"Drawing {first if first == last else f'{first} to {last}'} of {count}"
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"

@@ -1,0 +1,47 @@
+"""Large pictures through the VAE in overlapping tiles, so that its memory does not grow with them.
+
+diffusers cuts and blends the tiles. The result differs somewhat from that of the whole picture, as
+a tile knows nothing of the others; docs/speed-and-memory.md says by how much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from diffusers import AutoencoderKL
+
+from trainer.config.schema import TrainingConfig
+
+TILE = 512
+"""Side of a tile in pixels. Pictures of this area and less are never cut, whatever their shape."""
+_LARGEST_WHOLE = 1024
+
+
+def wants_tiles(config: TrainingConfig, resolution: int) -> bool:
+    """What ``memory.vae_tiling`` comes to. auto: yes for pictures of more than 1024 px, and beside
+    weights in few bits, where the VAE would need more than training."""
+    if config.memory.vae_tiling != "auto":
+        return config.memory.vae_tiling == "on"
+    return resolution > _LARGEST_WHOLE or config.memory.base_weights in ("8bit", "4bit")
+
+
+def is_cut(tiling: bool, width: int, height: int) -> bool:
+    """Whether a picture of this size, in pixels, goes through the VAE in tiles."""
+    return tiling and width * height > TILE**2
+
+
+@contextmanager
+def in_tiles(vae: AutoencoderKL, wanted: bool) -> Iterator[None]:
+    """The VAE works in tiles within the block, if this is wanted."""
+    if not wanted:
+        yield
+        return
+    before = vae.use_tiling, vae.tile_sample_min_size, vae.tile_latent_min_size
+    scale = 2 ** (len(vae.config["block_out_channels"]) - 1)
+    vae.enable_tiling()
+    vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // scale
+    try:
+        yield
+    finally:
+        vae.use_tiling, vae.tile_sample_min_size, vae.tile_latent_min_size = before

@@ -1,0 +1,206 @@
+"""What one optimizer step trains on: a pure function of seed and step.
+
+A step consists of ``accumulation`` batches. Each sample has a slot, counted over the whole step,
+and its noise, timestep, flip and caption depend on (seed, step, slot) alone: how the slots are
+spread over batches, processes and devices changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from trainer.config.concepts import captions_of, concepts_of
+from trainer.config.schema import CaptionsConfig, TrainingConfig
+from trainer.data.captions import compose_caption, protect_trigger
+from trainer.data.latents import LatentSource, MaskSource, Picture
+from trainer.data.order import SampleOrder, flip_choice
+from trainer.diffusion import draw_noise, draw_timesteps
+from trainer.models.base import BaseModel
+from trainer.models.text import Size, fits_tokens
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture in one step."""
+
+    slot: int
+    picture: Picture
+    flip: bool
+    caption: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The tensors of samples of one size, on the CPU.
+
+    Attributes:
+        samples: B of them.
+        latents, noise: (B, C, H, W) float32.
+        timesteps: (B,) int64.
+        masks: (B, 1, H, W) float32, how much each place counts; None where all count alike.
+        total: samples in the whole step, over batches and processes: the loss's denominator.
+    """
+
+    samples: tuple[Sample, ...]
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    total: int
+    masks: Tensor | None = None
+
+    def parts(self, size: int) -> Iterator[Batch]:
+        """The batch in pieces of at most ``size`` samples; ``total`` stays that of the step."""
+        for start in range(0, len(self.samples), size):
+            piece = slice(start, start + size)
+            yield replace(
+                self,
+                samples=self.samples[piece],
+                latents=self.latents[piece],
+                noise=self.noise[piece],
+                timesteps=self.timesteps[piece],
+                masks=None if self.masks is None else self.masks[piece],
+            )
+
+    @property
+    def captions(self) -> list[str]:
+        """Captions of the samples."""
+        return [sample.caption for sample in self.samples]
+
+    @property
+    def sizes(self) -> tuple[tuple[Size, Size, Size], ...]:
+        """For each picture, in pixels, (height, width) before it was fitted, the (top, left) corner
+        of its crop, and (height, width) of what is trained on: what SDXL is told of it."""
+        return tuple(
+            (
+                (picture.entry.header.height, picture.entry.header.width),
+                (picture.crop.top, picture.crop.left),
+                (picture.crop.height, picture.crop.width),
+            )
+            for picture in (sample.picture for sample in self.samples)
+        )
+
+
+class Batches:
+    """All steps of a run.
+
+    Args:
+        rank, world: this process and how many there are; each gets a share of every batch.
+    """
+
+    def __init__(
+        self,
+        base: BaseModel,
+        pictures: Sequence[Picture],
+        latents: LatentSource,
+        masks: MaskSource,
+        config: TrainingConfig,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.base = base
+        self.pictures = pictures
+        self.source, self.masks = latents, masks
+        self.config = config
+        self.words = [captions_of(config, concept) for concept in concepts_of(config)]
+        self.rank, self.world = rank, world
+        self.timesteps = int(base.scheduler_config.get("num_train_timesteps", 1000))
+        training = config.training
+        self.order = SampleOrder(
+            [(picture.crop.width, picture.crop.height) for picture in pictures],
+            [picture.entry.repeats for picture in pictures],
+            training.batch_size,
+            training.seed,
+        )
+
+    def steps_per_epoch(self) -> float:
+        """Optimizer steps in one pass over the pictures with their repeats."""
+        return self.order.batches_per_epoch / self.config.training.accumulation
+
+    def samples(self, step: int) -> list[list[Sample]]:
+        """The samples of a step (counted from 0), batch by batch, of all processes."""
+        accumulation, seed = self.config.training.accumulation, self.config.training.seed
+        slot, batches = 0, []
+        for position in range(step * accumulation, (step + 1) * accumulation):
+            batch = []
+            for index in self.order.batch(position):
+                picture = self.pictures[index]
+                flip = self.config.images.flip and flip_choice(seed, position, picture.entry.id)
+                caption = trained_caption(
+                    self.base, picture, self.words[picture.concept], seed=seed, step=position
+                )
+                batch.append(Sample(slot, picture, flip, caption))
+                slot += 1
+            batches.append(batch)
+        return batches
+
+    def step(self, step: int) -> Iterator[Batch]:
+        """This process's batches of a step; an empty one is left out."""
+        batches = self.samples(step)
+        total = sum(len(batch) for batch in batches)
+        seed = self.config.training.seed
+        timesteps = draw_timesteps(total, seed=seed, step=step, timesteps=self.timesteps)
+        for batch in batches:
+            # Contiguous shares: alternating ones would give one process all preserving slots.
+            own = tuple(
+                sample
+                for place, sample in enumerate(batch)
+                if place * self.world // len(batch) == self.rank
+            )
+            if own:
+                yield self._tensors(own, timesteps, total, step)
+
+    def largest(self, step: int) -> Batch:
+        """A whole batch of the largest size that comes in training; its content does not matter."""
+        picture = max(self.pictures, key=lambda one: one.crop.width * one.crop.height)
+        count = -(-self.config.training.batch_size // self.world)
+        words = self.words[picture.concept]
+        caption = trained_caption(self.base, picture, words, seed=0, step=step)
+        samples = tuple(Sample(slot, picture, False, caption) for slot in range(count))
+        timesteps = torch.zeros(count, dtype=torch.int64)
+        return self._tensors(samples, timesteps, count, step)
+
+    def _tensors(
+        self, samples: tuple[Sample, ...], timesteps: Tensor, total: int, step: int
+    ) -> Batch:
+        latents = torch.stack(
+            [self.source.latents(sample.picture, sample.flip) for sample in samples]
+        )
+        offset, seed = self.config.objective.noise_offset, self.config.training.seed
+        shape = (latents.shape[1], latents.shape[2], latents.shape[3])
+        noise = torch.stack(
+            [
+                draw_noise(shape, sample.slot, seed=seed, step=step, offset=offset)
+                for sample in samples
+            ]
+        )
+        slots = [sample.slot for sample in samples]
+        masks = self.masks.weights(
+            [sample.picture for sample in samples], [sample.flip for sample in samples]
+        )
+        return Batch(samples, latents, noise, timesteps[slots], total, masks)
+
+
+def trained_caption(
+    base: BaseModel, picture: Picture, config: CaptionsConfig, *, seed: int, step: int
+) -> str:
+    """The caption of a picture in one step, its trigger within the text encoder's reach."""
+    caption = compose_caption(
+        picture.entry.caption, config, seed=seed, step=step, image_id=picture.entry.id
+    )
+    return protect_trigger(caption, config.trigger, lambda text: fits_tokens(base, text))
+
+
+def all_captions(base: BaseModel, pictures: Sequence[Picture], config: TrainingConfig) -> list[str]:
+    """Each picture's caption as it is trained, without dropout and shuffling."""
+    plain = {"dropout": 0.0, "shuffle_tags": False}
+    words = [
+        captions_of(config, concept).model_copy(update=plain) for concept in concepts_of(config)
+    ]
+    return [
+        trained_caption(base, picture, words[picture.concept], seed=0, step=0)
+        for picture in pictures
+    ]

@@ -1,0 +1,120 @@
+"""The result of a run: the adapter file, proven by loading it again."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from trainer.config.concepts import concepts_of, subject_of
+from trainer.config.schema import TrainingConfig
+from trainer.lora.content import AdapterFile
+from trainer.lora.extraction import approximate
+from trainer.lora.files import collect, read_adapter
+from trainer.lora.metadata import TrainingFacts, build_metadata
+from trainer.lora.names import shorten
+from trainer.lora.proof import verify_file
+from trainer.lora.tools import works_in
+from trainer.lora.verify import compare, file_precision
+from trainer.lora.writing import best_layout, write_adapter
+from trainer.models.base import BaseModel
+from trainer.training.session import Session
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An adapter file.
+
+    Attributes:
+        path: where it lies.
+        summary: one line: what was compared and how exactly it repeats the live model.
+        works: in which tools it works, in one line.
+        exact: whether it is the live adapter, but for the rounding of its precision.
+    """
+
+    path: Path
+    summary: str
+    works: str
+    exact: bool
+
+
+def export_adapter(session: Session, path: Path) -> Exported:
+    """Write the adapter (its running averages, where there are any), read it back and compare.
+
+    Raises:
+        UserError: it has numbers that are not finite, or too large for the file's precision.
+        OSError: from the file system.
+    """
+    adapter, note, left_out = _write(session, path)
+    report = compare(adapter, read_adapter(path), file_precision(path))
+    notes = [report.summary(), *note]
+    if left_out:
+        notes.append(f"no room in the metadata for {shorten(left_out)}")
+    return Exported(path, "; ".join(notes), works_in(verify_file(path).verdicts), report.exact)
+
+
+def _plain(
+    base: BaseModel, trained: AdapterFile, config: TrainingConfig
+) -> tuple[AdapterFile, list[str]]:
+    """What is written, and what there is to say about it: DoRA has no file of its own."""
+    if not trained.is_dora:
+        return trained, []
+    rank = config.output.dora_rank or 4 * config.adapter.rank
+    found = approximate(base, trained, rank=rank)
+    note = f"DoRA, written as a plain adapter of rank {rank}: {found.difference.summary()}"
+    return found.adapter, [note]
+
+
+def keep_adapter(session: Session, path: Path) -> None:
+    """Write the adapter as it is now, as `export_adapter` does, and do not read it back.
+
+    Raises:
+        UserError: it has numbers that are not finite, or too large for the file's precision.
+        OSError: from the file system.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(session, path)
+
+
+def _write(session: Session, path: Path) -> tuple[AdapterFile, list[str], list[str]]:
+    """Writes the file; gives what is in it, remarks, and the metadata that had no room."""
+    config, base = session.config, session.base
+    with session.averaged():
+        metadata = build_metadata(config, base, training_facts(session))
+        trained = replace(collect(base, session.attachment.name), metadata=metadata)
+    adapter, note = _plain(base, trained, config)
+    left_out = write_adapter(adapter, path, best_layout(adapter), config.output.precision)
+    return adapter, note, left_out
+
+
+def title(config: TrainingConfig) -> str:
+    """The adapter's name: the configured one, or trigger and class word of each concept.
+
+    Not the run's: the same training in another folder gives the same bytes.
+    """
+    subjects = ", ".join(subject_of(concept) for concept in concepts_of(config))
+    return config.output.name or subjects or "adapter"
+
+
+def training_facts(session: Session) -> TrainingFacts:
+    """What the metadata tells of the training besides the configuration."""
+    counts: Counter[str] = Counter()
+    repeats: dict[str, int] = {}
+    tags: dict[str, Counter[str]] = defaultdict(Counter)
+    buckets: Counter[tuple[int, int]] = Counter()
+    for picture, caption in zip(session.pictures, session.captions, strict=True):
+        folder = str(PurePosixPath(picture.entry.name).parent)
+        folder = "images" if folder == "." else folder
+        counts[folder] += 1
+        repeats[folder] = picture.entry.repeats
+        tags[folder].update(tag.strip() for tag in caption.split(",") if tag.strip())
+        buckets[picture.crop.width, picture.crop.height] += 1
+    return TrainingFacts(
+        title=title(session.config),
+        steps=session.step,
+        epochs=math.ceil(session.step / session.batches.steps_per_epoch()),
+        folders={folder: (repeats[folder], count) for folder, count in counts.items()},
+        tags=tags,
+        buckets=buckets,
+    )

@@ -1,0 +1,142 @@
+"""Optimizers, parameter groups and learning-rate schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from diffusers.optimization import get_scheduler
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from trainer.config.schema import OptimizerConfig
+from trainer.errors import UserError
+from trainer.lora.names import Part
+
+Schedule = Callable[[int], float]
+
+
+def parameter_groups(
+    parameters: Mapping[Part, Sequence[tuple[str, Parameter]]],
+    learning_rates: Mapping[Part, float],
+    lora_plus_ratio: float = 1.0,
+) -> list[dict[str, Any]]:
+    """One group for each part and matrix: B learns ``lora_plus_ratio`` times as fast as A.
+
+    LoRA+ (arXiv 2402.12354): with equal rates, B, which starts at zero, is the slower one.
+
+    Args:
+        parameters: for each part ("unet", "text_encoder", …) its named adapter parameters.
+        learning_rates: rate of each part's A.
+
+    Returns:
+        Groups as torch optimizers take them, each with its peak rate also under ``initial_lr``.
+    """
+    groups = []
+    for part, named in parameters.items():
+        matrices: dict[str, list[Parameter]] = {"A": [], "B": []}
+        for name, parameter in named:
+            matrices["B" if "lora_B" in name else "A"].append(parameter)
+        for matrix, members in matrices.items():
+            rate = learning_rates[part] * (lora_plus_ratio if matrix == "B" else 1.0)
+            if members:
+                groups.append(
+                    {
+                        "params": members,
+                        "lr": rate,
+                        "initial_lr": rate,
+                        "part": part,
+                        "matrix": matrix,
+                    }
+                )
+    return groups
+
+
+def make_optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> Optimizer:
+    """The optimizer that the configuration names, over `parameter_groups`.
+
+    Raises:
+        UserError: adamw8bit without bitsandbytes; prodigy with several rates.
+    """
+    rate, decay = groups[0]["lr"], config.weight_decay
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, lr=rate, weight_decay=decay, fused=True)
+    if config.name == "adafactor":
+        # Its steps are shares of a parameter's own size (arXiv 1804.04235, section 8): none for B,
+        # which starts at zero. With 1 as the least size, rates mean what they do in AdamW.
+        return torch.optim.Adafactor(groups, lr=rate, eps=(None, 1.0), weight_decay=decay)
+    if config.name == "adamw8bit":
+        return _adamw_8bit(groups, rate, decay)
+    # Imported late: the package loads every optimizer it has, which takes a second.
+    import pytorch_optimizer
+
+    if config.name == "lion":
+        return pytorch_optimizer.Lion(groups, lr=rate, weight_decay=decay)
+    return pytorch_optimizer.Prodigy(
+        [_one_group(groups)], lr=rate, weight_decay=decay, weight_decouple=True
+    )
+
+
+def _one_group(groups: list[dict[str, Any]]) -> dict[str, Any]:
+    """All parameters together: Prodigy estimates one step size for everything.
+
+    Raises:
+        UserError: the groups were to learn at different rates.
+    """
+    rates = sorted({group["lr"] for group in groups})
+    if len(rates) > 1:
+        listed = " and ".join(f"{rate:g}" for rate in rates)
+        raise UserError(
+            f"optimizer.name prodigy has one learning rate for everything, but {listed} were given "
+            "(optimizer.learning_rate, optimizer.text_encoder_learning_rate and "
+            "optimizer.lora_plus_ratio).",
+            "Leave the rates empty and lora_plus_ratio at 1, or use adamw.",
+        )
+    members = [parameter for group in groups for parameter in group["params"]]
+    return {"params": members, "lr": rates[0], "initial_lr": rates[0], "part": "all"}
+
+
+def _adamw_8bit(groups: list[dict[str, Any]], rate: float, decay: float) -> Optimizer:
+    if find_spec("bitsandbytes") is None:
+        raise UserError(
+            "optimizer.name adamw8bit needs the package bitsandbytes, which is not installed.",
+            "Use adamw, or install what requirements.txt names.",
+        )
+    import bitsandbytes
+
+    return bitsandbytes.optim.AdamW8bit(groups, lr=rate, weight_decay=decay)
+
+
+def make_schedule(name: str, warmup: float, total_steps: int) -> Schedule:
+    """The factor on each group's peak rate as a pure function of the step, counted from 0.
+
+    Taken from diffusers' schedules. A function needs no state in a checkpoint, and a run whose
+    number of steps is changed before it is resumed goes on along the new curve.
+
+    Args:
+        warmup: share of the run over which the factor rises from 0 to 1.
+    """
+    holder = torch.optim.SGD([Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = get_scheduler(
+        name,
+        holder,
+        num_warmup_steps=round(warmup * total_steps),
+        num_training_steps=total_steps,
+    )
+    factor: Schedule = scheduler.lr_lambdas[0]
+    return factor
+
+
+def set_learning_rates(optimizer: Optimizer, factor: float) -> None:
+    """Set every group's rate to its peak times the schedule's factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
+
+
+def gradient_norm(parameters: Iterable[Parameter]) -> Tensor:
+    """Euclidean norm of all gradients together, a 0-d float32 tensor."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients)
