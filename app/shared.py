@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import gradio as gr
+import jinja2
+from markupsafe import Markup
 
 from trainer.data.names import display_name
 from trainer.errors import UserError
@@ -75,6 +77,36 @@ def go(tab: str) -> gr.Tabs:
 def elem(tab: str, thing: str) -> str:
     """The element id of a component, such as ``train-start``: what tests and scripts look for."""
     return f"{tab}-{thing}"
+
+
+def render(file: str, macro: str, *values: object, **named: object) -> str:
+    """The HTML that a macro of ``app/templates/FILE`` makes of some values.
+
+    Every text among the values is escaped, and its invisible characters are shown; a sentence that
+    may have several lines goes through the filter ``lines``.
+    """
+    return str(getattr(_templates.get_template(file).module, macro)(*values, **named))
+
+
+def _lines(text: str) -> Markup:
+    """A text of ours with its line breaks: the names in it have been made visible already."""
+    return Markup("<br>").join(text.splitlines())
+
+
+def _visible(value: object) -> object:
+    is_markup = hasattr(value, "__html__")
+    return display_name(value) if isinstance(value, str) and not is_markup else value
+
+
+_templates = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    finalize=_visible,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_templates.filters["lines"] = _lines
 
 
 def escape(text: object) -> str:
