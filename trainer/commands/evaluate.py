@@ -13,16 +13,16 @@ import torch
 from trainer.config.resolve import resolve
 from trainer.data.cache import TensorCache
 from trainer.evaluation.assessing import Assessment, Plan, assess, finite, write_assessment
-from trainer.evaluation.meters import Meters
 from trainer.evaluation.recommending import Candidate
 from trainer.evaluation.target import find_target
 from trainer.memory.devices import choose_device
 from trainer.memory.kept import load_kept
 from trainer.memory.modes import with_bounded_rows
 from trainer.places import cache_folder, shown
+from trainer.runs.meters import METERS
 from trainer.runs.report import write_report
 
-COLUMNS = ("step", "strength", "likeness", "effect", "leak", "collateral", "validation loss")
+COLUMNS = ("step", "strength", *(meter.title for meter in METERS))
 
 
 def evaluate(
@@ -108,10 +108,7 @@ def table(candidates: list[Candidate]) -> list[str]:
 
 
 def _row(one: Candidate) -> tuple[str, ...]:
-    meters: Meters = one.meters
-    values = (
-        meters.likeness, meters.effect, meters.leak, meters.collateral, meters.validation_loss
-    )  # fmt: skip
+    values = [getattr(one.meters, meter.name) for meter in METERS]
     step = "-" if one.step is None else str(one.step)
     return (step, f"{one.strength:g}", *("-" if v is None else f"{v:.3f}" for v in values))
 

@@ -6,6 +6,7 @@ import sys
 import time
 
 from trainer.evaluation.watching import Evaluated
+from trainer.runs.meters import METERS
 from trainer.training.guard import RolledBack
 from trainer.training.loop import (
     CheckpointSaved,
@@ -87,14 +88,8 @@ class ProgressPrinter:
 
 def measured(event: Evaluated) -> str:
     """The meters in one line."""
-    meters = event.meters
-    named = {
-        "likeness": meters.likeness,
-        "effect": meters.effect,
-        "leak": meters.leak,
-        "collateral": meters.collateral,
-    }
-    shown = [f"{name} {value:.3f}" for name, value in named.items() if value is not None]
+    values = {meter.title: getattr(event.meters, meter.name) for meter in METERS}
+    shown = [f"{title} {value:.3f}" for title, value in values.items() if value is not None]
     return f"Measured at step {event.step}: {', '.join(shown)}"
 
 

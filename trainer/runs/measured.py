@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from trainer.runs.log import number
 from trainer.runs.layout import RunFolder
+from trainer.runs.meters import METERS
 
-COLUMNS = ("likeness", "effect", "leak", "collateral", "validation_loss")
 _MOST_BYTES = 12_000_000
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -25,7 +25,7 @@ class Said:
 
 @dataclass(frozen=True)
 class MeasuredRow:
-    """A checkpoint at a strength; its values in the order of `COLUMNS`, "–" where unknown."""
+    """A checkpoint at a strength; its values in the order of `METERS`, "–" where unknown."""
 
     name: str
     strength: float
@@ -77,11 +77,10 @@ def _tables(told: Mapping[str, object], name: str) -> list[dict[str, object]]:
 
 def _row(told: dict[str, object], chosen: tuple[object, float | None]) -> MeasuredRow:
     strength = number(told.get("strength"))
-    values = [number(told.get(name)) for name in COLUMNS]
     return MeasuredRow(
         name=str(told.get("checkpoint", "")),
         strength=1.0 if strength is None else strength,
-        values=tuple("–" if value is None else f"{value:.3g}" for value in values),
+        values=tuple(meter.value(told) or "–" for meter in METERS),
         chosen=(told.get("checkpoint"), strength) == chosen,
     )
 

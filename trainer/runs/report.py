@@ -24,21 +24,11 @@ from trainer.runs.board import read_board
 from trainer.runs.charts import Line, Point, line_chart, smooth
 from trainer.runs.log import Event, number, read_events
 from trainer.runs.layout import RunFolder
-from trainer.runs.measured import COLUMNS, read_measured
+from trainer.runs.measured import read_measured
+from trainer.runs.meters import METERS, Meter
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _LONGEST = 400  # characters of a text that is shown
-# What an "evaluation" event may say, best first, with what it means.
-_METERS = {
-    "likeness": "How much better than the base model it predicts pictures of the set. More is "
-    "better.",
-    "effect": "How far the trigger word moves what the model predicts.",
-    "leak": "How far the class word and things like it move, as a share of the effect. Less is "
-    "better.",
-    "collateral": "How far unrelated prompts move, as a share of the effect. Less is better.",
-    "validation_loss": "Loss at fixed noise, on pictures kept out of training if there are any. Less is "
-    "better.",
-}
 
 
 @dataclass(frozen=True)
@@ -49,15 +39,6 @@ class Chart:
     note: str
     legend: tuple[tuple[str, str], ...]
     svg: Markup
-
-
-@dataclass(frozen=True)
-class Meter:
-    """One number of the evaluation."""
-
-    name: str
-    value: str
-    meaning: str
 
 
 @dataclass(frozen=True)
@@ -106,9 +87,9 @@ def write_report(run: RunFolder) -> Path:
         facts=list(_facts(run, config, events)),
         board=read_board(run),
         charts=[chart for chart in _charts(events) if chart.svg],
-        meters=list(_meters(events)),
+        meters=_meters(events),
         measured=read_measured(run),
-        measured_columns=[name.replace("_", " ") for name in COLUMNS],
+        measured_columns=[meter.title for meter in METERS],
         settings=_settings(config),
         warnings=[
             str(event.get("message", ""))
@@ -224,12 +205,10 @@ def _chart(
     return Chart(title, note, legend, Markup(svg))  # numbers and our own words only
 
 
-def _meters(events: Sequence[Event]) -> Iterator[Meter]:
-    found = [event for event in events if _is(event, "evaluation")]
-    for name, meaning in _METERS.items() if found else ():
-        value = number(found[-1].get(name))
-        if value is not None:
-            yield Meter(name.replace("_", " "), f"{value:.3g}", meaning)
+def _meters(events: Sequence[Event]) -> list[tuple[Meter, str]]:
+    """The meters of the last evaluation, each with its number."""
+    last = next((event for event in reversed(events) if _is(event, "evaluation")), {})
+    return [(meter, value) for meter in METERS if (value := meter.value(last)) is not None]
 
 
 _ON_DISK = ("images.path", "base.name", "preservation.folder")

@@ -12,6 +12,7 @@ from trainer.config.docs import shown
 from trainer.config.fields import all_fields, get_value
 from trainer.errors import UserError
 from trainer.runs.charts import smooth
+from trainer.runs.meters import METERS
 
 MOST = 4
 _LOOKS = {"images.path", "base.name"}  # shown by the last part of a path
@@ -50,10 +51,10 @@ def _last_loss(found: RunView) -> str:
 
 
 def _meters(views: Sequence[RunView]) -> list[list[str]]:
-    names = [name for name in runs_html.METERS if any(name in v.evaluation for v in views)]
     return [
-        [name.replace("_", " "), *(runs_html.short(v.evaluation.get(name)) for v in views)]
-        for name in names
+        [meter.title, *(meter.value(found.evaluation) or "unknown" for found in views)]
+        for meter in METERS
+        if any(meter.name in found.evaluation for found in views)
     ]
 
 

@@ -19,6 +19,7 @@ from trainer.runs.board import preview_records, spread
 from trainer.runs.charts import Line, Point, line_chart, smooth, thin
 from trainer.runs.log import Event, number
 from trainer.runs.layout import RunFolder
+from trainer.runs.meters import METERS
 
 MOST_POINTS = 2000
 _MOST_ROWS = 24
@@ -33,13 +34,6 @@ _PHASES = {
     "failed": "failed",
     QUEUED: "waiting",
     UNSTARTED: "never started",
-}
-METERS = {
-    "effect": "how far the trigger word moves pictures towards the images; more is better",
-    "leak": "how far prompts without the trigger word move along; less is better",
-    "collateral": "how far pictures of unrelated things move; less is better",
-    "likeness": "how much pictures with the trigger word are like the images; more is better",
-    "validation_loss": "loss on images kept out of training; less is better",
 }
 _DEFECT = re.compile(r"\w*(Error|Exception|Interrupt|Exit)\b: ")
 
@@ -252,17 +246,15 @@ def meters(view: RunView) -> str:
     """What the evaluation found, and its board of prompts that should have stayed."""
     run = RunFolder(places.RUNS / view.info.name)
     values = [
-        (name.replace("_", " "), value, meaning)
-        for name, meaning in METERS.items()
-        if (value := number(view.evaluation.get(name))) is not None
+        (meter, value) for meter in METERS if (value := meter.value(view.evaluation)) is not None
     ]
     picture = run.path / "evaluation" / "board.png"
     advice = _recommendation(run)
     if not values and not advice and not picture.is_file():
         return ""
     boxes = "".join(
-        f'<div>{escape(name)} <b>{value:.3g}</b><span class="quiet">{meaning}</span></div>'
-        for name, value, meaning in values
+        f'<div>{meter.title} <b>{value}</b><span class="quiet">{meter.explanation}</span></div>'
+        for meter, value in values
     )
     bleed = ""
     if picture.is_file():
@@ -331,9 +323,8 @@ def _words(event: Event) -> str:
     if kind == "validation":
         return f"Step {at}: loss {short(event.get('loss'))} on images kept out of training"
     if kind == "evaluation":
-        named = [name for name in METERS if number(event.get(name)) is not None]
-        found = ", ".join(f"{n.replace('_', ' ')} {short(event.get(n))}" for n in named)
-        return f"Step {at}: {found}"
+        values = [(meter.title, meter.value(event)) for meter in METERS]
+        return f"Step {at}: {', '.join(f'{title} {value}' for title, value in values if value)}"
     if kind == "memory":
         return f"Most memory so far: {short(event.get('peak_gib'))} GiB"
     sentences = {"preview": f"Previews of step {at}", "checkpoint": f"Checkpoint at step {at}"}
