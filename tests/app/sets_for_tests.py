@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from app.files import Upload
 from app.tabs.images.imagesets import SetFolder
-from app.tabs.images.uploads import Stored, Upload, store_uploads
+from app.tabs.images.uploads import Stored, store_uploads
 from tests.trainer.data.folders_for_tests import picture
 
 

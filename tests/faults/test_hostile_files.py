@@ -38,7 +38,8 @@ MOST_BYTES = 300e6
 # harmless and load what every door needs.
 PROGRAM = """
 import contextlib, io, json, os, pathlib, sys, time
-from app.tabs.images.uploads import Upload, store_uploads
+from app.files import Upload
+from app.tabs.images.uploads import store_uploads
 from trainer.commands.cli import main
 from trainer.errors import UserError
 

@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from app.tabs.images.imagesets import disk_trouble, slug
+from app.files import disk_trouble, slug
 from trainer import places
 from trainer.data.names import display_name
 from trainer.errors import UserError

@@ -11,13 +11,12 @@ import gradio as gr
 from gradio.blocks import Block
 from gradio.components import Component
 
+from app.files import Upload, as_uploads, file_drop, forget
+from app.render import refused
 from app.shared import QUIET, Shared, elem, go, says_errors
 from app.tabs.adapters import facts as adapterfacts
 from app.tabs.adapters import work as adapterwork
 from app.tabs.adapters.files import AdapterChoice, find_adapter, list_adapters
-from app.tabs.images import setwords
-from app.tabs.images.filedrop import as_uploads, file_drop, forget
-from app.tabs.images.uploads import Upload
 from trainer.errors import UserError
 
 Updates = dict[Block, object]
@@ -237,7 +236,7 @@ def _told(parts: Parts, handler: Callable[..., Updates]) -> Callable[..., Update
         try:
             return handler(*values)
         except UserError as error:
-            return {parts.made: setwords.refused(error)}
+            return {parts.made: refused(error)}
 
     return says_errors(wrapped)
 
@@ -259,7 +258,7 @@ def _wire(parts: Parts, shared: Shared) -> None:
         try:
             choice = adapterwork.bring_in(uploads[0])
         except UserError as error:
-            return {p.made: setwords.refused(error), p.drop: None}
+            return {p.made: refused(error), p.drop: None}
         finally:
             forget(uploads)
         return {**_lists(p, choice.id), **_show(p, choice), p.drop: None}

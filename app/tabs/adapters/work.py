@@ -9,10 +9,9 @@ from pathlib import Path
 from gradio.utils import get_upload_folder
 
 from app import client as service
+from app.files import Upload, disk_trouble, slug
 from app.tabs.adapters import facts as adapterfacts
 from app.tabs.adapters.files import AdapterChoice, find_adapter, free_path, take_in
-from app.tabs.images.imagesets import disk_trouble, slug
-from app.tabs.images.uploads import Upload
 from trainer.errors import UserError
 
 LAYOUTS = ("kohya", "kohya-sgm", "diffusers")

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from app import client as service
 from app import jobs
+from app.files import disk_trouble
 from app.tabs.adapters.files import find_adapter, list_adapters
-from app.tabs.images.imagesets import disk_trouble
 from trainer import places
 from trainer.errors import UserError
 from trainer.runs.layout import RunFolder, list_runs

@@ -12,8 +12,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from app.files import disk_trouble
 from app.tabs.generate.drawing import AdapterSetting, Settings
-from app.tabs.images.imagesets import disk_trouble
 from trainer import places
 from trainer.data.images import ImageProblem, load_rgb
 from trainer.errors import UserError

@@ -6,15 +6,15 @@ from typing import TypedDict
 
 import gradio as gr
 
+from app.files import Upload, as_uploads, file_drop, forget
 from app.shared import escape, image_set_path, says_errors
 from app.tabs.images import triggerwords
 from app.tabs.images.captionfiles import NOTHING, CaptionConflict, version_of
 from app.tabs.images.captionfiles import save_caption as save_file
-from app.tabs.images.filedrop import as_uploads, file_drop, forget
 from app.tabs.images.frames import frame_of
 from app.tabs.images.imagesets import find_set
 from app.tabs.images.setview import look_at
-from app.tabs.images.uploads import Stored, Upload, store_uploads
+from app.tabs.images.uploads import Stored, store_uploads
 from trainer import places
 
 

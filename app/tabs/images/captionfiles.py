@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.tabs.images.imagesets import SetFolder, contents_of, disk_trouble
+from app.files import disk_trouble
+from app.tabs.images.imagesets import SetFolder, contents_of
 from trainer.data.captions import MAX_CAPTION_BYTES, clean_caption, decode_caption
 from trainer.data.names import display_name
 from trainer.data.sidecars import read_start

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gradio.utils import get_upload_folder
 
-from app.tabs.images.imagesets import disk_trouble
+from app.files import disk_trouble
 from app.tabs.images.setview import PictureView, SetView
 from app.tabs.images.thumbnails import make_thumbnails
 

@@ -7,8 +7,9 @@ import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from app.files import disk_trouble
 from app.tabs.images.captionfiles import caption_paths, read_captions, saving, write_caption
-from app.tabs.images.imagesets import SetFolder, contents_of, disk_trouble
+from app.tabs.images.imagesets import SetFolder, contents_of
 from trainer.data.names import display_name, list_names
 from trainer.errors import UserError
 from trainer.runs.atomic import temporary_name, write_json

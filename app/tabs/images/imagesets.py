@@ -8,15 +8,14 @@ are read and never written to.
 from __future__ import annotations
 
 import json
-import re
 import threading
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from app.files import disk_trouble, slug
 from trainer.data.folders import FolderContents, look_into
 from trainer.data.images import Inspection, inspect_image
 from trainer.data.names import display_name
@@ -167,12 +166,6 @@ def write_new_notes(folder: Path, notes: SetNotes) -> None:
     write_json(folder / HIDDEN / _NOTES, _encodable(asdict(notes)))
 
 
-def slug(text: str, limit: int = 40) -> str:
-    """Lower-case ASCII letters, digits and single dashes made from any text; may be empty."""
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")
-    return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")[:limit].strip("-")
-
-
 def _reserve(root: Path, stem: str) -> Path:
     """A folder's name that nobody has, or is about to have."""
     with _naming:
@@ -215,20 +208,3 @@ def _inspect_once(path: Path) -> Inspection:
 @lru_cache(maxsize=20_000)
 def _inspect(path: Path, identity: tuple[int, ...]) -> Inspection:
     return inspect_image(path)
-
-
-@contextmanager
-def disk_trouble() -> Iterator[None]:
-    """What the file system refuses, as a sentence.
-
-    Raises:
-        UserError: for any `OSError` within.
-    """
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(
-            f"It could not be saved: {reason}.",
-            "Free some space on the disk, or make the folder datasets writable, and try again.",
-        ) from error

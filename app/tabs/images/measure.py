@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import gradio as gr
 
 from app import client as service
+from app.render import refused
 from app.shared import Shared
-from app.tabs.images import setwords
 from app.tabs.images.imagesets import find_set, read_notes
 from app.tabs.images.parts import Parts
 from trainer import places
@@ -44,7 +44,7 @@ def measure(opened: str, base: str) -> Iterator[tuple[str, gr.Button]]:
         }
         answer = service.call("check-images", arguments, _SECONDS)
     except UserError as error:
-        yield setwords.refused(error), ready
+        yield refused(error), ready
         return
     cut = answer.get("cut_captions") if isinstance(answer, dict) else None
     yield in_words([str(name) for name in cut or []]), ready

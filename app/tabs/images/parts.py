@@ -7,11 +7,11 @@ from typing import Any
 
 import gradio as gr
 
+from app.files import file_drop
 from app.shared import elem
 from app.tabs.images import setwords
 from app.tabs.images.captions_edit import MAX_TEXT
 from app.tabs.images.editing import Session
-from app.tabs.images.filedrop import file_drop
 from app.tabs.images.imagesets import MAX_TITLE, MAX_WORD, list_sets, read_notes
 from trainer import places
 from trainer.data.captions import MAX_CAPTION_CHARACTERS

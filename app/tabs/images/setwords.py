@@ -10,7 +10,6 @@ from app.tabs.images.captions_edit import Change
 from app.tabs.images.setview import PictureView, SetView
 from trainer.data.findings import Finding, Severity
 from trainer.data.report import SetReport
-from trainer.errors import UserError
 
 _SIGNS: dict[Severity, tuple[str, str]] = {
     "error": ("Cannot be used", "bad"),
@@ -48,15 +47,6 @@ def summary(view: SetView) -> str:
     return (
         f'<div class="card"><h2>{title(view)}</h2><p>{" · ".join(parts)}</p>'
         f'<p class="quiet">{_in_short(_all_findings(view))}{kind}</p></div>'
-    )
-
-
-def refused(error: UserError) -> str:
-    """What could not be done, and the way out."""
-    hint = f"<p>{_lines(error.hint)}</p>" if error.hint else ""
-    return (
-        '<div class="card wrong" role="alert"><h2>That did not work</h2>'
-        f"<p>{_lines(error.message)}</p>{hint}</div>"
     )
 
 

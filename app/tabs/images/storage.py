@@ -12,15 +12,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from app.files import disk_trouble, slug
 from app.tabs.images.imagesets import (
     MAX_TITLE,
     SetFolder,
     contents_of,
-    disk_trouble,
     new_set,
     read_notes,
     scan,
-    slug,
     write_new_notes,
 )
 from trainer.data.folders import MAX_REPEATS, folder_repeats

@@ -12,6 +12,8 @@ from typing import Any
 import gradio as gr
 from gradio.blocks import Block
 
+from app.files import Upload, as_uploads, forget
+from app.render import refused
 from app.shared import QUIET, Shared, go, says_errors
 from app.tabs.images import api as images_api
 from app.tabs.images import bulk as images_bulk
@@ -19,13 +21,12 @@ from app.tabs.images import measure as images_measure
 from app.tabs.images import setwords
 from app.tabs.images import words as images_words
 from app.tabs.images.editing import Outcome, Session
-from app.tabs.images.filedrop import as_uploads, forget
 from app.tabs.images.frames import frame_of
 from app.tabs.images.gallery import labelled, thumbnails
 from app.tabs.images.imagesets import find_set, list_sets, read_notes
 from app.tabs.images.parts import KEYS, STAMP, STAMP_LATER, Parts, lay_out, set_choices
 from app.tabs.images.setview import PictureView, SetView, look_at
-from app.tabs.images.uploads import Upload, store_uploads
+from app.tabs.images.uploads import store_uploads
 from trainer import places
 from trainer.errors import UserError
 
@@ -230,7 +231,7 @@ class ImagesTab:
                 into=into if into and into.owned else None,
             )
         except UserError as error:
-            return {p.drop: None, p.remarks: setwords.refused(error)}
+            return {p.drop: None, p.remarks: refused(error)}
         finally:
             forget(uploads)
         progress(0.5, "Looking at the pictures")

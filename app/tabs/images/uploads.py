@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from app.files import Upload, disk_trouble
 from app.tabs.images.archives import ArchiveLimits, unpack
 from app.tabs.images.imagesets import (
     MAX_TITLE,
     SetFolder,
     SetNotes,
     contents_of,
-    disk_trouble,
     new_set,
     read_notes,
     write_new_notes,
@@ -54,19 +54,6 @@ class Limits:
     pictures: int = 1000
     total_bytes: int = 4 << 30
     spare_bytes: int = 500 << 20
-
-
-@dataclass(frozen=True)
-class Upload:
-    """A file that came from a browser.
-
-    Attributes:
-        path: where it lies; it is read, and left there.
-        name: what it was called, without folders; never trusted.
-    """
-
-    path: Path
-    name: str
 
 
 @dataclass(frozen=True)

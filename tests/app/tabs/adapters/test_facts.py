@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from app import client as service
+from app.files import Upload
 from app.tabs.adapters import facts as adapterfacts
 from app.tabs.adapters import work as adapterwork
 from app.tabs.adapters.files import AdapterChoice, list_adapters
-from app.tabs.images.uploads import Upload
 from tests.app.tabs.images.test_setview import harmless
 from trainer import places
 from trainer.errors import UserError
