@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--precision", default="bf16", choices=list(DTYPES))
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=list(MODES))
-    parser.add_argument("--weights", default="full", choices=["full", "half", "8bit", "4bit"])
+    parser.add_argument("--weights", default="full", choices=["full", "8bit", "4bit"])
     parser.add_argument("--text-encoder", action="store_true")
     options = parser.parse_args()
     if options.what == "one":

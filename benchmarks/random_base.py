@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from trainer.models.families import MODELS_FOLDER
 
-Size = Literal["full", "full-half", "small", "tiny"]
+Size = Literal["full", "small", "tiny"]
 
 TRIGGER = "ohwx"
 
@@ -26,7 +26,6 @@ _TOKENIZER = MODELS_FOLDER / "clip-tokenizer"
 # or as narrow as its 32 groups allow, with one layer a block.
 _CHANGES: dict[Size, dict[str, dict[str, Any]]] = {
     "full": {"unet": {}, "vae": {}, "text_encoder": {}},
-    "full-half": {"unet": {}, "vae": {}, "text_encoder": {}},
     "small": {
         "unet": {"block_out_channels": [64, 128, 256, 256], "cross_attention_dim": 192},
         "vae": {"block_out_channels": [32, 64, 128, 128]},
@@ -55,8 +54,7 @@ _CHANGES: dict[Size, dict[str, dict[str, Any]]] = {
 
 
 def make_base(folder: Path, size: Size, seed: int = 0) -> Path:
-    """Writes a random base model in diffusers' layout, float32, or float16 where its size says
-    half; one that is there stays.
+    """Writes a random base model in diffusers' layout, in float32; one that is there stays.
 
     Returns:
         The folder.
@@ -75,8 +73,6 @@ def make_base(folder: Path, size: Size, seed: int = 0) -> Path:
         feature_extractor=None,  # type: ignore[arg-type]
         requires_safety_checker=False,
     )
-    if size == "full-half":
-        pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(folder)
     shutil.rmtree(folder / "tokenizer")
     shutil.copytree(_TOKENIZER, folder / "tokenizer")

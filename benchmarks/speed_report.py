@@ -13,7 +13,6 @@ PLOT = PROJECT / "docs" / "images" / "speed.svg"
 
 MODELS = {
     "full": "SD 1.5 at full size (860 M), random weights",
-    "full-half": "The same, stored in 16 bits",
     "small": "SD 1.5's layout with a fifth of the channels (34 M), random weights",
     "tiny": "SD 1.5's blocks, as narrow as can be",
 }

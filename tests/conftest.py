@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# As trainer/__main__.py has it: threads that wait on a busy machine do not spin.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 # The same examples every time, and no complaint about a machine that is busy with other things.
 settings.register_profile(

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from trainer.config.file import with_values
 from trainer.config.schema import TrainingConfig
@@ -81,19 +79,6 @@ def train_small(
         config, RunFolder(run), collected, resume=resume, accept_changes=accept_changes
     )
     return result, collected
-
-
-def assert_offload_changes_nothing(base: Path, folder: Path, **changes: Any) -> None:
-    """Adapters trained with and without ``memory.offload`` are the same to the last bit."""
-    images, adapters = make_images(folder / "images"), []
-    for offload in (True, False):
-        config = small_config(base, images, memory__offload=offload, **changes)
-        result, _ = train_small(config, folder / f"run-{offload}")
-        assert result.adapter
-        adapters.append(load_file(result.adapter.path))
-    ours, plain = adapters
-    assert ours.keys() == plain.keys()
-    assert all(torch.equal(ours[key], plain[key]) for key in ours)
 
 
 def digest(path: Path) -> str:

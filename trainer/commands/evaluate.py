@@ -16,8 +16,7 @@ from trainer.evaluation.assessing import Assessment, Plan, assess, finite, write
 from trainer.evaluation.recommending import Candidate
 from trainer.evaluation.target import find_target
 from trainer.memory.devices import choose_device
-from trainer.memory.kept import load_kept
-from trainer.memory.modes import with_bounded_rows
+from trainer.memory.modes import load_training_base, with_bounded_rows
 from trainer.places import cache_folder, shown
 from trainer.runs.meters import METERS
 from trainer.runs.report import write_report
@@ -54,7 +53,7 @@ def evaluate(
         config.training.precision if on_gpu else "auto",
         offload=on_gpu and config.memory.offload,
     )
-    base = load_kept(config, device)
+    base = load_training_base(config, device)
     device.put(base.unet, *base.text_encoders)
     cache = TensorCache(cache_folder(), lambda _: None)
     config = resolve(config, base)

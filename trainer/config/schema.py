@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
@@ -304,14 +304,12 @@ class MemoryConfig(Section):
         "lean: only what is needed, at the same speed; feed_forward: these layers are computed "
         "again, about 4 % slower. auto: lean, and less when the card's memory runs out.",
     )
-    base_weights: Literal["auto", "full", "half", "8bit", "4bit"] = Field(
+    base_weights: Literal["auto", "full", "8bit", "4bit"] = Field(
         default="auto",
         description="How the frozen weights of the UNet and the text encoders are kept. full: in "
-        "training.precision. half: where that is fp32, in 16 bits, and made again whenever they "
-        "are needed: half of their memory; exact for base models that are stored like that. "
-        "8bit, 4bit: rounded, half and a quarter of the memory of 16 bits, for more time. The "
-        "adapter then learns on the rounded base model: of a weight 8bit rounds away about 0.7 %, "
-        "4bit 9 %. auto: full; on a CPU half, for large base models that are stored in 16 bits.",
+        "training.precision. 8bit, 4bit: rounded, half and a quarter of the memory of 16 bits, for "
+        "more time. The adapter then learns on the rounded base model: of a weight 8bit rounds "
+        "away about 0.7 %, 4bit 9 %. auto: full.",
     )
     vae_tiling: Literal["auto", "on", "off"] = Field(
         default="auto",
@@ -334,10 +332,14 @@ class MemoryConfig(Section):
     offload: bool = Field(
         default=True,
         description="The VAE and text encoders that are not trained wait in main memory while "
-        "they are not needed, and so does the UNet while previews are decoded. On a CPU large ones "
-        "are let go, and read again from their files, and so is each layer of a large UNet between "
-        "its uses.",
+        "they are not needed, and so does the UNet while previews are decoded.",
     )
+
+    @field_validator("base_weights", mode="before")
+    @classmethod
+    def _read_half(cls, value: object) -> object:
+        """Files of earlier versions may say "half", which was for float32 training on a CPU."""
+        return "full" if value == "half" else value
 
 
 class ObjectiveConfig(Section):

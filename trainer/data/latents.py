@@ -25,7 +25,6 @@ from trainer.data.sets import ImageEntry, ImageSet, scan_image_set
 from trainer.errors import UserError
 from trainer.memory.tiling import TILE, in_tiles, is_cut
 from trainer.models.load import BaseModel
-from trainer.models.resting import wake
 from trainer.places import cache_folder
 
 _DECODERS = 2
@@ -294,7 +293,6 @@ def encode_pixels(base: BaseModel, pixels: np.ndarray) -> Tensor:
         (C, H / f, W / f) float32 on the CPU.
     """
     vae, cut = base.vae, is_cut(base.tiling, *pixels.shape[:2])
-    wake(vae)  # mostly it is awake: the caches are filled ahead of training
     parameter = next(vae.parameters())
     image = torch.from_numpy(pixels).to(parameter.device, parameter.dtype)
     image = (image / 127.5 - 1.0).permute(2, 0, 1).unsqueeze(0)  # (1, 3, H, W) in [-1, 1]

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from trainer.models.pages import let_go
-
 
 class AdaptedProduct(torch.autograd.Function):
     """Keeps the input and ``A x``; the frozen layer's weight is taken from it when it is needed."""
@@ -28,7 +26,6 @@ class AdaptedProduct(torch.autograd.Function):
         rows = inputs.reshape(-1, inputs.shape[-1])
         inner = rows @ down.T  # (N, rank)
         result = F.linear(rows, layer.weight, layer.bias).addmm_(inner, up.T, alpha=scale)
-        let_go(layer)
         ctx.layer, ctx.scale, ctx.shape = layer, scale, inputs.shape
         ctx.save_for_backward(rows, inner, down, up)
         return result.view(*inputs.shape[:-1], -1)
@@ -43,6 +40,5 @@ class AdaptedProduct(torch.autograd.Function):
         of_inputs = None
         if ctx.needs_input_grad[0]:
             of_inputs = (gradient @ ctx.layer.weight).addmm_(of_inner, down).view(ctx.shape)
-            let_go(ctx.layer)
         of_up = (gradient.T @ inner).mul_(ctx.scale)
         return of_inputs, None, of_inner.T @ rows, of_up, None

@@ -13,7 +13,6 @@ from accelerate import PartialState
 from torch import nn
 
 from trainer.errors import UserError
-from trainer.models.resting import rest, wake
 
 if TYPE_CHECKING:
     from trainer.models.base import BaseModel
@@ -37,7 +36,7 @@ class Device:
         torch_device: of this process.
         precision: number format of the frozen weights, in which the adapter computes as well.
         rank, world: this process and how many train together.
-        offload: modules that are not at work wait in main memory; on a CPU, on the disk.
+        offload: modules that are not in use wait in main memory; on a CPU this changes nothing.
         rows: most rows of a forward pass without gradients.
     """
 
@@ -61,16 +60,12 @@ class Device:
     def put(self, *modules: nn.Module) -> None:
         """Moves modules onto the device, where they are not there yet."""
         for module in modules:
-            wake(module)
             nn.Module.to(module, self.torch_device)  # diffusers' own has types of its own
 
     def put_away(self, *modules: nn.Module) -> None:
-        """Takes modules off the device, where `offload` is on: see `trainer.models.resting`."""
+        """Moves modules into main memory, where `offload` is on."""
         for module in modules if self.offload else ():
-            if self.torch_device.type == "cpu":
-                rest(module)
-            else:
-                nn.Module.to(module, "cpu")
+            nn.Module.to(module, "cpu")
 
     def wait_for_everyone(self) -> None:
         """A barrier over all processes; nothing with one."""
@@ -91,11 +86,7 @@ class Device:
             yield
         finally:
             for module, place in before:  # what came leaves before the others come back
-                if place.type == "meta":
-                    rest(module)
-                else:
-                    wake(module)
-                    nn.Module.to(module, place)
+                nn.Module.to(module, place)
 
     @contextmanager
     def reading(self, base: BaseModel) -> Iterator[None]:
@@ -104,9 +95,7 @@ class Device:
         if where == {self.torch_device.type}:
             yield
             return
-        # On a CPU the UNet stays: text takes less than a training step.
-        others = [] if self.torch_device.type == "cpu" else [base.unet]
-        with self.instead(base.text_encoders, others):
+        with self.instead(base.text_encoders, [base.unet]):
             yield
 
 

@@ -21,8 +21,8 @@ Mode = Literal["plain", "lean", "feed_forward"]
 
 # Time of a step beside that of the plain path; measured on a CPU, the last one assumed for cards.
 _MODE_COST: dict[Mode, float] = {"plain": 1.0, "lean": 1.0, "feed_forward": 1.04}
-_WEIGHTS: list[Bits] = ["full", "half", "8bit", "4bit"]
-_WEIGHTS_COST: dict[Bits, float] = {"full": 1.0, "half": 1.05, "8bit": 1.1, "4bit": 1.2}
+_WEIGHTS: list[Bits] = ["full", "8bit", "4bit"]
+_WEIGHTS_COST: dict[Bits, float] = {"full": 1.0, "8bit": 1.1, "4bit": 1.2}
 _CHECKPOINTING_COST = 1.32
 _HALVING_COST = 1.1
 
@@ -103,13 +103,16 @@ def _on(switch: bool) -> str:
     return "on" if switch else "off"
 
 
+def base_weights(config: TrainingConfig) -> Bits:
+    """How the frozen weights are kept: what ``memory.base_weights`` comes to."""
+    wanted = config.memory.base_weights
+    return "full" if wanted == "auto" else wanted
+
+
 def rung_of(config: TrainingConfig) -> Rung:
     """The rung that a resolved configuration asks for; "auto" begins with lean, which costs
     nothing."""
     memory, training = config.memory, config.training
-    weights = memory.base_weights
-    if weights == "auto" or (weights == "half" and training.precision != "fp32"):
-        weights = "full"
     return Rung(
         mode="lean" if memory.mode == "auto" else memory.mode,
         checkpointing=training.gradient_checkpointing,
@@ -117,7 +120,7 @@ def rung_of(config: TrainingConfig) -> Rung:
         apart=memory.preserve_apart,
         batch=training.batch_size,
         share=kept_share(config),
-        weights=weights,
+        weights=base_weights(config),
         tiling=memory.vae_tiling == "on",
     )
 
@@ -137,13 +140,10 @@ def rungs_below(rung: Rung) -> Iterator[Rung]:
     yield from sorted((other for other in found if other != rung), key=lambda other: other.cost)
 
 
-def with_smaller_weights(rung: Rung, precision: str) -> Iterator[Rung]:
-    """The same with weights in fewer bits; precision: of training, fp32, bf16 or fp16."""
+def with_smaller_weights(rung: Rung) -> Iterator[Rung]:
+    """The same with weights in fewer bits."""
     for weights in _WEIGHTS[_WEIGHTS.index(rung.weights) + 1 :]:
-        if weights != "half":
-            yield replace(rung, weights=weights, tiling=True)
-        elif precision == "fp32":
-            yield replace(rung, weights=weights)
+        yield replace(rung, weights=weights, tiling=True)
 
 
 def smallest(rung: Rung) -> Rung:

@@ -9,7 +9,7 @@ names stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from types import MethodType
 from typing import Any, cast
 
@@ -23,17 +23,13 @@ from peft.tuners.lora import Linear as AdaptedLinear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_input
 from torch.utils.checkpoint import checkpoint
 from transformers.activations import QuickGELUActivation
 
-from trainer.convolutions import convolve, input_gradient
 from trainer.lora.product import AdaptedProduct
-from trainer.models.pages import let_go, stays_in_file
-from trainer.products import Product
 
 Forward = Callable[..., Tensor]
-
-_ROWS = 128  # of an activation
 
 
 class Convolution(torch.autograd.Function):
@@ -43,17 +39,31 @@ class Convolution(torch.autograd.Function):
     def forward(ctx: Any, inputs: Tensor, layer: nn.Conv2d) -> Tensor:  # type: ignore[override]
         """(B, C, H, W) to (B, D, H', W')."""
         ctx.layer, ctx.shape = layer, inputs.shape
-        result = convolve(layer, inputs)
-        let_go(layer)
-        return result
+        return layer._conv_forward(inputs, layer.weight, layer.bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         """The gradient of the input, (B, C, H, W)."""
-        result = input_gradient(ctx.layer, ctx.shape, gradient)
-        let_go(ctx.layer)
-        return result, None
+        layer: nn.Conv2d = ctx.layer
+        options: tuple[Any, ...] = (layer.stride, layer.padding, layer.dilation, layer.groups)
+        return conv2d_input(ctx.shape, layer.weight, gradient, *options), None
+
+
+class Product(torch.autograd.Function):
+    """``x Wᵀ + b`` with a frozen W that is taken from its layer in each pass and not kept."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, layer: nn.Linear) -> Tensor:  # type: ignore[override]
+        """(…, in) to (…, out)."""
+        ctx.layer = layer
+        return F.linear(inputs, layer.weight, layer.bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """The gradient of the input, (…, in)."""
+        return gradient @ ctx.layer.weight, None
 
 
 class NormSilu(torch.autograd.Function):
@@ -99,10 +109,8 @@ class Gated(torch.autograd.Function):
     def forward(ctx: Any, both: Tensor) -> Tensor:  # type: ignore[override]
         """(…, 2 D) to (…, D)."""
         ctx.save_for_backward(both)
-        result = both.new_empty(*both.shape[:-1], both.shape[-1] // 2)
-        for (value, gate), part in zip(_halves(both), _some_rows(result), strict=True):
-            torch.mul(value, F.gelu(gate), out=part)
-        return result
+        value, gate = both.chunk(2, dim=-1)
+        return value * F.gelu(gate)
 
     @staticmethod
     @once_differentiable
@@ -110,25 +118,13 @@ class Gated(torch.autograd.Function):
         """The gradient of both, (…, 2 D)."""
         (both,) = ctx.saved_tensors
         found = torch.empty_like(both, memory_format=torch.contiguous_format)
-        parts = zip(_halves(both), _halves(found), _some_rows(gradient), strict=True)
-        for (value, gate), (of_value, of_gate), part in parts:
-            product = F.gelu(gate)
-            torch.mul(part, product, out=of_value)
-            torch.mul(part, value, out=product)
-            torch.ops.aten.gelu_backward.grad_input(product, gate, grad_input=of_gate)
+        value, gate = both.chunk(2, dim=-1)
+        of_value, of_gate = found.chunk(2, dim=-1)
+        product = F.gelu(gate)
+        torch.mul(gradient, product, out=of_value)
+        torch.mul(gradient, value, out=product)
+        torch.ops.aten.gelu_backward.grad_input(product, gate, grad_input=of_gate)
         return found
-
-
-def _halves(both: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    for rows in _some_rows(both):
-        yield rows.chunk(2, dim=-1)
-
-
-def _some_rows(tensor: Tensor) -> Iterable[Tensor]:
-    """(…, D) in parts of so many rows that a CPU keeps what is made of them at hand."""
-    if tensor.device.type != "cpu":
-        return (tensor,)
-    return tensor.reshape(-1, tensor.shape[-1]).split(_ROWS)
 
 
 class QuickGelu(torch.autograd.Function):
@@ -169,10 +165,6 @@ def _group_norm(inputs: Tensor, norm: nn.GroupNorm) -> tuple[Tensor, Tensor, Ten
 
 def _convolution(layer: nn.Conv2d, inputs: Tensor) -> Tensor:
     return Convolution.apply(inputs, layer)
-
-
-def _linear(layer: nn.Linear, inputs: Tensor) -> Tensor:
-    return Product.apply(inputs, layer)
 
 
 def _resnet(block: ResnetBlock2D, inputs: Tensor, temb: Tensor | None, *_: Any) -> Tensor:
@@ -296,9 +288,6 @@ def _lean_forwards(root: nn.Module, recompute: bool) -> Iterator[tuple[nn.Module
         elif isinstance(module, nn.Conv2d):
             if _is_frozen(module) and module.padding_mode == "zeros":
                 yield module, MethodType(_convolution, module)
-        elif type(module) is nn.Linear:
-            if stays_in_file(module):
-                yield module, MethodType(_linear, module)
         elif isinstance(module, ResnetBlock2D):
             if _is_usual(module):
                 yield module, MethodType(_resnet, module)

@@ -1,4 +1,4 @@
-"""Putting a live base model into a memory mode."""
+"""The base model of a run, and the memory mode it is in."""
 
 from __future__ import annotations
 
@@ -7,9 +7,22 @@ from dataclasses import replace
 
 from trainer.config.schema import TrainingConfig
 from trainer.memory.devices import Device
-from trainer.memory.ladder import Mode, rung_of
+from trainer.memory.ladder import Mode, base_weights, rung_of
 from trainer.memory.layers import lean_layers, plain_layers
+from trainer.memory.quantized import quantize_base
 from trainer.models.base import BaseModel
+from trainer.models.load import load_base
+
+
+def load_training_base(config: TrainingConfig, device: Device) -> BaseModel:
+    """The base model in the number format of a run, its weights as ``memory.base_weights`` says.
+
+    Raises:
+        UserError: as for `load_base` and `quantize_base`.
+    """
+    base = load_base(config.base.name, prediction=config.base.prediction, dtype=device.dtype)
+    quantize_base(base, base_weights(config), device.torch_device)
+    return base
 
 
 def with_bounded_rows(device: Device, config: TrainingConfig) -> Device:

@@ -165,7 +165,7 @@ def _choose(question: _Question, rung: Rung, card: float) -> tuple[Rung, float]:
 
     Following a step takes seconds, so those that can't fit are ruled out by what is known already.
     """
-    starts = (rung, *with_smaller_weights(rung, question.precision))
+    starts = (rung, *with_smaller_weights(rung))
     for start in starts:
         for other in (start, *rungs_below(start)):
             one_row = _followed(question, other, 1)

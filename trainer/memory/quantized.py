@@ -1,27 +1,24 @@
-"""Frozen layers whose weights are kept in 16, 8 or 4 bits, and made again whenever they are needed.
+"""Frozen layers whose weights are quantised to 8 or 4 bits.
 
 Of a weight only codes and one scale for each block of values stay in memory (bitsandbytes' kernels,
-arXiv 2110.02861 and 2305.14314), or its values in half precision, without scales. The forward pass
-makes the weight from them, uses it and lets it go, and the backward pass makes it once more:
-gradients are those of a layer with that very weight. Whoever asks for ``layer.weight`` gets it too,
-as a new tensor.
+arXiv 2110.02861 and 2305.14314). The forward pass makes the weight from them, uses it and drops it,
+and the backward pass makes it once more: gradients are those of a layer with that very weight.
+``layer.weight`` gives it too, as a new tensor.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from trainer.errors import UserError
-from trainer.memory.layers import Convolution
+from trainer.memory.layers import Convolution, Product
 from trainer.models.base import BaseModel
-from trainer.models.resting import Source, get_source, set_source
-from trainer.products import Product
 
-Bits = Literal["full", "half", "8bit", "4bit"]
+Bits = Literal["full", "8bit", "4bit"]
 
 # Values that share a scale, a float32. Evenly spaced codes suit weights better than bitsandbytes'
 # own 8-bit codes, which have most of theirs near 0: rounding of normally distributed weights 0.7 %
@@ -33,13 +30,12 @@ class _Quantized(nn.Module):
     """What both kinds of layers have in place of their weight.
 
     Attributes:
-        codes: uint8; one, or for 4 bits half a one, for each value of the weight; or the weight
-            in half precision.
-        scales: float32, one for each block of values; None for half precision.
+        codes: uint8; one, or for 4 bits half a one, for each value of the weight.
+        scales: float32, one for each block of values.
     """
 
     codes: Tensor
-    scales: Tensor | None
+    scales: Tensor
     bits: Bits
     shape: torch.Size
     dtype: torch.dtype
@@ -47,8 +43,6 @@ class _Quantized(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The weight, made anew, in the number format that it had."""
-        if self.bits == "half":
-            return self.codes.to(self.dtype)
         if self.codes.is_meta:
             return torch.empty(self.shape, dtype=self.dtype, device=self.codes.device)
         kernels = _kernels()
@@ -96,8 +90,6 @@ def quantize_base(base: BaseModel, bits: Bits, device: torch.device) -> None:
     norms, biases and embeddings.
 
     Args:
-        bits: half: everything is computed in float32. Weights that are in half precision already
-            are kept as they are.
         device: where it is computed, layer by layer; the results lie where the weights were.
 
     Raises:
@@ -105,28 +97,11 @@ def quantize_base(base: BaseModel, bits: Bits, device: torch.device) -> None:
     """
     if bits == "full":
         return
-    if bits != "half" or next(base.unet.parameters()).itemsize > 2:
-        base.weights = bits  # else: nothing is rounded
+    base.weights = bits
     for module in (base.unet, *base.text_encoders):
-        _quantize_layers(module, bits, device)
-        source = get_source(module)
-        if source is not None:
-            set_source(module, partial(_quantized_again, source, bits, device))
-
-
-def _quantized_again(source: Source, bits: Bits, device: torch.device) -> nn.Module:
-    module = source()
-    _quantize_layers(module, bits, device)
-    return module
-
-
-def _quantize_layers(root: nn.Module, bits: Bits, device: torch.device) -> None:
-    for path, layer in root.named_modules():
-        if path not in ("conv_in", "conv_out") and type(layer) in _KINDS:
-            _quantize(cast(nn.Linear | nn.Conv2d, layer), bits, device)
-    if bits == "half":
-        for parameter in root.parameters():  # those that are left
-            parameter.data = parameter.data.float()
+        for path, layer in module.named_modules():
+            if path not in ("conv_in", "conv_out") and type(layer) in _KINDS:
+                _quantize(cast(nn.Linear | nn.Conv2d, layer), bits, device)
 
 
 def parameter_count(root: nn.Module) -> int:
@@ -138,22 +113,15 @@ def parameter_count(root: nn.Module) -> int:
 @torch.no_grad()
 def _quantize(layer: nn.Linear | nn.Conv2d, bits: Bits, device: torch.device) -> None:
     weight = layer.weight
-    shape, dtype = weight.shape, weight.dtype
-    codes, scales = weight.data, None
-    if bits == "half":
-        codes, dtype = codes if codes.itemsize == 2 else codes.half(), torch.float32
-    elif weight.numel() % _BLOCK[bits]:
+    if weight.numel() % _BLOCK[bits]:
         return  # tiny ones, where nothing is to be gained
-    else:
-        codes, scales = _rounded(weight, bits, device)
+    codes, scales = _rounded(weight, bits, device)
     del layer.weight
     cast(Any, layer).__class__ = _KINDS[type(layer)]
     layer.register_buffer("codes", codes.to(weight.device), persistent=False)
-    layer.register_buffer(
-        "scales", None if scales is None else scales.to(weight.device), persistent=False
-    )
+    layer.register_buffer("scales", scales.to(weight.device), persistent=False)
     quantized = cast(_Quantized, layer)
-    quantized.bits, quantized.shape, quantized.dtype = bits, shape, dtype
+    quantized.bits, quantized.shape, quantized.dtype = bits, weight.shape, weight.dtype
 
 
 def _rounded(weight: Tensor, bits: Bits, device: torch.device) -> tuple[Tensor, Tensor]:

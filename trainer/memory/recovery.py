@@ -92,7 +92,7 @@ def out_of_memory(doing: str, config: TrainingConfig, rung: Rung | None = None) 
         remedies += [f"set {name} = {_shown(value)}" for name, value in changes.items()]
     if not config.memory.offload:
         remedies.append("set memory.offload = true")
-    if below is None and config.memory.base_weights in ("auto", "full", "half"):
+    if below is None and config.memory.base_weights in ("auto", "full"):
         remedies.append('set memory.base_weights = "8bit" in a new run')
     resolution = config.images.resolution
     lower = f" (now {resolution})" if resolution else ""

@@ -1,13 +1,18 @@
 """Base models: find, identify and load them; what differs between their families.
 
 Importing this package quiets the libraries underneath: their progress bars, and their notices that
-torchvision is missing (it is not needed here). Whoever sets the environment variables decides.
+torchvision or another optional package is missing (it is not needed here). Whoever sets the
+environment variables decides.
 """
 
+import logging
 import os
 import sys
 
 _QUIET = {"transformers": "TRANSFORMERS_VERBOSITY", "diffusers": "DIFFUSERS_VERBOSITY"}
+
+# diffusers loads it wherever it is installed, and it then warns that an optional package is not.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 for _library, _variable in _QUIET.items():
     if _variable not in os.environ:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -30,24 +29,19 @@ from trainer.models.diffusers_folder import part_files, read_json
 from trainer.models.families import Family
 from trainer.models.fingerprint import combined_digest, file_digest
 from trainer.models.identify import BaseIdentity, Prediction, identify
-from trainer.models.pages import seen
-from trainer.models.resting import set_source
 from trainer.models.safetensors_header import read_header
 
 __all__ = [
     "BaseModel",
-    "StoredWeights",
     "TextPart",
     "load_base",
     "load_text_part",
-    "stored_weights",
 ]
 
 Dtypes = Mapping[str, torch.dtype]
 
 _DENOISER_AND_VAE = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
 _ENCODERS = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
-_HALF = {"F16": torch.float16, "BF16": torch.bfloat16}
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt")
 _SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
 
@@ -74,11 +68,7 @@ def load_base(
     transformers_logging.disable_progress_bar()
     identity = identify(name, prediction=prediction)
     dtypes = dict.fromkeys(("unet", *_ENCODERS), dtype) | {"vae": vae_dtype}
-    modules = _load(identity, dtypes)
-    base = _assemble(identity, modules)
-    for part, module in modules.items():
-        set_source(module, partial(_read_again, identity, dtypes, part, base.fingerprint))
-    return base
+    return _assemble(identity, _load(identity, dtypes))
 
 
 def _load(
@@ -91,57 +81,6 @@ def _load(
         module.eval().requires_grad_(False)
         _check_finite(identity.name, part, module)
     return modules
-
-
-def _read_again(
-    identity: BaseIdentity, dtypes: Dtypes, part: str, fingerprint: str
-) -> torch.nn.Module:
-    """One part of a base model that has been loaded before."""
-    parts = [*_DENOISER_AND_VAE, *list(_ENCODERS)[: len(identity.family.text_encoder_prefixes)]]
-    try:
-        unchanged = _fingerprints(identity, parts)[0] == fingerprint
-    except OSError:
-        unchanged = False
-    if not unchanged:
-        raise UserError(
-            f"The base model {identity.name} has changed, or is gone, since it was loaded.",
-            "Put its files back, and resume the run.",
-        )
-    return _load(identity, dtypes, [part])[part]
-
-
-@dataclass(frozen=True)
-class StoredWeights:
-    """How a base model's UNet lies on the disk.
-
-    Attributes:
-        half: its number format, where that is one of 16 bits throughout; else None.
-        size: in bytes.
-    """
-
-    half: torch.dtype | None
-    size: int
-
-
-def stored_weights(name: str) -> StoredWeights:
-    """Looks at the headers of a base model's files.
-
-    Raises:
-        UserError: it cannot be found or recognised.
-    """
-    identity = identify(name)
-    single = identity.is_single_file
-    files = (identity.path,) if single else part_files(identity.path, "unet").files
-    prefix = single_file.UNET if single else ""
-    entries = [
-        entry
-        for file in files
-        for key, entry in read_header(file).tensors.items()
-        if key.startswith(prefix)
-    ]
-    formats = {entry.dtype for entry in entries}
-    half = _HALF.get(formats.pop()) if len(formats) == 1 else None
-    return StoredWeights(half, sum(entry.end - entry.begin for entry in entries))
 
 
 @dataclass(frozen=True)
@@ -337,7 +276,7 @@ def _check_filled(path: Path, modules: Mapping[str, torch.nn.Module]) -> None:
 
 
 def _check_finite(name: str, part: str, module: torch.nn.Module) -> None:
-    for key, tensor in seen(chain(module.named_parameters(), module.named_buffers())):
+    for key, tensor in chain(module.named_parameters(), module.named_buffers()):
         if tensor.numel() == 0 or not tensor.is_floating_point():
             continue
         low, high = torch.aminmax(tensor)  # NaN wins in both, and no copy is made

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from trainer.allocator import freed_memory_kept
 from trainer.conditioning import TextSource
 from trainer.config.concepts import concepts_of
 from trainer.config.resolve import resolve
@@ -25,9 +24,8 @@ from trainer.errors import UserError
 from trainer.lora.attach import Attachment, attach
 from trainer.lora.names import Part
 from trainer.memory.devices import Device
-from trainer.memory.kept import load_kept
 from trainer.memory.ladder import Rung, rung_of
-from trainer.memory.modes import set_mode, with_bounded_rows
+from trainer.memory.modes import load_training_base, set_mode, with_bounded_rows
 from trainer.models.base import BaseModel
 from trainer.places import cache_folder
 from trainer.preservation.keepers import make_keeper
@@ -247,7 +245,7 @@ def _opened(
 ) -> tuple[BaseModel, TrainingConfig, Device]:
     """The base model with all that follows from it: settings, rows at a time, doubtful triggers."""
     on_cpu = device.torch_device.type == "cpu"
-    base = load_kept(config, device)
+    base = load_training_base(config, device)
     config = resolve(config, base)
     base.tiling = config.memory.vae_tiling == "on"
     device = with_bounded_rows(device, config)
@@ -317,5 +315,5 @@ def _fill_latents(
 
 @contextmanager
 def _vae_at_work(base: BaseModel, device: Device) -> Iterator[None]:
-    with device.instead([base.vae], [base.unet, *base.text_encoders]), freed_memory_kept():
+    with device.instead([base.vae], [base.unet, *base.text_encoders]):
         yield

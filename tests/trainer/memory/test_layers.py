@@ -32,7 +32,6 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...]]] =
     "strided": (lambda: nn.Sequential(nn.Conv2d(4, 6, 3, 2, 1)), ((2, 4, 9, 7),)),
     "one by one": (lambda: nn.Sequential(nn.Conv2d(4, 6, 1, bias=False)), ((1, 4, 5, 5),)),
     "geglu": (lambda: GEGLU(6, 10), ((2, 7, 6),)),
-    "geglu, many rows": (lambda: GEGLU(6, 10), ((2, 100, 6),)),
     "attention": (lambda: Attention(8, heads=2, dim_head=5), ((2, 9, 8),)),
     "attention to others": (lambda: Attention(8, 6, heads=2, dim_head=5), ((2, 9, 8), (2, 4, 6))),
     "residual": (lambda: _block(8, 8), ((2, 8, 6, 6), (2, 8))),

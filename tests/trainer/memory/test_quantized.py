@@ -1,16 +1,13 @@
-"""Frozen weights in 16, 8 and 4 bits: outputs and gradients are those of the weights as kept."""
+"""Frozen weights in 8 and 4 bits: outputs and gradients are those of the rounded weights."""
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tests.conftest import TinyBase
@@ -22,19 +19,17 @@ from trainer.evaluation.watching import Evaluated
 from trainer.lora.attach import attach, detach
 from trainer.lora.layers import find_layers, original_layer
 from trainer.memory.architecture import find_architecture
-from trainer.memory.devices import choose_device
-from trainer.memory.kept import choose_bits, load_kept
 from trainer.memory.modes import set_mode
 from trainer.memory.phases import Workload, step_memory
 from trainer.memory.quantized import Bits, QuantizedConvolution, QuantizedLinear, quantize_base
 from trainer.memory.tracking import StorageTracker, bytes_of
 from trainer.models.base import BaseModel
-from trainer.models.load import StoredWeights, load_base, stored_weights
+from trainer.models.load import load_base
 from trainer.models.text import added_conditioning, encode
 
 CPU = torch.device("cpu")
-BITS: list[Bits] = ["half", "8bit", "4bit"]
-KEPT = {"half": 2.0, "8bit": 1.02, "4bit": 0.57}  # bytes for each value, with their scales
+BITS: list[Bits] = ["8bit", "4bit"]
+KEPT = {"8bit": 1.02, "4bit": 0.57}  # bytes for each value, with their scales
 MODES = [("plain", False), ("lean", False), ("feed_forward", False), ("lean", True)]
 
 
@@ -83,8 +78,6 @@ def test_a_layer_is_that_of_the_weight_it_keeps(name: str, bits: Bits, dtype: to
     layer = make().to(dtype).requires_grad_(False)
     layer.load_state_dict(plain.state_dict())
     quantized(layer, bits)
-    if bits == "half":  # computes in float32, whatever it keeps
-        dtype, plain = torch.float32, plain.float()
     assert isinstance(layer, QuantizedLinear | QuantizedConvolution)
     weight = layer.weight
     assert weight.dtype == dtype and weight.shape == plain.get_parameter("weight").shape
@@ -107,20 +100,6 @@ def test_nothing_is_kept_for_the_backward_pass(bits: Bits) -> None:
         result = layer(inputs)
         assert tracker.live == result.untyped_storage().nbytes()
     assert tracker.peak > 256 * 256 * 4  # the weight was there for a while
-
-
-def test_large_weights_in_half_precision_are_made_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    for bias in (True, False):
-        layer = nn.Linear(32, 24, bias=bias).requires_grad_(False)
-        plain = nn.Linear(32, 24, bias=bias).requires_grad_(False)
-        plain.load_state_dict({key: value.half() for key, value in layer.state_dict().items()})
-        if bias:
-            plain.bias.copy_(layer.bias)  # stays as it is
-        quantized(layer, "half")
-        monkeypatch.setattr("trainer.products._PART", 32 * 7)  # the last part is a smaller one
-        inputs = torch.randn(2, 5, 32)
-        for ours, theirs in zip(run(layer, inputs), run(plain, inputs), strict=True):
-            torch.testing.assert_close(ours, theirs)
 
 
 def prepared(folder: Path, bits: Bits, dtype: torch.dtype = torch.float32) -> BaseModel:
@@ -211,59 +190,8 @@ def test_dora_measures_the_weights_as_they_are_kept(tiny_base: TinyBase) -> None
 
 def test_another_base_is_not_met_in_the_cache(tiny_base: TinyBase) -> None:
     keys = {prepared(tiny_base("sd1"), bits).output_key for bits in ("full", *BITS)}
-    assert len(keys) == 4
+    assert len(keys) == 3
     assert load_base(str(tiny_base("sd1"))).output_key in keys
-
-
-def halved(folder: Path, place: Path) -> Path:
-    """A base model stored in half precision."""
-    shutil.copytree(folder, place)
-    for file in place.rglob("*.safetensors"):
-        weights = {name: value.half() for name, value in load_file(file).items()}
-        save_file(weights, file, {"format": "pt"})
-    return place
-
-
-def test_half_is_exact_for_what_is_stored_so(tiny_base: TinyBase, tmp_path: Path) -> None:
-    """The same weights, the same key in the cache, and the same adapter to the last bit."""
-    folder = halved(tiny_base("sd1"), tmp_path / "base")
-    images, adapters, keys = make_images(tmp_path / "images"), [], set()
-    for weights in ("half", "full"):
-        config = small_config(folder, images, memory__base_weights=weights, training__steps=2)
-        keys.add(load_kept(config, choose_device("fp32")).output_key)
-        result, _ = train_small(config, tmp_path / weights)
-        assert result.adapter
-        adapters.append(load_file(result.adapter.path))
-    assert len(keys) == 1
-    ours, plain = adapters
-    assert all(torch.equal(ours[key], plain[key]) for key in plain)
-    rounded = small_config(tiny_base("sd1"), images, memory__base_weights="half")
-    base = load_kept(rounded, choose_device("fp32"))
-    assert base.output_key == f"{load_base(str(tiny_base('sd1'))).fingerprint} half"
-    kept = [layer for layer in base.unet.modules() if isinstance(layer, QuantizedConvolution)]
-    assert {layer.codes.dtype for layer in kept} == {torch.float16}
-
-
-@pytest.mark.parametrize(
-    ("wanted", "stored", "precision", "chosen"),
-    [
-        ("auto", StoredWeights(torch.float16, 2**31), "fp32", "half"),
-        ("auto", StoredWeights(torch.float16, 2**25), "fp32", "full"),  # the built-in model
-        ("auto", StoredWeights(None, 2**31), "fp32", "full"),
-        ("auto", StoredWeights(torch.float16, 2**31), "bf16", "full"),
-        ("half", StoredWeights(None, 2**25), "fp32", "half"),
-        ("half", StoredWeights(None, 2**31), "bf16", "full"),
-        ("8bit", StoredWeights(torch.float16, 2**31), "fp32", "8bit"),
-    ],
-)
-def test_what_is_chosen(wanted: Any, stored: StoredWeights, precision: Any, chosen: str) -> None:
-    assert choose_bits(wanted, stored, choose_device(precision)) == chosen
-
-
-def test_the_built_in_model_is_kept_whole() -> None:
-    stored = stored_weights("tiny-emoji")
-    assert stored.half == torch.float16
-    assert choose_bits("auto", stored, choose_device("fp32")) == "full"
 
 
 def test_a_platform_without_the_package_gets_one_sentence(

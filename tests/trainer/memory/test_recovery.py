@@ -212,7 +212,7 @@ def test_loading_that_does_not_fit_says_so(
     def fail(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("injected")
 
-    monkeypatch.setattr("trainer.training.session.load_kept", fail)
+    monkeypatch.setattr("trainer.training.session.load_training_base", fail)
     with pytest.raises(UserError, match="to load the base model") as caught:
         train_small(small(), tmp_path / "run")
     assert caught.value.hint.count("; or ") == 2

@@ -9,7 +9,6 @@ from torch import Tensor
 from tests.conftest import TinyBase
 from trainer.config.schema import AdapterConfig
 from trainer.lora.attach import attach
-from trainer.memory import layers as frozen
 from trainer.memory.architecture import find_architecture
 from trainer.memory.ladder import Mode
 from trainer.memory.modes import set_mode
@@ -53,9 +52,7 @@ def test_prediction_of_a_step_is_what_a_step_takes(
     name: str,
     mode: Mode,
     checkpointing: bool,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(frozen, "_ROWS", 2**30)  # in one piece, as on a GPU
     folder = str(tiny_base(name))
     config = AdapterConfig(rank=4)
     work = Workload(128, 128, "fp32", config, 2, 0, mode, checkpointing)
