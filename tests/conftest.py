@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,56 @@ settings.load_profile("gate")
 # process of theirs would wait for nothing.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = {"torch", "diffusers", "transformers", "peft", "accelerate", "playwright"}
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With ``-m fast``, files that need torch are not even imported."""
+    wanted = config.getoption("markexpr") == "fast" and collection_path.suffix == ".py"
+    return True if wanted and is_heavy(collection_path) else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks as fast what needs no torch and is not marked as slow."""
+    for item in items:
+        slow = item.get_closest_marker("slow") or item.get_closest_marker("browser")
+        if not slow and not is_heavy(item.path):
+            item.add_marker(pytest.mark.fast)
+
+
+@cache
+def is_heavy(path: Path) -> bool:
+    """Whether importing a file imports torch or what comes with it, directly or through ours."""
+    found: set[Path] = set()
+    waiting = [path]
+    while waiting:
+        file = waiting.pop()
+        if file in found or not file.is_file():
+            continue
+        found.add(file)
+        for name in _imported(file):
+            if name.partition(".")[0] in HEAVY:
+                return True
+            place = ROOT.joinpath(*name.split("."))
+            waiting += [place.with_suffix(".py"), place / "__init__.py"]
+    return False
+
+
+def _imported(file: Path) -> Iterator[str]:
+    """The modules that a file imports when it is imported itself."""
+    waiting: list[ast.stmt] = ast.parse(file.read_bytes()).body
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Try):
+            waiting += node.body
+
 
 TinyBase = Callable[[Any], Path]
 

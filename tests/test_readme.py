@@ -19,7 +19,7 @@ from trainer.commands.cli import build_parser
 from trainer.places import PROJECT
 
 # One process runs the main job, for all that come after it.
-pytestmark = pytest.mark.xdist_group("readme")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("readme")]
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 
