@@ -7,6 +7,7 @@ import time
 
 from trainer.evaluation.watching import Evaluated
 from trainer.runs.meters import METERS
+from trainer.text import duration
 from trainer.training.guard import RolledBack
 from trainer.training.loop import (
     CheckpointSaved,
@@ -91,16 +92,6 @@ def measured(event: Evaluated) -> str:
     values = {meter.title: getattr(event.meters, meter.name) for meter in METERS}
     shown = [f"{title} {value:.3f}" for title, value in values.items() if value is not None]
     return f"Measured at step {event.step}: {', '.join(shown)}"
-
-
-def duration(seconds: float) -> str:
-    """Such as "45 s", "3 min 20 s" or "2 h 5 min"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def _smooth(average: float | None, value: float, weight: float) -> float:

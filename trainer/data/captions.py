@@ -79,20 +79,28 @@ def contains_word(caption: str, word: str) -> bool:
     splits at all else): "sks" is in "a SKS, dog" and "sks_dog", not in "asks" or "sks2". The word
     may be several, with any white space between. No caption contains the empty word.
     """
-    return bool(word.strip()) and _word_pattern(word).search(_composed(caption)) is not None
+    return bool(word.strip()) and word_pattern(word).search(_composed(caption)) is not None
+
+
+def replace_word(caption: str, word: str, replacement: str) -> str:
+    """A caption with another text in place of every occurrence of a word."""
+    if not contains_word(caption, word):
+        return caption
+    return clean_caption(word_pattern(word).sub(lambda _: replacement, _composed(caption)))
 
 
 def without_word(caption: str, word: str) -> str:
     """A caption with every occurrence of a word taken out, and the gaps closed."""
     if not contains_word(caption, word):
         return caption
-    rest = _word_pattern(word).sub(" ", _composed(caption))
+    rest = word_pattern(word).sub(" ", _composed(caption))
     tags = [" ".join(tag.split()) for tag in rest.split(",")]
     return ", ".join(tag for tag in tags if tag)
 
 
 @lru_cache(maxsize=256)
-def _word_pattern(word: str) -> re.Pattern[str]:
+def word_pattern(word: str) -> re.Pattern[str]:
+    """What finds a word that is not empty in text of Unicode form NFC, as `contains_word` does."""
     # Letters, digits and the accents that combine with them, but not the underscore.
     letter = r"(?:[^\W_]|[\u0300-\u036f])"
     parts = _composed(word).split()
@@ -161,6 +169,6 @@ def protect_trigger(caption: str, trigger: str, fits: Callable[[str], bool]) -> 
     """
     if not contains_word(caption, trigger):
         return caption
-    found = _word_pattern(trigger).search(_composed(caption))
+    found = word_pattern(trigger).search(_composed(caption))
     assert found is not None
     return caption if fits(_composed(caption)[: found.end()]) else f"{trigger}, {caption}"

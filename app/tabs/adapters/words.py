@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +12,7 @@ from app import client as service
 from app import jobs
 from app.tabs.adapters.files import AdapterChoice, find_adapter
 from trainer.config.file import ConfigError, read_config
+from trainer.data.captions import contains_word
 from trainer.errors import UserError
 
 _SECONDS = 120.0
@@ -57,13 +57,8 @@ def missing(prompt: str, known: Iterable[Words]) -> list[str]:
     return [
         words.triggers[0]
         for words in known
-        if words.triggers and not any(_has(prompt, word) for word in words.triggers)
+        if words.triggers and not any(contains_word(prompt, word) for word in words.triggers)
     ]
-
-
-def _has(prompt: str, word: str) -> bool:
-    pattern = rf"(?<!\w){re.escape(word.casefold())}(?!\w)"
-    return re.search(pattern, prompt.casefold()) is not None
 
 
 def _words(choice: AdapterChoice, ask: bool) -> Words:
@@ -84,7 +79,7 @@ def _words_of_run(name: str) -> Words:
         return Words(())
     steps = run.preview_steps()
     prompt = _first_prompt(run.preview(steps[-1])) if steps else ""
-    if captions.trigger and not _has(prompt, captions.trigger):
+    if captions.trigger and not contains_word(prompt, captions.trigger):
         prompt = f"{captions.trigger} {captions.class_word}".strip()
     return Words((captions.trigger,) if captions.trigger else (), prompt)
 

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from app.tabs.images.captionfiles import caption_paths, read_captions, saving, write_caption
 from app.tabs.images.history import Entry, remember
 from app.tabs.images.imagesets import SetFolder
-from trainer.data.captions import clean_caption, contains_word, without_word
+from trainer.data.captions import clean_caption, contains_word, replace_word, without_word
 from trainer.errors import UserError
 
 EditKind = Literal["front", "end", "remove", "replace"]
@@ -65,20 +65,9 @@ class Edit:
             return clean_caption(without_word(caption, text))
         replacement = other if self.kind == "replace" else ""
         if self.whole_words:
-            return _replace_words(caption, text, replacement)
+            return replace_word(caption, text, replacement)
         found = re.compile(re.escape(text), re.IGNORECASE)
         return clean_caption(found.sub(lambda _: replacement, caption))
-
-
-def _replace_words(caption: str, word: str, replacement: str) -> str:
-    if not contains_word(caption, word):
-        return caption
-    letter = r"(?:[^\W_]|[\u0300-\u036f])"
-    before = rf"(?<!{letter})" if re.match(letter, word) else ""
-    after = rf"(?!{letter})" if re.match(letter, word[-1]) else ""
-    words = r"\s+".join(map(re.escape, word.split()))
-    found = re.compile(before + words + after, re.IGNORECASE)
-    return clean_caption(found.sub(lambda _: replacement, caption))
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from app.jobs import QUEUED, UNSTARTED, RunInfo
-from app.tabs.train.outlook import rounded_duration
+from app.shared import escape
 from app.tabs.runs.pictures import picture_url
 from app.tabs.runs.reader import RunView
-from app.shared import escape
 from trainer import places
+from trainer.data.captions import word_pattern
 from trainer.runs.board import preview_records, spread
 from trainer.runs.charts import Line, Point, line_chart, smooth, thin
-from trainer.runs.log import Event, number
 from trainer.runs.layout import RunFolder
+from trainer.runs.log import Event, number
 from trainer.runs.meters import METERS
+from trainer.text import duration
 
 MOST_POINTS = 2000
 _MOST_ROWS = 24
@@ -84,7 +85,7 @@ def _facts(view: RunView) -> str:
     info, config = view.info, view.config
     facts: list[tuple[str, str]] = []
     if info.alive and info.eta_seconds is not None and not info.stopping:
-        facts.append(("time left", f"about {rounded_duration(info.eta_seconds)}"))
+        facts.append(("time left", f"about {duration(info.eta_seconds, rough=True)}"))
     if config is not None:
         words = f"{config.captions.trigger} {config.captions.class_word}".strip()
         facts.append(("learns", words or "…"))
@@ -224,11 +225,10 @@ def _picture(run: RunFolder, step: int, record: dict[str, object]) -> str:
 
 def _marked(prompt: str, trigger: str) -> str:
     """A prompt with the trigger word marked."""
-    shown = escape(prompt)
-    word = escape(trigger)
-    return (
-        re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", f"<mark>{word}</mark>", shown) if word else shown
-    )
+    if not trigger.strip():
+        return escape(prompt)
+    found = word_pattern(escape(trigger))
+    return found.sub(lambda match: f"<mark>{match[0]}</mark>", escape(prompt))
 
 
 def latest_pictures(view: RunView) -> str:

@@ -17,6 +17,7 @@ from trainer.data.holding import held_out_count
 from trainer.errors import UserError
 from trainer.runs.layout import RunFolder, list_runs
 from trainer.runs.log import number, read_events
+from trainer.text import duration
 
 _MOST_PICTURES = 100_000
 _MOST_RUNS = 30  # the newest ones are asked for their pace
@@ -81,7 +82,7 @@ def time_needed(config: TrainingConfig) -> str:
     pace = pace_of(config)
     if pace is None:
         return "No run with this base model yet, so the time is not known."
-    shown = rounded_duration(pace.seconds * config.training.steps)
+    shown = duration(pace.seconds * config.training.steps, rough=True)
     if pace.source:
         return f"Takes about {shown}, going by {escape(pace.source)}."
     return f"Takes about {shown} on two cores of a server; on this machine nothing ran yet."
@@ -162,13 +163,3 @@ def _work(config: TrainingConfig) -> float:
     kept = kept_share(config) / config.preservation.every
     again = 4 / 3 if config.training.gradient_checkpointing else 1.0
     return size * (1 + kept) * again
-
-
-def rounded_duration(seconds: float) -> str:
-    """``40 s``, ``4 min``, ``1 h 10 min``: as exact as a guess may be."""
-    if seconds < 55:
-        return f"{max(5, round(seconds / 5) * 5)} s"
-    if seconds < 3570:
-        return f"{round(seconds / 60)} min"
-    minutes = round(seconds / 600) * 10
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes % 60 else f"{minutes // 60} h"

@@ -281,16 +281,3 @@ def test_the_time_comes_from_a_run_like_this_one() -> None:
     assert "going by ohwx" in outlook.time_needed(config)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "shown"),
-    [
-        (2, "5 s"),
-        (42, "40 s"),
-        (90, "2 min"),
-        (3500, "58 min"),
-        (3600, "1 h"),
-        (8000, "2 h 10 min"),
-    ],
-)
-def test_durations_are_no_more_exact_than_a_guess(seconds: float, shown: str) -> None:
-    assert outlook.rounded_duration(seconds) == shown

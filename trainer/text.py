@@ -1,0 +1,24 @@
+"""How durations are written, everywhere."""
+
+from __future__ import annotations
+
+
+def duration(seconds: float, *, rough: bool = False) -> str:
+    """``48 s``, ``5 min 20 s`` or ``2 h 05 min``; rough: ``50 s``, ``5 min`` or ``2 h 10 min``.
+
+    Args:
+        rough: no more exact than a guess may be: to 5 s, to a minute, from an hour on to 10 min.
+    """
+    if rough:
+        unit = 5 if seconds < 55 else 60 if seconds < 3570 else 600
+        whole = max(5, round(seconds / unit) * unit)
+    else:
+        whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    large, small, names = whole // 60, whole % 60, ("min", "s")
+    if whole >= 3600:
+        large, small, names = whole // 3600, whole % 3600 // 60, ("h", "min")
+    if rough and not small:
+        return f"{large} {names[0]}"
+    return f"{large} {names[0]} {small:02d} {names[1]}"
