@@ -24,8 +24,8 @@ import filelock
 import psutil
 
 from trainer import places
-from trainer.config.concepts import concepts_of
-from trainer.config.file import ConfigError, Mistake, read_config, write_config
+from trainer.config.concepts import check_essentials, concepts_of
+from trainer.config.file import read_config, write_config
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
 from trainer.runs.atomic import temporary_name, write_json
@@ -181,7 +181,7 @@ def start(config: TrainingConfig) -> str:
     Raises:
         UserError: another run is busy (it is named), or something needed is missing.
     """
-    check_essentials(config)
+    check_essentials(config, is_image_set)
     with _one_at_a_time():
         _refuse_if_busy()
         run = _new_run(config)
@@ -195,7 +195,7 @@ def queue(config: TrainingConfig) -> str:
     Raises:
         UserError: something needed is missing.
     """
-    check_essentials(config)
+    check_essentials(config, is_image_set)
     with _one_at_a_time():
         run = _new_run(config)
         write_json(_queue_file(), [*waiting_runs(), run.name])
@@ -260,28 +260,7 @@ def delete(name: str) -> None:
             ) from error
 
 
-def check_essentials(config: TrainingConfig) -> None:
-    """Sees to what every training needs.
-
-    Raises:
-        ConfigError: all that is missing.
-    """
-    several = bool(config.concepts)
-    mistakes: list[Mistake] = []
-    for concept in concepts_of(config):
-        where = "concepts" if several else "images.path"
-        if concept.path == Path():
-            mistakes.append(Mistake(where, "choose an image set, or make one in Images"))
-        elif not _is_known(concept.path):
-            mistakes.append(Mistake(where, f"there is no image set {concept.path.name!r}"))
-        if not concept.trigger.strip():
-            where = "concepts" if several else "captions.trigger"
-            mistakes.append(Mistake(where, "give a trigger word, such as ohwx"))
-    if mistakes:
-        raise ConfigError("", mistakes, "")
-
-
-def _is_known(folder: Path) -> bool:
+def is_image_set(folder: Path) -> bool:
     """Whether it is an image set, or a folder that a run here was trained on.
 
     No browser may have any other folder of this machine looked into.

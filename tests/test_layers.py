@@ -27,9 +27,9 @@ CODE_LOADERS = {
     "shelve",
     "marshal",
 }
-LIGHT = ("errors", "seeds", "places")
+LIGHT = ("errors", "seeds", "places", "text")
 LIGHT_PACKAGES = ("config", "runs", "data")
-HEAVY_MODULES = ("trainer.config.resolve", "trainer.data.latents", "trainer.data.cache")
+HEAVY_MODULES = ("trainer.data.latents", "trainer.data.cache")
 
 
 def files(*places: str) -> list[Path]:

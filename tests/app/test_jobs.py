@@ -14,6 +14,7 @@ import pytest
 
 from app import jobs
 from trainer import places
+from trainer.config.concepts import check_essentials
 from trainer.config.file import ConfigError, read_config, with_values, write_config
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
@@ -127,7 +128,7 @@ def test_only_folders_that_this_machine_has_trained_on_are_taken_besides_image_s
         jobs.start(config(**{"images.path": str(elsewhere)}))
     old = create_run(runs, "from-the-command-line")
     write_config(old.config, config(**{"images.path": str(elsewhere)}))
-    jobs.check_essentials(config(**{"images.path": str(elsewhere)}))
+    check_essentials(config(**{"images.path": str(elsewhere)}), jobs.is_image_set)
 
 
 def test_stop_asks_the_process_and_says_so(runs: Path) -> None:

@@ -13,26 +13,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trainer.commands.adapter_parser import add_adapter
+from trainer.commands.field_flags import add_flags, given_values, train_fields
 from trainer.commands.fit_parser import add_fit
-from trainer.config.file import field_help
+from trainer.config.fields import field_help
 from trainer.errors import UserError
 from trainer.runs.disk import REFUSALS, disk_error
 
 Command = Callable[[argparse.Namespace], int]
-
-# The flags of `train` that stand for a field of the configuration.
-TRAIN_FIELDS: dict[str, tuple[str, type, str]] = {
-    "--images": ("images.path", str, "DIR"),
-    "--trigger": ("captions.trigger", str, "WORD"),
-    "--class-word": ("captions.class_word", str, "WORD"),
-    "--base": ("base.name", str, "NAME"),
-    "--steps": ("training.steps", int, "N"),
-    "--rank": ("adapter.rank", int, "R"),
-    "--seed": ("training.seed", int, "S"),
-    "--resolution": ("images.resolution", int, "PX"),
-    "--batch-size": ("training.batch_size", int, "B"),
-}
-
 
 NO_MEMORY = """The GPU's memory is not enough for this command.
        Close other programs that use the GPU."""
@@ -89,16 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("train", help="train an adapter from a folder of pictures")
-    for flag, (dotted, kind, metavar) in TRAIN_FIELDS.items():
-        parser.add_argument(
-            flag, dest=dotted, type=kind, metavar=metavar, help=_escaped(field_help(dotted))
-        )
-    parser.add_argument(
-        "--train-text-encoder",
-        dest="adapter.text_encoder",
-        action=argparse.BooleanOptionalAction,
-        help=_escaped(field_help("adapter.text_encoder")),
-    )
+    add_flags(parser, train_fields())
     _add_concepts(parser)
     parser.add_argument("--run", type=Path, metavar="DIR", help="Run folder; must not exist yet.")
     parser.add_argument("--config", type=Path, metavar="FILE", help="Start from a TOML file.")
@@ -265,12 +243,10 @@ def train_command(options: argparse.Namespace) -> int:
     """``train``: into a new run folder, to the end."""
     from trainer.commands.train import train
 
-    flags = {dotted: getattr(options, dotted) for dotted, _, _ in TRAIN_FIELDS.values()}
-    flags["adapter.text_encoder"] = getattr(options, "adapter.text_encoder")
     return train(
         config_file=options.config,
         preset=options.preset,
-        flags={dotted: value for dotted, value in flags.items() if value is not None},
+        flags=given_values(options, train_fields()),
         overrides=options.overrides,
         concepts=options.concepts,
         run=options.run,

@@ -5,32 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from trainer.config.file import field_help
-
-FIELDS: dict[str, tuple[str, type, str]] = {
-    "--base": ("base.name", str, "NAME"),
-    "--resolution": ("images.resolution", int, "PX"),
-    "--batch-size": ("training.batch_size", int, "B"),
-    "--rank": ("adapter.rank", int, "R"),
-}
+from trainer.commands.field_flags import add_flags, fit_fields, given_values
 
 
 def add_fit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds ``fit`` to the command line."""
     parser = commands.add_parser(
-        "fit", help="predict the GPU memory of a configuration, and the plan that fits a card"
+        "fit",
+        help="predict the GPU memory of a configuration, and the plan that fits a card",
+        epilog="--base takes sd15, sd2, sd2-v and sdxl as well, before anything is downloaded.",
     )
-    for flag, (dotted, kind, metavar) in FIELDS.items():
-        help_text = field_help(dotted).replace("%", "%%")
-        if flag == "--base":
-            help_text += " Or sd15, sd2, sd2-v, sdxl, before anything is downloaded."
-        parser.add_argument(flag, dest=dotted, type=kind, metavar=metavar, help=help_text)
-    parser.add_argument(
-        "--train-text-encoder",
-        dest="adapter.text_encoder",
-        action=argparse.BooleanOptionalAction,
-        help=field_help("adapter.text_encoder"),
-    )
+    add_flags(parser, fit_fields())
     parser.add_argument(
         "--vram",
         type=float,
@@ -55,12 +40,10 @@ def fit_command(options: argparse.Namespace) -> int:
     """``fit``: the prediction."""
     from trainer.commands.fit import fit
 
-    dotted_names = [dotted for dotted, _, _ in FIELDS.values()] + ["adapter.text_encoder"]
-    flags = {dotted: getattr(options, dotted) for dotted in dotted_names}
     return fit(
         config_file=options.config,
         preset=options.preset,
-        flags={dotted: value for dotted, value in flags.items() if value is not None},
+        flags=given_values(options, fit_fields()),
         overrides=options.overrides,
         vram=options.vram,
         as_json=options.json,

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from trainer.config.concepts import concepts_of, parse_concept, triggers_of
+from trainer.config.concepts import check_essentials, parse_concept, triggers_of
 from trainer.config.file import apply_overrides, read_config, with_values, write_config
 from trainer.config.presets import apply_preset
 from trainer.config.schema import TrainingConfig
@@ -19,6 +19,10 @@ from trainer.runs.layout import RunFolder, create_run, open_run
 from trainer.runs.log import read_events
 
 STOPPED = 130
+_ESSENTIALS = (
+    "Give --images DIR and --trigger WORD, or --concept DIR:TRIGGER:CLASS for each of several; "
+    "datasets/ holds three examples."
+)
 
 
 def train(
@@ -46,7 +50,7 @@ def train(
     if concepts:
         values["concepts"] = [parse_concept(text) for text in concepts]
     config = apply_overrides(with_values(config, values, "the command line"), overrides)
-    _check_essentials(config)
+    check_essentials(config, hint=_ESSENTIALS)
     if is_follower():
         return _run(config, _shared_run(run), resume=False)
     folder = _new_run(_shared_run(run).path if is_distributed() else run, config)
@@ -101,26 +105,6 @@ def _launch(processes: int, folder: RunFolder, flags: list[str]) -> int:
     from trainer.training.processes import launch
 
     return launch(processes, ["worker", str(folder.path), *flags])
-
-
-def _check_essentials(config: TrainingConfig) -> None:
-    for concept in concepts_of(config):
-        if concept.path == Path():
-            raise UserError(
-                "No image folder was given.",
-                "Name one with --images DIR, or several with --concept DIR:TRIGGER:CLASS; "
-                "datasets/ holds three examples.",
-            )
-        if not concept.path.exists():
-            raise UserError(
-                f"The image folder {concept.path} does not exist.",
-                "Name one with --images DIR; datasets/ holds three examples.",
-            )
-    if not triggers_of(config):
-        raise UserError(
-            "No trigger word was given.",
-            "Choose a rare word such as ohwx and give it with --trigger WORD.",
-        )
 
 
 def _new_run(path: Path | None, config: TrainingConfig) -> RunFolder:

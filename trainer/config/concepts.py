@@ -7,11 +7,14 @@ A concept is an image set with its trigger word and its class word. The configur
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from trainer.config.file import ConfigError, Mistake
 from trainer.config.schema import CaptionsConfig, ConceptConfig, TrainingConfig
 from trainer.errors import UserError
+
+_SINGLE = ("images.path", "captions.trigger")
 
 
 def concepts_of(config: TrainingConfig) -> tuple[ConceptConfig, ...]:
@@ -112,3 +115,28 @@ def parse_concept(text: str) -> dict[str, str]:
         f"--concept {text} is not of the form DIR:TRIGGER or DIR:TRIGGER:CLASS.",
         "Such as --concept datasets/teddy-and-peacock/teddy:ohwx:bear",
     )
+
+
+def check_essentials(
+    config: TrainingConfig, is_there: Callable[[Path], bool] = Path.exists, hint: str = ""
+) -> None:
+    """Sees to what every training needs: for each concept an image set and a trigger word.
+
+    Args:
+        is_there: whether a path may be read as an image set.
+        hint: the way out, where these are given.
+
+    Raises:
+        ConfigError: all that is missing.
+    """
+    mistakes: list[Mistake] = []
+    for concept in concepts_of(config):
+        folder, trigger = ("concepts",) * 2 if config.concepts else _SINGLE
+        if concept.path == Path():
+            mistakes.append(Mistake(folder, "no image folder was given"))
+        elif not is_there(concept.path):
+            mistakes.append(Mistake(folder, f"the image folder {concept.path} does not exist"))
+        if not concept.trigger.strip():
+            mistakes.append(Mistake(trigger, "no trigger word was given; take a rare one as ohwx"))
+    if mistakes:
+        raise ConfigError("", mistakes, hint)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainer.config.fields import ConfigField, all_fields, concept_fields, sections
+from trainer.config.fields import ConfigField, all_fields, concept_fields, sections, shown
 from trainer.config.presets import PRESETS, Preset
 from trainer.config.schema import ConceptConfig, TrainingConfig
 from trainer.runs.atomic import write_text
@@ -39,12 +39,12 @@ def _section_lines() -> Iterator[str]:
         yield "| field | default | may be | meaning |"
         yield "| --- | --- | --- | --- |"
         for field in all_fields().values():
-            if field.name.startswith(f"{section_name}."):
+            if field.section == section_name:
                 yield _row(field)
         yield ""
     yield "## [[concepts]]\n"
     yield (ConceptConfig.__doc__ or "").strip()
-    yield f"{TrainingConfig.model_fields['concepts'].description}\n"
+    yield " ".join((TrainingConfig.model_fields["concepts"].description or "").split()) + "\n"
     yield "| field | default | may be | meaning |"
     yield "| --- | --- | --- | --- |"
     yield from map(_row, concept_fields().values())
@@ -52,8 +52,7 @@ def _section_lines() -> Iterator[str]:
 
 
 def _row(field: ConfigField) -> str:
-    key = field.name.partition(".")[2]
-    cells = [f"`{key}`", shown(field.default), field.expected, field.description]
+    cells = [f"`{field.key}`", shown(field.default), field.expected, field.description]
     return "| " + " | ".join(_escape(cell) for cell in cells) + " |"
 
 
@@ -68,19 +67,6 @@ def _preset_lines() -> Iterator[str]:
 
 def _settings(preset: Preset) -> str:
     return ", ".join(f"{name} = {shown(value)}" for name, value in preset.values.items())
-
-
-def shown(value: object) -> str:
-    """A value in words: ``on``, ``empty``, a number without needless digits."""
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if value is None or value in ("", ()):
-        return "empty"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, (tuple, list)):
-        return ", ".join(str(item) for item in value)
-    return value.as_posix() if isinstance(value, Path) else str(value)
 
 
 def _escape(text: str) -> str:

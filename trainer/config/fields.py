@@ -1,27 +1,62 @@
-"""The configuration's fields by dotted name: help, defaults, and what may stand there."""
+"""The configuration's fields by dotted name, with all that is declared of each."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from pathlib import PurePath
+from typing import Any
+
+from pydantic_core import PydanticUndefined
 
 from trainer.config.schema import ConceptConfig, Section, TrainingConfig
 
+_DEFAULTS = TrainingConfig()
+_CONCEPTS = "concepts"
 
-class ConfigField(NamedTuple):
-    """One field of the configuration, as the command line, the page and the docs show it."""
 
-    name: str  # dotted, such as "adapter.rank"
-    annotation: Any
+@dataclass(frozen=True)
+class ConfigField:
+    """One field of the configuration, as the command line, the page and the docs show it.
+
+    Attributes:
+        name: dotted, such as ``adapter.rank``.
+        default: None also where the field must be given.
+        description: its help.
+        title: its label on the page.
+        flag, metavar: its option on the command line, such as ``--rank`` and ``R``; or empty.
+        resume, private, place, memory: see `trainer.config.section.field`.
+        schema: its JSON schema.
+    """
+
+    name: str
     default: Any
     description: str
+    title: str
+    flag: str
+    metavar: str
+    resume: bool
+    private: bool
+    place: bool
+    memory: bool
+    schema: Mapping[str, Any]
+
+    @property
+    def section(self) -> str:
+        """The name's part before the dot."""
+        return self.name.partition(".")[0]
+
+    @property
+    def key(self) -> str:
+        """The name's part after the dot."""
+        return self.name.partition(".")[2]
 
     @property
     def expected(self) -> str:
         """What may stand there, in words: ``a whole number from 1 to 1,024``."""
-        return _expected(_schemas()[self.name])
+        return _expected(self.schema)
 
     @property
     def optional(self) -> bool:
@@ -31,19 +66,12 @@ class ConfigField(NamedTuple):
     @property
     def types(self) -> frozenset[str]:
         """Its JSON types: ``string``, ``integer``, ``number``, ``boolean``, ``array``, ``null``."""
-        schema = _schemas()[self.name]
-        return frozenset(part["type"] for part in schema.get("anyOf", [schema]))
+        return frozenset(part["type"] for part in self.schema.get("anyOf", [self.schema]))
 
     @property
     def choices(self) -> tuple[str, ...]:
         """The only texts that may stand there; empty where it is free."""
-        return tuple(_schemas()[self.name].get("enum", ()))
-
-
-@lru_cache(maxsize=1)
-def all_fields() -> dict[str, ConfigField]:
-    """All fields by dotted name, in the order of the file."""
-    return {field.name: field for field in iter_fields()}
+        return tuple(self.schema.get("enum", ()))
 
 
 @lru_cache(maxsize=1)
@@ -53,27 +81,41 @@ def sections() -> dict[str, type[Section]]:
     return {name: type(value) for name, value in values.items() if isinstance(value, Section)}
 
 
-def iter_fields() -> Iterator[ConfigField]:
-    """All fields in the order of the file."""
-    for section_name, section in sections().items():
-        for name, info in section.model_fields.items():
-            # From the whole configuration, since a section may be given another default there.
-            default = getattr(getattr(_DEFAULTS, section_name), name)
-            description = info.description or ""
-            yield ConfigField(f"{section_name}.{name}", info.annotation, default, description)
+@lru_cache(maxsize=1)
+def all_fields() -> dict[str, ConfigField]:
+    """The fields of all sections by dotted name, in the order of the file."""
+    found = [field for name, model in sections().items() for field in _fields(name, model)]
+    return {field.name: field for field in found}
 
 
+@lru_cache(maxsize=1)
 def concept_fields() -> dict[str, ConfigField]:
-    """The fields of one concept by name; their dotted names begin with ``concepts.``."""
-    return {
-        name: ConfigField(
-            f"concepts.{name}",
-            info.annotation,
-            None if info.is_required() else info.default,
-            info.description or "",
+    """The fields of one concept by their names without ``concepts.``."""
+    return {field.key: field for field in _fields(_CONCEPTS, ConceptConfig)}
+
+
+def _fields(section: str, model: type[Section]) -> list[ConfigField]:
+    schemas = model.model_json_schema()["properties"]
+    found: list[ConfigField] = []
+    for key, info in model.model_fields.items():
+        schema = schemas[key]
+        flag, _, metavar = schema["flag"].partition(" ")
+        found.append(
+            ConfigField(
+                name=f"{section}.{key}",
+                default=None if info.default is PydanticUndefined else info.default,
+                description=" ".join((info.description or "").split()),
+                title=info.title or key.replace("_", " ").capitalize(),
+                flag=flag,
+                metavar=metavar,
+                resume=schema["resume"],
+                private=schema["private"],
+                place=schema["place"],
+                memory=schema["memory"],
+                schema=schema,
+            )
         )
-        for name, info in ConceptConfig.model_fields.items()
-    }
+    return found
 
 
 def field_help(dotted: str) -> str:
@@ -91,32 +133,55 @@ def get_value(config: TrainingConfig, dotted: str) -> Any:
     return getattr(getattr(config, section), name)
 
 
+def public_values(config: TrainingConfig) -> dict[str, Any]:
+    """The configuration as JSON values without its private fields.
+
+    A section of private fields alone is left out whole.
+    """
+    values = config.model_dump(mode="json")
+    for field in all_fields().values():
+        if field.private:
+            del values[field.section][field.key]
+    for key, field in concept_fields().items():
+        for concept in values[_CONCEPTS] if field.private else ():
+            del concept[key]
+    return {name: value for name, value in values.items() if value != {}}
+
+
+def may_change_on_resume(dotted: str) -> bool:
+    """Whether a field may be changed when a run goes on; of a concept as ``concepts.0.path``."""
+    if dotted.startswith(f"{_CONCEPTS}."):
+        return concept_fields()[dotted.rpartition(".")[2]].resume
+    return all_fields()[dotted].resume
+
+
 def nearest(dotted: str) -> list[str]:
     """The fields or the section that someone may have meant by a name that is not known."""
     last = dotted.rpartition(".")[2]
-    if same := [name for name in all_fields() if name.endswith(f".{last}")]:
+    if same := [field.name for field in all_fields().values() if field.key == last]:
         return same
     if close := difflib.get_close_matches(dotted, all_fields(), n=1, cutoff=0.7):
         return close
     if "." not in dotted and (close := difflib.get_close_matches(dotted, sections(), n=1)):
         return [f"[{name}]" for name in close]
-    by_last = {name.rpartition(".")[2]: name for name in all_fields()}
-    return [by_last[key] for key in difflib.get_close_matches(last, by_last, n=1)]
+    by_key = {field.key: field.name for field in all_fields().values()}
+    return [by_key[key] for key in difflib.get_close_matches(last, by_key, n=1)]
 
 
-# ------------------------------------------------------------------------------ the schema
-
-_DEFAULTS = TrainingConfig()
+# ------------------------------------------------------------------------------ in words
 
 
-@lru_cache(maxsize=1)
-def _schemas() -> dict[str, dict[str, Any]]:
-    models: dict[str, type[Section]] = {**sections(), "concepts": ConceptConfig}
-    return {
-        f"{section}.{name}": schema
-        for section, model in models.items()
-        for name, schema in model.model_json_schema()["properties"].items()
-    }
+def shown(value: object) -> str:
+    """A value in words: ``on``, ``empty``, a number without needless digits."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if value is None or value in ("", ()):
+        return "empty"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, (tuple, list)):
+        return ", ".join(str(item) for item in value)
+    return value.as_posix() if isinstance(value, PurePath) else str(value)
 
 
 def _expected(schema: Mapping[str, Any]) -> str:
@@ -125,28 +190,29 @@ def _expected(schema: Mapping[str, Any]) -> str:
         return ", or ".join(_expected(part) for part in schema["anyOf"])
     if "enum" in schema:
         return "one of " + ", ".join(schema["enum"])
-    kind = schema.get("type")
+    kind = schema["type"]
     if kind in ("integer", "number"):
         return ("a whole number" if kind == "integer" else "a number") + _range(schema)
     if kind == "array":
         return 'a list of texts, such as ["one", "two"]'
     if kind == "string":
         return _expected_text(schema)
-    return {"boolean": "true or false", "null": "nothing"}[str(kind)]
+    return {"boolean": "true or false", "null": "nothing"}[kind]
 
 
 def _range(schema: Mapping[str, Any]) -> str:
-    lower, above = schema.get("minimum"), schema.get("exclusiveMinimum")
-    upper, below = schema.get("maximum"), schema.get("exclusiveMaximum")
-    parts = [
-        f"from {_number(lower)}" if lower is not None else "",
-        f"above {_number(above)}" if above is not None else "",
-        f"to {_number(upper)}" if upper is not None and above is None else "",
-        f"up to {_number(upper)}" if upper is not None and above is not None else "",
-        f"to below {_number(below)}" if below is not None else "",
-        "upwards" if upper is None and below is None and lower is not None else "",
-    ]
-    return "".join(f" {part}" for part in parts if part)
+    """`` from 1 to 1,024``, `` above 0 up to 100``, `` from 0 to below 1``, `` from 1 upwards``."""
+    above = "exclusiveMinimum" in schema
+    words = {
+        "minimum": "from {}",
+        "exclusiveMinimum": "above {}",
+        "maximum": "up to {}" if above else "to {}",
+        "exclusiveMaximum": "to below {}",
+    }
+    parts = [text.format(_number(schema[key])) for key, text in words.items() if key in schema]
+    if "minimum" in schema and len(parts) == 1:
+        parts.append("upwards")
+    return "".join(f" {part}" for part in parts)
 
 
 def _number(value: float) -> str:
@@ -156,10 +222,8 @@ def _number(value: float) -> str:
 def _expected_text(schema: Mapping[str, Any]) -> str:
     if schema.get("format") == "path":
         return "a path in quotes"
-    if schema.get("pattern") == r"^#[0-9a-fA-F]{6}$":
+    if "pattern" in schema:
         return 'a colour such as "#ffffff"'
-    limit = (
-        f" of at most {_number(schema['maxLength'])} characters" if "maxLength" in schema else ""
-    )
     start = "a text that is not empty" if schema.get("minLength") else "a text in quotes"
-    return start + limit
+    limit = schema.get("maxLength")
+    return f"{start} of at most {_number(limit)} characters" if limit else start

@@ -19,33 +19,10 @@ import tomlkit
 from pydantic import ValidationError
 from tomlkit.exceptions import ParseError, TOMLKitError
 
-from trainer.config.fields import (
-    ConfigField,
-    all_fields,
-    concept_fields,
-    field_help,
-    iter_fields,
-    nearest,
-    sections,
-)
+from trainer.config.fields import all_fields, concept_fields, field_help, nearest, sections
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
 from trainer.runs.atomic import write_text
-
-__all__ = [
-    "ConfigError",
-    "ConfigField",
-    "Mistake",
-    "apply_overrides",
-    "field_help",
-    "format_config",
-    "iter_fields",
-    "parse_config",
-    "read_config",
-    "validate",
-    "with_values",
-    "write_config",
-]
 
 _HINT = "Every field is explained in docs/configuration.md."
 _TOML = "The file must be TOML: [section] lines, and key = value lines below them."

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from trainer.config.schema import TrainingConfig
-from trainer.memory.tiling import wants_tiles
-from trainer.models.base import BaseModel
+
+if TYPE_CHECKING:
+    from trainer.models.base import BaseModel
+
+_LARGEST_WHOLE = 1024  # px: the VAE takes larger pictures in tiles
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,17 @@ BUILT_IN_ALPHA = 16.0
 rank 32 at the full rates, training on the style set ended in noise."""
 # Prodigy finds the rate itself and takes 1 as its multiplier (arXiv 2306.06101, section 5).
 PRODIGY_RATES = Rates(unet=1.0, text_encoder=1.0)
+
+
+def wants_tiles(config: TrainingConfig, resolution: int) -> bool:
+    """What ``memory.vae_tiling`` comes to.
+
+    auto: yes for pictures of more than 1024 px, and beside weights in few bits, where the VAE would
+    need more memory than training.
+    """
+    if config.memory.vae_tiling != "auto":
+        return config.memory.vae_tiling == "on"
+    return resolution > _LARGEST_WHOLE or config.memory.base_weights in ("8bit", "4bit")
 
 
 def resolve(config: TrainingConfig, base: BaseModel) -> TrainingConfig:

@@ -14,6 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from trainer.config.concepts import class_words_of, triggers_of
+from trainer.config.fields import public_values
 from trainer.config.schema import TrainingConfig
 from trainer.models.base import BaseModel
 
@@ -22,16 +23,6 @@ MAX_TAGS = 500
 MAX_TAG_LENGTH = 100
 MAX_LENGTH = 100_000
 """A longer value is left out: a header beyond 1 MiB would make the file unreadable for ComfyUI."""
-_LEFT_OUT = {
-    "images": {"path"},
-    "concepts": {"__all__": {"path"}},
-    "preservation": {"folder"},
-    "previews": True,
-    "checkpoints": True,
-    "evaluation": {"enabled", "every", "early_stop", "board", "scorers"},
-}
-"""Of the disk, what the user drew or measured, and when: none changes the adapter, so none its
-bytes."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +63,7 @@ def shareable_config(config: TrainingConfig) -> dict[str, object]:
     The images' path, previews, checkpoints and the folders of a base model on the disk are left
     out; what remains is read back by ``TrainingConfig.model_validate``.
     """
-    values = config.model_dump(mode="json", exclude=_LEFT_OUT)
+    values = public_values(config)
     values["base"]["name"] = shareable_name(config.base.name)
     return values
 

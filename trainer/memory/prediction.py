@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any, TypeVar
 
+from trainer.config.resolve import wants_tiles
 from trainer.config.schema import TrainingConfig
 from trainer.data.buckets import make_buckets
 from trainer.data.cache import content_key
@@ -29,7 +30,6 @@ from trainer.memory.phases import (
     other_memory,
     step_memory,
 )
-from trainer.memory.tiling import wants_tiles
 from trainer.places import cache_folder
 from trainer.runs.atomic import write_json
 

@@ -11,19 +11,8 @@ from contextlib import contextmanager
 
 from diffusers import AutoencoderKL
 
-from trainer.config.schema import TrainingConfig
-
 TILE = 512
 """Side of a tile in pixels. Pictures of this area and less are never cut, whatever their shape."""
-_LARGEST_WHOLE = 1024
-
-
-def wants_tiles(config: TrainingConfig, resolution: int) -> bool:
-    """What ``memory.vae_tiling`` comes to. auto: yes for pictures of more than 1024 px, and beside
-    weights in few bits, where the VAE would need more than training."""
-    if config.memory.vae_tiling != "auto":
-        return config.memory.vae_tiling == "on"
-    return resolution > _LARGEST_WHOLE or config.memory.base_weights in ("8bit", "4bit")
 
 
 def is_cut(tiling: bool, width: int, height: int) -> bool:

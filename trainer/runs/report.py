@@ -15,8 +15,7 @@ from markupsafe import Markup
 
 from trainer.config.concepts import concepts_of, subject_of
 from trainer.config.schema import TrainingConfig
-from trainer.config.docs import shown
-from trainer.config.fields import all_fields, get_value, sections
+from trainer.config.fields import all_fields, get_value, sections, shown
 from trainer.config.file import read_config
 from trainer.errors import UserError
 from trainer.runs.atomic import write_text
@@ -26,6 +25,8 @@ from trainer.runs.log import Event, number, read_events
 from trainer.runs.layout import RunFolder
 from trainer.runs.measured import read_measured
 from trainer.runs.meters import METERS, Meter
+
+from trainer.text import duration
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _LONGEST = 400  # characters of a text that is shown
@@ -157,16 +158,6 @@ def _facts(
         yield "ended", time.strftime("%d %B %Y, %H:%M", time.localtime(times[-1])).lstrip("0")
 
 
-def duration(seconds: float) -> str:
-    """``48 s``, ``5 min 20 s`` or ``2 h 05 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
 def _smoothing(points: Sequence[Point]) -> int:
     """Over how many steps a loss curve is smoothed: the single steps are mostly chance."""
     return max(5, min(200, len(points) // 12))
@@ -211,18 +202,16 @@ def _meters(events: Sequence[Event]) -> list[tuple[Meter, str]]:
     return [(meter, value) for meter in METERS if (value := meter.value(last)) is not None]
 
 
-_ON_DISK = ("images.path", "base.name", "preservation.folder")
-
-
 def _settings(config: TrainingConfig) -> list[tuple[str, list[Setting]]]:
     """All settings by section."""
     table: dict[str, list[Setting]] = {name: [] for name in sections()}
     for field in all_fields().values():
-        section, _, key = field.name.partition(".")
         value = get_value(config, field.name)
-        text = _last_part(str(value)) if field.name in _ON_DISK and value else ""
+        text = _last_part(str(value)) if field.place and value else ""
         changed = value != field.default
-        table[section].append(Setting(key, text or shown(value), field.description, changed))
+        table[field.section].append(
+            Setting(field.key, text or shown(value), field.description, changed)
+        )
     return list(table.items())
 
 

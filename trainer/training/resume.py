@@ -2,41 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
+from trainer.config.fields import may_change_on_resume
 from trainer.errors import UserError
 from trainer.training.checkpoints import TrainingState
 from trainer.training.session import Session, image_table
 
-# Everything else decides what the steps so far were: changing it would make another run.
-FREE = {
-    "training.steps",
-    "training.non_finite",
-    "checkpoints.every",
-    "checkpoints.keep",
-    "previews.every",
-    "previews.prompts",
-    "previews.negative",
-    "previews.count",
-    "previews.seed",
-    "previews.inference_steps",
-    "previews.guidance",
-    "evaluation.enabled",
-    "evaluation.every",
-    "evaluation.early_stop",
-    "evaluation.board",
-    "evaluation.scorers",
-    "output.name",
-    "output.precision",
-    "output.dora_rank",
-    "output.author",
-    "output.license",
-    "output.description",
-    "images.path",
-    "concepts.path",
-    "base.name",
-}
 SHOWN = 5
 
 
@@ -63,7 +35,9 @@ def check_resumable(session: Session, state: TrainingState, accept_changes: bool
             "The number of concepts can't change within a run.", "Start a new run for it."
         )
     changed = [key for key in new if key in old and old[key] != new[key]]
-    fixed = [f"{key}: was {old[key]}, is {new[key]}" for key in changed if not _is_free(key)]
+    fixed = [
+        f"{key}: was {old[key]}, is {new[key]}" for key in changed if not may_change_on_resume(key)
+    ]
     if fixed:
         raise UserError(
             "These settings can't change within a run: " + "; ".join(fixed) + ".",
@@ -78,10 +52,6 @@ def check_resumable(session: Session, state: TrainingState, accept_changes: bool
             "Put it back as it was, or go on with: resume RUN --accept-changes",
         )
     return notes + [f"image set: {change}" for change in pictures]
-
-
-def _is_free(key: str) -> bool:
-    return re.sub(r"\.\d+\.", ".", key) in FREE
 
 
 def _image_changes(old: dict[str, list[Any]], new: dict[str, list[Any]]) -> list[str]:

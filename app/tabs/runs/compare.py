@@ -8,14 +8,12 @@ from app.tabs.runs import html as runs_html
 from app.tabs.train.forms import label_of
 from app.tabs.runs.reader import RunView, view
 from app.shared import escape
-from trainer.config.docs import shown
-from trainer.config.fields import all_fields, get_value
+from trainer.config.fields import all_fields, get_value, shown
 from trainer.errors import UserError
 from trainer.runs.charts import smooth
 from trainer.runs.meters import METERS
 
 MOST = 4
-_LOOKS = {"images.path", "base.name"}  # shown by the last part of a path
 
 
 def compared(names: Sequence[str]) -> str:
@@ -72,4 +70,4 @@ def _value(found: RunView, name: str) -> str:
     if found.config is None:
         return "unknown"
     text = shown(get_value(found.config, name))
-    return text.rstrip("/").rpartition("/")[2] or text if name in _LOOKS else text
+    return text.rstrip("/").rpartition("/")[2] or text if all_fields()[name].place else text

@@ -26,85 +26,6 @@ Kind = Literal["switch", "choice", "whole", "number", "lines", "text", "images",
 Shown = str | int | float | bool | None
 """What a component shows."""
 
-SECTION_TITLES = {
-    "base": "Base model",
-    "images": "Pictures",
-    "captions": "Words and captions",
-    "adapter": "Adapter",
-    "optimizer": "Learning rate and optimizer",
-    "training": "Length, batches and precision",
-    "objective": "Loss",
-    "preservation": "Keeping everything else as it was",
-    "previews": "Previews",
-    "checkpoints": "Checkpoints",
-    "output": "Adapter file",
-    "memory": "Memory",
-    "evaluation": "Measuring the adapter",
-}
-# Where the field's own name would not say enough, or says too little beside the others.
-LABELS = {
-    "base.name": "Base model",
-    "base.prediction": "Prediction type",
-    "images.path": "Image set",
-    "images.buckets": "Keep the pictures' shapes (buckets)",
-    "images.flip": "Mirror half of the time",
-    "images.background": "Background colour",
-    "images.upscale": "Enlarge small pictures",
-    "captions.trigger": "Trigger word",
-    "captions.class_word": "Class word",
-    "captions.prefix": "Before every caption",
-    "captions.suffix": "After every caption",
-    "captions.dropout": "Caption dropout",
-    "captions.keep_tags": "Leading tags that stay",
-    "adapter.dropout": "Adapter dropout",
-    "adapter.unet": "Train the UNet",
-    "adapter.text_encoder": "Train the text encoder",
-    "optimizer.name": "Optimizer",
-    "optimizer.learning_rate": "Learning rate (UNet)",
-    "optimizer.text_encoder_learning_rate": "Learning rate (text encoder)",
-    "optimizer.lora_plus_ratio": "LoRA+ ratio",
-    "optimizer.max_gradient_norm": "Longest gradient",
-    "optimizer.schedule": "Learning-rate schedule",
-    "training.accumulation": "Batches per step",
-    "training.ema_decay": "Running average (EMA decay)",
-    "training.non_finite": "When numbers stop being finite",
-    "objective.weighting": "What a timestep counts",
-    "objective.min_snr_gamma": "Min-SNR gamma",
-    "preservation.method": "What holds the rest in place",
-    "preservation.weight": "Preservation weight",
-    "preservation.every": "Preserve on every k-th step",
-    "preservation.share": "Rows to preserve for each picture",
-    "preservation.pictures": "Pictures drawn for it before training",
-    "preservation.folder": "Folder of class pictures",
-    "preservation.seed": "Seed of preservation",
-    "preservation.prompts": "Prompts to preserve, one a line",
-    "previews.every": "Steps between previews",
-    "previews.prompts": "Preview prompts, one a line",
-    "previews.negative": "Negative prompt of previews",
-    "previews.count": "Pictures for each prompt",
-    "previews.seed": "Seed of previews",
-    "previews.inference_steps": "Inference steps of previews",
-    "previews.guidance": "Guidance of previews",
-    "checkpoints.every": "Steps between checkpoints",
-    "checkpoints.keep": "Checkpoints kept",
-    "memory.mode": "Memory mode",
-    "memory.base_weights": "Base model's weights",
-    "memory.vae_tiling": "VAE in tiles",
-    "memory.pictures_at_once": "Pictures at once in the card",
-    "memory.preserve_apart": "Preserve in a pass of its own",
-    "memory.offload": "Keep parts off the card",
-    "evaluation.enabled": "Measure effect, leak and collateral",
-    "evaluation.every": "Steps between measurements",
-    "evaluation.validation": "Share of pictures kept out for validation",
-    "evaluation.early_stop": "Stop early after so many measurements",
-    "evaluation.board": "Pictures in a cell of the board",
-    "evaluation.scorers": "Folder of scoring models",
-    "adapter.kind": "Kind of adapter",
-    "adapter.targets": "Layers to adapt",
-    "output.dora_rank": "Rank of a DoRA as a plain adapter",
-    "output.name": "Title",
-    "output.precision": "Number format of the file",
-}
 _EMPTY_LINE = '""'  # how the empty prompt is written in a list of one text a line
 CONCEPTS = "concepts"
 """The name of the one field that is no section's: the list of concepts."""
@@ -144,13 +65,8 @@ def field_names() -> list[str]:
 def label_of(name: str) -> str:
     """What a field is called on the page."""
     if name == CONCEPTS:
-        return "Several subjects"
-    return LABELS.get(name) or name.partition(".")[2].replace("_", " ").capitalize()
-
-
-def section_title(section: str) -> str:
-    """What a section is called on the page."""
-    return SECTION_TITLES.get(section) or section.replace("_", " ").capitalize()
+        return TrainingConfig.model_fields[name].title or name
+    return all_fields()[name].title
 
 
 def explanation(name: str) -> str:

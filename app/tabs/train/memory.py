@@ -9,15 +9,13 @@ from typing import Any
 from app import client as service
 from app.shared import escape
 from app.tabs.train.forms import Shown, label_of, read_form
-from trainer.config.docs import shown
+from trainer.config.fields import all_fields, get_value, shown
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
 
 NOT_YET = '<p class="quiet">Memory: not predicted yet.</p>'
 _TIMEOUT = 120.0  # seconds; a large model takes about 20
 _KEPT = 64
-# What changes nothing about memory; a change of it asks for no new prediction.
-_NO_MATTER = ("captions", "previews", "checkpoints", "output", "objective")
 
 _known: OrderedDict[str, str] = OrderedDict()
 _lock = threading.Lock()
@@ -46,7 +44,9 @@ def line(*values: Shown) -> str:
 
 
 def _key(config: TrainingConfig) -> str:
-    return config.model_dump_json(exclude=dict.fromkeys(_NO_MATTER, True))
+    """The fields that memory depends on: a change of others asks for no new prediction."""
+    values = {name: get_value(config, name) for name, field in all_fields().items() if field.memory}
+    return repr((values, len(config.concepts)))
 
 
 def describe(value: Any) -> str:

@@ -35,8 +35,8 @@ from app.tabs.train.forms import (
     mistakes_by_field,
     preset_values,
     read_form,
-    section_title,
 )
+from trainer.config.concepts import check_essentials
 from trainer.config.fields import all_fields, sections
 from trainer.config.file import (
     MAX_FILE_BYTES,
@@ -145,7 +145,7 @@ def _lay_out() -> _Form:
         preset, load, save = _lay_out_files()
         for section, names in _sections().items():
             fold_id = elem("train", f"section-{section}")
-            with gr.Accordion(section_title(section), open=False, elem_id=fold_id) as fold:
+            with gr.Accordion(sections()[section].title(), open=False, elem_id=fold_id) as fold:
                 introduction = sections()[section].__doc__ or ""
                 gr.Markdown(_first_paragraph(introduction), elem_classes=["quiet"])
                 with gr.Row(elem_classes=["fields"]):
@@ -263,7 +263,7 @@ def _look(shown: Sequence[Shown], complete: bool) -> tuple[TrainingConfig | None
     try:
         config = read_form(shown)
         if complete:
-            jobs.check_essentials(config)
+            check_essentials(config, jobs.is_image_set)
     except ConfigError as error:
         return None, mistakes_by_field(error)
     return config, {}

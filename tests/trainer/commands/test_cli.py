@@ -83,7 +83,7 @@ def test_train_resume_and_generate(
         (["--set", "trainig.steps=3"], "training.steps"),
         (["--set", "optimizer.learning_rate=nan"], "optimizer.learning_rate"),
         (["--set", "training.precision=fp16"], "fp16"),
-        (["--trigger", ""], "No trigger word was given"),
+        (["--trigger", ""], "no trigger word was given"),
         (["--config", "{tmp}/absent.toml"], "absent.toml"),
         (["--preset", "fast"], "no preset"),
         (["--run", "{images}"], "exists already"),

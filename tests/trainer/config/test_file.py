@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.config.docs import PAGE, configuration_page
-from trainer.config.fields import ConfigField, all_fields, get_value, iter_fields
+from trainer.config.fields import ConfigField, all_fields, get_value
 from trainer.config.file import (
     ConfigError,
     apply_overrides,
@@ -56,7 +56,7 @@ def values_of(field: ConfigField) -> st.SearchStrategy[Any]:
     return st.one_of([kinds[kind] for kind in sorted(field.types)])
 
 
-CONFIGS = st.fixed_dictionaries({}, optional={f.name: values_of(f) for f in iter_fields()})
+CONFIGS = st.fixed_dictionaries({}, optional={f.name: values_of(f) for f in all_fields().values()})
 
 
 @settings(max_examples=25)
@@ -83,7 +83,7 @@ def test_file_is_complete_and_explains_itself() -> None:
     text = format_config(TrainingConfig())
     lines = text.splitlines()
     joined = " ".join(line.removeprefix("# ") for line in lines)
-    for field in iter_fields():
+    for field in all_fields().values():
         key = field.name.partition(".")[2]
         start = f"# {key} = (empty)" if field.default is None else f"{key} = "
         assert any(line.startswith(start) for line in lines), field.name

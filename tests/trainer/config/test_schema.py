@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from trainer.config.fields import all_fields, field_help, iter_fields, nearest, sections
+from trainer.config.fields import (
+    all_fields,
+    field_help,
+    may_change_on_resume,
+    nearest,
+    public_values,
+    sections,
+)
 from trainer.config.file import ConfigError, validate, with_values
 from trainer.config.schema import AdapterConfig, TrainingConfig
 
@@ -30,7 +37,7 @@ def test_defaults_are_valid_and_frozen() -> None:
 
 
 def test_every_field_and_section_is_documented() -> None:
-    for field in iter_fields():
+    for field in all_fields().values():
         assert len(field.description) > 15, field.name
         assert field.description.endswith("."), field.name
         assert field.expected, field.name
@@ -40,16 +47,17 @@ def test_every_field_and_section_is_documented() -> None:
 def test_fields_are_those_of_the_model() -> None:
     dumped = TrainingConfig().model_dump()
     names = [f"{section}.{key}" for section, keys in dumped.items() for key in keys]
-    assert [field.name for field in iter_fields()] == names
-    name, annotation, default, description = all_fields()["adapter.rank"]
-    assert (name, annotation, default) == ("adapter.rank", int, 16)
-    assert description == field_help("adapter.rank")
+    assert [field.name for field in all_fields().values()] == names
+    rank = all_fields()["adapter.rank"]
+    assert (rank.section, rank.key, rank.default) == ("adapter", "rank", 16)
+    assert (rank.flag, rank.metavar, rank.title) == ("--rank", "R", "Rank")
+    assert rank.description == field_help("adapter.rank")
     with pytest.raises(KeyError):
         field_help("adapter.rnak")
 
 
-def test_defaults_of_iter_fields_make_the_default_configuration() -> None:
-    values = {field.name: field.default for field in iter_fields()}
+def test_defaults_of_the_fields_make_the_default_configuration() -> None:
+    values = {field.name: field.default for field in all_fields().values()}
     plain: dict[str, Any] = {
         name: value.as_posix() if hasattr(value, "as_posix") else value
         for name, value in values.items()
@@ -184,3 +192,23 @@ def test_contradiction_is_found_beside_other_mistakes() -> None:
 )
 def test_nearest(wrong: str, right: list[str]) -> None:
     assert nearest(wrong) == right
+
+
+def test_what_is_declared_of_a_field_is_found() -> None:
+    """Private fields never leave the machine; places are free to move when a run goes on."""
+    config = with_values(TrainingConfig(), {"concepts": [{"trigger": "ohwx", "path": "x"}]})
+    values = public_values(config)
+    assert not {"previews", "checkpoints"} & values.keys()
+    assert "path" not in values["images"] and "path" not in values["concepts"][0]
+    assert values["evaluation"].keys() == {"validation"}
+    places = [field for field in all_fields().values() if field.place]
+    assert [field.name for field in places] == [
+        "base.name",
+        "images.path",
+        "preservation.folder",
+        "evaluation.scorers",
+    ]
+    assert may_change_on_resume("concepts.0.path") and may_change_on_resume("training.steps")
+    assert not may_change_on_resume("concepts.0.trigger")
+    assert not may_change_on_resume("adapter.rank")
+    assert all_fields()["adapter.rank"].memory and not all_fields()["previews.every"].memory

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from trainer.config.file import with_values
+from trainer.config.resolve import wants_tiles
 from trainer.config.schema import TrainingConfig
 from trainer.data.buckets import plan_crop
 from trainer.data.cache import TensorCache
@@ -89,4 +90,4 @@ def test_the_cache_tells_them_apart(base: BaseModel, tmp_path: Path) -> None:
 )
 def test_what_is_chosen_where_nothing_is_said(values: dict[str, object], wanted: bool) -> None:
     config = with_values(TrainingConfig(), values)
-    assert tiling.wants_tiles(config, config.images.resolution or 512) is wanted
+    assert wants_tiles(config, config.images.resolution or 512) is wanted

@@ -18,7 +18,7 @@ from trainer.config.file import with_values, write_config
 from trainer.runs.board import read_board, spread
 from trainer.runs.log import EventLog, append_event, read_events
 from trainer.runs.layout import RunFolder, create_run
-from trainer.runs.report import base_kind, duration, step_points, write_report
+from trainer.runs.report import base_kind, step_points, write_report
 
 HOSTILE = '"><script>alert(1)</script><img src=http://evil.example/x onerror=alert(1)>\u202e'
 VOID = {"meta", "img", "input", "br", "line", "circle", "path"}
@@ -267,9 +267,3 @@ def test_base_kind(name: str, kind: str) -> None:
     assert base_kind(name) == kind
 
 
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [(0, "0 s"), (59.6, "1 min 00 s"), (320, "5 min 20 s"), (7500, "2 h 05 min")],
-)
-def test_duration(seconds: float, expected: str) -> None:
-    assert duration(seconds) == expected

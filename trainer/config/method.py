@@ -1,0 +1,202 @@
+"""Sections of the configuration: how a run trains."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import field_validator
+
+from trainer.config.section import PositiveInt, Probability, Rate, Section, field
+
+
+class AdapterConfig(Section, title="Adapter"):
+    """The LoRA (arXiv 2106.09685): W x + (alpha / rank) B A x, on the attention layers or more."""
+
+    kind: Literal["lora", "rslora", "dora"] = field("lora", title="Kind of adapter", memory=True)
+    """Kind of adapter. rslora divides alpha by the square root of the rank (arXiv 2312.03732), so
+    that high ranks learn as fast; every tool reads it. dora also trains the lengths of the weights
+    (arXiv 2402.09353), takes more time and memory, and has no file that tools read alike: it is
+    written as a plain adapter, by SVD, and the run says how much that differs."""
+    targets: Literal["attention", "feed-forward", "convolution"] = field(
+        "attention", title="Layers to adapt", memory=True
+    )
+    """Layers to adapt. attention: its four projections. feed-forward: also the layers behind
+    attention and the projections around it. convolution: also the UNet's residual blocks (LoCon);
+    for styles and textures, with a file about three times as large."""
+    rank: int = field(16, ge=1, le=1024, flag="--rank R", memory=True)
+    """Rank of each low-rank pair. 4 to 16 for one subject, 32 and more for styles or several
+    subjects; the file grows with it."""
+    alpha: float | None = field(None, gt=0, le=4096, memory=True)
+    """Scale of the adapter: its output is multiplied by alpha / rank (rslora: alpha over the rank's
+    square root). Empty: equal to the rank, so that changing the rank does not change the strength
+    of a plain adapter."""
+    dropout: float = field(0.0, title="Adapter dropout", ge=0.0, lt=1.0)
+    """Share of the adapter's inputs zeroed at random in training. 0 to 1."""
+    unet: bool = field(True, title="Train the UNet", memory=True)
+    """Train the UNet's layers."""
+    text_encoder: bool = field(
+        True, title="Train the text encoder", flag="--train-text-encoder", memory=True
+    )
+    """Train the text encoder's layers too: binds the trigger word better for subjects, needs
+    somewhat more memory and time."""
+
+    @property
+    def scale(self) -> tuple[int, float]:
+        """The rank, and the alpha whose alpha / rank is what the output is multiplied by."""
+        alpha = self.rank if self.alpha is None else self.alpha
+        return self.rank, alpha * (self.rank**0.5 if self.kind == "rslora" else 1.0)
+
+
+class OptimizerConfig(Section, title="Learning rate and optimizer"):
+    """How parameters move."""
+
+    name: Literal["adamw", "adamw8bit", "prodigy", "lion", "adafactor"] = field(
+        "adamw", title="Optimizer", memory=True
+    )
+    """Optimizer. adamw8bit keeps its two moments in 8 bits; prodigy finds its own learning rate
+    (set it to 1); lion wants a rate 3 to 10 times lower."""
+    learning_rate: Rate | None = field(None, title="Learning rate (UNet)")
+    """Learning rate of the UNet's adapter. Empty: what suits the base model (1e-4 for SD 1, SD 2
+    and SDXL)."""
+    text_encoder_learning_rate: Rate | None = field(None, title="Learning rate (text encoder)")
+    """Learning rate of the text encoder's adapter. Empty: what suits the base model (5e-5 for SD 1,
+    SD 2 and SDXL)."""
+    lora_plus_ratio: float = field(1.0, title="LoRA+ ratio", ge=1.0, le=64.0)
+    """LoRA+ (arXiv 2402.12354): learning rate of B over that of A. 1 is plain LoRA; the paper found
+    4 to 16 to converge faster."""
+    weight_decay: float = field(0.01, ge=0.0, le=1.0)
+    """Decoupled weight decay."""
+    max_gradient_norm: float = field(1.0, title="Longest gradient", ge=0.0, le=1000.0)
+    """Gradients longer than this are shortened to it. 0: never."""
+    schedule: Literal[
+        "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
+    ] = field("cosine", title="Learning-rate schedule")
+    """How the learning rate changes over the run."""
+    warmup: Probability = field(0.05)
+    """Share of the run over which the learning rate rises from 0."""
+
+
+class TrainingSection(Section, title="Length, batches and precision"):
+    """Length, size and precision."""
+
+    steps: int = field(400, ge=1, le=1_000_000, flag="--steps N", resume=True)
+    """Optimizer steps in all. An epoch is one pass over the images with their repeats."""
+    batch_size: int = field(4, ge=1, le=512, flag="--batch-size B", memory=True)
+    """Images in a step, over all processes together."""
+    accumulation: int = field(1, title="Batches per step", ge=1, le=512, memory=True)
+    """Batches added up before the optimizer moves: the effect of a larger batch without its
+    memory."""
+    seed: int = field(0, ge=0, le=2**31 - 1, flag="--seed S")
+    """Seed of everything random: order, noise, flips, init."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = field("auto", memory=True)
+    """Arithmetic of the frozen model; the adapter stays fp32. auto: bf16 where the GPU has it, else
+    fp16; fp32 on a CPU."""
+    gradient_checkpointing: bool = field(False, memory=True)
+    """Recompute activations instead of keeping them: much less memory, about a third more time, the
+    same result."""
+    ema_decay: float = field(0.0, title="Running average (EMA decay)", ge=0.0, lt=1.0, memory=True)
+    """Decay of a running average of the adapter, which then becomes the result. 0: none; 0.99 to
+    0.999 smooths noisy small runs."""
+    non_finite: Literal["stop", "halve"] = field(
+        "stop", title="When numbers stop being finite", resume=True
+    )
+    """What to do when a loss or gradient is not a number, which never reaches the adapter. stop:
+    the run ends, with what it has learned saved. halve: it goes back to an earlier checkpoint and
+    on at half the learning rate; a second time ends it."""
+
+
+class MemoryConfig(Section, title="Memory"):
+    """Fitting a run onto a card. base_weights and vae_tiling change the result, slightly."""
+
+    mode: Literal["auto", "plain", "lean", "feed_forward"] = field(
+        "auto", title="Memory mode", memory=True
+    )
+    """What frozen layers keep for the backward pass. plain: all that torch keeps; lean: only what
+    is needed, at the same speed; feed_forward: these layers are computed again, about 4 % slower.
+    auto: lean, and less when the card's memory runs out."""
+    base_weights: Literal["auto", "full", "8bit", "4bit"] = field(
+        "auto", title="Base model's weights", memory=True
+    )
+    """How the frozen weights of the UNet and the text encoders are kept. full: in
+    training.precision. 8bit, 4bit: rounded, half and a quarter of the memory of 16 bits, for more
+    time. The adapter then learns on the rounded base model: of a weight 8bit rounds away about
+    0.7 %, 4bit 9 %. auto: full."""
+    vae_tiling: Literal["auto", "on", "off"] = field("auto", title="VAE in tiles", memory=True)
+    """Encode and decode pictures of more than 512 x 512 pixels in overlapping tiles: less memory
+    while latents are cached and previews decoded, for slight differences. auto: for pictures of
+    more than 1024 px, and beside base_weights below full."""
+    pictures_at_once: int | None = field(
+        None, title="Pictures at once in the card", ge=1, le=512, memory=True
+    )
+    """Pictures in one forward pass. A larger batch takes several passes, one after another, with
+    the same result. Empty: the whole batch at once."""
+    preserve_apart: bool = field(False, title="Preserve in a pass of its own", memory=True)
+    """Give the preserved prompts a forward pass of their own: somewhat slower, and a fifth less
+    memory for activations."""
+    offload: bool = field(True, title="Keep parts off the card", memory=True)
+    """The VAE and text encoders that are not trained wait in main memory while they are not needed,
+    and so does the UNet while previews are decoded."""
+
+    @field_validator("base_weights", mode="before")
+    @classmethod
+    def _read_half(cls, value: object) -> object:
+        """Files of earlier versions may say "half", which was for float32 training on a CPU."""
+        return "full" if value == "half" else value
+
+
+class ObjectiveConfig(Section, title="Loss"):
+    """What is minimised."""
+
+    weighting: Literal["debiased", "min_snr"] = field("debiased", title="What a timestep counts")
+    """What a timestep counts. debiased (arXiv 2310.08442): the noisier, the more; there the words
+    decide what is drawn, so the trigger word is learned in fewer steps. min_snr: see
+    objective.min_snr_gamma."""
+    min_snr_gamma: float = field(5.0, title="Min-SNR gamma", ge=0.0, le=100.0)
+    """Of Min-SNR weighting (arXiv 2303.09556), where objective.weighting is min_snr: caps the
+    weight of nearly clean timesteps. 5 is the paper's value; 0: every timestep counts the same."""
+    noise_offset: float = field(0.0, ge=0.0, le=1.0)
+    """Adds a constant shift to the noise of each channel, which lets the model learn very dark and
+    very bright pictures. 0 to 0.1."""
+
+
+class PreservationConfig(Section, title="Keeping everything else as it was"):
+    """Keeping everything else as it was (DreamBooth, arXiv 2208.12242, section 3.3).
+
+    On every k-th step a few more rows go through the model beside the pictures. What they are to
+    come out as is either what the base model predicted for them (prediction), or pictures of the
+    class (pictures). See docs/keeping-the-rest-still.md.
+    """
+
+    method: Literal["prediction", "pictures", "none"] = field(
+        "prediction", title="What holds the rest in place", memory=True
+    )
+    """prediction: the base model's own predictions for the class word, for things like it, for all
+    kinds of others and for the empty prompt; no pictures are needed. pictures: DreamBooth's class
+    pictures, drawn by the base model or taken from preservation.folder; they hold the class word
+    only. none: nothing is held."""
+    weight: float = field(4.0, title="Preservation weight", ge=0.0, le=100.0, memory=True)
+    """Weight of the preservation loss (the lambda of DreamBooth, which has 1 there with as many
+    class pictures as pictures in every step). 0: none, and the class word will come to mean the
+    trained subject too."""
+    every: PositiveInt = field(2, title="Preserve on every k-th step")
+    """Preserve on every k-th step: 1 holds best and costs most time."""
+    share: float = field(
+        0.25, title="Rows to preserve for each picture", gt=0.0, le=4.0, memory=True
+    )
+    """On such a step, rows to preserve for each picture; at least one row. With several concepts as
+    many for each of them (method prediction)."""
+    pictures: int = field(16, title="Pictures drawn for it before training", ge=1, le=2000)
+    """How many pictures the base model draws for it before training, once (they are kept in the
+    cache). prediction: each of their denoising steps is remembered with what was predicted there.
+    pictures: these are the class pictures."""
+    folder: str = field(
+        "", title="Folder of class pictures", max_length=4000, private=True, place=True
+    )
+    """Class pictures of your own, for the method pictures: the folder of an image set. Never
+    written to. Empty: the base model draws them."""
+    seed: int = field(0, title="Seed of preservation", ge=0, le=2**31 - 1)
+    """Seed of what the base model draws for it. Runs with the same seed, words and captions share
+    them."""
+    prompts: tuple[str, ...] = field((), title="Prompts to preserve, one a line")
+    """More prompts whose pictures should stay as they are. The class word, paraphrases of it,
+    common other subjects and the empty prompt are always among them."""

@@ -1,0 +1,69 @@
+"""What the configuration is declared with: `Section` and `field`.
+
+Everything that is known of a field stands where it is declared: its help is the text below it, and
+`field` takes the rest. The file's comments, ``--help``, the page, the docs, resuming, the metadata
+of adapters and the prediction of memory read it from there (`trainer.config.fields`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, cast
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Rate = Annotated[float, Field(gt=0.0, le=100.0)]
+
+
+class Section(BaseModel):
+    """A group of fields: frozen, unknown keys refused, defaults checked as well."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+    @classmethod
+    def title(cls) -> str:
+        """What the section is called on the page."""
+        return cls.model_config.get("title") or cls.__name__
+
+
+def field(
+    default: object = ...,
+    *,
+    title: str | None = None,
+    flag: str = "",
+    resume: bool = False,
+    private: bool = False,
+    place: bool = False,
+    memory: bool = False,
+    **limits: Any,
+) -> Any:
+    """A field of a section.
+
+    Args:
+        default: left out for a field that must be given.
+        title: label on the page; None: the name with spaces.
+        flag: option of the command line with its metavar, ``--rank R``; empty: only ``--set``.
+        resume: it may change when a run goes on. All else decides what the steps so far were.
+        private: it says something of the user's disk, or nothing about the adapter: it stays out of
+            an adapter's metadata.
+        place: it names a place on the user's disk: others are shown its last part at most.
+        memory: what a run needs of a card's memory depends on it.
+        limits: what `pydantic.Field` takes, such as ge, le, max_length and pattern.
+    """
+    facts: JsonDict = {
+        "flag": flag,
+        "resume": resume,
+        "private": private,
+        "place": place,
+        "memory": memory,
+    }
+    extra = cast("Any", Field)
+    return extra(default, title=title, json_schema_extra=facts, **limits)
