@@ -13,18 +13,21 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from app import jobs
 from trainer.errors import UserError
 
 OnProgress = Callable[[int, int, str], None]
+"""Is told (step, total or 0 for unknown, what is done)."""
 ShouldStop = Callable[[], bool]
+Value = TypeVar("Value")
 
-LOOK_SECONDS = 0.2
-"""How often a waiting call looks whether it is to stop."""
+POLL_SECONDS = 0.2
+"""How often a waiting call asks whether it is to stop."""
 
 GRACE_SECONDS = 20.0
 """How long the worker has to reach its next step after it was told to stop."""
@@ -44,18 +47,13 @@ class _Ended(Exception):
     """The worker is gone."""
 
 
-@dataclass
 class _Worker:
-    """A running process and the lines that it has said; None at their end."""
+    """A running process, and the lines that it has written; None at their end."""
 
-    process: jobs.ServiceProcess
-    lines: queue.Queue[str | None]
-
-    @classmethod
-    def start(cls) -> _Worker:
-        worker = cls(jobs.spawn_service(), queue.Queue())
-        threading.Thread(target=worker._listen, daemon=True).start()
-        return worker
+    def __init__(self) -> None:
+        self.process = jobs.spawn_service()
+        self.lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
         with contextlib.suppress(ValueError, OSError):
@@ -63,7 +61,7 @@ class _Worker:
                 self.lines.put(line)
         self.lines.put(None)
 
-    def say(self, message: Mapping[str, object]) -> None:
+    def send(self, message: Mapping[str, object]) -> None:
         """Raises `_Ended` where nobody listens any more."""
         if self.process.stdin is None or self.process.poll() is not None:
             raise _Ended
@@ -83,6 +81,18 @@ class _Worker:
         self.process.wait()
 
 
+@dataclass
+class _Call:
+    """One request, as `ServiceClient.call` was given it; `answered`: it has shown progress."""
+
+    verb: str
+    arguments: Mapping[str, object]
+    timeout: float
+    on_progress: OnProgress | None
+    should_stop: ShouldStop
+    answered: bool = False
+
+
 class ServiceClient:
     """Calls to one worker: one at a time, the others wait for their turn."""
 
@@ -99,118 +109,84 @@ class ServiceClient:
         on_progress: OnProgress | None = None,
         should_stop: ShouldStop = lambda: False,
     ) -> Any:
-        """Ask, and wait for the answer.
+        """Asks the worker, and waits for its answer.
 
         Args:
             timeout: seconds without a sign of life, after which the worker is ended; loading the
                 libraries and a base model does not count.
-            on_progress: is told (step, total, what is done), in this thread.
+            on_progress: is called in this thread.
             should_stop: asked several times a second; once it says so, the call ends at its next
                 step.
 
         Returns:
-            The verb's value, as JSON gives it: types end here.
+            The verb's value, as JSON gives it.
 
         Raises:
             Stopped: as ``should_stop`` wished.
             UserError: the worker's own words, or that it did not answer or has ended.
         """
-        while not self._turn.acquire(timeout=LOOK_SECONDS):
+        while not self._turn.acquire(timeout=POLL_SECONDS):
             if should_stop():
                 raise Stopped
         try:
-            return self._call(verb, arguments, timeout, on_progress or _nobody, should_stop)
+            call = _Call(verb, arguments, timeout, on_progress, should_stop)
+            # A worker that was idle may end at this very moment: then a second one is asked.
+            for _ in range(2 if self._worker is not None else 1):
+                try:
+                    return self._ask(call)
+                except _Ended:
+                    self.close()
+                    if call.answered:
+                        break
+            raise UserError(
+                "The worker that this page asks has ended unexpectedly.",
+                "Try again: another one starts by itself. If it happens again, the memory may not "
+                "suffice for this base model.",
+            )
         finally:
             self._turn.release()
 
     def close(self) -> None:
-        """End the worker; the next call starts another one."""
-        self._end()
-
-    def _end(self) -> None:
+        """Ends the worker; the next call starts another one."""
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.end()
 
-    def _call(
-        self,
-        verb: str,
-        arguments: Mapping[str, object],
-        timeout: float,
-        on_progress: OnProgress,
-        should_stop: ShouldStop,
-    ) -> Any:
-        told = False
-
-        def watched(step: int, total: int, message: str) -> None:
-            nonlocal told
-            told = True
-            on_progress(step, total, message)
-
-        was_there = self._worker is not None
-        for may_be_stale in (True, False) if was_there else (False,):
-            try:
-                return self._ask(verb, arguments, timeout, watched, should_stop)
-            except _Ended:
-                self._end()
-                # One that was idle may have ended at this very moment: not the request's fault.
-                if may_be_stale and not told:
-                    continue
-                break
-        raise UserError(
-            "The worker that this page asks has ended unexpectedly.",
-            "Try again: another one starts by itself. If it happens again, the memory may not "
-            "suffice for this base model.",
-        )
-
-    def _ask(
-        self,
-        verb: str,
-        arguments: Mapping[str, object],
-        timeout: float,
-        on_progress: OnProgress,
-        should_stop: ShouldStop,
-    ) -> Any:
+    def _ask(self, call: _Call) -> Any:
         number = next(self._numbers)
-        request = {"id": number, "verb": verb, "arguments": dict(arguments)}
         if self._worker is None:
-            self._worker = _Worker.start()
+            self._worker = _Worker()
         worker = self._worker
-        worker.say(request)
-        deadline = time.monotonic() + timeout + LOADING_SECONDS
+        worker.send({"id": number, "verb": call.verb, "arguments": dict(call.arguments)})
+        deadline = time.monotonic() + call.timeout + LOADING_SECONDS
         stopping = False
         while True:
-            if not stopping and should_stop():
+            if not stopping and call.should_stop():
                 stopping = True
-                worker.say({"verb": "cancel", "arguments": {"id": number}})
+                worker.send({"verb": "cancel", "arguments": {"id": number}})
                 deadline = time.monotonic() + GRACE_SECONDS
             try:
-                line = worker.lines.get(timeout=LOOK_SECONDS)
+                line = worker.lines.get(timeout=POLL_SECONDS)
             except queue.Empty:
                 if time.monotonic() > deadline:
-                    self._end()
-                    raise (Stopped() if stopping else _silent(timeout)) from None
+                    self.close()
+                    raise (Stopped() if stopping else _silent(call.timeout)) from None
                 continue
             if line is None:
                 raise _Ended
             answer = json.loads(line)
             if answer.get("id") != number:
                 continue
-            if answer["event"] == "progress":
-                if not stopping:
-                    loading = 0.0 if answer["step"] else LOADING_SECONDS
-                    deadline = time.monotonic() + timeout + loading
-                    on_progress(answer["step"], answer["total"], answer["message"])
-            elif answer["event"] == "result":
+            if answer["event"] == "result":
                 return answer["value"]
-            elif stopping:
-                raise Stopped
-            else:
-                raise UserError(answer["message"], answer["hint"])
-
-
-def _nobody(step: int, total: int, message: str) -> None:
-    """Progress that nobody watches."""
+            if answer["event"] == "error":
+                raise Stopped if stopping else UserError(answer["message"], answer["hint"])
+            if not stopping:
+                loading = 0.0 if answer["step"] else LOADING_SECONDS
+                deadline = time.monotonic() + call.timeout + loading
+                call.answered = True
+                if call.on_progress:
+                    call.on_progress(answer["step"], answer["total"], answer["message"])
 
 
 def _silent(timeout: float) -> UserError:
@@ -224,3 +200,55 @@ _client = ServiceClient()
 call = _client.call
 close = _client.close
 atexit.register(close)
+
+
+class Progress(NamedTuple):
+    """How far work is: step of total (0: not known), and what is done."""
+
+    step: int
+    total: int
+    message: str
+
+
+def follow(
+    work: Callable[[OnProgress, ShouldStop], Value], stop: threading.Event
+) -> Generator[Progress, None, Value]:
+    """Does long work in a thread and yields the newest of its progress, for a handler of the page.
+
+    Progress that the page could not show in time is left out. The work is asked to stop when
+    nobody listens any more.
+
+    Args:
+        work: gets a function to tell its progress to, and one that says whether to stop.
+        stop: may be set to stop the work.
+
+    Returns:
+        What the work gives.
+
+    Raises:
+        BaseException: what the work raises.
+    """
+    news: queue.SimpleQueue[Progress | None] = queue.SimpleQueue()
+    done: Future[Value] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work(lambda *told: news.put(Progress(*told)), stop.is_set))
+        except BaseException as error:  # raised again in the handler's thread
+            done.set_exception(error)
+        finally:
+            news.put(None)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        while (newest := news.get()) is not None:
+            while not news.empty():
+                later = news.get()
+                if later is None:
+                    return done.result()
+                newest = later
+            yield newest
+    except GeneratorExit:
+        stop.set()
+        raise
+    return done.result()

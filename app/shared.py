@@ -106,7 +106,19 @@ _templates = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_templates.filters["lines"] = _lines
+
+
+def cut(text: str, limit: int = 160) -> str:
+    """A text of at most `limit` characters."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def count_of(number: int, noun: str) -> str:
+    """``1 picture``, ``1,200 pictures``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+_templates.filters |= {"lines": _lines, "cut": cut, "count_of": count_of}
 
 
 def escape(text: object) -> str:
@@ -114,10 +126,9 @@ def escape(text: object) -> str:
     return html.escape(display_name(str(text)), quote=True)
 
 
-def plain(error: UserError) -> str:
+def plain(error: UserError) -> Markup:
     """What is wrong and the way out, as HTML."""
-    parts = [html.escape(text).replace("\n", "<br>") for text in (error.message, error.hint)]
-    return "<br>".join(part for part in parts if part)
+    return _lines(f"{error.message}\n{error.hint}".strip())
 
 
 def sorry(error: UserError, title: str = "That did not work") -> gr.Error:

@@ -39,7 +39,7 @@ class Machine:
         write_config(run.config, with_values(TrainingConfig(), values))
         run.adapter.write_bytes(b"an adapter")
         for step in steps:
-            run.checkpoint(step).mkdir()
+            run.checkpoint(step).mkdir(exist_ok=True)
         return run
 
     def file(self, name: str) -> Path:

@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from app import jobs
-from app.client import ServiceClient, Stopped
+from app.client import OnProgress, ServiceClient, ShouldStop, Stopped, follow
 from trainer.errors import UserError
 
 WORKER = """
@@ -168,3 +169,46 @@ def test_silence_ends_the_worker(
         client.call("silence", {}, 0.6)
     assert spawner.started[0].poll() is not None
     assert client.call("pid", {}, 30)
+
+
+# ------------------------------------------------------------------------------ following
+
+
+def test_the_newest_progress_is_shown_and_the_value_returned() -> None:
+    def work(tell: OnProgress, stop: ShouldStop) -> str:
+        for step in range(1000):
+            tell(step, 1000, "at work")
+        return "done"
+
+    steps, following = [], follow(work, threading.Event())
+    while True:
+        try:
+            steps.append(next(following).step)
+        except StopIteration as end:
+            assert end.value == "done"
+            break
+    assert steps == sorted(steps)
+
+
+def test_what_the_work_raises_is_raised() -> None:
+    def work(tell: OnProgress, stop: ShouldStop) -> None:
+        tell(1, 2, "so far")
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        list(follow(work, threading.Event()))
+
+
+def test_work_is_stopped_when_nobody_listens_any_more() -> None:
+    noticed = threading.Event()
+
+    def work(tell: OnProgress, stop: ShouldStop) -> None:
+        tell(0, 0, "begun")
+        while not stop():
+            time.sleep(0.01)
+        noticed.set()
+
+    following = follow(work, threading.Event())
+    assert next(following) == (0, 0, "begun")
+    following.close()
+    assert noticed.wait(10)

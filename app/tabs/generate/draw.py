@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import html
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,35 +11,29 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from app.client import Stopped
-from app.shared import QUIET, elem, logger, plain, says_errors
+from app.client import OnProgress, Progress, ShouldStop, Stopped, follow
+from app.shared import QUIET, elem, logger, plain, render, says_errors
 from app.tabs.generate import drawing, grid
-from app.tabs.generate.drawing import AdapterSetting, OnProgress, Settings, ShouldStop
-from app.tabs.generate.following import Following, Stops, Told
-from app.tabs.generate.form import MOST_COUNT, Form, read_form
-from app.tabs.generate.picturesettings import parse_adapter
+from app.tabs.generate.drawing import MOST_COUNT, Settings
+from app.tabs.generate.form import Form, read_form
+from app.tabs.generate.settings import parse_adapter
 from trainer.errors import UserError
 
 REMEMBERED = 60
 
 Updates = dict[Component, Any]
 
-_stops = Stops()
-_DRAWING = {
-    "api_visibility": "private",
-    "show_progress": "hidden",
-    "trigger_mode": "once",
-    "concurrency_limit": None,
-}
+_stops: dict[str, threading.Event] = {}  # what each browser's own button stops
+_DRAWING: dict[str, Any] = {**QUIET, "trigger_mode": "once", "concurrency_limit": None}
 
 
 @dataclass
-class _Drawn:
+class Drawn:
     """What has been drawn so far; it outlives a stop.
 
     Attributes:
         pictures: (file, caption) in the order of the gallery.
-        pairs: for each picture the base model's of the same seed, or "": names for the page.
+        pairs: for each picture the base model's of the same seed: names for the page.
         sheet: the sheet of a grid, with what is on it in words.
     """
 
@@ -49,19 +42,17 @@ class _Drawn:
     sheet: tuple[Path, str] | None = None
 
 
-Work = Callable[[_Drawn, OnProgress, ShouldStop], None]
+Work = Callable[[Drawn, OnProgress, ShouldStop], None]
 
 
 def wire(form: Form) -> None:
     """Lets the buttons do their work."""
-    told: list[Component] = [form.status, form.draw, form.grid_draw, form.stop, form.pictures]
-    told += [form.sheet, form.slider, form.shown, form.remembered, form.history]
+    shown: list[Component] = [form.status, form.draw, form.grid_draw, form.stop, form.pictures]
+    shown += [form.sheet, form.slider, form.pairs, form.remembered, form.history]
 
-    def draw(
-        request: gr.Request, compare: bool, remembered: Any, *values: Any
-    ) -> Iterator[Updates]:
-        settings = read_form(values)
-        yield from _followed(form, request, remembered, _pictures(settings, compare))
+    def draw(request: gr.Request, compare: bool, remembered: Any, *values: Any) -> Iterator[Any]:
+        work = pictures_work(read_form(values), compare)
+        yield from show_drawing(form, request.session_hash, remembered, work)
 
     def draw_grid(
         request: gr.Request,
@@ -70,20 +61,19 @@ def wire(form: Form) -> None:
         prompts: str,
         remembered: Any,
         *values: Any,
-    ) -> Iterator[Updates]:
+    ) -> Iterator[Any]:
         settings = read_form(values)
-        work = _grid(settings, list(chosen or []), strengths, prompts or settings.prompt)
-        yield from _followed(form, request, remembered, work)
+        work = grid_work(settings, chosen or [], strengths, prompts or settings.prompt)
+        yield from show_drawing(form, request.session_hash, remembered, work)
 
     plan: list[Component] = [form.grid_adapters, form.grid_strengths, form.grid_prompts]
-    form.draw.click(draw, [form.compare, form.remembered, *form.settings], told, **_DRAWING)
-    form.grid_draw.click(draw_grid, [*plan, form.remembered, *form.settings], told, **_DRAWING)
+    form.draw.click(draw, [form.compare, form.remembered, *form.settings], shown, **_DRAWING)
+    form.grid_draw.click(draw_grid, [*plan, form.remembered, *form.settings], shown, **_DRAWING)
     form.stop.click(_stop, None, None, queue=False, **QUIET)
-    form.pictures.select(_choose_pair, form.shown, form.slider, queue=False, **QUIET)
-    changed = [component.change for component in plan]  # type: ignore[attr-defined]
+    form.pictures.select(_choose_pair, form.pairs, form.slider, queue=False, **QUIET)
     gr.on(
-        [*changed, form.prompt.change],
-        _plan_told,
+        [component.change for component in [*plan, form.prompt]],  # type: ignore[attr-defined]
+        plan_in_words,
         [*plan, form.prompt],
         form.grid_sum,
         queue=False,
@@ -95,121 +85,123 @@ def wire(form: Form) -> None:
 # ------------------------------------------------------------------------------ what is drawn
 
 
-def _pictures(settings: Settings, compare: bool) -> Work:
+def pictures_work(settings: Settings, compare: bool) -> Work:
     """The pictures of the form and, for comparison, the base model's of the same seeds."""
 
-    def work(drawn: _Drawn, tell: OnProgress, stop: ShouldStop) -> None:
+    def work(drawn: Drawn, tell: OnProgress, stop: ShouldStop) -> None:
         both = compare and bool(settings.adapters)
-        share = 2 if both else 1
 
-        def told(step: int, total: int, message: str) -> None:
-            tell(step, share * total, message)
+        def tell_own(step: int, total: int, message: str) -> None:
+            tell(step, 2 * total if both else total, message)
 
-        own = drawing.draw(settings, told, stop)
-        for number, path in enumerate(own):
-            drawn.pictures.append((path, f"seed {settings.seed + number}"))
+        own = drawing.draw(settings, tell_own, stop)
+        seeds = range(settings.seed, settings.seed + len(own))
+        drawn.pictures += [(path, f"seed {seed}") for seed, path in zip(seeds, own, strict=True)]
         if not both:
             return
 
-        def told_of_base(step: int, total: int, message: str) -> None:
-            tell(total + step, share * total, f"{message}, base model")
+        def tell_base(step: int, total: int, message: str) -> None:
+            tell(total + step, 2 * total, f"{message}, base model")
 
-        plain_base = drawing.draw(replace(settings, adapters=()), told_of_base, stop)
-        for number, (path, base) in enumerate(zip(own, plain_base, strict=True)):
-            drawn.pictures.append((base, f"base, seed {settings.seed + number}"))
-            drawn.pairs[drawing.name_of(path)] = drawing.name_of(base)
-            drawn.pairs[drawing.name_of(base)] = drawing.name_of(base)
+        plain = drawing.draw(replace(settings, adapters=()), tell_base, stop)
+        for seed, path, base in zip(seeds, own, plain, strict=True):
+            drawn.pictures.append((base, f"base, seed {seed}"))
+            drawn.pairs |= dict.fromkeys(map(drawing.name_of, (path, base)), drawing.name_of(base))
 
     return work
 
 
-def _grid(settings: Settings, chosen: list[str], strengths: str, prompts: str) -> Work:
+def grid_work(settings: Settings, chosen: list[str], strengths: str, prompts: str) -> Work:
     """A sheet of pictures; a stop leaves the rest of it empty."""
 
-    def work(drawn: _Drawn, tell: OnProgress, stop: ShouldStop) -> None:
-        titles = {identity: title for title, identity in drawing.checkpoint_choices()}
-        plan = grid.read_plan(chosen, titles, strengths, prompts)
+    def work(drawn: Drawn, tell: OnProgress, stop: ShouldStop) -> None:
+        plan = grid.read_plan(chosen, strengths, prompts)
         plan.check()
         cells, found = plan.cells(), {}
         try:
             for number, cell in enumerate(cells):
                 tell(number, len(cells), f"Drawing {number + 1} of {len(cells)}")
-                one = grid.settings_of(cell, settings)
-                found[cell] = drawing.draw(one, lambda *_: None, stop)[0]
+                found[cell] = drawing.draw(grid.settings_of(cell, settings), None, stop)[0]
         finally:
             if found:
-                sheet = grid.save_sheet(plan, found, settings)
-                drawn.sheet = (sheet, plan.arithmetic())
+                drawn.sheet = (grid.save_sheet(plan, found, settings), plan.arithmetic())
 
     return work
 
 
-def _plan_told(chosen: Any, strengths: str, prompts: str, prompt: str) -> str:
+def plan_in_words(chosen: list[str] | None, strengths: str, prompts: str, prompt: str) -> str:
     """How many pictures the grid has, or what is wrong with it."""
     if not chosen:
         return ""
     try:
-        titles = {identity: title for title, identity in drawing.checkpoint_choices()}
-        plan = grid.read_plan(list(chosen), titles, strengths, prompts or prompt)
+        plan = grid.read_plan(chosen, strengths, prompts or prompt)
         if not plan.prompts:
             return ""
         plan.check()
     except UserError as error:
-        return f'<p class="quiet">{plain(error)}</p>'
-    return f'<p class="quiet">{html.escape(plan.arithmetic())}.</p>'
+        return render("page.html", "quiet", plain(error))
+    return render("page.html", "quiet", f"{plan.arithmetic()}.")
 
 
 # ------------------------------------------------------------------------------ following it
 
 
-def _followed(form: Form, request: gr.Request, remembered: Any, work: Work) -> Iterator[Updates]:
+def show_drawing(
+    form: Form, session: str | None, remembered: object, work: Work
+) -> Iterator[Updates]:
     """Does the work and shows how far it is, what it gave, and why it ended."""
-    drawn = _Drawn()
-    following = Following(lambda tell, stop: work(drawn, tell, stop))
-    _stops.put(request.session_hash, following.stop)
+    drawn, stop = Drawn(), threading.Event()
+    _stops[session or ""] = stop
     yield {
-        form.status: _progress(Told(0, 0, "Getting ready")),
+        form.status: render("generate.html", "progress", Progress(0, 0, "Getting ready")),
         form.draw: gr.Button(interactive=False),
         form.grid_draw: gr.Button(interactive=False),
         form.stop: gr.Button(visible=True),
     }
-    said = ""
     try:
-        with contextlib.closing(following.steps()) as steps:
-            for told in steps:
-                yield {form.status: _progress(told)}
+        for progress in follow(lambda tell, should_stop: work(drawn, tell, should_stop), stop):
+            yield {form.status: render("generate.html", "progress", progress)}
+        status = _done(drawn)
     except Stopped:
-        said = _card("Stopped", "What was finished is kept.")
+        status = render("generate.html", "ended", "Stopped", "What was finished is kept.")
     except UserError as error:
-        said = f'<div class="card wrong" role="alert"><p>{plain(error)}</p></div>'
+        status = render("generate.html", "wrong", plain(error))
     except Exception:
         logger.exception("in drawing")
-        said = (
-            '<div class="card wrong" role="alert"><p>This is a fault of Rarebit\'s. The terminal '
-            "that it runs in says more.</p></div>"
-        )
+        fault = "This is a fault of Rarebit's. The terminal that it runs in says more."
+        status = render("generate.html", "wrong", fault)
     finally:
-        _stops.take(request.session_hash)
-    yield {**_ended(form), form.status: said or _summary(drawn), **_shown(form, drawn, remembered)}
-
-
-def _ended(form: Form) -> Updates:
-    return {
+        _stops.pop(session or "", None)
+    yield {
         form.draw: gr.Button(interactive=True),
         form.grid_draw: gr.Button(interactive=True),
         form.stop: gr.Button(visible=False),
+        form.status: status,
+        **_results(form, drawn, remembered),
     }
 
 
-def _shown(form: Form, drawn: _Drawn, remembered: Any) -> Updates:
+def _done(drawn: Drawn) -> str:
+    if drawn.sheet:
+        text = f"{drawn.sheet[1]}."
+    elif len(drawn.pictures) == 1:
+        text = "One picture, with its settings in it."
+    else:
+        text = f"{len(drawn.pictures)} pictures, each with its settings in it."
+    if drawn.pairs:
+        text += " Slide to compare, or choose another."
+    return render("generate.html", "ended", "Done", text)
+
+
+def _results(form: Form, drawn: Drawn, remembered: object) -> Updates:
     """The gallery with the slider, or the sheet; and the list of earlier pictures."""
     sheet = [drawn.sheet[0]] if drawn.sheet else []
     names = [drawing.name_of(path) for path in [path for path, _ in drawn.pictures] + sheet]
     if not names:
         return {}
     gallery = [(drawing.to_show(path), caption) for path, caption in drawn.pictures]
-    earlier = drawing.pictures_of(remembered)
-    kept = [*names, *(drawing.name_of(path) for path in earlier)][:REMEMBERED]
+    earlier = [drawing.name_of(path) for path in drawing.pictures_of(remembered)]
+    newest = [*names, *earlier][:REMEMBERED]
     pairs = [[name, drawn.pairs.get(name, "")] for name in names]
     return {
         # Where there is a slider, a click chooses its pair instead of enlarging one picture.
@@ -220,9 +212,9 @@ def _shown(form: Form, drawn: _Drawn, remembered: Any) -> Updates:
             value=drawing.to_show(sheet[0]) if sheet else None, visible=bool(sheet)
         ),
         form.slider: _slider(pairs, 0),
-        form.shown: pairs,
-        form.remembered: kept,
-        form.history: earlier_pictures(kept),
+        form.pairs: pairs,
+        form.remembered: newest,
+        form.history: earlier_pictures(newest),
     }
 
 
@@ -236,8 +228,7 @@ def _slider(pairs: list[list[str]], index: int) -> gr.ImageSlider:
     """The base model's picture and the one with adapters; of a base picture, its partner."""
     name, base = pairs[index]
     partner = next((own for own, other in pairs if other == base and own != base), name)
-    found = [drawing.picture_of(one) for one in (base, partner)]
-    before, after = found
+    before, after = drawing.picture_of(base), drawing.picture_of(partner)
     if before is None or after is None:
         return gr.ImageSlider(visible=False)
     return gr.ImageSlider(value=(drawing.to_show(before), drawing.to_show(after)), visible=True)
@@ -249,33 +240,8 @@ def _choose_pair(pairs: list[list[str]], event: gr.SelectData) -> gr.ImageSlider
 
 
 def _stop(request: gr.Request) -> None:
-    _stops.stop(request.session_hash)
-
-
-def _summary(drawn: _Drawn) -> str:
-    if drawn.sheet:
-        return _card("Done", f"{html.escape(drawn.sheet[1])}.")
-    count = len(drawn.pictures)
-    pictures = (
-        f"{count} pictures, each with its settings in it."
-        if count != 1
-        else ("One picture, with its settings in it.")
-    )
-    return _card("Done", pictures + (" Slide to compare, or choose another." * bool(drawn.pairs)))
-
-
-def _card(title: str, text: str) -> str:
-    return f'<div class="card" role="status"><h2>{title}</h2><p>{text}</p></div>'
-
-
-def _progress(told: Told) -> str:
-    known = f' value="{told.step}" max="{told.total}"' if told.total else ""
-    message = html.escape(told.message)
-    return (
-        f'<div class="card"><p>{message}</p>'
-        f'<progress aria-label="How far it is"{known} style="width: 100%; '
-        'accent-color: var(--accent)"></progress></div>'
-    )
+    if stop := _stops.get(request.session_hash or ""):
+        stop.set()
 
 
 # ------------------------------------------------------------------------------ the API
@@ -322,19 +288,9 @@ def generate(
         count: at most 16; seeds count up.
         width, height: in pixels; 0 for the base model's own.
     """
-    named = [parse_adapter(line.strip()) for line in adapters.splitlines() if line.strip()]
-    settings = Settings(
-        prompt=prompt,
-        negative=negative,
-        adapters=tuple(AdapterSetting(a.name, a.strength, a.text_strength) for a in named),
-        base=base,
-        count=count,
-        seed=seed,
-        steps=steps,
-        guidance=guidance,
-        width=width,
-        height=height,
-    )
     if not 1 <= count <= MOST_COUNT:
         raise UserError(f"{count} pictures at once are not drawn.", f"1 to {MOST_COUNT} are.")
-    return [drawing.to_show(path) for path in drawing.draw(settings, lambda *_: None)]
+    lines = filter(None, map(str.strip, adapters.splitlines()))
+    chosen = tuple(map(parse_adapter, lines))
+    settings = Settings(prompt, negative, chosen, base, count, seed, steps, guidance, width, height)
+    return [drawing.to_show(path) for path in drawing.draw(settings)]

@@ -7,22 +7,20 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from app import client as service
-from app import jobs
+from app import client, jobs
+from app.client import OnProgress, ShouldStop
 from app.files import disk_trouble
 from app.tabs.adapters.files import find_adapter, list_adapters
 from trainer import places
 from trainer.errors import UserError
 from trainer.runs.layout import RunFolder, list_runs
 
-OnProgress = Callable[[int, int, str], None]
-ShouldStop = Callable[[], bool]
-
+MOST_COUNT = 16
 SILENCE_SECONDS = 300.0
 """A denoising step of a large base model on a slow machine takes minutes."""
 
@@ -32,7 +30,7 @@ _NAME = re.compile(r"\d{4}-\d\d-\d\d/[0-9A-Za-z][\w-]{0,80}\.png")
 
 @dataclass(frozen=True)
 class AdapterSetting:
-    """An adapter of the form: its id, and how strongly it acts in the UNet and in the text."""
+    """An adapter to draw with: its id, and its strength in the UNet and in the text encoder."""
 
     id: str
     strength: float = 1.0
@@ -71,10 +69,10 @@ def checkpoint_choices() -> list[tuple[str, str]]:
 
 
 def adapter_names() -> dict[str, str]:
-    """Ids of adapters and checkpoints by the names that pictures give them."""
-    names = {choice.path.stem: choice.id for choice in list_adapters() if not choice.run}
-    names |= {choice.run: choice.id for choice in list_adapters() if choice.run}
-    return {title: identity for title, identity in checkpoint_choices() if "@" in identity} | names
+    """Ids of adapters and checkpoints by the names that pictures give them; runs come first."""
+    adapters = sorted(list_adapters(), key=lambda choice: bool(choice.run))
+    names = {title: identity for title, identity in checkpoint_choices() if "@" in identity}
+    return names | {choice.run or choice.path.stem: choice.id for choice in adapters}
 
 
 def adapter_path(adapter_id: str) -> Path:
@@ -84,16 +82,16 @@ def adapter_path(adapter_id: str) -> Path:
         UserError: there is none.
     """
     match = _CHECKPOINT.fullmatch(adapter_id)
-    if match:
-        run, step = jobs.run_folder(match["run"]), int(match["step"])
-        if step not in _steps(run):
-            raise UserError(
-                f"{run.name} has no checkpoint of step {step} any more.",
-                "Old checkpoints are cleared away as new ones come; checkpoints.keep says how many "
-                "stay.",
-            )
-        return run.adapter_at(step) if step in run.adapter_steps() else run.checkpoint(step)
-    return find_adapter(adapter_id).path
+    if match is None:
+        return find_adapter(adapter_id).path
+    run, step = jobs.run_folder(match["run"]), int(match["step"])
+    if step not in _steps(run):
+        raise UserError(
+            f"{run.name} has no checkpoint of step {step} any more.",
+            "Old checkpoints are cleared away as new ones come; checkpoints.keep says how many "
+            "stay.",
+        )
+    return run.adapter_at(step) if step in run.adapter_steps() else run.checkpoint(step)
 
 
 def _steps(run: RunFolder) -> list[int]:
@@ -102,18 +100,20 @@ def _steps(run: RunFolder) -> list[int]:
 
 
 def draw(
-    settings: Settings, on_progress: OnProgress, should_stop: ShouldStop = lambda: False
+    settings: Settings,
+    on_progress: OnProgress | None = None,
+    should_stop: ShouldStop = lambda: False,
 ) -> list[Path]:
-    """Draw pictures into today's folder of pictures; gives their files in the order of seeds.
+    """Draws pictures into today's folder of pictures; gives their files in the order of seeds.
 
     Raises:
         Stopped: as ``should_stop`` wished.
         UserError: the device is busy, or something of the settings does not work.
     """
-    _check(settings)
-    with disk_trouble():
-        folder = places.PICTURES / time.strftime("%Y-%m-%d")
-        folder.mkdir(parents=True, exist_ok=True)
+    if not settings.prompt.strip():
+        raise UserError("The prompt is empty.", "Say what to draw, with the trigger word in it.")
+    if busy := jobs.busy():
+        raise busy_error(busy)
     arguments: dict[str, object] = {
         "prompt": settings.prompt,
         "negative": settings.negative,
@@ -132,30 +132,34 @@ def draw(
         "guidance": settings.guidance,
         "width": settings.width or None,
         "height": settings.height or None,
-        "out": str(folder),
+        "out": str(todays_folder()),
     }
-    value = service.call("generate", arguments, SILENCE_SECONDS, on_progress, should_stop)
+    value = client.call("generate", arguments, SILENCE_SECONDS, on_progress, should_stop)
     return [Path(file) for file in value["files"]]
 
 
-def _check(settings: Settings) -> None:
-    if not settings.prompt.strip():
-        raise UserError("The prompt is empty.", "Say what to draw, with the trigger word in it.")
-    busy = jobs.busy()
-    if busy is not None:
-        raise UserError(*busy_sentences(busy))
-
-
-def busy_sentences(run: jobs.RunInfo) -> tuple[str, str]:
+def busy_error(run: jobs.RunInfo) -> UserError:
     """Why nothing can be drawn now, and what to do."""
     at = f", step {run.step:,} of {run.total_steps:,}" if run.total_steps else ""
-    return (
+    return UserError(
         f"The device is busy: {run.name} is training{at}.",
         "Draw when it has finished, or stop it in Runs; it can go on later.",
     )
 
 
 # ------------------------------------------------------------------------------ files
+
+
+def todays_folder() -> Path:
+    """Where pictures drawn today go.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    with disk_trouble():
+        folder = places.PICTURES / time.strftime("%Y-%m-%d")
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def name_of(path: Path) -> str:
@@ -173,7 +177,7 @@ def picture_of(name: object) -> Path | None:
 
 def pictures_of(names: object) -> list[Path]:
     """The files of remembered names, without those that are gone."""
-    found = [picture_of(name) for name in names] if isinstance(names, Sequence) else []
+    found = map(picture_of, names if isinstance(names, Sequence) else ())
     return [path for path in found if path is not None]
 
 

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from app.files import disk_trouble
-from app.tabs.generate.drawing import AdapterSetting, Settings
-from trainer import places
+from app.shared import count_of, cut
+from app.tabs.generate.drawing import AdapterSetting, Settings, checkpoint_choices, todays_folder
 from trainer.data.images import ImageProblem, load_rgb
 from trainer.errors import UserError
 
 MOST_PICTURES = 60
 _SMALLEST, _LARGEST = 160, 384  # pixels of a cell's longer side
 _GAP, _MARGIN, _TEXT = 8, 24, 16
+_LINE = _TEXT + 6
 _INK, _QUIET, _PAPER, _EMPTY = "#292524", "#78716c", "#ffffff", "#f5f5f4"
 
 
-@dataclass(frozen=True)
-class Cell:
+class GridCell(NamedTuple):
     """One picture to draw; the base model alone has no adapter."""
 
     prompt: str
@@ -34,7 +36,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Plan:
+class GridPlan:
     """A grid that is to be drawn.
 
     Attributes:
@@ -47,41 +49,34 @@ class Plan:
     strengths: tuple[float, ...]
     prompts: tuple[str, ...]
 
-    def cell(self, prompt: str, adapter: str, strength: float) -> Cell:
+    def cell(self, prompt: str, adapter: str, strength: float) -> GridCell:
         """Strength 0 is the base model, whatever the adapter."""
-        return Cell(prompt, adapter, strength) if strength else Cell(prompt, "", 0.0)
+        return GridCell(prompt, adapter if strength else "", strength)
 
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[GridCell]:
         """What has to be drawn, each once; an adapter's pictures one after the other."""
-        every = (
-            self.cell(prompt, adapter, strength)
-            for _, adapter in self.adapters
-            for strength in self.strengths
-            for prompt in self.prompts
-        )
-        return list(dict.fromkeys(every))
+        every = itertools.product(self.adapters, self.strengths, self.prompts)
+        cells = (self.cell(prompt, adapter, strength) for (_, adapter), strength, prompt in every)
+        return list(dict.fromkeys(cells))
 
     def arithmetic(self) -> str:
         """How many pictures that makes, in one line."""
-        counts = [
-            (len(self.adapters), "adapter"),
-            (len(self.strengths), "strength"),
-            (len(self.prompts), "prompt"),
-        ]
-        total = math.prod(count for count, _ in counts)
-        product = " × ".join(f"{n} {word}{'' if n == 1 else 's'}" for n, word in counts)
-        drawn = len(self.cells())
-        fewer = (
-            f", {drawn} of them different: at strength 0 every adapter is the base model"
-            if drawn < total
-            else ""
-        )
-        return f"{product} = {_pictures(total)}{fewer}"
+        counts = {
+            "adapter": len(self.adapters),
+            "strength": len(self.strengths),
+            "prompt": len(self.prompts),
+        }
+        total, drawn = math.prod(counts.values()), len(self.cells())
+        line = " × ".join(count_of(n, word) for word, n in counts.items())
+        line += f" = {count_of(total, 'picture')}"
+        if drawn < total:
+            line += f", {drawn} of them different: at strength 0 every adapter is the base model"
+        return line
 
     def check(self) -> None:
         """Raises a `UserError` where nothing, or too much, would be drawn."""
-        if not (self.adapters and self.strengths and self.prompts):
-            missing = "adapter" if not self.adapters else "prompt" if self.strengths else "strength"
+        parts = {"adapter": self.adapters, "strength": self.strengths, "prompt": self.prompts}
+        if missing := next((word for word, values in parts.items() if not values), ""):
             raise UserError(f"The grid has no {missing}.", f"Choose one {missing} or more.")
         if len(self.cells()) > MOST_PICTURES:
             raise UserError(
@@ -90,15 +85,16 @@ class Plan:
             )
 
 
-def read_plan(chosen: list[str], titles: Mapping[str, str], strengths: str, prompts: str) -> Plan:
-    """A plan from what the form shows: strengths in one line, prompts one a line.
+def read_plan(chosen: Sequence[str], strengths: str, prompts: str) -> GridPlan:
+    """A plan from what the form shows: ids, strengths in one line, prompts one a line.
 
     Raises:
         UserError: a strength is no number between -10 and 10.
     """
+    titles = {identity: title for title, identity in checkpoint_choices()}
     rows = tuple((titles.get(adapter, adapter), adapter) for adapter in dict.fromkeys(chosen))
-    lines = tuple(dict.fromkeys(line.strip() for line in prompts.splitlines() if line.strip()))
-    return Plan(rows, read_strengths(strengths), lines)
+    lines = (line.strip() for line in prompts.splitlines())
+    return GridPlan(rows, read_strengths(strengths), tuple(dict.fromkeys(filter(None, lines))))
 
 
 def read_strengths(text: str) -> tuple[float, ...]:
@@ -121,21 +117,23 @@ def read_strengths(text: str) -> tuple[float, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def settings_of(cell: Cell, form: Settings) -> Settings:
+def settings_of(cell: GridCell, form: Settings) -> Settings:
     """What the form says, with the cell's prompt and adapter alone, for one picture."""
     adapters = (AdapterSetting(cell.adapter, cell.strength),) if cell.adapter else ()
-    values = {**form.__dict__, "prompt": cell.prompt, "adapters": adapters, "count": 1}
-    return Settings(**values)
+    return replace(form, prompt=cell.prompt, adapters=adapters, count=1)
 
 
-def save_sheet(plan: Plan, drawn: Mapping[Cell, Path], form: Settings) -> Path:
-    """Put the pictures together on one sheet, with its labels and its settings; what was not
-    drawn stays empty.
+# ------------------------------------------------------------------------------ the sheet
+
+
+def save_sheet(plan: GridPlan, drawn: Mapping[GridCell, Path], form: Settings) -> Path:
+    """Puts the pictures on one sheet, with labels and settings; gives its file.
+
+    What was not drawn stays empty.
 
     Raises:
-        UserError: it can't be written.
+        UserError: it cannot be written.
     """
-    sheet = compose(plan, drawn)
     facts = {
         "prompt": plan.prompts[0],
         "negative": form.negative,
@@ -147,63 +145,49 @@ def save_sheet(plan: Plan, drawn: Mapping[Cell, Path], form: Settings) -> Path:
     }
     text = PngInfo()
     text.add_itxt("rarebit", json.dumps(facts, ensure_ascii=False))
+    folder, stem = todays_folder(), f"grid-{time.strftime('%H%M%S')}"
     with disk_trouble():
-        folder = places.PICTURES / time.strftime("%Y-%m-%d")
-        folder.mkdir(parents=True, exist_ok=True)
-        stem, number = f"grid-{time.strftime('%H%M%S')}", 1
-        while (path := folder / f"{stem}{f'-{number}' if number > 1 else ''}.png").exists():
-            number += 1
-        sheet.save(path, "PNG", pnginfo=text)
+        names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+        path = next(path for name in names if not (path := folder / f"{name}.png").exists())
+        compose(plan, drawn).save(path, "PNG", pnginfo=text)
     return path
 
 
-def compose(plan: Plan, drawn: Mapping[Cell, Path]) -> Image.Image:
+def compose(plan: GridPlan, drawn: Mapping[GridCell, Path]) -> Image.Image:
     """The sheet: RGB, white, labels above and beside."""
-    pictures = {cell: _opened(path) for cell, path in drawn.items()}
-    width, height = _cell_size([picture.size for picture in pictures.values() if picture])
+    pictures = {cell: picture for cell, path in drawn.items() if (picture := _opened(path))}
+    width, height = _cell_size([picture.size for picture in pictures.values()])
     font, small = ImageFont.load_default(_TEXT), ImageFont.load_default(_TEXT - 2)
-    beside = max(int(small.getlength(_cut(title))) for title, _ in plan.adapters) + 2 * _GAP
-    across = len(plan.strengths) * (width + _GAP)
-    titles = [_wrapped(prompt, font, beside + across) for prompt in plan.prompts]
-    line = _TEXT + 6
-    tall = [
-        len(title) * line + line + len(plan.adapters) * (height + _GAP) + _MARGIN
-        for title in titles
-    ]
-    sheet = Image.new("RGB", (2 * _MARGIN + beside + across, _MARGIN + sum(tall)), _PAPER)
+    names = [cut(title, 32) for title, _ in plan.adapters]
+    beside = max(int(small.getlength(name)) for name in names) + 2 * _GAP
+    across = beside + len(plan.strengths) * (width + _GAP)
+    titles = [_wrapped(prompt, font, across) for prompt in plan.prompts]
+    rows = _LINE + len(names) * (height + _GAP) + _MARGIN
+    tall = _MARGIN + sum(len(title) * _LINE + rows for title in titles)
+    sheet = Image.new("RGB", (2 * _MARGIN + across, tall), _PAPER)
     pen = ImageDraw.Draw(sheet)
     top = _MARGIN
     for prompt, title in zip(plan.prompts, titles, strict=True):
         for text in title:
             pen.text((_MARGIN, top), text, _INK, font)
-            top += line
-        for column, strength in enumerate(plan.strengths):
-            left = _MARGIN + beside + column * (width + _GAP)
+            top += _LINE
+        columns = [(_MARGIN + beside + n * (width + _GAP), s) for n, s in enumerate(plan.strengths)]
+        for left, strength in columns:
             label = f"strength {strength:g}" if strength else "base model"
             pen.text((left + width // 2, top), label, _QUIET, small, anchor="ma")
-        top += line
-        for name, adapter in plan.adapters:
-            pen.text((_MARGIN, top + height // 2), _cut(name), _QUIET, small, anchor="lm")
-            for column, strength in enumerate(plan.strengths):
-                left = _MARGIN + beside + column * (width + _GAP)
+        top += _LINE
+        for name, (_, adapter) in zip(names, plan.adapters, strict=True):
+            pen.text((_MARGIN, top + height // 2), name, _QUIET, small, anchor="lm")
+            for left, strength in columns:
                 picture = pictures.get(plan.cell(prompt, adapter, strength))
-                _place(sheet, pen, picture, (left, top, left + width, top + height))
+                if picture is None:
+                    pen.rectangle((left, top, left + width, top + height), _EMPTY)
+                else:
+                    size = (width, height)
+                    sheet.paste(picture.resize(size, Image.Resampling.LANCZOS), (left, top))
             top += height + _GAP
         top += _MARGIN
     return sheet
-
-
-def _place(
-    sheet: Image.Image,
-    pen: ImageDraw.ImageDraw,
-    picture: Image.Image | None,
-    box: tuple[int, int, int, int],
-) -> None:
-    if picture is None:
-        pen.rectangle(box, _EMPTY)
-        return
-    size = (box[2] - box[0], box[3] - box[1])
-    sheet.paste(picture.resize(size, Image.Resampling.LANCZOS), box[:2])
 
 
 def _opened(path: Path) -> Image.Image | None:
@@ -215,12 +199,9 @@ def _opened(path: Path) -> Image.Image | None:
 
 def _cell_size(sizes: list[tuple[int, int]]) -> tuple[int, int]:
     width, height = max(sizes, key=max) if sizes else (_SMALLEST, _SMALLEST)
-    scale = min(max(1.0, _SMALLEST / max(width, height)), _LARGEST / max(width, height))
+    longest = max(width, height)
+    scale = min(max(1.0, _SMALLEST / longest), _LARGEST / longest)
     return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 32 else f"{text[:31]}…"
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: int) -> list[str]:
@@ -233,7 +214,3 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room
         else:
             lines[-1] = longer
     return lines[:3] if len(lines) <= 3 else [*lines[:2], f"{lines[2]} …"]
-
-
-def _pictures(count: int) -> str:
-    return f"{count} picture{'' if count == 1 else 's'}"

@@ -10,45 +10,30 @@ import gradio as gr
 import pytest
 
 from app.client import Stopped
-from app.tabs.generate import draw as generatedraw
-from app.tabs.generate import drawing
+from app.tabs.generate import draw, drawing
 from app.tabs.generate.drawing import AdapterSetting, Settings
-from app.tabs.generate.form import Form, lay_out, read_form
+from app.tabs.generate.form import Form, read_form
 from tests.app.drawing_for_tests import Machine
 from trainer.errors import UserError
 
 FORM = Settings("ohwx car", adapters=(AdapterSetting("cat"),), count=2, seed=7)
 
 
-@pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    machine = Machine(tmp_path, monkeypatch)
-    machine.run("cat", steps=(50,))
-    return machine
-
-
 @pytest.fixture(scope="module")
 def form() -> Iterator[Form]:
     with gr.Blocks():
-        yield lay_out()
+        yield Form()
 
 
-class Browser:
-    """All of a request that a handler looks at."""
-
-    session_hash = "me"
-
-
-def followed(form: Form, work: generatedraw.Work) -> list[dict[Any, Any]]:
-    request: Any = Browser()
-    return list(generatedraw._followed(form, request, [], work))
+def last_update(form: Form, work: draw.Work) -> dict[Any, Any]:
+    return list(draw.show_drawing(form, "me", [], work))[-1]
 
 
 def test_every_seed_is_drawn_with_and_without(machine: Machine, form: Form) -> None:
-    last = followed(form, generatedraw._pictures(FORM, compare=True))[-1]
+    last = last_update(form, draw.pictures_work(FORM, compare=True))
     asked = [(arguments["seed"], len(arguments["adapters"])) for _, arguments in machine.asked]
     assert asked == [(7, 1), (7, 0)]
-    pairs = last[form.shown]
+    pairs = last[form.pairs]
     assert [name.rpartition("/")[2] for name, _ in pairs] == [
         "001-0.png",
         "001-1.png",
@@ -68,9 +53,9 @@ def test_every_seed_is_drawn_with_and_without(machine: Machine, form: Form) -> N
 def test_nothing_is_compared_where_there_is_nothing_to_compare(
     machine: Machine, form: Form, settings: Settings, compare: bool
 ) -> None:
-    last = followed(form, generatedraw._pictures(settings, compare))[-1]
+    last = last_update(form, draw.pictures_work(settings, compare))
     assert len(machine.asked) == 1
-    assert [base for _, base in last[form.shown]] == ["", ""]
+    assert [base for _, base in last[form.pairs]] == ["", ""]
 
 
 def test_a_stopped_grid_keeps_what_was_drawn(machine: Machine, form: Form) -> None:
@@ -79,13 +64,13 @@ def test_a_stopped_grid_keeps_what_was_drawn(machine: Machine, form: Form) -> No
             raise Stopped
 
     machine.before = stop_at_third
-    work = generatedraw._grid(FORM, ["cat", "cat@50"], "0, 0.5, 1", "one\ntwo")
-    last = followed(form, work)[-1]
+    work = draw.grid_work(FORM, ["cat", "cat@50"], "0, 0.5, 1", "one\ntwo")
+    last = last_update(form, work)
     assert "Stopped" in last[form.status]
     names = last[form.remembered]
     assert len(names) == 1
     assert drawing.picture_of(names[0]) is not None
-    assert last[form.shown] == [[names[0], ""]]
+    assert last[form.pairs] == [[names[0], ""]]
 
 
 @pytest.mark.parametrize(
@@ -102,14 +87,14 @@ def test_what_went_wrong_stands_where_the_pictures_would(
         raise error
 
     machine.before = fail
-    last = followed(form, generatedraw._pictures(FORM, compare=True))[-1]
+    last = last_update(form, draw.pictures_work(FORM, compare=True))
     assert said in last[form.status]
     assert "secret" not in last[form.status]
     assert form.remembered not in last
 
 
 def test_the_arithmetic_of_a_grid_is_told(machine: Machine) -> None:
-    told = generatedraw._plan_told
+    told = draw.plan_in_words
     assert told([], "1", "a", "") == ""
     assert "1 adapter × 2 strengths × 1 prompt = 2 pictures" in told(["cat"], "0.5, 1", "", "a")
     assert "is no strength" in told(["cat"], "much", "", "a")
@@ -117,13 +102,13 @@ def test_the_arithmetic_of_a_grid_is_told(machine: Machine) -> None:
 
 
 def test_the_api_takes_adapters_by_name(machine: Machine) -> None:
-    files = generatedraw.generate("a", "cat:0.5\n\ncat@50:1:0", count=2, seed=5)
+    files = draw.generate("a", "cat:0.5\n\ncat@50:1:0", count=2, seed=5)
     _, arguments = machine.asked[0]
     strengths = [(one["strength"], one["text_encoder_strength"]) for one in arguments["adapters"]]
     assert strengths == [(0.5, None), (1.0, 0.0)]
     assert all(Path(file).is_file() for file in files)
     with pytest.raises(UserError, match="17 pictures"):
-        generatedraw.generate("a", count=17)
+        draw.generate("a", count=17)
 
 
 def test_the_form_says_what_is_in_it(form: Form) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from app.tabs.adapters import words as adapterwords
+from app import jobs
+from app.tabs.adapters import words as adapter_words
 from app.tabs.generate import drawing
 from app.tabs.generate.drawing import AdapterSetting, Settings
 from tests.app.drawing_for_tests import Machine
@@ -16,20 +17,15 @@ from trainer.errors import UserError
 from trainer.runs.status import own_status, write_status
 
 
-@pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    return Machine(tmp_path, monkeypatch)
-
-
 def test_ids_become_files_for_the_worker_alone(machine: Machine) -> None:
-    run = machine.run("cat", steps=(50,))
+    run = jobs.run_folder("cat")
     file = machine.file("style.safetensors")
     adapters = (
         AdapterSetting("cat", 0.5, 0.25),
         AdapterSetting("cat@50"),
         AdapterSetting("file/style.safetensors", -1),
     )
-    files = drawing.draw(Settings("ohwx cat", adapters=adapters, count=2), lambda *_: None)
+    files = drawing.draw(Settings("ohwx cat", adapters=adapters, count=2))
     verb, arguments = machine.asked[0]
     assert verb == "generate"
     assert arguments["adapters"] == [
@@ -46,9 +42,8 @@ def test_ids_become_files_for_the_worker_alone(machine: Machine) -> None:
     ["", "dog", "../cat", "/etc/passwd", "cat@51", "dog@50", "../runs/cat@50", "cat@9999999999"],
 )
 def test_an_id_is_never_a_path(machine: Machine, adapter_id: str) -> None:
-    machine.run("cat", steps=(50,))
     with pytest.raises(UserError):
-        drawing.draw(Settings("a", adapters=(AdapterSetting(adapter_id),)), lambda *_: None)
+        drawing.draw(Settings("a", adapters=(AdapterSetting(adapter_id),)))
     assert machine.asked == []
 
 
@@ -79,11 +74,11 @@ def test_choices_name_every_checkpoint_beside_its_run(machine: Machine) -> None:
 
 def test_nothing_is_asked_without_a_prompt_or_a_free_device(machine: Machine) -> None:
     with pytest.raises(UserError, match="prompt is empty"):
-        drawing.draw(Settings(" \n"), lambda *_: None)
-    run = machine.run("cat")
+        drawing.draw(Settings(" \n"))
+    run = jobs.run_folder("cat")
     write_status(run, replace(own_status("training"), step=1200, total_steps=2000))
     with pytest.raises(UserError, match=r"busy: cat is training, step 1,200 of 2,000"):
-        drawing.draw(Settings("a"), lambda *_: None)
+        drawing.draw(Settings("a"))
     assert machine.asked == []
 
 
@@ -114,7 +109,7 @@ def test_a_browser_gets_back_only_what_was_drawn(machine: Machine, name: object)
 
 
 def test_a_copy_is_shown_and_follows_its_picture(machine: Machine) -> None:
-    path = drawing.draw(Settings("a"), lambda *_: None)[0]
+    path = drawing.draw(Settings("a"))[0]
     shown = Path(drawing.to_show(path))
     assert shown != path
     assert shown.read_bytes() == path.read_bytes()
@@ -125,16 +120,16 @@ def test_a_copy_is_shown_and_follows_its_picture(machine: Machine) -> None:
 
 
 def test_the_prompt_begins_with_one_that_the_run_has_drawn(machine: Machine) -> None:
-    run = machine.run("cat")
+    run = jobs.run_folder("cat")
     machine.file("style.safetensors")
-    known = adapterwords.of_all(["cat"])
-    assert adapterwords.suggested_prompt(known) == "ohwx car"
+    known = adapter_words.of_all(["cat"])
+    assert adapter_words.suggested_prompt(known) == "ohwx car"
     run.preview(4).mkdir()
     (run.preview(4) / "prompts.json").write_text('[{"prompt": "ohwx, a car in snow"}]')
-    known = adapterwords.of_all(["cat", None, "file/style.safetensors", "cat"])
-    assert adapterwords.suggested_prompt(known) == "style ohwx, a car in snow"
+    known = adapter_words.of_all(["cat", None, "file/style.safetensors", "cat"])
+    assert adapter_words.suggested_prompt(known) == "style ohwx, a car in snow"
     assert len(machine.asked) == 1
-    adapterwords.of_all(["file/style.safetensors"])
+    adapter_words.of_all(["file/style.safetensors"])
     assert len(machine.asked) == 1
 
 
@@ -149,6 +144,6 @@ def test_the_prompt_begins_with_one_that_the_run_has_drawn(machine: Machine) -> 
     ],
 )
 def test_missing_trigger_words_are_found(prompt: str, missing: list[str]) -> None:
-    known = [adapterwords.Words(("ohwx", "bnha")), adapterwords.Words(())]
-    assert adapterwords.missing(prompt, known) == missing
-    assert adapterwords.missing(f"{prompt} bnha", known) == []
+    known = [adapter_words.Words(("ohwx", "bnha")), adapter_words.Words(())]
+    assert adapter_words.missing(prompt, known) == missing
+    assert adapter_words.missing(f"{prompt} bnha", known) == []

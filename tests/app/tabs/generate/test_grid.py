@@ -12,7 +12,7 @@ from PIL import Image
 
 from app.tabs.generate import grid
 from app.tabs.generate.drawing import AdapterSetting, Settings
-from app.tabs.generate.grid import Cell, Plan
+from app.tabs.generate.grid import GridCell, GridPlan
 from tests.app.drawing_for_tests import Machine
 from trainer.data.png_text import read_texts
 from trainer.errors import UserError
@@ -21,18 +21,18 @@ ROWS = (("cat", "cat"), ("cat at step 50", "cat@50"))
 
 
 def test_the_base_model_is_drawn_once_for_each_prompt() -> None:
-    plan = Plan(ROWS, (0.0, 0.5, 1.0), ("one", "two"))
+    plan = GridPlan(ROWS, (0.0, 0.5, 1.0), ("one", "two"))
     cells = plan.cells()
     assert len(cells) == len(set(cells)) == 2 + 2 * 2 * 2
     assert {cell for cell in cells if not cell.adapter} == {
-        Cell("one", "", 0.0),
-        Cell("two", "", 0.0),
+        GridCell("one", "", 0.0),
+        GridCell("two", "", 0.0),
     }
     assert plan.arithmetic() == (
         "2 adapters × 3 strengths × 2 prompts = 12 pictures, 10 of them different: "
         "at strength 0 every adapter is the base model"
     )
-    assert Plan(ROWS[:1], (1.0,), ("one",)).arithmetic() == (
+    assert GridPlan(ROWS[:1], (1.0,), ("one",)).arithmetic() == (
         "1 adapter × 1 strength × 1 prompt = 1 picture"
     )
 
@@ -59,32 +59,34 @@ def test_what_is_no_strength_is_named(text: str) -> None:
 @pytest.mark.parametrize(
     ("plan", "message"),
     [
-        (Plan((), (1.0,), ("a",)), "no adapter"),
-        (Plan(ROWS, (), ("a",)), "no strength"),
-        (Plan(ROWS, (1.0,), ()), "no prompt"),
-        (Plan(ROWS, tuple(map(float, range(1, 9))), tuple("abcd")), "64 pictures. A grid has at"),
+        (GridPlan((), (1.0,), ("a",)), "no adapter"),
+        (GridPlan(ROWS, (), ("a",)), "no strength"),
+        (GridPlan(ROWS, (1.0,), ()), "no prompt"),
+        (
+            GridPlan(ROWS, tuple(map(float, range(1, 9))), tuple("abcd")),
+            "64 pictures. A grid has at",
+        ),
     ],
 )
-def test_too_little_and_too_much_are_refused(plan: Plan, message: str) -> None:
+def test_too_little_and_too_much_are_refused(plan: GridPlan, message: str) -> None:
     with pytest.raises(UserError, match=message):
         plan.check()
 
 
 def test_the_largest_grid_is_allowed() -> None:
-    Plan(ROWS, tuple(map(float, range(1, 11))), tuple("abc")).check()
+    GridPlan(ROWS, tuple(map(float, range(1, 11))), tuple("abc")).check()
 
 
-def test_a_plan_is_read_from_the_form() -> None:
-    titles = {identity: title for title, identity in ROWS}
-    plan = grid.read_plan(["cat@50", "cat@50"], titles, "1", "one\n\n  two \none")
-    assert plan == Plan((("cat at step 50", "cat@50"),), (1.0,), ("one", "two"))
+def test_a_plan_is_read_from_the_form(machine: Machine) -> None:
+    plan = grid.read_plan(["cat@50", "cat@50"], "1", "one\n\n  two \none")
+    assert plan == GridPlan((("cat at step 50", "cat@50"),), (1.0,), ("one", "two"))
 
 
 def test_a_cell_keeps_the_forms_seed_and_size() -> None:
     form = Settings(
         "x", "bad", (AdapterSetting("other"),), seed=7, width=64, height=96, count=4, steps=9
     )
-    cell = grid.settings_of(Cell("one", "cat", 0.5), form)
+    cell = grid.settings_of(GridCell("one", "cat", 0.5), form)
     assert (cell.prompt, cell.negative, cell.seed, cell.width, cell.height, cell.steps) == (
         "one",
         "bad",
@@ -94,15 +96,14 @@ def test_a_cell_keeps_the_forms_seed_and_size() -> None:
         9,
     )
     assert (cell.adapters, cell.count) == ((AdapterSetting("cat", 0.5),), 1)
-    assert grid.settings_of(Cell("one", "", 0.0), form).adapters == ()
+    assert grid.settings_of(GridCell("one", "", 0.0), form).adapters == ()
 
 
-def test_every_picture_is_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Machine(tmp_path, monkeypatch)
-    plan = Plan(ROWS, (0.0, 1.0), ("a prompt", "another " * 60))
-    drawn: dict[Cell, Path] = {}
+def test_every_picture_is_in_its_place(machine: Machine) -> None:
+    plan = GridPlan(ROWS, (0.0, 1.0), ("a prompt", "another " * 60))
+    drawn: dict[GridCell, Path] = {}
     for number, cell in enumerate(plan.cells()[:-1]):
-        path = tmp_path / f"{number}.png"
+        path = machine.root / f"{number}.png"
         Image.new("RGB", (16, 16), (40 * number, 10, 200)).save(path)
         drawn[cell] = path
     sheet = grid.save_sheet(plan, drawn, Settings("x", seed=5))

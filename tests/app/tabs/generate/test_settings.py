@@ -9,7 +9,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from app.tabs.generate.drawing import AdapterSetting, Settings
-from app.tabs.generate.picturesettings import NamedAdapter, parse_adapter, read_settings
+from app.tabs.generate.settings import parse_adapter, read_settings
 from trainer.errors import UserError
 from trainer.generation.sampling import Drawing, save_picture
 from trainer.generation.stack import AdapterChoice
@@ -88,14 +88,14 @@ def test_a_picture_without_settings_is_refused(tmp_path: Path, texts: dict[str, 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("cat", NamedAdapter("cat")),
-        ("cat:0.5", NamedAdapter("cat", 0.5)),
-        ("cat:-1:0.25", NamedAdapter("cat", -1.0, 0.25)),
-        ("cat:1e-05", NamedAdapter("cat", 1e-05)),
-        ("cat at step 50:1", NamedAdapter("cat at step 50")),
-        ("a:b:0.5", NamedAdapter("a:b", 0.5)),
-        ("", NamedAdapter("")),
+        ("cat", AdapterSetting("cat")),
+        ("cat:0.5", AdapterSetting("cat", 0.5)),
+        ("cat:-1:0.25", AdapterSetting("cat", -1.0, 0.25)),
+        ("cat:1e-05", AdapterSetting("cat", 1e-05)),
+        ("cat at step 50:1", AdapterSetting("cat at step 50")),
+        ("a:b:0.5", AdapterSetting("a:b", 0.5)),
+        ("", AdapterSetting("")),
     ],
 )
-def test_adapters_are_named_with_their_strengths(text: str, expected: NamedAdapter) -> None:
+def test_adapters_are_named_with_their_strengths(text: str, expected: AdapterSetting) -> None:
     assert parse_adapter(text) == expected

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from app.tabs.generate.drawing import AdapterSetting, Settings
 from trainer.data.png_text import read_texts
@@ -17,17 +17,7 @@ _ADAPTER = re.compile(r"(?P<name>.+?)(?::(?P<unet>-?[\d.]+(?:e-?\d+)?))?(?::(?P<
 _MOST_ADAPTERS = 50
 
 
-@dataclass(frozen=True)
-class NamedAdapter:
-    """An adapter as a picture names it."""
-
-    name: str
-    strength: float = 1.0
-    text_strength: float | None = None
-
-
-@dataclass(frozen=True)
-class Restored:
+class Restored(NamedTuple):
     """What was found in a picture.
 
     Attributes:
@@ -39,10 +29,8 @@ class Restored:
     missing: tuple[str, ...] = ()
 
 
-class _Facts(BaseModel):
-    """What `trainer.generation.sampling.save_picture` writes."""
-
-    model_config = ConfigDict(extra="ignore")
+class _PictureFacts(BaseModel):
+    """What `trainer.generation.sampling.save_picture` writes; anything else is left out."""
 
     prompt: str = Field(max_length=5000)
     negative: str = Field(default="", max_length=5000)
@@ -72,9 +60,11 @@ def read_settings(path: Path, known: dict[str, str], bases: list[str]) -> Restor
             "There are no settings in this picture.",
             "Pictures drawn here carry them, as long as no other program has saved them anew.",
         )
+    named = [parse_adapter(text) for text in facts.adapters[:_MOST_ADAPTERS]]
     settings = Settings(
         prompt=facts.prompt,
         negative=facts.negative,
+        adapters=tuple(replace(one, id=known[one.id]) for one in named if one.id in known),
         seed=facts.seed,
         steps=facts.inference_steps,
         guidance=facts.guidance,
@@ -82,57 +72,50 @@ def read_settings(path: Path, known: dict[str, str], bases: list[str]) -> Restor
         height=facts.height,
         base=facts.model if facts.model in bases else "",
     )
-    named = [parse_adapter(text) for text in facts.adapters[:_MOST_ADAPTERS]]
-    adapters = tuple(
-        AdapterSetting(known[one.name], one.strength, one.text_strength)
-        for one in named
-        if one.name in known
-    )
-    missing = [f"the adapter {one.name}" for one in named if one.name not in known]
+    missing = [f"the adapter {one.id}" for one in named if one.id not in known]
     if facts.model and not settings.base:
         missing.append(f"the base model {Path(facts.model).name}")
-    return Restored(replace(settings, adapters=adapters), tuple(missing))
+    return Restored(settings, tuple(missing))
 
 
-def parse_adapter(text: str) -> NamedAdapter:
-    """``NAME:STRENGTH`` or ``NAME:STRENGTH:TEXT_STRENGTH``."""
-    match = _ADAPTER.fullmatch(text[:300])
-    if match is None:
-        return NamedAdapter(text[:300])
+def parse_adapter(text: str) -> AdapterSetting:
+    """``NAME:STRENGTH`` or ``NAME:STRENGTH:TEXT_STRENGTH``; the name stands for the id."""
+    text = text[:300]
+    match = _ADAPTER.fullmatch(text)
     try:
-        strength = float(match["unet"] or 1)
-        text_strength = float(match["text"]) if match["text"] else None
+        if match:
+            text_strength = float(match["text"]) if match["text"] else None
+            return AdapterSetting(match["name"], float(match["unet"] or 1), text_strength)
     except ValueError:
-        return NamedAdapter(text[:300])
-    return NamedAdapter(match["name"], strength, text_strength)
+        pass  # such as 0.5.1
+    return AdapterSetting(text)
 
 
-def _own_facts(text: str) -> _Facts | None:
+def _own_facts(text: str) -> _PictureFacts | None:
     try:
-        return _Facts.model_validate(json.loads(text))
-    except (ValueError, ValidationError, RecursionError):
+        return _PictureFacts.model_validate_json(text)
+    except ValidationError:
         return None
 
 
-def _a1111_facts(text: str) -> _Facts | None:
+def _a1111_facts(text: str) -> _PictureFacts | None:
     """``PROMPT <lora:NAME:1>``, ``Negative prompt: …`` and ``Steps: 20, Seed: 1, …``."""
     head, _, tail = text.rpartition("\n")
     pairs = dict(re.findall(r"([A-Z][\w ]*): ([^,]+)", tail))
     prompt, _, negative = head.partition("\nNegative prompt: ")
     width, _, height = pairs.get("Size", "").partition("x")
+    facts = {
+        "prompt": re.sub(r"\s*<lora:[^>]*>", "", prompt),
+        "negative": negative,
+        "seed": pairs.get("Seed"),
+        "width": width,
+        "height": height,
+        "inference_steps": pairs.get("Steps"),
+        "guidance": pairs.get("CFG scale"),
+        "model": pairs.get("Model", ""),
+        "adapters": re.findall(r"<lora:([^>]+)>", prompt),
+    }
     try:
-        return _Facts.model_validate(
-            {
-                "prompt": re.sub(r"\s*<lora:[^>]*>", "", prompt),
-                "negative": negative,
-                "seed": pairs.get("Seed"),
-                "width": width,
-                "height": height,
-                "inference_steps": pairs.get("Steps"),
-                "guidance": pairs.get("CFG scale"),
-                "model": pairs.get("Model", ""),
-                "adapters": re.findall(r"<lora:([^>]+)>", prompt),
-            }
-        )
+        return _PictureFacts.model_validate(facts)
     except ValidationError:
         return None
