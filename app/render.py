@@ -1,4 +1,7 @@
-"""HTML of the page, from the templates in app/templates/: every text in it is escaped."""
+"""HTML of the page, from the templates in app/templates/.
+
+Every text that a template is given is escaped, and its invisible characters are shown.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup, escape
 
 from trainer.data.names import display_name
 from trainer.errors import UserError
@@ -13,41 +17,62 @@ from trainer.errors import UserError
 _TEMPLATES = Path(__file__).with_name("templates")
 
 
+def render(template: str, macro: str, *values: object, **named: object) -> str:
+    """What a macro of a template makes of some values.
+
+    Filters of our own: ``lines`` keeps the line breaks of a message, ``cut`` keeps the first 300
+    characters (or another number), and ``counted`` gives "1 picture", "2 pictures".
+    """
+    # A plain str: what jinja2 gives is marked as HTML, and would escape what is joined to it.
+    found = getattr(_environment().get_template(template).module, macro)
+    return str(found(*values, **named)).strip()
+
+
+def quiet(text: str) -> str:
+    """A quiet line."""
+    return render("page.html", "quiet", text)
+
+
+def refused(error: UserError) -> str:
+    """What could not be done, and the way out."""
+    return render("page.html", "refused", error)
+
+
+def plain(error: UserError) -> Markup:
+    """What is wrong and the way out, as HTML without a frame."""
+    return _lines(f"{error.message}\n{error.hint}".strip())
+
+
+def cut(text: str, limit: int = 300) -> str:
+    """A text of at most `limit` characters."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 picture``, ``1,200 pictures``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 @cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
+        finalize=_visible,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"visible": _visible, "cut": _cut, "counted": _counted}
+    filters = {"lines": _lines, "visible": _visible, "cut": cut, "counted": counted}
+    environment.filters |= filters
     return environment
 
 
-def render(template: str, macro: str, *values: object) -> str:
-    """What a macro of a template makes of some values.
-
-    Filters of our own: ``visible`` shows invisible characters of a stranger's text, ``cut`` keeps
-    the first 300 characters (or another number), and ``counted`` gives "1 picture", "2 pictures".
-    """
-    # A plain str: what jinja2 gives is marked as HTML, and would escape what is joined to it.
-    return str(getattr(_environment().get_template(template).module, macro)(*values)).strip()
+def _visible(value: object) -> object:
+    is_html = hasattr(value, "__html__")
+    return escape(display_name(value)) if isinstance(value, str) and not is_html else value
 
 
-def refused(error: UserError) -> str:
-    """What could not be done, and the way out."""
-    return render("refused.html", "refused", error)
-
-
-def _visible(text: object) -> str:
-    return display_name(str(text))
-
-
-def _cut(text: str, limit: int = 300) -> str:
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+def _lines(text: str) -> Markup:
+    """A message with its line breaks: the names in it have been made visible already."""
+    return Markup("<br>").join(text.splitlines())

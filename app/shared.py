@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import gradio as gr
-import jinja2
-from markupsafe import Markup
 
+from app.render import plain
 from trainer.data.names import display_name
 from trainer.errors import UserError
 from trainer.places import DATASETS, PROJECT
@@ -79,56 +78,9 @@ def elem(tab: str, thing: str) -> str:
     return f"{tab}-{thing}"
 
 
-def render(file: str, macro: str, *values: object, **named: object) -> str:
-    """The HTML that a macro of ``app/templates/FILE`` makes of some values.
-
-    Every text among the values is escaped, and its invisible characters are shown; a sentence that
-    may have several lines goes through the filter ``lines``.
-    """
-    return str(getattr(_templates.get_template(file).module, macro)(*values, **named))
-
-
-def _lines(text: str) -> Markup:
-    """A text of ours with its line breaks: the names in it have been made visible already."""
-    return Markup("<br>").join(text.splitlines())
-
-
-def _visible(value: object) -> object:
-    is_markup = hasattr(value, "__html__")
-    return display_name(value) if isinstance(value, str) and not is_markup else value
-
-
-_templates = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    finalize=_visible,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-
-
-def cut(text: str, limit: int = 160) -> str:
-    """A text of at most `limit` characters."""
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
-
-
-def count_of(number: int, noun: str) -> str:
-    """``1 picture``, ``1,200 pictures``."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-_templates.filters |= {"lines": _lines, "cut": cut, "count_of": count_of}
-
-
 def escape(text: object) -> str:
     """A user's text for HTML: markup harmless, invisible characters shown."""
     return html.escape(display_name(str(text)), quote=True)
-
-
-def plain(error: UserError) -> Markup:
-    """What is wrong and the way out, as HTML."""
-    return _lines(f"{error.message}\n{error.hint}".strip())
 
 
 def sorry(error: UserError, title: str = "That did not work") -> gr.Error:

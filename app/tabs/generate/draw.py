@@ -12,7 +12,8 @@ import gradio as gr
 from gradio.components import Component
 
 from app.client import OnProgress, Progress, ShouldStop, Stopped, follow
-from app.shared import QUIET, elem, logger, plain, render, says_errors
+from app.render import plain, quiet, render
+from app.shared import QUIET, elem, logger, says_errors
 from app.tabs.generate import drawing, grid
 from app.tabs.generate.drawing import MOST_COUNT, Settings
 from app.tabs.generate.form import Form, read_form
@@ -139,8 +140,8 @@ def plan_in_words(chosen: list[str] | None, strengths: str, prompts: str, prompt
             return ""
         plan.check()
     except UserError as error:
-        return render("page.html", "quiet", plain(error))
-    return render("page.html", "quiet", f"{plan.arithmetic()}.")
+        return quiet(plain(error))
+    return quiet(f"{plan.arithmetic()}.")
 
 
 # ------------------------------------------------------------------------------ following it

@@ -9,7 +9,8 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from app.shared import base_models, elem, render
+from app.render import render
+from app.shared import base_models, elem
 from app.tabs.generate.drawing import MOST_COUNT, AdapterSetting, Settings
 
 ROWS = 4  # adapters at once

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from app.files import disk_trouble
-from app.shared import count_of, cut
+from app.render import counted, cut
 from app.tabs.generate.drawing import AdapterSetting, Settings, checkpoint_choices, todays_folder
 from trainer.data.images import ImageProblem, load_rgb
 from trainer.errors import UserError
@@ -67,8 +67,8 @@ class GridPlan:
             "prompt": len(self.prompts),
         }
         total, drawn = math.prod(counts.values()), len(self.cells())
-        line = " × ".join(count_of(n, word) for word, n in counts.items())
-        line += f" = {count_of(total, 'picture')}"
+        line = " × ".join(counted(n, word) for word, n in counts.items())
+        line += f" = {counted(total, 'picture')}"
         if drawn < total:
             line += f", {drawn} of them different: at strength 0 every adapter is the base model"
         return line

@@ -10,7 +10,8 @@ import gradio as gr
 from gradio.components import Component
 
 from app import jobs
-from app.shared import PRIVATE, QUIET, Shared, base_models, render, says_errors
+from app.render import quiet, render
+from app.shared import PRIVATE, QUIET, Shared, base_models, says_errors
 from app.tabs.adapters import words as adapter_words
 from app.tabs.generate import draw, drawing
 from app.tabs.generate.drawing import AdapterSetting
@@ -136,7 +137,7 @@ def _put_words(prompt: str, *chosen: str | None) -> str:
 def _words_shown(prompt: str, known: list[adapter_words.Words]) -> list[Any]:
     if not known and drawing.adapter_choices():
         text = "No adapter is chosen: the base model draws alone."
-        return [render("page.html", "quiet", text), gr.Button(visible=False)]
+        return [quiet(text), gr.Button(visible=False)]
     if not known:
         return [render("generate.html", "no_adapter"), gr.Button(visible=False)]
     triggers = [word for words in known for word in words.triggers]
