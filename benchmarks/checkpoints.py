@@ -22,8 +22,8 @@ from trainer.places import DATASETS
 from trainer.runs.layout import RunFolder
 from trainer.training.checkpoints import save_checkpoint
 from trainer.training.export import keep_adapter
-from trainer.training.loop import training_step
 from trainer.training.session import Session, prepare
+from trainer.training.step import training_step
 
 
 def main() -> None:

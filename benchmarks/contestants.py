@@ -40,8 +40,8 @@ from trainer.memory.devices import choose_device
 from trainer.runs.layout import RunFolder
 from trainer.runs.layout import prepare as prepare_folder
 from trainer.training.export import export_adapter
-from trainer.training.loop import training_step
 from trainer.training.session import prepare
+from trainer.training.step import training_step
 
 Precision = Literal["fp32", "bf16"]
 

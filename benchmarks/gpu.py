@@ -30,6 +30,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.memory import GIB, MODES
 from trainer.config.schema import OptimizerConfig, TrainingConfig
+from trainer.diffusion import added_conditioning, encode
 from trainer.lora.attach import attach
 from trainer.memory.architecture import build, find_architecture
 from trainer.memory.devices import repeating
@@ -37,7 +38,6 @@ from trainer.memory.modes import set_mode
 from trainer.memory.phases import Workload, optimizer_bytes, step_memory
 from trainer.memory.quantized import quantize_base
 from trainer.models.base import BaseModel
-from trainer.models.text import added_conditioning, encode
 from trainer.training.optimizers import make_optimizer
 
 REPEATS = 8
@@ -139,7 +139,7 @@ class Bench:
             self.latents.to(self.base.unet.dtype),
             torch.full((rows,), 500, device=self.device),
             encoder_hidden_states=hidden,
-            added_cond_kwargs=added_conditioning(self.base, pooled, sizes, sizes, sizes),
+            added_cond_kwargs=added_conditioning(pooled, [(size, size, size) for size in sizes]),
         ).sample
         (predicted.float() - self.latents).square().mean().backward()
 

@@ -30,6 +30,7 @@ from benchmarks.memory_plot import bars
 from benchmarks.peer_memory import PEERS, peer_parts
 from trainer.config.file import with_values
 from trainer.config.schema import AdapterConfig, TrainingConfig
+from trainer.diffusion import added_conditioning, encode
 from trainer.lora.attach import attach
 from trainer.memory.architecture import build, find_architecture
 from trainer.memory.modes import set_mode
@@ -37,7 +38,6 @@ from trainer.memory.phases import DTYPES, Workload, optimizer_bytes, step_memory
 from trainer.memory.prediction import predict, tensors_gib
 from trainer.memory.quantized import quantize_base
 from trainer.models.base import BaseModel
-from trainer.models.text import added_conditioning, encode
 from trainer.runs.atomic import write_json
 
 GIB = 2**30
@@ -260,7 +260,7 @@ def _step(base: BaseModel, work: Workload) -> None:
         latents.to(dtype),
         torch.full((rows,), 500),
         encoder_hidden_states=hidden,
-        added_cond_kwargs=added_conditioning(base, pooled, sizes, sizes, sizes),
+        added_cond_kwargs=added_conditioning(pooled, [(size, size, size) for size in sizes]),
     ).sample
     (predicted.float() - latents).square().mean().backward()
 

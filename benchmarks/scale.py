@@ -88,8 +88,8 @@ def measure(place: Path) -> dict[str, float]:
     from trainer.data.latents import encode_pixels
     from trainer.memory.devices import choose_device
     from trainer.runs.layout import RunFolder
-    from trainer.training.loop import training_step
     from trainer.training.session import prepare
+    from trainer.training.step import training_step
 
     torch.set_num_threads(1)
     values = {

@@ -38,8 +38,8 @@ from trainer.lora.attach import disabled
 from trainer.memory.devices import choose_device
 from trainer.places import PROJECT
 from trainer.runs.layout import RunFolder
-from trainer.training.loop import training_step
 from trainer.training.session import Session, prepare
+from trainer.training.step import training_step
 
 RESULTS = PROJECT / "benchmarks" / "results" / "trigger_study.jsonl"
 SETS = {

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from trainer.data.cache import TensorCache, content_key
+from trainer.diffusion import TextConditioning, encode
 from trainer.lora.attach import disabled
 from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
-from trainer.models.text import TextConditioning, encode
 
 MEMORY_ENTRIES = 512
 
@@ -62,7 +62,7 @@ class TextSource:
         pooled = None
         if "pooled" in kept[0]:
             pooled = torch.stack([item["pooled"] for item in kept]).to(device)
-        return TextConditioning(hidden, pooled, 0)
+        return TextConditioning(hidden, pooled)
 
     def _recall(self, text: str) -> bool:
         """Bring a text's features to the front of the memory, from there or from the disk."""

@@ -1,4 +1,4 @@
-"""What is minimised: noise, targets and loss weights. Tensors in, tensors out.
+"""Noise, targets and loss weights; the only call of a UNet and the only encoding of text.
 
 Notation: ``alpha_bar`` (T,) is the cumulative product of the noise schedule; a noised sample is
 ``x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps`` (DDPM, arXiv 2006.11239, eq. 4), and
@@ -7,15 +7,25 @@ Notation: ``alpha_bar`` (T,) is the cumulative product of the noise schedule; a 
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers import CLIPTextModelWithProjection
 
 from trainer.config.schema import ObjectiveConfig
+from trainer.memory.devices import Device
+from trainer.models.base import BaseModel
+from trainer.models.families import PredictionType
+from trainer.models.text import padded_ids
 from trainer.seeds import derive_seed
 
-Prediction = Literal["epsilon", "v_prediction"]
+Size = tuple[int, int]
+"""(height, width) in pixels; or (top, left) for a crop."""
+Sizes = tuple[Size, Size, Size]
+"""What SDXL is conditioned on: size before fitting, top left corner of the crop, size trained."""
 
 LEAST_SNR = 1e-3
 """Noisier timesteps count no more; Stable Diffusion's noisiest has 0.0047."""
@@ -70,7 +80,7 @@ def add_noise(latents: Tensor, noise: Tensor, alpha_bar: Tensor, timesteps: Tens
 
 
 def target(
-    latents: Tensor, noise: Tensor, alpha_bar: Tensor, timesteps: Tensor, prediction: Prediction
+    latents: Tensor, noise: Tensor, alpha_bar: Tensor, timesteps: Tensor, prediction: PredictionType
 ) -> Tensor:
     """What the UNet should predict: ``eps``, or ``v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar)
     x_0`` (arXiv 2202.00512, section 4). Shapes as in `add_noise`."""
@@ -81,7 +91,11 @@ def target(
 
 
 def clean_and_noise(
-    noised: Tensor, predicted: Tensor, alpha_bar: Tensor, timesteps: Tensor, prediction: Prediction
+    noised: Tensor,
+    predicted: Tensor,
+    alpha_bar: Tensor,
+    timesteps: Tensor,
+    prediction: PredictionType,
 ) -> tuple[Tensor, Tensor]:
     """What a prediction says of ``x_0`` and ``eps``: the inverse of `add_noise` and `target`.
 
@@ -98,7 +112,7 @@ def clean_and_noise(
 
 
 def loss_weights(
-    alpha_bar: Tensor, timesteps: Tensor, prediction: Prediction, objective: ObjectiveConfig
+    alpha_bar: Tensor, timesteps: Tensor, prediction: PredictionType, objective: ObjectiveConfig
 ) -> Tensor:
     """What each timestep counts, as a factor of the squared error of what the UNet predicts.
 
@@ -126,7 +140,7 @@ def loss_weights(
     return weight.to(torch.float32)
 
 
-def _debiased(signal: Tensor, prediction: Prediction) -> Tensor:
+def _debiased(signal: Tensor, prediction: PredictionType) -> Tensor:
     """(T,) weights on the error of eps or v; ``signal`` is alpha_bar."""
     noise = 1.0 - signal
     if prediction == "epsilon":
@@ -156,3 +170,177 @@ def feature_drift(moved: Tensor, unmoved: Tensor) -> Tensor:
 def _signal_and_sigma(alpha_bar: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
     chosen = alpha_bar[timesteps].view(-1, 1, 1, 1)
     return chosen.sqrt(), (1.0 - chosen).sqrt()
+
+
+# ------------------------------------------------------------------------------ encoding of text
+
+
+@dataclass(frozen=True)
+class TextConditioning:
+    """What the UNet attends to.
+
+    Attributes:
+        hidden: (B, 77, D) text features.
+        pooled: (B, P) of SDXL's second encoder; None for SD 1 and SD 2.
+    """
+
+    hidden: Tensor
+    pooled: Tensor | None
+
+    def __getitem__(self, rows: slice | list[int]) -> TextConditioning:
+        """The features of some of the prompts."""
+        return TextConditioning(
+            self.hidden[rows], None if self.pooled is None else self.pooled[rows]
+        )
+
+
+def encode(base: BaseModel, prompts: Sequence[str], device: torch.device | str) -> TextConditioning:
+    """Encode prompts on the device where the text encoders are, as diffusers' pipelines do.
+
+    Gradients flow to whatever requires them; wrap the call in ``torch.no_grad()`` otherwise.
+    SD 1 and SD 2: the last hidden state after the final norm. SDXL (arXiv 2307.01952, section
+    2.1): the penultimate hidden states of both encoders, concatenated, and the second one's
+    pooled projection.
+
+    Returns:
+        (B, 77, D) and (B, P) in the text encoder's number format.
+    """
+    if base.family.name != "sdxl":
+        encoder = base.text_encoders[0]
+        ids, mask = padded_ids(base.tokenizers[0], prompts)
+        wants_mask = bool(getattr(encoder.config, "use_attention_mask", False))
+        output = encoder(ids.to(device), attention_mask=mask.to(device) if wants_mask else None)
+        return TextConditioning(output[0].to(encoder.dtype), None)
+    states: list[Tensor] = []
+    pooled: Tensor | None = None
+    for tokenizer, encoder in zip(base.tokenizers, base.text_encoders, strict=True):
+        ids, _ = padded_ids(tokenizer, prompts)
+        output = encoder(ids.to(device), output_hidden_states=True)
+        states.append(output.hidden_states[-2])
+        if isinstance(encoder, CLIPTextModelWithProjection):
+            pooled = output.text_embeds
+    hidden = torch.cat(states, dim=-1)  # (B, 77, 768) + (B, 77, 1280) -> (B, 77, 2048)
+    return TextConditioning(hidden.to(base.text_encoders[-1].dtype), pooled)
+
+
+# --------------------------------------------------------------------------------- the UNet's call
+
+
+@dataclass(frozen=True)
+class Points:
+    """Where the UNet is asked for a prediction; all of one size.
+
+    Attributes:
+        prompts: N, the text of each.
+        noised: (N, C, H, W) float32.
+        timesteps: (N,) int64.
+        sizes: N, used by SDXL only.
+    """
+
+    prompts: tuple[str, ...]
+    noised: Tensor
+    timesteps: Tensor
+    sizes: tuple[Sizes, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __getitem__(self, rows: slice) -> Points:
+        """Some of the points."""
+        return Points(self.prompts[rows], self.noised[rows], self.timesteps[rows], self.sizes[rows])
+
+    def joined(self, other: Points) -> Points:
+        """These points and others of the same size, on the device of these."""
+        device = self.noised.device
+        return Points(
+            self.prompts + other.prompts,
+            torch.cat([self.noised, other.noised.to(device, self.noised.dtype)]),
+            torch.cat([self.timesteps.to(device), other.timesteps.to(device)]),
+            self.sizes + other.sizes,
+        )
+
+
+def call_unet(base: BaseModel, points: Points, text: TextConditioning) -> Tensor:
+    """The UNet's prediction at points, with gradients where something requires them.
+
+    Args:
+        text: features of the points' prompts, on the UNet's device and in its number format.
+
+    Returns:
+        (N, C, H, W): noise or velocity, as the model was trained to give.
+    """
+    hidden = text.hidden
+    return base.unet(
+        points.noised.to(hidden.device, hidden.dtype),
+        points.timesteps.to(hidden.device),
+        encoder_hidden_states=hidden,
+        added_cond_kwargs=added_conditioning(text.pooled, points.sizes),
+    ).sample
+
+
+def added_conditioning(pooled: Tensor | None, sizes: Sequence[Sizes]) -> dict[str, Tensor] | None:
+    """SDXL's size and crop conditioning (arXiv 2307.01952, section 2.2) for ``added_cond_kwargs``.
+
+    Args:
+        pooled: (B, P) from `encode`.
+        sizes: B.
+
+    Returns:
+        ``text_embeds`` (B, P) and ``time_ids`` (B, 6), the latter in fp32, since bf16 cannot
+        tell 1023 from 1024; None for SD 1 and SD 2.
+    """
+    if pooled is None:
+        return None
+    rows = [(*original, *corner, *shown) for original, corner, shown in sizes]
+    time_ids = torch.tensor(rows, dtype=torch.float32, device=pooled.device)
+    return {"text_embeds": pooled, "time_ids": time_ids}
+
+
+@torch.no_grad()
+def predict(base: BaseModel, points: Points, device: Device) -> Tensor:
+    """What the UNet predicts at the points, with the base model's adapters as they are now.
+
+    The text is encoded by the same model, so that what an adapter of the text encoder does counts.
+    The same points give the same batches: two calls differ by the adapters alone.
+
+    Returns:
+        (N, C, H, W) float32 on the CPU.
+    """
+    prompts = list(dict.fromkeys(points.prompts))
+    place = {prompt: number for number, prompt in enumerate(prompts)}
+    batches = [slice(at, at + device.rows) for at in range(0, len(points), device.rows)]
+    with evaluating(base):
+        with device.reading(base):
+            texts = [
+                encode(base, prompts[at : at + device.rows], device.torch_device)
+                for at in range(0, len(prompts), device.rows)
+            ]
+        pooled = [text.pooled for text in texts if text.pooled is not None]
+        text = TextConditioning(
+            torch.cat([text.hidden for text in texts]), torch.cat(pooled) if pooled else None
+        )
+        return torch.cat([
+            call_unet(base, points[rows], text[[place[p] for p in points.prompts[rows]]])
+            .float()
+            .cpu()
+            for rows in batches
+        ])  # fmt: skip
+
+
+@contextmanager
+def evaluating(base: BaseModel) -> Iterator[None]:
+    """UNet and text encoders in evaluation mode, so that no adapter drops anything; then back."""
+    modules = [base.unet, *base.text_encoders]
+    modes = [module.training for module in modules]
+    for module in modules:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.train(mode)
+
+
+def stratified_timesteps(count: int, total: int) -> Tensor:
+    """The middles of ``count`` equal parts of a schedule of ``total`` timesteps, (count,) int64."""
+    return torch.tensor([int((place + 0.5) / count * total) for place in range(count)])

@@ -18,8 +18,8 @@ from benchmarks.speed import read_results, run_all
 from benchmarks.speed_report import plot, scale_table, seconds, table
 from trainer.memory.devices import choose_device
 from trainer.runs.layout import RunFolder
-from trainer.training.loop import training_step
 from trainer.training.session import Session, prepare
+from trainer.training.step import training_step
 
 STEPS = 3
 

@@ -32,6 +32,7 @@ import psutil
 import torch
 
 import trainer.training.loop
+import trainer.training.step
 from trainer.config.file import read_config
 from trainer.runs.layout import RunFolder
 from trainer.training.checkpoints import TrainingState, save_checkpoint
@@ -107,7 +108,7 @@ def _cpu_seconds(pid: int) -> float:
 
 def _train(config: str, run: str, resume: bool, interrupt_at: int = 0) -> None:
     def listen(event: object) -> None:
-        if isinstance(event, trainer.training.loop.StepDone) and event.step == interrupt_at:
+        if isinstance(event, trainer.training.step.StepDone) and event.step == interrupt_at:
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
 

@@ -14,7 +14,7 @@ from tests.trainer.training.test_guard import never, session_of
 from trainer.data.images import fit, load_rgb
 from trainer.data.latents import encode_pixels
 from trainer.errors import UserError
-from trainer.training.loop import training_step
+from trainer.training.step import training_step
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ from diffusers import DDPMScheduler
 from trainer.config.schema import ObjectiveConfig
 from trainer.diffusion import (
     LEAST_SNR,
-    Prediction,
     add_noise,
     draw_noise,
     draw_timesteps,
@@ -17,6 +16,7 @@ from trainer.diffusion import (
     squared_error,
     target,
 )
+from trainer.models.families import PredictionType
 
 SCHEDULES = {
     "scaled_linear": DDPMScheduler(
@@ -54,7 +54,7 @@ def min_snr(gamma: float) -> ObjectiveConfig:
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_debiased_weights_the_error_of_the_clean_latents(
-    schedule: DDPMScheduler, prediction: Prediction
+    schedule: DDPMScheduler, prediction: PredictionType
 ) -> None:
     """In every parametrisation the weight on the error of x_0 is the root of the SNR, to scale."""
     alpha_bar = schedule.alphas_cumprod

@@ -13,11 +13,11 @@ from trainer.training.loop import (
     CheckpointSaved,
     Ended,
     PreviewSaved,
-    StepDone,
     TrainingEvent,
     Warned,
 )
 from trainer.training.runner import Prepared, Working
+from trainer.training.step import StepDone
 
 LOG_INTERVAL = 5.0
 SMOOTHING = 0.05

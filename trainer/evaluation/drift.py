@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from trainer.data.cache import TensorCache, content_key
-from trainer.diffusion import add_noise
-from trainer.evaluation.predicting import Points, predict, stratified_timesteps
+from trainer.diffusion import Points, add_noise, predict, stratified_timesteps
 from trainer.generation.sampling import Drawing, draw_latents
 from trainer.lora.attach import disabled
 from trainer.memory.devices import Device

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trainer.evaluation.predicting import Points, predict, stratified_timesteps
+from trainer.diffusion import Points, predict, stratified_timesteps
 from trainer.lora.attach import detach
 from trainer.lora.content import AdapterFile
 from trainer.lora.files import load_into

@@ -18,8 +18,15 @@ from torch import Tensor
 
 from trainer.config.schema import ObjectiveConfig
 from trainer.data.latents import LatentSource, MaskSource, Picture
-from trainer.diffusion import add_noise, loss_weights, squared_error, target
-from trainer.evaluation.predicting import Points, predict, stratified_timesteps
+from trainer.diffusion import (
+    Points,
+    add_noise,
+    loss_weights,
+    predict,
+    squared_error,
+    stratified_timesteps,
+    target,
+)
 from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
 from trainer.seeds import derive_seed

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from trainer.data.cache import TensorCache, content_key
 from trainer.data.captions import contains_word, without_word
+from trainer.diffusion import encode
 from trainer.evaluation.things import KINDS, THINGS, kind_of, things_apart_from
 from trainer.lora.attach import disabled
 from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
-from trainer.models.text import encode
 
 PLAIN = ("a close-up of {}", "an image that shows {}", "here you see {}")
 WORDINGS = 3

@@ -93,8 +93,12 @@ class Watch:
         return self._bench
 
     def exhausted(self, patience: int) -> bool:
-        """Whether the last so many measurements brought no better likeness; never for 0."""
-        values = [self.history[step].likeness for step in sorted(self.history)]
+        """Whether the last so many measurements brought no better likeness; never for 0.
+
+        Those that a run has gone back behind do not count.
+        """
+        steps = sorted(step for step in self.history if step <= self.session.step)
+        values = [self.history[step].likeness for step in steps]
         known = [value for value in values if value is not None]
         if patience == 0 or len(known) <= patience:
             return False

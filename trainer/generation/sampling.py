@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from trainer.diffusion import evaluating
 from trainer.errors import UserError
 from trainer.generation.stack import AdapterChoice
 from trainer.memory.devices import Device
@@ -129,20 +129,6 @@ def draw_latents(
             for batch, text in zip(batches, texts, strict=True)
         ]
     return torch.cat(parts)
-
-
-@contextmanager
-def evaluating(base: BaseModel) -> Iterator[None]:
-    """UNet and text encoders in evaluation mode, so that no adapter drops anything; then back."""
-    modules = [base.unet, *base.text_encoders]
-    modes = [module.training for module in modules]
-    for module in modules:
-        module.eval()
-    try:
-        yield
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.train(mode)
 
 
 def _encode(base: BaseModel, drawings: Sequence[Drawing], device: Device) -> dict[str, Any]:

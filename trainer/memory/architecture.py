@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -181,13 +181,12 @@ def _making(dtype: torch.dtype) -> Iterator[None]:
 
 
 class _Blanks:
-    """In place of a tokenizer: sequences of the full length that say nothing."""
+    """In place of a tokenizer: no text has any tokens."""
+
+    bos_token_id = eos_token_id = pad_token_id = 0
 
     def __init__(self, length: int) -> None:
         self.model_max_length = min(length, 77)
 
-    def __call__(self, texts: Sequence[str] | str, **_: object) -> dict[str, Any]:
-        if isinstance(texts, str):
-            return {"input_ids": []}
-        ids = torch.zeros(len(texts), self.model_max_length, dtype=torch.int64)
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    def __call__(self, _text: str, **_: object) -> dict[str, list[int]]:
+        return {"input_ids": []}

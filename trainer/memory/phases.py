@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from trainer.config.schema import AdapterConfig
-from trainer.diffusion import squared_error
+from trainer.diffusion import Points, TextConditioning, call_unet, encode, squared_error
 from trainer.lora.attach import attach
 from trainer.memory.architecture import Architecture, build
 from trainer.memory.ladder import Mode
@@ -22,7 +22,6 @@ from trainer.memory.quantized import Bits, quantize_base
 from trainer.memory.tiling import in_tiles, is_cut
 from trainer.memory.tracking import StorageTracker, bytes_of, fused_attention
 from trainer.models.base import BaseModel
-from trainer.models.text import TextConditioning, added_conditioning, encode
 
 META = torch.device("meta")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -137,7 +136,7 @@ def follow_step(
 
 
 def _train(base: BaseModel, work: Workload) -> None:
-    """As `trainer.training.loop.batch_loss` does it, with numbers that are never computed."""
+    """As `trainer.training.step.batch_loss` does it, with numbers that are never computed."""
     rows, kept = work.rows, work.kept_rows
     latents = _latents(base, work, rows)
     noise = torch.empty_like(latents)
@@ -166,18 +165,14 @@ def _features(base: BaseModel, rows: int, *, trained: bool) -> TextConditioning:
     if len(base.text_encoders) > 1:
         size = cast(int, base.text_encoders[1].config.projection_dim)
         pooled = torch.empty((rows, size), dtype=dtype, device=META)
-    return TextConditioning(torch.empty((rows, 77, width), dtype=dtype, device=META), pooled, 0)
+    return TextConditioning(torch.empty((rows, 77, width), dtype=dtype, device=META), pooled)
 
 
 def _predict(base: BaseModel, noised: Tensor, text: TextConditioning) -> Tensor:
     rows = len(noised)
-    sizes = [(1024, 1024)] * rows
-    return base.unet(
-        noised.to(base.unet.dtype),
-        torch.empty((rows,), dtype=torch.int64, device=META),
-        encoder_hidden_states=text.hidden,
-        added_cond_kwargs=added_conditioning(base, text.pooled, sizes, sizes, sizes),
-    ).sample
+    sizes = (((1024, 1024), (0, 0), (1024, 1024)),) * rows
+    timesteps = torch.empty((rows,), dtype=torch.int64, device=META)
+    return call_unet(base, Points(("",) * rows, noised, timesteps, sizes), text)
 
 
 # ------------------------------------------------------------------ caching and previews

@@ -11,9 +11,9 @@ from trainer.config.concepts import kept_share
 from trainer.config.schema import TrainingConfig
 from trainer.data.cache import TensorCache
 from trainer.data.latents import LatentSource, Picture
+from trainer.diffusion import Size
 from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
-from trainer.models.text import Size
 from trainer.preservation.looks import choose_looks
 from trainer.preservation.pictures import (
     ClassPicture,

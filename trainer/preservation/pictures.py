@@ -17,13 +17,12 @@ from torch import Tensor
 from trainer.config.schema import TrainingConfig
 from trainer.data.cache import TensorCache, content_key
 from trainer.data.latents import LatentSource, fit_pictures, scan_again
-from trainer.diffusion import Prediction, add_noise, draw_noise, target
-from trainer.evaluation.predicting import Points
+from trainer.diffusion import Points, Size, add_noise, draw_noise, target
 from trainer.generation.sampling import Drawing, draw_latents
 from trainer.lora.attach import disabled
 from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
-from trainer.models.text import Size
+from trainer.models.families import PredictionType
 from trainer.preservation.prompts import class_prompts
 from trainer.preservation.rows import KeptRows, Rhythm
 from trainer.seeds import derive_seed, derive_uniform
@@ -58,7 +57,7 @@ class PictureKeeper:
         self, base: BaseModel, pictures: Sequence[ClassPicture], rhythm: Rhythm, seed: int
     ) -> None:
         self.alpha_bar = base.noise_scheduler().alphas_cumprod
-        self.prediction: Prediction = base.prediction_type
+        self.prediction: PredictionType = base.prediction_type
         self.pictures, self.rhythm, self.seed = pictures, rhythm, seed
 
     def rows(self, step: int, slots: Sequence[int], total: int) -> KeptRows | None:

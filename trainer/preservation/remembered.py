@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.evaluation.predicting import Points
-from trainer.models.text import Size
+from trainer.diffusion import Points, Size
 from trainer.preservation.prompts import PreservedPrompts
 from trainer.preservation.rows import KeptRows, Rhythm
 from trainer.seeds import derive_seed

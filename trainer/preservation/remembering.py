@@ -22,12 +22,10 @@ from torch import Tensor
 
 from trainer.conditioning import TextSource
 from trainer.data.cache import TensorCache, content_key
-from trainer.diffusion import add_noise, clean_and_noise
-from trainer.generation.sampling import evaluating
+from trainer.diffusion import Points, Size, add_noise, call_unet, clean_and_noise, evaluating
 from trainer.lora.attach import disabled
 from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
-from trainer.models.text import Size, added_conditioning
 from trainer.preservation.prompts import PreservedPrompts
 from trainer.preservation.remembered import Remembered
 from trainer.seeds import derive_seed, derive_uniform
@@ -81,23 +79,13 @@ class Teacher:
 
         To be called with the adapters switched off.
         """
-        features = self.text.teacher(list(prompts))
-        sizes = [self.size] * len(prompts)
-        added = added_conditioning(self.base, features.pooled, sizes, [(0, 0)] * len(sizes), sizes)
+        features = self.text.teacher(prompts)
+        sizes = ((self.size, (0, 0), self.size),) * len(prompts)
 
         def predict(noised: Tensor, timesteps: Tensor) -> Tensor:
-            rows = self.device.rows
-            parts = [slice(at, at + rows) for at in range(0, len(noised), rows)]
-            found = [
-                self.base.unet(
-                    noised[part].to(self.base.unet.dtype),
-                    timesteps[part],
-                    encoder_hidden_states=features.hidden[part],
-                    added_cond_kwargs={name: value[part] for name, value in (added or {}).items()},
-                ).sample
-                for part in parts
-            ]
-            return torch.cat(found)
+            points, rows = Points(tuple(prompts), noised, timesteps, sizes), self.device.rows
+            parts = [slice(at, at + rows) for at in range(0, len(points), rows)]
+            return torch.cat([call_unet(self.base, points[part], features[part]) for part in parts])
 
         return predict
 

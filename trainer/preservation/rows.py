@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from trainer.evaluation.predicting import Points
+from trainer.diffusion import Points
 
 
 @dataclass(frozen=True)

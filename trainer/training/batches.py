@@ -8,7 +8,7 @@ spread over batches, processes and devices changes nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,9 +18,9 @@ from trainer.config.schema import CaptionsConfig, TrainingConfig
 from trainer.data.captions import compose_caption, protect_trigger
 from trainer.data.latents import LatentSource, MaskSource, Picture
 from trainer.data.order import SampleOrder, flip_choice
-from trainer.diffusion import draw_noise, draw_timesteps
+from trainer.diffusion import Sizes, draw_noise, draw_timesteps
 from trainer.models.base import BaseModel
-from trainer.models.text import Size, fits_tokens
+from trainer.models.text import fits_tokens
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,20 @@ class Batch:
     """The tensors of samples of one size, on the CPU.
 
     Attributes:
-        samples: B of them.
+        names: B, of the pictures.
+        slots: B, counted over the whole step.
+        captions: B.
+        sizes: B, what SDXL is conditioned on.
         latents, noise: (B, C, H, W) float32.
         timesteps: (B,) int64.
         masks: (B, 1, H, W) float32, how much each place counts; None where all count alike.
         total: samples in the whole step, over batches and processes: the loss's denominator.
     """
 
-    samples: tuple[Sample, ...]
+    names: tuple[str, ...]
+    slots: tuple[int, ...]
+    captions: tuple[str, ...]
+    sizes: tuple[Sizes, ...]
     latents: Tensor
     noise: Tensor
     timesteps: Tensor
@@ -54,34 +60,19 @@ class Batch:
 
     def parts(self, size: int) -> Iterator[Batch]:
         """The batch in pieces of at most ``size`` samples; ``total`` stays that of the step."""
-        for start in range(0, len(self.samples), size):
-            piece = slice(start, start + size)
-            yield replace(
-                self,
-                samples=self.samples[piece],
-                latents=self.latents[piece],
-                noise=self.noise[piece],
-                timesteps=self.timesteps[piece],
-                masks=None if self.masks is None else self.masks[piece],
+        for start in range(0, len(self.slots), size):
+            rows = slice(start, start + size)
+            yield Batch(
+                self.names[rows],
+                self.slots[rows],
+                self.captions[rows],
+                self.sizes[rows],
+                self.latents[rows],
+                self.noise[rows],
+                self.timesteps[rows],
+                self.total,
+                None if self.masks is None else self.masks[rows],
             )
-
-    @property
-    def captions(self) -> list[str]:
-        """Captions of the samples."""
-        return [sample.caption for sample in self.samples]
-
-    @property
-    def sizes(self) -> tuple[tuple[Size, Size, Size], ...]:
-        """For each picture, in pixels, (height, width) before it was fitted, the (top, left) corner
-        of its crop, and (height, width) of what is trained on: what SDXL is told of it."""
-        return tuple(
-            (
-                (picture.entry.header.height, picture.entry.header.width),
-                (picture.crop.top, picture.crop.left),
-                (picture.crop.height, picture.crop.width),
-            )
-            for picture in (sample.picture for sample in self.samples)
-        )
 
 
 class Batches:
@@ -177,11 +168,27 @@ class Batches:
                 for sample in samples
             ]
         )
-        slots = [sample.slot for sample in samples]
+        slots = tuple(sample.slot for sample in samples)
         masks = self.masks.weights(
             [sample.picture for sample in samples], [sample.flip for sample in samples]
         )
-        return Batch(samples, latents, noise, timesteps[slots], total, masks)
+        return Batch(
+            names=tuple(sample.picture.entry.name for sample in samples),
+            slots=slots,
+            captions=tuple(sample.caption for sample in samples),
+            sizes=tuple(conditioned_sizes(sample.picture) for sample in samples),
+            latents=latents,
+            noise=noise,
+            timesteps=timesteps[list(slots)],
+            total=total,
+            masks=masks,
+        )
+
+
+def conditioned_sizes(picture: Picture) -> Sizes:
+    """What SDXL is conditioned on for a picture."""
+    header, crop = picture.entry.header, picture.crop
+    return (header.height, header.width), (crop.top, crop.left), (crop.height, crop.width)
 
 
 def trained_caption(

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 
 from trainer.errors import UserError
-from trainer.training.batches import Batch, Sample
+from trainer.training.batches import Batch
 from trainer.training.checkpoints import load_before
 from trainer.training.session import Session
 
@@ -66,11 +66,11 @@ def refuse_non_finite(session: Session, losses: Tensor, norm: Tensor, backward: 
     named = first_bad_gradient(session.parameters)
     session.optimizer.zero_grad(set_to_none=True)
     samples = [s for batch in session.batches.samples(session.step) for s in batch]
-    found = _find(session, backward)
-    if found is not None:
-        samples, named = [found[0]], found[1]
+    pictures = {sample.picture.entry.name for sample in samples}
+    if found := _find(session, backward):
+        pictures, named = {found[0]}, found[1]
     session.optimizer.zero_grad(set_to_none=True)
-    names = ", ".join(sorted({sample.picture.entry.name for sample in samples}))
+    names = ", ".join(sorted(pictures))
     where = f"; first in {named}" if named else ""
     again = f" Its learning rate is halved since step {session.setback}." * bool(session.setback)
     raise NonFiniteError(
@@ -116,19 +116,19 @@ def first_bad_gradient(parameters: Mapping[str, Parameter]) -> str:
     return bad[-1] if bad else ""
 
 
-def _find(session: Session, backward: Backward) -> tuple[Sample, str] | None:
-    """The first picture that gives such numbers alone, and where; None if none does."""
+def _find(session: Session, backward: Backward) -> tuple[str, str] | None:
+    """The name of the first picture that gives such numbers alone, and where; None if none does."""
     for batch in session.batches.step(session.step):
         for part in batch.parts(1):
             session.optimizer.zero_grad(set_to_none=True)
             with _first_bad_output(_modules(session)) as outputs:
                 losses = backward(part)
             if not part.latents.isfinite().all():
-                return part.samples[0], "the picture's latents"
+                return part.names[0], "the picture's latents"
             if not losses.isfinite().all():
-                return part.samples[0], next(iter(outputs), "")
+                return part.names[0], next(iter(outputs), "")
             if named := first_bad_gradient(session.parameters):
-                return part.samples[0], named
+                return part.names[0], named
     return None
 
 

@@ -18,7 +18,7 @@ from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
 from trainer.evaluation.assessing import Assessment
 from trainer.evaluation.concluding import conclude
-from trainer.evaluation.watching import Evaluated, Validated
+from trainer.evaluation.watching import Evaluated, Validated, Watch
 from trainer.memory.devices import Device, choose_device
 from trainer.memory.recovery import MemoryUsed, out_of_memory
 from trainer.places import cache_folder
@@ -38,7 +38,6 @@ from trainer.training.loop import (
     CheckpointSaved,
     Ended,
     PreviewSaved,
-    StepDone,
     TrainingEvent,
     Warned,
     save_state,
@@ -46,6 +45,7 @@ from trainer.training.loop import (
 )
 from trainer.training.resume import check_resumable
 from trainer.training.session import Session, prepare
+from trainer.training.step import StepDone
 
 STATUS_INTERVAL = 1.0
 
@@ -238,7 +238,7 @@ def _train(session: Session, recorder: Recorder, stop: StopRequest) -> Result:
     recorder.phase("training", step=session.step, total_steps=total)
     stop.defer()
     try:
-        for event in train(session, lambda: stop.requested):
+        for event in train(session, lambda: stop.requested, measuring(session)):
             recorder.record(event)
             if isinstance(event, Ended) and not event.finished:
                 message = f"stopped at step {event.step}"
@@ -254,6 +254,11 @@ def _train(session: Session, recorder: Recorder, stop: StopRequest) -> Result:
     assessment = _assess(session, recorder)
     _end(recorder, "finished", f"{exported.summary}; {exported.works}")
     return Result(run, session.step, True, exported, assessment)
+
+
+def measuring(session: Session) -> Watch | None:
+    """What measures a session while it trains; None where that is switched off."""
+    return Watch(session) if session.config.evaluation.enabled else None
 
 
 def _save_what_is_learned(session: Session, recorder: Recorder) -> None:
@@ -292,7 +297,7 @@ def _follow(
         stop.defer()
         finished = all(
             event.finished
-            for event in train(session, lambda: stop.requested)
+            for event in train(session, lambda: stop.requested, measuring(session))
             if isinstance(event, Ended)
         )
     return Result(run, session.step, finished, None)

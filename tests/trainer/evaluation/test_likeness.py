@@ -16,9 +16,9 @@ from trainer.config.schema import ImagesConfig, ObjectiveConfig
 from trainer.data.cache import TensorCache
 from trainer.data.latents import LatentSource, MaskSource, Picture, fit_pictures
 from trainer.data.sets import scan_image_set
+from trainer.diffusion import Points
 from trainer.evaluation import likeness as likeness_module
 from trainer.evaluation.likeness import Example, Losses, likeness, make_examples, measure_losses
-from trainer.evaluation.predicting import Points
 from trainer.models.base import BaseModel
 
 

@@ -102,7 +102,7 @@ def test_patience(
 ) -> None:
     class Stub:
         run = RunFolder(tmp_path)
-        step = 0
+        step = 99
 
     stub: Any = Stub()
     watch = Watch(stub)

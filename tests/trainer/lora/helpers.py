@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config.schema import AdapterConfig
+from trainer.diffusion import added_conditioning, encode
 from trainer.lora.files import AdapterFile, LoraLayer
 from trainer.lora.layers import adapted_layers, find_layers, get_weights, original_layer, parts_of
 from trainer.lora.names import ModuleKey, Part
 from trainer.models.base import BaseModel
-from trainer.models.text import added_conditioning, encode
 
 
 def adapter_config(**values: Any) -> AdapterConfig:
@@ -31,7 +31,7 @@ def random_tensor(seed: int, *shape: int, dtype: torch.dtype = torch.float32) ->
 def denoise(base: BaseModel) -> Tensor:
     """The UNet's output for a prompt, text encoders and all: gradients reach every layer."""
     text = encode(base, ["a rarebit on a plate"], "cpu")
-    added = added_conditioning(base, text.pooled, [(32, 32)], [(0, 0)], [(32, 32)])
+    added = added_conditioning(text.pooled, [((32, 32), (0, 0), (32, 32))])
     latents = random_tensor(3, 1, 4, 8, 8, dtype=base.unet.dtype)
     return base.unet(
         latents, torch.tensor([500]), text.hidden.to(base.unet.dtype), added_cond_kwargs=added

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from tests.conftest import TinyBase
 from trainer.config.schema import AdapterConfig
+from trainer.diffusion import added_conditioning, encode
 from trainer.lora.attach import attach
 from trainer.memory.layers import lean_layers, plain_layers
 from trainer.memory.modes import set_mode
 from trainer.memory.tracking import StorageTracker
 from trainer.models.base import BaseModel
 from trainer.models.load import load_base
-from trainer.models.text import added_conditioning, encode
 
 
 def _block(channels: int, out: int) -> nn.Module:
@@ -131,7 +131,9 @@ def step(base: BaseModel, parameters: list[nn.Parameter]) -> tuple[list[Tensor],
             noised,
             torch.tensor([5, 600]),
             encoder_hidden_states=text.hidden,
-            added_cond_kwargs=added_conditioning(base, text.pooled, sizes, sizes, sizes),
+            added_cond_kwargs=added_conditioning(
+                text.pooled, [(size, size, size) for size in sizes]
+            ),
         ).sample
         predicted.float().square().mean().backward()
     gradients = [parameter.grad for parameter in parameters]

@@ -14,6 +14,7 @@ from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import make_images, small_config, train_small
 from trainer.commands.cli import main
 from trainer.config.schema import AdapterConfig, TrainingConfig
+from trainer.diffusion import added_conditioning, encode
 from trainer.errors import UserError
 from trainer.evaluation.watching import Evaluated
 from trainer.lora.attach import attach, detach
@@ -25,7 +26,6 @@ from trainer.memory.quantized import Bits, QuantizedConvolution, QuantizedLinear
 from trainer.memory.tracking import StorageTracker, bytes_of
 from trainer.models.base import BaseModel
 from trainer.models.load import load_base
-from trainer.models.text import added_conditioning, encode
 
 CPU = torch.device("cpu")
 BITS: list[Bits] = ["8bit", "4bit"]
@@ -132,7 +132,7 @@ def gradients(base: BaseModel, parameters: list[nn.Parameter]) -> list[Tensor]:
         noised,
         torch.tensor([600]),
         encoder_hidden_states=text.hidden,
-        added_cond_kwargs=added_conditioning(base, text.pooled, sizes, sizes, sizes),
+        added_cond_kwargs=added_conditioning(text.pooled, [(size, size, size) for size in sizes]),
     ).sample
     predicted.square().mean().backward()
     found = [parameter.grad for parameter in parameters]

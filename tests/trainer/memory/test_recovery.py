@@ -17,9 +17,10 @@ from trainer.memory.ladder import rung_of, rungs_below
 from trainer.memory.recovery import MemoryUsed, SpillWatch, out_of_memory
 from trainer.runs.layout import RunFolder
 from trainer.runs.log import read_events
-from trainer.training import loop as training
+from trainer.training import loop, step
 from trainer.training.batches import Batches
-from trainer.training.loop import StepDone, TrainingEvent, Warned
+from trainer.training.loop import TrainingEvent, Warned
+from trainer.training.step import StepDone
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_a_step_that_does_not_fit_steps_down_and_goes_on(
     small: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, usual = train_small(small(), tmp_path / "usual")
-    monkeypatch.setattr(training, "batch_loss", failing(3, 2, training.batch_loss))
+    monkeypatch.setattr(step, "batch_loss", failing(3, 2, step.batch_loss))
     _, collected = train_small(small(), tmp_path / "run")
     warnings = [
         event.message for event in collected.of(Warned) if "memory ran out" in event.message
@@ -96,11 +97,11 @@ def test_the_dry_step_changes_nothing(
         return batch
 
     monkeypatch.setattr(Batches, "largest", largest)
-    train = training.train
+    train = loop.train
 
-    def with_dry_step(session: Any, stop: Any) -> Any:
-        yield from training.dry_step(session)
-        yield from train(session, stop)
+    def with_dry_step(session: Any, *rest: Any) -> Any:
+        yield from loop.dry_step(session)
+        yield from train(session, *rest)
 
     monkeypatch.setattr("trainer.training.runner.train", with_dry_step)
     train_small(small(adapter__dropout=0.2), tmp_path / "with")
@@ -113,13 +114,13 @@ def test_the_dry_step_changes_nothing(
 def test_the_dry_step_finds_the_mode_that_fits(
     small: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train, modes = training.train, []
-    monkeypatch.setattr(training, "batch_loss", failing(2, 0, training.batch_loss))
+    train, modes = loop.train, []
+    monkeypatch.setattr(step, "batch_loss", failing(2, 0, step.batch_loss))
 
-    def with_dry_step(session: Any, stop: Any) -> Any:
-        yield from training.dry_step(session)
+    def with_dry_step(session: Any, *rest: Any) -> Any:
+        yield from loop.dry_step(session)
         modes.append(session.rung)
-        yield from train(session, stop)
+        yield from train(session, *rest)
 
     monkeypatch.setattr("trainer.training.runner.train", with_dry_step)
     _, collected = train_small(small(), tmp_path / "run")
@@ -129,24 +130,24 @@ def test_the_dry_step_finds_the_mode_that_fits(
 
 
 def with_exact_steps(
-    session: Any, stop: Any, train: Callable[..., Iterator[TrainingEvent]] = training.train
+    session: Any, *rest: Any, train: Callable[..., Iterator[TrainingEvent]] = loop.train
 ) -> Iterator[TrainingEvent]:
     """As on a GPU: a dry step first, and gradients that repeat to the last bit."""
     session.exact = True
-    yield from training.dry_step(session)
-    yield from train(session, stop)
+    yield from loop.dry_step(session)
+    yield from train(session, *rest)
 
 
 def test_exact_steps_are_computed_with_deterministic_kernels_and_nothing_else_is(
     small: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, seen = training.batch_loss, []
+    real, seen = step.batch_loss, []
 
     def watched(*given: Any, **options: Any) -> Any:
         seen.append(torch.are_deterministic_algorithms_enabled())
         return real(*given, **options)
 
-    monkeypatch.setattr(training, "batch_loss", watched)
+    monkeypatch.setattr(step, "batch_loss", watched)
     monkeypatch.setattr("trainer.training.runner.train", with_exact_steps)
     train_small(small(), tmp_path / "run")
     assert seen and all(seen)
@@ -156,14 +157,14 @@ def test_exact_steps_are_computed_with_deterministic_kernels_and_nothing_else_is
 def test_what_cannot_repeat_exactly_is_said_and_trained_all_the_same(
     small: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = training.batch_loss
+    real = step.batch_loss
 
     def picky(*given: Any, **options: Any) -> Any:
         if torch.are_deterministic_algorithms_enabled():
             raise RuntimeError("some_backward does not have a deterministic implementation")
         return real(*given, **options)
 
-    monkeypatch.setattr(training, "batch_loss", picky)
+    monkeypatch.setattr(step, "batch_loss", picky)
     monkeypatch.setattr("trainer.training.runner.train", with_exact_steps)
     result, collected = train_small(small(), tmp_path / "run")
     assert result.finished and len(losses(collected)) == 4
@@ -178,7 +179,7 @@ def test_other_errors_of_a_dry_step_stay_errors(
     def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(training, "batch_loss", broken)
+    monkeypatch.setattr(step, "batch_loss", broken)
     monkeypatch.setattr("trainer.training.runner.train", with_exact_steps)
     with pytest.raises(RuntimeError, match="something else"):
         train_small(small(), tmp_path / "run")
@@ -187,7 +188,7 @@ def test_other_errors_of_a_dry_step_stay_errors(
 def test_nothing_left_to_try_names_three_remedies(
     small: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "batch_loss", failing(1000, 1, training.batch_loss))
+    monkeypatch.setattr(step, "batch_loss", failing(1000, 1, step.batch_loss))
     with pytest.raises(UserError, match="not enough for a training step") as caught:
         train_small(small(), tmp_path / "run")
     assert caught.value.hint.count("; or ") == 2
@@ -224,7 +225,7 @@ def test_a_preview_that_does_not_fit_does_not_end_training(
     def fail(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("injected")
 
-    monkeypatch.setattr(training, "draw_previews", fail)
+    monkeypatch.setattr(loop, "draw_previews", fail)
     result, collected = train_small(small(previews__every=2), tmp_path / "run")
     assert result.finished
     assert any("previews of step 2" in event.message for event in collected.of(Warned))

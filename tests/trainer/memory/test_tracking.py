@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tests.conftest import TinyBase
 from trainer.config.schema import AdapterConfig
+from trainer.diffusion import added_conditioning, encode
 from trainer.lora.attach import attach
 from trainer.memory.architecture import find_architecture
 from trainer.memory.ladder import Mode
@@ -15,7 +16,6 @@ from trainer.memory.modes import set_mode
 from trainer.memory.phases import Workload, optimizer_bytes, step_memory
 from trainer.memory.tracking import BLOCK, StorageTracker, bytes_of, rounded
 from trainer.models.load import load_base
-from trainer.models.text import added_conditioning, encode
 from trainer.training.optimizers import make_optimizer, parameter_groups
 
 MODES: list[tuple[Mode, bool]] = [
@@ -77,7 +77,9 @@ def test_prediction_of_a_step_is_what_a_step_takes(
                 latents,
                 torch.tensor([3, 700]),
                 encoder_hidden_states=text.hidden,
-                added_cond_kwargs=added_conditioning(base, text.pooled, sizes, sizes, sizes),
+                added_cond_kwargs=added_conditioning(
+                    text.pooled, [(size, size, size) for size in sizes]
+                ),
             ).sample
             predicted_noise.square().mean().backward()
         peaks.append(tracker.peak + bytes_of(gradients))

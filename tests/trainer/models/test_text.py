@@ -9,6 +9,7 @@ import torch
 
 from tests.conftest import TinyBase
 from tests.tiny_models import TINY_NAMES, TinyName
+from trainer import diffusion
 from trainer.models import text
 from trainer.models.load import BaseModel, load_base
 
@@ -42,7 +43,7 @@ def encode_with_diffusers(base: BaseModel, prompts: list[str]) -> tuple[Any, ...
 @pytest.mark.parametrize("name", TINY_NAMES)
 def test_encoding_equals_the_pipelines(name: TinyName, loaded: Any) -> None:
     base: BaseModel = loaded(name)
-    found = text.encode(base, PROMPTS, "cpu")
+    found = diffusion.encode(base, PROMPTS, "cpu")
     expected = encode_with_diffusers(base, PROMPTS)
     assert found.hidden.shape == (len(PROMPTS), 77, base.unet.config["cross_attention_dim"])
     assert torch.equal(found.hidden, expected[0])
@@ -51,13 +52,12 @@ def test_encoding_equals_the_pipelines(name: TinyName, loaded: Any) -> None:
         assert torch.equal(found.pooled, expected[2])
     else:
         assert found.pooled is None
-    assert found.cut == 1
 
 
 @pytest.mark.parametrize("name", ["sd1", "sdxl"])
 def test_number_format_is_the_encoders(name: str, tiny_base: TinyBase) -> None:
     base = load_base(str(tiny_base(name)), dtype=torch.bfloat16)
-    found = text.encode(base, ["a dog"], "cpu")
+    found = diffusion.encode(base, ["a dog"], "cpu")
     expected = encode_with_diffusers(base, ["a dog"])
     assert found.hidden.dtype == torch.bfloat16
     assert torch.equal(found.hidden, expected[0])
@@ -70,7 +70,7 @@ def test_gradients_reach_every_used_layer_of_every_text_encoder(
     base = load_base(str(tiny_base(name)))
     for encoder in base.text_encoders:
         encoder.requires_grad_(True)
-    found = text.encode(base, ["a sks dog"], "cpu")
+    found = diffusion.encode(base, ["a sks dog"], "cpu")
     outputs = [found.hidden] if found.pooled is None else [found.hidden, found.pooled]
     sum(output.square().sum() for output in outputs).backward()  # type: ignore[union-attr]
     without = {
@@ -86,7 +86,7 @@ def test_gradients_reach_every_used_layer_of_every_text_encoder(
 
 
 def test_nothing_is_recorded_when_nothing_is_trained(loaded: Any) -> None:
-    assert not text.encode(loaded("sd1"), ["a dog"], "cpu").hidden.requires_grad
+    assert not diffusion.encode(loaded("sd1"), ["a dog"], "cpu").hidden.requires_grad
 
 
 @pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
@@ -106,10 +106,9 @@ def test_tokens_are_counted_without_start_and_end(
 def test_a_prompt_that_fits_loses_nothing(loaded: Any) -> None:
     base: BaseModel = loaded("sd1")
     fits, too_long = " ".join(["tree"] * 74 + ["sks"]), " ".join(["tree"] * 75 + ["sks"])
-    found = text.encode(base, [fits, fits.replace("sks", "dog"), too_long, LONG], "cpu")
+    found = diffusion.encode(base, [fits, fits.replace("sks", "dog"), too_long, LONG], "cpu")
     assert not torch.equal(found.hidden[0], found.hidden[1])
     assert torch.equal(found.hidden[2], found.hidden[3])
-    assert found.cut == 2
 
 
 @pytest.mark.parametrize(
@@ -142,8 +141,8 @@ def test_size_conditioning_equals_the_pipelines(loaded: Any) -> None:
     }
     pipeline("a dog", height=32, width=48, num_inference_steps=1, guidance_scale=1.0, **sizes)
     hook.remove()
-    pooled = text.encode(base, ["a dog"], "cpu").pooled
-    found = text.added_conditioning(base, pooled, *([value] for value in sizes.values()))
+    pooled = diffusion.encode(base, ["a dog"], "cpu").pooled
+    found = diffusion.added_conditioning(pooled, [tuple(sizes.values())])
     assert found is not None
     assert found.keys() == seen[0].keys()
     for key, value in found.items():
@@ -155,18 +154,18 @@ def test_size_conditioning_has_a_row_for_each_picture_and_keeps_odd_sizes(
     tiny_base: TinyBase,
 ) -> None:
     base = load_base(str(tiny_base("sdxl")), dtype=torch.bfloat16)
-    pooled = text.encode(base, ["a", "b"], "cpu").pooled
-    found = text.added_conditioning(
-        base, pooled, [(1023, 1025), (7, 9)], [(0, 1), (2, 3)], [(64, 32), (32, 64)]
+    pooled = diffusion.encode(base, ["a", "b"], "cpu").pooled
+    found = diffusion.added_conditioning(
+        pooled, [((1023, 1025), (0, 1), (64, 32)), ((7, 9), (2, 3), (32, 64))]
     )
     assert found is not None
     assert found["time_ids"].tolist() == [[1023, 1025, 0, 1, 64, 32], [7, 9, 2, 3, 32, 64]]
     latents = torch.zeros(2, 4, 16, 16, dtype=torch.bfloat16)
-    hidden = text.encode(base, ["a", "b"], "cpu").hidden
+    hidden = diffusion.encode(base, ["a", "b"], "cpu").hidden
     output = base.unet(latents, 5, hidden, added_cond_kwargs=found).sample
     assert output.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("name", ["sd1", "sd2"])
 def test_other_families_have_no_size_conditioning(name: str, loaded: Any) -> None:
-    assert text.added_conditioning(loaded(name), None, [(1, 1)], [(0, 0)], [(1, 1)]) is None
+    assert diffusion.added_conditioning(None, [((1, 1), (0, 0), (1, 1))]) is None

@@ -11,17 +11,16 @@ import torch
 from tests.conftest import TinyBase
 from tests.tiny_models import TINY_NAMES
 from tests.trainer.runs_for_tests import digest, make_images, small_config, train_small
-from trainer.diffusion import add_noise, clean_and_noise, target
+from trainer.diffusion import Points, add_noise, clean_and_noise, predict, target
 from trainer.errors import UserError
-from trainer.evaluation.predicting import Points, predict
 from trainer.lora.attach import disabled
 from trainer.memory.devices import choose_device
 from trainer.preservation.pictures import PictureKeeper
 from trainer.preservation.remembered import PredictionKeeper
 from trainer.preservation.remembering import STEPS
 from trainer.runs.layout import RunFolder
-from trainer.training.loop import StepDone, batch_loss, training_step
 from trainer.training.session import Session, prepare
+from trainer.training.step import StepDone, batch_loss, training_step
 
 
 def session_for(base: Path, folder: Path, **changes: Any) -> Session:
@@ -124,7 +123,7 @@ def test_a_step_cut_in_two_preserves_the_same(
     together = [row for part in parts if part for row in part.points.prompts]
     assert together == list(rows.points.prompts)
     with torch.no_grad():
-        _, kept = batch_loss(session, whole, True)
+        _, kept = batch_loss(session, whole, rows)
     assert kept > 0
 
 

@@ -19,11 +19,11 @@ from trainer.runs.layout import RunFolder
 from trainer.runs.log import read_events
 from trainer.runs.report import step_points
 from trainer.runs.status import read_status
-from trainer.training import loop as training
+from trainer.training import step as training
 from trainer.training.guard import NonFiniteError, RolledBack, roll_back
-from trainer.training.loop import StepDone, training_step
 from trainer.training.runner import run_training
 from trainer.training.session import Session, prepare
+from trainer.training.step import StepDone, training_step
 
 
 @pytest.fixture
@@ -119,14 +119,14 @@ def test_in_fp16_it_is_the_scalers_while_its_scale_can_fall(
 
 def fail_at(monkeypatch: pytest.MonkeyPatch, step: int, *, always: bool = False) -> None:
     """The loss of a step is not a number, unless the learning rate was halved."""
-    add_gradients = training._add_gradients
+    add_gradients = training.add_gradients
 
     def poisoned(session: Session, *rest: Any) -> torch.Tensor:
         sums = add_gradients(session, *rest)
         bad = session.step + 1 == step and (always or not session.setback)
         return sums * float("nan") if bad else sums
 
-    monkeypatch.setattr(training, "_add_gradients", poisoned)
+    monkeypatch.setattr(training, "add_gradients", poisoned)
 
 
 def halving(base: Path, images: Path, **changes: Any) -> TrainingConfig:

@@ -16,9 +16,11 @@ from trainer.memory.devices import choose_device
 from trainer.runs.layout import RunFolder
 from trainer.runs.log import read_events
 from trainer.runs.status import read_status
-from trainer.training.loop import NonFiniteError, PreviewSaved, StepDone, batch_loss, training_step
+from trainer.training.guard import NonFiniteError
+from trainer.training.loop import PreviewSaved
 from trainer.training.runner import Prepared
 from trainer.training.session import Session, prepare
+from trainer.training.step import StepDone, batch_loss, training_step
 
 
 @pytest.fixture
@@ -88,7 +90,7 @@ def test_a_short_run_lowers_the_loss_on_its_pictures(
     )
 
     def loss() -> float:
-        losses = [batch_loss(session, batch, False)[0] for batch in session.batches.step(1000)]
+        losses = [batch_loss(session, batch, None)[0] for batch in session.batches.step(1000)]
         return torch.stack(losses).sum().item()
 
     with torch.no_grad():
@@ -214,10 +216,10 @@ def test_accumulated_batches_are_shares_of_one_mean(tiny_base: TinyBase, tmp_pat
         training__accumulation=3,
     )
     batches = list(session.batches.step(0))
-    assert [len(batch.samples) for batch in batches] == [2, 2, 2]
-    assert [s.slot for batch in batches for s in batch.samples] == [0, 1, 2, 3, 4, 5]
+    assert [len(batch.slots) for batch in batches] == [2, 2, 2]
+    assert [slot for batch in batches for slot in batch.slots] == [0, 1, 2, 3, 4, 5]
     assert {batch.total for batch in batches} == {6}
-    losses = torch.stack([batch_loss(session, batch, False)[0] for batch in batches])
+    losses = torch.stack([batch_loss(session, batch, None)[0] for batch in batches])
     done, _ = training_step(session, never)
     assert done.loss == pytest.approx(losses.sum().item(), rel=1e-5)
 
@@ -250,7 +252,7 @@ def test_a_loss_that_is_no_number_stops_before_the_optimizer(
     training_step(session, never)
     good = {key: value.detach().clone() for key, value in session.parameters.items()}
     monkeypatch.setattr(
-        "trainer.training.loop.loss_weights", lambda *_: torch.full((2,), float("nan"))
+        "trainer.training.step.loss_weights", lambda *_: torch.full((2,), float("nan"))
     )
     with pytest.raises(NonFiniteError, match=r"loss of step 2 .*\.png") as caught:
         training_step(session, never)
@@ -262,7 +264,7 @@ def test_a_loss_that_is_no_number_stops_before_the_optimizer(
 def test_a_run_that_meets_nan_keeps_the_last_good_state(
     tiny_base: TinyBase, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import trainer.training.loop as training
+    import trainer.training.step as training
 
     original = training.loss_weights
     calls: list[int] = []

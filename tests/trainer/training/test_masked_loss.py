@@ -15,8 +15,9 @@ from trainer.diffusion import squared_error
 from trainer.errors import UserError
 from trainer.memory.devices import choose_device
 from trainer.runs.layout import RunFolder
-from trainer.training.loop import StepDone, Warned
+from trainer.training.loop import Warned
 from trainer.training.session import prepare
+from trainer.training.step import StepDone
 
 
 def masked_images(folder: Path) -> Path:
@@ -57,10 +58,11 @@ def test_masks_of_a_batch_follow_its_flips(tiny_base: TinyBase, tmp_path: Path, 
     )
     flips = set()
     for step in range(8):
-        for batch in session.batches.step(step):
+        drawn = session.batches.samples(step)
+        for samples, batch in zip(drawn, session.batches.step(step), strict=True):
             assert batch.masks is not None
-            assert batch.masks.shape == (len(batch.samples), 1, *batch.latents.shape[2:])
-            for sample, mask in zip(batch.samples, batch.masks, strict=True):
+            assert batch.masks.shape == (len(samples), 1, *batch.latents.shape[2:])
+            for sample, mask in zip(samples, batch.masks, strict=True):
                 half = mask.shape[2] // 2
                 inside = mask[0, :, half:] if sample.flip else mask[0, :, :half]
                 outside = mask[0, :, :half] if sample.flip else mask[0, :, half:]

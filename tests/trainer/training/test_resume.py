@@ -17,8 +17,9 @@ from trainer.evaluation.watching import Evaluated
 from trainer.runs.layout import RunFolder
 from trainer.runs.log import read_events
 from trainer.training.checkpoints import TrainingState, save_checkpoint
-from trainer.training.loop import StepDone, TrainingEvent, Warned
+from trainer.training.loop import TrainingEvent, Warned
 from trainer.training.runner import run_training
+from trainer.training.step import StepDone
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from trainer.data.cache import TensorCache
-from trainer.models.text import encode
+from trainer.diffusion import encode
 from trainer.triggers import meaning
 from trainer.triggers.lab import TriggerLab
 from trainer.triggers.meaning import CLASSES, EncoderSense, Meaning, combined
