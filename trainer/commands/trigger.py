@@ -8,13 +8,14 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.data.sets import scan_image_set
+from trainer.data.sets import read_captions
 from trainer.errors import UserError
 from trainer.places import shown
-from trainer.triggers.lab import TriggerLab, open_lab
-from trainer.triggers.verdict import Judgement, cleaned
+from trainer.triggers.judgement import Judgement, cleaned
+from trainer.triggers.lab import open_lab
 
 MOST_WORDS = 100
+SUGGESTIONS = 5
 MOST_SUGGESTIONS = 20
 PICTURES = 4
 PICTURE_SEED = 1
@@ -35,10 +36,9 @@ def trigger(
     Raises:
         UserError: the base model or the images can't be read, or a number is out of range.
     """
-    check_numbers(words, count)
-    captions = read_captions(images)
-    lab = open_lab(base_name)
-    judged, suggested = answer(lab, words, class_word=class_word, captions=captions, count=count)
+    judged = judge_words(words, base_name, class_word, images)
+    good = [one.word for one in judged if one.verdict == "good"]
+    suggested = suggest_words(count, base_name, class_word, images, used=good)
     files = draw_words(words, base_name, pictures) if pictures else []
     if as_json:
         print(json.dumps(as_dict(judged, suggested), indent=1))
@@ -50,18 +50,39 @@ def trigger(
     return 0
 
 
-def answer(
-    lab: TriggerLab,
-    words: Sequence[str],
-    *,
+def judge_words(
+    words: Sequence[str], base_name: str, class_word: str = "", images: Path | None = None
+) -> list[Judgement]:
+    """A verdict on each word.
+
+    Args:
+        images: an image set, whose captions count; its pictures are not decoded.
+
+    Raises:
+        UserError: the base model or the images can't be read, or there are too many words.
+    """
+    if len(words) > MOST_WORDS:
+        raise UserError(f"{len(words)} words are too many.", f"Give {MOST_WORDS} at most.")
+    captions = read_captions(images) if images else []
+    return open_lab(base_name).judge(words, class_word, captions)
+
+
+def suggest_words(
+    count: int,
+    base_name: str,
     class_word: str = "",
-    captions: Sequence[str] = (),
-    count: int = 5,
-) -> tuple[list[Judgement], list[Judgement]]:
-    """Verdicts on the words, and suggestions far from those that are good."""
-    judged = lab.judge(words, class_word, captions)
-    good = [one.word for one in judged if one.verdict == "good"]
-    return judged, lab.suggest(count, class_word, captions, beside=good)
+    images: Path | None = None,
+    used: Sequence[str] = (),
+) -> list[Judgement]:
+    """Rare words that mean little to the base model, far from each other and from those used.
+
+    Raises:
+        UserError: the base model or the images can't be read, or `count` is out of range.
+    """
+    if not 1 <= count <= MOST_SUGGESTIONS:
+        raise UserError(f"--count {count} is not between 1 and {MOST_SUGGESTIONS}.")
+    captions = read_captions(images) if images else []
+    return open_lab(base_name).suggest(count, class_word, captions, used)
 
 
 def as_dict(judged: Sequence[Judgement], suggested: Sequence[Judgement]) -> dict[str, object]:
@@ -70,29 +91,6 @@ def as_dict(judged: Sequence[Judgement], suggested: Sequence[Judgement]) -> dict
         "words": [one.as_dict() for one in judged],
         "suggestions": [one.as_dict() for one in suggested],
     }
-
-
-def check_numbers(words: Sequence[str], count: int) -> None:
-    """Refuses what no person asks for.
-
-    Raises:
-        UserError: too many words or suggestions.
-    """
-    if len(words) > MOST_WORDS:
-        raise UserError(f"{len(words)} words are too many.", f"Give {MOST_WORDS} at most.")
-    if not 1 <= count <= MOST_SUGGESTIONS:
-        raise UserError(f"--count {count} is not between 1 and {MOST_SUGGESTIONS}.")
-
-
-def read_captions(images: Path | None) -> list[str]:
-    """The captions of an image set; none where no folder is given.
-
-    Raises:
-        UserError: there is no such folder, or nothing in it can be used.
-    """
-    if images is None:
-        return []
-    return [entry.caption for entry in scan_image_set(images).entries if entry.caption]
 
 
 def lines(judged: Sequence[Judgement], suggested: Sequence[Judgement]) -> list[str]:

@@ -59,7 +59,8 @@ def verb_table(studio: Studio, runs: Path = RUNS) -> dict[str, Verb]:
     """What can be asked for: name -> function(arguments, progress) -> JSON-able object."""
     table: dict[str, Verb] = {
         "generate": lambda arguments, progress: generate(studio, runs, arguments, progress),
-        "trigger": command_verb(("trigger",), "words"),
+        "trigger.judge": judge_trigger,
+        "trigger.suggest": suggest_triggers,
         "check-images": command_verb(("check-images",), "folder"),
         "fit": fit,
         "evaluate": lambda arguments, progress: evaluate(runs, arguments, progress),
@@ -118,6 +119,37 @@ def fit(arguments: Arguments, progress: Progress) -> dict[str, object]:
     tree, vram = arguments.get("config"), arguments.get("vram")
     config = validate(tree if isinstance(tree, Mapping) else {}, "config")
     return predict(config, float(vram) if isinstance(vram, int | float) else None).as_json()
+
+
+def judge_trigger(arguments: Arguments, progress: Progress) -> list[dict[str, object]]:
+    """Verdicts on ``words``; see `trainer.commands.trigger.judge_words`.
+
+    Raises:
+        UserError: the base model or the images can't be read.
+    """
+    from trainer.commands.trigger import judge_words
+
+    given = arguments.get("words")
+    words = [str(word) for word in given] if isinstance(given, list) else []
+    return [one.as_dict() for one in judge_words(words, *_subject(arguments))]
+
+
+def suggest_triggers(arguments: Arguments, progress: Progress) -> list[dict[str, object]]:
+    """Rare words; see `trainer.commands.trigger.suggest_words`.
+
+    Raises:
+        UserError: the base model or the images can't be read.
+    """
+    from trainer.commands.trigger import SUGGESTIONS, suggest_words
+
+    return [one.as_dict() for one in suggest_words(SUGGESTIONS, *_subject(arguments))]
+
+
+def _subject(arguments: Arguments) -> tuple[str, str, Path | None]:
+    """Base model, class word and image set of a question about trigger words."""
+    images = arguments.get("images")
+    base, class_word = (str(arguments.get(name) or "") for name in ("base", "class_word"))
+    return base, class_word, Path(str(images)) if images else None
 
 
 def evaluate(runs: Path, arguments: Arguments, progress: Progress) -> object:

@@ -19,7 +19,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from trainer.runs.atomic import temporary_name
-from trainer.runs.disk import writing
+from trainer.runs.disk import DiskError, writing
 
 Notice = Callable[[str], None]
 
@@ -75,6 +75,18 @@ class TensorCache:
                 with suppress(OSError):
                     temporary.unlink()
                 raise
+
+    def get_or_make(self, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The tensors of ``key``; made and cached where there are none.
+
+        A disk that refuses them costs nothing but making them again the next time.
+        """
+        tensors = self.get(key)
+        if tensors is None:
+            tensors = make()
+            with suppress(OSError, DiskError):
+                self.put(key, tensors)
+        return tensors
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key[2:]}.bin"

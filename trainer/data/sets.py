@@ -197,6 +197,22 @@ def scan_image_set(
     return ImageSet(root, entries, tuple(findings), tuple(left_out))
 
 
+def read_captions(path: Path, *, limit: int = MAX_IMAGES) -> list[str]:
+    """The captions of a folder's pictures, in their order; decodes no picture.
+
+    Raises:
+        UserError: there is no such folder, it holds too much, or no picture.
+    """
+    root = path.expanduser()
+    _check_folder(root)
+    contents = look_into(root, limit)
+    candidates = [*_file_candidates(contents), *_table_candidates(contents, limit)]
+    forget_tables()
+    if not candidates:
+        raise _nothing_usable(root, contents.findings)
+    return [candidate.caption for candidate in candidates if candidate.caption]
+
+
 def _check_folder(root: Path) -> None:
     shown = display_name(str(root))
     try:

@@ -10,9 +10,8 @@ signal weighs what it can tell of the two, so that an untrained encoder tells no
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
@@ -37,8 +36,6 @@ READS_LIKE = 3
 LEAST_MOVE = 0.25
 """Of what everyday words move a sentence: with less, a word has no direction to be read like."""
 _RULES = 4
-
-Notice = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -73,10 +70,10 @@ class Calibration:
         nonsense: (4, 2) medians of the first two signals for nonsense of 2 to 5 pieces, which
             moves a sentence by its length alone.
         weights: (4,) how well a signal tells them apart, 0 to 1.
-        ranks: (5, Q) quantiles of the shares of rare entries, and of nonsense of 2 to 5 pieces.
         known: (K, E) normalised embeddings of known words that are one piece.
-        directions: (R, (1 + C)·D) normalised shifts of the words of `words`, which mean
-            something here.
+        ranks: (5, Q) quantiles of the shares of rare entries, and of nonsense of 2 to 5 pieces.
+        directions: (R, (1 + C)·D) normalised shifts of the known words that mean something here.
+        means: (R,) which of the known words these are.
         direction_level: cosine that rare entries hardly ever reach with any known word.
     """
 
@@ -86,11 +83,11 @@ class Calibration:
     one: Tensor
     nonsense: Tensor
     weights: Tensor
-    ranks: Tensor
     known: Tensor
-    directions: Tensor
-    means: Tensor
-    direction_level: Tensor
+    ranks: Tensor = field(default_factory=lambda: torch.empty(0))
+    directions: Tensor = field(default_factory=lambda: torch.empty(0))
+    means: Tensor = field(default_factory=lambda: torch.empty(0))
+    direction_level: Tensor = field(default_factory=lambda: torch.tensor(1.0))
 
     def shares(self, signals: Tensor, counts: Tensor) -> Tensor:
         """Signals to shares, as `Meaning` has them.
@@ -122,7 +119,8 @@ class EncoderSense:
 
     Args:
         rare: vocabulary entries that no word list knows.
-        fingerprint: of the text encoders' weights, for what is kept on disk.
+        fingerprint: of the text encoders' weights, the cache's key.
+        notice: is told before the calibration, which takes seconds.
     """
 
     def __init__(
@@ -134,11 +132,11 @@ class EncoderSense:
         rare: Sequence[str],
         cache: TensorCache,
         fingerprint: str,
-        notice: Notice,
+        notice: Callable[[str], None],
     ) -> None:
         self.tokenizer = tokenizer
         self.encoder = encoder
-        self._beside = ("", *classes)
+        self.classes = ("", *classes)
         table = cast(Embedding, encoder.get_input_embeddings())
         self.embedding = table.weight.detach().float().cpu()
         self.words = tuple(dict.fromkeys(EVERYDAY + READABLE))
@@ -150,13 +148,12 @@ class EncoderSense:
             rare=list(rare),
             rules=_RULES,
         )
-        kept = cache.get(key)
-        if kept is None:
+
+        def calibrate() -> dict[str, Tensor]:
             notice("Measuring what words mean to this text encoder; the result is kept …")
-            kept = self._calibrate(rare)
-            with suppress(OSError):  # it only costs the time again
-                cache.put(key, kept)
-        self.calibration = Calibration(**kept)
+            return vars(self._calibrate(rare))
+
+        self.calibration = Calibration(**cache.get_or_make(key, calibrate))
 
     @property
     def tells(self) -> bool:
@@ -167,10 +164,9 @@ class EncoderSense:
         """What each word means to this encoder."""
         if not words:
             return []
-        calibration = self.calibration
-        shifts = self.shifts(words, calibration.plain)
+        calibration, counts = self.calibration, self.piece_counts(words)
+        shifts = self._shifts(words, calibration.plain)
         signals = self._signals(words, shifts, calibration.middle, calibration.known)
-        counts = self._counts(words)
         shares = calibration.shares(signals, counts)
         ranks = calibration.rank(shares, counts)
         return [
@@ -186,26 +182,48 @@ class EncoderSense:
     def vectors(self, words: Sequence[str]) -> Tensor:
         """(N, E + (1 + C)·D): embedding and shift, each of length 1, to compare words by."""
         calibration = self.calibration
-        vectors = [self.embedding[self._ids(word)].mean(0) - calibration.middle for word in words]
-        width = int(self.embedding.shape[1])
-        embedded = torch.stack(vectors) if vectors else torch.empty(0, width)
-        shifts = self.shifts(words, calibration.plain)
+        embedded = torch.empty(len(words), self.embedding.shape[1])
+        for index, word in enumerate(words):
+            embedded[index] = self.embedding[self._ids(word)].mean(0) - calibration.middle
+        shifts = self._shifts(words, calibration.plain)
         return torch.cat([_normalised(embedded), _normalised(shifts)], dim=1)
 
-    def shifts(self, words: Sequence[str], plain: Tensor) -> Tensor:
+    def piece_counts(self, words: Sequence[str]) -> Tensor:
+        """(N,) how many vocabulary entries each word is made of."""
+        return torch.tensor([len(self._ids(word)) for word in words])
+
+    def states(self, prompts: Sequence[str]) -> Tensor:
+        """(N, D) last hidden states at the end of each prompt.
+
+        Attention is causal, so that nothing has to be padded to 77 tokens.
+        """
+        found: list[Tensor] = []
+        device, longest = self.encoder.device, self.tokenizer.model_max_length
+        for start in range(0, len(prompts), BATCH):
+            batch = list(prompts[start : start + BATCH])
+            rows = self.tokenizer(batch, truncation=True, max_length=longest)["input_ids"]
+            width = max(map(len, rows))
+            padded = [row + [row[-1]] * (width - len(row)) for row in rows]
+            with torch.inference_mode():
+                hidden = self.encoder(torch.tensor(padded, device=device)).last_hidden_state
+            ends = torch.tensor([len(row) - 1 for row in rows], device=device)
+            found.append(hidden[torch.arange(len(rows), device=device), ends].float().cpu())
+        return torch.cat(found).clone()
+
+    def _shifts(self, words: Sequence[str], plain: Tensor) -> Tensor:
         """(N, (1 + C)·D): how "a photo of {word}" and "a photo of {word} {class}" differ from
         their plain states."""
         if not words:
-            return plain.flatten()[None, :][:0]
-        prompts = [f"a photo of {word} {name}".strip() for word in words for name in self._beside]
-        states = self._states(prompts).reshape(len(words), len(self._beside), -1)
+            return torch.empty(0, plain.numel())
+        prompts = [f"a photo of {word} {name}".strip() for word in words for name in self.classes]
+        states = self.states(prompts).reshape(len(words), len(self.classes), -1)
         return (states - plain).flatten(1)
 
     def _reads_like(self, word: str, shift: Tensor) -> tuple[str, ...]:
         calibration = self.calibration
         if not self.tells or not len(calibration.directions):
             return ()
-        cosines = calibration.directions @ torch.nn.functional.normalize(shift, dim=0)
+        cosines = calibration.directions @ _normalised(shift)
         order = cosines.argsort(descending=True)[: READS_LIKE + 3].tolist()
         near = [
             self.words[int(calibration.means[index])]
@@ -215,67 +233,68 @@ class EncoderSense:
         spelled = word.lower().split()
         return tuple(name for name in near if name not in spelled)[:READS_LIKE]
 
-    def _calibrate(self, rare: Sequence[str]) -> dict[str, Tensor]:
-        alone = self._states([f"a photo of {word}" for word in rare]).mean(0)
-        beside = self._states([f"a photo of {name}" for name in self._beside[1:]])
-        plain = torch.cat([alone[None], beside])
+    def _calibrate(self, rare: Sequence[str]) -> Calibration:
+        """Measures everyday words, rare entries and nonsense: the scale of each signal."""
+        alone = self.states([f"a photo of {word}" for word in rare]).mean(0)
+        with_class = self.states([f"a photo of {name}" for name in self.classes[1:]])
+        plain = torch.cat([alone[None], with_class])
         middle = self._embedded(rare).mean(0)
         known = _normalised(self._embedded(self.words) - middle)
-        nonsense, everyday = nonsense_words(), len(EVERYDAY)
 
-        def signals_of(words: Sequence[str]) -> tuple[Tensor, Tensor]:
-            shifts = self.shifts(words, plain)
-            return shifts, self._signals(words, shifts, middle, known)
+        def signals_of(words: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+            shifts = self._shifts(words, plain)
+            return shifts, self._signals(words, shifts, middle, known), self.piece_counts(words)
 
-        shifts, signals = signals_of(self.words)
-        rare_shifts, rare_signals = signals_of(rare)
-        _, nonsense_signals = signals_of(nonsense)
-        zero, one = rare_signals.nanmedian(0).values, signals[:everyday].nanmedian(0).values
-        rare_counts, counts = self._counts(rare), self._counts(nonsense)
+        shifts, signals, counts = signals_of(self.words)
+        rare_shifts, rare_signals, rare_counts = signals_of(rare)
+        _, nonsense_signals, nonsense_counts = signals_of(nonsense_words())
+        everyday = signals[: len(EVERYDAY)]
+        zero, one = rare_signals.nanmedian(0).values, everyday.nanmedian(0).values
+
+        def of_each_length(
+            values: Tensor, summary: Callable[[Tensor], Tensor], other: Tensor
+        ) -> Tensor:
+            """(4, …) the summary of nonsense of 2 to 5 pieces; `other` where there is none."""
+            parts = [values[nonsense_counts == count] for count in range(2, MOST_COMPARED + 1)]
+            return torch.stack([summary(part) if len(part) else other for part in parts])
+
         found = Calibration(
             plain=plain,
             middle=middle,
             zero=zero,
             one=one,
-            nonsense=_of_each_length(
-                nonsense_signals[:, :2], counts, lambda some: some.median(0).values, zero[:2]
+            nonsense=of_each_length(
+                nonsense_signals[:, :2], lambda part: part.median(0).values, zero[:2]
             ),
-            weights=_weights(signals[:everyday], rare_signals),
-            ranks=torch.empty(0),
+            weights=_weights(everyday, rare_signals),
             known=known,
-            directions=torch.empty(0),
-            means=torch.empty(0),
-            direction_level=torch.tensor(1.0),
         )
-        means_much = found.shares(signals, self._counts(self.words)) >= 0.5
+        means_much = found.shares(signals, counts) >= 0.5
         # A known word that leaves the sentence as it is points where any word does.
         means = (means_much & (signals[:, 0] >= LEAST_MOVE * one[0])).nonzero().flatten()
         directions = _normalised(shifts[means])
         reached = (_normalised(rare_shifts) @ directions.T).flatten()
         level = reached.quantile(0.99) if len(reached) else torch.tensor(1.0)
         single = _quantiles(found.shares(rare_signals, rare_counts))
-        longer = found.shares(nonsense_signals, counts)
-        changes = {
-            "ranks": torch.cat([single[None], _of_each_length(longer, counts, _quantiles, single)]),
-            "directions": directions,
-            "means": means,
-            "direction_level": level.clamp_min(0.5),
-        }
-        return {**vars(found), **changes}
-
-    def _counts(self, words: Sequence[str]) -> Tensor:
-        return torch.tensor([len(self._ids(word)) for word in words])
+        longer = found.shares(nonsense_signals, nonsense_counts)
+        return replace(
+            found,
+            ranks=torch.cat([single[None], of_each_length(longer, _quantiles, single)]),
+            directions=directions,
+            means=means,
+            direction_level=level.clamp_min(0.5),
+        )
 
     def _signals(
         self, words: Sequence[str], shifts: Tensor, middle: Tensor, known: Tensor
     ) -> Tensor:
-        """(N, 4): shifts of the sentence alone and beside class words, distance of the embedding,
+        """(N, 4): shifts of the sentence alone and with class words, distance of the embedding,
         nearness to known embeddings.
 
         The last two are NaN for words of several pieces: single letters and the like occur in
         so many words that their embeddings say nothing of this one.
         """
-        moved = shifts.reshape(len(words), len(self._beside), -1).norm(dim=2)
+        moved = shifts.reshape(len(words), len(self.classes), -1).norm(dim=2)
         rows = torch.full((len(words), 4), torch.nan)
         rows[:, 0] = moved[:, 0]
         rows[:, 1] = moved[:, 1:].mean(1)
@@ -283,7 +302,7 @@ class EncoderSense:
             ids = self._ids(word)
             if len(ids) == 1:
                 vector = self.embedding[ids[0]] - middle
-                cosines = known @ torch.nn.functional.normalize(vector, dim=0)
+                cosines = known @ _normalised(vector)
                 others = cosines[cosines < 0.9999].topk(min(NEIGHBOURS, len(known) - 1)).values
                 rows[index, 2] = vector.norm()
                 rows[index, 3] = others.mean()
@@ -297,25 +316,6 @@ class EncoderSense:
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
-    def _states(self, prompts: Sequence[str]) -> Tensor:
-        """(N, D) last hidden states at the end of each prompt.
-
-        Attention is causal, so that nothing has to be padded to 77 tokens.
-        """
-        found: list[Tensor] = []
-        device = self.encoder.device
-        with torch.inference_mode():
-            for batch in _batches(prompts):
-                rows = self.tokenizer(
-                    batch, truncation=True, max_length=self.tokenizer.model_max_length
-                )["input_ids"]
-                longest = max(map(len, rows))
-                padded = [row + [row[-1]] * (longest - len(row)) for row in rows]
-                hidden = self.encoder(torch.tensor(padded, device=device)).last_hidden_state
-                ends = torch.tensor([len(row) - 1 for row in rows], device=device)
-                found.append(hidden[torch.arange(len(rows), device=device), ends].float().cpu())
-        return torch.cat(found).clone()
-
 
 def nonsense_words() -> list[str]:
     """Strings of three to eight letters by a fixed rule, which hardly any text contains."""
@@ -323,7 +323,7 @@ def nonsense_words() -> list[str]:
     return ["".join(source.choices("bcdfghjklmnpqrstvwxyz", k=3 + n % 6)) for n in range(240)]
 
 
-def combined(meanings: Sequence[Meaning]) -> Meaning:
+def strongest(meanings: Sequence[Meaning]) -> Meaning:
     """The meaning to several encoders: that of the one to which it means most."""
     return max(meanings, key=lambda one: -1.0 if one.share is None else one.share)
 
@@ -338,14 +338,6 @@ def _weights(everyday: Tensor, rare: Tensor) -> Tensor:
     return ((torch.stack(shares) - TELLS) / (1 - TELLS)).clamp_min(0.0)
 
 
-def _of_each_length(
-    values: Tensor, counts: Tensor, summed_up: Callable[[Tensor], Tensor], otherwise: Tensor
-) -> Tensor:
-    """(4, …) what sums up the values of words of 2 to 5 pieces, one row each length."""
-    parts = [values[counts == count] for count in range(2, MOST_COMPARED + 1)]
-    return torch.stack([summed_up(part) if len(part) else otherwise for part in parts])
-
-
 def _quantiles(shares: Tensor) -> Tensor:
     """(100,) the shares at every hundredth."""
     return shares.nan_to_num(0.0).quantile(torch.linspace(0.005, 0.995, 100))
@@ -353,8 +345,3 @@ def _quantiles(shares: Tensor) -> Tensor:
 
 def _normalised(vectors: Tensor) -> Tensor:
     return torch.nn.functional.normalize(vectors, dim=-1)
-
-
-def _batches(prompts: Sequence[str]) -> Iterator[list[str]]:
-    for start in range(0, len(prompts), BATCH):
-        yield list(prompts[start : start + BATCH])

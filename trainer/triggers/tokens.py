@@ -32,22 +32,20 @@ class Reading:
 
 def read_word(tokenizers: Sequence[CLIPTokenizer], word: str) -> Reading:
     """Takes a word apart as every text encoder of a base model does."""
-    first = tuple(pieces(tokenizers[0], word))
-    second = tuple(pieces(tokenizers[-1], word))
-    changes: list[str] = []
-    for tokenizer in tokenizers:
-        changes += [text for text in _changes(tokenizer, word) if text not in changes]
-    return Reading(first, second, tuple(changes))
+    changes = [text for tokenizer in tokenizers for text in _changes(tokenizer, word)]
+    first, second = (tuple(pieces(tokenizers[place], word)) for place in (0, -1))
+    return Reading(first, second, tuple(dict.fromkeys(changes)))
 
 
 def _changes(tokenizer: CLIPTokenizer, word: str) -> list[str]:
-    ids = [piece.id for piece in pieces(tokenizer, word)]
-    before = [piece.id for piece in pieces(tokenizer, _BEFORE)]
-    after = {mark: [piece.id for piece in pieces(tokenizer, mark + _AFTER)] for mark in (" ", ", ")}
+    def ids(text: str) -> list[int]:
+        return [piece.id for piece in pieces(tokenizer, text)]
+
+    alone, before = ids(word), ids(_BEFORE)
     cases = {
-        "inside a caption": (f"{_BEFORE} {word} {_AFTER}", before + ids + after[" "]),
-        "before a comma": (f"{_BEFORE} {word}, {_AFTER}", before + ids + after[", "]),
-        "in capitals": (word.upper(), ids),
+        "inside a caption": (f"{_BEFORE} {word} {_AFTER}", before + alone + ids(f" {_AFTER}")),
+        "before a comma": (f"{_BEFORE} {word}, {_AFTER}", before + alone + ids(f", {_AFTER}")),
+        "in capitals": (word.upper(), alone),
     }
     found = []
     for where, (text, expected) in cases.items():
@@ -64,8 +62,7 @@ def single_tokens(tokenizer: CLIPTokenizer) -> dict[str, int]:
 
     Only those that come back as they were when decoded and encoded again.
     """
-    vocabulary = tokenizer.get_vocab()
-    rarest = sorted(vocabulary.items(), key=lambda entry: -entry[1])
+    rarest = sorted(tokenizer.get_vocab().items(), key=lambda entry: -entry[1])
     entries = {m[1]: number for text, number in rarest if (m := _SINGLE.fullmatch(text))}
     encoded = tokenizer(list(entries), add_special_tokens=False)["input_ids"]
     pairs = zip(entries.items(), encoded, strict=True)

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import csv
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -34,52 +33,19 @@ WIDTH = 40
 """Words of more bytes than this in UTF-8 are not listed."""
 _STEPS = 32
 _RULES = 1
-"""Raised when what is kept on disk changes its meaning."""
+"""Raised when what is cached on disk changes its meaning."""
 
 LANGUAGES = {
-    "ar": "Arabic",
-    "bg": "Bulgarian",
-    "bn": "Bengali",
-    "ca": "Catalan",
-    "cs": "Czech",
-    "da": "Danish",
-    "de": "German",
-    "el": "Greek",
-    "en": "English",
-    "es": "Spanish",
-    "fa": "Persian",
-    "fi": "Finnish",
-    "fil": "Filipino",
-    "fr": "French",
-    "he": "Hebrew",
-    "hi": "Hindi",
-    "hu": "Hungarian",
-    "id": "Indonesian",
-    "is": "Icelandic",
-    "it": "Italian",
-    "ja": "Japanese",
-    "ko": "Korean",
-    "lt": "Lithuanian",
-    "lv": "Latvian",
-    "mk": "Macedonian",
-    "ms": "Malay",
-    "nb": "Norwegian",
-    "nl": "Dutch",
-    "pl": "Polish",
-    "pt": "Portuguese",
-    "ro": "Romanian",
-    "ru": "Russian",
-    "sh": "Serbo-Croatian",
-    "sk": "Slovak",
-    "sl": "Slovenian",
-    "sv": "Swedish",
-    "ta": "Tamil",
-    "tr": "Turkish",
-    "uk": "Ukrainian",
-    "ur": "Urdu",
-    "vi": "Vietnamese",
-    "zh": "Chinese",
-}
+    "ar": "Arabic", "bg": "Bulgarian", "bn": "Bengali", "ca": "Catalan", "cs": "Czech",
+    "da": "Danish", "de": "German", "el": "Greek", "en": "English", "es": "Spanish",
+    "fa": "Persian", "fi": "Finnish", "fil": "Filipino", "fr": "French", "he": "Hebrew",
+    "hi": "Hindi", "hu": "Hungarian", "id": "Indonesian", "is": "Icelandic", "it": "Italian",
+    "ja": "Japanese", "ko": "Korean", "lt": "Lithuanian", "lv": "Latvian", "mk": "Macedonian",
+    "ms": "Malay", "nb": "Norwegian", "nl": "Dutch", "pl": "Polish", "pt": "Portuguese",
+    "ro": "Romanian", "ru": "Russian", "sh": "Serbo-Croatian", "sk": "Slovak", "sl": "Slovenian",
+    "sv": "Swedish", "ta": "Tamil", "tr": "Turkish", "uk": "Ukrainian", "ur": "Urdu",
+    "vi": "Vietnamese", "zh": "Chinese",
+}  # fmt: skip
 _CODES = sorted(LANGUAGES)
 
 
@@ -93,38 +59,17 @@ class Known:
         language: that language's English name; empty where there is none.
     """
 
-    english: float
-    other: float
-    language: str
-
-
-@dataclass(frozen=True)
-class Note:
-    """What an abbreviation stands for, where frequency says too little."""
-
-    strength: Strength
-    meaning: str
-
-
-class Lists(Protocol):
-    """Where a word can be looked up."""
-
-    def look_up(self, word: str) -> Known:
-        """A word's frequencies; case does not matter."""
-        ...
-
-
-class EnglishList:
-    """The English list alone, which is read in a fraction of a second."""
-
-    def look_up(self, word: str) -> Known:
-        """As `WordLists.look_up`; what other languages know stays unknown."""
-        plain = _plain(word)
-        return Known(next((zipf for zipf, words in _buckets("en") if plain in words), 0), 0, "")
+    english: float = 0.0
+    other: float = 0.0
+    language: str = ""
 
 
 class WordLists:
-    """The frequency lists as one table: 64-bit hashes of words, sorted, and their frequencies."""
+    """The frequency lists as one table: 64-bit hashes of words, sorted, and their frequencies.
+
+    The table of all languages takes seconds to make and 25 MB; `wordfreq`'s own dictionaries would
+    take them in every process, and a gigabyte.
+    """
 
     def __init__(self, table: dict[str, torch.Tensor]) -> None:
         self.hashes = table["hashes"].numpy().view(np.uint64)
@@ -134,64 +79,59 @@ class WordLists:
 
     @classmethod
     def open(cls, notice: Callable[[str], None] = lambda _: None) -> WordLists:
-        """The table from the cache folder, made in a few seconds where it isn't there yet.
+        """All lists from the cache folder; made in a few seconds where they aren't there yet.
 
         Args:
-            notice: is told when it is made.
+            notice: is told when they are made.
         """
-        cache, key = TensorCache(cache_folder() / "words", notice), _key()
-        table = cache.get(key)
-        if table is None:
+
+        def build() -> dict[str, torch.Tensor]:
             notice("Reading word lists of 42 languages; the result is kept …")
-            table = _build()
-            with suppress(OSError):  # it only costs the seconds again
-                cache.put(key, table)
-        return cls(table)
+            return _build(_CODES)
+
+        return cls(_cache(notice).get_or_make(_key(), build))
+
+    @classmethod
+    def at_hand(cls) -> WordLists:
+        """All lists where they have been made before; else English alone, in a second."""
+        table = _cache(lambda _: None).get(_key())
+        return cls(_english() if table is None else table)
 
     def look_up(self, word: str) -> Known:
         """A word's frequencies; case does not matter."""
-        plain = _plain(word)
+        plain = unicodedata.normalize("NFC", word).lower()
         if not plain or len(plain.encode("utf-8", "replace")) > WIDTH:
-            return Known(0, 0, "")
+            return Known()
         wanted = _hashes([plain])[0]
         at = int(np.searchsorted(self.hashes, wanted))
         if at == len(self.hashes) or self.hashes[at] != wanted:
-            return Known(0, 0, "")
+            return Known()
         other = float(self.other[at]) / _STEPS
         language = LANGUAGES[_CODES[int(self.language[at])]] if other else ""
         return Known(float(self.english[at]) / _STEPS, other, language)
 
+    def strength(self, word: str) -> Strength | None:
+        """How much it says of a word that it is listed; None for nothing.
 
-def lists_at_hand() -> Lists:
-    """All lists where their table has been made before, else the English one."""
-    table = TensorCache(cache_folder() / "words", lambda _: None).get(_key())
-    return EnglishList() if table is None else WordLists(table)
-
-
-def _key() -> str:
-    return content_key(
-        lists=metadata.version("wordfreq"),
-        rules=[_RULES, IN_FULL, FLOOR, OTHER_FLOOR, WIDTH, _STEPS],
-    )
-
-
-def _plain(word: str) -> str:
-    return unicodedata.normalize("NFC", word).lower()
-
-
-def strength_of(word: str, known: Known) -> Strength | None:
-    """How much a frequency says about a word of this length.
-
-    Of random strings of three consonants, 60 % stand somewhere in the English list, of four 1 %,
-    and hardly any of five: the shorter the word, the less it says to be listed.
-    """
-    if len(word) <= 3:
-        if known.english >= 2.8 or known.other >= 3.8:
+        Of random strings of three consonants, 60 % stand somewhere in the English list, of four
+        1 %, and hardly any of five: the shorter the word, the less it says to be listed.
+        """
+        known = self.look_up(word)
+        if len(word) <= 3:
+            if known.english >= 2.8 or known.other >= 3.8:
+                return "strong"
+            return "some" if known.english >= 1.8 or known.other >= 2.6 else None
+        if known.english >= (2.2 if len(word) == 4 else 1.5) or known.other >= 3.0:
             return "strong"
-        return "some" if known.english >= 1.8 or known.other >= 2.6 else None
-    if known.english >= (2.2 if len(word) == 4 else 1.5) or known.other >= 3.0:
-        return "strong"
-    return "some" if known.english or known.other else None
+        return "some" if known.english or known.other else None
+
+
+@dataclass(frozen=True)
+class Note:
+    """What an abbreviation stands for, where frequency says too little."""
+
+    strength: Strength
+    meaning: str
 
 
 @lru_cache(maxsize=1)
@@ -203,26 +143,38 @@ def notes() -> dict[str, Note]:
         return {word: Note(cast(Strength, strength), meaning) for word, strength, meaning in rows}
 
 
-def words_ending(endings: Iterable[str], least: float = 2.5) -> dict[str, list[str]]:
-    """The most frequent English words with each ending, at most five; no entry where none has it.
-
-    Args:
-        endings: of three to five letters.
-        least: Zipf frequency of the rarest words that count.
-    """
-    wanted = frozenset(endings)
+@lru_cache(maxsize=1)
+def words_by_ending() -> dict[str, list[str]]:
+    """The most frequent English words with each ending of three to five letters, at most five."""
     found: dict[str, list[str]] = {}
+    for word in english_words(2.5):
+        for size in range(3, min(6, len(word))):
+            examples = found.setdefault(word[-size:], [])
+            if len(examples) < 5:
+                examples.append(word)
+    return found
+
+
+def english_words(least: float) -> Iterator[str]:
+    """English words of at least a Zipf frequency, the most frequent first."""
     for zipf, words in _buckets("en"):
         if zipf < least:
-            break
-        for word in words:
-            for size in (3, 4, 5):
-                if word[-size:] in wanted and len(word) > size:
-                    found.setdefault(word[-size:], []).append(word)
-    return {ending: words[:5] for ending, words in found.items()}
+            return
+        yield from words
 
 
-def _buckets(language: str) -> Iterable[tuple[float, list[str]]]:
+def _cache(notice: Callable[[str], None]) -> TensorCache:
+    return TensorCache(cache_folder() / "words", notice)
+
+
+def _key() -> str:
+    return content_key(
+        lists=metadata.version("wordfreq"),
+        rules=[_RULES, IN_FULL, FLOOR, OTHER_FLOOR, WIDTH, _STEPS],
+    )
+
+
+def _buckets(language: str) -> Iterator[tuple[float, list[str]]]:
     """(Zipf frequency, words) from the most frequent words downwards."""
     import wordfreq
 
@@ -231,45 +183,38 @@ def _buckets(language: str) -> Iterable[tuple[float, list[str]]]:
         yield 9 - centibels / 100, words
 
 
-def _build() -> dict[str, torch.Tensor]:
-    hashes: list[np.ndarray] = []
-    levels: list[np.ndarray] = []
-    codes: list[np.ndarray] = []
-    for code, language in enumerate(_CODES):
-        words, zipfs = _words_of(language)
-        hashes.append(_hashes(words))
-        levels.append(np.round(np.array(zipfs) * _STEPS).clip(1, 255).astype(np.uint8))
-        codes.append(np.full(len(words), code, np.uint8))
-    return _merged(np.concatenate(hashes), np.concatenate(levels), np.concatenate(codes))
+@lru_cache(maxsize=1)
+def _english() -> dict[str, torch.Tensor]:
+    return _build(["en"])
 
 
-def _words_of(language: str) -> tuple[list[str], list[float]]:
+def _build(languages: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Of some languages: each word's frequency in English, and the greatest in another."""
     words: list[str] = []
     zipfs: list[float] = []
-    for zipf, bucket in _buckets(language):
-        if zipf < FLOOR.get(language, OTHER_FLOOR):
-            break
-        kept = [word for word in bucket if len(word) <= WIDTH and len(word.encode()) <= WIDTH]
-        words += kept
-        zipfs += [zipf] * len(kept)
-    return words, zipfs
-
-
-def _merged(hashes: np.ndarray, levels: np.ndarray, codes: np.ndarray) -> dict[str, torch.Tensor]:
-    unique, place = np.unique(hashes, return_inverse=True)
-    is_english = codes == _CODES.index("en")
-    english = np.zeros(len(unique), np.uint8)
-    other = np.zeros(len(unique), np.uint8)
-    language = np.zeros(len(unique), np.uint8)
-    english[place[is_english]] = levels[is_english]
-    foreign = np.flatnonzero(~is_english)
-    rising = foreign[np.argsort(levels[foreign], kind="stable")]  # the greatest is written last
-    other[place[rising]] = levels[rising]
-    language[place[rising]] = codes[rising]
-    arrays = {"hashes": unique.view(np.int64), "english": english, "other": other}
-    return {
-        name: torch.from_numpy(array) for name, array in (arrays | {"language": language}).items()
-    }
+    codes: list[int] = []
+    parts: list[np.ndarray] = []
+    for language in languages:
+        for zipf, bucket in _buckets(language):
+            if zipf < FLOOR.get(language, OTHER_FLOOR):
+                break
+            words += (listed := [word for word in bucket if len(word.encode()) <= WIDTH])
+            zipfs += [zipf] * len(listed)
+        codes += [_CODES.index(language)] * len(words)
+        parts.append(_hashes(words))
+        words.clear()
+    levels = np.round(np.array(zipfs) * _STEPS).clip(1, 255).astype(np.uint8)
+    hashes, place = np.unique(np.concatenate(parts), return_inverse=True)
+    code = np.array(codes, np.uint8)
+    english, other, language = np.zeros((3, len(hashes)), np.uint8)
+    rising = np.argsort(levels, kind="stable")  # the greatest is written last
+    is_english = code[rising] == _CODES.index("en")
+    english[place[rising[is_english]]] = levels[rising[is_english]]
+    foreign = rising[~is_english]
+    other[place[foreign]] = levels[foreign]
+    language[place[foreign]] = code[foreign]
+    arrays = {"hashes": hashes.view(np.int64), "english": english, "other": other}
+    return {name: torch.from_numpy(a) for name, a in (arrays | {"language": language}).items()}
 
 
 def _hashes(words: Sequence[str]) -> np.ndarray:

@@ -96,7 +96,7 @@ def suggest_triggers(
 ) -> list[str]:
     """Rare words that could be the trigger word."""
     folder = str(places.PROJECT / image_set_path(image_set)) if image_set else None
-    _, found = triggerwords.ask([], base, class_word, folder)
+    found = triggerwords.suggest(base, class_word.strip(), folder)
     return [one.word for one in found]
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from app import client as service
-from app.client import OnProgress
 from app.shared import escape
 from trainer.errors import UserError
 
@@ -33,14 +32,8 @@ class Judged:
     reasons: tuple[str, ...]
 
 
-def ask(
-    words: list[str],
-    base: str,
-    class_word: str,
-    images: str | None,
-    on_progress: OnProgress | None = None,
-) -> tuple[list[Judged], list[Judged]]:
-    """Verdicts on words, and suggestions.
+def judge(word: str, base: str, class_word: str, images: str | None) -> list[Judged]:
+    """The verdict on a word.
 
     Args:
         images: the image set's folder; captions in it count.
@@ -48,15 +41,20 @@ def ask(
     Raises:
         UserError: the service cannot do it.
     """
-    arguments = {
-        "words": words,
-        "base": base,
-        "class_word": class_word.strip() or None,
-        "images": images,
-    }
-    answer = service.call("trigger", arguments, _SECONDS, on_progress)
-    found = answer if isinstance(answer, dict) else {}
-    return _judged(found.get("words")), _judged(found.get("suggestions"))
+    return _ask("trigger.judge", words=[word], base=base, class_word=class_word, images=images)
+
+
+def suggest(base: str, class_word: str, images: str | None) -> list[Judged]:
+    """Rare words, far from what the captions say already.
+
+    Raises:
+        UserError: the service cannot do it.
+    """
+    return _ask("trigger.suggest", base=base, class_word=class_word, images=images)
+
+
+def _ask(verb: str, **arguments: object) -> list[Judged]:
+    return _judged(service.call(verb, arguments, _SECONDS))
 
 
 def _judged(value: object) -> list[Judged]:

@@ -78,7 +78,7 @@ def judge(opened: str, trigger: str, class_word: str, base: str) -> Iterator[str
         return
     yield triggerwords.waiting(word)
     try:
-        judged, _ = triggerwords.ask([word], base, _word(class_word), _images(opened))
+        judged = triggerwords.judge(word, base, _word(class_word), _images(opened))
     except UserError as error:
         yield triggerwords.no_verdict(error)
         return
@@ -93,7 +93,7 @@ def suggest(
     ready = gr.Button("Suggest trigger words", interactive=True)
     yield gr.skip(), gr.skip(), waiting
     try:
-        _, found = triggerwords.ask([], base, _word(class_word), _images(opened))
+        found = triggerwords.suggest(base, _word(class_word), _images(opened))
     except UserError as error:
         yield gr.skip(), triggerwords.no_verdict(error), ready
         return

@@ -1,4 +1,4 @@
-"""``trigger`` on the command line, its JSON, and as a verb of the service."""
+"""``trigger`` on the command line, its JSON, and what the page asks."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import make_images
 from trainer.commands.cli import main
-from trainer.commands.worker import command_verb
-from trainer.triggers.lab import open_lab
+from trainer.commands.trigger import judge_words
+from trainer.commands.worker import judge_trigger, suggest_triggers
+from trainer.triggers.lab import TriggerLab, open_lab
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -88,11 +89,21 @@ def test_another_base(tiny_base: TinyBase, capsys: pytest.CaptureFixture[str]) -
     assert [one["verdict"] for one in answer["words"]] == ["good", "taken"]
 
 
-def test_service_verb() -> None:
-    verb = command_verb(("trigger",), "words")
+def test_the_verbs_of_the_page_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = {"words": ["-rf", "dog"], "base": "tiny-emoji", "class_word": "car", "images": None}
-    answer = verb(arguments, lambda *_: None)
-    assert isinstance(answer, dict)
-    assert [one["word"] for one in answer["words"]] == ["-rf", "dog"]
-    only = verb({"words": [], "base": "tiny-emoji"}, lambda *_: None)
-    assert isinstance(only, dict) and only["words"] == [] and only["suggestions"]
+    suggested = suggest_triggers(arguments, lambda *_: None)
+    assert {one["verdict"] for one in suggested} == {"good"} and len(suggested) == 5
+    monkeypatch.setattr(TriggerLab, "suggest", None)  # what judging costs no time for
+    judged = judge_trigger(arguments, lambda *_: None)
+    assert [one["word"] for one in judged] == ["-rf", "dog"]
+
+
+def test_captions_count_and_no_picture_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = make_images(tmp_path / "images", count=2)
+    (images / "0.txt").write_text("a qjvk dog")
+    (images / "0.png").write_bytes(b"no picture")
+    monkeypatch.setattr("PIL.Image.open", None)
+    (found,) = judge_words(["qjvk"], "tiny-emoji", "dog", images)
+    assert any("captions" in reason for reason in found.reasons)

@@ -12,10 +12,10 @@ import torch
 from trainer.data.cache import TensorCache
 from trainer.diffusion import encode
 from trainer.triggers import meaning
+from trainer.triggers.judgement import MEANS_SOME
 from trainer.triggers.lab import TriggerLab
-from trainer.triggers.meaning import CLASSES, EncoderSense, Meaning, combined
+from trainer.triggers.meaning import CLASSES, LEAST_MOVE, EncoderSense, Meaning, strongest
 from trainer.triggers.reference import EVERYDAY
-from trainer.triggers.verdict import MEANS_SOME
 
 
 def test_known_words_mean_more_than_rare_ones(lab: TriggerLab) -> None:
@@ -43,7 +43,7 @@ def test_length_ranks_among_its_own(lab: TriggerLab) -> None:
     words = meaning.nonsense_words()
     ranks = torch.tensor([one.rank for one in sense.measure(words)])
     for count in (2, 3, 4):
-        of_length = ranks[sense._counts(words) == count]
+        of_length = ranks[sense.piece_counts(words) == count]
         assert 0.4 < of_length.mean() < 0.6
 
 
@@ -83,11 +83,11 @@ def test_states_are_those_of_the_padded_prompt(lab: TriggerLab) -> None:
     base = load_base("tiny-emoji")
     hidden = encode(base, prompts, "cpu").hidden
     lengths = [len(base.tokenizers[0](text)["input_ids"]) for text in prompts]
-    for state, row, length in zip(sense._states(prompts), hidden, lengths, strict=True):
+    for state, row, length in zip(sense.states(prompts), hidden, lengths, strict=True):
         assert torch.allclose(state, row[length - 1], atol=1e-4)
 
 
-def test_calibration_is_kept(lab: TriggerLab, tmp_path: Path) -> None:
+def test_calibration_is_cached(lab: TriggerLab, tmp_path: Path) -> None:
     told: list[str] = []
     cache = TensorCache(tmp_path, told.append)
 
@@ -112,5 +112,12 @@ def test_calibration_is_kept(lab: TriggerLab, tmp_path: Path) -> None:
 def test_the_encoder_that_makes_most_of_a_word_counts() -> None:
     little, much = Meaning(0.1, 0.5, 0.1, ()), Meaning(0.9, 1.0, 1.0, ("dog",))
     untold = Meaning(None, 0.0, 0.0, ())
-    assert combined([little, much]) == combined([untold, much]) == much
-    assert combined([untold, untold]).share is None
+    assert strongest([little, much]) == strongest([untold, much]) == much
+    assert strongest([untold, untold]).share is None
+
+
+def test_a_word_is_read_like_such_alone_as_move_the_sentence(lab: TriggerLab) -> None:
+    (sense,) = lab.senses("dog")
+    named = [sense.words[int(index)] for index in sense.calibration.means]
+    assert "fox" in named
+    assert min(found.moves for found in sense.measure(named)) >= 0.99 * LEAST_MOVE

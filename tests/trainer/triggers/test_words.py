@@ -6,14 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.triggers.words import (
-    EnglishList,
-    WordLists,
-    lists_at_hand,
-    notes,
-    strength_of,
-    words_ending,
-)
+from trainer.triggers.words import WordLists, notes, words_by_ending
 
 NAMES = "emma toyota pikachu ikea naruto zendaya rihanna hermione hetalia beyoncé madrid"
 SHORT = "nasa lgbt nsfw ufc bts nba rpg gta bmw html mri cpu fbi lol omg covid"
@@ -25,18 +18,18 @@ FOREIGN = "hund perro chien voiture собака 東京 neko inu kawaii"
 
 @pytest.mark.parametrize("word", f"{NAMES} {SHORT} {WORDS} {FOREIGN}".split())
 def test_known_words_are_known(lists: WordLists, word: str) -> None:
-    assert strength_of(word, lists.look_up(word)) == "strong"
+    assert lists.strength(word) == "strong"
     assert lists.look_up(word.upper()) == lists.look_up(word)
 
 
 @pytest.mark.parametrize("word", ABBREVIATIONS.split())
 def test_abbreviations_mean_something(lists: WordLists, word: str) -> None:
-    assert strength_of(word, lists.look_up(word)) is not None
+    assert lists.strength(word) is not None
 
 
 @pytest.mark.parametrize("word", NONSENSE.split())
 def test_nonsense_is_unknown(lists: WordLists, word: str) -> None:
-    assert strength_of(word, lists.look_up(word)) is None
+    assert lists.strength(word) is None
 
 
 def test_frequencies_are_those_of_the_lists(lists: WordLists) -> None:
@@ -50,26 +43,23 @@ def test_frequencies_are_those_of_the_lists(lists: WordLists) -> None:
     assert known.other == pytest.approx(wordfreq.zipf_frequency("chien", "fr"), abs=0.05)
 
 
-def test_the_table_is_kept_and_read_again(
+def test_the_table_is_cached_and_english_stands_in_for_it(
     lists: WordLists, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAREBIT_CACHE", str(tmp_path))
-    assert isinstance(lists_at_hand(), EnglishList)
+    english = WordLists.at_hand()
+    for word in ("Dog", "nasa", "ohwx", ""):
+        assert english.look_up(word).english == lists.look_up(word).english
+    assert english.look_up("chien").other == 0
     monkeypatch.setattr("trainer.triggers.words._CODES", ["en", "nb"])  # a small one
     told: list[str] = []
     WordLists.open(told.append)
     again = WordLists.open(told.append)
     assert len(told) == 1
-    assert isinstance(lists_at_hand(), WordLists)
+    assert len(WordLists.at_hand().hashes) == len(again.hashes) > len(english.hashes)
     found = again.look_up("dog")
     monkeypatch.undo()
     assert found.english == lists.look_up("dog").english
-
-
-def test_the_english_list_agrees_on_english(lists: WordLists) -> None:
-    for word in ("Dog", "nasa", "ohwx", ""):
-        english = EnglishList().look_up(word).english
-        assert english == pytest.approx(lists.look_up(word).english, abs=0.05)
 
 
 def test_notes_are_sound() -> None:
@@ -82,7 +72,7 @@ def test_notes_are_sound() -> None:
 
 
 def test_endings() -> None:
-    found = words_ending(["ddle", "ohwx", "the"])
-    assert found.keys() == {"ddle", "the"}
-    assert "middle" in found["ddle"]
+    found = words_by_ending()
+    assert "ohwx" not in found and "middle" in found["ddle"]
     assert all(word.endswith("the") and word != "the" for word in found["the"])
+    assert max(map(len, found.values())) == 5

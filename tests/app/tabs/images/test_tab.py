@@ -61,8 +61,8 @@ def _answer(verb: str, arguments: dict[str, object], *_: object, **__: object) -
         with zipfile.ZipFile(str(arguments["out"]), "w") as archive:
             archive.write(str(arguments["file"]), f"{arguments['name']}.safetensors")
         return {}
-    if verb == "trigger":
-        return {"words": [], "suggestions": [{"word": "ohwx", "verdict": "good"}]}
+    if verb == "trigger.suggest":
+        return [{"word": "ohwx", "verdict": "good"}]
     raise UserError(f"There is no {verb} here.")
 
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.corpus.names import NAUGHTY
-from trainer.triggers.lab import TriggerLab, doubt
-from trainer.triggers.meaning import LEAST_MOVE, Meaning
-from trainer.triggers.verdict import MAX_CHARACTERS, Judgement, compound, judge
+from trainer.triggers.judgement import MAX_CHARACTERS, Judgement, compound, judge
+from trainer.triggers.lab import TriggerLab
+from trainer.triggers.meaning import Meaning
 from trainer.triggers.words import WordLists
 
 TAKEN = (
@@ -96,10 +96,10 @@ def test_a_class_word_means_as_much_beside_itself(lab: TriggerLab) -> None:
 
 def test_a_known_word_that_hardly_moves_the_sentence_is_said_to_stand_out(lab: TriggerLab) -> None:
     still = Meaning(share=0.6, rank=1.0, moves=0.1, reads_like=())
-    found = judge("ohwx", lab.read, lab.lists, lambda _: still)
+    found = judge("ohwx", lab.read, lab.lists, still)
     (reason,) = (text for text in found.reasons if text.startswith("It means much"))
     assert "embedding stands out" in reason and "though it moves a sentence 10 %" in reason
-    moving = judge("ohwx", lab.read, lab.lists, lambda _: replace(still, moves=0.6))
+    moving = judge("ohwx", lab.read, lab.lists, replace(still, moves=0.6))
     assert "stands out" not in " ".join(moving.reasons)
 
 
@@ -121,7 +121,13 @@ def test_words_are_judged_alone(lab: TriggerLab) -> None:
 
 
 @settings(max_examples=150)
-@given(st.one_of(st.text(), st.text("abcxyz019 ,-é犬🐸'\"()\0\u202e", max_size=60)))
+@given(
+    st.one_of(
+        st.text(),
+        st.sampled_from(list(NAUGHTY)),
+        st.text("abcxyz019 ,-é犬🐸'\"()\0\u202e", max_size=60),
+    )
+)
 def test_any_text_has_a_verdict(lab: TriggerLab, word: str) -> None:
     found = one(lab, word)
     assert found.verdict in ("good", "weak", "taken")
@@ -133,8 +139,7 @@ def test_any_text_has_a_verdict(lab: TriggerLab, word: str) -> None:
 
 
 def test_hostile_names(lab: TriggerLab) -> None:
-    for found in lab.judge(list(NAUGHTY)):
-        assert found.reasons
+    assert all(found.reasons for found in lab.judge(list(NAUGHTY)))
 
 
 @pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
@@ -143,44 +148,15 @@ def test_an_untrained_encoder_leaves_the_verdict_to_the_lists(
 ) -> None:
     random = random_lab(name)
     verdicts = {word: one(random, word) for word in ("dog", "emma", "sks", "ohwx", "zwx")}
-    assert [found.verdict for found in verdicts.values()] == [
-        "taken",
-        "taken",
-        "weak",
-        "good",
-        "good",
-    ]
+    said = [found.verdict for found in verdicts.values()]
+    assert said == ["taken", "taken", "weak", "good", "good"]
     for found in verdicts.values():
         assert any("as if untrained" in text for text in found.reasons)
         assert found.reads_like == ()
 
 
 @pytest.mark.parametrize(
-    ("word", "parts"),
-    [
-        ("agirl", ("a", "girl")),
-        ("redhouse", ("red", "house")),
-        ("ilovecats", ()),
-        ("zwx", ()),
-        ("ohwx", ()),
-        ("", ()),
-    ],
+    ("word", "parts"), [("agirl", "a girl"), ("redhouse", "red house"), ("ilovecats", ""), ("", "")]
 )
-def test_compounds(lists: WordLists, word: str, parts: tuple[str, ...]) -> None:
-    assert compound(word, lists) == parts
-
-
-def test_doubt_before_training(lab: TriggerLab) -> None:
-    tokenizers = lab.text.tokenizers
-    assert doubt("ohwx", tokenizers, "car") is None
-    for word in ("dog", "sks", "my cat", "nasa"):
-        sentence = doubt(word, tokenizers)
-        assert sentence and repr(word) in sentence and "\n" not in sentence
-    assert doubt("ohwx", tokenizers, "ohwx") is not None
-
-
-def test_a_word_is_read_like_such_alone_as_move_the_sentence(lab: TriggerLab) -> None:
-    (sense,) = lab.senses("dog")
-    named = [sense.words[int(index)] for index in sense.calibration.means]
-    assert "fox" in named
-    assert min(found.moves for found in sense.measure(named)) >= 0.99 * LEAST_MOVE
+def test_compounds(lists: WordLists, word: str, parts: str) -> None:
+    assert " ".join(compound(word, lists)) == parts

@@ -1,0 +1,266 @@
+"""Is a word a good trigger? What tokenizer, word lists and text encoder say, in sentences."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from trainer.data.captions import clean_caption, contains_word
+from trainer.models.text import Piece
+from trainer.triggers.meaning import MOST_COMPARED, Meaning
+from trainer.triggers.tokens import Reading
+from trainer.triggers.words import Known, Strength, WordLists, notes, words_by_ending
+
+Verdict = Literal["good", "weak", "taken"]
+Reason = tuple[Verdict, str]
+"""A sentence, and the verdict that it would give by itself."""
+
+MAX_CHARACTERS = 40
+"""Longer words are not looked into."""
+MOST_PIECES = 3
+"""Up to three pieces make a good identifier (arXiv 2208.12242, section 3.2)."""
+MEANS_MUCH, MEANS_SOME = 0.5, 0.25
+"""Shares of what an everyday word means."""
+COMMON = 4.0
+"""Zipf frequency from which a piece within a word is read as the word that it spells."""
+NOT_LISTED = "No list of 42 languages has it, neither as a word nor as a name or abbreviation."
+
+_SEVERITY: dict[Verdict, int] = {"good": 0, "weak": 1, "taken": 2}
+_BY_STRENGTH: dict[Strength, Verdict] = {"strong": "taken", "some": "weak", "faint": "good"}
+_SHORT_WORDS = ("a", "i", "my", "me", "we", "is", "to", "it", "of", "no", "go")
+_SYNTAX = frozenset("()[]{}<>:|\\,")
+_RUN = re.compile(r"[^\W\d_]+|\d|(?:[^\w\s]|_)+")
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A word, and why to take it as a trigger or not.
+
+    Attributes:
+        word: as given, cut to what can be shown.
+        reads_like: known words that it moves a sentence towards, as measured on the base model.
+        reasons: sentences, the decisive ones first; never empty.
+    """
+
+    word: str
+    verdict: Verdict
+    pieces: tuple[Piece, ...]
+    reads_like: tuple[str, ...]
+    reasons: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON, in the form that the command line promises."""
+        return asdict(self)
+
+
+def cleaned(word: str) -> str:
+    """A word as training would see it, and no longer than is looked into."""
+    return clean_caption(word.strip()[: 4 * MAX_CHARACTERS])
+
+
+def judge(
+    word: str,
+    read: Callable[[str], Reading],
+    lists: WordLists,
+    meaning: Meaning | None,
+    *,
+    class_word: str = "",
+    captions: Sequence[str] = (),
+) -> Judgement:
+    """Judges any text as a trigger word.
+
+    Args:
+        read: takes a word apart as the base model's tokenizers do.
+        meaning: to the base model's text encoders; None where that is not asked.
+        class_word: of the user's subject.
+        captions: of the user's image set.
+    """
+    text = cleaned(word)
+    shown = text[:MAX_CHARACTERS] + ("…" if len(text) > MAX_CHARACTERS else "")
+    if not text or len(word.strip()) > MAX_CHARACTERS:
+        pieces = read(text[:MAX_CHARACTERS]).pieces if text else ()
+        return Judgement(shown, "taken", pieces, (), (_unusable(word, text),))
+    reading = read(text)
+    count = len(reading.pieces)
+    found = [*_form(word, text), *_elsewhere(text, lists)]
+    if _letters(text) and all(verdict == "good" for verdict, _ in found):
+        found.append(("good", NOT_LISTED))
+    found += [*_own(text, class_word, captions), *_pieces(text, reading, lists)]
+    found += _measured(meaning, count) if meaning else ()
+    found.sort(key=lambda reason: -_SEVERITY[reason[0]])
+    like = meaning.reads_like if meaning and _means_some(meaning, count) else ()
+    reasons = tuple(dict.fromkeys(sentence for _, sentence in found))
+    return Judgement(shown, found[0][0], reading.pieces, like, reasons)
+
+
+def _unusable(word: str, text: str) -> str:
+    if len(word.strip()) > MAX_CHARACTERS:
+        return f"It has {len(word.strip()):,} characters; a trigger is one short word."
+    if word.strip():
+        return "Nothing is left of it once control and invisible characters are taken out."
+    return "It is empty, and the empty prompt already stands for any picture at all."
+
+
+def _letters(text: str) -> list[str]:
+    """The words in a text: runs of letters."""
+    return [run for run in _RUN.findall(text) if run[0].isalpha()]
+
+
+def _form(word: str, text: str) -> Iterator[Reason]:
+    """What can be said of the characters alone."""
+    if " ".join(unicodedata.normalize("NFC", word).split()) != text:
+        yield "weak", "It holds control or invisible characters, which are taken out."
+    runs, letters = _RUN.findall(text), _letters(text)
+    if not letters:
+        yield "taken", f"It has no letters: {_signs(text)}."
+        return
+    if " " in text:
+        yield "weak", f"It is {len(text.split())} words; a trigger should be one."
+    if any(run.isdigit() for run in runs):
+        yield "weak", "Each digit is a piece of its own, which also means a number."
+    marks = {char for run in runs for char in run if not run[0].isalnum()}
+    if marks & _SYNTAX:
+        yield "weak", "It holds signs that drawing tools read as weights or separators."
+    elif marks:
+        yield "weak", "Punctuation splits it into several words."
+    if len(letters) == 1 and _is_single_letter(letters[0]):
+        yield "taken", "A single letter occurs everywhere."
+    if text != text.lower():
+        yield "good", f"Capitals make no difference: it is read as {text.lower()!r}."
+
+
+def _is_single_letter(run: str) -> bool:
+    """One letter of an alphabet; a sign such as 犬 is a word (category Lo)."""
+    return len(run) == 1 and unicodedata.category(run) != "Lo"
+
+
+def _signs(text: str) -> str:
+    if any(unicodedata.category(char) == "So" for char in text):
+        return "an emoji or symbol is read as what it shows"
+    if any(char.isdigit() for char in text):
+        return "digits are read as numbers"
+    return "signs mean something to the text encoder and to drawing tools"
+
+
+def _elsewhere(text: str, lists: WordLists) -> Iterator[Reason]:
+    """What the words in it mean elsewhere, whatever this base model makes of them."""
+    for run in dict.fromkeys(_letters(text)):
+        subject, word = "It" if run == text else f"{run!r} in it", run.lower()
+        note, strength = notes().get(word), lists.strength(word)
+        if note:
+            yield _BY_STRENGTH[note.strength], f"{subject} is known elsewhere: {note.meaning}."
+        if strength and not _is_single_letter(word):
+            yield _BY_STRENGTH[strength], f"{subject} is {_listed(lists.look_up(word))}."
+        if not strength and not note and (parts := compound(word, lists)):
+            yield "weak", f"{subject} spells known words: {' + '.join(parts)}."
+
+
+def _listed(known: Known) -> str:
+    in_english = known.english and known.english >= known.other - 1
+    language, zipf = ("English", known.english) if in_english else (known.language, known.other)
+    times = 10 ** (zipf - 3)
+    often = f"{times:,.0f} times in a million"
+    if times < 1:
+        often = f"{10**zipf:,.0f} times in a billion"
+    return f"a word, name or abbreviation in {language} texts, about {often} words"
+
+
+def compound(word: str, lists: WordLists) -> tuple[str, ...]:
+    """The two or three common English words that a word is joined from; empty for none."""
+    for at in range(1, len(word)):
+        head, tail = word[:at], word[at:]
+        if not _is_common(head, lists):
+            continue
+        if _is_common(tail, lists) and max(len(head), len(tail)) >= 3:
+            return head, tail
+        rest = compound(tail, lists) if at > 1 and len(tail) > 5 else ()
+        if len(rest) == 2:
+            return head, *rest
+    return ()
+
+
+def _is_common(part: str, lists: WordLists) -> bool:
+    if len(part) < 3:
+        return part in _SHORT_WORDS
+    return lists.look_up(part).english >= COMMON + (len(part) == 3) * 0.5
+
+
+def _own(text: str, class_word: str, captions: Sequence[str]) -> Iterator[Reason]:
+    """The user's class word and captions."""
+    if class_word and (contains_word(text, class_word) or contains_word(class_word, text)):
+        yield "taken", f"It is the class word, {class_word!r}, or holds it."
+    holding = sum(contains_word(caption, text) for caption in captions)
+    if holding and holding == len(captions):
+        yield "good", "Every caption has it already."
+    elif holding:
+        yield "weak", f"It stands in {holding} of {len(captions)} captions already."
+
+
+def _pieces(text: str, reading: Reading, lists: WordLists) -> Iterator[Reason]:
+    """What the tokenizer makes of it."""
+    pieces = reading.pieces
+    if any(char.isalpha() for char in text):
+        for change in reading.changes:
+            yield "weak", change
+    if reading.second != pieces:
+        yield "weak", "The two tokenizers take it apart differently."
+    if len(pieces) == 1:
+        yield "good", f"It is a single piece of the vocabulary, number {pieces[0].id}."
+        yield from _single(text.lower(), lists)
+        return
+    parts = f"It is {len(pieces)} pieces"
+    if text.isascii():  # else they are parts of bytes, which nobody can read
+        parts += f" ({' | '.join(piece.text.removesuffix('</w>') for piece in pieces[:12])})"
+    if len(pieces) > MOST_PIECES:
+        yield "weak", f"{parts}; up to {MOST_PIECES} bind well to a subject."
+    else:
+        yield "good", f"{parts}."
+    for piece in pieces if text.isalpha() else ():
+        plain = piece.text.removesuffix("</w>")
+        long_enough = len(plain) >= (3 if piece.text.endswith("</w>") else 4)
+        if long_enough and plain.isalpha() and lists.look_up(plain).english >= COMMON:
+            yield "weak", f"The text encoder reads {plain!r} in it, a word of its own."
+
+
+def _single(word: str, lists: WordLists) -> Iterator[Reason]:
+    """A vocabulary entry that no list explains: where it was learned."""
+    if lists.strength(word) or word in notes():
+        return
+    if word.isalpha() and len(word) >= 6:
+        yield "weak", "The vocabulary has it whole: so long a piece is a word or a name."
+    if examples := words_by_ending().get(word):
+        yield "weak", f"It is the end of words such as {', '.join(examples[:3])}."
+
+
+def _means_some(meaning: Meaning, count: int) -> bool:
+    if meaning.share is None or count > MOST_COMPARED:
+        return False
+    return meaning.share >= MEANS_SOME and meaning.rank >= 0.9
+
+
+def _measured(meaning: Meaning, count: int) -> Iterator[Reason]:
+    """What this base model's own text encoders make of a word of so many pieces."""
+    if count > MOST_COMPARED:
+        yield "good", "It is too long for its meaning to be measured."
+        return
+    if meaning.share is None:
+        yield (
+            "good",
+            "This text encoder tells no known word from nonsense, as if untrained: the verdict "
+            "rests on word lists and pieces alone.",
+        )
+        return
+    moves = f"it moves a sentence {100 * meaning.moves:.0f} % as far as an everyday word"
+    if meaning.moves < MEANS_SOME and _means_some(meaning, count):  # such as the class word, twice
+        moves = f"its embedding stands out from those of rare words, though {moves}"
+    if meaning.share >= MEANS_MUCH and meaning.rank >= 0.98:
+        like = f" and reads like {', '.join(meaning.reads_like)}" if meaning.reads_like else ""
+        yield "taken", f"It means much to this base model: {moves}{like}."
+    elif _means_some(meaning, count):
+        yield "weak", f"It means something to this base model: {moves}."
+    else:
+        length = ", no more than nonsense of its length" if count > 1 else ""
+        yield "good", f"It means little to this base model: {moves}{length}."
