@@ -136,7 +136,9 @@ def build(architecture: Architecture, dtype: torch.dtype) -> BaseModel:
         with _making(dtype):
             unet = cast(UNet2DConditionModel, UNet2DConditionModel.from_config(parts["unet"]))
             encoders: list[TextEncoder] = [
-                kind._from_config(CLIPTextConfig(**parts[name]), attn_implementation="sdpa")
+                kind._from_config(
+                    CLIPTextConfig(**parts[name]), dtype=dtype, attn_implementation="sdpa"
+                )
                 for name, kind in _ENCODERS.items()
                 if name in parts
             ]
