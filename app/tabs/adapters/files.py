@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from app.files import disk_trouble, slug
+from gradio.utils import get_upload_folder
+
+from app import client
+from app.files import Upload, disk_trouble, slug
 from trainer import places
 from trainer.data.names import display_name
 from trainer.errors import UserError
@@ -15,6 +22,9 @@ from trainer.runs.layout import list_runs
 
 SUFFIX = ".safetensors"
 LARGEST = 4_000_000_000
+SECONDS = 180.0
+"""How long the worker may take for one file."""
+
 _PREFIX = "file/"
 
 
@@ -41,11 +51,9 @@ def list_adapters() -> list[AdapterChoice]:
         for run in list_runs(places.RUNS)
         if run.adapter.is_file()
     ]
-    folder = places.ADAPTERS
-    files = sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []
     found += [
         AdapterChoice(f"{_PREFIX}{path.name}", path, display_name(path.stem))
-        for path in files
+        for path in sorted(places.ADAPTERS.glob(f"*{SUFFIX}"))
         if path.is_file() and not path.name.startswith(".")
     ]
     return found
@@ -76,34 +84,133 @@ def free_path(name: str) -> Path:
     stem, number = slug(name) or "adapter", 1
     with disk_trouble():
         places.ADAPTERS.mkdir(parents=True, exist_ok=True)
-    while (path := places.ADAPTERS / f"{_numbered(stem, number)}{SUFFIX}").exists():
+    path = places.ADAPTERS / f"{stem}{SUFFIX}"
+    while path.exists():
         number += 1
+        path = path.with_name(f"{stem}-{number}{SUFFIX}")
     return path
 
 
-def _numbered(stem: str, number: int) -> str:
-    return stem if number == 1 else f"{stem}-{number}"
-
-
-def take_in(source: Path, name: str) -> AdapterChoice:
-    """Keep an uploaded file under a name of our own; what is in it is for others to judge.
-
-    Args:
-        name: what it was called, never trusted.
+def take_in(upload: Upload) -> AdapterChoice:
+    """Keeps a dropped file under a name of our own, if it is an adapter that can be read.
 
     Raises:
-        UserError: it is no safetensors file by its name, too large, or there is no room.
+        UserError: it is none, is too large, or there is no room; nothing is kept then.
     """
-    if PurePosixPath(name).suffix.casefold() != SUFFIX:
+    name = PurePosixPath(upload.name)  # never trusted
+    if name.suffix.casefold() != SUFFIX:
         raise UserError(
-            f"{display_name(name[:80])} is no .safetensors file.",
+            f"{display_name(upload.name[:80])} is no .safetensors file.",
             "Only safetensors are read: other formats can carry programs.",
         )
     with disk_trouble():
-        if source.stat().st_size > LARGEST:
+        if upload.path.stat().st_size > LARGEST:
             limit = f"{LARGEST / 1e9:.0f} GB"
             raise UserError(f"The file is larger than {limit}.", "That is no adapter.")
-        path = free_path(PurePosixPath(name).stem)
+        path = free_path(name.stem)
         with replacing(path) as temporary:
-            shutil.copyfile(source, temporary)
-    return find_adapter(f"{_PREFIX}{path.name}")
+            shutil.copyfile(upload.path, temporary)
+    choice = find_adapter(f"{_PREFIX}{path.name}")
+    try:
+        inspect(choice)
+    except UserError as error:
+        path.unlink(missing_ok=True)
+        message = error.message.replace(str(path.resolve()), path.name)
+        raise UserError(message, error.hint) from None
+    return choice
+
+
+# ------------------------------------------------------------------------------ the worker's work
+
+
+def inspect(choice: AdapterChoice) -> dict[str, Any]:
+    """What ``adapter inspect --json`` says of a file.
+
+    Raises:
+        UserError: it cannot be read; or the worker does not answer.
+    """
+    return _ask("adapter.inspect", *_identity(choice.path))
+
+
+def verify(choice: AdapterChoice) -> dict[str, Any]:
+    """What ``adapter verify --json`` says of a file, without a base model.
+
+    Raises:
+        UserError: as `inspect`.
+    """
+    return _ask("adapter.verify", *_identity(choice.path))
+
+
+def _identity(path: Path) -> tuple[str, int, int]:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UserError("The adapter file is gone.", "Choose another one.") from error
+    return str(path.resolve()), status.st_mtime_ns, status.st_size
+
+
+@lru_cache(maxsize=64)
+def _ask(verb: str, path: str, changed: int, size: int) -> dict[str, Any]:
+    return client.call(verb, {"file": path}, SECONDS)
+
+
+def convert(choice: AdapterChoice, layout: str, precision: str) -> tuple[AdapterChoice, Any]:
+    """Another layout, or number format if one is given; the new file and what became of it.
+
+    Raises:
+        UserError: the worker cannot do it.
+    """
+    arguments = {"file": _path(choice), "layout": layout, "precision": precision or None}
+    return _make("adapter.convert", arguments, f"{choice.title} {layout} {precision}")
+
+
+def resize(choice: AdapterChoice, rank: int | None, share: float) -> tuple[AdapterChoice, Any]:
+    """Smaller ranks: at most ``rank``, or what keeps ``share`` of each layer.
+
+    Raises:
+        UserError: as `convert`.
+    """
+    goal: dict[str, object] = {"rank": rank} if rank else {"energy": share}
+    name = f"{choice.title} rank {rank}" if rank else f"{choice.title} {100 * share:.0f} percent"
+    return _make("adapter.resize", {"file": _path(choice), **goal}, name)
+
+
+def merge(
+    chosen: Sequence[tuple[AdapterChoice, float]], rank: int | None
+) -> tuple[AdapterChoice, Any]:
+    """Several adapters as one, each with its strength.
+
+    Raises:
+        UserError: fewer than two, or as `convert`.
+    """
+    if len(chosen) < 2:
+        raise UserError("A merge needs two adapters.", "Choose at least one more.")
+    files = [f"{_path(choice)}:{strength:g}" for choice, strength in chosen]
+    name = " and ".join(choice.title for choice, _ in chosen)
+    return _make("adapter.merge", {"files": files, "rank": rank}, name)
+
+
+def _make(verb: str, arguments: dict[str, object], name: str) -> tuple[AdapterChoice, Any]:
+    path = free_path(name)
+    answer = client.call(verb, {**arguments, "out": str(path.resolve())}, SECONDS)
+    return find_adapter(f"{_PREFIX}{path.name}"), answer
+
+
+def download(choice: AdapterChoice) -> Path:
+    """A zip with the adapter, and the text and picture that other tools show beside it.
+
+    Raises:
+        UserError: the file cannot be read, or there is no room.
+    """
+    stem = slug(choice.run or choice.path.stem) or "adapter"
+    with disk_trouble():
+        folder = Path(get_upload_folder()) / "downloads" / secrets.token_hex(8)
+        folder.mkdir(parents=True)
+    out = folder / f"{stem}.zip"
+    wanted = {"file": _path(choice), "out": str(out), "name": stem}
+    client.call("adapter.download", wanted, SECONDS)
+    return out
+
+
+def _path(choice: AdapterChoice) -> str:
+    return str(choice.path.resolve())

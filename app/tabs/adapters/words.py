@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from typing import NamedTuple
 
-from app import client as service
 from app import jobs
-from app.tabs.adapters.files import AdapterChoice, find_adapter
+from app.tabs.adapters.files import AdapterChoice, find_adapter, inspect
 from trainer.config.file import ConfigError, read_config
 from trainer.data.captions import contains_word
 from trainer.errors import UserError
+from trainer.runs.board import preview_records
 
-_SECONDS = 120.0
 _MOST_WORDS = 20
 
 
-@dataclass(frozen=True)
-class Words:
+class Words(NamedTuple):
     """What an adapter answers to.
 
     Attributes:
@@ -64,8 +60,7 @@ def missing(prompt: str, known: Iterable[Words]) -> list[str]:
 def _words(choice: AdapterChoice, ask: bool) -> Words:
     if choice.run:
         return _words_of_run(choice.run)
-    facts = choice.path.stat()
-    key = (choice.path, facts.st_mtime_ns)
+    key = (choice, choice.path.stat().st_mtime_ns)
     if not ask and key not in _asked:
         return Words(())
     return _words_of_file(*key)
@@ -77,31 +72,25 @@ def _words_of_run(name: str) -> Words:
         captions = read_config(run.config).captions
     except ConfigError:
         return Words(())
+    if not captions.trigger:
+        return Words(())
     steps = run.preview_steps()
-    prompt = _first_prompt(run.preview(steps[-1])) if steps else ""
-    if captions.trigger and not contains_word(prompt, captions.trigger):
+    records = preview_records(run, steps[-1]) if steps else []
+    prompt = str(records[0]["prompt"]) if records else ""
+    if not contains_word(prompt, captions.trigger):
         prompt = f"{captions.trigger} {captions.class_word}".strip()
-    return Words((captions.trigger,) if captions.trigger else (), prompt)
+    return Words((captions.trigger,), prompt)
 
 
-def _first_prompt(folder: Path) -> str:
-    try:
-        records = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
-        return str(records[0]["prompt"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return ""
-
-
-_asked: set[tuple[Path, int]] = set()
+_asked: set[tuple[AdapterChoice, int]] = set()
 
 
 @lru_cache(maxsize=256)
-def _words_of_file(path: Path, changed: int) -> Words:
+def _words_of_file(choice: AdapterChoice, changed: int) -> Words:
     """As the file says itself; ``changed`` is when it was written, in nanoseconds."""
     try:
-        found = service.call("adapter.inspect", {"file": str(path)}, _SECONDS)
+        found: list[str] = inspect(choice)["trigger_words"]
     except UserError:
         return Words(())  # what is wrong with it is said when it is drawn with
-    _asked.add((path, changed))
-    words = found.get("trigger_words") or []
-    return Words(tuple(str(word)[:60] for word in words[:_MOST_WORDS]))
+    _asked.add((choice, changed))
+    return Words(tuple(word[:60] for word in found[:_MOST_WORDS] if word.strip()))

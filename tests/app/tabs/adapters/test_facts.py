@@ -3,96 +3,92 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from app import client as service
-from app.files import Upload
-from app.tabs.adapters import facts as adapterfacts
-from app.tabs.adapters import work as adapterwork
-from app.tabs.adapters.files import AdapterChoice, list_adapters
+from app.tabs.adapters import facts
+from app.tabs.adapters.files import AdapterChoice
 from tests.app.tabs.images.test_setview import harmless
-from trainer import places
-from trainer.errors import UserError
 
 HOSTILE = "<script>alert(1)</script>\u202e" + "x" * 1_000_000
+FACTS: dict[str, Any] = {
+    "family": "sd1",
+    "layers": {
+        "unet.down_blocks.0.q": {"rank": 4, "alpha": 4.0},
+        "unet.up_blocks.1.q": {"rank": 8, "alpha": 4.0},
+        "te.layers.0.q_proj": {"rank": 4, "alpha": 4.0},
+    },
+    "layouts": ["kohya"],
+    "trigger_words": ["ohwx"],
+    "enough_rank": 2,
+    "energy_by_block": {"unet.up_blocks.1": 2.0, "te": 1.0, "unet.down_blocks.0": 0.5},
+    "metadata": {},
+}
+NOTHING: dict[str, Any] = {
+    "family": None, "layers": {}, "layouts": [], "trigger_words": [], "enough_rank": None,
+    "energy_by_block": {}, "metadata": {},
+}  # fmt: skip
+RESULT = {"layers": 3, "ranks": [4, 8], "layout": "kohya", "precision": "fp16"}
 
 
+@pytest.fixture
 def choice(tmp_path: Path) -> AdapterChoice:
     path = tmp_path / "a.safetensors"
     path.write_bytes(b"x" * 2_000_000)
     return AdapterChoice("file/a.safetensors", path, "a")
 
 
-def test_a_file_in_words(tmp_path: Path) -> None:
-    layers = {
-        "unet.down_blocks.0.q": {"rank": 4, "alpha": 4.0},
-        "unet.up_blocks.1.q": {"rank": 8, "alpha": 4.0},
-        "te.layers.0.q_proj": {"rank": 4, "alpha": 4.0},
-    }
-    facts = {
-        "family": "sd1",
-        "layers": layers,
-        "layouts": ["kohya"],
-        "trigger_words": ["ohwx"],
-        "enough_rank": 2,
-        "energy_by_block": {"unet.up_blocks.1": 2.0, "te": 1.0, "unet.down_blocks.0": 0.5},
-    }
-    words = harmless(adapterfacts.what_it_is(choice(tmp_path), facts)).text
-    for part in (
-        "Stable Diffusion 1",
-        "ohwx",
-        "4 to 8",
-        "2 in UNet",
-        "1 in text encoder",
-        "2.0 MB",
-    ):
+def test_a_file_in_words(choice: AdapterChoice) -> None:
+    words = harmless(facts.what_it_is(choice, FACTS)).text
+    for part in ("Stable Diffusion 1", "ohwx", "4 to 8", "2 in UNet", "1 in text encoder",
+                 "2.0 MB", "Rank 2 would keep"):  # fmt: skip
         assert part in words
-    bars = harmless(adapterfacts.chart(facts)).text
+    bars = harmless(facts.chart(FACTS)).text
     assert bars.index("text encoder") < bars.index("UNet, down 0") < bars.index("UNet, up 1")
+    none = facts.what_it_is(choice, NOTHING)
+    assert "an unknown base model" in none and "none in the file" in none
+    assert facts.chart(NOTHING) == ""
+    assert "nothing about itself" in facts.metadata(NOTHING)
 
 
-def test_metadata_is_shown_as_text_and_cut(tmp_path: Path) -> None:
+def test_metadata_is_shown_as_text_and_cut(choice: AdapterChoice) -> None:
     """Fault 21."""
-    facts = {
+    found = FACTS | {
         "family": HOSTILE,
-        "layers": {HOSTILE: {"rank": 4, "alpha": HOSTILE}},
-        "layouts": [HOSTILE[:100]],
-        "trigger_words": [HOSTILE],
-        "energy_by_block": {HOSTILE: 1.0, "x": HOSTILE},
-        "metadata": {f"{HOSTILE}{n}": HOSTILE for n in range(100)},
-        "tools": {HOSTILE[:100]: {"works": True, "matched": {"x": 1}, "notes": [HOSTILE] * 3}},
+        "layers": {HOSTILE: {"rank": 4, "alpha": 4.0}},
+        "trigger_words": [HOSTILE] * 3,
+        "energy_by_block": {HOSTILE: 1.0},
+        "metadata": {f"{HOSTILE}{n}": HOSTILE for n in range(100)} | {"ss_sd_model_name": HOSTILE},
     }
+    verdict = {"works": True, "matched": {"x": 1}, "total": {"x": 1}, "strength_exact": True}
     texts = (
-        adapterfacts.what_it_is(choice(tmp_path), facts),
-        adapterfacts.chart(facts),
-        adapterfacts.metadata(facts),
-        adapterfacts.proof(facts),
-        adapterfacts.result({"works": HOSTILE, "layout": "kohya", "ranks": [4]}),
+        facts.what_it_is(choice, found),
+        facts.chart(found),
+        facts.metadata(found),
+        facts.proof({"tools": {HOSTILE[:100]: verdict | {"notes": [HOSTILE] * 3}}}),
+        facts.result(RESULT | {"difference": 0.1, "works": HOSTILE}),
     )
     for text in texts:
         harmless(text)
         assert len(text) < 60_000
 
 
-@pytest.mark.parametrize("facts", [{}, {"layers": 3, "tools": [], "metadata": None, "ranks": "x"}])
-def test_an_odd_answer_is_no_defect(facts: dict[str, object], tmp_path: Path) -> None:
-    adapterfacts.what_it_is(choice(tmp_path), facts)
-    assert adapterfacts.chart(facts) == adapterfacts.proof(facts) == ""
-    assert "nothing about itself" in adapterfacts.metadata(facts)
+@pytest.mark.parametrize(
+    ("matched", "works", "said"),
+    [(4, True, "Works"), (2, False, "In part"), (0, False, "Does not work")],
+)
+def test_a_tools_verdict(matched: int, works: bool, said: str) -> None:
+    verdict = {"works": works, "matched": {"unet": matched}, "total": {"unet": 4}}
+    text = facts.proof({"tools": {"ComfyUI": verdict | {"strength_exact": works, "notes": []}}})
+    words = harmless(text).text
+    assert said in words and f"{matched} of 4 tensors read" in words
+    assert ("strength exact" in words) == works
 
 
-def test_a_dropped_file_that_is_no_adapter_is_not_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(places, "ADAPTERS", tmp_path / "adapters")
-    monkeypatch.setattr(places, "RUNS", tmp_path / "runs")
-
-    def refuse(verb: str, arguments: dict[str, object], timeout: float) -> object:
-        raise UserError(f"{arguments['file']} is a pickle.", "Convert it.")
-
-    monkeypatch.setattr(service, "call", refuse)
-    (tmp_path / "sent").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"^cat\.safetensors is a pickle"):
-        adapterwork.bring_in(Upload(tmp_path / "sent", "Cat.safetensors"))
-    assert list_adapters() == []
+@pytest.mark.parametrize(
+    ("difference", "said"), [(0.0, "does exactly the same"), (0.0123, "differs by 1.2 %")]
+)
+def test_what_became_of_it(difference: float, said: str) -> None:
+    text = facts.result(RESULT | {"difference": difference, "works": "works in ComfyUI"})
+    assert said in text and "3 layers of rank 4 to 8" in text and "It works in ComfyUI." in text

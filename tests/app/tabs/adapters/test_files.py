@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from app import client
+from app.files import Upload
 from app.tabs.adapters.files import find_adapter, list_adapters, take_in
 from tests.corpus.names import NAUGHTY
 from trainer import places
@@ -16,18 +18,16 @@ from trainer.errors import UserError
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(places, "ADAPTERS", tmp_path / "adapters")
+    monkeypatch.setattr(client, "call", lambda *_: {})
 
 
-def brought(tmp_path: Path, name: str, data: bytes = b"data") -> str:
-    (tmp_path / "sent").write_bytes(data)
-    return take_in(tmp_path / "sent", name).id
-
-
-def test_nothing_yet() -> None:
-    assert list_adapters() == []
+def brought(tmp_path: Path, name: str) -> str:
+    (tmp_path / "sent").write_bytes(b"data")
+    return take_in(Upload(tmp_path / "sent", name)).id
 
 
 def test_runs_and_files(tmp_path: Path) -> None:
+    assert list_adapters() == []
     for name in ("with", "without"):
         (tmp_path / "runs" / name).mkdir(parents=True)
         (tmp_path / "runs" / name / "config.toml").write_text("")
@@ -52,6 +52,18 @@ def test_hostile_names(name: str, tmp_path: Path) -> None:
 def test_other_formats_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no \.safetensors file"):
         brought(tmp_path, name)
+    assert list_adapters() == []
+
+
+def test_a_file_that_is_no_adapter_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(verb: str, arguments: dict[str, object], timeout: float) -> object:
+        raise UserError(f"{arguments['file']} is a pickle.", "Convert it.")
+
+    monkeypatch.setattr(client, "call", refuse)
+    with pytest.raises(UserError, match=r"^cat\.safetensors is a pickle"):
+        brought(tmp_path, "Cat.safetensors")
     assert list_adapters() == []
 
 

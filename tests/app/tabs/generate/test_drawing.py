@@ -125,7 +125,9 @@ def test_the_prompt_begins_with_one_that_the_run_has_drawn(machine: Machine) -> 
     known = adapter_words.of_all(["cat"])
     assert adapter_words.suggested_prompt(known) == "ohwx car"
     run.preview(4).mkdir()
-    (run.preview(4) / "prompts.json").write_text('[{"prompt": "ohwx, a car in snow"}]')
+    (run.preview(4) / "prompts.json").write_text(
+        '[{"file": "0.png", "prompt": "ohwx, a car in snow"}]'
+    )
     known = adapter_words.of_all(["cat", None, "file/style.safetensors", "cat"])
     assert adapter_words.suggested_prompt(known) == "style ohwx, a car in snow"
     assert len(machine.asked) == 1

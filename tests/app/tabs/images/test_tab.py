@@ -12,7 +12,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
 from app import client as service
-from app.tabs.adapters import facts as adapterfacts
+from app.tabs.adapters import files as adapter_files
 from tests.app.tabs.images.test_archives import one
 from tests.trainer.data.folders_for_tests import picture, put
 from trainer import places
@@ -155,4 +155,4 @@ def test_adapters(page: Client) -> None:
         assert archive.read("cat.safetensors") == b"weights"
     with pytest.raises(AppError, match="no adapter"):
         page.predict("file/../private/secret.png", api_name="/download_adapter")
-    adapterfacts._ask.cache_clear()
+    adapter_files._ask.cache_clear()
