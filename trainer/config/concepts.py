@@ -7,7 +7,7 @@ A concept is an image set with its trigger word and its class word. The configur
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from trainer.config.file import ConfigError, Mistake
@@ -47,11 +47,11 @@ def class_words_of(config: TrainingConfig) -> list[str]:
     return list(dict.fromkeys(words))
 
 
-def kept_share(config: TrainingConfig) -> float:
+def preserved_share(config: TrainingConfig) -> float:
     """Rows to preserve for each picture of a step that preserves; 0 where nothing is preserved.
 
-    The base's predictions are held for each concept so often: with the rows of one concept for two,
-    what tells them apart came half as often, and one took over the other's pictures.
+    The base model's predictions are preserved so often for each concept: with the rows of one
+    concept for two, one took over the other's pictures.
     """
     preservation = config.preservation
     if preservation.method == "none" or preservation.weight == 0:
@@ -65,34 +65,6 @@ def subject_of(concept: ConceptConfig) -> str:
     return f"{concept.trigger} {concept.class_word}".strip()
 
 
-def balanced_repeats(repeats: Sequence[Sequence[int]], shares: Sequence[int]) -> list[list[int]]:
-    """How often each picture comes up in an epoch, so that the concepts get their shares.
-
-    Each concept comes up so often as the one that needs most to show each of its pictures with
-    its repeats; where that does not come out even, its first pictures come up once more. A single
-    concept stays as it is.
-
-    Args:
-        repeats: of the pictures of each concept, by their folders' names.
-        shares: of the concepts (``ConceptConfig.repeats``).
-
-    Returns:
-        For each concept its pictures' repeats, none less than given.
-    """
-    if len(repeats) == 1:
-        return [list(repeats[0])]
-    unit = max(-(-sum(own) // share) for own, share in zip(repeats, shares, strict=True))
-    balanced = []
-    for own, share in zip(repeats, shares, strict=True):
-        whole, rest = divmod(unit * share, sum(own))
-        counts = [count * whole for count in own]
-        # What is left over is spread evenly, however the folders repeat.
-        for place in range(rest):
-            counts[place * len(own) // rest if rest < len(own) else place % len(own)] += 1
-        balanced.append(counts)
-    return balanced
-
-
 def parse_concept(text: str) -> dict[str, str]:
     """``DIR:TRIGGER[:CLASS]`` of the command line, as a ``[[concepts]]`` table.
 
@@ -102,15 +74,11 @@ def parse_concept(text: str) -> dict[str, str]:
     Raises:
         UserError: it is not of this form.
     """
-    parts = text.split(":")
-    for words in (1, 2):
-        folder = ":".join(parts[:-words])
-        if len(parts) > words and Path(folder).is_dir():
-            trigger, class_word = (*parts[-words:], "")[:2]
-            return {"path": folder, "trigger": trigger.strip(), "class_word": class_word.strip()}
-    if len(parts) in (2, 3):  # the missing folder is reported like any other
-        trigger, class_word = (*parts[1:], "")[:2]
-        return {"path": parts[0], "trigger": trigger.strip(), "class_word": class_word.strip()}
+    splits = [parts for count in (1, 2) if len(parts := text.rsplit(":", count)) > count]
+    found = next((parts for parts in splits if Path(parts[0]).is_dir()), text.split(":"))
+    if len(found) in (2, 3):  # a missing folder is reported like any other
+        folder, trigger, class_word = (*found, "")[:3]
+        return {"path": folder, "trigger": trigger.strip(), "class_word": class_word.strip()}
     raise UserError(
         f"--concept {text} is not of the form DIR:TRIGGER or DIR:TRIGGER:CLASS.",
         "Such as --concept datasets/teddy-and-peacock/teddy:ohwx:bear",

@@ -9,8 +9,6 @@ from functools import lru_cache
 from pathlib import PurePath
 from typing import Any
 
-from pydantic_core import PydanticUndefined
-
 from trainer.config.schema import ConceptConfig, Section, TrainingConfig
 
 _DEFAULTS = TrainingConfig()
@@ -99,20 +97,16 @@ def _fields(section: str, model: type[Section]) -> list[ConfigField]:
     found: list[ConfigField] = []
     for key, info in model.model_fields.items():
         schema = schemas[key]
-        flag, _, metavar = schema["flag"].partition(" ")
         found.append(
             ConfigField(
                 name=f"{section}.{key}",
-                default=None if info.default is PydanticUndefined else info.default,
+                default=None if info.is_required() else info.default,
                 description=" ".join((info.description or "").split()),
                 title=info.title or key.replace("_", " ").capitalize(),
-                flag=flag,
-                metavar=metavar,
-                resume=schema["resume"],
-                private=schema["private"],
-                place=schema["place"],
-                memory=schema["memory"],
+                flag=schema["flag"].partition(" ")[0],
+                metavar=schema["flag"].partition(" ")[2],
                 schema=schema,
+                **{fact: schema[fact] for fact in ("resume", "private", "place", "memory")},
             )
         )
     return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from trainer.config.file import with_values
 from trainer.config.schema import TrainingConfig
@@ -26,12 +25,8 @@ class Preset:
     values: Mapping[str, object]
 
 
-def _preset(name: str, reason: str, values: dict[str, object]) -> Preset:
-    return Preset(name, reason, MappingProxyType(values))
-
-
 _ALL = (
-    _preset(
+    Preset(
         "quick",
         "A first look within minutes: do the pictures and the trigger word work at all?",
         {
@@ -42,7 +37,7 @@ _ALL = (
             "checkpoints.every": 0,
         },
     ),
-    _preset(
+    Preset(
         "normal",
         "Ten to thirty pictures of one thing: what to try first.",
         {
@@ -52,7 +47,7 @@ _ALL = (
             "checkpoints.every": 200,
         },
     ),
-    _preset(
+    Preset(
         "thorough",
         "Overnight: more rank, averaged at the end, and many checkpoints to choose from.",
         {
@@ -66,16 +61,12 @@ _ALL = (
             "checkpoints.keep": 10,
         },
     ),
-    _preset(
+    Preset(
         "subject",
         "One person, animal or object: the text encoder learns too, the class word is kept.",
-        {
-            "adapter.rank": 16,
-            "adapter.text_encoder": True,
-            "captions.dropout": 0.1,
-        },
+        {"adapter.rank": 16, "adapter.text_encoder": True, "captions.dropout": 0.1},
     ),
-    _preset(
+    Preset(
         "style",
         "A way of drawing: more rank, mirrored pictures; the text encoder learns the trigger word.",
         {
@@ -85,7 +76,7 @@ _ALL = (
             "images.flip": True,
         },
     ),
-    _preset(
+    Preset(
         "sd1-6gb",
         "Stable Diffusion 1.5 on a card with 6 GB: checkpointing, the batch collected in fours.",
         {
@@ -97,7 +88,7 @@ _ALL = (
             "training.steps": 1200,
         },
     ),
-    _preset(
+    Preset(
         "sdxl-11gb",
         "SDXL at 1024 pixels on a card with 11 GB: UNet only, checkpointing, batches of one.",
         {
@@ -113,7 +104,7 @@ _ALL = (
             "checkpoints.every": 250,
         },
     ),
-    _preset(
+    Preset(
         "prodigy",
         "Prodigy finds the learning rate by itself: for pictures on which the usual rate fails.",
         {
@@ -126,7 +117,7 @@ _ALL = (
     ),
 )
 
-PRESETS: Mapping[str, Preset] = MappingProxyType({preset.name: preset for preset in _ALL})
+PRESETS: Mapping[str, Preset] = {preset.name: preset for preset in _ALL}
 
 
 def apply_preset(config: TrainingConfig, name: str) -> TrainingConfig:

@@ -1,9 +1,8 @@
 """The configuration of a training run.
 
-The sections stand in `inputs`, `method` and `outputs`, each field with all that is known of it (see
-`trainer.config.section`). A field that is ``None`` takes the base model's recommendation
-(`trainer.models.families`); `trainer.config.resolve` writes the real values in before a run starts,
-so that a run folder's ``config.toml`` is complete.
+A field that is ``None`` takes the base model's recommendation (`trainer.models.families`);
+`trainer.config.resolve` writes the real values in before a run starts, so that a run folder's
+``config.toml`` is complete.
 """
 
 from __future__ import annotations
@@ -14,41 +13,23 @@ from pathlib import Path
 
 from pydantic import model_validator
 
-from trainer.config.inputs import BaseModelConfig, CaptionsConfig, ConceptConfig, ImagesConfig
-from trainer.config.method import (
+from trainer.config.section import Section, field
+from trainer.config.sections import (
     AdapterConfig,
+    BaseModelConfig,
+    CaptionsConfig,
+    CheckpointsConfig,
+    ConceptConfig,
+    EvaluationConfig,
+    ImagesConfig,
     MemoryConfig,
     ObjectiveConfig,
     OptimizerConfig,
+    OutputConfig,
     PreservationConfig,
+    PreviewsConfig,
     TrainingSection,
 )
-from trainer.config.outputs import (
-    CheckpointsConfig,
-    EvaluationConfig,
-    OutputConfig,
-    PreviewsConfig,
-)
-from trainer.config.section import Section, field
-
-__all__ = [
-    "AdapterConfig",
-    "BaseModelConfig",
-    "CaptionsConfig",
-    "CheckpointsConfig",
-    "ConceptConfig",
-    "EvaluationConfig",
-    "ImagesConfig",
-    "MemoryConfig",
-    "ObjectiveConfig",
-    "OptimizerConfig",
-    "OutputConfig",
-    "PreservationConfig",
-    "PreviewsConfig",
-    "Section",
-    "TrainingConfig",
-    "TrainingSection",
-]
 
 
 class TrainingConfig(Section):

@@ -18,12 +18,11 @@ Rate = Annotated[float, Field(gt=0.0, le=100.0)]
 
 
 class Section(BaseModel):
-    """A group of fields: frozen, unknown keys refused, defaults checked as well."""
+    """A group of fields: frozen, unknown keys refused."""
 
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
-        validate_default=True,
         allow_inf_nan=False,
         use_attribute_docstrings=True,
     )

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.config.concepts import balanced_repeats, concepts_of
+from trainer.config.concepts import concepts_of
 from trainer.config.schema import ImagesConfig, TrainingConfig
 from trainer.data.buckets import CropPlan, plan_crop
 from trainer.data.cache import TensorCache, content_key
@@ -21,6 +21,7 @@ from trainer.data.holding import held_out_ids
 from trainer.data.images import ImageProblem, fit, load_rgb
 from trainer.data.inspections import Inspections
 from trainer.data.masks import latent_mask, mask_problem
+from trainer.data.order import balanced_repeats
 from trainer.data.sets import ImageEntry, ImageSet, scan_image_set
 from trainer.errors import UserError
 from trainer.memory.tiling import TILE, in_tiles, is_cut

@@ -93,3 +93,31 @@ class SampleOrder:
         """
         stream = np.random.Philox(key=derive_seed(self._seed, "order", epoch, purpose))
         return (stream.random_raw(count) >> np.uint64(11)) * 2.0**-53
+
+
+def balanced_repeats(repeats: Sequence[Sequence[int]], shares: Sequence[int]) -> list[list[int]]:
+    """How often each picture comes up in an epoch, so that the concepts get their shares.
+
+    Each concept comes up so often as the one that needs most to show each of its pictures with
+    its repeats; where that does not come out even, its first pictures come up once more. A single
+    concept stays as it is.
+
+    Args:
+        repeats: of the pictures of each concept, by their folders' names.
+        shares: of the concepts (``ConceptConfig.repeats``).
+
+    Returns:
+        For each concept its pictures' repeats, none less than given.
+    """
+    if len(repeats) == 1:
+        return [list(repeats[0])]
+    unit = max(-(-sum(own) // share) for own, share in zip(repeats, shares, strict=True))
+    balanced = []
+    for own, share in zip(repeats, shares, strict=True):
+        whole, rest = divmod(unit * share, sum(own))
+        counts = [count * whole for count in own]
+        # What is left over is spread evenly, however the folders repeat.
+        for place in range(rest):
+            counts[place * len(own) // rest if rest < len(own) else place % len(own)] += 1
+        balanced.append(counts)
+    return balanced

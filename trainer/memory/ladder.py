@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from trainer.config.concepts import kept_share
+from trainer.config.concepts import preserved_share
 from trainer.config.schema import TrainingConfig
 from trainer.memory.devices import ROWS
 from trainer.memory.quantized import Bits
@@ -119,7 +119,7 @@ def rung_of(config: TrainingConfig) -> Rung:
         pictures=min(memory.pictures_at_once or training.batch_size, training.batch_size),
         apart=memory.preserve_apart,
         batch=training.batch_size,
-        share=kept_share(config),
+        share=preserved_share(config),
         weights=base_weights(config),
         tiling=memory.vae_tiling == "on",
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trainer.conditioning import TextSource
-from trainer.config.concepts import kept_share
+from trainer.config.concepts import preserved_share
 from trainer.config.schema import TrainingConfig
 from trainer.data.cache import TensorCache
 from trainer.data.latents import LatentSource, Picture
@@ -62,7 +62,7 @@ def make_keeper(
         device.wait_for_everyone()
     settings, training = config.preservation, config.training
     largest = training.batch_size * training.accumulation
-    rhythm = Rhythm(kept_share(config), settings.every, largest)
+    rhythm = Rhythm(preserved_share(config), settings.every, largest)
     size = commonest_size(pictures)
     keeper: Keeper
     if settings.method == "pictures":

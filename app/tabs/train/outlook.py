@@ -9,7 +9,7 @@ from pathlib import Path
 from app.shared import escape
 from app.tabs.images.setview import known_unusable
 from trainer import places
-from trainer.config.concepts import concepts_of, kept_share, subject_of
+from trainer.config.concepts import concepts_of, preserved_share, subject_of
 from trainer.config.file import read_config
 from trainer.config.schema import TrainingConfig
 from trainer.data.folders import look_into, repeats_of
@@ -160,6 +160,6 @@ def _work(config: TrainingConfig) -> float:
     Recomputing activations costs a third more time (docs/configuration.md).
     """
     size = config.training.batch_size * config.training.accumulation
-    kept = kept_share(config) / config.preservation.every
+    kept = preserved_share(config) / config.preservation.every
     again = 4 / 3 if config.training.gradient_checkpointing else 1.0
     return size * (1 + kept) * again

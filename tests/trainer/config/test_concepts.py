@@ -13,12 +13,11 @@ from tests.conftest import TinyBase
 from tests.tiny_models import TINY_NAMES
 from tests.trainer.runs_for_tests import digest, make_images, small_config, train_small
 from trainer.config.concepts import (
-    balanced_repeats,
     captions_of,
     class_words_of,
     concepts_of,
-    kept_share,
     parse_concept,
+    preserved_share,
     triggers_of,
 )
 from trainer.config.file import ConfigError, format_config, parse_config, with_values
@@ -63,7 +62,7 @@ def test_predictions_are_held_for_each_concept(
     concepts: list[dict[str, Any]], preservation: dict[str, Any], share: float
 ) -> None:
     values = {f"preservation.{name}": value for name, value in preservation.items()}
-    assert kept_share(with_values(TrainingConfig(), values | {"concepts": concepts})) == share
+    assert preserved_share(with_values(TrainingConfig(), values | {"concepts": concepts})) == share
 
 
 def test_several_concepts_have_their_own_words() -> None:
@@ -102,31 +101,6 @@ def test_one_image_set_and_several_concepts_contradict_each_other() -> None:
             TrainingConfig(),
             {"images.path": "x", "captions.trigger": "sks", "concepts": TWO},
         )
-
-
-@pytest.mark.parametrize(
-    ("repeats", "shares", "totals"),
-    [
-        ([[1, 1, 1]], [5], [3]),  # a single concept stays as it is
-        ([[1] * 8, [1] * 8], [1, 1], [8, 8]),
-        ([[1] * 3, [1] * 10], [1, 1], [10, 10]),
-        ([[1] * 3, [1] * 10], [1, 2], [5, 10]),
-        ([[5, 5], [1] * 3], [1, 1], [10, 10]),
-        ([[1], [1] * 100, [2, 1]], [1, 1, 1], [100, 100, 100]),
-        ([[3, 1], [1] * 6], [1, 1], [6, 6]),
-    ],
-)
-def test_concepts_get_their_shares(
-    repeats: list[list[int]], shares: list[int], totals: list[int]
-) -> None:
-    balanced = balanced_repeats(repeats, shares)
-    assert [sum(own) for own in balanced] == totals
-    for own, given in zip(balanced, repeats, strict=True):
-        assert all(count >= least for count, least in zip(own, given, strict=True))
-        # Pictures with the same repeats differ by one at most.
-        for value in set(given):
-            same = [count for count, least in zip(own, given, strict=True) if least == value]
-            assert max(same) - min(same) <= 1
 
 
 def test_the_command_line_names_concepts(tmp_path: Path) -> None:

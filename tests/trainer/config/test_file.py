@@ -245,14 +245,6 @@ def test_folder_is_not_a_file(tmp_path: Path) -> None:
         read_config(tmp_path)
 
 
-def test_path_that_is_no_text_is_refused(tmp_path: Path) -> None:
-    images = TrainingConfig().images.model_copy(update={"path": Path("a\udcff")})
-    config = TrainingConfig().model_copy(update={"images": images})
-    with pytest.raises(UserError, match=r"the path 'a\\udcff' is not valid text"):
-        write_config(tmp_path / "c.toml", config)
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize(
     ("override", "dotted", "value"),
     [

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data.order import SampleOrder, flip_choice
+from trainer.data.order import SampleOrder, balanced_repeats, flip_choice
 
 BUCKETS = st.sampled_from([(64, 64), (64, 96), (96, 64)])
 ENTRIES = st.lists(st.tuples(BUCKETS, st.integers(1, 4)), min_size=1, max_size=30)
@@ -108,3 +108,28 @@ def test_flips_are_fair_and_pure() -> None:
     assert 900 < sum(flips) < 1100
     assert flips != [flip_choice(1, step, "b") for step in range(2000)]
     assert flips != [flip_choice(2, step, "a") for step in range(2000)]
+
+
+@pytest.mark.parametrize(
+    ("repeats", "shares", "totals"),
+    [
+        ([[1, 1, 1]], [5], [3]),  # a single concept stays as it is
+        ([[1] * 8, [1] * 8], [1, 1], [8, 8]),
+        ([[1] * 3, [1] * 10], [1, 1], [10, 10]),
+        ([[1] * 3, [1] * 10], [1, 2], [5, 10]),
+        ([[5, 5], [1] * 3], [1, 1], [10, 10]),
+        ([[1], [1] * 100, [2, 1]], [1, 1, 1], [100, 100, 100]),
+        ([[3, 1], [1] * 6], [1, 1], [6, 6]),
+    ],
+)
+def test_concepts_get_their_shares(
+    repeats: list[list[int]], shares: list[int], totals: list[int]
+) -> None:
+    balanced = balanced_repeats(repeats, shares)
+    assert [sum(own) for own in balanced] == totals
+    for own, least_own in zip(balanced, repeats, strict=True):
+        assert all(count >= least for count, least in zip(own, least_own, strict=True))
+        # Pictures with the same repeats differ by one at most.
+        for value in set(least_own):
+            same = [count for count, least in zip(own, least_own, strict=True) if least == value]
+            assert max(same) - min(same) <= 1

@@ -1,12 +1,103 @@
-"""Sections of the configuration: how a run trains."""
+"""The sections of the configuration. `trainer.config.section.field` says what stands where."""
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
 from pydantic import field_validator
 
 from trainer.config.section import PositiveInt, Probability, Rate, Section, field
+
+aside = partial(field, resume=True, private=True)
+"""A field that changes nothing about the adapter: what is drawn, measured or saved on the way."""
+
+
+class BaseModelConfig(Section, title="Base model"):
+    """Which model is adapted."""
+
+    name: str = field(
+        "tiny-emoji",
+        title="Base model",
+        min_length=1,
+        flag="--base NAME",
+        resume=True,
+        place=True,
+        memory=True,
+    )
+    """Base model: a built-in name, a diffusers folder, a single .safetensors file, or a hub id such
+    as stable-diffusion-v1-5/stable-diffusion-v1-5."""
+    prediction: Literal["auto", "epsilon", "v_prediction"] = field("auto", title="Prediction type")
+    """What the UNet predicts. auto reads it from the model; set it only for a single-file SD 2
+    checkpoint that was trained otherwise than its layout says."""
+
+
+class ImagesConfig(Section, title="Pictures"):
+    """The pictures and how they are fitted."""
+
+    path: Path = field(
+        Path(), title="Image set", flag="--images DIR", resume=True, private=True, place=True
+    )
+    """Image set: a folder of pictures (flat, nested, or kohya's N_name folders), or a folder with
+    metadata.jsonl, metadata.csv or a parquet table. Never written to."""
+    resolution: int | None = field(None, ge=32, le=4096, flag="--resolution PX", memory=True)
+    """Side in pixels of a square of the area that pictures are fitted to; a multiple of 64 (of 32
+    for the built-in model). Empty: the base model's own."""
+    buckets: bool = field(True, title="Keep the pictures' shapes (buckets)", memory=True)
+    """Fit each picture to the nearest of several aspect ratios of the same area. Off: everything is
+    cut to a square."""
+    upscale: bool = field(False, title="Enlarge small pictures")
+    """Enlarge pictures that are smaller than their bucket. Off: they train in a smaller bucket,
+    since enlarging teaches blur."""
+    flip: bool = field(False, title="Mirror half of the time")
+    """Show each picture mirrored half of the time. Not for faces, text or anything whose left and
+    right differ."""
+    background: str = field("#ffffff", title="Background colour", pattern=r"^#[0-9a-fA-F]{6}$")
+    """Colour under transparent pixels, as #rrggbb."""
+    masks: Literal["none", "alpha", "files"] = field("none")
+    """What of a picture counts in the loss. none: all of it. alpha: what is not transparent. files:
+    what is white in NAME.mask.png beside the picture, or in a folder masks next to it; a picture
+    without a mask counts whole."""
+    mask_outside: Probability = field(0.1)
+    """How much the rest counts where a mask is used. 0 to 1; at 0 the adapter may draw anything
+    there."""
+
+
+class CaptionsConfig(Section, title="Words and captions"):
+    """What the pictures are called."""
+
+    trigger: str = field("", title="Trigger word", max_length=60, flag="--trigger WORD")
+    """Trigger word: the rare word that will stand for what the pictures show. It is put at the
+    front of every caption that lacks it."""
+    class_word: str = field("", title="Class word", max_length=60, flag="--class-word WORD")
+    """Class word: the common word for the kind of thing, such as dog, person or painting. The right
+    one matters a great deal for likeness."""
+    prefix: str = field("", title="Before every caption", max_length=200)
+    """Text put before every caption."""
+    suffix: str = field("", title="After every caption", max_length=200)
+    """Text put after every caption."""
+    dropout: Probability = field(0.05, title="Caption dropout")
+    """Share of the time that a caption is reduced to trigger and class word, so that these two
+    carry the subject. 0 to 1."""
+    shuffle_tags: bool = field(False)
+    """Shuffle comma-separated tags, differently every time. For tag captions only."""
+    keep_tags: int = field(1, title="Leading tags that stay", ge=0, le=75)
+    """How many leading tags stay in place when tags are shuffled. The trigger always stays."""
+
+
+class ConceptConfig(Section):
+    """One of several subjects that one adapter learns, each under its own trigger word."""
+
+    path: Path = field(Path(), resume=True, private=True, place=True)
+    """Image set of this concept, as images.path. Never written to."""
+    trigger: str = field(min_length=1, max_length=60)
+    """Trigger word of this concept. Different from the others', and none contained in another."""
+    class_word: str = field("", max_length=60)
+    """Class word of this concept, as captions.class_word."""
+    repeats: PositiveInt = field(1)
+    """Share of the concept in training: at 2 it comes up twice as often as one with 1, however many
+    pictures each has."""
 
 
 class AdapterConfig(Section, title="Adapter"):
@@ -200,3 +291,81 @@ class PreservationConfig(Section, title="Keeping everything else as it was"):
     prompts: tuple[str, ...] = field((), title="Prompts to preserve, one a line")
     """More prompts whose pictures should stay as they are. The class word, paraphrases of it,
     common other subjects and the empty prompt are always among them."""
+
+
+class PreviewsConfig(Section, title="Previews"):
+    """Pictures made while training goes on; they never change the result."""
+
+    every: int = aside(100, title="Steps between previews", ge=0)
+    """Steps between previews. 0: only at the end."""
+    prompts: tuple[str, ...] = aside((), title="Preview prompts, one a line")
+    """Prompts to draw; {trigger} and {class} are replaced. Empty: one with the trigger, and the
+    same one without it."""
+    negative: str = aside("", title="Negative prompt of previews")
+    """Negative prompt of all previews."""
+    count: int = aside(2, title="Pictures for each prompt", ge=1, le=16)
+    """Pictures for each prompt, seeds counting up."""
+    seed: int = aside(1, title="Seed of previews", ge=0, le=2**31 - 1)
+    """Seed of the first preview picture."""
+    inference_steps: int = aside(25, title="Inference steps of previews", ge=1, le=200)
+    """Denoising steps of a preview."""
+    guidance: float = aside(5.0, title="Guidance of previews", ge=0.0, le=50.0)
+    """Guidance scale of a preview."""
+
+
+class CheckpointsConfig(Section, title="Checkpoints"):
+    """Exact training state, to go on from."""
+
+    every: int = aside(100, title="Steps between checkpoints", ge=0)
+    """Steps between checkpoints. 0: only when stopped or finished."""
+    keep: PositiveInt = aside(2, title="Checkpoints kept")
+    """How many of the newest checkpoints stay."""
+
+
+class EvaluationConfig(Section, title="Measuring the adapter"):
+    """Measuring what the adapter does. Apart from `validation`, nothing here changes the result."""
+
+    enabled: bool = aside(True, title="Measure effect, leak and collateral")
+    """Measure effect, leak, collateral and validation loss while training and at its end. Off:
+    nothing is measured."""
+    every: int = aside(100, title="Steps between measurements", ge=0)
+    """Steps between measurements. Each also keeps its adapter as a file in the run's adapters/
+    folder. 0: only at the end."""
+    validation: float = field(
+        0.125, title="Share of pictures kept out for validation", ge=0.0, le=0.5
+    )
+    """Share of the pictures that is kept out of training, to see whether the adapter learns the
+    subject or learns the pictures by heart; at most 8. A set of fewer than 8 pictures is trained on
+    whole. 0: none."""
+    early_stop: int = aside(0, title="Stop early after so many measurements", ge=0, le=1000)
+    """End training after so many measurements in a row without improvement. 0: never."""
+    board: int = aside(1, title="Pictures in a cell of the board", ge=0, le=8)
+    """Pictures in each cell of the board that is drawn at the end: trigger, class word, neighbour
+    and unrelated thing at several strengths. 0: no board."""
+    scorers: Path | None = field(
+        None, title="Folder of scoring models", resume=True, private=True, place=True
+    )
+    """Folder of CLIP or DINO models in transformers' layout, for scores of likeness beside the
+    built-in ones. Nothing is ever downloaded. Empty: none."""
+
+
+class OutputConfig(Section, title="Adapter file"):
+    """The adapter file."""
+
+    name: str = field("", title="Title", max_length=100, resume=True)
+    """Title of the adapter in its metadata. Empty: trigger and class word."""
+    precision: Literal["fp32", "fp16", "bf16"] = field(
+        "fp16", title="Number format of the file", resume=True
+    )
+    """Number format of the file: fp16 halves it at no visible cost."""
+    dora_rank: int | None = field(
+        None, title="Rank of a DoRA as a plain adapter", ge=1, le=4096, resume=True
+    )
+    """Rank of the plain adapter that dora is written as; without meaning for other kinds. Empty:
+    four times the rank. More comes nearer to what was trained."""
+    author: str = field("", max_length=200, resume=True)
+    """Author named in the file's metadata."""
+    license: str = field("", max_length=200, resume=True)
+    """Licence named in the file's metadata."""
+    description: str = field("", max_length=2000, resume=True)
+    """Description in the metadata."""

@@ -1,0 +1,110 @@
+"""What is wrong with a configuration: each mistake with its field, its value, what is expected."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from trainer.config.fields import all_fields, concept_fields, nearest
+from trainer.errors import UserError
+
+_HINT = "Every field is explained in docs/configuration.md."
+MAX_SHOWN = 100
+"""Mistakes; more of them mean that the file is something else."""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One thing wrong with a configuration.
+
+    Attributes:
+        field: dotted name; empty where the whole is meant.
+        message: what was given and what is expected, without the field's name.
+        line: where in the file, counted from 1; None if it came from elsewhere.
+    """
+
+    field: str
+    message: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        place = f"line {self.line}: " if self.line else ""
+        return place + (f"{on_one_line(self.field)}: " if self.field else "") + self.message
+
+
+class ConfigError(UserError):
+    """All mistakes of one configuration; `mistakes` is for showing each beside its field."""
+
+    def __init__(self, source: str, mistakes: Sequence[Mistake], hint: str = _HINT) -> None:
+        self.mistakes = tuple(mistakes)
+        start = source or "the configuration"
+        lines = [str(mistake) for mistake in self.mistakes[:MAX_SHOWN]]
+        if len(self.mistakes) == 1:
+            super().__init__(f"{start}: {lines[0]}", hint)
+        else:
+            count = f"{'more than ' * (len(self.mistakes) > MAX_SHOWN)}{len(lines)}"
+            listed = "\n".join(f"  {line}" for line in lines)
+            super().__init__(f"{start} has {count} mistakes:\n{listed}", hint)
+
+
+def explain(error: ValidationError, lines: Mapping[str, int]) -> list[Mistake]:
+    """What pydantic found, in our words.
+
+    Args:
+        lines: line numbers of dotted names.
+    """
+    return [_mistake(item, lines) for item in error.errors()[: MAX_SHOWN + 1]]
+
+
+def _mistake(error: Any, lines: Mapping[str, int]) -> Mistake:
+    """Words one error of pydantic's."""
+    parts = [str(part) for part in error["loc"]]
+    if parts[:1] == ["concepts"]:
+        return _concept_mistake(error, parts, lines.get("concepts"))
+    dotted = ".".join(parts[:2])
+    line = lines.get(dotted) or lines.get(".".join(parts[:1]))
+    if error["type"] == "value_error":  # a validator of ours, which names its fields itself
+        message = str(error["ctx"]["error"])
+        named = [name for name in all_fields() if name in message and name in lines]
+        return Mistake(dotted, message, line or (lines[named[0]] if named else None))
+    if error["type"] == "extra_forbidden":
+        return Mistake(dotted, unknown_key(dotted), line)
+    expected = all_fields()[dotted].expected if len(parts) > 1 else f"a section, [{dotted}]"
+    return Mistake(dotted, f"{shown_value(error['input'])} given, expected {expected}", line)
+
+
+def _concept_mistake(error: Any, parts: Sequence[str], line: int | None) -> Mistake:
+    """Words one error within the list of concepts, counted from 1."""
+    if len(parts) == 1:
+        return Mistake("concepts", "expected a list of [[concepts]] tables", line)
+    place = f"concepts {int(parts[1]) + 1}"
+    if len(parts) == 2:
+        return Mistake(place, "expected a [[concepts]] table", line)
+    place = f"{place}.{parts[2]}"
+    field = concept_fields().get(parts[2])
+    if field is None:
+        return Mistake(place, "there is no such field", line)
+    given = "nothing" if error["type"] == "missing" else shown_value(error["input"])
+    return Mistake(place, f"{given} given, expected {field.expected}", line)
+
+
+def unknown_key(dotted: str) -> str:
+    """The message about a name that no field has."""
+    near = " or ".join(nearest(dotted))
+    return "there is no such field" + (f"; did you mean {near}?" if near else "")
+
+
+def shown_value(value: object) -> str:
+    """A value as it stands in the file, on one line and cut."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    text = {"NaN": "nan", "Infinity": "inf", "-Infinity": "-inf"}.get(text, text)
+    return on_one_line(text if len(text) <= 60 else text[:57] + "…")
+
+
+def on_one_line(text: str) -> str:
+    """A text with what is invisible or turns the writing round escaped."""
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
