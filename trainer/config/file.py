@@ -244,13 +244,13 @@ def format_config(config: TrainingConfig) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _lines(field: ConfigField, values: Mapping[str, object]) -> str:
+def _lines(field: ConfigField, values: Mapping[str, Any]) -> str:
     value = values[field.key]
     line = f"# {field.key} = (empty)" if value is None else f"{field.key} = {_toml(value)}"
     return f"{_comment(field.description)}\n{line}"
 
 
-def _toml(value: object) -> str:
+def _toml(value: Any) -> str:
     """A TOML value; a list of several texts gets one line for each."""
     if isinstance(value, list) and len(value) > 1:
         return "\n".join(["[", *(f"    {_toml(item)}," for item in value), "]"])
