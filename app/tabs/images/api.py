@@ -7,14 +7,13 @@ from typing import TypedDict
 import gradio as gr
 
 from app.files import Upload, as_uploads, file_drop, forget
-from app.shared import escape, image_set_path, says_errors
-from app.tabs.images import triggerwords
-from app.tabs.images.captionfiles import NOTHING, CaptionConflict, version_of
-from app.tabs.images.captionfiles import save_caption as save_file
+from app.shared import says_errors
+from app.tabs.images import captions
 from app.tabs.images.frames import frame_of
 from app.tabs.images.imagesets import find_set
 from app.tabs.images.setview import look_at
-from app.tabs.images.uploads import Stored, store_uploads
+from app.tabs.images.uploads import store_uploads
+from app.tabs.images.words import ask_about_words
 from trainer import places
 
 
@@ -74,40 +73,24 @@ def check_images(image_set: str, base: str = "tiny-emoji") -> dict:
         **report,
         "trouble": view.trouble,
         "captions_by_picture": {picture.name: picture.caption for picture in view.pictures},
-        "versions": {picture.name: version_of(picture.caption) for picture in view.pictures},
+        "versions": {one.name: captions.version_of(one.caption) for one in view.pictures},
     }
 
 
 def save_caption(
-    image_set: str, picture: str, caption: str, version: str = NOTHING
+    image_set: str, picture: str, caption: str, version: str = captions.NOTHING
 ) -> SavedCaption:
     """Save a caption in one of the page's own sets, if it is still the one of the given version."""
     folder = find_set(places.DATASETS, image_set)
     try:
-        saved = save_file(folder, picture, caption, version)
-    except CaptionConflict as conflict:
-        there = conflict.saved
-        return SavedCaption(saved=False, caption=there.text, version=there.version)
-    return SavedCaption(saved=True, caption=saved.text, version=saved.version)
+        there, saved = captions.save_caption(folder, picture, caption, version), True
+    except captions.CaptionConflict as conflict:
+        there, saved = conflict.saved, False
+    return SavedCaption(saved=saved, caption=there, version=captions.version_of(there))
 
 
 def suggest_triggers(
     image_set: str = "", base: str = "tiny-emoji", class_word: str = ""
 ) -> list[str]:
     """Rare words that could be the trigger word."""
-    folder = str(places.PROJECT / image_set_path(image_set)) if image_set else None
-    found = triggerwords.suggest(base, class_word.strip(), folder)
-    return [one.word for one in found]
-
-
-def stored_in_words(stored: Stored, title: str) -> str:
-    """What became of an upload, as HTML."""
-    pictures = "1 picture" if stored.pictures == 1 else f"{stored.pictures:,} pictures"
-    name = escape(title or stored.image_set.id)
-    remarks = "".join(f"<li>{escape(remark)}</li>" for remark in stored.remarks[:10])
-    doubts = f'<ul class="findings">{remarks}</ul>' if remarks else ""
-    captions = f", {stored.captions:,} with a caption" if stored.captions else ""
-    return (
-        f'<p role="status"><span class="tag good">Stored</span> {pictures}{captions}, in '
-        f"<b>{name}</b>. Your own files are not changed.</p>{doubts}"
-    )
+    return [one["word"] for one in ask_about_words("suggest", base, class_word, image_set)]

@@ -6,14 +6,17 @@ written under numbers), and sizes are counted while unpacking.
 
 from __future__ import annotations
 
+import io
+import re
 import stat
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
 
+from trainer.data.folders import FoundFile
 from trainer.data.names import display_name
 from trainer.errors import UserError
 
@@ -23,45 +26,36 @@ ARCHIVE_SUFFIXES = frozenset(
         *(".cbz", ".cbr", ".iso"),
     )
 )
-_PIECE = 1 << 20
 _ENCRYPTED = 0x1
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-# Deflate reaches 1 : 1032. Pictures and captions stay far below; small things may be anything.
+# Deflate reaches 1 : 1032. Pictures and captions stay far below; a small archive may be anything.
 _MAX_RATIO = 200
-_SMALL = 1 << 20
-# All members together; small ones are judged from this size on, or 4,000 of them would hide 4 GB.
-_SMALL_TOTAL = 64 << 20
-# What the list of members may take: some 100,000 of them, read in about a second.
+_SMALL = 16 << 20
+# The list of some 100,000 members, which is read in about a second.
 _MAX_LIST_BYTES = 8 << 20
+_PLAIN_SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
 
 
 @dataclass(frozen=True)
-class ArchiveLimits:
-    """What an archive may hold.
+class Limits:
+    """What may be uploaded.
 
     Attributes:
-        members: files and folders.
-        total_bytes, member_bytes: unpacked, of all and of one.
+        pictures: that a set may have.
+        total_bytes: of an upload, unpacked.
+        spare_bytes: of the disk that must stay free.
+        members: files and folders in an archive.
+        member_bytes: of one of them, unpacked.
     """
 
-    members: int = 10_000
+    pictures: int = 1000
     total_bytes: int = 4 << 30
+    spare_bytes: int = 500 << 20
+    members: int = 10_000
     member_bytes: int = 512_000_000
 
 
-@dataclass(frozen=True)
-class Member:
-    """A file of an archive, and where it lies now.
-
-    Attributes:
-        name: as the archive has it, with "/" between folders.
-    """
-
-    name: str
-    path: Path
-
-
-def unpack(archive: Path, shown: str, folder: Path, limits: ArchiveLimits) -> list[Member]:
+def unpack(archive: Path, shown: str, folder: Path, limits: Limits) -> list[FoundFile]:
     """Unpack a zip file's members into a folder, under numbers with the members' suffixes.
 
     Hidden members (names that begin with a dot, ``__MACOSX``) are judged and left out.
@@ -70,6 +64,9 @@ def unpack(archive: Path, shown: str, folder: Path, limits: ArchiveLimits) -> li
         shown: what the archive is called in messages.
         folder: exists, and belongs to this call; who asked removes it when this raises.
 
+    Returns:
+        The files, by the names that they have in the archive.
+
     Raises:
         UserError: the archive is no zip file, damaged, encrypted, too large, or holds what no
             picture set holds: paths that lead out of it, links, devices, archives.
@@ -77,131 +74,112 @@ def unpack(archive: Path, shown: str, folder: Path, limits: ArchiveLimits) -> li
     """
     with _opened(archive, shown) as zipped:
         entries = zipped.infolist()
-        if len(entries) > limits.members:
-            raise _refusal(
-                shown,
-                f"it holds {len(entries):,} files; the limit is {limits.members:,}",
-                "Pack fewer pictures.",
-            )
-        names: set[str] = set()
+        if reason := _fault_of_all(entries, archive.stat().st_size, limits):
+            raise _refusal(shown, reason, "Pack fewer or smaller pictures.")
         for entry in entries:
-            _judge(entry, shown, limits)
-            if entry.filename in names:
-                name = _short(entry.filename)
-                raise _refusal(shown, f"it holds {name} twice", "Pack the pictures again.")
-            names.add(entry.filename)
-        members = [entry for entry in entries if not entry.is_dir()]
-        _check_total(sum(member.file_size for member in members), archive, shown, limits)
-        return _write_all(zipped, members, shown, folder, limits)
+            reason, hint = _fault(entry, limits)
+            if reason:
+                raise _refusal(shown, reason, hint)
+        written: list[FoundFile] = []
+        room = limits.total_bytes
+        for number, entry in enumerate(entry for entry in entries if not entry.is_dir()):
+            suffix = PurePosixPath(entry.filename).suffix
+            suffix = suffix if _PLAIN_SUFFIX.fullmatch(suffix) else ""
+            path = folder / f"{number:06d}{suffix}"
+            room -= _write(zipped, entry, path, shown, room)
+            if any(part.startswith((".", "__MACOSX")) for part in entry.filename.split("/")):
+                path.unlink()
+            else:
+                written.append(FoundFile(path, entry.filename))
+        return written
 
 
 @contextmanager
 def _opened(path: Path, shown: str) -> Iterator[zipfile.ZipFile]:
     """The archive; what the reader raises for a bad one is the archive's fault."""
-    with path.open("rb") as stream:
+    with path.open("rb", buffering=0) as stream:
         try:
-            with zipfile.ZipFile(_Bounded(stream)) as zipped:  # pyright: ignore[reportArgumentType]
+            with zipfile.ZipFile(_Bounded(stream)) as zipped:
                 yield zipped
         except (UserError, OSError):
             raise
-        except _TooLong as error:
+        except OverflowError as error:
             reason = "its list of files is far too long"
             raise _refusal(shown, reason, "Pack fewer pictures.") from error
-        except Exception as error:
+        except Exception as error:  # zipfile raises a dozen kinds for what strangers send
             reason = "it is damaged or no zip file"
             raise _refusal(shown, reason, "Make it or copy it again.") from error
 
 
-def _judge(member: zipfile.ZipInfo, shown: str, limits: ArchiveLimits) -> None:
-    """Refuse a member by what the archive says of it."""
-    name = _short(member.filename)
+class _Bounded(io.BufferedReader):
+    """`zipfile` reads the list of members, whose size the archive itself names, in one go."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _MAX_LIST_BYTES:
+            raise OverflowError
+        return super().read(size)
+
+
+def _fault_of_all(entries: list[zipfile.ZipInfo], packed: int, limits: Limits) -> str:
+    """What is wrong with the members together; "" for nothing."""
+    if len(entries) > limits.members:
+        return f"it holds {len(entries):,} files; the limit is {limits.members:,}"
+    ((name, times),) = Counter(entry.filename for entry in entries).most_common(1) or [("", 0)]
+    if times > 1:
+        return f"it holds {_short(name)} twice"
+    total = sum(entry.file_size for entry in entries)
+    # Against the file's own size: what members say that they take may overlap.
+    if total > _SMALL and total > _MAX_RATIO * packed:
+        return f"it unpacks to {total // packed:,} times its size, as no pictures do"
+    if total > limits.total_bytes:
+        limit = f"the limit is {limits.total_bytes / 1e9:,.1f} GB"
+        return f"it unpacks to {total / 1e9:,.1f} GB; {limit}"
+    return ""
+
+
+def _fault(member: zipfile.ZipInfo, limits: Limits) -> tuple[str, str]:
+    """What is wrong with a member by what the archive says of it, and the way out; "" for nothing.
+
+    Paths and links would do no harm, since neither is ever made: no picture set has them.
+    """
+    name, size = _short(member.filename), member.file_size
     parts = member.filename.replace("\\", "/").split("/")
-    drive = len(parts[0]) > 1 and parts[0][1] == ":"
-    if parts[0] == "" or drive or ".." in parts or "\0" in member.orig_filename:
-        reason = f"{name} would be written outside the image set"
-        raise _refusal(shown, reason, "Pack the pictures themselves, without paths.")
     kind = stat.S_IFMT(member.external_attr >> 16)
-    if kind not in (0, stat.S_IFDIR if member.is_dir() else stat.S_IFREG):
+    usual = (0, stat.S_IFDIR if member.is_dir() else stat.S_IFREG)
+    if parts[0] == "" or parts[0][1:2] == ":" or ".." in parts or "\0" in member.orig_filename:
+        reason = f"{name} would be written outside the image set"
+        return reason, "Pack the pictures themselves, without paths."
+    if kind not in usual:
         what = "a link" if kind == stat.S_IFLNK else "a device or pipe"
-        raise _refusal(shown, f"{name} is {what}, not a file", "Pack the pictures themselves.")
+        return f"{name} is {what}, not a file", "Pack the pictures themselves."
     if member.flag_bits & _ENCRYPTED:
-        raise _refusal(shown, "it is encrypted", "Pack it without a password.")
+        return "it is encrypted", "Pack it without a password."
     if member.compress_type not in _METHODS:
-        reason = f"{name} is packed in a way that is not read"
-        raise _refusal(shown, reason, "Make a plain zip file (deflate).")
+        return f"{name} is packed in a way that is not read", "Make a plain zip file (deflate)."
     if PurePosixPath(member.filename).suffix.casefold() in ARCHIVE_SUFFIXES:
         reason = f"{name} is an archive in the archive"
-        raise _refusal(shown, reason, "Unpack it, and pack the pictures themselves.")
-    if member.file_size > limits.member_bytes:
-        size = f"{member.file_size / 1e6:,.0f} MB"
-        raise _refusal(
-            shown, f"{name} has {size}; the limit is {limits.member_bytes / 1e6:,.0f} MB", ""
-        )
-    _check_ratio(member.file_size, member.compress_size, name, shown)
-
-
-def _check_ratio(unpacked: int, packed: int, name: str, shown: str) -> None:
-    if unpacked > _SMALL and unpacked > _MAX_RATIO * max(packed, 1):
-        ratio = unpacked // max(packed, 1)
-        reason = f"{name} unpacks to {ratio:,} times its size, as no picture does"
-        raise _refusal(shown, reason, "Leave it out.")
-
-
-def _check_total(total: int, archive: Path, shown: str, limits: ArchiveLimits) -> None:
-    # Against the file's own size: what members say that they take may overlap.
-    packed = archive.stat().st_size
-    if total > _SMALL_TOTAL and total > _MAX_RATIO * packed:
-        reason = f"it unpacks to {total // packed:,} times its size, as no pictures do"
-        raise _refusal(shown, reason, "Leave it out.")
-    if total > limits.total_bytes:
-        raise _refusal(
-            shown,
-            f"it unpacks to {total / 1e9:,.1f} GB; the limit is {limits.total_bytes / 1e9:,.1f} GB",
-            "Pack fewer or smaller pictures.",
-        )
-
-
-def _write_all(
-    zipped: zipfile.ZipFile,
-    members: list[zipfile.ZipInfo],
-    shown: str,
-    folder: Path,
-    limits: ArchiveLimits,
-) -> list[Member]:
-    written: list[Member] = []
-    total = 0
-    for number, info in enumerate(members):
-        path = folder / f"{number:06d}{_suffix(info.filename)}"
-        total += _write(zipped, info, path, shown, limits.total_bytes - total)
-        if any(part.startswith((".", "__MACOSX")) for part in info.filename.split("/")):
-            path.unlink()
-        else:
-            written.append(Member(info.filename, path))
-    return written
+        return reason, "Unpack it, and pack the pictures themselves."
+    if size > limits.member_bytes:
+        limit = f"the limit is {limits.member_bytes / 1e6:,.0f} MB"
+        return f"{name} has {size / 1e6:,.0f} MB; {limit}", "Leave it out."
+    return "", ""
 
 
 def _write(
-    zipped: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, shown: str, room: int
+    zipped: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, shown: str, room: int
 ) -> int:
     """Write one member; gives its size as it was counted. Its CRC is checked at its end."""
     size = 0
-    with zipped.open(info) as source, path.open("wb") as target:
-        while piece := source.read(_PIECE):
+    with zipped.open(member) as source, path.open("wb") as target:
+        while piece := source.read(1 << 20):
             if size == 0 and piece.startswith(b"PK\x03\x04"):
-                name = _short(info.filename)
-                reason = f"{name} is an archive in the archive"
+                reason = f"{_short(member.filename)} is an archive in the archive"
                 raise _refusal(shown, reason, "Pack the pictures themselves.")
             size += len(piece)
-            if size > room or size > info.file_size:
+            if size > min(room, member.file_size):
                 raise _refusal(shown, "it unpacks to more than it says", "Leave it out.")
             target.write(piece)
     return size
-
-
-def _suffix(name: str) -> str:
-    """A member's suffix where it is harmless: it is all of a name that reaches the disk."""
-    suffix = PurePosixPath(name).suffix
-    return suffix if suffix[1:].isascii() and suffix[1:].isalnum() and len(suffix) < 10 else ""
 
 
 def _short(name: str) -> str:
@@ -210,29 +188,3 @@ def _short(name: str) -> str:
 
 def _refusal(shown: str, reason: str, hint: str) -> UserError:
     return UserError(f"{shown} was not taken: {reason}. Nothing of it was stored.", hint)
-
-
-class _TooLong(Exception):
-    """The archive asks for more memory than its list of files may take."""
-
-
-class _Bounded:
-    """A file of which no more than `_MAX_LIST_BYTES` is read at once.
-
-    `zipfile` reads the list of members, whose size the archive itself names, in one go.
-    """
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self.seek, self.tell = stream.seek, stream.tell
-
-    def seekable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        if size > _MAX_LIST_BYTES:
-            raise _TooLong
-        data = self._stream.read(size if size >= 0 else _MAX_LIST_BYTES + 1)
-        if len(data) > _MAX_LIST_BYTES:
-            raise _TooLong
-        return data

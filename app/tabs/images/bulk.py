@@ -1,168 +1,122 @@
-"""Edits of all captions, removed pictures, and undo."""
+"""Edits of all captions, removed pictures, and undo, as the tab does them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import gradio as gr
 from gradio.blocks import Block
 
 from app.shared import QUIET, Shared, says_errors
-from app.tabs.images import history, setwords
-from app.tabs.images.captionfiles import read_captions
-from app.tabs.images.captions_edit import Edit, EditKind, apply_edit, preview
-from app.tabs.images.editing import Preview, Session
+from app.tabs.images.captions import Session, read_captions
+from app.tabs.images.edits import Edit, EditKind, apply_edit, preview, remove_picture, undo
 from app.tabs.images.frames import frame_of
 from app.tabs.images.imagesets import SetFolder, find_set
-from app.tabs.images.parts import Parts
-from app.tabs.images.setview import SetView, look_at
+from app.tabs.images.layout import Parts, html
+from app.tabs.images.setview import look_at
 from trainer import places
 from trainer.errors import UserError
 
 Updates = dict[Block, object]
+ShowAgain = Callable[[SetFolder, str, Session, str], Updates]
 
 
-def wire(
-    parts: Parts,
-    shared: Shared,
-    refresh: Callable[[SetView], Updates],
-    shown: list[Block],
-) -> None:
+@dataclass(frozen=True)
+class Previewed:
+    """An edit of all captions as it was shown: of which set, and from which captions."""
+
+    set_id: str
+    edit: Edit
+    seen: dict[str, str]
+
+
+def wire(parts: Parts, shared: Shared, show_again: ShowAgain, shown: list[Block]) -> None:
     """Connects everything that changes many captions, or takes pictures out.
 
     Args:
-        refresh: what the whole tab shows of a set.
+        show_again: what the whole tab shows of a changed set, with a picture open, for a session
+            and a base model.
         shown: what that touches.
     """
-    p = parts
-    bulk = Bulk(parts, shared, refresh)
-    p.kind.input(_fields, p.kind, [p.other, p.whole], **QUIET)
+    p, bulk = parts, Bulk(parts, show_again)
     edit = [p.kind, p.words, p.other, p.whole]
-    looked = [p.preview, p.apply]
-    look = [p.opened, *edit, p.session]
-    p.look.click(says_errors(bulk.look), look, looked, **QUIET)
-    p.words.submit(says_errors(bulk.look), look, looked, **QUIET)
+    p.kind.input(_fields, p.kind, [p.other, p.whole], **QUIET)
+    previewed = [p.preview, p.apply, p.previewed]
+    gr.on([p.look.click, p.words.submit], says_errors(look), [p.opened, *edit], previewed, **QUIET)
     # What was shown is no longer what would be done.
-    gr.on(
-        [p.kind.input, p.words.input, p.other.input, p.whole.input], _stale, None, p.apply, **QUIET
-    )
+    typed = [p.kind.input, p.words.input, p.other.input, p.whole.input]
+    gr.on(typed, lambda: _apply_button(0), None, p.apply, **QUIET)
     here = [p.opened, p.picture, p.session, shared.base]
-    changed = [*looked, p.words, p.remembered, shared.image_set, *shown]
-    p.apply.click(says_errors(bulk.apply), here, changed, **QUIET)
+    changed = [*previewed, p.words, *shown]
+    p.apply.click(says_errors(bulk.apply), [*here, p.previewed], changed, **QUIET)
     p.undo.click(says_errors(bulk.undo), here, changed, **QUIET)
     p.remove.click(_ask, p.picture, [p.remove_row, p.remove_now], **QUIET)
     p.remove_not.click(lambda: gr.Row(visible=False), None, p.remove_row, **QUIET)
     p.remove_now.click(says_errors(bulk.remove), here, changed, **QUIET)
 
 
-def undo_button(folder: SetFolder) -> gr.Button:
-    """The button that says what it would undo."""
-    latest = history.entries(folder)[-1:]
-    if not latest:
-        return gr.Button("Nothing to undo", visible=False)
-    return gr.Button(f"Undo: {latest[0].what}"[:120], visible=True)
+def look(
+    opened: str, kind: EditKind, words: str, other: str, whole: bool
+) -> tuple[str, gr.Button, Previewed]:
+    """What an edit would change."""
+    folder = find_set(places.DATASETS, opened)
+    edit = Edit(kind, words or "", other or "", whole if kind in ("remove", "replace") else True)
+    if folder.owned:
+        captions = read_captions(folder)
+    else:
+        pictures = look_at(folder, frame_of("")).pictures
+        captions = {picture.name: picture.caption for picture in pictures if picture.size}
+    found = preview(captions, edit)
+    said = html("changes", found, len(captions))
+    return said, _apply_button(len(found)), Previewed(opened, edit, captions)
 
 
 class Bulk:
-    """The handlers."""
+    """The handlers that change a set."""
 
-    def __init__(self, parts: Parts, shared: Shared, refresh: Callable[[SetView], Updates]) -> None:
-        self.parts, self.shared, self.refresh = parts, shared, refresh
+    def __init__(self, parts: Parts, show_again: ShowAgain) -> None:
+        self.parts, self.show_again = parts, show_again
 
-    def look(
-        self, opened: str, kind: EditKind, words: str, other: str, whole: bool, session: Session
-    ) -> tuple[str, gr.Button]:
-        """What an edit would change."""
-        folder = find_set(places.DATASETS, opened)
-        edit = Edit(
-            kind, words or "", other or "", whole if kind in ("remove", "replace") else True
-        )
-        captions = _captions(folder)
-        found = preview(captions, edit)
-        session.preview = Preview(opened, edit, captions)
-        label = f"Change {len(found)} captions" if found else "Change them"
-        return setwords.changes(found, len(captions)), gr.Button(label, interactive=bool(found))
-
-    def apply(self, opened: str, picture: str, session: Session, base: str) -> Updates:
+    def apply(
+        self, opened: str, picture: str, session: Session, base: str, shown: Previewed | None
+    ) -> Updates:
         """Do what was shown."""
-        shown = session.preview
+        p = self.parts
         if shown is None or shown.set_id != opened:
             raise UserError("Look first at what would change.", "Press “Show what would change”.")
-        folder = find_set(places.DATASETS, opened)
-        seen = shown.seen
-        if not folder.owned:
-            folder, picture = session.copy(places.DATASETS, folder, picture)
-            seen = read_captions(folder)
-        done = apply_edit(folder, shown.edit, seen)
-        session.preview = None
+        owned = find_set(places.DATASETS, opened).owned
+        folder, picture = self._to_write(opened, picture, session)
+        done = apply_edit(folder, shown.edit, shown.seen if owned else read_captions(folder))
         gr.Info(f"{len(done)} captions changed: {shown.edit}. Undo stands below the pictures.")
-        return {
-            **self._after(folder, picture, session, base),
-            self.parts.preview: "",
-            self.parts.words: "",
-            self.parts.apply: gr.Button("Change them", interactive=False),
-        }
+        cleared = {p.preview: "", p.words: "", p.apply: _apply_button(0), p.previewed: None}
+        return {**self.show_again(folder, picture, session, base), **cleared}
 
     def undo(self, opened: str, picture: str, session: Session, base: str) -> Updates:
         """Undo the latest edit or removal."""
         folder = find_set(places.DATASETS, opened)
-        gr.Info(history.undo(folder))
-        return self._after(folder, picture, session, base)
+        gr.Info(undo(folder))
+        return self.show_again(folder, picture, session, base)
 
     def remove(self, opened: str, picture: str, session: Session, base: str) -> Updates:
         """Take a picture out; undo brings it back."""
+        folder, picture = self._to_write(opened, picture, session)
+        remove_picture(folder, picture)
+        return self.show_again(folder, picture, session, base)
+
+    def _to_write(self, opened: str, picture: str, session: Session) -> tuple[SetFolder, str]:
         folder = find_set(places.DATASETS, opened)
-        if not folder.owned:
-            folder, picture = session.copy(places.DATASETS, folder, picture)
-        history.remove_picture(folder, picture)
-        return self._after(folder, picture, session, base)
-
-    def _after(self, folder: SetFolder, picture: str, session: Session, base: str) -> Updates:
-        """The whole set as it is now; the caption that is open, too."""
-        p = self.parts
-        view = look_at(folder, frame_of(base))
-        updates = {
-            **self.refresh(view),
-            p.remove_row: gr.Row(visible=False),
-            p.remembered: folder.id,
-            self.shared.image_set: folder.id,
-        }
-        place = view.place(picture)
-        if place is not None:
-            caption = view.pictures[place].caption
-            session.see(folder, picture, caption)
-            return {
-                **updates,
-                p.picture: picture,
-                p.text: caption,
-                p.loaded: caption,
-                p.clash: gr.Column(visible=False),
-            }
-        return {
-            **updates,
-            p.picture: "",
-            p.text: gr.Textbox(value="", label="Caption", interactive=False),
-            p.loaded: "",
-            p.large: gr.Image(value=None, visible=False),
-            p.facts: setwords.NO_PICTURE,
-            p.clash: gr.Column(visible=False),
-        }
+        return (folder, picture) if folder.owned else session.copy(places.DATASETS, folder, picture)
 
 
-def _captions(folder: SetFolder) -> dict[str, str]:
-    if folder.owned:
-        return read_captions(folder)
-    view = look_at(folder, frame_of(""))
-    return {picture.name: picture.caption for picture in view.pictures if picture.size}
+def _apply_button(changes: int) -> gr.Button:
+    label = f"Change {changes} captions" if changes else "Change them"
+    return gr.Button(label, interactive=bool(changes))
 
 
 def _fields(kind: str) -> tuple[gr.Textbox, gr.Checkbox]:
     seeking = kind in ("remove", "replace")
     return gr.Textbox(visible=kind == "replace"), gr.Checkbox(visible=seeking)
-
-
-def _stale() -> gr.Button:
-    return gr.Button("Change them", interactive=False)
 
 
 def _ask(picture: str) -> tuple[gr.Row, gr.Button]:

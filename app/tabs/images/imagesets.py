@@ -7,31 +7,42 @@ are read and never written to.
 
 from __future__ import annotations
 
-import json
+import itertools
+import shutil
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import field
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, TypeAdapter
+from pydantic.dataclasses import dataclass
 
 from app.files import disk_trouble, slug
 from trainer.data.folders import FolderContents, look_into
 from trainer.data.images import Inspection, inspect_image
 from trainer.data.names import display_name
-from trainer.data.sets import MAX_IMAGES, ImageSet, Progress, scan_image_set
+from trainer.data.sets import MAX_IMAGES, ImageSet, scan_image_set
 from trainer.errors import UserError
-from trainer.runs.atomic import building_folder, write_json
+from trainer.runs.atomic import publish_folder, temporary_name, write_bytes
 
 HIDDEN = ".rarebit"
 MAX_TITLE = 80
 MAX_WORD = 60
-
 _NOTES = "set.json"
-_MAX_NOTES_BYTES = 16 << 20
-
 _naming = threading.Lock()
-_reserved: set[Path] = set()
+
+
+def _encodable(value: object) -> object:
+    """A name with bytes that are no UTF-8 (lone surrogates) cannot be written: they are shown."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+_Text = Annotated[str, BeforeValidator(_encodable)]
+_Title = Annotated[_Text, AfterValidator(lambda text: text[:MAX_TITLE])]
+_Word = Annotated[_Text, AfterValidator(lambda text: text[:MAX_WORD])]
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,14 @@ class SetFolder:
         """Where the page keeps what belongs to the set and is no part of it."""
         return self.path / HIDDEN if self.owned else self.path.parent / HIDDEN / self.id
 
+    def check_owned(self) -> None:
+        """Raises `UserError` where the page may not write to it."""
+        if not self.owned:
+            raise UserError(
+                f"{self.shown} is read only: it came with Rarebit, or was put here by hand.",
+                "Make a copy of it first.",
+            )
+
 
 @dataclass(frozen=True)
 class SetNotes:
@@ -68,11 +87,14 @@ class SetNotes:
         names: what uploaded pictures were called, by the name that they have now.
     """
 
-    title: str = ""
-    trigger: str = ""
-    class_word: str = ""
-    copied_from: str = ""
-    names: dict[str, str] = field(default_factory=dict)
+    title: _Title = ""
+    trigger: _Word = ""
+    class_word: _Word = ""
+    copied_from: _Text = ""
+    names: dict[_Text, _Text] = field(default_factory=dict)
+
+
+_notes = TypeAdapter(SetNotes)
 
 
 def list_sets(root: Path) -> list[SetFolder]:
@@ -103,25 +125,9 @@ def find_set(root: Path, set_id: str) -> SetFolder:
 def read_notes(image_set: SetFolder) -> SetNotes:
     """What is noted about a set; what cannot be read counts as not noted."""
     try:
-        path = image_set.hidden / _NOTES
-        if path.stat().st_size > _MAX_NOTES_BYTES:
-            return SetNotes()
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return _notes.validate_json((image_set.hidden / _NOTES).read_bytes())
+    except (OSError, ValueError):
         return SetNotes()
-    if not isinstance(found, dict):
-        return SetNotes()
-    names = found.get("names")
-    texts = {key: value for key, value in found.items() if isinstance(value, str)}
-    return SetNotes(
-        texts.get("title", "")[:MAX_TITLE],
-        texts.get("trigger", "")[:MAX_WORD],
-        texts.get("class_word", "")[:MAX_WORD],
-        texts.get("copied_from", ""),
-        {key: value for key, value in names.items() if isinstance(value, str)}
-        if isinstance(names, dict)
-        else {},
-    )
 
 
 def write_notes(image_set: SetFolder, notes: SetNotes) -> None:
@@ -131,52 +137,36 @@ def write_notes(image_set: SetFolder, notes: SetNotes) -> None:
         UserError: the disk is full, or the folder cannot be written to.
     """
     with disk_trouble():
-        image_set.hidden.mkdir(parents=True, exist_ok=True)
-        write_json(image_set.hidden / _NOTES, _encodable(asdict(notes)))
+        _write_notes(image_set.hidden, notes)
 
 
-def _encodable(value: object) -> object:
-    """Names with bytes that are no UTF-8 (lone surrogates) cannot be written: made visible."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode("utf-8")
-    if isinstance(value, dict):
-        return {_encodable(key): _encodable(item) for key, item in value.items()}
-    return value
+def _write_notes(hidden: Path, notes: SetNotes) -> None:
+    hidden.mkdir(parents=True, exist_ok=True)
+    write_bytes(hidden / _NOTES, _notes.dump_json(notes, indent=1))
 
 
-@contextmanager
-def new_set(root: Path, title: str) -> Iterator[tuple[Path, SetFolder]]:
-    """Gives an empty folder to fill, and the set that it becomes on leaving.
+def make_set(root: Path, title: str, fill: Callable[[Path], SetNotes]) -> SetFolder:
+    """Make a set, which appears when it is whole; its id is the title's slug, numbered if taken.
 
-    When the block raises, nothing is left. The id is made from the title, numbered if taken.
+    Args:
+        fill: writes the pictures into an empty folder, and gives the set's notes. When it raises,
+            nothing is left.
     """
     root.mkdir(parents=True, exist_ok=True)
-    final = _reserve(root, slug(title) or "pictures")
+    building = temporary_name(root / "set")
+    building.mkdir()
     try:
-        with building_folder(final) as folder:
-            (folder / HIDDEN).mkdir()
-            write_new_notes(folder, SetNotes(title=title[:MAX_TITLE]))
-            yield folder, SetFolder(final.name, final, owned=True)
-    finally:
-        _reserved.discard(final)
-
-
-def write_new_notes(folder: Path, notes: SetNotes) -> None:
-    """The notes of a set that is still being made, in the folder that `new_set` gave."""
-    write_json(folder / HIDDEN / _NOTES, _encodable(asdict(notes)))
-
-
-def _reserve(root: Path, stem: str) -> Path:
-    """A folder's name that nobody has, or is about to have."""
-    with _naming:
-        taken = {path.name.casefold() for path in root.iterdir()}
-        number = 1
-        while (name := stem if number == 1 else f"{stem}-{number}") in taken or (
-            root / name in _reserved
-        ):
-            number += 1
-        _reserved.add(root / name)
-        return root / name
+        _write_notes(building / HIDDEN, fill(building))
+        with _naming:
+            taken = {path.name.casefold() for path in root.iterdir()}
+            stem = slug(title) or "pictures"
+            names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+            final = root / next(name for name in names if name not in taken)
+            publish_folder(building, final)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    return SetFolder(final.name, final, owned=True)
 
 
 def contents_of(image_set: SetFolder) -> FolderContents:
@@ -188,20 +178,34 @@ def contents_of(image_set: SetFolder) -> FolderContents:
     return look_into(image_set.path, MAX_IMAGES)
 
 
-def scan(image_set: SetFolder, progress: Progress | None = None) -> ImageSet:
+def picture_path(image_set: SetFolder, picture: str) -> Path:
+    """Where a picture lies. The name is compared with those of the set, never made a path.
+
+    Raises:
+        UserError: the set has no such picture.
+    """
+    for file in contents_of(image_set).pictures:
+        if file.name == picture:
+            return file.path
+    raise UserError(
+        f"{image_set.shown} has no picture “{display_name(picture[:200])}”.",
+        "It may have been removed in another tab: choose the image set again.",
+    )
+
+
+def scan(image_set: SetFolder) -> ImageSet:
     """Read a set as training does; pictures that have not changed are not decoded again.
 
     Raises:
         UserError: nothing in it can be used.
     """
-    return scan_image_set(image_set.path, progress=progress, inspect=_inspect_once)
+    return scan_image_set(image_set.path, inspect=_inspect_once)
 
 
 def _inspect_once(path: Path) -> Inspection:
     with suppress(OSError, ValueError):
         status = path.stat()
-        identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-        return _inspect(path, identity)
+        return _inspect(path, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
     return inspect_image(path)
 
 

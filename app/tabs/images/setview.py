@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from app.tabs.images.frames import Frame
 from app.tabs.images.imagesets import SetFolder, SetNotes, contents_of, read_notes, scan
-from app.tabs.images.thumbnails import Wanted
 from trainer.config.schema import CaptionsConfig, ImagesConfig
 from trainer.data.buckets import CropPlan, plan_crop
 from trainer.data.findings import Finding, Severity
 from trainer.data.names import display_name
 from trainer.data.problems import ImageProblem
 from trainer.data.report import SetReport, describe_set
-from trainer.data.sets import ImageEntry, ImageFile, ImageSet, Progress
+from trainer.data.sets import ImageEntry, ImageFile
 from trainer.errors import UserError
 
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+"""The gravest first."""
 _NOTABLE_CUT = 0.1  # of a picture's area
+_BOX = 72  # pixels of the longest side in the drawing of buckets
 _left_out: dict[Path, frozenset[str]] = {}
 
 
@@ -31,7 +34,7 @@ class PictureView:
         original: what it was called when it came, or "".
         size: width and height, upright; None where it cannot be opened.
         crop: how training cuts it; None where it is left out.
-        findings: doubts about this picture alone.
+        findings: doubts about this picture.
     """
 
     name: str
@@ -44,28 +47,15 @@ class PictureView:
     read: Callable[[], bytes]
 
     @property
-    def shown(self) -> str:
-        """The name, fit for showing."""
-        return display_name(self.name)
-
-    @property
     def severity(self) -> Severity | None:
         """The gravest of its doubts; None without."""
         found = {finding.severity for finding in self.findings}
-        order: tuple[Severity, ...] = ("error", "warning", "note")
-        return next((severity for severity in order if severity in found), None)
+        return next((severity for severity in SEVERITIES if severity in found), None)
 
     @property
     def cut_off(self) -> float:
         """The share of its area that training does not see, from 0 to 1."""
-        if self.crop is None:
-            return 0.0
-        whole = self.crop.resize_width * self.crop.resize_height
-        return 1 - self.crop.width * self.crop.height / whole
-
-    def wanted(self) -> Wanted:
-        """Its thumbnail."""
-        return Wanted(self.read, self.id, self.crop)
+        return _cut_off(self.crop)
 
 
 @dataclass(frozen=True)
@@ -85,18 +75,62 @@ class SetView:
     report: SetReport | None
     trouble: str = ""
 
+    @property
+    def title(self) -> str:
+        """The set's name."""
+        return self.notes.title or self.folder.id
+
     def place(self, name: str) -> int | None:
         """A picture's number from 0, None where it is gone."""
         return next((i for i, one in enumerate(self.pictures) if one.name == name), None)
 
+    def findings(self) -> list[Finding]:
+        """All doubts, the gravest first."""
+        if self.report is None:
+            return []
+        found = list(self.report.findings)
+        lacking = self.report.lacking_trigger
+        if lacking and len(lacking) < self.report.captions:
+            message = "Without the trigger word, which is put in front of them in training."
+            found.append(Finding(f"{len(lacking)} captions", "note", message))
+        own = [one for picture in self.pictures for one in picture.findings if one not in found]
+        return sorted([*found, *own], key=lambda finding: SEVERITIES.index(finding.severity))
 
-def look_at(folder: SetFolder, frame: Frame, progress: Progress | None = None) -> SetView:
+    def cuts(self) -> list[float]:
+        """The share of each picture's area that training does not see."""
+        return [picture.cut_off for picture in self.pictures if picture.crop]
+
+    def boxes(self) -> list[tuple[str, int, int, int]]:
+        """Each bucket's name, how many pictures it holds, and its width and height in a drawing."""
+        buckets = self.report.buckets if self.report else {}
+        sides = [(int(width), int(height)) for width, height in (n.split(" × ") for n in buckets)]
+        scale = _BOX / max((max(pair) for pair in sides), default=_BOX)
+        return [
+            (name, count, max(8, round(scale * width)), max(8, round(scale * height)))
+            for (name, count), (width, height) in zip(buckets.items(), sides, strict=True)
+        ]
+
+
+def look_at(folder: SetFolder, frame: Frame) -> SetView:
     """Read a set as training would, with the trigger and class word that are noted for it.
 
     Raises:
         UserError: its folder holds far too much.
     """
-    view = _look_at(folder, frame, progress)
+    notes = read_notes(folder)
+    try:
+        found = scan(folder)
+    except UserError as error:
+        view = SetView(folder, notes, frame, tuple(_unusable(folder, notes, {})), None, str(error))
+    else:
+        images = ImagesConfig(path=folder.path)
+        captions = CaptionsConfig(trigger=notes.trigger, class_word=notes.class_word)
+        report = describe_set(found, images, captions, resolution=frame.resolution, step=frame.step)
+        about = _by_picture(report.findings)
+        usable = [_usable(folder, notes, entry, about, images, frame) for entry in found.entries]
+        broken = _unusable(folder, notes, about, set(found.left_out))
+        pictures = sorted([*usable, *broken], key=lambda picture: picture.name)
+        view = SetView(folder, notes, frame, tuple(pictures), report)
     _left_out[folder.path] = frozenset(one.name for one in view.pictures if one.crop is None)
     return view
 
@@ -106,34 +140,19 @@ def known_unusable(path: Path) -> frozenset[str]:
     return _left_out.get(path, frozenset())
 
 
-def _look_at(folder: SetFolder, frame: Frame, progress: Progress | None) -> SetView:
-    notes = read_notes(folder)
-    try:
-        found = scan(folder, progress)
-    except UserError as error:
-        pictures = tuple(_unusable(folder, notes, ()))
-        return SetView(folder, notes, frame, pictures, None, str(error))
-    images = ImagesConfig(path=folder.path)
-    report = describe_set(
-        found,
-        images,
-        CaptionsConfig(trigger=notes.trigger, class_word=notes.class_word),
-        resolution=frame.resolution,
-        step=frame.step,
-    )
-    usable = [
-        _usable(folder, notes, entry, report.findings, images, frame) for entry in found.entries
-    ]
-    broken = _unusable(folder, notes, report.findings, found)
-    pictures = sorted([*usable, *broken], key=lambda picture: picture.name)
-    return SetView(folder, notes, frame, tuple(pictures), report)
+def _by_picture(findings: list[Finding]) -> dict[str, tuple[Finding, ...]]:
+    about: dict[str, tuple[Finding, ...]] = defaultdict(tuple)
+    for finding in findings:
+        for name in dict.fromkeys([finding.name, *finding.pictures]):
+            about[name] += (finding,)
+    return about
 
 
 def _usable(
     folder: SetFolder,
     notes: SetNotes,
     entry: ImageEntry,
-    findings: list[Finding],
+    about: dict[str, tuple[Finding, ...]],
     images: ImagesConfig,
     frame: Frame,
 ) -> PictureView:
@@ -145,52 +164,40 @@ def _usable(
         crop = plan_crop(*size, frame.resolution, frame.step, images.buckets, images.upscale)
     except ImageProblem:
         crop = None
-    about = [finding for finding in findings if _is_about(finding, entry.name)]
-    original = notes.names.get(name, "")
-    picture = PictureView(
-        name, original, entry.caption or "", size, entry.id, crop, (), entry.source.read
-    )
-    if picture.cut_off >= _NOTABLE_CUT:
-        about.append(_cut_finding(picture))
-    return PictureView(**{**picture.__dict__, "findings": tuple(about)})
+    findings = about.get(entry.name, ())
+    if (cut := _cut_off(crop)) >= _NOTABLE_CUT:
+        message = (
+            f"{100 * cut:.0f} % of it is cut off, shown pale. Is what matters still in the middle?"
+        )
+        findings = (*findings, Finding(entry.name, "note", message))
+    original, caption = notes.names.get(name, ""), entry.caption or ""
+    return PictureView(name, original, caption, size, entry.id, crop, findings, entry.source.read)
+
+
+def _cut_off(crop: CropPlan | None) -> float:
+    if crop is None:
+        return 0.0
+    return 1 - crop.width * crop.height / (crop.resize_width * crop.resize_height)
 
 
 def _unusable(
     folder: SetFolder,
     notes: SetNotes,
-    findings: tuple[Finding, ...] | list[Finding],
-    found: ImageSet | None = None,
+    about: dict[str, tuple[Finding, ...]],
+    left_out: set[str] | None = None,
 ) -> list[PictureView]:
     """The pictures that cannot be opened: those that the scan left out, or without one all."""
-    left_out = None if found is None else set(found.left_out)
     return [
         PictureView(
-            file.name,
-            notes.names.get(file.name, ""),
-            "",
-            None,
-            None,
-            None,
-            tuple(finding for finding in findings if _is_about(finding, file.shown)),
-            _reader(file.path),
+            name=file.name,
+            original=notes.names.get(file.name, ""),
+            caption="",
+            size=None,
+            id=None,
+            crop=None,
+            findings=about.get(display_name(file.name), ()),
+            read=ImageFile(file.path).read,
         )
         for file in contents_of(folder).pictures
         if left_out is None or file.shown in left_out
     ]
-
-
-def _reader(path: Path) -> Callable[[], bytes]:
-    return ImageFile(path).read
-
-
-def _is_about(finding: Finding, shown: str) -> bool:
-    return finding.name == shown or shown in finding.pictures
-
-
-def _cut_finding(picture: PictureView) -> Finding:
-    share = f"{100 * picture.cut_off:.0f} %"
-    return Finding(
-        picture.shown,
-        "note",
-        f"{share} of it is cut off, shown pale. Is what matters still in the middle?",
-    )

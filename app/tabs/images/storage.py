@@ -14,13 +14,12 @@ from pathlib import Path, PurePosixPath
 
 from app.files import disk_trouble, slug
 from app.tabs.images.imagesets import (
-    MAX_TITLE,
     SetFolder,
+    SetNotes,
     contents_of,
-    new_set,
+    make_set,
     read_notes,
     scan,
-    write_new_notes,
 )
 from trainer.data.folders import MAX_REPEATS, folder_repeats
 from trainer.data.images import PICTURE_SUFFIXES, ImageProblem
@@ -67,7 +66,9 @@ def write_pictures(
         if keep_plain and _PLAIN.fullmatch(old.stem) and plain not in stems:
             stem = old.stem
         stems.add(f"{below}/{stem}".casefold())
-        target = folder / below / f"{stem}{_own_suffix(picture)}"
+        # A table's rows have no suffix: decoders judge by content, so any will do.
+        suffix = old.suffix.casefold() if old.suffix.casefold() in PICTURE_SUFFIXES else ".png"
+        target = folder / below / f"{stem}{suffix}"
         target.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(picture.source, Path):
             shutil.copyfile(picture.source, target)
@@ -77,12 +78,6 @@ def write_pictures(
             target.with_suffix(".txt").write_text(f"{picture.caption}\n", encoding="utf-8")
         names[target.relative_to(folder).as_posix()] = picture.name
     return names
-
-
-def _own_suffix(picture: Incoming) -> str:
-    """A table's rows have no suffix: decoders judge by content, so any will do."""
-    suffix = PurePosixPath(picture.name).suffix.casefold()
-    return suffix if suffix in PICTURE_SUFFIXES and suffix.isascii() else ".png"
 
 
 def _bytes_of(name: str, row: ParquetRow) -> bytes:
@@ -97,8 +92,7 @@ def _own_folder(old: str, known: dict[str, str]) -> str:
     if old == ".":
         return ""
     if old not in known:
-        parts = [_own_part(part) for part in PurePosixPath(old).parts[-_MAX_FOLDERS:]]
-        stem, number = "/".join(parts), 2
+        stem, number = "/".join(map(_own_part, PurePosixPath(old).parts[-_MAX_FOLDERS:])), 2
         name = stem
         while name in known.values():
             name, number = f"{stem}-{number}", number + 1
@@ -108,10 +102,9 @@ def _own_folder(old: str, known: dict[str, str]) -> str:
 
 def _own_part(part: str) -> str:
     repeats = folder_repeats(part)
-    rest = slug(part.partition("_")[2] if repeats is not None else part)
     if repeats is None:
-        return rest or "folder"
-    return f"{min(repeats, MAX_REPEATS + 1)}_{rest}"
+        return slug(part) or "folder"
+    return f"{min(repeats, MAX_REPEATS + 1)}_{slug(part.partition('_')[2])}"
 
 
 def copy_set(root: Path, image_set: SetFolder) -> SetFolder:
@@ -122,19 +115,22 @@ def copy_set(root: Path, image_set: SetFolder) -> SetFolder:
     Raises:
         UserError: nothing in it can be used, or there is no room.
     """
-    notes = read_notes(image_set)
-    entries = scan(image_set).entries
-    with disk_trouble(), new_set(root, f"a copy of {image_set.shown}") as (folder, copy):
-        names = write_pictures(
-            folder, [_incoming(image_set.path, entry) for entry in entries], 1, keep_plain=True
-        )
+    title = f"a copy of {image_set.shown}"
+    pictures = [_incoming(image_set.path, entry) for entry in scan(image_set).entries]
+
+    def fill(folder: Path) -> SetNotes:
+        names = write_pictures(folder, pictures, 1, keep_plain=True)
         for file in contents_of(image_set).others:
             if file.name in _ABOUT and file.path.stat().st_size < _MAX_ABOUT:
                 shutil.copyfile(file.path, folder / file.name)
-        title = f"a copy of {image_set.shown}"[:MAX_TITLE]
-        write_new_notes(folder, replace(notes, title=title, copied_from=image_set.id, names=names))
-    forget_tables()
-    return copy
+        notes = read_notes(image_set)
+        return replace(notes, title=title, copied_from=image_set.id, names=names)
+
+    try:
+        with disk_trouble():
+            return make_set(root, title, fill)
+    finally:
+        forget_tables()
 
 
 def _incoming(root: Path, entry: ImageEntry) -> Incoming:

@@ -7,6 +7,7 @@ never from what this server remembers: a reload, a second tab and a restart chan
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -17,34 +18,59 @@ from app.render import refused
 from app.shared import QUIET, Shared, go, says_errors
 from app.tabs.images import api as images_api
 from app.tabs.images import bulk as images_bulk
-from app.tabs.images import measure as images_measure
-from app.tabs.images import setwords
 from app.tabs.images import words as images_words
-from app.tabs.images.editing import Outcome, Session
+from app.tabs.images.captions import Outcome, Session
+from app.tabs.images.edits import history
 from app.tabs.images.frames import frame_of
-from app.tabs.images.gallery import labelled, thumbnails
-from app.tabs.images.imagesets import find_set, list_sets, read_notes
-from app.tabs.images.parts import KEYS, STAMP, STAMP_LATER, Parts, lay_out, set_choices
-from app.tabs.images.setview import PictureView, SetView, look_at
+from app.tabs.images.imagesets import SetFolder, find_set, list_sets, read_notes
+from app.tabs.images.layout import KEYS, STAMP, STAMP_LATER, Parts, html, set_choices
+from app.tabs.images.setview import SetView, look_at
+from app.tabs.images.thumbnails import thumbnails
 from app.tabs.images.uploads import store_uploads
 from trainer import places
+from trainer.data.names import display_name
 from trainer.errors import UserError
 
 Updates = dict[Block, object]
+_MARKS = {"error": "✕ ", "warning": "! "}
 
 
 def build(shared: Shared) -> None:
     """Puts the tab's components in."""
-    parts = lay_out()
+    parts = Parts()
     tab = ImagesTab(parts, shared)
     tab.wire()
     noted = images_words.wire(parts, shared)
-    about = [parts.opened, parts.picture, shared.base]
-    reread = [parts.summary, parts.findings, parts.facts]
-    noted.then(says_errors(tab.reread), about, reread, **QUIET)
-    images_measure.wire(parts, shared)
-    images_bulk.wire(parts, shared, tab.refresh, tab.shown_outputs)
+    noted.then(says_errors(tab.reread), *tab.rereading, **QUIET)
+    images_bulk.wire(parts, shared, tab.show_again, tab.everything)
     images_api.expose()
+
+
+@dataclass(frozen=True)
+class Typed:
+    """A caption as it stands in the browser.
+
+    Attributes:
+        opened: id of the open set.
+        picture: name of the open picture, or "".
+        text: the caption's field.
+        loaded: the caption that was shown before typing.
+        base: the base model.
+        stamp: the request's number, which rises; 0 for none.
+    """
+
+    opened: str
+    picture: str
+    text: str
+    loaded: str
+    session: Session
+    base: str
+    stamp: float = 0
+
+    @property
+    def view(self) -> SetView:
+        """The set as it is now."""
+        return look_at(find_set(places.DATASETS, self.opened), frame_of(self.base))
 
 
 class ImagesTab:
@@ -53,75 +79,53 @@ class ImagesTab:
     def __init__(self, parts: Parts, shared: Shared) -> None:
         self.parts, self.shared = parts, shared
         p = parts
-        self.editor_outputs: list[Block] = [
-            *(p.picture, p.text, p.loaded, p.large, p.facts, p.status, p.clash, p.theirs),
-            *(p.remove_row, p.gallery),
+        self.saved: list[Block] = [
+            *(p.status, p.clash, p.theirs, p.chosen, p.opened, p.remembered, p.summary),
+            *(shared.image_set, p.into),
         ]
-        self.shown_outputs: list[Block] = [
-            *(p.chosen, p.opened, p.summary, p.findings, p.buckets, p.undo, p.desk, p.into),
-            p.use,
-            *self.editor_outputs,
+        self.everything: list[Block] = [
+            *self.saved,
+            *(p.picture, p.text, p.loaded, p.large, p.facts, p.remove_row, p.gallery),
+            *(p.findings, p.buckets, p.undo, p.desk, p.use),
+            *(p.trigger, p.class_word, p.verdict, p.measured, shared.trigger, shared.class_word),
         ]
-        self.opened_outputs: list[Block] = [
-            *(p.trigger, p.class_word, p.remembered, p.verdict, p.preview, p.apply, p.measured),
-            *(shared.image_set, shared.trigger, shared.class_word),
-            *self.shown_outputs,
-        ]
+        self.rereading = (
+            [p.opened, p.picture, shared.base],
+            [p.summary, p.findings, p.facts],
+        )
 
     def wire(self) -> None:
         """Connects everything that is about a set and a picture."""
         p, shared = self.parts, self.shared
-        opening = [p.opened, shared.base, p.session]
-        p.chosen.input(says_errors(self.choose), [p.chosen, *opening], self.opened_outputs, **QUIET)
-        shared.image_set.change(
-            says_errors(self.follow), [shared.image_set, *opening], self.opened_outputs, **QUIET
-        )
-        shared.page.load(
-            says_errors(self.arrive),
-            [p.remembered, shared.base, p.session],
-            self.opened_outputs,
-            **QUIET,
-        )
+        edit = [p.preview, p.apply]
+        opening, opened = [shared.base, p.session], [*self.everything, *edit]
+        p.chosen.input(says_errors(self.open), [p.chosen, *opening], opened, **QUIET)
+        following = [shared.image_set, p.opened, *opening]
+        shared.image_set.change(says_errors(self.follow), following, opened, **QUIET)
+        shared.page.load(says_errors(self.arrive), [p.remembered, *opening], opened, **QUIET)
         shared.page.load(None, None, None, js=KEYS, api_visibility="private")
         shared.rooms["images"].select(
-            says_errors(self.enter), [p.opened, shared.base], self.shown_outputs, **QUIET
+            says_errors(self.enter), [p.opened, shared.base], self.everything, **QUIET
         )
         p.drop.upload(
             says_errors(self.upload),
-            [p.drop, p.title, p.into, *opening],
-            [p.drop, p.title, p.remarks, *self.opened_outputs],
+            [p.drop, p.title, p.into, p.opened, *opening],
+            [p.drop, p.title, p.remarks, *opened],
             show_progress_on=[p.remarks],
             api_visibility="private",
         )
-        self._wire_editor()
-
-    def _wire_editor(self) -> None:
-        p, shared = self.parts, self.shared
         typed = [p.opened, p.picture, p.text, p.loaded, p.session, shared.base]
-        saved = [
-            *(p.status, p.clash, p.theirs, p.chosen, p.opened, p.remembered, p.summary),
-            *(shared.image_set, p.into),
-        ]
-        moved = [*saved, *[one for one in self.editor_outputs if one not in saved]]
         save: dict[str, Any] = {**QUIET, "js": STAMP_LATER, "trigger_mode": "always_last"}
-        p.text.input(says_errors(self.save), [*typed, p.stamp], saved, **save)
-        move: dict[str, Any] = {**QUIET, "js": STAMP}
-        p.gallery.select(says_errors(self.select), [*typed, p.stamp], moved, **move)
-        p.next.click(says_errors(self.go_on), [*typed, p.stamp], moved, **move)
-        p.previous.click(says_errors(self.go_back), [*typed, p.stamp], moved, **move)
-        p.keep_mine.click(says_errors(self.keep_mine), typed, [*saved, p.loaded], **QUIET)
-        p.take_theirs.click(
-            says_errors(self.take_theirs),
-            [p.opened, p.picture, p.session, shared.base],
-            self.editor_outputs,
-            **QUIET,
-        )
-        p.text.blur(
-            says_errors(self.reread),
-            [p.opened, p.picture, shared.base],
-            [p.summary, p.findings, p.facts],
-            **QUIET,
-        )
+        p.text.input(says_errors(self.save), [*typed, p.stamp], self.saved, **save)
+        for event, handler in (
+            (p.gallery.select, self.select),
+            (p.next.click, self.go_on),
+            (p.previous.click, self.go_back),
+        ):
+            event(says_errors(handler), [*typed, p.stamp], self.everything, **QUIET, js=STAMP)
+        p.keep_mine.click(says_errors(self.keep_mine), typed, [*self.saved, p.loaded], **QUIET)
+        p.take_theirs.click(says_errors(self.take_theirs), typed, self.everything, **QUIET)
+        p.text.blur(says_errors(self.reread), *self.rereading, **QUIET)
         p.use.click(
             self.use,
             [p.opened, p.trigger, p.class_word],
@@ -129,22 +133,19 @@ class ImagesTab:
             **QUIET,
         )
 
-    # -------------------------------------------------------------------------- choosing
+    def nothing(self) -> Updates:
+        """An answer that changes nothing: gradio takes no empty one."""
+        return {self.parts.chosen: gr.skip()}
 
-    def choose(self, set_id: str | None, opened: str, base: str, session: Session) -> Updates:
-        """A set was chosen from the list."""
-        return self.open(set_id or "", base, session)
+    # -------------------------------------------------------------------------- choosing
 
     def follow(self, set_id: str, opened: str, base: str, session: Session) -> Updates:
         """Another tab chose a set."""
-        if set_id == opened or not set_id:
-            return {self.parts.chosen: gr.skip()}
-        return self.open(set_id, base, session)
+        return self.nothing() if set_id in (opened, "") else self.open(set_id, base, session)
 
     def arrive(self, remembered: str, base: str, session: Session) -> Updates:
         """The page was loaded: the set that this browser had open is opened again."""
-        known = [one.id for one in list_sets(places.DATASETS)]
-        if remembered in known:
+        if remembered in [one.id for one in list_sets(places.DATASETS)]:
             return self.open(remembered, base, session)
         return {self.parts.chosen: gr.Dropdown(choices=set_choices(), value=None)}
 
@@ -156,10 +157,10 @@ class ImagesTab:
             return {self.parts.chosen: gr.Dropdown(choices=set_choices(), value=None)}
         return self.refresh(look_at(find_set(places.DATASETS, opened), frame_of(base)))
 
-    def open(self, set_id: str, base: str, session: Session) -> Updates:
+    def open(self, set_id: str | None, base: str, session: Session) -> Updates:
         """Show a set, none of its pictures chosen."""
         p, shared = self.parts, self.shared
-        folder = find_set(places.DATASETS, set_id)
+        folder = find_set(places.DATASETS, set_id or "")
         session.opened(folder)
         view = look_at(folder, frame_of(base))
         return {
@@ -179,18 +180,35 @@ class ImagesTab:
 
     def refresh(self, view: SetView) -> Updates:
         """Everything about the set as a whole, the editor left as it is."""
-        p = self.parts
+        p, done = self.parts, history(view.folder)
+        undo = f"Undo: {done[-1].what}"[:120] if done else "Nothing to undo"
+        labels = [
+            _MARKS.get(one.severity or "", "") + display_name(one.name) for one in view.pictures
+        ]
         return {
             p.chosen: gr.Dropdown(choices=set_choices(), value=view.folder.id),
             p.opened: view.folder.id,
-            p.summary: setwords.summary(view),
-            p.findings: setwords.findings(view),
-            p.buckets: setwords.buckets(view),
-            p.undo: images_bulk.undo_button(view.folder),
+            p.summary: html("summary", view),
+            p.findings: html("findings", view),
+            p.buckets: html("buckets", view),
+            p.undo: gr.Button(undo, visible=bool(done)),
             p.desk: gr.Column(visible=True),
             p.use: gr.Button(visible=True),
             p.into: gr.Checkbox(interactive=view.folder.owned),
-            p.gallery: gr.Gallery(value=labelled(view)),
+            p.gallery: gr.Gallery(value=list(zip(thumbnails(view.pictures), labels, strict=True))),
+        }
+
+    def show_again(self, folder: SetFolder, picture: str, session: Session, base: str) -> Updates:
+        """A set that was changed as a whole, with the open picture, if it is still there."""
+        p = self.parts
+        view = look_at(folder, frame_of(base))
+        place = view.place(picture)
+        editor = self.nothing_chosen() if place is None else self.show(view, place, session)
+        return {
+            **editor,
+            **self.refresh(view),
+            p.remembered: folder.id,
+            self.shared.image_set: folder.id,
         }
 
     def nothing_chosen(self) -> Updates:
@@ -201,7 +219,7 @@ class ImagesTab:
             p.text: gr.Textbox(value="", label="Caption", interactive=False),
             p.loaded: "",
             p.large: gr.Image(value=None, visible=False),
-            p.facts: setwords.NO_PICTURE,
+            p.facts: html("no_picture"),
             p.status: "",
             p.clash: gr.Column(visible=False),
             p.remove_row: gr.Row(visible=False),
@@ -218,18 +236,14 @@ class ImagesTab:
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - how gradio wants it
     ) -> Updates:
         """Files were dropped: they become a set, or part of the one that is open."""
-        p, uploads = self.parts, as_uploads(uploads)
+        p, uploads, title = self.parts, as_uploads(uploads), title.strip()
         if not uploads:
             return {p.drop: None}
         try:
             into = find_set(places.DATASETS, opened) if add and opened else None
+            into = into if into and into.owned else None
             progress(0.1, "Storing the pictures")
-            stored = store_uploads(
-                places.DATASETS,
-                uploads,
-                title=title.strip(),
-                into=into if into and into.owned else None,
-            )
+            stored = store_uploads(places.DATASETS, uploads, title=title, into=into)
         except UserError as error:
             return {p.drop: None, p.remarks: refused(error)}
         finally:
@@ -239,197 +253,123 @@ class ImagesTab:
             **self.open(stored.image_set.id, base, session),
             p.drop: None,
             p.title: "",
-            p.remarks: images_api.stored_in_words(stored, title.strip()),
+            p.remarks: html("stored", stored, title),
         }
 
     # -------------------------------------------------------------------------- one caption
 
-    def save(
-        self,
-        opened: str,
-        picture: str,
-        text: str,
-        loaded: str,
-        session: Session,
-        base: str,
-        stamp: float,
-    ) -> Updates:
+    def save(self, *values: Any) -> Updates:
         """The caption was typed into."""
-        if not picture:
-            return {self.parts.status: ""}
-        outcome = session.save(places.DATASETS, opened, picture, text, loaded, stamp)
-        return self.told(outcome, base)
+        typed = Typed(*values)
+        return self._save(typed)[0] if typed.picture else {self.parts.status: ""}
+
+    def _save(self, typed: Typed) -> tuple[Updates, Outcome]:
+        outcome = typed.session.save(
+            places.DATASETS, typed.opened, typed.picture, typed.text, typed.loaded, typed.stamp
+        )
+        return self.told(outcome, typed.base), outcome
 
     def told(self, outcome: Outcome, base: str) -> Updates:
         """What became of a save, in words."""
         p = self.parts
         if outcome.state == "late":
-            return {p.status: gr.skip()}
+            return self.nothing()
         if outcome.state == "conflict":
             return {
-                p.status: '<p class="bad">Not saved.</p>',
+                p.status: html("status", "Not saved.", "bad"),
                 p.clash: gr.Column(visible=True),
-                p.theirs: setwords.conflict(outcome.saved),
+                p.theirs: html("conflict", outcome.saved),
             }
-        words = "Saved." if outcome.state == "saved" else ""
-        updates: Updates = {
-            p.status: f'<p class="quiet" role="status">{words}</p>',
-            p.clash: gr.Column(visible=False),
-        }
         if not outcome.copied:
-            return updates
+            words = "Saved." if outcome.state == "saved" else ""
+            return {p.status: html("status", words), p.clash: gr.Column(visible=False)}
         folder = outcome.image_set
-        name = setwords.escape(read_notes(folder).title)
+        words = f"Saved in {read_notes(folder).title}: the original is never changed."
         return {
-            **updates,
-            p.status: f'<p role="status">Saved in {name}: the original is never changed.</p>',
+            p.status: html("status", words, ""),
+            p.clash: gr.Column(visible=False),
             p.chosen: gr.Dropdown(choices=set_choices(), value=folder.id),
             p.opened: folder.id,
             p.remembered: folder.id,
             p.into: gr.Checkbox(interactive=True),
-            p.summary: setwords.summary(look_at(folder, frame_of(base))),
+            p.summary: html("summary", look_at(folder, frame_of(base))),
             self.shared.image_set: folder.id,
         }
 
-    def select(
-        self,
-        opened: str,
-        picture: str,
-        text: str,
-        loaded: str,
-        session: Session,
-        base: str,
-        stamp: float,
-        event: gr.SelectData,
-    ) -> Updates:
+    def select(self, event: gr.SelectData, *values: Any) -> Updates:
         """A picture was clicked."""
-        saved, view = self._leave(opened, picture, text, loaded, session, base, stamp)
-        if view is None or not 0 <= event.index < len(view.pictures):
-            return saved
-        chosen = view.pictures[event.index]
-        if chosen.name == picture:
-            return saved
-        return {**saved, **self.show(view, chosen, session)}
+        return self._leave(Typed(*values), to=event.index)
 
-    def go_on(
-        self,
-        opened: str,
-        picture: str,
-        text: str,
-        loaded: str,
-        session: Session,
-        base: str,
-        stamp: float,
-    ) -> Updates:
+    def go_on(self, *values: Any) -> Updates:
         """The next picture."""
-        return self._step(1, opened, picture, text, loaded, session, base, stamp)
+        return self._leave(Typed(*values), by=1)
 
-    def go_back(
-        self,
-        opened: str,
-        picture: str,
-        text: str,
-        loaded: str,
-        session: Session,
-        base: str,
-        stamp: float,
-    ) -> Updates:
+    def go_back(self, *values: Any) -> Updates:
         """The previous picture."""
-        return self._step(-1, opened, picture, text, loaded, session, base, stamp)
+        return self._leave(Typed(*values), by=-1)
 
-    def _step(
-        self,
-        by: int,
-        opened: str,
-        picture: str,
-        text: str,
-        loaded: str,
-        session: Session,
-        base: str,
-        stamp: float,
-    ) -> Updates:
-        saved, view = self._leave(opened, picture, text, loaded, session, base, stamp)
-        if view is None or not view.pictures:
-            return saved
-        place = view.place(picture)
-        if place is None:
-            place = -1 if by > 0 else 0
-        return {
-            **saved,
-            **self.show(view, view.pictures[(place + by) % len(view.pictures)], session),
-        }
-
-    def _leave(
-        self,
-        opened: str,
-        picture: str,
-        text: str,
-        loaded: str,
-        session: Session,
-        base: str,
-        stamp: float,
-    ) -> tuple[Updates, SetView | None]:
-        """Save what was typed last; no view where the caption may not be left."""
+    def _leave(self, typed: Typed, to: int | None = None, by: int = 0) -> Updates:
+        """Save what was typed last, and show another picture, unless the caption is in conflict."""
         updates: Updates = {self.parts.status: ""}
-        folder = find_set(places.DATASETS, opened)
+        picture, view = typed.picture, None
         if picture:
-            outcome = session.save(places.DATASETS, opened, picture, text, loaded, stamp)
-            updates, folder = self.told(outcome, base), outcome.image_set
+            updates, outcome = self._save(typed)
             if outcome.state == "conflict":
-                return updates, None
-        return updates, look_at(folder, frame_of(base))
+                return updates
+            view = look_at(outcome.image_set, frame_of(typed.base))
+        view = view or typed.view
+        here, count = view.place(picture), len(view.pictures)
+        if to is None and count:
+            before = (-1 if by > 0 else 0) if here is None else here
+            to = (before + by) % count
+        if to is None or to == here or not 0 <= to < count:
+            return updates
+        return {**updates, **self.show(view, to, typed.session)}
 
-    def show(self, view: SetView, chosen: PictureView, session: Session) -> Updates:
+    def show(self, view: SetView, place: int, session: Session) -> Updates:
         """A picture in the editor."""
-        p = self.parts
+        p, chosen = self.parts, view.pictures[place]
         session.see(view.folder, chosen.name, chosen.caption)
-        place = view.place(chosen.name)
-        place = 0 if place is None else place
-        large = thumbnails([chosen])[0]
+        name = display_name(chosen.name)
         return {
             p.picture: chosen.name,
             p.text: gr.Textbox(
                 value=chosen.caption,
-                label=f"Caption of {chosen.shown} ({place + 1} of {len(view.pictures)})",
+                label=f"Caption of {name} ({place + 1} of {len(view.pictures)})",
                 interactive=True,
             ),
             p.loaded: chosen.caption,
-            p.large: gr.Image(value=str(large), visible=True, label=chosen.shown),
-            p.facts: setwords.picture_facts(view, chosen),
+            p.large: gr.Image(value=thumbnails([chosen])[0], visible=True, label=name),
+            p.facts: html("facts", chosen),
             p.clash: gr.Column(visible=False),
             p.remove_row: gr.Row(visible=False),
             p.gallery: gr.Gallery(selected_index=place),
         }
 
-    def keep_mine(
-        self, opened: str, picture: str, text: str, loaded: str, session: Session, base: str
-    ) -> Updates:
+    def keep_mine(self, *values: Any) -> Updates:
         """Both captions were seen, and the one in the field chosen."""
-        outcome = session.overwrite(places.DATASETS, opened, picture, text)
-        return {**self.told(outcome, base), self.parts.loaded: outcome.saved}
+        typed = Typed(*values)
+        outcome = typed.session.overwrite(places.DATASETS, typed.opened, typed.picture, typed.text)
+        return {**self.told(outcome, typed.base), self.parts.loaded: outcome.saved}
 
-    def take_theirs(self, opened: str, picture: str, session: Session, base: str) -> Updates:
+    def take_theirs(self, *values: Any) -> Updates:
         """Both captions were seen, and the saved one chosen."""
-        view = look_at(find_set(places.DATASETS, opened), frame_of(base))
-        place = view.place(picture)
+        typed = Typed(*values)
+        view = typed.view
+        place = view.place(typed.picture)
         if place is None:
             raise UserError("The picture was removed in another tab.", "Choose another one.")
-        return {**self.show(view, view.pictures[place], session), self.parts.status: ""}
+        return {**self.show(view, place, typed.session), self.parts.status: ""}
 
     def reread(self, opened: str, picture: str, base: str) -> Updates:
-        """The caption's field was left: the words about the set and the picture follow."""
+        """A caption or a word was changed: what is said about the set and the picture follows."""
         p = self.parts
         if not opened:
-            return {p.summary: gr.skip()}
+            return self.nothing()
         view = look_at(find_set(places.DATASETS, opened), frame_of(base))
         place = view.place(picture)
-        return {
-            p.summary: setwords.summary(view),
-            p.findings: setwords.findings(view),
-            p.facts: gr.skip()
-            if place is None
-            else setwords.picture_facts(view, view.pictures[place]),
-        }
+        shown = {} if place is None else {p.facts: html("facts", view.pictures[place])}
+        return {p.summary: html("summary", view), p.findings: html("findings", view), **shown}
 
     def use(self, opened: str, trigger: str, class_word: str) -> Sequence[object]:
         """On to Train, with this set and its words."""

@@ -7,13 +7,15 @@ file is ever sent to a browser as it came.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
+from gradio.utils import get_upload_folder
 from PIL import Image, ImageDraw
 
+from app.files import disk_trouble
+from app.tabs.images.setview import PictureView
 from trainer.data.buckets import CropPlan
 from trainer.data.images import ImageProblem, load_rgb
 from trainer.runs.atomic import replacing
@@ -23,54 +25,47 @@ _PALE = 0.72  # how far what is cut off fades to white
 _LINE = (226, 88, 34)
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """A thumbnail to be made.
-
-    Attributes:
-        read: gives the picture's file as bytes.
-        id: of its content; None for one that cannot be read, which gets a blank.
-        crop: how training cuts it; None shows it whole.
-    """
-
-    read: Callable[[], bytes]
-    id: str | None
-    crop: CropPlan | None = None
-
-
-def make_thumbnails(wanted: list[Wanted], folder: Path) -> list[Path]:
+def thumbnails(pictures: Sequence[PictureView]) -> list[str]:
     """The files of thumbnails, made where they are not there yet, on two threads.
 
     Raises:
-        OSError: from the file system.
+        UserError: the disk is full.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        return list(pool.map(lambda one: _thumbnail(one, folder), wanted))
+    folder = Path(get_upload_folder()) / "thumbnails"  # where the page may serve them from
+    with disk_trouble(), ThreadPoolExecutor(max_workers=2) as pool:
+        folder.mkdir(parents=True, exist_ok=True)
+        return list(
+            pool.map(lambda one: str(thumbnail(folder, one.read, one.id, one.crop)), pictures)
+        )
 
 
-def _thumbnail(wanted: Wanted, folder: Path) -> Path:
-    path = folder / f"{_key(wanted)}.webp"
+def thumbnail(
+    folder: Path, read: Callable[[], bytes], content: str | None, crop: CropPlan | None = None
+) -> Path:
+    """A picture's thumbnail, made where it is not there yet.
+
+    Args:
+        read: gives the picture's file as bytes.
+        content: what identifies them; None for one that cannot be read, which gets a blank.
+        crop: how training cuts it; None shows it whole.
+    """
+    key = hashlib.sha256(f"{content} {crop} {SIDE}".encode()).hexdigest()[:32]
+    path = folder / f"{key}.webp"
     if not path.exists():
         with replacing(path) as temporary:
-            _draw(wanted).save(temporary, "WEBP", quality=82)
+            _draw(read, content, crop).save(temporary, "WEBP", quality=82)
     return path
 
 
-def _key(wanted: Wanted) -> str:
-    text = f"{wanted.id} {wanted.crop} {SIDE}"
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _draw(wanted: Wanted) -> Image.Image:
+def _draw(read: Callable[[], bytes], content: str | None, crop: CropPlan | None) -> Image.Image:
     try:
-        if wanted.id is None:
+        if content is None:
             return _blank()
-        small = load_rgb(wanted.read())
+        small = load_rgb(read())
     except ImageProblem:
         return _blank()
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    return small if wanted.crop is None else show_crop(small, wanted.crop)
+    return small if crop is None else show_crop(small, crop)
 
 
 def show_crop(picture: Image.Image, crop: CropPlan) -> Image.Image:
@@ -85,7 +80,7 @@ def show_crop(picture: Image.Image, crop: CropPlan) -> Image.Image:
 
 
 def box_of(crop: CropPlan, width: int, height: int) -> tuple[int, int, int, int]:
-    """What is kept of a picture shown at width × height: left, top, right, bottom in pixels."""
+    """What is left of a picture shown at width × height: left, top, right, bottom in pixels."""
     across, down = width / crop.resize_width, height / crop.resize_height
     return (
         round(crop.left * across),

@@ -14,46 +14,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from app.files import Upload, disk_trouble
-from app.tabs.images.archives import ArchiveLimits, unpack
+from app.tabs.images.archives import Limits, unpack
+from app.tabs.images.captions import saving
 from app.tabs.images.imagesets import (
     MAX_TITLE,
     SetFolder,
     SetNotes,
     contents_of,
-    new_set,
+    make_set,
     read_notes,
-    write_new_notes,
     write_notes,
 )
 from app.tabs.images.storage import Incoming, write_pictures
-from trainer.data.findings import Finding
-from trainer.data.folders import (
-    CAPTION_SUFFIXES,
-    METADATA_NAMES,
-    FoundFile,
-    folder_repeats,
-)
+from trainer.data.folders import CAPTION_SUFFIXES, METADATA_NAMES, FoundFile, folder_repeats
 from trainer.data.images import PICTURE_SUFFIXES
 from trainer.data.names import display_name, list_names
 from trainer.data.sidecars import merge_captions, read_sidecars
 from trainer.data.tables import read_metadata
 from trainer.errors import UserError
 from trainer.runs.atomic import temporary_name
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What may be uploaded.
-
-    Attributes:
-        pictures: that a set may have.
-        total_bytes: of an upload, unpacked.
-        spare_bytes: of the disk that must stay free.
-    """
-
-    pictures: int = 1000
-    total_bytes: int = 4 << 30
-    spare_bytes: int = 500 << 20
 
 
 @dataclass(frozen=True)
@@ -88,9 +67,11 @@ def store_uploads(
 
     Raises:
         UserError: there is no picture among them, too much of something, a zip file that cannot
-            be trusted, or no room. Nothing is stored then.
+            be trusted, no room, or the set is not the page's own. Nothing is stored then.
     """
     limits = limits or Limits()
+    if into:
+        into.check_owned()
     with disk_trouble():
         root.mkdir(parents=True, exist_ok=True)
         _check_room(root, sum(upload.path.stat().st_size for upload in uploads), limits)
@@ -123,27 +104,23 @@ def _check_room(root: Path, needed: int, limits: Limits) -> None:
 def _stage(uploads: Sequence[Upload], staging: Path, limits: Limits) -> list[FoundFile]:
     """All files that came, those of zip files too, by the names that they came with."""
     files: list[FoundFile] = []
-    budget = limits.total_bytes
+    room = limits.total_bytes
     for number, upload in enumerate(uploads):
-        if not zipfile.is_zipfile(upload.path) and not upload.name.casefold().endswith(".zip"):
-            files.append(FoundFile(upload.path, _plain_name(upload)))
+        name = upload.name.replace("/", "∕")
+        suffix = upload.path.suffix
+        if not zipfile.is_zipfile(upload.path) and not name.casefold().endswith(".zip"):
+            name = name if PurePosixPath(name).suffix == suffix else name + suffix
+            files.append(FoundFile(upload.path, name))
             continue
         folder = staging / str(number)
         folder.mkdir()
         shown = display_name(upload.name[:MAX_TITLE])
-        members = unpack(upload.path, shown, folder, ArchiveLimits(total_bytes=budget))
-        budget -= sum(member.path.stat().st_size for member in members)
-        stem = PurePosixPath(upload.name.replace("/", "∕")).stem
+        members = unpack(upload.path, shown, folder, replace(limits, total_bytes=room))
+        room -= sum(member.path.stat().st_size for member in members)
         names = _without_common_folder([member.name for member in members])
-        prefix = f"{stem}/" if len(uploads) > 1 else ""
+        prefix = f"{PurePosixPath(name).stem}/" if len(uploads) > 1 else ""
         files += [FoundFile(m.path, prefix + n) for m, n in zip(members, names, strict=True)]
     return files
-
-
-def _plain_name(upload: Upload) -> str:
-    """A name without folders that ends as the file does."""
-    name = upload.name.replace("/", "∕")
-    return name if PurePosixPath(name).suffix == upload.path.suffix else name + upload.path.suffix
 
 
 def _without_common_folder(names: list[str]) -> list[str]:
@@ -160,20 +137,17 @@ def _without_common_folder(names: list[str]) -> list[str]:
 def _title_of(uploads: Sequence[Upload]) -> str:
     """A zip file's name serves; that of one picture among many does not."""
     if len(uploads) == 1 and uploads[0].name.casefold().endswith(".zip"):
-        return PurePosixPath(uploads[0].name).stem[:MAX_TITLE]
+        return PurePosixPath(uploads[0].name).stem
     return ""
 
 
 def _sort_in(
     root: Path, files: list[FoundFile], title: str, into: SetFolder | None, limits: Limits
 ) -> Stored:
-    incoming, findings, ignored = _read(files)
-    remarks = [str(finding) for finding in findings]
-    if ignored:
-        remarks.append(f"Not stored, being neither picture nor caption: {list_names(ignored)}.")
+    incoming, remarks = _read(files)
     if not incoming:
         raise UserError(
-            " ".join(["There is no picture among the files.", *remarks[:3]]),
+            " ".join(["There is no picture among the files.", *remarks[-1:], *remarks[:2]]),
             "JPEG, PNG, WebP, AVIF, BMP, GIF and TIFF are read, or a zip file of them.",
         )
     before = len(contents_of(into).pictures) if into else 0
@@ -184,13 +158,19 @@ def _sort_in(
             f"{limits.pictures:,}. Nothing was stored.",
             "Upload fewer. Ten to thirty good ones are enough for most subjects.",
         )
-    image_set = _add(into, incoming) if into else _make(root, title, incoming)
+
+    def fill(folder: Path) -> SetNotes:
+        return SetNotes(title=title, names=write_pictures(folder, incoming, 1))
+
+    if into:
+        with saving:
+            _add(into, incoming)
     captions = sum(1 for picture in incoming if picture.caption)
-    return Stored(image_set, len(incoming), captions, tuple(remarks))
+    return Stored(into or make_set(root, title, fill), len(incoming), captions, tuple(remarks))
 
 
-def _read(files: list[FoundFile]) -> tuple[list[Incoming], list[Finding], list[str]]:
-    """The pictures with their captions, doubts, and the names of files that are neither."""
+def _read(files: list[FoundFile]) -> tuple[list[Incoming], list[str]]:
+    """The pictures with their captions, and what was doubtful or is neither."""
     pictures, captions, metadata, ignored = [], [], [], []
     for file in sorted(files, key=lambda file: file.name):
         suffix = file.path.suffix.casefold()
@@ -203,18 +183,14 @@ def _read(files: list[FoundFile]) -> tuple[list[Incoming], list[Finding], list[s
         else:
             ignored.append(file.shown)
     found = merge_captions(read_sidecars(pictures, captions), read_metadata(metadata, pictures))
+    remarks = [str(finding) for finding in found.findings]
+    if ignored:
+        remarks.append(f"Not stored, being neither picture nor caption: {list_names(ignored)}.")
     incoming = [Incoming(file.name, file.path, found.texts.get(file.name)) for file in pictures]
-    return incoming, found.findings, ignored
+    return incoming, remarks
 
 
-def _make(root: Path, title: str, incoming: list[Incoming]) -> SetFolder:
-    with new_set(root, title) as (folder, image_set):
-        names = write_pictures(folder, incoming, 1)
-        write_new_notes(folder, SetNotes(title=title, names=names))
-    return image_set
-
-
-def _add(image_set: SetFolder, incoming: list[Incoming]) -> SetFolder:
+def _add(image_set: SetFolder, incoming: list[Incoming]) -> None:
     """Pictures come in one by one, each after its caption; those that came leave on failure."""
     staging = temporary_name(image_set.hidden / "added")
     staging.mkdir()
@@ -236,7 +212,6 @@ def _add(image_set: SetFolder, incoming: list[Incoming]) -> SetFolder:
         raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return image_set
 
 
 def _next_number(image_set: SetFolder) -> int:

@@ -1,24 +1,26 @@
-"""Trigger word and class word of an image set: kept with it, judged while they are typed."""
+"""Trigger word and class word of an image set, and what the worker says of words and captions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 from gradio.components import Component
 from gradio.events import Dependency
 
+from app import client as service
+from app.render import refused
 from app.shared import QUIET, Shared, image_set_path, says_errors
-from app.tabs.images import triggerwords
-from app.tabs.images.captionfiles import saving
+from app.tabs.images.captions import saving
 from app.tabs.images.imagesets import MAX_WORD, find_set, read_notes, write_notes
-from app.tabs.images.parts import Parts
+from app.tabs.images.layout import Parts, html
 from trainer import places
 from trainer.data.captions import clean_caption
 from trainer.errors import UserError
 
+_SECONDS = 120.0
 # Words are judged once the typing pauses; the last ones always are.
 _LATER = "(...values) => new Promise(done => setTimeout(() => done(values), 500))"
 
@@ -32,31 +34,26 @@ def wire(parts: Parts, shared: Shared) -> Dependency:
     last: dict[str, Any] = {**QUIET, "trigger_mode": "always_last", "js": _LATER}
     noted = gr.on(typed, says_errors(remember), words, told, **last)
     gr.on(typed, judge, [*words, shared.base], p.verdict, **last)
-    p.suggest.click(
-        suggest,
-        [*words, shared.base],
-        [p.suggestions, p.verdict, p.suggest],
-        **QUIET,
-    )
+    suggested = [p.suggestions, p.verdict, p.suggest]
+    p.suggest.click(suggest, [*words, shared.base], suggested, **QUIET)
     taken = p.suggestions.input(
-        says_errors(take), [p.suggestions, *words], [p.trigger, *told], **QUIET
+        says_errors(take), [p.suggestions, p.opened, p.class_word], [p.trigger, *told], **QUIET
     )
     taken.then(judge, [*words, shared.base], p.verdict, **QUIET)
-
-    def enter(opened: str, trigger: str, class_word: str) -> tuple[str, str]:
-        """Another tab may have changed the words."""
-        return trigger, class_word
-
-    entered = [p.opened, shared.trigger, shared.class_word]
-    shared.rooms["images"].select(enter, entered, [p.trigger, p.class_word], **QUIET)
+    # Another tab may have changed the words.
+    shared.rooms["images"].select(
+        lambda *words: words, [shared.trigger, shared.class_word], words[1:], **QUIET
+    )
+    measured = [p.measured, p.measure]
+    p.measure.click(measure, [p.opened, shared.base], measured, **QUIET)
     return noted
 
 
 def remember(opened: str, trigger: str, class_word: str) -> tuple[str, str]:
-    """The words are kept with the set, and told to the other tabs."""
+    """The words are noted with the set, and told to the other tabs."""
     trigger, class_word = _word(trigger), _word(class_word)
     if opened:
-        with saving():
+        with saving:
             folder = find_set(places.DATASETS, opened)
             notes = read_notes(folder)
             if (notes.trigger, notes.class_word) != (trigger, class_word):
@@ -64,10 +61,10 @@ def remember(opened: str, trigger: str, class_word: str) -> tuple[str, str]:
     return trigger, class_word
 
 
-def take(chosen: str, opened: str, trigger: str, class_word: str) -> tuple[str, str, str]:
+def take(chosen: str, opened: str, class_word: str) -> tuple[str, str, str]:
     """A suggestion becomes the trigger word."""
-    told, class_word = remember(opened, chosen or trigger, class_word)
-    return told, told, class_word
+    trigger, class_word = remember(opened, chosen, class_word)
+    return trigger, trigger, class_word
 
 
 def judge(opened: str, trigger: str, class_word: str, base: str) -> Iterator[str]:
@@ -76,35 +73,68 @@ def judge(opened: str, trigger: str, class_word: str, base: str) -> Iterator[str
     if not word:
         yield ""
         return
-    yield triggerwords.waiting(word)
+    yield html("status", f"Looking at “{word}” …")
     try:
-        judged = triggerwords.judge(word, base, _word(class_word), _images(opened))
+        (judged,) = ask_about_words("judge", base, class_word, opened, [word])
+        yield html("verdict", judged)
     except UserError as error:
-        yield triggerwords.no_verdict(error)
-        return
-    yield "".join(triggerwords.verdict(one) for one in judged)
+        yield html("status", f"No verdict: {error.message}")
 
 
 def suggest(
     opened: str, trigger: str, class_word: str, base: str
 ) -> Iterator[tuple[object, object, object]]:
     """Rare words that the base model takes for nothing in particular."""
-    waiting = gr.Button("Looking for rare words …", interactive=False)
     ready = gr.Button("Suggest trigger words", interactive=True)
-    yield gr.skip(), gr.skip(), waiting
+    yield gr.skip(), gr.skip(), gr.Button("Looking for rare words …", interactive=False)
     try:
-        found = triggerwords.suggest(base, _word(class_word), _images(opened))
+        words = [one["word"] for one in ask_about_words("suggest", base, class_word, opened)]
     except UserError as error:
-        yield gr.skip(), triggerwords.no_verdict(error), ready
+        yield gr.skip(), html("status", f"No verdict: {error.message}"), ready
         return
-    words = [one.word for one in found]
     chosen = trigger if trigger in words else None
     yield gr.Radio(choices=words, value=chosen, visible=bool(words)), gr.skip(), ready
 
 
+def ask_about_words(
+    verb: Literal["judge", "suggest"],
+    base: str,
+    class_word: str,
+    image_set: str,
+    words: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """Judgements of words, or suggestions, as ``trigger --json`` has them.
+
+    Args:
+        image_set: id of a set whose captions count; "" for none.
+
+    Raises:
+        UserError: the worker cannot do it.
+    """
+    arguments = {
+        "base": base,
+        "class_word": _word(class_word),
+        "images": str(places.PROJECT / image_set_path(image_set)) if image_set else None,
+        "words": list(words),
+    }
+    return service.call(f"trigger.{verb}", arguments, _SECONDS)
+
+
+def measure(opened: str, base: str) -> Iterator[tuple[str, gr.Button]]:
+    """How many captions are longer than the base model reads."""
+    yield "", gr.Button("Measuring …", interactive=False)
+    try:
+        folder = find_set(places.DATASETS, opened)
+        arguments = {
+            "folder": str(folder.path.resolve()),
+            "base": base,
+            "trigger": read_notes(folder).trigger or None,
+        }
+        said = html("measured", service.call("check-images", arguments, _SECONDS)["cut_captions"])
+    except UserError as error:
+        said = refused(error)
+    yield said, gr.Button("Measure the captions", interactive=True)
+
+
 def _word(text: str | None) -> str:
     return clean_caption(text or "")[:MAX_WORD]
-
-
-def _images(opened: str) -> str | None:
-    return str(places.PROJECT / image_set_path(opened)) if opened else None

@@ -1,4 +1,4 @@
-"""What the meters say, by numbers of adapters of the built-in model (docs/notes/measuring.md)."""
+"""What the meters say, by numbers of adapters of the built-in model (docs/measuring.md)."""
 
 from __future__ import annotations
 

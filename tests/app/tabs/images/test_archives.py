@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from app.tabs.images.archives import ArchiveLimits, unpack
+from app.tabs.images.archives import Limits, unpack
 from tests.corpus.names import NAUGHTY
 from tests.trainer.data.folders_for_tests import picture
 from trainer.errors import UserError
@@ -96,12 +96,12 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
 }
 
 
-def refused(data: bytes, folder: Path, limits: ArchiveLimits | None = None) -> str:
+def refused(data: bytes, folder: Path, limits: Limits | None = None) -> str:
     """The message of the refusal; what is in the folder then is the caller's to remove."""
     archive = folder.parent / "upload.bin"
     archive.write_bytes(data)
     with pytest.raises(UserError) as caught:
-        unpack(archive, "pictures.zip", folder, limits or ArchiveLimits())
+        unpack(archive, "pictures.zip", folder, limits or Limits())
     assert "pictures.zip was not taken" in caught.value.message
     return caught.value.message
 
@@ -136,7 +136,7 @@ def test_a_list_of_files_that_would_fill_the_memory(tmp_path: Path) -> None:
         file.seek(0, os.SEEK_END)
         file.write(endless_list())
     with pytest.raises(UserError, match="list of files is far too long"):
-        unpack(archive, "big.zip", tmp_path, ArchiveLimits())
+        unpack(archive, "big.zip", tmp_path, Limits())
 
 
 def test_a_size_that_lies(tmp_path: Path) -> None:
@@ -154,12 +154,12 @@ def test_a_size_that_lies(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("limits", "reason"),
     [
-        (ArchiveLimits(members=2), "3 files; the limit is 2"),
-        (ArchiveLimits(total_bytes=2500), "GB; the limit"),
-        (ArchiveLimits(member_bytes=900), "MB; the limit"),
+        (Limits(members=2), "3 files; the limit is 2"),
+        (Limits(total_bytes=2500), "GB; the limit"),
+        (Limits(member_bytes=900), "MB; the limit"),
     ],
 )
-def test_limits(limits: ArchiveLimits, reason: str, tmp_path: Path) -> None:
+def test_limits(limits: Limits, reason: str, tmp_path: Path) -> None:
     def fill(zipped: zipfile.ZipFile) -> None:
         for number in range(3):
             zipped.writestr(f"{number}.txt", os.urandom(1000))
@@ -185,7 +185,7 @@ def test_good_ones_are_unpacked_under_numbers(tmp_path: Path) -> None:
     archive.write_bytes(make_zip(fill))
     folder = tmp_path / "staging"
     folder.mkdir()
-    members = unpack(archive, "upload.zip", folder, ArchiveLimits())
+    members = unpack(archive, "upload.zip", folder, Limits())
     assert {member.name: member.path.read_bytes() for member in members} == pictures
     assert {path.name for path in folder.iterdir()} == {member.path.name for member in members}
     assert all(path.name[:6].isdecimal() and path.suffix == ".PNG" for path in folder.iterdir())

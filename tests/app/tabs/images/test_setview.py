@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from app.tabs.images import setwords
-from app.tabs.images.captions_edit import Change
+from app.tabs.images.edits import Change
 from app.tabs.images.frames import Frame, frame_of
 from app.tabs.images.imagesets import find_set, read_notes, write_notes
+from app.tabs.images.layout import html
 from app.tabs.images.setview import look_at
-from app.tabs.images.triggerwords import Judged, verdict
 from app.tabs.train import outlook
 from tests.app.sets_for_tests import stored
 from tests.corpus.names import NAUGHTY
@@ -67,17 +66,17 @@ def test_a_set_picture_by_picture(tmp_path: Path) -> None:
     assert found["broken.png"].severity == "error" and found["broken.png"].id is None
     assert found["small.png"].severity == "error" and found["small.png"].crop is None
     assert found["square.png"].severity == "warning" or found["again.png"].severity == "warning"
-    words = harmless(setwords.findings(view)).text
+    words = harmless(html("findings", view)).text
     for name in ("broken", "small", "wide"):
         assert name in words
-    assert "3 pictures" in setwords.summary(view) and "2 left out" in setwords.summary(view)
-    assert "64 × 64" in setwords.buckets(view)
+    assert "3 pictures" in html("summary", view) and "2 left out" in html("summary", view)
+    assert "64 × 64" in html("buckets", view)
 
 
 def test_what_holds_for_many_is_said_of_each(tmp_path: Path) -> None:
     files = {f"{number}.png": picture(number) for number in range(6)}
     view = look_at(stored(tmp_path, {**files, "0.txt": "a caption"}).image_set, FRAME)
-    said = [setwords.picture_facts(view, one) for one in view.pictures]
+    said = [html("facts", one) for one in view.pictures]
     assert ["No caption" in text for text in said] == [False] + [True] * 5
     assert not any("more" in harmless(text).text for text in said), "only of itself"
 
@@ -94,7 +93,7 @@ def test_nothing_usable(tmp_path: Path) -> None:
     put(tmp_path / "sets" / "bad", {"a.png": b"x", "b.png": b"y"})
     view = look_at(find_set(tmp_path / "sets", "bad"), FRAME)
     assert view.report is None and len(view.pictures) == 2
-    assert "no picture that can be used" in setwords.summary(view)
+    assert "no picture that can be used" in html("summary", view)
 
 
 @pytest.mark.parametrize("name", [*NAUGHTY, "<img src=x onerror=alert(1)>", "a" * 100_000])
@@ -107,22 +106,25 @@ def test_names_and_captions_are_text(name: str, tmp_path: Path) -> None:
     notes = read_notes(image_set)
     write_notes(image_set, type(notes)(**{**notes.__dict__, "trigger": name[:60]}))
     view = look_at(image_set, FRAME)
+    word, many = name[:60], [name]
+    judged = {"word": word, "verdict": "good", "reads_like": many, "reasons": many}
+    judged["pieces"] = [{"text": name, "id": 7}]
     for text in (
-        setwords.summary(view),
-        setwords.findings(view),
-        setwords.buckets(view),
-        setwords.picture_facts(view, view.pictures[0]),
-        setwords.conflict(name),
-        setwords.changes([Change(name, name, name)], 1),
-        verdict(Judged(name[:60], "good", (name,), (name,), (name,))),
+        html("summary", view),
+        html("findings", view),
+        html("buckets", view),
+        html("facts", view.pictures[0]),
+        html("conflict", name),
+        html("changes", [Change(name, name, name)], 1),
+        html("verdict", judged),
     ):
         harmless(text)
         assert len(text) < 20_000 or len(name) > 1000
 
 
 def test_long_captions_are_cut() -> None:
-    assert len(setwords.changes([Change("a", "x" * 10_000, "y" * 10_000)], 1)) < 2000
-    assert "1,000 of 1000" not in setwords.changes([Change("a", "b", "c")] * 1000, 1000)
+    assert len(html("changes", [Change("a", "x" * 10_000, "y" * 10_000)], 1)) < 2000
+    assert "1,000 of 1000" not in html("changes", [Change("a", "b", "c")] * 1000, 1000)
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from app.tabs.images.thumbnails import SIDE, Wanted, box_of, make_thumbnails, show_crop
+from app.tabs.images.thumbnails import SIDE, box_of, show_crop, thumbnail
 from tests.corpus.pictures import encode, pattern, quarters
 from trainer.data.buckets import plan_crop
 from trainer.data.images import fit
@@ -22,7 +20,7 @@ def test_nothing_of_the_metadata_is_left(tmp_path: Path) -> None:
     exif[0x010E] = "taken at home"  # ImageDescription
     path = tmp_path / "a.jpg"
     path.write_bytes(encode(source, "JPEG", exif=exif.tobytes(), comment=b"secret"))
-    (made,) = make_thumbnails([Wanted(path.read_bytes, "id")], tmp_path / "thumbnails")
+    made = thumbnail(tmp_path, path.read_bytes, "id")
     data = made.read_bytes()
     assert b"taken at home" not in data and b"secret" not in data
     with Image.open(made) as small:
@@ -35,7 +33,7 @@ def test_upright(tmp_path: Path) -> None:
     exif[0x0112] = 6  # turned a quarter: red, at the top left, comes to the top right
     path = tmp_path / "a.jpg"
     path.write_bytes(encode(source, "JPEG", exif=exif.tobytes(), quality=95))
-    (made,) = make_thumbnails([Wanted(path.read_bytes, "id")], tmp_path)
+    made = thumbnail(tmp_path, path.read_bytes, "id")
     with Image.open(made) as small:
         assert small.width < small.height
         red, green, blue = small.convert("RGB").getpixel((small.width - 9, 9))  # type: ignore[misc]
@@ -45,17 +43,17 @@ def test_upright(tmp_path: Path) -> None:
 def test_made_once(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(encode(pattern(), "PNG"))
-    first = make_thumbnails([Wanted(path.read_bytes, "id")], tmp_path / "t")
+    first = thumbnail(tmp_path, path.read_bytes, "id")
     path.unlink()
-    assert make_thumbnails([Wanted(path.read_bytes, "id")], tmp_path / "t") == first
+    assert thumbnail(tmp_path, path.read_bytes, "id") == first
     crop = plan_crop(96, 64, 64, 32, buckets=False, upscale=False)
-    assert make_thumbnails([Wanted(bytes, "id", crop)], tmp_path / "t") != first
+    assert thumbnail(tmp_path, bytes, "id", crop) != first
 
 
 @pytest.mark.parametrize("data", [b"", b"no picture", encode(pattern(), "PNG")[:80]])
 def test_what_cannot_be_opened_gets_a_blank(data: bytes, tmp_path: Path) -> None:
-    (made,) = make_thumbnails([Wanted(lambda: data, "id")], tmp_path)
-    (blank,) = make_thumbnails([Wanted(lambda: data, None)], tmp_path)
+    made = thumbnail(tmp_path, lambda: data, "id")
+    blank = thumbnail(tmp_path, lambda: data, None)
     assert made.read_bytes() == blank.read_bytes()
 
 
@@ -80,12 +78,3 @@ def test_what_is_cut_off_is_pale() -> None:
     whole = plan_crop(100, 100, 64, 32, buckets=True, upscale=True)
     square = Image.new("RGB", (100, 100))
     assert show_crop(square, whole) is square
-
-
-def test_an_old_cache_is_not_touched(tmp_path: Path) -> None:
-    path = tmp_path / "a.png"
-    path.write_bytes(encode(pattern(), "PNG"))
-    (made,) = make_thumbnails([Wanted(path.read_bytes, "id")], tmp_path)
-    os.utime(made, (1, 1))
-    make_thumbnails([Wanted(path.read_bytes, "id")], tmp_path)
-    assert made.stat().st_mtime == 1 < time.time()

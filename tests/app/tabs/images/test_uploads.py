@@ -12,9 +12,10 @@ import pytest
 
 from app.files import Upload
 from app.tabs.images import storage, uploads
+from app.tabs.images.archives import Limits
 from app.tabs.images.imagesets import HIDDEN, find_set, list_sets, read_notes, scan
 from app.tabs.images.storage import copy_set
-from app.tabs.images.uploads import Limits, store_uploads
+from app.tabs.images.uploads import store_uploads
 from tests.app.sets_for_tests import stored, tree, upload
 from tests.app.tabs.images.test_archives import BAD, make_zip
 from tests.corpus.names import NAUGHTY

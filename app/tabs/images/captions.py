@@ -1,0 +1,236 @@
+"""Captions of the page's own sets: read, and saved only over what was seen.
+
+Two browsers may have one caption open. Each save says which version it was made from, and a save
+over anything else is refused with both texts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from app.files import disk_trouble
+from app.tabs.images.imagesets import SetFolder, contents_of, find_set, picture_path, read_notes
+from app.tabs.images.storage import copy_set
+from trainer.data.captions import MAX_CAPTION_BYTES, clean_caption, decode_caption
+from trainer.data.names import display_name
+from trainer.data.sidecars import read_start
+from trainer.errors import UserError
+from trainer.runs.atomic import write_text
+
+NOTHING = "none"
+saving = threading.RLock()
+"""Held by whoever looks at a set in order to change it."""
+
+
+class CaptionConflict(Exception):
+    """The caption on the disk, `saved`, is not the one that was edited."""
+
+    def __init__(self, saved: str) -> None:
+        super().__init__("the caption was changed elsewhere")
+        self.saved = saved
+
+
+def version_of(text: str) -> str:
+    """What tells versions of a caption apart; equal texts have equal ones, `NOTHING` if empty."""
+    cleaned = clean_caption(text)
+    data = cleaned.encode("utf-8", "surrogatepass")
+    return hashlib.sha256(data).hexdigest()[:16] if cleaned else NOTHING
+
+
+def read_caption(image_set: SetFolder, picture: str) -> str:
+    """The caption of a picture of one of the page's own sets; "" where there is none.
+
+    Raises:
+        UserError: the set has no such picture, or its caption cannot be read.
+    """
+    return _read(_caption_path(image_set, picture))
+
+
+def read_captions(image_set: SetFolder) -> dict[str, str]:
+    """All captions of one of the page's own sets, by picture; "" where there is none.
+
+    Raises:
+        UserError: as `read_caption`.
+    """
+    return {picture: _read(path) for picture, path in caption_paths(image_set).items()}
+
+
+def save_caption(image_set: SetFolder, picture: str, text: str, version: str) -> str:
+    """Save a caption, cleaned to one line; an empty one removes the file. Gives what was saved.
+
+    Args:
+        version: of the caption that the text was made from.
+
+    Raises:
+        CaptionConflict: there is another one by now.
+        UserError: the set is not the page's own, has no such picture, or nothing can be saved.
+    """
+    path = _caption_path(image_set, picture)
+    with saving:
+        saved = _read(path)
+        if version_of(saved) not in (version, version_of(text)):
+            raise CaptionConflict(saved)
+        write_caption(path, text)
+    return clean_caption(text)
+
+
+def write_caption(path: Path, text: str) -> None:
+    """Write a caption file, or remove it for an empty text. The caller holds `saving`.
+
+    Raises:
+        UserError: nothing can be saved.
+    """
+    cleaned = clean_caption(text)
+    with disk_trouble():
+        if cleaned:
+            write_text(path, f"{cleaned}\n")
+        else:
+            path.unlink(missing_ok=True)
+
+
+def caption_paths(image_set: SetFolder) -> dict[str, Path]:
+    """The caption file of each picture, there or not.
+
+    Raises:
+        UserError: the set is not the page's own.
+    """
+    image_set.check_owned()
+    return {file.name: file.path.with_suffix(".txt") for file in contents_of(image_set).pictures}
+
+
+def _caption_path(image_set: SetFolder, picture: str) -> Path:
+    image_set.check_owned()
+    return picture_path(image_set, picture).with_suffix(".txt")
+
+
+def _read(path: Path) -> str:
+    try:
+        return decode_caption(read_start(path, MAX_CAPTION_BYTES))
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise UserError(
+            f"The caption {display_name(path.name)} cannot be read ({error.strerror}).",
+            "Check that the file may be read, or delete it.",
+        ) from error
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a save.
+
+    Attributes:
+        image_set, picture: where the caption lies now: in a copy, if the set was read only.
+        saved: the caption on the disk; in a conflict that of the other tab.
+        copied: the copy was made for this save.
+    """
+
+    state: Literal["saved", "unchanged", "late", "conflict"]
+    image_set: SetFolder
+    picture: str
+    saved: str = ""
+    copied: bool = False
+
+
+@dataclass
+class Session:
+    """What one browser tab has seen of captions, and what follows from it when it saves.
+
+    The text and the picture that it belongs to come from the browser in one request; which version
+    it was made from is remembered here. Requests carry a rising number, so that a late one never
+    replaces a newer one.
+
+    Attributes:
+        versions: of captions, by set and picture.
+        stamps: the number of the latest request about a picture.
+        copies: the copy that was made of a read-only set, by the set's id.
+    """
+
+    versions: dict[tuple[str, str], str] = field(default_factory=dict)
+    stamps: dict[tuple[str, str], float] = field(default_factory=dict)
+    copies: dict[str, str] = field(default_factory=dict)
+
+    def opened(self, image_set: SetFolder) -> None:
+        """A set was chosen: edits of it are meant for it, and not for a copy made earlier."""
+        self.copies.pop(image_set.id, None)
+
+    def see(self, image_set: SetFolder, picture: str, caption: str) -> None:
+        """A caption was shown."""
+        self.versions[image_set.id, picture] = version_of(caption)
+
+    def save(
+        self, root: Path, set_id: str, picture: str, text: str, loaded: str, stamp: float
+    ) -> Outcome:
+        """Save what was typed, unless the caption was changed elsewhere.
+
+        Args:
+            loaded: the caption that was shown before typing; it counts where this tab's past is
+                forgotten, as after a restart of the server.
+            stamp: the request's number; 0 for none.
+
+        Raises:
+            UserError: there is no such set or picture, or nothing can be saved.
+        """
+        with saving:
+            image_set, picture = self._follow(root, set_id, picture)
+            if stamp and stamp <= self.stamps.get((image_set.id, picture), 0):
+                return Outcome("late", image_set, picture)
+            self.stamps[image_set.id, picture] = stamp
+            known = self.versions.get((image_set.id, picture), version_of(loaded))
+            if version_of(text) == known:
+                return Outcome("unchanged", image_set, picture, text)
+            copied = not image_set.owned
+            if copied:
+                image_set, picture = self.copy(root, image_set, picture)
+                known = version_of(read_caption(image_set, picture))
+                self.stamps[image_set.id, picture] = stamp
+            return self._write(image_set, picture, text, known, copied)
+
+    def overwrite(self, root: Path, set_id: str, picture: str, text: str) -> Outcome:
+        """Save over whatever is there: somebody has seen both and chosen.
+
+        Raises:
+            UserError: as `save`.
+        """
+        with saving:
+            image_set = find_set(root, set_id)
+            known = version_of(read_caption(image_set, picture))
+            return self._write(image_set, picture, text, known, copied=False)
+
+    def _write(
+        self, image_set: SetFolder, picture: str, text: str, known: str, copied: bool
+    ) -> Outcome:
+        try:
+            saved = save_caption(image_set, picture, text, known)
+        except CaptionConflict as conflict:
+            return Outcome("conflict", image_set, picture, conflict.saved)
+        self.see(image_set, picture, saved)
+        return Outcome("saved", image_set, picture, saved, copied)
+
+    def copy(self, root: Path, image_set: SetFolder, picture: str = "") -> tuple[SetFolder, str]:
+        """A copy of a read-only set to write to, made once; and a picture's name in it.
+
+        Raises:
+            UserError: nothing in it can be used, or there is no room.
+        """
+        with saving:
+            if image_set.id not in self.copies:
+                self.copies[image_set.id] = copy_set(root, image_set).id
+            return self._follow(root, image_set.id, picture)
+
+    def _follow(self, root: Path, set_id: str, picture: str) -> tuple[SetFolder, str]:
+        """The set to write to: a request that was under way while it was copied means the copy."""
+        copy_id = self.copies.get(set_id)
+        if copy_id is None:
+            return find_set(root, set_id), picture
+        try:
+            image_set = find_set(root, copy_id)
+        except UserError:  # it was deleted: the next edit makes another
+            del self.copies[set_id]
+            return find_set(root, set_id), picture
+        names = {old: new for new, old in read_notes(image_set).names.items()}
+        return image_set, names.get(picture, picture)

@@ -1,0 +1,236 @@
+"""What changes a set as a whole, and how it is undone: edits of all captions, removed pictures."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from pydantic import TypeAdapter
+
+from app.files import disk_trouble
+from app.tabs.images.captions import caption_paths, read_captions, saving, write_caption
+from app.tabs.images.imagesets import SetFolder, picture_path
+from trainer.data.captions import clean_caption, contains_word, replace_word, without_word
+from trainer.data.names import display_name, list_names
+from trainer.errors import UserError
+from trainer.runs.atomic import temporary_name, write_bytes
+
+EditKind = Literal["front", "end", "remove", "replace"]
+MAX_TEXT = 500
+MOST_ENTRIES = 20
+REMOVED = "removed"
+_HISTORY = "history.json"
+
+# ------------------------------------------------------------------------------ one edit
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What is done to every caption.
+
+    Attributes:
+        text: what is added, removed, or looked for.
+        other: what takes its place ("replace").
+        whole_words: whether "car" leaves "scarf" alone.
+    """
+
+    kind: EditKind
+    text: str
+    other: str = ""
+    whole_words: bool = True
+
+    @property
+    def adds(self) -> bool:
+        """Whether it adds its text, instead of looking for it."""
+        return self.kind in ("front", "end")
+
+    @property
+    def sought(self) -> str:
+        """The text, cleaned; what is added is without the commas that set it off."""
+        text = clean_caption(self.text)
+        return text.strip(", ") if self.adds else text
+
+    def __str__(self) -> str:
+        ends = {
+            "front": "at the front",
+            "end": "at the end",
+            "remove": "taken out",
+            "replace": f"replaced by “{self.other.strip()}”",
+        }
+        return f"“{self.sought}” {ends[self.kind]}"
+
+    def apply(self, caption: str) -> str:
+        """A caption after the edit, cleaned.
+
+        What is added is set off by a comma, and not added to a caption that has it already. Upper
+        and lower case make no difference in what is looked for.
+        """
+        text = self.sought
+        if self.adds:
+            if contains_word(caption, text):
+                return caption
+            parts = [text, caption] if self.kind == "front" else [caption, text]
+            return clean_caption(", ".join(part for part in parts if part))
+        if self.kind == "remove" and self.whole_words:
+            return clean_caption(without_word(caption, text))
+        other = clean_caption(self.other) if self.kind == "replace" else ""
+        if self.whole_words:
+            return replace_word(caption, text, other)
+        pattern = re.compile(re.escape(text), re.IGNORECASE)
+        return clean_caption(pattern.sub(lambda _: other, caption))
+
+
+@dataclass(frozen=True)
+class Change:
+    """A caption before and after an edit."""
+
+    picture: str
+    before: str
+    after: str
+
+
+def preview(captions: Mapping[str, str], edit: Edit) -> list[Change]:
+    """The captions that an edit changes.
+
+    Raises:
+        UserError: there is nothing to add or to look for.
+    """
+    if not edit.sought:
+        what = "add" if edit.adds else "look for"
+        raise UserError(f"There is no text to {what}.", "Type it into the first field.")
+    if len(edit.text) > MAX_TEXT or len(edit.other) > MAX_TEXT:
+        raise UserError(f"The text is longer than {MAX_TEXT} characters.", "Shorten it.")
+    changed = [Change(name, before, edit.apply(before)) for name, before in captions.items()]
+    return [change for change in changed if change.after != change.before]
+
+
+def apply_edit(image_set: SetFolder, edit: Edit, seen: Mapping[str, str]) -> list[Change]:
+    """Do an edit to the captions that were seen in the preview; it can be undone.
+
+    Args:
+        seen: captions by picture, as the preview was made from them.
+
+    Raises:
+        UserError: a caption has changed since (then nothing is done), or nothing can be saved.
+    """
+    with saving:
+        now = read_captions(image_set)
+        if any(now.get(picture) != caption for picture, caption in seen.items()):
+            raise UserError(
+                "Captions have changed since the preview, perhaps in another tab. Nothing was "
+                "done.",
+                "Look at the preview again.",
+            )
+        changes = preview(seen, edit)
+        if changes:
+            pairs = {change.picture: (change.before, change.after) for change in changes}
+            _write_history(image_set, [*history(image_set), Done(str(edit), pairs)])
+        paths = caption_paths(image_set)
+        for change in changes:
+            write_caption(paths[change.picture], change.after)
+    return changes
+
+
+def remove_picture(image_set: SetFolder, picture: str) -> None:
+    """Take a picture and its caption out of a set, into a folder from which undo brings it back.
+
+    Raises:
+        UserError: the set is not the page's own, has no such picture, or nothing can be moved.
+    """
+    with saving, disk_trouble():
+        captions, path = caption_paths(image_set), picture_path(image_set, picture)
+        folder = temporary_name(image_set.hidden / REMOVED / "x").name.strip(".")
+        target = image_set.hidden / REMOVED / folder
+        target.mkdir(parents=True)
+        done = Done(f"{display_name(path.name)} removed", picture=picture, folder=folder)
+        _write_history(image_set, [*history(image_set), done])
+        for file in (captions[picture], path):
+            if file.exists():
+                file.rename(target / file.name)
+
+
+# ------------------------------------------------------------------------------ undo
+
+
+@dataclass(frozen=True)
+class Done:
+    """One thing that can be undone.
+
+    Attributes:
+        what: in a few words.
+        captions: before and after, by picture; empty for a removal.
+        picture: the removed one, or "".
+        folder: below the set's hidden folder, where what was removed lies.
+    """
+
+    what: str
+    captions: dict[str, tuple[str, str]] = field(default_factory=dict)
+    picture: str = ""
+    folder: str = ""
+
+
+_history = TypeAdapter(list[Done])
+
+
+def history(image_set: SetFolder) -> list[Done]:
+    """What can be undone, the latest last: a file beside the set, so that it outlives a reload."""
+    try:
+        return _history.validate_json((image_set.hidden / _HISTORY).read_bytes())
+    except (OSError, ValueError):
+        return []
+
+
+def _write_history(image_set: SetFolder, done: list[Done]) -> None:
+    """The newest ones; what falls out of the list stays done."""
+    with disk_trouble():
+        image_set.hidden.mkdir(parents=True, exist_ok=True)
+        data = _history.dump_json(done[-MOST_ENTRIES:], indent=1)
+        write_bytes(image_set.hidden / _HISTORY, data)
+
+
+def undo(image_set: SetFolder) -> str:
+    """Undo the latest thing; gives a sentence about it.
+
+    A caption that was changed since is left as it is, and named.
+
+    Raises:
+        UserError: there is nothing to undo, or nothing can be saved.
+    """
+    with saving:
+        done = history(image_set)
+        if not done:
+            raise UserError("There is nothing to undo.")
+        latest = done[-1]
+        message = _bring_back(image_set, latest) if latest.picture else _restore(image_set, latest)
+        _write_history(image_set, done[:-1])
+    return message
+
+
+def _restore(image_set: SetFolder, done: Done) -> str:
+    now, paths = read_captions(image_set), caption_paths(image_set)
+    same = [name for name, (_, after) in done.captions.items() if now.get(name) == after]
+    for name in same:
+        write_caption(paths[name], done.captions[name][0])
+    message = f"Undone in {len(same)} captions: {done.what}."
+    changed = [display_name(name) for name in done.captions if name not in same]
+    if changed:
+        message += f" Left alone, since they were changed or removed later: {list_names(changed)}."
+    return message
+
+
+def _bring_back(image_set: SetFolder, done: Done) -> str:
+    # A set may have been downloaded, history and all: its names never lead anywhere else.
+    source = image_set.hidden / REMOVED / PurePosixPath(done.folder).name
+    below = [part for part in PurePosixPath(done.picture).parent.parts if part not in ("..", "/")]
+    target = Path(image_set.path, *below)
+    with disk_trouble():
+        for file in sorted(source.iterdir(), key=lambda path: path.suffix != ".txt"):
+            if not (target / file.name).exists():
+                target.mkdir(parents=True, exist_ok=True)
+                file.rename(target / file.name)
+        shutil.rmtree(source, ignore_errors=True)
+    return f"{display_name(PurePosixPath(done.picture).name)} is back."

@@ -1,0 +1,251 @@
+"""How the Images tab is laid out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import gradio as gr
+
+from app.files import file_drop
+from app.render import render
+from app.shared import elem
+from app.tabs.images.captions import Session
+from app.tabs.images.edits import MAX_TEXT
+from app.tabs.images.imagesets import MAX_TITLE, MAX_WORD, list_sets, read_notes
+from trainer import places
+from trainer.data.captions import MAX_CAPTION_CHARACTERS
+from trainer.data.images import PICTURE_SUFFIXES
+
+Part = TypeVar("Part")
+
+html = partial(render, "images.html")
+"""The HTML that a macro of the tab's template makes of some values."""
+
+# A request's number is the time of its typing. What was typed is sent a moment later, so that not
+# every key is a request; a number that comes too late tells the server so.
+STAMP = """(...values) => {
+    window.rarebitStamp = Math.max(Date.now(), (window.rarebitStamp || 0) + 1);
+    values[values.length - 1] = window.rarebitStamp;
+    return values;
+}"""
+STAMP_LATER = STAMP.replace(
+    "return values;", "return new Promise(done => setTimeout(() => done(values), 300));"
+)
+
+# Page Down and Page Up go from picture to picture while a caption or the pictures have the focus.
+KEYS = """() => {
+    if (window.rarebitKeys) return;
+    window.rarebitKeys = true;
+    document.addEventListener('keydown', event => {
+        const target = {PageDown: 'images-next', PageUp: 'images-previous'}[event.key];
+        if (!target || event.ctrlKey || event.altKey || event.metaKey) return;
+        if (!event.target.closest('#images-caption, #images-gallery, #images-steps')) return;
+        event.preventDefault();
+        document.getElementById(target).click();
+    });
+}"""
+
+
+def set_choices() -> list[tuple[str, str]]:
+    """(title, id) of every image set, the page's own first."""
+    return [
+        ((read_notes(one).title if one.owned else "") or one.shown, one.id)
+        for one in list_sets(places.DATASETS)
+    ]
+
+
+def part(make: Callable[..., Part], thing: str, *args: Any, **options: Any) -> Part:
+    """A component of this tab, with its element id."""
+    return make(*args, elem_id=elem("images", thing), **options)
+
+
+class Parts:
+    """The tab's components, from top to bottom; what is hidden carries what a request is about."""
+
+    def __init__(self) -> None:
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=1, min_width=320):
+                self._lay_out_source()
+            with gr.Column(scale=1, min_width=320):
+                self._lay_out_chosen()
+        with part(gr.Column, "desk", visible=False) as self.desk:
+            self._lay_out_words()
+            with gr.Row(equal_height=False):
+                with gr.Column(scale=3, min_width=320):
+                    self._lay_out_gallery()
+                with part(gr.Column, "editor", scale=2, min_width=320):
+                    self._lay_out_editor()
+            with part(gr.Accordion, "bulk", "Change all captions", open=False):
+                self._lay_out_bulk()
+            self.undo = part(gr.Button, "undo", "Nothing to undo", visible=False, size="sm")
+            with part(gr.Accordion, "doubts", "What is wrong or doubtful"):
+                self.findings = part(gr.HTML, "findings")
+                self.measured = part(gr.HTML, "measured")
+                self.measure = part(gr.Button, "measure", "Measure the captions", size="sm")
+            with part(gr.Accordion, "sizes", "Sizes, and what is cut off"):
+                self.buckets = part(gr.HTML, "buckets")
+        self.opened = gr.Textbox("", visible=False)
+        self.picture = gr.Textbox("", visible=False)
+        self.loaded = gr.Textbox("", visible=False)
+        self.stamp = gr.Number(0, visible=False)
+        self.session = gr.State(Session())
+        self.previewed = gr.State(None)
+        self.remembered = gr.BrowserState(
+            "", storage_key="rarebit-image-set", secret="no secret: an image set's name"
+        )
+
+    def _lay_out_source(self) -> None:
+        self.drop = part(
+            file_drop,
+            "upload",
+            label="Drop pictures, captions (.txt) or zip files here",
+            file_count="multiple",
+            file_types=[*PICTURE_SUFFIXES, ".txt", ".caption", ".zip", ".jsonl", ".csv"],
+            height=180,
+        )
+        with gr.Row(equal_height=True):
+            self.title = part(
+                gr.Textbox,
+                "title",
+                value="",
+                label="Name of the new image set",
+                placeholder="my cat",
+                max_length=MAX_TITLE,
+                scale=2,
+                min_width=200,
+            )
+            self.into = part(
+                gr.Checkbox,
+                "into",
+                label="Add to the chosen set instead",
+                interactive=False,
+                scale=1,
+                min_width=200,
+            )
+        self.remarks = part(gr.HTML, "remarks")
+
+    def _lay_out_chosen(self) -> None:
+        self.chosen = part(
+            gr.Dropdown,
+            "set",
+            choices=set_choices(),
+            value=None,
+            label="Image set",
+            info="Sets on this machine. Those that came with Rarebit are read only.",
+        )
+        self.summary = part(gr.HTML, "summary", html("no_set"))
+        self.use = part(gr.Button, "use", "Train on these", variant="primary", visible=False)
+
+    def _lay_out_words(self) -> None:
+        word: dict[str, Any] = {"value": "", "max_length": MAX_WORD, "min_width": 200}
+        with gr.Group():
+            with gr.Row(equal_height=True):
+                self.trigger = part(
+                    gr.Textbox,
+                    "trigger",
+                    label="Trigger word",
+                    info="A rare word that will stand for what the pictures show.",
+                    placeholder="ohwx",
+                    **word,
+                )
+                self.class_word = part(
+                    gr.Textbox,
+                    "class-word",
+                    label="Class word",
+                    info="The common word for that kind of thing: dog, person, painting.",
+                    placeholder="dog",
+                    **word,
+                )
+            self.suggest = part(gr.Button, "suggest", "Suggest trigger words", size="sm")
+            self.suggestions = part(
+                gr.Radio, "suggestions", choices=[], label="Suggestions", visible=False
+            )
+        self.verdict = part(gr.HTML, "verdict")
+
+    def _lay_out_gallery(self) -> None:
+        self.gallery = part(
+            gr.Gallery,
+            "gallery",
+            label="Pictures",
+            columns=4,
+            height=500,
+            object_fit="contain",
+            allow_preview=False,
+            buttons=[],
+            interactive=False,
+        )
+
+    def _lay_out_editor(self) -> None:
+        self.large = part(
+            gr.Image,
+            "large",
+            label="Picture",
+            visible=False,
+            interactive=False,
+            buttons=[],
+            height=260,
+            type="filepath",
+        )
+        self.text = part(
+            gr.Textbox,
+            "caption",
+            value="",
+            label="Caption",
+            lines=5,
+            max_lines=12,
+            interactive=False,
+            max_length=MAX_CAPTION_CHARACTERS,
+            info="Saved as you type. Page Down and Page Up go from picture to picture.",
+        )
+        self.status = part(gr.HTML, "status")
+        with part(gr.Column, "conflict", visible=False) as self.clash:
+            self.theirs = part(gr.HTML, "theirs")
+            with gr.Row():
+                self.keep_mine = part(gr.Button, "keep-mine", "Keep mine", min_width=120)
+                self.take_theirs = part(gr.Button, "take-theirs", "Take the other", min_width=120)
+        with part(gr.Row, "steps"):
+            self.previous = part(gr.Button, "previous", "← Previous", min_width=100)
+            self.next = part(gr.Button, "next", "Next →", min_width=100)
+            self.remove = part(gr.Button, "remove", "Remove …", min_width=100)
+        with part(gr.Row, "remove-row", visible=False) as self.remove_row:
+            self.remove_now = part(
+                gr.Button, "remove-now", "Remove this picture", variant="stop", min_width=140
+            )
+            self.remove_not = part(gr.Button, "remove-not", "Keep it", min_width=100)
+        self.facts = part(gr.HTML, "facts", html("no_picture"))
+
+    def _lay_out_bulk(self) -> None:
+        kinds = {
+            "Add at the front": "front",
+            "Add at the end": "end",
+            "Remove": "remove",
+            "Find and replace": "replace",
+        }
+        text: dict[str, Any] = {"value": "", "max_length": MAX_TEXT, "min_width": 200}
+        self.kind = part(
+            gr.Radio, "bulk-kind", list(kinds.items()), value="front", label="What to do"
+        )
+        with gr.Row(equal_height=True):
+            self.words = part(gr.Textbox, "bulk-text", label="Text", **text)
+            self.other = part(gr.Textbox, "bulk-other", label="Replace with", visible=False, **text)
+            self.whole = part(
+                gr.Checkbox,
+                "bulk-whole",
+                label="Whole words only",
+                value=True,
+                visible=False,
+                min_width=140,
+            )
+        with gr.Row():
+            self.look = part(gr.Button, "bulk-preview", "Show what would change", min_width=160)
+            self.apply = part(
+                gr.Button,
+                "bulk-apply",
+                "Change them",
+                variant="primary",
+                interactive=False,
+                min_width=140,
+            )
+        self.preview = part(gr.HTML, "bulk-changes")
