@@ -31,9 +31,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.tiny_models import make_tiny
 from tests.trainer.lora.helpers import random_adapter
-from trainer.lora.content import AdapterFile, Magnitude
-from trainer.lora.dora import change_on
-from trainer.lora.layers import find_layers, find_targets, original_layer, parts_of
+from trainer.lora.adapter import Adapter, Magnitude
+from trainer.lora.changes import change_on
+from trainer.lora.layers import find_layers, find_targets, parts_of
 from trainer.lora.names import ModuleKey, Part, Targets
 from trainer.lora.writing import WritableLayout, write_adapter
 from trainer.models.base import BaseModel
@@ -107,7 +107,7 @@ def _dora(
     plain = _adapter(base, "convolution")
     unet = {key: layer for key, layer in plain.layers.items() if key.part == "unet"}
     path = folder / "adapter.safetensors"
-    write_adapter(AdapterFile(unet, base.family.name), path, "kohya", "fp32")
+    write_adapter(Adapter(unet, base.family.name), path, "kohya", "fp32")
     tensors = load_file(path)
     layers = {}
     for index, (key, layer) in enumerate(unet.items()):
@@ -119,21 +119,18 @@ def _dora(
         magnitude = Magnitude(values, "rows" if by == "rows" else "columns")
         layers[key] = replace(layer, magnitude=magnitude)
     save_file(tensors, path)
-    expected = _changes(base, AdapterFile(layers, base.family.name))
+    expected = _changes(base, Adapter(layers, base.family.name))
     _report(f"{program} {family} DoRA by {by}", loader, base, path, expected)
 
 
-def _adapter(base: BaseModel, targets: Targets) -> AdapterFile:
+def _adapter(base: BaseModel, targets: Targets) -> Adapter:
     """Random, alpha unequal to the rank."""
     return random_adapter(base, dict.fromkeys(find_targets(base, targets), (3, 2.0)))
 
 
-def _changes(base: BaseModel, adapter: AdapterFile) -> Changes:
-    spots = find_layers(base)
-    return {
-        key: change_on(layer, original_layer(spots[key].layer).weight)
-        for key, layer in adapter.layers.items()
-    }
+def _changes(base: BaseModel, adapter: Adapter) -> Changes:
+    live = find_layers(base)
+    return {key: change_on(layer, live[key].weight) for key, layer in adapter.layers.items()}
 
 
 def _report(title: str, loader: Loader, base: BaseModel, path: Path, expected: Changes) -> None:
@@ -157,10 +154,10 @@ def _report(title: str, loader: Loader, base: BaseModel, path: Path, expected: C
 def _moved(base: BaseModel, changed: dict[Part, nn.Module]) -> Changes:
     """Every layer whose weight is another in a changed copy, and its change."""
     found: Changes = {}
-    for key, spot in find_layers(base).items():
+    for key, live in find_layers(base).items():
         if key.part in changed:
-            old = original_layer(spot.layer).weight
-            new = changed[key.part].get_submodule(spot.path).weight
+            old = live.weight
+            new = changed[key.part].get_submodule(live.path).weight
             assert isinstance(new, Tensor)
             if not torch.equal(new, old):
                 found[key] = (new.double() - old.double()).flatten(1)

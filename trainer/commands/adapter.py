@@ -11,23 +11,21 @@ from trainer.config.file import write_config
 from trainer.errors import UserError
 from trainer.evaluation.edited import prediction_difference
 from trainer.generation.stack import AdapterChoice
+from trainer.lora.adapter import Adapter
 from trainer.lora.baking import BaseLayout
-from trainer.lora.content import AdapterFile, Precision
-from trainer.lora.dora import plain_on
-from trainer.lora.editing import Difference, difference, name_of
+from trainer.lora.changes import Comparison, compare
+from trainer.lora.editing import approximate
 from trainer.lora.editing import merge as merge_adapters
 from trainer.lora.editing import resize as resize_adapter
-from trainer.lora.extraction import approximate
-from trainer.lora.files import check_fit, fitted_to, read_adapter
 from trainer.lora.inspection import inspect_file, trigger_words
-from trainer.lora.proof import verify_file
-from trainer.lora.recorded import recipe_of, recorded_base, recorded_fingerprint
-from trainer.lora.sharing import picture_of, share
-from trainer.lora.sidecars import write_sidecars
-from trainer.lora.tools import works_in
-from trainer.lora.verify import file_precision
+from trainer.lora.loading import check_fit, plain_on
+from trainer.lora.metadata import recipe_of, recorded_base, recorded_fingerprint
+from trainer.lora.reading import read_adapter
+from trainer.lora.sharing import picture_of, share, write_sidecars
+from trainer.lora.tools import judge, works_in
+from trainer.lora.verify import verify_file
 from trainer.lora.writing import WritableLayout, best_layout, write_adapter
-from trainer.memory.devices import Device, choose_device
+from trainer.memory.devices import Device, Precision, choose_device
 from trainer.models.base import BaseModel
 from trainer.models.load import load_base
 from trainer.places import shown
@@ -78,7 +76,6 @@ def resize(
                 "Name the base model with --base, and it is computed there.",
             )
         check_fit(ground.base, adapter)
-        adapter = fitted_to(ground.base, adapter)
         result = approximate(ground.base, adapter, rank=rank, energy=energy).adapter
         adapter = plain_on(ground.base, adapter)
     else:
@@ -112,7 +109,7 @@ def merge(
         raise UserError("--layout has no meaning without --base.", "Leave it out.")
     output.check(paths)
     adapters = [(read_adapter(path), strength) for path, strength in chosen]
-    names = [name_of(path) for path in paths]
+    names = [path.stem for path in paths]
     whole = merge_adapters(adapters, names)
     result = whole if rank is None else resize_adapter(whole, rank=rank)
     ground = None if rank is None else Ground.of([adapter for adapter, _ in adapters], None)
@@ -172,7 +169,7 @@ class Ground:
         return cls(base, device)
 
     @classmethod
-    def of(cls, adapters: Sequence[AdapterFile], name: str | None) -> Ground | None:
+    def of(cls, adapters: Sequence[Adapter], name: str | None) -> Ground | None:
         """The named one, or that on which all adapters were trained, if it is here."""
         if name is not None:
             return cls.load(name)
@@ -191,19 +188,19 @@ def _one_strength_each(choices: Sequence[AdapterChoice]) -> None:
 
 
 def _write(
-    before: AdapterFile,
-    after: AdapterFile,
+    before: Adapter,
+    after: Adapter,
     output: Output,
     sources: Sequence[Path],
     layout: WritableLayout,
     ground: Ground | None,
 ) -> None:
     """Write, read back, and say what became of it."""
-    precision = output.precision or _finest(sources)
+    precision = output.precision or before.precision
     left_out = write_adapter(after, output.path, layout, precision)
     written = read_adapter(output.path)
-    found = difference(before, written)
-    where = works_in(verify_file(output.path).verdicts)
+    found = compare(before, written)
+    where = works_in(judge(written))
     beside = write_sidecars(after, output.path, picture_of(sources[0])) if output.sidecars else []
     predicted = None
     if ground is not None:
@@ -215,7 +212,7 @@ def _write(
         return
     lines = [
         f"{shown(output.path)}: {written.size_in_words}, {layout} layout, {precision}",
-        f"Read back, it {found.summary()}.",
+        f"Read back, it {found.in_words()}.",
         *(_predicted(predicted, ground) if predicted is not None and ground else ()),
         f"It {where}.",
         *(f"Wrote {shown(path)}" for path in beside),
@@ -229,8 +226,8 @@ def _as_dict(
     path: Path,
     layout: WritableLayout,
     precision: Precision,
-    written: AdapterFile,
-    found: Difference,
+    written: Adapter,
+    found: Comparison,
     where: str,
     left_out: list[str],
 ) -> dict[str, object]:
@@ -246,13 +243,6 @@ def _as_dict(
         "works": where,
         "metadata_left_out": left_out,
     }
-
-
-def _finest(sources: Sequence[Path]) -> Precision:
-    """The finest number format of several files."""
-    formats: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
-    found = {file_precision(path) for path in sources}
-    return next(name for name in formats if name in found)
 
 
 def _predicted(share: float, ground: Ground) -> list[str]:

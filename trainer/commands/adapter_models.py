@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trainer.commands.adapter_output import Output, print_result
 from trainer.errors import UserError
+from trainer.lora.adapter import Adapter
 from trainer.lora.baking import (
     BaseLayout,
     bake,
@@ -16,13 +17,11 @@ from trainer.lora.baking import (
     rounding,
     save_base,
 )
-from trainer.lora.content import AdapterFile
-from trainer.lora.editing import difference
-from trainer.lora.extraction import extract as extract_adapter
-from trainer.lora.files import read_adapter
+from trainer.lora.changes import compare
+from trainer.lora.editing import extract as extract_adapter
 from trainer.lora.names import shorten
-from trainer.lora.proof import verify_file
-from trainer.lora.tools import works_in
+from trainer.lora.reading import read_adapter
+from trainer.lora.tools import judge, works_in
 from trainer.lora.writing import best_layout, write_adapter
 from trainer.models.identify import identify
 from trainer.models.load import load_base
@@ -44,12 +43,13 @@ def extract(
     del base, tuned
     precision, layout = output.precision or "fp16", best_layout(found.adapter)
     write_adapter(found.adapter, output.path, layout, precision)
-    saved = difference(found.adapter, read_adapter(output.path))
-    works = works_in(verify_file(output.path).verdicts)
+    written = read_adapter(output.path)
+    saved = compare(found.adapter, written)
+    works = works_in(judge(written))
     lines = [
         f"{shown(output.path)}: {found.adapter.size_in_words}, {layout} layout, {precision}",
-        f"Against the tuned model's layers, it {found.difference.summary()}.",
-        f"Read back, the file {saved.summary()}.",
+        f"Against the tuned model's layers, it {found.difference.in_words()}.",
+        f"Read back, the file {saved.in_words()}.",
     ]
     if found.left_out:
         lines.append(
@@ -95,7 +95,7 @@ def merge_into_base(
     source = identify(base_name)
     layout = layout or ("single-file" if source.is_single_file else "folder")
     check_new(output.path, layout)
-    adapters: list[tuple[AdapterFile, float]] = [
+    adapters: list[tuple[Adapter, float]] = [
         (read_adapter(path), strength) for path, strength in chosen
     ]
     precision = output.precision or precision_of(source)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.errors import UserError
-from trainer.lora.content import Precision
-from trainer.lora.sidecars import sidecar_paths
+from trainer.lora.sharing import sidecar_paths
+from trainer.memory.devices import Precision
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from trainer.evaluation.recommending import (
 from trainer.evaluation.target import AdapterAt, Target, one_concept
 from trainer.evaluation.verdicts import Finding, findings
 from trainer.lora.attach import detach, set_strength
-from trainer.lora.files import load_into, read_adapter
+from trainer.lora.loading import load_into
+from trainer.lora.reading import read_adapter
 from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
 from trainer.runs.atomic import write_json

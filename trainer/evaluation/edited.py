@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from trainer.diffusion import Points, predict, stratified_timesteps
+from trainer.lora.adapter import Adapter
 from trainer.lora.attach import detach
-from trainer.lora.content import AdapterFile
-from trainer.lora.files import load_into
+from trainer.lora.loading import load_into
 from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
 from trainer.seeds import derive_seed
@@ -23,7 +23,7 @@ _NAME = "edited"
 
 
 def prediction_difference(
-    base: BaseModel, before: AdapterFile, after: AdapterFile, words: Sequence[str], device: Device
+    base: BaseModel, before: Adapter, after: Adapter, words: Sequence[str], device: Device
 ) -> float:
     """The change of all predictions by editing, relative to what the adapter changes in them.
 
@@ -49,7 +49,7 @@ def prediction_difference(
     return moved / size
 
 
-def _with(base: BaseModel, adapter: AdapterFile, points: Points, device: Device) -> Tensor:
+def _with(base: BaseModel, adapter: Adapter, points: Points, device: Device) -> Tensor:
     load_into(base, adapter, _NAME)
     try:
         return predict(base, points, device)

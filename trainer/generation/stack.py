@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer.lora.adapter import Adapter
 from trainer.lora.attach import check_strength, detach, set_strength
-from trainer.lora.files import AdapterFile, LoadReport, check_fit, load_into
+from trainer.lora.loading import LoadReport, check_fit, load_into
 from trainer.models.base import BaseModel
 from trainer.training.checkpoint_adapter import adapter_label, read_any_adapter
 
@@ -122,7 +123,7 @@ class AdapterStack:
         )
         return [slot for slot, _ in pairs]
 
-    def _read(self, path: Path) -> AdapterFile:
+    def _read(self, path: Path) -> Adapter:
         adapter = read_any_adapter(path)
         check_fit(self.base, adapter)
         return adapter

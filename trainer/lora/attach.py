@@ -31,14 +31,14 @@ from trainer.lora.layers import (
     find_targets,
     get_magnitude,
     get_weights,
-    gradient_flags_kept,
     inject,
     parts_of,
+    preserved_gradient_flags,
     remove,
     set_initial_magnitude,
     set_weights,
 )
-from trainer.lora.names import PARTS, ModuleKey, Part
+from trainer.lora.names import PARTS, ModuleKey, Part, count_layers
 from trainer.memory.quantized import parameter_count
 from trainer.models.base import BaseModel
 from trainer.seeds import derive_seed
@@ -158,13 +158,13 @@ def disabled(base: BaseModel) -> Iterator[None]:
     """The base model as if it had no adapters; afterwards everything is as it was."""
     layers = list(adapted_layers(base).values())
     were_disabled = [layer.disable_adapters for layer in layers]
-    with gradient_flags_kept(layers):
+    with preserved_gradient_flags(layers):
         for layer in layers:
             layer.enable_adapters(False)
     try:
         yield
     finally:
-        with gradient_flags_kept(layers):
+        with preserved_gradient_flags(layers):
             for layer, was_disabled in zip(layers, were_disabled, strict=True):
                 layer.enable_adapters(not was_disabled)
 
@@ -184,17 +184,8 @@ def detach(base: BaseModel, name: str | None = None) -> None:
     if name is not None:
         _require(base, name)
     names = attached(base) if name is None else [name]
-    for spot in find_layers(base).values():
-        remove(spot, names)
-
-
-def count_layers(layers: Mapping[Part, int]) -> str:
-    """Such as "128 UNet and 48 text-encoder layers"."""
-    unet = layers.get("unet", 0)
-    text = sum(layers.values()) - unet
-    counts = [(unet, "UNet"), (text, "text-encoder")]
-    named = " and ".join(f"{count} {kind}" for count, kind in counts if count) or "no"
-    return f"{named} layer{'' if unet + text == 1 else 's'}"
+    for live in find_layers(base).values():
+        remove(live, names)
 
 
 def _require(base: BaseModel, name: str) -> None:

@@ -13,12 +13,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from trainer.errors import UserError
+from trainer.lora.adapter import Adapter
 from trainer.lora.attach import check_strength
-from trainer.lora.content import DTYPES, AdapterFile, Precision
-from trainer.lora.dora import change_on
-from trainer.lora.files import check_fit
-from trainer.lora.layers import find_layers, original_layer
+from trainer.lora.changes import change_on
+from trainer.lora.layers import find_layers
+from trainer.lora.loading import check_fit
 from trainer.lora.names import ModuleKey
+from trainer.memory.devices import DTYPES, Precision
 from trainer.models.base import BaseModel
 from trainer.models.identify import BaseIdentity
 from trainer.models.original_layout import original_tensors
@@ -30,7 +31,7 @@ _MARKS = {"v_prediction": "v_pred"}
 
 
 @torch.no_grad()
-def bake(base: BaseModel, adapters: Sequence[tuple[AdapterFile, float]]) -> dict[ModuleKey, Tensor]:
+def bake(base: BaseModel, adapters: Sequence[tuple[Adapter, float]]) -> dict[ModuleKey, Tensor]:
     """Adds adapters to the weights of a loaded base model; gives the changes, in float32.
 
     Computed in float64 and rounded once. The model stays changed.
@@ -41,15 +42,15 @@ def bake(base: BaseModel, adapters: Sequence[tuple[AdapterFile, float]]) -> dict
     for adapter, strength in adapters:
         check_strength(strength)
         check_fit(base, adapter)
-    spots = find_layers(base)
+    layers = find_layers(base)
     changes: dict[ModuleKey, Tensor] = {}
     for adapter, strength in adapters:
         for key, layer in adapter.layers.items():
             # Of DoRA on the unchanged weight, whatever else goes in.
-            change = strength * change_on(layer, original_layer(spots[key].layer).weight)
+            change = strength * change_on(layer, layers[key].weight)
             changes[key] = changes[key] + change if key in changes else change
     for key, change in changes.items():
-        weight = original_layer(spots[key].layer).weight
+        weight = layers[key].weight
         total = weight.double() + change.reshape(weight.shape).to(weight.device)
         weight.copy_(total.to(weight.dtype))
     return {key: change.float() for key, change in changes.items()}
@@ -128,10 +129,10 @@ def rounding(
     Args:
         base: with the changes in it.
     """
-    spots = find_layers(base)
+    layers = find_layers(base)
     worst, where = 0.0, None
     for key, change in changes.items():
-        weight = original_layer(spots[key].layer).weight
+        weight = layers[key].weight
         error = torch.linalg.vector_norm(weight.to(DTYPES[precision]).double() - weight.double())
         relative = float(error) / max(float(torch.linalg.vector_norm(change)), 1e-30)
         if relative > worst:

@@ -1,88 +1,83 @@
-"""Adapters made of adapters: a smaller rank by SVD, several in one.
+"""Adapters made of adapters or models: a smaller rank, several in one, the change of a tuned model.
 
-All layers of a result get one alpha, whatever their ranks, with the rest of the scale in their
-matrices: diffusers gives all layers of a part the same alpha (see `trainer.lora.tools`).
+The truncated singular value decomposition is the nearest matrix of its rank (Eckart and Young,
+1936); what it leaves out is measured, not guessed. All layers of a result get one alpha, whatever
+their ranks, with the rest of the scale in their matrices: diffusers gives all layers of a part the
+same alpha (see `trainer.lora.tools`).
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from trainer.errors import UserError
-from trainer.lora.content import AdapterFile, LoraLayer
-from trainer.lora.energy import decompose, energy_of, matrices, rank_for
-from trainer.lora.names import ModuleKey, shorten
-from trainer.lora.verify import relative_difference
+from trainer.lora.adapter import Adapter, LoraLayer
+from trainer.lora.changes import Comparison, change_on, decompose, matrices, nearest, rank_for
+from trainer.lora.layers import find_layers, parts_of
+from trainer.lora.metadata import model_metadata
+from trainer.lora.names import ModuleKey, canonical_path, is_target, shorten
+from trainer.memory.devices import Precision
+from trainer.models.base import BaseModel
 from trainer.models.families import FAMILIES, FamilyName
 
-_EXACT = 1e-9
-"""What the arithmetic of comparing two equal matrices leaves, generously."""
-_KEPT = (
+Factors = Mapping[ModuleKey, tuple[Tensor, Tensor]]
+"""For each layer up (out, r) and down (r, everything else), in float64."""
+
+_FINEST_FIRST: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
+_NOISE = 1e-7
+"""A relative change of a weight below this is rounding: of fp32, and far below that of fp16."""
+_COMMON = (
     "ss_base_model_version", "ss_v2", "ss_network_module", "ss_sd_model_name",
     "modelspec.sai_model_spec", "modelspec.architecture", "modelspec.implementation",
     "modelspec.prediction_type", "modelspec.resolution", "modelspec.license", "rarebit.base",
 )  # fmt: skip
-"""What holds for a merged adapter where all that went into it agree."""
+"""Metadata of a merged adapter where all that went into it agree."""
 
 
 @dataclass(frozen=True)
-class Difference:
-    """How an edited adapter differs from what it was made of.
+class Extraction:
+    """An adapter made of full changes.
 
     Attributes:
-        overall: Frobenius norm of the difference of all layers' changes over that of the changes.
-        worst: the greatest of a single layer, relative to that layer's change.
-        worst_layer: where that is; None where nothing changed.
+        difference: how it differs from the changes of its own layers.
+        left_out: tensors that changed and that no adapter holds: biases, norms, embeddings.
+        left_out_share: Frobenius norm of their change over that of all changes.
     """
 
-    overall: float
-    worst: float
-    worst_layer: ModuleKey | None
-
-    def summary(self) -> str:
-        """In one line."""
-        if self.worst <= _EXACT:
-            return "is exact"
-        return (
-            f"differs by {100 * self.overall:.3g} % of the adapter's change, at most by "
-            f"{100 * self.worst:.3g} % of a layer's ({self.worst_layer})"
-        )
+    adapter: Adapter
+    difference: Comparison
+    left_out: tuple[str, ...] = ()
+    left_out_share: float = 0.0
 
 
-def resize(
-    adapter: AdapterFile, *, rank: int | None = None, energy: float | None = None
-) -> AdapterFile:
+def resize(adapter: Adapter, *, rank: int | None = None, energy: float | None = None) -> Adapter:
     """The nearest adapter of a smaller rank, by singular value decomposition of each layer.
-
-    The truncated decomposition is the nearest matrix of its rank (Eckart and Young, 1936).
 
     Args:
         rank: of every layer, at most; layers of less stay at theirs.
         energy: or the share of each layer's energy to keep, above 0 and up to 1.
 
     Raises:
-        UserError: a number is out of range.
-        ValueError: not exactly one of the two is given.
+        UserError: a number is out of range, or the adapter is DoRA.
     """
-    check_size(rank, energy)
-    factors = {
-        key: _truncated(*matrices(layer), rank, energy) for key, layer in adapter.layers.items()
-    }
-    shapes = {key: (layer.up.shape, layer.down.shape) for key, layer in adapter.layers.items()}
-    layers = with_one_alpha(factors, shapes)
-    return replace(adapter, layers=layers, metadata=with_scale(adapter.metadata, layers))
+    _check_size(rank, energy)
+    factors: dict[ModuleKey, tuple[Tensor, Tensor]] = {}
+    for key, layer in adapter.layers.items():
+        left, values, right = decompose(*matrices(layer))
+        count = rank_for(values, rank, energy)
+        root = values[:count].sqrt()
+        factors[key] = left[:, :count] * root, root[:, None] * right[:count]
+    shapes = {key: layer.shape for key, layer in adapter.layers.items()}
+    return _with_layers(adapter, factors, shapes)
 
 
-def merge(
-    adapters: Sequence[tuple[AdapterFile, float]], names: Sequence[str], *, rank: int | None = None
-) -> AdapterFile:
+def merge(adapters: Sequence[tuple[Adapter, float]], names: Sequence[str]) -> Adapter:
     """One adapter that changes a model as several do together, each with its strength.
 
     Ranks are put side by side, [s₁B₁ s₂B₂] · [A₁; A₂] = s₁B₁A₁ + s₂B₂A₂: exact but for rounding.
@@ -90,15 +85,13 @@ def merge(
     Args:
         adapters: with the strength of each.
         names: of each, for the metadata.
-        rank: afterwards reduced to this by `resize`, which is not exact.
 
     Raises:
         UserError: they are for different families, or a layer has different shapes; a strength is
-            not finite.
+            not finite; one is DoRA.
     """
-    _check_together(adapters)
+    shapes = _check_together(adapters)
     factors: dict[ModuleKey, tuple[Tensor, Tensor]] = {}
-    shapes: dict[ModuleKey, tuple[torch.Size, torch.Size]] = {}
     for adapter, strength in adapters:
         for key, layer in adapter.layers.items():
             up, down = matrices(layer)
@@ -107,35 +100,88 @@ def merge(
                 up = torch.cat([factors[key][0], up], 1)
                 down = torch.cat([factors[key][1], down], 0)
             factors[key] = (up, down)
-            shapes[key] = (layer.up.shape, layer.down.shape)
-    layers = with_one_alpha(factors, shapes)
-    metadata = with_scale(_merged_metadata(adapters, names), layers)
-    known: list[FamilyName] = [a.family for a, _ in adapters if a.family is not None]
-    family = known[0] if known else None
-    merged = AdapterFile(dict(sorted(layers.items())), family, metadata, " + ".join(names))
-    return merged if rank is None else resize(merged, rank=rank)
+    families: list[FamilyName | None] = [adapter.family for adapter, _ in adapters]
+    family = next(filter(None, families), None)
+    precisions = {adapter.precision for adapter, _ in adapters}
+    finest: list[Precision] = [precision for precision in _FINEST_FIRST if precision in precisions]
+    metadata = _merged_metadata(adapters, names)
+    merged = Adapter({}, family, metadata, " + ".join(names), precision=finest[0])
+    return _with_layers(merged, factors, shapes)
 
 
-def difference(before: AdapterFile, after: AdapterFile) -> Difference:
-    """How the changes of two adapters of the same layers differ."""
-    worst, worst_layer, squares, total = 0.0, None, 0.0, 0.0
-    for key, layer in before.layers.items():
-        energy = energy_of(layer)
-        relative = relative_difference(layer, after.layers[key])
-        total += energy**2
-        squares += (relative * energy) ** 2 if energy else 0.0
-        if relative > worst:
-            worst, worst_layer = relative, key
-    return Difference(math.sqrt(squares / total) if total else 0.0, worst, worst_layer)
+def approximate(
+    base: BaseModel, adapter: Adapter, *, rank: int | None = None, energy: float | None = None
+) -> Extraction:
+    """A plain adapter that changes this base as nearly as its rank allows; for DoRA.
 
-
-def check_size(rank: int | None, energy: float | None) -> None:
-    """Refuses sizes that mean nothing.
+    Args:
+        adapter: has to fit the base.
+        rank: of every layer, at most.
+        energy: or the share of each layer's energy to keep, above 0 and up to 1.
 
     Raises:
         UserError: a number is out of range.
-        ValueError: not exactly one of the two is given.
     """
+    _check_size(rank, energy)
+    weights = {key: live.weight for key, live in find_layers(base).items() if key in adapter.layers}
+    changes = ((key, change_on(adapter.layers[key], weight)) for key, weight in weights.items())
+    factors, difference = _factored(changes, rank, energy)
+    shapes = {key: weight.shape for key, weight in weights.items()}
+    empty = replace(adapter, family=base.family.name, names={})
+    return Extraction(_with_layers(empty, factors, shapes), difference)
+
+
+@torch.no_grad()
+def extract(
+    base: BaseModel,
+    tuned: BaseModel,
+    title: str,
+    *,
+    rank: int | None = None,
+    energy: float | None = None,
+) -> Extraction:
+    """The adapter that makes a tuned model of its base, as nearly as its rank allows.
+
+    Layers that are equal in both are left out.
+
+    Args:
+        title: the adapter's name in its metadata.
+        rank: of every layer, at most.
+        energy: or the share of each layer's energy to keep, above 0 and up to 1.
+
+    Raises:
+        UserError: the models are of different families or shapes, or equal; a number is out of
+            range.
+    """
+    _check_size(rank, energy)
+    _check_comparable(base, tuned)
+    old, new = find_layers(base), find_layers(tuned)
+    # What LoCon adapts; the rest, such as embeddings of time, tools don't look for.
+    targets = [key for key in old if is_target(key, "convolution")]
+    sizes = {key: _change_size(old[key].weight, new[key].weight) for key in targets}
+    changed = [key for key, size in sizes.items() if size]
+    if not changed:
+        raise UserError(
+            f"{base.name} and {tuned.name} have the same weights in every layer that an adapter "
+            "can change.",
+            "Name the model that was trained from the base with --tuned.",
+        )
+    changes = (
+        (key, (new[key].weight.double() - old[key].weight.double()).cpu().flatten(1))
+        for key in changed
+    )
+    factors, difference = _factored(changes, rank, energy)
+    metadata = model_metadata(base, title) | {
+        "rarebit.extracted": json.dumps({"name": title}, ensure_ascii=False)
+    }
+    empty = Adapter({}, base.family.name, metadata, title)
+    adapter = _with_layers(empty, factors, {key: old[key].weight.shape for key in changed})
+    left_out = _left_out(base, tuned, set(targets))
+    lost, kept = math.hypot(*left_out.values()), math.hypot(*sizes.values())
+    return Extraction(adapter, difference, tuple(left_out), lost / math.hypot(lost, kept))
+
+
+def _check_size(rank: int | None, energy: float | None) -> None:
     if (rank is None) == (energy is None):
         raise ValueError("give a rank or a share of the energy")
     if rank is not None and rank < 1:
@@ -144,93 +190,125 @@ def check_size(rank: int | None, energy: float | None) -> None:
         raise UserError(f"The share of the energy can't be {energy}.", "0.99 keeps 99 %.")
 
 
-def _truncated(
-    up: Tensor, down: Tensor, rank: int | None, energy: float | None
-) -> tuple[Tensor, Tensor]:
-    left, values, right = decompose(up, down)
-    count = min(rank, len(values)) if rank is not None else rank_for(values, energy or 1.0)
-    root = values[:count].sqrt()
-    return left[:, :count] * root, root[:, None] * right[:count]
+def _factored(
+    changes: Iterable[tuple[ModuleKey, Tensor]], rank: int | None, energy: float | None
+) -> tuple[Factors, Comparison]:
+    """The nearest factors of each layer's change as a matrix, and what they leave out."""
+    factors: dict[ModuleKey, tuple[Tensor, Tensor]] = {}
+    worst, worst_layer, lost, total = 0.0, None, 0.0, 0.0
+    for key, change in changes:
+        up, down = factors[key] = nearest(change, rank, energy)
+        size = float(change.square().sum())
+        missing = float((change - up @ down).square().sum())
+        lost, total = lost + missing, total + size
+        relative = math.sqrt(missing / size) if size else 0.0
+        if relative > worst:
+            worst, worst_layer = relative, key
+    return factors, Comparison(math.sqrt(lost / total) if total else 0.0, worst, worst_layer)
 
 
-def with_one_alpha(
-    factors: Mapping[ModuleKey, tuple[Tensor, Tensor]],
-    shapes: Mapping[ModuleKey, tuple[torch.Size, torch.Size]],
-) -> dict[ModuleKey, LoraLayer]:
-    """Layers of up (out, r) · down (r, in …), all with the greatest rank as their alpha.
+def _with_layers(
+    adapter: Adapter, factors: Factors, shapes: Mapping[ModuleKey, Sequence[int]]
+) -> Adapter:
+    """An adapter with other layers, which all get the greatest rank as their alpha.
 
     Args:
-        factors: up as (out, r) and down as (r, everything else).
-        shapes: of up and down for each layer, whatever their ranks.
+        shapes: of each layer's weight, (out, in …).
     """
     alpha = max(down.shape[0] for _, down in factors.values())
     layers: dict[ModuleKey, LoraLayer] = {}
-    for key, (up, down) in factors.items():
-        rank = down.shape[0]
-        up_shape, down_shape = shapes[key]
+    for key, (up, down) in sorted(factors.items(), key=lambda item: item[0]):
+        rank, (outputs, *inputs) = down.shape[0], shapes[key]
+        kernel = [1] * (len(inputs) - 1)
         layers[key] = LoraLayer(
-            down.reshape(rank, *down_shape[1:]).float().contiguous(),
-            (up * (rank / alpha)).reshape(up_shape[0], rank, *up_shape[2:]).float().contiguous(),
+            down.reshape(rank, *inputs).float().contiguous(),
+            (up * (rank / alpha)).reshape(outputs, rank, *kernel).float().contiguous(),
             float(alpha),
         )
-    return layers
+    scale = {"ss_network_dim": str(alpha), "ss_network_alpha": str(float(alpha))}
+    return replace(adapter, layers=layers, metadata={**adapter.metadata, **scale})
 
 
-def _check_together(adapters: Sequence[tuple[AdapterFile, float]]) -> None:
+def _check_together(adapters: Sequence[tuple[Adapter, float]]) -> dict[ModuleKey, tuple[int, ...]]:
+    """The shape of each layer's change, the same in all adapters."""
+    families: dict[FamilyName, str] = {}
+    shapes: dict[ModuleKey, tuple[int, ...]] = {}
+    wrong: list[ModuleKey] = []
     for adapter, strength in adapters:
         if not math.isfinite(strength):
             raise UserError(f"{adapter.source}: an adapter's strength can't be {strength}.")
-    families: dict[FamilyName, str] = {
-        adapter.family: adapter.source for adapter, _ in adapters if adapter.family is not None
-    }
-    if len(families) > 1:
-        told = ", ".join(f"{source} is for {FAMILIES[f].title}" for f, source in families.items())
-        raise UserError(f"These adapters are for different base models: {told}.")
-    shapes: dict[ModuleKey, tuple[object, object]] = {}
-    wrong: list[ModuleKey] = []
-    for adapter, _ in adapters:
+        if adapter.family is not None:
+            families[adapter.family] = adapter.source
         for key, layer in adapter.layers.items():
-            shape = (layer.up.shape[0], tuple(layer.down.shape[1:]))
-            if shapes.setdefault(key, shape) != shape:
+            if shapes.setdefault(key, layer.shape) != layer.shape:
                 wrong.append(key)
+    if len(families) > 1:
+        each = ", ".join(f"{source} is for {FAMILIES[f].title}" for f, source in families.items())
+        raise UserError(f"These adapters are for different base models: {each}.")
     if wrong:
         raise UserError(
             f"These adapters have layers of different shapes: {shorten(wrong)}.",
             "Only adapters for one kind of base model can be merged.",
         )
+    return shapes
 
 
 def _merged_metadata(
-    adapters: Sequence[tuple[AdapterFile, float]], names: Sequence[str]
+    adapters: Sequence[tuple[Adapter, float]], names: Sequence[str]
 ) -> dict[str, str]:
     """What all agree on, what went in, and all trigger words."""
-    first = adapters[0][0].metadata
-    kept = {
+    first, *others = (adapter.metadata for adapter, _ in adapters)
+    common = {
         key: first[key]
-        for key in _KEPT
-        if key in first and all(a.metadata.get(key) == first[key] for a, _ in adapters)
+        for key in _COMMON
+        if key in first and all(other.get(key) == first[key] for other in others)
     }
-    words = [a.metadata.get("modelspec.trigger_phrase", "") for a, _ in adapters]
+    words = [metadata.get("modelspec.trigger_phrase", "") for metadata in (first, *others)]
     triggers = ", ".join(dict.fromkeys(word for word in words if word))
-    title = " + ".join(names)
     recipe = [
         {"name": name, "strength": strength}
         for name, (_, strength) in zip(names, adapters, strict=True)
     ]
-    kept |= {"modelspec.title": title, "ss_output_name": title}
-    kept |= {"modelspec.trigger_phrase": triggers} if triggers else {}
-    return kept | {"rarebit.merged": json.dumps(recipe, ensure_ascii=False)}
+    title = " + ".join(names)
+    common |= {"modelspec.title": title, "ss_output_name": title}
+    common |= {"modelspec.trigger_phrase": triggers} if triggers else {}
+    return common | {"rarebit.merged": json.dumps(recipe, ensure_ascii=False)}
 
 
-def with_scale(
-    metadata: Mapping[str, str], layers: Mapping[ModuleKey, LoraLayer]
-) -> dict[str, str]:
-    """The metadata with the rank and alpha that the layers now have."""
-    rank = max(layer.rank for layer in layers.values())
-    alpha = next(iter(layers.values())).alpha
-    return {**metadata, "ss_network_dim": str(rank), "ss_network_alpha": str(alpha)}
+def _change_size(old: Tensor, new: Tensor) -> float:
+    """Frobenius norm of the change; 0 where it is rounding."""
+    size = float(torch.linalg.vector_norm(new.double() - old.double()))
+    return size if size > _NOISE * float(torch.linalg.vector_norm(old.double())) else 0.0
 
 
-def name_of(path: Path) -> str:
-    """What an adapter file is called in the metadata: never its folder."""
-    return path.stem
+def _check_comparable(base: BaseModel, tuned: BaseModel) -> None:
+    hint = "Take the model that it was trained from as the base."
+    if base.family.name != tuned.family.name:
+        raise UserError(
+            f"{base.name} is for {base.family.title}, {tuned.name} for {tuned.family.title}.", hint
+        )
+    for part, one in parts_of(base).items():
+        old = {name: tensor.shape for name, tensor in one.state_dict().items()}
+        new = {n: tensor.shape for n, tensor in parts_of(tuned)[part].state_dict().items()}
+        wrong = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+        if wrong:
+            raise UserError(
+                f"The {part} of {tuned.name} is built otherwise than that of {base.name}: "
+                f"{wrong[0]} and {len(wrong) - 1} more differ in shape.",
+                hint,
+            )
+
+
+def _left_out(base: BaseModel, tuned: BaseModel, targets: set[ModuleKey]) -> dict[str, float]:
+    """The size of the change of each changed tensor that is no target's weight."""
+    found: dict[str, float] = {}
+    for part, module in parts_of(base).items():
+        new = dict(parts_of(tuned)[part].named_parameters())
+        for name, tensor in module.named_parameters():
+            path = canonical_path(part, name)
+            is_weight = path.endswith(".weight")
+            if is_weight and ModuleKey(part, path.removesuffix(".weight")) in targets:
+                continue
+            if size := _change_size(tensor, new[name]):
+                found[f"{part}.{path}"] = size
+    return found

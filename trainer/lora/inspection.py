@@ -6,25 +6,23 @@ bidirectional characters made visible, and nothing follows from it.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from trainer.data.names import display_name
-from trainer.lora.dora import without_magnitudes
-from trainer.lora.energy import rank_for, singular_values
-from trainer.lora.files import AdapterFile, count_parts, read_adapter
-from trainer.lora.layouts import group_layers, layouts_of
+from trainer.lora.adapter import Adapter
+from trainer.lora.changes import rank_for, singular_values
+from trainer.lora.layouts import layouts_of
 from trainer.lora.metadata import CONFIG_KEY
-from trainer.lora.names import ModuleKey
-from trainer.models.families import FAMILIES
-from trainer.models.safetensors_header import read_header
+from trainer.lora.names import ModuleKey, count_parts
+from trainer.lora.reading import json_table, read_adapter
+from trainer.models.families import FAMILIES, FamilyName
 
 ENOUGH = 0.99
 """Share of the energy (the sum of squared singular values) that counts as all of it."""
@@ -45,7 +43,7 @@ class LayerFacts:
 
 
 @dataclass(frozen=True)
-class Inspection:
+class AdapterInspection:
     """What is in an adapter file.
 
     Attributes:
@@ -61,7 +59,7 @@ class Inspection:
     """
 
     path: Path
-    family: str | None
+    family: FamilyName | None
     layouts: tuple[str, ...]
     layers: tuple[LayerFacts, ...]
     energies: dict[str, float]
@@ -74,7 +72,7 @@ class Inspection:
 
     def lines(self) -> list[str]:
         """The report for people."""
-        title = next((f.title for n, f in FAMILIES.items() if n == self.family), "an unknown base")
+        title = FAMILIES[self.family].title if self.family else "an unknown base"
         counts = ", ".join(
             f"{n} in {p}" for p, n in count_parts(x.key for x in self.layers).items()
         )
@@ -122,31 +120,31 @@ class Inspection:
         }
 
 
-def inspect_file(path: Path) -> Inspection:
+def inspect_file(path: Path) -> AdapterInspection:
     """Reads an adapter file and measures it.
 
     Raises:
         UserError: the file can't be read, or has numbers that are not finite.
     """
-    read = read_adapter(path)
+    adapter = read_adapter(path)
     # What DoRA changes in all depends on the base model; its low-rank half does not.
-    adapter = without_magnitudes(read)
-    values = {key: singular_values(layer) for key, layer in adapter.layers.items()}
+    plain = {key: replace(layer, magnitude=None) for key, layer in adapter.layers.items()}
+    values = {key: singular_values(layer) for key, layer in plain.items()}
     layers = tuple(
         LayerFacts(
             key,
             layer.rank,
             layer.alpha,
             float(torch.linalg.norm(values[key])),
-            rank_for(values[key], ENOUGH),
+            rank_for(values[key], None, ENOUGH),
         )
-        for key, layer in adapter.layers.items()
+        for key, layer in plain.items()
     )
     kept = _kept(list(values.values()))
-    return Inspection(
+    return AdapterInspection(
         path=path,
         family=adapter.family,
-        layouts=tuple(layouts_of(group_layers(path, read_header(path).tensors))),
+        layouts=tuple(layouts_of(adapter.names)),
         layers=layers,
         energies=_by_block(layers),
         fall={
@@ -157,15 +155,14 @@ def inspect_file(path: Path) -> Inspection:
         trigger_words=trigger_words(adapter),
         tags=_tags(adapter.metadata),
         metadata=shown_metadata(adapter.metadata),
-        is_dora=read.is_dora,
+        is_dora=adapter.is_dora,
     )
 
 
-def trigger_words(adapter: AdapterFile) -> tuple[str, ...]:
+def trigger_words(adapter: Adapter) -> tuple[str, ...]:
     """What the file says to write into the prompt, cut and escaped."""
     words = [adapter.metadata.get("modelspec.trigger_phrase", "")]
-    config = _json(adapter.metadata.get(CONFIG_KEY, ""))
-    captions = config.get("captions") if isinstance(config, dict) else None
+    captions = (json_table(adapter.metadata.get(CONFIG_KEY, "")) or {}).get("captions")
     if isinstance(captions, dict) and isinstance(captions.get("trigger"), str):
         words.append(captions["trigger"])
     return tuple(dict.fromkeys(shown(word.strip()) for word in words if word.strip()))
@@ -218,17 +215,9 @@ def _scales(layers: tuple[LayerFacts, ...]) -> str:
 
 def _tags(metadata: Mapping[str, str]) -> tuple[str, ...]:
     """The commonest of ``ss_tag_frequency``, {folder: {tag: count}}."""
-    folders = _json(metadata.get("ss_tag_frequency", ""))
     counted: Counter[str] = Counter()
-    for tags in folders.values() if isinstance(folders, dict) else ():
+    for tags in (json_table(metadata.get("ss_tag_frequency", "")) or {}).values():
         for tag, count in tags.items() if isinstance(tags, dict) else ():
             if isinstance(count, int):
                 counted[tag] += count
     return tuple(shown(tag, 60) for tag, _ in counted.most_common(MAX_TAGS))
-
-
-def _json(text: str) -> object:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None

@@ -1,9 +1,9 @@
 """The live layers of a base model, and PEFT's wrappers around them.
 
-A wrapper keeps the original layer untouched and adds ``strength · (alpha / rank) · B A x`` for each
-active adapter, in the order in which they came. Two rules are kept throughout: a wrapper's scales
-alone say which of its adapters are active (scale 0: not even computed), and no gradient flag
-changes in passing, though PEFT's own switches set them.
+A wrapper leaves the original layer as it is and adds ``strength · (alpha / rank) · B A x`` for each
+active adapter, in the order in which they came. A wrapper's scales alone say which of its adapters
+are active; one with scale 0 is not even computed. No gradient flag changes in passing, though
+PEFT's own switches set them.
 """
 
 from __future__ import annotations
@@ -29,18 +29,28 @@ AdaptedLayer = AdaptedLinear | AdaptedConv2d
 
 
 @dataclass(frozen=True)
-class Spot:
-    """A place in a live model where a layer is, with or without a wrapper.
+class LiveLayer:
+    """A linear layer or convolution in a live model, with or without a wrapper.
 
     Attributes:
         root: the UNet or text encoder.
         path: from the root, by today's names of the libraries.
-        layer: what is there now.
+        module: what is there now.
     """
 
     root: nn.Module
     path: str
-    layer: nn.Linear | nn.Conv2d | AdaptedLayer
+    module: nn.Linear | nn.Conv2d | AdaptedLayer
+
+    @property
+    def original(self) -> nn.Linear | nn.Conv2d:
+        """The base model's own layer, under a wrapper or not."""
+        return original_layer(self.module)
+
+    @property
+    def weight(self) -> Tensor:
+        """The base model's weight: (out, in), or (out, in, height, width)."""
+        return self.original.weight
 
 
 def parts_of(base: BaseModel) -> dict[Part, nn.Module]:
@@ -48,9 +58,9 @@ def parts_of(base: BaseModel) -> dict[Part, nn.Module]:
     return dict(zip(PARTS, [base.unet, *base.text_encoders], strict=False))
 
 
-def find_layers(base: BaseModel) -> dict[ModuleKey, Spot]:
+def find_layers(base: BaseModel) -> dict[ModuleKey, LiveLayer]:
     """Every linear layer and convolution of the UNet and the text encoders."""
-    spots: dict[ModuleKey, Spot] = {}
+    layers: dict[ModuleKey, LiveLayer] = {}
     for part, root in parts_of(base).items():
         inside_wrapper = "."
         for path, module in root.named_modules():
@@ -60,8 +70,8 @@ def find_layers(base: BaseModel) -> dict[ModuleKey, Spot]:
                 inside_wrapper = f"{path}."
             if isinstance(module, nn.Linear | nn.Conv2d | AdaptedLayer):
                 key = ModuleKey(part, canonical_path(part, path))
-                spots[key] = Spot(root, path, module)
-    return spots
+                layers[key] = LiveLayer(root, path, module)
+    return layers
 
 
 def find_targets(base: BaseModel, targets: Targets = "attention") -> list[ModuleKey]:
@@ -80,9 +90,9 @@ def find_targets(base: BaseModel, targets: Targets = "attention") -> list[Module
 def adapted_layers(base: BaseModel, name: str | None = None) -> dict[ModuleKey, AdaptedLayer]:
     """The layers with any adapter on them, or with the one of this name."""
     return {
-        key: spot.layer
-        for key, spot in find_layers(base).items()
-        if isinstance(spot.layer, AdaptedLayer) and (name is None or name in spot.layer.lora_A)
+        key: live.module
+        for key, live in find_layers(base).items()
+        if isinstance(live.module, AdaptedLayer) and (name is None or name in live.module.lora_A)
     }
 
 
@@ -100,8 +110,8 @@ def all_or_nothing(base: BaseModel, name: str) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        for spot in find_layers(base).values():
-            remove(spot, [name])
+        for live in find_layers(base).values():
+            remove(live, [name])
         raise
 
 
@@ -124,11 +134,11 @@ def inject(
     Raises:
         KeyError: the base has no such layer.
     """
-    spots = find_layers(base)
+    live = find_layers(base)
     ranks: dict[Part, dict[str, int]] = defaultdict(dict)
     for key, (rank, _) in scales.items():
-        ranks[key.part][spots[key].path] = rank
-    with gradient_flags_kept(adapted_layers(base).values()):
+        ranks[key.part][live[key].path] = rank
+    with preserved_gradient_flags(adapted_layers(base).values()):
         for part, ranks_by_path in ranks.items():
             _wrap(parts_of(base)[part], name, ranks_by_path, dropout, dora)
     layers = adapted_layers(base, name)
@@ -216,30 +226,30 @@ def original_layer(layer: nn.Module) -> nn.Linear | nn.Conv2d:
     return original
 
 
-def remove(spot: Spot, names: Iterable[str]) -> None:
+def remove(live: LiveLayer, names: Iterable[str]) -> None:
     """Takes adapters off a layer, and the wrapper with the last of them."""
-    layer = spot.layer
+    layer = live.module
     if not isinstance(layer, AdaptedLayer):
         return
     gone = [name for name in names if name in layer.lora_A]
-    with gradient_flags_kept([layer]):
+    with preserved_gradient_flags([layer]):
         # PEFT warns when it has to choose others to be active.
         layer.set_adapter([name for name in layer.active_adapters if name not in gone])
         for name in gone:
             layer.delete_adapter(name)
     if not layer.lora_A:
-        parent, _, child = spot.path.rpartition(".")
-        setattr(spot.root.get_submodule(parent), child, original_layer(layer))
+        parent, _, child = live.path.rpartition(".")
+        setattr(live.root.get_submodule(parent), child, live.original)
 
 
 def activate(layer: AdaptedLayer) -> None:
     """Makes those adapters active whose scale is not 0, in the order in which they came."""
-    with gradient_flags_kept([layer]):
+    with preserved_gradient_flags([layer]):
         layer.set_adapter([name for name in layer.lora_A if layer.scaling[name] != 0])
 
 
 @contextmanager
-def gradient_flags_kept(layers: Iterable[AdaptedLayer]) -> Iterator[None]:
+def preserved_gradient_flags(layers: Iterable[AdaptedLayer]) -> Iterator[None]:
     """Undoes what the block does to ``requires_grad`` of adapter parameters."""
     before = [
         (parameter, parameter.requires_grad)

@@ -8,15 +8,22 @@ is not is an error, so that no adapter is ever half read.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from trainer.data.names import display_name
 from trainer.errors import UserError
-from trainer.lora.names import ModuleKey, Part, canonical_path, parse_kohya_name, shorten
-from trainer.lora.sgm import MARK, from_sgm
+from trainer.lora.names import (
+    SGM_NAME,
+    ModuleKey,
+    Part,
+    canonical_path,
+    from_sgm,
+    parse_kohya_name,
+    shorten,
+)
 
 Layout = Literal["kohya", "kohya-sgm", "diffusers", "peft"]
 Kind = Literal["down", "up", "alpha", "mid", "magnitude"]
@@ -24,42 +31,35 @@ Kind = Literal["down", "up", "alpha", "mid", "magnitude"]
 
 @dataclass(frozen=True)
 class LayerNames:
-    """A layer's tensors by their names in the file; None where there is none.
+    """How a layer's tensors are called in a file.
 
     Attributes:
-        mid: the kernel of a convolution whose down matrix has none (LoCon's third matrix).
-        magnitude: of DoRA.
+        tensors: always down and up; mid is the kernel of a convolution whose down matrix has none
+            (LoCon's third matrix), magnitude is DoRA's.
     """
 
-    down: str
-    up: str
-    alpha: str | None
     layout: Layout
-    mid: str | None = None
-    magnitude: str | None = None
+    tensors: dict[Kind, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _Parsed:
+class TensorName(NamedTuple):
+    """What the name of a tensor says."""
+
     key: ModuleKey
     kind: Kind
     layout: Layout
 
 
-# What the names that no readable layout has are the mark of; the first match names the file.
-_FOREIGN: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(pattern), layout)
-    for pattern, layout in (
-        (r"\.(?:hada|lokr|oft)_", "a LyCORIS layout (LoHa, LoKr or OFT)"),
-        (r"\.lora_(?:A|B)\.bias$|\.lora_bias", "LoRA with biases, which other layouts can't hold"),
-        (r"\.(?:diff|diff_b|w_norm|b_norm)$", "a file with full differences of weights"),
-        (r"^lora_unet_(?:double|single)_blocks|^(?:lora_)?transformer[._]", "Flux or SD 3"),
-        (r"^lora_unet_joint_blocks|^diffusion_model\.", "for another kind of model"),
-        (r"^model\.diffusion_model\.|^first_stage_model\.", "a whole base model"),
-        (r"^emb_params$|^clip_[gl]$|string_to_param", "a textual-inversion embedding"),
-    )
+# Names that no readable layout has; the first match names the file.
+_FOREIGN: tuple[tuple[str, str], ...] = (
+    (r"\.(?:hada|lokr|oft)_", "a LyCORIS layout (LoHa, LoKr or OFT)"),
+    (r"\.lora_(?:A|B)\.bias$|\.lora_bias", "LoRA with biases, which other layouts can't hold"),
+    (r"\.(?:diff|diff_b|w_norm|b_norm)$", "a file with full differences of weights"),
+    (r"^lora_unet_(?:double|single)_blocks|^(?:lora_)?transformer[._]", "Flux or SD 3"),
+    (r"^lora_unet_joint_blocks|^diffusion_model\.", "for another kind of model"),
+    (r"^model\.diffusion_model\.|^first_stage_model\.", "a whole base model"),
+    (r"^emb_params$|^clip_[gl]$|string_to_param", "a textual-inversion embedding"),
 )
-
 _KOHYA_KINDS: dict[str, Kind] = {
     "lora_down.weight": "down",
     "lora_up.weight": "up",
@@ -68,7 +68,7 @@ _KOHYA_KINDS: dict[str, Kind] = {
     "dora_scale": "magnitude",
 }
 _KOHYA = re.compile(
-    r"(lora_(?:unet|te[12]?)_[^.]+)\.(lora_(?:down|up|mid)\.weight|alpha|dora_scale)"
+    rf"(lora_(?:unet|te[12]?)_[^.]+)\.({'|'.join(map(re.escape, _KOHYA_KINDS))})",
 )
 # Newest first: what PEFT writes (an adapter's name may be left in), diffusers' older ones.
 _PATHS = re.compile(
@@ -81,14 +81,20 @@ _PATHS = re.compile(
     r")"
 )
 _PART = re.compile(r"(unet|text_encoder_2|text_encoder)\.(.+)")
-_UNET_TOP_LEVEL = (
-    "down_blocks.", "mid_block.", "up_blocks.", "conv_in", "conv_out", "time_embedding.",
-    "add_embedding.",
-)  # fmt: skip
-_TEXT_TOP_LEVEL = ("text_model.", "encoder.layers.", "text_projection")
+_PART_NAMES: dict[str, Part] = {
+    "unet": "unet",
+    "text_encoder": "text_encoder",
+    "text_encoder_2": "text_encoder_2",
+}
+# First elements that tell the part where the path does not begin with it.
+_TOP_LEVEL: dict[Part, tuple[str, ...]] = {
+    "unet": (
+        "down_blocks.", "mid_block.", "up_blocks.", "conv_in", "conv_out", "time_embedding.",
+        "add_embedding.",
+    ),
+    "text_encoder": ("text_model.", "encoder.layers.", "text_projection"),
+}  # fmt: skip
 _PEFT_PREFIX = "base_model.model."
-_SHOWN = 120
-"""Characters of a name from the file in messages."""
 
 
 def group_layers(path: Path, tensor_names: Iterable[str]) -> dict[ModuleKey, LayerNames]:
@@ -97,149 +103,113 @@ def group_layers(path: Path, tensor_names: Iterable[str]) -> dict[ModuleKey, Lay
     Raises:
         UserError: it is of another kind (which is named), incomplete, or names a layer twice.
     """
-    found: dict[tuple[ModuleKey, Layout], dict[Kind, str]] = {}
+    layers: dict[ModuleKey, LayerNames] = {}
     unknown: list[str] = []
+    twice: list[tuple[str, str, ModuleKey]] = []
     for name in sorted(tensor_names):
-        parsed = None if _foreign(name) else parse_tensor_name(name)
+        parsed = None if _foreign_kind(name) else parse_tensor_name(name)
         if parsed is None:
             unknown.append(name)
             continue
-        tensors = found.setdefault((parsed.key, parsed.layout), {})
-        if parsed.kind in tensors:
-            raise _twice(path, parsed.key, tensors[parsed.kind], name)
-        tensors[parsed.kind] = name
-    if unknown or not found:
+        layer = layers.setdefault(parsed.key, LayerNames(parsed.layout))
+        if layer.layout != parsed.layout or parsed.kind in layer.tensors:
+            first = next(iter(layer.tensors.values()))
+            twice.append((layer.tensors.get(parsed.kind, first), name, parsed.key))
+        layer.tensors[parsed.kind] = name
+    if unknown or not layers:
         raise _unreadable(path, unknown)
-    _check_complete(path, found)
-    layers: dict[ModuleKey, LayerNames] = {}
-    for (key, layout), tensors in found.items():
-        if key in layers:
-            raise _twice(path, key, layers[key].down, tensors["down"])
-        layers[key] = LayerNames(
-            tensors["down"],
-            tensors["up"],
-            tensors.get("alpha"),
-            layout,
-            tensors.get("mid"),
-            tensors.get("magnitude"),
+    if twice:
+        one, other, key = twice[0]
+        raise UserError(
+            f"{path} names one layer twice: {one} and {other} are both {key}.",
+            "Convert its two halves apart, or get the file from its author again.",
+        )
+    if incomplete := [missing for layer in layers.values() for missing in _missing(layer)]:
+        raise UserError(
+            f"{path} is incomplete: it has no {shorten(incomplete)}.", "Get the file again."
         )
     return layers
 
 
-def parse_tensor_name(name: str) -> _Parsed | None:
+def parse_tensor_name(name: str) -> TensorName | None:
     """What a tensor of an adapter file is; None for names of no readable layout."""
-    parsers: tuple[Callable[[str], _Parsed | None], ...] = (_parse_kohya, _parse_path)
-    return next((found for parse in parsers if (found := parse(name)) is not None), None)
+    return _parse_kohya(name) or _parse_path(name)
 
 
-def layouts_of(layers: Mapping[ModuleKey, LayerNames]) -> list[Layout]:
+def layouts_of(layers: dict[ModuleKey, LayerNames]) -> list[Layout]:
     """The layouts that occur in a file, the commonest first: one, but for odd files."""
-    counted: dict[Layout, int] = {}
-    for names in layers.values():
-        # Text encoders have the same names in both of kohya's.
-        counted[names.layout] = counted.get(names.layout, 0) + 1
-    if "kohya-sgm" in counted and not any(
-        key.part == "unet" and names.layout == "kohya" for key, names in layers.items()
-    ):
-        counted.pop("kohya", None)
-    return sorted(counted, key=lambda layout: (-counted[layout], layout))
+    found: list[Layout] = [names.layout for names in layers.values()]
+    unet = {names.layout for key, names in layers.items() if key.part == "unet"}
+    # Text encoders have the same names in both of kohya's.
+    if "kohya-sgm" in unet and "kohya" not in unet:
+        found = [layout for layout in found if layout != "kohya"]
+    return sorted(set(found), key=lambda layout: (-found.count(layout), layout))
 
 
-def _parse_kohya(name: str) -> _Parsed | None:
+def _parse_kohya(name: str) -> TensorName | None:
     match = _KOHYA.fullmatch(name)
     if match is None:
         return None
-    layer, kind = match[1], _KOHYA_KINDS[match[2]]
+    layer, layout = match[1], "kohya"
     inner = layer.removeprefix("lora_unet_")
-    if inner != layer and MARK.match(inner):
-        translated = from_sgm(inner)
-        if translated is None:
+    if inner != layer and SGM_NAME.match(inner):
+        path = from_sgm(inner)
+        if path is None:
             return None
-        key = parse_kohya_name(f"lora_unet_{translated.replace('.', '_')}")
-        return None if key is None else _Parsed(key, kind, "kohya-sgm")
+        layer, layout = f"lora_unet_{path.replace('.', '_')}", "kohya-sgm"
     key = parse_kohya_name(layer)
-    return None if key is None else _Parsed(key, kind, "kohya")
+    return None if key is None else TensorName(key, _KOHYA_KINDS[match[2]], layout)
 
 
-def _parse_path(name: str) -> _Parsed | None:
+def _parse_path(name: str) -> TensorName | None:
     layout: Layout = "peft" if name.startswith(_PEFT_PREFIX) else "diffusers"
     match = _PATHS.fullmatch(name.removeprefix(_PEFT_PREFIX))
     if match is None:
         return None
-    kind: Kind = "magnitude" if match["magnitude"] else "alpha"
-    if not match["alpha"] and not match["magnitude"]:
-        direction = match["peft"] or match["linear"] or match["processor"]
-        kind = "down" if direction in ("A", "down") else "up"
     part, path = _split_part(match["path"])
     if part is None:
         return None
-    if match["projection"]:
-        path = f"{path}.{_projection(part, match['projection'])}"
-    return _Parsed(ModuleKey(part, canonical_path(part, path)), kind, layout)
+    if letter := match["projection"]:
+        # Diffusers' attention processors called the text encoders' layers like the UNet's.
+        unet_name = "to_out.0" if letter == "out" else f"to_{letter}"
+        path = f"{path}.{unet_name if part == 'unet' else f'{letter}_proj'}"
+    kind: Kind = "magnitude" if match["magnitude"] else "alpha"
+    if direction := match["peft"] or match["linear"] or match["processor"]:
+        kind = "down" if direction in ("A", "down") else "up"
+    return TensorName(ModuleKey(part, canonical_path(part, path)), kind, layout)
 
 
 def _split_part(path: str) -> tuple[Part | None, str]:
     """The part that a path begins with, or that its first element can only belong to."""
-    match = _PART.fullmatch(path)
-    parts: dict[str, Part] = {
-        "unet": "unet",
-        "text_encoder": "text_encoder",
-        "text_encoder_2": "text_encoder_2",
-    }
-    if match is not None:
-        return parts[match[1]], match[2]
-    if path.startswith(_UNET_TOP_LEVEL):
-        return "unet", path
-    return ("text_encoder" if path.startswith(_TEXT_TOP_LEVEL) else None), path
+    if match := _PART.fullmatch(path):
+        return _PART_NAMES[match[1]], match[2]
+    return next((part for part, tops in _TOP_LEVEL.items() if path.startswith(tops)), None), path
 
 
-def _projection(part: Part, letter: str) -> str:
-    """Diffusers' attention processors called the text encoders' layers like the UNet's."""
-    if part == "unet":
-        return "to_out.0" if letter == "out" else f"to_{letter}"
-    return f"{letter}_proj"
-
-
-def _check_complete(
-    path: Path, found: Mapping[tuple[ModuleKey, Layout], Mapping[Kind, str]]
-) -> None:
-    words = {"kohya": ("lora_down", "lora_up"), "kohya-sgm": ("lora_down", "lora_up")}
-    incomplete = [
-        f"{_layer_name(next(iter(tensors.values())))}.{word}"
-        for (_, layout), tensors in found.items()
-        for kind, word in zip(("down", "up"), words.get(layout, ("lora_A", "lora_B")), strict=True)
-        if kind not in tensors
+def _missing(layer: LayerNames) -> list[str]:
+    """The names of the two matrices that a layer can't be without and that are not there."""
+    kohya = layer.layout in ("kohya", "kohya-sgm")
+    words = ("lora_down", "lora_up") if kohya else ("lora_A", "lora_B")
+    name = next(iter(layer.tensors.values())).split(".lora_")[0]
+    name = name.removesuffix(".alpha").removesuffix(".dora_scale")
+    kinds: tuple[Kind, Kind] = ("down", "up")
+    return [
+        f"{name}.{word}"
+        for kind, word in zip(kinds, words, strict=True)
+        if kind not in layer.tensors
     ]
-    if incomplete:
-        raise UserError(
-            f"{path} is incomplete: it has no {shorten(incomplete)}.", "Get the file again."
-        )
 
 
-def _layer_name(tensor_name: str) -> str:
-    name = tensor_name.split(".lora_")[0]
-    return name.removesuffix(".alpha").removesuffix(".dora_scale")
-
-
-def _twice(path: Path, key: ModuleKey, one: str, other: str) -> UserError:
-    return UserError(
-        f"{path} names one layer twice: {one} and {other} are both {key}.",
-        "Convert its two halves apart, or get the file from its author again.",
-    )
-
-
-def _foreign(tensor_name: str) -> str | None:
-    return next((layout for mark, layout in _FOREIGN if mark.search(tensor_name)), None)
+def _foreign_kind(tensor_name: str) -> str | None:
+    return next((kind for mark, kind in _FOREIGN if re.search(mark, tensor_name)), None)
 
 
 def _unreadable(path: Path, unknown: list[str]) -> UserError:
-    layouts = (_foreign(tensor_name) for tensor_name in unknown)
-    layout = next((layout for layout in layouts if layout), None)
-    kind = f"is {layout}" if layout else "has tensors that no adapter known here has"
-    shown = [display_name(name[:_SHOWN]) for name in unknown]
-    names = f": {shorten(shown)}" if unknown else ": it is empty"
+    kind = next((kind for name in unknown if (kind := _foreign_kind(name))), None)
+    said = f"is {kind}" if kind else "has tensors that no adapter known here has"
+    names = f": {shorten(display_name(name[:120]) for name in unknown)}" if unknown else None
     return UserError(
-        f"{path} {kind}{names}.",
+        f"{path} {said}{names or ': it is empty'}.",
         "Rarebit reads LoRA, LoCon and DoRA adapters for Stable Diffusion 1, 2 and XL in the "
         "layouts of kohya, diffusers and PEFT; ask its author for the file as one of these.",
     )

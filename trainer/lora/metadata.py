@@ -15,10 +15,18 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from trainer.config.concepts import class_words_of, triggers_of
 from trainer.config.fields import public_values
+from trainer.config.file import validate
 from trainer.config.schema import TrainingConfig
+from trainer.errors import UserError
+from trainer.lora.adapter import Adapter
+from trainer.lora.reading import json_table
+from trainer.models import hub
 from trainer.models.base import BaseModel
+from trainer.models.diffusers_folder import missing_parts
+from trainer.models.locate import built_in_models
 
 CONFIG_KEY = "rarebit.config"
+_BASE_KEY = "rarebit.base"
 MAX_TAGS = 500
 MAX_TAG_LENGTH = 100
 MAX_LENGTH = 100_000
@@ -51,10 +59,24 @@ class TrainingFacts:
 
 def build_metadata(config: TrainingConfig, base: BaseModel, facts: TrainingFacts) -> dict[str, str]:
     """The metadata of a trained adapter, but for the hashes, which writing the file adds."""
-    metadata = _model_spec(config, base, facts) | _kohya(config, base, facts)
+    metadata = model_metadata(base, facts.title)
+    metadata |= _model_spec(config, base, facts) | _kohya(config, base, facts)
     metadata[CONFIG_KEY] = _json(shareable_config(config))
-    metadata["rarebit.base"] = base.fingerprint
     return {key: value for key, value in metadata.items() if 0 < len(value) <= MAX_LENGTH}
+
+
+def model_metadata(base: BaseModel, title: str) -> dict[str, str]:
+    """What the tools need to know of any adapter: its title, and the base model that it is for."""
+    return {
+        "ss_base_model_version": base.family.base_model_version,
+        "ss_v2": str(base.family.name == "sd2"),
+        "ss_network_module": "networks.lora",
+        "ss_output_name": title,
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": base.family.architecture(base.prediction_type),
+        "modelspec.title": title,
+        _BASE_KEY: base.fingerprint,
+    }
 
 
 def shareable_config(config: TrainingConfig) -> dict[str, object]:
@@ -98,11 +120,8 @@ def _model_spec(config: TrainingConfig, base: BaseModel, facts: TrainingFacts) -
     triggers, side = ", ".join(triggers_of(config)), _resolution(config, base)
     stability = "https://github.com/Stability-AI/generative-models"
     fields = {
-        "sai_model_spec": "1.0.1",
-        "architecture": base.family.architecture(base.prediction_type),
         # As sd-scripts has it for adapters; it names the code that defined the layout.
         "implementation": stability if base.family.name == "sdxl" else "diffusers",
-        "title": facts.title,
         "description": config.output.description,
         "author": config.output.author,
         "license": config.output.license,
@@ -131,17 +150,20 @@ def _kohya(config: TrainingConfig, base: BaseModel, facts: TrainingFacts) -> dic
     convolutions = {"conv_dim": str(rank), "conv_alpha": str(float(alpha))}
     rate = optimizer.learning_rate or base.family.learning_rate
     text_rate = optimizer.text_encoder_learning_rate or base.family.text_encoder_learning_rate
-    images = sum(repeats * count for repeats, count in facts.folders.values())
+    folders = {
+        _shareable_folder(folder): {"n_repeats": repeats, "img_count": count}
+        for folder, (repeats, count) in facts.folders.items()
+    }
+    buckets = {
+        str(index): {"resolution": list(size), "count": count}
+        for index, (size, count) in enumerate(sorted(facts.buckets.items()))
+    }
     values: dict[str, object] = {
-        "base_model_version": base.family.base_model_version,
-        "v2": base.family.name == "sd2",
         "sd_model_name": shareable_name(config.base.name),
-        "network_module": "networks.lora",
         "network_dim": rank,
         "network_alpha": float(alpha),
         "network_dropout": adapter.dropout,
         "network_args": _json(convolutions if adapter.targets == "convolution" else {}),
-        "output_name": facts.title,
         "learning_rate": rate,
         "unet_lr": rate if adapter.unet else None,
         "text_encoder_lr": text_rate if adapter.text_encoder else None,
@@ -159,7 +181,7 @@ def _kohya(config: TrainingConfig, base: BaseModel, facts: TrainingFacts) -> dic
         "gradient_accumulation_steps": training.accumulation,
         "batch_size_per_device": training.batch_size,
         "total_batch_size": training.batch_size * training.accumulation,
-        "num_train_images": images,
+        "num_train_images": sum(n * count for n, count in facts.folders.values()),
         "num_reg_images": 0,
         "resolution": f"({side}, {side})",
         "enable_bucket": config.images.buckets,
@@ -169,22 +191,13 @@ def _kohya(config: TrainingConfig, base: BaseModel, facts: TrainingFacts) -> dic
         "caption_dropout_rate": config.captions.dropout,
         "shuffle_caption": config.captions.shuffle_tags,
         "keep_tokens": config.captions.keep_tags,
-        "dataset_dirs": _dataset_folders(facts),
+        "dataset_dirs": _json(folders),
         "tag_frequency": _tag_frequency(facts),
-        "bucket_info": _buckets(facts),
+        "bucket_info": _json({"buckets": buckets}),
     }
     if facts.started_at is not None:
         values["training_started_at"] = facts.started_at
     return {f"ss_{name}": str(value) for name, value in values.items()}
-
-
-def _dataset_folders(facts: TrainingFacts) -> str:
-    return _json(
-        {
-            _shareable_folder(folder): {"n_repeats": repeats, "img_count": count}
-            for folder, (repeats, count) in facts.folders.items()
-        }
-    )
 
 
 def _tag_frequency(facts: TrainingFacts) -> str:
@@ -203,14 +216,6 @@ def _commonest_tags(facts: TrainingFacts, limit: int) -> dict[str, dict[str, int
     return shown
 
 
-def _buckets(facts: TrainingFacts) -> str:
-    buckets = {
-        str(index): {"resolution": list(size), "count": count}
-        for index, (size, count) in enumerate(sorted(facts.buckets.items()))
-    }
-    return _json({"buckets": buckets})
-
-
 def _resolution(config: TrainingConfig, base: BaseModel) -> int:
     return config.images.resolution or base.default_resolution
 
@@ -222,3 +227,47 @@ def _date(seconds: float) -> str:
 
 def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+# -- reading it back
+
+
+def recipe_of(adapter: Adapter) -> TrainingConfig:
+    """The configuration that an adapter was trained with, but for what `shareable_config` omits.
+
+    The folder of pictures is to be filled in.
+
+    Raises:
+        UserError: the file records none, or one that this version does not understand; all
+            mistakes are listed.
+    """
+    tree = json_table(adapter.metadata.get(CONFIG_KEY, ""))
+    if tree is None:
+        raise UserError(
+            f"{adapter.source} records no recipe.",
+            "Only adapters trained here do; adapter inspect shows what others say of themselves.",
+        )
+    return validate(tree, f"the recipe in {adapter.source}")
+
+
+def recorded_base(adapter: Adapter) -> str | None:
+    """The name of the base model that the file was trained on, if it is on this machine.
+
+    Whether it is the same is to be told by its fingerprint, `recorded_fingerprint`.
+    """
+    section = (json_table(adapter.metadata.get(CONFIG_KEY, "")) or {}).get("base")
+    name = section.get("name") if isinstance(section, dict) else None
+    if not isinstance(name, str) or _BASE_KEY not in adapter.metadata:
+        return None
+    if name in built_in_models():
+        return name
+    try:
+        snapshot = hub.cached_snapshot(name)
+    except (OSError, ValueError):
+        return None
+    return name if snapshot is not None and not missing_parts(snapshot) else None
+
+
+def recorded_fingerprint(adapter: Adapter) -> str | None:
+    """The fingerprint of the base model that the file was trained on."""
+    return adapter.metadata.get(_BASE_KEY)

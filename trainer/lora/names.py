@@ -3,12 +3,17 @@
 In memory a layer is known by its part and its path as diffusers and the original CLIP name it. The
 path never depends on the installed libraries: transformers 5.6 dropped the ``text_model.`` level
 from ``CLIPTextModel``, and a file written without it loses its text encoder in every other tool.
+
+kohya's files write ``_`` for every ``.`` of the path. Some name the UNet's blocks as Stability's
+code (SGM) does: ``input_blocks.4.1`` there is ``down_blocks.1.attentions.0`` in diffusers.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Literal, NamedTuple
 
 from trainer.models.families import FAMILIES, FamilyName
@@ -39,32 +44,31 @@ _CONVOLUTION = (
 )
 _TEXT_ATTENTION = r"text_model\.encoder\.layers\.\d+\.self_attn\.(?:[qkv]|out)_proj"
 _TEXT_FEED_FORWARD = r"text_model\.encoder\.layers\.\d+\.mlp\.fc[12]"
-_UNET_TARGETS: dict[Targets, re.Pattern[str]] = {
-    "attention": re.compile(_ATTENTION),
-    "feed-forward": re.compile(f"{_ATTENTION}|{_FEED_FORWARD}"),
-    "convolution": re.compile(f"{_ATTENTION}|{_FEED_FORWARD}|{_CONVOLUTION}"),
-}
-_TEXT_TARGETS: dict[Targets, re.Pattern[str]] = {
-    "attention": re.compile(_TEXT_ATTENTION),
-    # Text encoders have no convolutions.
-    "feed-forward": re.compile(f"{_TEXT_ATTENTION}|{_TEXT_FEED_FORWARD}"),
-    "convolution": re.compile(f"{_TEXT_ATTENTION}|{_TEXT_FEED_FORWARD}"),
+# For each kind of layers the paths in the UNet and in text encoders, which have no convolutions.
+_TARGETS: dict[Targets, tuple[str, str]] = {
+    "attention": (_ATTENTION, _TEXT_ATTENTION),
+    "feed-forward": (f"{_ATTENTION}|{_FEED_FORWARD}", f"{_TEXT_ATTENTION}|{_TEXT_FEED_FORWARD}"),
+    "convolution": (
+        f"{_ATTENTION}|{_FEED_FORWARD}|{_CONVOLUTION}",
+        f"{_TEXT_ATTENTION}|{_TEXT_FEED_FORWARD}",
+    ),
 }
 _TEXT_TOP_LEVEL = ("embeddings.", "encoder.", "final_layer_norm")
 
-# Path elements that hold an underscore themselves; all others are split there.
+# Path elements that contain an underscore; kohya's names are split at all other underscores.
 _COMPOUNDS = re.compile(
     r"(?<![^_])(?:down_blocks|up_blocks|mid_block|transformer_blocks|to_[qkv]|to_out|"
     r"proj_(?:in|out)|conv_(?:in|out|shortcut)|time_emb_proj|(?:time|add)_embedding|linear_[12]|"
     r"text_model|text_projection|self_attn|[qkv]_proj|out_proj|(?:token|position)_embedding)"
     r"(?![^_])"
 )
-_TEXT_PREFIXES: dict[str, Part] = {
+_KOHYA_NAME = re.compile(r"(lora_unet|lora_te[12]?)_(.+)")
+_KOHYA_PARTS: dict[str, Part] = {
+    "lora_unet": "unet",
     "lora_te": "text_encoder",
     "lora_te1": "text_encoder",
     "lora_te2": "text_encoder_2",
 }
-_KOHYA_NAME = re.compile(r"(lora_unet|lora_te[12]?)_(.+)")
 
 
 def canonical_path(part: Part, path: str) -> str:
@@ -80,8 +84,8 @@ def is_target(key: ModuleKey, targets: Targets = "attention") -> bool:
     ``feed-forward`` adds the layers behind attention and the projections around both, and
     ``convolution`` the UNet's residual blocks with their samplers: LoCon's layers.
     """
-    patterns = _UNET_TARGETS if key.part == "unet" else _TEXT_TARGETS
-    return patterns[targets].fullmatch(key.path) is not None
+    unet, text = _TARGETS[targets]
+    return re.fullmatch(unet if key.part == "unet" else text, key.path) is not None
 
 
 def kohya_name(family: FamilyName | None, key: ModuleKey) -> str:
@@ -108,11 +112,105 @@ def parse_kohya_name(name: str) -> ModuleKey | None:
     match = _KOHYA_NAME.fullmatch(name)
     if match is None:
         return None
-    prefix, rest = match.groups()
-    joined = _COMPOUNDS.sub(lambda compound: compound[0].replace("_", "\0"), rest)
+    part = _KOHYA_PARTS[match[1]]
+    joined = _COMPOUNDS.sub(lambda compound: compound[0].replace("_", "\0"), match[2])
     path = joined.replace("_", ".").replace("\0", "_")
-    part = _TEXT_PREFIXES.get(prefix, "unet")
     return ModuleKey(part, canonical_path(part, path))
+
+
+# -- SGM's names of the UNet's blocks
+
+SGM_NAME = re.compile(r"(?:input_blocks|middle_block|output_blocks|time_embed_\d|label_emb|out_2$)")
+"""How a name by SGM's blocks begins, after ``lora_unet_``."""
+_LEVELS: dict[FamilyName, int] = {"sd1": 4, "sd2": 4, "sdxl": 3}
+_RESIDUAL = {
+    "conv1": "in_layers_2",
+    "conv2": "out_layers_3",
+    "time_emb_proj": "emb_layers_1",
+    "conv_shortcut": "skip_connection",
+}
+_IN_ATTENTION = re.compile(r"(.+\.attentions\.\d+\.)(proj_in|proj_out|transformer_blocks\..+)")
+_IN_SGM_ATTENTION = re.compile(r"(.+?_\d_)(proj_in|proj_out|transformer_blocks_.+)")
+
+
+@cache
+def sgm_names(family: FamilyName) -> dict[str, str]:
+    """SGM's names in a family's full-size UNet, by diffusers paths.
+
+    Layers outside of attention are listed one by one; of an attention block the prefixes, such as
+    ``mid_block.attentions.0.`` with ``middle_block_1_``. Smaller UNets have no such names.
+    """
+    names = {
+        "conv_in": "input_blocks_0_0",
+        "conv_out": "out_2",
+        "time_embedding.linear_1": "time_embed_0",
+        "time_embedding.linear_2": "time_embed_2",
+        "add_embedding.linear_1": "label_emb_0_0",
+        "add_embedding.linear_2": "label_emb_0_2",
+        "mid_block.attentions.0.": "middle_block_1_",
+    }
+    residual = {"mid_block.resnets.0": "middle_block_0", "mid_block.resnets.1": "middle_block_2"}
+    # Both count two residual blocks a level on the way down and three on the way up.
+    for level in range(_LEVELS[family]):
+        down = [(f"down_blocks.{level}", i, f"input_blocks_{3 * level + i + 1}") for i in range(2)]
+        up = [(f"up_blocks.{level}", i, f"output_blocks_{3 * level + i}") for i in range(3)]
+        for path, index, block in down + up:
+            residual[f"{path}.resnets.{index}"] = f"{block}_0"
+            names[f"{path}.attentions.{index}."] = f"{block}_1_"
+        if level < _LEVELS[family] - 1:
+            names[f"down_blocks.{level}.downsamplers.0.conv"] = f"input_blocks_{3 * level + 3}_0_op"
+            # The upsampler follows the attention, which only the lowest level of SD 1 and 2 lacks.
+            inner = 1 if level == 0 and family != "sdxl" else 2
+            name = f"output_blocks_{3 * level + 2}_{inner}_conv"
+            names[f"up_blocks.{level}.upsamplers.0.conv"] = name
+    for path, block in residual.items():
+        names |= {f"{path}.{ours}": f"{block}_{theirs}" for ours, theirs in _RESIDUAL.items()}
+    return names
+
+
+def to_sgm(family: FamilyName, path: str) -> str | None:
+    """SGM's name of a UNet layer by its diffusers path; None where there is none."""
+    if match := _IN_ATTENTION.fullmatch(path):
+        prefix = sgm_names(family).get(match[1])
+        return None if prefix is None else prefix + match[2].replace(".", "_")
+    return sgm_names(family).get(path)
+
+
+def from_sgm(name: str) -> str | None:
+    """The diffusers path of a UNet layer, as in ``input_blocks_1_0_in_layers_2``.
+
+    Within attention, path elements stay joined by ``_``, as in any kohya name.
+
+    Returns:
+        None for names that no such UNet has.
+    """
+    if match := _IN_SGM_ATTENTION.fullmatch(name):
+        prefix = _sgm_paths().get(match[1])
+        return None if prefix is None else prefix + match[2]
+    return None if name.endswith("_") else _sgm_paths().get(name)
+
+
+@cache
+def _sgm_paths() -> dict[str, str]:
+    """Diffusers paths by SGM's names: the families differ in the upsamplers alone."""
+    return {name: path for family in FAMILIES for path, name in sgm_names(family).items()}
+
+
+# -- lists of layers in words
+
+
+def count_parts(keys: Iterable[ModuleKey]) -> dict[Part, int]:
+    """How many of the layers are in each part."""
+    return dict(Counter(key.part for key in keys))
+
+
+def count_layers(layers: Mapping[Part, int]) -> str:
+    """Such as "128 UNet and 48 text-encoder layers"."""
+    unet = layers.get("unet", 0)
+    text = sum(layers.values()) - unet
+    counts = [(unet, "UNet"), (text, "text-encoder")]
+    named = " and ".join(f"{count} {kind}" for count, kind in counts if count) or "no"
+    return f"{named} layer{'' if unet + text == 1 else 's'}"
 
 
 def shorten(names: Iterable[object], limit: int = 5) -> str:

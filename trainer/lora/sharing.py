@@ -1,4 +1,4 @@
-"""An adapter as people pass it on: with its picture in it, and the sidecars that tools read.
+"""An adapter as people pass it on: with its picture in it, and the files that tools show beside it.
 
 The picture is not in the file that training writes. Previews may be drawn differently, or not at
 all, without a change of what is learnt; so the bytes of that file must not depend on them.
@@ -18,32 +18,73 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from trainer.data.images import ImageProblem, load_rgb
-from trainer.lora.container import DTYPES, MAX_HEADER, write_tensors
-from trainer.lora.content import AdapterFile
-from trainer.lora.files import read_adapter
-from trainer.lora.sidecars import write_sidecars
+from trainer.lora.adapter import Adapter
+from trainer.lora.inspection import trigger_words
+from trainer.lora.reading import read_adapter
+from trainer.lora.writing import MAX_HEADER, write_tensors
+from trainer.memory.devices import DTYPES
 from trainer.models.safetensors_header import read_header
-from trainer.runs.atomic import replacing
+from trainer.runs.atomic import replacing, write_bytes, write_json
 
 THUMBNAIL_KEY = "modelspec.thumbnail"
-_SIDE = 256
-_QUALITY = 80
+_THUMBNAIL_SIDE, _SIDECAR_SIDE = 256, 512
+_MAX_THUMBNAIL = 4 << 20
 _ROOM = 4096
 """Bytes of the header that are left free beside the thumbnail."""
 _FIRST_DAY = (1980, 1, 1, 0, 0, 0)
 """Of every file in the archive: the same adapter gives the same bytes."""
+_VERSIONS = {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}
+
+
+def sidecar_paths(path: Path) -> tuple[Path, Path]:
+    """Where an adapter's ``.json`` and ``.png`` lie."""
+    return path.with_suffix(".json"), path.with_suffix(".png")
+
+
+def write_sidecars(adapter: Adapter, path: Path, picture: Path | None = None) -> list[Path]:
+    """Writes what A1111, Forge, ComfyUI and InvokeAI show of an adapter file, over old ones.
+
+    Args:
+        path: of the adapter file.
+        picture: for the ``.png``; else the thumbnail in the metadata, and without one none.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        OSError: from the file system.
+    """
+    text, image = sidecar_paths(path)
+    metadata = adapter.metadata
+    write_json(
+        text,
+        {
+            "description": metadata.get("modelspec.description", "")[:10_000],
+            "sd version": _VERSIONS.get(adapter.family or "", "Unknown"),
+            "activation text": ", ".join(trigger_words(adapter)),
+            "preferred weight": 1.0,
+            "negative text": "",
+            "notes": metadata.get("modelspec.usage_hint", "")[:10_000],
+        },
+    )
+    data = picture.read_bytes() if picture else _from_uri(metadata.get(THUMBNAIL_KEY, ""))
+    png = _small(data, _SIDECAR_SIDE, "PNG")
+    if png is None:
+        return [text]
+    write_bytes(image, png)
+    return [text, image]
 
 
 def thumbnail(picture: Path) -> str | None:
     """A picture as a small JPEG in a data URI, without its metadata; None if it can't be read."""
     try:
-        image = load_rgb(picture.read_bytes())
-    except (ImageProblem, OSError):
+        data = picture.read_bytes()
+    except OSError:
         return None
-    image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    jpeg = _small(data, _THUMBNAIL_SIDE, "JPEG")
+    if jpeg is None:
+        return None
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
 
 
 def picture_of(path: Path) -> Path | None:
@@ -72,7 +113,7 @@ def share(path: Path, out: Path, name: str = "", picture: Path | None = None) ->
     stem = _file_name(name or adapter.metadata.get("ss_output_name", "") or path.stem)
     with TemporaryDirectory(prefix="rarebit-") as temporary:
         copy = Path(temporary) / f"{stem}.safetensors"
-        _write_with_thumbnail(path, copy, adapter, thumbnail(picture) if picture else None)
+        _write_with_thumbnail(path, copy, thumbnail(picture) if picture else None)
         files = [copy, *write_sidecars(adapter, copy, picture)]
         with replacing(out) as target, zipfile.ZipFile(target, "w") as archive:
             for file in files:
@@ -80,19 +121,15 @@ def share(path: Path, out: Path, name: str = "", picture: Path | None = None) ->
     return [file.name for file in files]
 
 
-def _write_with_thumbnail(
-    path: Path, copy: Path, adapter: AdapterFile, picture: str | None
-) -> None:
-    """The same tensors; with the picture in the metadata, if it has a place there."""
+def _write_with_thumbnail(path: Path, copy: Path, uri: str | None) -> None:
+    """The same tensors; with the picture in the metadata, if there is room for it."""
     header = read_header(path)
     tensors = load_file(path)
-    length = int.from_bytes(path.open("rb").read(8), "little")
-    fits = picture is not None and length + len(picture) + _ROOM <= MAX_HEADER
-    if not fits or any(tensor.dtype not in DTYPES for tensor in tensors.values()):
+    writable = all(tensor.dtype in DTYPES.values() for tensor in tensors.values())
+    if uri is None or not writable or header.data_start + len(uri) + _ROOM > MAX_HEADER:
         copy.write_bytes(path.read_bytes())
-        return
-    assert picture is not None
-    write_tensors(copy, tensors, {**header.metadata, THUMBNAIL_KEY: picture})
+    else:
+        write_tensors(copy, tensors, {**header.metadata, THUMBNAIL_KEY: uri})
 
 
 def _last_preview(run: Path) -> Path | None:
@@ -109,7 +146,29 @@ def _last_preview(run: Path) -> Path | None:
     return None
 
 
+def _from_uri(uri: str) -> bytes:
+    """The picture of a data URI; empty where there is none."""
+    if len(uri) > _MAX_THUMBNAIL or not uri.startswith("data:image/"):
+        return b""
+    try:
+        return base64.b64decode(uri.partition(",")[2], validate=True)
+    except ValueError:
+        return b""
+
+
+def _small(data: bytes, side: int, kind: str) -> bytes | None:
+    """A picture of any format, smaller and without metadata; None where it can't be read."""
+    try:
+        picture = load_rgb(data)
+    except ImageProblem:
+        return None
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **({"quality": 80} if kind == "JPEG" else {}))
+    return buffer.getvalue()
+
+
 def _file_name(text: str) -> str:
     """A stranger's title as the name of a file."""
-    kept = re.sub(r"[^\w .-]+", " ", text)[:80]
-    return re.sub(r"\s+", " ", kept).strip(" .") or "adapter"
+    safe = re.sub(r"[^\w .-]+", " ", text)[:80]
+    return re.sub(r"\s+", " ", safe).strip(" .") or "adapter"

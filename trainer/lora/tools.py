@@ -9,49 +9,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from trainer.lora.files import AdapterFile
-from trainer.lora.layouts import LayerNames
-from trainer.lora.names import PARTS, ModuleKey, Part, shorten
-from trainer.models.families import FamilyName
+from trainer.lora.adapter import Adapter
+from trainer.lora.layouts import Layout
+from trainer.lora.names import PARTS, ModuleKey, Part
 
 Tool = Literal["A1111", "Forge", "ComfyUI", "InvokeAI", "sd-scripts", "diffusers"]
 TOOLS: tuple[Tool, ...] = get_args(Tool)
+_KOHYA: tuple[Layout, ...] = ("kohya", "kohya-sgm")
 _PROJECTIONS = frozenset({"q_proj", "k_proj", "v_proj", "out_proj"})
-_NAMED = re.compile(r"\.lora_[AB]\.[^.]+\.weight$")
-_TEXT_LEVEL = re.compile(r"lora_te[12]?_(?:text_model_|text_projection)")
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A file under judgement.
-
-    Attributes:
-        names: of each layer the names of its tensors.
-        family: what it is for; None where nothing tells, which is judged as SD 1.
-    """
-
-    adapter: AdapterFile
-    names: Mapping[ModuleKey, LayerNames]
-    family: FamilyName | None
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What a tool does wrong with a file.
-
-    Attributes:
-        note: in a few words.
-        lost: the layers that it does not load.
-        inexact: whether it loads others with another strength than they were made with.
-    """
-
-    note: str
-    lost: frozenset[ModuleKey] = frozenset()
-    inexact: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,9 +51,39 @@ class ToolVerdict:
         return any(self.matched.values())
 
 
-def judge(subject: Subject) -> tuple[ToolVerdict, ...]:
-    """What each tool makes of a file, by the table of what was measured."""
-    return tuple(_judge(tool, subject) for tool in TOOLS)
+@dataclass(frozen=True)
+class LoaderFault:
+    """What some tools do wrong with some files.
+
+    Attributes:
+        note: in a few words; ``{parts}`` stands for the parts of the layers concerned.
+        layers: those of a file that it concerns; none where the file is fine.
+        effect: these layers are lost, or the whole file is; strengths are wrong; or nothing is.
+    """
+
+    tools: tuple[Tool, ...]
+    note: str
+    layers: Callable[[Adapter], set[ModuleKey]]
+    effect: Literal["lost", "all lost", "inexact", "only noted"] = "lost"
+
+
+def judge(adapter: Adapter) -> tuple[ToolVerdict, ...]:
+    """What each tool makes of an adapter that was read from a file, by what was measured.
+
+    A file of which nothing tells the family is judged as for SD 1.
+    """
+    found = [(fault, layers) for fault in _FAULTS if (layers := fault.layers(adapter))]
+    total = _count(adapter, set())
+    verdicts: list[ToolVerdict] = []
+    for tool in TOOLS:
+        mine = [(fault, layers) for fault, layers in found if tool in fault.tools]
+        lost: set[ModuleKey] = set()
+        for fault, layers in mine:
+            lost |= {"lost": layers, "all lost": set(adapter.layers)}.get(fault.effect, set())
+        exact = all(fault.effect != "inexact" for fault, _ in mine)
+        notes = tuple(fault.note.format(parts=_parts(layers)) for fault, layers in mine)
+        verdicts.append(ToolVerdict(tool, _count(adapter, lost), total, exact, notes))
+    return tuple(verdicts)
 
 
 def works_in(verdicts: tuple[ToolVerdict, ...]) -> str:
@@ -100,196 +99,171 @@ def works_in(verdicts: tuple[ToolVerdict, ...]) -> str:
     return "; ".join(lines)
 
 
-def _judge(tool: Tool, subject: Subject) -> ToolVerdict:
-    findings = [
-        found for tools, rule in _RULES if tool in tools and (found := rule(subject)) is not None
-    ]
-    lost = frozenset[ModuleKey]().union(*(finding.lost for finding in findings))
-    return ToolVerdict(
-        tool,
-        _count(subject, lost),
-        _count(subject, frozenset()),
-        not any(finding.inexact for finding in findings),
-        tuple(finding.note for finding in findings),
-    )
-
-
-def _count(subject: Subject, without: frozenset[ModuleKey]) -> dict[Part, int]:
+def _count(adapter: Adapter, without: set[ModuleKey]) -> dict[Part, int]:
+    """Of each part the tensors, but for some layers'."""
     tensors: Counter[Part] = Counter()
-    for key, names in subject.names.items():
-        present = 2 if names.alpha is None else 3
-        tensors[key.part] += 0 if key in without else present
+    for key, names in adapter.names.items():
+        tensors[key.part] += 0 if key in without else len(names.tensors)
     return {part: tensors[part] for part in PARTS if part in tensors}
 
 
-# -- what goes wrong, one rule a fact
+def _parts(layers: set[ModuleKey]) -> str:
+    return ", ".join(part for part in PARTS if any(key.part == part for key in layers))
 
 
-def _diffusers_names(subject: Subject) -> Finding | None:
-    lost = frozenset(k for k, n in subject.names.items() if n.layout == "diffusers")
-    return Finding("the diffusers layout", lost) if lost else None
+# -- which layers a fault concerns
 
 
-def _forge_drops(subject: Subject) -> Finding | None:
-    layouts = {names.layout for names in subject.names.values()}
-    if layouts & {"diffusers", "peft"}:
-        return Finding("drops files in this layout whole", frozenset(subject.names))
-    if _without_text_model(subject) is not None:
-        return Finding("drops files without text_model. whole", frozenset(subject.names))
-    return None
+def _in_layout(*layouts: Layout) -> Callable[[Adapter], set[ModuleKey]]:
+    return lambda adapter: {key for key, n in adapter.names.items() if n.layout in layouts}
 
 
-def _peft_names(subject: Subject) -> Finding | None:
-    lost = frozenset(k for k, n in subject.names.items() if n.layout == "peft")
-    return Finding("the PEFT layout", lost) if lost else None
+def _named(pattern: str, *, sdxl: bool | None = None) -> Callable[[Adapter], set[ModuleKey]]:
+    """Layers whose down matrix has such a name, in any file or in those (not) for SDXL."""
+
+    def layers(adapter: Adapter) -> set[ModuleKey]:
+        if sdxl not in (None, adapter.family == "sdxl"):
+            return set()
+        names = adapter.names.items()
+        return {key for key, name in names if re.search(pattern, name.tensors["down"])}
+
+    return layers
 
 
-def _adapter_name_left_in(subject: Subject) -> Finding | None:
-    lost = frozenset(k for k, names in subject.names.items() if _NAMED.search(names.down))
-    return Finding("the adapter's name is left in its keys", lost) if lost else None
+def _without_text_model(adapter: Adapter) -> set[ModuleKey]:
+    named = _named(r"lora_te[12]?_(?!text_model_|text_projection)")(adapter)
+    return {key for key in named if adapter.names[key].layout == "kohya"}
 
 
-def _without_text_model(subject: Subject) -> Finding | None:
-    lost = frozenset(
-        key
-        for key, names in subject.names.items()
-        if key.part != "unet" and names.layout == "kohya" and not _TEXT_LEVEL.match(names.down)
-    )
-    return Finding("text encoder keys lack text_model.", lost) if lost else None
+def _block_names_beyond_sdxl(adapter: Adapter) -> set[ModuleKey]:
+    return set() if adapter.family == "sdxl" else _in_layout("kohya-sgm")(adapter)
 
 
-def _wrong_encoder_prefix(subject: Subject) -> Finding | None:
-    """``lora_te1_`` where there is one text encoder."""
-    if subject.family == "sdxl":
-        return None
-    lost = frozenset(k for k, n in subject.names.items() if n.down.startswith("lora_te1_"))
-    return Finding("lora_te1_ is SDXL's prefix", lost) if lost else None
+def _mixed_unet_names(adapter: Adapter) -> set[ModuleKey]:
+    layouts = {names.layout for key, names in adapter.names.items() if key.part == "unet"}
+    return _in_layout("kohya-sgm")(adapter) if layouts >= set(_KOHYA) else set()
 
 
-def _plain_encoder_prefix(subject: Subject) -> Finding | None:
-    """``lora_te_`` where there are two."""
-    if subject.family != "sdxl":
-        return None
-    lost = frozenset(k for k, n in subject.names.items() if n.down.startswith("lora_te_"))
-    return Finding("lora_te_ says not which text encoder", lost) if lost else None
-
-
-def _block_names_beyond_sdxl(subject: Subject) -> Finding | None:
-    if subject.family == "sdxl":
-        return None
-    lost = frozenset(k for k, n in subject.names.items() if n.layout == "kohya-sgm")
-    return Finding("SGM block names are SDXL's", lost) if lost else None
-
-
-def _mixed_unet_names(subject: Subject) -> Finding | None:
-    layouts = {n.layout for k, n in subject.names.items() if k.part == "unet"}
-    if not layouts >= {"kohya", "kohya-sgm"}:
-        return None
-    lost = frozenset(k for k, n in subject.names.items() if n.layout == "kohya-sgm")
-    return Finding("two kinds of UNet names in one file", lost)
-
-
-def _sdxl_convolutions(subject: Subject) -> Finding | None:
-    """Its table of names puts the first upsampler where SD 1 has it."""
-    key = ModuleKey("unet", "up_blocks.0.upsamplers.0.conv")
-    if subject.family != "sdxl" or key not in subject.names:
-        return None
-    if subject.names[key].layout != "kohya":
-        return None
-    note = "SDXL convolutions by diffusers names lose one module: convert to kohya-sgm"
-    return Finding(note, frozenset({key}))
-
-
-def _incomplete_projections(subject: Subject) -> Finding | None:
-    """SD 2 and SDXL's second encoder keep q, k and v in one matrix there."""
-    lost = frozenset(
-        key
-        for part, group in _attentions(subject).items()
-        if subject.family == "sd2" or part[0] == "text_encoder_2"
-        for key in group
-        if {k.path.rsplit(".", 1)[1] for k in group} != _PROJECTIONS
-    )
-    return Finding("needs q, k, v and out_proj together", lost) if lost else None
-
-
-def _no_out_projection(subject: Subject) -> Finding | None:
-    kohya = any(names.layout in ("kohya", "kohya-sgm") for names in subject.names.values())
-    for group in _attentions(subject).values():
-        present = {key.path.rsplit(".", 1)[1] for key in group}
-        if kohya and present & {"q_proj", "v_proj"} and "out_proj" not in present:
-            note = "refuses text encoders without out_proj"
-            return Finding(note, frozenset(subject.names))
-    return None
-
-
-def _mixed_alphas(subject: Subject) -> Finding | None:
-    alphas: dict[Part, set[float]] = defaultdict(set)
-    for key, names in subject.names.items():
-        # What has no alpha gets the commonest of the others too.
-        if names.layout in ("kohya", "kohya-sgm"):
-            alphas[key.part].add(subject.adapter.layers[key].alpha)
-    mixed = [part for part, values in alphas.items() if len(values) > 1]
-    if not mixed:
-        return None
-    return Finding(f"gives all layers one alpha: {shorten(mixed)} has several", inexact=True)
-
-
-def _half_without_alpha(subject: Subject) -> Finding | None:
-    """Layers without alpha beside layers with one, in a part."""
-    if _mixed_alphas(subject) is not None:
-        return None
-    for part in PARTS:
-        present = {
-            names.alpha is None
-            for key, names in subject.names.items()
-            if key.part == part and names.layout in ("kohya", "kohya-sgm")
-        }
-        if len(present) == 2:
-            return Finding(f"gives all layers one alpha: some of {part} have none", inexact=True)
-    return None
-
-
-def _dora(subject: Subject) -> Finding | None:
-    """Its magnitudes mean rows to some tools and columns to others; diffusers drops them."""
-    if not subject.adapter.is_dora:
-        return None
-    return Finding("DoRA: tools differ in what they make of it", inexact=True)
-
-
-def _hidden(subject: Subject) -> Finding | None:
-    """Nothing is lost, but the dialog hides the file from users of its family."""
-    metadata = subject.adapter.metadata
-    if metadata and "ss_base_model_version" not in metadata and subject.family not in (None, "sd1"):
-        return Finding("without ss_base_model_version it is listed as for SD 1")
-    return None
-
-
-def _attentions(subject: Subject) -> dict[tuple[Part, str], list[ModuleKey]]:
+def _attentions(adapter: Adapter) -> list[set[ModuleKey]]:
     """The projections of each attention of the text encoders."""
-    groups: dict[tuple[Part, str], list[ModuleKey]] = defaultdict(list)
-    for key in subject.names:
+    groups: dict[tuple[Part, str], set[ModuleKey]] = defaultdict(set)
+    for key in adapter.names:
         parent, _, name = key.path.rpartition(".")
         if key.part != "unet" and name in _PROJECTIONS:
-            groups[key.part, parent].append(key)
-    return groups
+            groups[key.part, parent].add(key)
+    return list(groups.values())
 
 
-Rule = Callable[[Subject], Finding | None]
-_RULES: tuple[tuple[tuple[Tool, ...], Rule], ...] = (
-    (("A1111", "ComfyUI", "InvokeAI", "sd-scripts"), _diffusers_names),
-    (("Forge",), _forge_drops),
-    (("A1111", "ComfyUI", "InvokeAI", "sd-scripts", "diffusers"), _peft_names),
-    (TOOLS, _adapter_name_left_in),
-    (("A1111", "ComfyUI", "InvokeAI", "sd-scripts"), _without_text_model),
-    (("sd-scripts", "InvokeAI"), _wrong_encoder_prefix),
-    (TOOLS, _plain_encoder_prefix),
-    (TOOLS, _block_names_beyond_sdxl),
-    (TOOLS, _mixed_unet_names),
-    (("A1111",), _sdxl_convolutions),
-    (("A1111",), _incomplete_projections),
-    (("diffusers",), _no_out_projection),
-    (("diffusers",), _mixed_alphas),
-    (("diffusers",), _half_without_alpha),
-    (TOOLS, _dora),
-    (("A1111",), _hidden),
+def _projections(group: set[ModuleKey]) -> set[str]:
+    return {key.path.rpartition(".")[2] for key in group}
+
+
+def _incomplete_projections(adapter: Adapter) -> set[ModuleKey]:
+    """SD 2 and SDXL's second encoder keep q, k and v in one matrix there."""
+    return {
+        key
+        for group in _attentions(adapter)
+        for key in group
+        if (adapter.family == "sd2" or key.part == "text_encoder_2")
+        and _projections(group) != _PROJECTIONS
+    }
+
+
+def _no_out_projection(adapter: Adapter) -> set[ModuleKey]:
+    groups = _attentions(adapter) if _in_layout(*_KOHYA)(adapter) else []
+    present = [(group, _projections(group)) for group in groups]
+    return {
+        key
+        for group, names in present
+        for key in group
+        if names & {"q_proj", "v_proj"} and "out_proj" not in names
+    }
+
+
+def _alphas(adapter: Adapter, part: Part) -> dict[ModuleKey, float | None]:
+    """What the kohya file says for each layer of a part; None where nothing."""
+    return {
+        key: adapter.layers[key].alpha if "alpha" in names.tensors else None
+        for key, names in adapter.names.items()
+        if key.part == part and names.layout in _KOHYA
+    }
+
+
+def _mixed_alphas(adapter: Adapter) -> set[ModuleKey]:
+    """What has no alpha, so that it is the rank, gets the commonest of the others too."""
+    mixed: set[ModuleKey] = set()
+    for part in PARTS:
+        keys = set(_alphas(adapter, part))
+        mixed |= keys if len({adapter.layers[key].alpha for key in keys}) > 1 else set()
+    return mixed
+
+
+def _half_without_alpha(adapter: Adapter) -> set[ModuleKey]:
+    for part in PARTS if not _mixed_alphas(adapter) else ():
+        alphas = _alphas(adapter, part)
+        if len({alpha is None for alpha in alphas.values()}) == 2:
+            return set(alphas)
+    return set()
+
+
+def _dora(adapter: Adapter) -> set[ModuleKey]:
+    """Its magnitudes mean rows to some tools and columns to others; diffusers drops them."""
+    return {key for key, layer in adapter.layers.items() if layer.magnitude is not None}
+
+
+def _hidden(adapter: Adapter) -> set[ModuleKey]:
+    """A dialog hides such a file from users of its family; nothing is lost."""
+    shown = "ss_base_model_version" in adapter.metadata or not adapter.metadata
+    return set() if shown or adapter.family in (None, "sd1") else set(adapter.names)
+
+
+_OTHERS: tuple[Tool, ...] = ("A1111", "ComfyUI", "InvokeAI", "sd-scripts")
+_FAULTS: tuple[LoaderFault, ...] = (
+    LoaderFault(_OTHERS, "the diffusers layout", _in_layout("diffusers")),
+    LoaderFault(
+        ("Forge",),
+        "drops files in this layout whole",
+        _in_layout("diffusers", "peft"),
+        "all lost",
+    ),
+    LoaderFault(
+        ("Forge",), "drops files without text_model. whole", _without_text_model, "all lost"
+    ),
+    LoaderFault((*_OTHERS, "diffusers"), "the PEFT layout", _in_layout("peft")),
+    LoaderFault(
+        TOOLS, "the adapter's name is left in its keys", _named(r"\.lora_[AB]\.[^.]+\.weight$")
+    ),
+    LoaderFault(_OTHERS, "text encoder keys lack text_model.", _without_text_model),
+    LoaderFault(
+        ("sd-scripts", "InvokeAI"), "lora_te1_ is SDXL's prefix", _named("^lora_te1_", sdxl=False)
+    ),
+    LoaderFault(TOOLS, "lora_te_ says not which text encoder", _named("^lora_te_", sdxl=True)),
+    LoaderFault(TOOLS, "SGM block names are SDXL's", _block_names_beyond_sdxl),
+    LoaderFault(TOOLS, "two kinds of UNet names in one file", _mixed_unet_names),
+    # Its table of names has the first upsampler where SD 1 has it.
+    LoaderFault(
+        ("A1111",),
+        "SDXL convolutions by diffusers names lose one module: convert to kohya-sgm",
+        _named("^lora_unet_up_blocks_0_upsamplers_0_conv", sdxl=True),
+    ),
+    LoaderFault(("A1111",), "needs q, k, v and out_proj together", _incomplete_projections),
+    LoaderFault(
+        ("diffusers",), "refuses text encoders without out_proj", _no_out_projection, "all lost"
+    ),
+    LoaderFault(
+        ("diffusers",), "gives all layers one alpha: {parts} has several", _mixed_alphas, "inexact"
+    ),
+    LoaderFault(
+        ("diffusers",),
+        "gives all layers one alpha: some of {parts} have none",
+        _half_without_alpha,
+        "inexact",
+    ),
+    LoaderFault(TOOLS, "DoRA: tools differ in what they make of it", _dora, "inexact"),
+    LoaderFault(
+        ("A1111",),
+        "without ss_base_model_version it is listed as for SD 1",
+        _hidden,
+        "only noted",
+    ),
 )

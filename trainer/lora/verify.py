@@ -1,133 +1,201 @@
-"""Whether an exported file is the adapter that was trained: read back and compared in numbers."""
+"""``adapter verify``: where a file will work, what is wrong with it, how it lies on a base."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from trainer.lora.attach import count_layers
-from trainer.lora.energy import matrices
-from trainer.lora.files import (
-    AdapterFile,
-    LoraLayer,
-    Precision,
-    collect,
-    count_parts,
-    read_adapter,
-)
-from trainer.lora.names import ModuleKey, shorten
+from trainer.data.names import display_name
+from trainer.lora.adapter import Adapter
+from trainer.lora.attach import detach
+from trainer.lora.changes import compare, energy_of
+from trainer.lora.layers import find_layers
+from trainer.lora.layouts import Layout, layouts_of
+from trainer.lora.loading import collect, load_into, plain_on, uncovered
+from trainer.lora.names import ModuleKey, Part, shorten
+from trainer.lora.reading import read_adapter
+from trainer.lora.tools import ToolVerdict, judge, works_in
 from trainer.models.base import BaseModel
-from trainer.models.safetensors_header import read_header
+from trainer.models.families import FAMILIES, FamilyName
 
-TOLERANCES: dict[Precision, float] = {"fp32": 1e-6, "fp16": 2e-3, "bf16": 1e-2}
-"""Greatest difference of a layer's change, relative to that change. Rounding alone gives up to
-about 5e-4 in fp16 and 4e-3 in bf16; more in fp16 means numbers too small for it."""
-_PRECISIONS: dict[str, Precision] = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
+_NAME = "verify"
+_UNET_PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
+_TEXT_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 @dataclass(frozen=True)
-class VerifyReport:
-    """How an adapter file compares with the live adapter.
+class BaseProof:
+    """How an adapter lies on a base model.
 
     Attributes:
-        precision: coarsest number format of the file's matrices.
-        matched: layers that are in both.
-        missing: layers of the live adapter that the file lacks.
-        unexpected: layers of the file that the live adapter lacks.
-        dead: layers of the file that change nothing.
-        worst: greatest relative difference of a layer's change.
-        worst_layer: where that is; None without matched layers.
+        name: of the base model.
+        layers: how many it adapts.
+        missing: attention layers, of the parts that it adapts, that it says nothing about.
+        worst: greatest relative difference between the file's change and the one that the live
+            model has, over all layers.
+        strongest: greatest change of a layer's weight relative to that weight (Frobenius norms).
+        strongest_layer: where that is.
     """
 
-    precision: Precision
-    matched: tuple[ModuleKey, ...]
+    name: str
+    layers: int
     missing: tuple[ModuleKey, ...]
-    unexpected: tuple[ModuleKey, ...]
-    dead: tuple[ModuleKey, ...]
     worst: float
-    worst_layer: ModuleKey | None
+    strongest: float
+    strongest_layer: ModuleKey
 
-    @property
-    def exact(self) -> bool:
-        """Whether the file is the live adapter, but for the rounding of its precision."""
-        complete = bool(self.matched) and not self.missing and not self.unexpected
-        return complete and self.worst <= TOLERANCES[self.precision]
+    def line(self) -> str:
+        """The report for people."""
+        return (
+            f"On {self.name}: {self.layers} layers changed, as the file says to within "
+            f"{self.worst:.1e}; the strongest change is {100 * self.strongest:.2g} % of its weight "
+            f"({self.strongest_layer})."
+        )
+
+    def as_dict(self) -> dict[str, object]:
+        """For ``--json``."""
+        return {
+            "name": self.name,
+            "layers": self.layers,
+            "missing": [str(key) for key in self.missing],
+            "worst_difference": self.worst if math.isfinite(self.worst) else None,
+            "strongest_change": self.strongest,
+            "strongest_layer": str(self.strongest_layer),
+        }
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Everything that `verify_file` finds out about an adapter file.
+
+    Attributes:
+        layouts: usually one.
+        verdicts: what each tool makes of it.
+        dead: layers that change nothing.
+        incomplete: attentions of which some projections are missing in the file.
+        base: where a base model was given.
+    """
+
+    path: Path
+    family: FamilyName | None
+    layouts: tuple[Layout, ...]
+    layers: int
+    verdicts: tuple[ToolVerdict, ...]
+    dead: tuple[ModuleKey, ...]
+    incomplete: tuple[str, ...]
+    base: BaseProof | None
 
     def summary(self) -> str:
-        """In one line, what was compared and everything that is wrong."""
-        count = count_layers(count_parts(self.matched))
-        limit = TOLERANCES[self.precision]
-        difference = f"differ by up to {self.worst:.1e} of the adapter's change in {self.precision}"
-        parts = [f"read back: {count} {difference}"]
-        if self.worst > limit:
-            parts.append(f"more than {limit:.0e} in {self.worst_layer}: save in fp32")
-        if self.missing:
-            parts.append(f"missing: {shorten(self.missing)}")
-        if self.unexpected:
-            parts.append(f"unexpected: {shorten(self.unexpected)}")
+        """In one line, where it works and what is odd about it."""
+        parts = [works_in(self.verdicts)]
         if self.dead:
-            which = "all layers" if len(self.dead) == len(self.matched) else shorten(self.dead)
+            which = "all layers" if len(self.dead) == self.layers else shorten(self.dead)
             parts.append(f"without effect (B = 0): {which}")
+        missing = self.base.missing if self.base else self.incomplete
+        if missing:
+            parts.append(f"half-empty: it lacks {shorten(missing)}")
         return "; ".join(parts)
 
+    def lines(self) -> list[str]:
+        """The report for people."""
+        title = FAMILIES[self.family].title if self.family else "an unknown base model"
+        lines = [
+            f"{display_name(self.path.name)}: {self.layers} layers for {title}, "
+            f"{' and '.join(self.layouts)} layout"
+        ]
+        for verdict in self.verdicts:
+            counts = ", ".join(
+                f"{part} {verdict.matched[part]}/{verdict.total[part]}" for part in verdict.total
+            )
+            strength = "exact" if verdict.exact else "WRONG"
+            why = f"  ({'; '.join(verdict.notes)})" if verdict.notes else ""
+            lines.append(f"  {verdict.tool:<10}  keys: {counts}  strength: {strength}{why}")
+        if self.base is not None:
+            lines.append(self.base.line())
+        summary = self.summary()
+        return [*lines, summary[0].upper() + summary[1:] + "."]
 
-def verify_export(base: BaseModel, name: str, path: Path) -> VerifyReport:
-    """Reads an exported file and compares each layer's change with the live adapter's.
+    def as_dict(self) -> dict[str, object]:
+        """For ``--json``."""
+        return {
+            "file": self.path.name,
+            "family": self.family,
+            "layouts": list(self.layouts),
+            "layers": self.layers,
+            "tools": {
+                verdict.tool: {
+                    "works": verdict.works,
+                    "matched": verdict.matched,
+                    "total": verdict.total,
+                    "strength_exact": verdict.exact,
+                    "notes": list(verdict.notes),
+                }
+                for verdict in self.verdicts
+            },
+            "dead": [str(key) for key in self.dead],
+            "incomplete": list(self.incomplete),
+            "base": self.base and self.base.as_dict(),
+            "summary": self.summary(),
+        }
+
+
+def verify_file(path: Path, base: BaseModel | None = None) -> Proof:
+    """Judges an adapter file; with a base model, puts it on and takes it off again.
 
     Raises:
-        UserError: the file can't be read, or has numbers that are not finite.
-        ValueError: no such adapter on the base model.
+        UserError: the file can't be read, has numbers that are not finite, or does not fit the
+            base model; names are listed.
     """
-    return compare(collect(base, name), read_adapter(path), file_precision(path))
-
-
-def file_precision(path: Path) -> Precision:
-    """The coarsest number format of a file's matrices.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    dtypes = {entry.dtype for entry in read_header(path).tensors.values() if entry.shape}
-    precision: Precision = "fp32"
-    for dtype, found in _PRECISIONS.items():
-        precision = found if dtype in dtypes else precision
-    return precision
-
-
-def compare(live: AdapterFile, saved: AdapterFile, precision: Precision) -> VerifyReport:
-    """Compares two adapters layer by layer."""
-    matched = [key for key in live.layers if key in saved.layers]
-    differences = {key: relative_difference(live.layers[key], saved.layers[key]) for key in matched}
-    worst_layer = max(matched, key=lambda key: differences[key], default=None)
-    return VerifyReport(
-        precision=precision,
-        matched=tuple(matched),
-        missing=tuple(key for key in live.layers if key not in saved.layers),
-        unexpected=tuple(key for key in saved.layers if key not in live.layers),
-        dead=tuple(saved.dead_layers()),
-        worst=differences[worst_layer] if worst_layer else 0.0,
-        worst_layer=worst_layer,
+    adapter = read_adapter(path)
+    if base is not None:
+        adapter = replace(adapter, family=base.family.name)
+    return Proof(
+        path=path,
+        family=adapter.family,
+        layouts=tuple(layouts_of(adapter.names)),
+        layers=len(adapter.layers),
+        verdicts=judge(adapter),
+        dead=tuple(adapter.dead_layers()),
+        incomplete=tuple(_incomplete(adapter)),
+        base=None if base is None else _on_base(base, adapter),
     )
 
 
-def relative_difference(reference: LoraLayer, other: LoraLayer) -> float:
-    """Frobenius norm of s'B'A' - sBA over that of sBA, s = alpha / rank; infinite over a zero."""
-    up, down = matrices(reference)
-    other_up, other_down = matrices(other)
-    if up.shape[0] != other_up.shape[0] or down.shape[1] != other_down.shape[1]:
-        return float("inf")
-    size = _product_norm(up, down)
-    difference = _product_norm(torch.cat([other_up, -up], 1), torch.cat([other_down, down], 0))
-    if size == 0:
-        return 0.0 if difference == 0 else float("inf")
-    return difference / size
+def _on_base(base: BaseModel, adapter: Adapter) -> BaseProof:
+    load_into(base, adapter, _NAME)
+    try:
+        live = collect(base, _NAME)
+    finally:
+        detach(base, _NAME)
+    adapter, layers = plain_on(base, adapter), find_layers(base)
+    strengths = {
+        key: energy_of(layer) / max(float(torch.linalg.norm(layers[key].weight.double())), 1e-30)
+        for key, layer in adapter.layers.items()
+    }
+    strongest = max(strengths, key=lambda key: strengths[key])
+    return BaseProof(
+        name=base.name,
+        layers=len(live.layers),
+        missing=tuple(uncovered(base, adapter)),
+        worst=compare(adapter, live).worst,
+        strongest=strengths[strongest],
+        strongest_layer=strongest,
+    )
 
 
-def _product_norm(up: Tensor, down: Tensor) -> float:
-    """Frobenius norm of up · down, from their triangular factors: never the whole matrix."""
-    up_factor = torch.linalg.qr(up, mode="r").R
-    down_factor = torch.linalg.qr(down.T, mode="r").R
-    return float(torch.linalg.norm(up_factor @ down_factor.T))
+def _incomplete(adapter: Adapter) -> list[str]:
+    """The projections that attentions lack of which the file has others."""
+    present: dict[tuple[Part, str], set[str]] = {}
+    for part, path in adapter.layers:
+        for name in _UNET_PROJECTIONS if part == "unet" else _TEXT_PROJECTIONS:
+            if path.endswith(f".{name}"):
+                present.setdefault((part, path.removesuffix(f".{name}")), set()).add(name)
+    return [
+        f"{part}.{display_name(parent)}.{name}"
+        for (part, parent), names in sorted(present.items())
+        for name in (_UNET_PROJECTIONS if part == "unet" else _TEXT_PROJECTIONS)
+        if name not in names
+    ]

@@ -7,37 +7,42 @@ metadata where all layers of a part share rank and alpha, and else is multiplied
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from trainer.errors import UserError
-from trainer.lora.container import MAX_HEADER, write_tensors
-from trainer.lora.files import DTYPES, AdapterFile, LoraLayer, Precision
-from trainer.lora.names import PARTS, ModuleKey, kohya_name, shorten
-from trainer.lora.scales import GREATEST_ALPHA, METADATA_KEY
-from trainer.lora.sgm import to_sgm
+from trainer.lora.adapter import Adapter, LoraLayer
+from trainer.lora.names import PARTS, ModuleKey, kohya_name, shorten, to_sgm
+from trainer.lora.reading import GREATEST_ALPHA, PEFT_METADATA
+from trainer.memory.devices import DTYPES, Precision
+from trainer.models.families import FamilyName
+from trainer.runs.atomic import write_bytes
 
 WritableLayout = Literal["kohya", "kohya-sgm", "diffusers"]
 WRITABLE_LAYOUTS: tuple[WritableLayout, ...] = get_args(WritableLayout)
+MAX_HEADER = 1 << 20
+"""ComfyUI reads no header beyond 1 MiB."""
 _ROOM = 256
 """Bytes of a header for each tensor's entry, generously, and for the hashes."""
 
 
 def write_adapter(
-    adapter: AdapterFile,
+    adapter: Adapter,
     path: Path,
     layout: WritableLayout = "kohya",
     precision: Precision = "fp16",
 ) -> list[str]:
     """Writes an adapter file, whole or not at all; gives the metadata keys that had no room.
 
-    Alpha is stored in fp32 in every precision.
+    Alpha is stored in fp32 in every precision, so that alpha / rank stays exact.
 
     Raises:
         UserError: a number is not finite or too large for the precision, or a layer has no name in
@@ -49,7 +54,14 @@ def write_adapter(
             f"{adapter.source} is DoRA, for which there is no file that tools read alike.",
             "adapter resize FILE --base NAME --rank N makes a plain adapter of it.",
         )
-    tensors, metadata = _tensors(adapter, layout, precision)
+    metadata = {key: value for key, value in adapter.metadata.items() if key != PEFT_METADATA}
+    if layout == "diffusers":
+        config = _peft_config(adapter)
+        if config is None:
+            adapter = fold_alpha(adapter)
+        else:
+            metadata[PEFT_METADATA] = json.dumps(config, sort_keys=True)
+    tensors = _tensors(adapter, layout, DTYPES[precision])
     broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if broken:
         raise UserError(
@@ -58,14 +70,13 @@ def write_adapter(
             "Where only fp16 is too narrow, save in fp32 or bf16; after training, go back to an "
             "earlier checkpoint and train with a lower learning rate.",
         )
-    kept, left_out = trim_metadata(
-        metadata, MAX_HEADER - sum(len(name) + _ROOM for name in tensors) - 1024
-    )
-    write_tensors(path, tensors, kept)
+    room = MAX_HEADER - sum(len(name) + _ROOM for name in tensors) - 1024
+    fitting, left_out = _trim_metadata(metadata, room)
+    write_tensors(path, tensors, fitting)
     return left_out
 
 
-def best_layout(adapter: AdapterFile) -> WritableLayout:
+def best_layout(adapter: Adapter) -> WritableLayout:
     """What most tools read: kohya's, with SGM block names where SDXL's convolutions need them.
 
     A1111 loses SDXL's first upsampler by diffusers names. The block names hold for full-size UNets
@@ -78,56 +89,88 @@ def best_layout(adapter: AdapterFile) -> WritableLayout:
     return "kohya"
 
 
-def trim_metadata(metadata: dict[str, str], limit: int) -> tuple[dict[str, str], list[str]]:
-    """Metadata that fits, and the keys left out: the longest values go first.
+def fold_alpha(adapter: Adapter) -> Adapter:
+    """The same adapter with alpha / rank multiplied into B, so that alpha is the rank."""
+    layers = {
+        key: LoraLayer(layer.down, layer.up * (layer.alpha / layer.rank), float(layer.rank))
+        for key, layer in adapter.layers.items()
+    }
+    return replace(adapter, layers=layers)
 
-    Args:
-        limit: in bytes of JSON; ComfyUI reads no header beyond 1 MiB.
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Writes a safetensors file: complete or not at all, the same bytes for the same contents.
+
+    The library orders metadata at random, so here it is put into the header afterwards. Adds
+    ``sshs_model_hash`` and ``modelspec.hash_sha256`` (SHA-256 of the bytes behind the header) and
+    ``sshs_legacy_hash`` (8 digits of the SHA-256 of 64 KiB at 1 MiB of the file).
+
+    Raises:
+        UserError: the header would be larger than `MAX_HEADER`.
+        OSError: from the file system.
     """
+    plain = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+    start = 8 + int.from_bytes(plain[:8], "little")
+    entries = json.loads(plain[8:start])
+    body = memoryview(plain)[start:]
+    digest = hashlib.sha256(body).hexdigest()
+    hashes = {
+        "sshs_model_hash": digest,
+        "modelspec.hash_sha256": f"0x{digest}",
+        "sshs_legacy_hash": "00000000",
+    }
+    content = _header({**metadata, **hashes}, entries) + body
+    # The legacy hash is as long as its stand-in, so putting it in moves nothing.
+    hashes["sshs_legacy_hash"] = hashlib.sha256(content[0x100000:0x110000]).hexdigest()[:8]
+    write_bytes(path, _header({**metadata, **hashes}, entries) + body)
+
+
+def _header(metadata: Mapping[str, str], entries: Mapping[str, object]) -> bytes:
+    table = {"__metadata__": dict(sorted(metadata.items())), **entries}
+    # A file name can hold what no UTF-8 can: better a question mark than a file nobody can read.
+    text = json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    if len(text) > MAX_HEADER:
+        raise UserError(
+            f"The file's header would take {len(text):,} bytes, more than the {MAX_HEADER:,} that "
+            "other tools read.",
+            "It has too many layers, or names of layers that are far too long.",
+        )
+    padded = text + b" " * (-len(text) % 8)
+    return len(padded).to_bytes(8, "little") + padded
+
+
+def _trim_metadata(metadata: Mapping[str, str], limit: int) -> tuple[dict[str, str], list[str]]:
+    """The metadata that fits into so many bytes, and the keys left out, longest values first."""
     sizes = {
         key: len(json.dumps({key: value}, ensure_ascii=False).encode("utf-8", "replace"))
         for key, value in metadata.items()
     }
     left_out: list[str] = []
-    total = sum(sizes.values())
     # What the file can't be read without goes last.
-    for key in sorted(sizes, key=lambda key: (key == METADATA_KEY, -sizes[key])):
-        if total <= limit:
+    for key in sorted(sizes, key=lambda key: (key == PEFT_METADATA, -sizes[key])):
+        if sum(sizes.values()) <= limit:
             break
         left_out.append(key)
-        total -= sizes.pop(key)
+        del sizes[key]
     return {key: metadata[key] for key in sizes}, left_out
 
 
-def _tensors(
-    adapter: AdapterFile, layout: WritableLayout, precision: Precision
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    dtype = DTYPES[precision]
-    metadata = {key: value for key, value in adapter.metadata.items() if key != METADATA_KEY}
-    if layout == "diffusers":
-        config = _config(adapter)
-        if config is not None:
-            metadata[METADATA_KEY] = json.dumps(config, sort_keys=True)
-        folded = adapter if config is not None else fold_alpha(adapter)
-        return _diffusers_tensors(folded, dtype), metadata
-    name_of = kohya_name if layout == "kohya" else _sgm_name
-    return _kohya_tensors(adapter, dtype, lambda key: name_of(adapter.family, key)), metadata
-
-
-def _kohya_tensors(
-    adapter: AdapterFile, dtype: torch.dtype, name_of: Callable[[ModuleKey], str]
-) -> dict[str, Tensor]:
+def _tensors(adapter: Adapter, layout: WritableLayout, dtype: torch.dtype) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for key, layer in adapter.layers.items():
-        name = name_of(key)
-        tensors[f"{name}.lora_down.weight"] = layer.down.to(dtype)
-        tensors[f"{name}.lora_up.weight"] = layer.up.to(dtype)
+        down, up = (matrix.to(dtype, copy=True) for matrix in (layer.down, layer.up))
+        if layout == "diffusers":
+            tensors |= {f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": up}
+            continue
+        names = kohya_name if layout == "kohya" else _sgm_name
+        name = names(adapter.family, key)
+        tensors |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
         tensors[f"{name}.alpha"] = torch.tensor(layer.alpha, dtype=torch.float32)
     return tensors
 
 
-def _sgm_name(family: str | None, key: ModuleKey) -> str:
-    if family not in ("sd1", "sd2", "sdxl"):
+def _sgm_name(family: FamilyName | None, key: ModuleKey) -> str:
+    if family is None:
         raise UserError(
             "Nothing tells which family this adapter is for, so its block names are unknown.",
             "Write the kohya layout, which does not need them.",
@@ -143,24 +186,7 @@ def _sgm_name(family: str | None, key: ModuleKey) -> str:
     return f"lora_unet_{name}"
 
 
-def _diffusers_tensors(adapter: AdapterFile, dtype: torch.dtype) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for key, layer in adapter.layers.items():
-        tensors[f"{key}.lora_A.weight"] = layer.down.to(dtype)
-        tensors[f"{key}.lora_B.weight"] = layer.up.to(dtype)
-    return tensors
-
-
-def fold_alpha(adapter: AdapterFile) -> AdapterFile:
-    """The same adapter with alpha / rank multiplied into B, so that alpha is the rank."""
-    layers = {
-        key: LoraLayer(layer.down, layer.up * (layer.alpha / layer.rank), float(layer.rank))
-        for key, layer in adapter.layers.items()
-    }
-    return replace(adapter, layers=layers)
-
-
-def _config(adapter: AdapterFile) -> dict[str, object] | None:
+def _peft_config(adapter: Adapter) -> dict[str, object] | None:
     """PEFT's configuration of each part for the metadata; None where alpha has to be folded.
 
     diffusers takes one configuration of each part or none at all. Nor is an alpha written that is
@@ -173,12 +199,11 @@ def _config(adapter: AdapterFile) -> dict[str, object] | None:
         if len(scales) > 1 or not all(abs(alpha) <= GREATEST_ALPHA for _, alpha in scales):
             return None
         for rank, alpha in scales:
+            # The end of a path fits it with and without the level "text_model.".
+            names = sorted(key.path.removeprefix("text_model.") for key in layers)
             config |= {
                 f"{part}.r": rank,
                 f"{part}.lora_alpha": alpha,
-                # The end of a path fits it with and without the level "text_model.".
-                f"{part}.target_modules": sorted(
-                    key.path.removeprefix("text_model.") for key in layers
-                ),
+                f"{part}.target_modules": names,
             }
     return config

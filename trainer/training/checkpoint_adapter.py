@@ -9,9 +9,9 @@ from torch import Tensor
 
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
-from trainer.lora.content import AdapterFile, LoraLayer, Magnitude
-from trainer.lora.files import read_adapter
+from trainer.lora.adapter import Adapter, LoraLayer, Magnitude
 from trainer.lora.names import ModuleKey, Part
+from trainer.lora.reading import read_adapter
 from trainer.runs.layout import step_of
 from trainer.training.checkpoints import load_checkpoint
 
@@ -19,7 +19,7 @@ _MATRICES = ("lora_A", "lora_B")
 _MAGNITUDE = "magnitude"
 
 
-def read_any_adapter(path: Path) -> AdapterFile:
+def read_any_adapter(path: Path) -> Adapter:
     """An adapter from a file, or from the folder of a checkpoint.
 
     Raises:
@@ -28,7 +28,7 @@ def read_any_adapter(path: Path) -> AdapterFile:
     return read_checkpoint_adapter(path) if path.is_dir() else read_adapter(path)
 
 
-def read_checkpoint_adapter(folder: Path) -> AdapterFile:
+def read_checkpoint_adapter(folder: Path) -> Adapter:
     """The adapter as it was at a checkpoint: its running averages where there are any.
 
     Raises:
@@ -50,7 +50,7 @@ def read_checkpoint_adapter(folder: Path) -> AdapterFile:
         lengths = matrices.get(_MAGNITUDE)
         magnitude = None if lengths is None else Magnitude(lengths.flatten(), "rows")
         layers[key] = LoraLayer(down, up, float(alpha), magnitude)
-    return AdapterFile(layers, source=adapter_label(folder))
+    return Adapter(layers, source=adapter_label(folder))
 
 
 def adapter_label(path: Path) -> str:

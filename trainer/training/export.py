@@ -9,14 +9,14 @@ from pathlib import Path, PurePosixPath
 
 from trainer.config.concepts import concepts_of, subject_of
 from trainer.config.schema import TrainingConfig
-from trainer.lora.content import AdapterFile
-from trainer.lora.extraction import approximate
-from trainer.lora.files import collect, read_adapter
+from trainer.lora.adapter import Adapter
+from trainer.lora.changes import compare
+from trainer.lora.editing import approximate
+from trainer.lora.loading import collect
 from trainer.lora.metadata import TrainingFacts, build_metadata
 from trainer.lora.names import shorten
-from trainer.lora.proof import verify_file
-from trainer.lora.tools import works_in
-from trainer.lora.verify import compare, file_precision
+from trainer.lora.reading import read_adapter
+from trainer.lora.tools import judge, works_in
 from trainer.lora.writing import best_layout, write_adapter
 from trainer.models.base import BaseModel
 from trainer.training.session import Session
@@ -47,22 +47,21 @@ def export_adapter(session: Session, path: Path) -> Exported:
         OSError: from the file system.
     """
     adapter, note, left_out = _write(session, path)
-    report = compare(adapter, read_adapter(path), file_precision(path))
+    saved = read_adapter(path)
+    report = compare(adapter, saved)
     notes = [report.summary(), *note]
     if left_out:
         notes.append(f"no room in the metadata for {shorten(left_out)}")
-    return Exported(path, "; ".join(notes), works_in(verify_file(path).verdicts), report.exact)
+    return Exported(path, "; ".join(notes), works_in(judge(saved)), report.exact)
 
 
-def _plain(
-    base: BaseModel, trained: AdapterFile, config: TrainingConfig
-) -> tuple[AdapterFile, list[str]]:
+def _plain(base: BaseModel, trained: Adapter, config: TrainingConfig) -> tuple[Adapter, list[str]]:
     """What is written, and what there is to say about it: DoRA has no file of its own."""
     if not trained.is_dora:
         return trained, []
     rank = config.output.dora_rank or 4 * config.adapter.rank
     found = approximate(base, trained, rank=rank)
-    note = f"DoRA, written as a plain adapter of rank {rank}: {found.difference.summary()}"
+    note = f"DoRA, written as a plain adapter of rank {rank}: {found.difference.in_words()}"
     return found.adapter, [note]
 
 
@@ -77,7 +76,7 @@ def keep_adapter(session: Session, path: Path) -> None:
     _write(session, path)
 
 
-def _write(session: Session, path: Path) -> tuple[AdapterFile, list[str], list[str]]:
+def _write(session: Session, path: Path) -> tuple[Adapter, list[str], list[str]]:
     """Writes the file; gives what is in it, remarks, and the metadata that had no room."""
     config, base = session.config, session.base
     with session.averaged():

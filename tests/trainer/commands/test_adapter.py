@@ -17,11 +17,12 @@ from tests.conftest import TinyBase
 from tests.trainer.lora.helpers import random_adapter
 from trainer.commands.cli import main
 from trainer.config.schema import TrainingConfig
+from trainer.lora.adapter import Adapter
 from trainer.lora.baking import bake, save_base
-from trainer.lora.files import AdapterFile, read_adapter
+from trainer.lora.changes import compare
 from trainer.lora.layers import find_targets
 from trainer.lora.metadata import CONFIG_KEY, shareable_config
-from trainer.lora.verify import compare
+from trainer.lora.reading import read_adapter
 from trainer.lora.writing import write_adapter
 from trainer.models.identify import identify
 from trainer.models.load import load_base
@@ -45,7 +46,7 @@ def made(tiny_base: TinyBase, tmp_path_factory: pytest.TempPathFactory) -> Path:
         adapter = random_adapter(base, dict.fromkeys(find_targets(base), (rank, alpha)), 99 * seed)
         metadata = {"modelspec.trigger_phrase": name, "ss_base_model_version": "sd_v1"}
         metadata |= {CONFIG_KEY: json.dumps(shareable_config(TrainingConfig()))}
-        adapter = AdapterFile(adapter.layers, "sd1", metadata)
+        adapter = Adapter(adapter.layers, "sd1", metadata)
         write_adapter(adapter, folder / f"{name}.safetensors")
         adapters.append(adapter)
     bake(base, [(adapters[-1], 1.0)])
@@ -119,9 +120,7 @@ def test_convert_keeps_the_precision_and_the_numbers(
 def test_resize_says_the_difference(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["resize", "cat.safetensors", "--out", "a.safetensors", "--rank", "2"]
     resized = run_json(capsys, *arguments, "--precision", "fp32")
-    found = compare(
-        read_adapter(Path("cat.safetensors")), read_adapter(Path("a.safetensors")), "fp32"
-    )
+    found = compare(read_adapter(Path("cat.safetensors")), read_adapter(Path("a.safetensors")))
     assert resized["ranks"] == [2]
     assert resized["worst_difference"] == pytest.approx(found.worst)
     assert found.worst > 0.1
@@ -143,9 +142,7 @@ def test_extract_finds_what_was_merged(folder: Path, capsys: pytest.CaptureFixtu
     found = run_json(capsys, "extract", *arguments, "--rank", "2", "--precision", "fp32")
     assert found["difference"] == pytest.approx(0, abs=1e-5)
     assert found["left_out"] == []
-    report = compare(
-        read_adapter(Path("style.safetensors")), read_adapter(Path("a.safetensors")), "fp32"
-    )
+    report = compare(read_adapter(Path("style.safetensors")), read_adapter(Path("a.safetensors")))
     assert report.missing == report.unexpected == ()
     assert report.worst < 1e-3  # the tuned weights are rounded to fp32
 

@@ -14,7 +14,7 @@ from trainer.evaluation import drift
 from trainer.evaluation.drift import ProbeSettings
 from trainer.evaluation.meters import Meters
 from trainer.evaluation.watching import Evaluated, Validated, Watch, history
-from trainer.lora.files import read_adapter
+from trainer.lora.reading import read_adapter
 from trainer.memory.devices import choose_device
 from trainer.runs.layout import RunFolder
 from trainer.runs.log import read_events

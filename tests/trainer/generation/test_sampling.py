@@ -22,7 +22,8 @@ from trainer.generation import sampling
 from trainer.generation.sampling import BATCH, Drawing, Painter, draw, save_picture
 from trainer.generation.stack import AdapterChoice
 from trainer.lora.attach import attach, detach, set_strength
-from trainer.lora.files import load_into, read_adapter
+from trainer.lora.loading import load_into
+from trainer.lora.reading import read_adapter
 from trainer.memory.devices import choose_device
 from trainer.models.load import load_base
 

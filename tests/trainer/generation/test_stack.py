@@ -11,8 +11,9 @@ from tests.trainer.lora.helpers import all_equal, equal, outputs, random_adapter
 from trainer.errors import UserError
 from trainer.generation.stack import AdapterChoice, AdapterStack
 from trainer.lora.attach import attached
-from trainer.lora.files import load_into, write_kohya
 from trainer.lora.layers import find_targets
+from trainer.lora.loading import load_into
+from trainer.lora.writing import write_adapter
 from trainer.models.base import BaseModel
 
 FAMILIES = ("sd1", "sd2", "sdxl")
@@ -20,7 +21,7 @@ FAMILIES = ("sd1", "sd2", "sdxl")
 
 def write(base: BaseModel, path: Path, seed: int) -> Path:
     scales = {key: (2 + seed % 3, 1.5) for key in find_targets(base)}
-    write_kohya(random_adapter(base, scales, seed), path, "fp32")
+    write_adapter(random_adapter(base, scales, seed), path, precision="fp32")
     return path
 
 
@@ -125,7 +126,7 @@ def test_a_mistake_changes_nothing(
 
 def test_a_stack_is_the_adapters_one_by_one(base_of: BaseOf, files: dict[str, Path]) -> None:
     from trainer.lora.attach import detach
-    from trainer.lora.files import read_adapter
+    from trainer.lora.reading import read_adapter
 
     base = base_of("sd1")
     for choice in choices(files, "ca"):

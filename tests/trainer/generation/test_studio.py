@@ -16,7 +16,8 @@ from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import make_images, small_config, train_small
 from trainer.errors import UserError
 from trainer.generation.studio import GenerateRequest, Studio
-from trainer.lora.files import read_adapter, write_kohya
+from trainer.lora.reading import read_adapter
+from trainer.lora.writing import write_adapter
 from trainer.models.load import load_base
 from trainer.training.checkpoint_adapter import adapter_label, read_checkpoint_adapter
 
@@ -115,9 +116,9 @@ def test_nothing_is_loaded_twice(
 
 def test_a_file_that_has_changed_is_read_again(paint: Painter, runs: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.safetensors"
-    write_kohya(read_adapter(runs / "one/adapter.safetensors"), file, "fp32")
+    write_adapter(read_adapter(runs / "one/adapter.safetensors"), file, precision="fp32")
     first = paint(use(file))
-    write_kohya(read_adapter(runs / "two/adapter.safetensors"), file, "fp32")
+    write_adapter(read_adapter(runs / "two/adapter.safetensors"), file, precision="fp32")
     os.utime(file, (1, 1))
     second = paint(use(file))
     assert (second == paint(use(runs / "two/adapter.safetensors"))).all()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from trainer.config.schema import AdapterConfig
 from trainer.diffusion import added_conditioning, encode
-from trainer.lora.files import AdapterFile, LoraLayer
+from trainer.lora.adapter import Adapter, LoraLayer
 from trainer.lora.layers import adapted_layers, find_layers, get_weights, original_layer, parts_of
 from trainer.lora.names import ModuleKey, Part
 from trainer.models.base import BaseModel
@@ -91,14 +91,14 @@ def random_layer(layer: nn.Module, rank: int, alpha: float, seed: int) -> LoraLa
 
 def random_adapter(
     base: BaseModel, scales: Mapping[ModuleKey, tuple[int, float]], seed: int = 0
-) -> AdapterFile:
+) -> Adapter:
     """An adapter file with a rank and an alpha of its own for each layer."""
     spots = find_layers(base)
     layers = {
-        key: random_layer(spots[key].layer, rank, alpha, seed + 2 * index)
+        key: random_layer(spots[key].module, rank, alpha, seed + 2 * index)
         for index, (key, (rank, alpha)) in enumerate(sorted(scales.items()))
     }
-    return AdapterFile(layers, base.family.name)
+    return Adapter(layers, base.family.name)
 
 
 def change_of(layer: LoraLayer) -> Tensor:

@@ -29,13 +29,12 @@ from trainer.lora.attach import (
     Strength,
     attach,
     attached,
-    count_layers,
     detach,
     disabled,
     set_strength,
 )
 from trainer.lora.layers import adapted_layers, find_layers, get_weights, original_layer
-from trainer.lora.names import ModuleKey, Part
+from trainer.lora.names import ModuleKey, Part, count_layers
 from trainer.models.base import BaseModel
 
 FAMILIES = ("sd1", "sd2", "sdxl")
@@ -425,7 +424,7 @@ def test_dropout_follows_the_mode_of_the_modules(base_of: BaseOf) -> None:
 
 def test_layers_are_found_under_their_wrappers(base_of: BaseOf) -> None:
     base = base_of("sdxl")
-    before = {key: id(original_layer(spot.layer)) for key, spot in find_layers(base).items()}
+    before = {key: id(spot.original) for key, spot in find_layers(base).items()}
     attach(base, CONFIG, seed=0)
-    after = {key: id(original_layer(spot.layer)) for key, spot in find_layers(base).items()}
+    after = {key: id(spot.original) for key, spot in find_layers(base).items()}
     assert after == before

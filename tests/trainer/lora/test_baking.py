@@ -14,17 +14,17 @@ from tests.trainer.lora.helpers import outputs, random_adapter
 from tests.trainer.models.conftest import tiny_configs  # noqa: F401
 from tests.trainer.models.original_layout import write_original
 from trainer.errors import UserError
+from trainer.lora.adapter import Adapter
 from trainer.lora.baking import bake, digests, precision_of, save_base
-from trainer.lora.content import AdapterFile
-from trainer.lora.extraction import extract
-from trainer.lora.files import load_into
-from trainer.lora.layers import find_layers, find_targets, original_layer
+from trainer.lora.editing import extract
+from trainer.lora.layers import find_layers, find_targets
+from trainer.lora.loading import load_into
 from trainer.models.base import BaseModel
 from trainer.models.identify import identify
 from trainer.models.load import load_base
 
 
-def locon(base: BaseModel, seed: int = 0) -> AdapterFile:
+def locon(base: BaseModel, seed: int = 0) -> Adapter:
     keys = find_targets(base, "convolution")
     scales = {key: (1 + index % 4, 2.0) for index, key in enumerate(keys)}
     return random_adapter(base, scales, seed)
@@ -121,6 +121,6 @@ def test_what_can_not_be_extracted(tiny_base: TinyBase) -> None:
     with pytest.raises(UserError, match="can't be 0"):
         tuned = load_base(str(tiny_base("sd1")))
         with torch.no_grad():
-            original_layer(next(iter(find_layers(tuned).values())).layer).weight.mul_(2)
+            next(iter(find_layers(tuned).values())).weight.mul_(2)
             dict(tuned.unet.named_parameters())["mid_block.attentions.0.proj_in.weight"].mul_(2)
         extract(one, tuned, "x", rank=0)

@@ -21,22 +21,23 @@ from tests.trainer.lora.helpers import (
 )
 from tests.trainer.lora.test_kinds import by_hand, full_change
 from trainer.errors import UserError
+from trainer.lora.adapter import Adapter, LoraLayer, Magnitude
 from trainer.lora.attach import detach
-from trainer.lora.content import AdapterFile, LoraLayer, Magnitude
+from trainer.lora.changes import energy_of
 from trainer.lora.editing import merge, resize
-from trainer.lora.energy import energy_of
-from trainer.lora.files import check_fit, collect, load_into, read_adapter
 from trainer.lora.inspection import inspect_file
-from trainer.lora.layers import find_layers, find_targets, original_layer
+from trainer.lora.layers import find_layers, find_targets
+from trainer.lora.loading import check_fit, collect, load_into
 from trainer.lora.names import kohya_name
-from trainer.lora.proof import verify_file
+from trainer.lora.reading import read_adapter
+from trainer.lora.verify import verify_file
 from trainer.lora.writing import write_adapter
 from trainer.models.base import BaseModel
 
 FAMILIES = ("sd1", "sd2", "sdxl")
 
 
-def kohya_tensors(base: BaseModel, adapter: AdapterFile, by: str) -> dict[str, Tensor]:
+def kohya_tensors(base: BaseModel, adapter: Adapter, by: str) -> dict[str, Tensor]:
     """A file as LyCORIS writes DoRA, lengths by column (older) or by row."""
     tensors: dict[str, Tensor] = {}
     for index, (key, layer) in enumerate(adapter.layers.items()):
@@ -53,7 +54,7 @@ def kohya_tensors(base: BaseModel, adapter: AdapterFile, by: str) -> dict[str, T
     return tensors
 
 
-def locon(base: BaseModel) -> AdapterFile:
+def locon(base: BaseModel) -> Adapter:
     keys = find_targets(base, "convolution")
     return random_adapter(base, {key: (2 + index % 3, 1.5) for index, key in enumerate(keys)})
 
@@ -73,7 +74,7 @@ def test_kohya_dora_is_exact_on_a_base(
     live = collect(base, "dora")
     spots = find_layers(base)
     for key, layer in read.layers.items():
-        weight = original_layer(spots[key].layer).weight
+        weight = spots[key].weight
         lengths = tensors[f"{kohya_name(base.family.name, key)}.dora_scale"].flatten()
         expected = by_hand(weight, change_of(layer), lengths, by) - weight.double()
         change = change_of(live.layers[key])

@@ -15,13 +15,17 @@ from tests.trainer.lora.helpers import all_equal, change_of, outputs, random_ada
 from tests.trainer.lora.test_inspection import SHAPES, layer_of
 from tests.trainer.lora.test_layouts import adapter_for
 from trainer.errors import UserError
+from trainer.lora.adapter import Adapter, LoraLayer
 from trainer.lora.attach import detach
 from trainer.lora.baking import bake, save_base
-from trainer.lora.editing import difference, merge, resize
-from trainer.lora.files import AdapterFile, LoraLayer, load_into, read_adapter, write_kohya
+from trainer.lora.changes import compare
+from trainer.lora.editing import merge, resize
 from trainer.lora.layers import find_layers
+from trainer.lora.loading import load_into
 from trainer.lora.names import ModuleKey
-from trainer.lora.proof import verify_file
+from trainer.lora.reading import read_adapter
+from trainer.lora.verify import verify_file
+from trainer.lora.writing import write_adapter
 from trainer.models.identify import identify
 from trainer.models.load import load_base
 
@@ -31,7 +35,7 @@ KEY = ModuleKey("unet", "conv_in")
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("rank", [1, 2, 100])
 def test_resizing_keeps_the_nearest_of_its_rank(shape: str, rank: int) -> None:
-    before = AdapterFile({KEY: layer_of(shape)}, "sd1")
+    before = Adapter({KEY: layer_of(shape)}, "sd1")
     after = resize(before, rank=rank)
     layer = after.layers[KEY]
     change = change_of(before.layers[KEY])
@@ -41,7 +45,7 @@ def test_resizing_keeps_the_nearest_of_its_rank(shape: str, rank: int) -> None:
     left_over = float(values[rank:].norm() / values.norm())
     found = float((change_of(layer) - change).norm() / change.norm())
     assert found == pytest.approx(left_over, abs=1e-6)
-    assert difference(before, after).worst == pytest.approx(left_over, abs=1e-6)
+    assert compare(before, after).worst == pytest.approx(left_over, abs=1e-6)
 
 
 @pytest.mark.parametrize("energy", [0.5, 0.9, 0.99, 1.0])
@@ -54,7 +58,7 @@ def test_resizing_by_energy_keeps_that_share_with_one_alpha(base_of: BaseOf, ene
         assert float(values[:rank].sum() / values.sum()) >= energy - 1e-9
         assert rank == 1 or float(values[: rank - 1].sum() / values.sum()) < energy
     assert len({layer.alpha for layer in after.layers.values()}) == 1
-    assert difference(before, after).overall <= (1 - energy) ** 0.5 + 1e-6
+    assert compare(before, after).overall <= (1 - energy) ** 0.5 + 1e-6
     assert after.metadata["ss_network_dim"] == str(max(x.rank for x in after.layers.values()))
 
 
@@ -62,7 +66,7 @@ def test_resized_files_work_in_every_tool(base_of: BaseOf, tmp_path: Path) -> No
     before, path = adapter_for(base_of, "sd1", 6, 3.0), tmp_path / "a.safetensors"
     after = resize(before, energy=0.8)
     assert len({layer.rank for layer in after.layers.values()}) > 1
-    write_kohya(after, path)
+    write_adapter(after, path)
     assert verify_file(path, base_of("sd1")).summary().startswith("works in A1111, Forge, ComfyUI")
     assert all(verdict.works for verdict in verify_file(path).verdicts)
 
@@ -70,15 +74,15 @@ def test_resized_files_work_in_every_tool(base_of: BaseOf, tmp_path: Path) -> No
 @pytest.mark.parametrize("values", [{"rank": 0}, {"energy": 0.0}, {"energy": 1.1}])
 def test_sizes_out_of_range(values: dict[str, float]) -> None:
     with pytest.raises(UserError):
-        resize(AdapterFile({KEY: layer_of("linear")}), **values)  # pyright: ignore
+        resize(Adapter({KEY: layer_of("linear")}), **values)  # pyright: ignore
 
 
 def test_a_dead_layer_stays_dead() -> None:
     dead = LoraLayer(torch.ones(4, 6), torch.zeros(5, 4), 4.0)
-    before = AdapterFile({KEY: dead})
+    before = Adapter({KEY: dead})
     after = resize(before, energy=0.99)
     assert (after.layers[KEY].rank, after.layers[KEY].dead) == (1, True)
-    assert difference(before, after).summary() == "is exact"
+    assert compare(before, after).in_words() == "is exact"
 
 
 STRENGTHS = [[1.0], [0.5], [1.0, -0.7], [0.3, 0.0, 2.0]]
@@ -126,15 +130,15 @@ def test_merged_is_all_of_them_together(
 def test_merged_and_reduced(base_of: BaseOf) -> None:
     adapters = [(adapter_for(base_of, "sd1", 4, alpha), 1.0) for alpha in (1.0, 2.0)]
     whole = merge(adapters, ["a", "b"])
-    reduced = merge(adapters, ["a", "b"], rank=4)
+    reduced = resize(whole, rank=4)
     assert {layer.rank for layer in whole.layers.values()} == {8}
     assert {layer.rank for layer in reduced.layers.values()} == {4}
     # Both are the same A and B with other alphas: rank 4 holds their sum.
-    assert difference(whole, reduced).worst <= 1e-6
+    assert compare(whole, reduced).worst <= 1e-6
 
 
 def test_metadata_of_a_merged_adapter() -> None:
-    def one(trigger: str, version: str) -> AdapterFile:
+    def one(trigger: str, version: str) -> Adapter:
         metadata = {
             "modelspec.trigger_phrase": trigger,
             "ss_base_model_version": "sd_v1",
@@ -142,7 +146,7 @@ def test_metadata_of_a_merged_adapter() -> None:
             "ss_tag_frequency": "{}",
             "rarebit.config": "{}",
         }
-        return AdapterFile({KEY: layer_of("linear")}, "sd1", metadata)
+        return Adapter({KEY: layer_of("linear")}, "sd1", metadata)
 
     metadata = merge([(one("ohwx", "a"), 1.0), (one("zwx", "b"), 0.5)], ["one", "two"]).metadata
     assert metadata.pop("rarebit.merged") == json.dumps(
@@ -159,7 +163,7 @@ def test_metadata_of_a_merged_adapter() -> None:
 
 
 def test_what_can_not_be_merged() -> None:
-    one = AdapterFile({KEY: layer_of("linear")}, "sd1", source="one")
+    one = Adapter({KEY: layer_of("linear")}, "sd1", source="one")
     wide = LoraLayer(random_tensor(1, 4, 10), random_tensor(2, 12, 4), 1.0)
     for other, strength, reason in (
         (replace(one, family="sdxl"), 1.0, "different base models"),
@@ -198,7 +202,7 @@ def test_a_baked_base_is_the_base_with_its_adapters(
 def test_nothing_is_baked_where_one_does_not_fit(base_of: BaseOf, tmp_path: Path) -> None:
     base = base_of("sd1")  # the fixture checks that its weights stay the same
     path = tmp_path / "a.safetensors"
-    write_kohya(adapter_for(base_of, "sd2", 2, 1.0), path)
+    write_adapter(adapter_for(base_of, "sd2", 2, 1.0), path)
     adapters = [(adapter_for(base_of, "sd1", 2, 1.0), 1.0), (read_adapter(path), 1.0)]
     with pytest.raises(UserError, match="does not fit"):
         bake(base, adapters)

@@ -14,7 +14,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import trainer.lora.container
 from tests.trainer.lora.conftest import BaseOf
 from tests.trainer.lora.helpers import (
     adapter_config,
@@ -26,20 +25,15 @@ from tests.trainer.lora.helpers import (
     random_tensor,
 )
 from trainer.errors import UserError
+from trainer.lora.adapter import Adapter, LoraLayer
 from trainer.lora.attach import attach, attached, detach, set_strength
-from trainer.lora.container import write_tensors
-from trainer.lora.files import (
-    AdapterFile,
-    LoraLayer,
-    Precision,
-    collect,
-    load_into,
-    read_adapter,
-    write_kohya,
-)
-from trainer.lora.layers import adapted_layers, find_layers, find_targets, original_layer
+from trainer.lora.changes import relative_difference
+from trainer.lora.layers import adapted_layers, find_layers, find_targets
+from trainer.lora.loading import collect, load_into
 from trainer.lora.names import ModuleKey, Part
-from trainer.lora.verify import relative_difference
+from trainer.lora.reading import read_adapter
+from trainer.lora.writing import write_adapter, write_tensors
+from trainer.memory.devices import Precision
 
 FAMILIES = ("sd1", "sd2", "sdxl")
 SCALES = [(4, None), (4, 1.0), (3, 7.5)]
@@ -48,7 +42,7 @@ SCALES = [(4, None), (4, 1.0), (3, 7.5)]
 ROUNDING: dict[Precision, float] = {"fp32": 1e-12, "fp16": 6e-4, "bf16": 5e-3}
 
 
-def same_layers(one: AdapterFile, other: AdapterFile) -> bool:
+def same_layers(one: Adapter, other: Adapter) -> bool:
     return one.layers.keys() == other.layers.keys() and all(
         torch.equal(a.down, b.down) and torch.equal(a.up, b.up) and a.alpha == b.alpha
         for a, b in ((one.layers[key], other.layers[key]) for key in one.layers)
@@ -71,7 +65,7 @@ def test_live_adapter_survives_the_file(
     nudge(base)
     live, adapted = collect(base), outputs(base)
     assert list(live.layers) == sorted(find_targets(base))
-    write_kohya(live, path, precision)
+    write_adapter(live, path, precision=precision)
     detach(base)
 
     saved = read_adapter(path)
@@ -91,29 +85,29 @@ def test_ranks_and_alphas_may_differ_by_layer(base_of: BaseOf, tmp_path: Path, f
     base, path = base_of(family), tmp_path / "mixed.safetensors"
     scales = {key: (1 + i % 5, 0.5 + i % 7) for i, key in enumerate(find_targets(base))}
     adapter = random_adapter(base, scales)
-    write_kohya(adapter, path, "fp32")
+    write_adapter(adapter, path, precision="fp32")
     load_into(base, read_adapter(path), "mixed")
     ranks = {key: layer.r["mixed"] for key, layer in adapted_layers(base).items()}
     assert ranks == {key: rank for key, (rank, _) in scales.items()}
     assert same_layers(collect(base, "mixed"), adapter)
     for key, spot in find_layers(base).items():
         if key in scales:
-            inputs = random_tensor(5, 3, original_layer(spot.layer).weight.shape[1])
+            inputs = random_tensor(5, 3, spot.original.weight.shape[1])
             change = inputs.double() @ change_of(adapter.layers[key]).T
-            expected = original_layer(spot.layer)(inputs) + change
-            torch.testing.assert_close(spot.layer(inputs).double(), expected, atol=1e-5, rtol=1e-5)
+            expected = spot.original(inputs) + change
+            torch.testing.assert_close(spot.module(inputs).double(), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_layers_that_we_do_not_train_are_read_too(base_of: BaseOf, tmp_path: Path) -> None:
     base, path = base_of("sd1"), tmp_path / "locon.safetensors"
     scales = {key: (2, 1.0) for key in find_layers(base) if "position" not in key.path}
     adapter = random_adapter(base, scales)
-    write_kohya(adapter, path, "fp32")
+    write_adapter(adapter, path, precision="fp32")
     load_into(base, read_adapter(path), "locon")
     loaded = outputs(base)
     detach(base)
 
-    originals = {key: original_layer(spot.layer) for key, spot in find_layers(base).items()}
+    originals = {key: spot.original for key, spot in find_layers(base).items()}
     kept = {key: original.weight.clone() for key, original in originals.items()}
     try:
         with torch.no_grad():
@@ -137,7 +131,7 @@ def test_diffusers_gives_the_same_outputs(
     attach(base, adapter_config(rank=rank, alpha=alpha), seed=0)
     nudge(base)
     adapted = outputs(base)
-    write_kohya(collect(base), path, "fp32")
+    write_adapter(collect(base), path, precision="fp32")
     detach(base)
     pipeline = base.pipeline()
     pipeline.load_lora_weights(str(path))
@@ -172,7 +166,7 @@ GOLDEN_KEYS = {
 def test_other_tools_find_their_keys(base_of: BaseOf, tmp_path: Path, family: str) -> None:
     base, path = base_of(family), tmp_path / "a.safetensors"
     attach(base, adapter_config(rank=3, alpha=1.5), seed=0)
-    write_kohya(collect(base), path, "bf16")
+    write_adapter(collect(base), path, precision="bf16")
     tensors = load_file(path)
     assert set(GOLDEN_KEYS[family]) <= tensors.keys()
     assert len(tensors) == 3 * len(find_targets(base))
@@ -184,23 +178,23 @@ def test_other_tools_find_their_keys(base_of: BaseOf, tmp_path: Path, family: st
             assert tensor.shape[0 if "lora_down" in name else 1] == 3
 
 
-def small_adapter(**changes: Any) -> AdapterFile:
+def small_adapter(**changes: Any) -> Adapter:
     layers = {
         ModuleKey("unet", f"mid_block.attentions.0.transformer_blocks.0.attn{i}.to_q"): LoraLayer(
             torch.arange(16.0).reshape(2, 8) + i, torch.arange(12.0).reshape(6, 2) / 8, 2.0
         )
         for i in (1, 2)
     }
-    return replace(AdapterFile(layers, "sd1", {"title": "ü", "author": "n"}), **changes)
+    return replace(Adapter(layers, "sd1", {"title": "ü", "author": "n"}), **changes)
 
 
 def test_bytes_are_a_function_of_the_contents(tmp_path: Path) -> None:
     adapter = small_adapter()
-    turned = AdapterFile(
+    turned = Adapter(
         dict(reversed(adapter.layers.items())), "sd1", dict(reversed(adapter.metadata.items()))
     )
-    write_kohya(adapter, tmp_path / "one", "fp16")
-    write_kohya(turned, tmp_path / "two", "fp16")
+    write_adapter(adapter, tmp_path / "one", precision="fp16")
+    write_adapter(turned, tmp_path / "two", precision="fp16")
     data = (tmp_path / "one").read_bytes()
     assert (tmp_path / "two").read_bytes() == data
     golden = "a26fc013503df62c899090f58f129772abb6bea11639ff45703774c1f91b8a25"
@@ -225,14 +219,14 @@ def test_hashes_are_those_of_the_file(tmp_path: Path) -> None:
 
 def test_hashes_do_not_depend_on_metadata(tmp_path: Path) -> None:
     for name in ("one", "two"):
-        write_kohya(small_adapter(metadata={"title": name}), tmp_path / name)
+        write_adapter(small_adapter(metadata={"title": name}), tmp_path / name)
     one, two = (read_adapter(tmp_path / name).metadata for name in ("one", "two"))
     assert one["sshs_model_hash"] == two["sshs_model_hash"]
 
 
 def test_metadata_with_broken_text_is_still_readable(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    write_kohya(small_adapter(metadata={"title": "\ud800 \u202e <script>", "x": '"\\\n\0'}), path)
+    write_adapter(small_adapter(metadata={"title": "\ud800 \u202e <script>", "x": '"\\\n\0'}), path)
     metadata = read_adapter(path).metadata
     assert metadata["title"] == "? \u202e <script>"
     assert metadata["x"] == '"\\\n\0'
@@ -244,7 +238,7 @@ def test_mode_follows_the_umask(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     before = os.umask(0o027)
     try:
-        write_kohya(small_adapter(), path)
+        write_adapter(small_adapter(), path)
     finally:
         os.umask(before)
     assert path.stat().st_mode & 0o777 == 0o640
@@ -254,31 +248,28 @@ def test_a_failing_write_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.safetensors"
-    write_kohya(small_adapter(), path)
+    write_adapter(small_adapter(), path)
     before = path.read_bytes()
-    pieces = trainer.lora.container._pieces
-    calls = iter(range(10))
 
-    def disk_full_at_the_third(tensors: Any) -> Any:
-        for piece in pieces(tensors):
-            yield piece
-            if next(calls) == 8:
-                raise OSError(28, "No space left on device")
+    def disk_full(path: Path, data: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(data[:-9])
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(trainer.lora.container, "_pieces", disk_full_at_the_third)
+    monkeypatch.setattr(Path, "write_bytes", disk_full)
     with pytest.raises(OSError, match="No space"):
-        write_kohya(small_adapter(), path, "fp32")
+        write_adapter(small_adapter(), path, precision="fp32")
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_header_that_comfyui_would_not_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="header"):
-        write_kohya(small_adapter(metadata={"x": "y" * (1 << 20)}), tmp_path / "a")
+        write_tensors(tmp_path / "a", {"a": torch.ones(2)}, {"x": "y" * (1 << 20)})
     assert list(tmp_path.iterdir()) == []
 
 
-def with_up(value: float) -> AdapterFile:
+def with_up(value: float) -> Adapter:
     adapter = small_adapter()
     key = next(iter(adapter.layers))
     up = adapter.layers[key].up.clone()
@@ -294,10 +285,10 @@ def test_numbers_that_are_not_finite_are_not_written(
     tmp_path: Path, value: float, precision: Precision
 ) -> None:
     with pytest.raises(UserError, match=r"attn1_to_q\.lora_up\.weight"):
-        write_kohya(with_up(value), tmp_path / "a", precision)
+        write_adapter(with_up(value), tmp_path / "a", precision=precision)
     assert list(tmp_path.iterdir()) == []
     if value == 1e6:
-        write_kohya(with_up(value), tmp_path / "a", "bf16")
+        write_adapter(with_up(value), tmp_path / "a", precision="bf16")
 
 
 Q = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
@@ -392,13 +383,13 @@ def test_unreadable_files_are_named(tmp_path: Path, case: str) -> None:
 @pytest.mark.parametrize("length", [0, 7, 100, -1])
 def test_cut_files_are_refused(tmp_path: Path, length: int) -> None:
     path = tmp_path / "adapter.safetensors"
-    write_kohya(small_adapter(), path)
+    write_adapter(small_adapter(), path)
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(UserError, match=r"adapter\.safetensors"):
         read_adapter(path)
 
 
-def full_adapter(base_of: BaseOf, family: str) -> AdapterFile:
+def full_adapter(base_of: BaseOf, family: str) -> Adapter:
     base = base_of(family)
     return random_adapter(base, dict.fromkeys(find_targets(base), (2, 2.0)))
 
@@ -415,7 +406,7 @@ def test_an_adapter_of_another_family_is_refused_whole(
     base_of: BaseOf, tmp_path: Path, made_for: str, loaded_on: str, reasons: list[str]
 ) -> None:
     path = tmp_path / "foreign.safetensors"
-    write_kohya(full_adapter(base_of, made_for), path)
+    write_adapter(full_adapter(base_of, made_for), path)
     base = base_of(loaded_on)
     attach(base, adapter_config(rank=2), seed=0)
     nudge(base)
@@ -463,7 +454,7 @@ def test_half_and_dead_files_are_loaded_but_said(base_of: BaseOf) -> None:
         for key, layer in adapter.layers.items()
         if "to_q" in key.path
     }
-    report = load_into(base, AdapterFile(half, "sd1"), "partly")
+    report = load_into(base, Adapter(half, "sd1"), "partly")
     assert report.layers == {"unet": 8}
     assert report.summary().startswith(
         "adapts 8 UNet layers; leaves out 24 UNet layers; all of its layers have no effect (B = 0)"

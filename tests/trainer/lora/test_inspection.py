@@ -12,10 +12,11 @@ import torch
 from tests.trainer.lora.conftest import BaseOf
 from tests.trainer.lora.helpers import change_of, random_tensor
 from tests.trainer.lora.test_layouts import adapter_for
-from trainer.lora.energy import decompose, energy_of, matrices, rank_for, singular_values
-from trainer.lora.files import AdapterFile, LoraLayer, write_kohya
+from trainer.lora.adapter import Adapter, LoraLayer
+from trainer.lora.changes import decompose, energy_of, matrices, rank_for, singular_values
 from trainer.lora.inspection import block_of, inspect_file, shown
 from trainer.lora.names import ModuleKey
+from trainer.lora.writing import write_adapter
 
 SHAPES = {
     "linear": ((4, 9), (12, 4)),
@@ -57,7 +58,7 @@ def test_decomposition_is_the_change(shape: str) -> None:
     ],
 )
 def test_rank_for_a_share(values: list[float], share: float, rank: int) -> None:
-    assert rank_for(torch.tensor(values), share) == rank
+    assert rank_for(torch.tensor(values), None, share) == rank
 
 
 def diagonal(values: list[float], alpha: float = 1.0) -> LoraLayer:
@@ -81,7 +82,7 @@ def test_what_is_in_a_file(tmp_path: Path) -> None:
         "rarebit.config": json.dumps({"captions": {"trigger": "ohwx"}}),
         "ss_tag_frequency": json.dumps(tags),
     }
-    write_kohya(AdapterFile(layers, "sd1", metadata), path, "fp32")
+    write_adapter(Adapter(layers, "sd1", metadata), path, precision="fp32")
     found = inspect_file(path)
     assert found.energies == pytest.approx(
         {"unet.down_blocks.1": 4.0, "unet.mid_block": math.sqrt(9.01), "text_encoder": 0.0}
@@ -101,7 +102,7 @@ def test_what_is_in_a_file(tmp_path: Path) -> None:
 
 def test_live_shapes(base_of: BaseOf, tmp_path: Path) -> None:
     adapter, path = adapter_for(base_of, "sdxl", 0, 0), tmp_path / "a.safetensors"
-    write_kohya(adapter, path, "fp32")
+    write_adapter(adapter, path, precision="fp32")
     found = inspect_file(path)
     by_key = {layer.key: layer for layer in found.layers}
     for key, layer in adapter.layers.items():
@@ -128,7 +129,7 @@ def test_strangers_texts_are_cut_and_escaped(tmp_path: Path, value: str) -> None
     layers = {ModuleKey("unet", "conv_in"): diagonal([1.0])}
     names = ("modelspec.trigger_phrase", "ss_tag_frequency", "rarebit.config", value[:300])
     metadata = dict.fromkeys(names, value[:200_000])
-    write_kohya(AdapterFile(layers, "sd1", metadata), path)
+    write_adapter(Adapter(layers, "sd1", metadata), path)
     found = inspect_file(path)
     text = "".join(found.lines()) + json.dumps(found.as_dict(), ensure_ascii=False)
     assert len(text) < 10_000

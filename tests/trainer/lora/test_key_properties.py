@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.lora.layouts import parse_tensor_name
-from trainer.lora.names import ModuleKey, kohya_name, parse_kohya_name
-from trainer.lora.sgm import from_sgm, to_sgm
+from trainer.lora.names import ModuleKey, from_sgm, kohya_name, parse_kohya_name, to_sgm
 
 PIECES = (
     "lora_unet", "lora_te", "lora_te1", "lora_te2", "unet", "text_encoder", "base_model.model",

@@ -20,20 +20,16 @@ from tests.trainer.lora.conftest import BaseOf
 from tests.trainer.lora.helpers import change_of, outputs, random_adapter, random_tensor
 from tests.trainer.lora.test_names import on_meta
 from trainer.errors import UserError
+from trainer.lora.adapter import Adapter, LoraLayer
 from trainer.lora.attach import detach
-from trainer.lora.files import AdapterFile, LoraLayer, Precision, load_into, read_adapter
-from trainer.lora.layers import find_layers, find_targets, original_layer
+from trainer.lora.changes import relative_difference
+from trainer.lora.layers import find_layers, find_targets
 from trainer.lora.layouts import group_layers, layouts_of
-from trainer.lora.names import ModuleKey, Targets
-from trainer.lora.scales import METADATA_KEY
-from trainer.lora.sgm import from_sgm, to_sgm
-from trainer.lora.verify import relative_difference
-from trainer.lora.writing import (
-    WRITABLE_LAYOUTS,
-    WritableLayout,
-    best_layout,
-    write_adapter,
-)
+from trainer.lora.loading import load_into
+from trainer.lora.names import ModuleKey, Targets, from_sgm, to_sgm
+from trainer.lora.reading import PEFT_METADATA, read_adapter
+from trainer.lora.writing import WRITABLE_LAYOUTS, WritableLayout, best_layout, write_adapter
+from trainer.memory.devices import Precision
 from trainer.models.families import FAMILIES, FamilyName
 
 # Name in the file (without its suffix) -> canonical layer. From files that sd-scripts, LyCORIS,
@@ -169,7 +165,9 @@ def test_every_layer_has_a_block_name_and_comes_back(family: FamilyName, tmp_pat
     ]
     groups = group_layers(tmp_path / "a.safetensors", tensors)
     assert groups.keys() == set(keys)
-    assert all(groups[key].down == f"lora_unet_{names[key]}.lora_down.weight" for key in keys)
+    assert all(
+        groups[key].tensors["down"] == f"lora_unet_{names[key]}.lora_down.weight" for key in keys
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -192,7 +190,7 @@ SCALES = [(4, 4.0), (4, 1.0), (3, 7.5), (0, 0.0)]  # (0, 0): mixed
 ROUNDING: dict[Precision, float] = {"fp32": 1e-6, "fp16": 1e-3, "bf16": 8e-3}
 
 
-def adapter_for(base_of: BaseOf, family: str, rank: int, alpha: float) -> AdapterFile:
+def adapter_for(base_of: BaseOf, family: str, rank: int, alpha: float) -> Adapter:
     base = base_of(family)
     targets = find_targets(base)
     mixed = rank == 0
@@ -205,7 +203,7 @@ def adapter_for(base_of: BaseOf, family: str, rank: int, alpha: float) -> Adapte
     )
 
 
-def worst(one: AdapterFile, other: AdapterFile) -> float:
+def worst(one: Adapter, other: Adapter) -> float:
     assert one.layers.keys() == other.layers.keys()
     return max(relative_difference(one.layers[key], other.layers[key]) for key in one.layers)
 
@@ -228,14 +226,14 @@ def test_every_layout_comes_back(
     assert worst(adapter, read_adapter(path)) <= ROUNDING[precision]
 
 
-def full_size_adapter(family: FamilyName) -> AdapterFile:
+def full_size_adapter(family: FamilyName) -> Adapter:
     """Rank 1 on every layer of the full-size UNet and text encoders, a number for each."""
     layers: dict[ModuleKey, LoraLayer] = {}
     for index, (key, spot) in enumerate(find_layers(on_meta(family)).items()):
-        kernel = original_layer(spot.layer).weight.shape[2:]
+        kernel = spot.original.weight.shape[2:]
         down = torch.full((1, 2, *kernel), 1.0 + index)
         layers[key] = LoraLayer(down, torch.ones(3, 1, *([1] * len(kernel))), 0.5 + index % 5)
-    return AdapterFile(layers, family)
+    return Adapter(layers, family)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -265,9 +263,9 @@ def test_only_sdxl_convolutions_need_block_names(
 ) -> None:
     keys = find_targets(on_meta(family), targets)
     layer = LoraLayer(torch.zeros(1, 1), torch.zeros(1, 1), 1.0)
-    assert best_layout(AdapterFile(dict.fromkeys(keys, layer), family)) == layout
+    assert best_layout(Adapter(dict.fromkeys(keys, layer), family)) == layout
     small = find_targets(base_of(family), targets)
-    assert best_layout(AdapterFile(dict.fromkeys(small, layer), family)) == "kohya"
+    assert best_layout(Adapter(dict.fromkeys(small, layer), family)) == "kohya"
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
@@ -364,7 +362,7 @@ def test_alpha_from_the_configuration(tmp_path: Path, case: str, place: str) -> 
     config, for_q, for_k = CONFIGS[case]
     path = tmp_path / "adapter_model.safetensors"
     text = json.dumps(config)
-    save_file(peft_tensors(), path, {METADATA_KEY: text} if place == "metadata" else None)
+    save_file(peft_tensors(), path, {PEFT_METADATA: text} if place == "metadata" else None)
     if place == "beside":
         (tmp_path / "adapter_config.json").write_text(text)
     alphas = {key.path[-4:]: layer.alpha for key, layer in read_adapter(path).layers.items()}
@@ -388,7 +386,7 @@ def test_alpha_from_the_configuration(tmp_path: Path, case: str, place: str) -> 
 )
 def test_configurations_that_are_not_understood(tmp_path: Path, text: str, reason: str) -> None:
     path = tmp_path / "a.safetensors"
-    save_file(peft_tensors(), path, {METADATA_KEY: text})
+    save_file(peft_tensors(), path, {PEFT_METADATA: text})
     with pytest.raises(UserError, match=reason) as caught:
         read_adapter(path)
     assert len(caught.value.message) < 600
@@ -424,7 +422,7 @@ def test_metadata_that_has_no_room_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     key = ModuleKey("unet", "conv_in")
     layer = LoraLayer(torch.ones(1, 2), torch.ones(3, 1), 1.0)
-    adapter = AdapterFile({key: layer}, "sd1", {"short": "kept", "long": "x" * 2_000_000})
+    adapter = Adapter({key: layer}, "sd1", {"short": "kept", "long": "x" * 2_000_000})
     assert write_adapter(adapter, path) == ["long"]
     assert read_adapter(path).metadata["short"] == "kept"
     assert int.from_bytes(path.read_bytes()[:8], "little") < 1 << 20
@@ -432,7 +430,7 @@ def test_metadata_that_has_no_room_is_left_out(tmp_path: Path) -> None:
 
 def test_block_names_need_a_full_size_model(tmp_path: Path) -> None:
     layer = LoraLayer(torch.ones(1, 2), torch.ones(3, 1), 1.0)
-    adapter = AdapterFile({ModuleKey("unet", "down_blocks.3.resnets.7.conv1"): layer}, "sd1")
+    adapter = Adapter({ModuleKey("unet", "down_blocks.3.resnets.7.conv1"): layer}, "sd1")
     for broken in (adapter, replace(adapter, family=None)):
         with pytest.raises(UserError, match="block name"):
             write_adapter(broken, tmp_path / "a.safetensors", "kohya-sgm")
@@ -466,7 +464,7 @@ def test_what_is_written_is_read_again_whatever_alpha(
     """Or it is refused, and there is no file."""
     key = ModuleKey("unet", "mid_block.attentions.0.transformer_blocks.0.attn1.to_q")
     layer = LoraLayer(random_tensor(1, 2, 8), random_tensor(2, 8, 2), alpha)
-    adapter = AdapterFile({key: layer}, "sd1")
+    adapter = Adapter({key: layer}, "sd1")
     path = tmp_path / "a.safetensors"
     try:
         write_adapter(adapter, path, layout, precision)

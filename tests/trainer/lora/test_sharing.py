@@ -17,10 +17,9 @@ from tests.trainer.runs_for_tests import digest, make_images, small_config, trai
 from trainer.commands.cli import main
 from trainer.config.file import read_config
 from trainer.errors import UserError
-from trainer.lora.content import AdapterFile
-from trainer.lora.files import read_adapter
-from trainer.lora.metadata import CONFIG_KEY
-from trainer.lora.recorded import recipe_of
+from trainer.lora.adapter import Adapter
+from trainer.lora.metadata import CONFIG_KEY, recipe_of
+from trainer.lora.reading import read_adapter
 from trainer.lora.sharing import THUMBNAIL_KEY, picture_of, share
 from trainer.training.runner import Result
 
@@ -123,4 +122,4 @@ def test_the_recipe_trains_the_same_bytes_again(
 )
 def test_recipes_of_strangers(text: str, reason: str) -> None:
     with pytest.raises(UserError, match=reason):
-        recipe_of(AdapterFile({}, metadata={CONFIG_KEY: text}))
+        recipe_of(Adapter({}, metadata={CONFIG_KEY: text}))

@@ -15,10 +15,9 @@ from tests.trainer.lora.helpers import all_equal, outputs, random_adapter
 from tests.trainer.lora.test_layouts import adapter_for
 from trainer.errors import UserError
 from trainer.lora.attach import attached
-from trainer.lora.files import write_kohya
 from trainer.lora.layers import find_targets
-from trainer.lora.proof import Proof, verify_file
 from trainer.lora.tools import TOOLS
+from trainer.lora.verify import Proof, verify_file
 from trainer.lora.writing import write_adapter
 
 ALL: set[str] = set(TOOLS)
@@ -202,7 +201,7 @@ def test_on_a_base_model(base_of: BaseOf, tmp_path: Path, family: str) -> None:
     base, path = base_of(family), tmp_path / "a.safetensors"
     before = outputs(base)
     adapter = adapter_for(base_of, family, 4, 1.0)
-    write_kohya(adapter, path)
+    write_adapter(adapter, path)
     proof = verify_file(path, base)
     assert proof.base is not None
     assert (proof.base.layers, proof.base.missing) == (len(adapter.layers), ())
@@ -216,7 +215,7 @@ def test_on_a_base_model(base_of: BaseOf, tmp_path: Path, family: str) -> None:
 def test_half_of_a_base_model(base_of: BaseOf, tmp_path: Path) -> None:
     base, path = base_of("sd1"), tmp_path / "a.safetensors"
     keys = [key for key in find_targets(base) if key.part == "unet"]
-    write_kohya(random_adapter(base, dict.fromkeys(keys[:4], (2, 1.0))), path)
+    write_adapter(random_adapter(base, dict.fromkeys(keys[:4], (2, 1.0))), path)
     assert verify_file(path).incomplete == ()
     proof = verify_file(path, base)
     assert proof.base is not None
@@ -226,14 +225,14 @@ def test_half_of_a_base_model(base_of: BaseOf, tmp_path: Path) -> None:
 
 def test_of_another_family(base_of: BaseOf, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    write_kohya(adapter_for(base_of, "sd2", 4, 1.0), path)
+    write_adapter(adapter_for(base_of, "sd2", 4, 1.0), path)
     with pytest.raises(UserError, match="does not fit"):
         verify_file(path, base_of("sd1"))
 
 
 def test_json_has_everything(base_of: BaseOf, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    write_kohya(adapter_for(base_of, "sd1", 4, 1.0), path)
+    write_adapter(adapter_for(base_of, "sd1", 4, 1.0), path)
     content = verify_file(path, base_of("sd1")).as_dict()
     assert content.keys() == {
         "file", "family", "layouts", "layers", "tools", "dead", "incomplete", "base", "summary",

@@ -13,14 +13,18 @@ from safetensors.torch import load_file, save_file
 from tests.trainer.lora.conftest import BaseOf
 from tests.trainer.lora.helpers import adapter_config, change_of, nudge, random_tensor
 from trainer.errors import UserError
+from trainer.lora.adapter import Adapter, LoraLayer
 from trainer.lora.attach import attach, set_strength
-from trainer.lora.files import AdapterFile, LoraLayer, Precision, collect, write_kohya
+from trainer.lora.changes import TOLERANCES, compare, relative_difference
+from trainer.lora.loading import collect
 from trainer.lora.names import ModuleKey
-from trainer.lora.verify import TOLERANCES, relative_difference, verify_export
+from trainer.lora.reading import read_adapter
+from trainer.lora.writing import write_adapter
+from trainer.memory.devices import Precision
 from trainer.models.base import BaseModel
 
 
-def trained(base: BaseModel) -> AdapterFile:
+def trained(base: BaseModel) -> Adapter:
     attach(base, adapter_config(rank=3, alpha=1.5), seed=0)
     nudge(base)
     return collect(base)
@@ -32,9 +36,9 @@ def test_an_export_is_exact(
     base_of: BaseOf, tmp_path: Path, family: str, precision: Precision
 ) -> None:
     base, path = base_of(family), tmp_path / "a.safetensors"
-    write_kohya(trained(base), path, precision)
+    write_adapter(trained(base), path, precision=precision)
     set_strength(base, "default", 0.3)
-    report = verify_export(base, "default", path)
+    report = compare(collect(base), read_adapter(path))
     assert report.exact
     assert report.precision == precision
     assert (report.worst < 1e-12) == (precision == "fp32")
@@ -45,27 +49,27 @@ def test_an_export_is_exact(
     )
 
 
-def first(adapter: AdapterFile) -> tuple[ModuleKey, LoraLayer]:
+def first(adapter: Adapter) -> tuple[ModuleKey, LoraLayer]:
     return next(iter(adapter.layers.items()))
 
 
-def other_alpha(adapter: AdapterFile) -> AdapterFile:
+def other_alpha(adapter: Adapter) -> Adapter:
     key, layer = first(adapter)
     return replace(adapter, layers=adapter.layers | {key: replace(layer, alpha=2.0)})
 
 
-def dead_layer(adapter: AdapterFile) -> AdapterFile:
+def dead_layer(adapter: Adapter) -> Adapter:
     key, layer = first(adapter)
     dead = replace(layer, up=torch.zeros_like(layer.up))
     return replace(adapter, layers=adapter.layers | {key: dead})
 
 
-def missing_layer(adapter: AdapterFile) -> AdapterFile:
+def missing_layer(adapter: Adapter) -> Adapter:
     key, _ = first(adapter)
     return replace(adapter, layers={k: v for k, v in adapter.layers.items() if k != key})
 
 
-def unexpected_layer(adapter: AdapterFile) -> AdapterFile:
+def unexpected_layer(adapter: Adapter) -> Adapter:
     _, layer = first(adapter)
     return replace(adapter, layers=adapter.layers | {ModuleKey("unet", "conv_in"): layer})
 
@@ -85,12 +89,12 @@ def unexpected_layer(adapter: AdapterFile) -> AdapterFile:
 def test_what_is_wrong_is_said(
     base_of: BaseOf,
     tmp_path: Path,
-    change: Callable[[AdapterFile], AdapterFile],
+    change: Callable[[Adapter], Adapter],
     words: str,
 ) -> None:
     base, path = base_of("sd1"), tmp_path / "a.safetensors"
-    write_kohya(change(trained(base)), path, "fp32")
-    report = verify_export(base, "default", path)
+    write_adapter(change(trained(base)), path, precision="fp32")
+    report = compare(collect(base), read_adapter(path))
     assert not report.exact
     assert words in report.summary()
 
@@ -102,30 +106,32 @@ def test_numbers_too_small_for_fp16_are_said(base_of: BaseOf, tmp_path: Path) ->
     for name, parameter in base.unet.named_parameters():
         if "lora_B" in name:
             parameter.data *= 1e-6
-    write_kohya(collect(base), path, "fp16")
-    report = verify_export(base, "default", path)
+    write_adapter(collect(base), path, precision="fp16")
+    report = compare(collect(base), read_adapter(path))
     assert not report.exact
     assert "save in fp32" in report.summary()
-    write_kohya(collect(base), path, "bf16")
-    assert verify_export(base, "default", path).exact
+    write_adapter(collect(base), path, precision="bf16")
+    assert compare(collect(base), read_adapter(path)).exact
 
 
 def test_an_untrained_adapter_is_called_dead(base_of: BaseOf, tmp_path: Path) -> None:
     base, path = base_of("sd1"), tmp_path / "a.safetensors"
     attach(base, adapter_config(rank=3), seed=0)
-    write_kohya(collect(base), path)
-    assert "without effect (B = 0): all layers" in verify_export(base, "default", path).summary()
+    write_adapter(collect(base), path)
+    assert (
+        "without effect (B = 0): all layers" in compare(collect(base), read_adapter(path)).summary()
+    )
 
 
 def test_nan_in_the_file_is_named(base_of: BaseOf, tmp_path: Path) -> None:
     base, path = base_of("sd1"), tmp_path / "a.safetensors"
-    write_kohya(trained(base), path)
+    write_adapter(trained(base), path)
     tensors = load_file(path)
     name = sorted(tensors)[5]
     tensors[name] = torch.full_like(tensors[name], torch.nan)
     save_file(tensors, path)
     with pytest.raises(UserError, match=name):
-        verify_export(base, "default", path)
+        compare(collect(base), read_adapter(path))
 
 
 @pytest.mark.parametrize("kernel", [(), (3, 3)])

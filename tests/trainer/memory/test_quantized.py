@@ -146,9 +146,9 @@ def test_whole_models_in_every_mode(tiny_base: TinyBase, name: str, bits: Bits) 
     plain = load_base(str(tiny_base(name)))
     rounded = find_layers(base)
     with torch.no_grad():
-        for key, spot in find_layers(plain).items():
-            spot.layer.weight.copy_(rounded[key].layer.weight)
-    kinds = [type(spot.layer) for spot in rounded.values()]
+        for key, live in find_layers(plain).items():
+            live.module.weight.copy_(rounded[key].module.weight)
+    kinds = [type(live.module) for live in rounded.values()]
     assert sum(kind in (QuantizedLinear, QuantizedConvolution) for kind in kinds) > len(kinds) / 2
     wanted = gradients(plain, adapted(plain))
     parameters = adapted(base)
@@ -158,7 +158,7 @@ def test_whole_models_in_every_mode(tiny_base: TinyBase, name: str, bits: Bits) 
         for ours, theirs in zip(gradients(base, parameters), wanted, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
     detach(base)
-    assert [type(spot.layer) for spot in find_layers(base).values()] == kinds
+    assert [type(live.module) for live in find_layers(base).values()] == kinds
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -180,7 +180,9 @@ def test_the_predictor_knows_what_it_takes(tiny_base: TinyBase, bits: Bits) -> N
 def test_dora_measures_the_weights_as_they_are_kept(tiny_base: TinyBase) -> None:
     base = prepared(tiny_base("sd1"), "8bit")
     attach(base, AdapterConfig(rank=4, kind="dora"), seed=0)
-    layer = next(spot.layer for spot in find_layers(base).values() if hasattr(spot.layer, "lora_A"))
+    layer = next(
+        live.module for live in find_layers(base).values() if hasattr(live.module, "lora_A")
+    )
     weight = original_layer(layer).weight
     magnitude = layer.lora_magnitude_vector["default"].weight  # type: ignore[union-attr]
     torch.testing.assert_close(magnitude.data, weight.norm(dim=1))

@@ -9,9 +9,9 @@ import pytest
 
 from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import make_images, small_config, train_small
-from trainer.lora.extraction import approximate
-from trainer.lora.files import read_adapter
-from trainer.lora.verify import relative_difference
+from trainer.lora.changes import relative_difference
+from trainer.lora.editing import approximate
+from trainer.lora.reading import read_adapter
 from trainer.models.load import load_base
 from trainer.training.checkpoint_adapter import read_checkpoint_adapter
 from trainer.training.checkpoints import list_checkpoints

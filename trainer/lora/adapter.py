@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from trainer.lora.names import ModuleKey, Part
+from trainer.lora.layouts import LayerNames
+from trainer.lora.names import ModuleKey
+from trainer.memory.devices import Precision
 from trainer.models.families import FamilyName
-
-Precision = Literal["fp32", "fp16", "bf16"]
-DTYPES: dict[Precision, torch.dtype] = {
-    "fp32": torch.float32,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
-}
 
 
 @dataclass(frozen=True)
@@ -43,7 +35,7 @@ class LoraLayer:
         down: A, (rank, in) or (rank, in, height, width).
         up: B, (out, rank) or (out, rank, 1, 1).
         alpha: the change of the weight is alpha / rank · up · down.
-        magnitude: of DoRA, whose change depends on the base model's weight (`trainer.lora.dora`).
+        magnitude: of DoRA, whose change depends on the base model's weight (`change_on`).
     """
 
     down: Tensor
@@ -57,6 +49,11 @@ class LoraLayer:
         return self.down.shape[0]
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of its change: (out, in) or (out, in, height, width)."""
+        return (self.up.shape[0], *self.down.shape[1:])
+
+    @property
     def dead(self) -> bool:
         """Whether it changes nothing at all, as before the first step of training."""
         plain = self.magnitude is None
@@ -64,20 +61,24 @@ class LoraLayer:
 
 
 @dataclass(frozen=True)
-class AdapterFile:
-    """An adapter apart from any model and from any file layout.
+class Adapter:
+    """A trained LoRA in memory, apart from any model.
 
     Attributes:
         layers: by part and canonical path.
         family: of the base model that it is for; None where nothing tells.
         metadata: as the tools show it, see `trainer.lora.metadata`.
         source: what messages call it, such as the path of its file.
+        names: what its tensors are called in the file that it was read from; else empty.
+        precision: coarsest number format of the matrices in that file; in memory all are float32.
     """
 
     layers: dict[ModuleKey, LoraLayer]
     family: FamilyName | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     source: str = "The adapter"
+    names: dict[ModuleKey, LayerNames] = field(default_factory=dict)
+    precision: Precision = "fp32"
 
     @property
     def is_dora(self) -> bool:
@@ -99,8 +100,3 @@ class AdapterFile:
     def dead_layers(self) -> list[ModuleKey]:
         """The layers that change nothing."""
         return [key for key, layer in self.layers.items() if layer.dead]
-
-
-def count_parts(keys: Iterable[ModuleKey]) -> dict[Part, int]:
-    """How many of the layers are in each part."""
-    return dict(Counter(key.part for key in keys))

@@ -1,0 +1,169 @@
+"""Adapters from live models into memory, and from memory into live models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from trainer.errors import UserError
+from trainer.lora.adapter import Adapter, LoraLayer, Magnitude
+from trainer.lora.attach import Strength, attached, check_strength, set_strength
+from trainer.lora.changes import change_on
+from trainer.lora.layers import (
+    adapted_layers,
+    all_or_nothing,
+    find_layers,
+    find_targets,
+    get_magnitude,
+    get_weights,
+    inject,
+    set_weights,
+)
+from trainer.lora.names import ModuleKey, Part, count_layers, count_parts, shorten
+from trainer.lora.reading import shape_text
+from trainer.models.base import BaseModel
+from trainer.models.families import FAMILIES
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What came of loading an adapter.
+
+    Attributes:
+        layers: for each part how many layers were matched; all of the file's, or it is refused.
+        missing: attention layers of these parts that the file says nothing about.
+        dead: layers of the file that change nothing.
+    """
+
+    layers: dict[Part, int]
+    missing: tuple[ModuleKey, ...]
+    dead: tuple[ModuleKey, ...]
+
+    def summary(self) -> str:
+        """In one line, with what is odd about the file."""
+        notes = [f"adapts {count_layers(self.layers)}"]
+        if self.missing:
+            notes.append(f"leaves out {count_layers(count_parts(self.missing))}")
+        if self.dead:
+            which = "all" if len(self.dead) == sum(self.layers.values()) else len(self.dead)
+            notes.append(f"{which} of its layers have no effect (B = 0): {shorten(self.dead)}")
+        return "; ".join(notes)
+
+
+def collect(base: BaseModel, name: str = "default") -> Adapter:
+    """A copy of an adapter that is on a live model; its strength there plays no role.
+
+    Raises:
+        ValueError: no such adapter.
+    """
+    layers = adapted_layers(base, name)
+    if not layers:
+        raise ValueError(f"no adapter {name!r} on {base.name}: it has {attached(base) or 'none'}")
+    copies: dict[ModuleKey, LoraLayer] = {}
+    for key, layer in sorted(layers.items(), key=lambda item: item[0]):
+        down, up = (_copy(weight) for weight in get_weights(layer, name))
+        lengths = get_magnitude(layer, name)
+        magnitude = None if lengths is None else Magnitude(_copy(lengths).flatten(), "rows")
+        copies[key] = LoraLayer(down, up, float(layer.lora_alpha[name]), magnitude)
+    return Adapter(copies, base.family.name)
+
+
+def load_into(base: BaseModel, adapter: Adapter, name: str, strength: Strength = 1.0) -> LoadReport:
+    """Puts an adapter on a live model, frozen, beside those that are there: all of it or nothing.
+
+    Args:
+        name: for `set_strength` and `detach`.
+        strength: see `set_strength`.
+
+    Raises:
+        UserError: a layer has no counterpart, or another shape; both sides are listed.
+        ValueError: the name is taken, or can't name a module.
+    """
+    check_strength(strength)
+    check_fit(base, adapter)
+    adapter = plain_on(base, adapter)
+    scales = {key: (layer.rank, layer.alpha) for key, layer in adapter.layers.items()}
+    with all_or_nothing(base, name):
+        for key, layer in inject(base, name, scales).items():
+            weights = adapter.layers[key]
+            set_weights(layer, name, weights.down, weights.up, trainable=False)
+        set_strength(base, name, strength)
+    missing, dead = uncovered(base, adapter), adapter.dead_layers()
+    return LoadReport(count_parts(adapter.layers), tuple(missing), tuple(dead))
+
+
+def check_fit(base: BaseModel, adapter: Adapter) -> None:
+    """Whether `load_into` would take an adapter; changes nothing.
+
+    Raises:
+        UserError: a layer has no counterpart, or another shape; both sides are listed.
+    """
+    live = find_layers(base)
+    unmatched = [key for key in adapter.layers if key not in live]
+    misshapen = [
+        f"{key} (weight {shape_text(weight)} in the base model, adapter {shape_text(layer.up)} "
+        f"times {shape_text(layer.down)})"
+        for key, layer in adapter.layers.items()
+        if key in live and not _fits(layer, weight := live[key].weight)
+    ]
+    if not unmatched and not misshapen:
+        return
+    lines = [f"{adapter.source} does not fit {base.name} ({base.family.title}); nothing is loaded."]
+    for what, names in (
+        ("Only in the adapter", unmatched),
+        ("Only in the base model", uncovered(base, adapter)),
+        ("Of another shape", misshapen),
+    ):
+        if names:
+            lines.append(f"{what}: {shorten(names)}.")
+    origin = f" It is for {FAMILIES[adapter.family].title}." if adapter.family else ""
+    raise UserError("\n".join(lines), f"Choose the base model that it was made for.{origin}")
+
+
+def uncovered(base: BaseModel, adapter: Adapter) -> list[ModuleKey]:
+    """What training would adapt in the adapter's parts, and the adapter does not."""
+    parts = count_parts(adapter.layers)
+    return [key for key in find_targets(base) if key.part in parts and key not in adapter.layers]
+
+
+def plain_on(base: BaseModel, adapter: Adapter) -> Adapter:
+    """The same adapter as it acts on a base that it fits, exactly.
+
+    Its matrices get the dimensions of the base model's weights: some tools store a 1 x 1
+    convolution as a linear layer, or the other way round. DoRA's layers become plain ones of full
+    rank.
+    """
+    live = find_layers(base)
+    layers = {key: _plain(layer, live[key].weight) for key, layer in adapter.layers.items()}
+    return replace(adapter, layers=layers)
+
+
+def _plain(layer: LoraLayer, weight: Tensor) -> LoraLayer:
+    kernel = [1] * (weight.dim() - 2)
+    if layer.magnitude is not None:
+        outputs = weight.shape[0]
+        change = change_on(layer, weight).float().reshape(weight.shape).contiguous()
+        identity = torch.eye(outputs).reshape(outputs, outputs, *kernel)
+        return LoraLayer(change, identity, float(outputs))
+    if layer.down.dim() == weight.dim():
+        return layer
+    down = layer.down.reshape(*layer.down.shape[:2], *kernel)
+    return replace(layer, down=down, up=layer.up.reshape(*layer.up.shape[:2], *kernel))
+
+
+def _fits(layer: LoraLayer, weight: Tensor) -> bool:
+    """Whether up · down has the weight's shape, but for a kernel of 1 x 1."""
+    lengths = layer.magnitude
+    if lengths and len(lengths.values) != weight.shape[0 if lengths.by == "rows" else 1]:
+        return False
+    return _without_kernel(layer.shape) == _without_kernel(tuple(weight.shape))
+
+
+def _without_kernel(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[:2] if shape[2:] == (1, 1) else shape
+
+
+def _copy(weight: Tensor) -> Tensor:
+    return weight.detach().to("cpu", torch.float32, copy=True)

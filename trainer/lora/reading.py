@@ -1,0 +1,271 @@
+"""Reading adapter files of any layout, whole or not at all.
+
+kohya's files keep alpha beside each layer. diffusers puts PEFT's configuration of each part into
+the file's metadata, as one JSON text under ``lora_adapter_metadata`` with keys such as
+``unet.lora_alpha``; PEFT writes ``adapter_config.json`` beside the file. Where nothing tells alpha
+it is the rank, as in every tool.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from trainer.errors import UserError
+from trainer.lora.adapter import Adapter, LoraLayer, Magnitude
+from trainer.lora.layouts import LayerNames, group_layers
+from trainer.lora.names import PARTS, ModuleKey, Part, canonical_path, shorten
+from trainer.memory.devices import Precision
+from trainer.models.families import FAMILIES, FamilyName
+from trainer.models.safetensors_header import SafetensorsHeader, read_header
+
+PEFT_METADATA = "lora_adapter_metadata"
+GREATEST_ALPHA = 1e9
+"""Any greater alpha is a broken one; an integer in JSON may have thousands of digits."""
+_CONFIG_FILE = "adapter_config.json"
+_MAX_CONFIG_BYTES = 1 << 20
+_READABLE = ("F64", "F32", "F16", "BF16", "I64", "I32")
+_CROSS_ATTENTION_WIDTHS: dict[int, FamilyName] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
+_LITERAL = re.compile(r"\^?(?:[\w-]|\\?\.)+\$?")
+_AGAIN = "Get the file again."
+
+
+def read_adapter(path: Path) -> Adapter:
+    """Reads an adapter in any layout of `trainer.lora.layouts`, with any ranks and alphas.
+
+    Raises:
+        UserError: the file is damaged, of another kind (which is named), incomplete, or has
+            numbers that are not finite.
+    """
+    header = read_header(path)
+    names = group_layers(path, header.tensors)
+    tensors = _read_tensors(path, header)
+    configs = _read_configs(path, header.metadata, names)
+    # A PEFT file does not tell which text encoder it is for; only SDXL's second is 1280 wide.
+    names = {_second_encoder(key, names[key], tensors): names[key] for key in sorted(names)}
+    layers: dict[ModuleKey, LoraLayer] = {}
+    for key, layer in names.items():
+        layers[key] = _read_layer(path, key, layer, tensors, configs.get(key.part, {}))
+    dtypes = {entry.dtype for entry in header.tensors.values() if entry.shape}
+    precision: Precision = "bf16" if "BF16" in dtypes else "fp16" if "F16" in dtypes else "fp32"
+    family = _family(names, layers, header.metadata)
+    return Adapter(layers, family, header.metadata, str(path), names, precision)
+
+
+def _read_tensors(path: Path, header: SafetensorsHeader) -> dict[str, Tensor]:
+    """All tensors in float32: copies, so that the file may be replaced meanwhile."""
+    strange = [name for name, entry in header.tensors.items() if entry.dtype not in _READABLE]
+    if strange:
+        raise UserError(
+            f"{path} holds numbers in a format that is not read here, in {shorten(strange)}.",
+            "Take the version of the file in fp16, bf16 or fp32.",
+        )
+    tensors = {name: t.to(torch.float32, copy=True) for name, t in load_file(path).items()}
+    broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if broken:
+        raise UserError(
+            f"{path} is broken: NaN or infinite numbers in {shorten(broken)}.",
+            "Its training failed: take an earlier version of it.",
+        )
+    return tensors
+
+
+def _read_layer(
+    path: Path,
+    key: ModuleKey,
+    names: LayerNames,
+    tensors: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+) -> LoraLayer:
+    own = {kind: tensors[name] for kind, name in names.tensors.items()}
+    down, up, alpha = own["down"], own["up"], own.get("alpha")
+    if "mid" in own:
+        down = _with_kernel(path, names, down, own["mid"])
+    rank = down.shape[0] if down.dim() else 0
+    fits = down.dim() in (2, 4) and up.dim() == down.dim() and up.shape[1] == rank > 0
+    if not fits or any(size != 1 for size in up.shape[2:]):
+        raise UserError(
+            f"{path} is broken: {names.tensors['down']} has the shape {shape_text(down)} and "
+            f"{names.tensors['up']} {shape_text(up)}, which is no pair of one rank.",
+            _AGAIN,
+        )
+    magnitude = None
+    if "magnitude" in own:
+        magnitude = _magnitude(path, names, own["magnitude"], (up.shape[0], down.shape[1]))
+    if alpha is not None and alpha.numel() != 1:
+        name = names.tensors["alpha"]
+        raise UserError(f"{path} is broken: {name} has the shape {shape_text(alpha)}.")
+    if alpha is not None:
+        return LoraLayer(down, up, float(alpha.item()), magnitude)
+    configured = _configured_alpha(path, config, key, rank, has_magnitude=magnitude is not None)
+    return LoraLayer(down, up, configured, magnitude)
+
+
+def _with_kernel(path: Path, names: LayerNames, down: Tensor, mid: Tensor) -> Tensor:
+    """A convolution's down matrix, of the (rank, rank, height, width) between it and up."""
+    flat = down.flatten(1) if down.dim() == 4 and down.shape[2:] == (1, 1) else down
+    if flat.dim() != 2 or mid.dim() != 4 or mid.shape[1] != flat.shape[0]:
+        raise UserError(
+            f"{path} is broken: {names.tensors['mid']} has the shape {shape_text(mid)} and "
+            f"{names.tensors['down']} {shape_text(down)}, which don't go together.",
+            _AGAIN,
+        )
+    return torch.einsum("abhw,bi->aihw", mid, flat).contiguous()
+
+
+def _magnitude(path: Path, names: LayerNames, values: Tensor, sizes: tuple[int, int]) -> Magnitude:
+    """DoRA's lengths: LyCORIS keeps them in a column or a row, PEFT in a vector of the rows.
+
+    Args:
+        sizes: outputs and inputs of the layer.
+    """
+    outputs, inputs = sizes
+    shape = tuple(values.shape)
+    kernel = (1,) * (len(shape) - 2)
+    is_vector = shape == (outputs,) or (kernel and shape == (1, outputs, *kernel))
+    if shape == (outputs, 1, *kernel) or (names.layout in ("diffusers", "peft") and is_vector):
+        return Magnitude(values.flatten(), "rows")
+    if shape == (1, inputs, *kernel):
+        return Magnitude(values.flatten(), "columns")
+    raise UserError(
+        f"{path} is broken: {names.tensors['magnitude']} has the shape {shape_text(values)}, in a "
+        f"layer with {outputs} outputs and {inputs} inputs.",
+        _AGAIN,
+    )
+
+
+def _second_encoder(key: ModuleKey, names: LayerNames, tensors: Mapping[str, Tensor]) -> ModuleKey:
+    wide = tensors[names.tensors["down"]].shape[-1:] == (1280,)
+    reads_hidden_states = key.part == "text_encoder" and key.path.endswith(("_proj", ".fc1"))
+    if names.layout == "peft" and reads_hidden_states and wide:
+        return ModuleKey("text_encoder_2", key.path)
+    return key
+
+
+def _family(
+    names: Mapping[ModuleKey, LayerNames],
+    layers: Mapping[ModuleKey, LoraLayer],
+    metadata: Mapping[str, str],
+) -> FamilyName | None:
+    """What the file is for: by the text's width in its layers, by its names, by what it says."""
+    for key, layer in layers.items():
+        if key.path.endswith("attn2.to_k") and layer.down.shape[1] in _CROSS_ATTENTION_WIDTHS:
+            return _CROSS_ATTENTION_WIDTHS[layer.down.shape[1]]
+    downs = [layer.tensors["down"] for layer in names.values()]
+    if any(name.startswith(("lora_te1_", "lora_te2_")) for name in downs):
+        return "sdxl"
+    if any(key.part == "text_encoder_2" for key in layers):
+        return "sdxl"
+    version = metadata.get("ss_base_model_version", "")
+    architecture = metadata.get("modelspec.architecture", "")
+    for name, family in FAMILIES.items():
+        if version == family.base_model_version or architecture in family.architectures.values():
+            return name
+    return None
+
+
+def shape_text(tensor: Tensor) -> str:
+    """Such as "8 x 4"."""
+    return " x ".join(str(size) for size in tensor.shape) or "()"
+
+
+# -- alpha in PEFT's configurations
+
+
+def _read_configs(
+    path: Path, metadata: Mapping[str, str], names: Mapping[ModuleKey, LayerNames]
+) -> dict[Part, dict[str, Any]]:
+    """PEFT's configuration of each part, from the metadata or from beside a file of PEFT's layout.
+
+    Raises:
+        UserError: there is a configuration that is not JSON.
+    """
+    source, text = PEFT_METADATA, metadata.get(PEFT_METADATA)
+    beside = path.with_name(_CONFIG_FILE)
+    if not text and any(layer.layout == "peft" for layer in names.values()) and beside.is_file():
+        if beside.stat().st_size > _MAX_CONFIG_BYTES:
+            raise UserError(f"{beside} is larger than {_MAX_CONFIG_BYTES} bytes.")
+        source, text = _CONFIG_FILE, beside.read_text(encoding="utf-8", errors="replace")
+    if not text:
+        return {}
+    content = json_table(text)
+    if content is None:
+        raise UserError(
+            f"{path}: {source}, which holds its alphas, is not a JSON object.",
+            "Get the file again, or in kohya's layout.",
+        )
+    # Keys without a part's name hold for all parts.
+    common = {key: value for key, value in content.items() if "." not in key}
+    return {
+        part: common
+        | {
+            key.removeprefix(f"{part}."): value
+            for key, value in content.items()
+            if key.startswith(f"{part}.")
+        }
+        for part in PARTS
+    }
+
+
+def json_table(text: str) -> dict[str, Any] | None:
+    """A stranger's JSON object; None where it is anything else."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _configured_alpha(
+    path: Path, config: Mapping[str, Any], key: ModuleKey, rank: int, *, has_magnitude: bool
+) -> float:
+    """Alpha such that alpha / rank is the layer's scale.
+
+    rsLoRA (arXiv 2312.03732, eq. 4) divides alpha by √rank, so there it is alpha · √rank.
+
+    Raises:
+        UserError: the configuration can't be understood, or promises a magnitude that is missing.
+    """
+    if config.get("use_dora") and not has_magnitude:
+        raise UserError(
+            f"{path} is DoRA by its configuration, but has no magnitude of {key}.",
+            "Get the file again: what was saved is half of it.",
+        )
+    try:
+        alpha = _by_pattern(config.get("alpha_pattern") or {}, key)
+        alpha = config.get("lora_alpha") if alpha is None else alpha
+        if alpha is None:
+            return float(rank)
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float):
+            raise ValueError(f"alpha {alpha!r} is no number")
+        if not abs(alpha) <= GREATEST_ALPHA:  # also where it is NaN
+            raise ValueError(f"alpha is {alpha}")
+    except ValueError as problem:
+        raise UserError(
+            f"{path}: its adapter configuration can't be understood: {str(problem)[:200]}.",
+            "Get the file in kohya's layout, which keeps alpha beside each layer.",
+        ) from None
+    return float(alpha) * (math.sqrt(rank) if config.get("use_rslora") else 1.0)
+
+
+def _by_pattern(patterns: object, key: ModuleKey) -> object:
+    """The value whose pattern fits a layer: a path, or the end of one (PEFT's rule)."""
+    if not isinstance(patterns, dict):
+        raise ValueError("alpha_pattern is no table")
+    for pattern, value in patterns.items():
+        # A pattern may be any regular expression. A stranger's is not run: it could take years.
+        if _LITERAL.fullmatch(pattern) is None:
+            raise ValueError(f"alpha_pattern has the pattern {pattern[:80]!r}, not a path")
+        path = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
+        at_end = not pattern.startswith("^") and key.path.endswith(f".{path}")
+        if at_end or key.path in (path, canonical_path(key.part, path)):
+            return value
+    return None
