@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from trainer import places
 from trainer.config.concepts import check_essentials, concepts_of
 from trainer.config.file import read_config, write_config
 from trainer.config.schema import TrainingConfig
-from trainer.errors import UserError
+from trainer.errors import Code, UserError
 from trainer.runs.atomic import temporary_name, write_json
 from trainer.runs.layout import RunFolder, create_run, list_runs
 from trainer.runs.status import ENDED, Status, effective_status, is_alive, read_status, write_status
@@ -36,7 +35,6 @@ ServiceProcess = subprocess.Popen[str]
 
 QUEUED, UNSTARTED = "queued", "unstarted"
 _LOG = "worker.log"  # what the worker prints, in the run's folder
-_LOG_LIMIT = 20_000  # bytes of it that are looked at
 _stopping: set[tuple[str, int]] = set()  # (run, pid) that were asked to stop
 _children: list[subprocess.Popen[bytes]] = []
 
@@ -52,6 +50,7 @@ class RunInfo:
         total_steps: optimizer steps in all; 0 while not known.
         eta_seconds: time left, or None while it is not known.
         message: one sentence for a person.
+        code: why it has ended, where it is not finished; see `trainer.errors.Code`.
         alive: whether a process works on it.
         stopping: whether that process was asked to stop.
         place: place in the queue from 1, 0 for none.
@@ -66,6 +65,7 @@ class RunInfo:
     alive: bool = False
     stopping: bool = False
     place: int = 0
+    code: Code = ""
 
 
 # ------------------------------------------------------------------------------ looking
@@ -93,9 +93,6 @@ def info(run: RunFolder, waiting: list[str] | None = None) -> RunInfo:
     if status is None:
         return RunInfo(run.name, UNSTARTED, message="never started")
     alive = status.phase not in ENDED
-    said = "" if alive else _last_words(run)
-    if status.message.endswith("(killed)") and said:
-        status = Status("failed", status.step, status.total_steps, message=said)
     return RunInfo(
         run.name,
         status.phase,
@@ -105,6 +102,7 @@ def info(run: RunFolder, waiting: list[str] | None = None) -> RunInfo:
         status.message,
         alive,
         alive and (run.name, status.pid) in _stopping,
+        code=status.code,
     )
 
 
@@ -158,18 +156,6 @@ def _config_of(name: str) -> Path:
 
 def _queue_file() -> Path:
     return places.RUNS / ".queue.json"
-
-
-def _last_words(run: RunFolder) -> str:
-    """What the worker complained about before it could write a status, or ""."""
-    try:
-        with (run.path / _LOG).open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_LIMIT))
-            text = file.read().decode("utf-8", "replace")
-    except OSError:
-        return ""
-    errors = re.findall(r"^error: (.+(?:\n {7}.+)*)", text, re.MULTILINE)
-    return re.sub(r"\n {7}", "\n", errors[-1]) if errors else ""
 
 
 # ------------------------------------------------------------------------------ doing

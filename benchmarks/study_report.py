@@ -11,8 +11,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from trainer.evaluation.meters import Meters
 from trainer.evaluation.verdicts import findings
+from trainer.events import Meters
 from trainer.places import PROJECT
 from trainer.runs.atomic import write_text
 

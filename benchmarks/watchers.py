@@ -21,6 +21,7 @@ from gradio_client import Client
 
 from tests.browser.serving import Server
 from tests.browser.watchers import Watcher
+from trainer.events import StepDone
 from trainer.runs.log import read_events
 
 SETTINGS = "\n".join(
@@ -98,9 +99,9 @@ def _window(server: Server, run: str, clients: int, seconds: float) -> Window:
         if watcher.fault:
             raise RuntimeError(watcher.fault)
     steps = [
-        event["seconds"]
+        event.seconds
         for event in read_events(server.run(run))
-        if event["event"] == "step" and started <= event["time"] <= ended
+        if isinstance(event, StepDone) and started <= event.time <= ended
     ]
     window = Window(
         watched=clients > 0,

@@ -27,7 +27,7 @@ CODE_LOADERS = {
     "shelve",
     "marshal",
 }
-LIGHT = ("errors", "seeds", "places", "text")
+LIGHT = ("errors", "events", "seeds", "places", "text")
 LIGHT_PACKAGES = ("config", "runs", "data")
 HEAVY_MODULES = ("trainer.data.latents", "trainer.data.cache")
 

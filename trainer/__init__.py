@@ -1,1 +1,3 @@
 """Rarebit's library: everything that works without a browser."""
+
+__version__ = "0.2.0"

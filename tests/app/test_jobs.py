@@ -30,7 +30,15 @@ Path(sys.argv[1], "started").write_text(" ".join(sys.argv[2:]))
 time.sleep(120)
 """
 REAL = subprocess.Popen
-FAILING = "print('error: The pictures are gone.'); print('       Put them back.')"
+FAILING = """
+import sys
+from pathlib import Path
+from trainer.commands.train import note_failure
+from trainer.errors import UserError
+from trainer.runs.layout import RunFolder
+error = UserError("The pictures are gone.", "Put them back.", "disk_refused")
+note_failure(RunFolder(Path(sys.argv[1])), error)
+"""
 
 
 @pytest.fixture
@@ -150,7 +158,8 @@ def test_a_killed_run_is_told_from_a_finished_one(runs: Path) -> None:
     write_status(run, Status("training", 57, 400, 9.0, status.pid, status.process_started))
     psutil.Process(status.pid).kill()
     found = wait_until_ended(name)
-    assert (found.phase, found.message) == ("stopped", "stopped at step 57 (killed)")
+    assert (found.phase, found.code) == ("stopped", "killed")
+    assert found.message == "stopped at step 57 (killed)"
 
 
 def test_a_reused_pid_is_no_sign_of_life(runs: Path) -> None:
@@ -168,7 +177,8 @@ def test_a_worker_that_ends_before_its_first_word_leaves_its_message(
     pretend(monkeypatch, FAILING)
     name = jobs.start(config())
     found = wait_until_ended(name)
-    assert (found.phase, found.message) == ("failed", "The pictures are gone.\nPut them back.")
+    assert (found.phase, found.code) == ("failed", "disk_refused")
+    assert found.message == "The pictures are gone.\nPut them back."
     assert jobs.busy() is None
 
 

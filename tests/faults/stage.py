@@ -34,6 +34,7 @@ import torch
 import trainer.training.loop
 import trainer.training.step
 from trainer.config.file import read_config
+from trainer.events import StepDone
 from trainer.runs.layout import RunFolder
 from trainer.training.checkpoints import TrainingState, save_checkpoint
 from trainer.training.runner import run_training
@@ -108,7 +109,7 @@ def _cpu_seconds(pid: int) -> float:
 
 def _train(config: str, run: str, resume: bool, interrupt_at: int = 0) -> None:
     def listen(event: object) -> None:
-        if isinstance(event, trainer.training.step.StepDone) and event.step == interrupt_at:
+        if isinstance(event, StepDone) and event.step == interrupt_at:
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
 

@@ -16,8 +16,8 @@ from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import digest, make_images, small_config, train_small
 from tests.trainer.training.test_guard import session_of
 from trainer.config.schema import TrainingConfig
+from trainer.events import Warned
 from trainer.runs.atomic import temporary_name
-from trainer.training.loop import Warned
 
 
 def changed_base(base: Path) -> Path:

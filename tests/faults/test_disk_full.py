@@ -18,9 +18,10 @@ from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import digest, make_images, small_config, train_small
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
+from trainer.events import Ended, Prepared, RunEvent, StepDone
 from trainer.places import PROJECT
 from trainer.runs.layout import RunFolder
-from trainer.runs.log import EventLog, read_events
+from trainer.runs.log import EventLog, last_of, read_events
 from trainer.runs.status import read_status
 from trainer.training.checkpoints import load_checkpoint
 
@@ -66,11 +67,11 @@ def preview(monkeypatch: pytest.MonkeyPatch) -> None:
 def log(monkeypatch: pytest.MonkeyPatch) -> None:
     append = EventLog.append
 
-    def appended(self: EventLog, event: str, **fields: Any) -> None:
-        if event == "step" and fields["step"] == 3:
+    def appended(self: EventLog, event: RunEvent) -> None:
+        if isinstance(event, StepDone) and event.step == 3:
             self._file.close()
             self._file = Path("/dev/full").open("ab", buffering=0)  # noqa: SIM115
-        append(self, event, **fields)
+        append(self, event)
 
     monkeypatch.setattr(EventLog, "append", appended)
 
@@ -137,11 +138,12 @@ def test_the_run_stops_with_a_message_and_goes_on_later(
         assert now.phase == "failed"
         assert said in now.message
     if what != "log":
-        assert read_events(run)[-1]["reason"] == "failed"
+        ended = read_events(run)[-1]
+        assert isinstance(ended, Ended) and (ended.reason, ended.code) == ("failed", "disk_full")
 
     train_small(config, run.path, resume=True)  # there is room again
     assert digest(run.adapter) == digest(expected.adapter)
-    assert [event["step"] for event in read_events(run) if event["event"] == "step"][-1] == 5
+    assert max(last_of(read_events(run), StepDone)) == 5
 
 
 def test_no_room_for_the_cache(
@@ -162,7 +164,7 @@ def test_half_a_line_of_the_log_harms_no_other(tmp_path: Path) -> None:
     """What a full disk has cut off is ended, and the next event stands on a line of its own."""
     path = tmp_path / "events.jsonl"
     with EventLog(path) as log:
-        log.append("start", step=0)
+        log.append(Prepared())
         real = log._file
 
         class Half:
@@ -178,10 +180,11 @@ def test_half_a_line_of_the_log_harms_no_other(tmp_path: Path) -> None:
 
         log._file = Half()  # type: ignore[assignment]
         with pytest.raises(UserError, match="disk is full"):
-            log.append("step", step=1)
+            log.append(StepDone(1))
         log._file = real
-        log.append("step", step=2)
-    assert [event["step"] for event in read_events(RunFolder(tmp_path))] == [0, 2]
+        log.append(StepDone(2))
+    first, second = read_events(RunFolder(tmp_path))
+    assert isinstance(first, Prepared) and isinstance(second, StepDone) and second.step == 2
     assert [len(line) < 2 for line in path.read_bytes().splitlines()] == [False, True, False]
 
 

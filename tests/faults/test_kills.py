@@ -14,9 +14,10 @@ from tests.faults.conftest import UMASK, Stage
 from tests.trainer.runs_for_tests import digest, make_images, small_config
 from trainer.config.file import write_config
 from trainer.errors import UserError
+from trainer.events import StepDone
 from trainer.runs.atomic import sweep_orphans
 from trainer.runs.layout import RunFolder
-from trainer.runs.log import read_events
+from trainer.runs.log import last_of, read_events
 from trainer.training.checkpoints import list_checkpoints, load_checkpoint, load_latest
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stage")]
@@ -84,7 +85,7 @@ def assert_equal_results(whole: RunFolder, other: RunFolder, step: int = STEPS) 
 
 
 def losses(run: RunFolder) -> dict[int, float]:
-    return {event["step"]: event["loss"] for event in read_events(run) if event["event"] == "step"}
+    return {step: event.loss for step, event in last_of(read_events(run), StepDone).items()}
 
 
 def is_whole(checkpoint: Path) -> bool:

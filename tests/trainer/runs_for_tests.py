@@ -11,9 +11,9 @@ from PIL import Image
 
 from trainer.config.file import with_values
 from trainer.config.schema import TrainingConfig
+from trainer.events import RunEvent
 from trainer.runs.layout import RunFolder
-from trainer.training.loop import TrainingEvent
-from trainer.training.runner import Prepared, Result, Working, run_training
+from trainer.training.runner import Result, run_training
 
 
 def make_images(folder: Path, count: int = 4, side: int = 32, captions: bool = True) -> Path:
@@ -60,9 +60,9 @@ class Collected:
     """A listener that keeps all events."""
 
     def __init__(self) -> None:
-        self.events: list[TrainingEvent | Prepared | Working] = []
+        self.events: list[RunEvent] = []
 
-    def __call__(self, event: TrainingEvent | Prepared | Working) -> None:
+    def __call__(self, event: RunEvent) -> None:
         self.events.append(event)
 
     def of(self, kind: type[Any]) -> list[Any]:

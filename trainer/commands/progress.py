@@ -5,19 +5,20 @@ from __future__ import annotations
 import sys
 import time
 
-from trainer.evaluation.watching import Evaluated
-from trainer.runs.meters import METERS
-from trainer.text import duration
-from trainer.training.guard import RolledBack
-from trainer.training.loop import (
+from trainer.events import (
     CheckpointSaved,
     Ended,
+    Evaluated,
+    Prepared,
     PreviewSaved,
-    TrainingEvent,
+    RolledBack,
+    RunEvent,
+    StepDone,
     Warned,
+    Working,
 )
-from trainer.training.runner import Prepared, Working
-from trainer.training.step import StepDone
+from trainer.runs.meters import METERS
+from trainer.text import duration
 
 LOG_INTERVAL = 5.0
 SMOOTHING = 0.05
@@ -34,14 +35,14 @@ class ProgressPrinter:
         self.last_printed = 0.0
         self.unfinished = False
 
-    def __call__(self, event: TrainingEvent | Prepared | Working) -> None:
+    def __call__(self, event: RunEvent) -> None:
         if isinstance(event, Prepared):
             self.total = event.total_steps
             self._say(event.summary)
             self._say(event.arithmetic)
             if event.step:
                 self._say(f"Going on after step {event.step}.")
-        elif isinstance(event, Working):
+        elif isinstance(event, Working) and event.total:
             self._show(f"{event.what} {event.done}/{event.total}", event.done == event.total)
         elif isinstance(event, StepDone):
             self._step(event)

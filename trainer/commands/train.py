@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from trainer.config.concepts import check_essentials, parse_concept, triggers_of
@@ -14,9 +15,11 @@ from trainer.config.file import apply_overrides, read_config, with_values, write
 from trainer.config.presets import apply_preset
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
+from trainer.events import StepDone
 from trainer.places import RUNS, shown
 from trainer.runs.layout import RunFolder, create_run, open_run
 from trainer.runs.log import read_events
+from trainer.runs.status import ENDED, is_alive, own_status, read_status, write_status
 
 STOPPED = 130
 _ESSENTIALS = (
@@ -61,7 +64,7 @@ def train(
         return _run(config, folder, resume=False)
     finally:
         # Refused or stopped before anything was trained: leave nothing behind.
-        if not any(event["event"] == "step" for event in read_events(folder)):
+        if not any(isinstance(event, StepDone) for event in read_events(folder)):
             shutil.rmtree(folder.path, ignore_errors=True)
 
 
@@ -79,8 +82,24 @@ def resume(path: Path, *, accept_changes: bool, processes: int = 1) -> int:
 def worker(path: Path, *, resume: bool, accept_changes: bool) -> int:
     """Train the run in a folder whose configuration is written already."""
     folder = open_run(path)
-    config = read_config(folder.config)
-    return _run(config, folder, resume=resume, accept_changes=accept_changes)
+    try:
+        config = read_config(folder.config)
+        return _run(config, folder, resume=resume, accept_changes=accept_changes)
+    except UserError as error:
+        note_failure(folder, error)
+        raise
+
+
+def note_failure(folder: RunFolder, error: UserError) -> None:
+    """Say in the status what refused a run before its own record of it began."""
+    status = read_status(folder)
+    if status and status.pid == os.getpid() and status.phase in ENDED:
+        return  # the run has said it itself
+    if status and status.pid != os.getpid() and is_alive(status):
+        return  # another process is at work here
+    before = (status.step, status.total_steps) if status else (0, 0)
+    failed = own_status("failed", *before, message=str(error))
+    write_status(folder, replace(failed, code=error.code))
 
 
 def is_distributed() -> bool:

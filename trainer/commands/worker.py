@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from trainer.errors import UserError
+from trainer.events import Progress
 from trainer.places import RUNS
 from trainer.runs.layout import list_runs
 from trainer.runs.status import ENDED, effective_status
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from trainer.generation.studio import Studio
 
 Arguments = Mapping[str, object]
-Progress = Callable[[int, int, str], None]
 Verb = Callable[[Arguments, Progress], object]
 
 IDLE_SECONDS = 600.0

@@ -24,6 +24,7 @@ from trainer.data.masks import latent_mask, mask_problem
 from trainer.data.order import balanced_repeats
 from trainer.data.sets import ImageEntry, ImageSet, scan_image_set
 from trainer.errors import UserError
+from trainer.events import Progress
 from trainer.memory.tiling import TILE, in_tiles, is_cut
 from trainer.models.load import BaseModel
 from trainer.places import cache_folder
@@ -45,7 +46,7 @@ def gather_pictures(
     config: TrainingConfig,
     step: int,
     notice: Callable[[str], None],
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[list[Picture], list[Picture]]:
     """The pictures of all concepts of a run: what is trained on, and what is kept out of training.
 
@@ -55,7 +56,7 @@ def gather_pictures(
         config: with its resolution filled in.
         step: bucket sides are multiples of it, in pixels.
         notice: is told what is doubtful about the pictures.
-        progress: is told (done, total) while the pictures of a concept are read.
+        progress: is told while the pictures of a concept are read.
 
     Raises:
         UserError: a folder is missing, or none of its pictures can be used.
@@ -83,7 +84,7 @@ def gather_pictures(
     ], [picture for _, held_out in split for picture in held_out]
 
 
-def scan_again(path: Path, progress: Callable[[int, int], None] | None = None) -> ImageSet:
+def scan_again(path: Path, progress: Progress | None = None) -> ImageSet:
     """`scan_image_set`, which decodes only what it has not seen in an earlier run."""
     inspections = Inspections(cache_folder() / "inspections", path)
     image_set = scan_image_set(path, progress=progress, inspect=inspections.inspect)
@@ -216,13 +217,13 @@ class LatentSource:
         self,
         pictures: Sequence[Picture],
         flips: Sequence[bool],
-        progress: Callable[[int, int], None],
+        progress: Progress,
         ready: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> int:
         """Compute what the cache lacks. Returns how many had to be computed.
 
         Args:
-            progress: is told (done, total).
+            progress: is told how many are there.
             ready: puts the VAE where it can compute; only where there is something to.
         """
         total = len(pictures) * len(flips)
@@ -231,12 +232,12 @@ class LatentSource:
         lacking = {self._key(*pair): pair for pair in pairs if self._kept(*pair) is None}
         missing = list(lacking.values())
         done = total - len(missing)
-        progress(done, total)
+        progress(done, total, "caching")
         with ready() if missing else nullcontext():
             for (picture, flip), pixels in zip(missing, self._decoded(missing), strict=True):
                 self._encode(picture, flip, pixels)
                 done += 1
-                progress(done, total)
+                progress(done, total, "caching")
         return len(missing)
 
     def _decoded(self, pairs: Sequence[tuple[Picture, bool]]) -> Iterator[np.ndarray]:

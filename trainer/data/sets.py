@@ -30,8 +30,9 @@ from trainer.data.parquet import ParquetRow, forget_tables, open_table
 from trainer.data.sidecars import merge_captions, read_sidecars
 from trainer.data.tables import read_metadata
 from trainer.errors import UserError
+from trainer.events import Progress
 
-__all__ = ["Finding", "ImageEntry", "ImageFile", "ImageSet", "Progress", "scan_image_set"]
+__all__ = ["Finding", "ImageEntry", "ImageFile", "ImageSet", "scan_image_set"]
 
 MAX_IMAGES = 100_000
 FOLDER_RULES = (
@@ -39,8 +40,6 @@ FOLDER_RULES = (
     "without folders in it. Captions are .txt files named like the pictures, or a metadata.jsonl "
     "or metadata.csv with file_name and text, or a parquet table with image and text."
 )
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -276,7 +275,7 @@ def _inspect_all(
         results = pool.map(partial(_inspect, inspect), candidates)
         for done, pair in enumerate(zip(candidates, results, strict=True), start=1):
             if progress:
-                progress(done, len(candidates))
+                progress(done, len(candidates), "reading")
             yield pair
     finally:
         pool.shutdown(cancel_futures=True)

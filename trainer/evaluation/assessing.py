@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from trainer.config.schema import ConceptConfig, TrainingConfig
 from trainer.data.cache import TensorCache
 from trainer.data.latents import LatentSource, MaskSource, gather_pictures
 from trainer.evaluation.board import board_rows, draw_board
-from trainer.evaluation.meters import MeterBench, Meters, Subject, mean_meters
+from trainer.evaluation.meters import MeterBench, Subject, mean_meters
 from trainer.evaluation.pictorial import PictureScores, score_pictures
 from trainer.evaluation.recommending import (
     Candidate,
@@ -22,6 +22,7 @@ from trainer.evaluation.recommending import (
 )
 from trainer.evaluation.target import AdapterAt, Target, one_concept
 from trainer.evaluation.verdicts import Finding, findings
+from trainer.events import Meters, Progress
 from trainer.lora.attach import detach, set_strength
 from trainer.lora.loading import load_into
 from trainer.lora.reading import read_adapter
@@ -30,8 +31,6 @@ from trainer.models.base import BaseModel
 from trainer.runs.atomic import write_json
 from trainer.runs.layout import RunFolder
 from trainer.training.batches import all_captions
-
-Progress = Callable[[int, int, str], None]
 
 NAME = "measured"
 STRENGTHS = (0.6, 0.8)

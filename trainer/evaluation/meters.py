@@ -19,6 +19,7 @@ from trainer.evaluation.likeness import (
     measure_losses,
 )
 from trainer.evaluation.prompts import PromptSets, prompt_sets
+from trainer.events import Meters
 from trainer.lora.attach import disabled
 from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
@@ -47,70 +48,6 @@ class Subject:
     def name(self) -> str:
         """Trigger and class word."""
         return f"{self.trigger} {self.class_word}".strip()
-
-
-@dataclass(frozen=True)
-class Meters:
-    """What was measured of one concept, or the mean over several.
-
-    Attributes:
-        effect: drift for prompts with the trigger word; 0 is no effect at all.
-        class_drift, neighbour_drift, unrelated_drift: the same for the class word, for things
-            like it, and for unrelated things and the empty prompt; None where nothing was asked.
-        likeness: how much better than the base model pictures of the set are predicted with the
-            trigger (held-out ones where there are any); None without pictures.
-        likeness_without: the same with the trigger taken out of the captions.
-        likeness_trained: the same as likeness, on pictures that were trained on.
-        validation_loss: on the same pictures as likeness, weighed as in training.
-        training_loss: on pictures that were trained on, at the same points.
-        base_loss: the base model's validation loss.
-        held_out: how many held-out pictures were measured; 0: none were kept out of training.
-    """
-
-    effect: float
-    class_drift: float | None
-    neighbour_drift: float | None
-    unrelated_drift: float | None
-    likeness: float | None = None
-    likeness_without: float | None = None
-    likeness_trained: float | None = None
-    validation_loss: float | None = None
-    training_loss: float | None = None
-    base_loss: float | None = None
-    held_out: int = 0
-
-    @property
-    def class_leak(self) -> float | None:
-        """Drift for the class word, as a share of the effect."""
-        return self._share(self.class_drift)
-
-    @property
-    def neighbour_leak(self) -> float | None:
-        """Drift for things like the class word, as a share of the effect."""
-        return self._share(self.neighbour_drift)
-
-    @property
-    def leak(self) -> float | None:
-        """The larger one of the two: what the trigger word has not kept to itself."""
-        found = [share for share in (self.class_leak, self.neighbour_leak) if share is not None]
-        return max(found, default=None)
-
-    @property
-    def collateral(self) -> float | None:
-        """Drift for unrelated prompts and the empty one, as a share of the effect."""
-        return self._share(self.unrelated_drift)
-
-    @property
-    def gap(self) -> float | None:
-        """How much more like the trained pictures than like the held-out ones: overfitting."""
-        if not self.held_out or self.likeness_trained is None or self.likeness is None:
-            return None
-        return self.likeness_trained - self.likeness
-
-    def _share(self, value: float | None) -> float | None:
-        if value == 0 or value is None:
-            return value
-        return value / self.effect if self.effect > 0 else None
 
 
 @dataclass(frozen=True)

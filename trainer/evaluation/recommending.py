@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trainer.evaluation.meters import Meters
+from trainer.events import Meters
 
 AS_GOOD = 0.95
 """A checkpoint with this share of the best likeness is as good by eye."""

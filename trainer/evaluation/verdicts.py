@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from trainer.evaluation.meters import Meters
+from trainer.events import Meters
 
 Code = Literal[
     "dead", "works", "weak", "harmful", "leaks", "keeps", "neighbours", "moves", "still",

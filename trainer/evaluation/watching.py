@@ -3,53 +3,15 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, fields
 
 from trainer.config.concepts import concepts_of
-from trainer.evaluation.meters import MeterBench, Meters, Subject, mean_meters
-from trainer.runs.log import Event, number, read_events
+from trainer.evaluation.meters import MeterBench, Subject, mean_meters
+from trainer.events import Evaluated, Meters, RunEvent, Validated
+from trainer.runs.log import last_of, read_events
 from trainer.training.session import Session
 
 MARGIN = 0.005
 """A rise of the likeness by less than this is not an improvement."""
-
-
-@dataclass(frozen=True)
-class Validated:
-    """Loss on pictures kept out of training, at fixed noise and timesteps.
-
-    Attributes:
-        loss: on held-out pictures; on trained ones where none are held out.
-        training_loss: on trained pictures, at the same points.
-        held_out: how many pictures were held out and measured.
-    """
-
-    step: int
-    loss: float
-    training_loss: float
-    held_out: int
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """The meters at one step: the mean over the concepts.
-
-    Attributes:
-        meters: all that was measured.
-        seconds: wall time that it took.
-    """
-
-    step: int
-    meters: Meters
-    seconds: float
-
-    def event(self) -> dict[str, float | int | None]:
-        """The fields of the event in the run's log."""
-        derived = {
-            name: getattr(self.meters, name)
-            for name in ("leak", "class_leak", "neighbour_leak", "collateral", "gap")
-        }
-        return {"step": self.step, **asdict(self.meters), **derived, "seconds": self.seconds}
 
 
 class Watch:
@@ -119,17 +81,7 @@ def subjects_of(session: Session) -> list[Subject]:
     ]
 
 
-def history(events: list[Event], step: int) -> dict[int, Meters]:
+def history(events: list[RunEvent], step: int) -> dict[int, Meters]:
     """What the log says was measured up to a step; steps that were done again count once."""
-    found: dict[int, Meters] = {}
-    for event in events:
-        if event["event"] == "evaluation" and (at := number(event.get("step"))) is not None:
-            found[int(at)] = meters_of(event)
-    return {at: found[at] for at in sorted(found) if at <= step}
-
-
-def meters_of(event: Event) -> Meters:
-    """The meters as an event tells them; what it does not say is None, and 0 for effect."""
-    values = {field.name: number(event.get(field.name)) for field in fields(Meters)}
-    effect, held_out = values.pop("effect") or 0.0, int(values.pop("held_out") or 0)
-    return Meters(effect=effect, held_out=held_out, **values)
+    found = last_of(events, Evaluated)
+    return {at: one.meters for at, one in found.items() if at <= step}

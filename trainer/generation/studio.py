@@ -16,13 +16,12 @@ from pydantic import Field, ValidationError
 
 from trainer.config.schema import Section
 from trainer.errors import UserError
+from trainer.events import Progress
 from trainer.generation.sampling import BATCH, Drawing, Painter, save_picture
 from trainer.generation.stack import AdapterChoice, AdapterStack
 from trainer.memory.devices import Device, choose_device
 from trainer.models.base import BaseModel
 from trainer.models.load import load_base
-
-Progress = Callable[[int, int, str], None]
 
 LIMIT = 1000
 

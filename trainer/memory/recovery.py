@@ -4,37 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from dataclasses import dataclass
 from statistics import median
 
 import torch
 
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
+from trainer.events import MemoryUsed
 from trainer.memory.ladder import Rung, rungs_below
 
 GIB = 2**30
-
-
-@dataclass(frozen=True)
-class MemoryUsed:
-    """Memory of this process so far.
-
-    Attributes:
-        step: steps done.
-        peak_gib: the most that tensors took on the GPU; without one, of the whole process.
-        device: "cuda" or "cpu".
-        mode: what the frozen layers keep.
-        rows: rows of the largest forward pass with gradients.
-        checkpointing: full gradient checkpointing.
-    """
-
-    step: int
-    peak_gib: float
-    device: str
-    mode: str
-    rows: int
-    checkpointing: bool
 
 
 def memory_used(device: torch.device, step: int, rung: Rung) -> MemoryUsed:
@@ -105,6 +84,7 @@ def out_of_memory(doing: str, config: TrainingConfig, rung: Rung | None = None) 
         f"The GPU's memory is not enough {doing}.",
         f"{first[0].upper()}{first[1:]}; or {second}; or {third}. "
         "python launch.py fit shows what a configuration needs.",
+        "out_of_memory",
     )
 
 

@@ -12,6 +12,7 @@ from trainer.config.schema import TrainingConfig
 from trainer.data.cache import TensorCache
 from trainer.data.latents import LatentSource, Picture
 from trainer.diffusion import Size
+from trainer.events import Progress
 from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
 from trainer.preservation.looks import choose_looks
@@ -27,7 +28,6 @@ from trainer.preservation.remembering import Teacher, remember_drawings, remembe
 from trainer.preservation.rows import Keeper, Rhythm
 
 Notice = Callable[[str], None]
-Progress = Callable[[str, int, int], None]
 
 
 def preserves(config: TrainingConfig) -> bool:
@@ -72,10 +72,7 @@ def make_keeper(
         prompts = preserved_prompts(base, config, captions, device, cache)
         teacher = Teacher(base, text, device, cache, size, settings.seed)
 
-        def remembering(done: int, total: int) -> None:
-            progress("remembering", done, total)
-
-        parts = [remember_drawings(teacher, prompts, settings.pictures, remembering)]
+        parts = [remember_drawings(teacher, prompts, settings.pictures, progress)]
         of_size = [
             (picture, caption)
             for picture, caption in zip(pictures, captions, strict=True)
@@ -86,7 +83,7 @@ def make_keeper(
             for picture, prompt in choose_looks(config, of_size, settings.pictures)
         ]
         if looks:
-            parts.append(remember_looks(teacher, looks, remembering))
+            parts.append(remember_looks(teacher, looks, progress))
         remembered = joined(parts)
         keeper = PredictionKeeper(
             remembered, prompts, rhythm, config.adapter.text_encoder, training.seed
@@ -120,7 +117,7 @@ def _class_pictures(
             size=size,
             device=device,
             cache=cache,
-            progress=lambda done, total: progress("drawing class pictures", done, total),
+            progress=progress,
         )
     with device.instead([base.vae], []):
         return given_pictures(base, config, Path(folder), latents, notice)

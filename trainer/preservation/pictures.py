@@ -18,6 +18,7 @@ from trainer.config.schema import TrainingConfig
 from trainer.data.cache import TensorCache, content_key
 from trainer.data.latents import LatentSource, fit_pictures, scan_again
 from trainer.diffusion import Points, Size, add_noise, draw_noise, target
+from trainer.events import Progress
 from trainer.generation.sampling import Drawing, draw_latents
 from trainer.lora.attach import disabled
 from trainer.memory.devices import Device
@@ -98,7 +99,7 @@ def drawn_pictures(
     size: Size,
     device: Device,
     cache: TensorCache,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> list[ClassPicture]:
     """Pictures that the base model draws for each class word, once: they are kept in the cache.
 
@@ -130,7 +131,7 @@ def drawn_pictures(
                 kept = {"latents": draw_latents(base, [drawing], device)[0].float().cpu()}
             cache.put(key, kept)
         pictures.append(ClassPicture(drawing.prompt, kept["latents"], (size, (0, 0), size)))
-        progress(number + 1, count)
+        progress(number + 1, count, "drawing class pictures")
     return pictures
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from trainer.conditioning import TextSource
 from trainer.data.cache import TensorCache, content_key
 from trainer.diffusion import Points, Size, add_noise, call_unet, clean_and_noise, evaluating
+from trainer.events import Progress
 from trainer.lora.attach import disabled
 from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
@@ -36,7 +37,6 @@ AT_ONCE = 8
 EMPTY_EVERY = 4
 """Of every so many drawings, one gives its unconditional predictions as well."""
 
-Progress = Callable[[int, int], None]
 Kept = dict[str, Tensor]
 
 
@@ -121,7 +121,7 @@ def remember_drawings(
         key = teacher.key("remembered", prompts=chosen, first=start, settings=settings)
         parts.append(_cached(teacher.cache, key, lambda: _draw(teacher, chosen, start)))  # noqa: B023
         words += [*chosen, *[""] * len(chosen[::EMPTY_EVERY])] * STEPS
-        progress(numbers.stop, count)
+        progress(numbers.stop, count, "remembering")
     return _as_one(parts, words, teacher.size)
 
 
@@ -146,7 +146,7 @@ def remember_looks(
         )
         parts.append(_cached(teacher.cache, key, lambda: _look(teacher, clean, prompts, start)))  # noqa: B023
         words += prompts * STEPS
-        progress(start + len(chosen), len(looks))
+        progress(start + len(chosen), len(looks), "remembering")
     return _as_one(parts, words, teacher.size)
 
 

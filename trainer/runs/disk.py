@@ -30,16 +30,19 @@ def disk_error(error: OSError, what: str) -> DiskError:
         return DiskError(
             f"The disk is full: there is no room for {what}{place}.",
             "Free some space; a run that has a checkpoint goes on with: resume RUN",
+            "disk_full",
         )
     if error.errno in _NO_SUCH_PATH:
         return DiskError(
             f"The file system has no such path{place}: {error.strerror}.",
             "Give another path: each name in it of at most 255 bytes, and all but the last folders.",
+            "disk_refused",
         )
     return DiskError(
         f"The file system refuses {what}{place}: {error.strerror or error}.",
         "See to the disk and the rights on that folder; a run that has a checkpoint goes on with: "
         "resume RUN",
+        "disk_refused",
     )
 
 

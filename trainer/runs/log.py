@@ -1,25 +1,19 @@
-"""The event log of a run: one JSON object a line, flushed, readable while it grows.
-
-``{"time": …, "event": "start|step|validation|preview|checkpoint|rollback|warning|end", …}``. A
-``step`` has step, loss, learning_rate and seconds; a ``rollback`` has the step that training goes on
-from and message; an ``end`` has reason (finished, stopped or failed) and message.
-"""
+"""The event log of a run, ``events.jsonl``: flushed line by line, readable while it grows."""
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import TypeVar
 
+from trainer.events import Prepared, RolledBack, RunEvent, from_line, to_line
 from trainer.runs.disk import DiskError, writing
 from trainer.runs.layout import RunFolder
 
-Event = dict[str, Any]
+Kind = TypeVar("Kind", bound=RunEvent)
 
 
 class EventLog:
@@ -35,17 +29,13 @@ class EventLog:
             self._file = path.open("ab", buffering=0)
             self._torn = _ends_inside_a_line(path)
 
-    def append(self, event: str, **fields: object) -> None:
-        """Writes one event and flushes it to the system.
-
-        NaN and infinity, which are not JSON, become the texts ``"nan"``, ``"inf"`` and ``"-inf"``
-        (`number` turns them back); paths become text; tuples become lists.
+    def append(self, event: RunEvent) -> None:
+        """Write one event, with the present time unless it has one.
 
         Raises:
             DiskError: the disk is full.
         """
-        record = {"time": round(time.time(), 3), "event": event, **fields}
-        line = json.dumps(_plain(record), ensure_ascii=False, allow_nan=False)
+        line = to_line(event if event.time else replace(event, time=round(time.time(), 3)))
         left = b"\n" * self._torn + line.encode("utf-8", "replace") + b"\n"
         with writing(f"the log {self._file.name}"):
             while left:
@@ -53,35 +43,17 @@ class EventLog:
                 left = left[self._file.write(left) :]
         self._torn = False
 
-    def close(self) -> None:
-        """Forces everything to the disk and closes the file."""
-        if not self._file.closed:
-            try:
-                with writing(f"the log {self._file.name}"):
-                    os.fsync(self._file.fileno())
-            finally:
-                self._file.close()
-
     def __enter__(self) -> EventLog:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Force everything to the disk and close the file."""
         try:
-            self.close()
+            with self._file, writing(f"the log {self._file.name}"):
+                os.fsync(self._file.fileno())
         except DiskError:
-            if error is None:  # else that is what there is to say
+            if kind is None:  # else that is what there is to say
                 raise
-
-
-def append_event(run: RunFolder, event: str, **fields: object) -> None:
-    """Appends a single event; a loop keeps an `EventLog` open instead."""
-    with EventLog(run.events) as log:
-        log.append(event, **fields)
 
 
 class EventReader:
@@ -91,11 +63,11 @@ class EventReader:
         self._path = run.events
         self._offset = 0
 
-    def read(self) -> list[Event]:
+    def read(self) -> list[RunEvent]:
         """The new events; none if there is no log.
 
-        Torn lines, as a kill leaves them, are left out; one that is being written is left for the
-        next call.
+        Lines that are torn, as a kill leaves them, or of unknown kinds are left out; a line that
+        is being written is left for the next call.
         """
         try:
             with self._path.open("rb") as file:
@@ -105,17 +77,31 @@ class EventReader:
             return []
         complete = data[: data.rfind(b"\n") + 1]
         self._offset += len(complete)
-        events = (_parse(line) for line in complete.splitlines())
+        events = (from_line(line) for line in complete.splitlines())
         return [event for event in events if event is not None]
 
 
-def read_events(run: RunFolder, after: int = 0) -> list[Event]:
-    """The events from number `after` on, counted from 0; see `EventReader.read`."""
-    return EventReader(run).read()[after:]
+def read_events(run: RunFolder) -> list[RunEvent]:
+    """All events; see `EventReader.read`."""
+    return EventReader(run).read()
+
+
+def last_of(events: Sequence[RunEvent], kind: type[Kind]) -> dict[int, Kind]:
+    """The events of a kind by their step, steps rising; where a run did steps again, the last.
+
+    A start or a rollback takes back the steps after it.
+    """
+    found: dict[int, Kind] = {}
+    for event in events:
+        if isinstance(event, (Prepared, RolledBack)):
+            found = {step: one for step, one in found.items() if step <= event.step}
+        elif isinstance(event, kind):
+            found[int(getattr(event, "step", 0))] = event
+    return dict(sorted(found.items()))
 
 
 def number(value: object) -> float | None:
-    """A number of an event, NaN and infinity included; None for anything else."""
+    """A number from JSON that anyone may have written, NaN and infinity (as texts) included."""
     if isinstance(value, bool):
         return None
     if isinstance(value, (int, float)):
@@ -129,21 +115,3 @@ def _ends_inside_a_line(path: Path) -> bool:
             return False
         file.seek(-1, os.SEEK_END)
         return file.read(1) != b"\n"
-
-
-def _parse(line: bytes) -> Event | None:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) and "event" in value else None
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value

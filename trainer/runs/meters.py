@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from trainer.events import Meters
 from trainer.runs.log import number
 
 
@@ -44,9 +45,13 @@ class Meter:
         return f"{self.meaning}; {direction[self.better]}"
 
     def value(self, record: Mapping[str, object]) -> str | None:
-        """The number in an event or a row of ``evaluation.json``; None where there is none."""
+        """The number in a row of ``evaluation.json``; None where there is none."""
         found = number(record.get(self.name))
         return None if found is None else f"{found:.3g}"
+
+    def of(self, meters: Meters) -> str | None:
+        """The number among those that were measured; None where it was not."""
+        return self.value({self.name: getattr(meters, self.name)})
 
 
 METERS = (

@@ -21,7 +21,8 @@ from trainer.errors import UserError
 from trainer.runs.atomic import write_text
 from trainer.runs.board import read_board
 from trainer.runs.charts import Line, Point, line_chart, smooth
-from trainer.runs.log import Event, number, read_events
+from trainer.events import Ended, Evaluated, Prepared, RolledBack, RunEvent, StepDone, Validated, Warned
+from trainer.runs.log import Kind, last_of, read_events
 from trainer.runs.layout import RunFolder
 from trainer.runs.measured import read_measured
 from trainer.runs.meters import METERS, Meter
@@ -92,11 +93,7 @@ def write_report(run: RunFolder) -> Path:
         measured=read_measured(run),
         measured_columns=[meter.title for meter in METERS],
         settings=_settings(config),
-        warnings=[
-            str(event.get("message", ""))
-            for event in events
-            if _is(event, "warning") or _is(event, "rollback")
-        ],
+        warnings=[event.message for event in events if isinstance(event, (Warned, RolledBack))],
     )
     write_text(run.report, page)
     return run.report
@@ -111,50 +108,38 @@ def base_kind(name: str) -> str:
     return "hub" if name.count("/") == 1 else "built-in"
 
 
-def step_points(events: Sequence[Event], field: str, event: str = "step") -> list[Point]:
+def step_points(events: Sequence[RunEvent], kind: type[Kind], field: str) -> list[Point]:
     """The (step, value) pairs of a field, rising; where a run did steps again, the last."""
-    values: dict[int, float] = {}
-    for entry in events:
-        if _is(entry, "start") or _is(entry, "rollback"):
-            begun = number(entry.get("step")) or 0
-            values = {step: value for step, value in values.items() if step <= begun}
-        elif _is(entry, event):
-            step, value = number(entry.get("step")), number(entry.get(field))
-            if step is not None and value is not None:
-                values[int(step)] = value
-    return [(float(step), values[step]) for step in sorted(values)]
+    found = {step: getattr(event, field) for step, event in last_of(events, kind).items()}
+    return [(float(step), value) for step, value in found.items() if value is not None]
 
 
-def _is(event: Event, kind: str) -> bool:
-    return event["event"] == kind
-
-
-def _outcome(events: Sequence[Event]) -> tuple[str, str]:
+def _outcome(events: Sequence[RunEvent]) -> tuple[str, str]:
     """(reason, message) of the last end; ("running", "") before there is one."""
     for event in reversed(events):
-        if _is(event, "end"):
-            return str(event.get("reason", "")), str(event.get("message", ""))
-        if _is(event, "start"):
+        if isinstance(event, Ended):
+            return event.reason, event.message
+        if isinstance(event, Prepared):
             break
     return "running", ""
 
 
 def _facts(
-    run: RunFolder, config: TrainingConfig, events: Sequence[Event]
+    run: RunFolder, config: TrainingConfig, events: Sequence[RunEvent]
 ) -> Iterator[tuple[str, str]]:
     """The few things to know at a glance: (label, value)."""
-    steps = step_points(events, "seconds")
+    steps = step_points(events, StepDone, "seconds")
     done = int(steps[-1][0]) if steps else 0
     yield "steps", f"{done:,} of {config.training.steps:,}"
     if steps:
         yield "training time", duration(math.fsum(seconds for _, seconds in steps))
-    losses = step_points(events, "loss")
+    losses = step_points(events, StepDone, "loss")
     if smoothed := smooth(losses, _smoothing(losses)):
         yield "loss", f"{smoothed[0][1]:.3g} → {smoothed[-1][1]:.3g}"
     yield "rank", str(config.adapter.rank)
     if run.adapter.is_file():
         yield "file", f"{run.adapter.stat().st_size / 1e6:.1f} MB"
-    if times := [float(event["time"]) for event in events if number(event.get("time"))]:
+    if times := [event.time for event in events if event.time]:
         yield "ended", time.strftime("%d %B %Y, %H:%M", time.localtime(times[-1])).lstrip("0")
 
 
@@ -163,11 +148,11 @@ def _smoothing(points: Sequence[Point]) -> int:
     return max(5, min(200, len(points) // 12))
 
 
-def _charts(events: Sequence[Event]) -> Iterator[Chart]:
-    losses = step_points(events, "loss")
-    kept = step_points(events, "preservation")
-    checked = step_points(events, "loss", "validation")
-    held_out = any(_is(event, "validation") and event.get("held_out") for event in events)
+def _charts(events: Sequence[RunEvent]) -> Iterator[Chart]:
+    losses = step_points(events, StepDone, "loss")
+    kept = step_points(events, StepDone, "preservation")
+    checked = step_points(events, Validated, "loss")
+    held_out = any(isinstance(event, Validated) and event.held_out for event in events)
     span = _smoothing(losses)
     drawn = [
         (Line("raw", losses), "each step"),
@@ -181,8 +166,7 @@ def _charts(events: Sequence[Event]) -> Iterator[Chart]:
     note = "How far the predicted noise is off. It varies with the noise drawn; see the mean."
     yield _chart("Loss", note, drawn)
     drawn = [
-        (Line("smooth", step_points(events, "learning_rate")), "learning rate"),
-        (Line("second", step_points(events, "text_encoder_learning_rate")), "text encoder"),
+        (Line("smooth", step_points(events, StepDone, "learning_rate")), "learning rate"),
     ]
     yield _chart("Learning rate", "", drawn, from_zero=True)
 
@@ -196,10 +180,10 @@ def _chart(
     return Chart(title, note, legend, Markup(svg))  # numbers and our own words only
 
 
-def _meters(events: Sequence[Event]) -> list[tuple[Meter, str]]:
+def _meters(events: Sequence[RunEvent]) -> list[tuple[Meter, str]]:
     """The meters of the last evaluation, each with its number."""
-    last = next((event for event in reversed(events) if _is(event, "evaluation")), {})
-    return [(meter, value) for meter in METERS if (value := meter.value(last)) is not None]
+    found = [event.meters for event in events if isinstance(event, Evaluated)]
+    return [(meter, value) for meter in METERS if found and (value := meter.of(found[-1]))]
 
 
 def _settings(config: TrainingConfig) -> list[tuple[str, list[Setting]]]:

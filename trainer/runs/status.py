@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Literal, get_args
+from typing import get_args
 
 import psutil
 
+from trainer.errors import Code
+from trainer.events import Phase, Reason
 from trainer.runs.atomic import write_json
 from trainer.runs.layout import RunFolder
 
-Phase = Literal[
-    "preparing", "caching", "training", "previewing", "saving", "finished", "stopped", "failed"
-]
 PHASES: tuple[Phase, ...] = get_args(Phase)
-ENDED: frozenset[Phase] = frozenset({"finished", "stopped", "failed"})
+ENDED: frozenset[Phase] = frozenset(get_args(Reason))
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,7 @@ class Status:
         process_started: when that process started, in seconds since 1970: a pid alone may have
             been given to another process since.
         message: one sentence for a person.
+        code: why the run has ended, where it is not finished.
     """
 
     phase: Phase
@@ -40,6 +40,7 @@ class Status:
     pid: int = 0
     process_started: float = 0.0
     message: str = ""
+    code: Code = ""
 
 
 def own_status(phase: Phase, step: int = 0, total_steps: int = 0, message: str = "") -> Status:
@@ -81,4 +82,4 @@ def effective_status(run: RunFolder) -> Status | None:
     if status is None or status.phase in ENDED or is_alive(status):
         return status
     message = f"stopped at step {status.step} (killed)"
-    return replace(status, phase="stopped", eta_seconds=None, message=message)
+    return replace(status, phase="stopped", eta_seconds=None, message=message, code="killed")

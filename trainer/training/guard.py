@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 from torch.nn import Module, Parameter
 
 from trainer.errors import UserError
+from trainer.events import RolledBack
 from trainer.training.batches import Batch
 from trainer.training.checkpoints import load_before
 from trainer.training.session import Session
@@ -25,21 +25,6 @@ Backward = Callable[[Batch], Tensor]
 
 SETBACK_FACTOR = 0.5
 """What the learning rate is multiplied by after a setback."""
-
-
-@dataclass(frozen=True)
-class RolledBack:
-    """Training goes on from an earlier step, at a lower learning rate.
-
-    Attributes:
-        step: where it goes on from.
-        failed_step: the step whose numbers were not finite.
-        message: all of it in words.
-    """
-
-    step: int
-    failed_step: int
-    message: str
 
 
 class NonFiniteError(UserError):
@@ -78,6 +63,7 @@ def refuse_non_finite(session: Session, losses: Tensor, norm: Tensor, backward: 
         f"adapter was left as it was after step {session.step}.{again}",
         "Look at these pictures; lower optimizer.learning_rate; use training.precision fp32 or "
         'bf16. training.non_finite = "halve" goes back and on at half the rate, by itself.',
+        "non_finite",
     )
 
 

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import Protocol
 
 import torch
 
+from trainer.events import (
+    CheckpointSaved,
+    Ended,
+    Evaluated,
+    PreviewSaved,
+    RunEvent,
+    Validated,
+    Warned,
+    Working,
+)
 from trainer.memory.modes import set_mode
 from trainer.memory.recovery import (
-    MemoryUsed,
     SpillWatch,
     describe_step_down,
     memory_used,
@@ -20,51 +28,10 @@ from trainer.memory.recovery import (
 from trainer.runs.disk import writing
 from trainer.training.checkpoints import save_checkpoint
 from trainer.training.export import keep_adapter
-from trainer.training.guard import NonFiniteError, RolledBack, roll_back
+from trainer.training.guard import NonFiniteError, roll_back
 from trainer.training.previews import draw_previews
 from trainer.training.session import Session
-from trainer.training.step import StepDone, Stop, add_gradients, training_step
-
-if TYPE_CHECKING:
-    from trainer.evaluation.watching import Evaluated, Validated
-
-
-@dataclass(frozen=True)
-class PreviewSaved:
-    """Previews lie in the run folder."""
-
-    step: int
-    folder: str
-
-
-@dataclass(frozen=True)
-class CheckpointSaved:
-    """A checkpoint lies in the run folder."""
-
-    step: int
-    folder: str
-
-
-@dataclass(frozen=True)
-class Warned:
-    """Something that the user should know; training goes on."""
-
-    message: str
-
-
-@dataclass(frozen=True)
-class Ended:
-    """The loop is over: all steps done, or stopped on request."""
-
-    step: int
-    finished: bool
-
-
-LoopEvent = StepDone | PreviewSaved | CheckpointSaved | MemoryUsed | Warned | RolledBack | Ended
-if TYPE_CHECKING:
-    TrainingEvent: TypeAlias = LoopEvent | Validated | Evaluated
-else:
-    TrainingEvent = LoopEvent
+from trainer.training.step import Stop, add_gradients, training_step
 
 
 class Measuring(Protocol):
@@ -79,13 +46,11 @@ class Measuring(Protocol):
         ...
 
 
-def train(
-    session: Session, stop: Stop, measuring: Measuring | None = None
-) -> Iterator[TrainingEvent]:
+def train(session: Session, stop: Stop, measuring: Measuring | None = None) -> Iterator[RunEvent]:
     """Train from the session's step to the configured number of steps.
 
     Args:
-        stop: asked once a step; the run then saves and ends.
+        stop: asked once a step; the run then saves, and its last event is `Ended`.
         measuring: what measures at the configured steps.
 
     Raises:
@@ -135,12 +100,12 @@ def train(
             )
             break
         if stopping and not last:
-            yield Ended(session.step, finished=False)
+            message = f"stopped at step {session.step}"
+            yield Ended(session.step, "stopped", "user_stop", message)
             return
-    yield Ended(session.step, finished=True)
 
 
-def dry_step(session: Session) -> Iterator[TrainingEvent]:
+def dry_step(session: Session) -> Iterator[RunEvent]:
     """Forward and backward pass at the largest size, thrown away: what does not fit, or can't be
     repeated exactly, shows at once.
 
@@ -191,9 +156,10 @@ def _is_due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _preview(session: Session, strength: int) -> Iterator[TrainingEvent]:
+def _preview(session: Session, strength: int) -> Iterator[RunEvent]:
     if not session.device.is_main:
         return
+    yield Working("previews", phase="previewing")
     try:
         with writing(f"the previews of step {session.step}"):
             folder = draw_previews(session, strength=strength)
@@ -207,9 +173,10 @@ def _preview(session: Session, strength: int) -> Iterator[TrainingEvent]:
     yield PreviewSaved(session.step, str(folder.relative_to(session.run.path)))
 
 
-def _measure(session: Session, measuring: Measuring) -> Iterator[TrainingEvent]:
+def _measure(session: Session, measuring: Measuring) -> Iterator[RunEvent]:
     if not session.device.is_main:
         return
+    yield Working("measuring", phase="measuring")
     try:
         measured = measuring.measure()
     except torch.OutOfMemoryError:
@@ -224,7 +191,7 @@ def _measure(session: Session, measuring: Measuring) -> Iterator[TrainingEvent]:
         keep_adapter(session, session.run.adapter_at(session.step))
 
 
-def save_state(session: Session) -> Iterator[TrainingEvent]:
+def save_state(session: Session) -> Iterator[RunEvent]:
     """Write a checkpoint, and the adapter as it is now.
 
     Raises:

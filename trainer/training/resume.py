@@ -50,6 +50,7 @@ def check_resumable(session: Session, state: TrainingState, accept_changes: bool
         raise UserError(
             "The image set has changed since the run was stopped: " + "; ".join(pictures) + ".",
             "Put it back as it was, or go on with: resume RUN --accept-changes",
+            "images_changed",
         )
     return notes + [f"image set: {change}" for change in pictures]
 

@@ -8,19 +8,31 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from trainer import __version__
 from trainer.config.file import write_config
 from trainer.config.schema import TrainingConfig
-from trainer.errors import UserError
+from trainer.errors import Code, UserError
 from trainer.evaluation.assessing import Assessment
 from trainer.evaluation.concluding import conclude
-from trainer.evaluation.watching import Evaluated, Validated, Watch
+from trainer.evaluation.watching import Watch
+from trainer.events import (
+    Ended,
+    Phase,
+    Prepared,
+    Reason,
+    RolledBack,
+    RunEvent,
+    StepDone,
+    Warned,
+    Working,
+)
 from trainer.memory.devices import Device, choose_device
-from trainer.memory.recovery import MemoryUsed, out_of_memory
+from trainer.memory.recovery import out_of_memory
 from trainer.places import cache_folder
 from trainer.runs.atomic import sweep_old_orphans, sweep_orphans
 from trainer.runs.disk import DiskError, disk_error, writing
@@ -29,49 +41,15 @@ from trainer.runs.layout import prepare as prepare_folder
 from trainer.runs.lock import run_lock
 from trainer.runs.log import EventLog
 from trainer.runs.report import write_report
-from trainer.runs.status import Phase, Status, own_status, write_status
+from trainer.runs.status import Status, own_status, write_status
 from trainer.training.checkpoints import load_latest
 from trainer.training.export import Exported, export_adapter
-from trainer.training.guard import RolledBack
 from trainer.training.interrupt import StopRequest
-from trainer.training.loop import (
-    CheckpointSaved,
-    Ended,
-    PreviewSaved,
-    TrainingEvent,
-    Warned,
-    save_state,
-    train,
-)
+from trainer.training.loop import save_state, train
 from trainer.training.resume import check_resumable
 from trainer.training.session import Session, prepare
-from trainer.training.step import StepDone
 
 STATUS_INTERVAL = 1.0
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Training is about to begin.
-
-    Attributes:
-        summary: what will train, in one line.
-        arithmetic: pictures, batches and steps, in one line.
-    """
-
-    summary: str
-    arithmetic: str
-    step: int
-    total_steps: int
-
-
-@dataclass(frozen=True)
-class Working:
-    """A slow phase before training: what is done, of how much."""
-
-    what: str
-    done: int
-    total: int
 
 
 @dataclass(frozen=True)
@@ -91,7 +69,7 @@ class Result:
     assessment: Assessment | None = None
 
 
-Listener = Callable[[TrainingEvent | Prepared | Working], None]
+Listener = Callable[[RunEvent], None]
 
 
 class Recorder:
@@ -110,36 +88,26 @@ class Recorder:
 
     def warn(self, message: str) -> None:
         """Record and pass on something that the user should know."""
-        self.log.append("warning", message=message, step=self.status.step)
-        self.listener(Warned(message))
+        self.record(Warned(message))
 
-    def working(self, what: str, done: int, total: int) -> None:
-        """Progress of a slow phase before training."""
+    def working(self, done: int, total: int, what: str) -> None:
+        """Progress of slow work before training."""
         phase: Phase = "caching" if what == "caching" else "preparing"
-        self._write(replace(self.status, phase=phase), at_once=False)
-        self.listener(Working(what, done, total))
+        self.record(Working(what, done, total, phase))
 
-    def record(self, event: TrainingEvent) -> None:
-        """Record and pass on one event of the loop."""
+    def record(self, event: RunEvent) -> None:
+        """Record one event in the log and the status, and pass it on."""
         if isinstance(event, Warned):
-            self.warn(event.message)
-            return
+            event = replace(event, step=self.status.step)
+        if isinstance(event, Working):
+            status = replace(self.status, phase=event.phase)
+            self._write(status, at_once=event.phase != self.status.phase)
+        else:
+            self.log.append(event)
         if isinstance(event, StepDone):
-            self.log.append("step", **asdict(event))
             self._pace(event)
-        elif isinstance(event, MemoryUsed):
-            self.log.append("memory", **asdict(event))
-        elif isinstance(event, PreviewSaved):
-            self.log.append("preview", **asdict(event))
-        elif isinstance(event, Validated):
-            self.log.append("validation", **asdict(event))
-        elif isinstance(event, Evaluated):
-            self.log.append("evaluation", **event.event())
         elif isinstance(event, RolledBack):
-            self.log.append("rollback", **asdict(event))
             self.status = replace(self.status, step=event.step)
-        elif isinstance(event, CheckpointSaved):
-            self.log.append("checkpoint", **asdict(event))
         self.listener(event)
 
     def _pace(self, event: StepDone) -> None:
@@ -194,17 +162,17 @@ def run_training(
             session = _prepare(config, run, device, resume, accept_changes, recorder)
             return _train(session, recorder, stop)
         except KeyboardInterrupt:
-            _end(recorder, "stopped", "stopped before the first step")
+            _end(recorder, "stopped", "user_stop", "stopped before the first step")
             raise
         except UserError as error:
-            _end(recorder, "failed", str(error))
+            _end(recorder, "failed", error.code, str(error))
             raise
         except OSError as error:
             trouble = disk_error(error, "the run")
-            _end(recorder, "failed", str(trouble))
+            _end(recorder, "failed", trouble.code, str(trouble))
             raise trouble from error
         except Exception as error:
-            _end(recorder, "failed", f"{type(error).__name__}: {error}")
+            _end(recorder, "failed", "defect", f"{type(error).__name__}: {error}")
             raise
 
 
@@ -232,18 +200,16 @@ def _prepare(
 
 def _train(session: Session, recorder: Recorder, stop: StopRequest) -> Result:
     run, total = session.run, session.config.training.steps
-    prepared = Prepared(session.attachment.summary(), _arithmetic(session), session.step, total)
-    recorder.log.append("start", **asdict(prepared))
-    recorder.listener(prepared)
+    summary, arithmetic = session.attachment.summary(), _arithmetic(session)
+    recorder.record(Prepared(summary, arithmetic, session.step, total, __version__))
     recorder.phase("training", step=session.step, total_steps=total)
     stop.defer()
     try:
         for event in train(session, lambda: stop.requested, measuring(session)):
-            recorder.record(event)
-            if isinstance(event, Ended) and not event.finished:
-                message = f"stopped at step {event.step}"
-                _end(recorder, "stopped", message)
+            if isinstance(event, Ended):
+                _end(recorder, event.reason, event.code, event.message)
                 return Result(run, event.step, False, None)
+            recorder.record(event)
     except (UserError, OSError):
         _save_what_is_learned(session, recorder)
         raise
@@ -252,7 +218,7 @@ def _train(session: Session, recorder: Recorder, stop: StopRequest) -> Result:
     if not exported.exact:
         recorder.warn(f"The adapter file is not what was trained: {exported.summary}")
     assessment = _assess(session, recorder)
-    _end(recorder, "finished", f"{exported.summary}; {exported.works}")
+    _end(recorder, "finished", "", f"{exported.summary}; {exported.works}")
     return Result(run, session.step, True, exported, assessment)
 
 
@@ -274,6 +240,7 @@ def _assess(session: Session, recorder: Recorder) -> Assessment | None:
     """The measurements at the end; a run whose adapter is safe does not fail for them."""
     if not session.config.evaluation.enabled:
         return None
+    recorder.phase("measuring")
     try:
         return conclude(session)
     except torch.OutOfMemoryError:
@@ -295,20 +262,20 @@ def _follow(
         session.restore(state)
     with StopRequest() as stop:
         stop.defer()
-        finished = all(
-            event.finished
+        finished = not any(
+            isinstance(event, Ended)
             for event in train(session, lambda: stop.requested, measuring(session))
-            if isinstance(event, Ended)
         )
     return Result(run, session.step, finished, None)
 
 
-def _end(recorder: Recorder, reason: Phase, message: str) -> None:
+def _end(recorder: Recorder, reason: Reason, code: Code, message: str) -> None:
     """The last words of a run, each as far as the disk takes them if it has failed anyway."""
     step = recorder.status.step
+    event = Ended(step, reason, code, message)
     last_words: list[Callable[[], object]] = [
-        lambda: recorder.log.append("end", reason=reason, message=message, step=step),
-        lambda: recorder.phase(reason, eta_seconds=None, message=message),
+        lambda: recorder.record(event),
+        lambda: recorder.phase(reason, eta_seconds=None, message=message, code=code),
     ]
     if step:
         last_words.append(lambda: write_report(recorder.run))

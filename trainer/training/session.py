@@ -21,6 +21,7 @@ from trainer.config.schema import TrainingConfig
 from trainer.data.cache import TensorCache
 from trainer.data.latents import LatentSource, MaskSource, Picture, gather_pictures
 from trainer.errors import UserError
+from trainer.events import Progress
 from trainer.lora.attach import Attachment, attach
 from trainer.lora.names import Part
 from trainer.memory.devices import Device
@@ -37,7 +38,6 @@ from trainer.training.optimizers import Schedule, make_optimizer, make_schedule,
 from trainer.triggers.lab import doubt
 
 Notice = Callable[[str], None]
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass
@@ -165,15 +165,13 @@ def prepare(
 
     Args:
         notice: is told, in sentences, what the user should know.
-        progress: is told (what, done, total) of slow phases.
+        progress: is told of slow work.
 
     Raises:
         UserError: anything that the user can put right.
     """
     base, config, device = _opened(config, device, notice)
-    pictures, held_out = gather_pictures(
-        config, base.resolution_step, notice, lambda done, total: progress("reading", done, total)
-    )
+    pictures, held_out = gather_pictures(config, base.resolution_step, notice, progress)
     captions = all_captions(base, pictures, config)
 
     cache = TensorCache(cache_folder(), notice)
@@ -306,7 +304,7 @@ def _fill_latents(
         latents.fill(
             pictures,
             flips,
-            lambda done, total: progress("caching", done, total),
+            progress,
             lambda: _vae_at_work(base, device),
         )
     device.put_away(base.vae)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import reduce
 from itertools import accumulate
 from typing import Protocol
@@ -23,6 +22,7 @@ from trainer.diffusion import (
     squared_error,
     target,
 )
+from trainer.events import StepDone
 from trainer.memory.devices import repeating
 from trainer.models.base import BaseModel
 from trainer.preservation.rows import KeptRows
@@ -36,27 +36,6 @@ TEXT_SHARE = 0.1
 """How much the text features count within the preservation loss: measured in benchmarks/."""
 
 Stop = Callable[[], bool]
-
-
-@dataclass(frozen=True)
-class StepDone:
-    """One optimizer step.
-
-    Attributes:
-        step: steps done, this one included.
-        loss: mean weighted squared error over the step's samples.
-        preservation: the same for the preserved prompts; None on a step without them.
-        learning_rate: the UNet's present rate (the text encoder's, where only that trains).
-        gradient_norm: before shortening.
-        seconds: wall time of the step.
-    """
-
-    step: int
-    loss: float
-    preservation: float | None
-    learning_rate: float
-    gradient_norm: float
-    seconds: float
 
 
 class TextFeatures(Protocol):

@@ -50,9 +50,9 @@ def _last_loss(found: RunView) -> str:
 
 def _meters(views: Sequence[RunView]) -> list[list[str]]:
     return [
-        [meter.title, *(meter.value(found.evaluation) or "unknown" for found in views)]
+        [meter.title, *((found.meters and meter.of(found.meters)) or "unknown" for found in views)]
         for meter in METERS
-        if any(meter.name in found.evaluation for found in views)
+        if any(found.meters and meter.of(found.meters) for found in views)
     ]
 
 

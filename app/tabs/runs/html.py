@@ -17,8 +17,9 @@ from trainer import places
 from trainer.data.captions import word_pattern
 from trainer.runs.board import preview_records, spread
 from trainer.runs.charts import Line, Point, line_chart, smooth, thin
+from trainer import events
 from trainer.runs.layout import RunFolder
-from trainer.runs.log import Event, number
+from trainer.runs.log import number
 from trainer.runs.meters import METERS
 from trainer.text import duration
 
@@ -29,6 +30,7 @@ _PHASES = {
     "caching": "reading the pictures",
     "training": "training",
     "previewing": "drawing previews",
+    "measuring": "measuring",
     "saving": "saving",
     "finished": "finished",
     "stopped": "stopped",
@@ -36,7 +38,6 @@ _PHASES = {
     QUEUED: "waiting",
     UNSTARTED: "never started",
 }
-_DEFECT = re.compile(r"\w*(Error|Exception|Interrupt|Exit)\b: ")
 
 
 def label(info: RunInfo) -> str:
@@ -53,7 +54,7 @@ def state(info: RunInfo) -> str:
     if info.alive and info.phase == "training" and info.total_steps:
         return f"step {info.step:,} of {info.total_steps:,}"
     if info.phase == "stopped":
-        killed = " (killed)" if "(killed)" in info.message else ""
+        killed = " (killed)" if info.code == "killed" else ""
         return f"stopped at step {info.step:,}{killed}"
     return _PHASES.get(info.phase, info.phase)
 
@@ -105,23 +106,24 @@ def _message(info: RunInfo) -> str:
     if info.phase == UNSTARTED:
         return "<p>It was prepared and never started.</p>"
     if info.phase == "stopped":
-        what = "Its process was ended from outside. " if "(killed)" in info.message else ""
+        what = "Its process was ended from outside. " if info.code == "killed" else ""
         return f"<p>{what}Resume goes on from the last checkpoint.</p>"
     if info.phase == "failed":
-        lines = "<br>".join(escape(line) for line in plain_message(info.message).splitlines())
+        lines = "<br>".join(escape(line) for line in plain_message(info.message, info.code).splitlines())
         return f"<p>{lines}</p>"
     return f'<p class="quiet">{escape(info.message)}</p>' if info.phase == "finished" else ""
 
 
-def plain_message(message: str) -> str:
+def plain_message(message: str, code: str) -> str:
     """A run's last words for people: those of a defect are kept for the log file."""
-    if _DEFECT.match(message):
+    if code == "defect":
         return (
             "A fault of Rarebit's own ended it. The file worker.log in the run's folder says "
             "more.\nWhat was saved before is whole."
         )
-    hint = message.replace("or go on with: resume RUN --accept-changes", "or resume anyway.")
-    return hint
+    if code == "images_changed":
+        return f"{message.splitlines()[0]}\nPut it back as it was, or resume anyway."
+    return message
 
 
 # ------------------------------------------------------------------------------ curves
@@ -246,7 +248,7 @@ def meters(view: RunView) -> str:
     """What the evaluation found, and its board of prompts that should have stayed."""
     run = RunFolder(places.RUNS / view.info.name)
     values = [
-        (meter, value) for meter in METERS if (value := meter.value(view.evaluation)) is not None
+        (meter, value) for meter in METERS if view.meters and (value := meter.of(view.meters))
     ]
     picture = run.path / "evaluation" / "board.png"
     advice = _recommendation(run)
@@ -295,46 +297,40 @@ def log(view: RunView) -> str:
     )
 
 
-def _line(event: Event) -> str:
-    kind, words = str(event["event"]), _words(event)
-    when = number(event.get("time"))
-    shown = time.strftime("%H:%M:%S", time.localtime(when)) if when else ""
-    failed = kind == "end" and event.get("reason") == "failed"
-    css = "failed" if failed else "warning" if kind in ("warning", "rollback") else "line"
+def _line(event: events.RunEvent) -> str:
+    words = _words(event)
+    shown = time.strftime("%H:%M:%S", time.localtime(event.time)) if event.time > 0 else ""
+    css = "line"
+    if isinstance(event, events.Ended) and event.reason == "failed":
+        css = "failed"
+    elif isinstance(event, (events.Warned, events.RolledBack)):
+        css = "warning"
     return (
         f'<li class="{css}"><time>{shown}</time><span>{escape(words)}</span></li>' if words else ""
     )
 
 
-def _words(event: Event) -> str:
+def _words(event: events.RunEvent) -> str:
     """One event in a sentence; "" for those that need none."""
-    step = number(event.get("step"))
-    at = f"{int(step):,}" if step is not None and math.isfinite(step) else ""
-    kind = str(event["event"])
-    if kind == "start":
-        again = f"Goes on from step {at}: " if step else ""
-        return f"{again}{event.get('summary', '')}; {event.get('arithmetic', '')}"
-    if kind == "end":
-        message = plain_message(str(event.get("message", ""))).replace("\n", " ")
-        reason = str(event.get("reason", ""))
-        return message if message.startswith(reason) else f"{reason}: {message}"
-    if kind == "warning":
-        return str(event.get("message", ""))
-    if kind == "validation":
-        return f"Step {at}: loss {short(event.get('loss'))} on images kept out of training"
-    if kind == "evaluation":
-        values = [(meter.title, meter.value(event)) for meter in METERS]
-        return f"Step {at}: {', '.join(f'{title} {value}' for title, value in values if value)}"
-    if kind == "memory":
-        return f"Most memory so far: {short(event.get('peak_gib'))} GiB"
-    sentences = {"preview": f"Previews of step {at}", "checkpoint": f"Checkpoint at step {at}"}
-    return sentences.get(kind, str(event.get("message", "")))
-
-
-def short(value: object) -> str:
-    """A number of an event in three digits."""
-    found = number(value)
-    return f"{found:.3g}" if found is not None else "unknown"
+    if isinstance(event, events.Prepared):
+        again = f"Goes on from step {event.step:,}: " if event.step else ""
+        return f"{again}{event.summary}; {event.arithmetic}"
+    if isinstance(event, events.Ended):
+        message = plain_message(event.message, event.code).replace("\n", " ")
+        return message if event.reason == "stopped" else f"{event.reason}: {message}"
+    if isinstance(event, (events.Warned, events.RolledBack)):
+        return event.message
+    if isinstance(event, events.Validated):
+        return f"Step {event.step:,}: loss {event.loss:.3g} on images kept out of training"
+    if isinstance(event, events.Evaluated):
+        values = [(meter.title, meter.of(event.meters)) for meter in METERS]
+        found = ", ".join(f"{title} {value}" for title, value in values if value)
+        return f"Step {event.step:,}: {found}"
+    if isinstance(event, events.MemoryUsed):
+        return f"Most memory so far: {event.peak_gib:.3g} GiB"
+    if isinstance(event, events.PreviewSaved):
+        return f"Previews of step {event.step:,}"
+    return f"Checkpoint at step {event.step:,}" if isinstance(event, events.CheckpointSaved) else ""
 
 
 def _empty(title: str, text: str) -> str:

@@ -17,16 +17,17 @@ from trainer.config.schema import TrainingConfig
 from trainer.config.file import read_config
 from trainer.errors import UserError
 from trainer.runs.charts import Point
-from trainer.runs.log import Event, EventReader, number
+from trainer.events import Evaluated, Meters, Prepared, RolledBack, RunEvent, StepDone, Validated
+from trainer.runs.log import EventReader
 from trainer.runs.layout import RunFolder
 
 FRESH = 1.0  # seconds for which a view is good enough for everyone
 _LOG_LENGTH = 300
 _MOST_READERS = 64
-# event -> the fields of it that are curves
-_CURVES = {
-    "step": ("loss", "preservation", "learning_rate"),
-    "validation": ("loss", "training_loss"),
+# Kind of event -> the fields of it that are curves.
+_CURVES: dict[type[RunEvent], tuple[str, ...]] = {
+    StepDone: ("loss", "preservation", "learning_rate"),
+    Validated: ("loss", "training_loss"),
 }
 
 
@@ -40,7 +41,7 @@ class RunView:
         version: rises with every change of what follows.
         curves: (step, value) pairs by "event.field", such as "step.loss", steps rising.
         log: the newest events that are worth a line.
-        evaluation: the newest meters; empty if there are none.
+        meters: the newest ones; None if nothing was measured.
         preview_steps: steps that have previews, rising.
     """
 
@@ -48,8 +49,8 @@ class RunView:
     config: TrainingConfig | None
     version: int
     curves: dict[str, list[Point]]
-    log: list[Event]
-    evaluation: Event
+    log: list[RunEvent]
+    meters: Meters | None
     preview_steps: tuple[int, ...]
 
 
@@ -64,8 +65,8 @@ class _Reader:
     read_at: float = 0.0
     version: int = 0
     values: dict[str, dict[int, float]] = field(default_factory=dict)
-    log: deque[Event] = field(default_factory=lambda: deque(maxlen=_LOG_LENGTH))
-    evaluation: Event = field(default_factory=dict)
+    log: deque[RunEvent] = field(default_factory=lambda: deque(maxlen=_LOG_LENGTH))
+    meters: Meters | None = None
     previews: tuple[int, ...] = ()
     config: TrainingConfig | None = None
     config_changed: int = 0
@@ -95,25 +96,22 @@ class _Reader:
             self.version,
             curves,
             list(self.log),
-            self.evaluation,
+            self.meters,
             previews,
         )
 
-    def _take(self, event: Event) -> None:
-        kind = str(event["event"])
-        if kind in ("start", "rollback"):  # the steps after its checkpoint are done again
-            begun = number(event.get("step")) or 0
+    def _take(self, event: RunEvent) -> None:
+        if isinstance(event, (Prepared, RolledBack)):  # the steps after it are done again
             for values in self.values.values():
-                for step in [step for step in values if step > begun]:
+                for step in [step for step in values if step > event.step]:
                     del values[step]
-        step = number(event.get("step"))
-        for name in _CURVES.get(kind, ()) if step is not None else ():
-            value = number(event.get(name))
-            if value is not None and step is not None:
-                self.values.setdefault(f"{kind}.{name}", {})[int(step)] = value
-        if kind == "evaluation":
-            self.evaluation = event
-        if kind != "step":
+        if isinstance(event, (StepDone, Validated)):
+            for name in _CURVES[type(event)]:
+                if (value := getattr(event, name)) is not None:
+                    self.values.setdefault(f"{event.kind}.{name}", {})[event.step] = value
+        if isinstance(event, Evaluated):
+            self.meters = event.meters
+        if not isinstance(event, StepDone):
             self.log.append(event)
 
     def _curves(self) -> dict[str, list[Point]]:

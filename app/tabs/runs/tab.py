@@ -196,7 +196,7 @@ def _buttons(info: RunInfo | None, found: RunView | None = None) -> dict[str, An
         return dict.fromkeys(("stop", "resume", "anyway", "again", "draw", "delete"), nothing)
     ended = info.phase in ("stopped", "failed", UNSTARTED)
     saved = jobs.has_checkpoint(info.name)
-    changed = info.phase == "failed" and "image set has changed" in info.message
+    changed = info.phase == "failed" and info.code == "images_changed"
     leave = "Take out of the queue" if info.phase == QUEUED else "Stop and save"
     return {
         "stop": (info.alive or info.phase == QUEUED, leave, not info.stopping),
@@ -327,7 +327,7 @@ def run_status(run: str = "") -> dict[str, Any]:
         "step": info.step,
         "total_steps": info.total_steps,
         "eta_seconds": info.eta_seconds,
-        "message": runs_html.plain_message(info.message),
+        "message": runs_html.plain_message(info.message, info.code),
         "alive": info.alive,
         "loss": losses[-1][1] if losses else None,
     }

@@ -15,8 +15,9 @@ from trainer.config.schema import TrainingConfig
 from trainer.data.folders import look_into, repeats_of
 from trainer.data.holding import held_out_count
 from trainer.errors import UserError
+from trainer.events import Prepared, StepDone
 from trainer.runs.layout import RunFolder, list_runs
-from trainer.runs.log import number, read_events
+from trainer.runs.log import read_events
 from trainer.text import duration
 
 _MOST_PICTURES = 100_000
@@ -144,10 +145,10 @@ def _measured(path: Path, changed: int) -> _Measured | None:
         config = read_config(run.config)
     except UserError:
         return None
-    steps = [event for event in read_events(run) if event["event"] in ("step", "start")]
+    steps = [event for event in read_events(run) if isinstance(event, (StepDone, Prepared))]
     # Only the last stretch: between a stop and going on lie days.
-    begun = max((i for i, event in enumerate(steps) if event["event"] == "start"), default=0)
-    times = [time for event in steps[begun + 1 :] if (time := number(event.get("time")))]
+    begun = max((i for i, event in enumerate(steps) if isinstance(event, Prepared)), default=0)
+    times = [event.time for event in steps[begun + 1 :] if event.time]
     if len(times) < 10:
         return None
     seconds = (times[-1] - times[0]) / (len(times) - 1)

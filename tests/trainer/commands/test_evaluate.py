@@ -20,6 +20,7 @@ from trainer.commands.cli import main
 from trainer.evaluation import assessing, drift
 from trainer.evaluation.concluding import sentences
 from trainer.evaluation.drift import ProbeSettings
+from trainer.events import Evaluated
 from trainer.runs.layout import RunFolder
 from trainer.runs.log import read_events
 from trainer.runs.measured import read_measured
@@ -73,8 +74,8 @@ def test_a_run_at_its_end_and_by_command(
         for key in ("effect", "leak", "collateral", "likeness", "validation_loss"):
             assert measured[key] == pytest.approx(again[key], rel=1e-2, abs=1e-4), key
     assert {"checkpoint", "strength", "why"} <= set(found["recommended"])
-    events = [event for event in read_events(run) if event["event"] == "evaluation"]
-    assert kept["effect"] == events[-1]["effect"]
+    events = [event for event in read_events(run) if isinstance(event, Evaluated)]
+    assert kept["effect"] == events[-1].meters.effect
     page = run.report.read_text()
     assert "What other prompts became" in page
     shown = read_measured(run)

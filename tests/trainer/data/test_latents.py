@@ -23,19 +23,21 @@ def test_fill(tiny_base: TinyBase, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     shutil.copy(folder / "0.png", folder / "same.png")
     base = load_base(str(tiny_base("sd1")))
     config = small_config(tiny_base("sd1"), folder, evaluation__validation=0.0)
-    read: list[tuple[int, int]] = []
-    pictures, _ = gather_pictures(
-        config, base.resolution_step, lambda _: None, lambda *numbers: read.append(numbers)
-    )
-    assert read == [(done, 10) for done in range(1, 11)]
+    told: list[tuple[int, int]] = []
+
+    def progress(done: int, total: int, what: str) -> None:
+        told.append((done, total))
+
+    pictures, _ = gather_pictures(config, base.resolution_step, lambda _: None, progress)
+    assert told == [(done, 10) for done in range(1, 11)]
 
     source = LatentSource(base, TensorCache(tmp_path / "cache", print), "#ffffff")
-    told: list[tuple[int, int]] = []
-    assert source.fill(pictures, (False, True), lambda *numbers: told.append(numbers)) == 18
+    told.clear()
+    assert source.fill(pictures, (False, True), progress) == 18
     # The copy has the latents of its original, which count as done from the start.
     assert told == [(done, 20) for done in range(2, 21)]
     told.clear()
-    assert source.fill(pictures, (False, True), lambda *numbers: told.append(numbers)) == 0
+    assert source.fill(pictures, (False, True), progress) == 0
     assert told == [(20, 20)]
 
     for picture in (pictures[2], pictures[7]):

@@ -448,14 +448,14 @@ def test_nothing_is_written(tmp_path: Path) -> None:
 def test_progress_counts_to_the_end(tmp_path: Path) -> None:
     put(tmp_path, {f"{index}.png": picture(index) for index in range(5)})
     calls: list[tuple[int, int]] = []
-    scan_image_set(tmp_path, progress=lambda done, total: calls.append((done, total)))
+    scan_image_set(tmp_path, progress=lambda done, total, _: calls.append((done, total)))
     assert calls == [(done, 5) for done in range(1, 6)]
 
 
 def test_a_scan_can_be_broken_off(tmp_path: Path) -> None:
     put(tmp_path, {f"{index}.png": picture(index) for index in range(5)})
 
-    def stop(done: int, total: int) -> None:
+    def stop(done: int, total: int, what: str) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from trainer.evaluation.meters import Meters
 from trainer.evaluation.recommending import Candidate, best_checkpoint, recommend
+from trainer.events import Meters
 
 
 def candidate(step: int, likeness: float | None, drift: float, strength: float = 1.0) -> Candidate:

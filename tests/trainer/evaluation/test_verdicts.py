@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from trainer.evaluation.meters import Meters, mean_meters, spread
+from trainer.evaluation.meters import mean_meters, spread
 from trainer.evaluation.verdicts import findings
+from trainer.events import Meters
 
 GOOD = Meters(
     0.0273, 0.0092, 0.0189, 0.0093,

@@ -16,7 +16,7 @@ from trainer.commands.cli import main
 from trainer.config.schema import AdapterConfig, TrainingConfig
 from trainer.diffusion import added_conditioning, encode
 from trainer.errors import UserError
-from trainer.evaluation.watching import Evaluated
+from trainer.events import Evaluated
 from trainer.lora.attach import attach, detach
 from trainer.lora.layers import find_layers, original_layer
 from trainer.memory.architecture import find_architecture

@@ -13,14 +13,13 @@ from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import digest, make_images, small_config, train_small
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
+from trainer.events import Ended, MemoryUsed, RunEvent, StepDone, Warned
 from trainer.memory.ladder import rung_of, rungs_below
-from trainer.memory.recovery import MemoryUsed, SpillWatch, out_of_memory
+from trainer.memory.recovery import SpillWatch, out_of_memory
 from trainer.runs.layout import RunFolder
 from trainer.runs.log import read_events
 from trainer.training import loop, step
 from trainer.training.batches import Batches
-from trainer.training.loop import TrainingEvent, Warned
-from trainer.training.step import StepDone
 
 
 @pytest.fixture
@@ -130,8 +129,8 @@ def test_the_dry_step_finds_the_mode_that_fits(
 
 
 def with_exact_steps(
-    session: Any, *rest: Any, train: Callable[..., Iterator[TrainingEvent]] = loop.train
-) -> Iterator[TrainingEvent]:
+    session: Any, *rest: Any, train: Callable[..., Iterator[RunEvent]] = loop.train
+) -> Iterator[RunEvent]:
     """As on a GPU: a dry step first, and gradients that repeat to the last bit."""
     session.exact = True
     yield from loop.dry_step(session)
@@ -193,7 +192,7 @@ def test_nothing_left_to_try_names_three_remedies(
         train_small(small(), tmp_path / "run")
     assert caught.value.hint.count("; or ") == 2
     end = read_events(RunFolder(tmp_path / "run"))[-1]
-    assert end["event"] == "end" and end["reason"] == "failed" and "memory" in end["message"]
+    assert isinstance(end, Ended) and (end.reason, end.code) == ("failed", "out_of_memory")
 
 
 def test_out_of_memory_inside_the_optimizer_is_not_gone_on_from(
@@ -236,8 +235,8 @@ def test_memory_stands_in_the_events(small: Callable[..., TrainingConfig], tmp_p
     first, last = collected.of(MemoryUsed)
     assert (first.step, last.step) == (1, 4)
     assert 0 < first.peak_gib <= last.peak_gib
-    events = [e for e in read_events(RunFolder(tmp_path / "run")) if e["event"] == "memory"]
-    assert events[0]["mode"] == "lean" and events[0]["rows"] == 3
+    assert (first.mode, first.rows) == ("lean", 3)
+    assert first in read_events(RunFolder(tmp_path / "run"))
 
 
 @pytest.mark.parametrize("changes", [{}, {"offload": False}])

@@ -13,6 +13,7 @@ from tests.tiny_models import TINY_NAMES
 from tests.trainer.runs_for_tests import digest, make_images, small_config, train_small
 from trainer.diffusion import Points, add_noise, clean_and_noise, predict, target
 from trainer.errors import UserError
+from trainer.events import StepDone
 from trainer.lora.attach import disabled
 from trainer.memory.devices import choose_device
 from trainer.preservation.pictures import PictureKeeper
@@ -20,7 +21,7 @@ from trainer.preservation.remembered import PredictionKeeper
 from trainer.preservation.remembering import STEPS
 from trainer.runs.layout import RunFolder
 from trainer.training.session import Session, prepare
-from trainer.training.step import StepDone, batch_loss, training_step
+from trainer.training.step import batch_loss, training_step
 
 
 def session_for(base: Path, folder: Path, **changes: Any) -> Session:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
 
 import pytest
 
-from trainer.runs.log import EventLog, EventReader, append_event, number, read_events
+from tests.trainer.logs_for_tests import log_events
+from trainer.events import Ended, Prepared, RolledBack, RunEvent, StepDone, Warned
 from trainer.runs.layout import RunFolder, create_run
+from trainer.runs.log import EventLog, EventReader, last_of, number, read_events
 
 
 @pytest.fixture
@@ -17,98 +17,64 @@ def run(tmp_path: Path) -> RunFolder:
     return create_run(tmp_path, "run")
 
 
-def kinds(run: RunFolder) -> list[str]:
-    return [event["event"] for event in read_events(run)]
-
-
 def test_events_come_back_in_order(run: RunFolder) -> None:
     assert read_events(run) == []
+    events: list[RunEvent] = [Prepared(), StepDone(1, 0.5, None, 1e-4, 1.0, 0.25)]
     with EventLog(run.events) as log:
-        log.append("start", step=0)
-        log.append("step", step=1, loss=0.5, learning_rate=1e-4, seconds=0.25)
-        assert kinds(run) == ["start", "step"]  # flushed: readable while the log is open
-    append_event(run, "end", reason="finished", message="done")
-    events = read_events(run)
-    assert [event["event"] for event in events] == ["start", "step", "end"]
-    assert events[1].items() >= {"step": 1, "loss": 0.5, "learning_rate": 1e-4}.items()
-    assert all(event["time"] > 1.7e9 for event in events)
-    assert read_events(run, after=2) == events[2:]
-    assert read_events(run, after=9) == []
+        for event in events:
+            log.append(event)
+        assert read_events(run) == events  # flushed: readable while the log is open
+    log_events(run, Ended(reason="finished"))
+    assert read_events(run) == [*events, Ended(reason="finished")]
+    assert all(event.time > 1.7e9 for event in read_events(run))
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        "a\nb",
-        'quote"',
-        "\u2028",
-        "\ud800",
-        "<script>",
-        "ü🐇",
-        "\x00",
-        "x" * 100_000,
-        [],
-        {"a": None},
-    ],
-)
-def test_any_value_takes_one_line(value: object, run: RunFolder) -> None:
-    append_event(run, "warning", message=value)
-    append_event(run, "end")
-    assert run.events.read_bytes().count(b"\n") == 2
-    expected = "?" if value == "\ud800" else value
-    assert read_events(run)[0]["message"] == expected
-
-
-def test_numbers_that_json_has_not(run: RunFolder) -> None:
-    values = [float("nan"), math.inf, -math.inf, 1.5]
-    append_event(run, "step", loss=values[0], rates=values, nested={"a": math.inf}, path=Path("x"))
-    line = run.events.read_text()
-
-    def refuse(name: str) -> None:
-        raise AssertionError(f"{name} is not JSON")
-
-    event = json.loads(line, parse_constant=refuse)
-    assert [number(value) for value in event["rates"]][1:] == values[1:]
-    back = number(event["loss"])
-    assert back is not None and math.isnan(back)
-    assert event["nested"] == {"a": "inf"}
-    assert event["path"] == "x"
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"), [(1, 1.0), ("3", None), (True, None), (None, None), ([], None)]
-)
-def test_number_of_what_is_none(value: object, expected: float | None) -> None:
-    assert number(value) == expected
+def test_half_of_a_surrogate_pair_is_no_text(run: RunFolder) -> None:
+    log_events(run, Warned("\ud800"))
+    assert read_events(run) == [Warned("?")]
 
 
 @pytest.mark.parametrize("cut", [1, 5, 30])
 def test_torn_last_line_is_left_out_and_mended(cut: int, run: RunFolder) -> None:
-    append_event(run, "start")
-    append_event(run, "step", step=1)
+    start, step = Prepared(), Warned("x")
+    log_events(run, start, step)
     run.events.write_bytes(run.events.read_bytes()[:-cut])
-    assert kinds(run) == ["start"]
-    append_event(run, "start", step=0)
-    append_event(run, "step", step=1)
+    assert read_events(run) == [start]
+    log_events(run, start, step)
     # Where only the line's end was torn off, the event itself is whole again.
-    assert kinds(run) == ["start", *(["step"] if cut == 1 else []), "start", "step"]
+    assert read_events(run) == [start, *([step] if cut == 1 else []), start, step]
 
 
 def test_rubbish_in_the_middle_is_left_out(run: RunFolder) -> None:
     lines = [b'{"event": "start"}', b"\x00\xff", b"[1]", b"", b'{"no": 1}', b'{"event": "end"}']
     run.events.write_bytes(b"\n".join(lines) + b"\n")
-    assert kinds(run) == ["start", "end"]
+    assert read_events(run) == [Prepared(), Ended()]
 
 
 def test_reader_gives_each_event_once(run: RunFolder) -> None:
     reader = EventReader(run)
     assert reader.read() == []
-    append_event(run, "start")
-    assert [event["event"] for event in reader.read()] == ["start"]
+    log_events(run, Prepared())
+    assert reader.read() == [Prepared()]
     assert reader.read() == []
     with run.events.open("ab") as file:
-        file.write(b'{"event": "st')
+        file.write(b'{"event": "start", ')
         file.flush()
         assert reader.read() == []
-        file.write(b'ep"}\n{"event": "end"}\n')
-    assert [event["event"] for event in reader.read()] == ["step", "end"]
+        file.write(b'"step": 2}\n{"event": "end"}\n')
+    assert reader.read() == [Prepared(step=2), Ended()]
+
+
+def test_steps_that_were_done_again_count_once() -> None:
+    steps = [StepDone(number, float(number)) for number in range(1, 5)]
+    again = StepDone(3, 9.0)
+    assert last_of([*steps, Prepared(step=2), again], StepDone) == {1: steps[0], 2: steps[1], 3: again}
+    assert last_of([*steps, RolledBack(1)], StepDone) == {1: steps[0]}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(1, 1.0), ("inf", float("inf")), ("3", None), (True, None), (None, None), ([], None)],
+)
+def test_number(value: object, expected: float | None) -> None:
+    assert number(value) == expected

@@ -16,7 +16,9 @@ from trainer.config.schema import TrainingConfig
 from trainer.config.fields import all_fields
 from trainer.config.file import with_values, write_config
 from trainer.runs.board import read_board, spread
-from trainer.runs.log import EventLog, append_event, read_events
+from tests.trainer.logs_for_tests import log_events
+from trainer.events import Ended, Evaluated, Meters, Prepared, StepDone, Warned
+from trainer.runs.log import read_events
 from trainer.runs.layout import RunFolder, create_run
 from trainer.runs.report import base_kind, step_points, write_report
 
@@ -89,12 +91,13 @@ def run(tmp_path: Path) -> RunFolder:
         "training.steps": 50,
     }
     write_config(run.config, with_values(TrainingConfig(), values))
-    with EventLog(run.events) as log:
-        log.append("start", step=0, total_steps=50)
-        for step in range(1, 51):
-            log.append("step", step=step, loss=1 / step, learning_rate=1e-4, seconds=2.0)
-        log.append("warning", message="two captions are empty")
-        log.append("end", reason="finished", message="all layers verified", step=50)
+    log_events(
+        run,
+        Prepared(total_steps=50),
+        *(StepDone(step, 1 / step, None, 1e-4, 1.0, 2.0) for step in range(1, 51)),
+        Warned("two captions are empty"),
+        Ended(50, "finished", "", "all layers verified"),
+    )
     for step in (0, 25, 50):
         add_previews(run, step, ["ohwx rabbit", "rabbit"])
     run.adapter.write_bytes(b"x" * 2_500_000)
@@ -162,8 +165,7 @@ def test_hostile_texts_are_shown_as_texts(run: RunFolder) -> None:
     values: dict[str, object] = dict.fromkeys(texts, HOSTILE[:60])
     values["output.description"] = "x" * 2000
     write_config(run.config, with_values(TrainingConfig(), values))
-    append_event(run, "warning", message=HOSTILE)
-    append_event(run, "end", reason='"><script>', message=HOSTILE)
+    log_events(run, Warned(HOSTILE), Ended(50, "failed", "", HOSTILE))
     add_previews(run, 75, [HOSTILE, "ohwx " + "y" * 5000])
     page = Page(write_report(run))
     assert "script" not in {tag for tag, _ in page.tags}
@@ -202,16 +204,14 @@ def test_page_of_a_run_in_any_state(events: list[dict[str, object]], tmp_path: P
 
 
 def test_meters_of_the_last_evaluation(run: RunFolder) -> None:
-    append_event(run, "evaluation", effect=0.1, leak=0.375)
-    append_event(run, "evaluation", effect=0.72, leak=0.125, collateral="nan")
+    log_events(run, Evaluated(10, Meters(0.1, 0.0375)), Evaluated(20, Meters(0.72, 0.09)))
     page = Page(write_report(run))
     assert "0.72" in page.text and "0.125" in page.text and "0.375" not in page.text
 
 
 def test_steps_done_again_after_a_resume_count_once(run: RunFolder) -> None:
-    append_event(run, "start", step=40)
-    append_event(run, "step", step=41, loss=9.0, learning_rate=1e-4, seconds=2.0)
-    points = step_points(read_events(run), "loss")
+    log_events(run, Prepared(step=40), StepDone(41, 9.0))
+    points = step_points(read_events(run), StepDone, "loss")
     assert [step for step, _ in points] == list(range(1, 42))
     assert points[-1] == (41, 9.0)
     page = Page(write_report(run))

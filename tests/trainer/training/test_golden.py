@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import TinyBase
 from tests.tiny_models import TINY_NAMES, make_tiny
 from tests.trainer.runs_for_tests import make_images, small_config, train_small
-from trainer.training.step import StepDone
+from trainer.events import StepDone
 
 GOLDEN: dict[str, list[tuple[float, float | None]]] = {
     "sd1": [(2.34993, 0.0), (0.341355, None), (2.34304, 0.0132817), (0.798994, None)],

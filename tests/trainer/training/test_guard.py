@@ -14,16 +14,17 @@ from tests.trainer.runs_for_tests import Collected, digest, make_images, small_c
 from tests.trainer.training.test_resume import Killed
 from trainer.config.schema import TrainingConfig
 from trainer.data.latents import LatentSource
+from trainer.events import RolledBack, StepDone
 from trainer.memory.devices import choose_device
 from trainer.runs.layout import RunFolder
 from trainer.runs.log import read_events
 from trainer.runs.report import step_points
 from trainer.runs.status import read_status
 from trainer.training import step as training
-from trainer.training.guard import NonFiniteError, RolledBack, roll_back
+from trainer.training.guard import NonFiniteError, roll_back
 from trainer.training.runner import run_training
 from trainer.training.session import Session, prepare
-from trainer.training.step import StepDone, training_step
+from trainer.training.step import training_step
 
 
 @pytest.fixture
@@ -156,9 +157,9 @@ def test_it_goes_back_to_a_checkpoint_and_on_at_half_the_rate(
     assert (back.step, back.failed_step) == (2, 5)
     assert "half the learning rate" in back.message
 
-    logged = [event for event in read_events(result.run) if event["event"] == "rollback"]
-    assert [(event["step"], event["failed_step"]) for event in logged] == [(2, 5)]
-    points = step_points(read_events(result.run), "learning_rate")
+    events = read_events(result.run)
+    assert [event for event in events if isinstance(event, RolledBack)] == [back]
+    points = step_points(events, StepDone, "learning_rate")
     assert points == [(1, 1e-2), (2, 1e-2), (3, 5e-3), (4, 5e-3), (5, 5e-3), (6, 5e-3)]
     assert "half the learning rate" in result.run.report.read_text()
 

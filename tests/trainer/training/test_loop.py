@@ -11,16 +11,15 @@ import torch
 from tests.conftest import TinyBase
 from tests.tiny_models import TINY_NAMES
 from tests.trainer.runs_for_tests import digest, make_images, small_config, train_small
+from trainer.events import Ended, Prepared, PreviewSaved, StepDone
 from trainer.lora.attach import disabled
 from trainer.memory.devices import choose_device
 from trainer.runs.layout import RunFolder
 from trainer.runs.log import read_events
 from trainer.runs.status import read_status
 from trainer.training.guard import NonFiniteError
-from trainer.training.loop import PreviewSaved
-from trainer.training.runner import Prepared
 from trainer.training.session import Session, prepare
-from trainer.training.step import StepDone, batch_loss, training_step
+from trainer.training.step import batch_loss, training_step
 
 
 @pytest.fixture
@@ -158,11 +157,9 @@ def test_the_run_folder_is_complete(tiny_base: TinyBase, images: Path, tmp_path:
     ]
     assert all((run.preview(4) / record["file"]).is_file() for record in prompts)
     events = read_events(run)
-    kinds = [event["event"] for event in events]
-    assert kinds[0] == "start"
-    assert kinds[-1] == "end"
-    assert [event["step"] for event in events if event["event"] == "step"] == [1, 2, 3, 4]
-    assert events[-1]["reason"] == "finished"
+    assert isinstance(events[0], Prepared) and events[0].version
+    assert isinstance(events[-1], Ended) and events[-1].reason == "finished"
+    assert [event.step for event in events if isinstance(event, StepDone)] == [1, 2, 3, 4]
     status = read_status(run)
     assert status is not None
     assert (status.phase, status.step, status.total_steps) == ("finished", 4, 4)
@@ -280,7 +277,7 @@ def test_a_run_that_meets_nan_keeps_the_last_good_state(
         train_small(config, tmp_path / "run")
     run = RunFolder(tmp_path / "run")
     assert run.checkpoint_steps() == [2]
-    assert read_events(run)[-1]["reason"] == "failed"
-    status = read_status(run)
+    ended, status = read_events(run)[-1], read_status(run)
+    assert isinstance(ended, Ended) and (ended.reason, ended.code) == ("failed", "non_finite")
     assert status is not None
-    assert status.phase == "failed"
+    assert (status.phase, status.code) == ("failed", "non_finite")

@@ -13,11 +13,10 @@ from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import make_images, small_config, train_small
 from trainer.diffusion import squared_error
 from trainer.errors import UserError
+from trainer.events import StepDone, Warned
 from trainer.memory.devices import choose_device
 from trainer.runs.layout import RunFolder
-from trainer.training.loop import Warned
 from trainer.training.session import prepare
-from trainer.training.step import StepDone
 
 
 def masked_images(folder: Path) -> Path:

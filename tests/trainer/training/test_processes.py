@@ -13,9 +13,10 @@ import pytest
 from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import make_images, small_config
 from trainer.config.file import write_config
+from trainer.events import StepDone
 from trainer.places import PROJECT
 from trainer.runs.layout import RunFolder, open_run
-from trainer.runs.log import read_events
+from trainer.runs.log import last_of, read_events
 
 STEPS = 20
 
@@ -40,9 +41,8 @@ def command(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 
 def losses(run: RunFolder) -> dict[int, tuple[float, float | None]]:
     return {
-        event["step"]: (event["loss"], event["preservation"])
-        for event in read_events(run)
-        if event["event"] == "step"
+        step: (event.loss, event.preservation)
+        for step, event in last_of(read_events(run), StepDone).items()
     }
 
 
@@ -66,7 +66,7 @@ def test_two_processes_train_what_one_does(tiny_base: TinyBase, tmp_path: Path) 
         assert losses(two)[step][0] == pytest.approx(loss, abs=1e-5)
         assert losses(two)[step][1] == pytest.approx(preservation, abs=1e-5)
     # One writer: each event and each file once.
-    kinds = [event["event"] for event in read_events(two)]
+    kinds = [event.kind for event in read_events(two)]
     assert kinds.count("start") == kinds.count("end") == 1
     assert two.adapter.is_file()
 

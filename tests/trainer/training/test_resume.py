@@ -13,13 +13,12 @@ from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import Collected, digest, make_images, small_config
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
-from trainer.evaluation.watching import Evaluated
+from trainer.events import Evaluated, RunEvent, StepDone, Warned
 from trainer.runs.layout import RunFolder
 from trainer.runs.log import read_events
+from trainer.runs.report import step_points
 from trainer.training.checkpoints import TrainingState, save_checkpoint
-from trainer.training.loop import TrainingEvent, Warned
 from trainer.training.runner import run_training
-from trainer.training.step import StepDone
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -73,7 +72,7 @@ def run_until(
     """Train; die right after a step."""
     collected = Collected()
 
-    def listen(event: TrainingEvent) -> None:
+    def listen(event: RunEvent) -> None:
         collected(event)
         if isinstance(event, StepDone) and event.step == kill_after:
             raise Killed
@@ -103,8 +102,8 @@ def test_killed_twice_and_resumed_is_the_same_bytes(
     state = "checkpoints/step-000010"
     for file in ("adapter.safetensors", "optimizer.safetensors", "ema.safetensors"):
         assert digest(whole.path / state / file) == digest(parts.path / state / file)
-    losses = {e["step"]: e["loss"] for e in read_events(whole) if e["event"] == "step"}
-    assert losses == {e["step"]: e["loss"] for e in read_events(parts) if e["event"] == "step"}
+    losses = step_points(read_events(whole), StepDone, "loss")
+    assert losses == step_points(read_events(parts), StepDone, "loss")
 
 
 @pytest.fixture

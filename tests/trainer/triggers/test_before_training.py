@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import make_images, small_config, train_small
-from trainer.training.loop import Warned
+from trainer.events import Warned
 
 
 @pytest.mark.parametrize(("word", "reason"), [("ohwx", ""), ("dog", "taken"), ("sks", "rifle")])

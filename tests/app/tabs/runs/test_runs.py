@@ -20,7 +20,9 @@ from app.tabs.runs import tab
 from trainer import places
 from trainer.config.schema import TrainingConfig
 from trainer.config.file import with_values, write_config
-from trainer.runs.log import EventReader, append_event
+from tests.trainer.logs_for_tests import log_events
+from trainer.events import CheckpointSaved, Ended, Evaluated, Meters, Prepared, RunEvent, StepDone, Warned
+from trainer.runs.log import EventReader
 from trainer.runs.layout import RunFolder, create_run
 from trainer.runs.status import Status, write_status
 
@@ -47,7 +49,7 @@ def make_run(name: str = "ohwx", phase: str = "finished", **changes: Any) -> Run
 
 def steps(run: RunFolder, first: int, last: int, loss: float = 0.5) -> None:
     for step in range(first, last + 1):
-        append_event(run, "step", step=step, loss=loss, preservation=None, seconds=0.1)
+        log_events(run, StepDone(step, loss, seconds=0.1))
 
 
 def add_preview(run: RunFolder, step: int, prompt: str = "a photo of ohwx") -> None:
@@ -74,10 +76,10 @@ def moment(chosen: str | None, seen: dict[str, object]) -> tuple[dict[str, objec
 
 def test_curves_follow_a_run_that_went_back_to_its_checkpoint() -> None:
     run = make_run()
-    append_event(run, "start", step=0)
+    log_events(run, Prepared())
     steps(run, 1, 8, loss=0.5)
     assert len(runs_reader.view("ohwx").curves["step.loss"]) == 8
-    append_event(run, "start", step=5)
+    log_events(run, Prepared(step=5))
     steps(run, 6, 7, loss=0.25)
     points = runs_reader.view("ohwx").curves["step.loss"]
     assert points == [*((float(s), 0.5) for s in range(1, 6)), (6.0, 0.25), (7.0, 0.25)]
@@ -90,7 +92,7 @@ def test_a_view_costs_one_reading_however_many_ask(monkeypatch: pytest.MonkeyPat
     readings: list[int] = []
     real = EventReader.read
 
-    def counted(self: EventReader) -> list[dict[str, object]]:
+    def counted(self: EventReader) -> list[RunEvent]:
         readings.append(1)
         return real(self)
 
@@ -127,7 +129,7 @@ def test_nothing_is_sent_again_that_has_not_changed() -> None:
     assert {"names", "head", "board", "chart", "log"} <= sent
     seen, sent = moment("ohwx", seen)
     assert sent == set()
-    append_event(run, "checkpoint", step=5)
+    log_events(run, CheckpointSaved(5))
     seen, sent = moment("ohwx", seen)
     assert sent == {"log"}
     add_preview(run, 5)
@@ -169,7 +171,7 @@ def test_without_a_run_it_says_what_to_do() -> None:
     [
         (RunInfo("a", "training", 3, 400, alive=True), "step 3 of 400"),
         (RunInfo("a", "training", 3, 400, alive=True, stopping=True), "stopping"),
-        (RunInfo("a", "stopped", 57, message="stopped at step 57 (killed)"), "at step 57 (killed)"),
+        (RunInfo("a", "stopped", 57, code="killed"), "at step 57 (killed)"),
         (RunInfo("a", "stopped", 57, 400, message="stopped at step 57"), "stopped at step 57"),
         (RunInfo("a", "queued", place=1), "next"),
         (RunInfo("a", "queued", place=3), "2 before it"),
@@ -180,15 +182,16 @@ def test_states_in_words(info: RunInfo, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "shown"),
+    ("message", "code", "shown"),
     [
-        ("Choose another.\nA hint.", "Choose another.\nA hint."),
-        ("KeyError: 'x'", "fault of Rarebit's"),
-        ("RuntimeError: CUDA error at /home/me/x.py", "fault of Rarebit's"),
+        ("Choose another.\nA hint.", "user_error", "Choose another.\nA hint."),
+        ("It has changed.\nresume --accept-changes", "images_changed", "or resume anyway."),
+        ("KeyError: 'x'", "defect", "fault of Rarebit's"),
+        ("RuntimeError: CUDA error at /home/me/x.py", "defect", "fault of Rarebit's"),
     ],
 )
-def test_no_exception_is_shown(message: str, shown: str) -> None:
-    said = runs_html.plain_message(message)
+def test_no_exception_is_shown(message: str, code: str, shown: str) -> None:
+    said = runs_html.plain_message(message, code)
     assert shown in said and "/home" not in said and "Key" not in said
 
 
@@ -200,9 +203,9 @@ def test_nothing_of_a_users_becomes_markup() -> None:
     )
     write_status(run, Status("failed", 1, 2, message=EVIL))
     add_preview(run, 0, prompt=f"{EVIL} \"' onerror=x")
-    append_event(run, "warning", message=EVIL)
-    append_event(run, "end", reason="failed", message=EVIL)
-    append_event(run, "evaluation", step=1, effect=0.5, leak=EVIL)
+    log_events(
+        run, Warned(EVIL), Ended(1, "failed", "", EVIL), Evaluated(1, Meters(0.5, 0.25))
+    )
     recommended = {"checkpoint": EVIL, "strength": 1, "why": EVIL}
     (run.path / "evaluation.json").write_text(json.dumps({"recommended": recommended}))
     make_run("other")
@@ -233,7 +236,7 @@ def test_the_base_model_is_the_first_row_and_then_the_newest() -> None:
 def test_long_curves_are_thinned_and_bad_values_do_no_harm() -> None:
     run = make_run()
     steps(run, 1, 50)
-    append_event(run, "step", step=51, loss=math.nan)
+    log_events(run, StepDone(51, math.nan))
     shown = runs_reader.view("ohwx")
     many = [(float(step), 1.0 / step) for step in range(1, 40_001)]
     shown.curves["step.loss"] = many

@@ -1,0 +1,341 @@
+"""Every event of a run: one frozen dataclass each, to a line of ``events.jsonl`` and back.
+
+A line is ``{"time": seconds since 1970, "event": kind, …the fields…}``. Fields are added, never
+renamed: lines of earlier versions are read, and what they lack has its default. NaN and infinity,
+which are not JSON, are written as the texts "nan", "inf" and "-inf".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from typing import Any, ClassVar, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from trainer.errors import Code
+
+Progress = Callable[[int, int, str], None]
+"""Is told how slow work goes: what is done, of how much, and what is being done in words."""
+
+Reason = Literal["finished", "stopped", "failed"]
+"""How a run ended."""
+
+Phase = Literal[
+    "preparing",
+    "caching",
+    "training",
+    "previewing",
+    "measuring",
+    "saving",
+    "finished",
+    "stopped",
+    "failed",
+]
+"""What a run does, as ``status.json`` says it; the last three are the reasons of an end."""
+
+
+@dataclass(frozen=True)
+class RunEvent:
+    """Something that happened in a run.
+
+    Attributes:
+        time: when it was logged, in seconds since 1970; 0 before.
+    """
+
+    kind: ClassVar[str]
+    time: float = field(default=0.0, kw_only=True, compare=False)
+
+
+@dataclass(frozen=True)
+class Working(RunEvent):
+    """Slow work other than training steps; it is not logged.
+
+    Attributes:
+        what: in words.
+        done: how much is done, of ``total``.
+        phase: the run's phase meanwhile.
+    """
+
+    kind = "working"
+    what: str
+    done: int = 0
+    total: int = 0
+    phase: Phase = "preparing"
+
+
+@dataclass(frozen=True)
+class Prepared(RunEvent):
+    """Training is about to begin, or goes on after a stop.
+
+    Attributes:
+        summary: what will train, in one line.
+        arithmetic: pictures, batches and steps, in one line.
+        step: steps done before.
+        version: of Rarebit; empty in runs of versions before 0.2.
+    """
+
+    kind = "start"
+    summary: str = ""
+    arithmetic: str = ""
+    step: int = 0
+    total_steps: int = 0
+    version: str = ""
+
+
+@dataclass(frozen=True)
+class StepDone(RunEvent):
+    """One optimizer step.
+
+    Attributes:
+        step: steps done, this one included.
+        loss: mean weighted squared error over the step's samples.
+        preservation: the same for the preserved prompts; None on a step without them.
+        learning_rate: the UNet's (the text encoder's, where only that trains).
+        gradient_norm: before clipping.
+        seconds: wall time of the step.
+    """
+
+    kind = "step"
+    step: int
+    loss: float = math.nan
+    preservation: float | None = None
+    learning_rate: float = math.nan
+    gradient_norm: float = math.nan
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Validated(RunEvent):
+    """Loss on the validation split, at fixed noise and timesteps.
+
+    Attributes:
+        loss: on the validation split; on trained pictures where there is none.
+        training_loss: on trained pictures, at the same points.
+        held_out: pictures of the validation split that were measured.
+    """
+
+    kind = "validation"
+    step: int
+    loss: float = math.nan
+    training_loss: float = math.nan
+    held_out: int = 0
+
+
+@dataclass(frozen=True)
+class Meters:
+    """What was measured of one concept, or the mean over several.
+
+    Attributes:
+        effect: drift for prompts with the trigger word; 0 is no effect at all.
+        class_drift, neighbour_drift, unrelated_drift: the same for the class word, for things
+            like it, and for unrelated things and the empty prompt; None where nothing was asked.
+        likeness: how much better than the base model pictures of the set are predicted with the
+            trigger (of the validation split, where there is one); None without pictures.
+        likeness_without: the same with the trigger taken out of the captions.
+        likeness_trained: the same as likeness, on pictures that were trained on.
+        validation_loss: on the same pictures as likeness, weighed as in training.
+        training_loss: on pictures that were trained on, at the same points.
+        base_loss: the base model's validation loss.
+        held_out: pictures of the validation split that were measured; 0 without one.
+    """
+
+    effect: float = 0.0
+    class_drift: float | None = None
+    neighbour_drift: float | None = None
+    unrelated_drift: float | None = None
+    likeness: float | None = None
+    likeness_without: float | None = None
+    likeness_trained: float | None = None
+    validation_loss: float | None = None
+    training_loss: float | None = None
+    base_loss: float | None = None
+    held_out: int = 0
+
+    @property
+    def class_leak(self) -> float | None:
+        """Drift for the class word, as a share of the effect."""
+        return self._share(self.class_drift)
+
+    @property
+    def neighbour_leak(self) -> float | None:
+        """Drift for things like the class word, as a share of the effect."""
+        return self._share(self.neighbour_drift)
+
+    @property
+    def leak(self) -> float | None:
+        """The larger one of the two: what the trigger word has not kept to itself."""
+        found = [share for share in (self.class_leak, self.neighbour_leak) if share is not None]
+        return max(found, default=None)
+
+    @property
+    def collateral(self) -> float | None:
+        """Drift for unrelated prompts and the empty one, as a share of the effect."""
+        return self._share(self.unrelated_drift)
+
+    @property
+    def gap(self) -> float | None:
+        """Likeness of trained pictures minus that of the validation split: overfitting."""
+        if not self.held_out or self.likeness_trained is None or self.likeness is None:
+            return None
+        return self.likeness_trained - self.likeness
+
+    def _share(self, value: float | None) -> float | None:
+        if value == 0 or value is None:
+            return value
+        return value / self.effect if self.effect > 0 else None
+
+
+DERIVED_METERS = ("leak", "class_leak", "neighbour_leak", "collateral", "gap")
+"""Properties of `Meters` that a line has beside its fields, for scripts."""
+
+
+@dataclass(frozen=True)
+class Evaluated(RunEvent):
+    """The meters at one step: the mean over the concepts. Its line has the meters beside the step.
+
+    Attributes:
+        seconds: wall time of the measuring.
+    """
+
+    kind = "evaluation"
+    step: int
+    meters: Meters
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class PreviewSaved(RunEvent):
+    """Previews lie in a folder of the run folder."""
+
+    kind = "preview"
+    step: int
+    folder: str = ""
+
+
+@dataclass(frozen=True)
+class CheckpointSaved(RunEvent):
+    """A checkpoint lies in a folder of the run folder."""
+
+    kind = "checkpoint"
+    step: int
+    folder: str = ""
+
+
+@dataclass(frozen=True)
+class MemoryUsed(RunEvent):
+    """Memory of this process so far.
+
+    Attributes:
+        step: steps done.
+        peak_gib: the most that tensors took on the GPU; without one, of the whole process.
+        device: "cuda" or "cpu".
+        mode: what the frozen layers keep for the backward pass.
+        rows: rows of the largest forward pass with gradients.
+        checkpointing: full gradient checkpointing.
+    """
+
+    kind = "memory"
+    step: int = 0
+    peak_gib: float = math.nan
+    device: str = ""
+    mode: str = ""
+    rows: int = 0
+    checkpointing: bool = False
+
+
+@dataclass(frozen=True)
+class Warned(RunEvent):
+    """Something that the user should know; training goes on."""
+
+    kind = "warning"
+    message: str
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class RolledBack(RunEvent):
+    """Training goes on from an earlier step, at a lower learning rate.
+
+    Attributes:
+        step: where it goes on from.
+        failed_step: the step whose numbers were not finite.
+        message: all of it in words.
+    """
+
+    kind = "rollback"
+    step: int
+    failed_step: int = 0
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Ended(RunEvent):
+    """The run is over.
+
+    Attributes:
+        code: why, where it is not finished; see `trainer.errors.Code`.
+        message: the same for a person.
+    """
+
+    kind = "end"
+    step: int = 0
+    reason: Reason = "failed"
+    code: Code = ""
+    message: str = ""
+
+
+LOGGED: dict[str, type[RunEvent]] = {
+    one.kind: one
+    for one in (
+        Prepared,
+        StepDone,
+        Validated,
+        Evaluated,
+        PreviewSaved,
+        CheckpointSaved,
+        MemoryUsed,
+        Warned,
+        RolledBack,
+        Ended,
+    )
+}
+"""Kind -> class of all events that are logged."""
+
+
+def to_line(event: RunEvent) -> str:
+    """One line of JSON, without its end."""
+    fields = asdict(event)
+    if isinstance(event, Evaluated):
+        seconds, meters = fields.pop("seconds"), fields.pop("meters")
+        derived = {name: getattr(event.meters, name) for name in DERIVED_METERS}
+        fields |= {**meters, **derived, "seconds": seconds}
+    record = {"time": fields.pop("time"), "event": event.kind, **fields}
+    plain = {key: _plain(value) for key, value in record.items()}
+    return json.dumps(plain, ensure_ascii=False, allow_nan=False)
+
+
+def from_line(line: str | bytes) -> RunEvent | None:
+    """The event of a line; None for a torn line and for kinds and values that are not known."""
+    try:
+        record: Any = json.loads(line)
+        if not isinstance(record, Mapping):
+            return None
+        kind = record.get("event")
+        if kind == Evaluated.kind:
+            record = {**record, "meters": record}
+        return _parser(kind).validate_python(record) if kind in LOGGED else None
+    except (ValueError, TypeError, RecursionError, ValidationError):
+        return None
+
+
+@lru_cache
+def _parser(kind: str) -> TypeAdapter[RunEvent]:
+    return TypeAdapter(LOGGED[kind])
+
+
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
