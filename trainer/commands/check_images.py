@@ -12,7 +12,8 @@ from trainer.data.findings import Finding
 from trainer.data.latents import check_resolution
 from trainer.data.report import SetReport, describe_set, format_report
 from trainer.data.sets import ImageSet, scan_image_set
-from trainer.models.facts import BaseFacts, read_facts
+from trainer.models.identify import BaseIdentity, identify
+from trainer.models.load import load_tokenizers
 
 
 def check_images(config: TrainingConfig, *, as_json: bool) -> int:
@@ -22,14 +23,14 @@ def check_images(config: TrainingConfig, *, as_json: bool) -> int:
         UserError: there is no such folder, nothing in it can be used, or the base or the
             resolution does not suit.
     """
-    facts = read_facts(config.base.name)
-    side = config.images.resolution or facts.default_resolution
-    check_resolution(side, facts.resolution_step)
+    base = identify(config.base.name)
+    side = config.images.resolution or base.resolution
+    check_resolution(side, base.resolution_step)
     images = config.images.model_copy(update={"resolution": side})
     concepts = concepts_of(config)
     sets = [scan_image_set(concept.path) for concept in concepts]
     reports = [
-        _report(config, concept, image_set, images, facts)
+        _report(config, concept, image_set, images, base)
         for concept, image_set in zip(concepts, sets, strict=True)
     ]
     shared = list(shared_findings(concepts, sets))
@@ -72,15 +73,21 @@ def _report(
     concept: ConceptConfig,
     image_set: ImageSet,
     images: ImagesConfig,
-    facts: BaseFacts,
+    base: BaseIdentity,
 ) -> SetReport:
+    tokenizers = load_tokenizers(base)
+
+    def count_tokens(text: str) -> int:
+        ids = (t(text, add_special_tokens=False, verbose=False)["input_ids"] for t in tokenizers)
+        return max(map(len, ids))
+
     return describe_set(
         image_set,
         images,
         captions_of(config, concept),
-        resolution=images.resolution or facts.default_resolution,
-        step=facts.resolution_step,
-        count_tokens=facts.count_tokens,
+        resolution=images.resolution or base.resolution,
+        step=base.resolution_step,
+        count_tokens=count_tokens,
     )
 
 

@@ -1,45 +1,23 @@
-"""Which layers a base model has, without its weights: everything on torch's meta device."""
+"""A base model's modules without their weights: everything on torch's meta device."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig
 
 from trainer.errors import UserError
-from trainer.models import hub
 from trainer.models.base import BaseModel, TextEncoder
-from trainer.models.diffusers_folder import read_json
-from trainer.models.families import FAMILIES, Family, FamilyName, PredictionType
-from trainer.models.identify import identify
-from trainer.models.load import native_latent_side
-from trainer.models.locate import built_in_models
-
-NAMES: dict[str, tuple[FamilyName, PredictionType]] = {
-    "sd15": ("sd1", "epsilon"),
-    "sd2": ("sd2", "epsilon"),
-    "sd2-v": ("sd2", "v_prediction"),
-    "sdxl": ("sdxl", "epsilon"),
-}
-"""What stands for a whole family, so that one can ask before downloading anything."""
-
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-_BY_HUB_NAME = (
-    (re.compile(r"xl|pony|illustrious", re.I), "sdxl"),
-    (re.compile(r"stable-diffusion-2(-1)?$|768|sd-?2-?1?-v", re.I), "sd2-v"),
-    (re.compile(r"stable-diffusion-2|sd-?2", re.I), "sd2"),
-    (re.compile(r"stable-diffusion-v?1|sd-?v?1|dreamshaper|v1-5", re.I), "sd15"),
-)
-_ENCODERS = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
+from trainer.models.configs import read_json
+from trainer.models.facts import read_facts
+from trainer.models.identify import BaseFacts
+from trainer.models.load import ENCODERS
 
 
 @dataclass(frozen=True)
@@ -48,78 +26,24 @@ class Architecture:
 
     Attributes:
         parts: the configuration of each module, by its name in diffusers, as JSON text.
-        default_resolution: side in pixels of the squares that the UNet was trained on.
     """
 
-    family_name: FamilyName
-    prediction: PredictionType
+    facts: BaseFacts
     parts: tuple[tuple[str, str], ...]
-    default_resolution: int
-    vae_scale_factor: int
-
-    @property
-    def family(self) -> Family:
-        """What is common to its kind."""
-        return FAMILIES[self.family_name]
-
-    @property
-    def title(self) -> str:
-        """For people, such as "Stable Diffusion XL"."""
-        return self.family.title
 
 
 def find_architecture(name: str) -> Architecture:
-    """The layers of a base model given as for ``--base``, or by one of `NAMES`; loads no weights.
-
-    A hub id that has not been downloaded is recognised by its name, as nothing is downloaded here.
+    """The layers of a base model as `read_facts` knows it; loads no weights.
 
     Raises:
         UserError: it cannot be found or recognised.
     """
-    if name in NAMES and name not in built_in_models():
-        return _of_family(NAMES[name])
-    if _is_on_hub(name) and hub.cached_snapshot(name) is None:
-        for pattern, short in _BY_HUB_NAME:
-            if pattern.search(name):
-                return _of_family(NAMES[short])
-        raise UserError(
-            f"{name} has not been downloaded, and its name does not say of which kind it is.",
-            f"Ask for its family: --base {', '.join(NAMES)}.",
-        )
-    identity = identify(name)
-    if identity.is_single_file:
-        return _of_family((identity.family.name, identity.prediction_type))
-    return _of_folder(identity.path, identity.family, identity.prediction_type)
-
-
-def _is_on_hub(name: str) -> bool:
-    return bool(_HUB_NAME.fullmatch(name)) and name not in built_in_models() and not _exists(name)
-
-
-def _exists(name: str) -> bool:
-    try:
-        return Path(name).expanduser().exists()
-    except (OSError, RuntimeError, ValueError):
-        return False
-
-
-@lru_cache(maxsize=8)
-def _of_family(kind: tuple[FamilyName, PredictionType]) -> Architecture:
-    family = FAMILIES[kind[0]]
-    return _of_folder(family.config_folder(kind[1]), family, kind[1])
-
-
-def _of_folder(folder: Path, family: Family, prediction: PredictionType) -> Architecture:
-    names = ["unet", "vae", *list(_ENCODERS)[: len(family.text_encoder_prefixes)]]
-    parts = {name: read_json(folder / name / "config.json") for name in names}
-    scale = 2 ** (len(parts["vae"]["block_out_channels"]) - 1)
-    return Architecture(
-        family_name=family.name,
-        prediction=prediction,
-        parts=tuple((name, json.dumps(part, sort_keys=True)) for name, part in parts.items()),
-        default_resolution=scale * native_latent_side(folder),
-        vae_scale_factor=scale,
-    )
+    facts = read_facts(name)
+    parts = {
+        part: read_json(facts.config_folder / part / "config.json") for part in facts.family.parts
+    }
+    texts = {part: json.dumps(config, sort_keys=True) for part, config in parts.items()}
+    return Architecture(facts, tuple(texts.items()))
 
 
 def build(architecture: Architecture, dtype: torch.dtype) -> BaseModel:
@@ -131,6 +55,7 @@ def build(architecture: Architecture, dtype: torch.dtype) -> BaseModel:
     Raises:
         UserError: the libraries cannot make a model of its configuration.
     """
+    facts = architecture.facts
     parts = {name: json.loads(part) for name, part in architecture.parts}
     try:
         with _making(dtype):
@@ -139,14 +64,14 @@ def build(architecture: Architecture, dtype: torch.dtype) -> BaseModel:
                 kind._from_config(
                     CLIPTextConfig(**parts[name]), dtype=dtype, attn_implementation="sdpa"
                 )
-                for name, kind in _ENCODERS.items()
+                for name, kind in ENCODERS.items()
                 if name in parts
             ]
         with _making(torch.float32):
             vae = cast(AutoencoderKL, AutoencoderKL.from_config(parts["vae"]))
     except (TypeError, ValueError, KeyError) as problem:
         raise UserError(
-            f"The configuration of this {architecture.title} model cannot be used: {problem}"
+            f"The configuration of this {facts.family.title} model cannot be used: {problem}"
         ) from problem
     for module in (unet, vae, *encoders):
         module.eval().requires_grad_(False)
@@ -154,16 +79,16 @@ def build(architecture: Architecture, dtype: torch.dtype) -> BaseModel:
         _Blanks(encoder.config.max_position_embeddings) for encoder in encoders
     ]
     return BaseModel(
-        name=architecture.title,
-        family=architecture.family,
-        prediction_type=architecture.prediction,
+        name=facts.family.title,
+        family=facts.family,
+        prediction_type=facts.prediction_type,
         unet=unet,
         vae=vae,
         text_encoders=encoders,
         tokenizers=tokenizers,
         scheduler_config={},
-        vae_scale_factor=architecture.vae_scale_factor,
-        default_resolution=architecture.default_resolution,
+        vae_scale_factor=facts.latent_factor,
+        default_resolution=facts.resolution,
         zero_empty_prompt=True,
         fingerprint="",
         vae_fingerprint="",

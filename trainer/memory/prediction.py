@@ -116,7 +116,7 @@ def predict(config: TrainingConfig, vram_gib: float | None = None) -> Fit:
     if peak > card:
         plan, plan_peak = _choose(question, rung, card)
     return Fit(
-        base=question.architecture.title,
+        base=question.architecture.facts.family.title,
         resolution=question.width if question.width == question.height else _resolution(question),
         batch_size=config.training.batch_size,
         precision=question.precision,
@@ -134,8 +134,8 @@ def predict(config: TrainingConfig, vram_gib: float | None = None) -> Fit:
 
 def _question(config: TrainingConfig) -> _Question:
     architecture = find_architecture(config.base.name)
-    resolution = config.images.resolution or architecture.default_resolution
-    step = 8 * architecture.vae_scale_factor
+    resolution = config.images.resolution or architecture.facts.resolution
+    step = architecture.facts.resolution_step
     check_resolution(resolution, step)
     buckets = make_buckets(resolution, step) if config.images.buckets else ((resolution,) * 2,)
     width, height = max(buckets, key=lambda side: (side[0] * side[1], -abs(side[0] - side[1])))
@@ -144,7 +144,7 @@ def _question(config: TrainingConfig) -> _Question:
 
 
 def _resolution(question: _Question) -> int:
-    return question.config.images.resolution or question.architecture.default_resolution
+    return question.config.images.resolution or question.architecture.facts.resolution
 
 
 def _card(given: float | None) -> tuple[float, str]:

@@ -1,55 +1,67 @@
-"""What can be said of a base model without loading its weights."""
+"""The facts about a base model that the page, ``fit`` and ``check-images`` ask for.
+
+Nothing is downloaded and no weights are loaded: a model that is not on this machine is judged by
+its name. Imports no torch.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
 
-from transformers import CLIPTokenizer
+from trainer.errors import UserError
+from trainer.models.families import FAMILIES, FamilyName, PredictionType
+from trainer.models.identify import BaseFacts, identify_at
+from trainer.models.locate import find, is_hub_id, no_such_base
 
-from trainer.models.diffusers_folder import read_json
-from trainer.models.families import Family
-from trainer.models.identify import identify
-from trainer.models.load import native_latent_side, tokenizer_folders
+NAMES: dict[str, tuple[FamilyName, PredictionType]] = {
+    "sd15": ("sd1", "epsilon"),
+    "sd2": ("sd2", "epsilon"),
+    "sd2-v": ("sd2", "v_prediction"),
+    "sdxl": ("sdxl", "epsilon"),
+}
+"""What stands for a whole family, so that one can ask before downloading anything."""
 
-
-@dataclass(frozen=True)
-class BaseFacts:
-    """A base model by its configuration alone.
-
-    Attributes:
-        default_resolution: side in pixels of the squares that the UNet was trained on.
-        resolution_step: sides of training pictures are multiples of this, in pixels.
-        tokenizers: one for each text encoder.
-    """
-
-    family: Family
-    default_resolution: int
-    resolution_step: int
-    tokenizers: list[CLIPTokenizer]
-
-    def count_tokens(self, text: str) -> int:
-        """Tokens of a text, start and end not counted; the greater number of two tokenizers."""
-        return max(
-            len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-            for tokenizer in self.tokenizers
-        )
+# Tried in this order. The hub's stable-diffusion-2 and stable-diffusion-2-1 are those of 768 px.
+_PATTERNS = (
+    (re.compile(r"xl|pony|illustrious", re.I), "sdxl"),
+    (re.compile(r"stable-diffusion-2(-1)?$|768|sd-?2-?1?-v", re.I), "sd2-v"),
+    (re.compile(r"stable-diffusion-2|sd-?2", re.I), "sd2"),
+    (re.compile(r"stable-diffusion-v?1|sd-?v?1|dreamshaper|v1-5", re.I), "sd15"),
+)
 
 
 def read_facts(name: str) -> BaseFacts:
-    """Recognise a base model and read its configuration, in well under a second.
+    """A base model given as for ``--base``, or by one of `NAMES`.
+
+    Returns:
+        A `BaseIdentity` where it is on this machine.
 
     Raises:
-        UserError: it cannot be found or recognised.
+        UserError: it is damaged or of another kind; or it is not here, and its name does not say.
     """
-    identity = identify(name)
-    source = identity.family.config_folder(identity.prediction_type)
-    if not identity.is_single_file:
-        source = identity.path
-    widths = read_json(source / "vae" / "config.json")["block_out_channels"]
-    factor = 2 ** (len(widths) - 1)
-    return BaseFacts(
-        identity.family,
-        native_latent_side(source) * factor,
-        8 * factor,
-        [CLIPTokenizer.from_pretrained(place) for place in tokenizer_folders(identity)],
-    )
+    path = find(name)
+    if path is not None:
+        return identify_at(name, path)
+    if name in NAMES:
+        return facts_of(name)
+    if not is_hub_id(name):
+        raise no_such_base(name)
+    short = short_name_of(name)
+    if short is None:
+        raise UserError(
+            f"{name} has not been downloaded, and its name does not say of which kind it is.",
+            f"Ask for its family: --base {', '.join(NAMES)}.",
+        )
+    return facts_of(short)
+
+
+def facts_of(short: str) -> BaseFacts:
+    """The facts of one of `NAMES`."""
+    family, prediction = FAMILIES[NAMES[short][0]], NAMES[short][1]
+    return BaseFacts(family, prediction, family.config_folder(prediction))
+
+
+def short_name_of(name: str) -> str | None:
+    """Which of `NAMES` a hub id or the name of a file or folder speaks of, if any."""
+    last = name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1].removesuffix(".safetensors")
+    return next((short for pattern, short in _PATTERNS if pattern.search(last)), None)

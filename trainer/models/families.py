@@ -16,17 +16,7 @@ MODELS_FOLDER = PROJECT / "models"
 CONFIGS_FOLDER = MODELS_FOLDER / "configs"
 
 
-@dataclass(frozen=True)
-class Recognised:
-    """What the content of a model says about it; `detail` tells how the prediction was found."""
-
-    family: FamilyName
-    prediction: PredictionType
-    zero_terminal_snr: bool
-    detail: str
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Family:
     """One family of base models.
 
@@ -35,22 +25,27 @@ class Family:
         title: as people write it.
         text_encoder_prefixes: prefix of kohya keys for each text encoder, in order.
         base_model_version: ``ss_base_model_version`` of adapters for it.
-        learning_rate: recommended rate for the UNet's adapter.
-        text_encoder_learning_rate: recommended rate for the text encoders' adapters.
-        architectures: ModelSpec's architecture of an adapter for it, for each prediction type.
+        architectures: see `architecture`, for each prediction type.
         config_names: folder under ``models/configs``, for each prediction type.
         tokenizer_names: folder under ``models``, for each text encoder.
+        learning_rate: recommended rate for the UNet's adapter.
+        text_encoder_learning_rate: recommended rate for the text encoders' adapters.
     """
 
     name: FamilyName
     title: str
     text_encoder_prefixes: tuple[str, ...]
     base_model_version: str
-    learning_rate: float
-    text_encoder_learning_rate: float
     architectures: dict[PredictionType, str]
     config_names: dict[PredictionType, str]
     tokenizer_names: tuple[str, ...]
+    learning_rate: float = 1e-4
+    text_encoder_learning_rate: float = 5e-5
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of its modules in diffusers: unet, vae, text_encoder and perhaps text_encoder_2."""
+        return ("unet", "vae", "text_encoder", "text_encoder_2")[: 2 + len(self.tokenizer_names)]
 
     def architecture(self, prediction: PredictionType) -> str:
         """``modelspec.architecture`` of an adapter (ModelSpec 1.0.1)."""
@@ -60,6 +55,15 @@ class Family:
         """Folder of full-size component configs in diffusers' layout."""
         return CONFIGS_FOLDER / self.config_names[prediction]
 
+    @property
+    def tokenizer_folders(self) -> list[Path]:
+        """The tokenizers that are shipped, for single files: one for each text encoder."""
+        return [MODELS_FOLDER / name for name in self.tokenizer_names]
+
+
+def _either(name: str) -> dict[PredictionType, str]:
+    return {"epsilon": name, "v_prediction": name}
+
 
 FAMILIES: dict[FamilyName, Family] = {
     "sd1": Family(
@@ -67,13 +71,8 @@ FAMILIES: dict[FamilyName, Family] = {
         title="Stable Diffusion 1.x",
         text_encoder_prefixes=("lora_te",),
         base_model_version="sd_v1",
-        learning_rate=1e-4,
-        text_encoder_learning_rate=5e-5,
-        architectures={
-            "epsilon": "stable-diffusion-v1/lora",
-            "v_prediction": "stable-diffusion-v1/lora",
-        },
-        config_names={"epsilon": "sd1", "v_prediction": "sd1"},
+        architectures=_either("stable-diffusion-v1/lora"),
+        config_names=_either("sd1"),
         tokenizer_names=("clip-tokenizer",),
     ),
     "sd2": Family(
@@ -81,8 +80,6 @@ FAMILIES: dict[FamilyName, Family] = {
         title="Stable Diffusion 2.x",
         text_encoder_prefixes=("lora_te",),
         base_model_version="sd_v2",
-        learning_rate=1e-4,
-        text_encoder_learning_rate=5e-5,
         architectures={
             "epsilon": "stable-diffusion-v2-512/lora",
             "v_prediction": "stable-diffusion-v2-768-v/lora",
@@ -95,13 +92,8 @@ FAMILIES: dict[FamilyName, Family] = {
         title="Stable Diffusion XL",
         text_encoder_prefixes=("lora_te1", "lora_te2"),
         base_model_version="sdxl_base_v1-0",
-        learning_rate=1e-4,
-        text_encoder_learning_rate=5e-5,
-        architectures={
-            "epsilon": "stable-diffusion-xl-v1-base/lora",
-            "v_prediction": "stable-diffusion-xl-v1-base/lora",
-        },
-        config_names={"epsilon": "sdxl", "v_prediction": "sdxl"},
+        architectures=_either("stable-diffusion-xl-v1-base/lora"),
+        config_names=_either("sdxl"),
         tokenizer_names=("clip-tokenizer", "clip-tokenizer-2"),
     ),
 }

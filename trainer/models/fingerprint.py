@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from trainer.places import cache_folder
@@ -20,11 +21,16 @@ def file_digest(path: Path) -> str:
     status = path.stat()
     if status.st_size < REMEMBER_FROM_BYTES:
         return _hash(path)
-    known = _read_memory()
+    memory = cache_folder() / "model-digests.json"
+    known: dict[str, str] = {}
+    with suppress(OSError, ValueError, TypeError):  # a place that cannot be read only costs time
+        known = dict(json.loads(memory.read_bytes()))
     key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
-    if key not in known:
+    if not isinstance(known.get(key), str):
         known[key] = _hash(path)
-        _write_memory(known)
+        with suppress(OSError):
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            write_json(memory, known)
     return known[key]
 
 
@@ -40,27 +46,3 @@ def _hash(path: Path) -> str:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _read_memory() -> dict[str, str]:
-    try:
-        content = json.loads(_memory_path().read_bytes())
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(content, dict):
-        return {}
-    return {str(key): value for key, value in content.items() if isinstance(value, str)}
-
-
-def _write_memory(known: dict[str, str]) -> None:
-    """Keeps the memory; a place that cannot be written only costs time."""
-    path = _memory_path()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, known)
-    except OSError:
-        return
-
-
-def _memory_path() -> Path:
-    return cache_folder() / "model-digests.json"

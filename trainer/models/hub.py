@@ -22,6 +22,7 @@ TIMEOUT_SECONDS = 4.0
 """For the first answer of the hub; the download itself may take as long as it takes."""
 
 _TEXTS = ("model_index.json", "scheduler/*.json", "tokenizer*/*.json", "tokenizer*/*.txt")
+_ELSE = "or give a folder or a .safetensors file."
 
 
 def cached_snapshot(repository: str) -> Path | None:
@@ -44,37 +45,41 @@ def download(repository: str) -> Path:
         return Path(snapshot_download(repository, revision=info.sha, allow_patterns=wanted))
     except UserError:
         raise
-    except GatedRepoError:
-        raise UserError(
+    except Exception as problem:  # its HTTP client's are not ours to name; all mean "no network"
+        raise _refusal(repository, problem) from None
+
+
+def _refusal(repository: str, problem: Exception) -> UserError:
+    first = (str(problem) or type(problem).__name__).strip().splitlines()[0][:200]
+    absent = f"There is no folder or file {repository}"
+    if isinstance(problem, GatedRepoError):
+        return UserError(
             f"{repository} on the Hugging Face hub asks you to accept its conditions first.",
             f"Accept them at huggingface.co/{repository}, then log in with: hf auth login",
-        ) from None
-    except RepositoryNotFoundError:
-        raise UserError(
-            f"There is no folder or file {repository}, and no such model on the Hugging Face hub.",
+        )
+    if isinstance(problem, RepositoryNotFoundError):
+        return UserError(
+            f"{absent}, and no such model on the Hugging Face hub.",
             "Check the spelling; a private model needs: hf auth login",
-        ) from None
-    except OfflineModeIsEnabled:
-        raise UserError(
+        )
+    if isinstance(problem, OfflineModeIsEnabled):
+        return UserError(
             f"{repository} has not been downloaded, and HF_HUB_OFFLINE forbids it.",
-            "Unset HF_HUB_OFFLINE, or give a folder or a .safetensors file.",
-        ) from None
-    except HfHubHTTPError as problem:
-        raise UserError(
-            f"The Hugging Face hub refused {repository}: {_first_line(problem)}",
-            "Try again later, or give a folder or a .safetensors file.",
-        ) from None
-    except Exception as problem:  # its HTTP client's are not ours to name; all mean "no network"
-        if isinstance(problem, OSError) and problem.errno == errno.ENOSPC:
-            raise UserError(
-                f"The disk is full: {repository} does not fit.",
-                "Make room, or set HF_HOME to a folder on another disk.",
-            ) from None
-        raise UserError(
-            f"There is no folder or file {repository}, and the Hugging Face hub cannot be reached "
-            f"({_first_line(problem)}).",
-            "Connect to the network once, or give a folder or a .safetensors file.",
-        ) from None
+            f"Unset HF_HUB_OFFLINE, {_ELSE}",
+        )
+    if isinstance(problem, HfHubHTTPError):
+        return UserError(
+            f"The Hugging Face hub refused {repository}: {first}", f"Try again later, {_ELSE}"
+        )
+    if isinstance(problem, OSError) and problem.errno == errno.ENOSPC:
+        return UserError(
+            f"The disk is full: {repository} does not fit.",
+            "Make room, or set HF_HOME to a folder on another disk.",
+        )
+    return UserError(
+        f"{absent}, and the Hugging Face hub cannot be reached ({first}).",
+        f"Connect to the network once, {_ELSE}",
+    )
 
 
 def choose_files(names: Sequence[str]) -> list[str]:
@@ -106,7 +111,3 @@ def _variant(name: str) -> str:
     middle = name.rsplit("/", 1)[-1].split(".")[1:-1]
     words = [word.split("-")[0] for word in middle if word not in ("safetensors", "index")]
     return words[0] if words else ""
-
-
-def _first_line(problem: Exception) -> str:
-    return (str(problem) or type(problem).__name__).strip().splitlines()[0][:200]

@@ -1,38 +1,64 @@
-"""What a base model is, judged from its content, without loading weights."""
+"""Which base model a name stands for, without loading weights. Imports no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from trainer.models.diffusers_folder import recognise_folder
+from trainer.models.configs import latent_factor, latent_side
 from trainer.models.families import FAMILIES, Family, PredictionType
-from trainer.models.locate import Kind, locate
-from trainer.models.single_file import recognise_file
+from trainer.models.locate import locate
+from trainer.models.recognise import recognise
 
 Prediction = Literal["auto", "epsilon", "v_prediction"]
 
 
 @dataclass(frozen=True)
-class BaseIdentity:
-    """A base model that was recognised.
+class BaseFacts:
+    """What is known of a base model before its weights are loaded.
+
+    Attributes:
+        family: SD 1, SD 2 or SDXL.
+        prediction_type: what its UNet predicts.
+        config_folder: a folder in diffusers' layout with the configurations of its parts; for a
+            single file that of its family.
+    """
+
+    family: Family
+    prediction_type: PredictionType
+    config_folder: Path
+
+    @cached_property
+    def latent_factor(self) -> int:
+        """Pixels for each latent along a side: 8, and less for small models."""
+        return latent_factor(self.config_folder)
+
+    @cached_property
+    def resolution(self) -> int:
+        """Side in pixels of the squares that the UNet was trained on."""
+        return self.latent_factor * latent_side(self.config_folder)
+
+    @property
+    def resolution_step(self) -> int:
+        """Sides of training pictures are multiples of this, in pixels."""
+        return 8 * self.latent_factor
+
+
+@dataclass(frozen=True)
+class BaseIdentity(BaseFacts):
+    """A base model on this machine that was recognised by its content.
 
     Attributes:
         name: as the user gave it.
-        kind: how it was found.
         path: its folder in diffusers' layout, or its single file.
-        family: SD 1, SD 2 or SDXL.
-        prediction_type: what its UNet predicts.
         zero_terminal_snr: whether its noise schedule ends in pure noise (arXiv 2305.08891).
         detail: how the prediction type was recognised, for people.
     """
 
     name: str
-    kind: Kind
     path: Path
-    family: Family
-    prediction_type: PredictionType
     zero_terminal_snr: bool
     detail: str
 
@@ -41,26 +67,43 @@ class BaseIdentity:
         """Whether it is one file in the layout of the original code."""
         return self.path.is_file()
 
+    @property
+    def tokenizer_folders(self) -> list[Path]:
+        """A folder with a vocabulary for each text encoder; a single file has none in it."""
+        if self.is_single_file:
+            return self.family.tokenizer_folders
+        names = ("tokenizer", "tokenizer_2")[: len(self.family.tokenizer_names)]
+        return [self.path / name for name in names]
+
 
 def identify(name: str, *, prediction: Prediction = "auto") -> BaseIdentity:
     """Finds and recognises a base model; a hub id is downloaded if it is not there yet.
 
     What the UNet predicts: `prediction` unless it is "auto"; else, for a folder, what its
     scheduler's configuration says (epsilon where it says nothing); for a single file see
-    `trainer.models.single_file.recognise_prediction`.
+    `trainer.models.recognise`.
 
     Raises:
         UserError: it is not there, damaged, in a format that can run code, or of another kind.
     """
-    place = locate(name)
-    found = recognise_folder(place.path) if place.path.is_dir() else recognise_file(place.path)
-    is_set = prediction != "auto"
+    return identify_at(name, locate(name), prediction=prediction)
+
+
+def identify_at(name: str, path: Path, *, prediction: Prediction = "auto") -> BaseIdentity:
+    """`identify` of what lies at a path.
+
+    Raises:
+        UserError: it is damaged, in a format that can run code, or of another kind.
+    """
+    found = recognise(path)
+    predicts = found.prediction if prediction == "auto" else prediction
+    family = FAMILIES[found.family]
     return BaseIdentity(
         name=name,
-        kind=place.kind,
-        path=place.path,
-        family=FAMILIES[found.family],
-        prediction_type=prediction if prediction != "auto" else found.prediction,
+        path=path,
+        family=family,
+        prediction_type=predicts,
+        config_folder=path if path.is_dir() else family.config_folder(predicts),
         zero_terminal_snr=found.zero_terminal_snr,
-        detail="set by base.prediction" if is_set else found.detail,
+        detail=found.detail if prediction == "auto" else "set by base.prediction",
     )

@@ -18,32 +18,29 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.utils import logging as diffusers_logging
-from packaging.version import Version
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from trainer.errors import UserError
-from trainer.models import families, single_file
 from trainer.models.base import BaseModel, TextEncoder
-from trainer.models.diffusers_folder import part_files, read_json
+from trainer.models.configs import read_json, read_schedule
+from trainer.models.diffusers_folder import part_files
 from trainer.models.families import Family
 from trainer.models.fingerprint import combined_digest, file_digest
 from trainer.models.identify import BaseIdentity, Prediction, identify
+from trainer.models.recognise import UNET, VAE
 from trainer.models.safetensors_header import read_header
 
-__all__ = [
-    "BaseModel",
-    "TextPart",
-    "load_base",
-    "load_text_part",
-]
+__all__ = ["BaseModel", "TextPart", "load_base", "load_text_part", "load_tokenizers"]
 
 Dtypes = Mapping[str, torch.dtype]
 
-_DENOISER_AND_VAE = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
-_ENCODERS = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
+ENCODERS: dict[str, type[TextEncoder]] = {
+    "text_encoder": CLIPTextModel,
+    "text_encoder_2": CLIPTextModelWithProjection,
+}
+_KINDS: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, **ENCODERS}
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt")
-_SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
 
 
 def load_base(
@@ -64,23 +61,28 @@ def load_base(
     Raises:
         UserError: it cannot be found, recognised or loaded whole, or holds NaN or Inf.
     """
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
     identity = identify(name, prediction=prediction)
-    dtypes = dict.fromkeys(("unet", *_ENCODERS), dtype) | {"vae": vae_dtype}
-    return _assemble(identity, _load(identity, dtypes))
-
-
-def _load(
-    identity: BaseIdentity, dtypes: Dtypes, wanted: Sequence[str] | None = None
-) -> dict[str, torch.nn.Module]:
-    """The parts asked for, or all: frozen, in evaluation mode, every weight finite."""
-    load = _load_file if identity.is_single_file else _load_folder
-    modules = load(identity, dtypes, wanted)
-    for part, module in modules.items():
-        module.eval().requires_grad_(False)
-        _check_finite(identity.name, part, module)
-    return modules
+    parts = identity.family.parts
+    modules = _load(identity, dict.fromkeys(parts, dtype) | {"vae": vae_dtype})
+    encoders: list[TextEncoder] = [modules[part] for part in parts[2:]]
+    index = identity.config_folder / "model_index.json"
+    settings = read_json(index) if index.is_file() else {}
+    everything = f"{identity.prediction_type} {identity.zero_terminal_snr}"
+    return BaseModel(
+        name=identity.name,
+        family=identity.family,
+        prediction_type=identity.prediction_type,
+        unet=modules["unet"],
+        vae=modules["vae"],
+        text_encoders=encoders,
+        tokenizers=_fitting_tokenizers(identity, encoders),
+        scheduler_config=_noise_schedule(identity),
+        vae_scale_factor=identity.latent_factor,
+        default_resolution=identity.resolution,
+        zero_empty_prompt=bool(settings.get("force_zeros_for_empty_prompt", True)),
+        fingerprint=_fingerprint(identity, parts, everything),
+        vae_fingerprint=_fingerprint(identity, ["vae"]),
+    )
 
 
 @dataclass(frozen=True)
@@ -106,70 +108,41 @@ def load_text_part(name: str) -> TextPart:
     Raises:
         UserError: as for `load_base`.
     """
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
     identity = identify(name)
-    parts = list(_ENCODERS)[: len(identity.family.text_encoder_prefixes)]
-    dtypes = dict.fromkeys((*_ENCODERS, "unet", "vae"), torch.float32)
-    modules = _load(identity, dtypes, parts)
-    if identity.is_single_file:
-        digest = combined_digest([], identity.path, file_digest(identity.path))
-    else:
-        digest = combined_digest(_text_files(identity, parts), identity.path)
-    encoders: list[Any] = [modules[part] for part in parts]
-    tokenizers = _load_tokenizers(identity, encoders)
-    return TextPart(identity.name, identity.family, encoders, tokenizers, digest)
-
-
-def _assemble(identity: BaseIdentity, modules: Mapping[str, Any]) -> BaseModel:
-    encoders: list[TextEncoder] = [modules[part] for part in _ENCODERS if part in modules]
-    source = _config_folder(identity)
-    index = source / "model_index.json"
-    settings = read_json(index) if index.is_file() else {}
-    scale = 2 ** (len(modules["vae"].config["block_out_channels"]) - 1)
-    with _failures_named(source):
-        side = native_latent_side(source)
-    fingerprint, vae_fingerprint = _fingerprints(identity, list(modules))
-    return BaseModel(
+    parts = identity.family.parts[2:]
+    modules = _load(identity, dict.fromkeys(parts, torch.float32))
+    encoders: list[TextEncoder] = [modules[part] for part in parts]
+    return TextPart(
         name=identity.name,
         family=identity.family,
-        prediction_type=identity.prediction_type,
-        unet=modules["unet"],
-        vae=modules["vae"],
         text_encoders=encoders,
-        tokenizers=_load_tokenizers(identity, encoders),
-        scheduler_config=_noise_schedule(identity, source),
-        vae_scale_factor=scale,
-        default_resolution=scale * side,
-        zero_empty_prompt=bool(settings.get("force_zeros_for_empty_prompt", True)),
-        fingerprint=fingerprint,
-        vae_fingerprint=vae_fingerprint,
+        tokenizers=_fitting_tokenizers(identity, encoders),
+        fingerprint=_fingerprint(identity, parts),
     )
 
 
-def _config_folder(identity: BaseIdentity) -> Path:
-    """The folder with the configurations of the model's parts."""
-    if identity.is_single_file:
-        return identity.family.config_folder(identity.prediction_type)
-    return identity.path
+def _load(identity: BaseIdentity, dtypes: Dtypes) -> dict[str, Any]:
+    """The parts that have a number format: frozen, in evaluation mode, every weight finite."""
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    load = _load_file if identity.is_single_file else _load_folder
+    modules = load(identity, dtypes)
+    for part, module in modules.items():
+        module.eval().requires_grad_(False)
+        _check_finite(identity.name, part, module)
+    return modules
 
 
-def _load_folder(
-    identity: BaseIdentity, dtypes: Dtypes, wanted: Sequence[str] | None = None
-) -> dict[str, torch.nn.Module]:
-    encoders = dict(list(_ENCODERS.items())[: len(identity.family.text_encoder_prefixes)])
-    kinds: dict[str, Any] = {**_DENOISER_AND_VAE, **encoders}
+def _load_folder(identity: BaseIdentity, dtypes: Dtypes) -> dict[str, torch.nn.Module]:
     modules: dict[str, torch.nn.Module] = {}
-    for part, kind in kinds.items():
-        if wanted is not None and part not in wanted:
-            continue
+    for part, dtype in dtypes.items():
         place = identity.path / part
         # Named outright, so that a configuration cannot ask for attention code from the hub.
-        options = {"attn_implementation": "sdpa"} if part in _ENCODERS else {}
+        options = {"attn_implementation": "sdpa"} if part in ENCODERS else {}
         with _failures_named(place):
-            modules[part], info = kind.from_pretrained(
+            modules[part], info = _KINDS[part].from_pretrained(
                 place,
-                dtype=dtypes[part],
+                dtype=dtype,
                 variant=part_files(identity.path, part).variant,
                 use_safetensors=True,
                 local_files_only=True,
@@ -180,32 +153,27 @@ def _load_folder(
     return modules
 
 
-def _load_file(
-    identity: BaseIdentity, dtypes: Dtypes, wanted: Sequence[str] | None = None
-) -> dict[str, torch.nn.Module]:
-    config = _config_folder(identity)
-    _check_counts(identity.path, config)
-    is_xl = identity.family.name == "sdxl"
-    pipeline_kind = StableDiffusionXLPipeline if is_xl else StableDiffusionPipeline
-    encoders = list(_ENCODERS)[: len(identity.family.text_encoder_prefixes)]
-    parts = [*_DENOISER_AND_VAE, *encoders] if wanted is None else wanted
+def _load_file(identity: BaseIdentity, dtypes: Dtypes) -> dict[str, torch.nn.Module]:
+    config, path = identity.config_folder, str(identity.path)
+    _check_counts(identity)
     options: dict[str, Any] = {"config": str(config), "local_files_only": True}
+    encoders = [part for part in identity.family.parts[2:] if part in dtypes]
     modules: dict[str, Any] = {}
     with _failures_named(identity.path):
-        for part, kind in _DENOISER_AND_VAE.items():
-            if part in parts:
-                modules[part] = kind.from_single_file(
-                    str(identity.path), subfolder=part, torch_dtype=dtypes[part], **options
-                )
-        # Tokenizers and scheduler are made elsewhere, so that the library need not look for them.
+        for part in [part for part in ("unet", "vae") if part in dtypes]:
+            modules[part] = _KINDS[part].from_single_file(
+                path, subfolder=part, torch_dtype=dtypes[part], **options
+            )
+        # diffusers loads text encoders of single files only as parts of a pipeline. What is given
+        # as None is not loaded; tokenizers and scheduler are made elsewhere.
+        is_xl = identity.family.name == "sdxl"
+        pipeline_kind = StableDiffusionXLPipeline if is_xl else StableDiffusionPipeline
         given = dict.fromkeys(("unet", "vae", "tokenizer", "scheduler"))
         given |= dict.fromkeys(("tokenizer_2",) if is_xl else ("safety_checker",))
-        given |= {part: None for part in encoders if part not in parts}
-        if any(part in parts for part in encoders):
-            pipeline = pipeline_kind.from_single_file(
-                str(identity.path), torch_dtype=dtypes["text_encoder"], **options, **given
-            )
-            modules |= {part: getattr(pipeline, part) for part in encoders if part in parts}
+        pipeline = pipeline_kind.from_single_file(
+            path, torch_dtype=dtypes[encoders[0]], **options, **given
+        )
+        modules |= {part: getattr(pipeline, part) for part in encoders}
     _check_filled(identity.path, modules)
     return modules
 
@@ -248,18 +216,18 @@ def _listed(kind: str, keys: list[str]) -> str:
     return f"{len(keys)} {kind} ({', '.join(keys[:5])}{more})"
 
 
-def _check_counts(path: Path, config: Path) -> None:
+def _check_counts(identity: BaseIdentity) -> None:
     """The file has as many tensors for UNet and VAE as the standard model."""
-    names = read_header(path).tensors
-    prefixes = {"unet": single_file.UNET, "vae": single_file.VAE}
-    for part, kind in _DENOISER_AND_VAE.items():
+    names = read_header(identity.path).tensors
+    for part, prefix in {"unet": UNET, "vae": VAE}.items():
+        config = read_json(identity.config_folder / part / "config.json")
         with torch.device("meta"):
-            standard: Any = kind.from_config(read_json(config / part / "config.json"))
-        expected = len(standard.state_dict())
-        found = sum(name.startswith(prefixes[part]) and ".loss." not in name for name in names)
+            expected = len(_KINDS[part].from_config(config).state_dict())
+        found = sum(name.startswith(prefix) and ".loss." not in name for name in names)
         if found != expected:
             raise UserError(
-                f"{path} has {found} tensors for the {part}, the standard model {expected}.",
+                f"{identity.path} has {found} tensors for the {part}, the standard model "
+                f"{expected}.",
                 "Only whole checkpoints of the standard architecture can be trained here.",
             )
 
@@ -287,9 +255,14 @@ def _check_finite(name: str, part: str, module: torch.nn.Module) -> None:
             )
 
 
-def _load_tokenizers(identity: BaseIdentity, encoders: list[TextEncoder]) -> list[CLIPTokenizer]:
+def load_tokenizers(identity: BaseIdentity) -> list[CLIPTokenizer]:
+    """The tokenizer of each text encoder.
+
+    Raises:
+        UserError: a vocabulary is missing or damaged.
+    """
     tokenizers: list[CLIPTokenizer] = []
-    for place, encoder in zip(tokenizer_folders(identity), encoders, strict=True):
+    for place in identity.tokenizer_folders:
         have = {name for name in _TOKENIZER_FILES if (place / name).is_file()}
         if "tokenizer.json" not in have and have != {"vocab.json", "merges.txt"}:
             raise UserError(
@@ -297,76 +270,48 @@ def _load_tokenizers(identity: BaseIdentity, encoders: list[TextEncoder]) -> lis
                 "Download the folder again.",
             )
         with _failures_named(place):
-            tokenizer = CLIPTokenizer.from_pretrained(place, local_files_only=True)
-            limit = encoder.config.max_position_embeddings
-            tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
-        if len(tokenizer) > encoder.config.vocab_size:
-            raise UserError(
-                f"The tokenizer in {place} has {len(tokenizer)} entries, the text encoder "
-                f"{encoder.config.vocab_size}.",
-                "They do not belong together: download the folder again.",
-            )
-        tokenizers.append(tokenizer)
+            tokenizers.append(CLIPTokenizer.from_pretrained(place, local_files_only=True))
     return tokenizers
 
 
-def tokenizer_folders(identity: BaseIdentity) -> list[Path]:
-    """A folder with a vocabulary for each text encoder; a single file has none in it."""
-    if identity.is_single_file:
-        return [families.MODELS_FOLDER / name for name in identity.family.tokenizer_names]
-    count = len(identity.family.tokenizer_names)
-    return [identity.path / part for part in ("tokenizer", "tokenizer_2")[:count]]
+def _fitting_tokenizers(
+    identity: BaseIdentity, encoders: Sequence[TextEncoder]
+) -> list[CLIPTokenizer]:
+    """`load_tokenizers`, cut to what the encoders take, and checked to belong to them."""
+    tokenizers = load_tokenizers(identity)
+    places = identity.tokenizer_folders
+    for place, tokenizer, encoder in zip(places, tokenizers, encoders, strict=True):
+        limit, size = encoder.config.max_position_embeddings, encoder.config.vocab_size
+        with _failures_named(place):
+            tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
+        if len(tokenizer) > size:
+            raise UserError(
+                f"The tokenizer in {place} has {len(tokenizer)} entries, the text encoder {size}.",
+                "They do not belong together: download the folder again.",
+            )
+    return tokenizers
 
 
-def _noise_schedule(identity: BaseIdentity, source: Path) -> dict[str, Any]:
-    stated = read_json(source / "scheduler" / "scheduler_config.json")
-    schedule: dict[str, Any] = {
-        key: stated[key] for key in _SCHEDULE_KEYS if stated.get(key) is not None
+def _noise_schedule(identity: BaseIdentity) -> dict[str, Any]:
+    place = identity.config_folder / "scheduler" / "scheduler_config.json"
+    stated = read_schedule(place, read_json(place)).model_dump(exclude_unset=True)
+    return stated | {
+        "prediction_type": identity.prediction_type,
+        "rescale_betas_zero_snr": identity.zero_terminal_snr,
     }
-    schedule["prediction_type"] = identity.prediction_type
-    schedule["rescale_betas_zero_snr"] = identity.zero_terminal_snr
-    return schedule
 
 
-def native_latent_side(source: Path) -> int:
-    """The UNet's sample_size; configurations from before diffusers 0.9 say 32 for 64."""
-    config = read_json(source / "unet" / "config.json")
-    size = config.get("sample_size")
-    size = int(size[0] if isinstance(size, list) else size or 64)
-    written_by = Version(str(config.get("_diffusers_version", "1")))
-    return 64 if size < 64 and written_by < Version("0.9.0.dev0") else size
-
-
-def _fingerprints(identity: BaseIdentity, parts: list[str]) -> tuple[str, str]:
-    """Of the whole model, and of its VAE."""
-    settings = f"{identity.prediction_type} {identity.zero_terminal_snr}"
+def _fingerprint(identity: BaseIdentity, parts: Sequence[str], *settings: str) -> str:
+    """Over the files of some parts, with the vocabularies where there is a text encoder."""
     folder = identity.path
     if identity.is_single_file:
-        digest = file_digest(folder)
-        return combined_digest([], folder, digest, settings), combined_digest([], folder, digest)
-    files = {
-        part: [*part_files(folder, part).files, folder / part / "config.json"] for part in parts
-    }
-    everything = [*chain.from_iterable(files.values()), *_vocabularies(identity)]
-    return combined_digest(everything, folder, settings), combined_digest(files["vae"], folder)
-
-
-def _vocabularies(identity: BaseIdentity) -> list[Path]:
-    return [
-        place / name
-        for place in tokenizer_folders(identity)
-        for name in _TOKENIZER_FILES
-        if (place / name).is_file()
-    ]
-
-
-def _text_files(identity: BaseIdentity, parts: Sequence[str]) -> list[Path]:
-    weights = [
+        return combined_digest([], folder, file_digest(folder), *settings)
+    files = [
         file
         for part in parts
-        for file in (
-            *part_files(identity.path, part).files,
-            identity.path / part / "config.json",
-        )
+        for file in (*part_files(folder, part).files, folder / part / "config.json")
     ]
-    return [*weights, *_vocabularies(identity)]
+    if any(part in ENCODERS for part in parts):
+        vocabularies = [p / name for p in identity.tokenizer_folders for name in _TOKENIZER_FILES]
+        files += [file for file in vocabularies if file.is_file()]
+    return combined_digest(files, folder, *settings)

@@ -4,28 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from trainer.errors import UserError
 from trainer.models import families, hub
 from trainer.models.diffusers_folder import missing_parts
 
-Kind = Literal["built-in", "folder", "file", "hub"]
-
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_SUFFIX = ".safetensors"
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a base model lies: a diffusers folder, or a single file."""
-
-    kind: Kind
-    path: Path
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?<!\.safetensors)")
 
 
 def built_in_models() -> dict[str, Path]:
@@ -35,45 +21,53 @@ def built_in_models() -> dict[str, Path]:
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if (path / "model_index.json").is_file():
                 found[path.name] = path
-            elif path.suffix == _SUFFIX and path.is_file():
+            elif path.suffix == ".safetensors" and path.is_file():
                 found[path.stem] = path
     return found
 
 
-def locate(name: str) -> Place:
-    """Finds a base model: a name in ``models/``, then a folder or file, then a hub id.
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form of a model's on the Hugging Face hub."""
+    return bool(_HUB_ID.fullmatch(name))
 
-    A hub id is looked for in the hub's cache first and downloaded only if it is not there whole.
+
+def find(name: str) -> Path | None:
+    """A base model on this machine; None where it is not, or not whole, or may be on the hub.
+
+    Looked for in this order: a name in ``models/``, a folder or file, the hub's cache.
+    """
+    if built_in := built_in_models().get(name):
+        return built_in
+    with suppress(OSError, RuntimeError, ValueError):  # names that no path can have, such as "~x"
+        path = Path(name).expanduser()
+        if path.exists():
+            return path
+    cached = hub.cached_snapshot(name) if is_hub_id(name) else None
+    return cached if cached and not missing_parts(cached) else None
+
+
+def locate(name: str) -> Path:
+    """`find`; a hub id that is not there is downloaded.
 
     Raises:
         UserError: nothing is there, or it cannot be downloaded.
     """
-    built_in = built_in_models()
-    if name in built_in:
-        return Place("built-in", built_in[name])
-    path = Path(name)
-    with suppress(OSError, RuntimeError, ValueError):  # names that no path can have, such as "~x"
-        path = path.expanduser()
-        if path.exists():
-            return Place("folder" if path.is_dir() else "file", path)
-    if _HUB_NAME.fullmatch(name) and not name.endswith(_SUFFIX):
-        return Place("hub", _from_hub(name))
+    found = find(name)
+    if found is None and is_hub_id(name):
+        return hub.download(name)
+    if found is None:
+        raise no_such_base(name)
+    return found
+
+
+def no_such_base(name: str) -> UserError:
+    """What to say where nothing has this name."""
+    built_in = sorted(built_in_models())
     close = difflib.get_close_matches(name, built_in, n=1)
-    raise UserError(
+    return UserError(
         f"There is no base model {name!r}: no such built-in name, folder or file.",
-        f"Did you mean {close[0]}?" if close else _what_to_give(built_in),
+        f"Did you mean {close[0]}?"
+        if close
+        else f"Built-in: {', '.join(built_in) or 'none'}. Or give a diffusers folder, a "
+        ".safetensors file, or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5.",
     )
-
-
-def _what_to_give(built_in: Iterable[str]) -> str:
-    return (
-        f"Built-in: {', '.join(sorted(built_in)) or 'none'}. Or give a diffusers folder, a "
-        ".safetensors file, or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5."
-    )
-
-
-def _from_hub(name: str) -> Path:
-    cached = hub.cached_snapshot(name)
-    if cached is not None and not missing_parts(cached):
-        return cached
-    return hub.download(name)

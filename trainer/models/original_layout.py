@@ -14,7 +14,7 @@ import torch
 
 from trainer.models.base import BaseModel
 from trainer.models.families import FamilyName
-from trainer.models.single_file import UNET, VAE
+from trainer.models.recognise import UNET, VAE
 
 Tensors = dict[str, torch.Tensor]
 

@@ -47,18 +47,6 @@ def test_full_sizes_are_known_without_weights(name: str, millions: int) -> None:
     assert count / 1e6 == pytest.approx(millions, rel=0.01)
 
 
-@pytest.mark.parametrize(
-    ("name", "title"),
-    [
-        ("stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion 1.x"),
-        ("stabilityai/stable-diffusion-2-base", "Stable Diffusion 2.x"),
-        ("stabilityai/stable-diffusion-xl-base-1.0", "Stable Diffusion XL"),
-    ],
-)
-def test_hub_names_are_recognised_without_a_download(name: str, title: str) -> None:
-    assert find_architecture(name).title == title
-
-
 def test_a_hub_name_that_says_nothing_is_a_question() -> None:
     with pytest.raises(UserError, match="sd15"):
         find_architecture("someone/a-model")

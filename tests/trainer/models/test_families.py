@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from trainer.models.diffusers_folder import read_json
+from trainer.models.configs import read_json
 from trainer.models.families import CONFIGS_FOLDER, FAMILIES, MODELS_FOLDER
 
 VAE = 83_653_863

@@ -202,7 +202,7 @@ def test_cached_model_needs_no_network(
     (place / "refs").mkdir(parents=True)
     (place / "refs" / "main").write_text("0" * 40)
     shutil.copytree(tiny_base("sdxl"), place / "snapshots" / ("0" * 40))
-    assert identify(NAME).kind == "hub"
+    assert identify(NAME).path.parent.name == "snapshots"
     assert load_base(NAME).family.name == "sdxl"
 
 

@@ -49,7 +49,8 @@ def test_folders_are_recognised(
     name: str, family: str, prediction: str, tiny_base: TinyBase
 ) -> None:
     found = identify(str(tiny_base(name)))
-    assert (found.kind, found.family.name, found.prediction_type) == ("folder", family, prediction)
+    assert (found.family.name, found.prediction_type) == (family, prediction)
+    assert (found.resolution, found.resolution_step, found.is_single_file) == (32, 16, False)
     assert not found.zero_terminal_snr
 
 
@@ -120,7 +121,7 @@ def test_single_files_are_recognised(
     if beside:
         path.with_suffix(".yaml").write_text(beside)
     found = identify(str(path))
-    assert found.kind == "file"
+    assert found.is_single_file
     assert (found.family.name, found.prediction_type, found.zero_terminal_snr) == expected
     assert found.detail
 
@@ -305,7 +306,7 @@ def test_names_in_models_come_first_and_mistakes_are_answered(
     shutil.copytree(tiny_base("sd1"), tmp_path / "tiny-one")
     (tmp_path / "user").mkdir()
     write_original(tiny_base("sdxl"), tmp_path / "user" / "my-own.safetensors")
-    assert identify("tiny-one").kind == "built-in"
+    assert identify("tiny-one").path == tmp_path / "tiny-one"
     assert identify("my-own").family.name == "sdxl"
     with pytest.raises(UserError) as caught:
         identify("tiny-on")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from app.tabs.train import outlook
 from tests.app.sets_for_tests import stored
 from tests.corpus.names import NAUGHTY
 from tests.trainer.data.folders_for_tests import picture, put
-from trainer import places
 
 FRAME = Frame(64, 32, known=True)
 
@@ -127,27 +125,10 @@ def test_long_captions_are_cut() -> None:
     assert "1,000 of 1000" not in html("changes", [Change("a", "b", "c")] * 1000, 1000)
 
 
-@pytest.mark.parametrize(
-    ("unet", "vae", "frame"),
-    [
-        ({"sample_size": 64}, {"block_out_channels": [1, 2, 3, 4]}, Frame(512, 64, known=True)),
-        ({"sample_size": 16}, {"block_out_channels": [1, 2, 3]}, Frame(64, 32, known=True)),
-        ({"sample_size": "64"}, {"block_out_channels": [1, 2, 3, 4]}, None),
-        ({}, {}, None),
-        ([], "x", None),
-        ({"sample_size": 10**9}, {"block_out_channels": [1]}, None),
-    ],
-)
-def test_frames(
-    unet: object, vae: object, frame: Frame | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    files = {"unet/config.json": json.dumps(unet), "vae/config.json": json.dumps(vae)}
-    put(tmp_path / "models" / "base", files)
-    monkeypatch.setattr(places, "PROJECT", tmp_path)
-    assert frame_of("base") == (frame or Frame(512, 64, known=False))
-
-
-def test_frames_of_known_names() -> None:
+def test_frames_of_base_models() -> None:
+    """As `fit` has them: both read the same table."""
     assert frame_of("tiny-emoji") == Frame(64, 32, known=True)
     assert frame_of("stabilityai/stable-diffusion-xl-base-1.0") == Frame(1024, 64, known=False)
+    assert frame_of("stabilityai/stable-diffusion-2-1") == Frame(768, 64, known=False)
+    assert frame_of("/nowhere/ponyDiffusionV6.safetensors") == Frame(1024, 64, known=False)
     assert frame_of("../../etc") == Frame(512, 64, known=False)

@@ -12,9 +12,9 @@ import pytest
 
 from tests.conftest import TinyBase
 from trainer.errors import UserError
+from trainer.models.configs import read_schedule
 from trainer.models.identify import identify
 from trainer.models.load import load_base
-from trainer.models.plausible import check_schedule
 
 UNET, TEXT, VAE = "unet/config.json", "text_encoder/config.json", "vae/config.json"
 SCHEDULER = "scheduler/scheduler_config.json"
@@ -69,6 +69,6 @@ def test_a_tokenizer_without_a_length_is_refused(tiny_base: TinyBase, tmp_path: 
 
 
 def test_what_schedulers_leave_out_or_empty_is_well() -> None:
-    check_schedule(Path("x"), {})
-    check_schedule(Path("x"), {"trained_betas": None, "beta_schedule": None})
-    check_schedule(Path("x"), {"num_train_timesteps": 2, "trained_betas": [0.1, 0.2]})
+    read_schedule(Path("x"), {})
+    read_schedule(Path("x"), {"trained_betas": None, "beta_schedule": None})
+    read_schedule(Path("x"), {"num_train_timesteps": 2, "trained_betas": [0.1, 0.2]})

@@ -1,0 +1,155 @@
+"""The configurations in a diffusers folder, before a library makes layers of them.
+
+The libraries build what a configuration asks for and look at the weights afterwards: a width of a
+billion takes all memory, a million layers take hours, and NaN in a noise schedule draws black.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError
+
+from trainer.errors import UserError
+
+MAX_JSON_BYTES = 8 * 2**20
+MAX_LAYERS = 100
+"""Of one kind, and entries of a list; SDXL's second text encoder has 32 layers."""
+WHOLE = "Is this the whole folder, as downloaded or saved by diffusers?"
+
+_LEAST_LIMIT = 1024
+
+Model = TypeVar("Model", bound=BaseModel)
+Beta = Annotated[float, Field(gt=0, lt=1, strict=True)]
+
+
+class NoiseSchedule(BaseModel):
+    """The noise schedule of a scheduler's configuration, as arguments of diffusers' schedulers."""
+
+    num_train_timesteps: Annotated[int, Field(ge=1, le=100_000, strict=True)] = 1000
+    beta_start: Beta = 0.0001
+    beta_end: Beta = 0.02
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
+    trained_betas: list[Beta] | None = None
+
+
+class _Factor(BaseModel):
+    """What latents are multiplied with."""
+
+    scaling_factor: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)] = 1.0
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        UserError: the file is absent, too large, or holds something else.
+    """
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise UserError(f"{path} is too large to be a model's configuration.", WHOLE)
+        content = json.loads(path.read_bytes())
+    except OSError:
+        raise UserError(f"{path} is missing.", WHOLE) from None
+    except (ValueError, RecursionError):
+        raise UserError(f"{path} is not valid JSON.", "Download the folder again.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a JSON object.", "Download the folder again.")
+    return content
+
+
+def check_sizes(path: Path, config: Mapping[str, Any], dimensions: Iterable[int]) -> None:
+    """No number of a part's configuration is beyond what its weights are like.
+
+    Args:
+        dimensions: of the part's tensors; no width may be greater than the greatest of them.
+
+    Raises:
+        UserError: names the field.
+    """
+    widest = max(_LEAST_LIMIT, *dimensions, 0)
+    rest: list[tuple[str, object]] = list(config.items())
+    while rest:
+        name, value = rest.pop()
+        limit = MAX_LAYERS if "layers" in name else widest
+        if isinstance(value, dict):
+            rest += value.items()
+        elif isinstance(value, list):
+            if len(value) > MAX_LAYERS:
+                raise _unfit(path, name, f"a list of {len(value)} values")
+            rest += [(name, item) for item in value]
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise _unfit(path, name, str(value))
+        elif isinstance(value, int) and abs(value) > limit and not name.endswith("_token_id"):
+            raise _unfit(path, name, f"beyond {limit:,}")
+
+
+def check_factor(path: Path, config: Mapping[str, Any]) -> None:
+    """The VAE's ``scaling_factor`` is a number above 0, where it is there.
+
+    Raises:
+        UserError: it is something else.
+    """
+    _checked(_Factor, path, config)
+
+
+def read_schedule(path: Path, config: Mapping[str, Any]) -> NoiseSchedule:
+    """The noise schedule that a scheduler's configuration states.
+
+    Raises:
+        UserError: names a field that cannot be computed with.
+    """
+    schedule = _checked(NoiseSchedule, path, config)
+    if schedule.trained_betas and len(schedule.trained_betas) != schedule.num_train_timesteps:
+        raise _unfit(path, "trained_betas", f"no list of {schedule.num_train_timesteps} numbers")
+    return schedule
+
+
+def _checked(kind: type[Model], path: Path, config: Mapping[str, Any]) -> Model:
+    stated = {name: config[name] for name in kind.model_fields if config.get(name) is not None}
+    try:
+        return kind.model_validate(stated)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        raise _unfit(path, str(first["loc"][0]), f"unfit ({first['msg']})") from None
+
+
+def latent_side(folder: Path) -> int:
+    """The UNet's ``sample_size``; configurations from before diffusers 0.9 say 32 for 64.
+
+    Raises:
+        UserError: it is no number above 0.
+    """
+    path = folder / "unet" / "config.json"
+    config = read_json(path)
+    size = config.get("sample_size") or 64
+    size = size[0] if isinstance(size, list) else size
+    if not isinstance(size, int) or size < 1:
+        raise _unfit(path, "sample_size", "no number of latents")
+    is_old = re.match(r"0\.[0-8]\.", str(config.get("_diffusers_version")))
+    return 64 if size < 64 and is_old else size
+
+
+def latent_factor(folder: Path) -> int:
+    """Pixels for each latent along a side: 8, and less for small models.
+
+    Raises:
+        UserError: the VAE's configuration does not say.
+    """
+    path = folder / "vae" / "config.json"
+    widths = read_json(path).get("block_out_channels")
+    if not isinstance(widths, list) or not 0 < len(widths) < 8:
+        raise _unfit(path, "block_out_channels", "no list of channels")
+    return int(2 ** (len(widths) - 1))  # the encoder halves the side between its blocks
+
+
+def _unfit(path: Path, name: str, what: str) -> UserError:
+    return UserError(
+        f"{path} can't be right: {name[:80]!a} is {what}.",
+        "Download the folder again: it is damaged, or was made by hand.",
+    )

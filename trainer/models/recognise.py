@@ -1,0 +1,289 @@
+"""What a model on the disk is, from its configurations, the names of its tensors and its metadata.
+
+Imports no torch and loads no weights.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.errors import UserError
+from trainer.models.configs import check_factor, read_json, read_schedule
+from trainer.models.diffusers_folder import check_part
+from trainer.models.families import FAMILIES, FamilyName, PredictionType
+from trainer.models.safetensors_header import SafetensorsHeader, TensorEntry, read_header
+
+UNET = "model.diffusion_model."
+VAE = "first_stage_model."
+"""Prefixes of tensors in the layout of the original code (ldm and sgm)."""
+
+SUPPORTED = "Rarebit trains adapters for Stable Diffusion 1.x, 2.x and XL."
+
+_INPUT = UNET + "input_blocks.0.0.weight"  # (320, 4, 3, 3)
+_LAST_NORM = UNET + "output_blocks.11.1.transformer_blocks.0.norm1.bias"
+_INPUT_CHANNELS = {
+    9: "an inpainting model",
+    8: "an instruct-pix2pix model",
+    7: "an upscaler",
+    5: "a depth-to-image model",
+}
+_UNSAFE = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+_OTHER_FILES = (
+    (r"lora_(down|up|A|B|unet|te)|\.hada_w|\.lokr_", "an adapter (LoRA), not a base model"),
+    (r"(^|\.)double_blocks\.\d", "a Flux model or a relative of it"),
+    (r"(^|\.)joint_blocks\.\d", "a Stable Diffusion 3 model"),
+    (r"(^|\.)(adaln_single|t_block|y_embedder\.y_proj)", "a PixArt model"),
+    (r"^control_model\.", "a ControlNet"),
+    (r"^(encoder|decoder|first_stage_model)\.", "a VAE alone"),
+    (r"^(emb_params|string_to_param)", "a textual inversion"),
+    (r"^(down_blocks|up_blocks|mid_block)\.", "one part of a diffusers folder"),
+)
+_FEW_STEPS = re.compile(r"(?:^|[^a-z])(turbo|lightning|lcm|hyper-?sd)(?:[^a-z]|$)", re.IGNORECASE)
+_PIPELINES = re.compile(r"(Flax|Onnx)?StableDiffusion(XL)?(Img2Img|Inpaint)?Pipeline")
+_OTHER_PIPELINES = {
+    "Flux": "a Flux model",
+    "StableDiffusion3": "a Stable Diffusion 3 model",
+    "PixArt": "a PixArt model",
+    "LatentConsistency": "a latent consistency model",
+}
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """What the content of a model says about it; `detail` tells how the prediction was found."""
+
+    family: FamilyName
+    prediction: PredictionType
+    zero_terminal_snr: bool
+    detail: str
+
+
+def recognise(path: Path) -> Recognised:
+    """Family and prediction type of a diffusers folder or a single file.
+
+    Raises:
+        UserError: it is damaged, in a format that can run code, or of another kind.
+    """
+    return _recognise_folder(path) if path.is_dir() else _recognise_file(path)
+
+
+# --------------------------------------------------- models that are sound but not trained here
+
+
+def _wrong_kind(path: Path, kind: str) -> UserError:
+    """`kind` with its article, as in "a Flux model"."""
+    return UserError(f"{path} is {kind}, which cannot be trained here.", SUPPORTED)
+
+
+def _distilled(path: Path, otherwise: str = "") -> UserError:
+    """Turbo, lightning, LCM; `otherwise` says what to do if it was taken for one wrongly."""
+    return UserError(
+        f"{path} is a distilled model for few steps (turbo, lightning or LCM).",
+        "Training with the usual noise undoes the distillation: train on the model that it was "
+        f"distilled from; the adapter usually works on both. {otherwise}".rstrip(),
+    )
+
+
+def _refiner(path: Path) -> UserError:
+    return UserError(
+        f"{path} is the SDXL refiner, which only improves pictures of the base model.",
+        "Train on the SDXL base model.",
+    )
+
+
+def _check_input_channels(path: Path, channels: int | None) -> None:
+    """Refuses UNets that take more than the 4 channels of latents."""
+    if channels != 4:
+        kind = _INPUT_CHANNELS.get(channels or 0, "no text-to-image model")
+        raise UserError(
+            f"{path} is {kind} (its UNet has {channels} input channels, not 4), which cannot be "
+            "trained here.",
+            "Train on the text-to-image model; the adapter usually works on the other as well.",
+        )
+
+
+# ------------------------------------------------------------------------- diffusers folders
+
+
+def _recognise_folder(folder: Path) -> Recognised:
+    _check_pipeline(folder)
+    _check_layout(folder)
+    family = _family_of_unet(folder, read_json(folder / "unet" / "config.json"))
+    for part in FAMILIES[family].parts:
+        check_part(folder, part)
+    vae = read_json(folder / "vae" / "config.json")
+    check_factor(folder / "vae" / "config.json", vae)
+    if vae.get("_class_name") not in ("AutoencoderKL", "FlaxAutoencoderKL"):
+        raise UserError(
+            f"The VAE in {folder} is {vae.get('_class_name')}, not AutoencoderKL.", SUPPORTED
+        )
+    place = folder / "scheduler" / "scheduler_config.json"
+    scheduler = read_json(place)
+    read_schedule(place, scheduler)
+    prediction = scheduler.get("prediction_type") or "epsilon"
+    if prediction not in ("epsilon", "v_prediction"):
+        raise UserError(
+            f"The model in {folder} predicts {prediction!r}; epsilon or v_prediction is needed.",
+            SUPPORTED,
+        )
+    # SD Turbo and SDXL Turbo show only in their scheduler: Euler, trailing, epsilon.
+    name, spacing = str(scheduler.get("_class_name")), scheduler.get("timestep_spacing")
+    turbo = name.startswith("Euler") and spacing == "trailing" and prediction == "epsilon"
+    if turbo or name.startswith(("LCM", "TCD")):
+        otherwise = "set timestep_spacing to leading in its scheduler_config.json."
+        raise _distilled(folder, f"If it is not distilled, {otherwise}")
+    zero_snr = bool(scheduler.get("rescale_betas_zero_snr"))
+    return Recognised(family, prediction, zero_snr, "from its scheduler's configuration")
+
+
+def _check_pipeline(folder: Path) -> None:
+    index = folder / "model_index.json"
+    if not index.is_file():
+        return
+    name = read_json(index).get("_class_name")
+    if not isinstance(name, str):
+        raise UserError(
+            f"{folder} asks for a pipeline of its own code ({name}), which is never run.", SUPPORTED
+        )
+    if not _PIPELINES.fullmatch(name):
+        kinds = (kind for start, kind in _OTHER_PIPELINES.items() if name.startswith(start))
+        raise _wrong_kind(folder, next(kinds, f"a model for {name}"))
+
+
+def _check_layout(folder: Path) -> None:
+    if (folder / "unet").is_dir():
+        return
+    if (folder / "model_index.json").is_file():
+        raise UserError(f"{folder} has no unet folder.", SUPPORTED)
+    if (folder / "diffusion_pytorch_model.safetensors").is_file():
+        raise UserError(
+            f"{folder} is one part of a diffusers model.",
+            f"Give the folder above it: {folder.parent}",
+        )
+    if files := sorted(path.name for path in folder.glob("*.safetensors")):
+        raise UserError(
+            f"{folder} is not a model in diffusers' layout, but holds single files.",
+            f"Give one of them, such as {folder / files[0]}",
+        )
+    raise UserError(
+        f"{folder} holds no base model: neither model_index.json nor a unet folder.",
+        "Give a diffusers folder, a .safetensors file, a hub id or a built-in name.",
+    )
+
+
+def _family_of_unet(folder: Path, unet: dict[str, Any]) -> FamilyName:
+    kind = unet.get("_class_name")
+    if "UNet2DConditionModel" not in str(kind):
+        raise UserError(f"The UNet in {folder} is {kind}, not UNet2DConditionModel.", SUPPORTED)
+    _check_input_channels(folder, unet.get("in_channels"))
+    if unet.get("time_cond_proj_dim") is not None:
+        raise _distilled(folder)
+    if unet.get("addition_embed_type") == "text_time":
+        if not (folder / "text_encoder").is_dir():
+            raise _refiner(folder)
+        return "sdxl"
+    if any(
+        unet.get(f"{kind}_type") for kind in ("addition_embed", "class_embed", "encoder_hid_dim")
+    ):
+        raise _wrong_kind(folder, "a model that needs more than a text (unCLIP, upscaler)")
+    return "sd2" if unet.get("use_linear_projection") else "sd1"
+
+
+# ------------------------------------------------------------------------------ single files
+
+
+def _recognise_file(path: Path) -> Recognised:
+    if path.suffix.lower() in _UNSAFE:
+        raise UserError(
+            f"{path} is a {path.suffix} file, which can run code when it is opened.",
+            "Only .safetensors files are read: download that version of the model.",
+        )
+    header = read_header(path)
+    family = _family_of_tensors(path, header)
+    named = (path.stem, header.metadata.get("modelspec.title", ""))
+    if any(_FEW_STEPS.search(text) for text in named):
+        raise _distilled(path, "If only its name says so, rename the file.")
+    prediction, detail = _prediction_of_file(path, header, family)
+    return Recognised(family, prediction, "ztsnr" in header.tensors, detail)
+
+
+def _family_of_tensors(path: Path, header: SafetensorsHeader) -> FamilyName:
+    tensors = header.tensors
+
+    def has(*prefixes: str) -> bool:
+        return any(name.startswith(prefixes) for name in tensors)
+
+    if _INPUT not in tensors:
+        kinds = (
+            kind for pattern, kind in _OTHER_FILES if any(map(re.compile(pattern).search, tensors))
+        )
+        raise _wrong_kind(
+            path, next(kinds, "no Stable Diffusion checkpoint (its tensors have other names)")
+        )
+    if has("edm_mean", "edm_vpred."):
+        raise _wrong_kind(path, "a model with the EDM noise schedule (Playground, CosXL)")
+    if has(UNET + "label_emb.0.0.weight") and has("conditioner.embedders.0.model."):
+        raise _refiner(path)
+    shape = tensors[_INPUT].shape
+    _check_input_channels(path, shape[1] if len(shape) == 4 else None)
+    encoders: dict[str, FamilyName] = {
+        "conditioner.embedders.1.model.": "sdxl",
+        "cond_stage_model.model.": "sd2",
+        "cond_stage_model.transformer.": "sd1",
+    }
+    family: FamilyName | None = next(
+        (name for prefix, name in encoders.items() if has(prefix)), None
+    )
+    missing = "a UNet without a text encoder" if family is None else "no VAE"
+    if family is None or not has(VAE):
+        raise UserError(f"{path} holds {missing}.", "Use a whole checkpoint of the model.")
+    return family
+
+
+def _prediction_of_file(
+    path: Path, header: SafetensorsHeader, family: FamilyName
+) -> tuple[PredictionType, str]:
+    """What a single file's UNet predicts, and how that was recognised.
+
+    In this order: the marker tensor ``v_pred``; the metadata ``modelspec.prediction_type`` or
+    ``modelspec.architecture``; a configuration beside it with the same name and ``.yaml``, as used
+    by other tools; for SD 2, whose two kinds have the same tensors, the spread of one bias, as in
+    ComfyUI (above 0.09: v_prediction); else epsilon.
+    """
+    if "v_pred" in header.tensors:
+        return "v_prediction", "from its v_pred mark"
+    stated = header.metadata.get("modelspec.prediction_type", "").lower()
+    architecture = header.metadata.get("modelspec.architecture", "")
+    if stated in ("v", "v_prediction", "v-prediction") or architecture.endswith("-768-v"):
+        return "v_prediction", "from its metadata"
+    if stated in ("epsilon", "eps") or architecture.endswith("v2-512"):
+        return "epsilon", "from its metadata"
+    beside = path.with_suffix(".yaml")
+    if beside.is_file():
+        with beside.open("rb") as file:
+            text = file.read(2**16).decode("utf-8", "replace")
+        is_v = re.search(r"parameterization:\s*[\"']?v\b", text)
+        return ("v_prediction" if is_v else "epsilon"), f"from {beside.name}"
+    if family != "sd2":
+        return "epsilon", "the usual one of its family"
+    bias = header.tensors.get(_LAST_NORM)
+    if bias is None:
+        return "v_prediction", "assumed; set base.prediction if it is wrong"
+    is_v = np.std(_read_values(path, bias)) > 0.09
+    guessed = "guessed from its weights; set base.prediction if it is wrong"
+    return ("v_prediction" if is_v else "epsilon"), guessed
+
+
+def _read_values(path: Path, entry: TensorEntry) -> np.ndarray:
+    """A tensor's values, flat; NumPy has no bfloat16, which is the upper half of a float32."""
+    kind = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}.get(entry.dtype, "u1")
+    values = np.fromfile(path, kind, math.prod(entry.shape), offset=entry.begin)
+    if entry.dtype == "BF16":
+        return (values.astype("<u4") << 16).view("<f4")
+    return values.astype(np.float32)
