@@ -83,16 +83,6 @@ def escape(text: object) -> str:
     return html.escape(display_name(str(text)), quote=True)
 
 
-def sorry(error: UserError, title: str = "That did not work") -> gr.Error:
-    """The page's message for a mistake that a person can put right; raise it in a handler."""
-    return gr.Error(plain(error), duration=20, title=title, print_exception=False)
-
-
-def refusal(error: UserError) -> gr.Error:
-    """The same for a script, which wants plain text."""
-    return gr.Error(str(error), print_exception=False)
-
-
 def says_errors(handler: Callable[Inputs, Output]) -> Callable[Inputs, Output]:
     """A handler whose errors become messages: a `UserError`'s own words, or one calm sentence.
 
@@ -104,7 +94,8 @@ def says_errors(handler: Callable[Inputs, Output]) -> Callable[Inputs, Output]:
         try:
             return handler(*args, **kwargs)
         except UserError as error:
-            raise sorry(error) from None
+            title = "That did not work"
+            raise gr.Error(str(plain(error)), 20, title=title, print_exception=False) from None
         except gr.Error:
             raise
         except Exception:
@@ -115,6 +106,19 @@ def says_errors(handler: Callable[Inputs, Output]) -> Callable[Inputs, Output]:
                 title="Something went wrong",
                 print_exception=False,
             ) from None
+
+    return wrapped
+
+
+def for_scripts(handler: Callable[Inputs, Output]) -> Callable[Inputs, Output]:
+    """A handler of the API, whose callers get the words of a `UserError` as plain text."""
+
+    @functools.wraps(handler)
+    def wrapped(*args: Inputs.args, **kwargs: Inputs.kwargs) -> Output:
+        try:
+            return handler(*args, **kwargs)
+        except UserError as error:
+            raise gr.Error(str(error), print_exception=False) from None
 
     return wrapped
 

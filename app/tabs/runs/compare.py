@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from app.tabs.runs import html as runs_html
-from app.tabs.train.forms import label_of
+from app.forms import label_of
 from app.tabs.runs.reader import RunView, view
 from app.shared import escape
 from trainer.config.fields import all_fields, get_value, shown

@@ -13,7 +13,7 @@ from app import jobs
 from app.jobs import QUEUED, UNSTARTED, RunInfo
 from app.tabs.runs.compare import MOST, compared
 from app.tabs.runs.reader import RunView, overview, view
-from app.shared import QUIET, Shared, elem, escape, go, refusal, says_errors
+from app.shared import QUIET, Shared, elem, escape, for_scripts, go, says_errors
 from trainer.config.file import format_config
 from trainer.errors import UserError
 
@@ -58,8 +58,8 @@ def build(shared: Shared) -> None:
     _watch(parts, shared)
     _act(parts, shared)
     _compare(shared)
-    gr.api(run_status, api_name="run_status", queue=False)
-    gr.api(stop_training, api_name="stop_training", queue=False)
+    gr.api(for_scripts(run_status), api_name="run_status", queue=False)
+    gr.api(for_scripts(stop_training), api_name="stop_training", queue=False)
 
 
 # ------------------------------------------------------------------------------ the parts
@@ -312,13 +312,10 @@ def run_status(run: str = "") -> dict[str, Any]:
         name, phase, step, total_steps, eta_seconds, message, alive and, once there is one, the
         newest loss. An empty object if there is no run.
     """
-    try:
-        name = run or _first(overview.runs())
-        if name is None:
-            return {}
-        found = view(name)
-    except UserError as error:
-        raise refusal(error) from None
+    name = run or _first(overview.runs())
+    if name is None:
+        return {}
+    found = view(name)
     losses = found.curves.get("step.loss", [])
     info = found.info
     return {
@@ -339,12 +336,9 @@ def stop_training(run: str = "") -> str:
     Returns:
         The run's name.
     """
-    try:
-        busy = jobs.busy()
-        name = run or (busy.name if busy else "")
-        if not name:
-            raise UserError("Nothing trains.", "There is nothing to stop.")
-        jobs.stop(name)
-    except UserError as error:
-        raise refusal(error) from None
+    busy = jobs.busy()
+    name = run or (busy.name if busy else "")
+    if not name:
+        raise UserError("Nothing trains.", "There is nothing to stop.")
+    jobs.stop(name)
     return name

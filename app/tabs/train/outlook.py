@@ -1,12 +1,13 @@
-"""What a training would do, in words: on what, how long, and how we know."""
+"""What a training would do: on what, how long, and how we know."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
-from app.shared import escape
+from app.render import counted
 from app.tabs.images.setview import known_unusable
 from trainer import places
 from trainer.config.concepts import concepts_of, preserved_share, subject_of
@@ -28,8 +29,65 @@ _BUILT_IN_PACE = 0.2
 _BUILT_IN = "tiny-emoji"
 
 
-@dataclass(frozen=True)
-class Pace:
+class Lesson(NamedTuple):
+    """One concept of a training: what is learnt, and from how many pictures of which set."""
+
+    subject: str
+    pictures: str
+    image_set: str
+
+
+def lessons(config: TrainingConfig) -> list[Lesson]:
+    """What a training teaches."""
+    found: list[Lesson] = []
+    for concept in concepts_of(config):
+        count = picture_count(concept.path)
+        pictures = f"the {count[0]:,} pictures" if count and count[0] > 1 else "the pictures"
+        found.append(Lesson(subject_of(concept) or "…", pictures, concept.path.name or "…"))
+    return found
+
+
+def arithmetic(config: TrainingConfig) -> str:
+    """Steps, batches and how often each picture is seen, in one line."""
+    training = config.training
+    size = training.batch_size * training.accumulation
+    line = f"{training.steps:,} steps of {counted(size, 'picture')}"
+    counts = [picture_count(concept.path) for concept in concepts_of(config)]
+    if len(counts) > 1 or counts[0] is None:
+        return line
+    pictures, repeated = counts[0]
+    validation = held_out_count(pictures, config.evaluation.validation)
+    seen = training.steps * size / (repeated * (pictures - validation) / pictures)
+    times = f"{seen:,.0f} times" if seen >= 1.5 else "once" if seen >= 0.75 else f"{seen:.1f} times"
+    line += f": each of {pictures - validation:,} is seen about {times}"
+    if validation:
+        line += f"; {validation} more {'are' if validation > 1 else 'is'} kept out to measure by"
+    return line
+
+
+def picture_count(path: Path) -> tuple[int, int] | None:
+    """How many pictures an image set has: (alone, with their repeats); None if that takes long."""
+    root = places.PROJECT / path
+    try:
+        if path == Path():
+            return None
+        return _count(root, root.stat().st_mtime_ns, known_unusable(root))
+    except (OSError, UserError):
+        return None
+
+
+@lru_cache(maxsize=64)
+def _count(root: Path, changed: int, unusable: frozenset[str]) -> tuple[int, int] | None:
+    contents = look_into(root, _MOST_PICTURES)
+    names = (picture.name for picture in contents.pictures if picture.name not in unusable)
+    used = [repeats for name in names if (repeats := repeats_of(name))]
+    return (len(used), sum(used)) if used and not contents.tables else None
+
+
+# ------------------------------------------------------------------------------ the time
+
+
+class Pace(NamedTuple):
     """How long a step takes.
 
     Attributes:
@@ -41,72 +99,15 @@ class Pace:
     source: str
 
 
-def sentence(config: TrainingConfig) -> str:
-    """What will be trained, as one sentence of HTML."""
-    concepts = concepts_of(config)
-    lessons = " and ".join(
-        f"<b>{escape(subject_of(concept)) or '…'}</b> from {_pictures(concept.path)}"
-        for concept in concepts
-    )
-    parts = ["UNet"] * config.adapter.unet + ["text encoder"] * config.adapter.text_encoder
-    base = config.base.name.replace("\\", "/").rstrip("/").rpartition("/")[2]
-    return (
-        f"An adapter of rank {config.adapter.rank} for <b>{escape(base)}</b> "
-        f"({' and '.join(parts)}) learns {lessons}."
-    )
-
-
-def _pictures(path: Path) -> str:
-    count = picture_count(path)
-    many = f"the {count[0]:,} pictures" if count and count[0] > 1 else "the pictures"
-    return f"{many} of <b>{escape(path.name) or '…'}</b>"
-
-
-def arithmetic(config: TrainingConfig) -> str:
-    """Steps, batches and how often each picture is seen, in one line of HTML."""
-    training = config.training
-    size = training.batch_size * training.accumulation
-    line = f"{training.steps:,} steps of {size} picture{'s' if size != 1 else ''}"
-    counts = [picture_count(concept.path) for concept in concepts_of(config)]
-    if len(counts) > 1 or counts[0] is None:
-        return line
-    pictures, repeated = counts[0]
-    kept = held_out_count(pictures, config.evaluation.validation)
-    seen = training.steps * size / (repeated * (pictures - kept) / pictures)
-    times = f"{seen:,.0f} times" if seen >= 1.5 else "once" if seen >= 0.75 else f"{seen:.1f} times"
-    aside = f"; {kept} more {'are' if kept > 1 else 'is'} kept out to measure by" if kept else ""
-    return f"{line}: each of {pictures - kept:,} is seen about {times}{aside}"
-
-
 def time_needed(config: TrainingConfig) -> str:
     """How long it will take, and how we know."""
     pace = pace_of(config)
     if pace is None:
         return "No run with this base model yet, so the time is not known."
-    shown = duration(pace.seconds * config.training.steps, rough=True)
+    takes = f"Takes about {duration(pace.seconds * config.training.steps, rough=True)}"
     if pace.source:
-        return f"Takes about {shown}, going by {escape(pace.source)}."
-    return f"Takes about {shown} on two cores of a server; on this machine nothing ran yet."
-
-
-def picture_count(path: Path) -> tuple[int, int] | None:
-    """How many pictures an image set has: (alone, with their repeats); None if that takes long."""
-    root = places.PROJECT / path
-    try:
-        return (
-            None if path == Path() else _count(root, root.stat().st_mtime_ns, known_unusable(root))
-        )
-    except (OSError, UserError):
-        return None
-
-
-@lru_cache(maxsize=64)
-def _count(root: Path, changed: int, unusable: frozenset[str]) -> tuple[int, int] | None:
-    contents = look_into(root, _MOST_PICTURES)
-    pictures = [picture for picture in contents.pictures if picture.name not in unusable]
-    repeats = [repeats_of(picture.name) for picture in pictures]
-    used = [count for count in repeats if count]
-    return (len(used), sum(used)) if used and not contents.tables else None
+        return f"{takes}, going by {pace.source}."
+    return f"{takes} on two cores of a server; on this machine nothing ran yet."
 
 
 def pace_of(config: TrainingConfig) -> Pace | None:
@@ -117,8 +118,7 @@ def pace_of(config: TrainingConfig) -> Pace | None:
         except OSError:
             continue
         if measured and measured.resembles(config):
-            factor = _work(config) / measured.work
-            return Pace(measured.seconds * factor, run.name)
+            return Pace(measured.seconds * _work(config) / _work(measured.config), run.name)
     if config.base.name == _BUILT_IN:
         return Pace(_BUILT_IN_PACE * _work(config) / _work(TrainingConfig()), "")
     return None
@@ -126,15 +126,15 @@ def pace_of(config: TrainingConfig) -> Pace | None:
 
 @dataclass(frozen=True)
 class _Measured:
-    base: str
-    resolution: int | None
-    work: float
+    """The seconds that a step of a run took."""
+
+    config: TrainingConfig
     seconds: float
 
     def resembles(self, config: TrainingConfig) -> bool:
         """Whether its pace says something of that of another training."""
-        same_size = config.images.resolution in (None, self.resolution)
-        return config.base.name == self.base and same_size
+        same_size = config.images.resolution in (None, self.config.images.resolution)
+        return config.base.name == self.config.base.name and same_size
 
 
 @lru_cache(maxsize=256)
@@ -151,8 +151,7 @@ def _measured(path: Path, changed: int) -> _Measured | None:
     times = [event.time for event in steps[begun + 1 :] if event.time]
     if len(times) < 10:
         return None
-    seconds = (times[-1] - times[0]) / (len(times) - 1)
-    return _Measured(config.base.name, config.images.resolution, _work(config), seconds)
+    return _Measured(config, (times[-1] - times[0]) / (len(times) - 1))
 
 
 def _work(config: TrainingConfig) -> float:
@@ -161,6 +160,6 @@ def _work(config: TrainingConfig) -> float:
     Recomputing activations costs a third more time (docs/configuration.md).
     """
     size = config.training.batch_size * config.training.accumulation
-    kept = preserved_share(config) / config.preservation.every
+    preserved = preserved_share(config) / config.preservation.every
     again = 4 / 3 if config.training.gradient_checkpointing else 1.0
-    return size * (1 + kept) * again
+    return size * (1 + preserved) * again

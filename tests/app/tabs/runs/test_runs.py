@@ -11,7 +11,6 @@ from typing import Any
 import psutil
 import pytest
 
-from app.tabs.train import outlook
 from app.tabs.runs import html as runs_html
 from app.tabs.runs import reader as runs_reader
 from app.jobs import RunInfo
@@ -216,7 +215,6 @@ def test_nothing_of_a_users_becomes_markup() -> None:
         runs_html.log(shown),
         runs_html.meters(shown),
         compared(["evil", "other"]),
-        outlook.sentence(shown.config or TrainingConfig()),
     ]
     for part in parts:
         assert "<script" not in part and "&lt;script" in part
@@ -253,34 +251,3 @@ def test_comparing_shows_what_differs_and_only_that() -> None:
     assert "Rank" in table and ">8<" in table and ">32<" in table
     assert "Batch size" not in table
     assert "two to four" in compared(["one"])
-
-
-# ------------------------------------------------------------------------------ the outlook
-
-
-def test_the_arithmetic_is_that_of_the_set() -> None:
-    values = {"images.path": "datasets/police-car", "captions.trigger": "ohwx"}
-    config = with_values(TrainingConfig(), values | {"training.steps": 600})
-    said = "600 steps of 4 pictures: each of 10 is seen about 240 times; 2 more are kept out"
-    assert outlook.arithmetic(config) == f"{said} to measure by"
-    whole = with_values(config, {"evaluation.validation": 0.0})
-    assert outlook.arithmetic(whole).endswith("each of 12 is seen about 200 times")
-    assert "<b>ohwx</b> from the 12 pictures of <b>police-car</b>" in outlook.sentence(config)
-
-
-def test_the_time_comes_from_a_run_like_this_one() -> None:
-    config = with_values(TrainingConfig(), {"base.name": "someone/model"})
-    assert outlook.pace_of(config) is None
-    run = make_run(**{"base.name": "someone/model"})
-    lines = [{"time": 1000.0, "event": "start", "step": 0}]
-    lines += [{"time": 1000.0 + 2 * n, "event": "step", "step": n} for n in range(1, 21)]
-    run.events.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    pace = outlook.pace_of(config)
-    assert pace is not None and pace.source == "ohwx"
-    assert pace.seconds == pytest.approx(2.0)
-    double = with_values(config, {"training.accumulation": 2})
-    twice = outlook.pace_of(double)
-    assert twice is not None and twice.seconds == pytest.approx(4.0)
-    assert "going by ohwx" in outlook.time_needed(config)
-
-

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from app import client
+from app.forms import form_values
 from app.tabs.train import memory
-from app.tabs.train.forms import form_values
 from trainer.config.file import with_values
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
@@ -23,9 +24,9 @@ TOO_LARGE = FITS | {"peak_gib": 12.31, "fits": False, "plan": PLAN}
 
 @pytest.fixture(autouse=True)
 def forgetful() -> Iterator[None]:
-    memory._known.clear()
+    memory._predicted.cache_clear()
     yield
-    memory._known.clear()
+    memory._predicted.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def test_it_asks_once_for_what_matters(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append(verb)
         return FITS
 
-    monkeypatch.setattr(memory.service, "call", call)
+    monkeypatch.setattr(client, "call", call)
     config = TrainingConfig()
     for change in ({}, {}, {"captions.trigger": "ohwx"}, {"previews.every": 7}):
         assert "Fits" in memory.line(*form_values(with_values(config, change)))
@@ -62,7 +63,7 @@ def test_without_an_answer_it_stays_quiet(monkeypatch: pytest.MonkeyPatch) -> No
     def call(*_: object) -> None:
         raise UserError("busy")
 
-    monkeypatch.setattr(memory.service, "call", call)
+    monkeypatch.setattr(client, "call", call)
     assert memory.line(*form_values(TrainingConfig())) == memory.NOT_YET
     wrong = form_values(TrainingConfig())
     wrong[0] = ""

@@ -7,7 +7,7 @@ from pathlib import Path
 import gradio as gr
 import pytest
 
-from app.tabs.train.forms import (
+from app.forms import (
     Shown,
     field_names,
     form_values,
