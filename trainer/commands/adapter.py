@@ -9,7 +9,7 @@ from pathlib import Path
 from trainer.commands.adapter_output import Output, print_result
 from trainer.config.file import write_config
 from trainer.errors import UserError
-from trainer.evaluation.edited import prediction_difference
+from trainer.evaluation.drift import prediction_difference
 from trainer.generation.stack import AdapterChoice
 from trainer.lora.adapter import Adapter
 from trainer.lora.baking import BaseLayout

@@ -12,9 +12,9 @@ import torch
 
 from trainer.config.resolve import resolve
 from trainer.data.cache import TensorCache
-from trainer.evaluation.assessing import Assessment, Plan, assess, finite, write_assessment
-from trainer.evaluation.recommending import Candidate
+from trainer.evaluation.assessment import Assessment, assess, finite, write_assessment
 from trainer.evaluation.target import find_target
+from trainer.evaluation.verdicts import Candidate
 from trainer.memory.devices import choose_device
 from trainer.memory.modes import load_training_base, with_bounded_rows
 from trainer.places import cache_folder, shown
@@ -62,8 +62,8 @@ def evaluate(
     target = replace(target, config=config)
     own = target.run is not None and not any((base_name, trigger, class_word, images))
     board = target.run.bleed_board if target.run and own else None
-    plan = Plan(board=2 if board else 0, scorers=scorers or config.evaluation.scorers)
-    found = assess(base, target, device, cache, plan, board, report)
+    scorers = scorers or config.evaluation.scorers
+    found = assess(base, target, device, cache, board=board, scorers=scorers, progress=report)
     if target.run and own:
         write_assessment(found, target.run)
         write_report(target.run)

@@ -144,7 +144,6 @@ def _run(
     if not is_follower():
         print("Loading …", flush=True)
     from trainer.commands.progress import ProgressPrinter
-    from trainer.evaluation.concluding import sentences
     from trainer.training.runner import run_training
 
     printer = ProgressPrinter()
@@ -160,7 +159,7 @@ def _run(
     if result.adapter is not None:
         _print_result(config, folder, result.adapter.summary)
         if result.assessment is not None:
-            print("\n".join(sentences(result.assessment)))
+            print("\n".join(result.assessment.sentences()))
         # The last line of every training: where the file will work.
         print(result.adapter.works[0].upper() + result.adapter.works[1:] + ".")
     return 0

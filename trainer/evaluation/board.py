@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,16 +24,8 @@ _SHOWN = 128  # pixels at least, so that the pictures of small models can be mad
 
 
 @dataclass(frozen=True)
-class BoardRow:
-    """A prompt and what it is on the board for."""
-
-    kind: str
-    prompt: str
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What one cell shows; no pictures where there is nothing to show."""
+class BoardCell:
+    """What one cell of the board shows."""
 
     row: str
     column: str
@@ -41,21 +34,10 @@ class Cell:
     seeds: tuple[int, ...]
 
 
-def board_rows(prompts: PromptSets) -> list[BoardRow]:
-    """The first prompt of each kind."""
-    kinds = {
-        "trigger": prompts.trigger,
-        "class word": prompts.class_word,
-        "neighbour": prompts.neighbours,
-        "unrelated": prompts.unrelated,
-    }
-    return [BoardRow(kind, texts[0]) for kind, texts in kinds.items() if texts]
-
-
 def draw_board(
     base: BaseModel,
     adapter: str,
-    rows: Sequence[BoardRow],
+    prompts: PromptSets,
     trigger: str,
     device: Device,
     path: Path,
@@ -66,79 +48,73 @@ def draw_board(
     inference_steps: int = 15,
     guidance: float = 4.0,
     progress: Callable[[int, int], None] = lambda *_: None,
-) -> Path:
+) -> None:
     """Draws the board into a PNG file, and what it shows into ``board.json`` beside it.
 
-    The same seeds in every cell. The last column takes the trigger out of the trigger's prompt;
-    the other prompts have none.
+    One row for the first prompt of each kind, the same seeds in every cell. The last column takes
+    the trigger out of the trigger's prompt; the other prompts have none.
 
     Args:
         adapter: name of the adapter on the base; at full strength again afterwards.
         count: pictures in a cell.
         side: of a picture, in pixels.
     """
-    seeds = tuple(seed + number for number in range(count))
-    cells: list[Cell] = []
-    pictures: dict[tuple[str, str], list[Image.Image]] = {}
-    wanted = [(row, name, row.prompt, strength) for name, strength in COLUMNS for row in rows]
-    wanted += [
-        (row, REMOVED, without_word(row.prompt, trigger), 1.0)
-        for row in rows
-        if row.kind == "trigger"
+    kinds = {
+        "trigger": prompts.trigger,
+        "class word": prompts.class_word,
+        "neighbour": prompts.neighbours,
+        "unrelated": prompts.unrelated,
+    }
+    rows = {kind: texts[0] for kind, texts in kinds.items() if texts}
+    seeds = tuple(range(seed, seed + count))
+    cells = [
+        BoardCell(kind, name, prompt, strength, seeds)
+        for name, strength in COLUMNS
+        for kind, prompt in rows.items()
     ]
+    without = without_word(rows["trigger"], trigger)
+    cells.append(BoardCell("trigger", REMOVED, without, 1.0, seeds))
+    pictures: list[list[Image.Image]] = []
     try:
-        for done, (row, column, prompt, strength) in enumerate(wanted):
-            progress(done, len(wanted))
-            set_strength(base, adapter, strength)
+        for cell in cells:
+            progress(len(pictures), len(cells))
+            set_strength(base, adapter, cell.strength)
             drawings = [
-                Drawing(prompt, "", number, side, side, inference_steps, guidance)
+                Drawing(cell.prompt, "", number, side, side, inference_steps, guidance)
                 for number in seeds
             ]
-            pictures[row.kind, column] = draw(base, drawings, device)
-            cells.append(Cell(row.kind, column, prompt, strength, seeds))
+            pictures.append(draw(base, drawings, device))
     finally:
         set_strength(base, adapter, 1.0)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        _sheet(rows, pictures, count, side).save(temporary, format="PNG")
+        _sheet(rows, cells, pictures, side).save(temporary, format="PNG")
     write_json(path.with_suffix(".json"), {"cells": [asdict(cell) for cell in cells]})
-    return path
 
 
 def _sheet(
-    rows: Sequence[BoardRow],
-    pictures: dict[tuple[str, str], list[Image.Image]],
-    count: int,
+    rows: dict[str, str],
+    cells: Sequence[BoardCell],
+    pictures: Sequence[Sequence[Image.Image]],
     side: int,
 ) -> Image.Image:
-    scale = max(1, _SHOWN // side)
-    tile = side * scale
+    tile = side * max(1, _SHOWN // side)
     columns = [*(name for name, _ in COLUMNS), REMOVED]
-    cell = count * (tile + 2) + _GAP
-    size = (_LEFT + len(columns) * cell, 2 * _LINE + _GAP + len(rows) * (tile + _GAP))
+    width = len(cells[0].seeds) * (tile + 2) + _GAP
+    lefts = {name: _LEFT + place * width for place, name in enumerate(columns)}
+    tops = {kind: 2 * _LINE + place * (tile + _GAP) for place, kind in enumerate(rows)}
+    size = (_LEFT + len(columns) * width, 2 * _LINE + _GAP + len(rows) * (tile + _GAP))
     sheet = Image.new("RGB", size, "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
-    for place, name in enumerate(columns):
-        pen.text((_LEFT + place * cell, _GAP), name, fill="black", font=font)
-    for number, row in enumerate(rows):
-        top = 2 * _LINE + number * (tile + _GAP)
-        lines = [row.kind, *_wrapped(row.prompt or "(empty prompt)", 26)]
-        for line, text in enumerate(lines[: tile // _LINE]):
-            pen.text(
-                (_GAP, top + line * _LINE), text, fill="black" if not line else "#555", font=font
-            )
-        for place, name in enumerate(columns):
-            for nth, picture in enumerate(pictures.get((row.kind, name), [])):
-                shown = picture.resize((tile, tile), Image.Resampling.NEAREST)
-                sheet.paste(shown, (_LEFT + place * cell + nth * (tile + 2), top))
+    for name, left in lefts.items():
+        pen.text((left, _GAP), name, fill="black", font=font)
+    for kind, prompt in rows.items():
+        lines = [kind, *textwrap.wrap(prompt or "(empty prompt)", 26)]
+        for number, line in enumerate(lines[: tile // _LINE]):
+            place = (_GAP, tops[kind] + number * _LINE)
+            pen.text(place, line, fill="#555" if number else "black", font=font)
+    for cell, drawn in zip(cells, pictures, strict=True):
+        for number, picture in enumerate(drawn):
+            shown = picture.resize((tile, tile), Image.Resampling.NEAREST)
+            sheet.paste(shown, (lefts[cell.column] + number * (tile + 2), tops[cell.row]))
     return sheet
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    """Lines of at most so many characters; a longer word is cut."""
-    lines = [""]
-    for word in text.split():
-        if len(lines[-1]) + 1 + len(word) > width and lines[-1]:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word[:width]}".strip()
-    return lines

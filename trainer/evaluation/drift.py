@@ -19,10 +19,17 @@ from torch import Tensor
 from trainer.data.cache import TensorCache, content_key
 from trainer.diffusion import Points, add_noise, predict, stratified_timesteps
 from trainer.generation.sampling import Drawing, draw_latents
-from trainer.lora.attach import disabled
+from trainer.lora.adapter import Adapter
+from trainer.lora.attach import detach, disabled
+from trainer.lora.loading import load_into
 from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
 from trainer.seeds import derive_seed
+
+EDITED_PROMPTS = ("", "a picture of a house", "a drawing of a dog")
+"""An edited adapter is compared on these, besides its own words."""
+EDITED_TIMESTEPS = 3
+_GREATEST_SIDE = 512
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class ProbeSettings:
 
     Attributes:
         pictures: of the base model for each prompt.
-        timesteps: strata of the noise schedule; each picture is looked at in all of them.
+        timesteps: strata of the noise schedule; each picture is measured in all of them.
         inference_steps, guidance: of the pictures.
         seed: of pictures and noise.
     """
@@ -82,7 +89,7 @@ def make_probes(
         raise ValueError("no prompts to measure")
     with disabled(base):
         latents = _base_latents(base, unique, device, cache, settings, side)
-        points = _points(base, unique, latents, settings, side)
+        points = _probe_points(base, unique, latents, settings, side)
         return Probes(unique, points, predict(base, points, device))
 
 
@@ -101,6 +108,56 @@ def mean_drift(drifts: dict[str, float], prompts: Sequence[str]) -> float | None
     return sum(found) / len(found) if found else None
 
 
+def prediction_difference(
+    base: BaseModel, before: Adapter, after: Adapter, words: Sequence[str], device: Device
+) -> float:
+    """The change of all predictions by editing an adapter, relative to what it changes in them.
+
+        ‖after − before‖ / ‖before − base‖
+
+    over predictions for the adapter's words and for `EDITED_PROMPTS`, at noise and at stratified
+    timesteps that are the same every time. 0: predicts the same; 1: as far from the adapter as the
+    base is. UNet and text encoders have to be on the device.
+
+    Returns:
+        Infinity where the first adapter changes nothing and the second does.
+
+    Raises:
+        UserError: an adapter does not fit the base.
+    """
+    points = _noise_points(base, [*dict.fromkeys([*words, *EDITED_PROMPTS])])
+
+    def with_adapter(adapter: Adapter) -> Tensor:
+        load_into(base, adapter, "edited")
+        try:
+            return predict(base, points, device)
+        finally:
+            detach(base, "edited")
+
+    plain, one, other = predict(base, points, device), with_adapter(before), with_adapter(after)
+    size = float(torch.linalg.vector_norm((one - plain).double()))
+    moved = float(torch.linalg.vector_norm((other - one).double()))
+    if size == 0:
+        return 0.0 if moved == 0 else float("inf")
+    return moved / size
+
+
+def _noise_points(base: BaseModel, prompts: Sequence[str]) -> Points:
+    """`EDITED_TIMESTEPS` points of pure noise for each prompt."""
+    total = int(base.noise_scheduler().config["num_train_timesteps"])
+    side = min(base.default_resolution, _GREATEST_SIDE)
+    latent_side, count = side // base.vae_scale_factor, len(prompts) * EDITED_TIMESTEPS
+    shape = (int(base.unet.config["in_channels"]), latent_side, latent_side)
+    seeds = [derive_seed(0, "edited", number) for number in range(count)]
+    noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return Points(
+        prompts=tuple(prompt for prompt in prompts for _ in range(EDITED_TIMESTEPS)),
+        noised=torch.stack(noise),
+        timesteps=stratified_timesteps(EDITED_TIMESTEPS, total).repeat(len(prompts)),
+        sizes=(((side, side), (0, 0), (side, side)),) * count,
+    )
+
+
 def _base_latents(
     base: BaseModel,
     prompts: Sequence[str],
@@ -110,34 +167,31 @@ def _base_latents(
     side: int,
 ) -> Tensor:
     """(prompts x pictures, C, H, W) float32 on the CPU."""
-    drawings = [
-        Drawing(
-            prompt=prompt,
-            negative="",
-            seed=derive_seed(settings.seed, "probe picture", number) % 2**31,
-            width=side,
-            height=side,
-            inference_steps=settings.inference_steps,
-            guidance=settings.guidance,
-        )
-        for prompt in prompts
+    seeds = [
+        derive_seed(settings.seed, "probe picture", number) % 2**31
         for number in range(settings.pictures)
+    ]
+    steps, guidance = settings.inference_steps, settings.guidance
+    drawings = [
+        Drawing(prompt, "", seed, side, side, steps, guidance)
+        for prompt in prompts
+        for seed in seeds
     ]
     keys = [
         content_key(kind="probe", base=base.output_key, dtype=device.precision, **asdict(drawing))
         for drawing in drawings
     ]
-    kept = [cache.get(key) for key in keys]
-    missing = [place for place, found in enumerate(kept) if found is None]
+    cached = [cache.get(key) for key in keys]
+    missing = [place for place, found in enumerate(cached) if found is None]
     if missing:
         drawn = draw_latents(base, [drawings[place] for place in missing], device).float().cpu()
         for place, latents in zip(missing, drawn, strict=True):
-            kept[place] = {"latents": latents}
+            cached[place] = {"latents": latents}
             cache.put(keys[place], {"latents": latents})
-    return torch.stack([found["latents"] for found in kept if found is not None])
+    return torch.stack([found["latents"] for found in cached if found is not None])
 
 
-def _points(
+def _probe_points(
     base: BaseModel, prompts: Sequence[str], latents: Tensor, settings: ProbeSettings, side: int
 ) -> Points:
     scheduler = base.noise_scheduler()
@@ -145,15 +199,14 @@ def _points(
     rows = latents.repeat_interleave(settings.timesteps, dim=0)
     # The same noise for every prompt: what differs between two prompts is then the prompt.
     generator = torch.Generator().manual_seed(derive_seed(settings.seed, "probe noise"))
-    shape = (settings.pictures * settings.timesteps, *latents.shape[1:])
-    noise = torch.randn(shape, generator=generator).repeat(len(prompts), 1, 1, 1)
+    each = settings.pictures * settings.timesteps
+    noise = torch.randn((each, *latents.shape[1:]), generator=generator)
     timesteps = steps.repeat(len(latents))
-    square = (side, side)
     return Points(
-        prompts=tuple(
-            prompt for prompt in prompts for _ in range(settings.pictures * settings.timesteps)
+        prompts=tuple(prompt for prompt in prompts for _ in range(each)),
+        noised=add_noise(
+            rows, noise.repeat(len(prompts), 1, 1, 1), scheduler.alphas_cumprod, timesteps
         ),
-        noised=add_noise(rows, noise, scheduler.alphas_cumprod, timesteps),
         timesteps=timesteps,
-        sizes=((square, (0, 0), square),) * len(rows),
+        sizes=(((side, side), (0, 0), (side, side)),) * len(rows),
     )

@@ -20,6 +20,7 @@ from trainer.config.schema import ObjectiveConfig
 from trainer.data.latents import LatentSource, MaskSource, Picture
 from trainer.diffusion import (
     Points,
+    Sizes,
     add_noise,
     loss_weights,
     predict,
@@ -32,6 +33,10 @@ from trainer.models.base import BaseModel
 from trainer.seeds import derive_seed
 
 TIMESTEPS = 3
+
+Captioned = tuple[Picture, str]
+"""A picture and its caption: with the trigger to ask what it does, without to ask what the rest of
+the caption does."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +71,7 @@ class Losses:
 
 def make_examples(
     base: BaseModel,
-    pictures: Sequence[Picture],
-    captions: Sequence[str],
+    pictures: Sequence[Captioned],
     latents: LatentSource,
     objective: ObjectiveConfig,
     *,
@@ -75,42 +79,36 @@ def make_examples(
     timesteps: int = TIMESTEPS,
     seed: int = 0,
 ) -> list[Example]:
-    """The points at which pictures with their captions are predicted: a pure function of content.
+    """The points at which pictures are predicted by their captions: a pure function of content.
 
     Args:
-        captions: one for each picture: with the trigger to ask what it does, without to ask what
-            the rest of the caption does.
         objective: how timesteps are weighed, see `trainer.diffusion.loss_weights`.
         masks: of the pictures; None where all of them counts.
     """
     scheduler = base.noise_scheduler()
-    alpha_bar = scheduler.alphas_cumprod
+    alpha_bar, prediction = scheduler.alphas_cumprod, base.prediction_type
     strata = stratified_timesteps(timesteps, int(scheduler.config["num_train_timesteps"]))
-    by_size: dict[tuple[int, int], list[tuple[Picture, str]]] = defaultdict(list)
-    for picture, caption in zip(pictures, captions, strict=True):
+    by_size: dict[tuple[int, int], list[Captioned]] = defaultdict(list)
+    for picture, caption in pictures:
         by_size[picture.crop.width, picture.crop.height].append((picture, caption))
     examples = []
     for members in by_size.values():
-        clean = torch.stack([latents.latents(picture, False) for picture, _ in members])
-        clean = clean.repeat_interleave(timesteps, dim=0)  # (N, C, H, W)
-        noise = torch.cat([_noise(picture, clean, timesteps, seed) for picture, _ in members])
-        steps = strata.repeat(len(members))
         shown = [picture for picture, _ in members]
+        clean = torch.stack([latents.latents(picture, False) for picture in shown])
+        clean = clean.repeat_interleave(timesteps, dim=0)  # (N, C, H, W)
+        noise = torch.cat([_noise(picture, clean, timesteps, seed) for picture in shown])
+        steps = strata.repeat(len(members))
         counting = masks.weights(shown, [False] * len(shown)) if masks else None
         points = Points(
             prompts=tuple(caption for _, caption in members for _ in range(timesteps)),
             noised=add_noise(clean, noise, alpha_bar, steps),
             timesteps=steps,
-            sizes=tuple(_sizes(picture) for picture, _ in members for _ in range(timesteps)),
+            sizes=tuple(_sizes(picture) for picture in shown for _ in range(timesteps)),
         )
-        examples.append(
-            Example(
-                points,
-                wanted=target(clean, noise, alpha_bar, steps, base.prediction_type),
-                weights=loss_weights(alpha_bar, steps, base.prediction_type, objective),
-                masks=None if counting is None else counting.repeat_interleave(timesteps, dim=0),
-            )
-        )
+        wanted = target(clean, noise, alpha_bar, steps, prediction)
+        weights = loss_weights(alpha_bar, steps, prediction, objective)
+        counting = None if counting is None else counting.repeat_interleave(timesteps, dim=0)
+        examples.append(Example(points, wanted, weights, counting))
     return examples
 
 
@@ -122,15 +120,14 @@ def measure_losses(base: BaseModel, examples: Sequence[Example], device: Device)
     """
     if not examples:
         raise ValueError("no pictures to measure on")
-    errors = [
+    errors = torch.cat([
         squared_error(predict(base, example.points, device), example.wanted, example.masks)
         for example in examples
-    ]
+    ])  # fmt: skip
     weights = torch.cat([example.weights for example in examples])
     steps = torch.cat([example.points.timesteps for example in examples])
-    every = torch.cat(errors)
-    by_timestep = torch.stack([every[steps == step].mean() for step in steps.unique()])
-    return Losses((weights * every).mean().item(), by_timestep)
+    by_timestep = torch.stack([errors[steps == step].mean() for step in steps.unique()])
+    return Losses((weights * errors).mean().item(), by_timestep)
 
 
 def likeness(adapted: Losses, base: Losses) -> float:
@@ -139,12 +136,12 @@ def likeness(adapted: Losses, base: Losses) -> float:
 
 
 def _noise(picture: Picture, like: Tensor, count: int, seed: int) -> Tensor:
-    """(count, C, H, W), by the picture's content, whatever else is measured beside it."""
+    """(count, C, H, W), by the picture's content alone."""
     purpose = derive_seed(seed, "validation noise", picture.entry.id)
     generator = torch.Generator().manual_seed(purpose)
     return torch.randn((count, *like.shape[1:]), generator=generator)
 
 
-def _sizes(picture: Picture) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+def _sizes(picture: Picture) -> Sizes:
     header, crop = picture.entry.header, picture.crop
     return (header.height, header.width), (crop.top, crop.left), (crop.height, crop.width)

@@ -1,17 +1,21 @@
-"""The meters of an adapter: what it does with its trigger word, and what else it moves."""
+"""The meters of an adapter, measured: what it does with its trigger word, and what else it moves.
+
+What each says is told in `trainer.runs.meters`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 from trainer.config.schema import ObjectiveConfig
 from trainer.data.cache import TensorCache
 from trainer.data.captions import without_word
-from trainer.data.latents import LatentSource, MaskSource, Picture
+from trainer.data.latents import LatentSource, MaskSource
 from trainer.evaluation.drift import ProbeSettings, drift, make_probes, mean_drift
 from trainer.evaluation.likeness import (
+    Captioned,
     Example,
     Losses,
     likeness,
@@ -31,42 +35,45 @@ PICTURES = 3
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A concept as it is measured.
+class MeasuredConcept:
+    """A concept, and the pictures that it is measured by.
 
     Attributes:
         trained: pictures that the adapter was trained on, with their captions; may be empty.
-        held_out: pictures of the set that it was not trained on; empty for small sets.
+        validation: pictures of the set that it was not trained on; empty for small sets.
     """
 
     trigger: str
     class_word: str
-    trained: tuple[tuple[Picture, str], ...] = ()
-    held_out: tuple[tuple[Picture, str], ...] = ()
+    trained: tuple[Captioned, ...] = ()
+    validation: tuple[Captioned, ...] = ()
 
     @property
     def name(self) -> str:
         """Trigger and class word."""
         return f"{self.trigger} {self.class_word}".strip()
 
+    @property
+    def checked(self) -> list[Captioned]:
+        """The pictures whose likeness is measured: of the validation split, where there is one."""
+        return spread(self.validation or self.trained, PICTURES)
+
+    def as_if(self, other: MeasuredConcept) -> list[Captioned]:
+        """The checked pictures with captions as if they showed another concept."""
+        if self == other:
+            return self.checked
+        return [
+            (picture, f"{other.trigger}, {without_word(caption, self.trigger)}")
+            for picture, caption in self.checked
+        ]
+
 
 @dataclass(frozen=True)
-class _Losses:
-    """Examples and the base model's errors on them."""
+class _Reference:
+    """Pictures at their points, and the base model's errors there."""
 
     examples: list[Example]
     base: Losses
-
-
-@dataclass(frozen=True)
-class _Bench:
-    """What one subject is measured with."""
-
-    subject: Subject
-    prompts: PromptSets
-    checked: _Losses | None  # held-out pictures, or trained ones where none are held out
-    trained: _Losses | None  # None where `checked` has the trained ones
-    without: _Losses | None  # `checked` with the trigger taken out of the captions
 
 
 class MeterBench:
@@ -80,7 +87,7 @@ class MeterBench:
     at the last measurement.
 
     Args:
-        latents: of the subjects' pictures.
+        latents: of the concepts' pictures.
         masks: of the same; None where all of a picture counts.
         objective: how timesteps are weighed, for losses that compare with training's.
         side: of the base model's pictures, in pixels; its own unless given.
@@ -89,7 +96,7 @@ class MeterBench:
     def __init__(
         self,
         base: BaseModel,
-        subjects: Sequence[Subject],
+        concepts: Sequence[MeasuredConcept],
         device: Device,
         cache: TensorCache,
         latents: LatentSource | None = None,
@@ -99,99 +106,96 @@ class MeterBench:
         side: int | None = None,
         settings: ProbeSettings | None = None,
     ) -> None:
-        self.base, self.device = base, device
+        self.base, self.device, self.concepts = base, device, concepts
         self._latents, self._masks = latents, masks
         self._objective = objective or ObjectiveConfig()
-        self.benches = [self._bench(subject, cache) for subject in subjects]
-        prompts = [prompt for bench in self.benches for prompt in bench.prompts.all]
+        self.prompts = [
+            prompt_sets(
+                base,
+                concept.trigger,
+                concept.class_word,
+                device,
+                cache,
+                [caption for _, caption in (*concept.trained, *concept.validation)],
+            )
+            for concept in concepts
+        ]
+        self._references = [self._references_of(concept) for concept in concepts]
         self.last_drifts: dict[str, float] = {}
+        prompts = [prompt for sets in self.prompts for prompt in sets.all]
         self.probes = make_probes(base, prompts, device, cache, settings, side=side)
 
     def measure(self) -> list[Meters]:
-        """The meters of each subject, for the adapters as they are on the model now."""
+        """The meters of each concept, for the adapters as they are on the model now."""
         self.last_drifts = drift(self.base, self.probes, self.device)
-        return [self._measure(bench, self.last_drifts) for bench in self.benches]
-
-    def bleed(self) -> list[list[float | None]]:
-        """How much like subject ``row`` the trigger of subject ``column`` makes its pictures.
-
-        Likeness of the row's pictures when their captions say the column's trigger; the diagonal
-        is each subject's own likeness. None where a subject has no pictures.
-        """
         return [
-            [self._likeness_as(own.subject, other.subject) for other in self.benches]
-            for own in self.benches
+            self._measure(*one)
+            for one in zip(self.concepts, self.prompts, self._references, strict=True)
         ]
 
-    def _bench(self, subject: Subject, cache: TensorCache) -> _Bench:
-        captions = [caption for _, caption in (*subject.trained, *subject.held_out)]
-        prompts = prompt_sets(
-            self.base, subject.trigger, subject.class_word, self.device, cache, captions
-        )
-        held, trained = spread(subject.held_out, PICTURES), spread(subject.trained, PICTURES)
-        checked = held or trained
-        without = [(p, without_word(caption, subject.trigger)) for p, caption in checked]
-        return _Bench(
-            subject,
-            prompts,
-            checked=self._losses(checked),
-            trained=self._losses(trained) if held else None,
-            without=self._losses(without),
+    def bleed(self) -> list[list[float | None]]:
+        """How much like concept ``row`` the trigger of concept ``column`` makes its pictures.
+
+        Likeness of the row's pictures when their captions say the column's trigger; the diagonal
+        is each concept's own likeness. None where a concept has no pictures.
+        """
+        return [
+            [self._likeness(self._reference(own.as_if(other))) for other in self.concepts]
+            for own in self.concepts
+        ]
+
+    def _references_of(self, concept: MeasuredConcept) -> tuple[_Reference | None, ...]:
+        """Of the checked pictures; of trained ones, where those are others; and of the checked
+        ones with the trigger taken out of their captions."""
+        pairs, trigger = concept.checked, concept.trigger
+        return (
+            self._reference(pairs),
+            self._reference(spread(concept.trained, PICTURES) if concept.validation else []),
+            self._reference([(picture, without_word(text, trigger)) for picture, text in pairs]),
         )
 
-    def _losses(self, pairs: Sequence[tuple[Picture, str]]) -> _Losses | None:
+    def _reference(self, pairs: Sequence[Captioned]) -> _Reference | None:
         if not pairs or self._latents is None:
             return None
-        pictures, captions = zip(*pairs, strict=True)
         examples = make_examples(
-            self.base, pictures, captions, self._latents, self._objective, masks=self._masks
+            self.base, pairs, self._latents, self._objective, masks=self._masks
         )
         with disabled(self.base):
-            return _Losses(examples, measure_losses(self.base, examples, self.device))
+            return _Reference(examples, self._losses(examples))
 
-    def _measure(self, bench: _Bench, drifts: dict[str, float]) -> Meters:
-        prompts = bench.prompts
+    def _measure(
+        self,
+        concept: MeasuredConcept,
+        prompts: PromptSets,
+        references: tuple[_Reference | None, ...],
+    ) -> Meters:
+        checked, trained, without = references
         meters = Meters(
-            effect=mean_drift(drifts, prompts.trigger) or 0.0,
-            class_drift=mean_drift(drifts, prompts.class_word),
-            neighbour_drift=mean_drift(drifts, prompts.neighbours),
-            unrelated_drift=mean_drift(drifts, prompts.unrelated),
-            held_out=min(PICTURES, len(bench.subject.held_out)),
+            effect=mean_drift(self.last_drifts, prompts.trigger) or 0.0,
+            class_drift=mean_drift(self.last_drifts, prompts.class_word),
+            neighbour_drift=mean_drift(self.last_drifts, prompts.neighbours),
+            unrelated_drift=mean_drift(self.last_drifts, prompts.unrelated),
+            held_out=min(PICTURES, len(concept.validation)),
         )
-        if bench.checked is None:
+        if checked is None:
             return meters
-        checked = measure_losses(self.base, bench.checked.examples, self.device)
-        own = likeness(checked, bench.checked.base)
-        trained, like_trained = checked, own
-        if bench.trained is not None:
-            trained = measure_losses(self.base, bench.trained.examples, self.device)
-            like_trained = likeness(trained, bench.trained.base)
+        losses = self._losses(checked.examples)
+        on_trained = self._losses(trained.examples) if trained else losses
         return replace(
             meters,
-            likeness=own,
-            likeness_without=self._likeness(bench.without),
-            likeness_trained=like_trained,
-            validation_loss=checked.weighted,
-            training_loss=trained.weighted,
-            base_loss=bench.checked.base.weighted,
+            likeness=likeness(losses, checked.base),
+            likeness_without=self._likeness(without),
+            likeness_trained=likeness(on_trained, (trained or checked).base),
+            validation_loss=losses.weighted,
+            training_loss=on_trained.weighted,
+            base_loss=checked.base.weighted,
         )
 
-    def _likeness(self, losses: _Losses | None) -> float | None:
-        if losses is None:
-            return None
-        return likeness(measure_losses(self.base, losses.examples, self.device), losses.base)
+    def _losses(self, examples: Sequence[Example]) -> Losses:
+        return measure_losses(self.base, examples, self.device)
 
-    def _likeness_as(self, own: Subject, other: Subject) -> float | None:
-        """The likeness of a subject's pictures under another's trigger and class word."""
-        pairs = spread(own.held_out or own.trained, PICTURES)
-        renamed = [(picture, renamed_caption(text, own, other)) for picture, text in pairs]
-        return self._likeness(self._losses(renamed))
-
-
-def renamed_caption(caption: str, own: Subject, other: Subject) -> str:
-    """A caption of one subject as if it showed another."""
-    plain = without_word(caption, own.trigger)
-    return caption if own == other else f"{other.trigger}, {plain}"
+    def _likeness(self, reference: _Reference | None) -> float | None:
+        return likeness(self._losses(reference.examples), reference.base) if reference else None
 
 
 def spread(items: Sequence[Item], most: int) -> list[Item]:
@@ -201,7 +205,7 @@ def spread(items: Sequence[Item], most: int) -> list[Item]:
 
 
 def mean_meters(each: Sequence[Meters]) -> Meters:
-    """The mean over several subjects; a single one stays as it is.
+    """The mean over several concepts; a single one stays as it is.
 
     Raises:
         ValueError: there are none.
@@ -210,14 +214,8 @@ def mean_meters(each: Sequence[Meters]) -> Meters:
         raise ValueError("nothing was measured")
     if len(each) == 1:
         return each[0]
-
-    def mean(name: str) -> float | None:
-        found = [value for one in each if (value := getattr(one, name)) is not None]
-        return sum(found) / len(found) if found else None
-
-    names = [name for name in Meters.__dataclass_fields__ if name not in ("effect", "held_out")]
-    return Meters(
-        effect=mean("effect") or 0.0,
-        held_out=sum(one.held_out for one in each),
-        **{name: mean(name) for name in names},
-    )
+    means: dict[str, Any] = {}
+    for field in fields(Meters):
+        found = [value for one in each if (value := getattr(one, field.name)) is not None]
+        means[field.name] = sum(found) / len(found) if found else None
+    return Meters(**means | {"held_out": sum(one.held_out for one in each)})

@@ -1,24 +1,52 @@
-"""Likeness by eye: pictures drawn with the trigger and without it, compared with the image set."""
+"""Likeness by eye: pictures drawn with the trigger and without it, compared with the image set.
+
+The feature space "simple" needs no model. A picture becomes three vectors: the square roots of its
+shares of 4 x 4 x 4 colours (R, G, B in four equal ranges each); its pixels averaged to 8 x 8, less
+their mean; and for each of 4 x 4 fields the shares of 8 gradient directions, weighed by the
+gradients' lengths. The likeness of two pictures is the mean of the three cosines, at most 1:
+colour, layout and outline count a third each. Style, faces and meaning are beyond it; CLIP and DINO
+models that lie on this machine (``scorers``) add them. Nothing is downloaded.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from transformers import CLIPVisionModelWithProjection, Dinov2Model, ViTModel
 
 from trainer.data.captions import without_word
 from trainer.data.images import fit, load_rgb
-from trainer.data.latents import Picture
-from trainer.evaluation.features import Pixels, likeness_in_pairs
-from trainer.evaluation.meters import Subject, spread
-from trainer.evaluation.scorers import find_scorers
+from trainer.errors import UserError
+from trainer.evaluation.meters import MeasuredConcept, spread
+from trainer.events import Progress
 from trainer.generation.sampling import Drawing, draw
 from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
 
+Pixels = NDArray[np.uint8]
+Vector = NDArray[np.float64]
 Scores = dict[str, float]
+"""Likeness by the name of the feature space."""
+
+SIDE = 64
+FIRST_SEED = 100
+# model_type in config.json -> (what it is called, its class): no configuration chooses code.
+_KINDS = {
+    "clip": ("CLIP", CLIPVisionModelWithProjection),
+    "clip_vision_model": ("CLIP", CLIPVisionModelWithProjection),
+    "dinov2": ("DINOv2", Dinov2Model),
+    "vit": ("DINO", ViTModel),
+}
+_IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+_CLIP = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
 
 
 @dataclass(frozen=True)
@@ -40,51 +68,190 @@ class PictureScores:
 
 def score_pictures(
     base: BaseModel,
-    subjects: Sequence[Subject],
+    concept: MeasuredConcept,
     device: Device,
     count: int,
     scorers: Path | None,
-    progress: Callable[[int, int, str], None],
+    progress: Progress,
     inference_steps: int = 15,
     guidance: float = 4.0,
 ) -> PictureScores | None:
-    """Draws by captions of the first concept's pictures, and compares; None without pictures.
+    """Draws by captions of a concept's pictures, and compares; None without pictures.
 
     The same captions and seeds with the trigger and without it, with the adapter that is on the
     model.
 
     Args:
         count: how many captions.
+        scorers: folder of CLIP or DINO models; None: none.
     """
-    subject = subjects[0]
-    pairs = spread((*subject.held_out, *subject.trained), count)
+    pairs = spread((*concept.validation, *concept.trained), count)
     if not pairs:
         return None
-    spaces = {"simple": "colours, layout and outlines (trainer/evaluation/features.py)"}
+    spaces = {"simple": "colours, layout and outlines (trainer/evaluation/pictorial.py)"}
     models = find_scorers(scorers) if scorers else {}
     spaces |= {name: f"cosine of {model.kind} features" for name, model in models.items()}
-    pictures = [_pixels(picture) for picture, _ in pairs]
-    results: list[Scores] = []
-    for number, trigger in enumerate((True, False)):
-        progress(number, 2, "pictures to compare with the set")
-        drawings = [
-            _drawing(picture, text if trigger else without_word(text, subject.trigger),
-                     place, inference_steps, guidance)
-            for place, (picture, text) in enumerate(pairs)
+    pictures = [fit(load_rgb(one.entry.read(), "#ffffff"), one.crop, False) for one, _ in pairs]
+
+    def drawn_scores(captions: Sequence[str]) -> Scores:
+        drawn = [
+            np.asarray(draw(base, [Drawing(text, "", FIRST_SEED + number, one.crop.width,
+                                           one.crop.height, inference_steps, guidance)], device)[0])
+            for number, (text, (one, _)) in enumerate(zip(captions, pairs, strict=True))
         ]  # fmt: skip
-        drawn = [np.asarray(draw(base, [drawing], device)[0]) for drawing in drawings]
         scores = {"simple": likeness_in_pairs(drawn, pictures)}
-        scores |= {name: model.likeness(drawn, pictures) for name, model in models.items()}
-        results.append(scores)
-    return PictureScores(results[0], results[1], len(pairs), spaces)
+        return scores | {name: model.likeness(drawn, pictures) for name, model in models.items()}
+
+    progress(0, 2, "pictures to compare with the set")
+    with_trigger = drawn_scores([text for _, text in pairs])
+    progress(1, 2, "pictures to compare with the set")
+    without = drawn_scores([without_word(text, concept.trigger) for _, text in pairs])
+    return PictureScores(with_trigger, without, len(pairs), spaces)
 
 
-def _drawing(
-    picture: Picture, prompt: str, place: int, inference_steps: int, guidance: float
-) -> Drawing:
-    crop = picture.crop
-    return Drawing(prompt, "", 100 + place, crop.width, crop.height, inference_steps, guidance)
+# ----------------------------------------------------------------------- the simple feature space
 
 
-def _pixels(picture: Picture) -> Pixels:
-    return fit(load_rgb(picture.entry.read(), "#ffffff"), picture.crop, False)
+def features(pixels: Pixels) -> list[Vector]:
+    """The three vectors of a picture (H, W, 3), each of length 1 (or 0 where it is flat)."""
+    small = _shrunk(pixels.astype(np.float64) / 255.0, SIDE)  # (64, 64, 3)
+    found = []
+    for vector in (_colours(small), _layout(small), _outlines(small)):
+        length = float(np.linalg.norm(vector))
+        found.append(vector / length if length > 1e-9 else np.zeros_like(vector))
+    return found
+
+
+def likeness_of(one: Pixels, other: Pixels) -> float:
+    """The mean of the three cosines of two pictures."""
+    pairs = zip(features(one), features(other), strict=True)
+    return float(np.mean([np.dot(first, second) for first, second in pairs]))
+
+
+def likeness_in_pairs(drawn: Sequence[Pixels], pictures: Sequence[Pixels]) -> float:
+    """The mean likeness of each drawn picture to the picture whose caption it was drawn by.
+
+    In pairs, since captions name backgrounds and places: any other pairing measures those.
+
+    Raises:
+        ValueError: there are none, or not as many.
+    """
+    if not drawn or len(drawn) != len(pictures):
+        raise ValueError("nothing to compare")
+    return float(np.mean([likeness_of(*pair) for pair in zip(drawn, pictures, strict=True)]))
+
+
+def _shrunk(picture: Vector, side: int) -> Vector:
+    """(H, W, 3) averaged to (side, side, 3), each cell over the pixels that begin in it."""
+    for axis in (0, 1):
+        size = picture.shape[axis]
+        starts = np.arange(side) * size // side
+        if size < side:
+            picture = picture.take(starts, axis=axis)
+            continue
+        counts = np.diff(np.append(starts, size)).astype(np.float64)
+        sums = np.add.reduceat(picture, starts, axis=axis)
+        picture = sums / np.expand_dims(counts, tuple({0, 1, 2} - {axis}))
+    return picture
+
+
+def _colours(small: Vector) -> Vector:
+    places = np.minimum((small * 4).astype(int), 3).reshape(-1, 3) @ np.array([16, 4, 1])
+    return np.sqrt(np.bincount(places, minlength=64) / len(places))
+
+
+def _layout(small: Vector) -> Vector:
+    cells = _shrunk(small, 8)
+    return (cells - cells.mean()).ravel()
+
+
+def _outlines(small: Vector) -> Vector:
+    rows, columns = np.gradient(small.mean(axis=2))
+    turn = np.mod(np.arctan2(rows, columns), np.pi)  # light to dark or dark to light: no matter
+    direction = np.minimum((turn / np.pi * 8).astype(int), 7)
+    fields = np.arange(SIDE) // (SIDE // 4)
+    bins = (fields[:, None] * 4 + fields) * 8 + direction
+    length = np.hypot(rows, columns)
+    return np.bincount(bins.ravel(), length.ravel(), minlength=128).astype(np.float64)
+
+
+# ------------------------------------------------------------------------------ CLIP and DINO
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A model that turns pictures into vectors.
+
+    Attributes:
+        kind: such as "CLIP".
+        side: in pixels, of the squares that it takes.
+        mean, deviation: of each channel, by which pixels in 0 to 1 are normalised.
+        encode: (B, 3, side, side) to (B, D).
+    """
+
+    kind: str
+    side: int
+    mean: Sequence[float]
+    deviation: Sequence[float]
+    encode: Callable[[Tensor], Tensor]
+
+    def likeness(self, drawn: Sequence[Pixels], pictures: Sequence[Pixels]) -> float:
+        """The mean cosine over all pairs, as CLIP-I and DINO scores (arXiv 2208.12242, 4.1)."""
+        return (self._vectors(drawn) @ self._vectors(pictures).T).mean().item()
+
+    @torch.no_grad()
+    def _vectors(self, pictures: Sequence[Pixels]) -> Tensor:
+        """(N, D), each of length 1; one by one, since sizes may differ."""
+        rows = [self.encode(self._prepared(picture))[0].float() for picture in pictures]
+        return torch.nn.functional.normalize(torch.stack(rows), dim=-1)
+
+    def _prepared(self, pixels: Pixels) -> Tensor:
+        """The whole picture as a square: its edges often tell what it is."""
+        size = (self.side, self.side)
+        square = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+        scaled = torch.from_numpy(np.asarray(square).copy()).float() / 255.0
+        normal = (scaled - torch.tensor(self.mean)) / torch.tensor(self.deviation)
+        return normal.permute(2, 0, 1).unsqueeze(0)  # (1, 3, side, side)
+
+
+def find_scorers(folder: Path) -> dict[str, Scorer]:
+    """The models in a folder, or the one that it is, by the names of their folders.
+
+    Raises:
+        UserError: there is none, or one that can't be loaded.
+    """
+    if not folder.is_dir():
+        raise UserError(f"The folder of scorers {folder} does not exist.")
+    places = [folder] if (folder / "config.json").is_file() else sorted(folder.iterdir())
+    found = {place.name: _load(place) for place in places if (place / "config.json").is_file()}
+    if not found:
+        raise UserError(
+            f"{folder} holds no model for scores.",
+            "Put folders there as transformers saves them, such as clip-vit-base-patch32 or "
+            "dinov2-small, with config.json and model.safetensors.",
+        )
+    return found
+
+
+def _load(place: Path) -> Scorer:
+    try:
+        kind, cls = _KINDS[json.loads((place / "config.json").read_bytes())["model_type"]]
+        model = cls.from_pretrained(place, local_files_only=True, use_safetensors=True).eval()
+    except KeyError as error:
+        raise UserError(
+            f"{place} is not a CLIP, DINO or DINOv2 model.", "Take it out of the folder."
+        ) from error
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"The scorer {place} can't be loaded: {reason}") from error
+    try:
+        settings = json.loads((place / "preprocessor_config.json").read_bytes())
+        mean, deviation = list(settings["image_mean"]), list(settings["image_std"])
+    except (OSError, ValueError, KeyError):
+        mean, deviation = _CLIP if kind == "CLIP" else _IMAGENET
+
+    def encode(pixels: Tensor) -> Tensor:
+        output = model(pixel_values=pixels)
+        return output.image_embeds if kind == "CLIP" else output.last_hidden_state[:, 0]
+
+    return Scorer(kind, int(model.config.image_size), mean, deviation, encode)

@@ -1,8 +1,8 @@
 """Which prompts are measured: with the trigger, the class word, its neighbours, unrelated things.
 
 Half of the wordings are those of the image set's captions, half are plain ones. The things and the
-plain wordings are others than those that training preserves (`trainer.preservation`): what is
-measured is what nobody held in place.
+plain wordings are others than those that training preserves (`trainer.preservation`), so that what
+is measured is what training did not preserve.
 """
 
 from __future__ import annotations
@@ -133,15 +133,12 @@ def rank_by_kinship(
     over all things.
     """
     key = content_key(kind="kinship", base=base.output_key, word=word, things=list(things))
-    kept = cache.get(key)
-    if kept is None:
-        kept = {"order": _kinship(base, [word, *things], device)}
-        cache.put(key, kept)
-    return [str(things[place]) for place in kept["order"].tolist()]
+    found = cache.get_or_make(key, lambda: {"order": _order(base, [word, *things], device)})
+    return [str(things[int(place)]) for place in found["order"]]
 
 
 @torch.no_grad()
-def _kinship(base: BaseModel, words: Sequence[str], device: Device) -> Tensor:
+def _order(base: BaseModel, words: Sequence[str], device: Device) -> Tensor:
     """Places of ``words[1:]`` by their likeness to the first: (N - 1,) int64."""
     features = []
     with disabled(base), device.reading(base):

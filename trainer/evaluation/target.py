@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,13 +36,22 @@ class Target:
         config: the run's, or what the file's metadata tells of it, with the caller's changes.
         files: rising by step, the result last.
         run: the run folder; None for a file by itself.
-        held_out: whether training kept pictures out as `config` says; older files kept none.
+        has_split: whether training kept a validation split as `config` says; older files had none.
     """
 
     config: TrainingConfig
     files: tuple[AdapterAt, ...]
     run: RunFolder | None
-    held_out: bool
+    has_split: bool
+
+    @property
+    def result(self) -> AdapterAt:
+        """The last of the files."""
+        return self.files[-1]
+
+    def name(self, file: AdapterAt) -> str:
+        """A file's name in the run folder."""
+        return file.path.relative_to(self.run.path).as_posix() if self.run else file.path.name
 
 
 def find_target(
@@ -55,29 +65,28 @@ def find_target(
     """The run or file at a place; a run may be given by its name alone.
 
     Args:
-        base, trigger, class_word, images: instead of what the run or the file says.
+        base, trigger, class_word, images: instead of what the run or the file says; empty texts,
+            as of a form's empty fields, say nothing.
 
     Raises:
         UserError: there is nothing to measure there, or no trigger word is known.
     """
-    # A form's empty fields say nothing.
-    base, trigger, class_word = base or None, trigger or None, class_word or None
     if not place.exists() and (RUNS / place).is_dir():
         place = RUNS / place
     if place.is_dir():
         run = open_run(place)
         config, files = read_config(run.config), run_files(run)
     else:
-        run, files = None, (AdapterAt(place, _step_of(_metadata(place))),)
-        config = config_of(_metadata(place))
-    if base is not None:
-        config = config.model_copy(
-            update={"base": config.base.model_copy(update={"name": base, "prediction": "auto"})}
-        )
-    config = _with_words(config, trigger, class_word, images)
+        run, files, config = None, (_adapter_at(place),), config_of(_metadata(place))
+    if base:
+        section = config.base.model_copy(update={"name": base, "prediction": "auto"})
+        config = config.model_copy(update={"base": section})
+    if trigger or class_word or images is not None:
+        config = _with_words(config, trigger, class_word, images)
     if not all(concept.trigger for concept in concepts_of(config)):
         raise UserError(f"{place} does not say its trigger word.", "Give it with --trigger WORD.")
-    return Target(config, files, run, "evaluation" in _told(_metadata(files[-1].path)))
+    recorded = _recorded(_metadata(files[-1].path))
+    return Target(config, files, run, has_split="evaluation" in recorded)
 
 
 def run_files(run: RunFolder) -> tuple[AdapterAt, ...]:
@@ -88,9 +97,9 @@ def run_files(run: RunFolder) -> tuple[AdapterAt, ...]:
     """
     files = [AdapterAt(run.adapter_at(step), step) for step in run.adapter_steps()]
     if run.adapter.is_file():
-        step = _step_of(_metadata(run.adapter))
-        files = [file for file in files if file.step is None or step is None or file.step < step]
-        files.append(AdapterAt(run.adapter, step))
+        result = _adapter_at(run.adapter)
+        last = math.inf if result.step is None else result.step
+        files = [*(file for file in files if (file.step or 0) < last), result]
     if not files:
         raise UserError(
             f"{run.path} has no adapter to measure yet.",
@@ -101,53 +110,16 @@ def run_files(run: RunFolder) -> tuple[AdapterAt, ...]:
 
 def config_of(metadata: Mapping[str, str]) -> TrainingConfig:
     """What an adapter's metadata tells of its training; defaults for the rest."""
-    told = _told(metadata)
+    recorded = _recorded(metadata)
     try:
-        return TrainingConfig.model_validate(told)
+        return TrainingConfig.model_validate(recorded)
     except ValidationError:  # of another version: its words are understood all the same
-        pass
-    captions = told.get("captions")
+        captions = recorded.get("captions")
     words = captions if isinstance(captions, dict) else {}
     trigger = str(words.get("trigger") or metadata.get("modelspec.trigger_phrase", ""))
     changes = {"trigger": trigger[:60], "class_word": str(words.get("class_word") or "")[:60]}
     config = TrainingConfig()
     return config.model_copy(update={"captions": config.captions.model_copy(update=changes)})
-
-
-def _told(metadata: Mapping[str, str]) -> dict[str, object]:
-    """The configuration as it stands in the metadata; without any, the trigger phrase."""
-    try:
-        told = json.loads(metadata.get(CONFIG_KEY, "{}"))
-    except ValueError:
-        told = {}
-    told = told if isinstance(told, dict) else {}
-    phrase = metadata.get("modelspec.trigger_phrase", "")
-    if not told and phrase:
-        return {"captions": {"trigger": phrase[:60]}}
-    return told
-
-
-def _with_words(
-    config: TrainingConfig, trigger: str | None, class_word: str | None, images: Path | None
-) -> TrainingConfig:
-    """The configuration with other words and pictures; with a trigger of several, that one only."""
-    if trigger is None and class_word is None and images is None:
-        return config
-    concepts = concepts_of(config)
-    if len(concepts) > 1 and trigger is None:
-        names = ", ".join(concept.trigger for concept in concepts)
-        raise UserError(
-            f"The adapter has several trigger words: {names}.",
-            "Say with --trigger WORD which one the other options are for.",
-        )
-    known = [concept for concept in concepts if concept.trigger == trigger]
-    old = next(iter(known or concepts))
-    words = {
-        "trigger": old.trigger if trigger is None else trigger,
-        "class_word": old.class_word if class_word is None else class_word,
-    }
-    path = old.path if images is None else images
-    return one_concept(config, old.model_copy(update={**words, "path": path}))
 
 
 def one_concept(config: TrainingConfig, concept: ConceptConfig) -> TrainingConfig:
@@ -161,10 +133,42 @@ def one_concept(config: TrainingConfig, concept: ConceptConfig) -> TrainingConfi
     return config.model_copy(update=changes)
 
 
+def _with_words(
+    config: TrainingConfig, trigger: str | None, class_word: str | None, images: Path | None
+) -> TrainingConfig:
+    """The configuration with other words and pictures; with a trigger of several, that one only."""
+    concepts = concepts_of(config)
+    if len(concepts) > 1 and not trigger:
+        names = ", ".join(concept.trigger for concept in concepts)
+        raise UserError(
+            f"The adapter has several trigger words: {names}.",
+            "Say with --trigger WORD which one the other options are for.",
+        )
+    old = next((one for one in concepts if one.trigger == trigger), next(iter(concepts)))
+    changes = {
+        "trigger": trigger or old.trigger,
+        "class_word": class_word or old.class_word,
+        "path": old.path if images is None else images,
+    }
+    return one_concept(config, old.model_copy(update=changes))
+
+
+def _recorded(metadata: Mapping[str, str]) -> dict[str, object]:
+    """The configuration as it stands in the metadata; without any, the trigger phrase."""
+    try:
+        recorded = json.loads(metadata.get(CONFIG_KEY, "{}"))
+    except ValueError:
+        recorded = {}
+    phrase = metadata.get("modelspec.trigger_phrase", "")
+    if isinstance(recorded, dict) and recorded:
+        return recorded
+    return {"captions": {"trigger": phrase[:60]}} if phrase else {}
+
+
 def _metadata(path: Path) -> dict[str, str]:
     return read_header(path).metadata
 
 
-def _step_of(metadata: Mapping[str, str]) -> int | None:
-    text = metadata.get("ss_steps", "")
-    return int(text) if text.isdecimal() else None
+def _adapter_at(path: Path) -> AdapterAt:
+    step = _metadata(path).get("ss_steps", "")
+    return AdapterAt(path, int(step) if step.isdecimal() else None)

@@ -1,7 +1,7 @@
 """Kinds of things, and what is like what.
 
 None of the things is among those that training preserves (`trainer.preservation`), so that what is
-measured is what nobody held in place.
+measured is what training did not preserve.
 """
 
 from __future__ import annotations

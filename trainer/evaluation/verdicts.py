@@ -1,18 +1,19 @@
-"""What the meters say, in plain words.
+"""What the meters say, in plain words, and which checkpoint to use at which strength.
 
 The bounds lie between good and bad adapters of the built-in model, see docs/measuring.md. All
 are shares, so that they hold for other pictures, ranks and base models: none is a loss or a drift.
+What to use is a trade-off with its reason, never one score.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from trainer.events import Meters
 
-Code = Literal[
+FindingCode = Literal[
     "dead", "works", "weak", "harmful", "leaks", "keeps", "neighbours", "moves", "still",
     "overtrained", "unmeasured",
 ]  # fmt: skip
@@ -22,7 +23,7 @@ WEAK_LIKENESS = 0.03
 CLASS_SHARE = 0.5
 """Of the likeness: as much without the trigger is a leak to the class word.
 
-It was above 0.85 where nothing or little was held, below 0.25 where the class visibly stayed."""
+It was above 0.85 where little was preserved, below 0.25 where the class visibly stayed."""
 CLASS_LEAK = 0.75
 """Of the effect: the class word moves nearly as far as the trigger."""
 NEIGHBOUR_LEAK = 1.0
@@ -31,10 +32,14 @@ GAP_SHARE = 0.4
 """Of the trained pictures' likeness: more than this missing on held-out ones is overtraining."""
 LOSS_AGAIN = 0.1
 """Of the best likeness: having lost more than this since an earlier step is overtraining."""
+AS_GOOD = 0.95
+"""A checkpoint with this share of the best likeness is as good by eye."""
+CALMER = 0.85
+"""Side effects have to fall to this share, or the later checkpoint or full strength stays."""
 
 
 @dataclass(frozen=True)
-class Finding:
+class AdapterFinding:
     """One thing that the meters say.
 
     Attributes:
@@ -43,14 +48,44 @@ class Finding:
         good: whether it is as it should be.
     """
 
-    code: Code
+    code: FindingCode
     says: str
     good: bool
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """An adapter file at a strength, and its meters.
+
+    Attributes:
+        file: its name in the run folder.
+        step: after how many steps it was written; None for a file that does not say.
+    """
+
+    file: str
+    step: int | None
+    strength: float
+    meters: Meters
+
+    @property
+    def side_effects(self) -> float:
+        """The largest drift of what should not move: class word, neighbours or unrelated things."""
+        meters = self.meters
+        drifts = (meters.class_drift, meters.neighbour_drift, meters.unrelated_drift)
+        return max((value for value in drifts if value is not None), default=0.0)
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What to use, and why; None where nothing is worth using."""
+
+    candidate: Candidate | None
+    why: str
+
+
 def findings(
     meters: Meters, *, dead: bool = False, earlier: Sequence[Meters] = ()
-) -> list[Finding]:
+) -> list[AdapterFinding]:
     """Whether the trigger works, whether it leaks, what else moved, and whether it is overtrained.
 
     Args:
@@ -58,102 +93,10 @@ def findings(
         earlier: of the same run, at earlier steps.
     """
     if dead or meters.effect == 0:
-        return [Finding("dead", "The adapter is dead: it changes nothing at all.", False)]
-    found = [_works(meters), _leaks(meters), _moves(meters), _overtrained(meters, earlier)]
-    return [finding for finding in found if finding is not None]
-
-
-def _works(meters: Meters) -> Finding:
-    if meters.likeness is None:
-        return Finding(
-            "unmeasured",
-            "How like the pictures it draws was not measured: give the image set with --images.",
-            True,
-        )
-    better = f"{abs(meters.likeness):.0%}"
-    which = "held-out pictures" if meters.held_out else "the pictures"
-    if meters.likeness < 0:
-        return Finding(
-            "harmful",
-            f"The adapter is broken: with the trigger word {which} of the set are predicted "
-            f"{better} worse than by the base model.",
-            False,
-        )
-    if meters.likeness < WEAK_LIKENESS:
-        return Finding(
-            "weak",
-            f"The trigger word hardly works: {which} of the set are predicted only {better} "
-            "better than by the base model. Train longer, or at a higher rate.",
-            False,
-        )
-    return Finding(
-        "works",
-        f"The trigger word works: {which} of the set are predicted {better} better than by the "
-        "base model.",
-        True,
-    )
-
-
-def _leaks(meters: Meters) -> Finding | None:
-    taken = class_share(meters)
-    leak = meters.class_leak
-    if taken is None and leak is None:
-        return None
-    if (taken or 0) > CLASS_SHARE or (taken is None and (leak or 0) > CLASS_LEAK):
-        how = (
-            f"without the trigger word the captions bring {taken:.0%} of the likeness"
-            if taken is not None
-            else f"the class word moves {leak:.0%} as far as the trigger word"
-        )
-        return Finding(
-            "leaks", f"It leaks: {how}. Raise preservation.weight, or preserve oftener.", False
-        )
-    if (meters.neighbour_leak or 0) > NEIGHBOUR_LEAK:
-        return Finding(
-            "neighbours",
-            f"Things like the class word move {meters.neighbour_leak:.0%} as far as the trigger "
-            "word. Name them in preservation.prompts.",
-            False,
-        )
-    how = (
-        f"without the trigger word the captions bring {max(taken, 0):.0%} of the likeness"
-        if taken is not None
-        else f"the class word moves {leak:.0%} as far as the trigger word"
-    )
-    return Finding("keeps", f"It keeps to the trigger word: {how}.", True)
-
-
-def _moves(meters: Meters) -> Finding | None:
-    if meters.collateral is None:
-        return None
-    share = f"{meters.collateral:.0%} as far as the trigger word"
-    if meters.collateral > COLLATERAL:
-        return Finding("moves", f"Much else changed: unrelated prompts move {share}.", False)
-    return Finding("still", f"What else changed: unrelated prompts move {share}.", True)
-
-
-def _overtrained(meters: Meters, earlier: Sequence[Meters]) -> Finding | None:
-    best = max((one.likeness for one in earlier if one.likeness is not None), default=None)
-    if best and best > 0 and meters.likeness is not None:
-        lost = (best - meters.likeness) / best
-        if lost > LOSS_AGAIN:
-            return Finding(
-                "overtrained",
-                f"It is overtrained: it has lost {min(lost, 1):.0%} of the likeness that it had "
-                "at an earlier step.",
-                False,
-            )
-    if meters.gap is not None and meters.likeness_trained and meters.likeness_trained > 0:
-        share = meters.gap / meters.likeness_trained
-        if share > GAP_SHARE:
-            return Finding(
-                "overtrained",
-                f"It is overtrained: {min(share, 1):.0%} of what it learned of the trained "
-                "pictures does not hold for held-out ones. Train for fewer steps, or on more "
-                "pictures.",
-                False,
-            )
-    return None
+        return [AdapterFinding("dead", "The adapter is dead: it changes nothing at all.", False)]
+    found = [_works(meters), *_leaks(meters), *_moves(meters), *_overtrained(meters, earlier)]
+    good = ("unmeasured", "works", "keeps", "still")
+    return [AdapterFinding(code, says, code in good) for code, says in found]
 
 
 def class_share(meters: Meters) -> float | None:
@@ -164,3 +107,138 @@ def class_share(meters: Meters) -> float | None:
     if meters.likeness < WEAK_LIKENESS:
         return None
     return meters.likeness_without / meters.likeness
+
+
+_Said = tuple[FindingCode, str]
+
+
+def _works(meters: Meters) -> _Said:
+    if meters.likeness is None:
+        return (
+            "unmeasured",
+            "How like the pictures it draws was not measured: give the image set with --images.",
+        )
+    better = f"{abs(meters.likeness):.0%}"
+    which = "held-out pictures" if meters.held_out else "the pictures"
+    if meters.likeness < 0:
+        return (
+            "harmful",
+            f"The adapter is broken: with the trigger word {which} of the set are predicted "
+            f"{better} worse than by the base model.",
+        )
+    if meters.likeness < WEAK_LIKENESS:
+        return (
+            "weak",
+            f"The trigger word hardly works: {which} of the set are predicted only {better} "
+            "better than by the base model. Train longer, or at a higher rate.",
+        )
+    return (
+        "works",
+        f"The trigger word works: {which} of the set are predicted {better} better than by the "
+        "base model.",
+    )
+
+
+def _leaks(meters: Meters) -> Iterator[_Said]:
+    taken, leak, near = class_share(meters), meters.class_leak, meters.neighbour_leak
+    if taken is None and leak is None:
+        return
+    bad = (leak or 0) > CLASS_LEAK if taken is None else taken > CLASS_SHARE
+    if taken is None:
+        how = f"the class word moves {leak:.0%} as far as the trigger word"
+    else:
+        brought = max(taken, 0)
+        how = f"without the trigger word the captions bring {brought:.0%} of the likeness"
+    if bad:
+        yield "leaks", f"It leaks: {how}. Raise preservation.weight, or preserve oftener."
+    elif near is not None and near > NEIGHBOUR_LEAK:
+        yield (
+            "neighbours",
+            f"Things like the class word move {near:.0%} as far as the trigger word. Name them in "
+            "preservation.prompts.",
+        )
+    else:
+        yield "keeps", f"It keeps to the trigger word: {how}."
+
+
+def _moves(meters: Meters) -> Iterator[_Said]:
+    if meters.collateral is None:
+        return
+    share = f"{meters.collateral:.0%} as far as the trigger word"
+    if meters.collateral > COLLATERAL:
+        yield "moves", f"Much else changed: unrelated prompts move {share}."
+    else:
+        yield "still", f"What else changed: unrelated prompts move {share}."
+
+
+def _overtrained(meters: Meters, earlier: Sequence[Meters]) -> Iterator[_Said]:
+    best = max((one.likeness for one in earlier if one.likeness is not None), default=0.0)
+    lost = (best - meters.likeness) / best if best > 0 and meters.likeness is not None else 0.0
+    trained = meters.likeness_trained or 0.0
+    missing = meters.gap / trained if meters.gap is not None and trained > 0 else 0.0
+    if lost > LOSS_AGAIN:
+        yield (
+            "overtrained",
+            f"It is overtrained: it has lost {min(lost, 1):.0%} of the likeness that it had "
+            "at an earlier step.",
+        )
+    elif missing > GAP_SHARE:
+        yield (
+            "overtrained",
+            f"It is overtrained: {min(missing, 1):.0%} of what it learned of the trained "
+            "pictures does not hold for held-out ones. Train for fewer steps, or on more "
+            "pictures.",
+        )
+
+
+def best_candidate(candidates: Sequence[Candidate]) -> Candidate:
+    """Of those that are as like the pictures as the best, the one that moves the rest least.
+
+    A later one (or one at a higher strength) is given up only for clearly smaller side effects.
+    Without pictures to compare with, it is the last.
+    """
+    likeness = [one.meters.likeness for one in candidates if one.meters.likeness is not None]
+    if not likeness:
+        return candidates[-1]
+    best = max(likeness)
+    bound = AS_GOOD * best if best > 0 else best
+    as_good = [
+        one
+        for one in candidates
+        if one.meters.likeness is not None and one.meters.likeness >= bound
+    ]
+    chosen = as_good[-1]
+    for one in reversed(as_good[:-1]):
+        if one.side_effects < CALMER * chosen.side_effects:
+            chosen = one
+    return chosen
+
+
+def recommend(
+    checkpoints: Sequence[Candidate], strengths: Sequence[Candidate], *, dead: bool = False
+) -> Recommendation:
+    """Puts the choice in words.
+
+    Args:
+        checkpoints: all that were measured at full strength, in their order.
+        strengths: the best of them (see `best_candidate`) at several strengths, rising.
+    """
+    chosen = best_candidate(strengths)
+    likeness = chosen.meters.likeness
+    if dead or chosen.meters.effect == 0:
+        return Recommendation(None, "Nothing to recommend: the adapter changes nothing.")
+    if likeness is None:
+        return Recommendation(chosen, "There were no pictures to judge it by.")
+    if likeness <= 0:
+        return Recommendation(
+            None, "Nothing to recommend: the base model alone predicts the pictures better."
+        )
+    best = max(one.meters.likeness or 0.0 for one in checkpoints)
+    why, last = f"{likeness / best:.0%} of the best likeness found", checkpoints[-1]
+    if (chosen.file, chosen.strength) != (last.file, last.strength) and last.side_effects > 0:
+        share = chosen.side_effects / last.side_effects
+        change = f"{1 - share:.0%} less" if share <= 1 else f"{share - 1:.0%} more"
+        why += f"; the rest moves {change} than with the last checkpoint at full strength"
+    elif len(checkpoints) > 1:
+        why += "; no earlier checkpoint and no lower strength is as like and clearly calmer"
+    return Recommendation(chosen, f"{why}.")

@@ -70,13 +70,14 @@ METERS = (
     ),
     Meter(
         "leak",
-        "how far the class word, or things like it, move along without the trigger word",
+        "how far the class word, or things like it, move without the trigger word, as a share of the "
+        "effect",
         "share of the effect",
         "less",
     ),
     Meter(
         "collateral",
-        "how far unrelated prompts and the empty one move",
+        "how far unrelated prompts and the empty one move, as a share of the effect",
         "share of the effect",
         "less",
     ),

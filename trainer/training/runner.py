@@ -17,8 +17,7 @@ from trainer import __version__
 from trainer.config.file import write_config
 from trainer.config.schema import TrainingConfig
 from trainer.errors import Code, UserError
-from trainer.evaluation.assessing import Assessment
-from trainer.evaluation.concluding import conclude
+from trainer.evaluation.assessment import Assessment, assess_run
 from trainer.evaluation.watching import Watch
 from trainer.events import (
     Ended,
@@ -242,7 +241,7 @@ def _assess(session: Session, recorder: Recorder) -> Assessment | None:
         return None
     recorder.phase("measuring")
     try:
-        return conclude(session)
+        return assess_run(session)
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         recorder.warn("Not enough GPU memory to measure the adapter at the end.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,37 +18,55 @@ from tests.conftest import TinyBase
 from tests.tiny_models import TINY_NAMES
 from tests.trainer.runs_for_tests import make_images, small_config, train_small
 from trainer.commands.cli import main
-from trainer.evaluation import assessing, drift
-from trainer.evaluation.concluding import sentences
+from trainer.config.file import read_config
+from trainer.evaluation import assessment, drift
 from trainer.evaluation.drift import ProbeSettings
 from trainer.events import Evaluated
 from trainer.runs.layout import RunFolder
 from trainer.runs.log import read_events
 from trainer.runs.measured import read_measured
 
+Trained = Callable[[str], RunFolder]
 KEYS = {
     "effect", "leak", "collateral", "validation_loss", "trigger", "class_word", "checkpoints",
     "recommended",
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
     """Base pictures in one denoising step, at one timestep; a board of few steps."""
     settings = ProbeSettings(timesteps=1, inference_steps=1)
-    monkeypatch.setattr(drift, "ProbeSettings", lambda: settings)
-    for name in ("draw_board", "score_pictures"):
-        quicker = partial(getattr(assessing, name), inference_steps=1)
-        monkeypatch.setattr(assessing, name, quicker)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drift, "ProbeSettings", lambda: settings)
+        for name in ("draw_board", "score_pictures"):
+            patch.setattr(assessment, name, partial(getattr(assessment, name), inference_steps=1))
+        yield
 
 
-def trained(base: Path, folder: Path, **changes: Any) -> RunFolder:
-    changes = {"evaluation__enabled": True, "evaluation__every": 2, **changes}
+@pytest.fixture(scope="module")
+def trained(tiny_base: TinyBase, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Gives a run of a base model that was trained and measured, to be changed by nobody."""
+    folder = tmp_path_factory.mktemp("runs")
     images = make_images(folder / "images", count=9)
-    result, _ = train_small(small_config(base, images, **changes), folder / "run")
-    assert result.assessment is not None
-    assert all(sentences(result.assessment))
-    return result.run
+
+    def run_of(name: str) -> RunFolder:
+        run = RunFolder(folder / name)
+        if not run.path.exists():
+            changes = {"evaluation__enabled": True, "evaluation__every": 2}
+            words = {"captions__class_word": "car"}
+            config = small_config(tiny_base(name), images, **changes, **words)
+            result, _ = train_small(config, run.path)
+            assert result.assessment is not None and all(result.assessment.sentences())
+        return run
+
+    return run_of
+
+
+@pytest.fixture
+def run(trained: Trained, tmp_path: Path) -> RunFolder:
+    """A copy of a trained run."""
+    return RunFolder(Path(shutil.copytree(trained("sd1").path, tmp_path / "run")))
 
 
 def evaluate(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
@@ -58,14 +77,14 @@ def evaluate(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str
 
 @pytest.mark.parametrize("name", TINY_NAMES)
 def test_a_run_at_its_end_and_by_command(
-    tiny_base: TinyBase, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+    trained: Trained, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = trained(tiny_base(name), tmp_path)
+    run = trained(name)
     kept = json.loads(run.evaluation.read_text())
     found = evaluate(capsys, run.path)
     assert set(found) == set(kept) == KEYS
     assert found == json.loads(run.evaluation.read_text())
-    assert (found["trigger"], found["class_word"]) == ("ohwx", "thing")
+    assert (found["trigger"], found["class_word"]) == ("ohwx", "car")
     assert [row["step"] for row in found["checkpoints"]] == [2, 4]
     assert found["checkpoints"][-1]["checkpoint"] == "adapter.safetensors"
     assert found["effect"] == found["checkpoints"][-1]["effect"] > 0
@@ -84,8 +103,8 @@ def test_a_run_at_its_end_and_by_command(
     ]  # fmt: skip
 
 
-def test_the_board_shows_what_its_labels_say(tiny_base: TinyBase, tmp_path: Path) -> None:
-    run = trained(tiny_base("sd1"), tmp_path, captions__class_word="car")
+def test_the_board_shows_what_its_labels_say(trained: Trained) -> None:
+    run = trained("sd1")
     with Image.open(run.bleed_board) as board:
         width, height = board.size
     assert width > 600
@@ -99,19 +118,18 @@ def test_the_board_shows_what_its_labels_say(tiny_base: TinyBase, tmp_path: Path
 
 
 def test_a_file_alone(
-    tiny_base: TinyBase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_base: TinyBase, run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its words come from its metadata; pictures only where they are given."""
-    base = tiny_base("sd1")
-    run = trained(base, tmp_path)
+    base, images = tiny_base("sd1"), read_config(run.config).images.path
     file = shutil.copy(run.adapter, tmp_path / "mine.safetensors")
     before = set(tmp_path.iterdir())
     alone = evaluate(capsys, file, "--base", base)
-    assert (alone["trigger"], alone["class_word"]) == ("ohwx", "thing")
+    assert (alone["trigger"], alone["class_word"]) == ("ohwx", "car")
     assert alone["effect"] > 0
     assert alone["validation_loss"] is None
     assert alone["recommended"]["findings"][0]["code"] == "unmeasured"
-    with_images = evaluate(capsys, file, "--base", base, "--images", tmp_path / "images")
+    with_images = evaluate(capsys, file, "--base", base, "--images", images)
     kept = json.loads(run.evaluation.read_text())
     assert with_images["validation_loss"] == pytest.approx(kept["validation_loss"], rel=1e-3)
     assert with_images["checkpoints"][0]["held_out"] == 1
@@ -121,10 +139,9 @@ def test_a_file_alone(
 
 
 def test_a_dead_adapter_is_called_dead(
-    tiny_base: TinyBase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_base: TinyBase, run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base = tiny_base("sd1")
-    run = trained(base, tmp_path)
+    base, images = tiny_base("sd1"), read_config(run.config).images.path
     tensors = load_file(run.adapter)
     dead = {
         name: torch.zeros_like(tensor) if "lora_up" in name else tensor
@@ -132,7 +149,7 @@ def test_a_dead_adapter_is_called_dead(
     }
     save_file(dead, tmp_path / "dead.safetensors")
     found = evaluate(capsys, tmp_path / "dead.safetensors", "--base", base, "--trigger", "ohwx",
-                     "--images", tmp_path / "images")  # fmt: skip
+                     "--images", images)  # fmt: skip
     assert (found["effect"], found["leak"], found["collateral"]) == (0.0, 0.0, 0.0)
     assert [finding["code"] for finding in found["recommended"]["findings"]] == ["dead"]
     assert found["recommended"]["checkpoint"] is None
@@ -142,11 +159,9 @@ def test_a_dead_adapter_is_called_dead(
 
 
 def test_what_is_refused(
-    tiny_base: TinyBase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_base: TinyBase, run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = tiny_base("sd1")
-    run = trained(base, tmp_path, evaluation__board=0)
-    assert not run.bleed_board.exists()
     nameless = tmp_path / "nameless.safetensors"
     save_file(load_file(run.adapter), nameless)
     assert main(["evaluate", str(nameless), "--base", str(base)]) == 2
@@ -178,6 +193,7 @@ def test_several_concepts(
     values["concepts"] = concepts
     result, _ = train_small(type(config).model_validate(values), tmp_path / "run")
     assert result.assessment is not None
+    assert not result.run.bleed_board.exists()
     assert set(result.assessment.each) == {"ohwx dog", "bnha car"}
     bleed = result.assessment.bleed
     assert [len(row) for row in bleed] == [2, 2]
@@ -192,16 +208,12 @@ def test_several_concepts(
 
 
 def test_numbers_that_are_none_in_json() -> None:
-    assert assessing.finite({"a": [float("nan"), 1.0], "b": (float("inf"), "x")}) == {
+    assert assessment.finite({"a": [float("nan"), 1.0], "b": (float("inf"), "x")}) == {
         "a": [None, 1.0],
         "b": [None, "x"],
     }
 
 
-def test_a_lost_image_set_is_said(
-    tiny_base: TinyBase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = trained(tiny_base("sd1"), tmp_path, evaluation__board=0)
-    shutil.rmtree(tmp_path / "images")
-    assert main(["evaluate", str(run.path)]) == 0
+def test_a_lost_image_set_is_said(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(run.path), "--images", "no/such/folder"]) == 0
     assert "is not there any more" in capsys.readouterr().out

@@ -33,8 +33,8 @@ def pictures_of(base: BaseModel, folder: Path) -> tuple[list[Picture], LatentSou
 
 def examples_of(base: BaseModel, folder: Path) -> list[Example]:
     pictures, latents = pictures_of(base, folder)
-    captions = [f"ohwx, picture {number}" for number in range(len(pictures))]
-    return make_examples(base, pictures, captions, latents, ObjectiveConfig(), timesteps=2)
+    pairs = [(picture, f"ohwx, picture {number}") for number, picture in enumerate(pictures)]
+    return make_examples(base, pairs, latents, ObjectiveConfig(), timesteps=2)
 
 
 @pytest.mark.parametrize("name", TINY_NAMES)
@@ -77,8 +77,9 @@ def test_points_belong_to_the_picture_not_to_its_company(
     base = on_device(tiny_base("sd1"))
     pictures, latents = pictures_of(base, tmp_path)
     objective = ObjectiveConfig()
-    alone = make_examples(base, pictures[1:2], ["a"], latents, objective, timesteps=2)[0]
-    together = make_examples(base, pictures[:2], ["b", "a"], latents, objective, timesteps=2)[0]
+    one, other = (pictures[0], "b"), (pictures[1], "a")
+    (alone,) = make_examples(base, [other], latents, objective, timesteps=2)
+    (together,) = make_examples(base, [one, other], latents, objective, timesteps=2)
     assert torch.equal(alone.points.noised, together.points.noised[2:])
 
 
@@ -96,8 +97,8 @@ def test_only_what_the_mask_shows_counts(
     pictures, _ = fit_pictures(scan_image_set(folder), config, base.resolution_step)
     latents = LatentSource(base, TensorCache(tmp_path / "cache", print), "#ffffff")
     masks = MaskSource(config, base.vae_scale_factor)
-    captions, objective = ["ohwx"] * len(pictures), ObjectiveConfig()
-    examples = make_examples(base, pictures, captions, latents, objective, masks=masks)
+    pairs, objective = [(picture, "ohwx") for picture in pictures], ObjectiveConfig()
+    examples = make_examples(base, pairs, latents, objective, masks=masks)
     answers = {id(example.points): example.wanted.clone() for example in examples}
     for answer in answers.values():
         answer[..., answer.shape[-1] // 2 :] += 1  # wrong, on the black side
@@ -107,7 +108,7 @@ def test_only_what_the_mask_shows_counts(
 
     monkeypatch.setattr(likeness_module, "predict", predicted)
     assert measure_losses(base, examples, DEVICE).weighted == 0.0
-    whole = make_examples(base, pictures, captions, latents, objective)
+    whole = make_examples(base, pairs, latents, objective)
     answers |= {
         id(one.points): answers[id(other.points)]
         for one, other in zip(whole, examples, strict=True)

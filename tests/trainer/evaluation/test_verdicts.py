@@ -1,11 +1,11 @@
-"""What the meters say, by numbers of adapters of the built-in model (docs/measuring.md)."""
+"""What the meters say of adapters of the built-in model (docs/measuring.md), and what to use."""
 
 from __future__ import annotations
 
 import pytest
 
 from trainer.evaluation.meters import mean_meters, spread
-from trainer.evaluation.verdicts import findings
+from trainer.evaluation.verdicts import Candidate, best_candidate, findings, recommend
 from trainer.events import Meters
 
 GOOD = Meters(
@@ -54,9 +54,6 @@ def test_all_is_well_with_a_good_one_only() -> None:
     assert all(finding.good for finding in findings(GOOD))
     for bad in (LEAKING, BROKEN, BY_HEART):
         assert not all(finding.good for finding in findings(bad))
-
-
-def test_a_dead_file_is_dead_whatever_was_measured() -> None:
     assert codes(GOOD, dead=True) == ["dead"]
 
 
@@ -87,3 +84,47 @@ def test_means_over_concepts() -> None:
 )
 def test_spread(count: int, most: int, expected: list[int]) -> None:
     assert spread(range(count), most) == expected
+
+
+def candidate(step: int, likeness: float | None, drift: float, strength: float = 1.0) -> Candidate:
+    meters = Meters(0.05, drift, drift / 2, drift / 3, likeness=likeness)
+    return Candidate(f"adapters/step-{step:06d}.safetensors", step, strength, meters)
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([(100, 0.5, 0.01)], 100),
+        ([(100, 0.3, 0.01), (200, 0.5, 0.02)], 200),  # too unlike
+        ([(100, 0.5, 0.01), (200, 0.5, 0.02)], 100),  # as like, and clearly calmer
+        ([(100, 0.5, 0.019), (200, 0.5, 0.02)], 200),  # not clearly
+        ([(100, 0.5, 0.01), (200, 0.5, 0.005), (300, 0.2, 0.001)], 200),
+        ([(100, None, 0.01), (200, None, 0.02)], 200),  # nothing to compare with
+        ([(100, -0.1, 0.01), (200, -0.5, 0.02)], 100),
+    ],
+)
+def test_the_best_candidate(rows: list[tuple[int, float | None, float]], expected: int) -> None:
+    assert best_candidate([candidate(*row) for row in rows]).step == expected
+
+
+def test_the_reason_compares_with_the_last_at_full_strength() -> None:
+    checkpoints = [candidate(100, 0.5, 0.01), candidate(200, 0.5, 0.02)]
+    strengths = [candidate(100, 0.49, 0.005, strength=0.8), checkpoints[0]]
+    found = recommend(checkpoints, strengths)
+    assert found.candidate == strengths[0]
+    assert found.why.startswith("98% of the best likeness found; the rest moves 75% less")
+
+
+@pytest.mark.parametrize(
+    ("one", "dead", "text"),
+    [
+        (candidate(1, 0.5, 0.1), True, "changes nothing"),
+        (Candidate("a", 1, 1.0, Meters(0.0, 0.0, 0.0, 0.0)), False, "changes nothing"),
+        (candidate(1, -0.2, 0.1), False, "base model alone"),
+        (candidate(5, None, 0.1), False, "no pictures"),
+    ],
+)
+def test_where_there_is_little_to_say(one: Candidate, dead: bool, text: str) -> None:
+    found = recommend([one], [one], dead=dead)
+    assert found.candidate == (one if text == "no pictures" else None)
+    assert text in found.why

@@ -8,21 +8,23 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from trainer.config.concepts import concepts_of
-from trainer.config.schema import ConceptConfig, TrainingConfig
+from trainer.config.schema import ConceptConfig
 from trainer.data.cache import TensorCache
 from trainer.data.latents import LatentSource, MaskSource, gather_pictures
-from trainer.evaluation.board import board_rows, draw_board
-from trainer.evaluation.meters import MeterBench, Subject, mean_meters
+from trainer.evaluation.board import draw_board
+from trainer.evaluation.meters import MeasuredConcept, MeterBench, mean_meters
 from trainer.evaluation.pictorial import PictureScores, score_pictures
-from trainer.evaluation.recommending import (
+from trainer.evaluation.target import AdapterAt, Target, one_concept, run_files
+from trainer.evaluation.verdicts import (
+    AdapterFinding,
     Candidate,
     Recommendation,
-    best_checkpoint,
+    best_candidate,
+    findings,
     recommend,
 )
-from trainer.evaluation.target import AdapterAt, Target, one_concept
-from trainer.evaluation.verdicts import Finding, findings
-from trainer.events import Meters, Progress
+from trainer.evaluation.watching import history
+from trainer.events import DERIVED_METERS, Meters, Progress
 from trainer.lora.attach import detach, set_strength
 from trainer.lora.loading import load_into
 from trainer.lora.reading import read_adapter
@@ -30,26 +32,13 @@ from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
 from trainer.runs.atomic import write_json
 from trainer.runs.layout import RunFolder
+from trainer.runs.log import read_events
 from trainer.training.batches import all_captions
+from trainer.training.session import Session
 
 NAME = "measured"
 STRENGTHS = (0.6, 0.8)
 """Below full strength, what is tried for the recommended checkpoint."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How much is measured besides the meters of every file.
-
-    Attributes:
-        board: pictures in each cell of the bleed board; 0: no board.
-        pictures: prompts of which pictures are drawn and compared with the set; 0: none.
-        scorers: folder of CLIP or DINO models; None: none.
-    """
-
-    board: int = 2
-    pictures: int = 4
-    scorers: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -74,20 +63,15 @@ class Assessment:
     each: dict[str, Meters]
     bleed: list[list[float | None]]
     prompts: dict[str, float]
-    findings: list[Finding]
+    findings: list[AdapterFinding]
     recommended: Recommendation
     pictures: PictureScores | None = None
     board: Path | None = None
     notes: list[str] = field(default_factory=list)
 
-    @property
-    def meters(self) -> Meters:
-        """Of the result, at full strength."""
-        return self.checkpoints[-1].meters
-
     def json(self) -> dict[str, object]:
         """The object of ``evaluate --json``."""
-        meters, chosen = self.meters, self.recommended.candidate
+        meters, chosen = self.checkpoints[-1].meters, self.recommended.candidate
         return {
             "effect": meters.effect,
             "leak": meters.leak,
@@ -116,14 +100,26 @@ class Assessment:
             "notes": self.notes,
         }
 
+    def sentences(self) -> list[str]:
+        """What the end of a training says: does it work, does it leak, what else changed."""
+        said = [finding.says for finding in self.findings]
+        chosen, result = self.recommended.candidate, self.checkpoints[-1]
+        if chosen and (chosen.file, chosen.strength) != (result.file, result.strength):
+            use = f"{chosen.file} at strength {chosen.strength:g}"
+            said.append(f"Perhaps better: {use}: {self.recommended.why}")
+        return said
+
 
 def assess(
     base: BaseModel,
     target: Target,
     device: Device,
     cache: TensorCache,
-    plan: Plan,
-    board: Path | None,
+    *,
+    board: Path | None = None,
+    board_pictures: int = 2,
+    pictures: int = 4,
+    scorers: Path | None = None,
     progress: Progress = lambda *_: None,
     known: Mapping[int, Meters] | None = None,
 ) -> Assessment:
@@ -134,62 +130,89 @@ def assess(
     Args:
         target: with its configuration resolved for this base.
         board: where the bleed board goes; None: nowhere.
+        board_pictures: in each of its cells; 0: no board.
+        pictures: prompts of which pictures are drawn and compared with the set; 0: none.
+        scorers: folder of CLIP or DINO models; None: none.
         known: meters of earlier steps that need not be measured again.
 
     Raises:
         UserError: a file can't be read, or is not for this base model.
     """
     config, notes = target.config, []
-    concepts = concepts_of(config)
-    progress(0, 1, "the base model's own pictures")
-    latents = LatentSource(base, cache, config.images.background)
     side = config.images.resolution
+    progress(0, 1, "the base model's own pictures")
     with device.instead([base.vae], []):
-        subjects = [_subject(base, target, concept, notes) for concept in concepts]
+        concepts = [_measured(base, target, one, notes) for one in concepts_of(config)]
         bench = MeterBench(
             base,
-            subjects,
+            concepts,
             device,
             cache,
-            latents,
+            LatentSource(base, cache, config.images.background),
             masks=MaskSource(config.images, base.vae_scale_factor),
             objective=config.objective,
             side=side,
         )
-    measured = _measure_files(base, target, bench, progress, known or {})
-    result = target.files[-1]
-    dead = _is_dead(result)
-    best = best_checkpoint(measured)
-    strengths = _measure_strengths(base, _path_of(target, best), best, bench, dead)
-    load_into(base, read_adapter(result.path), NAME)
+    checkpoints = _measure_files(base, target, bench, progress, known or {})
+    adapter = read_adapter(target.result.path)
+    dead = len(adapter.dead_layers()) == len(adapter.layers)
+    best = best_candidate(checkpoints)
+    strengths = [best] if dead else _measure_strengths(base, target, best, bench)
+    load_into(base, adapter, NAME)
     try:
         each = bench.measure()
         prompts = dict(bench.last_drifts)
         drawn = None
-        if plan.pictures and not dead:
-            drawn = score_pictures(base, subjects, device, plan.pictures, plan.scorers, progress)
-        if plan.board and board is not None:
+        if pictures and not dead:
+            drawn = score_pictures(base, concepts[0], device, pictures, scorers, progress)
+        board = board if board_pictures else None
+        if board is not None:
             draw_board(
-                base, NAME, board_rows(bench.benches[0].prompts), concepts[0].trigger, device,
-                board, count=plan.board, side=side or base.default_resolution,
+                base, NAME, bench.prompts[0], concepts[0].trigger, device, board,
+                count=board_pictures, side=side or base.default_resolution,
                 progress=lambda done, total: progress(done, total, "the bleed board"),
             )  # fmt: skip
         return Assessment(
             trigger=", ".join(concept.trigger for concept in concepts),
             class_word=", ".join(concept.class_word for concept in concepts),
-            checkpoints=measured,
+            checkpoints=checkpoints,
             strengths=strengths,
-            each={s.name: meters for s, meters in zip(subjects, each, strict=True)},
-            bleed=bench.bleed() if len(subjects) > 1 else [],
+            each={one.name: meters for one, meters in zip(concepts, each, strict=True)},
+            bleed=bench.bleed() if len(concepts) > 1 else [],
             prompts=prompts,
-            findings=_findings(each, subjects, measured, dead),
-            recommended=recommend(measured, strengths, dead=dead),
+            findings=_findings(each, concepts, checkpoints, dead),
+            recommended=recommend(checkpoints, strengths, dead=dead),
             pictures=drawn,
-            board=board if plan.board else None,
+            board=board,
             notes=notes,
         )
     finally:
         detach(base, NAME)
+
+
+def assess_run(session: Session) -> Assessment:
+    """Measures what a finished training has made, and writes it into the run folder.
+
+    The adapter in training is taken off the base model: its file is measured, which is what people
+    will use. What was measured during training is not measured again.
+
+    Raises:
+        UserError: an adapter file or the image set can't be read any more.
+    """
+    run, config = session.run, session.config
+    detach(session.base, session.attachment.name)
+    found = assess(
+        session.base,
+        Target(config, run_files(run), run, has_split=True),
+        session.device,
+        session.text.cache,
+        board=run.bleed_board,
+        board_pictures=config.evaluation.board,
+        pictures=0,
+        known=history(read_events(run), session.step),
+    )
+    write_assessment(found, run)
+    return found
 
 
 def write_assessment(assessment: Assessment, run: RunFolder) -> None:
@@ -217,28 +240,28 @@ def candidate_json(one: Candidate) -> dict[str, object]:
 
 def meters_json(meters: Meters) -> dict[str, object]:
     """All meters of one measurement."""
-    derived = ("leak", "class_leak", "neighbour_leak", "collateral", "gap")
-    return {**asdict(meters), **{name: getattr(meters, name) for name in derived}}
+    return {**asdict(meters), **{name: getattr(meters, name) for name in DERIVED_METERS}}
 
 
-def _subject(base: BaseModel, target: Target, concept: ConceptConfig, notes: list[str]) -> Subject:
+def _measured(
+    base: BaseModel, target: Target, concept: ConceptConfig, notes: list[str]
+) -> MeasuredConcept:
     """A concept with what there is of its pictures."""
     words = (concept.trigger, concept.class_word)
     if concept.path == Path():
-        return Subject(*words)
+        return MeasuredConcept(*words)
     if not concept.path.exists():
         notes.append(f"The image set {concept.path} is not there any more: no likeness.")
-        return Subject(*words)
-    config: TrainingConfig = one_concept(target.config, concept)
-    if not target.held_out:
+        return MeasuredConcept(*words)
+    config = one_concept(target.config, concept)
+    if not target.has_split:
         section = config.evaluation.model_copy(update={"validation": 0.0})
         config = config.model_copy(update={"evaluation": section})
-    trained, held_out = gather_pictures(config, base.resolution_step, lambda _: None)
-    return Subject(
-        *words,
-        tuple(zip(trained, all_captions(base, trained, config), strict=True)),
-        tuple(zip(held_out, all_captions(base, held_out, config), strict=True)),
+    splits = gather_pictures(config, base.resolution_step, lambda _: None)
+    trained, validation = (
+        tuple(zip(split, all_captions(base, split, config), strict=True)) for split in splits
     )
+    return MeasuredConcept(*words, trained, validation)
 
 
 def _measure_files(
@@ -252,57 +275,43 @@ def _measure_files(
     for place, file in enumerate(target.files):
         progress(place, len(target.files), f"measuring {file.path.name}")
         meters = known.get(file.step) if file.step is not None else None
-        if meters is None:
-            meters = mean_meters(_at_strength(base, file.path, 1.0, bench))
-        found.append(Candidate(_name(target, file), file.step, 1.0, meters))
+        meters = meters or _at_strength(base, file, 1.0, bench)
+        found.append(Candidate(target.name(file), file.step, 1.0, meters))
     return found
 
 
 def _measure_strengths(
-    base: BaseModel, path: Path, best: Candidate, bench: MeterBench, dead: bool
+    base: BaseModel, target: Target, best: Candidate, bench: MeterBench
 ) -> list[Candidate]:
-    if dead:
-        return [best]
+    """The best checkpoint at several strengths, the full one last."""
+    file = next(one for one in target.files if target.name(one) == best.file)
     lower = [
-        Candidate(
-            best.file, best.step, strength, mean_meters(_at_strength(base, path, strength, bench))
-        )
+        Candidate(best.file, best.step, strength, _at_strength(base, file, strength, bench))
         for strength in STRENGTHS
     ]
     return [*lower, best]
 
 
-def _at_strength(base: BaseModel, path: Path, strength: float, bench: MeterBench) -> list[Meters]:
-    load_into(base, read_adapter(path), NAME, strength)
+def _at_strength(base: BaseModel, file: AdapterAt, strength: float, bench: MeterBench) -> Meters:
+    load_into(base, read_adapter(file.path), NAME, strength)
     try:
         set_strength(base, NAME, strength)
-        return bench.measure()
+        return mean_meters(bench.measure())
     finally:
         detach(base, NAME)
 
 
 def _findings(
-    each: Sequence[Meters], subjects: Sequence[Subject], measured: list[Candidate], dead: bool
-) -> list[Finding]:
+    each: Sequence[Meters],
+    concepts: Sequence[MeasuredConcept],
+    checkpoints: Sequence[Candidate],
+    dead: bool,
+) -> list[AdapterFinding]:
     """Of one concept as it is; of several, each with its name in front."""
     if len(each) == 1 or dead:
-        earlier = [one.meters for one in measured[:-1]]
-        return findings(each[0], dead=dead, earlier=earlier)
+        return findings(each[0], dead=dead, earlier=[one.meters for one in checkpoints[:-1]])
     return [
-        Finding(finding.code, f"{subject.name}: {finding.says}", finding.good)
-        for subject, meters in zip(subjects, each, strict=True)
+        AdapterFinding(finding.code, f"{concept.name}: {finding.says}", finding.good)
+        for concept, meters in zip(concepts, each, strict=True)
         for finding in findings(meters)
     ]
-
-
-def _is_dead(file: AdapterAt) -> bool:
-    adapter = read_adapter(file.path)
-    return len(adapter.dead_layers()) == len(adapter.layers)
-
-
-def _name(target: Target, file: AdapterAt) -> str:
-    return file.path.relative_to(target.run.path).as_posix() if target.run else file.path.name
-
-
-def _path_of(target: Target, candidate: Candidate) -> Path:
-    return next(file.path for file in target.files if _name(target, file) == candidate.file)
