@@ -6,13 +6,12 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from trainer.diffusion import evaluating
+from trainer.diffusion import Points, TextConditioning, call_unet, encode, evaluating
 from trainer.errors import UserError
 from trainer.generation.stack import AdapterChoice
 from trainer.memory.devices import Device
@@ -131,55 +130,46 @@ def draw_latents(
     return torch.cat(parts)
 
 
-def _encode(base: BaseModel, drawings: Sequence[Drawing], device: Device) -> dict[str, Any]:
-    """The prompts as the pipelines encode them, as arguments for a pipeline."""
-    pipeline: Any = base.pipeline()
-    encoded = pipeline.encode_prompt(
-        prompt=[drawing.prompt for drawing in drawings],
-        negative_prompt=[drawing.negative for drawing in drawings],
-        device=device.torch_device,
-        num_images_per_prompt=1,
-        do_classifier_free_guidance=drawings[0].guidance > 1,
-    )
-    names = ("prompt_embeds", "negative_prompt_embeds")
-    pooled = ("pooled_prompt_embeds", "negative_pooled_prompt_embeds")
-    return dict(zip((*names, *pooled), encoded, strict=False))
+def _encode(base: BaseModel, drawings: Sequence[Drawing], device: Device) -> TextConditioning:
+    """The features of the negative prompts, where there is guidance, and of the prompts."""
+    prompts = [drawing.prompt for drawing in drawings]
+    if drawings[0].guidance > 1:
+        prompts = [drawing.negative for drawing in drawings] + prompts
+    return encode(base, prompts, device.torch_device)
 
 
 def _denoise(
     base: BaseModel,
     drawings: Sequence[Drawing],
-    text: dict[str, Any],
+    text: TextConditioning,
     device: Device,
     on_step: OnStep,
 ) -> torch.Tensor:
-    # Typed as anything, since what a call returns depends on its arguments.
-    pipeline: Any = _computing_on(device.torch_device, base.pipeline())
+    """Scaled latents (N, C, H, W), as diffusers' pipelines draw them."""
     first = drawings[0]
-
-    def step_ended(_: Any, index: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+    size, dtype = (first.height, first.width), text.hidden.dtype
+    shape = (base.vae.config["latent_channels"], *(side // base.vae_scale_factor for side in size))
+    latents = torch.stack([
+        torch.randn(shape, generator=torch.Generator().manual_seed(drawing.seed), dtype=dtype)
+        for drawing in drawings
+    ]).to(device.torch_device)  # fmt: skip
+    scheduler = base.sampling_scheduler()
+    scheduler.set_timesteps(first.inference_steps, device=device.torch_device)
+    rows = len(text.hidden)
+    for index, timestep in enumerate(scheduler.timesteps.tolist()):
+        points = Points(
+            prompts=("",) * rows,
+            noised=latents.repeat(rows // len(drawings), 1, 1, 1),
+            timesteps=torch.full((rows,), timestep),
+            sizes=((size, (0, 0), size),) * rows,
+        )
+        predicted = call_unet(base, points, text)
+        if first.guidance > 1:
+            negative, predicted = predicted.chunk(2)
+            predicted = negative + first.guidance * (predicted - negative)
+        latents = scheduler.step(predicted, timestep, latents, return_dict=False)[0]
         on_step(index + 1)
-        return values
-
-    result = pipeline(
-        **text,
-        generator=[torch.Generator().manual_seed(drawing.seed) for drawing in drawings],
-        width=first.width,
-        height=first.height,
-        num_inference_steps=first.inference_steps,
-        guidance_scale=first.guidance,
-        output_type="latent",
-        callback_on_step_end=step_ended,
-    )
-    return result.images
-
-
-def _computing_on(device: torch.device, pipeline: Any) -> Any:
-    """Without this a pipeline computes where its VAE is, which may wait elsewhere."""
-    kind = type(pipeline)
-    place = {"_execution_device": property(lambda _: device)}
-    pipeline.__class__ = type(kind.__name__, (kind,), place)
-    return pipeline
+    return latents
 
 
 def _decode_all(base: BaseModel, latents: torch.Tensor) -> list[Image.Image]:

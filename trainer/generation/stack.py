@@ -11,17 +11,23 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from trainer.lora.adapter import Adapter
+from pydantic import ConfigDict, Field
+
 from trainer.lora.attach import check_strength, detach, set_strength
 from trainer.lora.loading import LoadReport, check_fit, load_into
 from trainer.models.base import BaseModel
 from trainer.training.checkpoint_adapter import adapter_label, read_any_adapter
 
+Strength = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)]
+
 
 @dataclass(frozen=True)
 class AdapterChoice:
     """An adapter and how strongly it acts; 0 is exactly the base model.
+
+    The ranges hold where pydantic makes one, as of a request.
 
     Attributes:
         file: an adapter file, or the folder of a run's checkpoint.
@@ -29,9 +35,11 @@ class AdapterChoice:
         text_encoder_strength: in the text encoders; None: the same.
     """
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     file: Path
-    strength: float = 1.0
-    text_encoder_strength: float | None = None
+    strength: Strength = 1.0
+    text_encoder_strength: Strength | None = None
 
     @property
     def by_part(self) -> tuple[float, float]:
@@ -60,12 +68,16 @@ class AdapterChoice:
         return cls(Path(path), *numbers)
 
 
+Stamp = tuple[str, int, int]
+"""What changes when a file is replaced: its path, modification time and size."""
+
+
 @dataclass(frozen=True)
 class _Slot:
     """An adapter that is on the base: its name there, its file, and what the file was."""
 
     name: str
-    stamp: tuple[str, int, int]
+    stamp: Stamp
     report: LoadReport
 
 
@@ -96,13 +108,15 @@ class AdapterStack:
             unet, text = choice.by_part
             check_strength({"unet": unet, "text_encoder": text})
         stamps = [_stamp(choice.file) for choice in choices]
-        kept = self._kept(stamps)
-        new = [self._read(choice.file) for choice in choices[len(kept) :]]
+        staying = self._staying(stamps)
+        new = [read_any_adapter(choice.file) for choice in choices[len(staying) :]]
+        for adapter in new:
+            check_fit(self.base, adapter)
         for slot in self._slots:
-            if slot not in kept:
+            if slot not in staying:
                 detach(self.base, slot.name)
-        self._slots = kept
-        for stamp, adapter in zip(stamps[len(kept) :], new, strict=True):
+        self._slots = staying
+        for stamp, adapter in zip(stamps[len(staying) :], new, strict=True):
             name = f"adapter{next(self._numbers)}"
             self._slots.append(_Slot(name, stamp, load_into(self.base, adapter, name)))
         for choice, slot in zip(choices, self._slots, strict=True):
@@ -114,19 +128,11 @@ class AdapterStack:
         """Takes all of them off: the base model as it was loaded."""
         self.set([])
 
-    def _kept(self, stamps: Sequence[tuple[str, int, int]]) -> list[_Slot]:
+    def _staying(self, stamps: Sequence[Stamp]) -> list[_Slot]:
         """The adapters that can stay: those that come first, in their old order."""
-        wanted = list(stamps)
-        here = [slot for slot in self._slots if slot.stamp in wanted]
-        pairs = itertools.takewhile(
-            lambda pair: pair[0].stamp == pair[1], zip(here, wanted, strict=False)
-        )
-        return [slot for slot, _ in pairs]
-
-    def _read(self, path: Path) -> Adapter:
-        adapter = read_any_adapter(path)
-        check_fit(self.base, adapter)
-        return adapter
+        here = [slot for slot in self._slots if slot.stamp in stamps]
+        same = [slot.stamp == stamp for slot, stamp in zip(here, stamps, strict=False)]
+        return here[: len(list(itertools.takewhile(bool, same)))]
 
 
 def _number(text: str) -> float | None:
@@ -136,10 +142,9 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _stamp(path: Path) -> tuple[str, int, int]:
-    """What changes when a file is replaced; a file that is not there is refused in reading."""
+def _stamp(path: Path) -> Stamp:
     try:
         facts = path.stat()
-    except OSError:
+    except OSError:  # a file that is not there is refused in reading
         return str(path.resolve()), 0, -1
     return str(path.resolve()), facts.st_mtime_ns, facts.st_size

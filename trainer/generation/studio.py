@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -26,29 +25,12 @@ from trainer.models.load import load_base
 LIMIT = 1000
 
 
-class AdapterUse(Section):
-    """An adapter and how strongly it acts.
-
-    A file, or the folder of a run's checkpoint. Without ``text_encoder_strength`` the strength
-    holds for every part.
-    """
-
-    file: Path
-    strength: float = Field(default=1.0, ge=-10, le=10, allow_inf_nan=False)
-    text_encoder_strength: float | None = Field(default=None, ge=-10, le=10, allow_inf_nan=False)
-
-    @property
-    def choice(self) -> AdapterChoice:
-        """As a base model's adapters are chosen."""
-        return AdapterChoice(self.file, self.strength, self.text_encoder_strength)
-
-
 class GenerateRequest(Section):
     """What to draw. Sizes are in pixels; without them it is the base model's own."""
 
     prompt: str = Field(max_length=5000)
     negative: str = Field(default="", max_length=5000)
-    adapters: tuple[AdapterUse, ...] = ()
+    adapters: tuple[AdapterChoice, ...] = ()
     base: str = Field(default="tiny-emoji", min_length=1)
     count: int = Field(default=4, ge=1, le=LIMIT)
     seed: int = Field(default=1, ge=0, le=2**31 - 1)
@@ -76,21 +58,12 @@ class GenerateRequest(Section):
             raise UserError("; ".join(wrong) + ".") from None
 
 
-@dataclass
-class _Loaded:
-    """A base model on the device, with the adapters that the last request named."""
-
-    base: BaseModel
-    stack: AdapterStack
-    painter: Painter
-
-
 class Studio:
-    """A base model that stays loaded, and the adapters on it."""
+    """A base model that stays loaded, and the adapters that the last request named on it."""
 
     def __init__(self) -> None:
         self._device: Device | None = None
-        self._loaded: _Loaded | None = None
+        self._loaded: tuple[BaseModel, AdapterStack, Painter] | None = None
 
     @property
     def loaded(self) -> bool:
@@ -123,35 +96,37 @@ class Studio:
                 does not suit the base, or the GPU's memory is not enough.
         """
         total = request.count * request.inference_steps
-        device = self._device = self._device or choose_device("auto")
-        loaded = self._load(request.base, device, lambda: progress(0, total, "Loading the model"))
-        base, adapters = loaded.base, [use.choice for use in request.adapters]
+        base, stack, painter = self._load(
+            request.base, lambda: progress(0, total, "Loading the model")
+        )
         drawings = _drawings(base, request)
-        loaded.stack.set(adapters)
+        stack.set(request.adapters)
         request.out.mkdir(parents=True, exist_ok=True)
         files: list[Path] = []
         for start in range(0, request.count, BATCH):
             part = drawings[start : start + BATCH]
             which = _which(start, len(part), request.count)
 
-            def on_step(step: int, start: int = start, which: str = which) -> None:
-                size = min(BATCH, request.count - start)
+            def on_step(
+                step: int, start: int = start, size: int = len(part), which: str = which
+            ) -> None:
                 progress(start * request.inference_steps + step * size, total, which)
 
-            for drawing, picture in zip(part, loaded.painter.draw(part, on_step), strict=True):
+            for drawing, picture in zip(part, painter.draw(part, on_step), strict=True):
                 path = free_name(request.out, f"{drawing.seed:06d}")
-                save_picture(picture, path, drawing, model=base.name, adapters=adapters)
+                save_picture(picture, path, drawing, model=base.name, adapters=request.adapters)
                 files.append(path)
                 saved(path)
         return files
 
-    def _load(self, name: str, device: Device, say: Callable[[], None]) -> _Loaded:
-        if self._loaded is None or self._loaded.base.name != name:
+    def _load(self, name: str, say: Callable[[], None]) -> tuple[BaseModel, AdapterStack, Painter]:
+        if self._loaded is None or self._loaded[0].name != name:
             self.forget()  # two at once may not fit
             say()
+            device = self._device = self._device or choose_device("auto")
             base = load_base(name, dtype=device.dtype)
             device.put(base.unet, *base.text_encoders)
-            self._loaded = _Loaded(base, AdapterStack(base), Painter(base, device))
+            self._loaded = base, AdapterStack(base), Painter(base, device)
         return self._loaded
 
 
@@ -166,17 +141,10 @@ def free_name(folder: Path, stem: str) -> Path:
 
 def _drawings(base: BaseModel, request: GenerateRequest) -> list[Drawing]:
     width, height = _size(base, request)
+    steps, guidance = request.inference_steps, request.guidance
     return [
-        Drawing(
-            prompt=request.prompt,
-            negative=request.negative,
-            seed=request.seed + number,
-            width=width,
-            height=height,
-            inference_steps=request.inference_steps,
-            guidance=request.guidance,
-        )
-        for number in range(request.count)
+        Drawing(request.prompt, request.negative, seed, width, height, steps, guidance)
+        for seed in range(request.seed, request.seed + request.count)
     ]
 
 

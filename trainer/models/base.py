@@ -82,25 +82,28 @@ class BaseModel:
         """A new scheduler for adding noise in training."""
         return DDPMScheduler(**self.scheduler_config, clip_sample=False)
 
+    def sampling_scheduler(self) -> DDIMScheduler:
+        """A new DDIM scheduler for drawing pictures."""
+        zero_snr = bool(self.scheduler_config.get("rescale_betas_zero_snr"))
+        return DDIMScheduler(
+            **self.scheduler_config,
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+            timestep_spacing="trailing" if zero_snr else "leading",
+        )
+
     def pipeline(self) -> Pipeline:
         """A diffusers pipeline over these very modules, with a DDIM scheduler of its own.
 
-        It neither moves nor casts anything, and has no safety checker and no progress bar. Where
-        UNet and VAE differ in number format, ask it for latents and decode them apart.
+        It neither moves nor casts anything, and has no safety checker and no progress bar.
         """
-        zero_snr = bool(self.scheduler_config.get("rescale_betas_zero_snr"))
         components: dict[str, Any] = {
             "unet": self.unet,
             "vae": self.vae,
             "text_encoder": self.text_encoders[0],
             "tokenizer": self.tokenizers[0],
-            "scheduler": DDIMScheduler(
-                **self.scheduler_config,
-                clip_sample=False,
-                set_alpha_to_one=False,
-                steps_offset=1,
-                timestep_spacing="trailing" if zero_snr else "leading",
-            ),
+            "scheduler": self.sampling_scheduler(),
             "feature_extractor": None,
         }
         pipeline: Pipeline
