@@ -12,22 +12,6 @@ from trainer.errors import UserError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serves the page until Ctrl-C. Returns 0, or 2 for a mistake of the user's."""
-    options = build_parser().parse_args(arguments)
-    from app.server import Address, serve
-
-    try:
-        login = read_login(options.auth) if options.auth else None
-        serve(Address(options.host, options.port, login), open_browser=not options.no_browser)
-    except UserError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"       {error.hint}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of the page's options."""
     parser = argparse.ArgumentParser(
         prog="python launch.py ui", description="Rarebit in a browser."
     )
@@ -41,15 +25,21 @@ def build_parser() -> argparse.ArgumentParser:
         "RAREBIT_AUTH does the same without showing it in the list of processes.",
     )
     parser.add_argument("--no-browser", action="store_true", help="Do not open a browser.")
-    return parser
+    options = parser.parse_args(arguments)
+    from app.server import Address, serve
+
+    try:
+        login = _login(options.auth) if options.auth else None
+        serve(Address(options.host, options.port, login), open_browser=not options.no_browser)
+    except UserError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"       {error.hint}", file=sys.stderr)
+        return 2
+    return 0
 
 
-def read_login(text: str) -> tuple[str, str]:
-    """The two halves of USER:PASSWORD.
-
-    Raises:
-        UserError: one of them is missing.
-    """
+def _login(text: str) -> tuple[str, str]:
     user, _, password = text.partition(":")
     if not user or not password:
         raise UserError("--auth needs a user and a password.", "Write it as USER:PASSWORD.")

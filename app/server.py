@@ -45,18 +45,16 @@ class Address:
 
 
 class SameOriginMiddleware:
-    """Refuses what another site's page asks for."""
+    """Refuses what another site's page asks for. Not starlette's base class: it buffers streams."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes a request on, or answers 403."""
-        if scope["type"] == "http" and not _is_ours(scope):
-            refusal = PlainTextResponse("Refused: this page belongs to another site.", 403)
-            await refusal(scope, receive, send)
-            return
-        await self.app(scope, receive, send)
+        refused = scope["type"] == "http" and not _is_ours(scope)
+        refusal = PlainTextResponse("Refused: this page belongs to another site.", 403)
+        await (refusal if refused else self.app)(scope, receive, send)
 
 
 def _is_ours(scope: Scope) -> bool:
@@ -64,16 +62,11 @@ def _is_ours(scope: Scope) -> bool:
     origin = headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != headers.get("host"):
         return False
-    reading, foreign = scope["method"] in _READING, headers.get("sec-fetch-site") == "cross-site"
-    return not (reading and foreign) or _is_navigation(headers)
-
-
-def _is_navigation(headers: Headers) -> bool:
-    """Someone followed a link to the page: fine, as long as it is not put into a frame."""
-    return headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") in (
-        "document",
-        None,
-    )
+    if scope["method"] not in _READING or headers.get("sec-fetch-site") != "cross-site":
+        return True
+    # Someone followed a link to the page: fine, as long as it is not put into a frame.
+    navigates = headers.get("sec-fetch-mode") == "navigate"
+    return navigates and headers.get("sec-fetch-dest") in ("document", None)
 
 
 def serve(address: Address, open_browser: bool = True) -> None:
@@ -100,31 +93,29 @@ def serve(address: Address, open_browser: bool = True) -> None:
         css=read_style(),
         head=read_head(),
         footer_links=[],
-        allowed_paths=[],
         run_history=False,
         enable_monitoring=False,
         max_file_size=LARGEST_UPLOAD,
         app_kwargs={
             "middleware": middleware(address),
             "routes": [picture_route()],
-            "docs_url": None,
-            "redoc_url": None,
-            "openapi_url": None,
+            **dict.fromkeys(("docs_url", "redoc_url", "openapi_url")),
         },
         state_session_capacity=1000,
-        ssr_mode=False,
-        share=False,
-        pwa=False,
-        mcp_server=False,
         quiet=True,
         prevent_thread_lock=True,
     )
     jobs.keep_queue_moving()
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
     url = _url(address)
     print(f"Rarebit is at {url}  (Ctrl-C ends the page; what trains goes on)", flush=True)
-    if open_browser and _has_display():
+    has_display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if open_browser and (has_display or not sys.platform.startswith("linux")):
         webbrowser.open(url)
-    _wait_for_the_end()
+    while not ended.wait(3600):  # a wait without an end could not be interrupted on Windows
+        pass
     page.close(verbose=False)
 
 
@@ -143,35 +134,32 @@ def check_address(address: Address) -> None:
     Raises:
         UserError: it cannot, or they would not have to.
     """
-    if not _is_loopback(address.host) and address.login is None:
+    host, port = address.host, address.port
+    if not _is_loopback(host) and address.login is None:
         raise UserError(
-            f"On {address.host} everyone in the network could use this machine.",
+            f"On {host} everyone in the network could use this machine.",
             "Give a login with --auth USER:PASSWORD, or leave --host away.",
         )
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    with socket.socket(family) as probe:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((address.host, address.port))
+            probe.bind((host, port))
         except OSError as error:
-            raise _cannot_listen(address, error) from error
-
-
-def _cannot_listen(address: Address, error: OSError) -> UserError:
-    if error.errno == errno.EADDRINUSE:
-        return UserError(
-            f"Port {address.port} is taken; perhaps Rarebit is running already.",
-            f"Look at {_url(address)}, or choose another port with --port {address.port + 1}.",
-        )
-    if error.errno == errno.EACCES:
-        return UserError(
-            f"Port {address.port} may not be used by this account.",
-            "Choose one from 1024 on: --port 7860.",
-        )
-    return UserError(
-        f"The address {address.host} is none of this machine's: {error.strerror or error}.",
-        "Leave --host away, or give one of this machine's own addresses.",
-    )
+            reasons = {
+                errno.EADDRINUSE: (
+                    f"Port {port} is taken; perhaps Rarebit is running already.",
+                    f"Look at {_url(address)}, or choose another port with --port {port + 1}.",
+                ),
+                errno.EACCES: (
+                    f"Port {port} may not be used by this account.",
+                    "Choose one from 1024 on: --port 7860.",
+                ),
+            }
+            otherwise = (
+                f"The address {host} is none of this machine's: {error.strerror or error}.",
+                "Leave --host away, or give one of this machine's own addresses.",
+            )
+            raise UserError(*reasons.get(error.errno or 0, otherwise)) from error
 
 
 def _url(address: Address) -> str:
@@ -200,34 +188,24 @@ def sweep_leftovers() -> None:
     """Removes what a server that was killed left of uploads, copies and deletions."""
     from app.tabs.images.imagesets import list_sets
 
-    shared = [places.RUNS, places.DATASETS]
-    for folder in [*shared, *(one.hidden for one in list_sets(places.DATASETS))]:
+    hidden = [one.hidden for one in list_sets(places.DATASETS)]
+    for folder in [places.RUNS, places.DATASETS, *hidden]:
         sweep_old_orphans(folder)
 
 
 def _prepare_environment() -> None:
     """Gradio reads these when it is imported."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ["GRADIO_ALLOWED_PATHS"] = ""
-    os.environ["GRADIO_SHARE"] = "False"
-    os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="rarebit-")  # readable by us alone
-    atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
+    temporary = tempfile.mkdtemp(prefix="rarebit-")  # readable by us alone
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    os.environ |= {
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "GRADIO_ALLOWED_PATHS": "",
+        "GRADIO_SHARE": "False",
+        "GRADIO_MCP_SERVER": "False",
+        "GRADIO_SSR_MODE": "False",
+        "GRADIO_TEMP_DIR": temporary,
+    }
     # It asks itself whether it has started, and no proxy can answer that.
     for name in ("NO_PROXY", "no_proxy"):
         known = os.environ.get(name, "")
         os.environ[name] = ",".join(filter(None, [known, "127.0.0.1", "localhost", "::1"]))
-
-
-def _has_display() -> bool:
-    if sys.platform.startswith("linux"):
-        return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-    return True
-
-
-def _wait_for_the_end() -> None:
-    """Returns at the first Ctrl-C or SIGTERM."""
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
-    while not ended.wait(3600):
-        pass
