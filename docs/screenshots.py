@@ -42,8 +42,7 @@ def main() -> None:
         server = Server(Path(folder))
         if options.run:
             shutil.copytree(options.run, server.runs / TRIGGER)
-        server.start()
-        try:
+        with server:
             if not options.run:
                 train(server, options.steps)
             with sync_playwright() as playwright:
@@ -53,8 +52,6 @@ def main() -> None:
                 for dark in (False, True):
                     take_all(browser, server, options.out, dark)
                 browser.close()
-        finally:
-            server.close()
 
 
 def train(server: Server, steps: int) -> None:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -23,6 +19,7 @@ from app.__main__ import main
 from app.server import Address, check_address, middleware, sweep_leftovers
 from app.tabs.runs.pictures import find_picture
 from tests.app.sets_for_tests import stored
+from tests.browser.serving import Server
 from tests.trainer.data.folders_for_tests import picture
 from trainer import places
 from trainer.config.file import write_config
@@ -190,47 +187,16 @@ def test_leftovers_of_a_killed_server_are_swept(
 # ------------------------------------------------------------------------------ the real one
 
 
-@contextlib.contextmanager
-def served(tmp_path: Path, *options: str) -> Iterator[str]:
-    """The page in a process of its own; gives its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {
-        **os.environ,
-        "RAREBIT_RUNS": str(tmp_path / "runs"),
-        "RAREBIT_CACHE": str(tmp_path / "cache"),
-        "OMP_NUM_THREADS": "1",
-        "HTTPS_PROXY": "http://127.0.0.1:1",
-        "HTTP_PROXY": "http://127.0.0.1:1",  # nothing answers there
-    }
-    command = [sys.executable, "-m", "app", "--port", str(port), "--no-browser", *options]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(
-            command, cwd=PROJECT, env=environment, stdout=log, stderr=subprocess.STDOUT
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline:
-            with contextlib.suppress(httpx.TransportError):
-                httpx.get(url, trust_env=False)
-                break
-            time.sleep(0.2)
-        assert process.poll() is None, (tmp_path / "log").read_text()
-        yield url
-    finally:
-        process.terminate()
-        assert process.wait(30) == 0, (tmp_path / "log").read_text()
-
-
 FORGED = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
 
 
 def test_the_served_page_gives_nothing_away(tmp_path: Path) -> None:
     """FAULTS 40, against the page as it is started, with a network that answers nothing."""
     secret = PROJECT / "trainer" / "config.py"
-    with served(tmp_path) as url, httpx.Client(base_url=url, trust_env=False) as client:
+    with (
+        Server(tmp_path) as server,
+        httpx.Client(base_url=server.url, trust_env=False) as client,
+    ):
         page = client.get("/")
         assert page.status_code == 200 and "fonts.googleapis" not in page.text
         assert client.get("/config").json()["analytics_enabled"] is False
@@ -243,6 +209,9 @@ def test_the_served_page_gives_nothing_away(tmp_path: Path) -> None:
             client.get("/pictures/nothing/step-000001/00.png"),
             client.get("/", headers={"host": "evil.example"}),
             client.post("/gradio_api/upload", headers={"origin": "https://evil.example"}),
+            client.post("/gradio_api/queue/join", headers={"origin": "http://127.0.0.1:1"}),
+            client.post("/gradio_api/call/start_training", headers={"origin": "null"}),
+            client.get("/gradio_api/file=runs/.queue.json"),
             client.get("/openapi.json"),
             client.get("/docs"),
             client.get("/monitoring"),
@@ -258,8 +227,8 @@ def test_the_served_page_gives_nothing_away(tmp_path: Path) -> None:
 
 def test_with_a_login_nothing_is_told_without_it(tmp_path: Path) -> None:
     with (
-        served(tmp_path, "--auth", "someone:secret") as url,
-        httpx.Client(base_url=url, trust_env=False) as client,
+        Server(tmp_path, "--auth", "someone:secret") as server,
+        httpx.Client(base_url=server.url, trust_env=False) as client,
     ):
         for path in ("/config", "/gradio_api/info", "/pictures/a/step-000001/00.png"):
             assert client.get(path).status_code == 401, path

@@ -41,10 +41,8 @@ def chromium() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with one image set and no run."""
-    server = Server(tmp_path_factory.mktemp("page"))
-    server.start()
-    yield server
-    server.close()
+    with Server(tmp_path_factory.mktemp("page")) as server:
+        yield server
 
 
 @pytest.fixture

@@ -8,8 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import psutil
@@ -19,86 +17,73 @@ from trainer.runs.layout import RunFolder, list_runs
 from trainer.runs.status import Status, effective_status
 
 START_SECONDS = 240.0
+NOWHERE = "http://127.0.0.1:1"  # nothing answers there: the page has to do without a network
 
 
 class Server:
-    """A server that can be killed and started again at the same address.
+    """A server that can be killed and started again at the same address; `with` starts and ends it.
+
+    Args:
+        options: of the command, beside its port.
 
     Attributes:
         root: holds the runs, image sets, adapters and pictures.
         url: of the page.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.port = _free_port()
+    def __init__(self, root: Path, *options: str) -> None:
+        self.root, self.runs, self.datasets = root, root / "runs", root / "datasets"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
+        self._options = ["--port", str(self.port), "--no-browser", *options]
         self._process: subprocess.Popen[bytes] | None = None
         shutil.copytree(PROJECT / "datasets" / "police-car", self.datasets / "police-car")
 
-    @property
-    def runs(self) -> Path:
-        return self.root / "runs"
+    def __enter__(self) -> Server:
+        self.start()
+        return self
 
-    @property
-    def datasets(self) -> Path:
-        return self.root / "datasets"
-
-    @property
-    def process(self) -> psutil.Process:
-        """The server's own."""
+    def __exit__(self, *_: object) -> None:
+        """Ends the server, which has to succeed, and whatever it has started."""
         assert self._process is not None
-        return psutil.Process(self._process.pid)
+        self._process.terminate()
+        try:
+            assert self._process.wait(60) == 0, self.log()[-3000:]
+        finally:
+            self.kill()
+            for run in list_runs(self.runs):
+                status = effective_status(run)
+                if status is not None and _runs_here(status.pid):
+                    psutil.Process(status.pid).kill()
 
     def start(self) -> None:
-        """Returns when the page answers."""
-        folders = {
-            f"RAREBIT_{name.upper()}": str(self.root / name)
-            for name in ("runs", "datasets", "adapters", "pictures", "cache")
-        }
-        environment = {**os.environ, **folders, "OMP_NUM_THREADS": "1"}
-        # The answer may come from nowhere but this machine.
-        for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-            environment.pop(name, None)
-        command = [sys.executable, "-m", "app", "--port", str(self.port), "--no-browser"]
+        """Returns when the page is there."""
+        names = ("runs", "datasets", "adapters", "pictures", "cache")
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        environment |= {f"RAREBIT_{name.upper()}": str(self.root / name) for name in names}
+        environment |= dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY"), NOWHERE)
         with (self.root / "server.log").open("ab") as log:
+            before = log.tell()
             self._process = subprocess.Popen(
-                command, cwd=PROJECT, env=environment, stdout=log, stderr=log
+                [sys.executable, "-m", "app", *self._options],
+                cwd=PROJECT,
+                env=environment,
+                stdout=log,
+                stderr=log,
             )
-        self._wait()
-
-    def _wait(self) -> None:
         deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
-            assert self._process is not None
-            if self._process.poll() is not None:
-                break
-            try:
-                with urllib.request.urlopen(self.url, timeout=10) as answer:
-                    assert answer.status == 200
-                return
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.2)
-        raise AssertionError(f"the page did not start:\n{self.log()[-3000:]}")
+        while "Rarebit is at" not in self.log()[before:]:
+            running = self._process.poll() is None and time.monotonic() < deadline
+            assert running, f"the page did not start:\n{self.log()[-3000:]}"
+            time.sleep(0.1)
 
     def kill(self) -> None:
         """As a crash would: without a chance to say goodbye."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
-
-    def close(self) -> None:
-        """Ends the server and whatever it has started."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(20)
-            except subprocess.TimeoutExpired:
-                self.kill()
-        for run in list_runs(self.runs):
-            status = effective_status(run)
-            if status is not None and _runs_here(status.pid):
-                psutil.Process(status.pid).kill()
 
     def log(self) -> str:
         """What the server has said."""
@@ -120,9 +105,3 @@ def _runs_here(pid: int) -> bool:
         return "trainer" in psutil.Process(pid).cmdline()
     except psutil.Error:
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from gradio_client import Client
@@ -12,7 +13,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import NewVisit
 from tests.browser.serving import Server
-from tests.browser.watchers import Watcher
+from tests.browser.watchers import watch
 
 STEPS = 5000  # far more than any test waits for
 SETTINGS = "previews.every=0\npreviews.count=1\npreviews.inference_steps=2\ncheckpoints.every=0"
@@ -99,13 +100,9 @@ def test_generate_says_why_it_has_to_wait(server: Server, visit: NewVisit, run: 
 def test_twenty_watch(server: Server, run: str) -> None:
     """Twenty open pages: each is told the run's steps every time, and the run goes on."""
     pid, before = server.status(run).pid, server.status(run).step
-    watchers = [Watcher(server.url, rounds=5, pause=0.2) for _ in range(20)]
-    for watcher in watchers:
-        watcher.start()
-    for watcher in watchers:
-        watcher.join(240)
-    assert [(len(watcher.answers), watcher.fault) for watcher in watchers] == [(5, "")] * 20
-    assert all(run in watcher.answers[0] for watcher in watchers)
+    with ThreadPoolExecutor(20) as pool:
+        told = [*pool.map(lambda _: watch(server.url, rounds=5), range(20))]
+    assert all(len(answers) == 5 and run in answers[0] for answers in told)
     wait_until(lambda: server.status(run).step > before)
     assert server.status(run).pid == pid
     assert server.status(run).phase == "training"

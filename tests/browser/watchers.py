@@ -1,74 +1,33 @@
-"""Clients that watch a run as the page in a browser does: by the timer's own request."""
+"""A client that watches a run as an open page does: by the request of the page's own timer."""
 
 from __future__ import annotations
 
 import json
 import secrets
-import threading
+import time
 import urllib.request
-from dataclasses import dataclass, field
 from typing import Any
 
-TICK_SECONDS = 1.0
 
-
-@dataclass
-class Watcher(threading.Thread):
-    """One open page with the tab Runs, without the browser.
-
-    Attributes:
-        rounds: how often it asks; it ends sooner when `leave` is called.
-        answers: what it was told, each as one text.
-        fault: why it ended early; "" if it did not.
-    """
-
-    url: str
-    rounds: int
-    pause: float = TICK_SECONDS
-    answers: list[str] = field(default_factory=list)
-    fault: str = ""
-
-    def __post_init__(self) -> None:
-        super().__init__(daemon=True)
-        self._leave = threading.Event()
-
-    __hash__ = threading.Thread.__hash__
-
-    def run(self) -> None:
-        """Asks, as often as was wanted."""
-        session = secrets.token_hex(8)
-        try:
-            timer = timer_event(self.url)
-            for _ in range(self.rounds):
-                self.answers.append(_ask(self.url, timer, session))
-                if self._leave.wait(self.pause):
-                    return
-        except (OSError, ValueError, KeyError) as error:
-            self.fault = f"{type(error).__name__}: {error}"
-
-    def leave(self) -> None:
-        """Closes the page."""
-        self._leave.set()
-
-
-def timer_event(url: str) -> int:
-    """The number of the event that keeps the tab Runs true: the one that draws most at a tick."""
-    with urllib.request.urlopen(f"{url}/config", timeout=120) as answer:
-        config: dict[str, Any] = json.load(answer)
+def watch(url: str, rounds: int, pause: float = 0.2) -> list[str]:
+    """Asks for the Runs tab a number of times; gives each answer as one text."""
     ticking = [
         event
-        for event in config["dependencies"]
+        for event in _ask(f"{url}/config")["dependencies"]
         if any(trigger == "tick" for _, trigger in event["targets"])
     ]
-    return max(ticking, key=lambda event: len(event["outputs"]))["id"]
+    runs = max(ticking, key=lambda event: len(event["outputs"]))  # it draws most at a tick
+    body = {"fn_index": runs["id"], "session_hash": secrets.token_hex(8)}
+    body["data"] = [None] * len(runs["inputs"])
+    answers = []
+    for _ in range(rounds):
+        answers.append(json.dumps(_ask(f"{url}/gradio_api/run/predict", body)["data"]))
+        time.sleep(pause)
+    return answers
 
 
-def _ask(url: str, event: int, session: str) -> str:
-    body = {"data": [None, None, None], "fn_index": event, "session_hash": session}
-    request = urllib.request.Request(
-        f"{url}/gradio_api/run/predict",
-        json.dumps(body).encode(),
-        {"Content-Type": "application/json", "Origin": url},
-    )
+def _ask(url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=120) as answer:
-        return json.dumps(json.load(answer)["data"])
+        return json.load(answer)
