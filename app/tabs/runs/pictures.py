@@ -21,7 +21,7 @@ from trainer.runs.layout import step_of
 
 SMALL = 320  # pixels of the longer side of a small picture
 _FILE = re.compile(r"[0-9A-Za-z][\w-]{0,60}\.png")
-_FOLDERS = {"evaluation"}
+_EVALUATION = "evaluation"
 _HEADERS = {
     "Cache-Control": "private, max-age=31536000, immutable",  # the address changes with the file
     "X-Content-Type-Options": "nosniff",
@@ -44,29 +44,26 @@ def picture_route() -> Route:
 async def _answer(request: Request) -> Response:
     if not _is_logged_in(request):
         return Response("Not logged in.", 401)
-    parts = (request.path_params[name] for name in ("run", "folder", "file"))
-    path = find_picture(*parts)
+    path = find_picture(*(request.path_params[name] for name in ("run", "folder", "file")))
     if path is None:
         return Response("No such picture.", 404)
-    if not request.query_params.get("small"):
+    if request.query_params.get("small"):
+        data = await run_in_threadpool(_small, path, path.stat().st_mtime_ns)
+    else:
         data = await run_in_threadpool(path.read_bytes)
-        return Response(data, media_type="image/png", headers=_HEADERS)
-    data = await run_in_threadpool(_small, path, path.stat().st_mtime_ns)
-    return Response(
-        data, media_type="image/jpeg" if data[:2] == b"\xff\xd8" else "image/png", headers=_HEADERS
-    )
+    kind = "image/jpeg" if data.startswith(b"\xff\xd8") else "image/png"
+    return Response(data, media_type=kind, headers=_HEADERS)
 
 
 def find_picture(run: str, folder: str, file: str) -> Path | None:
     """The file of a picture; None for whatever is not one that the page shows."""
-    known = folder in _FOLDERS or step_of(folder) is not None
-    if not known or not _FILE.fullmatch(file):
+    if not _FILE.fullmatch(file) or (folder != _EVALUATION and step_of(folder) is None):
         return None
     try:
         root = run_folder(run)
     except (UserError, ValueError):
         return None
-    inside = root.path / folder if folder in _FOLDERS else root.previews / folder
+    inside = root.path / folder if folder == _EVALUATION else root.previews / folder
     path = inside / file
     links = any(part.is_symlink() for part in (path, inside, inside.parent))
     return path if path.is_file() and not links else None

@@ -9,26 +9,28 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from app import jobs
 from app.jobs import RunInfo
-from trainer.config.schema import TrainingConfig
 from trainer.config.file import read_config
+from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
-from trainer.runs.charts import Point
 from trainer.events import Evaluated, Meters, Prepared, RolledBack, RunEvent, StepDone, Validated
-from trainer.runs.log import EventReader
+from trainer.runs.charts import Point
 from trainer.runs.layout import RunFolder
+from trainer.runs.log import EventReader
 
 FRESH = 1.0  # seconds for which a view is good enough for everyone
 _LOG_LENGTH = 300
 _MOST_READERS = 64
-# Kind of event -> the fields of it that are curves.
-_CURVES: dict[type[RunEvent], tuple[str, ...]] = {
-    StepDone: ("loss", "preservation", "learning_rate"),
-    Validated: ("loss", "training_loss"),
-}
+_CURVES: tuple[tuple[str, type[RunEvent], str], ...] = (
+    ("loss", StepDone, "loss"),
+    ("preservation", StepDone, "preservation"),
+    ("validation", Validated, "loss"),
+    ("trained", Validated, "training_loss"),
+)
+"""Name of a curve, and the events and the field of theirs that it is made of."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class RunView:
         info: what it does now.
         config: its settings; None if they cannot be read.
         version: rises with every change of what follows.
-        curves: (step, value) pairs by "event.field", such as "step.loss", steps rising.
+        curves: (step, value) pairs by the curve's name, steps rising; see `_CURVES`.
         log: the newest events that are worth a line.
         meters: the newest ones; None if nothing was measured.
         preview_steps: steps that have previews, rising.
@@ -54,82 +56,78 @@ class RunView:
     preview_steps: tuple[int, ...]
 
 
-@dataclass
 class _Reader:
     """Follows one run."""
 
-    run: RunFolder
-    identity: int
-    events: EventReader
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    read_at: float = 0.0
-    version: int = 0
-    values: dict[str, dict[int, float]] = field(default_factory=dict)
-    log: deque[RunEvent] = field(default_factory=lambda: deque(maxlen=_LOG_LENGTH))
-    meters: Meters | None = None
-    previews: tuple[int, ...] = ()
-    config: TrainingConfig | None = None
-    config_changed: int = 0
-    last: RunView | None = None
+    def __init__(self, run: RunFolder, identity: int) -> None:
+        self.identity = identity
+        self._run = run
+        self._events = EventReader(run)
+        self._lock = threading.Lock()
+        self._read_at = 0.0
+        self._values: dict[str, dict[int, float]] = {}
+        self._log: deque[RunEvent] = deque(maxlen=_LOG_LENGTH)
+        self._meters: Meters | None = None
+        self._config: TrainingConfig | None = None
+        self._config_changed = 0
+        self._last: RunView | None = None
 
     def view(self) -> RunView:
         """The run as it is, or was a second ago."""
-        with self.lock:
+        with self._lock:
             now = time.monotonic()
-            if self.last is None or now - self.read_at >= FRESH:
-                self.last = self._read()
-                self.read_at = now
-            return self.last
+            if self._last is None or now - self._read_at >= FRESH:
+                self._last = self._read(self._last)
+                self._read_at = now
+            return self._last
 
-    def _read(self) -> RunView:
-        new = self.events.read()
+    def _read(self, last: RunView | None) -> RunView:
+        new = self._events.read()
         for event in new:
             self._take(event)
-        previews = tuple(self.run.preview_steps())
-        changed = (bool(new), previews != self.previews, self._read_config())
-        self.previews = previews
-        self.version += any(changed)
-        curves = self.last.curves if self.last and not new else self._curves()
+        previews = tuple(self._run.preview_steps())
+        changed = self._read_config() or bool(new) or last is None or previews != last.preview_steps
+        curves = last.curves if last else {}
+        if new:
+            curves = {
+                name: [(float(step), values[step]) for step in sorted(values)]
+                for name, values in self._values.items()
+            }
         return RunView(
-            jobs.info(self.run),
-            self.config,
-            self.version,
+            jobs.info(self._run),
+            self._config,
+            (last.version if last else 0) + changed,
             curves,
-            list(self.log),
-            self.meters,
+            list(self._log),
+            self._meters,
             previews,
         )
 
     def _take(self, event: RunEvent) -> None:
         if isinstance(event, (Prepared, RolledBack)):  # the steps after it are done again
-            for values in self.values.values():
-                for step in [step for step in values if step > event.step]:
-                    del values[step]
+            for name, values in self._values.items():
+                kept = {step: value for step, value in values.items() if step <= event.step}
+                self._values[name] = kept
         if isinstance(event, (StepDone, Validated)):
-            for name in _CURVES[type(event)]:
-                if (value := getattr(event, name)) is not None:
-                    self.values.setdefault(f"{event.kind}.{name}", {})[event.step] = value
+            for name, kind, field in _CURVES:
+                if isinstance(event, kind) and (value := getattr(event, field)) is not None:
+                    self._values.setdefault(name, {})[event.step] = value
         if isinstance(event, Evaluated):
-            self.meters = event.meters
+            self._meters = event.meters
         if not isinstance(event, StepDone):
-            self.log.append(event)
-
-    def _curves(self) -> dict[str, list[Point]]:
-        return {
-            name: [(float(step), values[step]) for step in sorted(values)]
-            for name, values in self.values.items()
-        }
+            self._log.append(event)
 
     def _read_config(self) -> bool:
+        """Whether it has changed."""
         try:
-            changed = self.run.config.stat().st_mtime_ns
-            if changed != self.config_changed:
-                self.config_changed = changed
-                self.config = read_config(self.run.config)
-                return True
+            changed = self._run.config.stat().st_mtime_ns
+            if changed == self._config_changed:
+                return False
+            self._config_changed = changed
+            self._config = read_config(self._run.config)
         except (OSError, UserError):
-            self.config = None
-        return False
+            self._config = None
+        return True
 
 
 _readers: dict[str, _Reader] = {}
@@ -147,7 +145,7 @@ def view(name: str) -> RunView:
     with _readers_lock:
         reader = _readers.get(name)
         if reader is None or reader.identity != identity:
-            reader = _readers[name] = _Reader(run, identity, EventReader(run))
+            reader = _readers[name] = _Reader(run, identity)
             for old in list(_readers)[:-_MOST_READERS]:
                 del _readers[old]
     return reader.view()

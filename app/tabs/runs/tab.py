@@ -3,58 +3,29 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
-from app.tabs.runs import html as runs_html
 from app import jobs
 from app.jobs import QUEUED, UNSTARTED, RunInfo
-from app.tabs.runs.compare import MOST, compared
-from app.tabs.runs.reader import RunView, overview, view
+from app.render import render
 from app.shared import QUIET, Shared, elem, escape, for_scripts, go, says_errors
+from app.tabs.runs import html
+from app.tabs.runs.reader import RunView, overview, view
 from trainer.config.file import format_config
 from trainer.errors import UserError
 
 TICK = 2.0  # seconds
 _LISTED = 100
 
-
-@dataclass
-class _Parts:
-    """The tab's components."""
-
-    names: gr.Radio
-    head: gr.HTML
-    board: gr.HTML
-    chart: gr.HTML
-    meters: gr.HTML
-    log: gr.HTML
-    stop: gr.Button
-    resume: gr.Button
-    anyway: gr.Button
-    again: gr.Button
-    draw: gr.Button
-    delete: gr.Button
-    question: gr.Group
-    asked: gr.HTML
-    yes: gr.Button
-    no: gr.Button
-    seen: gr.State
-
-    @property
-    def watched(self) -> list[Any]:
-        """What the timer keeps true, in the order of `_moment`."""
-        return [
-            *(self.names, self.head, self.board, self.chart, self.meters, self.log),
-            *(self.stop, self.resume, self.anyway, self.again, self.draw, self.delete, self.seen),
-        ]
+_id = partial(elem, "runs")
 
 
 def build(shared: Shared) -> None:
     """Puts the tab's components in."""
-    parts = _lay_out()
+    parts = RunParts()
     _watch(parts, shared)
     _act(parts, shared)
     _compare(shared)
@@ -65,69 +36,89 @@ def build(shared: Shared) -> None:
 # ------------------------------------------------------------------------------ the parts
 
 
-def _lay_out() -> _Parts:
-    def button(thing: str, text: str, **more: Any) -> gr.Button:
-        place = elem("runs", thing)
-        return gr.Button(
-            text, visible=False, size="sm", elem_id=place, scale=0, min_width=150, **more
-        )
+class RunParts:
+    """The tab's components, put in where it is made.
 
-    def area(thing: str) -> gr.HTML:
-        return gr.HTML(elem_id=elem("runs", thing))
+    Attributes:
+        areas: what shows HTML, by the names of `_contents`.
+        buttons: by the names of `_buttons`.
+    """
 
-    with gr.Row(equal_height=False):
-        with gr.Column(scale=1, min_width=240):
-            names = gr.Radio([], label="Runs, the newest first", elem_id=elem("runs", "list"))
-        with gr.Column(scale=4, min_width=340):
-            head = area("head")
-            with gr.Row():
-                stop = button("stop", "Stop and save", variant="primary")
-                resume = button("resume", "Resume", variant="primary")
-                anyway = button("resume-anyway", "Resume with the changed images")
-                draw = button("generate", "Generate with it", variant="primary")
-                again = button("settings", "Fill the Train form")
-                delete = button("delete", "Delete …")
-            with gr.Group(visible=False, elem_id=elem("runs", "question")) as question:
-                asked = gr.HTML(elem_id=elem("runs", "asked"))
+    def __init__(self) -> None:
+        self.areas: dict[str, gr.HTML] = {}
+        self.buttons: dict[str, gr.Button] = {}
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=1, min_width=240):
+                self.names = gr.Radio([], label="Runs, the newest first", elem_id=_id("list"))
+            with gr.Column(scale=4, min_width=340):
+                self._add_area("head")
                 with gr.Row():
-                    yes = gr.Button(
-                        "Delete it", variant="stop", size="sm", elem_id=elem("runs", "delete-yes")
-                    )
-                    no = gr.Button("Keep it", size="sm", elem_id=elem("runs", "delete-no"))
-            board = area("board")
-            meters = area("meters")
-            with gr.Row(equal_height=False):
-                with gr.Column(min_width=320):
-                    chart = area("chart")
-                with gr.Column(min_width=320):
-                    log = area("log")
-    return _Parts(
-        *(names, head, board, chart, meters, log, stop, resume, anyway, again, draw, delete),
-        *(question, asked, yes, no, gr.State({})),
-    )
+                    self._add_button("stop", "stop", "primary")
+                    self._add_button("resume", "resume", "primary")
+                    self._add_button("anyway", "resume-anyway")
+                    self._add_button("draw", "generate", "primary")
+                    self._add_button("again", "settings")
+                    self._add_button("delete", "delete")
+                with gr.Group(visible=False, elem_id=_id("question")) as self.question:
+                    self.asked = gr.HTML(elem_id=_id("asked"))
+                    with gr.Row():
+                        self.yes = gr.Button(
+                            "Delete it", variant="stop", size="sm", elem_id=_id("delete-yes")
+                        )
+                        self.no = gr.Button("Keep it", size="sm", elem_id=_id("delete-no"))
+                self._add_area("board")
+                self._add_area("meters")
+                with gr.Row(equal_height=False):
+                    with gr.Column(min_width=320):
+                        self._add_area("chart")
+                    with gr.Column(min_width=320):
+                        self._add_area("log")
+        self.seen = gr.State({})
+
+    @property
+    def watched(self) -> dict[str, Any]:
+        """What the timer keeps true, by the names of `_contents`."""
+        return {"names": self.names, **self.areas, **self.buttons}
+
+    def _add_area(self, name: str) -> None:
+        self.areas[name] = gr.HTML(elem_id=_id(name))
+
+    def _add_button(self, name: str, thing: str, variant: Any = "secondary") -> None:
+        self.buttons[name] = gr.Button(
+            visible=False, size="sm", elem_id=_id(thing), scale=0, min_width=150, variant=variant
+        )
 
 
 # ------------------------------------------------------------------------------ watching
 
 
-def _watch(parts: _Parts, shared: Shared) -> None:
+def _watch(parts: RunParts, shared: Shared) -> None:
     """One event for the timer, a choice and a visit, so that no answer overtakes another."""
     # Never off: answers that switch it on and off as tabs come and go can overtake each other, and
     # then a run would seem to stand still.
     timer = gr.Timer(TICK)
+    watched = parts.watched
+
+    def show(chosen: str | None, wished: str, seen: dict[str, Any]) -> dict[Any, Any]:
+        new, changed = moment(chosen, wished, seen)
+        updates = {watched[key]: _component(key, new[key]) for key in changed}
+        return {**updates, parts.seen: new, shared.run: ""}
+
     gr.on(
         [timer.tick, parts.names.input, shared.rooms["runs"].select, shared.run.change],
-        _moment,
+        show,
         [parts.names, shared.run, parts.seen],
-        [*parts.watched, shared.run],
+        [*watched.values(), parts.seen, shared.run],
         trigger_mode="always_last",
         **QUIET,
         queue=False,
     )
 
 
-def _moment(chosen: str | None, wished: str, seen: dict[str, str]) -> list[Any]:
-    """What has changed since this browser was told last; the rest is not sent again.
+def moment(
+    chosen: str | None, wished: str, seen: dict[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """What every part shows now, and the names of those that have to be sent.
 
     Args:
         wished: a run that another tab wants shown, or "".
@@ -137,11 +128,7 @@ def _moment(chosen: str | None, wished: str, seen: dict[str, str]) -> list[Any]:
     names = [run.name for run in runs]
     name = next((n for n in (wished, chosen) if n in names), _first(runs))
     new = _contents(name, runs)
-    updates = [
-        _component(key, value) if seen.get(key) != value else gr.skip()
-        for key, value in new.items()
-    ]
-    return [*updates, new, ""]
+    return new, [key for key, value in new.items() if seen.get(key) != value]
 
 
 def _first(runs: list[RunInfo]) -> str | None:
@@ -151,21 +138,15 @@ def _first(runs: list[RunInfo]) -> str | None:
 
 def _contents(name: str | None, runs: list[RunInfo]) -> dict[str, Any]:
     """What every part shows, by its name; equal values need no sending."""
-    choices = [(runs_html.label(run), run.name) for run in runs]
-    shown: dict[str, Any] = {"names": (choices, name)}
+    shown: dict[str, Any] = {"names": ([(html.label(run), run.name) for run in runs], name)}
     try:
         found = view(name) if name else None
     except UserError:
         found = None
     if found is None:
-        empty = runs_html.nothing_yet()
-        return (
-            shown
-            | {"head": empty}
-            | dict.fromkeys(("board", "chart", "meters", "log"), "")
-            | (_buttons(None))
-        )
-    return shown | _drawn(found) | _buttons(found.info, found)
+        drawn = dict.fromkeys(("board", "chart", "meters", "log"), "")
+        return {**shown, "head": render("runs.html", "nothing_yet"), **drawn, **_buttons(None)}
+    return {**shown, "head": html.head(found), **_drawn(found), **_buttons(found)}
 
 
 _drawings: dict[str, tuple[Any, dict[str, str]]] = {}
@@ -173,37 +154,38 @@ _drawings: dict[str, tuple[Any, dict[str, str]]] = {}
 
 def _drawn(found: RunView) -> dict[str, str]:
     """The HTML of a run, made once for everyone who watches."""
-    name = found.info.name
-    version = (found.version, found.info.alive, found.info.phase)
-    kept = _drawings.get(name)
-    if kept is None or kept[0] != version:
+    name, version = found.info.name, (found.version, found.info.alive, found.info.phase)
+    if name not in _drawings or _drawings[name][0] != version:
         drawn = {
-            "board": runs_html.board(found),
-            "chart": runs_html.chart(found),
-            "meters": runs_html.meters(found),
-            "log": runs_html.log(found),
+            "board": html.board(found),
+            "chart": html.chart(found),
+            "meters": html.meters(found),
+            "log": html.log(found),
         }
-        kept = _drawings[name] = (version, drawn)
+        _drawings[name] = (version, drawn)
         for old in list(_drawings)[:-16]:
             _drawings.pop(old, None)
-    return {"head": runs_html.head(found), **kept[1]}
+        return drawn
+    return _drawings[name][1]
 
 
-def _buttons(info: RunInfo | None, found: RunView | None = None) -> dict[str, Any]:
+def _buttons(found: RunView | None) -> dict[str, tuple[bool, str, bool]]:
     """(visible, label, clickable) of every button."""
-    nothing = (False, "", True)
-    if info is None:
-        return dict.fromkeys(("stop", "resume", "anyway", "again", "draw", "delete"), nothing)
+    if found is None:
+        return dict.fromkeys(
+            ("stop", "resume", "anyway", "draw", "again", "delete"), (False, "", True)
+        )
+    info = found.info
     ended = info.phase in ("stopped", "failed", UNSTARTED)
     saved = jobs.has_checkpoint(info.name)
-    changed = info.phase == "failed" and info.code == "images_changed"
     leave = "Take out of the queue" if info.phase == QUEUED else "Stop and save"
+    changed = info.code == "images_changed"
     return {
         "stop": (info.alive or info.phase == QUEUED, leave, not info.stopping),
         "resume": (ended, "Resume" if saved else "Start again", True),
-        "anyway": (changed, "Resume with the changed images", True),
-        "again": (found is not None and found.config is not None, "Fill the Train form", True),
+        "anyway": (ended and changed, "Resume with the changed images", True),
         "draw": (jobs.has_adapter(info.name), "Generate with it", True),
+        "again": (found.config is not None, "Fill the Train form", True),
         "delete": (not info.alive, "Delete …", True),
     }
 
@@ -215,31 +197,25 @@ def _component(key: str, value: Any) -> Any:
         return gr.Radio(choices=choices, value=chosen, visible=bool(choices))
     if isinstance(value, tuple):
         visible, text, clickable = value
-        return gr.update(
-            visible=visible, interactive=clickable, **({"value": text} if text else {})
-        )
-    return gr.update(value=value, visible=bool(value))
+        return gr.Button(text, visible=visible, interactive=clickable)
+    return gr.HTML(value, visible=bool(value))
 
 
 # ------------------------------------------------------------------------------ acting
 
 
-def _act(parts: _Parts, shared: Shared) -> None:
+def _act(parts: RunParts, shared: Shared) -> None:
     """Every press changes the run folders, and then has the run shown as it is."""
-    name, show = parts.names, shared.run
-
-    def press(button: gr.Button, action: Any) -> None:
-        button.click(says_errors(action), name, show, **QUIET)
-
-    press(parts.stop, _stop)
-    press(parts.resume, _resume)
-    press(parts.anyway, _resume_anyway)
-    parts.delete.click(_ask, name, [parts.asked, parts.question], **QUIET)
+    name, show, buttons = parts.names, shared.run, parts.buttons
+    buttons["stop"].click(says_errors(_stop), name, show, **QUIET)
+    buttons["resume"].click(says_errors(_resume), name, show, **QUIET)
+    buttons["anyway"].click(says_errors(_resume_anyway), name, show, **QUIET)
+    buttons["delete"].click(_ask, name, [parts.asked, parts.question], **QUIET)
     parts.no.click(_hide, None, parts.question, **QUIET)
-    parts.yes.click(says_errors(_delete), name, [parts.question, show], **QUIET)
     parts.names.input(_hide, None, parts.question, **QUIET)
-    parts.again.click(says_errors(_settings), name, [shared.settings, shared.tabs], **QUIET)
-    parts.draw.click(
+    parts.yes.click(says_errors(_delete), name, [parts.question, show], **QUIET)
+    buttons["again"].click(says_errors(_settings), name, [shared.settings, shared.tabs], **QUIET)
+    buttons["draw"].click(
         lambda chosen: (chosen, go("generate")), name, [shared.adapter, shared.tabs], **QUIET
     )
 
@@ -260,9 +236,7 @@ def _resume_anyway(name: str) -> str:
 
 
 def _ask(name: str) -> tuple[str, gr.Group]:
-    what = jobs.contents(name)
-    text = f"Delete <b>{escape(name)}</b>, with {escape(what)}? This can't be undone."
-    return f'<p class="question">{text}</p>', gr.Group(visible=True)
+    return render("runs.html", "question", name, jobs.contents(name)), gr.Group(visible=True)
 
 
 def _hide() -> gr.Group:
@@ -272,7 +246,7 @@ def _hide() -> gr.Group:
 def _delete(name: str) -> tuple[gr.Group, str]:
     jobs.delete(name)
     gr.Info(f"{escape(name)} is deleted.")
-    return gr.Group(visible=False), " "  # no run's name: shows the next one
+    return _hide(), " "  # no run's name: shows the next one
 
 
 def _settings(name: str) -> tuple[tuple[str, float], gr.Tabs]:
@@ -283,17 +257,13 @@ def _settings(name: str) -> tuple[tuple[str, float], gr.Tabs]:
 
 
 def _compare(shared: Shared) -> None:
-    with gr.Accordion("Compare runs", open=False, elem_id=elem("runs", "compare")):
+    with gr.Accordion("Compare runs", open=False, elem_id=_id("compare")):
         chosen = gr.Dropdown(
-            [],
-            multiselect=True,
-            max_choices=MOST,
-            label="Runs side by side",
-            info="Two to four.",
-            elem_id=elem("runs", "compared-names"),
-        )
-        area = gr.HTML(elem_id=elem("runs", "compared"))
-    chosen.change(compared, chosen, area, **QUIET)
+            [], multiselect=True, max_choices=html.MOST_COMPARED, label="Runs side by side",
+            info="Two to four.", elem_id=_id("compared-names"),
+        )  # fmt: skip
+        area = gr.HTML(elem_id=_id("compared"))
+    chosen.change(html.compared, chosen, area, **QUIET)
 
     def refresh(names: list[str]) -> gr.Dropdown:
         known = [run.name for run in overview.runs()]
@@ -316,15 +286,14 @@ def run_status(run: str = "") -> dict[str, Any]:
     if name is None:
         return {}
     found = view(name)
-    losses = found.curves.get("step.loss", [])
-    info = found.info
+    info, losses = found.info, found.curves.get("loss", [])
     return {
         "name": info.name,
         "phase": info.phase,
         "step": info.step,
         "total_steps": info.total_steps,
         "eta_seconds": info.eta_seconds,
-        "message": runs_html.plain_message(info.message, info.code),
+        "message": html.plain_message(info.message, info.code),
         "alive": info.alive,
         "loss": losses[-1][1] if losses else None,
     }

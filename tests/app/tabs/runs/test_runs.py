@@ -11,30 +11,27 @@ from typing import Any
 import psutil
 import pytest
 
-from app.tabs.runs import html as runs_html
-from app.tabs.runs import reader as runs_reader
 from app.jobs import RunInfo
-from app.tabs.runs.compare import compared
-from app.tabs.runs import tab
+from app.tabs.runs import html, reader, tab
 from trainer import places
 from trainer.config.schema import TrainingConfig
 from trainer.config.file import with_values, write_config
 from tests.trainer.logs_for_tests import log_events
+from trainer.errors import Code
 from trainer.events import CheckpointSaved, Ended, Evaluated, Meters, Prepared, RunEvent, StepDone, Warned
 from trainer.runs.log import EventReader
 from trainer.runs.layout import RunFolder, create_run
 from trainer.runs.status import Status, write_status
 
 EVIL = "<script>alert(1)</script>"
-NOTHING_SEEN: dict[str, object] = {}
 
 
 @pytest.fixture(autouse=True)
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty folder of runs, and readers that look every time."""
     monkeypatch.setattr(places, "RUNS", tmp_path)
-    monkeypatch.setattr(runs_reader, "FRESH", 0.0)
-    monkeypatch.setattr(runs_reader, "_readers", {})
+    monkeypatch.setattr(reader, "FRESH", 0.0)
+    monkeypatch.setattr(reader, "_readers", {})
     monkeypatch.setattr(tab, "_drawings", {})
 
 
@@ -59,17 +56,6 @@ def add_preview(run: RunFolder, step: int, prompt: str = "a photo of ohwx") -> N
     (folder / "prompts.json").write_text(json.dumps([record]))
 
 
-def moment(chosen: str | None, seen: dict[str, object]) -> tuple[dict[str, object], set[str]]:
-    """What a browser shows after a tick, and which parts were sent."""
-    *updates, now, _ = tab._moment(chosen, "", seen)  # type: ignore[arg-type]
-    sent = {
-        key
-        for key, update in zip(now, updates, strict=True)
-        if not (isinstance(update, dict) and set(update) == {"__type__"})
-    }
-    return now, sent
-
-
 # ------------------------------------------------------------------------------ reading
 
 
@@ -77,17 +63,17 @@ def test_curves_follow_a_run_that_went_back_to_its_checkpoint() -> None:
     run = make_run()
     log_events(run, Prepared())
     steps(run, 1, 8, loss=0.5)
-    assert len(runs_reader.view("ohwx").curves["step.loss"]) == 8
+    assert len(reader.view("ohwx").curves["loss"]) == 8
     log_events(run, Prepared(step=5))
     steps(run, 6, 7, loss=0.25)
-    points = runs_reader.view("ohwx").curves["step.loss"]
+    points = reader.view("ohwx").curves["loss"]
     assert points == [*((float(s), 0.5) for s in range(1, 6)), (6.0, 0.25), (7.0, 0.25)]
 
 
 def test_a_view_costs_one_reading_however_many_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run()
     steps(run, 1, 5)
-    monkeypatch.setattr(runs_reader, "FRESH", 3600.0)
+    monkeypatch.setattr(reader, "FRESH", 3600.0)
     readings: list[int] = []
     real = EventReader.read
 
@@ -96,9 +82,9 @@ def test_a_view_costs_one_reading_however_many_ask(monkeypatch: pytest.MonkeyPat
         return real(self)
 
     monkeypatch.setattr(EventReader, "read", counted)
-    views: list[runs_reader.RunView] = []
+    views: list[reader.RunView] = []
     threads = [
-        threading.Thread(target=lambda: views.append(runs_reader.view("ohwx"))) for _ in range(20)
+        threading.Thread(target=lambda: views.append(reader.view("ohwx"))) for _ in range(20)
     ]
     for thread in threads:
         thread.start()
@@ -111,10 +97,10 @@ def test_a_view_costs_one_reading_however_many_ask(monkeypatch: pytest.MonkeyPat
 def test_a_new_run_with_an_old_name_is_not_the_old_one() -> None:
     run = make_run()
     steps(run, 1, 5)
-    assert runs_reader.view("ohwx").curves
+    assert reader.view("ohwx").curves
     run.path.rename(places.RUNS / ".gone")
     make_run()
-    assert runs_reader.view("ohwx").curves == {}
+    assert reader.view("ohwx").curves == {}
 
 
 # ------------------------------------------------------------------------------ sending
@@ -124,26 +110,26 @@ def test_nothing_is_sent_again_that_has_not_changed() -> None:
     run = make_run()
     steps(run, 1, 5)
     add_preview(run, 0)
-    seen, sent = moment(None, NOTHING_SEEN)
-    assert {"names", "head", "board", "chart", "log"} <= sent
-    seen, sent = moment("ohwx", seen)
-    assert sent == set()
+    seen, sent = tab.moment(None, "", {})
+    assert {"names", "head", "board", "chart", "log"} <= set(sent)
+    seen, sent = tab.moment("ohwx", "", seen)
+    assert sent == []
     log_events(run, CheckpointSaved(5))
-    seen, sent = moment("ohwx", seen)
-    assert sent == {"log"}
+    seen, sent = tab.moment("ohwx", "", seen)
+    assert sent == ["log"]
     add_preview(run, 5)
-    _, sent = moment("ohwx", seen)
-    assert sent == {"board"}
+    _, sent = tab.moment("ohwx", "", seen)
+    assert sent == ["board"]
 
 
 def test_the_address_of_a_picture_changes_with_the_picture_only() -> None:
     run = make_run()
     add_preview(run, 0)
-    before = runs_html.board(runs_reader.view("ohwx"))
-    assert runs_html.board(runs_reader.view("ohwx")) == before
+    before = html.board(reader.view("ohwx"))
+    assert html.board(reader.view("ohwx")) == before
     assert "data:" not in before  # browsers keep what they have fetched
     (run.preview(0) / "00.png").write_bytes(b"\x89PNG\r\n\x1a\n, another one")
-    assert runs_html.board(runs_reader.view("ohwx")) != before
+    assert html.board(reader.view("ohwx")) != before
 
 
 def test_what_trains_is_shown_first_and_a_wish_comes_before_it() -> None:
@@ -151,15 +137,23 @@ def test_what_trains_is_shown_first_and_a_wish_comes_before_it() -> None:
     run = make_run("old")
     write_status(run, Status("training", 3, 9, None, here.pid, here.create_time()))
     make_run("new")
-    assert moment(None, NOTHING_SEEN)[0]["names"][1] == "old"  # type: ignore[index]
-    assert moment("new", NOTHING_SEEN)[0]["names"][1] == "new"  # type: ignore[index]
-    *_, now, wish = tab._moment("new", "old", {})
-    assert now["names"][1] == "old" and wish == ""
+    for chosen, wished, shown in ((None, "", "old"), ("new", "", "new"), ("new", "old", "old")):
+        now, _ = tab.moment(chosen, wished, {})
+        assert now["names"][1] == shown
 
 
 def test_without_a_run_it_says_what_to_do() -> None:
-    seen, _ = moment(None, NOTHING_SEEN)
+    seen, _ = tab.moment(None, "", {})
     assert "Start training" in str(seen["head"]) and seen["board"] == ""
+
+
+@pytest.mark.parametrize("code", ["images_changed", "user_error"])
+def test_the_code_decides_whether_changed_images_may_be_accepted(code: Code) -> None:
+    run = make_run()
+    write_status(run, Status("failed", 1, 2, message="The images are others.", code=code))
+    now, _ = tab.moment(None, "", {})
+    assert now["anyway"][0] == (code == "images_changed")
+    assert now["resume"][0]
 
 
 # ------------------------------------------------------------------------------ saying
@@ -177,7 +171,7 @@ def test_without_a_run_it_says_what_to_do() -> None:
     ],
 )  # fmt: skip
 def test_states_in_words(info: RunInfo, words: str) -> None:
-    assert words in runs_html.label(info)
+    assert words in html.label(info)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +184,7 @@ def test_states_in_words(info: RunInfo, words: str) -> None:
     ],
 )
 def test_no_exception_is_shown(message: str, code: str, shown: str) -> None:
-    said = runs_html.plain_message(message, code)
+    said = html.plain_message(message, code)
     assert shown in said and "/home" not in said and "Key" not in said
 
 
@@ -208,13 +202,13 @@ def test_nothing_of_a_users_becomes_markup() -> None:
     recommended = {"checkpoint": EVIL, "strength": 1, "why": EVIL}
     (run.path / "evaluation.json").write_text(json.dumps({"recommended": recommended}))
     make_run("other")
-    shown = runs_reader.view("evil")
+    shown = reader.view("evil")
     parts = [
-        runs_html.head(shown),
-        runs_html.board(shown),
-        runs_html.log(shown),
-        runs_html.meters(shown),
-        compared(["evil", "other"]),
+        html.head(shown),
+        html.board(shown),
+        html.log(shown),
+        html.meters(shown),
+        html.compared(["evil", "other"]),
     ]
     for part in parts:
         assert "<script" not in part and "&lt;script" in part
@@ -225,7 +219,7 @@ def test_the_base_model_is_the_first_row_and_then_the_newest() -> None:
     run = make_run()
     for step in (0, 100, 200):
         add_preview(run, step)
-    board = runs_html.board(runs_reader.view("ohwx"))
+    board = html.board(reader.view("ohwx"))
     rows = [board.index(f">{name}</th>") for name in ("base model", "step 200", "step 100")]
     assert rows == sorted(rows)
     assert "<mark>ohwx</mark>" in board
@@ -235,19 +229,19 @@ def test_long_curves_are_thinned_and_bad_values_do_no_harm() -> None:
     run = make_run()
     steps(run, 1, 50)
     log_events(run, StepDone(51, math.nan))
-    shown = runs_reader.view("ohwx")
+    shown = reader.view("ohwx")
     many = [(float(step), 1.0 / step) for step in range(1, 40_001)]
-    shown.curves["step.loss"] = many
-    shown.curves["step.preservation"] = many
-    drawn = runs_html.chart(shown)
-    assert drawn.count("L") <= runs_html.MOST_POINTS
+    shown.curves["loss"] = many
+    shown.curves["preservation"] = many
+    drawn = html.chart(shown)
+    assert drawn.count("L") <= html.MOST_POINTS
     assert "nan" not in drawn
 
 
 def test_comparing_shows_what_differs_and_only_that() -> None:
     make_run("one", "finished", **{"adapter.rank": 8})
     make_run("two", "finished", **{"adapter.rank": 32})
-    table = compared(["one", "two", "deleted"])
+    table = html.compared(["one", "two", "deleted"])
     assert "Rank" in table and ">8<" in table and ">32<" in table
     assert "Batch size" not in table
-    assert "two to four" in compared(["one"])
+    assert "two to four" in html.compared(["one"])
