@@ -4,10 +4,10 @@
     python -m benchmarks.memory measure --base sd15 --resolution 512 --out memory.json
     python -m benchmarks.memory plot --out memory.json
 
-``predict`` prints the tables of docs/speed-and-memory.md. ``measure`` runs real training steps of a
-model with random weights on the CPU, in a process of their own, and compares the resident memory
-that they took at most with the prediction for the same step. Results are kept in the file, by
-case: a second start leaves out what is there. ``plot`` draws what was predicted, beside the file.
+``predict`` prints the tables of docs/notes/speed-and-memory.md. ``measure`` runs real steps of a
+model with random weights on the CPU, each in a process of its own, and compares the resident memory
+that they took at most with the prediction. Results are kept in the file, by case: a second start
+leaves out what is there. ``plot`` draws what was predicted, beside the file.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
 ``run`` adds to the results file: a round that is there is not run again, so that it can be stopped
 and started. One thread each; CPU seconds are what is compared, since they depend less than wall
 time on what else a machine does. ``write-docs`` puts tables and a plot into
-docs/speed-and-memory.md.
+docs/notes/speed-and-memory.md.
 """
 
 from __future__ import annotations

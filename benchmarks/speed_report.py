@@ -1,4 +1,4 @@
-"""The tables and the plot of docs/speed-and-memory.md, from measured processes."""
+"""The tables and the plot of docs/notes/speed-and-memory.md, from measured processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 from trainer.places import PROJECT
 
-PAGE = PROJECT / "docs" / "speed-and-memory.md"
+PAGE = PROJECT / "docs" / "notes" / "speed-and-memory.md"
 PLOT = PROJECT / "docs" / "images" / "speed.svg"
 
 MODELS = {

@@ -16,8 +16,8 @@ from trainer.events import Meters
 from trainer.places import PROJECT
 from trainer.runs.atomic import write_text
 
-PAGE = PROJECT / "docs" / "keeping-the-rest-still.md"
-MEASURING = PROJECT / "docs" / "measuring.md"
+PAGE = PROJECT / "docs" / "notes" / "preservation.md"
+MEASURING = PROJECT / "docs" / "notes" / "measuring.md"
 BOARD = PROJECT / "docs" / "images" / "keeping-the-rest-still.png"
 BEGIN, END = "<!-- study: begin -->", "<!-- study: end -->"
 NAMES = {
@@ -109,7 +109,7 @@ def pictures_table(rows: Sequence[Row]) -> str:
     """How like the set the pictures are that are drawn with the trigger and without it."""
     lines = [
         "**Pictures drawn by the set's captions**, likeness to the set's own (0 to 1, see",
-        "[measuring.md](measuring.md)); without the trigger they should stay the base model's:",
+        "[measuring.md](../measuring.md)); without the trigger they should stay the base model's:",
         "",
         "| set | held in place by | seeds | with the trigger | without it | base model |",
         "| --- | --- | --- | --- | --- | --- |",

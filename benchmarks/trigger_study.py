@@ -6,7 +6,7 @@
 Each run trains on a bundled set with the built-in base model and is measured by the meters of
 `trainer.evaluation`, at finer settings than a run uses itself. A run that is in the file already is
 left out, so that the study can be stopped and started again. ``--write-docs`` puts the tables into
-docs/keeping-the-rest-still.md and the board beside it.
+docs/notes/preservation.md and the board beside it.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def sheet(
 
 
 def write(pipeline: StableDiffusionPipeline, target: Path, seed: int = 0) -> None:
-    """The grid of docs/base-model.md."""
+    """The grid of docs/notes/base-model.md."""
     chosen = contents(64, seed)
     images = generate(pipeline, [plain(content) for content in chosen], seed)
     labels = [f"{c.subject}, {c.style}, {c.background}" for c in chosen]

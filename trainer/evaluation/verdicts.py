@@ -1,6 +1,6 @@
 """What the meters say, in plain words, and which checkpoint to use at which strength.
 
-The bounds lie between good and bad adapters of the built-in model, see docs/measuring.md. All
+The bounds lie between good and bad adapters of the built-in model, see docs/notes/measuring.md. All
 are shares, so that they hold for other pictures, ranks and base models: none is a loss or a drift.
 What to use is a trade-off with its reason, never one score.
 """

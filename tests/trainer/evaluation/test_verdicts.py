@@ -1,4 +1,4 @@
-"""What the meters say of adapters of the built-in model (docs/measuring.md), and what to use."""
+"""What the meters say of adapters of the built-in model (docs/notes/measuring.md); what to use."""
 
 from __future__ import annotations
 
