@@ -193,10 +193,7 @@ FORGED = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
 def test_the_served_page_gives_nothing_away(tmp_path: Path) -> None:
     """FAULTS 40, against the page as it is started, with a network that answers nothing."""
     secret = PROJECT / "trainer" / "config.py"
-    with (
-        Server(tmp_path) as server,
-        httpx.Client(base_url=server.url, trust_env=False) as client,
-    ):
+    with Server(tmp_path) as server, httpx.Client(base_url=server.url, trust_env=False) as client:
         page = client.get("/")
         assert page.status_code == 200 and "fonts.googleapis" not in page.text
         assert client.get("/config").json()["analytics_enabled"] is False

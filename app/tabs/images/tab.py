@@ -89,10 +89,7 @@ class ImagesTab:
             *(p.findings, p.buckets, p.undo, p.desk, p.use),
             *(p.trigger, p.class_word, p.verdict, p.measured, shared.trigger, shared.class_word),
         ]
-        self.rereading = (
-            [p.opened, p.picture, shared.base],
-            [p.summary, p.findings, p.facts],
-        )
+        self.rereading = ([p.opened, p.picture, shared.base], [p.summary, p.findings, p.facts])
 
     def wire(self) -> None:
         """Connects everything that is about a set and a picture."""

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from app.tabs.images.archives import Limits, unpack
+from app.tabs.images.uploads import store_uploads
+from tests.app.sets_for_tests import upload
 from tests.corpus.names import NAUGHTY
 from tests.trainer.data.folders_for_tests import picture
 from trainer.errors import UserError
@@ -58,12 +60,6 @@ def twice() -> bytes:
     return make_zip(fill)
 
 
-def endless_list() -> bytes:
-    """An end record that claims a list of 2 GB, in an archive that is so long (a sparse file)."""
-    record = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, 2_000_000_000, 0, 0)
-    return record
-
-
 BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "path escape": (lambda: one("../../evil.png"), "outside the image set"),
     "path escape with backslashes": (lambda: one("..\\..\\evil.png"), "outside the image set"),
@@ -96,25 +92,21 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
 }
 
 
-def refused(data: bytes, folder: Path, limits: Limits | None = None) -> str:
-    """The message of the refusal; what is in the folder then is the caller's to remove."""
-    archive = folder.parent / "upload.bin"
-    archive.write_bytes(data)
+def refused(data: bytes, tmp_path: Path, limits: Limits | None = None) -> str:
+    """The reason for which an upload of a picture and this archive is refused, leaving nothing."""
+    files = upload(tmp_path / "sent", {"good.png": picture(1), "bad.zip": data})
     with pytest.raises(UserError) as caught:
-        unpack(archive, "pictures.zip", folder, limits or Limits())
-    assert "pictures.zip was not taken" in caught.value.message
+        store_uploads(tmp_path / "deep" / "datasets", files, limits=limits)
+    assert "bad.zip was not taken" in caught.value.message
+    left = [path for path in tmp_path.rglob("*") if not path.is_dir()]
+    assert sorted(left) == sorted(file.path for file in files)
     return caught.value.message
 
 
 @pytest.mark.parametrize("case", BAD)
 def test_refused_whole(case: str, tmp_path: Path) -> None:
-    folder = tmp_path / "deep" / "staging"
-    folder.mkdir(parents=True)
     make, reason = BAD[case]
-    assert reason in refused(make(), folder)
-    outside = {path for path in tmp_path.rglob("*") if path.is_file() or path.is_symlink()}
-    assert all(p.parent == folder or p.name == "upload.bin" for p in outside)
-    assert not any(path.is_symlink() for path in outside)
+    assert reason in refused(make(), tmp_path)
     assert not Path("/tmp/evil.png").exists()
 
 
@@ -123,31 +115,31 @@ def test_a_hundred_thousand_files(tmp_path: Path) -> None:
         for number in range(100_000):
             zipped.writestr(f"{number}.png", b"")
 
-    folder = tmp_path / "staging"
-    folder.mkdir()
-    assert "100,000 files" in refused(make_zip(fill, zipfile.ZIP_STORED), folder)
-    assert not [*folder.iterdir()]
+    assert "100,000 files" in refused(make_zip(fill, zipfile.ZIP_STORED), tmp_path)
 
 
 def test_a_list_of_files_that_would_fill_the_memory(tmp_path: Path) -> None:
+    """An end record that claims a list of 2 GB, in an archive that is so long (a sparse file)."""
     archive = tmp_path / "upload.zip"
     with archive.open("wb") as file:
         file.truncate(2_000_000_000)
         file.seek(0, os.SEEK_END)
-        file.write(endless_list())
+        file.write(struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, 2_000_000_000, 0, 0))
     with pytest.raises(UserError, match="list of files is far too long"):
         unpack(archive, "big.zip", tmp_path, Limits())
 
 
 def test_a_size_that_lies(tmp_path: Path) -> None:
-    """The list says one byte, the data are a megabyte."""
+    """The list says one byte, the data are a megabyte: no more than that byte is written."""
     data = bytearray(one("a.bin", os.urandom(1 << 20)))
     for signature, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
         at = data.rindex(signature) if signature[2] == 1 else data.index(signature)
         data[at + offset : at + offset + 4] = struct.pack("<L", 1)
-    folder = tmp_path / "staging"
+    archive, folder = tmp_path / "lies.zip", tmp_path / "staging"
+    archive.write_bytes(data)
     folder.mkdir()
-    refused(bytes(data), folder)
+    with pytest.raises(UserError, match=r"damaged or no zip file|more than it says"):
+        unpack(archive, "lies.zip", folder, Limits())
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 1
 
 
@@ -155,19 +147,16 @@ def test_a_size_that_lies(tmp_path: Path) -> None:
     ("limits", "reason"),
     [
         (Limits(members=2), "3 files; the limit is 2"),
-        (Limits(total_bytes=2500), "GB; the limit"),
+        (Limits(total_bytes=5500), "GB; the limit"),
         (Limits(member_bytes=900), "MB; the limit"),
     ],
 )
 def test_limits(limits: Limits, reason: str, tmp_path: Path) -> None:
     def fill(zipped: zipfile.ZipFile) -> None:
         for number in range(3):
-            zipped.writestr(f"{number}.txt", os.urandom(1000))
+            zipped.writestr(f"{number}.txt", b"x" * 2000)
 
-    folder = tmp_path / "staging"
-    folder.mkdir()
-    assert reason in refused(make_zip(fill), folder, limits)
-    assert not [*folder.iterdir()]
+    assert reason in refused(make_zip(fill), tmp_path, limits)
 
 
 def test_good_ones_are_unpacked_under_numbers(tmp_path: Path) -> None:
@@ -181,9 +170,8 @@ def test_good_ones_are_unpacked_under_numbers(tmp_path: Path) -> None:
         for name, data in {**pictures, **junk}.items():
             zipped.writestr(name, data)
 
-    archive = tmp_path / "upload.zip"
+    archive, folder = tmp_path / "upload.zip", tmp_path / "staging"
     archive.write_bytes(make_zip(fill))
-    folder = tmp_path / "staging"
     folder.mkdir()
     members = unpack(archive, "upload.zip", folder, Limits())
     assert {member.name: member.path.read_bytes() for member in members} == pictures

@@ -17,7 +17,7 @@ from app.tabs.images.imagesets import HIDDEN, find_set, list_sets, read_notes, s
 from app.tabs.images.storage import copy_set
 from app.tabs.images.uploads import store_uploads
 from tests.app.sets_for_tests import stored, tree, upload
-from tests.app.tabs.images.test_archives import BAD, make_zip
+from tests.app.tabs.images.test_archives import make_zip
 from tests.corpus.names import NAUGHTY
 from tests.trainer.data.folders_for_tests import picture, put
 from trainer.errors import UserError
@@ -108,15 +108,6 @@ def test_adding_goes_on_counting(tmp_path: Path) -> None:
 
 def nothing_left(root: Path) -> bool:
     return not root.exists() or not [*root.iterdir()]
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_a_bad_zip_leaves_nothing(case: str, tmp_path: Path) -> None:
-    make, _ = BAD[case]
-    files = {"good.png": picture(1), "bad.zip": make()}
-    with pytest.raises(UserError, match=r"bad\.zip was not taken"):
-        stored(tmp_path, files)
-    assert nothing_left(tmp_path / "datasets")
 
 
 @pytest.mark.parametrize(
