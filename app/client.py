@@ -20,9 +20,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from app import jobs
 from trainer.errors import UserError
+from trainer.events import Progress
 
-OnProgress = Callable[[int, int, str], None]
-"""Is told (step, total or 0 for unknown, what is done)."""
 ShouldStop = Callable[[], bool]
 Value = TypeVar("Value")
 
@@ -88,7 +87,7 @@ class _Call:
     verb: str
     arguments: Mapping[str, object]
     timeout: float
-    on_progress: OnProgress | None
+    on_progress: Progress | None
     should_stop: ShouldStop
     answered: bool = False
 
@@ -106,7 +105,7 @@ class ServiceClient:
         verb: str,
         arguments: Mapping[str, object],
         timeout: float,
-        on_progress: OnProgress | None = None,
+        on_progress: Progress | None = None,
         should_stop: ShouldStop = lambda: False,
     ) -> Any:
         """Asks the worker, and waits for its answer.
@@ -202,7 +201,7 @@ close = _client.close
 atexit.register(close)
 
 
-class Progress(NamedTuple):
+class ProgressUpdate(NamedTuple):
     """How far work is: step of total (0: not known), and what is done."""
 
     step: int
@@ -211,8 +210,8 @@ class Progress(NamedTuple):
 
 
 def follow(
-    work: Callable[[OnProgress, ShouldStop], Value], stop: threading.Event
-) -> Generator[Progress, None, Value]:
+    work: Callable[[Progress, ShouldStop], Value], stop: threading.Event
+) -> Generator[ProgressUpdate, None, Value]:
     """Does long work in a thread and yields the newest of its progress, for a handler of the page.
 
     Progress that the page could not show in time is left out. The work is asked to stop when
@@ -228,12 +227,12 @@ def follow(
     Raises:
         BaseException: what the work raises.
     """
-    news: queue.SimpleQueue[Progress | None] = queue.SimpleQueue()
+    news: queue.SimpleQueue[ProgressUpdate | None] = queue.SimpleQueue()
     done: Future[Value] = Future()
 
     def run() -> None:
         try:
-            done.set_result(work(lambda *told: news.put(Progress(*told)), stop.is_set))
+            done.set_result(work(lambda *told: news.put(ProgressUpdate(*told)), stop.is_set))
         except BaseException as error:  # raised again in the handler's thread
             done.set_exception(error)
         finally:

@@ -22,6 +22,7 @@ from pathlib import Path
 import filelock
 import psutil
 
+from app.render import counted
 from trainer import places
 from trainer.config.concepts import check_essentials, concepts_of
 from trainer.config.file import read_config, write_config
@@ -34,6 +35,7 @@ from trainer.runs.status import ENDED, Status, effective_status, is_alive, read_
 ServiceProcess = subprocess.Popen[str]
 
 QUEUED, UNSTARTED = "queued", "unstarted"
+FRESH = 1.0  # seconds for which what was read of the runs is good enough for everyone
 _LOG = "worker.log"  # what the worker prints, in the run's folder
 _stopping: set[tuple[str, int]] = set()  # (run, pid) that were asked to stop
 _children: list[subprocess.Popen[bytes]] = []
@@ -117,27 +119,37 @@ def busy() -> RunInfo | None:
     return next((run for run in runs() if run.alive), None)
 
 
-def has_checkpoint(name: str) -> bool:
-    """Whether a run has saved something to go on from."""
-    return bool(RunFolder(places.RUNS / Path(name).name).checkpoint_steps())
+class Overview:
+    """The list of all runs, read at most once a second for all browsers."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._read_at = -FRESH
+        self._runs: list[RunInfo] = []
+
+    def runs(self, *, now: bool = False) -> list[RunInfo]:
+        """All runs, the newest first, as they are or were a second ago."""
+        with self._lock:
+            if now or time.monotonic() - self._read_at >= FRESH:
+                self._runs, self._read_at = runs(), time.monotonic()
+            return self._runs
+
+    def busy(self) -> RunInfo | None:
+        """The run that a process works on, if any."""
+        return next((run for run in self.runs() if run.alive), None)
 
 
-def has_adapter(name: str) -> bool:
-    """Whether a run has a result."""
-    return RunFolder(places.RUNS / Path(name).name).adapter.is_file()
+overview = Overview()
 
 
 def contents(name: str) -> str:
     """What a run's folder holds, in words, for the question before deleting."""
     run = run_folder(name)
     checkpoints, previews = len(run.checkpoint_steps()), len(run.preview_steps())
-    parts = [
-        "its adapter" if run.adapter.is_file() else "",
-        f"{checkpoints} checkpoint{'s' * (checkpoints != 1)}" if checkpoints else "",
-        f"the previews of {previews} step{'s' * (previews != 1)}" if previews else "",
-        "its settings and its log",
-    ]
-    return ", ".join(part for part in parts if part)
+    parts = ["its adapter"] if run.adapter.is_file() else []
+    parts += [counted(checkpoints, "checkpoint")] if checkpoints else []
+    parts += [f"the previews of {counted(previews, 'step')}"] if previews else []
+    return ", ".join([*parts, "its settings and its log"])
 
 
 def waiting_runs() -> list[str]:
@@ -146,12 +158,8 @@ def waiting_runs() -> list[str]:
         names = json.loads(_queue_file().read_bytes())
     except (OSError, ValueError):
         return []
-    names = names if isinstance(names, list) else []
-    return [name for name in names if isinstance(name, str) and _config_of(name).is_file()]
-
-
-def _config_of(name: str) -> Path:
-    return RunFolder(places.RUNS / Path(name).name).config
+    names = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    return [name for name in names if (places.RUNS / Path(name).name / "config.toml").is_file()]
 
 
 def _queue_file() -> Path:
@@ -171,7 +179,7 @@ def start(config: TrainingConfig) -> str:
     with _one_at_a_time():
         _refuse_if_busy()
         run = _new_run(config)
-        _spawn_training(run, ["worker", str(run.path)])
+        _spawn_training(run)
     return run.name
 
 
@@ -201,10 +209,7 @@ def resume(name: str, *, accept_changes: bool = False) -> None:
     with _one_at_a_time():
         _refuse_if_busy()
         _leave_queue(name)
-        flags = ["--resume"] if run.checkpoint_steps() else []
-        _spawn_training(
-            run, ["worker", str(run.path), *flags, *["--accept-changes"] * accept_changes]
-        )
+        _spawn_training(run, accept_changes)
 
 
 def stop(name: str) -> None:
@@ -256,8 +261,7 @@ def is_image_set(folder: Path) -> bool:
         return False
     if path.parent == places.DATASETS:
         return True
-    trained = (_folders_of(run.config) for run in list_runs(places.RUNS))
-    return any(path in folders for folders in trained)
+    return any(path in _folders_of(run.config) for run in list_runs(places.RUNS))
 
 
 def _folders_of(file: Path) -> set[Path]:
@@ -307,12 +311,16 @@ def _one_at_a_time() -> Iterator[None]:
 # ------------------------------------------------------------------------------ processes
 
 
-def _spawn_training(run: RunFolder, arguments: list[str]) -> None:
-    """Starts a worker and notes it as the run's process before it can do so itself."""
+def _spawn_training(run: RunFolder, accept_changes: bool = False) -> None:
+    """Starts a worker, from the last checkpoint if there is one.
+
+    It is noted as the run's process before it can do so itself.
+    """
     old = read_status(run)
+    flags = ["--resume"] * bool(run.checkpoint_steps()) + ["--accept-changes"] * accept_changes
     with (run.path / _LOG).open("wb") as log:
         worker = subprocess.Popen(
-            [sys.executable, "-m", "trainer", *arguments],
+            [sys.executable, "-m", "trainer", "worker", str(run.path), *flags],
             cwd=places.PROJECT,
             env=_environment(),
             stdin=subprocess.DEVNULL,
@@ -322,9 +330,9 @@ def _spawn_training(run: RunFolder, arguments: list[str]) -> None:
         )
     _children.append(worker)
     started = psutil.Process(worker.pid).create_time()
-    step, total = (old.step, old.total_steps) if old else (0, 0)
     status = read_status(run)
     if status is None or status.pid != worker.pid:  # else it was quicker
+        step, total = (old.step, old.total_steps) if old else (0, 0)
         status = Status("preparing", step, total, None, worker.pid, started, "starting")
         write_status(run, status)
 
@@ -345,11 +353,8 @@ def spawn_service() -> ServiceProcess:
 
 
 def _environment() -> dict[str, str]:
-    environment = dict(os.environ)
-    rest = environment.get("PYTHONPATH")
-    environment["PYTHONPATH"] = str(places.PROJECT) + (os.pathsep + rest if rest else "")
-    environment["PYTHONUNBUFFERED"] = "1"
-    return environment
+    path = os.pathsep.join(filter(None, [str(places.PROJECT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
 
 def keep_queue_moving(every: float = 1.0) -> threading.Thread:
@@ -379,6 +384,5 @@ def start_next() -> str | None:
             return None
         run = RunFolder(places.RUNS / waiting[0])
         write_json(_queue_file(), waiting[1:])
-        flags = ["--resume"] if run.checkpoint_steps() else []
-        _spawn_training(run, ["worker", str(run.path), *flags])
+        _spawn_training(run)
     return run.name

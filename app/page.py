@@ -6,13 +6,13 @@ from typing import Any
 
 import gradio as gr
 
-from app.shared import TABS, Shared, go
+from app import jobs
+from app.shared import QUIET, TABS, Shared, go
 from app.tabs.adapters import tab as adapters
 from app.tabs.generate import tab as generate
 from app.tabs.images import tab as images
 from app.tabs.runs import tab as runs
 from app.tabs.runs.html import label
-from app.tabs.runs.reader import overview
 from app.tabs.train import tab as train
 
 _BUILDERS = {
@@ -61,19 +61,18 @@ def build_page() -> gr.Blocks:
 
 def _show_what_trains(now: gr.Button, shared: Shared) -> None:
     """A line in the header, on every tab, that leads to the run."""
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
 
     def look(seen: str) -> tuple[Any, Any]:
-        busy = overview.busy()
+        busy = jobs.overview.busy()
         text = label(busy) if busy else ""
         if text == seen:
             return gr.skip(), gr.skip()
         return gr.Button(text, visible=bool(text)), text
 
     def lead() -> tuple[str, gr.Tabs]:
-        busy = overview.busy()
+        busy = jobs.overview.busy()
         return (busy.name if busy else ""), go("runs")
 
     seen = gr.State("")
-    gr.on([shared.timer.tick, shared.page.load], look, seen, [now, seen], **quiet)
-    now.click(lead, None, [shared.run, shared.tabs], **quiet)
+    gr.on([shared.timer.tick, shared.page.load], look, seen, [now, seen], queue=False, **QUIET)
+    now.click(lead, None, [shared.run, shared.tabs], queue=False, **QUIET)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import html
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -76,11 +75,6 @@ def go(tab: str) -> gr.Tabs:
 def elem(tab: str, thing: str) -> str:
     """The element id of a component, such as ``train-start``: what tests and scripts look for."""
     return f"{tab}-{thing}"
-
-
-def escape(text: object) -> str:
-    """A user's text for HTML: markup harmless, invisible characters shown."""
-    return html.escape(display_name(str(text)), quote=True)
 
 
 def says_errors(handler: Callable[Inputs, Output]) -> Callable[Inputs, Output]:

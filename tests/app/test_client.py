@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from app import jobs
-from app.client import OnProgress, ServiceClient, ShouldStop, Stopped, follow
+from app.client import ServiceClient, ShouldStop, Stopped, follow
 from trainer.errors import UserError
+from trainer.events import Progress
 
 WORKER = """
 import json, os, sys, time
@@ -175,7 +176,7 @@ def test_silence_ends_the_worker(
 
 
 def test_the_newest_progress_is_shown_and_the_value_returned() -> None:
-    def work(tell: OnProgress, stop: ShouldStop) -> str:
+    def work(tell: Progress, stop: ShouldStop) -> str:
         for step in range(1000):
             tell(step, 1000, "at work")
         return "done"
@@ -191,7 +192,7 @@ def test_the_newest_progress_is_shown_and_the_value_returned() -> None:
 
 
 def test_what_the_work_raises_is_raised() -> None:
-    def work(tell: OnProgress, stop: ShouldStop) -> None:
+    def work(tell: Progress, stop: ShouldStop) -> None:
         tell(1, 2, "so far")
         raise ValueError("broken")
 
@@ -202,7 +203,7 @@ def test_what_the_work_raises_is_raised() -> None:
 def test_work_is_stopped_when_nobody_listens_any_more() -> None:
     noticed = threading.Event()
 
-    def work(tell: OnProgress, stop: ShouldStop) -> None:
+    def work(tell: Progress, stop: ShouldStop) -> None:
         tell(0, 0, "begun")
         while not stop():
             time.sleep(0.01)

@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from app.client import OnProgress, Progress, ShouldStop, Stopped, follow
+from app.client import ProgressUpdate, ShouldStop, Stopped, follow
 from app.render import plain, quiet, render
 from app.shared import QUIET, elem, logger, says_errors
 from app.tabs.generate import drawing, grid
@@ -19,6 +19,7 @@ from app.tabs.generate.drawing import MOST_COUNT, Settings
 from app.tabs.generate.form import Form, read_form
 from app.tabs.generate.settings import parse_adapter
 from trainer.errors import UserError
+from trainer.events import Progress
 
 REMEMBERED = 60
 
@@ -43,7 +44,7 @@ class Drawn:
     sheet: tuple[Path, str] | None = None
 
 
-Work = Callable[[Drawn, OnProgress, ShouldStop], None]
+Work = Callable[[Drawn, Progress, ShouldStop], None]
 
 
 def wire(form: Form) -> None:
@@ -89,7 +90,7 @@ def wire(form: Form) -> None:
 def pictures_work(settings: Settings, compare: bool) -> Work:
     """The pictures of the form and, for comparison, the base model's of the same seeds."""
 
-    def work(drawn: Drawn, tell: OnProgress, stop: ShouldStop) -> None:
+    def work(drawn: Drawn, tell: Progress, stop: ShouldStop) -> None:
         both = compare and bool(settings.adapters)
 
         def tell_own(step: int, total: int, message: str) -> None:
@@ -115,7 +116,7 @@ def pictures_work(settings: Settings, compare: bool) -> Work:
 def grid_work(settings: Settings, chosen: list[str], strengths: str, prompts: str) -> Work:
     """A sheet of pictures; a stop leaves the rest of it empty."""
 
-    def work(drawn: Drawn, tell: OnProgress, stop: ShouldStop) -> None:
+    def work(drawn: Drawn, tell: Progress, stop: ShouldStop) -> None:
         plan = grid.read_plan(chosen, strengths, prompts)
         plan.check()
         cells, found = plan.cells(), {}
@@ -154,7 +155,7 @@ def show_drawing(
     drawn, stop = Drawn(), threading.Event()
     _stops[session or ""] = stop
     yield {
-        form.status: render("generate.html", "progress", Progress(0, 0, "Getting ready")),
+        form.status: render("generate.html", "progress", ProgressUpdate(0, 0, "Getting ready")),
         form.draw: gr.Button(interactive=False),
         form.grid_draw: gr.Button(interactive=False),
         form.stop: gr.Button(visible=True),

@@ -13,11 +13,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from app import client, jobs
-from app.client import OnProgress, ShouldStop
+from app.client import ShouldStop
 from app.files import disk_trouble
 from app.tabs.adapters.files import find_adapter, list_adapters
 from trainer import places
 from trainer.errors import UserError
+from trainer.events import Progress
 from trainer.runs.layout import RunFolder, list_runs
 
 MOST_COUNT = 16
@@ -101,7 +102,7 @@ def _steps(run: RunFolder) -> list[int]:
 
 def draw(
     settings: Settings,
-    on_progress: OnProgress | None = None,
+    on_progress: Progress | None = None,
     should_stop: ShouldStop = lambda: False,
 ) -> list[Path]:
     """Draws pictures into today's folder of pictures; gives their files in the order of seeds.

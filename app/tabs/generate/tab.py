@@ -55,7 +55,7 @@ def _choices() -> list[tuple[str, str]]:
 
 
 def _busy() -> str:
-    run = jobs.busy()
+    run = jobs.overview.busy()
     return render("generate.html", "busy", drawing.busy_error(run)) if run else ""
 
 

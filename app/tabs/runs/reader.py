@@ -21,7 +21,6 @@ from trainer.runs.charts import Point
 from trainer.runs.layout import RunFolder
 from trainer.runs.log import EventReader
 
-FRESH = 1.0  # seconds for which a view is good enough for everyone
 _LOG_LENGTH = 300
 _MOST_READERS = 64
 _CURVES: tuple[tuple[str, type[RunEvent], str], ...] = (
@@ -76,7 +75,7 @@ class _Reader:
         """The run as it is, or was a second ago."""
         with self._lock:
             now = time.monotonic()
-            if self._last is None or now - self._read_at >= FRESH:
+            if self._last is None or now - self._read_at >= jobs.FRESH:
                 self._last = self._read(self._last)
                 self._read_at = now
             return self._last
@@ -150,26 +149,3 @@ def view(name: str) -> RunView:
                 del _readers[old]
     return reader.view()
 
-
-class _Overview:
-    """The list of all runs, read once for everyone."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._read_at = 0.0
-        self._runs: list[RunInfo] = []
-
-    def runs(self, *, now: bool = False) -> list[RunInfo]:
-        """All runs, the newest first, as they are or were a second ago."""
-        with self._lock:
-            if now or time.monotonic() - self._read_at >= FRESH:
-                self._runs = jobs.runs()
-                self._read_at = time.monotonic()
-            return self._runs
-
-    def busy(self) -> RunInfo | None:
-        """The run that a process works on, if any."""
-        return next((run for run in self.runs() if run.alive), None)
-
-
-overview = _Overview()

@@ -7,15 +7,18 @@ from functools import partial
 from typing import Any
 
 import gradio as gr
+from markupsafe import escape
 
 from app import jobs
 from app.jobs import QUEUED, UNSTARTED, RunInfo
 from app.render import render
-from app.shared import QUIET, Shared, elem, escape, for_scripts, go, says_errors
+from app.shared import QUIET, Shared, elem, for_scripts, go, says_errors
 from app.tabs.runs import html
-from app.tabs.runs.reader import RunView, overview, view
+from app.tabs.runs.reader import RunView, view
+from trainer import places
 from trainer.config.file import format_config
 from trainer.errors import UserError
+from trainer.runs.layout import RunFolder
 
 TICK = 2.0  # seconds
 _LISTED = 100
@@ -124,7 +127,7 @@ def moment(
         wished: a run that another tab wants shown, or "".
         seen: what this browser shows already.
     """
-    runs = overview.runs(now=bool(wished))[:_LISTED]
+    runs = jobs.overview.runs(now=bool(wished))[:_LISTED]
     names = [run.name for run in runs]
     name = next((n for n in (wished, chosen) if n in names), _first(runs))
     new = _contents(name, runs)
@@ -177,14 +180,14 @@ def _buttons(found: RunView | None) -> dict[str, tuple[bool, str, bool]]:
         )
     info = found.info
     ended = info.phase in ("stopped", "failed", UNSTARTED)
-    saved = jobs.has_checkpoint(info.name)
+    folder = RunFolder(places.RUNS / info.name)
     leave = "Take out of the queue" if info.phase == QUEUED else "Stop and save"
     changed = info.code == "images_changed"
     return {
         "stop": (info.alive or info.phase == QUEUED, leave, not info.stopping),
-        "resume": (ended, "Resume" if saved else "Start again", True),
+        "resume": (ended, "Resume" if folder.checkpoint_steps() else "Start again", True),
         "anyway": (ended and changed, "Resume with the changed images", True),
-        "draw": (jobs.has_adapter(info.name), "Generate with it", True),
+        "draw": (folder.adapter.is_file(), "Generate with it", True),
         "again": (found.config is not None, "Fill the Train form", True),
         "delete": (not info.alive, "Delete …", True),
     }
@@ -266,7 +269,7 @@ def _compare(shared: Shared) -> None:
     chosen.change(html.compared, chosen, area, **QUIET)
 
     def refresh(names: list[str]) -> gr.Dropdown:
-        known = [run.name for run in overview.runs()]
+        known = [run.name for run in jobs.overview.runs()]
         return gr.Dropdown(choices=known, value=[name for name in names if name in known])
 
     shared.rooms["runs"].select(refresh, chosen, chosen, **QUIET)
@@ -282,7 +285,7 @@ def run_status(run: str = "") -> dict[str, Any]:
         name, phase, step, total_steps, eta_seconds, message, alive and, once there is one, the
         newest loss. An empty object if there is no run.
     """
-    name = run or _first(overview.runs())
+    name = run or _first(jobs.overview.runs())
     if name is None:
         return {}
     found = view(name)

@@ -34,7 +34,6 @@ from app.shared import (
     image_sets,
     says_errors,
 )
-from app.tabs.runs.reader import overview
 from app.tabs.train import memory, outlook
 from trainer.config.concepts import check_essentials
 from trainer.config.fields import all_fields, sections
@@ -230,7 +229,7 @@ def _tell(form: TrainForm, config: TrainingConfig | None, wrong: Wrong, before: 
         else gr.skip()
         for name in form.names
     ]
-    busy = overview.busy() is not None
+    busy = jobs.overview.busy() is not None
     return [_summary(config, wrong), gr.Button(visible=busy), *folds, *infos, wrong]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
+from app import jobs
 from app.jobs import RunInfo
 from app.tabs.runs import html, reader, tab
 from trainer import places
@@ -30,7 +31,7 @@ EVIL = "<script>alert(1)</script>"
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty folder of runs, and readers that look every time."""
     monkeypatch.setattr(places, "RUNS", tmp_path)
-    monkeypatch.setattr(reader, "FRESH", 0.0)
+    monkeypatch.setattr(jobs, "FRESH", 0.0)
     monkeypatch.setattr(reader, "_readers", {})
     monkeypatch.setattr(tab, "_drawings", {})
 
@@ -73,7 +74,7 @@ def test_curves_follow_a_run_that_went_back_to_its_checkpoint() -> None:
 def test_a_view_costs_one_reading_however_many_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run()
     steps(run, 1, 5)
-    monkeypatch.setattr(reader, "FRESH", 3600.0)
+    monkeypatch.setattr(jobs, "FRESH", 3600.0)
     readings: list[int] = []
     real = EventReader.read
 
