@@ -77,7 +77,6 @@ class Case:
             precision="bf16",
             adapter=adapter,
             rows=self.rows,
-            kept_rows=0,
             mode=kind,  # type: ignore[arg-type]
             checkpointing=checkpointing,
             weights=self.weights,  # type: ignore[arg-type]

@@ -33,9 +33,10 @@ from trainer.config.schema import AdapterConfig, TrainingConfig
 from trainer.diffusion import added_conditioning, encode
 from trainer.lora.attach import attach
 from trainer.memory.architecture import build, find_architecture
+from trainer.memory.devices import DTYPES
 from trainer.memory.modes import set_mode
-from trainer.memory.phases import DTYPES, Workload, optimizer_bytes, step_memory
-from trainer.memory.prediction import predict, tensors_gib
+from trainer.memory.phases import Workload, optimizer_bytes, step_memory
+from trainer.memory.prediction import PHASES, STEP, predict
 from trainer.memory.quantized import quantize_base
 from trainer.models.base import BaseModel
 from trainer.runs.atomic import write_json
@@ -104,7 +105,7 @@ def predictions(results: dict[str, object]) -> Iterator[Case]:
             if f"{case}, {name}" not in results:
                 config = with_values(TrainingConfig(), {**fixed, **values})
                 parts = predict(config, 11.0).parts
-                yield f"{case}, {name}", {"peak": round(tensors_gib(parts), 2), **parts}
+                yield f"{case}, {name}", {"peak": round(_tensors(parts), 2), **parts}
         for peer in PEERS if not text else ():
             for checkpointing in (False, True):
                 name = f"{case}, {peer}{', checkpointing' if checkpointing else ''}"
@@ -112,6 +113,11 @@ def predictions(results: dict[str, object]) -> Iterator[Case]:
                     found = peer_parts(peer, base, resolution, batch, checkpointing)
                     in_gib = {part: round(size / GIB, 3) for part, size in found.items()}
                     yield name, {"peak": round(sum(in_gib.values()), 2), **in_gib}
+
+
+def _tensors(parts: dict[str, float]) -> float:
+    """The largest phase's GiB of tensors, without what is assumed."""
+    return max(sum(parts[name] for name in STEP), *(parts[name] for name in PHASES))
 
 
 def _settings(base: str, text: bool) -> dict[str, dict[str, object]]:
@@ -179,7 +185,6 @@ def _workload(options: argparse.Namespace, name: str) -> Workload:
         precision=options.precision,
         adapter=config.adapter.model_copy(update={"text_encoder": options.text_encoder}),
         rows=options.batch_size,
-        kept_rows=0,
         mode=mode,  # type: ignore[arg-type]
         checkpointing=checkpointing,
         weights=options.weights,

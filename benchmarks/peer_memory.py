@@ -24,8 +24,8 @@ from trainer.lora.attach import attach
 from trainer.lora.layers import AdaptedLayer
 from trainer.memory.architecture import build, find_architecture
 from trainer.memory.modes import set_mode
-from trainer.memory.phases import Workload, follow_step, optimizer_bytes, tensors_of
-from trainer.memory.tracking import bytes_of
+from trainer.memory.phases import Workload, follow_step, optimizer_bytes
+from trainer.memory.tracking import bytes_of, tensors_of
 
 Peer = Literal["diffusers script", "kohya"]
 PEERS: tuple[Peer, ...] = ("diffusers script", "kohya")
@@ -57,7 +57,6 @@ def peer_parts(
         precision="fp16",
         adapter=config,
         rows=batch,
-        kept_rows=0,
         mode="plain",
         checkpointing=checkpointing,
     )

@@ -1,5 +1,6 @@
 """``python -m trainer COMMAND …``"""
 
+import logging
 import os
 
 # Read once, when torch is loaded (by GNU's OpenMP; others ignore it). By default threads that wait
@@ -9,7 +10,10 @@ import os
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-from trainer.commands.cli import main
+# diffusers loads it wherever it is installed, and it then warns that an optional package is not.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+from trainer.commands.cli import main  # noqa: E402 (what it imports reads the above)
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -12,19 +12,20 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from trainer.config.schema import AdapterConfig
-from trainer.diffusion import Points, TextConditioning, call_unet, encode, squared_error
+from trainer.config.schema import AdapterConfig, TrainingConfig
+from trainer.diffusion import Points, TextConditioning, call_unet, encode
 from trainer.lora.attach import attach
 from trainer.memory.architecture import Architecture, build
-from trainer.memory.ladder import Mode
-from trainer.memory.modes import set_mode
+from trainer.memory.devices import DTYPES, Precision
+from trainer.memory.modes import Mode, set_mode
 from trainer.memory.quantized import Bits, quantize_base
 from trainer.memory.tiling import in_tiles, is_cut
-from trainer.memory.tracking import StorageTracker, bytes_of, fused_attention
+from trainer.memory.tracking import StorageTracker, bytes_of, fused_attention, tensors_of
 from trainer.models.base import BaseModel
+from trainer.training.batches import Batch
+from trainer.training.step import batch_loss
 
 META = torch.device("meta")
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -33,19 +34,17 @@ class Workload:
 
     Attributes:
         width, height: of the largest bucket, in pixels.
-        rows: pictures in one forward pass.
-        kept_rows: preserved prompts in it.
+        rows: of one forward pass. Rows to preserve take what pictures take.
         mode: what frozen layers keep: plain, lean or feed_forward.
         checkpointing: full gradient checkpointing.
-        weights: how the frozen weights are kept: full, 8bit or 4bit.
+        weights: number format of the frozen weights: full, 8bit or 4bit.
     """
 
     width: int
     height: int
-    precision: str
+    precision: Precision
     adapter: AdapterConfig
     rows: int
-    kept_rows: int
     mode: Mode
     checkpointing: bool
     weights: Bits = "full"
@@ -85,11 +84,10 @@ def step_memory(architecture: Architecture, work: Workload) -> StepMemory:
     adapter = cast(Hashable, work.adapter)  # frozen models are
     base, parameters = _with_adapter(architecture, work.precision, work.weights, adapter)
     set_mode(base, work.mode, work.checkpointing, trains_text=work.adapter.text_encoder)
-    resident = [base.unet, *(base.text_encoders if work.adapter.text_encoder else [])]
-    weights = [t for module in resident for t in tensors_of(module)]
-    others = [t for module in base.text_encoders for t in tensors_of(module)]
+    text = tensors_of(*base.text_encoders)
+    weights = tensors_of(base.unet) + (text if work.adapter.text_encoder else [])
     adapter = bytes_of(parameters)
-    tracker, gradients = follow_step(base, parameters, work, [*weights, *others])
+    tracker, gradients = follow_step(base, parameters, work, [*weights, *text])
     return StepMemory(
         base_weights=bytes_of(weights) - adapter,
         adapter=adapter,
@@ -101,9 +99,9 @@ def step_memory(architecture: Architecture, work: Workload) -> StepMemory:
 
 @lru_cache(maxsize=1)
 def _with_adapter(
-    architecture: Architecture, precision: str, weights: Bits, adapter: AdapterConfig
+    architecture: Architecture, precision: Precision, weights: Bits, adapter: AdapterConfig
 ) -> tuple[BaseModel, list[Parameter]]:
-    """The last one is kept, for the next memory mode."""
+    """The last one is remembered, for the next memory mode."""
     base = build(architecture, DTYPES[precision])
     quantize_base(base, weights, META)
     attachment = attach(base, adapter, seed=0)
@@ -114,7 +112,11 @@ def _with_adapter(
 def follow_step(
     base: BaseModel, parameters: Sequence[Parameter], work: Workload, known: Sequence[Tensor]
 ) -> tuple[StorageTracker, int]:
-    """All that the step makes, finished gradients set aside; and bytes of these at the peak."""
+    """Follows the loss of `trainer.training.step` and its backward pass.
+
+    Returns:
+        All that the step makes, finished gradients set aside; and bytes of these at the peak.
+    """
     at_peak = 0
     tracker = StorageTracker(known)
 
@@ -128,51 +130,68 @@ def follow_step(
     hooks = [p.register_post_accumulate_grad_hook(finished) for p in parameters]
     tracker.at_peak = note
     with fused_attention(), tracker:
-        _train(base, work)
+        loss, _ = batch_loss(_Model(base, work.adapter.text_encoder), _batch(base, work), None)
+        loss.backward()
     for hook, parameter in zip(hooks, parameters, strict=True):
         hook.remove()
         parameter.grad = None
     return tracker, at_peak
 
 
-def _train(base: BaseModel, work: Workload) -> None:
-    """As `trainer.training.step.batch_loss` does it, with numbers that are never computed."""
-    rows, kept = work.rows, work.kept_rows
-    latents = _latents(base, work, rows)
-    noise = torch.empty_like(latents)
-    noised = latents + noise
-    text = _features(base, rows + kept, trained=work.adapter.text_encoder)
-    held = torch.empty((kept, *noised.shape[1:]), device=META)
-    predicted = _predict(base, torch.cat([noised, held]), text)
-    loss = squared_error(predicted[:rows], noise).sum()
-    if kept:
-        loss = loss + squared_error(predicted[rows:], held).sum()
-    loss.backward()
+class _Model:
+    """What the training step needs to know, without numbers (`trainer.training.step.Model`)."""
+
+    config = TrainingConfig()
+
+    def __init__(self, base: BaseModel, trains_text: bool) -> None:
+        self.base = base
+        self.text = _Text(base, trains_text)
+        self.alpha_bar = torch.empty(1000, device=META)
 
 
-def _latents(base: BaseModel, work: Workload, rows: int) -> Tensor:
+class _Text:
+    """Text features without numbers (`trainer.training.step.TextFeatures`)."""
+
+    def __init__(self, base: BaseModel, trained: bool) -> None:
+        self.base, self.trained = base, trained
+
+    def student(self, texts: Sequence[str]) -> TextConditioning:
+        """(B, 77, D), computed where the text encoders train."""
+        return encode(self.base, texts, META) if self.trained else self.teacher(texts)
+
+    def teacher(self, texts: Sequence[str]) -> TextConditioning:
+        """(B, 77, D), as if remembered."""
+        unet, encoders = self.base.unet, self.base.text_encoders
+        shape = (len(texts), 77, unet.config["cross_attention_dim"])
+        hidden, pooled = torch.empty(shape, dtype=unet.dtype, device=META), None
+        if len(encoders) > 1:
+            pooled = hidden.new_empty(len(texts), cast(int, encoders[1].config.projection_dim))
+        return TextConditioning(hidden, pooled)
+
+
+def _batch(base: BaseModel, work: Workload) -> Batch:
+    points = _points(base, work.width, work.height, work.rows)
+    return Batch(
+        names=points.prompts,
+        slots=tuple(range(work.rows)),
+        captions=points.prompts,
+        sizes=points.sizes,
+        latents=points.noised,
+        noise=torch.empty_like(points.noised),
+        timesteps=points.timesteps,
+        total=work.rows,
+    )
+
+
+def _points(base: BaseModel, width: int, height: int, rows: int) -> Points:
     side = base.vae_scale_factor
-    channels = base.unet.config["in_channels"]
-    shape = (rows, channels, work.height // side, work.width // side)
-    return torch.empty(shape, device=META)
-
-
-def _features(base: BaseModel, rows: int, *, trained: bool) -> TextConditioning:
-    if trained:
-        return encode(base, ["x"] * rows, META)
-    dtype, width = base.unet.dtype, base.unet.config["cross_attention_dim"]
-    pooled = None
-    if len(base.text_encoders) > 1:
-        size = cast(int, base.text_encoders[1].config.projection_dim)
-        pooled = torch.empty((rows, size), dtype=dtype, device=META)
-    return TextConditioning(torch.empty((rows, 77, width), dtype=dtype, device=META), pooled)
-
-
-def _predict(base: BaseModel, noised: Tensor, text: TextConditioning) -> Tensor:
-    rows = len(noised)
-    sizes = (((1024, 1024), (0, 0), (1024, 1024)),) * rows
-    timesteps = torch.empty((rows,), dtype=torch.int64, device=META)
-    return call_unet(base, Points(("",) * rows, noised, timesteps, sizes), text)
+    shape = (rows, base.unet.config["in_channels"], height // side, width // side)
+    return Points(
+        prompts=("x",) * rows,
+        noised=torch.empty(shape, device=META),
+        timesteps=torch.empty((rows,), dtype=torch.int64, device=META),
+        sizes=(((1024, 1024), (0, 0), (1024, 1024)),) * rows,
+    )
 
 
 # ------------------------------------------------------------------ caching and previews
@@ -199,7 +218,7 @@ class OtherMemory:
 
 def other_memory(
     architecture: Architecture,
-    precision: str,
+    precision: Precision,
     width: int,
     height: int,
     rows: int,
@@ -214,20 +233,20 @@ def other_memory(
     """
     base = build(architecture, DTYPES[precision])
     quantize_base(base, weights, META)
-    scale = base.vae_scale_factor
+    vae, scale = tensors_of(base.vae), base.vae_scale_factor
     small = (1, base.vae.config["latent_channels"], height // scale, width // scale)
     cut = in_tiles(base.vae, is_cut(tiling, width, height))
     with torch.no_grad(), fused_attention(), cut:
-        with StorageTracker(tensors_of(base.vae)) as encoding:
-            picture = torch.empty((1, 3, height, width), device=META)
-            base.vae.encode(picture, return_dict=False)
-        with StorageTracker(tensors_of(base.vae)) as decoding:
-            base.vae.decode(torch.empty(small, device=META), return_dict=False)  # type: ignore[arg-type]
+        with StorageTracker(vae) as encoding:
+            base.vae.encode(torch.empty((1, 3, height, width), device=META), return_dict=False)
+        with StorageTracker(vae) as decoding:
+            latents = cast(torch.FloatTensor, torch.empty(small, device=META))
+            base.vae.decode(latents, return_dict=False)
         with StorageTracker(tensors_of(base.unet)) as predicting:
-            latents = torch.empty((rows, *small[1:]), device=META)
-            _predict(base, latents, _features(base, rows, trained=False))
+            points = _points(base, width, height, rows)
+            call_unet(base, points, _Text(base, trained=False).teacher(points.prompts))
     return OtherMemory(
-        vae=bytes_of(tensors_of(base.vae)),
+        vae=bytes_of(vae),
         text_encoders=sum(bytes_of(tensors_of(encoder)) for encoder in base.text_encoders),
         encoding=encoding.peak,
         decoding=decoding.peak,
@@ -244,8 +263,3 @@ def optimizer_bytes(name: str, attachment_bytes: int) -> int:
 # and a running sum, lion one moment; adamw8bit two of a quarter and their scales; adafactor rows
 # and columns only.
 _STATES = {"adamw": 2.0, "adamw8bit": 0.52, "prodigy": 4.0, "lion": 1.0, "adafactor": 0.15}
-
-
-def tensors_of(module: torch.nn.Module) -> list[Tensor]:
-    """Parameters and buffers."""
-    return [*module.parameters(), *module.buffers()]

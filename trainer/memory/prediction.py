@@ -8,17 +8,20 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any, TypeVar
 
+import torch
+
 from trainer.config.resolve import wants_tiles
 from trainer.config.schema import TrainingConfig
 from trainer.data.buckets import make_buckets
 from trainer.data.cache import content_key
 from trainer.data.latents import check_resolution
 from trainer.errors import UserError
-from trainer.memory.architecture import Architecture, find_architecture
-from trainer.memory.ladder import (
-    Rung,
-    rung_of,
-    rungs_below,
+from trainer.memory.architecture import find_architecture
+from trainer.memory.devices import Precision
+from trainer.memory.modes import (
+    MemoryMode,
+    memory_mode_of,
+    smaller_modes,
     smallest,
     with_smaller_weights,
 )
@@ -39,10 +42,12 @@ CONTEXT_GIB = 0.7
 FRAGMENTATION = 0.08
 """Assumed: share of the tensors' memory that lies idle between them."""
 ASSUMED_CARD_GIB = 11.0
+STEP = ("base_weights", "adapter", "gradients", "optimizer", "activations")
+"""Parts of a training step."""
 PHASES = ("caching", "previews", "measuring", "export")
 """Of a run, besides the training step."""
 
-_VERSION = 4  # of what is counted: results of another one are not used
+_VERSION = 5  # of what is counted: results of another one are not used
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft")
 
 Result = TypeVar("Result", StepMemory, OtherMemory)
@@ -57,9 +62,9 @@ class Fit:
         resolution, batch_size: what was asked about.
         vram_gib: the card; `vram_source` says where that comes from.
         peak_gib: predicted, with what is assumed.
-        parts: GiB by part. base_weights, adapter, gradients, optimizer and activations together are
-            the training step's; caching, previews, measuring and export are the whole of these
-            phases; context and fragmentation are assumed and added to the largest of the five.
+        parts: GiB by part. Those of `STEP` together are the training step's; those of `PHASES` are
+            the whole of these phases; context and fragmentation are assumed and added to the
+            largest of the five.
         fits: whether the peak is below the card's memory.
         plan: configuration fields to change so that it fits; empty where it fits already.
         plan_peak_gib: the peak with them; of the smallest plan there is, where nothing fits.
@@ -86,17 +91,6 @@ class Fit:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class _Question:
-    """A configuration with what its base model fills in."""
-
-    config: TrainingConfig
-    architecture: Architecture
-    width: int
-    height: int
-    precision: str
-
-
 def predict(config: TrainingConfig, vram_gib: float | None = None) -> Fit:
     """Predicts the peak of a run on a GPU without running it.
 
@@ -107,44 +101,29 @@ def predict(config: TrainingConfig, vram_gib: float | None = None) -> Fit:
     Raises:
         UserError: the base model cannot be recognised, or the resolution does not suit it.
     """
-    question = _question(config)
+    predictor = _Predictor(config)
     card, source = _card(vram_gib)
-    rung = replace(rung_of(config), tiling=wants_tiles(config, _resolution(question)))
-    parts = _parts(question, rung)
+    tiling = wants_tiles(config, predictor.resolution)
+    mode = replace(memory_mode_of(config), tiling=tiling)
+    parts = predictor.parts(mode)
     peak = _peak(parts)
-    plan, plan_peak = rung, peak
-    if peak > card:
-        plan, plan_peak = _choose(question, rung, card)
+    plan, plan_peak = (mode, peak) if peak <= card else predictor.choose(mode, card)
+    is_square = predictor.width == predictor.height
     return Fit(
-        base=question.architecture.facts.family.title,
-        resolution=question.width if question.width == question.height else _resolution(question),
+        base=predictor.architecture.facts.family.title,
+        resolution=predictor.width if is_square else predictor.resolution,
         batch_size=config.training.batch_size,
-        precision=question.precision,
+        precision=predictor.precision,
         vram_gib=round(card, 2),
         vram_source=source,
         peak_gib=round(peak, 2),
         parts={name: round(value, 3) for name, value in parts.items()},
         fits=peak <= card,
-        plan=plan.changes(rung),
+        plan=plan.changes(mode),
         plan_peak_gib=round(plan_peak, 2),
         plan_fits=plan_peak <= card,
-        slowdown=round(plan.cost / rung.cost, 2),
+        slowdown=round(plan.cost / mode.cost, 2),
     )
-
-
-def _question(config: TrainingConfig) -> _Question:
-    architecture = find_architecture(config.base.name)
-    resolution = config.images.resolution or architecture.facts.resolution
-    step = architecture.facts.resolution_step
-    check_resolution(resolution, step)
-    buckets = make_buckets(resolution, step) if config.images.buckets else ((resolution,) * 2,)
-    width, height = max(buckets, key=lambda side: (side[0] * side[1], -abs(side[0] - side[1])))
-    precision = config.training.precision
-    return _Question(config, architecture, width, height, precision.replace("auto", "bf16"))
-
-
-def _resolution(question: _Question) -> int:
-    return question.config.images.resolution or question.architecture.facts.resolution
 
 
 def _card(given: float | None) -> tuple[float, str]:
@@ -152,156 +131,147 @@ def _card(given: float | None) -> tuple[float, str]:
         if not 0 < given <= 4096:
             raise UserError(f"A card with {given:g} GiB is not possible.", "Give --vram in GiB.")
         return given, "given"
-    import torch
-
     if torch.cuda.is_available():
         return torch.cuda.get_device_properties(0).total_memory / GIB, "the GPU of this machine"
     return ASSUMED_CARD_GIB, "assumed, as there is no GPU here"
 
 
-def _choose(question: _Question, rung: Rung, card: float) -> tuple[Rung, float]:
-    """The fastest rung that fits, of those with the most exact weights; the smallest where none
-    does.
-
-    Following a step takes seconds, so those that can't fit are ruled out by what is known already.
-    """
-    starts = (rung, *with_smaller_weights(rung))
-    for start in starts:
-        for other in (start, *rungs_below(start)):
-            one_row = _followed(question, other, 1)
-            if _at_least(question, one_row.base_weights, one_row) > card:
-                break  # the weights alone are too much
-            found = _at_least(question, one_row.base_weights + one_row.activations, one_row)
-            if found > card or _step_alone(question, other) > card:
-                continue
-            # Tiles are nothing but slightly inexact: only where the VAE would not fit without.
-            for choice in dict.fromkeys((other, replace(other, tiling=True))):
-                peak = _peak(_parts(question, choice))
-                if peak <= card:
-                    return choice, peak
-    least = smallest(starts[-1])
-    return least, _peak(_parts(question, least))
-
-
-def _step_alone(question: _Question, rung: Rung) -> float:
-    """GiB that a step takes at least; where it is too much, no other phase need be followed."""
-    step = _step(question, rung)
-    return _at_least(question, step.base_weights + step.gradients + step.activations, step)
-
-
-def _at_least(question: _Question, size: int, step: StepMemory) -> float:
-    """GiB of so many bytes, the adapter and the optimizer, with what is assumed."""
-    size += step.adapter + optimizer_bytes(question.config.optimizer.name, step.adapter)
-    return (1 + FRAGMENTATION) * size / GIB + CONTEXT_GIB
-
-
-def _parts(question: _Question, rung: Rung) -> dict[str, float]:
-    """GiB by part of the run."""
-    config = question.config
-    step, other = _step(question, rung), _others(question, rung)
-    optimizer = optimizer_bytes(config.optimizer.name, step.adapter)
-    averages = step.adapter if config.training.ema_decay else 0
-    kept = step.adapter + optimizer + averages
-    idle = not (config.memory.offload or config.adapter.text_encoder)
-    weights = step.base_weights + (other.text_encoders if idle else 0)
-    predicting = weights + kept + other.predicting
-    decoding = kept + other.vae + other.decoding + (0 if config.memory.offload else weights)
-    parts = {
-        "base_weights": weights,
-        "adapter": step.adapter,
-        "gradients": step.gradients,
-        "optimizer": optimizer + averages,
-        "activations": step.activations,
-        "caching": max(other.vae + other.encoding, other.text_encoders),
-        "previews": max(predicting, decoding),
-        "measuring": predicting,
-        "export": weights + kept,
-    }
-    found = {name: value / GIB for name, value in parts.items()}
-    found["context"] = CONTEXT_GIB
-    found["fragmentation"] = FRAGMENTATION * _largest(found)
-    return found
-
-
-def tensors_gib(parts: Mapping[str, float]) -> float:
-    """The largest phase's GiB of tensors, without what is assumed."""
-    return _largest(parts)
-
-
 def _largest(parts: Mapping[str, float]) -> float:
-    step = ("base_weights", "adapter", "gradients", "optimizer", "activations")
-    return max(sum(parts[name] for name in step), *(parts[name] for name in PHASES))
+    return max(sum(parts[name] for name in STEP), *(parts[name] for name in PHASES))
 
 
 def _peak(parts: Mapping[str, float]) -> float:
     return _largest(parts) + parts["context"] + parts["fragmentation"]
 
 
-def _step(question: _Question, rung: Rung) -> StepMemory:
-    """Activations grow with the rows by equal amounts: followed with one row and with all of
-    them, and interpolated between."""
-    all_rows = replace(rung_of(question.config), apart=False).rows
-    step = _followed(question, rung, 1 if rung.rows == 1 else all_rows)
-    if 1 < rung.rows < all_rows:
-        one, share = _followed(question, rung, 1), (rung.rows - 1) / (all_rows - 1)
-        step = replace(
-            step,
-            activations=round(one.activations + share * (step.activations - one.activations)),
-            besides=round(one.besides + share * (step.besides - one.besides)),
+class _Predictor:
+    """A configuration with what its base model fills in; sizes in pixels are the largest bucket's.
+
+    Raises:
+        UserError: the base model cannot be recognised, or the resolution does not suit it.
+    """
+
+    def __init__(self, config: TrainingConfig) -> None:
+        self.config = config
+        self.architecture = find_architecture(config.base.name)
+        facts = self.architecture.facts
+        self.resolution = config.images.resolution or facts.resolution
+        step = facts.resolution_step
+        check_resolution(self.resolution, step)
+        buckets = ((self.resolution, self.resolution),)
+        if config.images.buckets:
+            buckets = make_buckets(self.resolution, step)
+        self.width, self.height = max(buckets, key=lambda s: (s[0] * s[1], -abs(s[0] - s[1])))
+        given = config.training.precision
+        self.precision: Precision = "bf16" if given == "auto" else given
+
+    def choose(self, mode: MemoryMode, card: float) -> tuple[MemoryMode, float]:
+        """The fastest mode that fits, of those with the most exact weights, and its peak; the
+        smallest where none does.
+
+        Following a step takes seconds, so those that can't fit are ruled out by what is known.
+        """
+        starts = (mode, *with_smaller_weights(mode))
+        for start in starts:
+            for other in (start, *smaller_modes(start)):
+                one_row = self._followed(other, 1)
+                if self._at_least(one_row, one_row.base_weights) > card:
+                    break  # the weights alone are too much
+                if self._at_least(one_row, one_row.base_weights + one_row.activations) > card:
+                    continue
+                step = self._step(other)
+                size = step.base_weights + step.gradients + step.activations
+                if self._at_least(step, size) > card:
+                    continue
+                # Tiles are nothing but slightly inexact: only where the VAE would not fit without.
+                for choice in dict.fromkeys((other, replace(other, tiling=True))):
+                    if (peak := _peak(self.parts(choice))) <= card:
+                        return choice, peak
+        least = smallest(starts[-1])
+        return least, _peak(self.parts(least))
+
+    def _at_least(self, step: StepMemory, size: int) -> float:
+        """GiB of so many bytes, the adapter and the optimizer, with what is assumed."""
+        size += step.adapter + optimizer_bytes(self.config.optimizer.name, step.adapter)
+        return (1 + FRAGMENTATION) * size / GIB + CONTEXT_GIB
+
+    def parts(self, mode: MemoryMode) -> dict[str, float]:
+        """GiB by part of the run."""
+        config = self.config
+        step, other = self._step(mode), self._others(mode)
+        optimizer = optimizer_bytes(config.optimizer.name, step.adapter)
+        averages = step.adapter if config.training.ema_decay else 0
+        trained = step.adapter + optimizer + averages
+        idle = not (config.memory.offload or config.adapter.text_encoder)
+        weights = step.base_weights + (other.text_encoders if idle else 0)
+        predicting = weights + trained + other.predicting
+        decoding = trained + other.vae + other.decoding + (0 if config.memory.offload else weights)
+        parts = {
+            "base_weights": weights,
+            "adapter": step.adapter,
+            "gradients": step.gradients,
+            "optimizer": optimizer + averages,
+            "activations": step.activations,
+            "caching": max(other.vae + other.encoding, other.text_encoders),
+            "previews": max(predicting, decoding),
+            "measuring": predicting,
+            "export": weights + trained,
+        }
+        found = {name: value / GIB for name, value in parts.items()}
+        found["context"] = CONTEXT_GIB
+        found["fragmentation"] = FRAGMENTATION * _largest(found)
+        return found
+
+    def _step(self, mode: MemoryMode) -> StepMemory:
+        """Activations grow with the rows by equal amounts: followed with one row and with all of
+        them, and interpolated between."""
+        all_rows = replace(memory_mode_of(self.config), preserve_apart=False).rows
+        step = self._followed(mode, 1 if mode.rows == 1 else all_rows)
+        if 1 < mode.rows < all_rows:
+            one, share = self._followed(mode, 1), (mode.rows - 1) / (all_rows - 1)
+            step = replace(
+                step,
+                activations=round(one.activations + share * (step.activations - one.activations)),
+                besides=round(one.besides + share * (step.besides - one.besides)),
+            )
+        accumulates = mode.accumulates or self.config.training.accumulation > 1
+        return step.accumulating() if accumulates else step
+
+    def _followed(self, mode: MemoryMode, rows: int) -> StepMemory:
+        work = Workload(
+            width=self.width,
+            height=self.height,
+            precision=self.precision,
+            adapter=self.config.adapter,
+            rows=rows,
+            mode=mode.mode,
+            checkpointing=mode.checkpointing,
+            weights=mode.weights,
         )
-    accumulates = rung.accumulates or question.config.training.accumulation > 1
-    return step.accumulating() if accumulates else step
+        return self._remembered(
+            StepMemory, work.key(), lambda: step_memory(self.architecture, work)
+        )
 
+    def _others(self, mode: MemoryMode) -> OtherMemory:
+        rows, weights = mode.rows_without_gradients, mode.weights
+        size = (self.precision, self.width, self.height, rows, weights, mode.tiling)
+        return self._remembered(OtherMemory, size, lambda: other_memory(self.architecture, *size))
 
-def _followed(question: _Question, rung: Rung, rows: int) -> StepMemory:
-    work = Workload(
-        width=question.width,
-        height=question.height,
-        precision=question.precision,
-        adapter=question.config.adapter,
-        rows=rows,
-        kept_rows=0,
-        mode=rung.mode,
-        checkpointing=rung.checkpointing,
-        weights=rung.weights,
-    )
-    return _remembered(
-        StepMemory,
-        question,
-        work.key(),
-        lambda: step_memory(question.architecture, work),
-    )
-
-
-def _others(question: _Question, rung: Rung) -> OtherMemory:
-    size = (
-        question.precision,
-        question.width,
-        question.height,
-        rung.rows_without_gradients,
-        rung.weights,
-        rung.tiling,
-    )
-    return _remembered(
-        OtherMemory, question, size, lambda: other_memory(question.architecture, *size)
-    )
-
-
-def _remembered(
-    kind: type[Result], question: _Question, facts: object, compute: Callable[[], Result]
-) -> Result:
-    """From the cache folder, or computed and kept there."""
-    key = content_key(
-        kind=kind.__name__,
-        facts=facts,
-        parts=question.architecture.parts,
-        versions=[_VERSION, *(version(library) for library in _LIBRARIES)],
-    )
-    path = cache_folder() / "fit" / f"{key[:40]}.json"
-    try:
-        return kind(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        result = compute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, asdict(result))
-    return result
+    def _remembered(
+        self, kind: type[Result], facts: object, compute: Callable[[], Result]
+    ) -> Result:
+        """From the cache folder, or computed and written there."""
+        key = content_key(
+            kind=kind.__name__,
+            facts=facts,
+            parts=self.architecture.parts,
+            versions=[_VERSION, *(version(library) for library in _LIBRARIES)],
+        )
+        path = cache_folder() / "fit" / f"{key[:40]}.json"
+        try:
+            return kind(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            result = compute()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, asdict(result))
+        return result

@@ -11,21 +11,21 @@ import torch
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
 from trainer.events import MemoryUsed
-from trainer.memory.ladder import Rung, rungs_below
+from trainer.memory.modes import MemoryMode, smaller_modes
 
 GIB = 2**30
 
 
-def memory_used(device: torch.device, step: int, rung: Rung) -> MemoryUsed:
+def memory_used(device: torch.device, step: int, mode: MemoryMode) -> MemoryUsed:
     """Reads the counters."""
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _process_peak()
     return MemoryUsed(
         step=step,
         peak_gib=round(peak / GIB, 3),
         device=device.type,
-        mode=rung.mode,
-        rows=rung.rows,
-        checkpointing=rung.checkpointing,
+        mode=mode.mode,
+        rows=mode.rows,
+        checkpointing=mode.checkpointing,
     )
 
 
@@ -41,12 +41,12 @@ def _process_peak() -> int:
     return size if sys.platform == "darwin" else size * 1024
 
 
-def next_rung(rung: Rung) -> Rung | None:
+def next_smaller(mode: MemoryMode) -> MemoryMode | None:
     """The fastest way to compute a step that needs less memory than this one."""
-    return next(rungs_below(rung), None)
+    return next(iter(smaller_modes(mode)), None)
 
 
-def describe_step_down(step: int, before: Rung, now: Rung) -> str:
+def describe_step_down(step: int, before: MemoryMode, now: MemoryMode) -> str:
     """What happened, what changes, and what to set for the next time."""
     changes = ", ".join(f"{name} = {_shown(value)}" for name, value in now.changes(before).items())
     slower = round(100 * (now.cost / before.cost - 1))
@@ -57,17 +57,17 @@ def describe_step_down(step: int, before: Rung, now: Rung) -> str:
     )
 
 
-def out_of_memory(doing: str, config: TrainingConfig, rung: Rung | None = None) -> UserError:
+def out_of_memory(doing: str, config: TrainingConfig, mode: MemoryMode | None = None) -> UserError:
     """The error for a card that is too small, with the three cheapest remedies.
 
     Args:
         doing: what ran out, such as "to load the base model".
-        rung: the memory mode; None before training.
+        mode: the memory mode; None before training.
     """
     remedies = ["close other programs that use the GPU"]
-    below = next_rung(rung) if rung else None
-    if below is not None:
-        changes = below.changes(rung) if rung else {}
+    below = next_smaller(mode) if mode else None
+    if mode and below:
+        changes = below.changes(mode)
         remedies += [f"set {name} = {_shown(value)}" for name, value in changes.items()]
     if not config.memory.offload:
         remedies.append("set memory.offload = true")

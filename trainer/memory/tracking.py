@@ -9,8 +9,9 @@ gives back (cuDNN's workspaces) is not seen.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from torch.utils.weak import WeakIdKeyDictionary
 
 BLOCK = 512
@@ -35,6 +36,7 @@ class StorageTracker(TorchDispatchMode):
         peak: the most at any time.
         set_aside: bytes of those alive that `peak_besides` leaves out.
         peak_besides: the most of all others at any time.
+        at_peak: called whenever the peak rises.
     """
 
     def __init__(self, known: Iterable[Tensor] = ()) -> None:
@@ -56,17 +58,18 @@ class StorageTracker(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Runs the operation, then counts what is new."""
-        result = shapes_only(func, args)
-        if result is None:
-            result = func(*args, **(kwargs or {}))
-        for leaf in (result,) if isinstance(result, Tensor) else tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self._count(leaf.untyped_storage())
+        key = _signature(func, args, kwargs)
+        result = _results[key].again() if key in _results else func(*args, **(kwargs or {}))
+        tensors = [result] if isinstance(result, Tensor) else tree_leaves(result)
+        is_new = [self._count(t.untyped_storage()) for t in tensors if isinstance(t, Tensor)]
+        if key and key not in _results and all(is_new):
+            _results[key] = _Shapes(result)
         return result
 
-    def _count(self, storage: torch.UntypedStorage) -> None:
+    def _count(self, storage: torch.UntypedStorage) -> bool:
+        """Whether a storage was new."""
         if storage in self._seen:
-            return
+            return False
         self._seen[storage] = True
         size = rounded(storage.nbytes())
         self.live += size
@@ -76,6 +79,7 @@ class StorageTracker(TorchDispatchMode):
             self.peak = self.live
             if self.at_peak:
                 self.at_peak()
+        return True
 
     def _release(self, size: int) -> None:
         self.live -= size
@@ -92,62 +96,63 @@ def bytes_of(tensors: Iterable[Tensor]) -> int:
     return sum(rounded(size) for size in sizes.values())
 
 
+def tensors_of(*modules: torch.nn.Module) -> list[Tensor]:
+    """Parameters and buffers of modules."""
+    return [t for module in modules for t in (*module.parameters(), *module.buffers())]
+
+
 # ----------------------------------------------------------- quicker shapes on the meta device
 
-_aten = torch.ops.aten
-_BINARY = {_aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor, _aten.div.Tensor}
-_UNARY = {
-    _aten.gelu.default,
-    _aten.gelu_backward.default,
-    _aten.silu.default,
-    _aten.silu_backward.default,
-    _aten.sigmoid.default,
-    _aten.sigmoid_backward.default,
-}
+
+class _Shapes:
+    """What tensors on the meta device are made again from."""
+
+    def __init__(self, result: Any) -> None:
+        leaves, self.structure = tree_flatten(result)
+        self.leaves = [
+            (leaf.shape, leaf.stride(), leaf.dtype) if isinstance(leaf, Tensor) else leaf
+            for leaf in leaves
+        ]
+
+    def again(self) -> Any:
+        """New tensors of the same shapes, strides and number formats."""
+        made = [
+            torch.empty_strided(leaf[0], leaf[1], dtype=leaf[2], device="meta")
+            if isinstance(leaf, tuple)
+            else leaf
+            for leaf in self.leaves
+        ]
+        return tree_unflatten(made, self.structure)
 
 
-def shapes_only(func: Any, args: tuple[Any, ...]) -> Any:
-    """The result of a common operation on the meta device; None for everything else.
+# torch finds shapes on the meta device by running Python for a millisecond, again for each of the
+# many blocks of one shape. Results are remembered for all operations that make new tensors.
+_results: dict[tuple[Any, ...] | None, _Shapes] = {}
 
-    torch finds these shapes by running Python for a millisecond, which makes up half of the time
-    of following a step.
-    """
-    first = args[0] if args else None
-    if not isinstance(first, Tensor) or not first.is_meta:
+
+def _signature(func: Any, args: Sequence[Any], kwargs: dict[str, Any] | None) -> Any:
+    """The same for calls with results of the same shapes; None where they are not remembered."""
+    if _changes_something(func):
         return None
-    if func is _aten.addmm_.default:
-        return first
-    if func is _aten.addmm.default:
-        return first.new_empty(len(args[1]), args[2].shape[1])
-    if func in _UNARY:
-        return torch.empty_like(first)
-    if func in _BINARY:
-        return torch.empty_like(first) if _alike(first, args[1]) else None
-    if func is _aten.native_layer_norm.default:
-        rows = first.shape[: first.dim() - len(args[1])]
-        return _normed(first, (*rows, *([1] * len(args[1]))))
-    if func is _aten.native_group_norm.default:
-        return _normed(first, (args[3], args[6]))
-    masked = func in (
-        _aten.native_layer_norm_backward.default,
-        _aten.native_group_norm_backward.default,
-    )
-    if masked and list(args[-1]) == [True, False, False]:
-        return torch.empty_like(first), None, None
-    return None
+    parts: list[Any] = [func, *(kwargs or ())]
+    on_meta = False
+    for arg in (*args, *(kwargs or {}).values()):
+        for value in arg if isinstance(arg, list | tuple) else (arg,):
+            if isinstance(value, Tensor):
+                if not value.is_meta:
+                    return None
+                on_meta = True
+                value = (value.shape, value.stride(), value.dtype)
+            parts += (type(value), value)
+        parts.append(len(parts))
+    return tuple(parts) if on_meta else None
 
 
-def _alike(first: Tensor, other: object) -> bool:
-    if isinstance(other, Tensor):
-        same = other.shape == first.shape and other.dtype == first.dtype
-        return same and other.is_meta and other.stride() == first.stride()
-    return isinstance(other, int | float) and first.is_floating_point()
-
-
-def _normed(inputs: Tensor, groups: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    mean = inputs.new_empty(groups, dtype=torch.float32)
-    # The kernels' results are contiguous, whatever the strides of their input.
-    return inputs.new_empty(inputs.shape), mean, torch.empty_like(mean)
+@cache
+def _changes_something(func: Any) -> bool:
+    """Whether an operation writes to its arguments, or gives views of them."""
+    results = func._schema.returns
+    return func._schema.is_mutable or any(r.alias_info is not None for r in results)
 
 
 # ------------------------------------------------------------------------- a card's attention

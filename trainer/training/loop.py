@@ -22,7 +22,7 @@ from trainer.memory.recovery import (
     SpillWatch,
     describe_step_down,
     memory_used,
-    next_rung,
+    next_smaller,
     out_of_memory,
 )
 from trainer.runs.disk import writing
@@ -82,7 +82,7 @@ def train(session: Session, stop: Stop, measuring: Measuring | None = None) -> I
         last = session.step == total
         if last or not memory_said:
             memory_said = True
-            yield memory_used(session.device.torch_device, session.step, session.rung)
+            yield memory_used(session.device.torch_device, session.step, session.memory_mode)
         if last or _is_due(config.previews.every, session.step):
             yield from _preview(session, strength=1)
         early = False
@@ -138,12 +138,12 @@ def _step_down(session: Session, error: torch.OutOfMemoryError) -> Warned:
         UserError: there is none, the optimizer was moving already, or other processes would not
             know of it.
     """
-    before = session.rung
+    before = session.memory_mode
     session.optimizer.zero_grad(set_to_none=True)
-    now = next_rung(before)
+    now = next_smaller(before)
     if now is None or session.moving or session.device.world > 1:
         raise out_of_memory("for a training step", session.config, before) from error
-    session.rung = now
+    session.memory_mode = now
     trains_text = session.config.adapter.text_encoder
     set_mode(session.base, now.mode, now.checkpointing, trains_text=trains_text)
     # The traceback holds on to the failed step's tensors.

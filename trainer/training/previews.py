@@ -71,7 +71,8 @@ def draw_previews(session: Session, *, strength: int) -> Path:
         for number in range(settings.count)
     ]
     with session.averaged(), disabled(base) if strength == 0 else nullcontext():
-        pictures = draw(base, drawings, session.device, at_once=min(BATCH, session.rung.pictures))
+        at_once = min(BATCH, session.memory_mode.pictures_at_once)
+        pictures = draw(base, drawings, session.device, at_once=at_once)
     folder = session.run.preview(session.step)
     records = []
     with building_folder(folder) as temporary:

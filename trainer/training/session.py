@@ -25,8 +25,13 @@ from trainer.events import Progress
 from trainer.lora.attach import Attachment, attach
 from trainer.lora.names import Part
 from trainer.memory.devices import Device
-from trainer.memory.ladder import Rung, rung_of
-from trainer.memory.modes import load_training_base, set_mode, with_bounded_rows
+from trainer.memory.modes import (
+    MemoryMode,
+    load_training_base,
+    memory_mode_of,
+    set_mode,
+    with_bounded_rows,
+)
 from trainer.models.base import BaseModel
 from trainer.places import cache_folder
 from trainer.preservation.keepers import make_keeper
@@ -65,7 +70,7 @@ class Session:
     scaler: torch.amp.GradScaler
     keeper: Keeper | None
     alpha_bar: Tensor
-    rung: Rung
+    memory_mode: MemoryMode
     exact: bool  # gradients are the same bits every time; on a CPU they are so anyway
     step: int = 0
     setback: int = 0
@@ -188,8 +193,8 @@ def prepare(
         trained=config.adapter.text_encoder,
         device=device,
     )
-    rung = rung_of(config)
-    set_mode(base, rung.mode, rung.checkpointing, trains_text=config.adapter.text_encoder)
+    mode = memory_mode_of(config)
+    set_mode(base, mode.mode, mode.checkpointing, trains_text=config.adapter.text_encoder)
     trained = [parameter for named in attachment.parameters.values() for _, parameter in named]
     decay = config.training.ema_decay
     session = Session(
@@ -230,7 +235,7 @@ def prepare(
             progress=progress,
         ),
         alpha_bar=base.noise_scheduler().alphas_cumprod.to(device.torch_device),
-        rung=rung,
+        memory_mode=mode,
         exact=device.torch_device.type == "cuda",
     )
     if config.training.non_finite == "halve":

@@ -137,11 +137,11 @@ def _passes(
 ) -> Iterator[tuple[Batch | None, KeptRows | None]]:
     """A batch in forward passes that fit the memory mode: pictures to train on and rows to
     preserve. The sum of the passes' gradients is that of the whole batch."""
-    for part in batch.parts(session.rung.pictures):
+    for part in batch.parts(session.memory_mode.pictures_at_once):
         rows = None
         if preserves and session.keeper:
             rows = session.keeper.rows(session.step, part.slots, part.total)
-        if rows and session.rung.apart:
+        if rows and session.memory_mode.preserve_apart:
             yield part, None
             yield None, rows
         else:

@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.conftest import TinyBase
 from trainer.commands.cli import main
 from trainer.config.file import with_values
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
-from trainer.memory.architecture import find_architecture
-from trainer.memory.ladder import rung_of, rungs_below
-from trainer.memory.prediction import PHASES, Fit, predict
-
-STEP = ("base_weights", "adapter", "gradients", "optimizer", "activations")
+from trainer.memory.architecture import build, find_architecture
+from trainer.memory.modes import memory_mode_of, smaller_modes
+from trainer.memory.prediction import PHASES, STEP, Fit, predict
 
 
 @pytest.fixture(autouse=True)
@@ -38,10 +37,8 @@ def test_full_sizes_are_known_without_weights(name: str, millions: int) -> None:
     """The parameters of the UNet and the text encoders, as the models' papers give them."""
     architecture = find_architecture(name)
     assert {part for part, _ in architecture.parts} >= {"unet", "vae", "text_encoder"}
-    from trainer.memory.architecture import build
-    from trainer.memory.phases import DTYPES
 
-    base = build(architecture, DTYPES["bf16"])
+    base = build(architecture, torch.bfloat16)
     modules = [base.unet, *base.text_encoders]
     count = sum(p.numel() for module in modules for p in module.parameters())
     assert count / 1e6 == pytest.approx(millions, rel=0.01)
@@ -76,7 +73,7 @@ def test_more_of_anything_needs_more(tiny_base: TinyBase) -> None:
     assert activations(training__precision="fp32") > 1.5 * plain
 
 
-def test_each_rung_needs_less(tiny_base: TinyBase) -> None:
+def test_each_mode_needs_less(tiny_base: TinyBase) -> None:
     def activations(**changes: Any) -> float:
         values = {"images__resolution": 256, "training__batch_size": 4, **changes}
         return asked(tiny_base("sdxl"), 8.0, **values).parts["activations"]
@@ -112,7 +109,7 @@ def test_nothing_fits_a_tiny_card(tiny_base: TinyBase) -> None:
 
 
 def test_weights_in_fewer_bits_are_the_last_resort(tiny_base: TinyBase) -> None:
-    """On a card that is too small for every rung with the weights as they are."""
+    """On a card that is too small for every mode with the weights as they are."""
     base, size = tiny_base("sdxl"), {"images__resolution": 64}
     nothing = asked(base, 0.1, **size)
     assert not nothing.plan_fits
@@ -122,12 +119,12 @@ def test_weights_in_fewer_bits_are_the_last_resort(tiny_base: TinyBase) -> None:
 
 
 def test_the_ladder_goes_down_once() -> None:
-    first = rung_of(TrainingConfig())
-    below = list(rungs_below(first))
+    first = memory_mode_of(TrainingConfig())
+    below = list(smaller_modes(first))
     assert first not in below and len(set(below)) == len(below)
-    costs = [rung.cost for rung in below]
+    costs = [mode.cost for mode in below]
     assert costs == sorted(costs)
-    assert min(rung.rows for rung in below) == 1
+    assert min(mode.rows for mode in below) == 1
 
 
 def test_command_prints_json(tiny_base: TinyBase, capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,29 +157,3 @@ def test_the_page_asks_the_same(tiny_base: TinyBase) -> None:
     verb = verb_table(Studio())["fit"]
     found = verb({"config": config.model_dump(mode="json"), "vram": 6}, lambda *_: None)
     assert found == predict(config, 6.0).as_json()
-
-
-@pytest.mark.parametrize("permuted", [False, True])
-def test_quick_shapes_are_those_that_torch_finds(permuted: bool) -> None:
-    """Strides too: a result that is not contiguous would be copied later on, and counted."""
-    import torch
-
-    from trainer.memory.tracking import shapes_only
-
-    aten = torch.ops.aten
-    inputs = torch.empty(2, 8, 6, device="meta", dtype=torch.bfloat16)
-    inputs = inputs.permute(0, 2, 1) if permuted else inputs.reshape(2, 6, 8)
-    weight = torch.empty(8, device="meta", dtype=torch.bfloat16)
-    for func, args in (
-        (aten.native_layer_norm.default, (inputs, [8], weight, weight, 1e-5)),
-        (aten.gelu.default, (inputs,)),
-        (aten.mul.Tensor, (inputs, inputs)),
-        (aten.mul.Tensor, (inputs, 2.0)),
-        (aten.addmm.default, (weight, inputs[0], inputs[1].T.new_empty(8, 8).T)),
-        (aten.addmm.default, (weight.new_empty(6, 8), inputs[0], weight.new_empty(8, 8))),
-        (aten.addmm_.default, (weight.new_empty(6, 8), inputs[0], weight.new_empty(8, 8))),
-    ):
-        quick, found = shapes_only(func, args), func(*args)
-        first, other = (each[0] if isinstance(each, tuple) else each for each in (quick, found))
-        assert (first.shape, first.dtype) == (other.shape, other.dtype), func
-        assert first.stride() == other.stride(), func

@@ -164,7 +164,7 @@ def test_whole_models_in_every_mode(tiny_base: TinyBase, name: str, bits: Bits) 
 @pytest.mark.parametrize("bits", BITS)
 def test_the_predictor_knows_what_it_takes(tiny_base: TinyBase, bits: Bits) -> None:
     folder = tiny_base("sdxl")
-    work = Workload(32, 32, "fp32", AdapterConfig(rank=4), 1, 0, "lean", False, bits)
+    work = Workload(32, 32, "fp32", AdapterConfig(rank=4), 1, "lean", False, bits)
     predicted = step_memory(find_architecture(str(folder)), work)
     base = prepared(folder, bits)
     parameters = adapted(base)

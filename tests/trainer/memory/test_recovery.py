@@ -14,7 +14,7 @@ from tests.trainer.runs_for_tests import digest, make_images, small_config, trai
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
 from trainer.events import Ended, MemoryUsed, RunEvent, StepDone, Warned
-from trainer.memory.ladder import rung_of, rungs_below
+from trainer.memory.modes import memory_mode_of, smaller_modes
 from trainer.memory.recovery import SpillWatch, out_of_memory
 from trainer.runs.layout import RunFolder
 from trainer.runs.log import read_events
@@ -75,7 +75,7 @@ def test_a_step_that_does_not_fit_steps_down_and_goes_on(
     ],
     ids=str,
 )
-def test_every_rung_trains_the_same(
+def test_every_mode_trains_the_same(
     small: Callable[..., TrainingConfig], tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     _, usual = train_small(small(), tmp_path / "usual")
@@ -118,13 +118,13 @@ def test_the_dry_step_finds_the_mode_that_fits(
 
     def with_dry_step(session: Any, *rest: Any) -> Any:
         yield from loop.dry_step(session)
-        modes.append(session.rung)
+        modes.append(session.memory_mode)
         yield from train(session, *rest)
 
     monkeypatch.setattr("trainer.training.runner.train", with_dry_step)
     _, collected = train_small(small(), tmp_path / "run")
-    second = next(rungs_below(rung_of(small())))
-    assert modes == [next(rungs_below(second))]
+    second = smaller_modes(memory_mode_of(small()))[0]
+    assert modes == [smaller_modes(second)[0]]
     assert len(losses(collected)) == 4
 
 
@@ -243,7 +243,9 @@ def test_memory_stands_in_the_events(small: Callable[..., TrainingConfig], tmp_p
 def test_remedies_are_three_and_can_be_done(changes: dict[str, Any]) -> None:
     config = TrainingConfig()
     memory = config.memory.model_copy(update=changes)
-    error = out_of_memory("to do it", config.model_copy(update={"memory": memory}), rung_of(config))
+    error = out_of_memory(
+        "to do it", config.model_copy(update={"memory": memory}), memory_mode_of(config)
+    )
     assert error.hint.count("; or ") == 2
     assert ("offload" in error.hint) == bool(changes) or "memory." in error.hint
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from tests.conftest import TinyBase
 from trainer.config.schema import AdapterConfig
-from trainer.diffusion import added_conditioning, encode
+from trainer.diffusion import Points, TextConditioning, added_conditioning, call_unet, encode
 from trainer.lora.attach import attach
 from trainer.memory.architecture import find_architecture
-from trainer.memory.ladder import Mode
-from trainer.memory.modes import set_mode
+from trainer.memory.modes import Mode, set_mode
 from trainer.memory.phases import Workload, optimizer_bytes, step_memory
 from trainer.memory.tracking import BLOCK, StorageTracker, bytes_of, rounded
+from trainer.models.base import BaseModel
 from trainer.models.load import load_base
 from trainer.training.optimizers import make_optimizer, parameter_groups
 
@@ -55,7 +58,7 @@ def test_prediction_of_a_step_is_what_a_step_takes(
 ) -> None:
     folder = str(tiny_base(name))
     config = AdapterConfig(rank=4)
-    work = Workload(128, 128, "fp32", config, 2, 0, mode, checkpointing)
+    work = Workload(128, 128, "fp32", config, 2, mode, checkpointing)
     predicted = step_memory(find_architecture(folder), work)
 
     base = load_base(folder)
@@ -87,6 +90,43 @@ def test_prediction_of_a_step_is_what_a_step_takes(
     assert predicted.base_weights + predicted.adapter == bytes_of(weights)
     for step, peak in zip((predicted, predicted.accumulating()), peaks, strict=True):
         assert step.activations + step.gradients == pytest.approx(peak, rel=0.05)
+
+
+def test_a_row_more_in_the_step_is_a_row_more_in_the_prediction(
+    tiny_base: TinyBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The prediction follows the code that trains, not a copy of it."""
+    architecture = find_architecture(str(tiny_base("sd1")))
+    work = Workload(128, 128, "fp32", AdapterConfig(rank=4), 2, "lean", False)
+    two, three = step_memory(architecture, work), step_memory(architecture, replace(work, rows=3))
+
+    def with_one_more(base: BaseModel, points: Points, text: TextConditioning) -> Tensor:
+        return call_unet(base, points.joined(points[:1]), text[[0, 1, 0]])[:2]
+
+    monkeypatch.setattr("trainer.training.step.call_unet", with_one_more)
+    changed = step_memory(architecture, work)
+    assert changed.activations > 1.3 * two.activations
+    assert changed.activations == pytest.approx(three.activations, rel=0.1)
+
+
+def test_repeated_shapes_are_those_that_torch_finds() -> None:
+    """Strides too: a result that is not contiguous would be copied later on, and counted."""
+    image = torch.empty(2, 8, 6, 4, device="meta").permute(0, 2, 3, 1)
+    operations: list[Callable[[], Tensor]] = [
+        lambda: torch.nn.functional.layer_norm(image, (8,)),
+        lambda: image * 2.0,
+        lambda: image + image,
+        lambda: torch.cat([image, image]),
+        lambda: image.sum(0),
+    ]
+    for operation in operations:
+        found = operation()
+        with StorageTracker([image]) as tracker:
+            made = [operation(), operation()]
+            assert tracker.live >= 2 * rounded(found.untyped_storage().nbytes())
+        for tensor in made:
+            assert (tensor.shape, tensor.stride()) == (found.shape, found.stride())
+            assert tensor.dtype == found.dtype
 
 
 @pytest.mark.parametrize("name", ["adamw", "adamw8bit", "prodigy", "lion"])
