@@ -179,7 +179,8 @@ class ServiceClient:
             if answer["event"] == "result":
                 return answer["value"]
             if answer["event"] == "error":
-                raise Stopped if stopping else UserError(answer["message"], answer["hint"])
+                told = UserError(answer["message"], answer["hint"], answer.get("code", "defect"))
+                raise Stopped if stopping else told
             if not stopping:
                 loading = 0.0 if answer["step"] else LOADING_SECONDS
                 deadline = time.monotonic() + call.timeout + loading

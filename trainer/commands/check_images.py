@@ -1,45 +1,110 @@
 """``check-images``: what training would make of a folder, or of the folders of several concepts."""
 
-from __future__ import annotations
-
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
 
-from trainer.config.concepts import captions_of, concepts_of
-from trainer.config.schema import ConceptConfig, ImagesConfig, TrainingConfig
+import typer
+
+from trainer.commands.command import Base, command, option
+from trainer.commands.train import Concepts
+from trainer.config.concepts import captions_of, concepts_of, parse_concept
+from trainer.config.fields import field_help
+from trainer.config.file import with_values
+from trainer.config.schema import ConceptConfig, TrainingConfig
 from trainer.data.findings import Finding
-from trainer.data.latents import check_resolution
 from trainer.data.report import SetReport, describe_set, format_report
 from trainer.data.sets import ImageSet, scan_image_set
-from trainer.models.identify import BaseIdentity, identify
-from trainer.models.load import load_tokenizers
+from trainer.errors import UserError
 
 
-def check_images(config: TrainingConfig, *, as_json: bool) -> int:
-    """Print the report on the image set of each concept; doubtful pictures are no failure.
+@dataclass(frozen=True)
+class SetsAnswer:
+    """The report on the image set of each concept, and what concerns more than one of them."""
+
+    reports: list[SetReport]
+    shared: list[Finding]
+
+    def as_dict(self) -> dict[str, object]:
+        """One report as it is; several as a list."""
+        if len(self.reports) == 1:
+            return self.reports[0].as_dict()
+        findings = [
+            {"name": one.name, "severity": one.severity, "message": one.message}
+            for one in self.shared
+        ]
+        return {"concepts": [one.as_dict() for one in self.reports], "findings": findings}
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        yield from map(format_report, self.reports)
+        yield from (f"{finding.severity}: {finding}" for finding in self.shared)
+
+
+@command("check-images", "everything wrong or doubtful in an image set, before training")
+def check_images(
+    folder: Annotated[Path | None, typer.Argument(metavar="DIR")] = None,
+    *,
+    base: Base = "tiny-emoji",
+    trigger: Annotated[str, option("WORD", field_help("captions.trigger"))] = "",
+    class_word: Annotated[str, option("WORD", field_help("captions.class_word"))] = "",
+    resolution: Annotated[int | None, option("PX", field_help("images.resolution"))] = None,
+    masks: Annotated[
+        Literal["none", "alpha", "files"], option(None, field_help("images.masks"))
+    ] = "none",
+    concepts: Concepts = None,
+) -> SetsAnswer:
+    """Reports on image sets; doubtful pictures are no failure.
 
     Raises:
         UserError: there is no such folder, nothing in it can be used, or the base or the
             resolution does not suit.
     """
-    base = identify(config.base.name)
-    side = config.images.resolution or base.resolution
-    check_resolution(side, base.resolution_step)
+    from trainer.data.latents import check_resolution
+    from trainer.models.identify import identify
+    from trainer.models.load import load_tokenizers
+
+    if (folder is None) == (not concepts):
+        raise UserError(
+            "check-images needs a folder, or concepts, and not both.",
+            "Such as: check-images DIR --trigger WORD, or: check-images --concept DIR:WORD:CLASS",
+        )
+    values: dict[str, object] = {
+        "base.name": base,
+        "images.path": str(folder or "."),
+        "images.resolution": resolution,
+        "images.masks": masks,
+        "captions.trigger": trigger,
+        "captions.class_word": class_word,
+        "concepts": [parse_concept(text) for text in concepts or ()],
+    }
+    config = with_values(TrainingConfig(), values, "the command line")
+    identity = identify(base)
+    side = resolution or identity.resolution
+    check_resolution(side, identity.resolution_step)
+    tokenizers = load_tokenizers(identity)
+
+    def count_tokens(text: str) -> int:
+        ids = (t(text, add_special_tokens=False, verbose=False)["input_ids"] for t in tokenizers)
+        return max(map(len, ids))
+
     images = config.images.model_copy(update={"resolution": side})
-    concepts = concepts_of(config)
-    sets = [scan_image_set(concept.path) for concept in concepts]
+    subjects = concepts_of(config)
+    sets = [scan_image_set(concept.path) for concept in subjects]
     reports = [
-        _report(config, concept, image_set, images, base)
-        for concept, image_set in zip(concepts, sets, strict=True)
+        describe_set(
+            image_set,
+            images,
+            captions_of(config, concept),
+            resolution=side,
+            step=identity.resolution_step,
+            count_tokens=count_tokens,
+        )
+        for concept, image_set in zip(subjects, sets, strict=True)
     ]
-    shared = list(shared_findings(concepts, sets))
-    if as_json:
-        print(json.dumps(_as_json(reports, shared), indent=1))
-    else:
-        lines = [format_report(report) for report in reports]
-        print("\n".join([*lines, *(f"{finding.severity}: {finding}" for finding in shared)]))
-    return 0
+    return SetsAnswer(reports, list(shared_findings(subjects, sets)))
 
 
 def shared_findings(
@@ -66,37 +131,3 @@ def shared_findings(
                 f"It has the class word of {alike[0].trigger}, {concept.class_word}: two subjects "
                 "of one class are harder to keep apart.",
             )
-
-
-def _report(
-    config: TrainingConfig,
-    concept: ConceptConfig,
-    image_set: ImageSet,
-    images: ImagesConfig,
-    base: BaseIdentity,
-) -> SetReport:
-    tokenizers = load_tokenizers(base)
-
-    def count_tokens(text: str) -> int:
-        ids = (t(text, add_special_tokens=False, verbose=False)["input_ids"] for t in tokenizers)
-        return max(map(len, ids))
-
-    return describe_set(
-        image_set,
-        images,
-        captions_of(config, concept),
-        resolution=images.resolution or base.resolution,
-        step=base.resolution_step,
-        count_tokens=count_tokens,
-    )
-
-
-def _as_json(reports: Sequence[SetReport], shared: Sequence[Finding]) -> dict[str, object]:
-    """One report as it is; several as a list, with what concerns more than one of them."""
-    if len(reports) == 1:
-        return reports[0].as_dict()
-    findings = [
-        {"name": finding.name, "severity": finding.severity, "message": finding.message}
-        for finding in shared
-    ]
-    return {"concepts": [report.as_dict() for report in reports], "findings": findings}

@@ -1,9 +1,6 @@
 """What this machine has, what will be used, and whether it works."""
 
-from __future__ import annotations
-
 import importlib.metadata
-import json
 import math
 import os
 import platform
@@ -14,15 +11,17 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
-import torch
 from packaging.requirements import Requirement
-from torch import nn
 
-from trainer.memory.devices import Device, choose_device
+from trainer.commands.command import command
 from trainer.places import PROJECT, RUNS, shown
 from trainer.runs.atomic import write_bytes
+
+if TYPE_CHECKING:
+    from trainer.memory.devices import Device
 
 GIB = 2**30
 ENOUGH_DISK_GIB = 5.0
@@ -78,7 +77,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Everything that `doctor` says.
+    """Everything that `doctor` says of a machine.
 
     Attributes:
         device: what a run would use, such as "cuda:0".
@@ -98,19 +97,45 @@ class Diagnosis:
         """Whether the self-test passed."""
         return all(check.passed for check in self.checks)
 
+    @property
+    def exit_status(self) -> int:
+        """1 where it did not."""
+        return 0 if self.passed else 1
 
-def main(as_json: bool = False) -> int:
-    """Prints the diagnosis; 0 if the self-test passed, otherwise 1."""
-    diagnosis = diagnose()
-    if as_json:
-        print(json.dumps({**asdict(diagnosis), "passed": diagnosis.passed}, indent=1))
-    else:
-        print("\n".join(lines(diagnosis)))
-    return 0 if diagnosis.passed else 1
+    def as_dict(self) -> dict[str, object]:
+        """For ``--json``."""
+        return {**asdict(self), "passed": self.passed}
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        machine = self.machine
+        memory = f"{machine.free_memory_gib} of {machine.memory_gib} GiB free"
+        yield f"system     {machine.system}, Python {machine.python}, torch {machine.torch}"
+        yield f"processor  {machine.cores} cores, {memory}"
+        for gpu in machine.accelerators:
+            yield f"GPU        {gpu.name}, {gpu.free_gib} of {gpu.memory_gib} GiB free"
+        if not machine.accelerators:
+            yield "GPU        none that this torch can use"
+        yield f"disk       {machine.free_disk_gib} GiB free for {machine.runs_folder}"
+        yield f"used       {self.device} in {self.precision}"
+        others = [package for package in self.packages if not package.fits]
+        count = len(self.packages)
+        yield f"packages   {count - len(others)} of {count} as pinned"
+        for package in others:
+            installed = package.installed or "missing"
+            yield f"           {package.name}: {installed}, not {package.wanted}"
+        for part in self.checks:
+            word = "passed" if part.passed else "FAILED"
+            yield f"self-test  {word}: {part.name} ({part.detail}; {part.seconds} s)"
+        for sentence in self.advice:
+            yield f"advice     {sentence}"
 
 
+@command("doctor", "what this machine has, and a self-test")
 def diagnose() -> Diagnosis:
     """Looks at the machine and runs the self-test."""
+    from trainer.memory.devices import choose_device
+
     device = choose_device()
     machine = look()
     packages = tuple(installed_packages(PROJECT / "requirements.txt"))
@@ -125,6 +150,8 @@ def diagnose() -> Diagnosis:
 
 def look() -> Machine:
     """What the machine has."""
+    import torch
+
     memory = psutil.virtual_memory()
     folder = _existing(RUNS)
     return Machine(
@@ -168,15 +195,20 @@ def check(name: str, work: Callable[[], str]) -> Check:
     return Check(name, passed, detail, round(time.perf_counter() - start, 2))
 
 
-def lora_step(device: Device) -> str:
+def lora_step(device: "Device") -> str:
     """Trains a small adapter for one step on random tensors, as a run would.
 
     Raises:
         ArithmeticError: the loss is not finite, the adapter did not move, or the base did.
     """
+    import torch
     from peft import LoraConfig, inject_adapter_in_model
 
-    model = nn.ModuleDict({"to_q": nn.Linear(64, 64)}).to(device.dtype).requires_grad_(False)
+    model = (
+        torch.nn.ModuleDict({"to_q": torch.nn.Linear(64, 64)})
+        .to(device.dtype)
+        .requires_grad_(False)
+    )
     inject_adapter_in_model(LoraConfig(r=4, target_modules=["to_q"]), model)
     model.to(device.torch_device)
     parameters = dict(model.named_parameters())
@@ -213,33 +245,6 @@ def file_round_trip(folder: Path) -> str:
     return f"in {shown(folder)}"
 
 
-# ------------------------------------------------------------------------------ words
-
-
-def lines(diagnosis: Diagnosis) -> Iterator[str]:
-    """The diagnosis for a person."""
-    machine = diagnosis.machine
-    memory = f"{machine.free_memory_gib} of {machine.memory_gib} GiB free"
-    yield f"system     {machine.system}, Python {machine.python}, torch {machine.torch}"
-    yield f"processor  {machine.cores} cores, {memory}"
-    for gpu in machine.accelerators:
-        yield f"GPU        {gpu.name}, {gpu.free_gib} of {gpu.memory_gib} GiB free"
-    if not machine.accelerators:
-        yield "GPU        none that this torch can use"
-    yield f"disk       {machine.free_disk_gib} GiB free for {machine.runs_folder}"
-    yield f"used       {diagnosis.device} in {diagnosis.precision}"
-    others = [package for package in diagnosis.packages if not package.fits]
-    count = len(diagnosis.packages)
-    yield f"packages   {count - len(others)} of {count} as pinned"
-    for package in others:
-        yield f"           {package.name}: {package.installed or 'missing'}, not {package.wanted}"
-    for part in diagnosis.checks:
-        word = "passed" if part.passed else "FAILED"
-        yield f"self-test  {word}: {part.name} ({part.detail}; {part.seconds} s)"
-    for sentence in diagnosis.advice:
-        yield f"advice     {sentence}"
-
-
 def _advice(machine: Machine, packages: tuple[Package, ...]) -> Iterator[str]:
     if not machine.accelerators:
         if shutil.which("nvidia-smi"):
@@ -255,6 +260,8 @@ def _advice(machine: Machine, packages: tuple[Package, ...]) -> Iterator[str]:
 
 
 def _accelerators() -> Iterator[Accelerator]:
+    import torch
+
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
         name = torch.cuda.get_device_name(index)

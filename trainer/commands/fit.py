@@ -1,15 +1,15 @@
 """``fit``: does a configuration fit a card, and what would."""
 
-from __future__ import annotations
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from trainer.commands.command import command, option
+from trainer.commands.train import ConfigFile, Overrides, Preset, gathered_config
+from trainer.config.fields import all_fields
 
-from trainer.config.file import apply_overrides, read_config, with_values
-from trainer.config.presets import apply_preset
-from trainer.config.schema import TrainingConfig
-from trainer.memory.prediction import FRAGMENTATION, Fit, predict
+if TYPE_CHECKING:
+    from trainer.memory.prediction import Fit
 
 _STEP_PARTS = {
     "base_weights": "base model's weights",
@@ -26,69 +26,80 @@ _OTHER_PARTS = {
 }
 
 
+@dataclass(frozen=True)
+class FitAnswer:
+    """A prediction as a table and a sentence or two."""
+
+    found: "Fit"
+
+    def as_dict(self) -> dict[str, object]:
+        """For ``--json``."""
+        return self.found.as_json()
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        from trainer.memory.prediction import FRAGMENTATION
+
+        found, parts = self.found, self.found.parts
+        yield (
+            f"{found.base}, {found.resolution} px, batch size {found.batch_size}, "
+            f"{found.precision}: predicted for a GPU with {found.vram_gib:g} GiB "
+            f"({found.vram_source})"
+        )
+        yield ""
+        rows = {title: parts[name] for name, title in _STEP_PARTS.items()}
+        rows["a training step, all of these"] = sum(rows.values())
+        rows |= {title: parts[name] for name, title in _OTHER_PARTS.items()}
+        rows["CUDA itself (assumed)"] = parts["context"]
+        rows[f"gaps in memory (assumed: {FRAGMENTATION:.0%})"] = parts["fragmentation"]
+        rows["peak"] = found.peak_gib
+        for title, gib in rows.items():
+            yield f"  {title:<36}{gib:7.2f} GiB"
+        yield ""
+        yield self._verdict()
+
+    def _verdict(self) -> str:
+        found = self.found
+        if found.fits:
+            return "It fits."
+        changes = ", ".join(f"{name}={_shown(value)}" for name, value in found.plan.items())
+        if not found.plan_fits:
+            return (
+                "It does not fit. The least that is possible is "
+                f"{found.plan_peak_gib:.2f} GiB, with {changes or 'the settings as they are'}; "
+                "a lower images.resolution needs less."
+            )
+        return (
+            f"It does not fit. The fastest plan that does needs {found.plan_peak_gib:.2f} GiB and "
+            f"about {found.slowdown:.2f} times as long a step: {changes}"
+        )
+
+
+@command(
+    "fit",
+    "predict the GPU memory of a configuration, and the plan that fits a card; --base takes sd15, "
+    "sd2, sd2-v and sdxl as well, before anything is downloaded",
+    fields=[field for field in all_fields().values() if field.flag and field.memory],
+)
 def fit(
     *,
-    config_file: Path | None,
-    preset: str | None,
-    flags: Mapping[str, object],
-    overrides: Sequence[str],
-    vram: float | None,
-    as_json: bool,
-) -> int:
-    """Prints the prediction. Later sources win: file, preset, flags, ``--set``.
-
-    Returns:
-        0, whether it fits or not.
+    vram: Annotated[
+        float | None,
+        option("GIB", "The card's memory. Unless given: that of this machine's GPU, or 11."),
+    ] = None,
+    config: ConfigFile = None,
+    preset: Preset = None,
+    overrides: Overrides = None,
+    **fields: object,
+) -> FitAnswer:
+    """Predict; a configuration that does not fit is no failure.
 
     Raises:
         UserError: a mistake in the configuration, or a base model that cannot be recognised.
     """
-    config = read_config(config_file) if config_file else TrainingConfig()
-    if preset:
-        config = apply_preset(config, preset)
-    config = apply_overrides(with_values(config, flags, "the command line"), overrides)
-    found = predict(config, vram)
-    print(json.dumps(found.as_json(), indent=1) if as_json else describe(found))
-    return 0
+    from trainer.memory.prediction import predict
 
-
-def describe(found: Fit) -> str:
-    """A prediction as a table and a sentence or two."""
-    parts = found.parts
-    step = sum(parts[name] for name in _STEP_PARTS)
-    lines = [
-        f"{found.base}, {found.resolution} px, batch size {found.batch_size}, {found.precision}: "
-        f"predicted for a GPU with {found.vram_gib:g} GiB ({found.vram_source})",
-        "",
-        *(_row(title, parts[name]) for name, title in _STEP_PARTS.items()),
-        _row("a training step, all of these", step),
-        *(_row(title, parts[name]) for name, title in _OTHER_PARTS.items()),
-        _row("CUDA itself (assumed)", parts["context"]),
-        _row(f"gaps in memory (assumed: {FRAGMENTATION:.0%})", parts["fragmentation"]),
-        _row("peak", found.peak_gib),
-        "",
-        _verdict(found),
-    ]
-    return "\n".join(lines)
-
-
-def _row(title: str, gib: float) -> str:
-    return f"  {title:<36}{gib:7.2f} GiB"
-
-
-def _verdict(found: Fit) -> str:
-    if found.fits:
-        return "It fits."
-    changes = ", ".join(f"{name}={_shown(value)}" for name, value in found.plan.items())
-    if not found.plan_fits:
-        return (
-            f"It does not fit. The least that is possible is {found.plan_peak_gib:.2f} GiB, with "
-            f"{changes or 'the settings as they are'}; a lower images.resolution needs less."
-        )
-    return (
-        f"It does not fit. The fastest plan that does needs {found.plan_peak_gib:.2f} GiB and "
-        f"about {found.slowdown:.2f} times as long a step: {changes}"
-    )
+    return FitAnswer(predict(gathered_config(config, preset, fields, overrides), vram))
 
 
 def _shown(value: object) -> str:

@@ -1,52 +1,43 @@
 """``generate``: pictures from a prompt, with any number of adapters."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
 
+from trainer.commands.command import Base, command, option, say
 from trainer.errors import UserError
-from trainer.generation.stack import AdapterChoice
-from trainer.generation.studio import LIMIT, GenerateRequest, Studio
 from trainer.places import shown
 
 
+@command("generate", "draw pictures, with any number of adapters")
 def generate(
     *,
-    prompt: str,
-    negative: str,
-    base_name: str,
-    adapters: Sequence[str],
-    count: int,
-    seed: int,
-    inference_steps: int,
-    guidance: float,
-    out: Path,
-) -> int:
+    prompt: Annotated[str, option("TEXT", "What to draw.")],
+    adapters: Annotated[
+        list[str] | None,
+        option(
+            "FILE[:STRENGTH[:TEXT_STRENGTH]]",
+            "An adapter file and how strongly it acts, 1 unless given, and how strongly in the "
+            "text encoder, if not the same; can be repeated.",
+            "--adapter",
+        ),
+    ] = None,
+    base: Base = "tiny-emoji",
+    negative: Annotated[str, option("TEXT", "What not to draw.")] = "",
+    count: Annotated[int, option("N", "Pictures (4).")] = 4,
+    seed: Annotated[int, option("S", "First seed (1).")] = 1,
+    inference_steps: Annotated[int, option("N", "Denoising steps (25).")] = 25,
+    guidance: Annotated[float, option("G", "Guidance scale (5).")] = 5.0,
+    out: Annotated[Path, option("DIR", "Where PNGs go.")],
+) -> None:
     """Draw ``count`` pictures, seeds counting up, into PNG files named by seed.
 
     Raises:
         UserError: an adapter can't be read or belongs to another base; a number is out of range.
     """
-    _check_numbers(count, seed, inference_steps, guidance)
-    values = {
-        "prompt": prompt,
-        "negative": negative,
-        "adapters": [asdict(AdapterChoice.parse(text)) for text in adapters],
-        "base": base_name,
-        "count": count,
-        "seed": seed,
-        "inference_steps": inference_steps,
-        "guidance": guidance,
-        "out": out,
-    }
-    request = GenerateRequest.of(values)
-    Studio().generate(request, saved=lambda path: print(shown(path), flush=True))
-    return 0
+    from trainer.generation.stack import AdapterChoice
+    from trainer.generation.studio import LIMIT, GenerateRequest, Studio
 
-
-def _check_numbers(count: int, seed: int, inference_steps: int, guidance: float) -> None:
     ranges = {
         "--count": (count, 1, LIMIT),
         "--seed": (seed, 0, 2**31 - 1),
@@ -60,3 +51,15 @@ def _check_numbers(count: int, seed: int, inference_steps: int, guidance: float)
     ]
     if wrong:
         raise UserError("; ".join(wrong) + ".")
+    request = {
+        "prompt": prompt,
+        "negative": negative,
+        "adapters": [asdict(AdapterChoice.parse(text)) for text in adapters or ()],
+        "base": base,
+        "count": count,
+        "seed": seed,
+        "inference_steps": inference_steps,
+        "guidance": guidance,
+        "out": out,
+    }
+    Studio().generate(GenerateRequest.of(request), saved=lambda path: say(shown(path)))

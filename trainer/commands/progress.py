@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
+from trainer.commands.command import say
 from trainer.events import (
     CheckpointSaved,
     Ended,
@@ -60,7 +61,7 @@ class ProgressPrinter:
     def close(self) -> None:
         """End the living line."""
         if self.unfinished:
-            print(flush=True)
+            say("")
             self.unfinished = False
 
     def _step(self, event: StepDone) -> None:
@@ -77,15 +78,15 @@ class ProgressPrinter:
         """A line that the next one of its kind replaces; in a log, one every few seconds."""
         now = time.monotonic()
         if self.living:
-            print(f"\r\x1b[K{line}", end="", flush=True)
+            say(f"\r\x1b[K{line}", end="")
             self.unfinished = True
         elif last or now - self.last_printed >= LOG_INTERVAL:
             self.last_printed = now
-            print(line, flush=True)
+            say(line)
 
     def _say(self, line: str) -> None:
         self.close()
-        print(line, flush=True)
+        say(line)
 
 
 def measured(event: Evaluated) -> str:

@@ -1,16 +1,17 @@
-"""``service``: what the page starts for everything but training."""
-
-from __future__ import annotations
+"""``service``: what the page starts for everything but training; see `trainer.commands.worker`."""
 
 import os
 import signal
 
-from trainer.commands.worker import Worker, verb_table
-from trainer.generation.studio import Studio
+from trainer.commands.command import command
 
 
-def service() -> int:
+@command("service", "answer the page's requests", hidden=True)
+def service() -> None:
     """Answers requests of the standard input on the standard output, until the input ends."""
+    from trainer.commands.worker import Worker, verb_table
+    from trainer.generation.studio import Studio
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the page, whose end ends this
     # The answers get the real standard output for themselves: what a library prints must not
     # come between them.
@@ -20,4 +21,3 @@ def service() -> int:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     studio = Studio()
     Worker(answers, studio, verb_table(studio)).serve(requests)
-    return 0

@@ -1,16 +1,18 @@
-"""``train`` and ``resume``."""
-
-from __future__ import annotations
+"""``train`` and ``resume``, and ``worker``, which is what the page and ``--processes`` start."""
 
 import json
 import os
 import shlex
 import shutil
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from trainer.commands.command import command, option, say
 from trainer.config.concepts import check_essentials, parse_concept, triggers_of
+from trainer.config.fields import all_fields
 from trainer.config.file import apply_overrides, read_config, with_values, write_config
 from trainer.config.presets import apply_preset
 from trainer.config.schema import TrainingConfig
@@ -21,24 +23,75 @@ from trainer.runs.layout import RunFolder, create_run, open_run
 from trainer.runs.log import read_events
 from trainer.runs.status import ENDED, is_alive, own_status, read_status, write_status
 
+if TYPE_CHECKING:
+    from trainer.training.runner import Result
+
 STOPPED = 130
 _ESSENTIALS = (
     "Give --images DIR and --trigger WORD, or --concept DIR:TRIGGER:CLASS for each of several; "
     "datasets/ holds three examples."
 )
 
+Concepts = Annotated[
+    list[str] | None,
+    option(
+        "DIR:TRIGGER[:CLASS]",
+        "One of several concepts for one adapter, in place of --images, --trigger and "
+        "--class-word; give it once for each.",
+        "--concept",
+    ),
+]
+ConfigFile = Annotated[Path | None, option("FILE", "Start from a TOML file.")]
+Preset = Annotated[str | None, option("NAME", "Start from a preset.")]
+Overrides = Annotated[
+    list[str] | None,
+    option(
+        "section.key=value",
+        "Set any field of the configuration; can be repeated. See docs/configuration.md.",
+        "--set",
+    ),
+]
+Accept = Annotated[
+    bool, typer.Option("--accept-changes", help="Go on although the image set has changed since.")
+]
 
-def train(
-    *,
+
+def gathered_config(
     config_file: Path | None,
     preset: str | None,
-    flags: Mapping[str, object],
-    overrides: Sequence[str],
-    concepts: Sequence[str],
-    run: Path | None,
-    processes: int,
+    values: dict[str, object],
+    overrides: list[str] | None,
+) -> TrainingConfig:
+    """A configuration from all that a command line says; later sources win.
+
+    Raises:
+        UserError: all mistakes of one source.
+    """
+    config = read_config(config_file) if config_file else TrainingConfig()
+    if preset:
+        config = apply_preset(config, preset)
+    return apply_overrides(with_values(config, values, "the command line"), overrides or ())
+
+
+@command(
+    "train",
+    "train an adapter from a folder of pictures",
+    fields=[field for field in all_fields().values() if field.flag],
+)
+def train(
+    *,
+    concepts: Concepts = None,
+    run: Annotated[Path | None, option("DIR", "Run folder; must not exist yet.")] = None,
+    config: ConfigFile = None,
+    preset: Preset = None,
+    overrides: Overrides = None,
+    processes: Annotated[
+        int,
+        option("N", "Train with N processes on this machine, one a GPU; they share each batch."),
+    ] = 1,
+    **fields: object,
 ) -> int:
-    """Train into a new run folder. Later sources win: file, preset, flags, ``--set``.
+    """Train into a new run folder. Later sources win: file, preset, fields, ``--set``.
 
     Returns:
         The exit status: 0, or 130 when stopped after saving.
@@ -46,42 +99,47 @@ def train(
     Raises:
         UserError: a mistake in the configuration or the images; no run folder is left behind.
     """
-    config = read_config(config_file) if config_file else TrainingConfig()
-    if preset:
-        config = apply_preset(config, preset)
-    values = dict(flags)
     if concepts:
-        values["concepts"] = [parse_concept(text) for text in concepts]
-    config = apply_overrides(with_values(config, values, "the command line"), overrides)
-    check_essentials(config, hint=_ESSENTIALS)
-    if is_follower():
-        return _run(config, _shared_run(run), resume=False)
-    folder = _new_run(_shared_run(run).path if is_distributed() else run, config)
-    write_config(folder.config, config)
+        fields["concepts"] = [parse_concept(text) for text in concepts]
+    whole = gathered_config(config, preset, fields, overrides)
+    check_essentials(whole, hint=_ESSENTIALS)
+    if _is_follower():
+        return _run(whole, _shared_run(run), resume=False)
+    folder = _new_run(_shared_run(run).path if _is_distributed() else run, whole)
+    write_config(folder.config, whole)
     try:
         if processes > 1:
             return _launch(processes, folder, [])
-        return _run(config, folder, resume=False)
+        return _run(whole, folder, resume=False)
     finally:
         # Refused or stopped before anything was trained: leave nothing behind.
         if not any(isinstance(event, StepDone) for event in read_events(folder)):
             shutil.rmtree(folder.path, ignore_errors=True)
 
 
-def resume(path: Path, *, accept_changes: bool, processes: int = 1) -> int:
-    """Go on with a run, given by folder or by name."""
-    if not path.exists() and (RUNS / path).is_dir():
-        path = RUNS / path
-    folder = open_run(path)
+@command("resume", "go on exactly where a run stopped")
+def resume(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder, or its name.")],
+    *,
+    accept_changes: Accept = False,
+    processes: Annotated[int, option("N", "As for train; may differ from it.")] = 1,
+) -> int:
+    """Go on with a run."""
+    folder = open_run(RUNS / run if not run.exists() and (RUNS / run).is_dir() else run)
     if processes > 1:
-        flags = ["--resume"] + (["--accept-changes"] if accept_changes else [])
-        return _launch(processes, folder, flags)
+        return _launch(processes, folder, ["--resume", *["--accept-changes"] * accept_changes])
     return worker(folder.path, resume=True, accept_changes=accept_changes)
 
 
-def worker(path: Path, *, resume: bool, accept_changes: bool) -> int:
+@command("worker", "train the run in a folder whose configuration is written already", hidden=True)
+def worker(
+    run: Path,
+    *,
+    resume: Annotated[bool, typer.Option("--resume")] = False,
+    accept_changes: Accept = False,
+) -> int:
     """Train the run in a folder whose configuration is written already."""
-    folder = open_run(path)
+    folder = open_run(run)
     try:
         config = read_config(folder.config)
         return _run(config, folder, resume=resume, accept_changes=accept_changes)
@@ -102,14 +160,14 @@ def note_failure(folder: RunFolder, error: UserError) -> None:
     write_status(folder, replace(failed, code=error.code))
 
 
-def is_distributed() -> bool:
+def _is_distributed() -> bool:
     """Whether some launcher started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def is_follower() -> bool:
+def _is_follower() -> bool:
     """Whether another process writes the run folder."""
-    return is_distributed() and os.environ.get("RANK", "0") != "0"
+    return _is_distributed() and os.environ.get("RANK", "0") != "0"
 
 
 def _shared_run(path: Path | None) -> RunFolder:
@@ -141,43 +199,42 @@ def _new_run(path: Path | None, config: TrainingConfig) -> RunFolder:
 def _run(
     config: TrainingConfig, folder: RunFolder, *, resume: bool, accept_changes: bool = False
 ) -> int:
-    if not is_follower():
-        print("Loading …", flush=True)
+    if not _is_follower():
+        say("Loading …")
     from trainer.commands.progress import ProgressPrinter
     from trainer.training.runner import run_training
 
     printer = ProgressPrinter()
     result = run_training(config, folder, printer, resume=resume, accept_changes=accept_changes)
     printer.close()
-    where = shown(folder.path)
-    if is_follower():
-        return 0 if result.finished else STOPPED
+    for line in () if _is_follower() else _lines(config, result):
+        say(line)
+    return 0 if result.finished else STOPPED
+
+
+def _lines(config: TrainingConfig, result: "Result") -> list[str]:
+    """What a run says at its end. The last line of every training: where the file will work."""
+    run, where = result.run, shown(result.run.path)
     if not result.finished:
-        print(f"Stopped after step {result.step}; everything is saved in {where}")
-        print(f"Go on with:  python launch.py resume {where}")
-        return STOPPED
-    if result.adapter is not None:
-        _print_result(config, folder, result.adapter.summary)
-        if result.assessment is not None:
-            print("\n".join(result.assessment.sentences()))
-        # The last line of every training: where the file will work.
-        print(result.adapter.works[0].upper() + result.adapter.works[1:] + ".")
-    return 0
+        return [
+            f"Stopped after step {result.step}; everything is saved in {where}",
+            f"Go on with:  python launch.py resume {where}",
+        ]
+    if result.adapter is None:
+        return []
 
-
-def _print_result(config: TrainingConfig, folder: RunFolder, summary: str) -> None:
-    adapter = shown(folder.adapter)
-    print(f"Adapter:   {adapter}")
-    print(f"Previews:  {shown(folder.previews)}")
-    print(f"Report:    {shown(folder.report)}")
-    print(summary)
-    arguments = ["--base", config.base.name, "--adapter", adapter]
-    arguments += ["--prompt", _first_preview_prompt(folder), "--out", "pictures"]
-    print("Try it:")
-    print(f"  python launch.py generate {shlex.join(arguments)}")
-
-
-def _first_preview_prompt(folder: RunFolder) -> str:
-    """A prompt that the run has drawn itself, trigger word included."""
-    latest = folder.preview(folder.preview_steps()[-1])
-    return json.loads((latest / "prompts.json").read_text(encoding="utf-8"))[0]["prompt"]
+    # A prompt that the run has drawn itself, trigger word included.
+    latest = run.preview(run.preview_steps()[-1]) / "prompts.json"
+    prompt = json.loads(latest.read_text(encoding="utf-8"))[0]["prompt"]
+    tried = ["--base", config.base.name, "--adapter", shown(run.adapter), "--prompt", prompt]
+    works = result.adapter.works
+    return [
+        f"Adapter:   {shown(run.adapter)}",
+        f"Previews:  {shown(run.previews)}",
+        f"Report:    {shown(run.report)}",
+        result.adapter.summary,
+        "Try it:",
+        f"  python launch.py generate {shlex.join([*tried, '--out', 'pictures'])}",
+        *(result.assessment.sentences() if result.assessment else ()),
+        f"{works[0].upper()}{works[1:]}.",
+    ]

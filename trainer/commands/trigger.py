@@ -1,18 +1,22 @@
 """``trigger``: judges words as trigger words, or suggests some."""
 
-from __future__ import annotations
-
-import json
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from trainer.commands.command import Base, command, option
+from trainer.config.fields import field_help
 from trainer.data.sets import read_captions
 from trainer.errors import UserError
 from trainer.places import shown
-from trainer.triggers.judgement import Judgement, cleaned
-from trainer.triggers.lab import open_lab
+
+if TYPE_CHECKING:
+    from trainer.triggers.judgement import Judgement
 
 MOST_WORDS = 100
 SUGGESTIONS = 5
@@ -21,38 +25,73 @@ PICTURES = 4
 PICTURE_SEED = 1
 
 
+@dataclass(frozen=True)
+class TriggerAnswer:
+    """Verdicts and suggestions.
+
+    Attributes:
+        base: the base model's name.
+        pictures: what it draws for each of the words, where that was asked for.
+    """
+
+    base: str
+    words: list["Judgement"]
+    suggestions: list["Judgement"]
+    pictures: list[Path]
+
+    def as_dict(self) -> dict[str, object]:
+        """For ``--json``."""
+        return {
+            "words": [one.as_dict() for one in self.words],
+            "suggestions": [one.as_dict() for one in self.suggestions],
+        }
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        for one in self.words:
+            yield from _block(one)
+        if self.suggestions:
+            doubtful = any(one.verdict != "good" for one in self.words)
+            head = "Use instead" if doubtful else "Suggestions"
+            yield f"{head}, from the rarest words of this base model's vocabulary:"
+            yield from (f"  {one.word}  ({_pieces(one)})" for one in self.suggestions)
+        if self.pictures:
+            where = shown(self.pictures[0].parent)
+            count = len(self.pictures)
+            yield f"{count} pictures of what {self.base} draws for the words alone: {where}"
+
+
+@command("trigger", "judge trigger words, or suggest rare ones")
 def trigger(
-    words: Sequence[str],
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="WORD", help="Words to judge.")
+    ] = None,
     *,
-    base_name: str,
-    class_word: str,
-    images: Path | None,
-    count: int,
-    pictures: Path | None,
-    as_json: bool,
-) -> int:
-    """Print a verdict on each word, and suggestions.
+    base: Base = "tiny-emoji",
+    class_word: Annotated[str, option("WORD", field_help("captions.class_word"))] = "",
+    images: Annotated[
+        Path | None, option("DIR", "An image set whose captions count as used.")
+    ] = None,
+    count: Annotated[int, option("N", "Suggestions (5).")] = SUGGESTIONS,
+    pictures: Annotated[
+        Path | None, option("DIR", "Draw each word alone, with the same seeds.")
+    ] = None,
+) -> TriggerAnswer:
+    """Verdicts on the words, and suggestions that are far from the good ones among them.
 
     Raises:
         UserError: the base model or the images can't be read, or a number is out of range.
     """
-    judged = judge_words(words, base_name, class_word, images)
+    judged = judge_words(words or [], base, class_word, images)
     good = [one.word for one in judged if one.verdict == "good"]
-    suggested = suggest_words(count, base_name, class_word, images, used=good)
-    files = draw_words(words, base_name, pictures) if pictures else []
-    if as_json:
-        print(json.dumps(as_dict(judged, suggested), indent=1))
-        return 0
-    print("\n".join(lines(judged, suggested)))
-    if files:
-        where = shown(files[0].parent)
-        print(f"{len(files)} pictures of what {base_name} draws for the words alone: {where}")
-    return 0
+    suggested = suggest_words(base, class_word, images, count, used=good)
+    drawn = draw_words(words or [], base, pictures) if pictures else []
+    return TriggerAnswer(base, judged, suggested, drawn)
 
 
 def judge_words(
-    words: Sequence[str], base_name: str, class_word: str = "", images: Path | None = None
-) -> list[Judgement]:
+    words: Sequence[str], base: str, class_word: str = "", images: Path | None = None
+) -> list["Judgement"]:
     """A verdict on each word.
 
     Args:
@@ -63,17 +102,19 @@ def judge_words(
     """
     if len(words) > MOST_WORDS:
         raise UserError(f"{len(words)} words are too many.", f"Give {MOST_WORDS} at most.")
+    from trainer.triggers.lab import open_lab
+
     captions = read_captions(images) if images else []
-    return open_lab(base_name).judge(words, class_word, captions)
+    return open_lab(base).judge(words, class_word, captions)
 
 
 def suggest_words(
-    count: int,
-    base_name: str,
+    base: str,
     class_word: str = "",
     images: Path | None = None,
+    count: int = SUGGESTIONS,
     used: Sequence[str] = (),
-) -> list[Judgement]:
+) -> list["Judgement"]:
     """Rare words that mean little to the base model, far from each other and from those used.
 
     Raises:
@@ -81,32 +122,13 @@ def suggest_words(
     """
     if not 1 <= count <= MOST_SUGGESTIONS:
         raise UserError(f"--count {count} is not between 1 and {MOST_SUGGESTIONS}.")
+    from trainer.triggers.lab import open_lab
+
     captions = read_captions(images) if images else []
-    return open_lab(base_name).suggest(count, class_word, captions, used)
+    return open_lab(base).suggest(count, class_word, captions, used)
 
 
-def as_dict(judged: Sequence[Judgement], suggested: Sequence[Judgement]) -> dict[str, object]:
-    """What ``--json`` prints."""
-    return {
-        "words": [one.as_dict() for one in judged],
-        "suggestions": [one.as_dict() for one in suggested],
-    }
-
-
-def lines(judged: Sequence[Judgement], suggested: Sequence[Judgement]) -> list[str]:
-    """The answer for people."""
-    text: list[str] = []
-    for one in judged:
-        text += _block(one)
-    if suggested:
-        head = "Use instead" if any(one.verdict != "good" for one in judged) else "Suggestions"
-        text.append(f"{head}, from the rarest words of this base model's vocabulary:")
-        names = [f"  {one.word}  ({_pieces(one)})" for one in suggested]
-        text += names
-    return text
-
-
-def _block(one: Judgement) -> list[str]:
+def _block(one: "Judgement") -> list[str]:
     head = f"{_printable(one.word)!r}" if one.word != one.word.strip() or not one.word else one.word
     text = [f"{_printable(head)}: {one.verdict}"]
     for label, value in (("pieces", _pieces(one)), ("reads like", ", ".join(one.reads_like))):
@@ -121,7 +143,7 @@ def _block(one: Judgement) -> list[str]:
     return [*text, ""]
 
 
-def _pieces(one: Judgement) -> str:
+def _pieces(one: "Judgement") -> str:
     more = " …" if len(one.pieces) > 12 else ""
     return " ".join(f"{p.text.removesuffix('</w>')} {p.id}" for p in one.pieces[:12]) + more
 
@@ -139,6 +161,7 @@ def draw_words(words: Sequence[str], base_name: str, folder: Path) -> list[Path]
     from trainer.generation.sampling import Drawing, Painter, save_picture
     from trainer.memory.devices import choose_device
     from trainer.models.load import load_base
+    from trainer.triggers.judgement import cleaned
 
     if not words:
         raise UserError("--pictures needs a word to draw.", "Name one: trigger ohwx --pictures DIR")

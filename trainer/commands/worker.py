@@ -2,16 +2,17 @@
 
 One JSON object a line. A request ``{"id": 1, "verb": "generate", "arguments": {…}}`` is answered by
 any number of ``{"id": 1, "event": "progress", "step": 3, "total": 25, "message": "…"}`` and then
-exactly one ``{"id": 1, "event": "result", "value": {…}}`` or ``{"id": 1, "event": "error",
-"message": "…", "hint": "…"}``. Requests are done one after the other; ``{"verb": "cancel",
-"arguments": {"id": 1}}`` ends one at its next step. A base model stays loaded from one request to
-the next, until a training needs the device. The process ends with its input, or when idle.
+exactly one ``{"id": 1, "event": "result", "value": …}`` or ``{"id": 1, "event": "error",
+"message": "…", "hint": "…", "code": "…"}``. Requests are done one after the other; ``{"verb":
+"cancel", "arguments": {"id": 1}}`` ends one at its next step. A base model stays loaded from one
+request to the next, until a training needs the device. The process ends with its input, or when
+idle.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
+import inspect
 import json
 import queue
 import sys
@@ -21,16 +22,21 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import Any, TextIO
 
+from pydantic import ConfigDict, ValidationError, create_model
+
+from trainer.commands import adapter
+from trainer.commands.check_images import check_images
+from trainer.commands.command import as_user_error
+from trainer.commands.trigger import judge_words, suggest_words
+from trainer.config.file import validate
 from trainer.errors import UserError
 from trainer.events import Progress
+from trainer.generation.studio import GenerateRequest, Studio
 from trainer.places import RUNS
 from trainer.runs.layout import list_runs
 from trainer.runs.status import ENDED, effective_status
-
-if TYPE_CHECKING:
-    from trainer.generation.studio import Studio
 
 Arguments = Mapping[str, object]
 Verb = Callable[[Arguments, Progress], object]
@@ -39,11 +45,12 @@ IDLE_SECONDS = 600.0
 LOOK_AROUND_SECONDS = 2.0
 """How often an idle worker looks whether a training needs its memory."""
 
-CANCELLED = "Stopped."
 
-
-class Cancelled(Exception):
+class Cancelled(UserError):
     """The request was withdrawn."""
+
+    def __init__(self) -> None:
+        super().__init__("Stopped.", code="cancelled")
 
 
 @dataclass(frozen=True)
@@ -57,30 +64,45 @@ class Request:
 
 def verb_table(studio: Studio, runs: Path = RUNS) -> dict[str, Verb]:
     """What can be asked for: name -> function(arguments, progress) -> JSON-able object."""
-    table: dict[str, Verb] = {
+    actions = (
+        adapter.inspect,
+        adapter.verify,
+        adapter.convert,
+        adapter.resize,
+        adapter.merge,
+        adapter.extract,
+        adapter.download,
+    )
+    return {
         "generate": lambda arguments, progress: generate(studio, runs, arguments, progress),
-        "trigger.judge": judge_trigger,
-        "trigger.suggest": suggest_triggers,
-        "check-images": command_verb(("check-images",), "folder"),
+        "trigger.judge": as_verb(judge_words),
+        "trigger.suggest": as_verb(suggest_words),
+        "check-images": as_verb(check_images),
         "fit": fit,
-        "evaluate": lambda arguments, progress: evaluate(runs, arguments, progress),
-        "ping": lambda _, __: {"loaded": studio.loaded},
+        **{f"adapter.{action.__name__}": as_verb(action) for action in actions},
     }
-    for action, positional in ADAPTER_ACTIONS.items():
-        table[f"adapter.{action}"] = command_verb(("adapter", action), positional)
-    return table
 
 
-# Each action of `adapter`, and which of its arguments has no option's name.
-ADAPTER_ACTIONS = {
-    "inspect": "file",
-    "verify": "file",
-    "convert": "file",
-    "resize": "file",
-    "merge": "files",
-    "extract": "",
-    "download": "file",
-}
+def as_verb(function: Callable[..., Any]) -> Verb:
+    """A function of a command as a verb: its arguments by name, its answer as ``--json`` has it."""
+    parameters = inspect.signature(function).parameters.values()
+    fields: dict[str, Any] = {
+        one.name: (one.annotation, ... if one.default is one.empty else one.default)
+        for one in parameters
+    }
+    model = create_model("Given", __config__=ConfigDict(extra="forbid"), **fields)
+
+    def verb(arguments: Arguments, progress: Progress) -> object:
+        given = {name: value for name, value in arguments.items() if value is not None}
+        try:
+            checked = model.model_validate(given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        answer = function(**{name: getattr(checked, name) for name in fields})
+        return [one.as_dict() for one in answer] if isinstance(answer, list) else answer.as_dict()
+
+    return verb
 
 
 def generate(
@@ -91,8 +113,6 @@ def generate(
     Raises:
         UserError: the device is busy, or the request can't be fulfilled.
     """
-    from trainer.generation.studio import GenerateRequest
-
     refuse_while_training(runs)
     looked = time.monotonic()
 
@@ -113,54 +133,11 @@ def fit(arguments: Arguments, progress: Progress) -> dict[str, object]:
     Raises:
         UserError: the configuration or the base model is at fault.
     """
-    from trainer.config.file import validate
     from trainer.memory.prediction import predict
 
     tree, vram = arguments.get("config"), arguments.get("vram")
     config = validate(tree if isinstance(tree, Mapping) else {}, "config")
     return predict(config, float(vram) if isinstance(vram, int | float) else None).as_json()
-
-
-def judge_trigger(arguments: Arguments, progress: Progress) -> list[dict[str, object]]:
-    """Verdicts on ``words``; see `trainer.commands.trigger.judge_words`.
-
-    Raises:
-        UserError: the base model or the images can't be read.
-    """
-    from trainer.commands.trigger import judge_words
-
-    given = arguments.get("words")
-    words = [str(word) for word in given] if isinstance(given, list) else []
-    return [one.as_dict() for one in judge_words(words, *_subject(arguments))]
-
-
-def suggest_triggers(arguments: Arguments, progress: Progress) -> list[dict[str, object]]:
-    """Rare words; see `trainer.commands.trigger.suggest_words`.
-
-    Raises:
-        UserError: the base model or the images can't be read.
-    """
-    from trainer.commands.trigger import SUGGESTIONS, suggest_words
-
-    return [one.as_dict() for one in suggest_words(SUGGESTIONS, *_subject(arguments))]
-
-
-def _subject(arguments: Arguments) -> tuple[str, str, Path | None]:
-    """Base model, class word and image set of a question about trigger words."""
-    images = arguments.get("images")
-    base, class_word = (str(arguments.get(name) or "") for name in ("base", "class_word"))
-    return base, class_word, Path(str(images)) if images else None
-
-
-def evaluate(runs: Path, arguments: Arguments, progress: Progress) -> object:
-    """Measures a run or an adapter file while nothing trains; the arguments of ``evaluate``, with
-    ``target`` for the run or file.
-
-    Raises:
-        UserError: the device is busy, or there is nothing to measure.
-    """
-    refuse_while_training(runs)
-    return command_verb(("evaluate",), "target")(arguments, progress)
 
 
 def refuse_while_training(runs: Path) -> None:
@@ -174,6 +151,7 @@ def refuse_while_training(runs: Path) -> None:
         raise UserError(
             f"The device is busy: {name}.",
             "Wait until it has finished, or stop it on the Runs screen.",
+            "device_busy",
         )
 
 
@@ -184,40 +162,6 @@ def training_now(runs: Path) -> str | None:
         if status is not None and status.phase not in ENDED:
             return f"the run {run.name} is at step {status.step} of {status.total_steps}"
     return None
-
-
-def command_verb(command: tuple[str, ...], positional: str = "") -> Verb:
-    """A command of the command line as a verb: same arguments, and what it prints with --json."""
-
-    def run(arguments: Arguments, progress: Progress) -> object:
-        from trainer.commands.cli import build_parser
-
-        printed, complaint = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            try:
-                with contextlib.redirect_stderr(complaint):
-                    line = command_line(command, positional, arguments)
-                    options = build_parser().parse_args(line)
-            except SystemExit:
-                raise UserError(complaint.getvalue().strip().rpartition("error: ")[2]) from None
-            options.command(options)
-        return json.loads(printed.getvalue())
-
-    return run
-
-
-def command_line(command: tuple[str, ...], positional: str, arguments: Arguments) -> list[str]:
-    """A verb's arguments as the command line has them; no value is ever taken for an option."""
-    options: list[str] = []
-    values: list[str] = []
-    for name, value in arguments.items():
-        if name == positional:
-            values = [str(item) for item in value] if isinstance(value, list) else [str(value)]
-        elif value is True:
-            options.append(f"--{name.replace('_', '-')}")
-        elif value is not None and value is not False:
-            options.append(f"--{name.replace('_', '-')}={value}")
-    return [*command, "--json", *options, "--", *values]
 
 
 @dataclass
@@ -267,51 +211,40 @@ class Worker:
                 return
             self._waiting.put(Request(int(value["id"]), verb, arguments))
         except (ValueError, KeyError, TypeError):
-            self._answer(None, "error", message="This is no request.", hint="")
+            self._refuse(None, UserError("This is no request."))
 
     def _do(self, request: Request) -> None:
+        def progress(step: int, total: int, message: str) -> None:
+            self._check(request)
+            self._answer(request.id, "progress", step=step, total=total, message=message)
+
         try:
             self._check(request)
             verb = self.verbs.get(request.verb)
             if verb is None:
                 raise UserError(f"There is no {request.verb} here.")
-            value = verb(request.arguments, lambda *told: self._progress(request, *told))
-        except Cancelled:
-            self._answer(request.id, "error", message=CANCELLED, hint="")
-        except UserError as error:
-            self._answer(request.id, "error", message=error.message, hint=error.hint)
+            self._answer(request.id, "result", value=verb(request.arguments, progress))
         except Exception as error:  # the next request may well succeed
-            traceback.print_exc(file=sys.stderr)
-            message, hint = explained(error)
-            self._answer(request.id, "error", message=message, hint=hint)
-        else:
-            self._answer(request.id, "result", value=value)
+            trouble = as_user_error(error)
+            if trouble is None:
+                traceback.print_exc(file=sys.stderr)
+                trouble = UserError(
+                    "This failed through a fault in Rarebit.",
+                    "Try it once more. The terminal that Rarebit runs in says what happened.",
+                    "defect",
+                )
+            self._refuse(request.id, trouble)
 
     def _check(self, request: Request) -> None:
         if self._ended.is_set() or request.id in self._cancelled:
             raise Cancelled
 
-    def _progress(self, request: Request, step: int, total: int, message: str) -> None:
-        self._check(request)
-        self._answer(request.id, "progress", step=step, total=total, message=message)
+    def _refuse(self, number: int | None, error: UserError) -> None:
+        told = {"message": error.message, "hint": error.hint, "code": error.code}
+        self._answer(number, "error", **told)
 
     def _answer(self, number: int | None, event: str, **content: object) -> None:
         line = json.dumps({"id": number, "event": event, **content}, allow_nan=False)
         with self._writing, contextlib.suppress(BrokenPipeError):
             self.answers.write(f"{line}\n")
             self.answers.flush()
-
-
-def explained(error: Exception) -> tuple[str, str]:
-    """What a person is told of an exception that nobody foresaw, and what to do."""
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
-        return (
-            "There was not enough memory for this.",
-            "Draw smaller pictures, or close other programs that use the graphics card.",
-        )
-    if isinstance(error, OSError) and error.strerror:
-        return f"A file could not be read or written: {error.strerror}.", ""
-    return (
-        "This failed through a fault in Rarebit.",
-        "Try it once more. The terminal that Rarebit runs in says what happened.",
-    )

@@ -115,7 +115,7 @@ def ask_about_words(
         "base": base,
         "class_word": _word(class_word),
         "images": str(places.PROJECT / image_set_path(image_set)) if image_set else None,
-        "words": list(words),
+        **({"words": list(words)} if verb == "judge" else {}),
     }
     return service.call(f"trigger.{verb}", arguments, _SECONDS)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -14,9 +13,16 @@ from PIL import Image
 
 from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import SMALL, make_images
+from trainer import __version__
 from trainer.commands.cli import main
 from trainer.places import PROJECT
 
+COMMANDS = [
+    *("train", "resume", "worker", "service", "generate", "trigger", "check-images", "evaluate"),
+    *("fit", "doctor", "adapter"),
+    *(f"adapter {action}" for action in ("inspect", "verify", "convert", "resize", "merge")),
+    *(f"adapter {action}" for action in ("extract", "recipe", "download")),
+]
 EVERYWHERE = "Works in A1111, Forge, ComfyUI, InvokeAI, sd-scripts, diffusers."
 
 
@@ -143,21 +149,29 @@ def test_check_images(
 
 def test_help_needs_no_heavy_library() -> None:
     code = (
-        "import sys; from trainer.commands.cli import build_parser; build_parser().format_help();"
+        "import sys; from trainer.commands.cli import main\n"
+        f"for command in {COMMANDS}: assert main([*command.split(), '--help']) == 0\n"
         "sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=False)
     assert done.returncode == 0
 
 
-@pytest.mark.parametrize("arguments", [[], ["train", "--nonsense"], ["fly"]])
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.split() == ["rarebit", __version__]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["train", "--nonsense"], ["fly"], ["generate"], ["fit", "--vram", "x"], ["adapter"]],
+)
 def test_unknown_arguments_are_refused(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert caught.value.code == 2
-    assert "usage:" in capsys.readouterr().err
+    assert main(arguments) == 2
+    told = capsys.readouterr()
+    assert "Usage:" in told.err and told.out == ""
 
 
 def test_check_images_of_several_concepts(
@@ -183,11 +197,31 @@ def test_check_images_of_several_concepts(
 def test_running_out_of_gpu_memory_is_said_in_words(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def command(_: object) -> int:
+    def out_of_memory(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory (injected)")
 
-    parser = argparse.ArgumentParser()
-    parser.set_defaults(command=command)
-    monkeypatch.setattr("trainer.commands.cli.build_parser", lambda: parser)
-    assert main([]) == 2
+    monkeypatch.setattr("trainer.lora.inspection.inspect_file", out_of_memory)
+    assert main(["adapter", "inspect", "x"]) == 2
     assert "GPU's memory is not enough" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes there are told of in another way")
+def test_a_closed_pipe_ends_printing_and_not_the_run(
+    tiny_base: TinyBase, images: Path, tmp_path: Path
+) -> None:
+    arguments = ["train", "--images", str(images), "--trigger", "ohwx", *settings()]
+    arguments += ["--base", str(tiny_base("sd1")), "--run", str(tmp_path / "run")]
+    with subprocess.Popen(
+        [sys.executable, "-m", "trainer", *arguments],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == "Loading …\n"
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors and "BrokenPipe" not in errors
+    assert (tmp_path / "run" / "adapter.safetensors").is_file()

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from trainer.commands import doctor
+from trainer.commands.cli import main
 from trainer.memory.devices import Device
 from trainer.places import PROJECT
 
@@ -23,7 +24,7 @@ def runs_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_healthy_machine(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert doctor.main() == 0
+    assert main(["doctor"]) == 0
     text = capsys.readouterr().out
     for word in ("system", "processor", "GPU", "disk", "used", "packages", "self-test  passed"):
         assert word in text
@@ -32,7 +33,7 @@ def test_healthy_machine(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
 
 
 def test_json_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
-    assert doctor.main(as_json=True) == 0
+    assert main(["doctor", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["passed"] is True
     assert told["machine"]["torch"] == torch.__version__
@@ -58,7 +59,7 @@ def test_lora_step_sees_numbers_that_are_none(monkeypatch: pytest.MonkeyPatch) -
 
 def test_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "runs").touch()
-    assert doctor.main() == 1
+    assert main(["doctor"]) == 1
     assert "self-test  FAILED: a file written and read (FileExistsError" in capsys.readouterr().out
 
 
@@ -86,7 +87,7 @@ def test_words_for_another_machine() -> None:
     check = doctor.Check("one LoRA step", False, "broken", 0.1)
     ill = replace(machine, accelerators=(gpu,), free_disk_gib=1.0)
     diagnosis = doctor.Diagnosis(ill, "cuda:0", "bf16", packages, (check,), ("advice",))
-    text = "\n".join(doctor.lines(diagnosis))
+    text = "\n".join(diagnosis.lines())
     assert not diagnosis.passed
     for part in (
         *("Fast 9, 20.5 of 24.0 GiB free", "cuda:0 in bf16", "0 of 2 as pinned"),

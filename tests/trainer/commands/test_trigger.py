@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import make_images
 from trainer.commands.cli import main
-from trainer.commands.trigger import judge_words
-from trainer.commands.worker import judge_trigger, suggest_triggers
+from trainer.commands.worker import verb_table
+from trainer.generation.studio import Studio
 from trainer.triggers.lab import TriggerLab, open_lab
 
 
@@ -90,20 +91,10 @@ def test_another_base(tiny_base: TinyBase, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_the_verbs_of_the_page_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = {"words": ["-rf", "dog"], "base": "tiny-emoji", "class_word": "car", "images": None}
-    suggested = suggest_triggers(arguments, lambda *_: None)
+    verbs: Any = verb_table(Studio())
+    arguments = {"base": "tiny-emoji", "class_word": "car", "images": None}
+    suggested = verbs["trigger.suggest"](arguments, lambda *_: None)
     assert {one["verdict"] for one in suggested} == {"good"} and len(suggested) == 5
     monkeypatch.setattr(TriggerLab, "suggest", None)  # what judging costs no time for
-    judged = judge_trigger(arguments, lambda *_: None)
+    judged = verbs["trigger.judge"]({**arguments, "words": ["-rf", "dog"]}, lambda *_: None)
     assert [one["word"] for one in judged] == ["-rf", "dog"]
-
-
-def test_captions_count_and_no_picture_is_decoded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    images = make_images(tmp_path / "images", count=2)
-    (images / "0.txt").write_text("a qjvk dog")
-    (images / "0.png").write_bytes(b"no picture")
-    monkeypatch.setattr("PIL.Image.open", None)
-    (found,) = judge_words(["qjvk"], "tiny-emoji", "dog", images)
-    assert any("captions" in reason for reason in found.reasons)

@@ -16,9 +16,10 @@ import pytest
 
 from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import make_images, small_config, train_small
-from trainer.commands.worker import Arguments, Progress, Verb, Worker, command_line, verb_table
+from trainer.commands.worker import Arguments, Verb, Worker, verb_table
 from trainer.config.file import write_config
 from trainer.errors import UserError
+from trainer.events import Progress
 from trainer.generation.studio import Studio
 from trainer.runs.layout import RunFolder, create_run
 from trainer.runs.status import own_status, write_status
@@ -142,6 +143,7 @@ def test_a_failing_request_is_told_and_survived(
     assert answer["event"] == "error"
     assert answer["message"] == message
     assert answer["hint"].startswith(hint)
+    assert answer["code"] == ("defect" if verb == "fail" else "user_error")
     assert "secret" not in json.dumps(answer)
     worker.say(2, "echo", text="still there")
     assert worker.final(2)["value"] == {"said": "still there"}
@@ -221,27 +223,6 @@ def test_nothing_is_drawn_while_a_run_is_at_work(tmp_path: Path, tiny_base: Tiny
     assert draw(arguments, lambda *_: None) == {"files": [str(tmp_path / "out" / "000001.png")]}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ({"file": "a"}, ["adapter", "inspect", "--json", "--", "a"]),
-        ({"file": "--force"}, ["adapter", "inspect", "--json", "--", "--force"]),
-        (
-            {"file": "a", "rank": 4, "force": True, "sidecars": False, "energy": None},
-            ["adapter", "inspect", "--json", "--rank=4", "--force", "--", "a"],
-        ),
-        (
-            {"file": ["a", "b:0.5"], "base_name": "-x"},
-            ["adapter", "inspect", "--json", "--base-name=-x", "--", "a", "b:0.5"],
-        ),
-    ],
-)
-def test_arguments_of_a_verb_are_those_of_the_command(
-    arguments: dict[str, object], expected: list[str]
-) -> None:
-    assert command_line(("adapter", "inspect"), "file", arguments) == expected
-
-
 def test_adapter_verbs_answer_what_the_command_prints(tmp_path: Path, tiny_base: TinyBase) -> None:
     config = small_config(tiny_base("sd1"), make_images(tmp_path / "images"))
     adapter = train_small(config, tmp_path / "run")[0].run.adapter
@@ -254,7 +235,10 @@ def test_adapter_verbs_answer_what_the_command_prints(tmp_path: Path, tiny_base:
     assert (written["file"], written["ranks"]) == (str(smaller), [1])
     with pytest.raises(UserError, match="exists already"):
         table["adapter.resize"](arguments, lambda *_: None)
-    with pytest.raises(UserError, match="--rank --energy is required"):
+    for wrong in ({"rank": "x"}, {"rank": 1, "unheard": 1}, {"layout": "kohya"}):
+        with pytest.raises(UserError, match=r"rank|unheard|layout"):
+            table["adapter.resize"]({"file": str(adapter), "out": "x", **wrong}, lambda *_: None)
+    with pytest.raises(UserError, match="--rank and --energy"):
         table["adapter.resize"]({"file": str(adapter), "out": "x"}, lambda *_: None)
 
 

@@ -1,0 +1,378 @@
+"""What ``adapter`` does with files: written, read back, and compared with what was meant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from trainer.errors import UserError
+from trainer.evaluation.drift import prediction_difference
+from trainer.lora.adapter import Adapter
+from trainer.lora.baking import (
+    BaseLayout,
+    bake,
+    check_new,
+    digests,
+    precision_of,
+    rounding,
+    save_base,
+)
+from trainer.lora.changes import Comparison, compare
+from trainer.lora.editing import Extraction, approximate
+from trainer.lora.editing import extract as extract_adapter
+from trainer.lora.editing import merge as merge_adapters
+from trainer.lora.editing import resize as resize_adapter
+from trainer.lora.inspection import trigger_words
+from trainer.lora.loading import check_fit, plain_on
+from trainer.lora.metadata import recorded_base, recorded_fingerprint
+from trainer.lora.names import shorten
+from trainer.lora.reading import read_adapter
+from trainer.lora.sharing import picture_of, sidecar_paths, write_sidecars
+from trainer.lora.tools import judge, works_in
+from trainer.lora.writing import WritableLayout, best_layout, write_adapter
+from trainer.memory.devices import Device, Precision, choose_device
+from trainer.models.base import BaseModel
+from trainer.models.identify import identify
+from trainer.models.load import load_base
+from trainer.places import shown
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a result goes and how.
+
+    Attributes:
+        precision: None for that of the file.
+        force: whether an existing file may be replaced; never one that is read.
+        sidecars: whether its .json and .png are written too.
+    """
+
+    path: Path
+    precision: Precision | None
+    force: bool
+    sidecars: bool
+
+    def check(self, sources: Sequence[Path]) -> None:
+        """Refuses to lose a file.
+
+        Raises:
+            UserError: the output is a source, exists, or has a name that tools would not list.
+        """
+        if self.path.suffix != ".safetensors":
+            raise UserError(f"{self.path} does not end in .safetensors.", "Tools look for that.")
+        targets = [self.path, *(sidecar_paths(self.path) if self.sidecars else ())]
+        for target in targets:
+            if any(target.exists() and target.samefile(s) for s in sources if s.exists()):
+                raise UserError(f"{target} is read here: it is never replaced.", "Choose another.")
+            if target.exists() and not (self.force and target.is_file()):
+                raise UserError(f"{target} exists already.", "--force replaces it.")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+
+
+@dataclass(frozen=True)
+class BaseOnDevice:
+    """A base model on its device, for measuring predictions."""
+
+    base: BaseModel
+    device: Device
+
+    @classmethod
+    def load(cls, name: str) -> BaseOnDevice:
+        """By name, whatever it is."""
+        device = choose_device("auto")
+        base = load_base(name, dtype=device.dtype)
+        device.put(base.unet, *base.text_encoders)
+        return cls(base, device)
+
+    @classmethod
+    def of(cls, adapters: Sequence[Adapter], name: str | None) -> BaseOnDevice | None:
+        """The named one, or that on which all adapters were trained, if it is here."""
+        if name is not None:
+            return cls.load(name)
+        prints = {recorded_fingerprint(adapter) for adapter in adapters}
+        recorded = recorded_base(adapters[0])
+        if recorded is None or len(prints) != 1:
+            return None
+        found = cls.load(recorded)
+        return found if {found.base.fingerprint} == prints else None
+
+
+@dataclass(frozen=True)
+class Written:
+    """An adapter file that was written, and what it is.
+
+    Attributes:
+        difference: of what was read back from what was meant.
+        works: in which tools.
+        left_out: keys of the metadata that found no room.
+        base: name of the base model that predictions were compared on; empty where on none.
+        prediction_difference: of its predictions, as a share of what the adapter changes in them.
+    """
+
+    path: Path
+    layout: WritableLayout
+    precision: Precision
+    adapter: Adapter
+    difference: Comparison
+    works: str
+    left_out: list[str]
+    sidecars: list[Path]
+    base: str = ""
+    prediction_difference: float | None = None
+
+    def as_dict(self) -> dict[str, object]:
+        """For ``--json`` and for the page."""
+        worst = self.difference.worst_layer
+        return {
+            "file": str(self.path),
+            "layout": self.layout,
+            "precision": self.precision,
+            "layers": len(self.adapter.layers),
+            "ranks": self.adapter.ranks,
+            "difference": self.difference.overall,
+            "worst_difference": self.difference.worst,
+            "worst_layer": None if worst is None else str(worst),
+            "works": self.works,
+            "metadata_left_out": self.left_out,
+            "prediction_difference": self.prediction_difference,
+        }
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [
+            f"{shown(self.path)}: {self.adapter.size_in_words}, {self.layout} layout, "
+            f"{self.precision}",
+            f"Read back, it {self.difference.in_words()}.",
+        ]
+        if self.prediction_difference is not None:
+            lines.append(
+                f"Its predictions on {self.base} differ by {100 * self.prediction_difference:.2g} "
+                "% of what the adapter changes in them."
+            )
+        lines += [f"It {self.works}.", *(f"Wrote {shown(path)}" for path in self.sidecars)]
+        if self.left_out:
+            lines.append(f"No room in the metadata for {', '.join(self.left_out[:5])}.")
+        return lines
+
+
+def write(
+    before: Adapter,
+    after: Adapter,
+    output: Output,
+    sources: Sequence[Path],
+    layout: WritableLayout,
+    on: BaseOnDevice | None,
+) -> Written:
+    """Write an adapter, read it back, and compare it.
+
+    Args:
+        before: what it is compared with.
+        on: where predictions are compared.
+    """
+    precision = output.precision or before.precision
+    left_out = write_adapter(after, output.path, layout, precision)
+    written = read_adapter(output.path)
+    difference = compare(before, written)
+    works = works_in(judge(written))
+    beside = write_sidecars(after, output.path, picture_of(sources[0])) if output.sidecars else []
+    predicted = None
+    if on is not None:
+        words = [word for word in trigger_words(before) if word]
+        predicted = prediction_difference(on.base, before, written, words, on.device)
+    return Written(
+        path=output.path,
+        layout=layout,
+        precision=precision,
+        adapter=written,
+        difference=difference,
+        works=works,
+        left_out=left_out,
+        sidecars=beside,
+        base=on.base.name if on else "",
+        prediction_difference=predicted,
+    )
+
+
+def resize_file(
+    path: Path, output: Output, rank: int | None, energy: float | None, base_name: str | None
+) -> Written:
+    """Write an adapter with smaller ranks; of DoRA a plain one.
+
+    Raises:
+        UserError: it can't be read, it is DoRA and no base model is known, or the output exists.
+    """
+    output.check([path])
+    adapter = read_adapter(path)
+    on = BaseOnDevice.of([adapter], base_name)
+    if adapter.is_dora:
+        if on is None:
+            raise UserError(
+                f"{path} is DoRA: what it changes depends on the base model.",
+                "Name the base model with --base, and it is computed there.",
+            )
+        check_fit(on.base, adapter)
+        result = approximate(on.base, adapter, rank=rank, energy=energy).adapter
+        adapter = plain_on(on.base, adapter)
+    else:
+        result = resize_adapter(adapter, rank=rank, energy=energy)
+    return write(adapter, result, output, [path], best_layout(result), on)
+
+
+def merge_files(chosen: Sequence[tuple[Path, float]], output: Output, rank: int | None) -> Written:
+    """Write several adapters, each with its strength, as one.
+
+    Raises:
+        UserError: a file can't be read, they don't fit together, or the output exists.
+    """
+    paths = [path for path, _ in chosen]
+    output.check(paths)
+    adapters = [(read_adapter(path), strength) for path, strength in chosen]
+    whole = merge_adapters(adapters, [path.stem for path in paths])
+    result = whole if rank is None else resize_adapter(whole, rank=rank)
+    on = None if rank is None else BaseOnDevice.of([adapter for adapter, _ in adapters], None)
+    return write(whole, result, output, paths, best_layout(result), on)
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """An adapter that was found between two base models.
+
+    Attributes:
+        saved: how the file differs from it.
+    """
+
+    path: Path
+    layout: WritableLayout
+    precision: Precision
+    found: Extraction
+    saved: Comparison
+    works: str
+
+    def as_dict(self) -> dict[str, object]:
+        """For ``--json`` and for the page."""
+        found = self.found
+        return {
+            "file": str(self.path),
+            "layout": self.layout,
+            "precision": self.precision,
+            "layers": len(found.adapter.layers),
+            "ranks": found.adapter.ranks,
+            "difference": found.difference.overall,
+            "worst_difference": found.difference.worst,
+            "rounding": self.saved.overall,
+            "left_out": list(found.left_out),
+            "left_out_share": found.left_out_share,
+            "works": self.works,
+        }
+
+    def lines(self) -> list[str]:
+        """For people."""
+        found = self.found
+        lines = [
+            f"{shown(self.path)}: {found.adapter.size_in_words}, {self.layout} layout, "
+            f"{self.precision}",
+            f"Against the tuned model's layers, it {found.difference.in_words()}.",
+            f"Read back, the file {self.saved.in_words()}.",
+        ]
+        if found.left_out:
+            lines.append(
+                f"No adapter holds {100 * found.left_out_share:.2g} % of the whole change: "
+                f"{shorten(found.left_out)}."
+            )
+        return [*lines, f"It {self.works}."]
+
+
+def extract_file(
+    base_name: str, tuned_name: str, output: Output, rank: int | None, energy: float | None
+) -> Extracted:
+    """Write the adapter that makes a tuned model of its base.
+
+    Raises:
+        UserError: a model can't be loaded, they don't go together, or the output exists.
+    """
+    output.check([Path(base_name), Path(tuned_name)])
+    base, tuned = load_base(base_name), load_base(tuned_name)
+    found = extract_adapter(base, tuned, output.path.stem, rank=rank, energy=energy)
+    del base, tuned
+    precision, layout = output.precision or "fp16", best_layout(found.adapter)
+    write_adapter(found.adapter, output.path, layout, precision)
+    written = read_adapter(output.path)
+    saved, works = compare(found.adapter, written), works_in(judge(written))
+    return Extracted(output.path, layout, precision, found, saved, works)
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A base model with adapters in its weights.
+
+    Attributes:
+        source: name of the base model that it was made from.
+        layers: how many were changed.
+        rounding: the most of a layer's change that the number format rounds off; `worst_layer`'s.
+    """
+
+    path: Path
+    layout: BaseLayout
+    precision: Precision
+    source: str
+    layers: int
+    rounding: float
+    worst_layer: str
+
+    def as_dict(self) -> dict[str, object]:
+        """For ``--json`` and for the page."""
+        facts = asdict(self)
+        del facts["path"], facts["source"], facts["worst_layer"]
+        place = "folder" if self.layout == "folder" else "file"
+        return {place: str(self.path), **facts, "verified": True}
+
+    def lines(self) -> list[str]:
+        """For people."""
+        return [
+            f"{shown(self.path)}: {self.source} with {self.layers} layers changed, {self.layout}, "
+            f"{self.precision}",
+            f"Loaded again, every weight is as written; {self.precision} rounds off at most "
+            f"{100 * self.rounding:.2g} % of a layer's change ({self.worst_layer}).",
+        ]
+
+
+def merge_into_base(
+    chosen: Sequence[tuple[Path, float]],
+    output: Output,
+    rank: int | None,
+    base_name: str,
+    layout: BaseLayout | None,
+) -> Merged:
+    """Write a base model with adapters in its weights, load it again and compare.
+
+    Args:
+        layout: None for that of the base model.
+
+    Raises:
+        UserError: a file can't be read or does not fit, or the output exists.
+    """
+    unfit = {"--rank": rank, "--sidecars": output.sidecars, "--force": output.force}
+    given = [name for name, value in unfit.items() if value]
+    if given:
+        raise UserError(f"{', '.join(given)} has no meaning with --base.", "Leave it out.")
+    source = identify(base_name)
+    layout = layout or ("single-file" if source.is_single_file else "folder")
+    check_new(output.path, layout)
+    adapters = [(read_adapter(path), strength) for path, strength in chosen]
+    precision = output.precision or precision_of(source)
+    base = load_base(base_name)
+    changes = bake(base, adapters)
+    worst, where = rounding(base, changes, precision)
+    expected = digests(base, precision)
+    save_base(base, output.path, layout, precision, source)
+    prediction = base.prediction_type
+    del base  # two whole models need not fit into memory
+    again = load_base(str(output.path), prediction=prediction)
+    found = digests(again, precision)
+    wrong = [name for name in expected if found.get(name) != expected[name]]
+    if wrong or again.prediction_type != prediction:
+        raise UserError(
+            f"{output.path} is not what was to be written: {shorten(wrong or ['prediction type'])}."
+        )
+    return Merged(output.path, layout, precision, base_name, len(changes), worst, str(where))

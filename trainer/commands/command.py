@@ -1,0 +1,195 @@
+"""What all commands share: how one is declared, how its result is printed, what its failure says.
+
+A command is a typed function: its arguments are the options, its result is printed as lines or,
+with ``--json``, as JSON. The page's worker calls the same functions. Modules of commands import
+heavy libraries only within functions, so that ``--help`` and mistakes in the arguments answer at
+once; and they leave out the import of ``annotations``, since typer reads the types of arguments.
+"""
+
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Annotated, Any, Protocol, TextIO, TypeVar
+
+import typer
+
+from trainer import __version__
+from trainer.config.fields import ConfigField, field_help
+from trainer.errors import UserError
+from trainer.runs.disk import REFUSALS, disk_error
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+app = typer.Typer(
+    help="Rarebit: a Stable Diffusion LoRA trainer.",
+    epilog="Without a command the page opens in the browser, as with ui. The command test, of "
+    "launch.py alone, runs all checks of a copy of the source.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+adapter_app = typer.Typer(
+    help="Inspect, verify, convert, resize, merge or extract adapter files.", rich_markup_mode=None
+)
+app.add_typer(adapter_app, name="adapter")
+
+
+class Answer(Protocol):
+    """What a command has found."""
+
+    def as_dict(self) -> dict[str, object]:
+        """For ``--json`` and for the page."""
+        ...
+
+    def lines(self) -> Iterable[str]:
+        """For people."""
+        ...
+
+
+def option(metavar: str | None, help: str, *names: str) -> Any:
+    """An option in the place of a parameter's metadata; without names it has the parameter's."""
+    return typer.Option(*names, metavar=metavar, help=help, show_default=False)
+
+
+Base = Annotated[str, option("NAME", field_help("base.name"))]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def command(
+    name: str,
+    help: str,
+    *,
+    group: typer.Typer = app,
+    fields: Iterable[ConfigField] = (),
+    hidden: bool = False,
+) -> Callable[[Function], Function]:
+    """Makes a function a command; the function itself stays what it is.
+
+    A function that returns an `Answer` gets ``--json``; one that returns an int gives the exit
+    status.
+
+    Args:
+        fields: of the configuration, each an option of its own; those that were given come as the
+            function's keyword arguments, by their dotted names.
+    """
+
+    def declare(function: Function) -> Function:
+        signature = inspect.signature(function)
+        parameters = [
+            one
+            for one in signature.parameters.values()
+            if one.kind is not inspect.Parameter.VAR_KEYWORD
+        ]
+        named = {field.name.replace(".", "__"): field for field in fields}
+        parameters += [_parameter(key, field) for key, field in named.items()]
+        answers = signature.return_annotation not in (int, None)
+        if answers:
+            parameters.append(_keyword("json", Json, False))
+
+        def run(**values: Any) -> None:
+            as_json = bool(values.pop("json")) if answers else False
+            given = {
+                named[key].name if key in named else key: value
+                for key, value in values.items()
+                if key not in named or value is not None
+            }
+            raise typer.Exit(perform(partial(function, **given), as_json))
+
+        setattr(run, "__signature__", inspect.Signature(parameters))  # noqa: B010
+        run.__annotations__ = {one.name: one.annotation for one in parameters}
+        group.command(name, help=help, hidden=hidden)(run)
+        return function
+
+    return declare
+
+
+def _parameter(name: str, field: ConfigField) -> inspect.Parameter:
+    """The option of a field of the configuration; None where it is not given."""
+    kind = bool if "boolean" in field.types else int if "integer" in field.types else str
+    flag = f"{field.flag}/--no-{field.flag[2:]}" if kind is bool else field.flag
+    metadata = option(field.metavar or None, field.description, flag)
+    return _keyword(name, Annotated[kind | None, metadata], None)
+
+
+def _keyword(name: str, annotation: object, default: object) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+    )
+
+
+def perform(work: Callable[[], object], as_json: bool = False) -> int:
+    """Does a command's work, prints what it gives, and returns the exit status.
+
+    That is 0; 2 for a mistake of the user's, with one message and a hint on stderr; 130 for Ctrl-C.
+    """
+    try:
+        answer: Any = work()
+    except KeyboardInterrupt:
+        say("\nStopped.", sys.stderr)
+        return 130
+    except Exception as error:
+        trouble = as_user_error(error)
+        if trouble is None:
+            raise
+        if os.environ.get("RANK", "0") == "0":  # of several processes, the first one says it
+            say(f"error: {trouble.message}", sys.stderr)
+            if trouble.hint:
+                say(f"       {trouble.hint}", sys.stderr)
+        return 2
+    if answer is None or isinstance(answer, int):
+        return answer or 0
+    say(json.dumps(answer.as_dict(), indent=1) if as_json else "\n".join(answer.lines()))
+    return int(getattr(answer, "exit_status", 0))
+
+
+def as_user_error(error: Exception) -> UserError | None:
+    """An exception in words where it is nobody's defect: of the user's, the disk, or memory."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, OSError) and error.errno in REFUSALS:
+        return disk_error(error, "what this command writes or reads")
+    torch = sys.modules.get("torch")  # many commands need none
+    of_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
+    if of_gpu or isinstance(error, MemoryError):
+        return UserError(
+            f"The {'GPU' if of_gpu else 'computer'}'s memory is not enough for this command.",
+            "Close other programs that use it, or ask for smaller pictures.",
+            "out_of_memory",
+        )
+    return None
+
+
+def say(text: str, stream: TextIO | None = None, end: str = "\n") -> None:
+    """Prints at once. Where nobody reads any more (``… | head``), printing ends, not the work."""
+    out = stream or sys.stdout
+    try:
+        print(text, end=end, file=out, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+
+
+def say_progress(done: int, total: int, what: str) -> None:
+    """Tells on stderr how slow work goes."""
+    say(f"{what} {done}/{total}" if total > 1 else what, sys.stderr)
+
+
+def _print_version(given: bool) -> None:
+    if given:
+        say(f"rarebit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Only the options that stand before a command."""
