@@ -13,7 +13,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import NewVisit
 from tests.browser.serving import Server
-from trainer.data.png_text import read_texts
+from trainer.data.images import read_texts
 from trainer.places import PROJECT
 
 PICTURES = PROJECT / "datasets" / "police-car"

@@ -62,7 +62,7 @@ def check_images(
         UserError: there is no such folder, nothing in it can be used, or the base or the
             resolution does not suit.
     """
-    from trainer.data.latents import check_resolution
+    from trainer.data.report import check_resolution
     from trainer.models.identify import identify
     from trainer.models.load import load_tokenizers
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from trainer.data.problems import ImageProblem
+from trainer.data.findings import ImageProblem
 
 MAX_PICTURE_ASPECT = 4.0
 MAX_BUCKET_ASPECT = 2.0

@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import Image, ImageCms
 
-from trainer.data.problems import ImageProblem
+from trainer.data.findings import ImageProblem
 
 WHITE = "#ffffff"
 

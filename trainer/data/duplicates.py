@@ -1,4 +1,8 @@
-"""Pictures that are the same, or nearly."""
+"""Pictures that are the same, or nearly.
+
+Not imagehash: it brings scipy and pywavelets, has no colours, and would hash decoded pictures one
+by one; these lines hash thumbnails that the scan has anyway.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +33,7 @@ def near_pairs(thumbnails: np.ndarray) -> list[tuple[int, int]]:
     Args:
         thumbnails: (N, 8, 9, 3) uint8.
     """
-    hashes = difference_hashes(thumbnails)
-    count = len(hashes)
+    hashes, count = difference_hashes(thumbnails), len(thumbnails)
     colours = thumbnails.reshape(count, 2, 4, 3, 3, 3).mean(axis=(2, 4), dtype=np.float32)
     colours = colours.reshape(count, 18)
     pairs: list[tuple[int, int]] = []
@@ -51,8 +54,7 @@ def difference_hashes(thumbnails: np.ndarray) -> np.ndarray:
     """(N,) uint64 from (N, 8, 9, 3) uint8: one bit where a pixel is brighter than the one left."""
     grey = thumbnails.astype(np.int16).sum(axis=3)  # (N, 8, 9), three times the brightness
     bits = np.diff(grey, axis=2) > 3 * _EDGE  # (N, 8, 8)
-    packed = np.packbits(bits.reshape(len(bits), 64), axis=1)
-    return packed.view(np.uint64).reshape(-1)
+    return np.packbits(bits.reshape(len(bits), 64), axis=1).view(np.uint64).reshape(-1)
 
 
 def duplicate_findings(
@@ -63,35 +65,32 @@ def duplicate_findings(
     Args:
         names: fit for showing; digests: of the files; thumbnails: (N, 8, 9, 3) uint8.
     """
-    findings = []
     first_of: dict[str, int] = {}
-    distinct: list[int] = []
     for index, digest in enumerate(digests):
-        if digest not in first_of:
-            first_of[digest] = index
-            distinct.append(index)
-            continue
-        findings.append(
-            Finding(
-                names[index],
-                "warning",
-                f"It is the same file as {names[first_of[digest]]}, so this picture counts twice. "
-                "Remove one of them.",
-            )
+        first_of.setdefault(digest, index)
+    findings = [
+        Finding(
+            names[index],
+            "warning",
+            f"It is the same file as {names[first_of[digest]]}, so this picture counts twice. "
+            "Remove one of them.",
         )
+        for index, digest in enumerate(digests)
+        if first_of[digest] != index
+    ]
+    distinct = list(first_of.values())
     if len(distinct) > MAX_COMPARED:
         message = f"Of more than {MAX_COMPARED:,} pictures, near duplicates are not looked for."
         return [*findings, Finding(f"{len(distinct):,} pictures", "note", message)]
-    for earlier, later in near_pairs(thumbnails[distinct]):
-        findings.append(
-            Finding(
-                names[distinct[later]],
-                "warning",
-                f"It looks nearly the same as {names[distinct[earlier]]}. Near duplicates make "
-                "the adapter repeat one picture: keep the better one.",
-            )
+    return findings + [
+        Finding(
+            names[distinct[later]],
+            "warning",
+            f"It looks nearly the same as {names[distinct[earlier]]}. Near duplicates make "
+            "the adapter repeat one picture: keep the better one.",
         )
-    return findings
+        for earlier, later in near_pairs(thumbnails[distinct])
+    ]
 
 
 def twin_findings(names: Sequence[str]) -> list[Finding]:

@@ -9,6 +9,22 @@ from typing import Literal
 from trainer.data.names import list_names
 
 Severity = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+"""The gravest first."""
+
+
+class ImageProblem(Exception):
+    """A picture that cannot be used; the rest of its set can.
+
+    Args:
+        reason: one plain sentence without the picture's name.
+        hint: the way out, as something to do.
+    """
+
+    def __init__(self, reason: str, hint: str = "") -> None:
+        super().__init__(f"{reason} {hint}".strip())
+        self.reason = reason
+        self.hint = hint
 
 
 @dataclass(frozen=True)
@@ -32,6 +48,10 @@ class Finding:
     def of_several(cls, names: Sequence[str], severity: Severity, message: str) -> Finding:
         """One doubt about several pictures alike, said once."""
         return cls(list_names(names), severity, message, tuple(names))
+
+    def as_dict(self) -> dict[str, object]:
+        """As ``--json`` prints it."""
+        return {"name": self.name, "severity": self.severity, "message": self.message}
 
     def __str__(self) -> str:
         return f"{self.name}: {self.message}"

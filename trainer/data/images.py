@@ -26,28 +26,13 @@ from PIL import Image, UnidentifiedImageError
 
 from trainer.data.buckets import CropPlan
 from trainer.data.colours import WHITE, split_alpha, to_srgb
-from trainer.data.problems import ImageProblem
+from trainer.data.findings import ImageProblem
 from trainer.data.sniffing import unread_reason
-
-__all__ = [
-    "FORMATS",
-    "MAX_FILE_BYTES",
-    "MAX_PIXELS",
-    "PICTURE_SUFFIXES",
-    "ImageHeader",
-    "ImageProblem",
-    "Inspection",
-    "fit",
-    "inspect_image",
-    "load_alpha",
-    "load_grey",
-    "load_rgb",
-    "read_file",
-    "read_header",
-]
 
 MAX_PIXELS = 64_000_000
 MAX_FILE_BYTES = 512_000_000
+MAX_TEXT = 200_000
+"""Characters of a text in a PNG file."""
 PICTURE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib"),
     *(".gif", ".avif", ".tif", ".tiff", ".heic", ".heif", ".hif"),
@@ -85,6 +70,25 @@ def _heif_formats() -> tuple[str, ...]:
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "AVIF", "TIFF", *_heif_formats())
 
+# Words of a decoder's exception; what they mean for the owner of the picture; the way out.
+_PROBLEMS = (
+    (
+        ("decompressed data too large", "text chunks"),
+        "It has damaged metadata: a small text in it unpacks to megabytes.",
+        "Save it again with an image editor, without metadata.",
+    ),
+    (
+        ("truncated",),
+        "It is cut off: the file ends before the picture does.",
+        "Copy or download it again.",
+    ),
+    (
+        ("unsupported",),
+        "It is of a rare kind of its format that is not read.",
+        "Save it again with an image editor, as PNG or JPEG.",
+    ),
+)
+
 ImageSource = str | Path | bytes
 
 
@@ -108,8 +112,8 @@ class ImageHeader:
 
 
 @dataclass(frozen=True)
-class Inspection:
-    """A picture that was decoded once from end to end.
+class ImageFacts:
+    """What is found of a picture by decoding it once from end to end.
 
     Attributes:
         header: its header.
@@ -171,7 +175,7 @@ def load_alpha(source: ImageSource) -> Image.Image | None:
         return None if alpha is None else _upright(alpha, _orientation(image))
 
 
-def inspect_image(source: ImageSource) -> Inspection:
+def inspect_image(source: ImageSource) -> ImageFacts:
     """Decode a picture completely, once, with memory for one picture at a time.
 
     Raises:
@@ -188,24 +192,43 @@ def inspect_image(source: ImageSource) -> Inspection:
             thumbnail = _upright(to_srgb(small, WHITE), _orientation(image)).resize(
                 (9, 8), Image.Resampling.BOX
             )
-        return Inspection(
-            header, _digest(stream), _is_transparent(small), np.array(thumbnail, dtype=np.uint8)
-        )
+        pixels = np.array(thumbnail, dtype=np.uint8)
+        return ImageFacts(header, _digest(stream), _is_transparent(small), pixels)
 
 
-def fit(image: Image.Image, crop: CropPlan, flip: bool) -> np.ndarray:
-    """Resize (Lanczos) and crop a picture; mirror it if ``flip``.
+def fit(
+    image: Image.Image,
+    crop: CropPlan,
+    flip: bool,
+    resampling: Image.Resampling = Image.Resampling.LANCZOS,
+) -> np.ndarray:
+    """Resize and crop a picture; mirror it if ``flip``.
 
     Args:
-        image: mode RGB, upright, of the size that ``crop`` was planned for.
+        image: mode RGB or L, upright, of the shape that ``crop`` was planned for.
 
     Returns:
-        (crop.height, crop.width, 3) uint8.
+        (crop.height, crop.width, 3) uint8; without the last axis for mode L.
     """
-    resized = image.resize((crop.resize_width, crop.resize_height), Image.Resampling.LANCZOS)
+    resized = image.resize((crop.resize_width, crop.resize_height), resampling)
     right, bottom = crop.left + crop.width, crop.top + crop.height
     pixels = np.array(resized.crop((crop.left, crop.top, right, bottom)), dtype=np.uint8)
     return np.ascontiguousarray(pixels[:, ::-1]) if flip else pixels
+
+
+def read_texts(path: Path) -> dict[str, str]:
+    """The texts in a PNG file by keyword, such as the settings that it was drawn with.
+
+    Those ahead of the pixels, which are not decoded. Texts over `MAX_TEXT` characters are left out;
+    any other or damaged file has none.
+    """
+    try:
+        with _opened(path) as (image, _):
+            info = image.info if image.format == "PNG" else {}
+            texts = {key: str(value) for key, value in info.items() if isinstance(value, str)}
+    except ImageProblem:
+        return {}
+    return {str(key): text for key, text in texts.items() if len(text) <= MAX_TEXT}
 
 
 def read_file(path: Path) -> bytes:
@@ -292,20 +315,9 @@ def _problem(error: Exception, start: bytes) -> ImageProblem:
             f"It claims more than the limit of {MAX_PIXELS // 1_000_000} million pixels.",
             "Save a smaller version of it.",
         )
-    if "decompressed data too large" in text or "text chunks" in text:
-        return ImageProblem(
-            "It has damaged metadata: a small text in it unpacks to megabytes.",
-            "Save it again with an image editor, without metadata.",
-        )
-    if "truncated" in text:
-        return ImageProblem(
-            "It is cut off: the file ends before the picture does.", "Copy or download it again."
-        )
-    if "unsupported" in text:
-        return ImageProblem(
-            "It is of a rare kind of its format that is not read.",
-            "Save it again with an image editor, as PNG or JPEG.",
-        )
+    for words, reason, hint in _PROBLEMS:
+        if any(word in text for word in words):
+            return ImageProblem(reason, hint)
     return ImageProblem(
         "It is damaged and cannot be decoded.", "Copy or download it again, or leave it out."
     )

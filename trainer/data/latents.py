@@ -6,158 +6,23 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.config.concepts import concepts_of
-from trainer.config.schema import ImagesConfig, TrainingConfig
-from trainer.data.buckets import CropPlan, plan_crop
+from trainer.config.schema import ImagesConfig
 from trainer.data.cache import TensorCache, content_key
-from trainer.data.holding import held_out_ids
-from trainer.data.images import ImageProblem, fit, load_rgb
-from trainer.data.inspections import Inspections
-from trainer.data.masks import latent_mask, mask_problem
-from trainer.data.order import balanced_repeats
-from trainer.data.sets import ImageEntry, ImageSet, scan_image_set
-from trainer.errors import UserError
+from trainer.data.images import fit, load_rgb
+from trainer.data.masks import latent_mask
+from trainer.data.sets import Picture
 from trainer.events import Progress
 from trainer.memory.tiling import TILE, in_tiles, is_cut
 from trainer.models.load import BaseModel
-from trainer.places import cache_folder
 
 _DECODERS = 2
 """Threads that decode pictures for the VAE: memory for as many of the largest ones."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One image, how it is cut, and which of the run's concepts it shows, counted from 0."""
-
-    entry: ImageEntry
-    crop: CropPlan
-    concept: int = 0
-
-
-def gather_pictures(
-    config: TrainingConfig,
-    step: int,
-    notice: Callable[[str], None],
-    progress: Progress | None = None,
-) -> tuple[list[Picture], list[Picture]]:
-    """The pictures of all concepts of a run: what is trained on, and what is kept out of training.
-
-    What is trained on is repeated so that each concept gets its share.
-
-    Args:
-        config: with its resolution filled in.
-        step: bucket sides are multiples of it, in pixels.
-        notice: is told what is doubtful about the pictures.
-        progress: is told while the pictures of a concept are read.
-
-    Raises:
-        UserError: a folder is missing, or none of its pictures can be used.
-    """
-    concepts = concepts_of(config)
-    groups: list[list[Picture]] = []
-    for number, concept in enumerate(concepts):
-        image_set = scan_again(concept.path, progress)
-        prefix = f"{concept.path.name}/" if len(concepts) > 1 else ""
-        for finding in image_set.findings:
-            if finding.severity != "note":
-                notice(f"{prefix}{finding}")
-        pictures, refused = fit_pictures(image_set, config.images, step)
-        for sentence in refused:
-            notice(prefix + sentence)
-        groups.append([_of_concept(picture, number, prefix) for picture in pictures])
-    split = [split_held_out(group, config) for group in groups]
-    groups = [trained for trained, _ in split]
-    repeats = [[picture.entry.repeats for picture in group] for group in groups]
-    balanced = balanced_repeats(repeats, [concept.repeats for concept in concepts])
-    return [
-        replace(picture, entry=replace(picture.entry, repeats=count))
-        for group, counts in zip(groups, balanced, strict=True)
-        for picture, count in zip(group, counts, strict=True)
-    ], [picture for _, held_out in split for picture in held_out]
-
-
-def scan_again(path: Path, progress: Progress | None = None) -> ImageSet:
-    """`scan_image_set`, which decodes only what it has not seen in an earlier run."""
-    inspections = Inspections(cache_folder() / "inspections", path)
-    image_set = scan_image_set(path, progress=progress, inspect=inspections.inspect)
-    inspections.save()
-    return image_set
-
-
-def split_held_out(
-    pictures: Sequence[Picture], config: TrainingConfig
-) -> tuple[list[Picture], list[Picture]]:
-    """What is trained on of a concept's pictures, and what is kept out to measure by."""
-    ids = [picture.entry.id for picture in pictures]
-    held = held_out_ids(ids, config.evaluation.validation, config.training.seed)
-    return (
-        [picture for picture in pictures if picture.entry.id not in held],
-        [picture for picture in pictures if picture.entry.id in held],
-    )
-
-
-def _of_concept(picture: Picture, number: int, prefix: str) -> Picture:
-    entry = replace(picture.entry, name=prefix + picture.entry.name)
-    return replace(picture, entry=entry, concept=number)
-
-
-def fit_pictures(
-    image_set: ImageSet, config: ImagesConfig, step: int
-) -> tuple[list[Picture], list[str]]:
-    """Cut plans for all images of a set.
-
-    Args:
-        config: with its resolution filled in.
-        step: bucket sides are multiples of it, in pixels.
-
-    Returns:
-        The pictures that can be used, and a sentence about each of the others.
-
-    Raises:
-        UserError: the resolution does not suit the model, or no picture can be used.
-    """
-    resolution = config.resolution or 0
-    check_resolution(resolution, step)
-    pictures, refused = [], []
-    for entry in image_set.entries:
-        header = entry.header
-        try:
-            crop = plan_crop(
-                header.width, header.height, resolution, step, config.buckets, config.upscale
-            )
-        except ImageProblem as problem:
-            refused.append(f"{entry.name}: {problem}")
-            continue
-        if problem := mask_problem(entry, config, crop):
-            refused.append(f"{entry.name}: {problem}")
-            continue
-        pictures.append(Picture(entry, crop))
-    if not pictures:
-        raise UserError(
-            f"None of the {len(image_set.entries)} pictures in {image_set.root} can be used at "
-            f"resolution {resolution}: {refused[0]}",
-            "Use larger pictures, a lower images.resolution, or images.upscale = true.",
-        )
-    return pictures, refused
-
-
-def check_resolution(resolution: int, step: int) -> None:
-    """Raises `UserError` unless ``resolution`` is a multiple of ``step``, both in pixels."""
-    if resolution % step:
-        below = max(step, resolution // step * step)
-        raise UserError(
-            f"images.resolution {resolution} is not a multiple of {step}, which this base model "
-            "needs.",
-            f"Use {below} or {below + step}." if below < resolution else f"Use {below}.",
-        )
 
 
 class MaskSource:

@@ -7,17 +7,104 @@ or a picture of the same name in a folder ``masks`` next to it.
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
 import numpy as np
 from PIL import Image
 
 from trainer.config.schema import ImagesConfig
 from trainer.data.buckets import CropPlan
-from trainer.data.images import load_alpha, load_grey
-from trainer.data.problems import ImageProblem
-from trainer.data.sets import ImageEntry
+from trainer.data.caption_files import PictureIndex
+from trainer.data.findings import Finding, ImageProblem
+from trainer.data.images import fit, load_alpha, load_grey, read_file
+from trainer.data.names import list_names, matching_key
+from trainer.data.scan import FolderContents, FoundFile
 
+if TYPE_CHECKING:
+    from trainer.data.sets import ImageEntry
+
+_FOLDER = "masks"
+_MARK = ".mask"
 MAX_STRETCH = 0.02
 """How far a mask's aspect ratio may be off its picture's, relative."""
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """The mask of a picture, and the SHA-256 of its bytes, in hex, when the set was read."""
+
+    path: Path
+    digest: str
+
+    def read(self) -> bytes:
+        """The file's bytes. Raises `ImageProblem` where it cannot be read, or was changed."""
+        data = read_file(self.path)
+        if hashlib.sha256(data).hexdigest() != self.digest:
+            raise ImageProblem(
+                "The mask has been changed since the image set was read.",
+                "Leave the files alone while training is prepared, and start again.",
+            )
+        return data
+
+
+# ------------------------------------------------------------------------------ by name
+
+
+@dataclass
+class FoundMasks:
+    """Masks by the name of their picture, and what was doubtful about them."""
+
+    of_picture: dict[str, FoundFile] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+
+def take_masks(contents: FolderContents) -> FoundMasks:
+    """Takes the masks out of a folder's pictures.
+
+    ``a.mask.png`` (or ``a.png.mask.png``) is the mask of each picture ``a`` beside it. A folder
+    ``masks`` holds masks where the name of one of its files is that of a picture next to the
+    folder; otherwise it holds pictures. A mask without a picture is used for nothing, and named.
+    """
+    index = PictureIndex(contents.pictures)
+    folders = {
+        file.folder
+        for file in contents.pictures
+        if PurePosixPath(file.folder).name.casefold() == _FOLDER and index.beside(_outside(file))
+    }
+    masks = FoundMasks()
+    pictures: list[FoundFile] = []
+    orphans: list[str] = []
+    for file in contents.pictures:
+        marked = matching_key(file.stem).endswith(_MARK)
+        if not marked and file.folder not in folders:
+            pictures.append(file)
+            continue
+        owners = index.beside(file.stem[: -len(_MARK)] if marked else _outside(file))
+        for picture in owners:
+            masks.of_picture.setdefault(picture.name, file)
+        if not owners:
+            orphans.append(file.shown)
+    contents.pictures = pictures
+    if orphans:
+        message = "A mask, but no picture beside it has its name, so it is used for nothing."
+        masks.findings.append(Finding(list_names(orphans), "warning", message))
+    if masks.of_picture:
+        names = sorted({file.shown for file in masks.of_picture.values()})
+        message = 'Masks of pictures: used with images.masks = "files", and never trained on.'
+        masks.findings.append(Finding(list_names(names), "note", message))
+    return masks
+
+
+def _outside(file: FoundFile) -> str:
+    """The stem that the picture of a file in a folder of masks has."""
+    path = PurePosixPath(file.stem)
+    return (path.parent.parent / path.name).as_posix()
+
+
+# ------------------------------------------------------------------------------ as numbers
 
 
 def latent_mask(
@@ -51,10 +138,7 @@ def fit_mask(mask: Image.Image, crop: CropPlan, flip: bool) -> np.ndarray:
 
     Resized by area means, which never overshoot black or white as the picture's Lanczos may.
     """
-    resized = mask.resize((crop.resize_width, crop.resize_height), Image.Resampling.BOX)
-    right, bottom = crop.left + crop.width, crop.top + crop.height
-    pixels = np.array(resized.crop((crop.left, crop.top, right, bottom)), dtype=np.uint8)
-    return np.ascontiguousarray(pixels[:, ::-1]) if flip else pixels
+    return fit(mask, crop, flip, Image.Resampling.BOX)
 
 
 def mask_problem(entry: ImageEntry, config: ImagesConfig, crop: CropPlan) -> ImageProblem | None:

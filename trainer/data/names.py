@@ -8,6 +8,7 @@ from collections.abc import Sequence
 # Control (newline), format (right-to-left override, zero-width space), surrogate (a byte that is
 # no UTF-8), unassigned, line and paragraph separator: they hide, reorder or break what is shown.
 _HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Cn", "Zl", "Zp"})
+_NAMED = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def display_name(name: str) -> str:
@@ -19,13 +20,12 @@ def display_name(name: str) -> str:
 
 
 def _visible(character: str) -> str:
-    if character == "\\":
-        return "\\\\"
+    if character in _NAMED:
+        return _NAMED[character]
     if unicodedata.category(character) not in _HIDDEN_CATEGORIES:
         return character
     code = ord(character)
-    named = {0x0A: "\\n", 0x0D: "\\r", 0x09: "\\t"}
-    return named.get(code) or (f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}")
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
 def matching_key(name: str) -> str:

@@ -11,6 +11,32 @@ import numpy as np
 
 from trainer.seeds import derive_seed
 
+FEWEST = 8
+"""Pictures; a smaller set is trained on whole: each counts for more than a measurement."""
+MOST = 8
+"""More pictures in the validation split would only make each measurement slower."""
+
+
+def validation_count(pictures: int, share: float) -> int:
+    """How many of a set's pictures are kept out of training."""
+    if pictures < FEWEST or share <= 0:
+        return 0
+    return min(MOST, max(1, round(share * pictures)))
+
+
+def validation_ids(ids: Sequence[str], share: float, seed: int) -> frozenset[str]:
+    """The ids of the pictures that are kept out of training.
+
+    Neither names nor order matter. Equal pictures have equal ids, and stay out together.
+
+    Args:
+        ids: of all pictures of one concept.
+        share: to keep out, 0 to 1; see `validation_count`.
+    """
+    unique = sorted(set(ids))
+    ranked = sorted(unique, key=lambda identifier: derive_seed(seed, "held out", identifier))
+    return frozenset(ranked[: validation_count(len(unique), share)])
+
 
 def flip_choice(seed: int, step: int, image_id: str) -> bool:
     """Whether a picture is mirrored at a step: half of the time."""

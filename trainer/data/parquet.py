@@ -1,24 +1,23 @@
 """Tables of pictures in parquet: columns image and text, as public data sets are published.
 
-``image`` is the file's bytes, or a struct of ``bytes`` and ``path``; ``text`` may be missing. Only
-one row group's pictures are in memory at a time (two while crossing from one to the next).
+``image`` is the file's bytes, or a struct of ``bytes`` and ``path``; ``text`` may be missing.
+Captions are read in batches; of the pictures one row group is in memory at a time (two while
+crossing from one to the next).
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
 from trainer.data.captions import clean_caption
-from trainer.data.findings import Finding, Severity
-from trainer.data.folders import FoundFile
+from trainer.data.findings import Finding, ImageProblem, Severity
 from trainer.data.names import display_name, list_names
-from trainer.data.problems import ImageProblem
+from trainer.data.scan import FoundFile
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,9 +29,8 @@ _MAX_RATIO = 10
 _UNSUSPICIOUS_BYTES = 50_000_000
 _MAX_DICTIONARY_BYTES = 1_000_000_000
 """Arrow addresses a dictionary in 32 bits."""
+_BATCH = 1000
 
-# What arrow raises of itself over numbers and names that lie, besides its own errors.
-_UNREADABLE = (OSError, ValueError, KeyError, MemoryError, OverflowError)
 _one_reader = threading.Lock()
 
 
@@ -57,12 +55,10 @@ class ParquetRow:
         Raises:
             ImageProblem: the table cannot be read, or there is nothing in this row.
         """
-        import pyarrow as pa
-
         with _one_reader:
             try:
                 pictures = _pictures(self.path, self.group, self.column)
-            except (*_UNREADABLE, pa.ArrowException) as error:
+            except Exception as error:  # as in `open_table`
                 raise ImageProblem(
                     "The table that holds it is damaged or gone.", "Copy or download it again."
                 ) from error
@@ -92,7 +88,6 @@ def open_table(file: FoundFile, findings: list[Finding], limit: int) -> Iterator
 
     A table that cannot be used gives no rows, and a finding.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     def doubt(severity: Severity, message: str) -> None:
@@ -100,21 +95,19 @@ def open_table(file: FoundFile, findings: list[Finding], limit: int) -> Iterator
 
     try:
         with pq.ParquetFile(file.path) as table:
-            column = _image_column(table.schema_arrow)
+            column, has_text = _columns(table.schema_arrow)
             if not column:
-                names = list_names(
-                    [display_name(name[:40]) for name in table.schema_arrow.names], 10
-                )
+                shown = [display_name(name[:40]) for name in table.schema_arrow.names]
                 doubt(
                     "warning",
-                    f"The table has no pictures in a column named image, and is not used. Its "
-                    f"columns: {names}.",
+                    "The table has no pictures in a column named image, and is not used. Its "
+                    f"columns: {list_names(shown, 10)}.",
                 )
                 return
-            if not _has_text(table.schema_arrow):
+            if not has_text:
                 doubt("note", "The table has no column named text, so its pictures lack captions.")
-            yield from _rows(file, table, column, limit)
-    except (*_UNREADABLE, pa.ArrowException) as error:
+            yield from _rows(file, table, column, has_text, limit)
+    except Exception as error:  # arrow raises nearly everything for numbers that lie
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else "no reason"
         doubt(
             "error",
@@ -122,29 +115,47 @@ def open_table(file: FoundFile, findings: list[Finding], limit: int) -> Iterator
         )
 
 
-def forget_tables() -> None:
-    """Free the row groups that are still in memory."""
-    _pictures.cache_clear()
+def _columns(schema: pa.Schema) -> tuple[str, bool]:
+    """The column with the pictures' bytes, "" where there is none, and whether there are texts."""
+    from pyarrow import types
+
+    kinds: dict[str, Any] = dict(zip(schema.names, schema.types, strict=True))
+    image, text = kinds.get("image"), kinds.get("text")
+    has_text = text is not None and (types.is_string(text) or types.is_large_string(text))
+    column = "image"
+    if image is not None and types.is_struct(image):
+        column, inner = "image.bytes", image.get_field_index("bytes")
+        image = image.field(inner).type if inner >= 0 else None
+    is_bytes = image is not None and (types.is_binary(image) or types.is_large_binary(image))
+    return (column if is_bytes else ""), has_text
 
 
-def _rows(file: FoundFile, table: pq.ParquetFile, column: str, limit: int) -> Iterator[TableRow]:
+def _rows(
+    file: FoundFile, table: pq.ParquetFile, column: str, has_text: bool, limit: int
+) -> Iterator[TableRow]:
     number = 0
-    clean = lru_cache(maxsize=1000)(clean_caption)  # a caption that is repeated is kept once
+    clean = lru_cache(maxsize=1000)(clean_caption)  # a caption that is repeated is in memory once
     for group in range(table.num_row_groups):
         _check_size(table.metadata, group)
-        captions: Iterable[object] = repeat(None, max(0, table.metadata.row_group(group).num_rows))
-        if _has_text(table.schema_arrow):
-            captions = _read_column(file.path, group, "text")
-        for offset, value in enumerate(captions):
+        for offset, text in enumerate(_texts(table, group, has_text)):
             number += 1
             if number > limit + 1:
                 return
-            caption = None if value is None else cast("pa.Scalar", value).as_py()
             yield TableRow(
                 f"{file.shown} row {number}",
-                clean(caption) or None if isinstance(caption, str) else None,
+                clean(text) or None if isinstance(text, str) else None,
                 ParquetRow(file.path, group, offset, column),
             )
+
+
+def _texts(table: pq.ParquetFile, group: int, has_text: bool) -> Iterator[str | None]:
+    if not has_text:
+        for _ in range(table.metadata.row_group(group).num_rows):
+            yield None
+        return
+    for batch in table.iter_batches(_BATCH, row_groups=[group], columns=["text"]):
+        for value in batch.column(0):
+            yield value.as_py()
 
 
 def _check_size(metadata: pq.FileMetaData, group: int) -> None:
@@ -159,46 +170,22 @@ def _check_size(metadata: pq.FileMetaData, group: int) -> None:
         raise ValueError(f"row group {group} unpacks to more than {_MAX_RATIO} times its size")
 
 
-def _has_text(schema: pa.Schema) -> bool:
-    import pyarrow as pa
-
-    if "text" not in schema.names:
-        return False
-    kind = schema.field("text").type
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _image_column(schema: pa.Schema) -> str:
-    """The column with the files' bytes; "" where there is none."""
-    import pyarrow as pa
-
-    def is_bytes(kind: pa.DataType) -> bool:
-        return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-
-    if "image" not in schema.names:
-        return ""
-    kind = schema.field("image").type
-    if is_bytes(kind):
-        return "image"
-    fields = [kind.field(index) for index in range(kind.num_fields)]
-    nested = any(child.name == "bytes" and is_bytes(child.type) for child in fields)
-    return "image.bytes" if pa.types.is_struct(kind) and nested else ""
-
-
 @lru_cache(maxsize=2)
 def _pictures(path: Path, group: int, column: str) -> pa.ChunkedArray:
-    """All pictures of a row group. Its rows are mostly asked for one after the other."""
-    return _read_column(path, group, column)
+    """All pictures of a row group. Its rows are mostly asked for one after the other.
 
-
-def _read_column(path: Path, group: int, column: str) -> pa.ChunkedArray:
-    """A column of a row group; what is in the file once for many rows is in memory once."""
+    A picture that is in the file once for many rows is in memory once: as a dictionary.
+    """
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as table:
-        metadata = table.metadata
-        _check_size(metadata, group)
+    metadata = pq.read_metadata(path)
+    _check_size(metadata, group)
     small = metadata.row_group(group).total_byte_size <= _MAX_DICTIONARY_BYTES
     with pq.ParquetFile(path, read_dictionary=[column] if small else None) as table:
         found = table.read_row_group(group, columns=[column], use_threads=False)
         return found.column(column.partition(".")[0])
+
+
+def forget_tables() -> None:
+    """Free the row groups that are still in memory."""
+    _pictures.cache_clear()

@@ -1,19 +1,23 @@
-"""Everything wrong or doubtful in an image set, before training: what ``check-images`` shows."""
+"""What training would make of an image set, and everything that is doubtful in it.
+
+Told once: ``check-images``, the start of a training and the page show this report.
+"""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
 
 from trainer.config.schema import CaptionsConfig, ImagesConfig
-from trainer.data.buckets import plan_crop
+from trainer.data.buckets import CropPlan, plan_crop
 from trainer.data.captions import compose_caption, contains_word
-from trainer.data.findings import Finding
+from trainer.data.findings import SEVERITIES, Finding, ImageProblem
+from trainer.data.masks import mask_problem
 from trainer.data.names import display_name, list_names
-from trainer.data.problems import ImageProblem
-from trainer.data.sets import ImageEntry, ImageSet
+from trainer.data.sets import ImageEntry, ImageSet, Picture
+from trainer.errors import UserError
 
 MAX_CAPTION_TOKENS = 75
 _STICKING_SHARE = 0.8
@@ -24,7 +28,6 @@ _COMMON_WORDS = frozenset(
         *("its", "his", "her", "by", "for", "from", "as", "that", "this"),
     )
 )
-_SEVERITIES = ("error", "warning", "note")
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class SetReport:
         cut_captions: pictures whose caption has more than 75 tokens; None where not counted.
         sticking_words: words in at least 80 % of the captions, with the number of captions.
         findings: doubts, the gravest first.
+        fitted: the pictures that will train, with their cuts.
     """
 
     path: str
@@ -55,14 +59,13 @@ class SetReport:
     cut_captions: list[str] | None
     sticking_words: dict[str, int]
     findings: list[Finding]
+    fitted: list[Picture] = field(repr=False)
 
     def as_dict(self) -> dict[str, object]:
         """The report as plain values, for JSON."""
-        findings = [
-            {"name": one.name, "severity": one.severity, "message": one.message}
-            for one in self.findings
-        ]
-        return {**asdict(self), "findings": findings}
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        del values["fitted"]
+        return {**values, "findings": [one.as_dict() for one in self.findings]}
 
 
 def describe_set(
@@ -80,89 +83,140 @@ def describe_set(
         resolution, step: in pixels, as the base model has them.
         count_tokens: of a text, without start and end marks; None: captions are not measured.
     """
-    fitted = _fit_entries(image_set.entries, images, resolution, step)
-    findings = [*image_set.findings, *fitted.findings]
-    own = [entry for entry in fitted.usable if entry.caption]
-    cut = None if count_tokens is None else _cut_captions(fitted.usable, captions, count_tokens)
-    if cut:
-        findings.append(_cut_finding(cut))
+    images = images.model_copy(update={"resolution": resolution})
+    fitted, refused = _fit_entries(image_set.entries, images, step)
+    entries = [picture.entry for picture in fitted]
+    own = [entry for entry in entries if entry.caption]
+    cut = None if count_tokens is None else _cut_captions(entries, captions, count_tokens)
     texts = [entry.caption or "" for entry in own]
     sticking = sticking_words(texts, (captions.trigger, captions.class_word))
-    if sticking:
-        findings.append(_sticking_finding(sticking, len(own)))
-    findings += _mask_findings(fitted.usable, images)
+    findings = [
+        *image_set.findings,
+        *refused,
+        *_size_findings(fitted, images, step),
+        *_caption_findings(cut, sticking, len(own)),
+        *_mask_findings(entries, images),
+    ]
+    sizes = Counter("{} × {}".format(*_size(picture.crop)) for picture in fitted)
     return SetReport(
         path=display_name(str(image_set.root)),
-        pictures=len(fitted.usable),
-        left_out=len(image_set.left_out) + len(image_set.entries) - len(fitted.usable),
-        shown_per_epoch=sum(entry.repeats for entry in fitted.usable),
+        pictures=len(fitted),
+        left_out=len(image_set.left_out) + len(image_set.entries) - len(fitted),
+        shown_per_epoch=sum(entry.repeats for entry in entries),
         captions=len(own),
-        formats=dict(Counter(entry.header.format for entry in fitted.usable).most_common()),
-        buckets=dict(fitted.buckets.most_common()),
+        formats=dict(Counter(entry.header.format for entry in entries).most_common()),
+        buckets=dict(sizes.most_common()),
         lacking_trigger=_lacking(own, captions),
         cut_captions=cut,
         sticking_words=sticking,
-        findings=sorted(findings, key=lambda finding: _SEVERITIES.index(finding.severity)),
+        findings=sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)),
+        fitted=fitted,
     )
-
-
-@dataclass
-class _Fitted:
-    """Entries that have a bucket, how many have which, and a word on the others."""
-
-    usable: list[ImageEntry] = field(default_factory=list)
-    buckets: Counter[str] = field(default_factory=Counter)
-    findings: list[Finding] = field(default_factory=list)
 
 
 def _fit_entries(
-    entries: Sequence[ImageEntry], images: ImagesConfig, resolution: int, step: int
-) -> _Fitted:
-    fitted = _Fitted()
-    smaller: list[str] = []
+    entries: Iterable[ImageEntry], images: ImagesConfig, step: int
+) -> tuple[list[Picture], list[Finding]]:
+    """The cut of each picture that can be used, and a word on each of the others.
+
+    Args:
+        images: with its resolution filled in.
+        step: bucket sides are multiples of it, in pixels.
+    """
+    fitted: list[Picture] = []
+    refused: list[Finding] = []
     for entry in entries:
-        size = entry.header.width, entry.header.height
         try:
-            crop = plan_crop(*size, resolution, step, images.buckets, images.upscale)
+            crop = _plan(entry, images, step, upscale=images.upscale)
+            if problem := mask_problem(entry, images, crop):
+                raise problem
         except ImageProblem as problem:
-            fitted.findings.append(Finding(entry.name, "error", f"Left out. {problem}"))
-            continue
-        fitted.usable.append(entry)
-        fitted.buckets[f"{crop.width} × {crop.height}"] += 1
-        full = plan_crop(*size, resolution, step, images.buckets, upscale=True)
-        if (crop.width, crop.height) != (full.width, full.height):
-            smaller.append(entry.name)
+            refused.append(Finding(entry.name, "error", f"Left out. {problem}"))
+        else:
+            fitted.append(Picture(entry, crop))
+    return fitted, refused
+
+
+def fit_pictures(
+    image_set: ImageSet,
+    images: ImagesConfig,
+    step: int,
+    captions: CaptionsConfig | None = None,
+) -> SetReport:
+    """As `describe_set`, where at least one picture must be usable.
+
+    Args:
+        images: with its resolution filled in.
+        step: bucket sides are multiples of it, in pixels.
+
+    Raises:
+        UserError: the resolution does not suit the model, or no picture can be used.
+    """
+    resolution = images.resolution or 0
+    check_resolution(resolution, step)
+    words = captions or CaptionsConfig()
+    report = describe_set(image_set, images, words, resolution=resolution, step=step)
+    if not report.fitted:
+        reasons = [finding for finding in report.findings if finding.severity == "error"]
+        raise UserError(
+            f"None of the {len(image_set.entries)} pictures in {image_set.root} can be used at "
+            f"resolution {resolution}: {reasons[-1]}",
+            "Use larger pictures, a lower images.resolution, or images.upscale = true.",
+        )
+    return report
+
+
+def check_resolution(resolution: int, step: int) -> None:
+    """Raises `UserError` unless ``resolution`` is a multiple of ``step``, both in pixels."""
+    if resolution % step:
+        below = max(step, resolution // step * step)
+        raise UserError(
+            f"images.resolution {resolution} is not a multiple of {step}, which this base model "
+            "needs.",
+            f"Use {below} or {below + step}." if below < resolution else f"Use {below}.",
+        )
+
+
+def _plan(entry: ImageEntry, images: ImagesConfig, step: int, *, upscale: bool) -> CropPlan:
+    size = entry.header.width, entry.header.height
+    return plan_crop(*size, images.resolution or 0, step, images.buckets, upscale)
+
+
+def _size_findings(fitted: Sequence[Picture], images: ImagesConfig, step: int) -> Iterator[Finding]:
+    smaller = [
+        picture.entry.name
+        for picture in fitted
+        if _size(_plan(picture.entry, images, step, upscale=True)) != _size(picture.crop)
+    ]
     if smaller:
-        fitted.findings.append(_smaller_finding(smaller, resolution))
-    return fitted
+        message = (
+            f"Smaller than resolution {images.resolution} asks for, so trained in a smaller "
+            "bucket. Use a larger version, or set images.upscale to enlarge it."
+        )
+        yield Finding.of_several(smaller, "note", message)
 
 
-def _smaller_finding(names: Sequence[str], resolution: int) -> Finding:
-    return Finding.of_several(
-        names,
-        "note",
-        f"Smaller than resolution {resolution} asks for, so trained in a smaller bucket. Use a "
-        "larger version, or set images.upscale to enlarge it.",
-    )
+def _size(crop: CropPlan) -> tuple[int, int]:
+    return crop.width, crop.height
 
 
-def _cut_finding(names: Sequence[str]) -> Finding:
-    return Finding.of_several(
-        names,
-        "warning",
-        f"{len(names)} captions have more than {MAX_CAPTION_TOKENS} tokens; the model does not see "
-        "the rest. Shorten them. The trigger is always kept.",
-    )
-
-
-def _sticking_finding(words: dict[str, int], captions: int) -> Finding:
-    return Finding(
-        list_names(list(words), limit=8),
-        "warning",
-        f"In nearly all of the {captions} captions, so training can't tell these words from the "
-        "trigger: what the pictures have in common sticks to them too. Name what differs from "
-        "picture to picture, and leave out what is always there, unless it is the class word.",
-    )
+def _caption_findings(
+    cut: Sequence[str] | None, sticking: dict[str, int], captions: int
+) -> Iterator[Finding]:
+    if cut:
+        message = (
+            f"{len(cut)} captions have more than {MAX_CAPTION_TOKENS} tokens; the model does not "
+            "see the rest. Shorten them. The trigger is always kept."
+        )
+        yield Finding.of_several(cut, "warning", message)
+    if sticking:
+        message = (
+            f"In nearly all of the {captions} captions, so training can't tell these words from "
+            "the trigger: what the pictures have in common sticks to them too. Name what differs "
+            "from picture to picture, and leave out what is always there, unless it is the class "
+            "word."
+        )
+        yield Finding(list_names(list(sticking), limit=8), "warning", message)
 
 
 def _mask_findings(entries: Sequence[ImageEntry], images: ImagesConfig) -> Iterator[Finding]:

@@ -1,11 +1,11 @@
-"""Image sets: a folder of pictures and captions, read into one list."""
+"""Image sets: a folder of pictures and captions, read into one list of entries."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -13,26 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
+from trainer.data.buckets import CropPlan
+from trainer.data.caption_files import find_captions
 from trainer.data.duplicates import duplicate_findings, twin_findings
-from trainer.data.findings import Finding
-from trainer.data.folders import FolderContents, FoundFile, look_into, repeats_findings, repeats_of
-from trainer.data.images import (
-    ImageHeader,
-    ImageProblem,
-    Inspection,
-    inspect_image,
-    read_file,
-    read_header,
-)
-from trainer.data.maskfiles import take_masks
+from trainer.data.findings import Finding, ImageProblem, Severity
+from trainer.data.images import ImageFacts, ImageHeader, inspect_image, read_file, read_header
+from trainer.data.masks import MaskFile, take_masks
 from trainer.data.names import display_name
 from trainer.data.parquet import ParquetRow, forget_tables, open_table
-from trainer.data.sidecars import merge_captions, read_sidecars
-from trainer.data.tables import read_metadata
+from trainer.data.scan import FolderContents, FoundFile, look_into, repeats_findings, repeats_of
 from trainer.errors import UserError
 from trainer.events import Progress
-
-__all__ = ["Finding", "ImageEntry", "ImageFile", "ImageSet", "scan_image_set"]
 
 MAX_IMAGES = 100_000
 FOLDER_RULES = (
@@ -40,6 +31,8 @@ FOLDER_RULES = (
     "without folders in it. Captions are .txt files named like the pictures, or a metadata.jsonl "
     "or metadata.csv with file_name and text, or a parquet table with image and text."
 )
+
+Inspect = Callable[[Path], ImageFacts]
 
 
 @dataclass(frozen=True)
@@ -54,24 +47,6 @@ class ImageFile:
 
 
 @dataclass(frozen=True)
-class MaskFile:
-    """The mask of a picture, and the SHA-256 of its bytes, in hex, when the set was read."""
-
-    path: Path
-    digest: str
-
-    def read(self) -> bytes:
-        """The file's bytes. Raises `ImageProblem` where it cannot be read, or was changed."""
-        data = read_file(self.path)
-        if hashlib.sha256(data).hexdigest() != self.digest:
-            raise ImageProblem(
-                "The mask has been changed since the image set was read.",
-                "Leave the files alone while training is prepared, and start again.",
-            )
-        return data
-
-
-@dataclass(frozen=True)
 class ImageEntry:
     """A picture that can be trained on, and its caption as it was when the set was read.
 
@@ -82,7 +57,7 @@ class ImageEntry:
         repeats: how often it comes up in an epoch.
         header: size (upright) and kind.
         source: where its bytes are.
-        mask: of a file of its own, see `trainer.data.maskfiles`.
+        mask: of a file of its own, see `trainer.data.masks`.
     """
 
     id: str
@@ -112,6 +87,15 @@ class ImageEntry:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """An entry, how it is cut, and which of the run's concepts it shows, counted from 0."""
+
+    entry: ImageEntry
+    crop: CropPlan
+    concept: int = 0
+
+
+@dataclass(frozen=True)
 class ImageSet:
     """The pictures that can be used, in the order of their names, and what is doubtful.
 
@@ -131,7 +115,7 @@ class ImageSet:
 
 
 @dataclass(frozen=True)
-class _Candidate:
+class _Listed:
     """A picture before it was opened."""
 
     name: str
@@ -140,16 +124,13 @@ class _Candidate:
     source: ImageFile | ParquetRow
     mask: MaskFile | None = None
 
-    def entry(self, seen: Inspection) -> ImageEntry:
-        return ImageEntry(
-            seen.digest[:32],
-            self.name,
-            self.caption,
-            self.repeats,
-            seen.header,
-            self.source,
-            self.mask,
-        )
+    def inspect(self, inspect: Inspect) -> ImageFacts | ImageProblem:
+        try:
+            if isinstance(self.source, ImageFile):
+                return inspect(self.source.path)
+            return inspect_image(self.source.read())
+        except ImageProblem as problem:
+            return problem
 
 
 def scan_image_set(
@@ -157,7 +138,7 @@ def scan_image_set(
     *,
     limit: int = MAX_IMAGES,
     progress: Progress | None = None,
-    inspect: Callable[[Path], Inspection] = inspect_image,
+    inspect: Inspect = inspect_image,
 ) -> ImageSet:
     """Read a folder, and decode each of its pictures once to see that it is whole.
 
@@ -173,26 +154,30 @@ def scan_image_set(
         UserError: there is no such folder, it holds too much, or nothing in it can be used.
     """
     root = path.expanduser()
-    _check_folder(root)
-    contents = look_into(root, limit)
-    findings = contents.findings
-    candidates = [*_file_candidates(contents), *_table_candidates(contents, limit)]
-    if len(candidates) > limit:
-        raise UserError(
-            f"{root} holds more than {limit:,} pictures.", "Make it smaller, or split it."
-        )
-    used: list[tuple[_Candidate, Inspection]] = []
+    listed, findings = _list(root, limit)
+    used: list[tuple[_Listed, ImageFacts]] = []
     left_out: list[str] = []
-    for candidate, result in _inspect_all(candidates, inspect, progress):
-        if isinstance(result, ImageProblem):
-            findings.append(Finding(candidate.name, "error", f"Left out. {result}"))
-            left_out.append(candidate.name)
+    for one, facts in _inspect_all(listed, inspect, progress):
+        if isinstance(facts, ImageProblem):
+            findings.append(Finding(one.name, "error", f"Left out. {facts}"))
+            left_out.append(one.name)
         else:
-            used.append((candidate, result))
+            used.append((one, facts))
     if not used:
         raise _nothing_usable(root, findings)
     findings += _set_findings(used)
-    entries = tuple(candidate.entry(inspection) for candidate, inspection in used)
+    entries = tuple(
+        ImageEntry(
+            facts.digest[:32],
+            one.name,
+            one.caption,
+            one.repeats,
+            facts.header,
+            one.source,
+            one.mask,
+        )
+        for one, facts in used
+    )
     return ImageSet(root, entries, tuple(findings), tuple(left_out))
 
 
@@ -203,13 +188,23 @@ def read_captions(path: Path, *, limit: int = MAX_IMAGES) -> list[str]:
         UserError: there is no such folder, it holds too much, or no picture.
     """
     root = path.expanduser()
+    listed, findings = _list(root, limit)
+    forget_tables()
+    if not listed:
+        raise _nothing_usable(root, findings)
+    return [one.caption for one in listed if one.caption]
+
+
+def _list(root: Path, limit: int) -> tuple[list[_Listed], list[Finding]]:
+    """The pictures of a folder, none of them opened, and what is doubtful about their names."""
     _check_folder(root)
     contents = look_into(root, limit)
-    candidates = [*_file_candidates(contents), *_table_candidates(contents, limit)]
-    forget_tables()
-    if not candidates:
-        raise _nothing_usable(root, contents.findings)
-    return [candidate.caption for candidate in candidates if candidate.caption]
+    listed = [*_listed_files(contents), *_listed_rows(contents, limit)]
+    if len(listed) > limit:
+        raise UserError(
+            f"{root} holds more than {limit:,} pictures.", "Make it smaller, or split it."
+        )
+    return listed, contents.findings
 
 
 def _check_folder(root: Path) -> None:
@@ -225,24 +220,21 @@ def _check_folder(root: Path) -> None:
     raise UserError(f"{shown} is a file, not a folder of pictures.", FOLDER_RULES)
 
 
-def _file_candidates(contents: FolderContents) -> Iterator[_Candidate]:
+def _listed_files(contents: FolderContents) -> Iterator[_Listed]:
     masks = take_masks(contents)
-    contents.findings += masks.findings
-    sidecars = read_sidecars(contents.pictures, contents.captions)
-    captions = merge_captions(sidecars, read_metadata(contents.metadata, contents.pictures))
-    contents.findings += captions.findings
-    contents.findings += repeats_findings([*contents.pictures, *contents.tables])
-    contents.findings += twin_findings([picture.name for picture in contents.pictures])
-    for picture in contents.pictures:
-        repeats = repeats_of(picture.name)
-        if repeats:
-            yield _Candidate(
-                display_name(picture.name),
-                captions.texts.get(picture.name),
-                repeats,
-                ImageFile(picture.path),
-                _mask_file(masks.of_picture.get(picture.name), contents),
-            )
+    pictures = contents.pictures
+    captions = find_captions(pictures, contents.captions, contents.metadata)
+    contents.findings += [
+        *masks.findings,
+        *captions.findings,
+        *repeats_findings([*pictures, *contents.tables]),
+        *twin_findings([picture.name for picture in pictures]),
+    ]
+    for picture in pictures:
+        if repeats := repeats_of(picture.name):
+            mask = _mask_file(masks.of_picture.get(picture.name), contents)
+            caption = captions.texts.get(picture.name)
+            yield _Listed(picture.shown, caption, repeats, ImageFile(picture.path), mask)
 
 
 def _mask_file(file: FoundFile | None, contents: FolderContents) -> MaskFile | None:
@@ -258,81 +250,62 @@ def _mask_file(file: FoundFile | None, contents: FolderContents) -> MaskFile | N
     return MaskFile(file.path, hashlib.sha256(data).hexdigest())
 
 
-def _table_candidates(contents: FolderContents, limit: int) -> Iterator[_Candidate]:
+def _listed_rows(contents: FolderContents, limit: int) -> Iterator[_Listed]:
     for file in contents.tables:
-        repeats = repeats_of(file.name)
-        rows = open_table(file, contents.findings, limit) if repeats else ()
-        for row in rows:
-            yield _Candidate(row.name, row.caption, repeats, row.source)
+        if repeats := repeats_of(file.name):
+            for row in open_table(file, contents.findings, limit):
+                yield _Listed(row.name, row.caption, repeats, row.source)
 
 
 def _inspect_all(
-    candidates: list[_Candidate], inspect: Callable[[Path], Inspection], progress: Progress | None
-) -> Iterator[tuple[_Candidate, Inspection | ImageProblem]]:
+    listed: list[_Listed], inspect: Inspect, progress: Progress | None
+) -> Iterator[tuple[_Listed, ImageFacts | ImageProblem]]:
     """Decode everything on a few threads (decoders release the interpreter); in order."""
     pool = ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1))
     try:
-        results = pool.map(partial(_inspect, inspect), candidates)
-        for done, pair in enumerate(zip(candidates, results, strict=True), start=1):
+        results = pool.map(partial(_Listed.inspect, inspect=inspect), listed)
+        for done, pair in enumerate(zip(listed, results, strict=True), start=1):
             if progress:
-                progress(done, len(candidates), "reading")
+                progress(done, len(listed), "reading")
             yield pair
     finally:
         pool.shutdown(cancel_futures=True)
         forget_tables()
 
 
-def _inspect(
-    inspect: Callable[[Path], Inspection], candidate: _Candidate
-) -> Inspection | ImageProblem:
-    try:
-        if isinstance(candidate.source, ImageFile):
-            return inspect(candidate.source.path)
-        return inspect_image(candidate.source.read())
-    except ImageProblem as problem:
-        return problem
-
-
-def _set_findings(used: list[tuple[_Candidate, Inspection]]) -> Iterable[Finding]:
-    names = [candidate.name for candidate, _ in used]
-    digests = [inspection.digest for _, inspection in used]
-    thumbnails = np.stack([inspection.thumbnail for _, inspection in used])
-    yield from duplicate_findings(names, digests, thumbnails)
-    yield from _shared_notes(used)
-    if len(used) == 1:
-        yield Finding(
-            names[0],
-            "warning",
-            "It is the only picture: the adapter will copy it instead of learning what it shows. "
-            "Ten to twenty different ones work well.",
-        )
-
-
-def _shared_notes(used: list[tuple[_Candidate, Inspection]]) -> Iterator[Finding]:
-    """What holds for many pictures alike, said once."""
-    animated = [candidate.name for candidate, seen in used if seen.header.frames > 1]
-    transparent = [candidate.name for candidate, seen in used if seen.transparent]
-    uncaptioned = [candidate.name for candidate, _ in used if candidate.caption is None]
-    if animated:
-        yield Finding.of_several(
-            animated,
+def _set_findings(used: list[tuple[_Listed, ImageFacts]]) -> Iterator[Finding]:
+    """What is doubtful about several pictures; what holds for many alike is said once."""
+    names = [one.name for one, _ in used]
+    digests = [facts.digest for _, facts in used]
+    yield from duplicate_findings(names, digests, np.stack([facts.thumbnail for _, facts in used]))
+    uncaptioned = [one.name for one, _ in used if one.caption is None]
+    shared: tuple[tuple[list[str], Severity, str], ...] = (
+        (
+            [one.name for one, facts in used if facts.header.frames > 1],
             "note",
             "Animated, or of several pages: only the first picture is used.",
-        )
-    if transparent:
-        yield Finding.of_several(
-            transparent,
+        ),
+        (
+            [one.name for one, facts in used if facts.transparent],
             "note",
             "Transparent in parts: these are filled with the background colour "
             "(images.background).",
-        )
-    if uncaptioned:
-        some = len(uncaptioned) < len(used)
-        yield Finding.of_several(
+        ),
+        (
             uncaptioned,
-            "warning" if some else "note",
+            "warning" if len(uncaptioned) < len(used) else "note",
             "No caption: trigger and class word will be the caption.",
-        )
+        ),
+        (
+            names if len(used) == 1 else [],
+            "warning",
+            "It is the only picture: the adapter will copy it instead of learning what it shows. "
+            "Ten to twenty different ones work well.",
+        ),
+    )
+    for about, severity, message in shared:
+        if about:
+            yield Finding.of_several(about, severity, message)
 
 
 def _nothing_usable(root: Path, findings: list[Finding]) -> UserError:

@@ -10,7 +10,8 @@ from pathlib import Path
 from trainer.config.concepts import concepts_of
 from trainer.config.schema import ConceptConfig
 from trainer.data.cache import TensorCache
-from trainer.data.latents import LatentSource, MaskSource, gather_pictures
+from trainer.data.gather import gather_pictures
+from trainer.data.latents import LatentSource, MaskSource
 from trainer.evaluation.board import draw_board
 from trainer.evaluation.meters import MeasuredConcept, MeterBench, mean_meters
 from trainer.evaluation.pictorial import PictureScores, score_pictures

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from trainer.config.schema import ObjectiveConfig
-from trainer.data.latents import LatentSource, MaskSource, Picture
+from trainer.data.latents import LatentSource, MaskSource
+from trainer.data.sets import Picture
 from trainer.diffusion import (
     Points,
     Sizes,

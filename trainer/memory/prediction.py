@@ -14,7 +14,7 @@ from trainer.config.resolve import wants_tiles
 from trainer.config.schema import TrainingConfig
 from trainer.data.buckets import make_buckets
 from trainer.data.cache import content_key
-from trainer.data.latents import check_resolution
+from trainer.data.report import check_resolution
 from trainer.errors import UserError
 from trainer.memory.architecture import find_architecture
 from trainer.memory.devices import Precision

@@ -10,7 +10,8 @@ from trainer.conditioning import TextSource
 from trainer.config.concepts import preserved_share
 from trainer.config.schema import TrainingConfig
 from trainer.data.cache import TensorCache
-from trainer.data.latents import LatentSource, Picture
+from trainer.data.latents import LatentSource
+from trainer.data.sets import Picture
 from trainer.diffusion import Size
 from trainer.events import Progress
 from trainer.memory.devices import Device

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from trainer.config.concepts import concepts_of, triggers_of
 from trainer.config.schema import TrainingConfig
 from trainer.data.captions import contains_word
-from trainer.data.latents import Picture
+from trainer.data.sets import Picture
 from trainer.preservation.prompts import without_triggers
 from trainer.preservation.words import STAND_INS
 from trainer.seeds import derive_seed

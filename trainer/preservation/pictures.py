@@ -16,7 +16,9 @@ from torch import Tensor
 
 from trainer.config.schema import TrainingConfig
 from trainer.data.cache import TensorCache, content_key
-from trainer.data.latents import LatentSource, fit_pictures, scan_again
+from trainer.data.gather import scan_again
+from trainer.data.latents import LatentSource
+from trainer.data.report import fit_pictures
 from trainer.diffusion import Points, Size, add_noise, draw_noise, target
 from trainer.events import Progress
 from trainer.generation.sampling import Drawing, draw_latents
@@ -150,9 +152,10 @@ def given_pictures(
     images = config.images.model_copy(
         update={"buckets": False, "upscale": True, "masks": "none", "path": folder}
     )
-    found, refused = fit_pictures(scan_again(folder), images, base.resolution_step)
-    for sentence in refused:
-        notice(f"Class pictures: {sentence}")
+    report = fit_pictures(scan_again(folder), images, base.resolution_step)
+    for finding in report.findings:
+        if finding.severity == "error":
+            notice(f"Class pictures: {finding}")
     prompts = class_prompts(config)
     return [
         ClassPicture(
@@ -164,5 +167,5 @@ def given_pictures(
                 (picture.crop.height, picture.crop.width),
             ),
         )
-        for number, picture in enumerate(found)
+        for number, picture in enumerate(report.fitted)
     ]

@@ -16,8 +16,9 @@ from torch import Tensor
 from trainer.config.concepts import captions_of, concepts_of
 from trainer.config.schema import CaptionsConfig, TrainingConfig
 from trainer.data.captions import compose_caption, protect_trigger
-from trainer.data.latents import LatentSource, MaskSource, Picture
+from trainer.data.latents import LatentSource, MaskSource
 from trainer.data.order import SampleOrder, flip_choice
+from trainer.data.sets import Picture
 from trainer.diffusion import Sizes, draw_noise, draw_timesteps
 from trainer.models.base import BaseModel
 from trainer.models.text import fits_tokens

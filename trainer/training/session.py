@@ -19,7 +19,9 @@ from trainer.config.concepts import concepts_of
 from trainer.config.resolve import resolve
 from trainer.config.schema import TrainingConfig
 from trainer.data.cache import TensorCache
-from trainer.data.latents import LatentSource, MaskSource, Picture, gather_pictures
+from trainer.data.gather import gather_pictures
+from trainer.data.latents import LatentSource, MaskSource
+from trainer.data.sets import Picture
 from trainer.errors import UserError
 from trainer.events import Progress
 from trainer.lora.attach import Attachment, attach

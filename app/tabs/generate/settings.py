@@ -10,7 +10,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, Field, ValidationError
 
 from app.tabs.generate.drawing import AdapterSetting, Settings
-from trainer.data.png_text import read_texts
+from trainer.data.images import read_texts
 from trainer.errors import UserError
 
 _ADAPTER = re.compile(r"(?P<name>.+?)(?::(?P<unet>-?[\d.]+(?:e-?\d+)?))?(?::(?P<text>-?[\d.]+))?")

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from trainer.data.folders import FoundFile
 from trainer.data.names import display_name
+from trainer.data.scan import FoundFile
 from trainer.errors import UserError
 
 ARCHIVE_SUFFIXES = frozenset(

@@ -15,9 +15,9 @@ from typing import Literal
 from app.files import disk_trouble
 from app.tabs.images.imagesets import SetFolder, contents_of, find_set, picture_path, read_notes
 from app.tabs.images.storage import copy_set
+from trainer.data.caption_files import read_start
 from trainer.data.captions import MAX_CAPTION_BYTES, clean_caption, decode_caption
 from trainer.data.names import display_name
-from trainer.data.sidecars import read_start
 from trainer.errors import UserError
 from trainer.runs.atomic import write_text
 

@@ -21,9 +21,9 @@ from pydantic import AfterValidator, BeforeValidator, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from app.files import disk_trouble, slug
-from trainer.data.folders import FolderContents, look_into
-from trainer.data.images import Inspection, inspect_image
+from trainer.data.images import ImageFacts, inspect_image
 from trainer.data.names import display_name
+from trainer.data.scan import FolderContents, look_into
 from trainer.data.sets import MAX_IMAGES, ImageSet, scan_image_set
 from trainer.errors import UserError
 from trainer.runs.atomic import publish_folder, temporary_name, write_bytes
@@ -202,7 +202,7 @@ def scan(image_set: SetFolder) -> ImageSet:
     return scan_image_set(image_set.path, inspect=_inspect_once)
 
 
-def _inspect_once(path: Path) -> Inspection:
+def _inspect_once(path: Path) -> ImageFacts:
     with suppress(OSError, ValueError):
         status = path.stat()
         return _inspect(path, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
@@ -210,5 +210,5 @@ def _inspect_once(path: Path) -> Inspection:
 
 
 @lru_cache(maxsize=20_000)
-def _inspect(path: Path, identity: tuple[int, ...]) -> Inspection:
+def _inspect(path: Path, identity: tuple[int, ...]) -> ImageFacts:
     return inspect_image(path)

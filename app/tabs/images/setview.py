@@ -10,10 +10,9 @@ from pathlib import Path
 from app.tabs.images.frames import Frame
 from app.tabs.images.imagesets import SetFolder, SetNotes, contents_of, read_notes, scan
 from trainer.config.schema import CaptionsConfig, ImagesConfig
-from trainer.data.buckets import CropPlan, plan_crop
+from trainer.data.buckets import CropPlan
 from trainer.data.findings import Finding, Severity
 from trainer.data.names import display_name
-from trainer.data.problems import ImageProblem
 from trainer.data.report import SetReport, describe_set
 from trainer.data.sets import ImageEntry, ImageFile
 from trainer.errors import UserError
@@ -127,7 +126,10 @@ def look_at(folder: SetFolder, frame: Frame) -> SetView:
         captions = CaptionsConfig(trigger=notes.trigger, class_word=notes.class_word)
         report = describe_set(found, images, captions, resolution=frame.resolution, step=frame.step)
         about = _by_picture(report.findings)
-        usable = [_usable(folder, notes, entry, about, images, frame) for entry in found.entries]
+        crops = {picture.entry.name: picture.crop for picture in report.fitted}
+        usable = [
+            _usable(folder, notes, entry, about, crops.get(entry.name)) for entry in found.entries
+        ]
         broken = _unusable(folder, notes, about, set(found.left_out))
         pictures = sorted([*usable, *broken], key=lambda picture: picture.name)
         view = SetView(folder, notes, frame, tuple(pictures), report)
@@ -153,17 +155,12 @@ def _usable(
     notes: SetNotes,
     entry: ImageEntry,
     about: dict[str, tuple[Finding, ...]],
-    images: ImagesConfig,
-    frame: Frame,
+    crop: CropPlan | None,
 ) -> PictureView:
     name = entry.name
     if isinstance(entry.source, ImageFile):
         name = entry.source.path.relative_to(folder.path).as_posix()
     size = entry.header.width, entry.header.height
-    try:
-        crop = plan_crop(*size, frame.resolution, frame.step, images.buckets, images.upscale)
-    except ImageProblem:
-        crop = None
     findings = about.get(entry.name, ())
     if (cut := _cut_off(crop)) >= _NOTABLE_CUT:
         message = (

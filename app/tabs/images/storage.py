@@ -14,10 +14,10 @@ from pathlib import Path, PurePosixPath
 
 from app.files import disk_trouble, slug
 from app.tabs.images.imagesets import SetFolder, SetNotes, contents_of, make_set, read_notes, scan
-from trainer.data.folders import MAX_REPEATS, folder_repeats
 from trainer.data.images import PICTURE_SUFFIXES, ImageProblem
 from trainer.data.names import display_name
 from trainer.data.parquet import ParquetRow, forget_tables
+from trainer.data.scan import MAX_REPEATS, folder_repeats
 from trainer.data.sets import ImageEntry, ImageFile
 from trainer.errors import UserError
 

@@ -26,11 +26,9 @@ from app.tabs.images.imagesets import (
     write_notes,
 )
 from app.tabs.images.storage import Incoming, write_pictures
-from trainer.data.folders import CAPTION_SUFFIXES, METADATA_NAMES, FoundFile, folder_repeats
-from trainer.data.images import PICTURE_SUFFIXES
+from trainer.data.caption_files import find_captions
 from trainer.data.names import display_name, list_names
-from trainer.data.sidecars import merge_captions, read_sidecars
-from trainer.data.tables import read_metadata
+from trainer.data.scan import FolderContents, FoundFile, folder_repeats
 from trainer.errors import UserError
 from trainer.runs.atomic import temporary_name
 
@@ -171,18 +169,12 @@ def _sort_in(
 
 def _read(files: list[FoundFile]) -> tuple[list[Incoming], list[str]]:
     """The pictures with their captions, and what was doubtful or is neither."""
-    pictures, captions, metadata, ignored = [], [], [], []
+    contents = FolderContents()
     for file in sorted(files, key=lambda file: file.name):
-        suffix = file.path.suffix.casefold()
-        if PurePosixPath(file.name).name.casefold() in METADATA_NAMES:
-            metadata.append(file)
-        elif suffix in PICTURE_SUFFIXES:
-            pictures.append(file)
-        elif suffix in CAPTION_SUFFIXES:
-            captions.append(file)
-        else:
-            ignored.append(file.shown)
-    found = merge_captions(read_sidecars(pictures, captions), read_metadata(metadata, pictures))
+        contents.add(file)
+    pictures = contents.pictures
+    ignored = [file.shown for file in (*contents.tables, *contents.others)]
+    found = find_captions(pictures, contents.captions, contents.metadata)
     remarks = [str(finding) for finding in found.findings]
     if ignored:
         remarks.append(f"Not stored, being neither picture nor caption: {list_names(ignored)}.")

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from app.jobs import run_folder
 from trainer.data.images import load_rgb
-from trainer.data.problems import ImageProblem
+from trainer.data.findings import ImageProblem
 from trainer.errors import UserError
 from trainer.runs.layout import step_of
 

@@ -13,8 +13,8 @@ from trainer import places
 from trainer.config.concepts import concepts_of, preserved_share, subject_of
 from trainer.config.file import read_config
 from trainer.config.schema import TrainingConfig
-from trainer.data.folders import look_into, repeats_of
-from trainer.data.holding import held_out_count
+from trainer.data.order import validation_count
+from trainer.data.scan import look_into, repeats_of
 from trainer.errors import UserError
 from trainer.events import Prepared, StepDone
 from trainer.runs.layout import RunFolder, list_runs
@@ -56,7 +56,7 @@ def arithmetic(config: TrainingConfig) -> str:
     if len(counts) > 1 or counts[0] is None:
         return line
     pictures, repeated = counts[0]
-    validation = held_out_count(pictures, config.evaluation.validation)
+    validation = validation_count(pictures, config.evaluation.validation)
     seen = training.steps * size / (repeated * (pictures - validation) / pictures)
     times = f"{seen:,.0f} times" if seen >= 1.5 else "once" if seen >= 0.75 else f"{seen:.1f} times"
     line += f": each of {pictures - validation:,} is seen about {times}"

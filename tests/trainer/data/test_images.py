@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 
 from tests.corpus.pictures import (
     claimed_bombs,
@@ -32,6 +33,7 @@ from trainer.data.images import (
     inspect_image,
     load_rgb,
     read_header,
+    read_texts,
 )
 
 Colour = tuple[int, int, int]
@@ -266,6 +268,23 @@ def test_fit_resizes_cuts_and_flips() -> None:
     assert np.array_equal(fit(quarters(), plan, flip=True), pixels[:, ::-1])
     same = CropPlan(96, 64, 0, 0, 96, 64)
     assert np.array_equal(fit(pattern(), same, flip=False), np.asarray(pattern()))
+
+
+def test_texts_in_a_png_are_read(tmp_path: Path) -> None:
+    info, path = PngInfo(), tmp_path / "a.png"
+    info.add_text("parameters", "grün, Steps: 3")
+    info.add_itxt("rarebit", '{"prompt": "日本 <b>"}')
+    info.add_text("long", "x" * (images.MAX_TEXT + 1))
+    pattern().save(path, pnginfo=info)
+    assert read_texts(path) == {"parameters": "grün, Steps: 3", "rarebit": '{"prompt": "日本 <b>"}'}
+    for data in (
+        b"",
+        path.read_bytes()[:60],
+        encode(pattern(), "JPEG"),
+        *dict(text_bombs()).values(),
+    ):
+        path.write_bytes(data)
+        assert read_texts(path) == {}
 
 
 # -- what is refused

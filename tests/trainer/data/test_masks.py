@@ -13,9 +13,9 @@ from PIL import Image
 from tests.trainer.data.folders_for_tests import about, picture, put
 from trainer.config.schema import ImagesConfig
 from trainer.data.buckets import CropPlan, plan_crop
+from trainer.data.findings import ImageProblem
 from trainer.data.images import fit, load_alpha, load_grey, load_rgb
 from trainer.data.masks import fit_mask, latent_mask, mask_problem
-from trainer.data.problems import ImageProblem
 from trainer.data.sets import ImageEntry, scan_image_set
 
 FILES = ImagesConfig.model_validate({"masks": "files"})

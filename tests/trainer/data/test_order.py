@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data.order import SampleOrder, balanced_repeats, flip_choice
+from trainer.data.order import (
+    FEWEST,
+    MOST,
+    SampleOrder,
+    balanced_repeats,
+    flip_choice,
+    validation_count,
+    validation_ids,
+)
 
 BUCKETS = st.sampled_from([(64, 64), (64, 96), (96, 64)])
 ENTRIES = st.lists(st.tuples(BUCKETS, st.integers(1, 4)), min_size=1, max_size=30)
@@ -133,3 +141,41 @@ def test_concepts_get_their_shares(
         for value in set(least_own):
             same = [count for count, least in zip(own, least_own, strict=True) if least == value]
             assert max(same) - min(same) <= 1
+
+
+# -- what is kept out of training
+
+IDS = [f"{number:032x}" for number in range(24)]
+
+
+@pytest.mark.parametrize(
+    ("pictures", "share", "expected"),
+    [
+        (0, 0.125, 0),
+        (FEWEST - 1, 0.5, 0),
+        (FEWEST, 0.125, 1),
+        (FEWEST, 0.01, 1),
+        (12, 0.125, 2),
+        (28, 0.125, 4),
+        (28, 0.0, 0),
+        (10_000, 0.5, MOST),
+    ],
+)
+def test_count(pictures: int, share: float, expected: int) -> None:
+    assert validation_count(pictures, share) == expected
+
+
+def test_order_and_copies_do_not_matter() -> None:
+    chosen = validation_ids(IDS, 0.25, seed=1)
+    assert len(chosen) == 6
+    assert chosen == validation_ids([*reversed(IDS), *IDS], 0.25, seed=1)
+
+
+def test_seeds_choose_differently() -> None:
+    assert len({validation_ids(IDS, 0.25, seed=seed) for seed in range(5)}) == 5
+
+
+def test_one_more_picture_changes_little() -> None:
+    """A set that grows keeps most of what was held out."""
+    before, after = validation_ids(IDS[:-1], 0.25, seed=0), validation_ids(IDS, 0.25, seed=0)
+    assert len(before - after) <= 1

@@ -17,8 +17,8 @@ import pytest
 from tests.corpus.names import NAUGHTY
 from tests.corpus.pictures import disguised, encode, pattern
 from tests.trainer.data.folders_for_tests import about, captions_of, picture, put
-from trainer.data.folders import folder_repeats
 from trainer.data.names import display_name
+from trainer.data.scan import folder_repeats
 from trainer.data.sets import ImageSet, scan_image_set
 from trainer.errors import UserError
 

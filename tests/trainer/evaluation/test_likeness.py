@@ -14,8 +14,9 @@ from tests.trainer.evaluation.test_drift import DEVICE, adapted, move, on_device
 from tests.trainer.runs_for_tests import make_images
 from trainer.config.schema import ImagesConfig, ObjectiveConfig
 from trainer.data.cache import TensorCache
-from trainer.data.latents import LatentSource, MaskSource, Picture, fit_pictures
-from trainer.data.sets import scan_image_set
+from trainer.data.latents import LatentSource, MaskSource
+from trainer.data.report import fit_pictures
+from trainer.data.sets import Picture, scan_image_set
 from trainer.diffusion import Points
 from trainer.evaluation import likeness as likeness_module
 from trainer.evaluation.likeness import Example, Losses, likeness, make_examples, measure_losses
@@ -23,11 +24,8 @@ from trainer.models.base import BaseModel
 
 
 def pictures_of(base: BaseModel, folder: Path) -> tuple[list[Picture], LatentSource]:
-    found, _ = fit_pictures(
-        scan_image_set(make_images(folder, side=64)),
-        ImagesConfig(resolution=64),
-        base.resolution_step,
-    )
+    image_set = scan_image_set(make_images(folder, side=64))
+    found = fit_pictures(image_set, ImagesConfig(resolution=64), base.resolution_step).fitted
     return found, LatentSource(base, TensorCache(folder / "cache", print), "#ffffff")
 
 
@@ -94,7 +92,7 @@ def test_only_what_the_mask_shows_counts(
         mask.paste(255, (0, 0, mask.width // 2, mask.height))
         mask.save(picture.with_suffix(".mask.png"))
     config = ImagesConfig(resolution=64, masks="files", mask_outside=0.0)
-    pictures, _ = fit_pictures(scan_image_set(folder), config, base.resolution_step)
+    pictures = fit_pictures(scan_image_set(folder), config, base.resolution_step).fitted
     latents = LatentSource(base, TensorCache(tmp_path / "cache", print), "#ffffff")
     masks = MaskSource(config, base.vae_scale_factor)
     pairs, objective = [(picture, "ohwx") for picture in pictures], ObjectiveConfig()

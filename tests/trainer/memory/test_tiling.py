@@ -15,8 +15,8 @@ from trainer.config.resolve import wants_tiles
 from trainer.config.schema import TrainingConfig
 from trainer.data.buckets import plan_crop
 from trainer.data.cache import TensorCache
-from trainer.data.latents import LatentSource, Picture, encode_pixels
-from trainer.data.sets import scan_image_set
+from trainer.data.latents import LatentSource, encode_pixels
+from trainer.data.sets import Picture, scan_image_set
 from trainer.generation.sampling import _decode_all
 from trainer.memory import tiling
 from trainer.memory.tracking import StorageTracker

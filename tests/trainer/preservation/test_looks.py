@@ -12,8 +12,8 @@ from tests.trainer.runs_for_tests import make_images
 from trainer.config.file import with_values
 from trainer.config.schema import ImagesConfig, TrainingConfig
 from trainer.data.captions import contains_word
-from trainer.data.latents import Picture, fit_pictures
-from trainer.data.sets import scan_image_set
+from trainer.data.report import fit_pictures
+from trainer.data.sets import Picture, scan_image_set
 from trainer.preservation.looks import OTHER_WORD_EVERY, choose_looks
 
 CONCEPTS = [
@@ -25,7 +25,7 @@ CONCEPTS = [
 @pytest.fixture
 def picture(tmp_path: Path) -> Picture:
     image_set = scan_image_set(make_images(tmp_path / "images"))
-    return fit_pictures(image_set, ImagesConfig(resolution=64, upscale=True), 32)[0][0]
+    return fit_pictures(image_set, ImagesConfig(resolution=64, upscale=True), 32).fitted[0]
 
 
 def looks_of(picture: Picture, captions: list[tuple[int, str]], count: int, **values: Any) -> list:

@@ -14,7 +14,7 @@ from app.tabs.generate import grid
 from app.tabs.generate.drawing import AdapterSetting, Settings
 from app.tabs.generate.grid import GridCell, GridPlan
 from tests.app.drawing_for_tests import Machine
-from trainer.data.png_text import read_texts
+from trainer.data.images import read_texts
 from trainer.errors import UserError
 
 ROWS = (("cat", "cat"), ("cat at step 50", "cat@50"))

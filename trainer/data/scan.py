@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -17,7 +18,12 @@ CAPTION_SUFFIXES = (".txt", ".caption")
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 MAX_REPEATS = 1000
 
-_TABLE_SUFFIX = ".parquet"
+_KINDS = {
+    **dict.fromkeys(PICTURE_SUFFIXES, "pictures"),
+    **dict.fromkeys(CAPTION_SUFFIXES, "captions"),
+    ".parquet": "tables",
+}
+"""What files are for, by their suffix; those of `METADATA_NAMES` are metadata."""
 _REPEATS_FOLDER = re.compile(r"([0-9]+)_")
 # Files about an image set that nobody takes for pictures, whatever their ending.
 _ABOUT = frozenset({"README", "LICENSE", "LICENCE", "NOTICE", "ATTRIBUTION"})
@@ -51,6 +57,13 @@ class FoundFile:
         """The name without its suffix."""
         return self.name[: len(self.name) - len(self.path.suffix)]
 
+    @property
+    def kind(self) -> str:
+        """What it is for: the name of one of the lists of `FolderContents`."""
+        if PurePosixPath(self.name).name.casefold() in METADATA_NAMES:
+            return "metadata"
+        return _KINDS.get(self.path.suffix.casefold(), "others")
+
 
 @dataclass
 class FolderContents:
@@ -63,12 +76,12 @@ class FolderContents:
     others: list[FoundFile] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
-    def kinds(self) -> tuple[list[FoundFile], ...]:
-        """The lists of files."""
-        return (self.pictures, self.captions, self.metadata, self.tables, self.others)
+    def add(self, file: FoundFile) -> None:
+        """Puts a file into the list of its kind."""
+        getattr(self, file.kind).append(file)
 
     def doubt(self, name: str, severity: Severity, message: str) -> None:
-        """Add a finding about a file or folder."""
+        """Adds a finding about a file or folder."""
         self.findings.append(Finding(display_name(name), severity, message))
 
 
@@ -83,55 +96,41 @@ def look_into(root: Path, limit: int) -> FolderContents:
     """
     contents = FolderContents()
     for count, file in enumerate(_files(root, contents)):
-        _kind(file, contents).append(file)
+        contents.add(file)
         if len(contents.pictures) > limit or count > _FILES_PER_PICTURE * limit:
             raise UserError(
                 f"{root} holds more than {limit:,} pictures or files: too many for an image set.",
                 "Point to the folder of the pictures that belong together.",
             )
-    for files in contents.kinds():
-        files.sort(key=lambda file: file.name)
+    for kind in ("pictures", "captions", "metadata", "tables", "others"):
+        getattr(contents, kind).sort(key=lambda file: file.name)
     others = [file.shown for file in contents.others if file.path.stem.upper() not in _ABOUT]
     if others:
-        names = list_names(others)
         message = "Not looked at. If this is a picture, export it as PNG or JPEG."
-        contents.findings.append(Finding(names, "note", message))
+        contents.findings.append(Finding(list_names(others), "note", message))
     return contents
-
-
-def _kind(file: FoundFile, contents: FolderContents) -> list[FoundFile]:
-    suffix = file.path.suffix.casefold()
-    if file.path.name.casefold() in METADATA_NAMES:
-        return contents.metadata
-    if suffix in PICTURE_SUFFIXES:
-        return contents.pictures
-    if suffix in CAPTION_SUFFIXES:
-        return contents.captions
-    return contents.tables if suffix == _TABLE_SUFFIX else contents.others
 
 
 def _files(root: Path, contents: FolderContents) -> Iterator[FoundFile]:
     """All regular files; links to folders come last, so that real names win over links."""
-    folders, links = [(root, "")], []
+    waiting: deque[tuple[Path, str]] = deque([(root, "")])
     seen: set[tuple[int, int]] = set()
-    while folders or links:
-        folder, prefix = folders.pop() if folders else links.pop()
-        children = _children(folder, prefix, seen, contents)
-        for child in children:
+    while waiting:
+        folder, prefix = waiting.popleft()
+        for child in _children(folder, prefix, seen, contents):
             name = prefix + child.name
             mode = _mode(child, name, contents)
             if stat.S_ISREG(mode):
                 yield FoundFile(child, name)
             elif stat.S_ISDIR(mode):
                 if child.suffix.casefold() in PICTURE_SUFFIXES:
-                    contents.doubt(
-                        name, "warning", "It is a folder named like a picture. Rename it."
-                    )
-                (links if child.is_symlink() else folders).append((child, f"{name}/"))
+                    message = "It is a folder named like a picture. Rename it."
+                    contents.doubt(name, "warning", message)
+                add = waiting.append if child.is_symlink() else waiting.appendleft
+                add((child, f"{name}/"))
             elif mode:
-                contents.doubt(
-                    name, "error", "It is a pipe, socket or device, not a file. Remove it."
-                )
+                message = "It is a pipe, socket or device, not a file. Remove it."
+                contents.doubt(name, "error", message)
 
 
 def _children(
@@ -142,9 +141,8 @@ def _children(
         status = folder.stat()
         identity = (status.st_dev, status.st_ino)
         if identity in seen:
-            contents.doubt(
-                name, "warning", "It is a link to a folder that is read already, and is left out."
-            )
+            message = "It is a link to a folder that is read already, and is left out."
+            contents.doubt(name, "warning", message)
             return []
         seen.add(identity)
         children = sorted(folder.iterdir(), reverse=True)
@@ -172,11 +170,8 @@ def repeats_of(name: str) -> int:
     Args:
         name: below the set's folder.
     """
-    for folder in reversed(PurePosixPath(name).parts[:-1]):
-        repeats = folder_repeats(folder)
-        if repeats is not None and repeats <= MAX_REPEATS:
-            return repeats
-    return 1
+    numbers = map(folder_repeats, reversed(PurePosixPath(name).parts[:-1]))
+    return next((one for one in numbers if one is not None and one <= MAX_REPEATS), 1)
 
 
 def folder_repeats(folder: str) -> int | None:
@@ -186,31 +181,26 @@ def folder_repeats(folder: str) -> int | None:
     return int(found[1].lstrip("0")[:9] or "0") if found else None
 
 
-def repeats_findings(files: list[FoundFile]) -> list[Finding]:
+def repeats_findings(files: Iterable[FoundFile]) -> list[Finding]:
     """A word on each folder whose name repeats the pictures in it, or seems to."""
-    parents = {parent for file in files for parent in PurePosixPath(file.name).parents}
-    folders = sorted(str(parent) for parent in parents)
-    findings = []
-    for folder in folders:
-        repeats = folder_repeats(PurePosixPath(folder).name)
-        if repeats is not None:
-            severity, message = _about_repeats(repeats)
-            findings.append(Finding(display_name(folder), severity, message))
-    return findings
+    folders = {folder for file in files for folder in PurePosixPath(file.name).parents}
+    numbers = {folder: folder_repeats(folder.name) for folder in sorted(folders)}
+    return [
+        Finding(display_name(str(folder)), *_about_repeats(repeats))
+        for folder, repeats in numbers.items()
+        if repeats is not None
+    ]
 
 
 def _about_repeats(repeats: int) -> tuple[Severity, str]:
     if repeats == 0:
-        message = "0 repeats: its pictures are left out. Rename the folder to use them."
-        return "warning", message
+        return "warning", "0 repeats: its pictures are left out. Rename the folder to use them."
     if repeats > MAX_REPEATS:
-        message = (
+        return "warning", (
             f"A folder named N_name repeats its pictures N times, but N is at most {MAX_REPEATS}: "
             "these are not repeated. Rename it if that is not meant."
         )
-        return "warning", message
-    message = (
+    return "note", (
         f"Its pictures come up {repeats} times in an epoch, as its name says. The rest of the name "
         "is not used as a caption."
     )
-    return "note", message

@@ -1,4 +1,4 @@
-"""What was found of pictures when they were last decoded, kept between runs.
+"""What was found of pictures when they were last decoded, cached between runs.
 
 A scan decodes every picture of a set to see that it is whole, which takes minutes for thousands. A
 picture that has the same place, size and times as then is taken to be the same; where it is read
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.data.images import ImageHeader, Inspection, inspect_image
+from trainer.data.images import ImageFacts, ImageHeader, inspect_image
 from trainer.runs.atomic import write_text
 
 SETTLED_NS = 2_000_000_000
@@ -27,8 +27,8 @@ SETTLED_NS = 2_000_000_000
 _THUMBNAIL = (8, 9, 3)
 
 
-class Inspections:
-    """The inspections of one image set, in a file.
+class ScanCache:
+    """What was found of the pictures of one image set, in a file.
 
     Args:
         folder: where such files lie.
@@ -41,7 +41,7 @@ class Inspections:
         self._known = self._read()
         self._present: dict[str, Any] = {}
 
-    def inspect(self, path: Path) -> Inspection:
+    def inspect(self, path: Path) -> ImageFacts:
         """As `inspect_image`, which is called for what is new or changed; in any thread."""
         try:
             status = path.stat()
@@ -50,7 +50,7 @@ class Inspections:
         changed = max(status.st_mtime_ns, status.st_ctime_ns)
         identity = [status.st_dev, status.st_ino, status.st_size, changed]
         row = self._known.get(str(path))
-        found = _inspection(row, identity)
+        found = _facts(row, identity)
         if found is None:
             found = inspect_image(path)
             row = {"identity": identity, **_values(found)}
@@ -74,7 +74,7 @@ class Inspections:
         return rows if isinstance(rows, dict) else {}
 
 
-def _values(found: Inspection) -> dict[str, Any]:
+def _values(found: ImageFacts) -> dict[str, Any]:
     return {
         "header": asdict(found.header),
         "digest": found.digest,
@@ -83,13 +83,13 @@ def _values(found: Inspection) -> dict[str, Any]:
     }
 
 
-def _inspection(row: Any, identity: list[int]) -> Inspection | None:
+def _facts(row: Any, identity: list[int]) -> ImageFacts | None:
     """What a row was made from; None where it is of another file, or has been tampered with."""
     try:
         if row["identity"] != identity:
             return None
         pixels = np.frombuffer(base64.b64decode(row["thumbnail"]), np.uint8)
-        return Inspection(
+        return ImageFacts(
             ImageHeader(**row["header"]),
             row["digest"],
             row["transparent"],

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tests.trainer.runs_for_tests import make_images
-from trainer.data import inspections
-from trainer.data.images import ImageProblem, Inspection, inspect_image
-from trainer.data.inspections import Inspections
+from trainer.data import scan_cache
+from trainer.data.images import ImageFacts, ImageProblem, inspect_image
+from trainer.data.scan_cache import ScanCache
 
 
 @pytest.fixture
@@ -24,18 +24,18 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the pictures that were decoded; none of them counts as changed just now."""
     names: list[str] = []
 
-    def inspect(path: Path) -> Inspection:
+    def inspect(path: Path) -> ImageFacts:
         names.append(path.name)
         return inspect_image(path)
 
-    monkeypatch.setattr(inspections, "inspect_image", inspect)
-    monkeypatch.setattr(inspections, "SETTLED_NS", -1)
+    monkeypatch.setattr(scan_cache, "inspect_image", inspect)
+    monkeypatch.setattr(scan_cache, "SETTLED_NS", -1)
     return names
 
 
-def look(folder: Path, pictures: list[Path]) -> list[Inspection]:
+def look(folder: Path, pictures: list[Path]) -> list[ImageFacts]:
     """One run's look at a set."""
-    known = Inspections(folder / "inspections", folder / "pictures")
+    known = ScanCache(folder / "inspections", folder / "pictures")
     found = [known.inspect(picture) for picture in pictures]
     known.save()
     return found
@@ -74,7 +74,7 @@ def test_an_edited_picture_is_decoded_again(
 def test_what_was_changed_just_now_is_not_remembered(
     tmp_path: Path, pictures: list[Path], decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inspections, "SETTLED_NS", 3600 * 10**9)
+    monkeypatch.setattr(scan_cache, "SETTLED_NS", 3600 * 10**9)
     look(tmp_path, pictures)
     look(tmp_path, pictures)
     assert len(decoded) == 2 * len(pictures)
@@ -84,7 +84,7 @@ def test_what_was_changed_just_now_is_not_remembered(
 def test_a_damaged_memory_is_made_anew(
     tmp_path: Path, pictures: list[Path], decoded: list[str], content: str
 ) -> None:
-    known = Inspections(tmp_path / "inspections", tmp_path / "pictures")
+    known = ScanCache(tmp_path / "inspections", tmp_path / "pictures")
     known.path.parent.mkdir()
     known.path.write_text(content.replace("PATH", str(pictures[0])))
     look(tmp_path, pictures)
@@ -99,7 +99,7 @@ def test_pictures_that_are_gone_are_forgotten_and_damaged_ones_reported(
     look(tmp_path, pictures[1:])
     decoded.clear()
     pictures[2].write_bytes(pictures[2].read_bytes()[:100])
-    known = Inspections(tmp_path / "inspections", tmp_path / "pictures")
+    known = ScanCache(tmp_path / "inspections", tmp_path / "pictures")
     known.inspect(pictures[0])
     for _ in range(2):
         with pytest.raises(ImageProblem):

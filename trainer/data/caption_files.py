@@ -1,0 +1,265 @@
+"""Captions in files: which belongs to which picture, told by name and never by position.
+
+They stand in a file beside the picture, or in a metadata table of its folder. `find_captions` knows
+both; a further layout is another function that fills `Captions`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import posixpath
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PureWindowsPath
+
+from trainer.data.captions import (
+    MAX_CAPTION_BYTES,
+    MAX_CAPTION_CHARACTERS,
+    clean_caption,
+    decode_caption,
+    decode_text,
+)
+from trainer.data.findings import Finding, Severity
+from trainer.data.names import display_name, list_names, matching_key
+from trainer.data.scan import CAPTION_SUFFIXES, FoundFile
+
+MAX_TABLE_BYTES = 20_000_000
+_MAX_LINE = 1_000_000
+"""Characters of a line of JSON: parsed, it takes up to thirty times its size."""
+_MAX_ROW_FINDINGS = 20
+_MAX_NAME = 4096
+
+
+@dataclass
+class Captions:
+    """Captions by the name of the picture, and what was doubtful about them."""
+
+    texts: dict[str, str] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    def doubt(self, file: FoundFile, severity: Severity, message: str) -> None:
+        """Adds a finding about a file."""
+        self.findings.append(Finding(file.shown, severity, message))
+
+
+def find_captions(
+    pictures: Sequence[FoundFile], sidecars: Sequence[FoundFile], metadata: Sequence[FoundFile]
+) -> Captions:
+    """The captions of a folder's pictures; decodes none.
+
+    Args:
+        sidecars: caption files that may lie beside the pictures; they count before the tables.
+        metadata: files named metadata.jsonl or metadata.csv.
+    """
+    index = PictureIndex(pictures)
+    beside = _read_sidecars(pictures, sidecars, index)
+    listed = Captions()
+    for file in metadata:
+        _read_table(file, index, listed)
+    found = Captions({**listed.texts, **beside.texts}, beside.findings + listed.findings)
+    for name in sorted(beside.texts.keys() & listed.texts.keys()):
+        if listed.texts[name] != beside.texts[name]:
+            message = (
+                "It has different captions in the table and in the file beside it; the file "
+                "counts. Delete one of them."
+            )
+            found.findings.append(Finding(display_name(name), "warning", message))
+    return found
+
+
+class PictureIndex:
+    """Finds the pictures that another file points to by name.
+
+    A name counts as it is; where no picture has it, by case and Unicode form.
+    """
+
+    def __init__(self, pictures: Sequence[FoundFile]) -> None:
+        self._found: dict[tuple[str, str], list[FoundFile]] = defaultdict(list)
+        for picture in pictures:
+            for kind, name in (("name", picture.name), ("stem", picture.stem)):
+                self._found[kind, name].append(picture)
+                self._found[f"like {kind}", matching_key(name)].append(picture)
+
+    def beside(self, stem: str) -> list[FoundFile]:
+        """Those whose name, or else whose stem, this is: ``a.png`` or ``a`` for ``a.png``."""
+        like = matching_key(stem)
+        return self._first(("name", stem), ("stem", stem), ("like name", like), ("like stem", like))
+
+    def named(self, name: str) -> list[FoundFile]:
+        """Those whose whole name this is."""
+        return self._first(("name", name), ("like name", matching_key(name)))
+
+    def _first(self, *keys: tuple[str, str]) -> list[FoundFile]:
+        return next((self._found[key] for key in keys if key in self._found), [])
+
+
+# ------------------------------------------------------------------------------ files beside
+
+
+def _read_sidecars(
+    pictures: Sequence[FoundFile], files: Sequence[FoundFile], index: PictureIndex
+) -> Captions:
+    """The captions that stand in files beside the pictures.
+
+    A caption file belongs to the pictures with its own name but for the suffix (``a.txt`` to
+    ``a.png``, or ``a.png.txt`` to ``a.png``). With several for a picture, ``a.png.txt`` comes
+    before ``a.txt``, and ``.txt`` before ``.caption``.
+    """
+    captions = Captions()
+    candidates: dict[str, list[FoundFile]] = defaultdict(list)
+    texts: dict[str, str] = {}
+    orphans: list[str] = []
+    for file in files:
+        owners = index.beside(file.stem)
+        for picture in owners:
+            candidates[picture.name].append(file)
+        if not owners:
+            orphans.append(file.shown)
+            continue
+        texts[file.name] = _read(file, captions)
+        if len(owners) > 1:
+            names = list_names([picture.shown for picture in owners])
+            message = f"It belongs to several pictures, and all get it: {names}. Name them apart."
+            captions.doubt(file, "warning", message)
+    if orphans:
+        message = (
+            "No picture beside it has its name, so it is used for nothing. A caption must be named "
+            "like its picture."
+        )
+        captions.findings.append(Finding(list_names(orphans), "note", message))
+    for picture in pictures:
+        found = sorted(candidates[picture.name], key=lambda file: _rank(file, picture))
+        if len(found) > 1:
+            names = list_names([file.shown for file in found])
+            message = f"It has several caption files, and the first counts: {names}. Delete others."
+            captions.doubt(picture, "warning", message)
+        if found and (text := texts[found[0].name]):
+            captions.texts[picture.name] = text
+    return captions
+
+
+def _rank(file: FoundFile, picture: FoundFile) -> tuple[bool, int, str]:
+    whole = matching_key(file.stem) == matching_key(picture.name)
+    return (not whole, CAPTION_SUFFIXES.index(file.path.suffix.casefold()), file.name)
+
+
+def _read(file: FoundFile, captions: Captions) -> str:
+    """A caption file's text; "" where it has none or cannot be read, with a finding."""
+    try:
+        data = read_start(file.path, MAX_CAPTION_BYTES)
+    except OSError as error:
+        captions.doubt(file, "error", f"It cannot be read ({error.strerror}).")
+        return ""
+    text = decode_caption(data)
+    if not text:
+        message = "It is empty: trigger and class word will be the caption instead."
+        captions.doubt(file, "warning", message)
+    if len(data) > MAX_CAPTION_BYTES or len(text) == MAX_CAPTION_CHARACTERS:
+        message = (
+            f"It is longer than {MAX_CAPTION_CHARACTERS:,} characters, and is cut there. The model "
+            "reads 75 tokens, some 50 words."
+        )
+        captions.doubt(file, "warning", message)
+    return text
+
+
+def read_start(path: Path, size: int) -> bytes:
+    """The first ``size`` bytes of a file, and one more if there is more."""
+    with path.open("rb") as stream:
+        return stream.read(size + 1)
+
+
+# ------------------------------------------------------------------------------ tables
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row of a table; `problem` says why it is none."""
+
+    line: int
+    file_name: object = None
+    text: object = None
+    problem: str = ""
+
+
+def _read_table(file: FoundFile, index: PictureIndex, captions: Captions) -> None:
+    """The captions of one metadata table; says what is wrong with at most 20 of its rows.
+
+    ``file_name`` is relative to the table's own folder and must stay below the set's.
+    """
+    unusable = 0
+    try:
+        data = read_start(file.path, MAX_TABLE_BYTES)
+        if len(data) > MAX_TABLE_BYTES:
+            raise ValueError(f"it has more than {MAX_TABLE_BYTES // 1_000_000} MB")
+        read_rows = _csv_rows if file.path.suffix.casefold() == ".csv" else _json_rows
+        for row in read_rows(decode_text(data)):
+            reason = row.problem or _take(row, file, index, captions.texts)
+            if reason:
+                unusable += 1
+                if unusable <= _MAX_ROW_FINDINGS:
+                    captions.doubt(file, "warning", f"Line {row.line} is not used: {reason}.")
+    except (OSError, ValueError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        captions.doubt(file, "error", f"The table cannot be read any further: {reason}.")
+    if unusable > _MAX_ROW_FINDINGS:
+        message = f"{unusable - _MAX_ROW_FINDINGS} more rows cannot be used for the like reasons."
+        captions.doubt(file, "warning", message)
+
+
+def _take(row: _Row, table: FoundFile, index: PictureIndex, texts: dict[str, str]) -> str:
+    """Gives a row's caption to its picture; or a reason why not."""
+    if not isinstance(row.file_name, str) or not row.file_name.strip():
+        return "it has no file_name"
+    if row.text is not None and not isinstance(row.text, str):
+        return "its text is not in quotes"
+    if len(row.file_name) > _MAX_NAME:
+        return "its file_name is longer than any path"
+    given = row.file_name.strip().replace("\\", "/")
+    name = posixpath.normpath(posixpath.join(table.folder, given))
+    if PureWindowsPath(given).anchor or name.startswith("../"):
+        return f"{display_name(given)} lies outside the set"
+    found = index.named(name)
+    if len(found) != 1:
+        return f"there is no picture {display_name(given)}"
+    if found[0].name in texts:
+        return f"{display_name(given)} has a row already"
+    if caption := clean_caption(row.text or ""):
+        texts[found[0].name] = caption
+    return ""
+
+
+def _json_rows(text: str) -> Iterator[_Row]:
+    # Not splitlines(): a JSON string may hold other line separators as they are.
+    for number, line in enumerate(io.StringIO(text, newline="\n"), start=1):
+        if len(line) > _MAX_LINE:
+            yield _Row(number, problem=f"it has more than {_MAX_LINE:,} characters")
+        elif line.strip():
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                row = None
+            if isinstance(row, dict):
+                yield _Row(number, row.get("file_name"), row.get("text"))
+            else:
+                yield _Row(number, problem="it is no JSON object in braces")
+
+
+def _csv_rows(text: str) -> Iterator[_Row]:
+    """Rows of a table with a header line; separated by commas, or as Excel may by semicolons."""
+    first = text.partition("\n")[0]
+    delimiter = ";" if ";" in first and "," not in first else ","
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    header = next((row for row in reader if row), [])
+    columns = {name.strip().casefold(): index for index, name in enumerate(header)}
+    if "file_name" not in columns or "text" not in columns:
+        found = list_names([display_name(name[:40]) for name in header], 5) or "none"
+        raise ValueError(f"it needs the columns file_name and text, and has: {found}")
+    places = (columns["file_name"], columns["text"])
+    for row in reader:
+        if row:
+            file_name, caption = (row[at] if at < len(row) else None for at in places)
+            yield _Row(reader.line_num, file_name, caption)
