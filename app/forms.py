@@ -15,12 +15,13 @@ from typing import Any, Literal
 import gradio as gr
 from gradio.components import Component
 
-from app.shared import base_models, elem, image_sets
+from app.shared import base_models, elem
+from app.tabs.images.imagesets import list_sets
+from trainer import places
 from trainer.config.fields import ConfigField, all_fields, get_value
 from trainer.config.file import ConfigError, Mistake, validate
 from trainer.config.presets import PRESETS
 from trainer.config.schema import ConceptConfig, TrainingConfig
-from trainer.places import DATASETS, PROJECT
 
 Kind = Literal["switch", "choice", "whole", "number", "lines", "text", "images", "base"]
 Shown = str | int | float | bool | None
@@ -40,6 +41,11 @@ _EMPTY_LINE = '""'  # how the empty prompt is written in a list of one text a li
 
 
 # ------------------------------------------------------------------------------ components
+
+
+def image_sets() -> list[str]:
+    """Ids of the image sets on this machine, the page's own first."""
+    return [one.id for one in list_sets(places.DATASETS)]
 
 
 def kind_of(field: ConfigField) -> Kind:
@@ -166,7 +172,7 @@ def shown_folder(path: Path) -> str:
     """An image set's id, or the path of a folder that lies elsewhere; "" for none."""
     if path == Path():
         return ""
-    if (PROJECT / path).parent == DATASETS:
+    if (places.PROJECT / path).parent == places.DATASETS:
         return path.name
     return f"./{path}" if len(path.parts) == 1 else str(path)
 
@@ -175,8 +181,8 @@ def chosen_folder(shown: str) -> Path:
     """The folder that `shown_folder` showed."""
     if not shown or "/" in shown or "\\" in shown:
         return Path(shown)
-    path = DATASETS / shown
-    return path.relative_to(PROJECT) if path.is_relative_to(PROJECT) else path
+    path = places.DATASETS / shown
+    return path.relative_to(places.PROJECT) if path.is_relative_to(places.PROJECT) else path
 
 
 def form_values(config: TrainingConfig) -> list[Shown]:

@@ -6,15 +6,13 @@ import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import gradio as gr
 
 from app.render import plain
-from trainer.data.names import display_name
 from trainer.errors import UserError
-from trainer.places import DATASETS, PROJECT
+from trainer.places import PROJECT
 
 logger = logging.getLogger("rarebit")
 
@@ -115,30 +113,6 @@ def for_scripts(handler: Callable[Inputs, Output]) -> Callable[Inputs, Output]:
             raise gr.Error(str(error), print_exception=False) from None
 
     return wrapped
-
-
-def image_set_path(name: str) -> Path:
-    """The folder of an image set by its id, as the configuration keeps it.
-
-    Raises:
-        UserError: there is no such image set; a path is never taken for one.
-    """
-    if name not in image_sets():
-        raise UserError(
-            f"There is no image set {display_name(name)!r}." if name else "No image set is chosen.",
-            "Choose one from the list, or make one in Images.",
-        )
-    path = DATASETS / name
-    return path.relative_to(PROJECT) if path.is_relative_to(PROJECT) else path
-
-
-def image_sets() -> list[str]:
-    """Ids of the image sets on this machine, by name."""
-    if not DATASETS.is_dir():
-        return []
-    return sorted(
-        path.name for path in DATASETS.iterdir() if path.is_dir() and path.name[0] not in "._"
-    )
 
 
 def base_models() -> list[str]:

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -35,12 +35,12 @@ class AdapterSetting:
 
     id: str
     strength: float = 1.0
-    text_strength: float | None = None
+    text_encoder_strength: float | None = None
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All that the form asks of a drawing; sides in pixels, 0 for the base model's own."""
+    """What the worker is asked to draw; sides in pixels, 0 for the base model's own."""
 
     prompt: str
     negative: str = ""
@@ -48,7 +48,7 @@ class Settings:
     base: str = "tiny-emoji"
     count: int = 1
     seed: int = 1
-    steps: int = 25
+    inference_steps: int = 25
     guidance: float = 5.0
     width: int = 0
     height: int = 0
@@ -115,22 +115,12 @@ def draw(
         raise UserError("The prompt is empty.", "Say what to draw, with the trigger word in it.")
     if busy := jobs.busy():
         raise busy_error(busy)
-    arguments: dict[str, object] = {
-        "prompt": settings.prompt,
-        "negative": settings.negative,
-        "adapters": [
-            {
-                "file": str(adapter_path(adapter.id)),
-                "strength": adapter.strength,
-                "text_encoder_strength": adapter.text_strength,
-            }
-            for adapter in settings.adapters
-        ],
-        "base": settings.base,
-        "count": settings.count,
-        "seed": settings.seed,
-        "inference_steps": settings.steps,
-        "guidance": settings.guidance,
+    adapters = [asdict(adapter) for adapter in settings.adapters]
+    for adapter in adapters:
+        adapter["file"] = str(adapter_path(adapter.pop("id")))
+    arguments = {
+        **asdict(settings),
+        "adapters": adapters,
         "width": settings.width or None,
         "height": settings.height or None,
         "out": str(todays_folder()),

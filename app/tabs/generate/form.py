@@ -198,14 +198,14 @@ def read_form(values: Sequence[Any]) -> Settings:
         if adapter
     )
     return Settings(
-        prompt=prompt or "",
-        negative=negative or "",
-        adapters=adapters,
-        base=base or "tiny-emoji",
-        count=int(count),
-        seed=int(seed or 0),
-        steps=int(steps),
-        guidance=float(guidance),
-        width=int(width or 0),
-        height=int(height or 0),
+        prompt or "",
+        negative or "",
+        adapters,
+        base or "tiny-emoji",
+        int(count),
+        int(seed or 0),
+        int(steps),
+        float(guidance),
+        int(width or 0),
+        int(height or 0),
     )

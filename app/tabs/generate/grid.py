@@ -134,15 +134,9 @@ def save_sheet(plan: GridPlan, drawn: Mapping[GridCell, Path], form: Settings) -
     Raises:
         UserError: it cannot be written.
     """
-    facts = {
-        "prompt": plan.prompts[0],
-        "negative": form.negative,
-        "seed": form.seed,
-        "inference_steps": form.steps,
-        "guidance": form.guidance,
-        "model": form.base,
-        "grid": asdict(plan),
-    }
+    shared = ("negative", "seed", "inference_steps", "guidance")
+    facts = {"prompt": plan.prompts[0], **{name: getattr(form, name) for name in shared}}
+    facts |= {"model": form.base, "grid": asdict(plan)}
     text = PngInfo()
     text.add_itxt("rarebit", json.dumps(facts, ensure_ascii=False))
     folder, stem = todays_folder(), f"grid-{time.strftime('%H%M%S')}"

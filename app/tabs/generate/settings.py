@@ -62,14 +62,8 @@ def read_settings(path: Path, known: dict[str, str], bases: list[str]) -> Restor
         )
     named = [parse_adapter(text) for text in facts.adapters[:_MOST_ADAPTERS]]
     settings = Settings(
-        prompt=facts.prompt,
-        negative=facts.negative,
+        **facts.model_dump(exclude={"model", "adapters"}),
         adapters=tuple(replace(one, id=known[one.id]) for one in named if one.id in known),
-        seed=facts.seed,
-        steps=facts.inference_steps,
-        guidance=facts.guidance,
-        width=facts.width,
-        height=facts.height,
         base=facts.model if facts.model in bases else "",
     )
     missing = [f"the adapter {one.id}" for one in named if one.id not in known]
@@ -84,8 +78,8 @@ def parse_adapter(text: str) -> AdapterSetting:
     match = _ADAPTER.fullmatch(text)
     try:
         if match:
-            text_strength = float(match["text"]) if match["text"] else None
-            return AdapterSetting(match["name"], float(match["unet"] or 1), text_strength)
+            text_encoder_strength = float(match["text"]) if match["text"] else None
+            return AdapterSetting(match["name"], float(match["unet"] or 1), text_encoder_strength)
     except ValueError:
         pass  # such as 0.5.1
     return AdapterSetting(text)

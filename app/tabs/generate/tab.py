@@ -183,7 +183,7 @@ def _restored(path: Path) -> list[Any]:
     settings, missing = read_settings(path, drawing.adapter_names(), base_models())
     adapters: list[AdapterSetting | None] = [*settings.adapters[:ROWS]]
     adapters += [None] * (ROWS - len(adapters))
-    separate = any(one and one.text_strength is not None for one in adapters)
+    separate = any(one and one.text_encoder_strength is not None for one in adapters)
     return [
         render("generate.html", "restored", missing),
         settings.prompt,
@@ -191,7 +191,7 @@ def _restored(path: Path) -> list[Any]:
         settings.negative,
         settings.base or gr.skip(),
         settings.seed,
-        settings.steps,
+        settings.inference_steps,
         settings.guidance,
         settings.width or None,
         settings.height or None,
@@ -203,7 +203,7 @@ def _restored(path: Path) -> list[Any]:
 def _row(number: int, adapter: AdapterSetting | None, separate: bool) -> list[Any]:
     """Updates of one adapter's row and of its inputs."""
     found = adapter or AdapterSetting("")
-    text = found.strength if found.text_strength is None else found.text_strength
+    text = found.strength if found.text_encoder_strength is None else found.text_encoder_strength
     return [
         gr.Group(visible=number == 0 or adapter is not None),
         gr.Dropdown(choices=_choices(), value=found.id),

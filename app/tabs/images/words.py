@@ -12,7 +12,7 @@ from gradio.events import Dependency
 
 from app import client as service
 from app.render import refused
-from app.shared import QUIET, Shared, image_set_path, says_errors
+from app.shared import QUIET, Shared, says_errors
 from app.tabs.images.captions import saving
 from app.tabs.images.imagesets import MAX_WORD, find_set, read_notes, write_notes
 from app.tabs.images.layout import Parts, html
@@ -114,7 +114,7 @@ def ask_about_words(
     arguments = {
         "base": base,
         "class_word": _word(class_word),
-        "images": str(places.PROJECT / image_set_path(image_set)) if image_set else None,
+        "images": str(find_set(places.DATASETS, image_set).path.resolve()) if image_set else None,
         **({"words": list(words)} if verb == "judge" else {}),
     }
     return service.call(f"trigger.{verb}", arguments, _SECONDS)

@@ -14,9 +14,11 @@ from app import jobs
 from app.forms import (
     CONCEPTS,
     Shown,
+    chosen_folder,
     explanation,
     field_names,
     form_values,
+    image_sets,
     label_of,
     make_component,
     mistakes_by_field,
@@ -30,11 +32,11 @@ from app.shared import (
     elem,
     for_scripts,
     go,
-    image_set_path,
-    image_sets,
     says_errors,
 )
+from app.tabs.images.imagesets import find_set
 from app.tabs.train import memory, outlook
+from trainer import places
 from trainer.config.concepts import check_essentials
 from trainer.config.fields import all_fields, sections
 from trainer.config.file import (
@@ -347,7 +349,8 @@ def start_training(
         settings: any further fields, one section.key=value a line; they win over the preset.
         wait: queue it if another run is busy, instead of refusing.
     """
-    chosen = (base, str(image_set_path(image_set)), trigger, class_word)
+    folder = chosen_folder(find_set(places.DATASETS, image_set).id)  # an id is never a path
+    chosen = (base, folder.as_posix(), trigger, class_word)
     values = dict(zip(_IN_FRONT, chosen, strict=True))
     config = with_values(apply_preset(TrainingConfig(), length), values)
     config = apply_overrides(config, [line for line in settings.splitlines() if line.strip()])

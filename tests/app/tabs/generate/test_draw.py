@@ -123,4 +123,4 @@ def test_the_form_says_what_is_in_it(form: Form) -> None:
         AdapterSetting("file/a.safetensors", 1.0),
     )
     apart = read_form([*plain, True, *rows])
-    assert [one.text_strength for one in apart.adapters] == [0.25, 2.0]
+    assert [one.text_encoder_strength for one in apart.adapters] == [0.25, 2.0]

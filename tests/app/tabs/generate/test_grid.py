@@ -83,19 +83,10 @@ def test_a_plan_is_read_from_the_form(machine: Machine) -> None:
 
 
 def test_a_cell_keeps_the_forms_seed_and_size() -> None:
-    form = Settings(
-        "x", "bad", (AdapterSetting("other"),), seed=7, width=64, height=96, count=4, steps=9
-    )
+    form = Settings("x", "bad", (AdapterSetting("other"),), count=4, seed=7, width=64)
+    one = AdapterSetting("cat", 0.5)
     cell = grid.settings_of(GridCell("one", "cat", 0.5), form)
-    assert (cell.prompt, cell.negative, cell.seed, cell.width, cell.height, cell.steps) == (
-        "one",
-        "bad",
-        7,
-        64,
-        96,
-        9,
-    )
-    assert (cell.adapters, cell.count) == ((AdapterSetting("cat", 0.5),), 1)
+    assert cell == Settings("one", "bad", (one,), count=1, seed=7, width=64)
     assert grid.settings_of(GridCell("one", "", 0.0), form).adapters == ()
 
 

@@ -59,7 +59,7 @@ def test_another_tools_picture_is_read_too(tmp_path: Path) -> None:
     restored = read_settings(carrying(tmp_path / "a.png", parameters=text), KNOWN, BASES)
     settings = restored.settings
     assert (settings.prompt, settings.negative) == ("a cat, snow", "dog")
-    assert (settings.seed, settings.steps, settings.guidance) == (42, 20, 7.0)
+    assert (settings.seed, settings.inference_steps, settings.guidance) == (42, 20, 7.0)
     assert (settings.width, settings.height, settings.base) == (512, 768, "")
     assert settings.adapters == (AdapterSetting("file/style.safetensors", 0.8),)
     assert restored.missing == ("the base model v1-5-pruned",)

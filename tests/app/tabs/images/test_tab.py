@@ -35,7 +35,6 @@ def page(home: Path) -> Iterator[Client]:
     patch.setenv("GRADIO_TEMP_DIR", str(home / "uploads"))
     patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
     patch.setattr(places, "DATASETS", home / "datasets")
-    patch.setattr("app.shared.DATASETS", home / "datasets")
     patch.setattr(places, "RUNS", home / "runs")
     patch.setattr(places, "ADAPTERS", home / "adapters")
     patch.setattr(service, "call", _answer)

@@ -25,7 +25,6 @@ def answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Answer:
     """Makes the worker answer; gives what it was asked. There is a set named cars."""
     put(tmp_path / "cars", {"a.png": picture(1)})
     monkeypatch.setattr(places, "DATASETS", tmp_path)
-    monkeypatch.setattr("app.shared.DATASETS", tmp_path)
 
     def prepare(value: object) -> list[tuple[str, dict[str, object]]]:
         asked = []
