@@ -14,15 +14,14 @@ from trainer.lora.attach import disabled
 from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
 
-MEMORY_ENTRIES = 512
+TEXTS_IN_MEMORY = 512
 
 
 class TextSource:
     """Conditioning of captions.
 
     Where the text encoders are trained, the student's features are computed in every step. The
-    frozen model's features never change: they are kept in memory for the texts used last, and on
-    disk for captions.
+    frozen model's features never change: they stay in memory for the texts used last, and on disk.
 
     Args:
         trained: whether the text encoders carry an adapter in training.
@@ -30,18 +29,10 @@ class TextSource:
     """
 
     def __init__(
-        self,
-        base: BaseModel,
-        cache: TensorCache,
-        *,
-        trained: bool,
-        device: Device,
+        self, base: BaseModel, cache: TensorCache, *, trained: bool, device: Device
     ) -> None:
-        self.base = base
-        self.cache = cache
-        self.trained = trained
-        self.device = device
-        self.recent: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
+        self.base, self.cache, self.trained, self.device = base, cache, trained, device
+        self._recent: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
 
     def student(self, texts: Sequence[str]) -> TextConditioning:
         """Features that training sees, (B, 77, D); with gradients where the encoders train."""
@@ -54,24 +45,23 @@ class TextSource:
         missing = [text for text in dict.fromkeys(texts) if not self._recall(text)]
         if missing:
             self._compute(missing)
-        kept = [self.recent[text] for text in texts]
-        while len(self.recent) > max(MEMORY_ENTRIES, len(texts)):
-            self.recent.popitem(last=False)
-        device = self.device.torch_device
-        hidden = torch.stack([item["hidden"] for item in kept]).to(device)
-        pooled = None
-        if "pooled" in kept[0]:
-            pooled = torch.stack([item["pooled"] for item in kept]).to(device)
-        return TextConditioning(hidden, pooled)
+        found = [self._recent[text] for text in texts]
+        while len(self._recent) > max(TEXTS_IN_MEMORY, len(texts)):
+            self._recent.popitem(last=False)
+        stacked = {
+            name: torch.stack([features[name] for features in found]).to(self.device.torch_device)
+            for name in found[0]
+        }
+        return TextConditioning(stacked["hidden"], stacked.get("pooled"))
 
     def _recall(self, text: str) -> bool:
         """Bring a text's features to the front of the memory, from there or from the disk."""
-        if text not in self.recent:
+        if text not in self._recent:
             features = self.cache.get(self._key(text))
             if features is None:
                 return False
-            self.recent[text] = features
-        self.recent.move_to_end(text)
+            self._recent[text] = features
+        self._recent.move_to_end(text)
         return True
 
     @torch.no_grad()
@@ -84,7 +74,7 @@ class TextSource:
                 if features.pooled is not None:
                     tensors["pooled"] = features.pooled[0].cpu()
                 self.cache.put(self._key(text), tensors)
-                self.recent[text] = tensors
+                self._recent[text] = tensors
 
     def _key(self, text: str) -> str:
         dtype = str(self.base.text_encoders[0].dtype)

@@ -245,9 +245,15 @@ class Points:
     def __len__(self) -> int:
         return len(self.prompts)
 
-    def __getitem__(self, rows: slice) -> Points:
+    def __getitem__(self, rows: slice | list[int]) -> Points:
         """Some of the points."""
-        return Points(self.prompts[rows], self.noised[rows], self.timesteps[rows], self.sizes[rows])
+        numbers = range(len(self))[rows] if isinstance(rows, slice) else rows
+        return Points(
+            tuple(self.prompts[number] for number in numbers),
+            self.noised[rows],
+            self.timesteps[rows],
+            tuple(self.sizes[number] for number in numbers),
+        )
 
     def joined(self, other: Points) -> Points:
         """These points and others of the same size, on the device of these."""

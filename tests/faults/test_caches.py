@@ -13,9 +13,13 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from tests.conftest import TinyBase
-from tests.trainer.runs_for_tests import digest, make_images, small_config, train_small
-from tests.trainer.training.test_guard import session_of
-from trainer.config.schema import TrainingConfig
+from tests.trainer.runs_for_tests import (
+    digest,
+    make_images,
+    session_for,
+    small_config,
+    train_small,
+)
 from trainer.events import Warned
 from trainer.runs.atomic import temporary_name
 
@@ -59,23 +63,22 @@ def test_what_changes_latents_changes_their_key(tiny_base: TinyBase, tmp_path: P
     images = make_images(tmp_path / "images", count=1)
     keys: list[str] = []
 
-    def note(config: TrainingConfig, flip: bool = False) -> None:
-        session = session_of(config, tmp_path / f"run-{len(keys)}")
+    def note(base: Path | None = None, flip: bool = False, **changes: Any) -> None:
+        changes["preservation__method"] = "none"
+        session = session_for(
+            base or tiny_base("sd1"), images, tmp_path / f"run-{len(keys)}", **changes
+        )
         keys.append(session.batches.source._key(session.pictures[0], flip))
 
-    def small(**changes: Any) -> TrainingConfig:
-        return small_config(tiny_base("sd1"), images, preservation__method="none", **changes)
-
-    note(small())
-    note(small())
+    note()
+    note()
     assert keys[0] == keys[1]
-    note(small(), flip=True)
-    note(small(images__resolution=48, images__upscale=True))
-    note(small(images__background="#000000"))
-    other = changed_base(Path(shutil.copytree(tiny_base("sd1"), tmp_path / "base")))
-    note(small().model_copy(update={"base": small().base.model_copy(update={"name": str(other)})}))
+    note(flip=True)
+    note(images__resolution=48, images__upscale=True)
+    note(images__background="#000000")
+    note(changed_base(Path(shutil.copytree(tiny_base("sd1"), tmp_path / "base"))))
     pixels = np.asarray(Image.open(images / "0.png")).copy()
     pixels[0, 0, 0] ^= 1
     Image.fromarray(pixels).save(images / "0.png")
-    note(small())
+    note()
     assert len(set(keys)) == len(keys) - 1

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from tests.conftest import TinyBase
-from tests.trainer.runs_for_tests import make_images, small_config
-from tests.trainer.training.test_guard import never, session_of
+from tests.trainer.runs_for_tests import make_images, never, session_for
 from trainer.data.images import fit, load_rgb
 from trainer.data.latents import encode_pixels
 from trainer.errors import UserError
@@ -44,17 +43,16 @@ def test_one_error_names_both_fields_and_the_way_out(
 ) -> None:
     changes, parts = REFUSED[case]
     with pytest.raises(UserError) as caught:
-        session_of(small_config(tiny_base("sd1"), images, **changes), tmp_path / "run")
+        session_for(tiny_base("sd1"), images, tmp_path / "run", **changes)
     for part in parts:
         assert part in str(caught.value)
 
 
 def test_cached_latents_and_flips_agree(tiny_base: TinyBase, images: Path, tmp_path: Path) -> None:
     """Both directions are cached, each encoded from its own pixels."""
-    config = small_config(tiny_base("sd1"), images, images__flip=True)
-    session = session_of(config, tmp_path / "run")
+    session = session_for(tiny_base("sd1"), images, tmp_path / "run", images__flip=True)
     picture = session.pictures[0]
-    pixels = load_rgb(picture.entry.read(), config.images.background)
+    pixels = load_rgb(picture.entry.read(), session.config.images.background)
     for flip in (False, True):
         expected = encode_pixels(session.base, fit(pixels, picture.crop, flip))
         kept = session.batches.source.latents(picture, flip)
@@ -68,8 +66,8 @@ def test_cached_text_and_a_trained_text_encoder_agree(
     tiny_base: TinyBase, images: Path, tmp_path: Path, trained: bool
 ) -> None:
     """Training sees what the text encoder says now; only what can't change comes from the cache."""
-    config = small_config(tiny_base("sd1"), images, adapter__text_encoder=trained)
-    session = session_of(config, tmp_path / "run")
+    run = tmp_path / "run"
+    session = session_for(tiny_base("sd1"), images, run, adapter__text_encoder=trained)
     before = session.text.student(["ohwx thing"]).hidden.detach().clone()
     for _ in range(2):
         training_step(session, never)

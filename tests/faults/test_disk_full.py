@@ -77,7 +77,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def status(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.training.runner.STATUS_INTERVAL", 0.0)
+    monkeypatch.setattr("trainer.training.recorder.STATUS_INTERVAL", 0.0)
     write_json, written = trainer.runs.status.write_json, []
 
     def write(path: Path, value: Any) -> None:

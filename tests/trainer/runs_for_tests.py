@@ -12,8 +12,10 @@ from PIL import Image
 from trainer.config.file import with_values
 from trainer.config.schema import TrainingConfig
 from trainer.events import RunEvent
+from trainer.memory.devices import choose_device
 from trainer.runs.layout import RunFolder
 from trainer.training.runner import Result, run_training
+from trainer.training.session import Session, prepare
 
 
 def make_images(folder: Path, count: int = 4, side: int = 32, captions: bool = True) -> Path:
@@ -54,6 +56,23 @@ def small_config(base: Path, images: Path, **changes: Any) -> TrainingConfig:
     values = {**SMALL, "base.name": str(base), "images.path": str(images)}
     values |= {key.replace("__", "."): value for key, value in changes.items()}
     return with_values(TrainingConfig(), values)
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing of ours runs after it."""
+
+
+def never() -> bool:
+    """Nobody asks the run to stop."""
+    return False
+
+
+def session_for(base: Path, images: Path, run: Path, **changes: Any) -> Session:
+    """A prepared session of `small_config`, into a folder that need not exist."""
+    run.mkdir(parents=True, exist_ok=True)
+    config = small_config(base, images, **changes)
+    device = choose_device(config.training.precision)
+    return prepare(config, RunFolder(run), device, print, lambda *_: None)
 
 
 class Collected:

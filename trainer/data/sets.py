@@ -94,6 +94,13 @@ class Picture:
     crop: CropPlan
     concept: int = 0
 
+    @property
+    def sizes(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+        """What SDXL is conditioned on: (height, width) in pixels before fitting, (top, left) of the
+        crop, and (height, width) of what is trained on."""
+        header, crop = self.entry.header, self.crop
+        return (header.height, header.width), (crop.top, crop.left), (crop.height, crop.width)
+
 
 @dataclass(frozen=True)
 class ImageSet:

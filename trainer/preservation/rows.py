@@ -1,44 +1,58 @@
-"""Rows that go through the UNet beside the pictures, to hold something in place."""
+"""Rows that go through the UNet beside the pictures, so that it stays as it was there.
+
+Which rows a step preserves is a pure function of seed and step, however the step is cut into
+batches and processes.
+"""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
-from trainer.diffusion import Points
+from trainer.diffusion import Points, Sizes, add_noise, draw_noise, target
+from trainer.models.base import BaseModel
+from trainer.models.families import PredictionType
+from trainer.preservation.prompts import PreservedPrompts
+from trainer.seeds import derive_seed, derive_uniform
+
+TEXTS_PER_ROW = 2
+"""Further prompts for each row, whose text features are preserved: nearly free, and they add
+variety."""
 
 
 @dataclass(frozen=True)
-class KeptRows:
-    """What one batch preserves.
+class PreservedRows:
+    """What one forward pass preserves.
 
     Attributes:
         points: R prompts with their noised latents and timesteps.
         wanted: (R, C, H, W), what the UNet is to predict there.
-        spoken: further prompts, whose text features alone are held; may be empty.
+        texts: further prompts, of which only the text features are preserved; may be empty.
         count: such rows in the whole step, over batches and processes: the loss's denominator.
-        holds_text: whether the text features of all these prompts are to stay the base model's.
+        text_features: whether the text features of all these prompts are preserved.
     """
 
     points: Points
     wanted: Tensor
-    spoken: tuple[str, ...]
+    texts: tuple[str, ...]
     count: int
-    holds_text: bool
+    text_features: bool
 
     @property
     def prompts(self) -> tuple[str, ...]:
         """All prompts whose text features are needed, those of the points first."""
-        return (*self.points.prompts, *self.spoken)
+        return (*self.points.prompts, *self.texts)
 
 
-class Keeper(Protocol):
+class Preservation(Protocol):
     """Gives each batch the rows that it preserves."""
 
-    def rows(self, step: int, slots: Sequence[int], total: int) -> KeptRows | None:
+    def rows(self, step: int, slots: Sequence[int], total: int) -> PreservedRows | None:
         """The rows of a batch in a step that preserves: a pure function of its arguments.
 
         Args:
@@ -49,12 +63,12 @@ class Keeper(Protocol):
 
 
 @dataclass(frozen=True)
-class Rhythm:
-    """How many rows come when.
+class RowSchedule:
+    """How many rows are preserved in which step.
 
     Attributes:
         share: rows for each picture of a step that preserves.
-        every: such steps are each k-th.
+        every: each k-th step preserves.
         largest: pictures in the largest step.
     """
 
@@ -67,7 +81,7 @@ class Rhythm:
         return max(1, round(self.share * total))
 
     def of_slots(self, slots: Sequence[int], total: int) -> list[int]:
-        """Which of a step's rows go with some of its pictures: each with one, evenly spread.
+        """Which of a step's rows go with some of its pictures, evenly spread.
 
         However a step is cut into batches and processes, every row is taken exactly once.
         """
@@ -75,5 +89,120 @@ class Rhythm:
         return [row for row in range(count) if row * total // count in own]
 
     def number(self, step: int, row: int) -> int:
-        """The place of a step's row in the endless row of all that are preserved in a run."""
+        """Index of a step's row, counting all preserved rows of the run."""
         return step // self.every * self.count(self.largest) + row
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the base model predicts at N points, all on the CPU in the UNet's number format."""
+
+    points: Points
+    predicted: Tensor
+
+
+class PredictionPreservation:
+    """Rows from the base model's predictions: each comes up equally often, in changing order.
+
+    Args:
+        text_features: whether text features are preserved too.
+        seed: of the order.
+    """
+
+    def __init__(
+        self,
+        known: Predictions,
+        prompts: PreservedPrompts,
+        schedule: RowSchedule,
+        text_features: bool,
+        seed: int,
+    ) -> None:
+        self.known, self.prompts = known, prompts
+        self.schedule, self.text_features, self.seed = schedule, text_features, seed
+
+    def rows(self, step: int, slots: Sequence[int], total: int) -> PreservedRows | None:
+        """See `Preservation`."""
+        schedule = self.schedule
+        numbers = [schedule.number(step, row) for row in schedule.of_slots(slots, total)]
+        if not numbers:
+            return None
+        places = [self._place(number) for number in numbers]
+        texts = [
+            self.prompts.choose(number * TEXTS_PER_ROW + turn, seed=self.seed, purpose="spoken")
+            for number in numbers
+            for turn in range(TEXTS_PER_ROW)
+        ]
+        return PreservedRows(
+            self.known.points[places],
+            self.known.predicted[places],
+            tuple(texts) if self.text_features else (),
+            schedule.count(total),
+            self.text_features,
+        )
+
+    def _place(self, number: int) -> int:
+        """The point of row ``number`` of the run."""
+        count = len(self.known.points)
+        turn, place = divmod(number, count)
+        order = random.Random(derive_seed(self.seed, "remembered", turn))
+        return order.sample(range(count), count)[place]
+
+
+@dataclass(frozen=True)
+class ClassPicture:
+    """One picture of the class to train on.
+
+    Attributes:
+        latents: (C, H, W) float32 on the CPU.
+        sizes: what SDXL is conditioned on.
+    """
+
+    prompt: str
+    latents: Tensor
+    sizes: Sizes
+
+
+class PicturePreservation:
+    """Rows from class pictures in turn, each with its own noise and timestep.
+
+    Args:
+        pictures: all of one size.
+        seed: of noise and timesteps.
+    """
+
+    def __init__(
+        self, base: BaseModel, pictures: Sequence[ClassPicture], schedule: RowSchedule, seed: int
+    ) -> None:
+        self.alpha_bar = base.noise_scheduler().alphas_cumprod
+        self.prediction: PredictionType = base.prediction_type
+        self.pictures, self.schedule, self.seed = pictures, schedule, seed
+
+    def rows(self, step: int, slots: Sequence[int], total: int) -> PreservedRows | None:
+        """See `Preservation`."""
+        count, rows = self.schedule.count(total), self.schedule.of_slots(slots, total)
+        if not rows:
+            return None
+        numbers = [self.schedule.number(step, row) for row in rows]
+        chosen = [self.pictures[number % len(self.pictures)] for number in numbers]
+        latents = torch.stack([picture.latents for picture in chosen])
+        channels, height, width = latents.shape[1:]
+        noise = torch.stack(
+            [
+                draw_noise((channels, height, width), number, seed=self.seed, step=step)
+                for number in numbers
+            ]
+        )
+        timesteps = torch.tensor([self._timestep(step, row, count) for row in rows])
+        points = Points(
+            tuple(picture.prompt for picture in chosen),
+            add_noise(latents, noise, self.alpha_bar, timesteps),
+            timesteps,
+            tuple(picture.sizes for picture in chosen),
+        )
+        wanted = target(latents, noise, self.alpha_bar, timesteps, self.prediction)
+        return PreservedRows(points, wanted, (), count, text_features=False)
+
+    def _timestep(self, step: int, row: int, count: int) -> int:
+        """Stratified over the rows of a step, as `trainer.diffusion.draw_timesteps`."""
+        offset = derive_uniform(self.seed, step, "class picture timesteps")
+        return int((row + offset) / count * len(self.alpha_bar))

@@ -1,7 +1,7 @@
 """Things of many kinds: what an adapter must not draw into.
 
-None is among the things that `trainer.evaluation` measures, so that what is measured is what nobody
-held in place.
+None is among the things that `trainer.evaluation` measures, so that what is measured was not
+preserved.
 """
 
 from __future__ import annotations

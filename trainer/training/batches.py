@@ -137,11 +137,11 @@ class Batches:
         timesteps = draw_timesteps(total, seed=seed, step=step, timesteps=self.timesteps)
         for batch in batches:
             # Contiguous shares: alternating ones would give one process all preserving slots.
-            own = tuple(
+            own = [
                 sample
                 for place, sample in enumerate(batch)
                 if place * self.world // len(batch) == self.rank
-            )
+            ]
             if own:
                 yield self._tensors(own, timesteps, total, step)
 
@@ -151,45 +151,30 @@ class Batches:
         count = -(-self.config.training.batch_size // self.world)
         words = self.words[picture.concept]
         caption = trained_caption(self.base, picture, words, seed=0, step=step)
-        samples = tuple(Sample(slot, picture, False, caption) for slot in range(count))
-        timesteps = torch.zeros(count, dtype=torch.int64)
-        return self._tensors(samples, timesteps, count, step)
+        samples = [Sample(slot, picture, False, caption) for slot in range(count)]
+        return self._tensors(samples, torch.zeros(count, dtype=torch.int64), count, step)
 
     def _tensors(
-        self, samples: tuple[Sample, ...], timesteps: Tensor, total: int, step: int
+        self, samples: Sequence[Sample], timesteps: Tensor, total: int, step: int
     ) -> Batch:
-        latents = torch.stack(
-            [self.source.latents(sample.picture, sample.flip) for sample in samples]
-        )
+        """Args: timesteps: (total,), of all slots of the step."""
+        pictures, flips = zip(*((sample.picture, sample.flip) for sample in samples), strict=True)
+        slots = tuple(sample.slot for sample in samples)
+        latents = torch.stack(list(map(self.source.latents, pictures, flips)))
         offset, seed = self.config.objective.noise_offset, self.config.training.seed
         shape = (latents.shape[1], latents.shape[2], latents.shape[3])
-        noise = torch.stack(
-            [
-                draw_noise(shape, sample.slot, seed=seed, step=step, offset=offset)
-                for sample in samples
-            ]
-        )
-        slots = tuple(sample.slot for sample in samples)
-        masks = self.masks.weights(
-            [sample.picture for sample in samples], [sample.flip for sample in samples]
-        )
+        noise = [draw_noise(shape, slot, seed=seed, step=step, offset=offset) for slot in slots]
         return Batch(
-            names=tuple(sample.picture.entry.name for sample in samples),
+            names=tuple(picture.entry.name for picture in pictures),
             slots=slots,
             captions=tuple(sample.caption for sample in samples),
-            sizes=tuple(conditioned_sizes(sample.picture) for sample in samples),
+            sizes=tuple(picture.sizes for picture in pictures),
             latents=latents,
-            noise=noise,
+            noise=torch.stack(noise),
             timesteps=timesteps[list(slots)],
             total=total,
-            masks=masks,
+            masks=self.masks.weights(pictures, flips),
         )
-
-
-def conditioned_sizes(picture: Picture) -> Sizes:
-    """What SDXL is conditioned on for a picture."""
-    header, crop = picture.entry.header, picture.crop
-    return (header.height, header.width), (crop.top, crop.left), (crop.height, crop.width)
 
 
 def trained_caption(

@@ -25,9 +25,13 @@ from trainer.runs.atomic import building_folder
 from trainer.runs.layout import RunFolder
 
 Notice = Callable[[str], None]
+ImageFacts = list[Any]
+"""Of a picture: name, caption hash, repeats and mask's digest (lacking in old checkpoints)."""
 
 FORMAT = 1
-_FILES = ("adapter.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json")
+_TENSORS = ("adapter", "ema", "optimizer")
+_FACTS = ("step", "ema_steps", "scaler", "config", "images", "base", "setback")
+_FILES = (*(f"{name}.safetensors" for name in _TENSORS), "state.json")
 
 
 @dataclass
@@ -42,7 +46,7 @@ class TrainingState:
         optimizer: ``state_dict()`` of the optimizer.
         scaler: ``state_dict()`` of the fp16 gradient scaler, empty in other precisions.
         config: the whole configuration, as JSON values.
-        images: what was trained on: for each picture's id its name, caption hash and repeats.
+        images: what was trained on, by the pictures' ids.
         base: fingerprint of the base model.
         setback: the step after whose numbers, which were not finite, the learning rate was halved;
             0: never.
@@ -55,7 +59,7 @@ class TrainingState:
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
     config: dict[str, Any]
-    images: dict[str, list[Any]]
+    images: dict[str, ImageFacts]
     base: str
     setback: int = 0
 
@@ -71,32 +75,18 @@ def save_checkpoint(run: RunFolder, state: TrainingState, keep: int) -> Path:
     Raises:
         OSError: the disk is full or the folder can't be written; older checkpoints are untouched.
     """
-    optimizer_tensors: dict[str, Tensor] = {}
-    optimizer_tree = _flatten(state.optimizer, "optimizer", optimizer_tensors)
-    facts = {
-        "format": FORMAT,
-        "step": state.step,
-        "ema_steps": state.ema_steps,
-        "optimizer": optimizer_tree,
-        "scaler": state.scaler,
-        "config": state.config,
-        "images": state.images,
-        "base": state.base,
-        "setback": state.setback,
-    }
-    files = {
-        "adapter.safetensors": save(_contiguous(state.adapter)),
-        "ema.safetensors": save(_contiguous(state.ema)),
-        "optimizer.safetensors": save(_contiguous(optimizer_tensors)),
-        "state.json": json.dumps(facts, indent=1).encode(),
-    }
+    tensors = {"adapter": state.adapter, "ema": state.ema, "optimizer": {}}
+    tree = _flatten(state.optimizer, "optimizer", tensors["optimizer"])
+    facts = {"format": FORMAT, "optimizer": tree, **{name: getattr(state, name) for name in _FACTS}}
+    files = {f"{name}.safetensors": save(_contiguous(tensors[name])) for name in _TENSORS}
+    files["state.json"] = json.dumps(facts, indent=1).encode()
     manifest = {
         file: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         for file, data in files.items()
     }
     files["manifest.json"] = json.dumps(manifest, indent=1).encode()
     run.checkpoints.mkdir(parents=True, exist_ok=True)
-    final = run.checkpoints / f"step-{state.step:06d}"
+    final = run.checkpoint(state.step)
     with building_folder(final) as temporary:
         for file, data in files.items():
             (temporary / file).write_bytes(data)
@@ -152,19 +142,9 @@ def load_checkpoint(folder: Path) -> TrainingState:
             f"{folder} has checkpoint format {facts['format']}, this version reads {FORMAT}.",
             "Resume it with the version of Rarebit that made it.",
         )
-    optimizer_tensors = load(files["optimizer.safetensors"])
-    return TrainingState(
-        step=facts["step"],
-        adapter=load(files["adapter.safetensors"]),
-        ema=load(files["ema.safetensors"]),
-        ema_steps=facts["ema_steps"],
-        optimizer=_unflatten(facts["optimizer"], optimizer_tensors),
-        scaler=facts["scaler"],
-        config=facts["config"],
-        images=facts["images"],
-        base=facts["base"],
-        setback=facts.get("setback", 0),
-    )
+    tensors = {name: load(files[f"{name}.safetensors"]) for name in _TENSORS}
+    tensors["optimizer"] = _unflatten(facts["optimizer"], tensors["optimizer"])
+    return TrainingState(**tensors, **{name: facts[name] for name in _FACTS if name in facts})
 
 
 def _verified_files(folder: Path) -> dict[str, bytes]:
@@ -182,7 +162,7 @@ def _verified_files(folder: Path) -> dict[str, bytes]:
 
 
 def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    # Cloned, since an optimizer may keep one tensor in two places, which safetensors refuses.
+    # Cloned, since an optimizer may have one tensor in two places, which safetensors refuses.
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
 
 

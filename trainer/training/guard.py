@@ -7,7 +7,7 @@ at half the learning rate, once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,8 +50,8 @@ def refuse_non_finite(session: Session, losses: Tensor, norm: Tensor, backward: 
     what = "gradient" if losses.isfinite().all() else "loss"
     named = first_bad_gradient(session.parameters)
     session.optimizer.zero_grad(set_to_none=True)
-    samples = [s for batch in session.batches.samples(session.step) for s in batch]
-    pictures = {sample.picture.entry.name for sample in samples}
+    step = session.batches.samples(session.step)
+    pictures = {sample.picture.entry.name for batch in step for sample in batch}
     if found := _find(session, backward):
         pictures, named = {found[0]}, found[1]
     session.optimizer.zero_grad(set_to_none=True)
@@ -92,14 +92,12 @@ def roll_back(session: Session, error: NonFiniteError) -> RolledBack:
     )
 
 
-def first_bad_gradient(parameters: Mapping[str, Parameter]) -> str:
+def first_bad_gradient(parameters: dict[str, Parameter]) -> str:
     """The last parameter whose gradient is not finite: gradients come from the end to the front."""
-    bad = [
-        name
-        for name, parameter in parameters.items()
-        if parameter.grad is not None and not parameter.grad.isfinite().all()
-    ]
-    return bad[-1] if bad else ""
+    for name, parameter in reversed(parameters.items()):
+        if parameter.grad is not None and not parameter.grad.isfinite().all():
+            return name
+    return ""
 
 
 def _find(session: Session, backward: Backward) -> tuple[str, str] | None:
@@ -107,7 +105,7 @@ def _find(session: Session, backward: Backward) -> tuple[str, str] | None:
     for batch in session.batches.step(session.step):
         for part in batch.parts(1):
             session.optimizer.zero_grad(set_to_none=True)
-            with _first_bad_output(_modules(session)) as outputs:
+            with _first_bad_output(session) as outputs:
                 losses = backward(part)
             if not part.latents.isfinite().all():
                 return part.names[0], "the picture's latents"
@@ -118,20 +116,8 @@ def _find(session: Session, backward: Backward) -> tuple[str, str] | None:
     return None
 
 
-def _modules(session: Session) -> Iterator[tuple[str, Module]]:
-    parts = {"unet": session.base.unet}
-    parts |= {
-        "text_encoder" if number == 0 else f"text_encoder_{number + 1}": encoder
-        for number, encoder in enumerate(session.base.text_encoders)
-    }
-    for part, whole in parts.items():
-        for name, module in whole.named_modules():
-            if not any(module.children()):
-                yield f"{part}.{name}", module
-
-
 @contextmanager
-def _first_bad_output(modules: Iterator[tuple[str, Module]]) -> Iterator[list[str]]:
+def _first_bad_output(session: Session) -> Iterator[list[str]]:
     """Collects the names of layers whose output is not finite, in the order of their calls."""
     names: list[str] = []
 
@@ -142,7 +128,12 @@ def _first_bad_output(modules: Iterator[tuple[str, Module]]) -> Iterator[list[st
 
         return hook
 
-    handles = [module.register_forward_hook(watch(name)) for name, module in modules]
+    handles = [
+        module.register_forward_hook(watch(f"{part}.{name}"))
+        for part, root in session.base.modules().items()
+        for name, module in root.named_modules()
+        if part != "vae" and not any(module.children())
+    ]
     try:
         yield names
     finally:

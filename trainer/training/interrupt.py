@@ -1,4 +1,4 @@
-"""Stopping in an orderly way on Ctrl-C and SIGTERM."""
+"""Stopping in an orderly way on Ctrl-C, SIGTERM and a closed terminal."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from types import FrameType
 
 
 class StopRequest:
-    """Turns the first Ctrl-C or SIGTERM into a wish that the training loop sees.
+    """Turns the first of these signals into a wish that the training loop sees.
 
-    Before the loop runs there is nothing to save, and Ctrl-C interrupts at once; `defer` is
+    Before the loop runs there is nothing to save, and the signal interrupts at once; `defer` is
     called when there is. A second Ctrl-C leaves at once: everything on disk is written
     atomically, so nothing is damaged.
     """
@@ -21,10 +21,7 @@ class StopRequest:
         self.deferred = False
 
     def __enter__(self) -> StopRequest:
-        self._previous = {
-            number: signal.signal(number, self._handle)
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        self._previous = {number: signal.signal(number, self._handle) for number in _signals()}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -43,3 +40,12 @@ class StopRequest:
             sys.stderr.flush()
             os._exit(130)
         self.requested = True
+
+
+def _signals() -> list[signal.Signals]:
+    wanted = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP"):  # not on Windows
+        # A run under nohup ignores it: it is meant to outlive its terminal.
+        ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        wanted += [] if ignored else [signal.SIGHUP]
+    return wanted

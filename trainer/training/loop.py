@@ -114,7 +114,7 @@ def dry_step(session: Session) -> Iterator[RunEvent]:
     while True:
         try:
             batch = session.batches.largest(session.step)
-            add_gradients(session, batch, session.keeper is not None)
+            add_gradients(session, batch, session.preservation is not None)
         except torch.OutOfMemoryError as error:
             yield _step_down(session, error)
             continue

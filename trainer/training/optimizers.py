@@ -19,9 +19,17 @@ from trainer.lora.names import Part
 Schedule = Callable[[int], float]
 
 
+def learning_rates(config: OptimizerConfig) -> dict[Part, float]:
+    """Peak rate of each part's adapter, from a resolved configuration."""
+    if config.learning_rate is None or config.text_encoder_learning_rate is None:
+        raise ValueError("the configuration has to be resolved first")
+    text = config.text_encoder_learning_rate
+    return {"unet": config.learning_rate, "text_encoder": text, "text_encoder_2": text}
+
+
 def parameter_groups(
     parameters: Mapping[Part, Sequence[tuple[str, Parameter]]],
-    learning_rates: Mapping[Part, float],
+    rates: Mapping[Part, float],
     lora_plus_ratio: float = 1.0,
 ) -> list[dict[str, Any]]:
     """One group for each part and matrix: B learns ``lora_plus_ratio`` times as fast as A.
@@ -30,19 +38,19 @@ def parameter_groups(
 
     Args:
         parameters: for each part ("unet", "text_encoder", …) its named adapter parameters.
-        learning_rates: rate of each part's A.
+        rates: peak rate of each part's A.
 
     Returns:
         Groups as torch optimizers take them, each with its peak rate also under ``initial_lr``.
     """
     groups = []
     for part, named in parameters.items():
-        matrices: dict[str, list[Parameter]] = {"A": [], "B": []}
-        for name, parameter in named:
-            matrices["B" if "lora_B" in name else "A"].append(parameter)
-        for matrix, members in matrices.items():
-            rate = learning_rates[part] * (lora_plus_ratio if matrix == "B" else 1.0)
+        for matrix, ratio in (("A", 1.0), ("B", lora_plus_ratio)):
+            members = [
+                parameter for name, parameter in named if ("lora_B" in name) == (matrix == "B")
+            ]
             if members:
+                rate = rates[part] * ratio
                 groups.append(
                     {
                         "params": members,
@@ -61,23 +69,28 @@ def make_optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> Opt
     Raises:
         UserError: adamw8bit without bitsandbytes; prodigy with several rates.
     """
-    rate, decay = groups[0]["lr"], config.weight_decay
+    options = {"lr": groups[0]["lr"], "weight_decay": config.weight_decay}
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=rate, weight_decay=decay, fused=True)
+        return torch.optim.AdamW(groups, fused=True, **options)
     if config.name == "adafactor":
         # Its steps are shares of a parameter's own size (arXiv 1804.04235, section 8): none for B,
         # which starts at zero. With 1 as the least size, rates mean what they do in AdamW.
-        return torch.optim.Adafactor(groups, lr=rate, eps=(None, 1.0), weight_decay=decay)
+        return torch.optim.Adafactor(groups, eps=(None, 1.0), **options)
     if config.name == "adamw8bit":
-        return _adamw_8bit(groups, rate, decay)
+        if find_spec("bitsandbytes") is None:
+            raise UserError(
+                "optimizer.name adamw8bit needs the package bitsandbytes, which is not installed.",
+                "Use adamw, or install what requirements.txt names.",
+            )
+        import bitsandbytes
+
+        return bitsandbytes.optim.AdamW8bit(groups, **options)
     # Imported late: the package loads every optimizer it has, which takes a second.
     import pytorch_optimizer
 
     if config.name == "lion":
-        return pytorch_optimizer.Lion(groups, lr=rate, weight_decay=decay)
-    return pytorch_optimizer.Prodigy(
-        [_one_group(groups)], lr=rate, weight_decay=decay, weight_decouple=True
-    )
+        return pytorch_optimizer.Lion(groups, **options)
+    return pytorch_optimizer.Prodigy([_one_group(groups)], weight_decouple=True, **options)
 
 
 def _one_group(groups: list[dict[str, Any]]) -> dict[str, Any]:
@@ -99,17 +112,6 @@ def _one_group(groups: list[dict[str, Any]]) -> dict[str, Any]:
     return {"params": members, "lr": rates[0], "initial_lr": rates[0], "part": "all"}
 
 
-def _adamw_8bit(groups: list[dict[str, Any]], rate: float, decay: float) -> Optimizer:
-    if find_spec("bitsandbytes") is None:
-        raise UserError(
-            "optimizer.name adamw8bit needs the package bitsandbytes, which is not installed.",
-            "Use adamw, or install what requirements.txt names.",
-        )
-    import bitsandbytes
-
-    return bitsandbytes.optim.AdamW8bit(groups, lr=rate, weight_decay=decay)
-
-
 def make_schedule(name: str, warmup: float, total_steps: int) -> Schedule:
     """The factor on each group's peak rate as a pure function of the step, counted from 0.
 
@@ -119,15 +121,13 @@ def make_schedule(name: str, warmup: float, total_steps: int) -> Schedule:
     Args:
         warmup: share of the run over which the factor rises from 0 to 1.
     """
-    holder = torch.optim.SGD([Parameter(torch.zeros(1))], lr=1.0)
     scheduler = get_scheduler(
         name,
-        holder,
+        torch.optim.SGD([Parameter(torch.zeros(1))]),
         num_warmup_steps=round(warmup * total_steps),
         num_training_steps=total_steps,
     )
-    factor: Schedule = scheduler.lr_lambdas[0]
-    return factor
+    return scheduler.lr_lambdas[0]
 
 
 def set_learning_rates(optimizer: Optimizer, factor: float) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
 from trainer.config.concepts import concepts_of
-from trainer.config.schema import ConceptConfig, TrainingConfig
+from trainer.config.schema import ConceptConfig
 from trainer.data.captions import without_word
 from trainer.generation.sampling import BATCH, Drawing, draw, save_picture
 from trainer.lora.attach import disabled
@@ -17,26 +16,23 @@ from trainer.runs.atomic import building_folder, write_json
 from trainer.training.session import Session
 
 
-def preview_prompts(config: TrainingConfig, captions: Sequence[str]) -> list[str]:
+def preview_prompts(session: Session) -> list[str]:
     """The prompts of a run's previews, each once.
 
     The user's own, with ``{trigger}`` and ``{class}`` replaced (by those of each concept in turn);
-    or else a caption of each concept, with the trigger and without it.
-
-    Args:
-        captions: the first of each concept.
+    or else the first caption of each concept, with the trigger and without it.
     """
-    concepts = concepts_of(config)
-    if config.previews.prompts:
-        prompts = [
-            _filled(prompt, concept) for prompt in config.previews.prompts for concept in concepts
-        ]
-    else:
-        prompts = [
-            prompt
-            for caption, concept in zip(captions, concepts, strict=True)
-            for prompt in (caption, without_word(caption, concept.trigger))
-        ]
+    config = session.config
+    prompts = [
+        _filled(prompt, concept)
+        for prompt in config.previews.prompts
+        for concept in concepts_of(config)
+    ]
+    if not prompts:
+        for number, concept in enumerate(concepts_of(config)):
+            pairs = zip(session.pictures, session.captions, strict=True)
+            caption = next(text for picture, text in pairs if picture.concept == number)
+            prompts += [caption, without_word(caption, concept.trigger)]
     return list(dict.fromkeys(prompts))
 
 
@@ -67,7 +63,7 @@ def draw_previews(session: Session, *, strength: int) -> Path:
             inference_steps=settings.inference_steps,
             guidance=settings.guidance,
         )
-        for prompt in preview_prompts(config, session.first_captions())
+        for prompt in preview_prompts(session)
         for number in range(settings.count)
     ]
     with session.averaged(), disabled(base) if strength == 0 else nullcontext():

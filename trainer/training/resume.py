@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from trainer.config.fields import may_change_on_resume
+from trainer.data.sets import Picture
 from trainer.errors import UserError
-from trainer.training.checkpoints import TrainingState
-from trainer.training.session import Session, image_table
+from trainer.training.checkpoints import ImageFacts, TrainingState
 
-SHOWN = 5
+if TYPE_CHECKING:
+    from trainer.training.session import Session
+
+NAMES_SHOWN = 5
 
 
 def check_resumable(session: Session, state: TrainingState, accept_changes: bool) -> list[str]:
@@ -24,27 +29,27 @@ def check_resumable(session: Session, state: TrainingState, accept_changes: bool
         UserError: the base model or a fixed field differs, or the image set does and
             ``accept_changes`` is False.
     """
+    config = session.config
     if state.base != session.base.fingerprint:
         raise UserError(
-            f"The base model {session.config.base.name} is not the one that this run began with.",
+            f"The base model {config.base.name} is not the one that this run began with.",
             "Put the old one back, or start a new run.",
         )
-    old, new = _flat(state.config), _flat(session.config.model_dump(mode="json"))
-    if len(state.config.get("concepts", [])) != len(session.config.concepts):
+    if len(state.config.get("concepts", [])) != len(config.concepts):
         raise UserError(
             "The number of concepts can't change within a run.", "Start a new run for it."
         )
+    old, new = _flat(state.config), _flat(config.model_dump(mode="json"))
     changed = [key for key in new if key in old and old[key] != new[key]]
-    fixed = [
-        f"{key}: was {old[key]}, is {new[key]}" for key in changed if not may_change_on_resume(key)
-    ]
+    fixed = [key for key in changed if not may_change_on_resume(key)]
     if fixed:
         raise UserError(
-            "These settings can't change within a run: " + "; ".join(fixed) + ".",
+            "These settings can't change within a run: "
+            + "; ".join(f"{key}: was {old[key]}, is {new[key]}" for key in fixed)
+            + ".",
             "Set them back in the run's config.toml, or start a new run. Free to change are: "
             "training.steps, checkpoints, previews, evaluation (not its validation), output.",
         )
-    notes = [f"{key} changed from {old[key]} to {new[key]}" for key in changed]
     pictures = _image_changes(state.images, image_table(session.pictures))
     if pictures and not accept_changes:
         raise UserError(
@@ -52,37 +57,53 @@ def check_resumable(session: Session, state: TrainingState, accept_changes: bool
             "Put it back as it was, or go on with: resume RUN --accept-changes",
             "images_changed",
         )
+    notes = [f"{key} changed from {old[key]} to {new[key]}" for key in changed]
     return notes + [f"image set: {change}" for change in pictures]
 
 
-def _image_changes(old: dict[str, list[Any]], new: dict[str, list[Any]]) -> list[str]:
+def image_table(pictures: Sequence[Picture]) -> dict[str, ImageFacts]:
+    """What is trained on: for each picture its name, the hash of its caption, repeats and mask.
+
+    The key is the picture's id; one that shows several concepts has a key for each.
+    """
+    table: dict[str, ImageFacts] = {}
+    for picture in pictures:
+        entry = picture.entry
+        caption = hashlib.sha256((entry.caption or "").encode()).hexdigest()[:16]
+        key = f"{entry.id}+{picture.concept}" if picture.concept else entry.id
+        mask = entry.mask.digest if entry.mask else ""
+        table[key] = [entry.name, caption, entry.repeats, mask]
+    return table
+
+
+def _image_changes(old: dict[str, ImageFacts], new: dict[str, ImageFacts]) -> list[str]:
     """Differences between two image tables, by content."""
-    added = [new[key][0] for key in new.keys() - old.keys()]
-    removed = [old[key][0] for key in old.keys() - new.keys()]
     both = old.keys() & new.keys()
-    captions = [new[key][0] for key in both if new[key][1] != old[key][1]]
-    repeats = [new[key][0] for key in both if new[key][2] != old[key][2]]
-    masks = [new[key][0] for key in both if new[key][3:] != old[key][3:]]
-    kinds = {
-        "added": added,
-        "removed": removed,
-        "other caption": captions,
-        "other repeats": repeats,
-        "other mask": masks,
+    changed = {
+        "added": [new[key] for key in new.keys() - old.keys()],
+        "removed": [old[key] for key in old.keys() - new.keys()],
+        "other caption": [new[key] for key in both if new[key][1] != old[key][1]],
+        "other repeats": [new[key] for key in both if new[key][2] != old[key][2]],
+        "other mask": [new[key] for key in both if new[key][3:] != old[key][3:]],
     }
-    return [f"{kind}: {_few(names)}" for kind, names in kinds.items() if names]
+    return [
+        f"{kind}: {_few([str(picture[0]) for picture in pictures])}"
+        for kind, pictures in changed.items()
+        if pictures
+    ]
 
 
 def _few(names: list[str]) -> str:
-    shown = ", ".join(sorted(names)[:SHOWN])
-    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"
+    shown = ", ".join(sorted(names)[:NAMES_SHOWN])
+    more = len(names) - NAMES_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as one, by dotted names; those of a concept as ``concepts.0.trigger``."""
     flat: dict[str, Any] = {}
     for key, item in value.items():
-        name = f"{prefix}{key}"
-        if key == "concepts":  # a list of tables
+        if key == "concepts":
             item = {str(number): concept for number, concept in enumerate(item)}
-        flat |= _flat(item, f"{name}.") if isinstance(item, dict) else {name: item}
+        flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {prefix + key: item}
     return flat

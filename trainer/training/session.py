@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from diffusers.training_utils import EMAModel
@@ -25,7 +23,6 @@ from trainer.data.sets import Picture
 from trainer.errors import UserError
 from trainer.events import Progress
 from trainer.lora.attach import Attachment, attach
-from trainer.lora.names import Part
 from trainer.memory.devices import Device
 from trainer.memory.modes import (
     MemoryMode,
@@ -36,12 +33,19 @@ from trainer.memory.modes import (
 )
 from trainer.models.base import BaseModel
 from trainer.places import cache_folder
-from trainer.preservation.keepers import make_keeper
-from trainer.preservation.rows import Keeper
+from trainer.preservation.prepare import prepare_preservation
+from trainer.preservation.rows import Preservation
 from trainer.runs.layout import RunFolder
 from trainer.training.batches import Batches, all_captions
 from trainer.training.checkpoints import TrainingState, copy_to_cpu
-from trainer.training.optimizers import Schedule, make_optimizer, make_schedule, parameter_groups
+from trainer.training.optimizers import (
+    Schedule,
+    learning_rates,
+    make_optimizer,
+    make_schedule,
+    parameter_groups,
+)
+from trainer.training.resume import image_table
 from trainer.triggers.lab import doubt
 
 Notice = Callable[[str], None]
@@ -51,9 +55,15 @@ Notice = Callable[[str], None]
 class Session:
     """A run in memory. Its `state` and `restore` say what has to survive a restart.
 
-    `held_out` are the pictures that are kept out of training, with their captions. `setback` is
-    the step after which the learning rate was halved, 0 for none; `initial` the state before the
-    first step, where the run may need to go back to it.
+    Attributes:
+        captions: of `pictures`, as they are trained.
+        held_out: the validation split, with its captions.
+        alpha_bar: (T,) of the noise schedule, on the device.
+        memory_mode: the present one.
+        exact: gradients are the same bits every time; on a CPU they are so anyway.
+        setback: the step after which the learning rate was halved; 0: none.
+        initial: the state before the first step, where the run may have to go back to it.
+        moving: the optimizer is at work: a failure now leaves a torn state.
     """
 
     config: TrainingConfig
@@ -70,14 +80,14 @@ class Session:
     schedule: Schedule
     ema: EMAModel | None
     scaler: torch.amp.GradScaler
-    keeper: Keeper | None
+    preservation: Preservation | None
     alpha_bar: Tensor
     memory_mode: MemoryMode
-    exact: bool  # gradients are the same bits every time; on a CPU they are so anyway
+    exact: bool
     step: int = 0
     setback: int = 0
     initial: TrainingState | None = None
-    moving: bool = False  # the optimizer is at work: a failure now leaves a torn state
+    moving: bool = False
 
     @property
     def parameters(self) -> dict[str, Parameter]:
@@ -105,35 +115,6 @@ class Session:
             setback=self.setback,
         )
 
-    def first_captions(self) -> list[str]:
-        """The caption of the first picture of each concept."""
-        first: dict[int, str] = {}
-        for picture, caption in zip(self.pictures, self.captions, strict=True):
-            first.setdefault(picture.concept, caption)
-        return [first[number] for number in sorted(first)]
-
-    def train_mode(self) -> None:
-        """Dropout of the adapter on; the frozen modules have none."""
-        trains_text = self.config.adapter.text_encoder
-        encoders = [(encoder, trains_text) for encoder in self.base.text_encoders]
-        for module, trains in ((self.base.unet, True), *encoders):
-            if module.training != trains:  # switching goes through every layer
-                module.train(trains)
-
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """The running averages in place of the adapter, until the block ends."""
-        if self.ema is None:
-            yield
-            return
-        parameters = list(self.parameters.values())
-        self.ema.store(parameters)
-        self.ema.copy_to(parameters)
-        try:
-            yield
-        finally:
-            self.ema.restore(parameters)
-
     @torch.no_grad()
     def restore(self, state: TrainingState) -> None:
         """Go back to a saved state.
@@ -160,6 +141,28 @@ class Session:
             self.scaler.load_state_dict(state.scaler)
         self.step, self.setback = state.step, state.setback
 
+    def train_mode(self) -> None:
+        """Dropout of the adapter on; the frozen modules have none."""
+        trains_text = self.config.adapter.text_encoder
+        encoders = [(encoder, trains_text) for encoder in self.base.text_encoders]
+        for module, trains in ((self.base.unet, True), *encoders):
+            if module.training != trains:  # switching goes through every layer
+                module.train(trains)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The running averages in place of the adapter, until the block ends."""
+        if self.ema is None:
+            yield
+            return
+        parameters = list(self.parameters.values())
+        self.ema.store(parameters)
+        self.ema.copy_to(parameters)
+        try:
+            yield
+        finally:
+            self.ema.restore(parameters)
+
 
 def prepare(
     config: TrainingConfig,
@@ -177,28 +180,24 @@ def prepare(
     Raises:
         UserError: anything that the user can put right.
     """
-    base, config, device = _opened(config, device, notice)
+    base, config, device = _open_base(config, device, notice)
+    training, trains_text = config.training, config.adapter.text_encoder
     pictures, held_out = gather_pictures(config, base.resolution_step, notice, progress)
     captions = all_captions(base, pictures, config)
-
     cache = TensorCache(cache_folder(), notice)
     latents = LatentSource(base, cache, config.images.background)
     _fill_latents(base, latents, [*pictures, *held_out], config, device, progress)
 
-    attachment = attach(base, config.adapter, seed=config.training.seed)
+    attachment = attach(base, config.adapter, seed=training.seed)
     device.put(base.unet)
-    if config.adapter.text_encoder or not device.offload:
+    if trains_text or not device.offload:
         device.put(*base.text_encoders)
-    text = TextSource(
-        base,
-        cache,
-        trained=config.adapter.text_encoder,
-        device=device,
-    )
+    text = TextSource(base, cache, trained=trains_text, device=device)
     mode = memory_mode_of(config)
-    set_mode(base, mode.mode, mode.checkpointing, trains_text=config.adapter.text_encoder)
-    trained = [parameter for named in attachment.parameters.values() for _, parameter in named]
-    decay = config.training.ema_decay
+    set_mode(base, mode.mode, mode.checkpointing, trains_text=trains_text)
+    parameters = [parameter for named in attachment.parameters.values() for _, parameter in named]
+    masks = MaskSource(config.images, base.vae_scale_factor)
+    decay = training.ema_decay
     session = Session(
         config=config,
         run=run,
@@ -207,32 +206,27 @@ def prepare(
         pictures=pictures,
         captions=captions,
         held_out=list(zip(held_out, all_captions(base, held_out, config), strict=True)),
-        batches=Batches(
-            base,
-            pictures,
-            latents,
-            MaskSource(config.images, base.vae_scale_factor),
-            config,
-            device.rank,
-            device.world,
-        ),
+        batches=Batches(base, pictures, latents, masks, config, device.rank, device.world),
         text=text,
         attachment=attachment,
-        optimizer=_optimizer(attachment, config),
-        schedule=make_schedule(
-            config.optimizer.schedule, config.optimizer.warmup, config.training.steps
+        optimizer=make_optimizer(
+            config.optimizer,
+            parameter_groups(
+                attachment.parameters,
+                learning_rates(config.optimizer),
+                config.optimizer.lora_plus_ratio,
+            ),
         ),
-        ema=EMAModel(trained, decay=decay) if decay else None,
+        schedule=make_schedule(config.optimizer.schedule, config.optimizer.warmup, training.steps),
+        ema=EMAModel(parameters, decay=decay) if decay else None,
         scaler=torch.amp.GradScaler(device.torch_device.type, enabled=device.precision == "fp16"),
-        keeper=make_keeper(
+        preservation=prepare_preservation(
             base,
             config,
-            pictures,
-            captions,
+            list(zip(pictures, captions, strict=True)),
             text=text,
             latents=latents,
             device=device,
-            cache=cache,
             notice=notice,
             progress=progress,
         ),
@@ -240,61 +234,25 @@ def prepare(
         memory_mode=mode,
         exact=device.torch_device.type == "cuda",
     )
-    if config.training.non_finite == "halve":
+    if training.non_finite == "halve":
         session.initial = session.state()
     return session
 
 
-def _opened(
+def _open_base(
     config: TrainingConfig, device: Device, notice: Notice
 ) -> tuple[BaseModel, TrainingConfig, Device]:
     """The base model with all that follows from it: settings, rows at a time, doubtful triggers."""
-    on_cpu = device.torch_device.type == "cpu"
     base = load_training_base(config, device)
     config = resolve(config, base)
     base.tiling = config.memory.vae_tiling == "on"
-    device = with_bounded_rows(device, config)
-    if not (config.adapter.text_encoder or (on_cpu and config.captions.shuffle_tags)):
-        device.put_away(*base.text_encoders)  # read again for each new caption
-    _judge_triggers(config, base, notice)
-    return base, config, device
-
-
-def _judge_triggers(config: TrainingConfig, base: BaseModel, notice: Notice) -> None:
+    if not config.adapter.text_encoder:
+        device.put_away(*base.text_encoders)
     for concept in concepts_of(config):
         doubtful = doubt(concept.trigger, base.tokenizers, concept.class_word)
         if concept.trigger and doubtful:
             notice(doubtful)
-
-
-def _optimizer(attachment: Attachment, config: TrainingConfig) -> Optimizer:
-    rates = learning_rates(config)
-    groups = parameter_groups(attachment.parameters, rates, config.optimizer.lora_plus_ratio)
-    return make_optimizer(config.optimizer, groups)
-
-
-def learning_rates(config: TrainingConfig) -> dict[Part, float]:
-    """Peak rate of each part's adapter, from a resolved configuration."""
-    optimizer = config.optimizer
-    if optimizer.learning_rate is None or optimizer.text_encoder_learning_rate is None:
-        raise ValueError("the configuration has to be resolved first")
-    text = optimizer.text_encoder_learning_rate
-    return {"unet": optimizer.learning_rate, "text_encoder": text, "text_encoder_2": text}
-
-
-def image_table(pictures: list[Picture]) -> dict[str, list[Any]]:
-    """What is trained on: for each picture its name, the hash of its caption, repeats and mask.
-
-    The key is the picture's id; one that shows several concepts has a key for each.
-    """
-    table: dict[str, list[Any]] = {}
-    for picture in pictures:
-        entry = picture.entry
-        caption = hashlib.sha256((entry.caption or "").encode()).hexdigest()[:16]
-        key = f"{entry.id}+{picture.concept}" if picture.concept else entry.id
-        mask = entry.mask.digest if entry.mask else ""
-        table[key] = [entry.name, caption, entry.repeats, mask]
-    return table
+    return base, config, with_bounded_rows(device, config)
 
 
 def _fill_latents(
@@ -308,17 +266,7 @@ def _fill_latents(
     """One process computes, the others wait; then the VAE leaves the device."""
     flips = (False, True) if config.images.flip else (False,)
     if device.is_main:
-        latents.fill(
-            pictures,
-            flips,
-            progress,
-            lambda: _vae_at_work(base, device),
-        )
+        others = [base.unet, *base.text_encoders]
+        latents.fill(pictures, flips, progress, lambda: device.instead([base.vae], others))
     device.put_away(base.vae)
     device.wait_for_everyone()
-
-
-@contextmanager
-def _vae_at_work(base: BaseModel, device: Device) -> Iterator[None]:
-    with device.instead([base.vae], [base.unet, *base.text_encoders]):
-        yield

@@ -25,7 +25,7 @@ from trainer.diffusion import (
 from trainer.events import StepDone
 from trainer.memory.devices import repeating
 from trainer.models.base import BaseModel
-from trainer.preservation.rows import KeptRows
+from trainer.preservation.rows import PreservedRows
 from trainer.seeds import derive_seed
 from trainer.training.batches import Batch
 from trainer.training.guard import SETBACK_FACTOR, refuse_non_finite
@@ -87,7 +87,7 @@ def training_step(session: Session, stop: Stop) -> tuple[StepDone, bool]:
     torch.manual_seed(derive_seed(config.training.seed, step, "dropout", session.device.rank))
     factor = session.schedule(step) * (SETBACK_FACTOR if session.setback else 1.0)
     set_learning_rates(session.optimizer, factor)
-    preserves = session.keeper is not None and step % config.preservation.every == 0
+    preserves = session.preservation is not None and step % config.preservation.every == 0
 
     sums = torch.zeros(2, dtype=torch.float64)  # training and preservation losses
     for batch in session.batches.step(step):
@@ -134,13 +134,13 @@ def add_gradients(session: Session, batch: Batch, preserves: bool) -> Tensor:
 
 def _passes(
     session: Session, batch: Batch, preserves: bool
-) -> Iterator[tuple[Batch | None, KeptRows | None]]:
+) -> Iterator[tuple[Batch | None, PreservedRows | None]]:
     """A batch in forward passes that fit the memory mode: pictures to train on and rows to
     preserve. The sum of the passes' gradients is that of the whole batch."""
     for part in batch.parts(session.memory_mode.pictures_at_once):
         rows = None
-        if preserves and session.keeper:
-            rows = session.keeper.rows(session.step, part.slots, part.total)
+        if preserves and session.preservation:
+            rows = session.preservation.rows(session.step, part.slots, part.total)
         if rows and session.memory_mode.preserve_apart:
             yield part, None
             yield None, rows
@@ -149,7 +149,7 @@ def _passes(
 
 
 def batch_loss(
-    model: Model, batch: Batch | None, preserved: KeptRows | None
+    model: Model, batch: Batch | None, preserved: PreservedRows | None
 ) -> tuple[Tensor, Tensor]:
     """Training and preservation loss of one forward pass, as shares of the whole step's means.
 
@@ -162,7 +162,7 @@ def batch_loss(
     if preserved:
         groups.append(preserved.points)
     prompts = [prompt for points in groups for prompt in points.prompts]
-    text = model.text.student([*prompts, *(preserved.spoken if preserved else ())])
+    text = model.text.student([*prompts, *(preserved.texts if preserved else ())])
     predictions = _predict(model.base, groups, text)
 
     loss = preservation = torch.zeros((), device=model.alpha_bar.device)
@@ -217,7 +217,7 @@ def _training_loss(model: Model, batch: Batch, predicted: Tensor) -> Tensor:
 
 
 def _preservation_loss(
-    model: Model, preserved: KeptRows, predicted: Tensor, text: TextConditioning
+    model: Model, preserved: PreservedRows, predicted: Tensor, text: TextConditioning
 ) -> Tensor:
     """The preservation loss of a batch: how far its rows, and their text features, have moved.
 
@@ -229,7 +229,7 @@ def _preservation_loss(
     errors = squared_error(predicted, preserved.wanted.to(device))
     weights = _weights(model, preserved.points.timesteps.to(device))
     loss = (weights * errors).sum() / preserved.count
-    if preserved.holds_text:
+    if preserved.text_features:
         unmoved = model.text.teacher(preserved.prompts)
         moved = feature_drift(text.hidden, unmoved.hidden)
         loss = loss + TEXT_SHARE * moved * (len(preserved.points) / preserved.count)

@@ -27,7 +27,9 @@ def test_a_checkpoint_holds_what_the_file_says(
     tiny_base: TinyBase, tmp_path: Path, kind: str
 ) -> None:
     images = make_images(tmp_path / "images")
-    config = small_config(tiny_base("sd1"), images, adapter__kind=kind, **KINDS[kind])
+    config = small_config(
+        tiny_base("sd1"), images, adapter__kind=kind, training__steps=2, **KINDS[kind]
+    )
     result, _ = train_small(config, tmp_path / "run")
     found = read_checkpoint_adapter(list_checkpoints(result.run)[-1])
     if found.is_dora:

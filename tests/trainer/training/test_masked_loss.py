@@ -10,13 +10,10 @@ import torch
 from PIL import Image
 
 from tests.conftest import TinyBase
-from tests.trainer.runs_for_tests import make_images, small_config, train_small
+from tests.trainer.runs_for_tests import make_images, session_for, small_config, train_small
 from trainer.diffusion import squared_error
 from trainer.errors import UserError
 from trainer.events import StepDone, Warned
-from trainer.memory.devices import choose_device
-from trainer.runs.layout import RunFolder
-from trainer.training.session import prepare
 
 
 def masked_images(folder: Path) -> Path:
@@ -44,16 +41,14 @@ def test_the_mean_is_over_what_counts() -> None:
 @pytest.mark.parametrize("flip", [False, True])
 def test_masks_of_a_batch_follow_its_flips(tiny_base: TinyBase, tmp_path: Path, flip: bool) -> None:
     images = masked_images(tmp_path / "images")
-    config = small_config(
+    session = session_for(
         tiny_base("sd1"),
         images,
+        tmp_path / "run",
         images__masks="files",
         images__mask_outside=0.25,
         images__flip=flip,
-    )
-    (tmp_path / "run").mkdir()
-    session = prepare(
-        config, RunFolder(tmp_path / "run"), choose_device("fp32"), print, lambda *_: None
+        preservation__method="none",
     )
     flips = set()
     for step in range(8):
@@ -80,7 +75,7 @@ def test_a_white_mask_changes_nothing_and_a_mask_does(tiny_base: TinyBase, tmp_p
             Image.new("L", image.size, 255).save(file.with_suffix(".mask.png"))
 
     def losses(images: Path, masks: str) -> list[float]:
-        config = small_config(tiny_base("sd1"), images, images__masks=masks)
+        config = small_config(tiny_base("sd1"), images, images__masks=masks, training__steps=2)
         _, collected = train_small(config, tmp_path / f"{images.name}-{masks}-losses")
         return [event.loss for event in collected.of(StepDone)]
 
@@ -92,11 +87,11 @@ def test_a_white_mask_changes_nothing_and_a_mask_does(tiny_base: TinyBase, tmp_p
 
 def test_a_changed_mask_is_a_changed_image_set(tiny_base: TinyBase, tmp_path: Path) -> None:
     images = masked_images(tmp_path / "images")
-    config = small_config(tiny_base("sd1"), images, images__masks="files", training__steps=2)
+    config = small_config(tiny_base("sd1"), images, images__masks="files", training__steps=1)
     train_small(config, tmp_path / "run")
     with Image.open(images / "0.png") as image:
         Image.new("L", image.size, 255).save(images / "0.mask.png")
-    longer = small_config(tiny_base("sd1"), images, images__masks="files", training__steps=4)
+    longer = small_config(tiny_base("sd1"), images, images__masks="files", training__steps=2)
     with pytest.raises(UserError, match=r"other mask: 0\.png"):
         train_small(longer, tmp_path / "run", resume=True)
 
@@ -105,6 +100,6 @@ def test_a_picture_whose_mask_is_black_is_left_out(tiny_base: TinyBase, tmp_path
     images = masked_images(tmp_path / "images")
     with Image.open(images / "0.png") as image:
         Image.new("L", image.size, 0).save(images / "0.mask.png")
-    config = small_config(tiny_base("sd1"), images, images__masks="files")
+    config = small_config(tiny_base("sd1"), images, images__masks="files", training__steps=1)
     _, collected = train_small(config, tmp_path / "run")
     assert any("black all over" in event.message for event in collected.of(Warned))

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from tests.conftest import TinyBase
-from tests.trainer.runs_for_tests import Collected, digest, make_images, small_config
+from tests.trainer.runs_for_tests import Collected, Killed, digest, make_images, small_config
+from trainer.config.file import with_values
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
 from trainer.events import Evaluated, RunEvent, StepDone, Warned
@@ -48,6 +49,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "memory__base_weights": "8bit",
         "optimizer__name": "adamw8bit",
     },
+    "class pictures": {"preservation__method": "pictures", "preservation__share": 0.5},
     "UNet only, prodigy": {
         "adapter__text_encoder": False,
         "optimizer__name": "prodigy",
@@ -55,10 +57,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "optimizer__text_encoder_learning_rate": 1.0,
     },
 }
-
-
-class Killed(BaseException):
-    """Stands for kill -9: nothing of ours runs after it."""
 
 
 def run_until(
@@ -88,18 +86,18 @@ def test_killed_twice_and_resumed_is_the_same_bytes(
 ) -> None:
     images = make_images(tmp_path / "images", count=5)
     config = small_config(
-        tiny_base("sd1"), images, training__steps=10, checkpoints__every=3, **settings
+        tiny_base("sd1"), images, training__steps=6, checkpoints__every=2, **settings
     )
     run_until(config, tmp_path / "whole", None)
-    run_until(config, tmp_path / "parts", 4)
-    run_until(config, tmp_path / "parts", 8, resume=True)
+    run_until(config, tmp_path / "parts", 3)
+    run_until(config, tmp_path / "parts", 5, resume=True)
     last = run_until(config, tmp_path / "parts", None, resume=True)
-    assert [event.step for event in last.of(StepDone)] == [7, 8, 9, 10]
+    assert [event.step for event in last.of(StepDone)] == [5, 6]
     assert digest(tmp_path / "whole/adapter.safetensors") == digest(
         tmp_path / "parts/adapter.safetensors"
     )
     whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
-    state = "checkpoints/step-000010"
+    state = "checkpoints/step-000006"
     for file in ("adapter.safetensors", "optimizer.safetensors", "ema.safetensors"):
         assert digest(whole.path / state / file) == digest(parts.path / state / file)
     losses = step_points(read_events(whole), StepDone, "loss")
@@ -117,12 +115,7 @@ def stopped(tiny_base: TinyBase, tmp_path: Path) -> tuple[TrainingConfig, Path]:
 
 def test_steps_and_intervals_may_change(stopped: tuple[TrainingConfig, Path]) -> None:
     config, run = stopped
-    longer = config.model_copy(
-        update={
-            "training": config.training.model_copy(update={"steps": 8}),
-            "checkpoints": config.checkpoints.model_copy(update={"every": 5}),
-        }
-    )
+    longer = with_values(config, {"training.steps": 8, "checkpoints.every": 5})
     collected = run_until(longer, run, None, resume=True)
     assert [event.step for event in collected.of(StepDone)] == [3, 4, 5, 6, 7, 8]
     assert any("training.steps changed from 6 to 8" in e.message for e in collected.of(Warned))
@@ -137,9 +130,7 @@ def test_what_decided_the_past_may_not(
 ) -> None:
     config, run = stopped
     old = getattr(getattr(config, section), field)
-    changed = config.model_copy(
-        update={section: getattr(config, section).model_copy(update={field: value})}
-    )
+    changed = with_values(config, {f"{section}.{field}": value})
     with pytest.raises(UserError, match=rf"{section}\.{field}: was {old}, is {value}"):
         run_until(changed, run, None, resume=True)
 
@@ -180,9 +171,7 @@ def test_another_base_model_is_refused(
     stopped: tuple[TrainingConfig, Path], tiny_base: TinyBase
 ) -> None:
     config, run = stopped
-    other = config.model_copy(
-        update={"base": config.base.model_copy(update={"name": str(tiny_base("sd2"))})}
-    )
+    other = with_values(config, {"base.name": str(tiny_base("sd2"))})
     with pytest.raises(UserError, match="not the one that this run began with"):
         run_until(other, run, None, resume=True)
 

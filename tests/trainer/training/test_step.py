@@ -1,0 +1,185 @@
+"""One step: what it learns, what it leaves alone, and what its losses are shares of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.conftest import TinyBase
+from tests.tiny_models import TINY_NAMES
+from tests.trainer.runs_for_tests import make_images, never, session_for
+from trainer.diffusion import Points, predict
+from trainer.lora.attach import disabled
+from trainer.training.batches import Batch
+from trainer.training.optimizers import gradient_norm
+from trainer.training.session import Session
+from trainer.training.step import add_gradients, batch_loss, training_step
+
+
+@pytest.fixture
+def session(tiny_base: TinyBase, tmp_path: Path) -> Callable[..., Session]:
+    made: list[Session] = []
+
+    def make(name: str = "sd1", count: int = 4, **changes: Any) -> Session:
+        images = make_images(tmp_path / f"images-{count}", count=count)
+        made.append(session_for(tiny_base(name), images, tmp_path / f"run-{len(made)}", **changes))
+        return made[-1]
+
+    return make
+
+
+def gradients(session: Session, *batches: Batch, preserves: bool = False) -> Tensor:
+    """All gradients of some batches together, flat."""
+    session.optimizer.zero_grad(set_to_none=True)
+    for batch in batches:
+        add_gradients(session, batch, preserves)
+    found = [p.grad.flatten() for p in session.parameters.values() if p.grad is not None]
+    session.optimizer.zero_grad(set_to_none=True)
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize("name", TINY_NAMES)
+def test_every_adapted_layer_gets_a_gradient(session: Callable[..., Session], name: str) -> None:
+    """B from the first step; A, whose gradient is zero at B = 0, from the second."""
+    made = session(name)
+
+    def frozen() -> dict[str, Tensor]:
+        return {
+            f"{part}.{key}": value
+            for part, module in made.base.modules().items()
+            for key, value in module.state_dict().items()
+            if "lora_" not in key
+        }
+
+    base_before = {key: value.clone() for key, value in frozen().items()}
+    for step in range(2):
+        before = {key: value.detach().clone() for key, value in made.parameters.items()}
+        training_step(made, never)
+        after = made.parameters.items()
+        moved = {key for key, value in after if not torch.equal(value, before[key])}
+        expected = {key for key in before if step > 0 or key.endswith("lora_B")}
+        assert expected <= moved, sorted(expected - moved)[:5]
+    assert all(torch.equal(value, base_before[key]) for key, value in frozen().items())
+    encoders = {"text_encoder", "text_encoder_2"} if name == "sdxl" else {"text_encoder"}
+    assert {key.split("/")[0] for key in made.parameters} == {"unet"} | encoders
+
+
+@pytest.mark.parametrize(("part", "other"), [("unet", "text_encoder"), ("text_encoder", "unet")])
+def test_each_part_can_train_alone(session: Callable[..., Session], part: str, other: str) -> None:
+    made = session(**{f"adapter__{other}": False})
+    assert {key.split("/")[0] for key in made.parameters} == {part}
+    training_step(made, never)
+    training_step(made, never)
+
+
+@pytest.mark.parametrize("name", TINY_NAMES)
+def test_a_short_run_lowers_the_loss_on_its_pictures(
+    session: Callable[..., Session], name: str
+) -> None:
+    """At fixed noise and timesteps, so that nothing but learning can lower it."""
+    made = session(name, training__steps=30, preservation__weight=0.0)
+
+    @torch.no_grad()
+    def loss() -> float:
+        batches = made.batches.step(1000)
+        return sum(batch_loss(made, batch, None)[0].item() for batch in batches)
+
+    before = loss()
+    with disabled(made.base):
+        assert loss() == before  # B = 0 is the base model exactly
+    for _ in range(30):
+        training_step(made, never)
+    assert loss() < 0.99 * before
+
+
+def test_accumulated_batches_are_shares_of_one_mean(session: Callable[..., Session]) -> None:
+    """Three batches of two are as one of six: its loss, its gradients, and what a step says."""
+    made = session(count=2, training__accumulation=3, preservation__method="none")
+    for _ in range(2):
+        training_step(made, never)
+    batches = list(made.batches.step(2))
+    assert [batch.slots for batch in batches] == [(0, 1), (2, 3), (4, 5)]
+    whole = replace(
+        batches[0],
+        names=tuple(name for batch in batches for name in batch.names),
+        slots=tuple(range(6)),
+        captions=tuple(caption for batch in batches for caption in batch.captions),
+        sizes=tuple(size for batch in batches for size in batch.sizes),
+        latents=torch.cat([batch.latents for batch in batches]),
+        noise=torch.cat([batch.noise for batch in batches]),
+        timesteps=torch.cat([batch.timesteps for batch in batches]),
+        total=6,
+    )
+    expected, losses = gradients(made, whole), []
+    torch.testing.assert_close(gradients(made, *batches), expected, rtol=1e-3, atol=1e-6)
+    with torch.no_grad():
+        losses = [batch_loss(made, batch, None)[0].item() for batch in (whole, *batches)]
+    assert sum(losses[1:]) == pytest.approx(losses[0], rel=1e-5)
+    done, _ = training_step(made, never)
+    assert done.loss == pytest.approx(losses[0], rel=1e-5)
+    assert done.gradient_norm == pytest.approx(expected.norm().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("limit", [0.0, 1e-3, 1e3])
+def test_gradients_are_clipped_to_the_limit(session: Callable[..., Session], limit: float) -> None:
+    made, seen = session(optimizer__max_gradient_norm=limit), []
+    parameters = made.parameters.values()
+    made.optimizer.register_step_pre_hook(lambda *_: seen.append(gradient_norm(parameters).item()))
+    done, _ = training_step(made, never)
+    assert done.gradient_norm > 1e-3, "what is said is the norm before clipping"
+    expected = min(done.gradient_norm, limit or done.gradient_norm)
+    assert seen == [pytest.approx(expected, rel=1e-3)]
+
+
+def test_the_preservation_weight_is_a_factor_of_its_gradients(
+    session: Callable[..., Session],
+) -> None:
+    made = session(preservation__every=1)
+    for _ in range(2):
+        training_step(made, never)
+    batch = next(made.batches.step(2))
+
+    def at(weight: float) -> Tensor:
+        preservation = made.config.preservation.model_copy(update={"weight": weight})
+        made.config = made.config.model_copy(update={"preservation": preservation})
+        return gradients(made, batch, preserves=True)
+
+    own, once = gradients(made, batch), at(1.0)
+    assert (once - own).norm() > 1e-3 * own.norm()
+    torch.testing.assert_close(at(0.0), own, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(at(5.0) - own, 5 * (once - own), rtol=1e-2, atol=1e-5)
+
+
+def test_preservation_leaves_the_class_word_alone(session: Callable[..., Session]) -> None:
+    def drift(weight: float) -> float:
+        made = session(preservation__weight=weight, preservation__every=1, training__steps=25)
+        for _ in range(25):
+            training_step(made, never)
+        noised = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+        sizes = (((32, 32), (0, 0), (32, 32)),)
+        points = Points(("a thing",), noised, torch.tensor([500]), sizes)
+        moved = predict(made.base, points, made.device)
+        with disabled(made.base):
+            return (moved - predict(made.base, points, made.device)).pow(2).mean().item()
+
+    assert drift(10.0) < 0.7 * drift(0.0)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_adapter_and_optimizer_stay_in_fp32(
+    session: Callable[..., Session], precision: str
+) -> None:
+    made = session(training__precision=precision)
+    done, _ = training_step(made, never)
+    assert done.loss > 0
+    assert made.base.unet.conv_in.weight.dtype == made.device.dtype
+    assert made.base.vae.dtype == torch.float32
+    assert {p.dtype for p in made.parameters.values()} == {torch.float32}
+    states = made.optimizer.state_dict()["state"].values()
+    assert {value.dtype for state in states for value in state.values()} == {torch.float32}

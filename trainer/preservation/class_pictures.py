@@ -1,0 +1,103 @@
+"""Pictures of the class, trained on beside the pictures of the subject.
+
+The prior-preservation loss of DreamBooth (arXiv 2208.12242, eq. 2): its second term, weighed by
+lambda (``preservation.weight``), is the ordinary loss on pictures that the base model drew for
+"a CLASS", or on a folder of the user's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from trainer.config.schema import TrainingConfig
+from trainer.data.cache import TensorCache, content_key
+from trainer.data.gather import scan_again
+from trainer.data.latents import LatentSource
+from trainer.data.report import fit_pictures
+from trainer.diffusion import Size
+from trainer.events import Progress
+from trainer.generation.sampling import Drawing, draw_latents
+from trainer.lora.attach import disabled
+from trainer.memory.devices import Device
+from trainer.models.base import BaseModel
+from trainer.preservation.prompts import class_prompts
+from trainer.preservation.rows import ClassPicture
+from trainer.seeds import derive_seed
+
+INFERENCE_STEPS = 25
+GUIDANCE = 5.0
+
+
+def drawn_pictures(
+    base: BaseModel,
+    config: TrainingConfig,
+    *,
+    size: Size,
+    device: Device,
+    cache: TensorCache,
+    progress: Progress,
+) -> list[ClassPicture]:
+    """Pictures that the base model draws for each class word, once: they are cached.
+
+    Args:
+        size: (height, width) in pixels.
+    """
+    prompts = class_prompts(config)
+    pictures = []
+    count = config.preservation.pictures
+    for number in range(count):
+        drawing = Drawing(
+            prompt=prompts[number % len(prompts)],
+            negative="",
+            seed=derive_seed(config.preservation.seed, "class picture", number) % 2**31,
+            width=size[1],
+            height=size[0],
+            inference_steps=INFERENCE_STEPS,
+            guidance=GUIDANCE,
+        )
+        key = content_key(
+            kind="class picture",
+            base=base.output_key,
+            dtype=device.precision,
+            **asdict(drawing),
+        )
+        with disabled(base):
+            found = cache.get_or_make(
+                key,
+                lambda: {"latents": draw_latents(base, [drawing], device)[0].float().cpu()},  # noqa: B023
+            )
+        pictures.append(ClassPicture(drawing.prompt, found["latents"], (size, (0, 0), size)))
+        progress(number + 1, count, "drawing class pictures")
+    return pictures
+
+
+def given_pictures(
+    base: BaseModel,
+    config: TrainingConfig,
+    folder: Path,
+    latents: LatentSource,
+    notice: Callable[[str], None],
+) -> list[ClassPicture]:
+    """Class pictures of the user's own, cut to squares; one without a caption is called "a CLASS".
+
+    Raises:
+        UserError: there is no such folder, or nothing in it can be used.
+    """
+    images = config.images.model_copy(
+        update={"buckets": False, "upscale": True, "masks": "none", "path": folder}
+    )
+    report = fit_pictures(scan_again(folder), images, base.resolution_step)
+    for finding in report.findings:
+        if finding.severity == "error":
+            notice(f"Class pictures: {finding}")
+    prompts = class_prompts(config)
+    return [
+        ClassPicture(
+            picture.entry.caption or prompts[number % len(prompts)],
+            latents.latents(picture, False),
+            picture.sizes,
+        )
+        for number, picture in enumerate(report.fitted)
+    ]
