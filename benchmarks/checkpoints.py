@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+from benchmarks.shared import seconds_each
 from trainer.config.file import with_values
 from trainer.config.schema import TrainingConfig
 from trainer.memory.devices import choose_device
@@ -45,8 +44,8 @@ def main() -> None:
         run = RunFolder(Path(folder))
         device = choose_device(config.training.precision)
         session = prepare(config, run, device, print, lambda *_: None)
-        step = median(_seconds(lambda: training_step(session, lambda: False), options.steps))
-        save = median(_seconds(lambda: _save(session), options.saves))
+        step = median(seconds_each(lambda: training_step(session, lambda: False), options.steps))
+        save = median(seconds_each(lambda: _save(session), options.saves))
         size = sum(path.stat().st_size for path in run.checkpoint(session.step).iterdir())
     every = config.checkpoints.every
     print(f"a step {step:.3f} s, a checkpoint {save:.3f} s ({size / 1e6:.1f} MB)")
@@ -58,16 +57,6 @@ def _save(session: Session) -> None:
     session.step += 1  # of another name every time, and older ones pruned
     keep_adapter(session, session.run.adapter_at(session.step))
     save_checkpoint(session.run, session.state(), session.config.checkpoints.keep)
-
-
-def _seconds(action: Callable[[], object], count: int) -> list[float]:
-    """How long an action takes, each time."""
-    found = []
-    for _ in range(count):
-        started = time.perf_counter()
-        action()
-        found.append(time.perf_counter() - started)
-    return found
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ its own way at the end. What differs is what the trainers differ in.
 from __future__ import annotations
 
 import json
-import resource
 import runpy
 import sys
 import time
@@ -34,6 +33,7 @@ from torch.utils.data import DataLoader
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from benchmarks.random_base import TRIGGER
+from benchmarks.shared import resident_memory
 from trainer.config.file import with_values
 from trainer.config.schema import TrainingConfig
 from trainer.memory.devices import choose_device
@@ -94,19 +94,9 @@ class Clock:
         """A step is done."""
         self.cpu.append(time.process_time())
         self.wall.append(time.time())
-        self.peak = _peak_memory()
+        self.peak = resident_memory(peak=True)
         if loss is not None:
             self.losses.append(loss)
-
-
-def _peak_memory() -> int:
-    """The most resident memory of this process, in bytes."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Unlike `ru_maxrss`, not that of the process that started this one.
-    lines = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines())
-    return int(lines["VmHWM"].split()[0]) * 1024
 
 
 # ------------------------------------------------------------------------------ this trainer

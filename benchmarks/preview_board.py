@@ -1,6 +1,6 @@
 """One picture of a run's previews, as the README shows it.
 
-    python benchmarks/preview_board.py runs/ohwx docs/images/first-run.png
+    python -m benchmarks.preview_board runs/ohwx docs/images/first-run.png
 
 A row a prompt and seed, a column a step: the base model, then the adapter as it learns.
 """
@@ -11,33 +11,27 @@ import argparse
 import json
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+from PIL import Image
 
-SIDE, GAP, LABEL = 128, 6, 18
-COLUMNS = 5
+from benchmarks.shared import sheet
+from trainer.runs.board import spread
+
+SIDE, COLUMNS = 128, 5
 
 
 def board(run: Path) -> Image.Image:
     """Previews of up to `COLUMNS` steps, evenly chosen, the first and the last among them."""
-    steps = sorted((run / "previews").iterdir())
-    last = len(steps) - 1
-    chosen = [steps[round(place * last / (COLUMNS - 1))] for place in range(COLUMNS)]
-    records = json.loads((steps[0] / "prompts.json").read_text(encoding="utf-8"))
-    width = len(chosen) * (SIDE + GAP) - GAP
-    sheet = Image.new("RGB", (width, LABEL + len(records) * (SIDE + LABEL + GAP)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for column, folder in enumerate(chosen):
-        left = column * (SIDE + GAP)
-        step = int(folder.name.removeprefix("step-"))
-        draw.text((left, 2), f"step {step}" if step else "base model", fill="black")
-        for row, record in enumerate(records):
-            top = LABEL + row * (SIDE + LABEL + GAP)
-            with Image.open(folder / record["file"]) as picture:
-                sheet.paste(picture.resize((SIDE, SIDE), Image.Resampling.NEAREST), (left, top))
-            if column == 0:
-                text = f"{record['prompt']} (seed {record['seed']})"
-                draw.text((0, top + SIDE + 2), text, fill="black")
-    return sheet
+    steps = {int(one.name.removeprefix("step-")): one for one in (run / "previews").iterdir()}
+    chosen = spread(sorted(steps), COLUMNS)
+    records = json.loads((steps[chosen[0]] / "prompts.json").read_text(encoding="utf-8"))
+    rows = [
+        (
+            f"{record['prompt']} (seed {record['seed']})",
+            [Image.open(steps[step] / record["file"]) for step in chosen],
+        )
+        for record in records
+    ]
+    return sheet([f"step {step}" if step else "base model" for step in chosen], rows, SIDE)
 
 
 def main() -> None:

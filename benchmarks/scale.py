@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 from benchmarks.random_base import TRIGGER, make_base, make_pictures
+from benchmarks.shared import in_a_process
 from trainer.places import PROJECT
 from trainer.runs.atomic import write_json
 
@@ -54,18 +52,9 @@ def run_all(options: argparse.Namespace, folder: Path) -> None:
         make_pictures(place / "pictures", count, SIDE)
         time.sleep(2.5)  # what was written just now is not taken to be settled
         for start in ("first", "second"):
-            one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-            done = subprocess.run(
-                [sys.executable, "-m", "benchmarks.scale", "--child", str(place)],
-                env={**os.environ, **one_thread, "RAREBIT_CACHE": str(place / "cache")},
-                cwd=PROJECT,
-                stdout=subprocess.PIPE,
-                text=True,
-                check=True,
-            )
-            rows.append(
-                {"pictures": count, "start": start, **json.loads(done.stdout.splitlines()[-1])}
-            )
+            cache = str(place / "cache")
+            found = in_a_process("benchmarks.scale", "--child", str(place), RAREBIT_CACHE=cache)
+            rows.append({"pictures": count, "start": start, **found})
             write_json(options.out, rows)
             print(json.dumps(rows[-1]), flush=True)
 

@@ -1,7 +1,7 @@
 """Does the trigger word keep the rest still? Trainings of the bundled sets, measured alike.
 
-    python benchmarks/trigger_study.py [--runs FILE.jsonl] [--only ARM …] [--part 1/2]
-    python benchmarks/trigger_study.py --write-docs
+    python -m benchmarks.trigger_study [--runs FILE.jsonl] [--only ARM …] [--part 1/2]
+    python -m benchmarks.trigger_study --write-docs
 
 Each run trains on a bundled set with the built-in base model and is measured by the meters of
 `trainer.evaluation`, at finer settings than a run uses itself. A run that is in the file already is
@@ -13,18 +13,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import torch
 from PIL import Image
 
+from benchmarks.shared import rows_of
 from benchmarks.study_report import write_docs
 from trainer.config.concepts import concepts_of
 from trainer.config.file import with_values
@@ -32,10 +30,12 @@ from trainer.config.schema import TrainingConfig
 from trainer.evaluation.drift import ProbeSettings, drift, make_probes, mean_drift
 from trainer.evaluation.meters import MeterBench
 from trainer.evaluation.pictorial import score_pictures
-from trainer.evaluation.watching import subjects_of
+from trainer.evaluation.watching import concepts_with_pictures
+from trainer.events import DERIVED_METERS, Meters
 from trainer.generation.sampling import Drawing, draw
 from trainer.lora.attach import disabled
 from trainer.memory.devices import choose_device
+from trainer.models.load import load_base
 from trainer.places import PROJECT
 from trainer.runs.layout import RunFolder
 from trainer.training.session import Session, prepare
@@ -156,7 +156,7 @@ def carry_out(run: Run, pictures: Path) -> dict[str, Any]:
         )
         bench = MeterBench(
             session.base,
-            subjects_of(session),
+            concepts_with_pictures(session),
             session.device,
             session.text.cache,
             session.batches.source,
@@ -197,10 +197,9 @@ def compare_pictures(session: Session) -> list[dict[str, float]]:
 
     With the trigger, without it, and without it by the base model.
     """
-    subjects = subjects_of(session)
     rows = []
-    for number in range(len(subjects)):
-        asked = (session.base, subjects[number:], session.device, DRAWN, None, lambda *_: None)
+    for concept in concepts_with_pictures(session):
+        asked = (session.base, concept, session.device, DRAWN, None, lambda *_: None)
         drawn = score_pictures(*asked)
         with disabled(session.base):
             plain = score_pictures(*asked)
@@ -212,10 +211,9 @@ def compare_pictures(session: Session) -> list[dict[str, float]]:
     return rows
 
 
-def measured_row(meters: Any) -> dict[str, float | None]:
+def measured_row(meters: Meters) -> dict[str, float | None]:
     """The meters as they are written down, with the shares."""
-    shares = ("class_leak", "neighbour_leak", "collateral", "gap", "leak")
-    return asdict(meters) | {name: getattr(meters, name) for name in shares}
+    return asdict(meters) | {name: getattr(meters, name) for name in DERIVED_METERS}
 
 
 def draw_board(session: Session, run: Run, folder: Path) -> None:
@@ -228,15 +226,7 @@ def draw_board(session: Session, run: Run, folder: Path) -> None:
             "near": NEAR[concept.class_word],
         }
         drawings = [
-            Drawing(
-                prompt=prompt.format(**words),
-                negative="",
-                seed=seed,
-                width=64,
-                height=64,
-                inference_steps=25,
-                guidance=5.0,
-            )
+            Drawing(prompt.format(**words), "", seed, 64, 64, inference_steps=25, guidance=5.0)
             for prompt in BOARD
             for seed in PICTURE_SEEDS
         ]
@@ -246,24 +236,9 @@ def draw_board(session: Session, run: Run, folder: Path) -> None:
         sheet.save(folder / f"{run.arm} {run.images} {number}.png".replace(" ", "-"))
 
 
-def done_keys(file: Path, base: str) -> set[str]:
-    """The runs that a file has of a base model."""
-    return {row["key"] for row in read_results(file) if row["base"] == base}
-
-
 def read_results(file: Path) -> list[dict[str, Any]]:
     """The rows of a file, the latest of each run; none where there is no file."""
-    if not file.exists():
-        return []
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    return list({(row["base"], row["key"]): row for row in rows}.values())
-
-
-def base_fingerprint() -> str:
-    """Of the built-in base model, as results name it."""
-    from trainer.models.load import load_base
-
-    return load_base("tiny-emoji").fingerprint[:12]
+    return list({(row["base"], row["key"]): row for row in rows_of(file)}.values())
 
 
 def main() -> None:
@@ -280,7 +255,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.runs.parent.mkdir(parents=True, exist_ok=True)
-    base = base_fingerprint()
+    base = load_base("tiny-emoji").fingerprint[:12]
     pictures = options.runs.parent / "pictures"
     if options.write_docs:
         rows = [row for row in read_results(options.runs) if row["base"] == base]
@@ -290,7 +265,9 @@ def main() -> None:
     part, parts = (int(number) for number in options.part.split("/"))
     for run in study(options.steps)[part - 1 :: parts]:
         skipped = bool(options.only) and run.arm not in options.only
-        if skipped or run.key in done_keys(options.runs, base):
+        if skipped or (base, run.key) in {
+            (r["base"], r["key"]) for r in read_results(options.runs)
+        }:
             continue
         if time.monotonic() > deadline:
             print("Time is up.")

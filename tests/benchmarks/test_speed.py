@@ -14,8 +14,7 @@ from torch import Tensor
 
 from benchmarks.contestants import DiffusersLike, KohyaLike, Work, rarebit_config
 from benchmarks.random_base import make_base, make_pictures
-from benchmarks.speed import read_results, run_all
-from benchmarks.speed_report import plot, scale_table, seconds, table
+from benchmarks.speed import plot, read_results, run_all, scale_table, seconds, table
 from trainer.memory.devices import choose_device
 from trainer.runs.layout import RunFolder
 from trainer.training.session import Session, prepare
@@ -149,7 +148,7 @@ def test_tables_say_medians_and_ratios() -> None:
     lines = table(rows).splitlines()
     assert lines[2] == "| diffusers-like, fp32 | 2 | 1.00 | 4 | 10.0 | 11.5 | 4.00 | 1.00 | 1.0 |"
     assert lines[3] == "| rarebit, fp32 | 1.5 | 0.75 | 3 | 10.0 | 11.5 | 1.00 | 0.25 | 1.0 |"
-    assert plot(rows).count("<rect") == 2
+    assert plot(rows).count("<rect") == 2 + 2  # bars and legend
 
 
 def test_scale_table() -> None:
