@@ -16,7 +16,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from trainer.lora.attach import check_strength, detach, set_strength
-from trainer.lora.loading import LoadReport, check_fit, load_into
+from trainer.lora.loading import check_fit, load_into
 from trainer.models.base import BaseModel
 from trainer.training.checkpoint_adapter import adapter_label, read_any_adapter
 
@@ -78,7 +78,6 @@ class _Slot:
 
     name: str
     stamp: Stamp
-    report: LoadReport
 
 
 class AdapterStack:
@@ -93,20 +92,16 @@ class AdapterStack:
         self._slots: list[_Slot] = []
         self._numbers = itertools.count()
 
-    def set(self, choices: Sequence[AdapterChoice]) -> list[LoadReport]:
+    def set(self, choices: Sequence[AdapterChoice]) -> None:
         """Makes these the adapters on the base, in this order: all of them, or nothing changes.
 
         Adapters that are there already are not read again, unless their files have changed.
-
-        Returns:
-            What came of loading each.
 
         Raises:
             UserError: a file can't be read or does not fit the base; a strength is not finite.
         """
         for choice in choices:
-            unet, text = choice.by_part
-            check_strength({"unet": unet, "text_encoder": text})
+            check_strength(*choice.by_part)
         stamps = [_stamp(choice.file) for choice in choices]
         staying = self._staying(stamps)
         new = [read_any_adapter(choice.file) for choice in choices[len(staying) :]]
@@ -118,11 +113,10 @@ class AdapterStack:
         self._slots = staying
         for stamp, adapter in zip(stamps[len(staying) :], new, strict=True):
             name = f"adapter{next(self._numbers)}"
-            self._slots.append(_Slot(name, stamp, load_into(self.base, adapter, name)))
+            load_into(self.base, adapter, name)
+            self._slots.append(_Slot(name, stamp))
         for choice, slot in zip(choices, self._slots, strict=True):
-            unet, text = choice.by_part
-            set_strength(self.base, slot.name, {"unet": unet, "text_encoder": text})
-        return [slot.report for slot in self._slots]
+            set_strength(self.base, slot.name, *choice.by_part)
 
     def clear(self) -> None:
         """Takes all of them off: the base model as it was loaded."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -26,24 +26,21 @@ from trainer.errors import UserError
 from trainer.lora.layers import (
     activate,
     adapted_layers,
-    all_or_nothing,
     find_layers,
     find_targets,
     get_magnitude,
     get_weights,
-    inject,
+    injected,
     parts_of,
     preserved_gradient_flags,
     remove,
     set_initial_magnitude,
     set_weights,
 )
-from trainer.lora.names import PARTS, ModuleKey, Part, count_layers
+from trainer.lora.names import ModuleKey, Part, count_layers
 from trainer.memory.quantized import parameter_count
 from trainer.models.base import BaseModel
 from trainer.seeds import derive_seed
-
-Strength = float | Mapping[Part, float]
 
 
 @dataclass(frozen=True)
@@ -52,15 +49,14 @@ class Attachment:
 
     Attributes:
         name: the adapter's name on this base model.
-        parts: the modules that it adapts.
-        parameters: for each of these parts its trainable parameters, float32, in a fixed order,
-            named such as ``down_blocks.0.….attn1.to_q.lora_A`` whatever the libraries' versions.
+        parameters: for each part that it adapts its trainable parameters, float32, in a fixed
+            order, named such as ``down_blocks.0.….attn1.to_q.lora_A`` whatever the libraries'
+            versions.
         layers: how many layers it adapts in each part.
         base_parameters: parameters of the UNet and the text encoders together.
     """
 
     name: str
-    parts: dict[Part, nn.Module]
     parameters: dict[Part, list[tuple[str, Parameter]]]
     layers: dict[Part, int]
     base_parameters: int
@@ -93,9 +89,9 @@ def attach(
         for key in find_targets(base, config.targets)
         if (config.unet if key.part == "unet" else config.text_encoder)
     }
-    with all_or_nothing(base, name):
-        dora = config.kind == "dora"
-        for key, layer in inject(base, name, targets, config.dropout, dora=dora).items():
+    dora = config.kind == "dora"
+    with injected(base, name, targets, config.dropout, dora=dora) as new:
+        for key, layer in new.items():
             down, up = (weight.shape for weight in get_weights(layer, name))
             initial = _initial_down(seed, key, down)
             set_weights(layer, name, initial, torch.zeros(up), trainable=True)
@@ -111,46 +107,42 @@ def attach(
             parameters[key.part].append((f"{key.path}.magnitude", magnitude))
     return Attachment(
         name=name,
-        parts={part: root for part, root in parts_of(base).items() if part in parameters},
         parameters=dict(parameters),
         layers=dict(Counter(key.part for key, _ in layers)),
         base_parameters=base_parameters,
     )
 
 
-def set_strength(base: BaseModel, name: str, strength: Strength) -> None:
+def set_strength(
+    base: BaseModel, name: str, strength: float, text_encoder_strength: float | None = None
+) -> None:
     """Sets how strongly an adapter acts: 1 as trained, 0 exactly the base model.
 
     Args:
-        strength: one number for all parts, or one for each. A part that is left out keeps its
-            strength; but a second text encoder goes with the first unless it is named.
+        strength: in the UNet.
+        text_encoder_strength: in the text encoders; None: the same.
 
     Raises:
-        ValueError: no such adapter, or no such part.
+        ValueError: no such adapter.
         UserError: a strength is not a finite number.
     """
-    check_strength(strength)
+    text = strength if text_encoder_strength is None else text_encoder_strength
+    check_strength(strength, text)
     _require(base, name)
     for key, layer in adapted_layers(base, name).items():
-        value = _strength_of(strength, key.part)
-        if value is not None:
-            layer.set_scale(name, value)
-            activate(layer)
+        layer.set_scale(name, strength if key.part == "unet" else text)
+        activate(layer)
 
 
-def check_strength(strength: Strength) -> None:
+def check_strength(*strengths: float) -> None:
     """Refuses strengths that are not finite numbers.
 
     Raises:
         UserError: naming the value.
-        ValueError: there is no such part.
     """
-    by_part = strength if isinstance(strength, Mapping) else {"unet": strength}
-    if not set(by_part) <= set(PARTS):
-        raise ValueError(f"strengths for {sorted(by_part)}: the parts are {PARTS}")
-    for value in by_part.values():
-        if not math.isfinite(value):
-            raise UserError(f"An adapter's strength can't be {value}.", "0 to 1 is usual.")
+    for strength in strengths:
+        if not math.isfinite(strength):
+            raise UserError(f"An adapter's strength can't be {strength}.", "0 to 1 is usual.")
 
 
 @contextmanager
@@ -191,14 +183,6 @@ def detach(base: BaseModel, name: str | None = None) -> None:
 def _require(base: BaseModel, name: str) -> None:
     if name not in attached(base):
         raise ValueError(f"no adapter {name!r} on {base.name}: it has {attached(base) or 'none'}")
-
-
-def _strength_of(strength: Strength, part: Part) -> float | None:
-    if not isinstance(strength, Mapping):
-        return strength
-    if part == "text_encoder_2" and part not in strength:
-        part = "text_encoder"
-    return strength.get(part)
 
 
 def _initial_down(seed: int, key: ModuleKey, shape: torch.Size) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -73,7 +73,8 @@ def save_base(
     check_new(path, layout)
     path.parent.mkdir(parents=True, exist_ok=True)
     if layout == "folder":
-        _to(base, DTYPES[precision])
+        for module in base.modules().values():
+            module.to(DTYPES[precision])
         with building_folder(path) as temporary:
             base.pipeline().save_pretrained(temporary, safe_serialization=True)
         return
@@ -142,25 +143,13 @@ def rounding(
 
 def digests(base: BaseModel, precision: Precision) -> dict[str, str]:
     """SHA-256 of every weight, rounded to a number format: for telling models apart."""
-    return {
-        name: hashlib.sha256(_bytes(tensor.to(DTYPES[precision]))).hexdigest()
-        for name, tensor in _weights(base)
-    }
-
-
-def _weights(base: BaseModel) -> Iterator[tuple[str, Tensor]]:
+    found: dict[str, str] = {}
     for part, module in base.modules().items():
         for name, tensor in module.state_dict().items():
-            yield f"{part}.{name}", tensor
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-
-
-def _to(base: BaseModel, dtype: torch.dtype) -> None:
-    for module in base.modules().values():
-        module.to(dtype)
+            flat = tensor.to(DTYPES[precision]).cpu().contiguous().reshape(-1)
+            data = flat.view(torch.uint8).numpy().tobytes()
+            found[f"{part}.{name}"] = hashlib.sha256(data).hexdigest()
+    return found
 
 
 def _metadata(base: BaseModel) -> dict[str, str]:

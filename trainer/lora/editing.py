@@ -36,6 +36,7 @@ _COMMON = (
     "ss_base_model_version", "ss_v2", "ss_network_module", "ss_sd_model_name",
     "modelspec.sai_model_spec", "modelspec.architecture", "modelspec.implementation",
     "modelspec.prediction_type", "modelspec.resolution", "modelspec.license", "rarebit.base",
+    "rarebit.version",
 )  # fmt: skip
 """Metadata of a merged adapter where all that went into it agree."""
 

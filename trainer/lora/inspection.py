@@ -41,16 +41,23 @@ class LayerFacts:
     energy: float
     enough: int
 
+    @property
+    def block(self) -> str:
+        """The block that it lies in: such as ``unet.down_blocks.1``; a text encoder is one."""
+        if self.key.part != "unet":
+            return self.key.part
+        depth = 2 if self.key.path.startswith(("down_blocks.", "up_blocks.")) else 1
+        return display_name(".".join(["unet", *self.key.path.split(".")[:depth]]))
+
 
 @dataclass(frozen=True)
 class AdapterInspection:
     """What is in an adapter file.
 
     Attributes:
-        family: short name; None where nothing tells.
         energies: of each block, and of each text encoder, greatest first.
         fall: for ranks 1, 2, 4, … the share of the energy that the strongest directions of each
-            layer keep.
+            layer have.
         enough: the rank that keeps 99 % of the energy of all layers together.
         trigger_words: as the file says; may be empty.
         tags: the commonest in the captions that it was trained on.
@@ -68,7 +75,7 @@ class AdapterInspection:
     trigger_words: tuple[str, ...]
     tags: tuple[str, ...]
     metadata: dict[str, str]
-    is_dora: bool = False
+    is_dora: bool
 
     def lines(self) -> list[str]:
         """The report for people."""
@@ -76,7 +83,7 @@ class AdapterInspection:
         counts = ", ".join(
             f"{n} in {p}" for p, n in count_parts(x.key for x in self.layers).items()
         )
-        total = math.sqrt(sum(energy**2 for energy in self.energies.values()))
+        total = math.hypot(*self.energies.values())
         lines = [
             f"{display_name(self.path.name)}: for {title}, {' and '.join(self.layouts)} layout",
             f"Layers: {counts}",
@@ -127,34 +134,33 @@ def inspect_file(path: Path) -> AdapterInspection:
         UserError: the file can't be read, or has numbers that are not finite.
     """
     adapter = read_adapter(path)
-    # What DoRA changes in all depends on the base model; its low-rank half does not.
-    plain = {key: replace(layer, magnitude=None) for key, layer in adapter.layers.items()}
-    values = {key: singular_values(layer) for key, layer in plain.items()}
-    layers = tuple(
-        LayerFacts(
-            key,
-            layer.rank,
-            layer.alpha,
-            float(torch.linalg.norm(values[key])),
-            rank_for(values[key], None, ENOUGH),
-        )
-        for key, layer in plain.items()
-    )
-    kept = _kept(list(values.values()))
+    layers: list[LayerFacts] = []
+    squares: list[Tensor] = []
+    for key, layer in adapter.layers.items():
+        # What DoRA changes in all depends on the base model; its low-rank half does not.
+        values = singular_values(replace(layer, magnitude=None))
+        energy, enough = float(torch.linalg.norm(values)), rank_for(values, None, ENOUGH)
+        layers.append(LayerFacts(key, layer.rank, layer.alpha, energy, enough))
+        squares.append(values.square())
+    shares = _shares_by_rank(squares)
+    ranks = sorted({2**n for n in range(len(shares).bit_length())} | {len(shares)})
+    energies: dict[str, float] = defaultdict(float)
+    for layer in layers:
+        energies[layer.block] = math.hypot(energies[layer.block], layer.energy)
     return AdapterInspection(
         path=path,
         family=adapter.family,
         layouts=tuple(layouts_of(adapter.names)),
-        layers=layers,
-        energies=_by_block(layers),
-        fall={
-            rank: kept[rank - 1]
-            for rank in sorted({2**n for n in range(len(kept).bit_length())} | {len(kept)})
-        },
-        enough=next(rank for rank, share in enumerate(kept, 1) if share >= ENOUGH),
+        layers=tuple(layers),
+        energies=dict(sorted(energies.items(), key=lambda item: -item[1])),
+        fall={rank: shares[rank - 1] for rank in ranks},
+        enough=next(rank for rank, share in enumerate(shares, 1) if share >= ENOUGH),
         trigger_words=trigger_words(adapter),
         tags=_tags(adapter.metadata),
-        metadata=shown_metadata(adapter.metadata),
+        metadata={
+            shown(key, 80): shown(adapter.metadata[key])
+            for key in sorted(adapter.metadata)[:MAX_KEYS]
+        },
         is_dora=adapter.is_dora,
     )
 
@@ -173,34 +179,17 @@ def shown(text: str, limit: int = MAX_VALUE) -> str:
     return display_name(text[:limit]) + ("…" if len(text) > limit else "")
 
 
-def shown_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Metadata for showing, as `shown`, of at most `MAX_KEYS` entries."""
-    return {shown(key, 80): shown(metadata[key]) for key in sorted(metadata)[:MAX_KEYS]}
+def _shares_by_rank(squares: list[Tensor]) -> list[float]:
+    """For each rank from 1 the share of all layers' energy that it has in every layer.
 
-
-def block_of(key: ModuleKey) -> str:
-    """The block that a layer lies in: such as ``unet.down_blocks.1``; a text encoder is one."""
-    if key.part != "unet":
-        return key.part
-    first, *rest = key.path.split(".")
-    return f"unet.{first}.{rest[0]}" if first in ("down_blocks", "up_blocks") else f"unet.{first}"
-
-
-def _by_block(layers: tuple[LayerFacts, ...]) -> dict[str, float]:
-    squares: dict[str, float] = defaultdict(float)
-    for layer in layers:
-        squares[display_name(block_of(layer.key))] += layer.energy**2
-    ordered = sorted(squares, key=lambda block: -squares[block])
-    return {block: math.sqrt(squares[block]) for block in ordered}
-
-
-def _kept(values: list[Tensor]) -> list[float]:
-    """For each rank from 1 the share of all layers' energy that it keeps in every layer."""
-    squares = torch.zeros(max(len(some) for some in values), dtype=torch.float64)
-    for some in values:
-        squares[: len(some)] += some.square()
-    total = float(squares.sum())
-    shares = squares.cumsum(0) / total if total else torch.ones_like(squares)
+    Args:
+        squares: of each layer's singular values, greatest first.
+    """
+    by_rank = torch.zeros(max(map(len, squares)), dtype=torch.float64)
+    for some in squares:
+        by_rank[: len(some)] += some
+    total = float(by_rank.sum())
+    shares = by_rank.cumsum(0) / total if total else torch.ones_like(by_rank)
     return [*shares[:-1].tolist(), 1.0]
 
 

@@ -97,59 +97,53 @@ def adapted_layers(base: BaseModel, name: str | None = None) -> dict[ModuleKey, 
 
 
 @contextmanager
-def all_or_nothing(base: BaseModel, name: str) -> Iterator[None]:
-    """Takes a new adapter off again when the block that puts it on fails, as for want of memory.
-
-    Raises:
-        ValueError: the name is taken, or can't name a module.
-    """
-    if not name or "." in name or hasattr(nn.ModuleDict(), name):
-        raise ValueError(f"{name!r} can't name an adapter: torch reserves it, or it has a dot")
-    if adapted_layers(base, name):
-        raise ValueError(f"there is an adapter {name!r} already")
-    try:
-        yield
-    except BaseException:
-        for live in find_layers(base).values():
-            remove(live, [name])
-        raise
-
-
-def inject(
+def injected(
     base: BaseModel,
     name: str,
     scales: Mapping[ModuleKey, tuple[int, float]],
     dropout: float = 0.0,
     *,
     dora: bool = False,
-) -> dict[ModuleKey, AdaptedLayer]:
-    """Wraps layers for a new adapter; its weights lie on the meta device until `set_weights`.
+) -> Iterator[dict[ModuleKey, AdaptedLayer]]:
+    """Wraps layers for a new adapter and gives the wrappers.
 
-    Only within `all_or_nothing`. Dropout follows the mode of the original layers.
+    The weights lie on the meta device; the block has to set them (`set_weights`). When it fails, as
+    for want of memory, the adapter is taken off again. Dropout follows the mode of the original
+    layers.
 
     Args:
         scales: (rank, alpha) of each layer to adapt.
         dora: whether it has magnitudes too.
 
     Raises:
+        ValueError: the name is taken, or can't name a module.
         KeyError: the base has no such layer.
     """
+    if not name or "." in name or hasattr(nn.ModuleDict(), name):
+        raise ValueError(f"{name!r} can't name an adapter: torch reserves it, or it has a dot")
+    if adapted_layers(base, name):
+        raise ValueError(f"there is an adapter {name!r} already")
     live = find_layers(base)
     ranks: dict[Part, dict[str, int]] = defaultdict(dict)
     for key, (rank, _) in scales.items():
         ranks[key.part][live[key].path] = rank
-    with preserved_gradient_flags(adapted_layers(base).values()):
-        for part, ranks_by_path in ranks.items():
-            _wrap(parts_of(base)[part], name, ranks_by_path, dropout, dora)
-    layers = adapted_layers(base, name)
-    for key, layer in layers.items():
-        layer.lora_alpha[name] = scales[key][1]
-        layer.set_scale(name, 1.0)
-        # PEFT makes it in training mode, whatever the model is in.
-        layer.lora_dropout[name].train(original_layer(layer).training)
-    for layer in adapted_layers(base).values():
-        activate(layer)
-    return layers
+    try:
+        with preserved_gradient_flags(adapted_layers(base).values()):
+            for part, ranks_by_path in ranks.items():
+                _wrap(parts_of(base)[part], name, ranks_by_path, dropout, dora)
+        layers = adapted_layers(base, name)
+        for key, layer in layers.items():
+            layer.lora_alpha[name] = scales[key][1]
+            layer.set_scale(name, 1.0)
+            # PEFT makes it in training mode, whatever the model is in.
+            layer.lora_dropout[name].train(original_layer(layer).training)
+        for layer in adapted_layers(base).values():
+            activate(layer)
+        yield layers
+    except BaseException:
+        for layer in find_layers(base).values():
+            remove(layer, [name])
+        raise
 
 
 def _wrap(root: nn.Module, name: str, ranks: Mapping[str, int], dropout: float, dora: bool) -> None:

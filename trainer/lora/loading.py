@@ -2,54 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from trainer.errors import UserError
 from trainer.lora.adapter import Adapter, LoraLayer, Magnitude
-from trainer.lora.attach import Strength, attached, check_strength, set_strength
+from trainer.lora.attach import attached, check_strength, set_strength
 from trainer.lora.changes import change_on
 from trainer.lora.layers import (
     adapted_layers,
-    all_or_nothing,
     find_layers,
     find_targets,
     get_magnitude,
     get_weights,
-    inject,
+    injected,
     set_weights,
 )
-from trainer.lora.names import ModuleKey, Part, count_layers, count_parts, shorten
+from trainer.lora.names import ModuleKey, count_parts, shorten
 from trainer.lora.reading import shape_text
 from trainer.models.base import BaseModel
 from trainer.models.families import FAMILIES
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What came of loading an adapter.
-
-    Attributes:
-        layers: for each part how many layers were matched; all of the file's, or it is refused.
-        missing: attention layers of these parts that the file says nothing about.
-        dead: layers of the file that change nothing.
-    """
-
-    layers: dict[Part, int]
-    missing: tuple[ModuleKey, ...]
-    dead: tuple[ModuleKey, ...]
-
-    def summary(self) -> str:
-        """In one line, with what is odd about the file."""
-        notes = [f"adapts {count_layers(self.layers)}"]
-        if self.missing:
-            notes.append(f"leaves out {count_layers(count_parts(self.missing))}")
-        if self.dead:
-            which = "all" if len(self.dead) == sum(self.layers.values()) else len(self.dead)
-            notes.append(f"{which} of its layers have no effect (B = 0): {shorten(self.dead)}")
-        return "; ".join(notes)
 
 
 def collect(base: BaseModel, name: str = "default") -> Adapter:
@@ -70,7 +44,7 @@ def collect(base: BaseModel, name: str = "default") -> Adapter:
     return Adapter(copies, base.family.name)
 
 
-def load_into(base: BaseModel, adapter: Adapter, name: str, strength: Strength = 1.0) -> LoadReport:
+def load_into(base: BaseModel, adapter: Adapter, name: str, strength: float = 1.0) -> None:
     """Puts an adapter on a live model, frozen, beside those that are there: all of it or nothing.
 
     Args:
@@ -85,13 +59,11 @@ def load_into(base: BaseModel, adapter: Adapter, name: str, strength: Strength =
     check_fit(base, adapter)
     adapter = plain_on(base, adapter)
     scales = {key: (layer.rank, layer.alpha) for key, layer in adapter.layers.items()}
-    with all_or_nothing(base, name):
-        for key, layer in inject(base, name, scales).items():
+    with injected(base, name, scales) as new:
+        for key, layer in new.items():
             weights = adapter.layers[key]
             set_weights(layer, name, weights.down, weights.up, trainable=False)
-        set_strength(base, name, strength)
-    missing, dead = uncovered(base, adapter), adapter.dead_layers()
-    return LoadReport(count_parts(adapter.layers), tuple(missing), tuple(dead))
+    set_strength(base, name, strength)
 
 
 def check_fit(base: BaseModel, adapter: Adapter) -> None:

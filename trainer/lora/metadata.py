@@ -2,7 +2,8 @@
 
 ``ss_…`` is kohya's vocabulary, read by A1111, Forge and model sites; ``modelspec.…`` is ModelSpec
 1.0.1; ``rarebit.config`` is the configuration. All values are strings. Nothing here depends on when
-or where the file is written, and nothing tells of the user's disk.
+or where the file is written, so that the same training gives the same bytes, and nothing tells of
+the user's disk.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from trainer import __version__
 from trainer.config.concepts import class_words_of, triggers_of
 from trainer.config.fields import public_values
 from trainer.config.file import validate
@@ -41,8 +42,6 @@ class TrainingFacts:
         title: shown name; also that of ``<lora:NAME:1>`` in prompts.
         steps: optimizer steps that went into the adapter.
         epochs: passes over the images, counting the one it ended in.
-        started_at: when the run was first started, in seconds since 1970. None, as training has it,
-            leaves dates out: the same training gives the same bytes whenever it is done.
         folders: for each folder of the image set its repeats and number of images.
         tags: for each folder how often each tag (or caption) occurs.
         buckets: number of images of each (width, height).
@@ -51,7 +50,6 @@ class TrainingFacts:
     title: str
     steps: int
     epochs: int
-    started_at: float | None = None
     folders: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     tags: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     buckets: Mapping[tuple[int, int], int] = field(default_factory=dict)
@@ -76,6 +74,7 @@ def model_metadata(base: BaseModel, title: str) -> dict[str, str]:
         "modelspec.architecture": base.family.architecture(base.prediction_type),
         "modelspec.title": title,
         _BASE_KEY: base.fingerprint,
+        "rarebit.version": __version__,
     }
 
 
@@ -125,7 +124,6 @@ def _model_spec(config: TrainingConfig, base: BaseModel, facts: TrainingFacts) -
         "description": config.output.description,
         "author": config.output.author,
         "license": config.output.license,
-        "date": "" if facts.started_at is None else _date(facts.started_at),
         "resolution": f"{side}x{side}",
         "prediction_type": "v" if base.prediction_type == "v_prediction" else "epsilon",
         "trigger_phrase": triggers,
@@ -195,34 +193,27 @@ def _kohya(config: TrainingConfig, base: BaseModel, facts: TrainingFacts) -> dic
         "tag_frequency": _tag_frequency(facts),
         "bucket_info": _json({"buckets": buckets}),
     }
-    if facts.started_at is not None:
-        values["training_started_at"] = facts.started_at
     return {f"ss_{name}": str(value) for name, value in values.items()}
 
 
 def _tag_frequency(facts: TrainingFacts) -> str:
     """The commonest tags of each folder, as many as there is room for."""
-    limit = MAX_TAGS
-    while len(text := _json(_commonest_tags(facts, limit))) > MAX_LENGTH and limit:
+    tags = {
+        _shareable_folder(folder): sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        for folder, counts in facts.tags.items()
+    }
+    limit, text = MAX_TAGS, ""
+    while limit and (not text or len(text) > MAX_LENGTH):
+        text = _json({
+            folder: {tag[:MAX_TAG_LENGTH]: count for tag, count in commonest[:limit]}
+            for folder, commonest in tags.items()
+        })  # fmt: skip
         limit //= 2
     return text
 
 
-def _commonest_tags(facts: TrainingFacts, limit: int) -> dict[str, dict[str, int]]:
-    shown: dict[str, dict[str, int]] = {}
-    for folder, tags in facts.tags.items():
-        commonest = sorted(tags.items(), key=lambda item: (-item[1], item[0]))[:limit]
-        shown[_shareable_folder(folder)] = {tag[:MAX_TAG_LENGTH]: count for tag, count in commonest}
-    return shown
-
-
 def _resolution(config: TrainingConfig, base: BaseModel) -> int:
     return config.images.resolution or base.default_resolution
-
-
-def _date(seconds: float) -> str:
-    moment = datetime.fromtimestamp(int(seconds), tz=timezone.utc)
-    return moment.isoformat().replace("+00:00", "Z")
 
 
 def _json(value: object) -> str:

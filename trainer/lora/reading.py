@@ -160,9 +160,8 @@ def _family(
         if key.path.endswith("attn2.to_k") and layer.down.shape[1] in _CROSS_ATTENTION_WIDTHS:
             return _CROSS_ATTENTION_WIDTHS[layer.down.shape[1]]
     downs = [layer.tensors["down"] for layer in names.values()]
-    if any(name.startswith(("lora_te1_", "lora_te2_")) for name in downs):
-        return "sdxl"
-    if any(key.part == "text_encoder_2" for key in layers):
+    named = any(name.startswith(("lora_te1_", "lora_te2_")) for name in downs)
+    if named or any(key.part == "text_encoder_2" for key in layers):
         return "sdxl"
     version = metadata.get("ss_base_model_version", "")
     architecture = metadata.get("modelspec.architecture", "")

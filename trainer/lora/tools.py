@@ -11,7 +11,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from trainer.lora.adapter import Adapter
 from trainer.lora.layouts import Layout
@@ -20,6 +20,12 @@ from trainer.lora.names import PARTS, ModuleKey, Part
 Tool = Literal["A1111", "Forge", "ComfyUI", "InvokeAI", "sd-scripts", "diffusers"]
 TOOLS: tuple[Tool, ...] = get_args(Tool)
 _KOHYA: tuple[Layout, ...] = ("kohya", "kohya-sgm")
+_ADAPTER_NAME = r"\.lora_[AB]\.[^.]+\.weight$"
+_FIRST_UPSAMPLER = "^lora_unet_up_blocks_0_upsamplers_0_conv"
+"""A1111's table of names has it where SD 1 has it."""
+_CONVOLUTION_NOTE = "SDXL convolutions by diffusers names lose one module: convert to kohya-sgm"
+_ONE_ALPHA = "gives all layers one alpha"
+_HIDDEN_NOTE = "without ss_base_model_version it is listed as for SD 1"
 _PROJECTIONS = frozenset({"q_proj", "k_proj", "v_proj", "out_proj"})
 
 
@@ -51,20 +57,20 @@ class ToolVerdict:
         return any(self.matched.values())
 
 
-@dataclass(frozen=True)
-class LoaderFault:
+class LoaderFault(NamedTuple):
     """What some tools do wrong with some files.
 
     Attributes:
+        effect: the layers concerned are lost, or the whole file is; strengths are wrong; or it is
+            only noted.
         note: in a few words; ``{parts}`` stands for the parts of the layers concerned.
-        layers: those of a file that it concerns; none where the file is fine.
-        effect: these layers are lost, or the whole file is; strengths are wrong; or nothing is.
+        layers: the layers of a file that it concerns; none where the file is fine.
     """
 
     tools: tuple[Tool, ...]
+    effect: Literal["lost", "all lost", "inexact", "noted"]
     note: str
     layers: Callable[[Adapter], set[ModuleKey]]
-    effect: Literal["lost", "all lost", "inexact", "only noted"] = "lost"
 
 
 def judge(adapter: Adapter) -> tuple[ToolVerdict, ...]:
@@ -118,7 +124,7 @@ def _in_layout(*layouts: Layout) -> Callable[[Adapter], set[ModuleKey]]:
     return lambda adapter: {key for key, n in adapter.names.items() if n.layout in layouts}
 
 
-def _named(pattern: str, *, sdxl: bool | None = None) -> Callable[[Adapter], set[ModuleKey]]:
+def _named(pattern: str, sdxl: bool | None = None) -> Callable[[Adapter], set[ModuleKey]]:
     """Layers whose down matrix has such a name, in any file or in those (not) for SDXL."""
 
     def layers(adapter: Adapter) -> set[ModuleKey]:
@@ -217,53 +223,36 @@ def _hidden(adapter: Adapter) -> set[ModuleKey]:
     return set() if shown or adapter.family in (None, "sd1") else set(adapter.names)
 
 
-_OTHERS: tuple[Tool, ...] = ("A1111", "ComfyUI", "InvokeAI", "sd-scripts")
-_FAULTS: tuple[LoaderFault, ...] = (
-    LoaderFault(_OTHERS, "the diffusers layout", _in_layout("diffusers")),
+_MOST: tuple[Tool, ...] = ("A1111", "ComfyUI", "InvokeAI", "sd-scripts")
+_FAULTS = (
+    LoaderFault(_MOST, "lost", "the diffusers layout", _in_layout("diffusers")),
     LoaderFault(
-        ("Forge",),
-        "drops files in this layout whole",
-        _in_layout("diffusers", "peft"),
-        "all lost",
+        ("Forge",), "all lost", "drops files in this layout whole", _in_layout("diffusers", "peft")
     ),
     LoaderFault(
-        ("Forge",), "drops files without text_model. whole", _without_text_model, "all lost"
+        ("Forge",), "all lost", "drops files without text_model. whole", _without_text_model
     ),
-    LoaderFault((*_OTHERS, "diffusers"), "the PEFT layout", _in_layout("peft")),
+    LoaderFault((*_MOST, "diffusers"), "lost", "the PEFT layout", _in_layout("peft")),
+    LoaderFault(TOOLS, "lost", "the adapter's name is left in its keys", _named(_ADAPTER_NAME)),
+    LoaderFault(_MOST, "lost", "text encoder keys lack text_model.", _without_text_model),
     LoaderFault(
-        TOOLS, "the adapter's name is left in its keys", _named(r"\.lora_[AB]\.[^.]+\.weight$")
+        ("sd-scripts", "InvokeAI"),
+        "lost",
+        "lora_te1_ is SDXL's prefix",
+        _named("^lora_te1_", False),
     ),
-    LoaderFault(_OTHERS, "text encoder keys lack text_model.", _without_text_model),
+    LoaderFault(TOOLS, "lost", "lora_te_ says not which text encoder", _named("^lora_te_", True)),
+    LoaderFault(TOOLS, "lost", "SGM block names are SDXL's", _block_names_beyond_sdxl),
+    LoaderFault(TOOLS, "lost", "two kinds of UNet names in one file", _mixed_unet_names),
+    LoaderFault(("A1111",), "lost", _CONVOLUTION_NOTE, _named(_FIRST_UPSAMPLER, True)),
+    LoaderFault(("A1111",), "lost", "needs q, k, v and out_proj together", _incomplete_projections),
     LoaderFault(
-        ("sd-scripts", "InvokeAI"), "lora_te1_ is SDXL's prefix", _named("^lora_te1_", sdxl=False)
+        ("diffusers",), "all lost", "refuses text encoders without out_proj", _no_out_projection
     ),
-    LoaderFault(TOOLS, "lora_te_ says not which text encoder", _named("^lora_te_", sdxl=True)),
-    LoaderFault(TOOLS, "SGM block names are SDXL's", _block_names_beyond_sdxl),
-    LoaderFault(TOOLS, "two kinds of UNet names in one file", _mixed_unet_names),
-    # Its table of names has the first upsampler where SD 1 has it.
+    LoaderFault(("diffusers",), "inexact", f"{_ONE_ALPHA}: {{parts}} has several", _mixed_alphas),
     LoaderFault(
-        ("A1111",),
-        "SDXL convolutions by diffusers names lose one module: convert to kohya-sgm",
-        _named("^lora_unet_up_blocks_0_upsamplers_0_conv", sdxl=True),
+        ("diffusers",), "inexact", f"{_ONE_ALPHA}: some of {{parts}} have none", _half_without_alpha
     ),
-    LoaderFault(("A1111",), "needs q, k, v and out_proj together", _incomplete_projections),
-    LoaderFault(
-        ("diffusers",), "refuses text encoders without out_proj", _no_out_projection, "all lost"
-    ),
-    LoaderFault(
-        ("diffusers",), "gives all layers one alpha: {parts} has several", _mixed_alphas, "inexact"
-    ),
-    LoaderFault(
-        ("diffusers",),
-        "gives all layers one alpha: some of {parts} have none",
-        _half_without_alpha,
-        "inexact",
-    ),
-    LoaderFault(TOOLS, "DoRA: tools differ in what they make of it", _dora, "inexact"),
-    LoaderFault(
-        ("A1111",),
-        "without ss_base_model_version it is listed as for SD 1",
-        _hidden,
-        "only noted",
-    ),
+    LoaderFault(TOOLS, "inexact", "DoRA: tools differ in what they make of it", _dora),
+    LoaderFault(("A1111",), "noted", _HIDDEN_NOTE, _hidden),
 )

@@ -1,19 +1,37 @@
-"""What the tests of adapters share: outputs of tiny base models, adapters with random weights."""
+"""What the tests of adapters share: outputs of tiny base models, adapters and files to try."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from typing import Any
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from trainer.config.schema import AdapterConfig
 from trainer.diffusion import added_conditioning, encode
 from trainer.lora.adapter import Adapter, LoraLayer
-from trainer.lora.layers import adapted_layers, find_layers, get_weights, original_layer, parts_of
-from trainer.lora.names import ModuleKey, Part
+from trainer.lora.changes import compare
+from trainer.lora.layers import (
+    adapted_layers,
+    find_layers,
+    find_targets,
+    get_weights,
+    parts_of,
+)
+from trainer.lora.names import ModuleKey, Part, Targets
+from trainer.lora.reading import read_adapter
+from trainer.lora.writing import write_adapter
 from trainer.models.base import BaseModel
+from trainer.models.families import FAMILIES, FamilyName
+
+NAMES: tuple[FamilyName, ...] = ("sd1", "sd2", "sdxl")
 
 
 def adapter_config(**values: Any) -> AdapterConfig:
@@ -78,27 +96,54 @@ def nudge(base: BaseModel, name: str = "default", seed: int = 0) -> None:
         up.copy_(random_tensor(seed + 2 * index + 1, *up.shape) * 0.3)
 
 
-def random_layer(layer: nn.Module, rank: int, alpha: float, seed: int) -> LoraLayer:
-    """An adapter for a linear layer or convolution, in kohya's shapes."""
-    weight = original_layer(layer).weight
-    kernel = weight.shape[2:]
-    return LoraLayer(
-        down=random_tensor(seed, rank, *weight.shape[1:]) * 0.3,
-        up=random_tensor(seed + 1, weight.shape[0], rank, *([1] * len(kernel))) * 0.3,
-        alpha=alpha,
-    )
-
-
 def random_adapter(
     base: BaseModel, scales: Mapping[ModuleKey, tuple[int, float]], seed: int = 0
 ) -> Adapter:
-    """An adapter file with a rank and an alpha of its own for each layer."""
-    spots = find_layers(base)
-    layers = {
-        key: random_layer(spots[key].module, rank, alpha, seed + 2 * index)
-        for index, (key, (rank, alpha)) in enumerate(sorted(scales.items()))
-    }
+    """An adapter with a rank and an alpha of its own for each layer."""
+    live = find_layers(base)
+    layers: dict[ModuleKey, LoraLayer] = {}
+    for index, (key, (rank, alpha)) in enumerate(sorted(scales.items())):
+        outputs_, *inputs = live[key].weight.shape
+        down = random_tensor(seed + 2 * index, rank, *inputs) * 0.3
+        up = random_tensor(seed + 2 * index + 1, outputs_, rank, *[1] * (len(inputs) - 1)) * 0.3
+        layers[key] = LoraLayer(down, up, alpha)
     return Adapter(layers, base.family.name)
+
+
+def adapter_for(
+    base: BaseModel,
+    rank: int | None = 2,
+    alpha: float = 2.0,
+    targets: Targets = "attention",
+    seed: int = 0,
+) -> Adapter:
+    """A random adapter on all targets; without a rank, ranks and alphas are mixed."""
+    keys = find_targets(base, targets)
+    mixed = {key: (1 + index % 3, 0.5 + index % 4) for index, key in enumerate(keys)}
+    return random_adapter(base, dict.fromkeys(keys, (rank, alpha)) if rank else mixed, seed)
+
+
+def written(adapter: Adapter, path: Path, **how: Any) -> Adapter:
+    """The adapter as it comes back from a file."""
+    write_adapter(adapter, path, **how)
+    return read_adapter(path)
+
+
+def layer_files(
+    names: Mapping[str, float | None],
+    *,
+    rank: int = 2,
+    width: int = 8,
+    outputs: int = 8,
+    kernel: tuple[int, ...] = (),
+) -> dict[str, Tensor]:
+    """The tensors of a kohya file, by the names of its layers and their alphas."""
+    tensors: dict[str, Tensor] = {}
+    for name, alpha in names.items():
+        tensors[f"{name}.lora_down.weight"] = torch.ones(rank, width, *kernel)
+        tensors[f"{name}.lora_up.weight"] = torch.ones(outputs, rank, *[1] * len(kernel))
+        tensors |= {} if alpha is None else {f"{name}.alpha": torch.tensor(alpha)}
+    return tensors
 
 
 def change_of(layer: LoraLayer) -> Tensor:
@@ -106,3 +151,29 @@ def change_of(layer: LoraLayer) -> Tensor:
     product = layer.up.flatten(1).double() @ layer.down.flatten(1).double()
     shape = (layer.up.shape[0], *layer.down.shape[1:])
     return (layer.alpha / layer.rank * product).reshape(shape)
+
+
+def worst_difference(one: Adapter, other: Adapter) -> float:
+    """Of the changes of any layer, both having the same layers."""
+    assert one.layers.keys() == other.layers.keys()
+    return compare(one, other).worst
+
+
+@cache
+def on_meta(name: FamilyName) -> BaseModel:
+    """The real architecture from models/configs, without memory for weights."""
+    folder = FAMILIES[name].config_folder("epsilon")
+    unet_config = json.loads((folder / "unet" / "config.json").read_text())
+    encoders: list[CLIPTextModel | CLIPTextModelWithProjection] = []
+    with torch.device("meta"):
+        unet = cast(UNet2DConditionModel, UNet2DConditionModel.from_config(unet_config))
+        for subfolder, kind in (
+            ("text_encoder", CLIPTextModel),
+            ("text_encoder_2", CLIPTextModelWithProjection),
+        ):
+            if (folder / subfolder).is_dir():
+                config = json.loads((folder / subfolder / "config.json").read_text())
+                encoders.append(kind(CLIPTextConfig(**config)))
+    # Adapters look at nothing else of a base model.
+    seen = SimpleNamespace(name=name, family=FAMILIES[name], unet=unet, text_encoders=encoders)
+    return cast(BaseModel, seen)

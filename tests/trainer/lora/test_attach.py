@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
-from typing import cast
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from torch import nn
 import trainer.lora.attach
 from tests.trainer.lora.conftest import BaseOf
 from tests.trainer.lora.helpers import (
+    NAMES,
     adapter_config,
     all_equal,
     denoise,
@@ -26,7 +26,6 @@ from trainer.config.schema import AdapterConfig
 from trainer.errors import UserError
 from trainer.lora.attach import (
     Attachment,
-    Strength,
     attach,
     attached,
     detach,
@@ -34,23 +33,13 @@ from trainer.lora.attach import (
     set_strength,
 )
 from trainer.lora.layers import adapted_layers, find_layers, get_weights, original_layer
-from trainer.lora.names import ModuleKey, Part, count_layers
+from trainer.lora.names import ModuleKey, Part
 from trainer.models.base import BaseModel
 
-FAMILIES = ("sd1", "sd2", "sdxl")
 CONFIG = adapter_config(rank=4, alpha=2.0)
 
 # For seed 0: what a run began with has to hold when a later version resumes it.
 GOLDEN_DOWN = [-0.1550261, -0.0372435, 0.1883764]
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_fresh_adapter_changes_nothing(base_of: BaseOf, family: str) -> None:
-    base = base_of(family)
-    before, random_state = outputs(base), torch.get_rng_state()
-    attach(base, CONFIG, seed=0)
-    assert all_equal(outputs(base), before)
-    assert torch.equal(torch.get_rng_state(), random_state)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -86,7 +75,7 @@ def test_parts_are_switchable(
     base = base_of(family)
     attachment = attach(base, config, seed=0)
     assert attachment.layers == layers
-    assert attachment.parts.keys() == attachment.parameters.keys() == layers.keys()
+    assert attachment.parameters.keys() == layers.keys()
     for part, count in layers.items():
         assert len(attachment.parameters[part]) == 2 * count
     assert not any("lora" in name for name, _ in base.vae.named_parameters())
@@ -116,21 +105,8 @@ def test_summary_in_words(base_parameters: int, end: str) -> None:
     parameters: dict[Part, list[tuple[str, nn.Parameter]]] = {
         "unet": [("x", nn.Parameter(torch.zeros(2000)))]
     }
-    attachment = Attachment("a", {}, parameters, {"unet": 1}, base_parameters)
+    attachment = Attachment("a", parameters, {"unet": 1}, base_parameters)
     assert attachment.summary() == f"trains 1 UNet layer: {end}"
-
-
-@pytest.mark.parametrize(
-    ("layers", "text"),
-    [
-        ({"unet": 128, "text_encoder": 48}, "128 UNet and 48 text-encoder layers"),
-        ({"text_encoder": 44, "text_encoder_2": 128}, "172 text-encoder layers"),
-        ({"unet": 1}, "1 UNet layer"),
-        ({}, "no layers"),
-    ],
-)
-def test_count_layers(layers: dict[Part, int], text: str) -> None:
-    assert count_layers(layers) == text
 
 
 def down_weights(
@@ -161,7 +137,7 @@ def test_initial_weights_are_a_function_of_seed_and_layer(base_of: BaseOf) -> No
     assert both[key][0, :3].tolist() == pytest.approx(GOLDEN_DOWN, abs=1e-7)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", NAMES)
 @pytest.mark.parametrize(
     ("dtype", "autocast"),
     [
@@ -196,7 +172,7 @@ def test_gradients_reach_every_layer(
     assert reached() == {name for name, _ in named}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", NAMES)
 def test_strength_zero_is_the_base_exactly(base_of: BaseOf, family: str) -> None:
     base = base_of(family)
     before = outputs(base)
@@ -223,22 +199,23 @@ def test_strength_zero_is_the_base_even_for_a_broken_adapter(base_of: BaseOf) ->
 
 
 @pytest.mark.parametrize(
-    ("strength", "off"),
+    ("unet", "text", "off"),
     [
-        ({"unet": 0.0}, {"unet"}),
-        ({"text_encoder": 0.0}, {"text_encoder", "text_encoder_2"}),
-        ({"text_encoder": 0.0, "text_encoder_2": 1.0}, {"text_encoder"}),
-        ({"text_encoder_2": 0.0, "unet": 1.0}, {"text_encoder_2"}),
-        ({}, set()),
+        (0.0, 1.0, {"unet"}),
+        (1.0, 0.0, {"text_encoder", "text_encoder_2"}),
+        (0.0, None, {"unet", "text_encoder", "text_encoder_2"}),
+        (1.0, None, set()),
     ],
 )
-def test_strength_for_each_part(base_of: BaseOf, strength: Strength, off: set[Part]) -> None:
+def test_strength_of_unet_and_text_encoders(
+    base_of: BaseOf, unet: float, text: float | None, off: set[Part]
+) -> None:
     base = base_of("sdxl")
     before = outputs(base)
     attach(base, CONFIG, seed=0)
     nudge(base)
     adapted = outputs(base)
-    set_strength(base, "default", strength)
+    set_strength(base, "default", unet, text)
     now = outputs(base)
     assert {part for part, same in equal(now, before).items() if same} == off
     assert {part for part, same in equal(now, adapted).items() if same} == now.keys() - off
@@ -256,15 +233,15 @@ def test_strength_scales_the_change(base_of: BaseOf) -> None:
     assert torch.allclose(layer(inputs) - original, -0.5 * full, atol=1e-6)
 
 
-@pytest.mark.parametrize("strength", [math.nan, math.inf, {"unet": -math.inf}])
-def test_strength_must_be_finite(base_of: BaseOf, strength: Strength) -> None:
+@pytest.mark.parametrize("strengths", [(math.nan,), (math.inf,), (1.0, -math.inf)])
+def test_strength_must_be_finite(base_of: BaseOf, strengths: tuple[float, ...]) -> None:
     base = base_of("sd1")
     attach(base, CONFIG, seed=0)
     with pytest.raises(UserError, match=r"nan|inf"):
-        set_strength(base, "default", strength)
+        set_strength(base, "default", *strengths)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", NAMES)
 def test_disabled_is_the_base_and_restores(base_of: BaseOf, family: str) -> None:
     base = base_of(family)
     before = outputs(base)
@@ -385,9 +362,6 @@ def test_unknown_names_are_refused(base_of: BaseOf) -> None:
         set_strength(base, "x", 1.0)
     with pytest.raises(ValueError, match="no adapter 'x'"):
         detach(base, "x")
-    wrong = cast(Strength, {"te": 1.0})
-    with pytest.raises(ValueError, match="text_encoder_2"):
-        set_strength(base, "default", wrong)
 
 
 def test_failing_to_attach_leaves_nothing(base_of: BaseOf, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -424,7 +398,7 @@ def test_dropout_follows_the_mode_of_the_modules(base_of: BaseOf) -> None:
 
 def test_layers_are_found_under_their_wrappers(base_of: BaseOf) -> None:
     base = base_of("sdxl")
-    before = {key: id(spot.original) for key, spot in find_layers(base).items()}
+    before = {key: id(live.original) for key, live in find_layers(base).items()}
     attach(base, CONFIG, seed=0)
-    after = {key: id(spot.original) for key, spot in find_layers(base).items()}
+    after = {key: id(live.original) for key, live in find_layers(base).items()}
     assert after == before

@@ -1,4 +1,4 @@
-"""Resized and merged adapters against plain arithmetic and live models."""
+"""Resized, merged, baked and extracted adapters against plain arithmetic and live models."""
 
 from __future__ import annotations
 
@@ -8,22 +8,30 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.conftest import TinyBase
+from tests.tiny_models import TINY_NAMES
 from tests.trainer.lora.conftest import BaseOf
-from tests.trainer.lora.helpers import all_equal, change_of, outputs, random_adapter, random_tensor
-from tests.trainer.lora.test_inspection import SHAPES, layer_of
-from tests.trainer.lora.test_layouts import adapter_for
+from tests.trainer.lora.helpers import (
+    NAMES,
+    adapter_for,
+    change_of,
+    outputs,
+    random_adapter,
+    random_tensor,
+)
+from tests.trainer.lora.test_changes import SHAPES, layer_of
+from tests.trainer.models.conftest import tiny_configs  # noqa: F401
+from tests.trainer.models.original_layout import write_original
 from trainer.errors import UserError
 from trainer.lora.adapter import Adapter, LoraLayer
-from trainer.lora.attach import detach
-from trainer.lora.baking import bake, save_base
+from trainer.lora.baking import bake, digests, precision_of, save_base
 from trainer.lora.changes import compare
-from trainer.lora.editing import merge, resize
+from trainer.lora.editing import extract, merge, resize
 from trainer.lora.layers import find_layers
 from trainer.lora.loading import load_into
 from trainer.lora.names import ModuleKey
-from trainer.lora.reading import read_adapter
 from trainer.lora.verify import verify_file
 from trainer.lora.writing import write_adapter
 from trainer.models.identify import identify
@@ -34,14 +42,14 @@ KEY = ModuleKey("unet", "conv_in")
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("rank", [1, 2, 100])
-def test_resizing_keeps_the_nearest_of_its_rank(shape: str, rank: int) -> None:
+def test_resizing_takes_the_nearest_of_its_rank(shape: str, rank: int) -> None:
     before = Adapter({KEY: layer_of(shape)}, "sd1")
     after = resize(before, rank=rank)
     layer = after.layers[KEY]
     change = change_of(before.layers[KEY])
     values = torch.linalg.svdvals(change.flatten(1))
     assert layer.rank == min(rank, before.layers[KEY].rank, len(values))
-    assert layer.down.shape[1:] == before.layers[KEY].down.shape[1:]
+    assert layer.shape == before.layers[KEY].shape
     left_over = float(values[rank:].norm() / values.norm())
     found = float((change_of(layer) - change).norm() / change.norm())
     assert found == pytest.approx(left_over, abs=1e-6)
@@ -49,8 +57,8 @@ def test_resizing_keeps_the_nearest_of_its_rank(shape: str, rank: int) -> None:
 
 
 @pytest.mark.parametrize("energy", [0.5, 0.9, 0.99, 1.0])
-def test_resizing_by_energy_keeps_that_share_with_one_alpha(base_of: BaseOf, energy: float) -> None:
-    before = adapter_for(base_of, "sd1", 6, 3.0)
+def test_resizing_by_energy_takes_that_share_with_one_alpha(base_of: BaseOf, energy: float) -> None:
+    before = adapter_for(base_of("sd1"), 6, 3.0)
     after = resize(before, energy=energy)
     for key, layer in before.layers.items():
         values = torch.linalg.svdvals(change_of(layer).flatten(1)).square()
@@ -63,9 +71,9 @@ def test_resizing_by_energy_keeps_that_share_with_one_alpha(base_of: BaseOf, ene
 
 
 def test_resized_files_work_in_every_tool(base_of: BaseOf, tmp_path: Path) -> None:
-    before, path = adapter_for(base_of, "sd1", 6, 3.0), tmp_path / "a.safetensors"
-    after = resize(before, energy=0.8)
-    assert len({layer.rank for layer in after.layers.values()}) > 1
+    path = tmp_path / "a.safetensors"
+    after = resize(adapter_for(base_of("sd1"), 6, 3.0), energy=0.8)
+    assert len(after.ranks) > 1
     write_adapter(after, path)
     assert verify_file(path, base_of("sd1")).summary().startswith("works in A1111, Forge, ComfyUI")
     assert all(verdict.works for verdict in verify_file(path).verdicts)
@@ -78,62 +86,46 @@ def test_sizes_out_of_range(values: dict[str, float]) -> None:
 
 
 def test_a_dead_layer_stays_dead() -> None:
-    dead = LoraLayer(torch.ones(4, 6), torch.zeros(5, 4), 4.0)
-    before = Adapter({KEY: dead})
+    before = Adapter({KEY: LoraLayer(torch.ones(4, 6), torch.zeros(5, 4), 4.0)})
     after = resize(before, energy=0.99)
     assert (after.layers[KEY].rank, after.layers[KEY].dead) == (1, True)
     assert compare(before, after).in_words() == "is exact"
 
 
-STRENGTHS = [[1.0], [0.5], [1.0, -0.7], [0.3, 0.0, 2.0]]
-
-
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
-@pytest.mark.parametrize("strengths", STRENGTHS)
+@pytest.mark.parametrize("strengths", [[1.0], [0.5], [1.0, -0.7], [0.3, 0.0, 2.0]])
 def test_merged_is_all_of_them_together(
     base_of: BaseOf, family: str, strengths: list[float]
 ) -> None:
     """Mixed ranks and alphas, convolutions, and layers that only some of them have."""
     base = base_of(family)
     keys = sorted(find_layers(base))
-    adapters = [
-        random_adapter(
-            base,
-            {
-                key: (1 + (index + number) % 3, 0.5 + index % 4)
-                for index, key in enumerate(keys)
-                if (index + number) % 4
-            },
-            seed=1000 * number,
-        )
-        for number in range(len(strengths))
-    ]
-    merged = merge(
-        list(zip(adapters, strengths, strict=True)), [f"a{n}" for n in range(len(strengths))]
-    )
+    adapters = []
+    for number, strength in enumerate(strengths):
+        scales = {
+            key: (1 + (index + number) % 3, 0.5 + index % 4)
+            for index, key in enumerate(keys)
+            if (index + number) % 4
+        }
+        adapters.append((random_adapter(base, scales, seed=1000 * number), strength))
+    merged = merge(adapters, [f"a{number}" for number in range(len(adapters))])
     assert merged.family == family
     assert len({layer.alpha for layer in merged.layers.values()}) == 1
     for key in keys:
-        parts = [
-            strength * change_of(adapter.layers[key])
-            for adapter, strength in zip(adapters, strengths, strict=True)
-            if key in adapter.layers
-        ]
-        if not parts:
-            assert key not in merged.layers
-            continue
-        expected = sum(parts[1:], parts[0])
-        error = (change_of(merged.layers[key]) - expected).norm()
-        assert error <= 1e-6 * max(part.norm() for part in parts) + 1e-12
+        parts = [s * change_of(one.layers[key]) for one, s in adapters if key in one.layers]
+        assert (key in merged.layers) == bool(parts)
+        if parts:
+            error = (change_of(merged.layers[key]) - sum(parts)).norm()
+            assert error <= 1e-6 * max(part.norm() for part in parts) + 1e-12
 
 
 def test_merged_and_reduced(base_of: BaseOf) -> None:
-    adapters = [(adapter_for(base_of, "sd1", 4, alpha), 1.0) for alpha in (1.0, 2.0)]
-    whole = merge(adapters, ["a", "b"])
+    """Both are the same A and B with other alphas: half the ranks hold their sum."""
+    whole = merge(
+        [(adapter_for(base_of("sd1"), 4, alpha), 1.0) for alpha in (1.0, 2.0)], ["a", "b"]
+    )
     reduced = resize(whole, rank=4)
-    assert {layer.rank for layer in whole.layers.values()} == {8}
-    assert {layer.rank for layer in reduced.layers.values()} == {4}
-    # Both are the same A and B with other alphas: rank 4 holds their sum.
+    assert (whole.ranks, reduced.ranks) == ([8], [4])
     assert compare(whole, reduced).worst <= 1e-6
 
 
@@ -174,35 +166,102 @@ def test_what_can_not_be_merged() -> None:
             merge([(one, 1.0), (other, strength)], ["one", "two"])
 
 
-@pytest.mark.parametrize("name", ["sd1", "sd2-v", "sdxl"])
-def test_a_baked_base_is_the_base_with_its_adapters(
-    tiny_base: TinyBase, tmp_path: Path, name: str
+# -- into base models, and out of them
+
+
+@pytest.mark.parametrize("name", TINY_NAMES)
+def test_a_merged_model_is_the_adapted_one_in_both_layouts(
+    tiny_base: TinyBase,
+    tiny_configs: Path,  # noqa: F811
+    tmp_path: Path,
+    name: str,
 ) -> None:
     source = identify(str(tiny_base(name)))
+    assert precision_of(source) == "fp32"
     base = load_base(str(tiny_base(name)))
-    before = outputs(base)
-    layers = dict.fromkeys(find_layers(base), (2, 1.0))
-    adapters = [(random_adapter(base, layers, seed), 0.1) for seed in (0, 1000)]
+    adapters = [(adapter_for(base, None, targets="convolution", seed=n), 0.3) for n in (0, 999)]
     for number, (adapter, strength) in enumerate(adapters):
         load_into(base, adapter, f"a{number}", strength)
-    expected = outputs(base)
-    detach(base)
-    assert all_equal(outputs(base), before)
-    assert len(bake(base, adapters)) == len(layers)
-    save_base(base, tmp_path / "new" / "base", "folder", "fp32", source)
-    again = load_base(str(tmp_path / "new" / "base"))
-    assert again.prediction_type == base.prediction_type
-    found = outputs(again)
-    for part, output in expected.items():
-        assert (found[part] - output).norm() <= 1e-4 * (output - before[part]).norm(), part
-    with pytest.raises(UserError, match="exists already"):
-        save_base(base, tmp_path / "new" / "base", "folder", "fp32", source)
+    adapted = outputs(base)
+    base = load_base(str(tiny_base(name)))
+    assert set(bake(base, adapters)) == set(adapters[0][0].layers)
+    expected = digests(base, "fp32")
+    for layout, path in (("single-file", "m.safetensors"), ("folder", "new/m")):
+        target = tmp_path / path
+        save_base(base, target, "folder" if layout == "folder" else "single-file", "fp32", source)
+        again = load_base(str(target))
+        assert again.prediction_type == base.prediction_type
+        assert digests(again, "fp32") == expected
+        for part, result in outputs(again).items():
+            torch.testing.assert_close(result, adapted[part], atol=1e-3, rtol=1e-3)
+        with pytest.raises(UserError, match="exists already"):
+            save_base(base, target, "folder", "fp32", source)
 
 
-def test_nothing_is_baked_where_one_does_not_fit(base_of: BaseOf, tmp_path: Path) -> None:
+def test_nothing_is_baked_where_one_does_not_fit(base_of: BaseOf) -> None:
     base = base_of("sd1")  # the fixture checks that its weights stay the same
-    path = tmp_path / "a.safetensors"
-    write_adapter(adapter_for(base_of, "sd2", 2, 1.0), path)
-    adapters = [(adapter_for(base_of, "sd1", 2, 1.0), 1.0), (read_adapter(path), 1.0)]
     with pytest.raises(UserError, match="does not fit"):
-        bake(base, adapters)
+        bake(base, [(adapter_for(base), 1.0), (adapter_for(base_of("sd2")), 1.0)])
+
+
+def test_a_single_file_has_all_that_its_source_had(
+    tiny_base: TinyBase,
+    tiny_configs: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    path = write_original(
+        tiny_base("sd1"), tmp_path / "old.safetensors", marks=("ztsnr",), metadata={"a": "b"}
+    )
+    tensors = {
+        name: tensor.half() if name.startswith("model.") else tensor
+        for name, tensor in load_file(path).items()
+    }
+    tensors["model_ema.decay"] = torch.tensor([0.5])
+    tensors["cond_stage_model.transformer.text_model.embeddings.position_ids"] = torch.arange(77)
+    save_file(tensors, path, {"a": "b"})
+    source = identify(str(path))
+    assert precision_of(source) in ("fp16", "fp32")
+    base = load_base(str(path))
+    adapter = adapter_for(base)
+    bake(base, [(adapter, 1.0)])
+    save_base(base, tmp_path / "new.safetensors", "single-file", "fp16", source)
+    new = load_file(tmp_path / "new.safetensors")
+    assert new.keys() == tensors.keys()
+    same = [torch.equal(new[name].float(), tensors[name].half().float()) for name in new]
+    assert same.count(False) == len(adapter.layers)
+    assert identify(str(tmp_path / "new.safetensors")).zero_terminal_snr
+
+
+@pytest.mark.parametrize("family", NAMES)
+def test_extraction_finds_the_change(tiny_base: TinyBase, family: str) -> None:
+    base, tuned = (load_base(str(tiny_base(family))) for _ in range(2))
+    adapter = adapter_for(base, None, targets="convolution")
+    bake(tuned, [(adapter, 1.0)])
+    with torch.no_grad():
+        bias = tuned.unet.conv_in.bias
+        assert bias is not None
+        bias.add_(1)
+    found = extract(base, tuned, "tuned", rank=4)
+    assert set(found.adapter.layers) == set(adapter.layers)
+    assert found.adapter.family == family
+    assert found.difference.worst < 1e-3
+    assert found.left_out == ("unet.conv_in.bias",)
+    assert 0 < found.left_out_share < 0.5
+    rough = extract(base, tuned, "tuned", energy=0.8)
+    assert 0.1 < rough.difference.worst <= 0.2**0.5 + 1e-6
+    load_into(base, found.adapter, "found")
+    for part, expected in outputs(tuned).items():
+        # What is left out acts on the UNet alone.
+        if part != "unet":
+            torch.testing.assert_close(outputs(base)[part], expected, atol=1e-3, rtol=1e-3)
+
+
+def test_what_can_not_be_extracted(tiny_base: TinyBase) -> None:
+    one, other = load_base(str(tiny_base("sd1"))), load_base(str(tiny_base("sdxl")))
+    same = load_base(str(tiny_base("sd1")))
+    with pytest.raises(UserError, match="is for Stable Diffusion"):
+        extract(one, other, "x", rank=2)
+    with pytest.raises(UserError, match="the same weights"):
+        extract(one, same, "x", rank=2)
+    with pytest.raises(UserError, match="can't be 0"):
+        extract(one, same, "x", rank=0)

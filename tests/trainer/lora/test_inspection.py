@@ -10,55 +10,11 @@ import pytest
 import torch
 
 from tests.trainer.lora.conftest import BaseOf
-from tests.trainer.lora.helpers import change_of, random_tensor
-from tests.trainer.lora.test_layouts import adapter_for
+from tests.trainer.lora.helpers import adapter_for, change_of
 from trainer.lora.adapter import Adapter, LoraLayer
-from trainer.lora.changes import decompose, energy_of, matrices, rank_for, singular_values
-from trainer.lora.inspection import block_of, inspect_file, shown
+from trainer.lora.inspection import LayerFacts, inspect_file, shown
 from trainer.lora.names import ModuleKey
 from trainer.lora.writing import write_adapter
-
-SHAPES = {
-    "linear": ((4, 9), (12, 4)),
-    "convolution": ((3, 5, 3, 3), (7, 3, 1, 1)),
-    "rank above the sides": ((9, 3), (5, 9)),
-}
-
-
-def layer_of(shape: str, alpha: float = 1.5) -> LoraLayer:
-    down, up = SHAPES[shape]
-    return LoraLayer(random_tensor(1, *down), random_tensor(2, *up), alpha)
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_energy_is_the_norm_of_the_change(shape: str) -> None:
-    layer = layer_of(shape)
-    change = change_of(layer).flatten(1)
-    assert energy_of(layer) == pytest.approx(float(change.norm()), rel=1e-12)
-    values = singular_values(layer)
-    expected = torch.linalg.svdvals(change)[: len(values)]
-    assert torch.allclose(values[: len(expected)], expected, rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_decomposition_is_the_change(shape: str) -> None:
-    layer = layer_of(shape)
-    left, values, right = decompose(*matrices(layer))
-    assert torch.allclose(left * values @ right, change_of(layer).flatten(1), atol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("values", "share", "rank"),
-    [
-        ([3.0, 1.0, 0.0], 0.9, 1),
-        ([3.0, 1.0, 0.0], 0.91, 2),
-        ([3.0, 1.0, 0.0], 1.0, 2),
-        ([1.0, 1.0, 1.0, 1.0], 0.5, 2),
-        ([0.0, 0.0], 0.99, 1),
-    ],
-)
-def test_rank_for_a_share(values: list[float], share: float, rank: int) -> None:
-    assert rank_for(torch.tensor(values), None, share) == rank
 
 
 def diagonal(values: list[float], alpha: float = 1.0) -> LoraLayer:
@@ -101,7 +57,7 @@ def test_what_is_in_a_file(tmp_path: Path) -> None:
 
 
 def test_live_shapes(base_of: BaseOf, tmp_path: Path) -> None:
-    adapter, path = adapter_for(base_of, "sdxl", 0, 0), tmp_path / "a.safetensors"
+    adapter, path = adapter_for(base_of("sdxl"), None), tmp_path / "a.safetensors"
     write_adapter(adapter, path, precision="fp32")
     found = inspect_file(path)
     by_key = {layer.key: layer for layer in found.layers}
@@ -152,4 +108,4 @@ def test_shown() -> None:
     ],
 )
 def test_blocks(path: str, block: str) -> None:
-    assert block_of(ModuleKey("unet", path)) == block
+    assert LayerFacts(ModuleKey("unet", path), 1, 1.0, 1.0, 1).block == block

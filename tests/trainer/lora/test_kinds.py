@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tests.trainer.lora.conftest import BaseOf
 from tests.trainer.lora.helpers import (
+    NAMES,
     adapter_config,
     all_equal,
     change_of,
@@ -19,21 +20,27 @@ from tests.trainer.lora.helpers import (
     nudge,
     outputs,
     random_tensor,
+    written,
 )
+from tests.trainer.lora.test_reading import lycoris_dora, read
+from trainer.errors import UserError
 from trainer.lora.adapter import Adapter, Magnitude
 from trainer.lora.attach import attach, detach, set_strength
-from trainer.lora.changes import change_on
-from trainer.lora.editing import approximate
-from trainer.lora.layers import adapted_layers, find_layers, get_magnitude
+from trainer.lora.changes import change_on, energy_of
+from trainer.lora.editing import approximate, merge, resize
+from trainer.lora.inspection import inspect_file
+from trainer.lora.layers import adapted_layers, find_layers, get_magnitude, get_weights
 from trainer.lora.loading import collect, load_into, plain_on
 from trainer.lora.names import ModuleKey, Targets
-from trainer.lora.reading import read_adapter
+from trainer.lora.verify import verify_file
 from trainer.lora.writing import write_adapter
 from trainer.models.base import BaseModel
 
-FAMILIES = ("sd1", "sd2", "sdxl")
 # Of the tiny models: layers of the UNet and of all text encoders together.
 COUNTS: dict[tuple[str, Targets], tuple[int, int]] = {
+    ("sd1", "attention"): (32, 8),
+    ("sd2", "attention"): (32, 8),
+    ("sdxl", "attention"): (64, 12),
     ("sd1", "feed-forward"): (48, 12),
     ("sd1", "convolution"): (79, 12),
     ("sd2", "convolution"): (79, 12),
@@ -65,18 +72,27 @@ def test_a_fresh_adapter_changes_nothing_and_learns_everywhere(
     assert all_equal(outputs(base), before)
 
 
-@pytest.mark.parametrize(("alpha", "expected"), [(None, 4 * 2.0), (3.0, 3 * 2.0)])
-def test_rslora_is_written_with_alpha_times_root_of_rank(
-    base_of: BaseOf, tmp_path: Path, alpha: float | None, expected: float
+@pytest.mark.parametrize("kind", ["lora", "rslora"])
+@pytest.mark.parametrize(("rank", "alpha"), [(1, 2.0), (3, 2.0), (9, 0.5), (16, None)])
+def test_the_scale_of_a_layer(
+    base_of: BaseOf, tmp_path: Path, kind: str, rank: int, alpha: float | None
 ) -> None:
-    base, path = base_of("sd1"), tmp_path / "a.safetensors"
-    attach(base, adapter_config(rank=4, alpha=alpha, kind="rslora"), seed=0)
+    """alpha / rank; of rsLoRA (arXiv 2312.03732) alpha / √rank: on the live model and in the file,
+    which every tool reads as alpha / rank."""
+    base = base_of("sd1")
+    attach(base, adapter_config(rank=rank, alpha=alpha, kind=kind, unet=False), seed=0)
     nudge(base)
-    adapted = outputs(base)
-    write_adapter(collect(base), path, precision="fp32")
+    scale = (rank if alpha is None else alpha) / (math.sqrt(rank) if kind == "rslora" else rank)
+    for key, layer in adapted_layers(base).items():
+        down, up = get_weights(layer, "default")
+        inputs = random_tensor(0, 3, down.shape[1])
+        change = layer(inputs) - find_layers(base)[key].original(inputs)
+        torch.testing.assert_close(change, scale * inputs @ (up @ down).T, atol=1e-4, rtol=1e-4)
+    adapted, live = outputs(base), collect(base)
     detach(base)
-    saved = read_adapter(path)
-    assert {layer.alpha for layer in saved.layers.values()} == {expected}
+    saved = written(live, tmp_path / "a.safetensors", precision="fp32")
+    for layer in saved.layers.values():
+        assert layer.alpha / layer.rank == pytest.approx(scale, rel=1e-6)
     load_into(base, saved, "again")
     assert all_equal(outputs(base), adapted)
 
@@ -93,7 +109,7 @@ def trained(base: BaseModel, targets: Targets, kind: str = "dora") -> Adapter:
     return collect(base)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", NAMES)
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 def test_a_loaded_adapter_gives_what_the_trained_one_gave(
     base_of: BaseOf, family: str, kind: str
@@ -110,6 +126,8 @@ def test_a_loaded_adapter_gives_what_the_trained_one_gave(
         assert (result - live[part]).norm() <= (1e-5 if kind == "dora" else 0) * change
     set_strength(base, "again", 0.0)
     assert all_equal(outputs(base), plain)
+    if kind == "lora":
+        assert plain_on(base, adapter).layers == adapter.layers
 
 
 def by_hand(weight: Tensor, change: Tensor, lengths: Tensor, by: str) -> Tensor:
@@ -124,10 +142,10 @@ def test_dora_is_its_formula(base_of: BaseOf, by: str) -> None:
     base = base_of("sd1")
     adapter = trained(base, "convolution")
     detach(base)
-    spots = find_layers(base)
+    live = find_layers(base)
     kernels = set()
     for index, (key, layer) in enumerate(adapter.layers.items()):
-        weight = spots[key].weight
+        weight = live[key].weight
         count = weight.shape[0 if by == "rows" else 1]
         lengths = random_tensor(index, count).abs()
         dora = replace(layer, magnitude=Magnitude(lengths, "rows" if by == "rows" else "columns"))
@@ -137,23 +155,23 @@ def test_dora_is_its_formula(base_of: BaseOf, by: str) -> None:
     assert kernels == {(), (1, 1), (3, 3)}
 
 
-def test_an_empty_row_stays_empty(base_of: BaseOf) -> None:
-    base = base_of("sd1")
-    adapter = trained(base, "attention")
-    layer = next(iter(adapter.layers.values()))
-    weight = torch.zeros(layer.up.shape[0], layer.down.shape[1])
-    magnitude = Magnitude(torch.zeros(weight.shape[0]), "rows")
+def test_a_row_without_length_stays_as_it_is(base_of: BaseOf) -> None:
+    layer = next(iter(trained(base_of("sd1"), "attention").layers.values()))
+    empty = torch.zeros(layer.shape)
+    magnitude = Magnitude(torch.zeros(len(empty)), "rows")
     still = replace(layer, up=torch.zeros_like(layer.up), magnitude=magnitude)
-    assert torch.equal(change_on(still, weight), torch.zeros(weight.shape, dtype=torch.float64))
+    assert not change_on(still, empty).any()
 
 
 def full_change(base: BaseModel, adapter: Adapter) -> dict[ModuleKey, Tensor]:
-    spots = find_layers(base)
-    return {key: change_on(layer, spots[key].weight) for key, layer in adapter.layers.items()}
+    live = find_layers(base)
+    return {key: change_on(layer, live[key].weight) for key, layer in adapter.layers.items()}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_stated_difference_is_the_true_one(base_of: BaseOf, family: str) -> None:
+@pytest.mark.parametrize("family", NAMES)
+def test_the_stated_difference_of_a_plain_adapter_is_the_true_one(
+    base_of: BaseOf, family: str
+) -> None:
     base = base_of(family)
     adapter = trained(base, "convolution")
     exact = full_change(base, adapter)
@@ -163,18 +181,34 @@ def test_the_stated_difference_is_the_true_one(base_of: BaseOf, family: str) -> 
         assert not found.adapter.is_dora
         assert {layer.rank for layer in found.adapter.layers.values()} <= set(range(1, rank + 1))
         nearest = full_change(base, found.adapter)
-        missing = {key: float((exact[key] - nearest[key]).norm()) for key in exact}
-        size = math.sqrt(sum(float(change.norm()) ** 2 for change in exact.values()))
-        share = math.sqrt(sum(value**2 for value in missing.values())) / size
-        # The matrices are kept in float32.
+        missing = math.hypot(*(float((exact[key] - nearest[key]).norm()) for key in exact))
+        share = missing / math.hypot(*(float(change.norm()) for change in exact.values()))
+        # The matrices are stored in float32.
         assert found.difference.overall == pytest.approx(share, abs=1e-6)
         shares.append(share)
     assert shares[0] > shares[1] > 1e-3 > 1e-6 > shares[2]
-    kept = approximate(base, adapter, energy=0.9)
-    assert kept.difference.worst <= math.sqrt(0.1) + 1e-6
+    by_energy = approximate(base, adapter, energy=0.9)
+    assert by_energy.difference.worst <= math.sqrt(0.1) + 1e-6
 
 
-def test_plain_adapters_pass_unchanged(base_of: BaseOf) -> None:
-    base = base_of("sd1")
-    adapter = trained(base, "feed-forward", "lora")
-    assert plain_on(base, adapter).layers == adapter.layers
+def test_dora_is_never_half_used(base_of: BaseOf, tmp_path: Path) -> None:
+    base, path = base_of("sd1"), tmp_path / "dora.safetensors"
+    plain = trained(base, "convolution", "lora")
+    detach(base)
+    adapter = read(path, lycoris_dora(base, plain, "columns"))
+    with pytest.raises(UserError, match="DoRA"):
+        write_adapter(adapter, tmp_path / "out.safetensors")
+    for use in (
+        lambda: resize(adapter, rank=2),
+        lambda: merge([(adapter, 1.0)], ["a"]),
+        lambda: energy_of(next(iter(adapter.layers.values()))),
+    ):
+        with pytest.raises(UserError, match="DoRA") as caught:
+            use()
+        assert "--base" in caught.value.hint
+    assert inspect_file(path).is_dora
+    assert "without its magnitudes" in "\n".join(inspect_file(path).lines())
+    proof = verify_file(path, base)
+    assert proof.base is not None
+    assert proof.base.worst < 1e-6
+    assert not any(verdict.works for verdict in proof.verdicts)

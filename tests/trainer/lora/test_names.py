@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import re
 from itertools import product
-from types import SimpleNamespace
-from typing import cast, get_args
+from typing import get_args
 
 import pytest
-import torch
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from tests.trainer.lora.helpers import on_meta
 from trainer.lora.layers import find_layers, find_targets
 from trainer.lora.names import (
     ModuleKey,
     Part,
     Targets,
     canonical_path,
+    count_layers,
     is_target,
     kohya_name,
     parse_kohya_name,
     shorten,
 )
-from trainer.models.base import BaseModel
-from trainer.models.families import FAMILIES, FamilyName
+from trainer.models.families import FamilyName
 
 ATTENTION = "_attn{1,2}_to_{q,k,v,out_0}"
 PROJECTIONS = "_self_attn_{q,k,v,out}_proj"
+MLP = "_mlp_fc{1,2}"
 SD_UNET = [
     f"lora_unet_down_blocks_{{0,1,2}}_attentions_{{0,1}}_transformer_blocks_0{ATTENTION}",
     f"lora_unet_mid_block_attentions_0_transformer_blocks_0{ATTENTION}",
@@ -44,9 +41,9 @@ SDXL_UNET = [
 ]
 
 
-def text_layers(prefix: str, count: int) -> str:
+def text_layers(prefix: str, count: int, names: str = PROJECTIONS) -> str:
     numbers = ",".join(str(number) for number in range(count))
-    return f"{prefix}_text_model_encoder_layers_{{{numbers}}}{PROJECTIONS}"
+    return f"{prefix}_text_model_encoder_layers_{{{numbers}}}{names}"
 
 
 # SDXL reads the penultimate layer of its first text encoder: 11 of its 12 layers have an effect.
@@ -98,17 +95,12 @@ SDXL_LOCON = [
 ]
 
 
-def text_feed_forward(prefix: str, count: int) -> str:
-    numbers = ",".join(str(number) for number in range(count))
-    return f"{prefix}_text_model_encoder_layers_{{{numbers}}}_mlp_fc{{1,2}}"
-
-
 # sd-scripts makes 192 modules of SD 1's UNet, 278 with convolutions; 722 of SDXL's, 788 with.
 GOLDEN_LOCON: dict[FamilyName, tuple[list[str], int, int]] = {
-    "sd1": ([*SD_LOCON, text_feed_forward("lora_te", 12)], 278, 72),
-    "sd2": ([*SD_LOCON, text_feed_forward("lora_te", 23)], 278, 138),
+    "sd1": ([*SD_LOCON, text_layers("lora_te", 12, MLP)], 278, 72),
+    "sd2": ([*SD_LOCON, text_layers("lora_te", 23, MLP)], 278, 138),
     "sdxl": (
-        [*SDXL_LOCON, text_feed_forward("lora_te1", 11), text_feed_forward("lora_te2", 32)],
+        [*SDXL_LOCON, text_layers("lora_te1", 11, MLP), text_layers("lora_te2", 32, MLP)],
         788,
         66 + 192,
     ),
@@ -122,62 +114,31 @@ def expand(pattern: str) -> list[str]:
     return ["".join(chosen) for chosen in product(*choices)]
 
 
-@pytest.fixture(scope="module")
-def full_size() -> dict[FamilyName, BaseModel]:
-    """The real architectures from models/configs, without memory for weights."""
-    return {name: on_meta(name) for name in GOLDEN}
-
-
-def on_meta(name: FamilyName) -> BaseModel:
-    folder = FAMILIES[name].config_folder("epsilon")
-    unet_config = json.loads((folder / "unet" / "config.json").read_text())
-    encoders: list[CLIPTextModel | CLIPTextModelWithProjection] = []
-    with torch.device("meta"):
-        unet = cast(UNet2DConditionModel, UNet2DConditionModel.from_config(unet_config))
-        for subfolder, kind in (
-            ("text_encoder", CLIPTextModel),
-            ("text_encoder_2", CLIPTextModelWithProjection),
-        ):
-            if (folder / subfolder).is_dir():
-                config = json.loads((folder / subfolder / "config.json").read_text())
-                encoders.append(kind(CLIPTextConfig(**config)))
-    # Adapters look at nothing else of a base model.
-    seen = SimpleNamespace(name=name, family=FAMILIES[name], unet=unet, text_encoders=encoders)
-    return cast(BaseModel, seen)
+@pytest.mark.parametrize("family", GOLDEN)
+def test_golden_names(family: FamilyName) -> None:
+    attention, count = GOLDEN[family]
+    locon, unet, text = GOLDEN_LOCON[family]
+    cases: list[tuple[Targets, list[str], int]] = [
+        ("attention", attention, count),
+        ("convolution", [*attention, *locon], unet + text),
+    ]
+    for targets, patterns, total in cases:
+        golden = [name for pattern in patterns for name in expand(pattern)]
+        keys = find_targets(on_meta(family), targets)
+        assert len(golden) == total
+        assert sorted(kohya_name(family, key) for key in keys) == sorted(golden)
+        assert targets == "attention" or sum(key.part == "unet" for key in keys) == unet
 
 
 @pytest.mark.parametrize("family", GOLDEN)
-def test_golden_names(full_size: dict[FamilyName, BaseModel], family: FamilyName) -> None:
-    patterns, count = GOLDEN[family]
-    golden = [name for pattern in patterns for name in expand(pattern)]
-    assert len(golden) == count
-    names = [kohya_name(family, key) for key in find_targets(full_size[family])]
-    assert sorted(names) == sorted(golden)
-
-
-@pytest.mark.parametrize("family", GOLDEN_LOCON)
-def test_golden_names_of_locon(full_size: dict[FamilyName, BaseModel], family: FamilyName) -> None:
-    patterns, unet, text = GOLDEN_LOCON[family]
-    golden = [name for pattern in (*GOLDEN[family][0], *patterns) for name in expand(pattern)]
-    keys = find_targets(full_size[family], "convolution")
-    assert sorted(kohya_name(family, key) for key in keys) == sorted(golden)
-    assert sum(key.part == "unet" for key in keys) == unet
-    assert len(keys) == unet + text
-
-
-@pytest.mark.parametrize("family", GOLDEN)
-def test_every_layer_is_found_again(
-    full_size: dict[FamilyName, BaseModel], family: FamilyName
-) -> None:
-    keys = list(find_layers(full_size[family]))
+def test_every_layer_is_found_again(family: FamilyName) -> None:
+    keys = list(find_layers(on_meta(family)))
     assert len(keys) > 300
     assert [parse_kohya_name(kohya_name(family, key)) for key in keys] == keys
 
 
-def test_layers_of_text_encoders_always_have_the_text_model_level(
-    full_size: dict[FamilyName, BaseModel],
-) -> None:
-    texts = [key for key in find_layers(full_size["sdxl"]) if key.part != "unet"]
+def test_layers_of_text_encoders_always_have_the_text_model_level() -> None:
+    texts = [key for key in find_layers(on_meta("sdxl")) if key.part != "unet"]
     assert {key.part for key in texts} == {"text_encoder", "text_encoder_2"}
     odd = [key for key in texts if not key.path.startswith("text_model.")]
     assert odd == [ModuleKey("text_encoder_2", "text_projection")]
@@ -237,6 +198,19 @@ def test_second_text_encoder_has_no_name_where_there_is_none() -> None:
 @pytest.mark.parametrize("name", ["unet.down_blocks.0", "lora_transformer_x", "lora_unet_", ""])
 def test_other_layouts_are_not_parsed(name: str) -> None:
     assert parse_kohya_name(name) is None
+
+
+@pytest.mark.parametrize(
+    ("layers", "text"),
+    [
+        ({"unet": 128, "text_encoder": 48}, "128 UNet and 48 text-encoder layers"),
+        ({"text_encoder": 44, "text_encoder_2": 128}, "172 text-encoder layers"),
+        ({"unet": 1}, "1 UNet layer"),
+        ({}, "no layers"),
+    ],
+)
+def test_count_layers(layers: dict[Part, int], text: str) -> None:
+    assert count_layers(layers) == text
 
 
 def test_shorten() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.trainer.lora.conftest import BaseOf
-from tests.trainer.lora.helpers import all_equal, outputs, random_adapter
-from tests.trainer.lora.test_layouts import adapter_for
+from tests.trainer.lora.helpers import adapter_for, all_equal, layer_files, outputs
 from trainer.errors import UserError
 from trainer.lora.attach import attached
 from trainer.lora.layers import find_targets
@@ -27,21 +26,6 @@ SGM = "lora_unet_middle_block_1_transformer_blocks_0"
 TEXT = "text_model_encoder_layers_0_self_attn"
 WIDTHS = {"sd1": 768, "sd2": 1024, "sdxl": 2048}
 FOUR = ("q_proj", "k_proj", "v_proj", "out_proj")
-
-
-def kohya(
-    names: Mapping[str, float | None], width: int, convolution: str | None = None
-) -> dict[str, Tensor]:
-    """A file of rank 2 by the names of its layers and their alphas."""
-    tensors: dict[str, Tensor] = {}
-    for name, alpha in names.items():
-        kernel = (3, 3) if name == convolution else ()
-        ones = (1, 1) if kernel else ()
-        tensors[f"{name}.lora_down.weight"] = torch.ones(2, width, *kernel)
-        tensors[f"{name}.lora_up.weight"] = torch.ones(4, 2, *ones)
-        if alpha is not None:
-            tensors[f"{name}.alpha"] = torch.tensor(alpha)
-    return tensors
 
 
 def text(prefix: str, projections: tuple[str, ...] = FOUR, level: str = TEXT) -> dict[str, float]:
@@ -127,7 +111,7 @@ FACTS: dict[str, tuple[str, dict[str, float | None], set[str], str]] = {
 @pytest.mark.parametrize("case", FACTS)
 def test_facts(tmp_path: Path, case: str) -> None:
     family, names, tools, words = FACTS[case]
-    proof = proof_of(tmp_path, kohya(names, WIDTHS[family]))
+    proof = proof_of(tmp_path, layer_files(names, width=WIDTHS[family]))
     assert proof.family == family
     assert working(proof) == tools
     assert words in proof.summary()
@@ -137,7 +121,7 @@ def test_facts(tmp_path: Path, case: str) -> None:
 
 def test_keys_are_counted_by_part(tmp_path: Path) -> None:
     names = {**unet(), **text("lora_te1")}
-    verdicts = {v.tool: v for v in proof_of(tmp_path, kohya(names, 768)).verdicts}
+    verdicts = {v.tool: v for v in proof_of(tmp_path, layer_files(names, width=768)).verdicts}
     assert verdicts["sd-scripts"].total == {"unet": 12, "text_encoder": 12}
     assert verdicts["sd-scripts"].matched == {"unet": 12, "text_encoder": 0}
     assert verdicts["ComfyUI"].matched == verdicts["ComfyUI"].total
@@ -153,7 +137,7 @@ UPSAMPLERS = {
 @pytest.mark.parametrize("name", UPSAMPLERS)
 def test_sdxl_convolutions(tmp_path: Path, name: str) -> None:
     others = unet(SGM if "output_blocks" in name else UNET)
-    tensors = kohya({**others, name: 1.0}, 2048, convolution=name)
+    tensors = layer_files(others, width=2048) | layer_files({name: 1.0}, kernel=(3, 3))
     proof = proof_of(tmp_path, tensors)
     assert working(proof) == UPSAMPLERS[name]
     lost = {v.tool: sum(v.total.values()) - sum(v.matched.values()) for v in proof.verdicts}
@@ -162,7 +146,7 @@ def test_sdxl_convolutions(tmp_path: Path, name: str) -> None:
 
 def test_diffusers_layout(base_of: BaseOf, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    write_adapter(adapter_for(base_of, "sd1", 4, 1.0), path, "diffusers")
+    write_adapter(adapter_for(base_of("sd1")), path, "diffusers")
     proof = verify_file(path)
     assert working(proof) == {"diffusers"}
     assert "not in Forge (drops files in this layout whole)" in proof.summary()
@@ -180,13 +164,13 @@ def test_peft_layout_works_in_no_tool(tmp_path: Path) -> None:
 def test_a1111_lists_files_without_a_version_as_sd1(
     tmp_path: Path, metadata: dict[str, str], noted: bool
 ) -> None:
-    proof = proof_of(tmp_path, kohya(unet(), 2048), metadata)
+    proof = proof_of(tmp_path, layer_files(unet(), width=2048), metadata)
     assert working(proof) == ALL
     assert any("listed as for SD 1" in line for line in proof.lines()) is noted
 
 
 def test_dead_and_half_empty_are_named(tmp_path: Path) -> None:
-    tensors = kohya({**unet(), f"{UNET}_attn1_to_q": 1.0}, 768)
+    tensors = layer_files({**unet(), f"{UNET}_attn1_to_q": 1.0}, width=768)
     tensors[f"{UNET}_attn2_to_v.lora_up.weight"].zero_()
     summary = proof_of(tmp_path, tensors).summary()
     assert "without effect (B = 0): unet.mid_block.attentions.0" in summary
@@ -200,7 +184,7 @@ def test_dead_and_half_empty_are_named(tmp_path: Path) -> None:
 def test_on_a_base_model(base_of: BaseOf, tmp_path: Path, family: str) -> None:
     base, path = base_of(family), tmp_path / "a.safetensors"
     before = outputs(base)
-    adapter = adapter_for(base_of, family, 4, 1.0)
+    adapter = adapter_for(base)
     write_adapter(adapter, path)
     proof = verify_file(path, base)
     assert proof.base is not None
@@ -215,7 +199,8 @@ def test_on_a_base_model(base_of: BaseOf, tmp_path: Path, family: str) -> None:
 def test_half_of_a_base_model(base_of: BaseOf, tmp_path: Path) -> None:
     base, path = base_of("sd1"), tmp_path / "a.safetensors"
     keys = [key for key in find_targets(base) if key.part == "unet"]
-    write_adapter(random_adapter(base, dict.fromkeys(keys[:4], (2, 1.0))), path)
+    whole = adapter_for(base)
+    write_adapter(replace(whole, layers={key: whole.layers[key] for key in keys[:4]}), path)
     assert verify_file(path).incomplete == ()
     proof = verify_file(path, base)
     assert proof.base is not None
@@ -225,14 +210,14 @@ def test_half_of_a_base_model(base_of: BaseOf, tmp_path: Path) -> None:
 
 def test_of_another_family(base_of: BaseOf, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    write_adapter(adapter_for(base_of, "sd2", 4, 1.0), path)
+    write_adapter(adapter_for(base_of("sd2")), path)
     with pytest.raises(UserError, match="does not fit"):
         verify_file(path, base_of("sd1"))
 
 
 def test_json_has_everything(base_of: BaseOf, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    write_adapter(adapter_for(base_of, "sd1", 4, 1.0), path)
+    write_adapter(adapter_for(base_of("sd1")), path)
     content = verify_file(path, base_of("sd1")).as_dict()
     assert content.keys() == {
         "file", "family", "layouts", "layers", "tools", "dead", "incomplete", "base", "summary",
