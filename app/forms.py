@@ -87,7 +87,8 @@ def explanation(name: str) -> str:
         )
     if name == "images.path":
         return "One of the image sets on this machine. Your own pictures become one in Images."
-    text = all_fields()[name].description.removeprefix(f"{label_of(name)}: ")
+    text, label = all_fields()[name].description, label_of(name)
+    text = text.removeprefix(f"{label}: ").removeprefix(f"{label}. ")
     return text[:1].upper() + text[1:]
 
 

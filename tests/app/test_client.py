@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -98,14 +99,8 @@ def test_one_worker_serves_all_calls(client: ServiceClient, spawner: Spawner) ->
 def test_calls_from_several_threads_wait_for_each_other(
     client: ServiceClient, spawner: Spawner
 ) -> None:
-    found: list[object] = []
-    threads = [
-        threading.Thread(target=lambda: found.append(client.call("pid", {}, 30))) for _ in range(8)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: client.call("pid", {}, 30), range(8)))
     assert found == [spawner.started[0].pid] * 8
     assert len(spawner.started) == 1
 

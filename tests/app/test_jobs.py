@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -68,52 +68,58 @@ def config(**changes: object) -> TrainingConfig:
     return with_values(TrainingConfig(), {**values, **changes})
 
 
-def wait_for(what: Path) -> Path:
+def wait_until(done: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
-    while not what.exists() and time.monotonic() < deadline:
+    while not done():
+        assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert what.exists()
-    return what
+
+
+def flags_of(name: str) -> str:
+    """The options that a worker was started with, once it runs."""
+    started = places.RUNS / name / "started"
+    wait_until(started.exists)
+    flags = started.read_text()
+    started.unlink()
+    return flags
 
 
 def wait_until_ended(name: str) -> jobs.RunInfo:
-    deadline = time.monotonic() + 60
-    while (found := jobs.info(jobs.run_folder(name))).alive and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return found
+    wait_until(lambda: not jobs.info(jobs.run_folder(name)).alive)
+    return jobs.info(jobs.run_folder(name))
 
 
-def write_checkpoint(name: str, step: int = 10) -> None:
-    jobs.run_folder(name).checkpoint(step).mkdir(parents=True)
+def stop(name: str) -> None:
+    jobs.stop(name)
+    wait_until_ended(name)
 
 
-def test_a_started_run_is_seen_at_once_and_by_everyone(runs: Path) -> None:
+def test_a_started_run_is_seen_at_once_and_stopped_by_its_process(runs: Path) -> None:
     name = jobs.start(config())
     busy = jobs.busy()
     assert busy is not None and busy.name == name == "ohwx"
     assert busy.phase == "preparing" and busy.alive
     assert read_config(runs / name / "config.toml") == config()
-    assert wait_for(runs / name / "started").read_text() == ""
+    assert flags_of(name) == ""
+    jobs.stop(name)
+    assert jobs.info(jobs.run_folder(name)).stopping or not jobs.busy()
+    assert not wait_until_ended(name).alive
+    with pytest.raises(UserError, match="not running"):
+        jobs.stop(name)
 
 
 def test_many_presses_at_once_give_one_run(runs: Path) -> None:
     """Also from two servers: what decides is a lock in the folder of runs."""
-    outcomes: list[str] = []
 
-    def press() -> None:
+    def press(_: int) -> str:
         try:
-            outcomes.append(jobs.start(config()))
+            return jobs.start(config())
         except UserError as error:
-            outcomes.append(error.message)
+            return error.message
 
-    threads = [threading.Thread(target=press) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len([path for path in runs.iterdir() if (path / "config.toml").exists()]) == 1
-    assert outcomes.count("ohwx") == 1
-    refused = [outcome for outcome in outcomes if outcome != "ohwx"]
+    with ThreadPoolExecutor(6) as pool:
+        first, *refused = sorted(pool.map(press, range(6)), key=len)
+    assert [run.name for run in jobs.runs()] == [first] == ["ohwx"]
     assert len(refused) == 5 and all("ohwx is training now" in text for text in refused)
 
 
@@ -139,19 +145,9 @@ def test_only_folders_that_this_machine_has_trained_on_are_taken_besides_image_s
     check_essentials(config(**{"images.path": str(elsewhere)}), jobs.is_image_set)
 
 
-def test_stop_asks_the_process_and_says_so(runs: Path) -> None:
-    name = jobs.start(config())
-    wait_for(runs / name / "started")
-    jobs.stop(name)
-    assert jobs.info(jobs.run_folder(name)).stopping or not jobs.busy()
-    assert not wait_until_ended(name).alive
-    with pytest.raises(UserError, match="not running"):
-        jobs.stop(name)
-
-
 def test_a_killed_run_is_told_from_a_finished_one(runs: Path) -> None:
     name = jobs.start(config())
-    wait_for(runs / name / "started")
+    flags_of(name)
     run = jobs.run_folder(name)
     status = read_status(run)
     assert status is not None
@@ -183,23 +179,20 @@ def test_a_worker_that_ends_before_its_first_word_leaves_its_message(
 
 
 def test_resume_goes_on_or_starts_again_and_is_refused_while_one_trains(runs: Path) -> None:
-    first = jobs.start(config())
-    wait_for(runs / first / "started")
-    with pytest.raises(UserError, match=f"{first} is training"):
-        jobs.resume(first)
-    jobs.stop(first)
-    wait_until_ended(first)
-    for saved, flags in ((False, ""), (True, "--resume")):
-        (runs / first / "started").unlink()
+    name = jobs.start(config())
+    flags_of(name)
+    with pytest.raises(UserError, match=f"{name} is training"):
+        jobs.resume(name)
+    for saved, accept, flags in (
+        (False, False, ""),
+        (True, False, "--resume"),
+        (True, True, "--resume --accept-changes"),
+    ):
+        stop(name)
         if saved:
-            write_checkpoint(first)
-        jobs.resume(first)
-        assert wait_for(runs / first / "started").read_text() == flags
-        jobs.stop(first)
-        wait_until_ended(first)
-    (runs / first / "started").unlink()
-    jobs.resume(first, accept_changes=True)
-    assert wait_for(runs / first / "started").read_text() == "--resume --accept-changes"
+            jobs.run_folder(name).checkpoint(10).mkdir(parents=True, exist_ok=True)
+        jobs.resume(name, accept_changes=accept)
+        assert flags_of(name) == flags
 
 
 def test_the_queue_is_in_the_folder_of_runs_and_starts_in_order(runs: Path) -> None:
@@ -207,9 +200,8 @@ def test_the_queue_is_in_the_folder_of_runs_and_starts_in_order(runs: Path) -> N
     names = [jobs.queue(config(**{"training.steps": steps})) for steps in (10, 20)]
     assert [jobs.info(jobs.run_folder(name)).place for name in names] == [1, 2]
     assert jobs.start_next() is None  # one trains
-    wait_for(runs / first / "started")
-    jobs.stop(first)
-    wait_until_ended(first)
+    flags_of(first)
+    stop(first)
     # All that a new server would know:
     assert jobs.waiting_runs() == names
     assert jobs.start_next() == names[0]
@@ -227,9 +219,8 @@ def test_deleting_takes_the_run_and_nothing_else(runs: Path, tmp_path: Path) -> 
     name = jobs.start(config())
     with pytest.raises(UserError, match="still running"):
         jobs.delete(name)
-    wait_for(runs / name / "started")
-    jobs.stop(name)
-    wait_until_ended(name)
+    flags_of(name)
+    stop(name)
     other = jobs.queue(config())
     (runs / name / "link").symlink_to(precious)
     jobs.delete(name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 from app import jobs
@@ -26,6 +25,10 @@ class Words(NamedTuple):
 
     triggers: tuple[str, ...]
     prompt: str = ""
+
+
+_known: dict[tuple[AdapterChoice, int], Words] = {}
+"""Of files of other tools, by the time that they were written at."""
 
 
 def of_all(chosen: Sequence[str | None], ask: bool = True) -> list[Words]:
@@ -61,9 +64,13 @@ def _words(choice: AdapterChoice, ask: bool) -> Words:
     if choice.run:
         return _words_of_run(choice.run)
     key = (choice, choice.path.stat().st_mtime_ns)
-    if not ask and key not in _asked:
-        return Words(())
-    return _words_of_file(*key)
+    if key not in _known and ask:
+        try:
+            found: list[str] = inspect(choice)["trigger_words"]
+        except UserError:
+            return Words(())  # what is wrong with it is said when it is drawn with
+        _known[key] = Words(tuple(word[:60] for word in found[:_MOST_WORDS] if word.strip()))
+    return _known.get(key, Words(()))
 
 
 def _words_of_run(name: str) -> Words:
@@ -80,17 +87,3 @@ def _words_of_run(name: str) -> Words:
     if not contains_word(prompt, captions.trigger):
         prompt = f"{captions.trigger} {captions.class_word}".strip()
     return Words((captions.trigger,), prompt)
-
-
-_asked: set[tuple[AdapterChoice, int]] = set()
-
-
-@lru_cache(maxsize=256)
-def _words_of_file(choice: AdapterChoice, changed: int) -> Words:
-    """As the file says itself; ``changed`` is when it was written, in nanoseconds."""
-    try:
-        found: list[str] = inspect(choice)["trigger_words"]
-    except UserError:
-        return Words(())  # what is wrong with it is said when it is drawn with
-    _asked.add((choice, changed))
-    return Words(tuple(word[:60] for word in found[:_MOST_WORDS] if word.strip()))

@@ -80,7 +80,7 @@ def test_a_word_is_judged_and_words_are_suggested(answer: Answer, tmp_path: Path
     about = {"base": "tiny-emoji", "class_word": "car", "images": str(tmp_path / "cars")}
     assert asked == [
         ("trigger.judge", {**about, "words": ["ohwx"]}),
-        ("trigger.suggest", {**about, "words": []}),
+        ("trigger.suggest", about),
     ]
     assert [*images_words.judge("cars", " ", "", "tiny-emoji")] == [""]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -83,14 +83,8 @@ def test_a_view_costs_one_reading_however_many_ask(monkeypatch: pytest.MonkeyPat
         return real(self)
 
     monkeypatch.setattr(EventReader, "read", counted)
-    views: list[reader.RunView] = []
-    threads = [
-        threading.Thread(target=lambda: views.append(reader.view("ohwx"))) for _ in range(20)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(20) as pool:
+        views = list(pool.map(reader.view, ["ohwx"] * 20))
     assert len(views) == 20 and len({id(view) for view in views}) == 1
     assert len(readings) == 1
 
