@@ -52,7 +52,13 @@ def _section_lines() -> Iterator[str]:
 
 
 def _row(field: ConfigField) -> str:
-    cells = [f"`{field.key}`", shown(field.default), field.expected, field.description]
+    meaning = [field.description]
+    if field.flag:
+        meaning.append(f"Option: `{' '.join(filter(None, (field.flag, field.metavar)))}`.")
+    if field.resume:
+        what = "Its place may" if field.place else "May"
+        meaning.append(f"{what} change when a run goes on.")
+    cells = [f"`{field.key}`", shown(field.default), field.expected, " ".join(meaning)]
     return "| " + " | ".join(_escape(cell) for cell in cells) + " |"
 
 

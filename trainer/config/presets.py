@@ -63,7 +63,7 @@ _ALL = (
     ),
     Preset(
         "subject",
-        "One person, animal or object: the text encoder learns too, the class word is kept.",
+        "One person, animal or object: the text encoder learns too, the class word is preserved.",
         {"adapter.rank": 16, "adapter.text_encoder": True, "captions.dropout": 0.1},
     ),
     Preset(

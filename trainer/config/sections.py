@@ -208,7 +208,7 @@ class MemoryConfig(Section, title="Memory"):
     base_weights: Literal["auto", "full", "8bit", "4bit"] = field(
         "auto", title="Base model's weights", memory=True
     )
-    """How the frozen weights of the UNet and the text encoders are kept. full: in
+    """How the frozen weights of the UNet and the text encoders are stored. full: in
     training.precision. 8bit, 4bit: rounded, half and a quarter of the memory of 16 bits, for more
     time. The adapter then learns on the rounded base model: of a weight 8bit rounds away about
     0.7 %, 4bit 9 %. auto: full."""
@@ -263,8 +263,8 @@ class PreservationConfig(Section, title="Keeping everything else as it was"):
     )
     """prediction: the base model's own predictions for the class word, for things like it, for all
     kinds of others and for the empty prompt; no pictures are needed. pictures: DreamBooth's class
-    pictures, drawn by the base model or taken from preservation.folder; they hold the class word
-    only. none: nothing is held."""
+    pictures, drawn by the base model or taken from preservation.folder; they preserve the class
+    word only. none: nothing is preserved."""
     weight: float = field(4.0, title="Preservation weight", ge=0.0, le=100.0, memory=True)
     """Weight of the preservation loss (the lambda of DreamBooth, which has 1 there with as many
     class pictures as pictures in every step). 0: none, and the class word will come to mean the

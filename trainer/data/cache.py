@@ -1,4 +1,4 @@
-"""Latents and text embeddings, computed once and kept on disk under the hash of what made them.
+"""Latents and text embeddings, computed once and cached on disk under the hash of what made them.
 
 A file's name is the SHA-256 of everything that its content depends on (image bytes, crop, flip,
 background colour, the VAE's weights; or text and the text encoders' weights), so that an edited
@@ -39,7 +39,7 @@ class TensorCache:
         self.notice = notice
 
     def get(self, key: str) -> dict[str, Tensor] | None:
-        """The tensors kept under ``key``; None where there are none, or they are damaged."""
+        """The tensors under ``key``; None where there are none, or they are damaged."""
         path = self._path(key)
         try:
             data = path.read_bytes()

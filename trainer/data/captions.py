@@ -15,7 +15,7 @@ from trainer.seeds import derive_seed, derive_uniform
 MAX_CAPTION_CHARACTERS = 10_000
 MAX_CAPTION_BYTES = 4 * MAX_CAPTION_CHARACTERS
 
-# Left-to-right and other marks that reorder or hide what is shown; a joiner (U+200D) is kept,
+# Left-to-right and other marks that reorder or hide what is shown; a joiner (U+200D) stays,
 # since emoji and some scripts need it.
 _INVISIBLE = frozenset("\u200b\u200e\u200f\u2060\ufeff\u061c") | {
     chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
@@ -59,10 +59,9 @@ def clean_caption(text: str) -> str:
 
     Cut to `MAX_CAPTION_CHARACTERS`.
     """
-    kept = text
     if not text.isprintable():  # what is, has nothing of the kind
-        kept = "".join(character for character in text if not _is_noise(character))
-    folded = " ".join(unicodedata.normalize("NFC", kept).split())
+        text = "".join(character for character in text if not _is_noise(character))
+    folded = " ".join(unicodedata.normalize("NFC", text).split())
     return folded[:MAX_CAPTION_CHARACTERS].rstrip()
 
 

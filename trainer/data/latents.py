@@ -36,7 +36,7 @@ class MaskSource:
     def __init__(self, config: ImagesConfig, factor: int) -> None:
         self.config = config
         self.factor = factor
-        self._kept: dict[tuple[str, int, bool], Tensor | None] = {}
+        self._masks: dict[tuple[str, int, bool], Tensor | None] = {}
 
     def weights(self, pictures: Sequence[Picture], flips: Sequence[bool]) -> Tensor | None:
         """(B, 1, h, w) float32 in [0, 1] for pictures of one size; None where all counts."""
@@ -52,15 +52,15 @@ class MaskSource:
     def _mask(self, picture: Picture, flip: bool) -> Tensor | None:
         """(1, h, w); the rest counts ``mask_outside``."""
         key = (picture.entry.id, picture.concept, flip)
-        if key not in self._kept:
+        if key not in self._masks:
             inside = latent_mask(picture.entry, self.config, picture.crop, flip, self.factor)
             outside = self.config.mask_outside
-            self._kept[key] = (
+            self._masks[key] = (
                 None
                 if inside is None
                 else torch.from_numpy(outside + (1 - outside) * inside).unsqueeze(0)
             )
-        return self._kept[key]
+        return self._masks[key]
 
 
 class LatentSource:
@@ -94,7 +94,7 @@ class LatentSource:
         total = len(pictures) * len(flips)
         pairs = [(picture, flip) for picture in pictures for flip in flips]
         # Equal pictures have one key.
-        lacking = {self._key(*pair): pair for pair in pairs if self._kept(*pair) is None}
+        lacking = {self._key(*pair): pair for pair in pairs if self._cached(*pair) is None}
         missing = list(lacking.values())
         done = total - len(missing)
         progress(done, total, "caching")
@@ -122,12 +122,14 @@ class LatentSource:
 
     def latents(self, picture: Picture, flip: bool) -> Tensor:
         """Scaled latents (C, height / f, width / f) float32 on the CPU."""
-        kept = self._kept(picture, flip)
-        return self._encode(picture, flip, self._pixels(picture, flip)) if kept is None else kept
+        cached = self._cached(picture, flip)
+        if cached is not None:
+            return cached
+        return self._encode(picture, flip, self._pixels(picture, flip))
 
-    def _kept(self, picture: Picture, flip: bool) -> Tensor | None:
-        kept = self.cache.get(self._key(picture, flip))
-        return None if kept is None else kept["latents"]
+    def _cached(self, picture: Picture, flip: bool) -> Tensor | None:
+        tensors = self.cache.get(self._key(picture, flip))
+        return None if tensors is None else tensors["latents"]
 
     def _key(self, picture: Picture, flip: bool) -> str:
         cut = is_cut(self.base.tiling, picture.crop.width, picture.crop.height)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -114,11 +113,6 @@ class ImageSet:
     entries: tuple[ImageEntry, ...]
     findings: tuple[Finding, ...]
     left_out: tuple[str, ...] = ()
-
-    def fingerprint(self) -> str:
-        """SHA-256, in hex, over the pictures' content, captions and repeats in their order."""
-        rows = [[entry.id, entry.caption, entry.repeats] for entry in self.entries]
-        return hashlib.sha256(json.dumps(rows).encode("ascii")).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -146,52 +146,34 @@ def wide_gamut_profile() -> bytes:
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
-@pytest.mark.parametrize(
-    ("data", "expected"),
-    [
-        pytest.param(encode(plain("I;16", 0), "PNG"), (0, 0, 0), id="16 bit black"),
-        pytest.param(encode(plain("I;16", 32768), "PNG"), (128, 128, 128), id="16 bit grey"),
-        pytest.param(encode(plain("I;16", 65535), "PNG"), (255, 255, 255), id="16 bit white"),
-        pytest.param(encode(plain("I;16", 32768), "TIFF"), (128, 128, 128), id="16 bit TIFF"),
-        pytest.param(encode(plain("L", 77), "PNG"), (77, 77, 77), id="grey"),
-        pytest.param(encode(plain("1", 1), "PNG"), (255, 255, 255), id="1 bit"),
-        pytest.param(encode(plain("P", 0), "PNG"), (0, 0, 0), id="palette"),
-        pytest.param(encode(plain("CMYK", (255, 0, 0, 0)), "TIFF"), (0, 255, 255), id="cyan"),
-        pytest.param(encode(plain("CMYK", (0, 0, 0, 128)), "TIFF"), (127, 127, 127), id="key"),
-        pytest.param(
-            encode(plain("CMYK", (0, 255, 0, 128)), "JPEG"), (127, 0, 127), id="CMYK JPEG"
-        ),
-        pytest.param(
-            encode(plain("LAB", (255, 128, 128)), "TIFF"), (255, 255, 255), id="LAB white"
-        ),
-        pytest.param(
-            encode(plain("LAB", (128, 128, 128)), "TIFF"), (119, 119, 119), id="LAB grey, L* 50.2"
-        ),
-        pytest.param(
-            encode(plain("RGB", (200, 30, 10)), "PNG", icc_profile=SRGB), (200, 30, 10), id="sRGB"
-        ),
-        pytest.param(
-            encode(plain("RGB", (200, 30, 10)), "PNG", icc_profile=wide_gamut_profile()),
-            (30, 200, 10),
-            id="another ICC profile",
-        ),
-        pytest.param(
-            encode(plain("L", 77), "PNG", icc_profile=SRGB), (77, 77, 77), id="profile of others"
-        ),
-        pytest.param(
-            encode(plain("CMYK", (255, 0, 0, 0)), "TIFF", icc_profile=SRGB),
-            (0, 255, 255),
-            id="profile of others in CMYK",
-        ),
-        pytest.param(
-            encode(plain("RGB", (200, 30, 10)), "PNG", icc_profile=b"no profile"),
-            (200, 30, 10),
-            id="damaged profile",
-        ),
-    ],
+KINDS: tuple[tuple[str, object, str, bytes | None, Colour], ...] = (
+    # mode, value, format, ICC profile, expected
+    ("I;16", 0, "PNG", None, (0, 0, 0)),
+    ("I;16", 32768, "PNG", None, (128, 128, 128)),
+    ("I;16", 65535, "PNG", None, (255, 255, 255)),
+    ("I;16", 32768, "TIFF", None, (128, 128, 128)),
+    ("L", 77, "PNG", None, (77, 77, 77)),
+    ("1", 1, "PNG", None, (255, 255, 255)),
+    ("P", 0, "PNG", None, (0, 0, 0)),
+    ("CMYK", (255, 0, 0, 0), "TIFF", None, (0, 255, 255)),
+    ("CMYK", (0, 0, 0, 128), "TIFF", None, (127, 127, 127)),
+    ("CMYK", (0, 255, 0, 128), "JPEG", None, (127, 0, 127)),
+    ("LAB", (255, 128, 128), "TIFF", None, (255, 255, 255)),
+    ("LAB", (128, 128, 128), "TIFF", None, (119, 119, 119)),  # L* 50.2
+    ("RGB", (200, 30, 10), "PNG", SRGB, (200, 30, 10)),
+    ("RGB", (200, 30, 10), "PNG", wide_gamut_profile(), (30, 200, 10)),
+    ("L", 77, "PNG", SRGB, (77, 77, 77)),  # a profile of other pixels
+    ("CMYK", (255, 0, 0, 0), "TIFF", SRGB, (0, 255, 255)),
+    ("RGB", (200, 30, 10), "PNG", b"no profile", (200, 30, 10)),
 )
-def test_pixels_are_converted_as_stated(data: bytes, expected: Colour) -> None:
-    assert near(pixel(data), expected, 2)
+
+
+@pytest.mark.parametrize(("mode", "value", "kind", "profile", "expected"), KINDS)
+def test_pixels_are_converted_as_stated(
+    mode: str, value: object, kind: str, profile: bytes | None, expected: Colour
+) -> None:
+    options = {} if profile is None else {"icc_profile": profile}
+    assert near(pixel(encode(plain(mode, value), kind, **options)), expected, 2)
 
 
 @pytest.mark.parametrize(
@@ -206,39 +188,31 @@ def test_lab_colours_lie_the_right_way_round() -> None:
     assert near(pixel(encode(plain("LAB", (75, 196, 16)), "TIFF")), (0, 0, 255), 24)
 
 
-def half(mode: str) -> Image.Image:
-    image = plain("RGBA", (255, 0, 0, 128))
-    return image.convert(mode) if mode != "RGBA" else image
-
-
-@pytest.mark.parametrize(
-    ("data", "expected"),
-    [
-        pytest.param(encode(half("RGBA"), "PNG"), (127, 0, 128), id="half transparent"),
-        pytest.param(encode(half("RGBA"), "WEBP", lossless=True), (127, 0, 128), id="WebP"),
-        pytest.param(encode(half("RGBA"), "AVIF", quality=100), (127, 0, 128), id="AVIF"),
-        pytest.param(encode(plain("RGBA", (255, 0, 0, 0)), "PNG"), (0, 0, 255), id="hidden colour"),
-        pytest.param(encode(plain("RGBA", (255, 0, 0, 255)), "PNG"), (255, 0, 0), id="opaque"),
-        pytest.param(encode(plain("LA", (0, 64)), "PNG"), (0, 0, 191), id="grey and alpha"),
-        pytest.param(encode(plain("RGBA", (255, 0, 0, 0)), "GIF"), (0, 0, 255), id="GIF"),
-        pytest.param(encode(plain("P", 0), "PNG", transparency=0), (0, 0, 255), id="palette"),
-        pytest.param(
-            encode(plain("P", 0), "PNG", transparency=b"\x80"), (0, 0, 127), id="palette's alpha"
-        ),
-        pytest.param(
-            encode(plain("RGB", (9, 8, 7)), "PNG", transparency=(9, 8, 7)),
-            (0, 0, 255),
-            id="RGB key",
-        ),
-        pytest.param(encode(plain("L", 9), "PNG", transparency=9), (0, 0, 255), id="grey key"),
-        pytest.param(encode(plain("L", 9), "PNG", transparency=8), (9, 9, 9), id="unused key"),
-        pytest.param(encode(plain("1", 1), "PNG", transparency=1), (0, 0, 255), id="1 bit key"),
-        pytest.param(
-            encode(plain("I;16", 512), "PNG", transparency=512), (0, 0, 255), id="16 bit key"
-        ),
-    ],
+HALF, CLEAR = (255, 0, 0, 128), (255, 0, 0, 0)
+TRANSPARENT: tuple[tuple[str, object, str, dict[str, object], Colour], ...] = (
+    # mode, value, format, options, expected on blue
+    ("RGBA", HALF, "PNG", {}, (127, 0, 128)),
+    ("RGBA", HALF, "WEBP", {"lossless": True}, (127, 0, 128)),
+    ("RGBA", HALF, "AVIF", {"quality": 100}, (127, 0, 128)),
+    ("RGBA", CLEAR, "PNG", {}, (0, 0, 255)),  # the hidden colour stays hidden
+    ("RGBA", (255, 0, 0, 255), "PNG", {}, (255, 0, 0)),
+    ("LA", (0, 64), "PNG", {}, (0, 0, 191)),
+    ("RGBA", CLEAR, "GIF", {}, (0, 0, 255)),
+    ("P", 0, "PNG", {"transparency": 0}, (0, 0, 255)),
+    ("P", 0, "PNG", {"transparency": b"\x80"}, (0, 0, 127)),
+    ("RGB", (9, 8, 7), "PNG", {"transparency": (9, 8, 7)}, (0, 0, 255)),
+    ("L", 9, "PNG", {"transparency": 9}, (0, 0, 255)),
+    ("L", 9, "PNG", {"transparency": 8}, (9, 9, 9)),  # a key that no pixel has
+    ("1", 1, "PNG", {"transparency": 1}, (0, 0, 255)),
+    ("I;16", 512, "PNG", {"transparency": 512}, (0, 0, 255)),
 )
-def test_transparency_shows_the_background(data: bytes, expected: Colour) -> None:
+
+
+@pytest.mark.parametrize(("mode", "value", "kind", "options", "expected"), TRANSPARENT)
+def test_transparency_shows_the_background(
+    mode: str, value: object, kind: str, options: dict[str, object], expected: Colour
+) -> None:
+    data = encode(plain(mode, value), kind, **options)
     assert near(pixel(data, "#0000ff"), expected, 2)
     assert read_header(data).has_alpha
     assert inspect_image(data).transparent == (expected not in ((255, 0, 0), (9, 9, 9)))

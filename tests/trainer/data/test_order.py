@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from itertools import pairwise
 
@@ -87,16 +86,6 @@ def test_golden_order() -> None:
 
 
 GOLDEN_EPOCH = [(7, 6, 7), (6,), (2, 5, 0), (1, 3, 4)]
-
-
-def test_an_epoch_of_ten_thousand_is_quick() -> None:
-    order = SampleOrder([(64, 64), (64, 96)] * 5000, [1] * 10_000, 4, 0)
-    fastest = float("inf")
-    for epoch in range(5):
-        start = time.perf_counter()
-        order.batch(epoch * order.batches_per_epoch)
-        fastest = min(fastest, time.perf_counter() - start)
-    assert fastest < 0.05
 
 
 @pytest.mark.parametrize(

@@ -25,35 +25,57 @@ from trainer.errors import UserError
 # -- layouts
 
 
-def test_a_flat_folder_with_both_kinds_of_sidecars(tmp_path: Path) -> None:
-    files = {
-        **{f"{name}.png": picture(seed) for seed, name in enumerate("abcde")},
-        "a.txt": "first",
-        "b.caption": "second",
-        "c.TXT": "third",
-        "d.Caption": "fourth",
-    }
-    image_set = scan_image_set(put(tmp_path, files))
-    assert captions_of(image_set) == {
-        "a.png": "first",
-        "b.png": "second",
-        "c.png": "third",
-        "d.png": "fourth",
-        "e.png": None,
-    }
-    assert about(image_set, "e.png", "No caption: trigger and class word")
+LAYOUTS: dict[str, tuple[str, dict[str, str], dict[str, str | None], tuple[str, str]]] = {
+    # pictures; caption files; the captions of the pictures; a finding
+    "both kinds of sidecars": (
+        "a.png b.png c.png d.png e.png",
+        {"a.txt": "first", "b.caption": "second", "c.TXT": "third", "d.Caption": "fourth"},
+        {
+            **{"a.png": "first", "b.png": "second", "c.png": "third", "d.png": "fourth"},
+            "e.png": None,
+        },
+        ("e.png", "No caption: trigger and class word"),
+    ),
+    "nested folders": (
+        "x/a.png y/z/a.png a.png",
+        {"x/a.txt": "in x", "y/z/a.txt": "in z"},
+        {"a.png": None, "x/a.png": "in x", "y/z/a.png": "in z"},
+        ("a.png", "No caption"),
+    ),
+    "one for two": (
+        "a.png a.jpg b.png",
+        {"a.txt": "of a", "b.txt": "of b"},
+        {"a.jpg": "of a", "a.png": "of a", "b.png": "of b"},
+        ("a.txt", "all get it: a.jpg, a.png"),
+    ),
+    "the whole file named": (
+        "a.png a.jpg",
+        {"a.png.txt": "the PNG", "a.txt": "the others"},
+        {"a.jpg": "the others", "a.png": "the PNG"},
+        ("a.png", "the first counts: a.png.txt, a.txt"),
+    ),
+    "both sidecars": (
+        "a.png",
+        {"a.txt": "text", "a.caption": "caption"},
+        {"a.png": "text"},
+        ("a.png", "several caption files, and the first counts: a.txt, a.caption"),
+    ),
+    "none from a neighbour": (
+        "a.png b.png c.png",
+        {"c.txt": "of c"},
+        {"a.png": None, "b.png": None, "c.png": "of c"},
+        ("a.png, b.png", "No caption"),
+    ),
+}
 
 
-def test_nested_folders_keep_their_captions_apart(tmp_path: Path) -> None:
-    files = {
-        "x/a.png": picture(1),
-        "x/a.txt": "in x",
-        "y/z/a.png": picture(2),
-        "y/z/a.txt": "in z",
-        "a.png": picture(3),
-    }
-    image_set = scan_image_set(put(tmp_path, files))
-    assert captions_of(image_set) == {"a.png": None, "x/a.png": "in x", "y/z/a.png": "in z"}
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_captions_belong_to_pictures_by_name(layout: str, tmp_path: Path) -> None:
+    pictures, captions, expected, (name, words) = LAYOUTS[layout]
+    files = {file: picture(seed) for seed, file in enumerate(pictures.split())}
+    image_set = scan_image_set(put(tmp_path, {**files, **captions}))
+    assert captions_of(image_set) == expected
+    assert about(image_set, name, words)
 
 
 def test_kohya_folders_give_repeats(tmp_path: Path) -> None:
@@ -156,29 +178,6 @@ def test_hidden_files_are_left_out(tmp_path: Path) -> None:
 # -- captions never shift
 
 
-def test_a_caption_for_two_pictures_goes_to_both(tmp_path: Path) -> None:
-    files = {"a.png": picture(1), "a.jpg": picture(2, "JPEG"), "b.png": picture(3)}
-    image_set = scan_image_set(put(tmp_path, {**files, "a.txt": "of a", "b.txt": "of b"}))
-    assert captions_of(image_set) == {"a.jpg": "of a", "a.png": "of a", "b.png": "of b"}
-    assert about(image_set, "a.txt", "all get it: a.jpg, a.png")
-
-
-def test_a_caption_may_name_the_whole_file(tmp_path: Path) -> None:
-    files = {"a.png": picture(1), "a.jpg": picture(2, "JPEG")}
-    captions = {"a.png.txt": "the PNG", "a.txt": "the others"}
-    image_set = scan_image_set(put(tmp_path, {**files, **captions}))
-    assert captions_of(image_set) == {"a.jpg": "the others", "a.png": "the PNG"}
-
-
-def test_both_sidecars_are_a_finding(tmp_path: Path) -> None:
-    files = {"a.png": picture(1), "a.txt": "text", "a.caption": "caption"}
-    image_set = scan_image_set(put(tmp_path, files))
-    assert captions_of(image_set) == {"a.png": "text"}
-    assert about(
-        image_set, "a.png", "several caption files, and the first counts: a.txt, a.caption"
-    )
-
-
 @pytest.mark.parametrize("damaged", ["a.png", "b.png", "c.png"])
 def test_captions_stay_with_their_pictures_when_one_is_damaged(
     damaged: str, tmp_path: Path
@@ -191,12 +190,6 @@ def test_captions_stay_with_their_pictures_when_one_is_damaged(
     assert image_set.left_out == (damaged,)
     assert about(image_set, damaged, "Left out. It is cut off")
     assert not about(image_set, damaged.replace("png", "txt"))
-
-
-def test_a_picture_without_caption_takes_none_from_its_neighbour(tmp_path: Path) -> None:
-    files = {"a.png": picture(1), "b.png": picture(2), "c.png": picture(3), "c.txt": "of c"}
-    image_set = scan_image_set(put(tmp_path, files))
-    assert captions_of(image_set) == {"a.png": None, "b.png": None, "c.png": "of c"}
 
 
 def test_orphans_and_odd_captions_are_reported(tmp_path: Path) -> None:
@@ -464,23 +457,6 @@ def test_a_scan_can_be_broken_off(tmp_path: Path) -> None:
 
 def scanned(folder: Path, files: Mapping[str, bytes | str]) -> ImageSet:
     return scan_image_set(put(folder, files))
-
-
-def test_the_fingerprint_covers_content_captions_and_repeats(tmp_path: Path) -> None:
-    base: dict[str, bytes | str] = {"a.png": picture(1), "b.png": picture(2), "a.txt": "a"}
-    same = scanned(tmp_path / "1", base).fingerprint()
-    assert scanned(tmp_path / "2", base).fingerprint() == same
-    assert scanned(tmp_path / "3", {**base, "note.md": "x"}).fingerprint() == same
-    others = [
-        {**base, "a.txt": "b"},
-        {**base, "a.png": picture(3)},
-        {**base, "c.png": picture(4)},
-        {"2_x/a.png": base["a.png"], "2_x/a.txt": "a", "b.png": base["b.png"]},
-    ]
-    changed = {
-        scanned(tmp_path / f"x{index}", files).fingerprint() for index, files in enumerate(others)
-    }
-    assert len(changed | {same}) == 5
 
 
 def test_the_order_is_that_of_names(tmp_path: Path) -> None:
