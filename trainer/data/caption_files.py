@@ -29,6 +29,7 @@ from trainer.data.scan import CAPTION_SUFFIXES, FoundFile
 MAX_TABLE_BYTES = 20_000_000
 _MAX_LINE = 1_000_000
 """Characters of a line of JSON: parsed, it takes up to thirty times its size."""
+_MAX_ROWS = 300_000  # of a set of at most 100,000 pictures
 _MAX_ROW_FINDINGS = 20
 _MAX_NAME = 4096
 
@@ -196,7 +197,9 @@ def _read_table(file: FoundFile, index: PictureIndex, captions: Captions) -> Non
         if len(data) > MAX_TABLE_BYTES:
             raise ValueError(f"it has more than {MAX_TABLE_BYTES // 1_000_000} MB")
         read_rows = _csv_rows if file.path.suffix.casefold() == ".csv" else _json_rows
-        for row in read_rows(decode_text(data)):
+        for number, row in enumerate(read_rows(decode_text(data))):
+            if number == _MAX_ROWS:
+                raise ValueError(f"it has more than {_MAX_ROWS:,} rows")
             reason = row.problem or _take(row, file, index, captions.texts)
             if reason:
                 unusable += 1

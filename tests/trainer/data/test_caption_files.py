@@ -140,11 +140,13 @@ HEADER = "file_name,text\n"
     [
         ("metadata.jsonl", '{"a": [' + "[]," * 400_000 + "1]}", "more than 1,000,000 characters"),
         ("metadata.csv", HEADER + '"b' + "\n" * 200_000, "cannot be read any further"),
+        ("metadata.csv", HEADER + "x,y\n" * 1001, "it has more than 1,000 rows"),
     ],
 )
 def test_rows_made_to_fill_the_memory_are_not_read(
-    name: str, content: str, reason: str, tmp_path: Path
+    name: str, content: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(caption_files, "_MAX_ROWS", 1000)
     image_set = scan(tmp_path, {name: content})
     assert about(image_set, name, reason)
     assert len(image_set.entries) == 3
