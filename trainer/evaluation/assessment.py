@@ -68,7 +68,7 @@ class Assessment:
     recommended: Recommendation
     pictures: PictureScores | None = None
     board: Path | None = None
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list[str])
 
     def json(self) -> dict[str, object]:
         """The object of ``evaluate --json``."""
@@ -139,8 +139,8 @@ def assess(
     Raises:
         UserError: a file can't be read, or is not for this base model.
     """
-    config, notes = target.config, []
-    side = config.images.resolution
+    config, side = target.config, target.config.images.resolution
+    notes: list[str] = []
     progress(0, 1, "the base model's own pictures")
     with device.instead([base.vae], []):
         concepts = [_measured(base, target, one, notes) for one in concepts_of(config)]
@@ -272,7 +272,7 @@ def _measure_files(
     progress: Progress,
     known: Mapping[int, Meters],
 ) -> list[Candidate]:
-    found = []
+    found: list[Candidate] = []
     for place, file in enumerate(target.files):
         progress(place, len(target.files), f"measuring {file.path.name}")
         meters = known.get(file.step) if file.step is not None else None

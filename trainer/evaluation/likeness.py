@@ -92,7 +92,7 @@ def make_examples(
     by_size: dict[tuple[int, int], list[Captioned]] = defaultdict(list)
     for picture, caption in pictures:
         by_size[picture.crop.width, picture.crop.height].append((picture, caption))
-    examples = []
+    examples: list[Example] = []
     for members in by_size.values():
         shown = [picture for picture, _ in members]
         clean = torch.stack([latents.latents(picture, False) for picture in shown])

@@ -1,6 +1,6 @@
 """The meters of an adapter, measured: what it does with its trigger word, and what else it moves.
 
-What each says is told in `trainer.runs.meters`.
+`trainer.runs.meters` says what each means.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from trainer.models.base import BaseModel
 Item = TypeVar("Item")
 
 PICTURES = 3
-"""At most so many pictures are measured; at 3 timesteps each they told good from bad adapters."""
+"""At most so many pictures are measured; at 3 timesteps each they tell good from bad adapters."""
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def score_pictures(
 def features(pixels: Pixels) -> list[Vector]:
     """The three vectors of a picture (H, W, 3), each of length 1 (or 0 where it is flat)."""
     small = _shrunk(pixels.astype(np.float64) / 255.0, SIDE)  # (64, 64, 3)
-    found = []
+    found: list[Vector] = []
     for vector in (_colours(small), _layout(small), _outlines(small)):
         length = float(np.linalg.norm(vector))
         found.append(vector / length if length > 1e-9 else np.zeros_like(vector))

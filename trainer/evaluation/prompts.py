@@ -115,7 +115,7 @@ def neighbours_of(
     things = KINDS[kind][1] if kind else THINGS
     others = [thing for thing in things if not contains_word(class_word, thing)]
     if not kind:
-        others = rank_by_kinship(base, class_word, others, device, cache)
+        others = rank_by_similarity(base, class_word, others, device, cache)
     return others[:NEIGHBOURS]
 
 
@@ -124,7 +124,7 @@ def with_article(words: str) -> str:
     return f"{'an' if words[:1].lower() in 'aeiou' else 'a'} {words}"
 
 
-def rank_by_kinship(
+def rank_by_similarity(
     base: BaseModel, word: str, things: Sequence[str], device: Device, cache: TensorCache
 ) -> list[str]:
     """The things by how like the word they are to this base model's text encoders, most like first.
@@ -140,7 +140,7 @@ def rank_by_kinship(
 @torch.no_grad()
 def _order(base: BaseModel, words: Sequence[str], device: Device) -> Tensor:
     """Places of ``words[1:]`` by their likeness to the first: (N - 1,) int64."""
-    features = []
+    features: list[Tensor] = []
     with disabled(base), device.reading(base):
         empty = encode(base, [""], device.torch_device).hidden[0].float()
         for word in words:

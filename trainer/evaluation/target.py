@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from trainer.config.concepts import concepts_of
 from trainer.config.file import read_config
@@ -18,6 +17,8 @@ from trainer.lora.metadata import CONFIG_KEY
 from trainer.models.safetensors_header import read_header
 from trainer.places import RUNS
 from trainer.runs.layout import RunFolder, open_run
+
+_OBJECT = TypeAdapter(dict[str, object])
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def config_of(metadata: Mapping[str, str]) -> TrainingConfig:
         return TrainingConfig.model_validate(recorded)
     except ValidationError:  # of another version: its words are understood all the same
         captions = recorded.get("captions")
-    words = captions if isinstance(captions, dict) else {}
+    words: dict[str, object] = dict(captions) if isinstance(captions, dict) else {}
     trigger = str(words.get("trigger") or metadata.get("modelspec.trigger_phrase", ""))
     changes = {"trigger": trigger[:60], "class_word": str(words.get("class_word") or "")[:60]}
     config = TrainingConfig()
@@ -156,11 +157,11 @@ def _with_words(
 def _recorded(metadata: Mapping[str, str]) -> dict[str, object]:
     """The configuration as it stands in the metadata; without any, the trigger phrase."""
     try:
-        recorded = json.loads(metadata.get(CONFIG_KEY, "{}"))
-    except ValueError:
+        recorded = _OBJECT.validate_json(metadata.get(CONFIG_KEY, "{}"))
+    except ValidationError:
         recorded = {}
     phrase = metadata.get("modelspec.trigger_phrase", "")
-    if isinstance(recorded, dict) and recorded:
+    if recorded:
         return recorded
     return {"captions": {"trigger": phrase[:60]}} if phrase else {}
 

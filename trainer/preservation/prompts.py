@@ -12,7 +12,7 @@ from trainer.config.schema import TrainingConfig
 from trainer.data.cache import TensorCache
 from trainer.data.captions import contains_word, without_word
 from trainer.data.sets import Picture
-from trainer.evaluation.prompts import caption_wordings, rank_by_kinship, with_article
+from trainer.evaluation.prompts import caption_wordings, rank_by_similarity, with_article
 from trainer.evaluation.things import kind_of
 from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
@@ -154,7 +154,7 @@ def class_prompts(config: TrainingConfig) -> list[str]:
 def _nearest(base: BaseModel, word: str, device: Device, cache: TensorCache) -> list[str]:
     """Things like a class word, most like first, those of its kind before all others."""
     things = [thing for thing in OTHER_SUBJECTS if not contains_word(word, thing)]
-    ranked = rank_by_kinship(base, word, things, device, cache)
+    ranked = rank_by_similarity(base, word, things, device, cache)
     of_kind = OTHERS.get(kind_of(word) or "", ())
     return sorted(ranked, key=lambda thing: thing not in of_kind)[:NEIGHBOURS]
 

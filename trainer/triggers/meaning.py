@@ -1,7 +1,7 @@
 """What a word means to a text encoder, measured against known words and against nonsense.
 
 Four signals: how far a word alone moves a sentence from where rare entries leave it, how far it
-moves one beside a class word, how far its embedding lies from those of rare entries, and how near
+moves one with a class word, how far its embedding lies from those of rare entries, and how near
 it lies to embeddings of known words. None of them has a scale of its own, so that each is
 calibrated on the encoder at hand: 0 is the median of rare entries, 1 that of everyday words. A
 signal weighs what it can tell of the two, so that an untrained encoder tells nothing.
@@ -30,7 +30,7 @@ TELLS = 0.8
 and fully where they do in all."""
 NEIGHBOURS = 5
 MOST_COMPARED = 5
-"""Words of more pieces have no nonsense of their length to be held against."""
+"""Words of more pieces have no nonsense of their length to be compared with."""
 BATCH = 64
 READS_LIKE = 3
 LEAST_MOVE = 0.25
@@ -43,8 +43,8 @@ class Meaning:
     """What one word means to a base model's text encoders.
 
     Attributes:
-        share: 0 as little as rare entries, 1 as much as everyday words; None where this can't be
-            told, since the encoder is untrained.
+        share: 0 as little as rare entries, 1 as much as everyday words; None where the encoder is
+            untrained, and tells no difference.
         rank: share of rare entries that mean less, 0 to 1; for a word of several pieces, of
             nonsense of as many.
         moves: how far it moves "a photo of {word}" from where rare entries leave it, relative to
@@ -330,7 +330,7 @@ def strongest(meanings: Sequence[Meaning]) -> Meaning:
 
 def _weights(everyday: Tensor, rare: Tensor) -> Tensor:
     """(4,) how far everyday words exceed rare entries in more than `TELLS` of all pairs."""
-    shares = []
+    shares: list[Tensor] = []
     for column in range(everyday.shape[1]):
         high, low = (part[~part.isnan()] for part in (everyday[:, column], rare[:, column]))
         pairs = (high[:, None] > low[None, :]).float()

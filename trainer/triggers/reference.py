@@ -1,4 +1,4 @@
-"""Real words that others are held against.
+"""Real words that others are compared with.
 
 `EVERYDAY` are plain things that any base model knows, the built-in one included: what a known
 word does to a sentence is measured on them. `READABLE` are further words that a rare one may turn

@@ -47,7 +47,7 @@ def _changes(tokenizer: CLIPTokenizer, word: str) -> list[str]:
         "before a comma": (f"{_BEFORE} {word}, {_AFTER}", before + alone + ids(f", {_AFTER}")),
         "in capitals": (word.upper(), alone),
     }
-    found = []
+    found: list[str] = []
     for where, (text, expected) in cases.items():
         seen = pieces(tokenizer, text)
         if [piece.id for piece in seen] != expected:
