@@ -55,7 +55,8 @@ def test_the_run_folder_is_complete(tiny_base: TinyBase, images: Path, tmp_path:
     ]
     assert all((run.preview(4) / record["file"]).is_file() for record in prompts)
     events = read_events(run)
-    assert isinstance(events[0], Prepared) and events[0].version
+    (start,) = [event for event in events if isinstance(event, Prepared)]
+    assert start.version
     assert isinstance(events[-1], Ended) and events[-1].reason == "finished"
     assert [event.step for event in events if isinstance(event, StepDone)] == [1, 2, 3, 4]
     status = read_status(run)
