@@ -131,6 +131,25 @@ def test_one_door_for_pictures() -> None:
     assert shown(opening) == ["trainer/data/images.py"]
 
 
+def test_one_call_of_a_unet_and_one_encoding_of_text() -> None:
+    calling = {
+        path
+        for path in files("trainer", "app")
+        if any(name.endswith(".unet") or name == "encoder" for name, _ in calls(path))
+    }
+    assert shown(calling) == ["trainer/diffusion.py"]
+
+
+def test_training_knows_no_meter() -> None:
+    """The runner hands the measuring to the loop."""
+    knowing = [
+        path
+        for path in files("trainer/training")
+        if any(name.startswith("trainer.evaluation") for name in imported(path))
+    ]
+    assert shown(knowing) == ["trainer/training/runner.py"]
+
+
 def test_one_place_starts_processes() -> None:
     starting = {
         path

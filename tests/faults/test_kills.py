@@ -23,7 +23,7 @@ from trainer.training.checkpoints import list_checkpoints, load_checkpoint, load
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stage")]
 
 KILLS = 25  # of each precision
-STEPS = 20
+STEPS = 10
 # All that could tell a resumed run from one that never stopped, at once; preservation and
 # text-encoder training are on by themselves.
 EVERYTHING: dict[str, Any] = {
