@@ -240,19 +240,17 @@ def _plain_concept(line: str) -> dict[str, object]:
 def mistakes_by_field(error: ConfigError) -> dict[str, str]:
     """The message for each field; "" for what is no field's.
 
-    A contradiction stands beside every field that it names.
+    A contradiction stands at every field of it.
     """
-    fields = all_fields()
+    known = field_names()
     found: dict[str, str] = {}
     for mistake in error.mistakes:
-        own = mistake.field in fields
-        named = [mistake.field] if own else [name for name in fields if name in mistake.message]
-        for name in named:
-            found.setdefault(name, _sentence(mistake.message))
-        of_concepts = mistake.field.startswith(CONCEPTS)
-        if of_concepts or not named:
-            message = f"{mistake.field}: {mistake.message}".lstrip(": ")
-            found.setdefault(CONCEPTS if of_concepts else "", _sentence(message))
+        message, names = mistake.message, mistake.fields or (mistake.field,)
+        if names[0] not in known:
+            message = f"{mistake.field}: {message}".lstrip(": ")
+            names = (CONCEPTS if mistake.field.startswith(CONCEPTS) else "",)
+        for name in names:
+            found.setdefault(name, _sentence(message))
     return found
 
 

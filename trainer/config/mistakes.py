@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from trainer.config.fields import all_fields, concept_fields, nearest
+from trainer.config.schema import Contradiction
 from trainer.errors import UserError
 
 _HINT = "Every field is explained in docs/configuration.md."
@@ -25,11 +26,13 @@ class Mistake:
         field: dotted name; empty where the whole is meant.
         message: what was given and what is expected, without the field's name.
         line: where in the file, counted from 1; None if it came from elsewhere.
+        fields: those that contradict each other; empty for a mistake of one field.
     """
 
     field: str
     message: str
     line: int | None = None
+    fields: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         place = f"line {self.line}: " if self.line else ""
@@ -67,10 +70,10 @@ def _mistake(error: Any, lines: Mapping[str, int]) -> Mistake:
         return _concept_mistake(error, parts, lines.get("concepts"))
     dotted = ".".join(parts[:2])
     line = lines.get(dotted) or lines.get(".".join(parts[:1]))
-    if error["type"] == "value_error":  # a validator of ours, which names its fields itself
-        message = str(error["ctx"]["error"])
-        named = [name for name in all_fields() if name in message and name in lines]
-        return Mistake(dotted, message, line or (lines[named[0]] if named else None))
+    if error["type"] == "value_error":
+        found: Contradiction = error["ctx"]["error"]
+        line = line or next((lines[name] for name in found.fields if name in lines), None)
+        return Mistake(dotted, str(found), line, found.fields)
     if error["type"] == "extra_forbidden":
         return Mistake(dotted, unknown_key(dotted), line)
     expected = all_fields()[dotted].expected if len(parts) > 1 else f"a section, [{dotted}]"

@@ -32,6 +32,14 @@ from trainer.config.sections import (
 )
 
 
+class Contradiction(ValueError):
+    """Values that do not go together; `fields` are the names of their fields."""
+
+    def __init__(self, message: str, *fields: str) -> None:
+        super().__init__(message)
+        self.fields = fields
+
+
 class TrainingConfig(Section):
     """Everything that a run is made from."""
 
@@ -62,9 +70,11 @@ class TrainingConfig(Section):
             "captions.class_word": bool(self.captions.class_word),
         }
         if given := [name for name, is_given in single.items() if is_given]:
-            raise ValueError(
+            raise Contradiction(
                 f"concepts and {' and '.join(given)} are both given: make the single image set one "
-                "of the concepts, or leave the concepts out"
+                "of the concepts, or leave the concepts out",
+                *given,
+                "concepts",
             )
         _refuse_alike([concept.trigger for concept in self.concepts])
         return self
@@ -72,24 +82,28 @@ class TrainingConfig(Section):
     @model_validator(mode="after")
     def _something_trains(self) -> TrainingConfig:
         if not self.adapter.unet and not self.adapter.text_encoder:
-            raise ValueError(
+            raise Contradiction(
                 "adapter.unet and adapter.text_encoder are both off, so nothing would train: "
-                "switch one on"
+                "switch one on",
+                "adapter.unet",
+                "adapter.text_encoder",
             )
         return self
 
 
 def _refuse_alike(triggers: Sequence[str]) -> None:
-    """Raises ValueError where two trigger words are equal, or one is contained in another.
+    """Raises `Contradiction` where two trigger words are equal, or one is contained in another.
 
     The tokenizer reads lower case, and a word within a word shares its pieces.
     """
     for first, second in combinations(triggers, 2):
         one, other = sorted((first.casefold().strip(), second.casefold().strip()), key=len)
         if one == other:
-            raise ValueError(f"two concepts have the trigger word {first!r}: choose another")
+            message = f"two concepts have the trigger word {first!r}: choose another"
+            raise Contradiction(message, "concepts")
         if one in other:
-            raise ValueError(
+            raise Contradiction(
                 f"the trigger words {first!r} and {second!r} contain each other, so one would "
-                "call both: choose another"
+                "call both: choose another",
+                "concepts",
             )

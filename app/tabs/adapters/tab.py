@@ -214,10 +214,7 @@ def _wire(desk: Desk, shared: Shared) -> None:
         )  # fmt: skip
     packed.success(None, desk.file, None, js=_FETCH, api_visibility="private")
     desk.use.click(
-        lambda chosen: (chosen, go("generate")),
-        desk.chosen,
-        [shared.adapter, shared.tabs],
-        **QUIET,
+        lambda chosen: (chosen, go("generate")), desk.chosen, [shared.adapter, shared.tabs], **QUIET
     )
 
 

@@ -101,9 +101,7 @@ def _steps(run: RunFolder) -> list[int]:
 
 
 def draw(
-    settings: Settings,
-    on_progress: Progress | None = None,
-    should_stop: ShouldStop = lambda: False,
+    settings: Settings, on_progress: Progress | None = None, should_stop: ShouldStop = lambda: False
 ) -> list[Path]:
     """Draws pictures into today's folder of pictures; gives their files in the order of seeds.
 

@@ -148,4 +148,3 @@ def view(name: str) -> RunView:
             for old in list(_readers)[:-_MOST_READERS]:
                 del _readers[old]
     return reader.view()
-

@@ -26,14 +26,7 @@ from app.forms import (
     read_form,
 )
 from app.render import render
-from app.shared import (
-    QUIET,
-    Shared,
-    elem,
-    for_scripts,
-    go,
-    says_errors,
-)
+from app.shared import QUIET, Shared, elem, for_scripts, go, says_errors
 from app.tabs.images.imagesets import find_set
 from app.tabs.train import memory, outlook
 from trainer import places

@@ -39,12 +39,7 @@ def test_the_base_model_is_drawn_once_for_each_prompt() -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [
-        ("0, 0.5, 1", (0.0, 0.5, 1.0)),
-        ("1;1 -0.5", (1.0, -0.5)),
-        ("", ()),
-        (" , ", ()),
-    ],
+    [("0, 0.5, 1", (0.0, 0.5, 1.0)), ("1;1 -0.5", (1.0, -0.5)), ("", ()), (" , ", ())],
 )
 def test_strengths_are_read(text: str, expected: tuple[float, ...]) -> None:
     assert grid.read_strengths(text) == expected

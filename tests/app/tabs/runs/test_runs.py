@@ -19,7 +19,16 @@ from trainer.config.schema import TrainingConfig
 from trainer.config.file import with_values, write_config
 from tests.trainer.logs_for_tests import log_events
 from trainer.errors import Code
-from trainer.events import CheckpointSaved, Ended, Evaluated, Meters, Prepared, RunEvent, StepDone, Warned
+from trainer.events import (
+    CheckpointSaved,
+    Ended,
+    Evaluated,
+    Meters,
+    Prepared,
+    RunEvent,
+    StepDone,
+    Warned,
+)
 from trainer.runs.log import EventReader
 from trainer.runs.layout import RunFolder, create_run
 from trainer.runs.status import Status, write_status
@@ -191,9 +200,7 @@ def test_nothing_of_a_users_becomes_markup() -> None:
     )
     write_status(run, Status("failed", 1, 2, message=EVIL))
     add_preview(run, 0, prompt=f"{EVIL} \"' onerror=x")
-    log_events(
-        run, Warned(EVIL), Ended(1, "failed", "", EVIL), Evaluated(1, Meters(0.5, 0.25))
-    )
+    log_events(run, Warned(EVIL), Ended(1, "failed", "", EVIL), Evaluated(1, Meters(0.5, 0.25)))
     recommended = {"checkpoint": EVIL, "strength": 1, "why": EVIL}
     (run.path / "evaluation.json").write_text(json.dumps({"recommended": recommended}))
     make_run("other")
