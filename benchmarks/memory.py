@@ -36,12 +36,13 @@ from trainer.config.file import with_values
 from trainer.config.schema import TrainingConfig
 from trainer.diffusion import Points, TextConditioning, call_unet, encode
 from trainer.lora.attach import attach
-from trainer.memory.architecture import build, find_architecture
 from trainer.memory.devices import DTYPES, repeating
 from trainer.memory.modes import set_mode
+from trainer.memory.phases import build
 from trainer.memory.prediction import STEP, predict
 from trainer.memory.quantized import quantize_base
 from trainer.models.base import BaseModel
+from trainer.models.facts import read_facts
 from trainer.runs.atomic import write_json
 from trainer.training.optimizers import make_optimizer
 
@@ -164,7 +165,7 @@ class Bench:
         self.case, self.device = case, device
         self.before = allocated(device)
         dtype = DTYPES[case.precision]  # type: ignore[index]
-        self.base = build(find_architecture(case.base), dtype)
+        self.base = build(read_facts(case.base), dtype)
         self.base.vae = nn.Identity()  # type: ignore[assignment]
         for module in (self.base.unet, *(self.base.text_encoders if case.text else [])):
             fill(module.to(dtype), device)  # others stay on the meta device

@@ -22,10 +22,10 @@ from torch.utils.weak import WeakIdKeyDictionary
 from trainer.config.schema import AdapterConfig
 from trainer.lora.attach import attach
 from trainer.lora.layers import AdaptedLayer
-from trainer.memory.architecture import build, find_architecture
 from trainer.memory.modes import set_mode
-from trainer.memory.phases import Workload, follow_step, optimizer_bytes
+from trainer.memory.phases import Workload, build, follow_step, optimizer_bytes
 from trainer.memory.tracking import bytes_of, tensors_of
+from trainer.models.facts import read_facts
 
 Peer = Literal["diffusers script", "kohya"]
 PEERS: tuple[Peer, ...] = ("diffusers script", "kohya")
@@ -39,8 +39,8 @@ def peer_parts(
     peer: Peer, base_name: str, resolution: int, batch: int, checkpointing: bool
 ) -> dict[str, float]:
     """Bytes by part of a step of the UNet, rank 16, AdamW."""
-    architecture = find_architecture(base_name)
-    base = build(architecture, _HALF)
+    facts = read_facts(base_name)
+    base = build(facts, _HALF)
     config = AdapterConfig(rank=16, text_encoder=False)
     attachment = attach(base, config, seed=0)
     parameters = [p for named in attachment.parameters.values() for _, p in named]

@@ -2,30 +2,96 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Hashable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import cast
+from typing import Any, cast
 
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from torch.nn import Parameter
+from transformers import CLIPTextConfig
 
 from trainer.config.schema import AdapterConfig, TrainingConfig
 from trainer.diffusion import Points, TextConditioning, call_unet, encode
+from trainer.errors import UserError
 from trainer.lora.attach import attach
-from trainer.memory.architecture import Architecture, build
 from trainer.memory.devices import DTYPES, Precision
 from trainer.memory.modes import Mode, set_mode
 from trainer.memory.quantized import Bits, quantize_base
 from trainer.memory.tiling import in_tiles, is_cut
 from trainer.memory.tracking import StorageTracker, bytes_of, fused_attention, tensors_of
-from trainer.models.base import BaseModel
+from trainer.models.base import BaseModel, TextEncoder
+from trainer.models.configs import read_json
+from trainer.models.identify import BaseFacts
+from trainer.models.load import ENCODERS
 from trainer.training.batches import Batch
 from trainer.training.step import batch_loss
 
 META = torch.device("meta")
+
+
+def build(facts: BaseFacts, dtype: torch.dtype) -> BaseModel:
+    """The base model without weights: frozen, on the meta device, the VAE in float32.
+
+    Args:
+        dtype: number format of the UNet and the text encoders.
+
+    Raises:
+        UserError: the libraries cannot make a model of its configuration.
+    """
+    parts = {
+        name: read_json(facts.config_folder / name / "config.json") for name in facts.family.parts
+    }
+    encoders: list[TextEncoder] = []
+    try:
+        with META:
+            unet = cast(UNet2DConditionModel, UNet2DConditionModel.from_config(parts.pop("unet")))
+            vae = cast(AutoencoderKL, AutoencoderKL.from_config(parts.pop("vae")))
+            for name, part in parts.items():
+                config, options = CLIPTextConfig(**part), {"attn_implementation": "sdpa"}
+                encoders.append(ENCODERS[name]._from_config(config, dtype=dtype, **options))
+    except (TypeError, ValueError, KeyError) as problem:
+        raise UserError(
+            f"The configuration of this {facts.family.title} model cannot be used: {problem}"
+        ) from problem
+    torch.nn.Module.to(unet, dtype)  # as diffusers types its own, it takes no number format
+    for module in (unet, vae, *encoders):
+        module.eval().requires_grad_(False)
+    tokenizers: list[Any] = [
+        _Blanks(encoder.config.max_position_embeddings) for encoder in encoders
+    ]
+    return BaseModel(
+        name=facts.family.title,
+        family=facts.family,
+        prediction_type=facts.prediction_type,
+        unet=unet,
+        vae=vae,
+        text_encoders=encoders,
+        tokenizers=tokenizers,
+        scheduler_config={},
+        vae_scale_factor=facts.latent_factor,
+        default_resolution=facts.resolution,
+        zero_empty_prompt=True,
+        fingerprint="",
+        vae_fingerprint="",
+    )
+
+
+class _Blanks:
+    """In place of a tokenizer: no text has any tokens."""
+
+    bos_token_id = eos_token_id = pad_token_id = 0
+
+    def __init__(self, length: int) -> None:
+        self.model_max_length = min(length, 77)
+
+    def __call__(self, _text: str, **_: object) -> dict[str, list[int]]:
+        return {"input_ids": []}
+
+
+# -------------------------------------------------------------------------- a training step
 
 
 @dataclass(frozen=True)
@@ -48,11 +114,6 @@ class Workload:
     mode: Mode
     checkpointing: bool
     weights: Bits = "full"
-
-    def key(self) -> str:
-        """The same for the same work, in every process."""
-        facts = asdict(self) | {"adapter": self.adapter.model_dump(mode="json")}
-        return json.dumps(facts, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -79,10 +140,10 @@ class StepMemory:
         return replace(self, gradients=self.adapter, activations=self.besides)
 
 
-def step_memory(architecture: Architecture, work: Workload) -> StepMemory:
+def step_memory(facts: BaseFacts, work: Workload) -> StepMemory:
     """Follows one training step: forward, backward."""
     adapter = cast(Hashable, work.adapter)  # frozen models are
-    base, parameters = _with_adapter(architecture, work.precision, work.weights, adapter)
+    base, parameters = _with_adapter(facts, work.precision, work.weights, adapter)
     set_mode(base, work.mode, work.checkpointing, trains_text=work.adapter.text_encoder)
     text = tensors_of(*base.text_encoders)
     weights = tensors_of(base.unet) + (text if work.adapter.text_encoder else [])
@@ -99,10 +160,10 @@ def step_memory(architecture: Architecture, work: Workload) -> StepMemory:
 
 @lru_cache(maxsize=1)
 def _with_adapter(
-    architecture: Architecture, precision: Precision, weights: Bits, adapter: AdapterConfig
+    facts: BaseFacts, precision: Precision, weights: Bits, adapter: AdapterConfig
 ) -> tuple[BaseModel, list[Parameter]]:
     """The last one is remembered, for the next memory mode."""
-    base = build(architecture, DTYPES[precision])
+    base = build(facts, DTYPES[precision])
     quantize_base(base, weights, META)
     attachment = attach(base, adapter, seed=0)
     base.unet.train()
@@ -217,7 +278,7 @@ class OtherMemory:
 
 
 def other_memory(
-    architecture: Architecture,
+    facts: BaseFacts,
     precision: Precision,
     width: int,
     height: int,
@@ -231,7 +292,7 @@ def other_memory(
         rows: of the largest pass without gradients.
         tiling: whether large pictures go through the VAE in tiles.
     """
-    base = build(architecture, DTYPES[precision])
+    base = build(facts, DTYPES[precision])
     quantize_base(base, weights, META)
     vae, scale = tensors_of(base.vae), base.vae_scale_factor
     small = (1, base.vae.config["latent_channels"], height // scale, width // scale)

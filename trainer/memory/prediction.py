@@ -16,7 +16,6 @@ from trainer.data.buckets import make_buckets
 from trainer.data.cache import content_key
 from trainer.data.report import check_resolution
 from trainer.errors import UserError
-from trainer.memory.architecture import find_architecture
 from trainer.memory.devices import Precision
 from trainer.memory.modes import (
     MemoryMode,
@@ -33,6 +32,8 @@ from trainer.memory.phases import (
     other_memory,
     step_memory,
 )
+from trainer.models.configs import read_json
+from trainer.models.facts import read_facts
 from trainer.places import cache_folder
 from trainer.runs.atomic import write_json
 
@@ -110,7 +111,7 @@ def predict(config: TrainingConfig, vram_gib: float | None = None) -> Fit:
     plan, plan_peak = (mode, peak) if peak <= card else predictor.choose(mode, card)
     is_square = predictor.width == predictor.height
     return Fit(
-        base=predictor.architecture.facts.family.title,
+        base=predictor.facts.family.title,
         resolution=predictor.width if is_square else predictor.resolution,
         batch_size=config.training.batch_size,
         precision=predictor.precision,
@@ -153,8 +154,7 @@ class _Predictor:
 
     def __init__(self, config: TrainingConfig) -> None:
         self.config = config
-        self.architecture = find_architecture(config.base.name)
-        facts = self.architecture.facts
+        self.facts = facts = read_facts(config.base.name)
         self.resolution = config.images.resolution or facts.resolution
         step = facts.resolution_step
         check_resolution(self.resolution, step)
@@ -248,23 +248,25 @@ class _Predictor:
             checkpointing=mode.checkpointing,
             weights=mode.weights,
         )
+        adapter = self.config.adapter.model_dump(mode="json")
         return self._remembered(
-            StepMemory, work.key(), lambda: step_memory(self.architecture, work)
+            StepMemory, asdict(work) | {"adapter": adapter}, lambda: step_memory(self.facts, work)
         )
 
     def _others(self, mode: MemoryMode) -> OtherMemory:
         rows, weights = mode.rows_without_gradients, mode.weights
         size = (self.precision, self.width, self.height, rows, weights, mode.tiling)
-        return self._remembered(OtherMemory, size, lambda: other_memory(self.architecture, *size))
+        return self._remembered(OtherMemory, size, lambda: other_memory(self.facts, *size))
 
     def _remembered(
         self, kind: type[Result], facts: object, compute: Callable[[], Result]
     ) -> Result:
         """From the cache folder, or computed and written there."""
+        folder = self.facts.config_folder
         key = content_key(
             kind=kind.__name__,
             facts=facts,
-            parts=self.architecture.parts,
+            parts=[read_json(folder / part / "config.json") for part in self.facts.family.parts],
             versions=[_VERSION, *(version(library) for library in _LIBRARIES)],
         )
         path = cache_folder() / "fit" / f"{key[:40]}.json"

@@ -45,19 +45,12 @@ class _Quantized(nn.Module):
         """The weight, made anew, in the number format that it had."""
         if self.codes.is_meta:
             return torch.empty(self.shape, dtype=self.dtype, device=self.codes.device)
-        kernels = _kernels()
+        kernels, options = _kernels(), {"blocksize": _BLOCK[self.bits], "dtype": self.dtype}
         if self.bits == "8bit":
             even = _even_codes(self.codes.device)
-            block = _BLOCK["8bit"]
-            state = kernels.QuantState(self.scales, code=even, blocksize=block, dtype=self.dtype)
+            state = kernels.QuantState(self.scales, code=even, **options)
             return kernels.dequantize_blockwise(self.codes, state)
-        state = kernels.QuantState(
-            self.scales,
-            shape=self.shape,
-            blocksize=_BLOCK["4bit"],
-            quant_type="nf4",
-            dtype=self.dtype,
-        )
+        state = kernels.QuantState(self.scales, shape=self.shape, quant_type="nf4", **options)
         return kernels.dequantize_4bit(self.codes, state)
 
 

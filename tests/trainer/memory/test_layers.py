@@ -13,13 +13,12 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from tests.conftest import TinyBase
-from trainer.config.schema import AdapterConfig
-from trainer.diffusion import added_conditioning, encode
-from trainer.lora.attach import attach
+from tests.trainer.memory.steps import adapted, follow, gradients, rounded_base
+from trainer.lora.attach import detach, disabled
+from trainer.lora.layers import find_layers
 from trainer.memory.layers import lean_layers, plain_layers
 from trainer.memory.modes import set_mode
-from trainer.memory.tracking import StorageTracker
-from trainer.models.base import BaseModel
+from trainer.memory.quantized import Bits, QuantizedConvolution, QuantizedLinear
 from trainer.models.load import load_base
 
 
@@ -101,78 +100,56 @@ def test_attention_with_a_mask() -> None:
     assert not torch.equal(layer(inputs), plain)
 
 
-MODES = [("lean", False), ("feed_forward", False), ("lean", True), ("plain", True)]
+MODES = [
+    ("plain", False),
+    ("lean", False),
+    ("feed_forward", False),
+    ("lean", True),
+    ("plain", True),
+]
 
 
-def prepared(folder: str, dtype: torch.dtype) -> tuple[BaseModel, list[nn.Parameter]]:
-    base = load_base(folder, dtype=dtype)
-    attachment = attach(base, AdapterConfig(rank=4), seed=0)
-    parameters = [p for named in attachment.parameters.values() for _, p in named]
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in parameters:  # B too, or A would get no gradient
-            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
-    for module in (base.unet, *base.text_encoders):
-        module.train()
-    return base, parameters
-
-
-def step(base: BaseModel, parameters: list[nn.Parameter]) -> tuple[list[Tensor], int]:
-    """Gradients of all adapter parameters, and the most bytes that were alive."""
-    for parameter in parameters:
-        parameter.grad = None
-    torch.manual_seed(6)
-    noised = torch.randn(2, 4, 16, 16).to(base.unet.dtype)
-    modules = [base.unet, *base.text_encoders]
-    with StorageTracker(t for m in modules for t in [*m.parameters(), *m.buffers()]) as tracker:
-        text = encode(base, ["a cat", "the dog"], "cpu")
-        sizes = [(32, 32)] * 2
-        predicted = base.unet(
-            noised,
-            torch.tensor([5, 600]),
-            encoder_hidden_states=text.hidden,
-            added_cond_kwargs=added_conditioning(
-                text.pooled, [(size, size, size) for size in sizes]
-            ),
-        ).sample
-        predicted.float().square().mean().backward()
-    gradients = [parameter.grad for parameter in parameters]
-    return [gradient for gradient in gradients if gradient is not None], tracker.peak
-
-
+@pytest.mark.parametrize("bits", ["full", "8bit", "4bit"])
 @pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
-def test_whole_models_in_every_mode(tiny_base: TinyBase, name: str) -> None:
-    base, parameters = prepared(str(tiny_base(name)), torch.float32)
-    set_mode(base, "plain", False, trains_text=True)
-    plain, plain_peak = step(base, parameters)
-    assert len(plain) == len(parameters)
+def test_whole_models_in_every_mode(tiny_base: TinyBase, name: str, bits: Bits) -> None:
+    """Gradients are those of the plain way with the same, perhaps rounded, weights."""
+    base, plain = rounded_base(tiny_base(name), bits), load_base(str(tiny_base(name)))
+    with torch.no_grad():
+        for key, live in find_layers(plain).items():
+            live.module.weight.copy_(find_layers(base)[key].module.weight)
+    kinds = [type(live.module) for live in find_layers(base).values()]
+    rounded = sum(kind in (QuantizedLinear, QuantizedConvolution) for kind in kinds)
+    assert rounded == 0 if bits == "full" else rounded > len(kinds) / 2
+    wanted = gradients(plain, adapted(plain))
+    parameters = adapted(base)
+    assert len(wanted) == len(parameters)
     peaks = []
     for mode, checkpointing in MODES:
         set_mode(base, mode, checkpointing, trains_text=True)  # type: ignore[arg-type]
-        gradients, peak = step(base, parameters)
-        peaks.append(peak)
-        for ours, theirs in zip(gradients, plain, strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
-    assert max(peaks) < plain_peak and peaks[1] < peaks[0]
+        for ours, theirs in zip(gradients(base, parameters), wanted, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
+        peaks.append(follow(base, parameters)[0])
+    assert max(peaks[1:]) < peaks[0] and peaks[2] < peaks[1]
+    detach(base)
+    assert [type(live.module) for live in find_layers(base).values()] == kinds
 
 
 def test_half_precision_stays_near(tiny_base: TinyBase) -> None:
     """The adapter computes in the number format of its input, and its gradients are float32."""
-    folder = str(tiny_base("sd1"))
-    exact, _ = step(*prepared(folder, torch.float32))
-    base, parameters = prepared(folder, torch.bfloat16)
+    exact, base = (
+        rounded_base(tiny_base("sd1"), "full", dtype) for dtype in (torch.float32, torch.bfloat16)
+    )
+    wanted, parameters = gradients(exact, adapted(exact)), adapted(base)
     set_mode(base, "lean", False, trains_text=True)
-    rounded, _ = step(base, parameters)
-    assert {gradient.dtype for gradient in rounded} == {torch.float32}
-    both = torch.cat([g.flatten() for g in exact]), torch.cat([g.flatten() for g in rounded])
+    found = gradients(base, parameters)
+    assert {gradient.dtype for gradient in found} == {torch.float32}
+    both = (torch.cat([g.flatten() for g in each]) for each in (wanted, found))
     assert torch.nn.functional.cosine_similarity(*both, dim=0) > 0.99
 
 
 def test_adapters_switched_off_are_the_base(tiny_base: TinyBase) -> None:
-    from trainer.lora.attach import disabled
-
-    base, _ = prepared(str(tiny_base("sd1")), torch.float32)
-    untouched = load_base(str(tiny_base("sd1")))
+    base, untouched = (load_base(str(tiny_base("sd1"))) for _ in range(2))
+    adapted(base)
     noised, text = torch.randn(1, 4, 16, 16), torch.randn(1, 77, 16)
     set_mode(base, "lean", False, trains_text=True)
     with torch.no_grad(), disabled(base):

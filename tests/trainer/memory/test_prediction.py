@@ -14,9 +14,10 @@ from trainer.commands.cli import main
 from trainer.config.file import with_values
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
-from trainer.memory.architecture import build, find_architecture
 from trainer.memory.modes import memory_mode_of, smaller_modes
+from trainer.memory.phases import build
 from trainer.memory.prediction import PHASES, STEP, Fit, predict
+from trainer.models.facts import read_facts
 
 
 @pytest.fixture(autouse=True)
@@ -35,10 +36,7 @@ def asked(base: Path | str, vram: float | None = None, **changes: Any) -> Fit:
 )
 def test_full_sizes_are_known_without_weights(name: str, millions: int) -> None:
     """The parameters of the UNet and the text encoders, as the models' papers give them."""
-    architecture = find_architecture(name)
-    assert {part for part, _ in architecture.parts} >= {"unet", "vae", "text_encoder"}
-
-    base = build(architecture, torch.bfloat16)
+    base = build(read_facts(name), torch.bfloat16)
     modules = [base.unet, *base.text_encoders]
     count = sum(p.numel() for module in modules for p in module.parameters())
     assert count / 1e6 == pytest.approx(millions, rel=0.01)
@@ -46,7 +44,7 @@ def test_full_sizes_are_known_without_weights(name: str, millions: int) -> None:
 
 def test_a_hub_name_that_says_nothing_is_a_question() -> None:
     with pytest.raises(UserError, match="sd15"):
-        find_architecture("someone/a-model")
+        read_facts("someone/a-model")
 
 
 @pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])

@@ -11,26 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from tests.conftest import TinyBase
+from tests.trainer.memory.steps import gradients, rounded_base
 from tests.trainer.runs_for_tests import make_images, small_config, train_small
 from trainer.commands.cli import main
 from trainer.config.schema import AdapterConfig, TrainingConfig
-from trainer.diffusion import added_conditioning, encode
 from trainer.errors import UserError
 from trainer.events import Evaluated
-from trainer.lora.attach import attach, detach
+from trainer.lora.attach import attach
 from trainer.lora.layers import find_layers, original_layer
-from trainer.memory.architecture import find_architecture
-from trainer.memory.modes import set_mode
-from trainer.memory.phases import Workload, step_memory
 from trainer.memory.quantized import Bits, QuantizedConvolution, QuantizedLinear, quantize_base
 from trainer.memory.tracking import StorageTracker, bytes_of
-from trainer.models.base import BaseModel
 from trainer.models.load import load_base
 
 CPU = torch.device("cpu")
 BITS: list[Bits] = ["8bit", "4bit"]
-KEPT = {"8bit": 1.02, "4bit": 0.57}  # bytes for each value, with their scales
-MODES = [("plain", False), ("lean", False), ("feed_forward", False), ("lean", True)]
+SIZES = {"8bit": 1.02, "4bit": 0.57}  # bytes for each value, with their scales
 
 
 class Holder(nn.Module):
@@ -93,8 +88,7 @@ def test_a_layer_is_that_of_the_weight_it_keeps(name: str, bits: Bits, dtype: to
 @pytest.mark.parametrize("bits", BITS)
 def test_nothing_is_kept_for_the_backward_pass(bits: Bits) -> None:
     layer = quantized(nn.Linear(256, 256, bias=False).requires_grad_(False), bits)
-    kept = bytes_of(layer.buffers())
-    assert kept <= 256 * 256 * KEPT[bits]
+    assert bytes_of(layer.buffers()) <= 256 * 256 * SIZES[bits]
     inputs = torch.randn(1, 256, requires_grad=True)
     with StorageTracker([inputs, *layer.buffers()]) as tracker:
         result = layer(inputs)
@@ -102,83 +96,8 @@ def test_nothing_is_kept_for_the_backward_pass(bits: Bits) -> None:
     assert tracker.peak > 256 * 256 * 4  # the weight was there for a while
 
 
-def prepared(folder: Path, bits: Bits, dtype: torch.dtype = torch.float32) -> BaseModel:
-    base = load_base(str(folder), dtype=dtype)
-    quantize_base(base, bits, CPU)
-    return base
-
-
-def adapted(base: BaseModel) -> list[nn.Parameter]:
-    attachment = attach(base, AdapterConfig(rank=4), seed=0)
-    parameters = [p for named in attachment.parameters.values() for _, p in named]
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in parameters:  # B too, or A would get no gradient
-            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return parameters
-
-
-def gradients(base: BaseModel, parameters: list[nn.Parameter]) -> list[Tensor]:
-    """Of all parameters of the adapter."""
-    for parameter in parameters:
-        parameter.grad = None
-    for module in (base.unet, *base.text_encoders):
-        module.train()
-    torch.manual_seed(6)
-    noised = torch.randn(1, 4, 16, 16)
-    sizes = [(32, 32)]
-    text = encode(base, ["a cat"], "cpu")
-    predicted = base.unet(
-        noised,
-        torch.tensor([600]),
-        encoder_hidden_states=text.hidden,
-        added_cond_kwargs=added_conditioning(text.pooled, [(size, size, size) for size in sizes]),
-    ).sample
-    predicted.square().mean().backward()
-    found = [parameter.grad for parameter in parameters]
-    return [gradient for gradient in found if gradient is not None]
-
-
-@pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
-@pytest.mark.parametrize("bits", BITS)
-def test_whole_models_in_every_mode(tiny_base: TinyBase, name: str, bits: Bits) -> None:
-    base = prepared(tiny_base(name), bits)
-    plain = load_base(str(tiny_base(name)))
-    rounded = find_layers(base)
-    with torch.no_grad():
-        for key, live in find_layers(plain).items():
-            live.module.weight.copy_(rounded[key].module.weight)
-    kinds = [type(live.module) for live in rounded.values()]
-    assert sum(kind in (QuantizedLinear, QuantizedConvolution) for kind in kinds) > len(kinds) / 2
-    wanted = gradients(plain, adapted(plain))
-    parameters = adapted(base)
-    assert len(wanted) == len(parameters)
-    for mode, checkpointing in MODES:
-        set_mode(base, mode, checkpointing, trains_text=True)  # type: ignore[arg-type]
-        for ours, theirs in zip(gradients(base, parameters), wanted, strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
-    detach(base)
-    assert [type(live.module) for live in find_layers(base).values()] == kinds
-
-
-@pytest.mark.parametrize("bits", BITS)
-def test_the_predictor_knows_what_it_takes(tiny_base: TinyBase, bits: Bits) -> None:
-    folder = tiny_base("sdxl")
-    work = Workload(32, 32, "fp32", AdapterConfig(rank=4), 1, "lean", False, bits)
-    predicted = step_memory(find_architecture(str(folder)), work)
-    base = prepared(folder, bits)
-    parameters = adapted(base)
-    set_mode(base, "lean", False, trains_text=True)
-    modules = [base.unet, *base.text_encoders]
-    weights = [t for m in modules for t in (*m.parameters(), *m.buffers())]
-    assert predicted.base_weights + predicted.adapter == bytes_of(weights)
-    with StorageTracker(weights) as tracker:
-        gradients(base, parameters)
-    assert predicted.activations + predicted.gradients == pytest.approx(tracker.peak, rel=0.05)
-
-
 def test_dora_measures_the_weights_as_they_are_kept(tiny_base: TinyBase) -> None:
-    base = prepared(tiny_base("sd1"), "8bit")
+    base = rounded_base(tiny_base("sd1"), "8bit")
     attach(base, AdapterConfig(rank=4, kind="dora"), seed=0)
     layer = next(
         live.module for live in find_layers(base).values() if hasattr(live.module, "lora_A")
@@ -191,7 +110,7 @@ def test_dora_measures_the_weights_as_they_are_kept(tiny_base: TinyBase) -> None
 
 
 def test_another_base_is_not_met_in_the_cache(tiny_base: TinyBase) -> None:
-    keys = {prepared(tiny_base("sd1"), bits).output_key for bits in ("full", *BITS)}
+    keys = {rounded_base(tiny_base("sd1"), bits).output_key for bits in ("full", *BITS)}
     assert len(keys) == 3
     assert load_base(str(tiny_base("sd1"))).output_key in keys
 
@@ -201,8 +120,8 @@ def test_a_platform_without_the_package_gets_one_sentence(
 ) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes.functional", None)
     with pytest.raises(UserError, match=r"memory\.base_weights .* bitsandbytes"):
-        prepared(tiny_base("sd1"), "8bit")
-    prepared(tiny_base("sd1"), "full")
+        rounded_base(tiny_base("sd1"), "8bit")
+    rounded_base(tiny_base("sd1"), "full")
     assert TrainingConfig().memory.base_weights == "auto"
 
 

@@ -10,23 +10,16 @@ import torch
 from torch import Tensor
 
 from tests.conftest import TinyBase
+from tests.trainer.memory.steps import adapted, follow, rounded_base
 from trainer.config.schema import AdapterConfig
-from trainer.diffusion import Points, TextConditioning, added_conditioning, call_unet, encode
-from trainer.lora.attach import attach
-from trainer.memory.architecture import find_architecture
+from trainer.diffusion import Points, TextConditioning, call_unet
 from trainer.memory.modes import Mode, set_mode
 from trainer.memory.phases import Workload, optimizer_bytes, step_memory
-from trainer.memory.tracking import BLOCK, StorageTracker, bytes_of, rounded
+from trainer.memory.quantized import Bits
+from trainer.memory.tracking import BLOCK, StorageTracker, bytes_of, rounded, tensors_of
 from trainer.models.base import BaseModel
-from trainer.models.load import load_base
+from trainer.models.facts import read_facts
 from trainer.training.optimizers import make_optimizer, parameter_groups
-
-MODES: list[tuple[Mode, bool]] = [
-    ("plain", False),
-    ("lean", False),
-    ("feed_forward", False),
-    ("lean", True),
-]
 
 
 def test_storages_are_counted_once_and_while_they_live() -> None:
@@ -48,46 +41,31 @@ def test_storages_are_counted_once_and_while_they_live() -> None:
     assert bytes_of([known, known.view(10, 100)]) == 4096
 
 
-@pytest.mark.parametrize(("mode", "checkpointing"), MODES)
-@pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
+@pytest.mark.parametrize(
+    ("name", "mode", "checkpointing", "bits"),
+    [
+        ("sd1", "plain", False, "full"),
+        ("sd1", "feed_forward", False, "full"),
+        ("sd2", "lean", True, "full"),
+        ("sd2", "lean", False, "4bit"),
+        ("sdxl", "plain", False, "full"),
+        ("sdxl", "lean", False, "full"),
+        ("sdxl", "lean", True, "full"),
+        ("sdxl", "feed_forward", False, "8bit"),
+    ],
+)
 def test_prediction_of_a_step_is_what_a_step_takes(
-    tiny_base: TinyBase,
-    name: str,
-    mode: Mode,
-    checkpointing: bool,
+    tiny_base: TinyBase, name: str, mode: Mode, checkpointing: bool, bits: Bits
 ) -> None:
-    folder = str(tiny_base(name))
-    config = AdapterConfig(rank=4)
-    work = Workload(128, 128, "fp32", config, 2, mode, checkpointing)
-    predicted = step_memory(find_architecture(folder), work)
-
-    base = load_base(folder)
-    attachment = attach(base, config, seed=0)
-    parameters = [p for named in attachment.parameters.values() for _, p in named]
+    work = Workload(128, 128, "fp32", AdapterConfig(rank=4), 2, mode, checkpointing, bits)
+    predicted = step_memory(read_facts(str(tiny_base(name))), work)
+    base = rounded_base(tiny_base(name), bits)
+    parameters = adapted(base)
     set_mode(base, mode, checkpointing, trains_text=True)
-    for module in (base.unet, *base.text_encoders):
-        module.train()
-    weights: list[Tensor] = [
-        t for m in (base.unet, *base.text_encoders) for t in (*m.parameters(), *m.buffers())
-    ]
-    latents, sizes = torch.randn(2, 4, 64, 64), [(128, 128)] * 2
-    peaks = []
-    for _ in range(2):  # the second time beside the gradients of the first
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        with StorageTracker([*weights, latents, *gradients]) as tracker:
-            text = encode(base, ["x", "y"], "cpu")
-            predicted_noise = base.unet(
-                latents,
-                torch.tensor([3, 700]),
-                encoder_hidden_states=text.hidden,
-                added_cond_kwargs=added_conditioning(
-                    text.pooled, [(size, size, size) for size in sizes]
-                ),
-            ).sample
-            predicted_noise.square().mean().backward()
-        peaks.append(tracker.peak + bytes_of(gradients))
     assert predicted.adapter == bytes_of(parameters)
+    weights = tensors_of(base.unet, *base.text_encoders)
     assert predicted.base_weights + predicted.adapter == bytes_of(weights)
+    peaks = follow(base, parameters, side=64)
     for step, peak in zip((predicted, predicted.accumulating()), peaks, strict=True):
         assert step.activations + step.gradients == pytest.approx(peak, rel=0.05)
 
@@ -96,15 +74,15 @@ def test_a_row_more_in_the_step_is_a_row_more_in_the_prediction(
     tiny_base: TinyBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The prediction follows the code that trains, not a copy of it."""
-    architecture = find_architecture(str(tiny_base("sd1")))
+    facts = read_facts(str(tiny_base("sd1")))
     work = Workload(128, 128, "fp32", AdapterConfig(rank=4), 2, "lean", False)
-    two, three = step_memory(architecture, work), step_memory(architecture, replace(work, rows=3))
+    two, three = step_memory(facts, work), step_memory(facts, replace(work, rows=3))
 
     def with_one_more(base: BaseModel, points: Points, text: TextConditioning) -> Tensor:
         return call_unet(base, points.joined(points[:1]), text[[0, 1, 0]])[:2]
 
     monkeypatch.setattr("trainer.training.step.call_unet", with_one_more)
-    changed = step_memory(architecture, work)
+    changed = step_memory(facts, work)
     assert changed.activations > 1.3 * two.activations
     assert changed.activations == pytest.approx(three.activations, rel=0.1)
 
