@@ -196,7 +196,7 @@ def _read_table(file: FoundFile, index: PictureIndex, captions: Captions) -> Non
         data = read_start(file.path, MAX_TABLE_BYTES)
         if len(data) > MAX_TABLE_BYTES:
             raise ValueError(f"it has more than {MAX_TABLE_BYTES // 1_000_000} MB")
-        read_rows = _csv_rows if file.path.suffix.casefold() == ".csv" else _json_rows
+        read_rows = _ROWS[file.path.suffix.casefold()]
         for number, row in enumerate(read_rows(decode_text(data))):
             if number == _MAX_ROWS:
                 raise ValueError(f"it has more than {_MAX_ROWS:,} rows")
@@ -266,3 +266,7 @@ def _csv_rows(text: str) -> Iterator[_Row]:
         if row:
             file_name, caption = (row[at] if at < len(row) else None for at in places)
             yield _Row(reader.line_num, file_name, caption)
+
+
+_ROWS = {".jsonl": _json_rows, ".csv": _csv_rows}
+"""What reads the rows of a metadata table, by its suffix."""

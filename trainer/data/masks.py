@@ -26,8 +26,10 @@ from trainer.data.scan import FolderContents, FoundFile
 if TYPE_CHECKING:
     from trainer.data.sets import ImageEntry
 
-_FOLDER = "masks"
-_MARK = ".mask"
+_MARKS = (".mask",)
+"""What a mask's name has between its picture's name and its own suffix."""
+_FOLDERS = ("masks",)
+"""Names of folders next to pictures, of masks with the pictures' names; in lower case."""
 MAX_STRETCH = 0.02
 """How far a mask's aspect ratio may be off its picture's, relative."""
 
@@ -72,17 +74,17 @@ def take_masks(contents: FolderContents) -> FoundMasks:
     folders = {
         file.folder
         for file in contents.pictures
-        if PurePosixPath(file.folder).name.casefold() == _FOLDER and index.beside(_outside(file))
+        if PurePosixPath(file.folder).name.casefold() in _FOLDERS and index.beside(_outside(file))
     }
     masks = FoundMasks()
     pictures: list[FoundFile] = []
     orphans: list[str] = []
     for file in contents.pictures:
-        marked = matching_key(file.stem).endswith(_MARK)
-        if not marked and file.folder not in folders:
+        mark = next((one for one in _MARKS if matching_key(file.stem).endswith(one)), "")
+        if not mark and file.folder not in folders:
             pictures.append(file)
             continue
-        owners = index.beside(file.stem[: -len(_MARK)] if marked else _outside(file))
+        owners = index.beside(file.stem[: -len(mark)] if mark else _outside(file))
         for picture in owners:
             masks.of_picture.setdefault(picture.name, file)
         if not owners:
