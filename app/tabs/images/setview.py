@@ -11,14 +11,12 @@ from app.tabs.images.frames import Frame
 from app.tabs.images.imagesets import SetFolder, SetNotes, contents_of, read_notes, scan
 from trainer.config.schema import CaptionsConfig, ImagesConfig
 from trainer.data.buckets import CropPlan
-from trainer.data.findings import Finding, Severity
+from trainer.data.findings import SEVERITIES, Finding, Severity
 from trainer.data.names import display_name
 from trainer.data.report import SetReport, describe_set
 from trainer.data.sets import ImageEntry, ImageFile
 from trainer.errors import UserError
 
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-"""The gravest first."""
 _NOTABLE_CUT = 0.1  # of a picture's area
 _BOX = 72  # pixels of the longest side in the drawing of buckets
 _left_out: dict[Path, frozenset[str]] = {}
