@@ -27,18 +27,24 @@ from contextlib import contextmanager
 from pathlib import Path
 
 # From typing, and without a __future__ import, for the sake of the old Pythons.
-from typing import Dict, Iterator, List, NoReturn, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 OLDEST = (3, 10)
 HERE = Path(__file__).resolve().parent
 VENV = HERE / ".venv"
 STAMP = VENV / "rarebit-ready.json"  # says what is installed; written when all of it is
 UNFINISHED = VENV / "rarebit-unfinished"  # there while it is being changed
+PIPED: Dict[str, Any] = {
+    "stdout": subprocess.PIPE,
+    "text": True,
+    "encoding": "utf-8",
+    "errors": "replace",
+}
 NO_BROWSER = "--ignore=tests/browser"
 COMMANDS = "train, resume, generate, trigger, check-images, evaluate, fit, adapter, doctor and test"
 
 # What pip or the system says -> what is wrong, and the way out. The first that fits counts.
-CAUSES: Tuple[Tuple[str, str, str], ...] = (
+CAUSES = (
     (
         r"No space left on device|Errno 28|not enough space on the disk|disk quota",
         "The disk is full.",
@@ -61,13 +67,13 @@ CAUSES: Tuple[Tuple[str, str, str], ...] = (
         "set HTTPS_PROXY.",
     ),
     (
-        r"ensurepip is not available|No module named ensurepip|No module named 'ensurepip'",
+        r"ensurepip is not available|No module named '?ensurepip",
         "This Python cannot make environments with pip: its ensurepip is missing.",
         "On Debian and Ubuntu: sudo apt install python3-venv python3-pip. Elsewhere: install "
         "Python from its own installer.",
     ),
     (
-        r"No module named pip|No module named 'pip'",
+        r"No module named '?pip",
         "The environment has no pip.",
         "Delete the folder {venv} and start again.",
     ),
@@ -88,9 +94,8 @@ class Trouble(Exception):
     """Something that the person at the keyboard can put right."""
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        super().__init__(message, hint)
+        self.message, self.hint = message, hint
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -105,9 +110,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         return dispatch(list(arguments))
     except Trouble as trouble:
-        sys.stderr.write(f"{trouble.message}\n")
-        if trouble.hint:
-            sys.stderr.write(f"{trouble.hint}\n")
+        sys.stderr.write("".join(f"{line}\n" for line in trouble.args if line))
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("\nStopped. The next start goes on from here.\n")
@@ -208,22 +211,18 @@ def ready(files: Sequence[Path]) -> bool:
 
 
 def read_stamp() -> Dict[str, str]:
-    """What `.venv` says about itself; empty if it has never been finished."""
+    """What `.venv` says about itself; empty if it is not finished, or has another Python."""
     try:
         stamp = json.loads(STAMP.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return stamp if stamp["python"] == venv_version() else {}
+    except (OSError, ValueError, KeyError):
         return {}
-    return stamp if stamp.get("python") == venv_version() else {}
 
 
 def venv_version() -> str:
     """The version of the Python that `.venv` was made with, such as 3.11.7."""
-    try:
-        text = (VENV / "pyvenv.cfg").read_text(encoding="utf-8")
-    except OSError:
-        return ""
-    match = re.search(r"^version(?:_info)?\s*=\s*(\S+)", text, re.MULTILINE)
-    return match.group(1) if match else ""
+    text = (VENV / "pyvenv.cfg").read_text(encoding="utf-8")
+    return "".join(re.findall(r"^version(?:_info)?\s*=\s*(\S+)", text, re.MULTILINE)[:1])
 
 
 def fingerprint(file: Path) -> str:
@@ -244,7 +243,9 @@ def install(files: Sequence[Path]) -> None:
         stamp = read_stamp()
         index = os.environ.get("TORCH_INDEX_URL", "")
         if index and stamp.get("torch_index") != index:
-            install_torch(files[0], index)
+            version = dict(requirements(files[0]))["torch"]
+            say(f"Installing torch {version} from TORCH_INDEX_URL")
+            pip(["--force-reinstall", "--index-url", index, f"torch=={version}"])
         say("Installing what Rarebit needs (a few minutes, and about 6 GB, the first time).")
         pip([argument for file in files for argument in ("-r", str(file))])
         stamp = {"python": venv_version(), "torch_index": index or stamp.get("torch_index", "")}
@@ -259,10 +260,8 @@ def install(files: Sequence[Path]) -> None:
 
 def pip_works() -> bool:
     """Whether `.venv` has a Python that starts, with a whole pip."""
-    if not venv_python().exists():
-        return False
     check = [str(venv_python()), "-m", "pip", "--version"]
-    return subprocess.run(check, capture_output=True).returncode == 0
+    return venv_python().exists() and not subprocess.run(check, capture_output=True).returncode
 
 
 def make_venv() -> None:
@@ -282,13 +281,6 @@ def make_venv() -> None:
     UNFINISHED.unlink()
 
 
-def install_torch(file: Path, index: str) -> None:
-    """Installs the pinned torch from another package index."""
-    version = dict(requirements(file))["torch"]
-    say(f"Installing torch {version} from TORCH_INDEX_URL")
-    pip(["--force-reinstall", "--index-url", index, f"torch=={version}"])
-
-
 def pip(arguments: Sequence[str]) -> None:
     """Runs `pip install` in `.venv`."""
     options = ["--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
@@ -304,15 +296,7 @@ def run_logged(command: Sequence[str]) -> None:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     environment.pop("PYTHONPATH", None)
     lines: List[str] = []
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        env=environment,
-    ) as process:
+    with subprocess.Popen(command, env=environment, stderr=subprocess.STDOUT, **PIPED) as process:
         try:
             for line in process.stdout or ():
                 lines.append(line.rstrip())
@@ -398,18 +382,13 @@ def replace_process(python: Path, arguments: Sequence[str]) -> int:
     command = [str(python), *arguments]
     sys.stdout.flush()
     if os.name != "nt":
-        become(command)
+        os.execve(command[0], command, environment_for_rarebit())
     with subprocess.Popen(command, env=environment_for_rarebit()) as process:
         while True:
             try:
                 return process.wait()
             except KeyboardInterrupt:
                 continue  # the command has it too, and ends in its own way
-
-
-def become(command: Sequence[str]) -> NoReturn:
-    """Replaces this process."""
-    os.execve(command[0], list(command), environment_for_rarebit())
 
 
 def run_gate(python: Path, arguments: Sequence[str]) -> int:
@@ -426,7 +405,8 @@ def run_gate(python: Path, arguments: Sequence[str]) -> int:
         "lint": ["ruff", "check", "--quiet", "."],
         "types": ["pyright", "--pythonpath", str(python)],
     }
-    parallel = ["-n", str(workers()), "--dist", "loadgroup"]
+    workers = max(1, min(4, os.cpu_count() or 1))  # each takes about 1 GB
+    parallel = ["-n", str(workers), "--dist", "loadgroup"]
     tests = ["pytest", *(arguments or parallel)]
     if (HERE / "tests" / "browser").is_dir() and NO_BROWSER not in arguments:
         get_chromium()
@@ -443,11 +423,6 @@ def run_gate(python: Path, arguments: Sequence[str]) -> int:
     return next((result for _, result, _ in results if result), 0)
 
 
-def workers() -> int:
-    """How many test processes: each takes about 1 GB."""
-    return max(1, min(4, os.cpu_count() or 1))
-
-
 def run_check(
     python: Path, command: Sequence[str], hold_last: bool = False
 ) -> Tuple[int, float, str]:
@@ -455,14 +430,9 @@ def run_check(
     say(f"$ python -m {' '.join(command)}")
     start = time.monotonic()
     held = ""
+    full = [str(python), "-m", *command]
     with subprocess.Popen(
-        [str(python), "-m", *command],
-        cwd=str(HERE),
-        env=environment_for_rarebit(),
-        stdout=subprocess.PIPE if hold_last else None,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
+        full, cwd=str(HERE), env=environment_for_rarebit(), **(PIPED if hold_last else {})
     ) as process:
         for line in process.stdout or ():
             if held:
@@ -479,7 +449,7 @@ def get_chromium() -> None:
     """Installs the browser that the tests drive, where that can be done without asking."""
     if any(shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")):
         return
-    apt: Optional[str] = shutil.which("apt-get")
+    apt = shutil.which("apt-get")
     if apt is None or os.geteuid() != 0:
         raise Trouble(
             "The browser tests need Chromium, and it is not installed.",

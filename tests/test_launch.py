@@ -16,7 +16,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -110,7 +109,7 @@ class Project:
     def run(self, *arguments: str, **variables: str) -> tuple[int, str, str]:
         """Exit status, standard output, standard error."""
         with self.start(*arguments, **variables) as process:
-            out, error = process.communicate(timeout=250)
+            out, error = process.communicate()
         assert "Traceback" not in error
         return process.returncode, out, error
 
@@ -138,12 +137,7 @@ def project(installed: Project) -> Iterator[Project]:
 
 
 def test_second_start_only_starts(project: Project) -> None:
-    started = time.perf_counter()
-    status, out, error = project.run("generate", STATUS="3")
-    seconds = time.perf_counter() - started
-    assert (status, error) == (3, "")
-    assert out == "trainer ['generate'] 1.0\n"
-    assert seconds < 3  # it takes 0.1 s by itself; this machine may be busy
+    assert project.run("generate", STATUS="3") == (3, "trainer ['generate'] 1.0\n", "")
 
 
 def test_own_packages_win_over_those_of_the_current_folder(project: Project) -> None:
@@ -205,14 +199,14 @@ def test_second_start_waits_for_the_first(project: Project) -> None:
             assert "waiting for it" in process.stdout.readline()
             assert process.poll() is None
             file.close()
-            out, _ = process.communicate(timeout=60)
+            out, _ = process.communicate()
     assert out.splitlines()[-1] == "trainer ['train'] 1.0"
 
 
 def test_two_starts_at_once_install_once(project: Project) -> None:
     (project.folder / ".venv" / "rarebit-ready.json").unlink()
     with project.start("train") as first, project.start("train") as second:
-        outs = [process.communicate(timeout=60)[0] for process in (first, second)]
+        outs = [process.communicate()[0] for process in (first, second)]
     assert [out.splitlines()[-1] for out in outs] == ["trainer ['train'] 1.0"] * 2
     assert sum("Installed in" in out for out in outs) == 1
 
@@ -235,36 +229,31 @@ def test_missing_build_is_said(project: Project) -> None:
     assert "There is no build of tinydep==3.0 for Python" in error
 
 
-def test_stopping_an_installation(project: Project) -> None:
-    """Ctrl-C while pip waits for a server that says nothing."""
+@pytest.mark.parametrize(
+    ("stop", "number"),
+    [
+        (os.killpg, signal.SIGINT),  # as Ctrl-C in a terminal does
+        (os.kill, signal.SIGINT),
+        (os.kill, signal.SIGTERM),
+    ],
+)
+def test_stopping_an_installation_ends_pip_too(
+    stop: Callable[[int, int], None], number: int, project: Project
+) -> None:
+    """While pip waits for a server that says nothing."""
     project.require("tinydep==2.0\n")
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/simple"
         with project.start("train", PIP_INDEX_URL=url) as process:
             connection, _ = server.accept()
-            os.killpg(process.pid, signal.SIGINT)
-            _, error = process.communicate(timeout=60)
-            connection.close()
-    assert process.returncode == 130
-    assert error == "\nStopped. The next start goes on from here.\n"
-    project.require("tinydep==1.0  # a reason\n")
-    assert project.run("train")[1] == "trainer ['train'] 1.0\n"
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopping_only_the_launcher_ends_pip_too(number: int, project: Project) -> None:
-    project.require("tinydep==2.0\n")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        url = f"http://127.0.0.1:{server.getsockname()[1]}/simple"
-        with project.start("train", PIP_INDEX_URL=url) as process:
-            connection, _ = server.accept()
-            process.send_signal(number)
-            process.communicate(timeout=60)
-            connection.settimeout(30)
+            stop(process.pid, number)
+            _, error = process.communicate()
             while connection.recv(1_000_000):  # the request; and then the end, as pip is gone
                 pass
             connection.close()
-    assert process.returncode == 130
+    assert (process.returncode, error) == (130, "\nStopped. The next start goes on from here.\n")
+    project.require("tinydep==1.0  # a reason\n")
+    assert project.run("train")[1] == "trainer ['train'] 1.0\n"
 
 
 def test_torch_from_another_index(project: Project, tmp_path: Path) -> None:
@@ -462,25 +451,6 @@ def test_python_without_ensurepip(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert not (tmp_path / ".venv").exists()
 
 
-def test_chromium_is_installed_only_where_that_is_simple(monkeypatch: pytest.MonkeyPatch) -> None:
-    steps: list[list[str]] = []
-    monkeypatch.setattr(launch, "run_logged", lambda command: steps.append(list(command)))
-    there: dict[str, str] = {"chromium": "/usr/bin/chromium"}
-    monkeypatch.setattr(shutil, "which", there.get)
-    launch.get_chromium()
-    assert steps == []
-    there.clear()
-    with pytest.raises(launch.Trouble, match="need Chromium"):
-        launch.get_chromium()
-    there["apt-get"] = "/usr/bin/apt-get"
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(launch.Trouble, match="need Chromium"):
-        launch.get_chromium()
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    launch.get_chromium()
-    assert [step[1] for step in steps] == ["update", "install"]
-
-
 FILES = [PROJECT / "requirements.txt", PROJECT / "tests" / "requirements.txt"]
 
 
@@ -537,46 +507,29 @@ def fake_venv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return venv
 
 
-def damage_nothing(venv: Path) -> None:
-    assert venv.exists()
-
-
-def damage_unfinished(venv: Path) -> None:
-    (venv / "rarebit-unfinished").touch()
-
-
-def damage_python(venv: Path) -> None:
-    (venv / "bin" / "python").unlink()
-
-
-def damage_version(venv: Path) -> None:
-    (venv / "pyvenv.cfg").write_text("version = 3.12.1\n")
-
-
-def damage_stamp(venv: Path) -> None:
-    (venv / "rarebit-ready.json").write_text("{")
-
-
-def damage_pip(venv: Path) -> None:
-    (venv / "rarebit-ready.json").unlink()
-    (venv / "bin" / "python").write_text("#!/bin/sh\nexit 1\n")
+BIN, STAMP = "bin/python", "rarebit-ready.json"
 
 
 @pytest.mark.parametrize(
     ("damage", "ready", "pip_works"),
     [
-        (damage_nothing, True, True),
-        (damage_unfinished, False, True),
-        (damage_python, False, False),
-        (damage_version, False, True),
-        (damage_stamp, False, True),
-        (damage_pip, False, False),
+        ({}, True, True),
+        ({"rarebit-unfinished": ""}, False, True),
+        ({BIN: None}, False, False),
+        ({"pyvenv.cfg": "version = 3.12.1\n"}, False, True),
+        ({"pyvenv.cfg": None}, False, True),
+        ({STAMP: "{"}, False, True),
+        ({STAMP: None, BIN: "#!/bin/sh\nexit 1\n"}, False, False),
     ],
 )
 def test_what_makes_an_environment_ready(
-    damage: Callable[[Path], None], ready: bool, pip_works: bool, fake_venv: Path
+    damage: dict[str, str | None], ready: bool, pip_works: bool, fake_venv: Path
 ) -> None:
-    damage(fake_venv)
+    for name, text in damage.items():
+        if text is None:
+            (fake_venv / name).unlink()
+        else:
+            (fake_venv / name).write_text(text)
     assert launch.ready(FILES[:1]) == ready
     assert launch.pip_works() == pip_works
     assert not launch.ready(FILES)  # the tests' requirements have never been installed

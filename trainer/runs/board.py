@@ -105,15 +105,27 @@ def _size(run: RunFolder, step: int) -> int:
 
 
 def _picture(folder: Path, step: int, record: dict[str, Any]) -> Picture | None:
-    path = folder / Path(str(record["file"])).name  # never from another folder
+    data = read_png(folder / Path(str(record["file"])).name)  # never from another folder
     try:
-        data = path.read_bytes()
         seed, strength = int(record.get("seed", 0)), float(record.get("strength", 1))
-    except (OSError, ValueError, TypeError):
+    except (ValueError, TypeError):
         return None
-    if not data.startswith(_PNG) or len(data) < 24:
+    if data is None:
         return None
     # Width and height lie at fixed places of every PNG's first chunk.
     width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-    uri = "data:image/png;base64," + base64.b64encode(data).decode("ascii")
-    return Picture(step, seed, strength, uri, width, height)
+    return Picture(step, seed, strength, data_uri(data), width, height)
+
+
+def read_png(path: Path, most: int = _MOST_BYTES) -> bytes | None:
+    """A PNG file as it is; None where it is none, too large, or can't be read."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    return data if data.startswith(_PNG) and 24 <= len(data) <= most else None
+
+
+def data_uri(png: bytes) -> str:
+    """A picture within a page."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from trainer.runs.board import data_uri, read_png
 from trainer.runs.log import number
 from trainer.runs.layout import RunFolder
 from trainer.runs.meters import METERS
 
 _MOST_BYTES = 12_000_000
-_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,7 @@ def read_measured(run: RunFolder) -> Measured:
     advice = told.get("recommended")
     advice = advice if isinstance(advice, dict) else {}
     chosen = (advice.get("checkpoint"), number(advice.get("strength")))
+    board = read_png(run.bleed_board, _MOST_BYTES)
     strengths = [row for row in _tables(advice, "strengths") if number(row.get("strength")) != 1]
     return Measured(
         findings=tuple(
@@ -66,7 +66,7 @@ def read_measured(run: RunFolder) -> Measured:
         ),
         rows=tuple(_row(row, chosen) for row in (*_tables(told, "checkpoints"), *strengths)),
         recommended=_advice(advice, chosen),
-        board=_board(run),
+        board=data_uri(board) if board else "",
     )
 
 
@@ -90,13 +90,3 @@ def _advice(advice: Mapping[str, object], chosen: tuple[object, float | None]) -
     if not chosen[0] or chosen[1] is None:
         return why
     return f"Use {chosen[0]} at strength {chosen[1]:g}: {why}"
-
-
-def _board(run: RunFolder) -> str:
-    try:
-        data = run.bleed_board.read_bytes()
-    except OSError:
-        return ""
-    if not data.startswith(_PNG) or len(data) > _MOST_BYTES:
-        return ""
-    return "data:image/png;base64," + base64.b64encode(data).decode("ascii")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ from tests.trainer.runs_for_tests import SMALL, make_images
 from trainer import __version__
 from trainer.commands.cli import main
 from trainer.places import PROJECT
+from trainer.runs.layout import RunFolder
+from trainer.runs.status import read_status
 
 COMMANDS = [
     *("train", "resume", "worker", "service", "generate", "trigger", "check-images", "evaluate"),
@@ -225,3 +228,31 @@ def test_a_closed_pipe_ends_printing_and_not_the_run(
     assert process.returncode == 0, errors
     assert "Traceback" not in errors and "BrokenPipe" not in errors
     assert (tmp_path / "run" / "adapter.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is none on Windows")
+def test_a_closed_terminal_stops_a_run_after_saving(
+    tiny_base: TinyBase, images: Path, tmp_path: Path
+) -> None:
+    arguments = ["train", "--images", str(images), "--trigger", "ohwx"]
+    arguments += [*settings(training__steps=100_000), "--run", str(tmp_path / "run")]
+    run = RunFolder(tmp_path / "run")
+    with subprocess.Popen(
+        [sys.executable, "-m", "trainer", *arguments, "--base", str(tiny_base("sd1"))],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("step "):
+                process.send_signal(signal.SIGHUP)
+                break
+        rest = process.stdout.read()
+    assert process.returncode == 130, rest
+    status = read_status(run)
+    assert status is not None and (status.phase, status.code) == ("stopped", "user_stop")
+    assert run.checkpoint_steps() == [status.step]

@@ -1,4 +1,7 @@
-"""The service worker: its protocol, and what it does with requests that fail or are withdrawn."""
+"""The service worker: its protocol, and what it does with requests that fail or are withdrawn.
+
+Waiting has no limit but that of the whole test, so that a busy machine fails none.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,7 @@ def long(arguments: Arguments, progress: Progress) -> object:
         step += 1
         progress(step, 0, "working")
         reached.set()
-        go_on.wait(10)
+        go_on.wait()
 
 
 VERBS: dict[str, Verb] = {"echo": echo, "refuse": refuse, "fail": fail, "long": long}
@@ -111,8 +114,7 @@ def worker(tmp_path: Path) -> Iterator[Conversation]:
     yield conversation
     go_on.set()
     conversation.requests.close()
-    conversation.thread.join(20)
-    assert not conversation.thread.is_alive()
+    conversation.thread.join()
 
 
 def test_an_answer_is_progress_and_then_one_result(worker: Conversation) -> None:
@@ -159,7 +161,7 @@ def test_rubbish_is_answered_without_a_number(worker: Conversation, line: str) -
 
 def test_cancel_ends_a_request_between_two_steps(worker: Conversation) -> None:
     worker.say(1, "long")
-    assert reached.wait(10)
+    reached.wait()
     worker.say(2, "long")
     worker.say(3, "echo")
     worker.say(0, "cancel", id=1)
@@ -176,17 +178,16 @@ def test_cancel_ends_a_request_between_two_steps(worker: Conversation) -> None:
 
 def test_the_end_of_the_input_ends_what_is_under_way(worker: Conversation) -> None:
     worker.say(1, "long")
-    assert reached.wait(10)
+    reached.wait()
     worker.requests.close()
     go_on.set()
-    worker.thread.join(20)
-    assert not worker.thread.is_alive()
+    assert worker.final(1)["code"] == "cancelled"
+    worker.thread.join()
 
 
 def test_an_idle_worker_ends(tmp_path: Path) -> None:
     conversation = converse(tmp_path, idle_seconds=0.05)
-    conversation.thread.join(20)
-    assert not conversation.thread.is_alive()
+    conversation.thread.join()
 
 
 def a_run_at_work(root: Path) -> RunFolder:
@@ -201,7 +202,7 @@ def test_the_memory_is_given_back_when_a_run_begins(tmp_path: Path) -> None:
     studio = FakeStudio()
     a_run_at_work(tmp_path)
     conversation = converse(tmp_path, studio=studio)
-    assert studio.forgotten.wait(20)
+    studio.forgotten.wait()
     conversation.requests.close()
 
 
