@@ -10,7 +10,7 @@ from trainer.config.concepts import check_essentials, triggers_of
 from trainer.config.file import read_config
 from trainer.config.schema import TrainingConfig
 from trainer.evaluation.assessment import Assessment
-from trainer.generation.stack import AdapterChoice
+from trainer.generation.stack import AdapterUse
 from trainer.generation.studio import GenerateRequest, Studio
 from trainer.places import RUNS
 from trainer.runs.layout import create_run, open_run
@@ -76,7 +76,7 @@ def generate(
     request = GenerateRequest(
         prompt=prompt,
         negative=negative,
-        adapters=tuple(AdapterChoice(Path(file), by) for file, by in adapters),
+        adapters=tuple(AdapterUse(Path(file), by) for file, by in adapters),
         base=base,
         count=count,
         seed=seed,

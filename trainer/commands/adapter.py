@@ -144,9 +144,9 @@ def merge(
         UserError: a file can't be read, they don't fit together, or the output exists.
     """
     from trainer.commands.adapter_files import merge_files, merge_into_base
-    from trainer.generation.stack import AdapterChoice
+    from trainer.generation.stack import AdapterUse
 
-    choices = [AdapterChoice.parse(text) for text in files]
+    choices = [AdapterUse.parse(text) for text in files]
     two = [choice.label for choice in choices if choice.text_encoder_strength is not None]
     if two:
         raise UserError(f"merge takes one strength for each file, not two: {', '.join(two)}.")

@@ -35,7 +35,7 @@ def generate(
     Raises:
         UserError: an adapter can't be read or belongs to another base; a number is out of range.
     """
-    from trainer.generation.stack import AdapterChoice
+    from trainer.generation.stack import AdapterUse
     from trainer.generation.studio import LIMIT, GenerateRequest, Studio
 
     ranges = {
@@ -54,7 +54,7 @@ def generate(
     request = {
         "prompt": prompt,
         "negative": negative,
-        "adapters": [asdict(AdapterChoice.parse(text)) for text in adapters or ()],
+        "adapters": [asdict(AdapterUse.parse(text)) for text in adapters or ()],
         "base": base,
         "count": count,
         "seed": seed,

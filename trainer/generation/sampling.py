@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from trainer.diffusion import Points, TextConditioning, call_unet, encode, evaluating
 from trainer.errors import UserError
-from trainer.generation.stack import AdapterChoice
+from trainer.generation.stack import AdapterUse
 from trainer.memory.devices import Device
 from trainer.memory.tiling import in_tiles, is_cut
 from trainer.models.base import BaseModel
@@ -192,7 +192,7 @@ def save_picture(
     drawing: Drawing,
     *,
     model: str,
-    adapters: Sequence[AdapterChoice] = (),
+    adapters: Sequence[AdapterUse] = (),
 ) -> None:
     """Write a PNG file that carries its settings.
 
@@ -205,7 +205,7 @@ def save_picture(
     image.save(path, format="PNG", pnginfo=text)
 
 
-def _parameters_text(drawing: Drawing, model: str, adapters: Sequence[AdapterChoice]) -> str:
+def _parameters_text(drawing: Drawing, model: str, adapters: Sequence[AdapterUse]) -> str:
     used = "".join(f" <lora:{_as_in_a1111(choice)}>" for choice in adapters)
     settings = (
         f"Steps: {drawing.inference_steps}, Sampler: DDIM, CFG scale: {drawing.guidance:g}, "
@@ -215,7 +215,7 @@ def _parameters_text(drawing: Drawing, model: str, adapters: Sequence[AdapterCho
     return f"{drawing.prompt}{used}{negative}\n{settings}"
 
 
-def _as_in_a1111(choice: AdapterChoice) -> str:
+def _as_in_a1111(choice: AdapterUse) -> str:
     """``NAME:STRENGTH``; of two strengths, the text encoder's comes first there."""
     unet, text = choice.by_part
     return f"{adapter_label(choice.file)}:{text:g}" + ("" if text == unet else f":{unet:g}")

@@ -24,7 +24,7 @@ Strength = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
-class AdapterChoice:
+class AdapterUse:
     """An adapter and how strongly it acts; 0 is exactly the base model.
 
     The ranges hold where pydantic makes one, as of a request.
@@ -54,7 +54,7 @@ class AdapterChoice:
         return f"{adapter_label(self.file)}:{unet:g}" + ("" if text == unet else f":{text:g}")
 
     @classmethod
-    def parse(cls, text: str) -> AdapterChoice:
+    def parse(cls, text: str) -> AdapterUse:
         """From ``FILE[:STRENGTH[:TEXT_STRENGTH]]``; a colon within the path is no matter."""
         numbers: list[float] = []
         path = text
@@ -92,7 +92,7 @@ class AdapterStack:
         self._slots: list[_Slot] = []
         self._numbers = itertools.count()
 
-    def set(self, choices: Sequence[AdapterChoice]) -> None:
+    def set(self, choices: Sequence[AdapterUse]) -> None:
         """Makes these the adapters on the base, in this order: all of them, or nothing changes.
 
         Adapters that are there already are not read again, unless their files have changed.

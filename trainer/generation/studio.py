@@ -17,7 +17,7 @@ from trainer.config.schema import Section
 from trainer.errors import UserError
 from trainer.events import Progress
 from trainer.generation.sampling import BATCH, Drawing, Painter, save_picture
-from trainer.generation.stack import AdapterChoice, AdapterStack
+from trainer.generation.stack import AdapterStack, AdapterUse
 from trainer.memory.devices import Device, choose_device
 from trainer.models.base import BaseModel
 from trainer.models.load import load_base
@@ -30,7 +30,7 @@ class GenerateRequest(Section):
 
     prompt: str = Field(max_length=5000)
     negative: str = Field(default="", max_length=5000)
-    adapters: tuple[AdapterChoice, ...] = ()
+    adapters: tuple[AdapterUse, ...] = ()
     base: str = Field(default="tiny-emoji", min_length=1)
     count: int = Field(default=4, ge=1, le=LIMIT)
     seed: int = Field(default=1, ge=0, le=2**31 - 1)
@@ -87,9 +87,9 @@ class Studio:
         """Draw the pictures, seeds counting up, into PNG files named by seed.
 
         Args:
-            progress: is told (denoising steps done, of how many, what is being drawn); what it
+            progress: gets (denoising steps done, of how many, what is being drawn); what it
                 raises ends the drawing between two steps.
-            saved: is told each file as it is there.
+            saved: gets each file as soon as it is written.
 
         Raises:
             UserError: the base or an adapter can't be read, they don't belong together, the size

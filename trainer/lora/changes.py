@@ -136,9 +136,9 @@ def rank_for(values: Tensor, rank: int | None, energy: float | None) -> int:
     if energy is None:
         return min(rank or 1, len(values))
     squares = values.double().square()
-    kept = squares.cumsum(0)
+    cumulated = squares.cumsum(0)
     total = float(squares.sum())
-    return min(int((kept < energy * total).sum()) + 1, len(values)) if total else 1
+    return min(int((cumulated < energy * total).sum()) + 1, len(values)) if total else 1
 
 
 # -- comparing two adapters

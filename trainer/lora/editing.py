@@ -178,8 +178,9 @@ def extract(
     empty = Adapter({}, base.family.name, metadata, title)
     adapter = _with_layers(empty, factors, {key: old[key].weight.shape for key in changed})
     left_out = _left_out(base, tuned, set(targets))
-    lost, kept = math.hypot(*left_out.values()), math.hypot(*sizes.values())
-    return Extraction(adapter, difference, tuple(left_out), lost / math.hypot(lost, kept))
+    lost = math.hypot(*left_out.values())
+    share = lost / math.hypot(lost, *sizes.values())
+    return Extraction(adapter, difference, tuple(left_out), share)
 
 
 def _check_size(rank: int | None, energy: float | None) -> None:

@@ -96,7 +96,7 @@ class AdapterInspection:
             lines.append(f"Commonest tags: {', '.join(self.tags)}")
         lines.append(f"Strength by block (Frobenius norm of the change, {total:.3g} in all):")
         lines += [f"  {block:<28} {energy:.3g}" for block, energy in self.energies.items()]
-        falls = ", ".join(f"rank {rank}: {100 * kept:.1f} %" for rank, kept in self.fall.items())
+        falls = ", ".join(f"rank {rank}: {100 * share:.1f} %" for rank, share in self.fall.items())
         lines.append(f"Energy that smaller ranks keep: {falls}")
         lines.append(f"Rank {self.enough} would have kept {100 * ENOUGH:.0f} % of it.")
         lines += [f"  {key} = {value}" for key, value in self.metadata.items()]

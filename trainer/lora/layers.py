@@ -201,23 +201,18 @@ def get_magnitude(layer: AdaptedLayer, name: str) -> Parameter | None:
     """A DoRA adapter's magnitudes on a layer, the live parameter; None of a plain adapter."""
     if name not in (layer.lora_magnitude_vector or {}):
         return None
-    magnitude = layer.lora_magnitude_vector[name].weight
-    assert isinstance(magnitude, Parameter)
-    return magnitude
+    return cast(Parameter, layer.lora_magnitude_vector[name].weight)
 
 
 def get_weights(layer: AdaptedLayer, name: str) -> tuple[Parameter, Parameter]:
     """An adapter's A and B on a layer, the live parameters."""
-    down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
-    assert isinstance(down, Parameter) and isinstance(up, Parameter)
-    return down, up
+    return cast(Parameter, layer.lora_A[name].weight), cast(Parameter, layer.lora_B[name].weight)
 
 
 def original_layer(layer: nn.Module) -> nn.Linear | nn.Conv2d:
     """The base model's own layer, under a wrapper or not."""
     original = layer.get_base_layer() if isinstance(layer, AdaptedLayer) else layer
-    assert isinstance(original, nn.Linear | nn.Conv2d)
-    return original
+    return cast(nn.Linear | nn.Conv2d, original)
 
 
 def remove(live: LiveLayer, names: Iterable[str]) -> None:

@@ -244,7 +244,7 @@ def recipe_of(adapter: Adapter) -> TrainingConfig:
 def recorded_base(adapter: Adapter) -> str | None:
     """The name of the base model that the file was trained on, if it is on this machine.
 
-    Whether it is the same is to be told by its fingerprint, `recorded_fingerprint`.
+    Its fingerprint shows whether it is the same: `recorded_fingerprint`.
     """
     section = (json_table(adapter.metadata.get(CONFIG_KEY, "")) or {}).get("base")
     name = section.get("name") if isinstance(section, dict) else None

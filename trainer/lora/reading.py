@@ -35,7 +35,6 @@ _MAX_CONFIG_BYTES = 1 << 20
 _READABLE = ("F64", "F32", "F16", "BF16", "I64", "I32")
 _CROSS_ATTENTION_WIDTHS: dict[int, FamilyName] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 _LITERAL = re.compile(r"\^?(?:[\w-]|\\?\.)+\$?")
-_AGAIN = "Get the file again."
 
 
 def read_adapter(path: Path) -> Adapter:
@@ -92,17 +91,14 @@ def _read_layer(
     rank = down.shape[0] if down.dim() else 0
     fits = down.dim() in (2, 4) and up.dim() == down.dim() and up.shape[1] == rank > 0
     if not fits or any(size != 1 for size in up.shape[2:]):
-        raise UserError(
-            f"{path} is broken: {names.tensors['down']} has the shape {shape_text(down)} and "
-            f"{names.tensors['up']} {shape_text(up)}, which is no pair of one rank.",
-            _AGAIN,
-        )
+        both = f"{names.tensors['down']} has the shape {shape_text(down)} and {names.tensors['up']}"
+        raise _broken(path, f"{both} {shape_text(up)}, which is no pair of one rank")
     magnitude = None
     if "magnitude" in own:
         magnitude = _magnitude(path, names, own["magnitude"], (up.shape[0], down.shape[1]))
     if alpha is not None and alpha.numel() != 1:
         name = names.tensors["alpha"]
-        raise UserError(f"{path} is broken: {name} has the shape {shape_text(alpha)}.")
+        raise _broken(path, f"{name} has the shape {shape_text(alpha)}")
     if alpha is not None:
         return LoraLayer(down, up, float(alpha.item()), magnitude)
     configured = _configured_alpha(path, config, key, rank, has_magnitude=magnitude is not None)
@@ -113,11 +109,8 @@ def _with_kernel(path: Path, names: LayerNames, down: Tensor, mid: Tensor) -> Te
     """A convolution's down matrix, of the (rank, rank, height, width) between it and up."""
     flat = down.flatten(1) if down.dim() == 4 and down.shape[2:] == (1, 1) else down
     if flat.dim() != 2 or mid.dim() != 4 or mid.shape[1] != flat.shape[0]:
-        raise UserError(
-            f"{path} is broken: {names.tensors['mid']} has the shape {shape_text(mid)} and "
-            f"{names.tensors['down']} {shape_text(down)}, which don't go together.",
-            _AGAIN,
-        )
+        both = f"{names.tensors['mid']} has the shape {shape_text(mid)} and {names.tensors['down']}"
+        raise _broken(path, f"{both} {shape_text(down)}, which don't go together")
     return torch.einsum("abhw,bi->aihw", mid, flat).contiguous()
 
 
@@ -135,11 +128,8 @@ def _magnitude(path: Path, names: LayerNames, values: Tensor, sizes: tuple[int, 
         return Magnitude(values.flatten(), "rows")
     if shape == (1, inputs, *kernel):
         return Magnitude(values.flatten(), "columns")
-    raise UserError(
-        f"{path} is broken: {names.tensors['magnitude']} has the shape {shape_text(values)}, in a "
-        f"layer with {outputs} outputs and {inputs} inputs.",
-        _AGAIN,
-    )
+    found = f"{names.tensors['magnitude']} has the shape {shape_text(values)}"
+    raise _broken(path, f"{found}, in a layer with {outputs} outputs and {inputs} inputs")
 
 
 def _second_encoder(key: ModuleKey, names: LayerNames, tensors: Mapping[str, Tensor]) -> ModuleKey:
@@ -169,6 +159,10 @@ def _family(
         if version == family.base_model_version or architecture in family.architectures.values():
             return name
     return None
+
+
+def _broken(path: Path, what: str) -> UserError:
+    return UserError(f"{path} is broken: {what}.", "Get the file again.")
 
 
 def shape_text(tensor: Tensor) -> str:

@@ -20,7 +20,7 @@ from trainer.config.schema import AdapterConfig
 from trainer.errors import UserError
 from trainer.generation import sampling
 from trainer.generation.sampling import BATCH, Drawing, Painter, draw, save_picture
-from trainer.generation.stack import AdapterChoice
+from trainer.generation.stack import AdapterUse
 from trainer.lora.attach import attach, detach, set_strength
 from trainer.lora.loading import load_into
 from trainer.lora.reading import read_adapter
@@ -76,7 +76,7 @@ def test_strength_zero_is_the_base_model(tiny_base: TinyBase) -> None:
 def test_a_picture_carries_its_settings(tmp_path: Path) -> None:
     drawing = replace(DRAWING, prompt="ein rötlicher <Ding>", negative="blurry")
     path = tmp_path / "a.png"
-    adapters = [AdapterChoice(Path("a/x.safetensors"), 0.5), AdapterChoice(Path("y"), 1.0, 0.25)]
+    adapters = [AdapterUse(Path("a/x.safetensors"), 0.5), AdapterUse(Path("y"), 1.0, 0.25)]
     save_picture(Image.new("RGB", (32, 32)), path, drawing, model="m", adapters=adapters)
     with Image.open(path) as picture:
         text = picture.text  # type: ignore[attr-defined]

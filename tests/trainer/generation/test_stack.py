@@ -9,7 +9,7 @@ import pytest
 from tests.trainer.lora.conftest import BaseOf
 from tests.trainer.lora.helpers import all_equal, equal, outputs, random_adapter
 from trainer.errors import UserError
-from trainer.generation.stack import AdapterChoice, AdapterStack
+from trainer.generation.stack import AdapterStack, AdapterUse
 from trainer.lora.attach import attached
 from trainer.lora.layers import find_targets
 from trainer.lora.loading import load_into
@@ -30,8 +30,8 @@ def files(base_of: BaseOf, tmp_path: Path) -> dict[str, Path]:
     return {name: write(base_of("sd1"), tmp_path / name, seed) for seed, name in enumerate("abc")}
 
 
-def choices(files: dict[str, Path], text: str) -> list[AdapterChoice]:
-    return [AdapterChoice(files[name], 0.7 + 0.1 * place) for place, name in enumerate(text)]
+def choices(files: dict[str, Path], text: str) -> list[AdapterUse]:
+    return [AdapterUse(files[name], 0.7 + 0.1 * place) for place, name in enumerate(text)]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -39,15 +39,15 @@ def test_each_part_has_its_own_strength(base_of: BaseOf, tmp_path: Path, family:
     base = base_of(family)
     stack, file = AdapterStack(base), write(base, tmp_path / "a", 0)
     plain = outputs(base)
-    stack.set([AdapterChoice(file, 0.5)])
+    stack.set([AdapterUse(file, 0.5)])
     both = outputs(base)
-    stack.set([AdapterChoice(file, 0.5, 0.0)])
+    stack.set([AdapterUse(file, 0.5, 0.0)])
     unet = outputs(base)
     assert equal(unet, plain) == {part: part != "unet" for part in plain}
     assert equal(unet, both) == {part: part == "unet" for part in plain}
-    stack.set([AdapterChoice(file, 0.0, 0.5)])
+    stack.set([AdapterUse(file, 0.0, 0.5)])
     assert equal(outputs(base), both) == {part: part != "unet" for part in plain}
-    stack.set([AdapterChoice(file, 0.0)])
+    stack.set([AdapterUse(file, 0.0)])
     assert all_equal(outputs(base), plain)
 
 
@@ -93,7 +93,7 @@ def test_what_stays_is_not_read_again(
     with monkeypatch.context() as patched:
         patched.setattr("trainer.generation.stack.read_any_adapter", None)
         stack.set(choices(files, "bc"))
-        stack.set([AdapterChoice(files["b"], 0.1), AdapterChoice(files["c"], -2, 0)])
+        stack.set([AdapterUse(files["b"], 0.1), AdapterUse(files["c"], -2, 0)])
     write(base, files["b"], seed=7)
     stack.set(choices(files, "bc"))
     replaced = outputs(base)
@@ -112,12 +112,12 @@ def test_a_mistake_changes_nothing(
     stack.set(choices(files, "ab"))
     before = outputs(base)
     choice = {
-        "strength": AdapterChoice(files["a"], float("nan")),
-        "missing": AdapterChoice(tmp_path / "none"),
-        "family": AdapterChoice(write(base_of("sdxl"), tmp_path / "xl", 0)),
+        "strength": AdapterUse(files["a"], float("nan")),
+        "missing": AdapterUse(tmp_path / "none"),
+        "family": AdapterUse(write(base_of("sdxl"), tmp_path / "xl", 0)),
     }[wrong]
     with pytest.raises(UserError):
-        stack.set([AdapterChoice(files["c"]), choice])
+        stack.set([AdapterUse(files["c"]), choice])
     assert all_equal(outputs(base), before)
     stack.set(choices(files, "ab"))
     assert all_equal(outputs(base), before)
@@ -152,11 +152,11 @@ def test_a_stack_is_the_adapters_one_by_one(base_of: BaseOf, files: dict[str, Pa
     ],
 )
 def test_choices_on_the_command_line(text: str, expected: tuple[str, float, float | None]) -> None:
-    assert AdapterChoice.parse(text) == AdapterChoice(Path(expected[0]), *expected[1:])
+    assert AdapterUse.parse(text) == AdapterUse(Path(expected[0]), *expected[1:])
 
 
 def test_a_file_whose_name_ends_in_a_number(tmp_path: Path) -> None:
     path = tmp_path / "a:0.5"
     path.touch()
-    assert AdapterChoice.parse(str(path)) == AdapterChoice(path)
-    assert AdapterChoice.parse(f"{path}:2") == AdapterChoice(path, 2.0)
+    assert AdapterUse.parse(str(path)) == AdapterUse(path)
+    assert AdapterUse.parse(f"{path}:2") == AdapterUse(path, 2.0)

@@ -42,6 +42,14 @@ CONFIG = adapter_config(rank=4, alpha=2.0)
 GOLDEN_DOWN = [-0.1550261, -0.0372435, 0.1883764]
 
 
+def adapt(base: BaseModel) -> tuple[dict[Part, torch.Tensor], dict[Part, torch.Tensor]]:
+    """Puts an adapter on as if it had trained; gives the outputs before and after."""
+    before = outputs(base)
+    attach(base, CONFIG, seed=0)
+    nudge(base)
+    return before, outputs(base)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_only_float32_adapter_parameters_train(base_of: BaseOf, dtype: torch.dtype) -> None:
     base = base_of("sd1", dtype)
@@ -175,10 +183,7 @@ def test_gradients_reach_every_layer(
 @pytest.mark.parametrize("family", NAMES)
 def test_strength_zero_is_the_base_exactly(base_of: BaseOf, family: str) -> None:
     base = base_of(family)
-    before = outputs(base)
-    attach(base, CONFIG, seed=0)
-    nudge(base)
-    adapted = outputs(base)
+    before, adapted = adapt(base)
     assert not any(equal(adapted, before).values())
     set_strength(base, "default", 0.0)
     assert all_equal(outputs(base), before)
@@ -211,10 +216,7 @@ def test_strength_of_unet_and_text_encoders(
     base_of: BaseOf, unet: float, text: float | None, off: set[Part]
 ) -> None:
     base = base_of("sdxl")
-    before = outputs(base)
-    attach(base, CONFIG, seed=0)
-    nudge(base)
-    adapted = outputs(base)
+    before, adapted = adapt(base)
     set_strength(base, "default", unet, text)
     now = outputs(base)
     assert {part for part, same in equal(now, before).items() if same} == off
@@ -244,10 +246,7 @@ def test_strength_must_be_finite(base_of: BaseOf, strengths: tuple[float, ...]) 
 @pytest.mark.parametrize("family", NAMES)
 def test_disabled_is_the_base_and_restores(base_of: BaseOf, family: str) -> None:
     base = base_of(family)
-    before = outputs(base)
-    attach(base, CONFIG, seed=0)
-    nudge(base)
-    adapted = outputs(base)
+    before, adapted = adapt(base)
     with disabled(base):
         assert all_equal(outputs(base), before)
         with disabled(base):

@@ -12,7 +12,7 @@ from app.tabs.generate.drawing import AdapterSetting, Settings
 from app.tabs.generate.settings import parse_adapter, read_settings
 from trainer.errors import UserError
 from trainer.generation.sampling import Drawing, save_picture
-from trainer.generation.stack import AdapterChoice
+from trainer.generation.stack import AdapterUse
 
 KNOWN = {"cat": "cat", "cat at step 50": "cat@50", "style": "file/style.safetensors"}
 BASES = ["tiny-emoji"]
@@ -30,9 +30,9 @@ def carrying(path: Path, **texts: str) -> Path:
 def test_what_is_drawn_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     adapters = [
-        AdapterChoice(Path("runs/cat/adapter.safetensors"), 0.5, 0.25),
-        AdapterChoice(Path("runs/cat/checkpoints/step-000050"), -1.0),
-        AdapterChoice(Path("gone.safetensors"), 1e-05),
+        AdapterUse(Path("runs/cat/adapter.safetensors"), 0.5, 0.25),
+        AdapterUse(Path("runs/cat/checkpoints/step-000050"), -1.0),
+        AdapterUse(Path("gone.safetensors"), 1e-05),
     ]
     save_picture(Image.new("RGB", (8, 8)), path, DRAWING, model="tiny-emoji", adapters=adapters)
     restored = read_settings(path, KNOWN, BASES)
