@@ -99,7 +99,7 @@ def clean_and_noise(
 ) -> tuple[Tensor, Tensor]:
     """What a prediction says of ``x_0`` and ``eps``: the inverse of `add_noise` and `target`.
 
-    ``x_0`` is kept within `CLEAN_RANGE`, as a wild prediction at high noise would leave it.
+    ``x_0`` is clamped to `CLEAN_RANGE`, as a wild prediction at high noise would leave it.
     """
     signal, sigma = _signal_and_sigma(alpha_bar, timesteps)
     if prediction == "epsilon":
