@@ -1,7 +1,7 @@
 """Asking the service worker, which holds the models that the page must not.
 
 One worker serves the whole page. It starts with the first call, and again after it has ended,
-whether from idleness or because it crashed; a call that was under way is then told so.
+whether from idleness or because it crashed; a call that was under way then raises.
 """
 
 from __future__ import annotations
@@ -179,8 +179,8 @@ class ServiceClient:
             if answer["event"] == "result":
                 return answer["value"]
             if answer["event"] == "error":
-                told = UserError(answer["message"], answer["hint"], answer.get("code", "defect"))
-                raise Stopped if stopping else told
+                error = UserError(answer["message"], answer["hint"], answer.get("code", "defect"))
+                raise Stopped if stopping else error
             if not stopping:
                 loading = 0.0 if answer["step"] else LOADING_SECONDS
                 deadline = time.monotonic() + call.timeout + loading
@@ -233,7 +233,7 @@ def follow(
 
     def run() -> None:
         try:
-            done.set_result(work(lambda *told: news.put(ProgressUpdate(*told)), stop.is_set))
+            done.set_result(work(lambda *update: news.put(ProgressUpdate(*update)), stop.is_set))
         except BaseException as error:  # raised again in the handler's thread
             done.set_exception(error)
         finally:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from app.render import render
-from app.tabs.adapters.files import AdapterChoice
+from app.tabs.adapters.files import ListedAdapter
 
 _MOST_ROWS = 60
 _ROUNDING = 1e-9  # as a share of the adapter's change
@@ -32,7 +32,7 @@ def nothing() -> str:
     return render("adapters.html", "nothing")
 
 
-def what_it_is(choice: AdapterChoice, facts: Facts) -> str:
+def what_it_is(choice: ListedAdapter, facts: Facts) -> str:
     """Base, rank, trigger words and layers."""
     layers: dict[str, Facts] = facts["layers"]
     ranks = [layer["rank"] for layer in layers.values()]

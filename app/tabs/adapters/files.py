@@ -29,7 +29,7 @@ _PREFIX = "file/"
 
 
 @dataclass(frozen=True)
-class AdapterChoice:
+class ListedAdapter:
     """An adapter file.
 
     Attributes:
@@ -44,22 +44,22 @@ class AdapterChoice:
     run: str = ""
 
 
-def list_adapters() -> list[AdapterChoice]:
+def list_adapters() -> list[ListedAdapter]:
     """All adapter files here: those of runs, the newest first, then the others by name."""
     found = [
-        AdapterChoice(run.name, run.adapter, display_name(run.name), run.name)
+        ListedAdapter(run.name, run.adapter, display_name(run.name), run.name)
         for run in list_runs(places.RUNS)
         if run.adapter.is_file()
     ]
     found += [
-        AdapterChoice(f"{_PREFIX}{path.name}", path, display_name(path.stem))
+        ListedAdapter(f"{_PREFIX}{path.name}", path, display_name(path.stem))
         for path in sorted(places.ADAPTERS.glob(f"*{SUFFIX}"))
         if path.is_file() and not path.name.startswith(".")
     ]
     return found
 
 
-def find_adapter(adapter_id: str) -> AdapterChoice:
+def find_adapter(adapter_id: str) -> ListedAdapter:
     """The adapter of an id. The id is compared, never made part of a path.
 
     Raises:
@@ -91,7 +91,7 @@ def free_path(name: str) -> Path:
     return path
 
 
-def take_in(upload: Upload) -> AdapterChoice:
+def take_in(upload: Upload) -> ListedAdapter:
     """Keeps a dropped file under a name of our own, if it is an adapter that can be read.
 
     Raises:
@@ -123,7 +123,7 @@ def take_in(upload: Upload) -> AdapterChoice:
 # ------------------------------------------------------------------------------ the worker's work
 
 
-def inspect(choice: AdapterChoice) -> dict[str, Any]:
+def inspect(choice: ListedAdapter) -> dict[str, Any]:
     """What ``adapter inspect --json`` says of a file.
 
     Raises:
@@ -132,7 +132,7 @@ def inspect(choice: AdapterChoice) -> dict[str, Any]:
     return _ask("adapter.inspect", *_identity(choice.path))
 
 
-def verify(choice: AdapterChoice) -> dict[str, Any]:
+def verify(choice: ListedAdapter) -> dict[str, Any]:
     """What ``adapter verify --json`` says of a file, without a base model.
 
     Raises:
@@ -154,7 +154,7 @@ def _ask(verb: str, path: str, changed: int, size: int) -> dict[str, Any]:
     return client.call(verb, {"file": path}, SECONDS)
 
 
-def convert(choice: AdapterChoice, layout: str, precision: str) -> tuple[AdapterChoice, Any]:
+def convert(choice: ListedAdapter, layout: str, precision: str) -> tuple[ListedAdapter, Any]:
     """Another layout, or number format if one is given; the new file and what became of it.
 
     Raises:
@@ -164,7 +164,7 @@ def convert(choice: AdapterChoice, layout: str, precision: str) -> tuple[Adapter
     return _make("adapter.convert", arguments, f"{choice.title} {layout} {precision}")
 
 
-def resize(choice: AdapterChoice, rank: int | None, share: float) -> tuple[AdapterChoice, Any]:
+def resize(choice: ListedAdapter, rank: int | None, share: float) -> tuple[ListedAdapter, Any]:
     """Smaller ranks: at most ``rank``, or what keeps ``share`` of each layer.
 
     Raises:
@@ -176,8 +176,8 @@ def resize(choice: AdapterChoice, rank: int | None, share: float) -> tuple[Adapt
 
 
 def merge(
-    chosen: Sequence[tuple[AdapterChoice, float]], rank: int | None
-) -> tuple[AdapterChoice, Any]:
+    chosen: Sequence[tuple[ListedAdapter, float]], rank: int | None
+) -> tuple[ListedAdapter, Any]:
     """Several adapters as one, each with its strength.
 
     Raises:
@@ -190,13 +190,13 @@ def merge(
     return _make("adapter.merge", {"files": files, "rank": rank}, name)
 
 
-def _make(verb: str, arguments: dict[str, object], name: str) -> tuple[AdapterChoice, Any]:
+def _make(verb: str, arguments: dict[str, object], name: str) -> tuple[ListedAdapter, Any]:
     path = free_path(name)
     answer = client.call(verb, {**arguments, "out": str(path.resolve())}, SECONDS)
     return find_adapter(f"{_PREFIX}{path.name}"), answer
 
 
-def download(choice: AdapterChoice) -> Path:
+def download(choice: ListedAdapter) -> Path:
     """A zip with the adapter, and the text and picture that other tools show beside it.
 
     Raises:
@@ -212,5 +212,5 @@ def download(choice: AdapterChoice) -> Path:
     return out
 
 
-def _path(choice: AdapterChoice) -> str:
+def _path(choice: ListedAdapter) -> str:
     return str(choice.path.resolve())

@@ -15,7 +15,7 @@ from app.files import Upload, as_uploads, file_drop, forget
 from app.render import refused
 from app.shared import PRIVATE, QUIET, Shared, elem, go, says_errors
 from app.tabs.adapters import facts, files
-from app.tabs.adapters.files import AdapterChoice, find_adapter, list_adapters
+from app.tabs.adapters.files import ListedAdapter, find_adapter, list_adapters
 from trainer.errors import UserError
 
 Updates = dict[Block, object]
@@ -228,7 +228,7 @@ def _lists(desk: Desk, chosen: str | None) -> Updates:
     }
 
 
-def _show(desk: Desk, choice: AdapterChoice, made: str = "", listed: bool = False) -> Updates:
+def _show(desk: Desk, choice: ListedAdapter, made: str = "", listed: bool = False) -> Updates:
     """One adapter; `made` says how it came to be, and `listed` puts a new one into the lists."""
     found, verified = files.inspect(choice), files.verify(choice)
     return {
@@ -245,7 +245,7 @@ def _show(desk: Desk, choice: AdapterChoice, made: str = "", listed: bool = Fals
     }
 
 
-def _new(desk: Desk, made: tuple[AdapterChoice, facts.Facts]) -> Updates:
+def _new(desk: Desk, made: tuple[ListedAdapter, facts.Facts]) -> Updates:
     choice, answer = made
     return _show(desk, choice, facts.result(answer), listed=True)
 

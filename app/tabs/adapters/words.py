@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from app import jobs
-from app.tabs.adapters.files import AdapterChoice, find_adapter, inspect
+from app.tabs.adapters.files import ListedAdapter, find_adapter, inspect
 from trainer.config.file import ConfigError, read_config
 from trainer.data.captions import contains_word
 from trainer.errors import UserError
@@ -27,7 +27,7 @@ class Words(NamedTuple):
     prompt: str = ""
 
 
-_known: dict[tuple[AdapterChoice, int], Words] = {}
+_known: dict[tuple[ListedAdapter, int], Words] = {}
 """Of files of other tools, by the time that they were written at."""
 
 
@@ -60,7 +60,7 @@ def missing(prompt: str, known: Iterable[Words]) -> list[str]:
     ]
 
 
-def _words(choice: AdapterChoice, ask: bool) -> Words:
+def _words(choice: ListedAdapter, ask: bool) -> Words:
     if choice.run:
         return _words_of_run(choice.run)
     key = (choice, choice.path.stat().st_mtime_ns)

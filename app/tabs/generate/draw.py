@@ -16,7 +16,7 @@ from app.render import plain, quiet, render
 from app.shared import QUIET, elem, logger, says_errors
 from app.tabs.generate import drawing, grid
 from app.tabs.generate.drawing import MOST_COUNT, Settings
-from app.tabs.generate.form import Form, read_form
+from app.tabs.generate.form import GenerateForm, read_form
 from app.tabs.generate.settings import parse_adapter
 from trainer.errors import UserError
 from trainer.events import Progress
@@ -47,7 +47,7 @@ class Drawn:
 Work = Callable[[Drawn, Progress, ShouldStop], None]
 
 
-def wire(form: Form) -> None:
+def wire(form: GenerateForm) -> None:
     """Lets the buttons do their work."""
     shown: list[Component] = [form.status, form.draw, form.grid_draw, form.stop, form.pictures]
     shown += [form.sheet, form.slider, form.pairs, form.remembered, form.history]
@@ -149,7 +149,7 @@ def plan_in_words(chosen: list[str] | None, strengths: str, prompts: str, prompt
 
 
 def show_drawing(
-    form: Form, session: str | None, remembered: object, work: Work
+    form: GenerateForm, session: str | None, remembered: object, work: Work
 ) -> Iterator[Updates]:
     """Does the work and shows how far it is, what it gave, and why it ended."""
     drawn, stop = Drawn(), threading.Event()
@@ -195,7 +195,7 @@ def _done(drawn: Drawn) -> str:
     return render("generate.html", "ended", "Done", text)
 
 
-def _results(form: Form, drawn: Drawn, remembered: object) -> Updates:
+def _results(form: GenerateForm, drawn: Drawn, remembered: object) -> Updates:
     """The gallery with the slider, or the sheet; and the list of earlier pictures."""
     sheet = [drawn.sheet[0]] if drawn.sheet else []
     names = [drawing.name_of(path) for path in [path for path, _ in drawn.pictures] + sheet]

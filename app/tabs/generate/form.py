@@ -52,7 +52,7 @@ class AdapterRow:
         return [self.adapter, self.strength, self.text_strength]
 
 
-class Form:
+class GenerateForm:
     """The tab's components, put in where it is made."""
 
     def __init__(self) -> None:
@@ -189,7 +189,7 @@ class Form:
 
 
 def read_form(values: Sequence[Any]) -> Settings:
-    """What the form says, from the values of `Form.settings`."""
+    """What the form says, from the values of `GenerateForm.settings`."""
     prompt, negative, base, count, seed, steps, guidance, width, height, separate = values[:10]
     rows = [values[start : start + 3] for start in range(10, len(values), 3)]
     adapters = tuple(

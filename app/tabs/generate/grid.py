@@ -153,8 +153,8 @@ def compose(plan: GridPlan, drawn: Mapping[GridCell, Path]) -> Image.Image:
     width, height = _cell_size([picture.size for picture in pictures.values()])
     font, small = ImageFont.load_default(_TEXT), ImageFont.load_default(_TEXT - 2)
     names = [cut(title, 32) for title, _ in plan.adapters]
-    beside = max(int(small.getlength(name)) for name in names) + 2 * _GAP
-    across = beside + len(plan.strengths) * (width + _GAP)
+    titles_width = max(int(small.getlength(name)) for name in names) + 2 * _GAP
+    across = titles_width + len(plan.strengths) * (width + _GAP)
     titles = [_wrapped(prompt, font, across) for prompt in plan.prompts]
     rows = _LINE + len(names) * (height + _GAP) + _MARGIN
     tall = _MARGIN + sum(len(title) * _LINE + rows for title in titles)
@@ -165,7 +165,9 @@ def compose(plan: GridPlan, drawn: Mapping[GridCell, Path]) -> Image.Image:
         for text in title:
             pen.text((_MARGIN, top), text, _INK, font)
             top += _LINE
-        columns = [(_MARGIN + beside + n * (width + _GAP), s) for n, s in enumerate(plan.strengths)]
+        columns = [
+            (_MARGIN + titles_width + n * (width + _GAP), s) for n, s in enumerate(plan.strengths)
+        ]
         for left, strength in columns:
             label = f"strength {strength:g}" if strength else "base model"
             pen.text((left + width // 2, top), label, _QUIET, small, anchor="ma")

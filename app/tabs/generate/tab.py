@@ -15,14 +15,14 @@ from app.shared import PRIVATE, QUIET, Shared, base_models, says_errors
 from app.tabs.adapters import words as adapter_words
 from app.tabs.generate import draw, drawing
 from app.tabs.generate.drawing import AdapterSetting
-from app.tabs.generate.form import LARGEST_SEED, NO_CHOICE, ROWS, Form
+from app.tabs.generate.form import LARGEST_SEED, NO_CHOICE, ROWS, GenerateForm
 from app.tabs.generate.settings import read_settings
 from trainer.errors import UserError
 
 
 def build(shared: Shared) -> None:
     """Puts the tab's components in."""
-    form = Form()
+    form = GenerateForm()
     _follow_the_machine(form, shared)
     _choose_adapters(form, shared)
     _restore(form)
@@ -33,7 +33,7 @@ def build(shared: Shared) -> None:
 # ------------------------------------------------------------------------------ what is here
 
 
-def _follow_the_machine(form: Form, shared: Shared) -> None:
+def _follow_the_machine(form: GenerateForm, shared: Shared) -> None:
     """Lists follow what is on the machine; a busy device is said at once."""
     page, room = shared.page, shared.rooms["generate"]
 
@@ -62,7 +62,7 @@ def _busy() -> str:
 # ------------------------------------------------------------------------------ adapters
 
 
-def _choose_adapters(form: Form, shared: Shared) -> None:
+def _choose_adapters(form: GenerateForm, shared: Shared) -> None:
     """Rows come and go, and the trigger words of what is chosen stand below the prompt."""
     adapters, groups = form.adapters, [row.group for row in form.rows]
     for row in form.rows[1:]:
@@ -152,7 +152,7 @@ def _words_shown(prompt: str, known: list[adapter_words.Words]) -> list[Any]:
 # ------------------------------------------------------------------------------ restoring
 
 
-def _restore(form: Form) -> None:
+def _restore(form: GenerateForm) -> None:
     """Settings come back from a dropped picture, or from an earlier one."""
     rows = [component for row in form.rows for component in (row.group, *row.inputs)]
     plain: list[Component] = [form.status, form.prompt, form.filled, form.negative, form.base]

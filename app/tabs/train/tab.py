@@ -111,7 +111,7 @@ class TrainForm:
         return [self.everything, *dict.fromkeys(self.folds.values())]
 
     @property
-    def told(self) -> list[Any]:
+    def outputs(self) -> list[Any]:
         """What `_tell` updates."""
         return [self.summary, self.queue, *self.folded, *self.values, self.shown_wrong]
 
@@ -179,7 +179,7 @@ def _follow(form: TrainForm, shared: Shared) -> None:
     changed = [*edited, *filled, shared.rooms["train"].select]
     always: dict[str, Any] = {"trigger_mode": "always_last", **QUIET}
     shown = [*form.values, form.shown_wrong]
-    gr.on([*changed, shared.page.load], describe, shown, form.told, **always)
+    gr.on([*changed, shared.page.load], describe, shown, form.outputs, **always)
     gr.on(changed, memory.line, form.values, form.memory, **always)
 
 
@@ -213,7 +213,7 @@ def _look(shown: Sequence[Shown], complete: bool) -> tuple[TrainingConfig | None
 
 
 def _tell(form: TrainForm, config: TrainingConfig | None, wrong: Wrong, before: Wrong) -> list[Any]:
-    """Updates for `TrainForm.told`: mistakes stand beside their fields, whose parts open."""
+    """Updates for `TrainForm.outputs`: mistakes stand beside their fields, whose parts open."""
     opened = {id(form.folds[name]) for name in wrong if name in form.folds}
     if opened:
         opened.add(id(form.everything))
@@ -291,7 +291,7 @@ def _filled(text: str, source: str) -> list[Any]:
     config = parse_config(text, source)
     steps = config.training.steps
     length = next((n for n in LENGTHS if PRESETS[n].values["training.steps"] == steps), None)
-    # The time makes it another text each time, so that what follows it is told.
+    # The time makes it another text each time, so that what follows it is updated.
     return [*form_values(config), length, "", f"# {time.time()}"]
 
 
@@ -318,7 +318,7 @@ def _start(form: TrainForm, shared: Shared) -> None:
         button.click(
             pressing(begin),
             [*form.values, form.shown_wrong],
-            [shared.run, shared.tabs, *form.told],
+            [shared.run, shared.tabs, *form.outputs],
             show_progress="minimal",
             show_progress_on=[button],
             api_visibility="private",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.tabs.adapters import facts
-from app.tabs.adapters.files import AdapterChoice
+from app.tabs.adapters.files import ListedAdapter
 from tests.app.tabs.images.test_setview import harmless
 
 HOSTILE = "<script>alert(1)</script>\u202e" + "x" * 1_000_000
@@ -33,13 +33,13 @@ RESULT = {"layers": 3, "ranks": [4, 8], "layout": "kohya", "precision": "fp16"}
 
 
 @pytest.fixture
-def choice(tmp_path: Path) -> AdapterChoice:
+def choice(tmp_path: Path) -> ListedAdapter:
     path = tmp_path / "a.safetensors"
     path.write_bytes(b"x" * 2_000_000)
-    return AdapterChoice("file/a.safetensors", path, "a")
+    return ListedAdapter("file/a.safetensors", path, "a")
 
 
-def test_a_file_in_words(choice: AdapterChoice) -> None:
+def test_a_file_in_words(choice: ListedAdapter) -> None:
     words = harmless(facts.what_it_is(choice, FACTS)).text
     for part in ("Stable Diffusion 1", "ohwx", "4 to 8", "2 in UNet", "1 in text encoder",
                  "2.0 MB", "Rank 2 would keep"):  # fmt: skip
@@ -52,7 +52,7 @@ def test_a_file_in_words(choice: AdapterChoice) -> None:
     assert "nothing about itself" in facts.metadata(NOTHING)
 
 
-def test_metadata_is_shown_as_text_and_cut(choice: AdapterChoice) -> None:
+def test_metadata_is_shown_as_text_and_cut(choice: ListedAdapter) -> None:
     """Fault 21."""
     found = FACTS | {
         "family": HOSTILE,

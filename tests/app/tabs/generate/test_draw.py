@@ -12,7 +12,7 @@ import pytest
 from app.client import Stopped
 from app.tabs.generate import draw, drawing
 from app.tabs.generate.drawing import AdapterSetting, Settings
-from app.tabs.generate.form import Form, read_form
+from app.tabs.generate.form import GenerateForm, read_form
 from tests.app.drawing_for_tests import Machine
 from trainer.errors import UserError
 
@@ -20,26 +20,22 @@ FORM = Settings("ohwx car", adapters=(AdapterSetting("cat"),), count=2, seed=7)
 
 
 @pytest.fixture(scope="module")
-def form() -> Iterator[Form]:
+def form() -> Iterator[GenerateForm]:
     with gr.Blocks():
-        yield Form()
+        yield GenerateForm()
 
 
-def last_update(form: Form, work: draw.Work) -> dict[Any, Any]:
+def last_update(form: GenerateForm, work: draw.Work) -> dict[Any, Any]:
     return list(draw.show_drawing(form, "me", [], work))[-1]
 
 
-def test_every_seed_is_drawn_with_and_without(machine: Machine, form: Form) -> None:
+def test_every_seed_is_drawn_with_and_without(machine: Machine, form: GenerateForm) -> None:
     last = last_update(form, draw.pictures_work(FORM, compare=True))
     asked = [(arguments["seed"], len(arguments["adapters"])) for _, arguments in machine.asked]
     assert asked == [(7, 1), (7, 0)]
     pairs = last[form.pairs]
-    assert [name.rpartition("/")[2] for name, _ in pairs] == [
-        "001-0.png",
-        "001-1.png",
-        "002-0.png",
-        "002-1.png",
-    ]
+    files = ["001-0.png", "001-1.png", "002-0.png", "002-1.png"]
+    assert [name.rpartition("/")[2] for name, _ in pairs] == files
     assert [base.rpartition("/")[2] for _, base in pairs] == ["002-0.png", "002-1.png"] * 2
     assert last[form.remembered] == [name for name, _ in pairs]
     assert "Done" in last[form.status]
@@ -51,14 +47,14 @@ def test_every_seed_is_drawn_with_and_without(machine: Machine, form: Form) -> N
     ids=["not asked for", "no adapter"],
 )
 def test_nothing_is_compared_where_there_is_nothing_to_compare(
-    machine: Machine, form: Form, settings: Settings, compare: bool
+    machine: Machine, form: GenerateForm, settings: Settings, compare: bool
 ) -> None:
     last = last_update(form, draw.pictures_work(settings, compare))
     assert len(machine.asked) == 1
     assert [base for _, base in last[form.pairs]] == ["", ""]
 
 
-def test_a_stopped_grid_keeps_what_was_drawn(machine: Machine, form: Form) -> None:
+def test_a_stopped_grid_keeps_what_was_drawn(machine: Machine, form: GenerateForm) -> None:
     def stop_at_third(number: int) -> None:
         if number == 3:
             raise Stopped
@@ -81,7 +77,7 @@ def test_a_stopped_grid_keeps_what_was_drawn(machine: Machine, form: Form) -> No
     ],
 )
 def test_what_went_wrong_stands_where_the_pictures_would(
-    machine: Machine, form: Form, error: Exception, said: str
+    machine: Machine, form: GenerateForm, error: Exception, said: str
 ) -> None:
     def fail(number: int) -> None:
         raise error
@@ -111,7 +107,7 @@ def test_the_api_takes_adapters_by_name(machine: Machine) -> None:
         draw.generate("a", count=17)
 
 
-def test_the_form_says_what_is_in_it(form: Form) -> None:
+def test_the_form_says_what_is_in_it(form: GenerateForm) -> None:
     rows: list[Any] = ["cat", 0.5, 0.25, "", 1.0, 1.0, None, 1, 1, "file/a.safetensors", 1, 2]
     plain: list[Any] = ["a", None, "", 3, None, 25, 5, None, 96]
     assert len(form.settings) == len(plain) + 1 + len(rows)

@@ -36,18 +36,9 @@ def test_what_is_drawn_comes_back(tmp_path: Path) -> None:
     ]
     save_picture(Image.new("RGB", (8, 8)), path, DRAWING, model="tiny-emoji", adapters=adapters)
     restored = read_settings(path, KNOWN, BASES)
-    assert restored.settings == Settings(
-        DRAWING.prompt,
-        DRAWING.negative,
-        (AdapterSetting("cat", 0.5, 0.25), AdapterSetting("cat@50", -1.0)),
-        "tiny-emoji",
-        1,
-        7,
-        12,
-        4.5,
-        64,
-        96,
-    )
+    here = (AdapterSetting("cat", 0.5, 0.25), AdapterSetting("cat@50", -1.0))
+    texts = (DRAWING.prompt, DRAWING.negative)
+    assert restored.settings == Settings(*texts, here, "tiny-emoji", 1, 7, 12, 4.5, 64, 96)
     assert restored.missing == ("the adapter gone",)
 
 
