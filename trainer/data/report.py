@@ -269,7 +269,7 @@ def sticking_words(captions: Sequence[str], known: Sequence[str] = ()) -> dict[s
     if len(captions) < _STICKING_CAPTIONS:
         return {}
     left_out = _COMMON_WORDS | {word for text in known for word in _words(text)}
-    counts = Counter(word for caption in captions for word in _words(caption) - left_out)
+    counts = Counter(word for caption in captions for word in sorted(_words(caption) - left_out))
     enough = _STICKING_SHARE * len(captions)
     return {word: count for word, count in counts.most_common() if count >= enough}
 

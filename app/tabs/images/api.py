@@ -9,7 +9,6 @@ import gradio as gr
 from app.files import Upload, as_uploads, file_drop, forget
 from app.shared import says_errors
 from app.tabs.images import captions
-from app.tabs.images.frames import frame_of
 from app.tabs.images.imagesets import find_set
 from app.tabs.images.setview import look_at
 from app.tabs.images.uploads import store_uploads
@@ -66,7 +65,7 @@ def check_images(image_set: str, base: str = "tiny-emoji") -> dict:
 
     Besides: ``captions_by_picture``, and for ``save_caption`` the ``versions`` of the captions.
     """
-    view = look_at(find_set(places.DATASETS, image_set), frame_of(base))
+    view = look_at(find_set(places.DATASETS, image_set), base)
     report = {} if view.report is None else view.report.as_dict()
     report.pop("path", None)
     return {

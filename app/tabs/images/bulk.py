@@ -11,7 +11,6 @@ from gradio.blocks import Block
 from app.shared import QUIET, Shared, says_errors
 from app.tabs.images.captions import Session, read_captions
 from app.tabs.images.edits import Edit, EditKind, apply_edit, preview, remove_picture, undo
-from app.tabs.images.frames import frame_of
 from app.tabs.images.imagesets import SetFolder, find_set
 from app.tabs.images.layout import Parts, html
 from app.tabs.images.setview import look_at
@@ -65,8 +64,8 @@ def look(
     if folder.owned:
         captions = read_captions(folder)
     else:
-        pictures = look_at(folder, frame_of("")).pictures
-        captions = {picture.name: picture.caption for picture in pictures if picture.size}
+        pictures = look_at(folder, "").pictures
+        captions = {picture.name: picture.caption for picture in pictures if picture.entry}
     found = preview(captions, edit)
     said = html("changes", found, len(captions))
     return said, _apply_button(len(found)), Previewed(opened, edit, captions)

@@ -11,9 +11,7 @@ import itertools
 import shutil
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import field
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
@@ -21,10 +19,10 @@ from pydantic import AfterValidator, BeforeValidator, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from app.files import disk_trouble, slug
-from trainer.data.images import ImageFacts, inspect_image
+from trainer.data.gather import scan_again
 from trainer.data.names import display_name
 from trainer.data.scan import FolderContents, look_into
-from trainer.data.sets import MAX_IMAGES, ImageSet, scan_image_set
+from trainer.data.sets import MAX_IMAGES, ImageSet
 from trainer.errors import UserError
 from trainer.runs.atomic import publish_folder, temporary_name, write_bytes
 
@@ -194,21 +192,9 @@ def picture_path(image_set: SetFolder, picture: str) -> Path:
 
 
 def scan(image_set: SetFolder) -> ImageSet:
-    """Read a set as training does; pictures that have not changed are not decoded again.
+    """Read a set as training does, which remembers as well what was decoded.
 
     Raises:
         UserError: nothing in it can be used.
     """
-    return scan_image_set(image_set.path, inspect=_inspect_once)
-
-
-def _inspect_once(path: Path) -> ImageFacts:
-    with suppress(OSError, ValueError):
-        status = path.stat()
-        return _inspect(path, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
-    return inspect_image(path)
-
-
-@lru_cache(maxsize=20_000)
-def _inspect(path: Path, identity: tuple[int, ...]) -> ImageFacts:
-    return inspect_image(path)
+    return scan_again(image_set.path)

@@ -7,15 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.tabs.images.frames import Frame
 from app.tabs.images.imagesets import SetFolder, SetNotes, contents_of, read_notes, scan
 from trainer.config.schema import CaptionsConfig, ImagesConfig
 from trainer.data.buckets import CropPlan
 from trainer.data.findings import SEVERITIES, Finding, Severity
-from trainer.data.names import display_name
 from trainer.data.report import SetReport, describe_set
+from trainer.data.scan import FoundFile
 from trainer.data.sets import ImageEntry, ImageFile
 from trainer.errors import UserError
+from trainer.models.facts import facts_of, read_facts, short_name_of
+from trainer.models.identify import BaseFacts, BaseIdentity
 
 _NOTABLE_CUT = 0.1  # of a picture's area
 _BOX = 72  # pixels of the longest side in the drawing of buckets
@@ -29,19 +30,23 @@ class PictureView:
     Attributes:
         name: below the set's folder, exactly as on disk; what the picture is asked for by.
         original: what it was called when it came, or "".
-        size: width and height, upright; None where it cannot be opened.
+        entry: what the scan read of it; None where it cannot be opened.
         crop: how training cuts it; None where it is left out.
         findings: doubts about this picture.
+        read: gives its file as bytes.
     """
 
     name: str
     original: str
-    caption: str
-    size: tuple[int, int] | None
-    id: str | None
+    entry: ImageEntry | None
     crop: CropPlan | None
     findings: tuple[Finding, ...]
     read: Callable[[], bytes]
+
+    @property
+    def caption(self) -> str:
+        """Its caption, or ""."""
+        return (self.entry.caption if self.entry else None) or ""
 
     @property
     def severity(self) -> Severity | None:
@@ -52,7 +57,7 @@ class PictureView:
     @property
     def cut_off(self) -> float:
         """The share of its area that training does not see, from 0 to 1."""
-        return _cut_off(self.crop)
+        return _cut_off(self.crop) if self.crop else 0.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ class SetView:
     """An image set.
 
     Attributes:
+        base: the base model that it is looked at for.
         pictures: in the order of their names, those that cannot be used among them.
         report: what ``check-images`` says; None where nothing can be used.
         trouble: why nothing can be used, or "".
@@ -67,7 +73,7 @@ class SetView:
 
     folder: SetFolder
     notes: SetNotes
-    frame: Frame
+    base: BaseFacts
     pictures: tuple[PictureView, ...]
     report: SetReport | None
     trouble: str = ""
@@ -76,6 +82,11 @@ class SetView:
     def title(self) -> str:
         """The set's name."""
         return self.notes.title or self.folder.id
+
+    @property
+    def base_is_here(self) -> bool:
+        """Whether the base model was read, and not judged by its name."""
+        return isinstance(self.base, BaseIdentity)
 
     def place(self, name: str) -> int | None:
         """A picture's number from 0, None where it is gone."""
@@ -108,31 +119,49 @@ class SetView:
         ]
 
 
-def look_at(folder: SetFolder, frame: Frame) -> SetView:
-    """Read a set as training would, with the trigger and class word that are noted for it.
+def look_at(folder: SetFolder, base: str) -> SetView:
+    """Read a set as training with a base model would, with the words that are noted for it.
 
     Raises:
         UserError: its folder holds far too much.
     """
-    notes = read_notes(folder)
+    notes, facts = read_notes(folder), base_facts(base)
+    found, report, trouble = None, None, ""
     try:
         found = scan(folder)
+        report = describe_set(
+            found,
+            ImagesConfig(path=folder.path),
+            CaptionsConfig(trigger=notes.trigger, class_word=notes.class_word),
+            resolution=facts.resolution,
+            step=facts.resolution_step,
+        )
     except UserError as error:
-        view = SetView(folder, notes, frame, tuple(_unusable(folder, notes, {})), None, str(error))
-    else:
-        images = ImagesConfig(path=folder.path)
-        captions = CaptionsConfig(trigger=notes.trigger, class_word=notes.class_word)
-        report = describe_set(found, images, captions, resolution=frame.resolution, step=frame.step)
-        about = _by_picture(report.findings)
-        crops = {picture.entry.name: picture.crop for picture in report.fitted}
-        usable = [
-            _usable(folder, notes, entry, about, crops.get(entry.name)) for entry in found.entries
-        ]
-        broken = _unusable(folder, notes, about, set(found.left_out))
-        pictures = sorted([*usable, *broken], key=lambda picture: picture.name)
-        view = SetView(folder, notes, frame, tuple(pictures), report)
-    _left_out[folder.path] = frozenset(one.name for one in view.pictures if one.crop is None)
-    return view
+        trouble = str(error)
+    crops = {picture.entry.name: picture.crop for picture in report.fitted} if report else {}
+    about: dict[str, tuple[Finding, ...]] = defaultdict(tuple)
+    for finding in report.findings if report else ():
+        for name in {finding.name, *finding.pictures}:
+            about[name] += (finding,)
+
+    def view(file: FoundFile, entry: ImageEntry | None = None) -> PictureView:
+        shown = entry.name if entry else file.shown
+        crop, findings = crops.get(shown), about[shown]
+        if crop and (cut := _cut_off(crop)) >= _NOTABLE_CUT:
+            share = f"{100 * cut:.0f} % of it is cut off, shown pale."
+            message = f"{share} Is what matters still in the middle?"
+            findings += (Finding(shown, "note", message),)
+        read = entry.source.read if entry else ImageFile(file.path).read
+        return PictureView(file.name, notes.names.get(file.name, ""), entry, crop, findings, read)
+
+    files = {file.shown: file for file in contents_of(folder).pictures}
+    entries = found.entries if found else ()
+    # The row of a table has no file of its own.
+    usable = [view(files.get(one.name, FoundFile(folder.path, one.name)), one) for one in entries]
+    broken = [file for name, file in files.items() if found is None or name in found.left_out]
+    pictures = sorted([*usable, *map(view, broken)], key=lambda picture: picture.name)
+    _left_out[folder.path] = frozenset(one.name for one in pictures if one.crop is None)
+    return SetView(folder, notes, facts, tuple(pictures), report, trouble)
 
 
 def known_unusable(path: Path) -> frozenset[str]:
@@ -140,59 +169,13 @@ def known_unusable(path: Path) -> frozenset[str]:
     return _left_out.get(path, frozenset())
 
 
-def _by_picture(findings: list[Finding]) -> dict[str, tuple[Finding, ...]]:
-    about: dict[str, tuple[Finding, ...]] = defaultdict(tuple)
-    for finding in findings:
-        for name in dict.fromkeys([finding.name, *finding.pictures]):
-            about[name] += (finding,)
-    return about
+def base_facts(base: str) -> BaseFacts:
+    """The facts of a base model by its name; of what is nowhere and says nothing, those of SD 1."""
+    try:
+        return read_facts(base)
+    except UserError:
+        return facts_of(short_name_of(base) or "sd15")
 
 
-def _usable(
-    folder: SetFolder,
-    notes: SetNotes,
-    entry: ImageEntry,
-    about: dict[str, tuple[Finding, ...]],
-    crop: CropPlan | None,
-) -> PictureView:
-    name = entry.name
-    if isinstance(entry.source, ImageFile):
-        name = entry.source.path.relative_to(folder.path).as_posix()
-    size = entry.header.width, entry.header.height
-    findings = about.get(entry.name, ())
-    if (cut := _cut_off(crop)) >= _NOTABLE_CUT:
-        message = (
-            f"{100 * cut:.0f} % of it is cut off, shown pale. Is what matters still in the middle?"
-        )
-        findings = (*findings, Finding(entry.name, "note", message))
-    original, caption = notes.names.get(name, ""), entry.caption or ""
-    return PictureView(name, original, caption, size, entry.id, crop, findings, entry.source.read)
-
-
-def _cut_off(crop: CropPlan | None) -> float:
-    if crop is None:
-        return 0.0
+def _cut_off(crop: CropPlan) -> float:
     return 1 - crop.width * crop.height / (crop.resize_width * crop.resize_height)
-
-
-def _unusable(
-    folder: SetFolder,
-    notes: SetNotes,
-    about: dict[str, tuple[Finding, ...]],
-    left_out: set[str] | None = None,
-) -> list[PictureView]:
-    """The pictures that cannot be opened: those that the scan left out, or without one all."""
-    return [
-        PictureView(
-            name=file.name,
-            original=notes.names.get(file.name, ""),
-            caption="",
-            size=None,
-            id=None,
-            crop=None,
-            findings=about.get(display_name(file.name), ()),
-            read=ImageFile(file.path).read,
-        )
-        for file in contents_of(folder).pictures
-        if left_out is None or file.shown in left_out
-    ]

@@ -21,7 +21,6 @@ from app.tabs.images import bulk as images_bulk
 from app.tabs.images import words as images_words
 from app.tabs.images.captions import Outcome, Session
 from app.tabs.images.edits import history
-from app.tabs.images.frames import frame_of
 from app.tabs.images.imagesets import SetFolder, find_set, list_sets, read_notes
 from app.tabs.images.layout import KEYS, STAMP, STAMP_LATER, Parts, html, set_choices
 from app.tabs.images.setview import SetView, look_at
@@ -70,7 +69,7 @@ class Typed:
     @property
     def view(self) -> SetView:
         """The set as it is now."""
-        return look_at(find_set(places.DATASETS, self.opened), frame_of(self.base))
+        return look_at(find_set(places.DATASETS, self.opened), self.base)
 
 
 class ImagesTab:
@@ -148,18 +147,16 @@ class ImagesTab:
 
     def enter(self, opened: str, base: str) -> Updates:
         """The tab was entered: sets may have come and gone, the base model may be another one."""
-        if not opened:
-            return {self.parts.chosen: gr.Dropdown(choices=set_choices())}
-        if opened not in [one.id for one in list_sets(places.DATASETS)]:
-            return {self.parts.chosen: gr.Dropdown(choices=set_choices(), value=None)}
-        return self.refresh(look_at(find_set(places.DATASETS, opened), frame_of(base)))
+        if opened in [one.id for one in list_sets(places.DATASETS)]:
+            return self.refresh(look_at(find_set(places.DATASETS, opened), base))
+        return {self.parts.chosen: gr.Dropdown(choices=set_choices(), value=None)}
 
     def open(self, set_id: str | None, base: str, session: Session) -> Updates:
         """Show a set, none of its pictures chosen."""
         p, shared = self.parts, self.shared
         folder = find_set(places.DATASETS, set_id or "")
         session.opened(folder)
-        view = look_at(folder, frame_of(base))
+        view = look_at(folder, base)
         return {
             **self.refresh(view),
             **self.nothing_chosen(),
@@ -198,7 +195,7 @@ class ImagesTab:
     def show_again(self, folder: SetFolder, picture: str, session: Session, base: str) -> Updates:
         """A set that was changed as a whole, with the open picture, if it is still there."""
         p = self.parts
-        view = look_at(folder, frame_of(base))
+        view = look_at(folder, base)
         place = view.place(picture)
         editor = self.nothing_chosen() if place is None else self.show(view, place, session)
         return {
@@ -289,7 +286,7 @@ class ImagesTab:
             p.opened: folder.id,
             p.remembered: folder.id,
             p.into: gr.Checkbox(interactive=True),
-            p.summary: html("summary", look_at(folder, frame_of(base))),
+            p.summary: html("summary", look_at(folder, base)),
             self.shared.image_set: folder.id,
         }
 
@@ -313,7 +310,7 @@ class ImagesTab:
             updates, outcome = self._save(typed)
             if outcome.state == "conflict":
                 return updates
-            view = look_at(outcome.image_set, frame_of(typed.base))
+            view = look_at(outcome.image_set, typed.base)
         view = view or typed.view
         here, count = view.place(picture), len(view.pictures)
         if to is None and count:
@@ -363,7 +360,7 @@ class ImagesTab:
         p = self.parts
         if not opened:
             return self.nothing()
-        view = look_at(find_set(places.DATASETS, opened), frame_of(base))
+        view = look_at(find_set(places.DATASETS, opened), base)
         place = view.place(picture)
         shown = {} if place is None else {p.facts: html("facts", view.pictures[place])}
         return {p.summary: html("summary", view), p.findings: html("findings", view), **shown}

@@ -34,9 +34,12 @@ def thumbnails(pictures: Sequence[PictureView]) -> list[str]:
     folder = Path(get_upload_folder()) / "thumbnails"  # where the page may serve them from
     with disk_trouble(), ThreadPoolExecutor(max_workers=2) as pool:
         folder.mkdir(parents=True, exist_ok=True)
-        return list(
-            pool.map(lambda one: str(thumbnail(folder, one.read, one.id, one.crop)), pictures)
-        )
+        return list(pool.map(lambda picture: _file(folder, picture), pictures))
+
+
+def _file(folder: Path, picture: PictureView) -> str:
+    content = picture.entry.id if picture.entry else None
+    return str(thumbnail(folder, picture.read, content, picture.crop))
 
 
 def thumbnail(

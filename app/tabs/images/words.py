@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -75,7 +75,7 @@ def judge(opened: str, trigger: str, class_word: str, base: str) -> Iterator[str
         return
     yield html("status", f"Looking at “{word}” …")
     try:
-        (judged,) = ask_about_words("judge", base, class_word, opened, [word])
+        (judged,) = ask_about_words("judge", base, class_word, opened, words=[word])
         yield html("verdict", judged)
     except UserError as error:
         yield html("status", f"No verdict: {error.message}")
@@ -97,13 +97,9 @@ def suggest(
 
 
 def ask_about_words(
-    verb: Literal["judge", "suggest"],
-    base: str,
-    class_word: str,
-    image_set: str,
-    words: Sequence[str] = (),
+    verb: Literal["judge", "suggest"], base: str, class_word: str, image_set: str, **more: object
 ) -> list[dict[str, Any]]:
-    """Judgements of words, or suggestions, as ``trigger --json`` has them.
+    """Judgements of ``words=[…]``, or suggestions, as ``trigger --json`` has them.
 
     Args:
         image_set: id of a set whose captions count; "" for none.
@@ -111,13 +107,9 @@ def ask_about_words(
     Raises:
         UserError: the worker cannot do it.
     """
-    arguments = {
-        "base": base,
-        "class_word": _word(class_word),
-        "images": str(find_set(places.DATASETS, image_set).path.resolve()) if image_set else None,
-        **({"words": list(words)} if verb == "judge" else {}),
-    }
-    return service.call(f"trigger.{verb}", arguments, _SECONDS)
+    folder = str(find_set(places.DATASETS, image_set).path.resolve()) if image_set else None
+    about = {"base": base, "class_word": _word(class_word), "images": folder, **more}
+    return service.call(f"trigger.{verb}", about, _SECONDS)
 
 
 def measure(opened: str, base: str) -> Iterator[tuple[str, gr.Button]]:

@@ -8,16 +8,15 @@ from pathlib import Path
 import pytest
 
 from app.tabs.images.edits import Change
-from app.tabs.images.frames import Frame, frame_of
 from app.tabs.images.imagesets import find_set, read_notes, write_notes
 from app.tabs.images.layout import html
-from app.tabs.images.setview import look_at
+from app.tabs.images.setview import base_facts, look_at
 from app.tabs.train import outlook
 from tests.app.sets_for_tests import stored
 from tests.corpus.names import NAUGHTY
 from tests.trainer.data.folders_for_tests import picture, put
 
-FRAME = Frame(64, 32, known=True)
+BASE = "tiny-emoji"  # 64 pixels, in steps of 32
 
 
 class Tags(HTMLParser):
@@ -55,13 +54,13 @@ def test_a_set_picture_by_picture(tmp_path: Path) -> None:
         "broken.png": b"no picture",
         "again.png": picture(2, width=64, height=64),
     }
-    view = look_at(stored(tmp_path, files).image_set, FRAME)
+    view = look_at(stored(tmp_path, files).image_set, BASE)
     found = {one.original: one for one in view.pictures}
     assert [*found] == ["again.png", "broken.png", "small.png", "square.png", "wide.png"]
-    assert found["wide.png"].caption == "a wide one" and found["wide.png"].size == (300, 100)
+    assert found["wide.png"].caption == "a wide one"
     assert found["wide.png"].cut_off == pytest.approx(2 / 3)
     assert any("is cut off" in one.message for one in found["wide.png"].findings)
-    assert found["broken.png"].severity == "error" and found["broken.png"].id is None
+    assert found["broken.png"].severity == "error" and found["broken.png"].entry is None
     assert found["small.png"].severity == "error" and found["small.png"].crop is None
     assert found["square.png"].severity == "warning" or found["again.png"].severity == "warning"
     words = harmless(html("findings", view)).text
@@ -73,7 +72,7 @@ def test_a_set_picture_by_picture(tmp_path: Path) -> None:
 
 def test_what_holds_for_many_is_said_of_each(tmp_path: Path) -> None:
     files = {f"{number}.png": picture(number) for number in range(6)}
-    view = look_at(stored(tmp_path, {**files, "0.txt": "a caption"}).image_set, FRAME)
+    view = look_at(stored(tmp_path, {**files, "0.txt": "a caption"}).image_set, BASE)
     said = [html("facts", one) for one in view.pictures]
     assert ["No caption" in text for text in said] == [False] + [True] * 5
     assert not any("more" in harmless(text).text for text in said), "only of itself"
@@ -83,13 +82,13 @@ def test_the_outlook_counts_what_can_be_used(tmp_path: Path) -> None:
     files = {"a.png": picture(1), "b.png": picture(2), "broken.png": b"no picture"}
     folder = stored(tmp_path, files).image_set
     assert outlook.picture_count(folder.path) == (3, 3), "nobody has looked into the files yet"
-    look_at(folder, FRAME)
+    look_at(folder, BASE)
     assert outlook.picture_count(folder.path) == (2, 2)
 
 
 def test_nothing_usable(tmp_path: Path) -> None:
     put(tmp_path / "sets" / "bad", {"a.png": b"x", "b.png": b"y"})
-    view = look_at(find_set(tmp_path / "sets", "bad"), FRAME)
+    view = look_at(find_set(tmp_path / "sets", "bad"), BASE)
     assert view.report is None and len(view.pictures) == 2
     assert "no picture that can be used" in html("summary", view)
 
@@ -103,7 +102,7 @@ def test_names_and_captions_are_text(name: str, tmp_path: Path) -> None:
     only.with_suffix(".txt").write_bytes(safe)
     notes = read_notes(image_set)
     write_notes(image_set, type(notes)(**{**notes.__dict__, "trigger": name[:60]}))
-    view = look_at(image_set, FRAME)
+    view = look_at(image_set, BASE)
     word, many = name[:60], [name]
     judged = {"word": word, "verdict": "good", "reads_like": many, "reasons": many}
     judged["pieces"] = [{"text": name, "id": 7}]
@@ -125,10 +124,17 @@ def test_long_captions_are_cut() -> None:
     assert "and 960 more" in html("changes", [Change("a", "b", "c")] * 1000, 1000)
 
 
-def test_frames_of_base_models() -> None:
-    """As `fit` has them: both read the same table."""
-    assert frame_of("tiny-emoji") == Frame(64, 32, known=True)
-    assert frame_of("stabilityai/stable-diffusion-xl-base-1.0") == Frame(1024, 64, known=False)
-    assert frame_of("stabilityai/stable-diffusion-2-1") == Frame(768, 64, known=False)
-    assert frame_of("/nowhere/ponyDiffusionV6.safetensors") == Frame(1024, 64, known=False)
-    assert frame_of("../../etc") == Frame(512, 64, known=False)
+@pytest.mark.parametrize(
+    ("base", "resolution", "step"),
+    [
+        ("tiny-emoji", 64, 32),
+        ("stabilityai/stable-diffusion-xl-base-1.0", 1024, 64),
+        ("stabilityai/stable-diffusion-2-1", 768, 64),
+        ("/nowhere/ponyDiffusionV6.safetensors", 1024, 64),
+        ("../../etc", 512, 64),
+    ],
+)
+def test_what_a_base_model_trains_at(base: str, resolution: int, step: int) -> None:
+    """As `fit` has it: both read the same table."""
+    facts = base_facts(base)
+    assert (facts.resolution, facts.resolution_step) == (resolution, step)

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -249,3 +250,11 @@ def test_two_uploads_at_once_get_two_sets(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(uploads, "write_pictures", write_and_interrupt)
     stored(tmp_path, {"a.png": picture(1)})
     assert [one.id for one in list_sets(tmp_path / "datasets")] == ["test", "test-2"]
+
+
+def test_uploads_into_one_set_at_once_are_all_kept(tmp_path: Path) -> None:
+    into = stored(tmp_path, {"old.png": picture(9)}).image_set
+    sent = [upload(tmp_path / f"more-{seed}", {"a.png": picture(seed)}) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda files: store_uploads(into.path.parent, files, into=into), sent))
+    assert len({entry.id for entry in scan(into).entries}) == len(read_notes(into).names) == 5
