@@ -25,6 +25,7 @@ from packaging.markers import Marker
 from packaging.requirements import Requirement
 
 import launch
+from tests import gate
 from trainer.places import PROJECT
 
 # Says what it was started with, and ends with a status of its own.
@@ -74,6 +75,7 @@ class Project:
         for folder in (self.folder / "trainer", self.folder / "tests", self.elsewhere):
             folder.mkdir(parents=True)
         shutil.copy(PROJECT / "launch.py", self.folder)
+        shutil.copy(PROJECT / "tests" / "gate.py", self.folder / "tests")
         (self.folder / "trainer" / "__main__.py").write_text(MODULE.format(name="trainer"))
         (self.folder / "tests" / "requirements.txt").write_text("tools==1.0\n")
         self.require("tinydep==1.0  # a reason\n")
@@ -328,20 +330,20 @@ def test_chromium_is_installed_where_that_needs_no_question(
     installed: dict[str, str], user: int, ran: list[str] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commands: list[list[str]] = []
-    monkeypatch.setattr(launch.shutil, "which", installed.get)
-    monkeypatch.setattr(launch.os, "geteuid", lambda: user)
-    monkeypatch.setattr(launch, "run_logged", commands.append)
+    monkeypatch.setattr(gate.shutil, "which", installed.get)
+    monkeypatch.setattr(gate.os, "geteuid", lambda: user)
+    monkeypatch.setattr(gate, "run_logged", commands.append)
     if ran is None:
         with pytest.raises(launch.Trouble, match="need Chromium") as trouble:
-            launch.get_chromium()
-        assert launch.NO_BROWSER in trouble.value.hint
+            gate.get_chromium()
+        assert gate.NO_BROWSER in trouble.value.hint
     else:
-        launch.get_chromium()
+        gate.get_chromium()
     assert [command[1] for command in commands] == (ran or [])
 
 
 @pytest.mark.parametrize(
-    ("arguments", "needed"), [([], True), (["-k", "word"], True), ([launch.NO_BROWSER], False)]
+    ("arguments", "needed"), [([], True), (["-k", "word"], True), ([gate.NO_BROWSER], False)]
 )
 def test_a_browser_is_needed_for_its_tests_alone(
     arguments: list[str], needed: bool, monkeypatch: pytest.MonkeyPatch
@@ -349,9 +351,9 @@ def test_a_browser_is_needed_for_its_tests_alone(
     got: list[bool] = []
     for name in ("OMP_NUM_THREADS", "PYTHONUNBUFFERED"):  # which it sets for the tests
         monkeypatch.setenv(name, "1")
-    monkeypatch.setattr(launch, "get_chromium", lambda: got.append(True))
-    monkeypatch.setattr(launch, "run_check", lambda *_, **__: (0, 0.0, ""))
-    assert launch.run_gate(Path("python"), arguments) == 0
+    monkeypatch.setattr(gate, "get_chromium", lambda: got.append(True))
+    monkeypatch.setattr(gate, "run_check", lambda *_, **__: (0, 0.0, ""))
+    assert gate.run_gate(Path("python"), arguments) == 0
     assert got == [True] * needed
 
 
