@@ -7,7 +7,7 @@ Notation: ``alpha_bar`` (T,) is the cumulative product of the noise schedule; a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -334,7 +334,7 @@ def predict(base: BaseModel, points: Points, device: Device) -> Tensor:
 
 
 @contextmanager
-def evaluating(base: BaseModel) -> Iterator[None]:
+def evaluating(base: BaseModel) -> Generator[None]:
     """UNet and text encoders in evaluation mode, so that no adapter drops anything; then back."""
     modules = [base.unet, *base.text_encoders]
     modes = [module.training for module in modules]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from trainer.errors import Code
+from trainer.untyped import is_table
 
 Progress = Callable[[int, int, str], None]
 """Is told how slow work goes: what is done, of how much, and what is being done in words."""
@@ -322,7 +323,7 @@ def from_line(line: str | bytes) -> RunEvent | None:
     """The event of a line; None for a torn line and for kinds and values that are not known."""
     try:
         record: Any = json.loads(line)
-        if not isinstance(record, Mapping):
+        if not is_table(record):
             return None
         kind = record.get("event")
         if kind == Evaluated.kind:

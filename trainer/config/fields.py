@@ -10,6 +10,7 @@ from pathlib import PurePath
 from typing import Any
 
 from trainer.config.schema import ConceptConfig, Section, TrainingConfig
+from trainer.untyped import is_sequence
 
 _DEFAULTS = TrainingConfig()
 _CONCEPTS = "concepts"
@@ -173,7 +174,7 @@ def shown(value: object) -> str:
         return "empty"
     if isinstance(value, float):
         return f"{value:g}"
-    if isinstance(value, (tuple, list)):
+    if is_sequence(value):
         return ", ".join(str(item) for item in value)
     return value.as_posix() if isinstance(value, PurePath) else str(value)
 

@@ -23,6 +23,7 @@ from trainer.config.mistakes import ConfigError, Mistake, explain, shown_value, 
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
 from trainer.runs.atomic import write_text
+from trainer.untyped import is_list, is_mapping, is_sequence
 
 __all__ = [
     "MAX_FILE_BYTES",
@@ -101,7 +102,7 @@ def _parse_value(dotted: str, text: str) -> object:
     except (TOMLKitError, ValueError, RecursionError):
         return text
     # A trigger word such as 1984 or true is a text all the same.
-    return text if types == {"string"} and not isinstance(value, str) else value
+    return text if types == frozenset({"string"}) and not isinstance(value, str) else value
 
 
 def validate(
@@ -178,7 +179,7 @@ Place = tuple[str, str]
 def _places(tree: Mapping[str, Any]) -> dict[Place, Any]:
     found: dict[Place, Any] = {}
     for section, fields in tree.items():
-        if isinstance(fields, Mapping):
+        if is_mapping(fields):
             found |= {(section, key): value for key, value in fields.items()}
         else:
             found[section, ""] = fields
@@ -188,7 +189,7 @@ def _places(tree: Mapping[str, Any]) -> dict[Place, Any]:
 def _without(tree: Mapping[str, Any], places: set[Place]) -> dict[str, Any]:
     return {
         section: {key: value for key, value in fields.items() if (section, key) not in places}
-        if isinstance(fields, Mapping)
+        if is_mapping(fields)
         else fields
         for section, fields in tree.items()
         if (section, "") not in places
@@ -203,11 +204,11 @@ def _tamed(value: object, depth: int) -> Any:
     """
     if isinstance(value, int) and value.bit_length() > 1000:
         return math.inf if value > 0 else -math.inf
-    if not isinstance(value, (Mapping, list, tuple)):
+    if not (is_mapping(value) or is_sequence(value)):
         return value
     if not depth:
         raise RecursionError
-    if isinstance(value, Mapping):
+    if is_mapping(value):
         return {name: _tamed(item, depth - 1) for name, item in value.items()}
     return [_tamed(item, depth - 1) for item in value]
 
@@ -252,7 +253,7 @@ def _lines(field: ConfigField, values: Mapping[str, Any]) -> str:
 
 def _toml(value: Any) -> str:
     """A TOML value; a list of several texts gets one line for each."""
-    if isinstance(value, list) and len(value) > 1:
+    if is_list(value) and len(value) > 1:
         return "\n".join(["[", *(f"    {_toml(item)}," for item in value), "]"])
     return tomlkit.item(value).as_string()
 

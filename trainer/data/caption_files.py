@@ -25,6 +25,7 @@ from trainer.data.captions import (
 from trainer.data.findings import Finding, Severity
 from trainer.data.names import display_name, list_names, matching_key
 from trainer.data.scan import CAPTION_SUFFIXES, FoundFile
+from trainer.untyped import is_table
 
 MAX_TABLE_BYTES = 20_000_000
 _MAX_LINE = 1_000_000
@@ -38,8 +39,8 @@ _MAX_NAME = 4096
 class Captions:
     """Captions by the name of the picture, and what was doubtful about them."""
 
-    texts: dict[str, str] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
+    texts: dict[str, str] = field(default_factory=dict[str, str])
+    findings: list[Finding] = field(default_factory=list[Finding])
 
     def doubt(self, file: FoundFile, severity: Severity, message: str) -> None:
         """Adds a finding about a file."""
@@ -94,7 +95,7 @@ class PictureIndex:
         return self._first(("name", name), ("like name", matching_key(name)))
 
     def _first(self, *keys: tuple[str, str]) -> list[FoundFile]:
-        return next((self._found[key] for key in keys if key in self._found), [])
+        return next((self._found[key] for key in keys if key in self._found), list[FoundFile]())
 
 
 # ------------------------------------------------------------------------------ files beside
@@ -245,7 +246,7 @@ def _json_rows(text: str) -> Iterator[_Row]:
                 row = json.loads(line)
             except (ValueError, RecursionError):
                 row = None
-            if isinstance(row, dict):
+            if is_table(row):
                 yield _Row(number, row.get("file_name"), row.get("text"))
             else:
                 yield _Row(number, problem="it is no JSON object in braces")
@@ -256,7 +257,7 @@ def _csv_rows(text: str) -> Iterator[_Row]:
     first = text.partition("\n")[0]
     delimiter = ";" if ";" in first and "," not in first else ","
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    header = next((row for row in reader if row), [])
+    header = next((row for row in reader if row), list[str]())
     columns = {name.strip().casefold(): index for index, name in enumerate(header)}
     if "file_name" not in columns or "text" not in columns:
         found = list_names([display_name(name[:40]) for name in header], 5) or "none"

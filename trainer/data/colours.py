@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any, Literal, cast
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -77,7 +78,7 @@ def _from_16_bit(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
 
 def _convert_colour(image: Image.Image, profile: bytes | None) -> Image.Image:
     if image.mode == "LAB":
-        return _transform(image, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")))
+        return _transform(image, _built_in("LAB"))
     if image.mode not in _PROFILED_MODES:
         image = image.convert("L" if image.mode == "1" else "RGB")
     if profile:
@@ -88,11 +89,15 @@ def _convert_colour(image: Image.Image, profile: bytes | None) -> Image.Image:
     return image.convert("RGB")
 
 
+def _built_in(space: Literal["LAB", "sRGB"]) -> ImageCms.ImageCmsProfile:
+    return ImageCms.ImageCmsProfile(cast("Any", ImageCms.createProfile(space)))
+
+
 def _transform(image: Image.Image, source: ImageCms.ImageCmsProfile) -> Image.Image:
     converted = ImageCms.profileToProfile(
         image,
         source,
-        ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")),
+        _built_in("sRGB"),
         renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
         outputMode="RGB",
         flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,

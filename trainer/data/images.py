@@ -16,7 +16,7 @@ import io
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -242,7 +242,7 @@ def read_file(path: Path) -> bytes:
 
 
 @contextlib.contextmanager
-def _opened(source: ImageSource) -> Iterator[tuple[Image.Image, IO[bytes]]]:
+def _opened(source: ImageSource) -> Generator[tuple[Image.Image, IO[bytes]]]:
     """A picture whose header is read and whose size is allowed, with its stream.
 
     Any exception within is the picture's fault: decoders raise nearly everything for bad input.
@@ -260,7 +260,7 @@ def _opened(source: ImageSource) -> Iterator[tuple[Image.Image, IO[bytes]]]:
 
 
 @contextlib.contextmanager
-def _stream(source: ImageSource) -> Iterator[IO[bytes]]:
+def _stream(source: ImageSource) -> Generator[IO[bytes]]:
     if isinstance(source, bytes):
         _check_length(len(source))
         yield io.BytesIO(source)

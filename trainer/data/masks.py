@@ -59,8 +59,8 @@ class MaskFile:
 class FoundMasks:
     """Masks by the name of their picture, and what was doubtful about them."""
 
-    of_picture: dict[str, FoundFile] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
+    of_picture: dict[str, FoundFile] = field(default_factory=dict[str, FoundFile])
+    findings: list[Finding] = field(default_factory=list[Finding])
 
 
 def take_masks(contents: FolderContents) -> FoundMasks:

@@ -75,7 +75,8 @@ class SampleOrder:
         starts = np.repeat(np.cumsum(repeats) - np.asarray(repeats), repeats)
         turns = np.arange(len(entries)) - starts
         groups: dict[tuple[int, int], list[int]] = {}
-        for place, entry in enumerate(entries.tolist()):
+        of_copies: list[int] = entries.tolist()
+        for place, entry in enumerate(of_copies):
             groups.setdefault(buckets_of_entries[entry], []).append(place)
         self._buckets = [
             (bucket, entries[places], turns[places], counts[places])
@@ -138,7 +139,7 @@ def balanced_repeats(repeats: Sequence[Sequence[int]], shares: Sequence[int]) ->
     if len(repeats) == 1:
         return [list(repeats[0])]
     unit = max(-(-sum(own) // share) for own, share in zip(repeats, shares, strict=True))
-    balanced = []
+    balanced: list[list[int]] = []
     for own, share in zip(repeats, shares, strict=True):
         whole, rest = divmod(unit * share, sum(own))
         counts = [count * whole for count in own]

@@ -12,16 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trainer.data.captions import clean_caption
 from trainer.data.findings import Finding, ImageProblem, Severity
 from trainer.data.names import display_name, list_names
 from trainer.data.scan import FoundFile
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+from trainer.untyped import is_table
 
 MAX_ROW_GROUP_BYTES = 4_000_000_000
 _MAX_RATIO = 10
@@ -32,6 +29,13 @@ _MAX_DICTIONARY_BYTES = 1_000_000_000
 _BATCH = 1000
 
 _one_reader = threading.Lock()
+
+
+def _parquet() -> Any:
+    """pyarrow's module: it has no types, so that what comes from it is of type Any."""
+    import pyarrow.parquet
+
+    return pyarrow.parquet
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class ParquetRow:
                     "The table that holds it is damaged or gone.", "Copy or download it again."
                 ) from error
             value = pictures[self.offset].as_py() if self.offset < len(pictures) else None
-        data = value.get("bytes") if isinstance(value, dict) else value
+        data = value.get("bytes") if is_table(value) else value
         if not isinstance(data, bytes):
             raise ImageProblem("Its row of the table has no picture in it.", "Leave it out.")
         return data
@@ -88,13 +92,12 @@ def open_table(file: FoundFile, findings: list[Finding], limit: int) -> Iterator
 
     A table that cannot be used gives no rows, and a finding.
     """
-    import pyarrow.parquet as pq
 
     def doubt(severity: Severity, message: str) -> None:
         findings.append(Finding(file.shown, severity, message))
 
     try:
-        with pq.ParquetFile(file.path) as table:
+        with _parquet().ParquetFile(file.path) as table:
             column, has_text = _columns(table.schema_arrow)
             if not column:
                 shown = [display_name(name[:40]) for name in table.schema_arrow.names]
@@ -115,10 +118,11 @@ def open_table(file: FoundFile, findings: list[Finding], limit: int) -> Iterator
         )
 
 
-def _columns(schema: pa.Schema) -> tuple[str, bool]:
+def _columns(schema: Any) -> tuple[str, bool]:
     """The column with the pictures' bytes, "" where there is none, and whether there are texts."""
-    from pyarrow import types
+    from pyarrow import types as untyped
 
+    types: Any = untyped
     kinds: dict[str, Any] = dict(zip(schema.names, schema.types, strict=True))
     image, text = kinds.get("image"), kinds.get("text")
     has_text = text is not None and (types.is_string(text) or types.is_large_string(text))
@@ -131,7 +135,7 @@ def _columns(schema: pa.Schema) -> tuple[str, bool]:
 
 
 def _rows(
-    file: FoundFile, table: pq.ParquetFile, column: str, has_text: bool, limit: int
+    file: FoundFile, table: Any, column: str, has_text: bool, limit: int
 ) -> Iterator[TableRow]:
     number = 0
     clean = lru_cache(maxsize=1000)(clean_caption)  # a caption that is repeated is in memory once
@@ -148,7 +152,7 @@ def _rows(
             )
 
 
-def _texts(table: pq.ParquetFile, group: int, has_text: bool) -> Iterator[str | None]:
+def _texts(table: Any, group: int, has_text: bool) -> Iterator[str | None]:
     if not has_text:
         for _ in range(table.metadata.row_group(group).num_rows):
             yield None
@@ -158,7 +162,7 @@ def _texts(table: pq.ParquetFile, group: int, has_text: bool) -> Iterator[str | 
             yield value.as_py()
 
 
-def _check_size(metadata: pq.FileMetaData, group: int) -> None:
+def _check_size(metadata: Any, group: int) -> None:
     """Raises ValueError where a row group would not fit into memory."""
     found = metadata.row_group(group)
     columns = [found.column(index) for index in range(found.num_columns)]
@@ -171,17 +175,15 @@ def _check_size(metadata: pq.FileMetaData, group: int) -> None:
 
 
 @lru_cache(maxsize=2)
-def _pictures(path: Path, group: int, column: str) -> pa.ChunkedArray:
+def _pictures(path: Path, group: int, column: str) -> Any:
     """All pictures of a row group. Its rows are mostly asked for one after the other.
 
     A picture that is in the file once for many rows is in memory once: as a dictionary.
     """
-    import pyarrow.parquet as pq
-
-    metadata = pq.read_metadata(path)
+    metadata = _parquet().read_metadata(path)
     _check_size(metadata, group)
     small = metadata.row_group(group).total_byte_size <= _MAX_DICTIONARY_BYTES
-    with pq.ParquetFile(path, read_dictionary=[column] if small else None) as table:
+    with _parquet().ParquetFile(path, read_dictionary=[column] if small else None) as table:
         found = table.read_row_group(group, columns=[column], use_threads=False)
         return found.column(column.partition(".")[0])
 

@@ -7,6 +7,7 @@ import stat
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path, PurePosixPath
 
 from trainer.data.findings import Finding, Severity
@@ -69,12 +70,12 @@ class FoundFile:
 class FolderContents:
     """The files of an image set by kind, each kind sorted by name."""
 
-    pictures: list[FoundFile] = field(default_factory=list)
-    captions: list[FoundFile] = field(default_factory=list)
-    metadata: list[FoundFile] = field(default_factory=list)
-    tables: list[FoundFile] = field(default_factory=list)
-    others: list[FoundFile] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
+    pictures: list[FoundFile] = field(default_factory=list[FoundFile])
+    captions: list[FoundFile] = field(default_factory=list[FoundFile])
+    metadata: list[FoundFile] = field(default_factory=list[FoundFile])
+    tables: list[FoundFile] = field(default_factory=list[FoundFile])
+    others: list[FoundFile] = field(default_factory=list[FoundFile])
+    findings: list[Finding] = field(default_factory=list[Finding])
 
     def add(self, file: FoundFile) -> None:
         """Puts a file into the list of its kind."""
@@ -103,7 +104,7 @@ def look_into(root: Path, limit: int) -> FolderContents:
                 "Point to the folder of the pictures that belong together.",
             )
     for kind in ("pictures", "captions", "metadata", "tables", "others"):
-        getattr(contents, kind).sort(key=lambda file: file.name)
+        getattr(contents, kind).sort(key=attrgetter("name"))
     others = [file.shown for file in contents.others if file.path.stem.upper() not in _ABOUT]
     if others:
         message = "Not looked at. If this is a picture, export it as PNG or JPEG."

@@ -20,6 +20,7 @@ import numpy as np
 
 from trainer.data.images import ImageFacts, ImageHeader, inspect_image
 from trainer.runs.atomic import write_text
+from trainer.untyped import as_table
 
 SETTLED_NS = 2_000_000_000
 """A file that was changed this short ago may change again without showing it in its times."""
@@ -71,7 +72,7 @@ class ScanCache:
             rows = json.loads(self.path.read_bytes())
         except (OSError, ValueError):
             return {}
-        return rows if isinstance(rows, dict) else {}
+        return as_table(rows)
 
 
 def _values(found: ImageFacts) -> dict[str, Any]:

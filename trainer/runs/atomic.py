@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def temporary_name(path: Path) -> Path:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Generator[Path]:
     """Gives a temporary path to write to; on leaving it takes the place of `path`.
 
     The file gets the mode that the umask asks for, also where the writer chose another
@@ -99,7 +99,7 @@ def publish_folder(temporary: Path, final: Path) -> None:
 
 
 @contextmanager
-def building_folder(final: Path) -> Iterator[Path]:
+def building_folder(final: Path) -> Generator[Path]:
     """Gives an empty folder to fill; on leaving, it is published as `final`.
 
     When the block raises, nothing is left. See `publish_folder`.

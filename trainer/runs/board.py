@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.runs.layout import RunFolder
+from trainer.untyped import is_list, is_table
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _MOST_STEPS = 8
@@ -95,9 +96,9 @@ def preview_records(run: RunFolder, step: int) -> list[dict[str, Any]]:
         records = json.loads((run.preview(step) / "prompts.json").read_bytes())
     except (OSError, ValueError):
         return []
-    if not isinstance(records, list):
+    if not is_list(records):
         return []
-    return [item for item in records if isinstance(item, dict) and {"file", "prompt"} <= set(item)]
+    return [item for item in records if is_table(item) and {"file", "prompt"} <= set(item)]
 
 
 def _size(run: RunFolder, step: int) -> int:

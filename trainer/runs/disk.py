@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from trainer.errors import UserError
@@ -47,7 +47,7 @@ def disk_error(error: OSError, what: str) -> DiskError:
 
 
 @contextmanager
-def writing(what: str) -> Iterator[None]:
+def writing(what: str) -> Generator[None]:
     """Turns an `OSError` within the block into a `DiskError` about ``what``."""
     try:
         yield

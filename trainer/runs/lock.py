@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from trainer.runs.layout import RunFolder
 
 
 @contextmanager
-def run_lock(run: RunFolder) -> Iterator[None]:
+def run_lock(run: RunFolder) -> Generator[None]:
     """Holds the run for this process until the block ends.
 
     The lock is the operating system's and goes with the process, however that ends: it is never

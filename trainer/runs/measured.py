@@ -10,6 +10,7 @@ from trainer.runs.board import data_uri, read_png
 from trainer.runs.log import number
 from trainer.runs.layout import RunFolder
 from trainer.runs.meters import METERS
+from trainer.untyped import as_table, is_list, is_table
 
 _MOST_BYTES = 12_000_000
 
@@ -50,12 +51,10 @@ class Measured:
 def read_measured(run: RunFolder) -> Measured:
     """What was measured of a run; nothing where there is no file or it can't be read."""
     try:
-        told = json.loads(run.evaluation.read_bytes())
+        told = as_table(json.loads(run.evaluation.read_bytes()))
     except (OSError, ValueError):
         told = {}
-    told = told if isinstance(told, dict) else {}
-    advice = told.get("recommended")
-    advice = advice if isinstance(advice, dict) else {}
+    advice = as_table(told.get("recommended"))
     chosen = (advice.get("checkpoint"), number(advice.get("strength")))
     board = read_png(run.bleed_board, _MOST_BYTES)
     strengths = [row for row in _tables(advice, "strengths") if number(row.get("strength")) != 1]
@@ -72,7 +71,7 @@ def read_measured(run: RunFolder) -> Measured:
 
 def _tables(told: Mapping[str, object], name: str) -> list[dict[str, object]]:
     found = told.get(name)
-    return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
+    return [item for item in found if is_table(item)] if is_list(found) else []
 
 
 def _row(told: dict[str, object], chosen: tuple[object, float | None]) -> MeasuredRow:
