@@ -33,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 adapter_app = typer.Typer(
-    help="Inspect, verify, convert, resize, merge or extract adapter files.", rich_markup_mode=None
+    help="inspect, verify, convert, resize and merge adapter files", rich_markup_mode=None
 )
 app.add_typer(adapter_app, name="adapter")
 
@@ -101,7 +101,9 @@ def command(
 
         setattr(run, "__signature__", inspect.Signature(parameters))  # noqa: B010
         run.__annotations__ = {one.name: one.annotation for one in parameters}
-        group.command(name, help=help, hidden=hidden)(run)
+        # Longer ones would be cut in the list of commands.
+        short = help if len(help) <= 60 else help.split(",")[0].split(";")[0]
+        group.command(name, help=help, short_help=short, hidden=hidden)(run)
         return function
 
     return declare

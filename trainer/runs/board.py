@@ -21,7 +21,7 @@ _MOST_BYTES = 24_000_000  # of pictures in one page
 
 
 @dataclass(frozen=True)
-class Picture:
+class PreviewPicture:
     """One preview picture.
 
     Attributes:
@@ -45,7 +45,7 @@ class Row:
     """All pictures of one prompt: one list for each step of the board, in the order of seeds."""
 
     prompt: str
-    cells: tuple[tuple[Picture, ...], ...]
+    cells: tuple[tuple[PreviewPicture, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def read_board(run: RunFolder) -> Board:
     steps = spread(every, _MOST_STEPS)
     while len(steps) > 2 and sum(_size(run, step) for step in steps) > _MOST_BYTES:
         steps = spread(steps, len(steps) - 1)
-    found: dict[str, dict[int, list[Picture]]] = {}
+    found: dict[str, dict[int, list[PreviewPicture]]] = {}
     for step in steps:
         for record in preview_records(run, step):
             picture = _picture(run.preview(step), step, record)
@@ -105,7 +105,7 @@ def _size(run: RunFolder, step: int) -> int:
     return sum(path.stat().st_size for path in run.preview(step).glob("*.png"))
 
 
-def _picture(folder: Path, step: int, record: dict[str, Any]) -> Picture | None:
+def _picture(folder: Path, step: int, record: dict[str, Any]) -> PreviewPicture | None:
     data = read_png(folder / Path(str(record["file"])).name)  # never from another folder
     try:
         seed, strength = int(record.get("seed", 0)), float(record.get("strength", 1))
@@ -115,7 +115,7 @@ def _picture(folder: Path, step: int, record: dict[str, Any]) -> Picture | None:
         return None
     # Width and height lie at fixed places of every PNG's first chunk.
     width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-    return Picture(step, seed, strength, data_uri(data), width, height)
+    return PreviewPicture(step, seed, strength, data_uri(data), width, height)
 
 
 def read_png(path: Path, most: int = _MOST_BYTES) -> bytes | None:
