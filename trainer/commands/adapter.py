@@ -11,7 +11,7 @@ from trainer.errors import UserError
 from trainer.places import shown
 
 if TYPE_CHECKING:
-    from trainer.commands.adapter_files import Extracted, Merged, Output, Written
+    from trainer.commands.adapter_files import Extracted, Merged, Written
     from trainer.lora.inspection import AdapterInspection
     from trainer.lora.verify import Proof
 
@@ -85,14 +85,13 @@ def convert(
     sidecars: Sidecars = False,
 ) -> "Written":
     """Write an adapter in another layout or precision."""
-    from trainer.commands.adapter_files import BaseOnDevice, write
+    from trainer.commands.adapter_files import BaseOnDevice, Output, write
     from trainer.lora.reading import read_adapter
 
-    output = _output(out, precision, force, sidecars)
-    output.check([file])
+    output = Output(out, precision, force, sidecars).checked([file])
     adapter = read_adapter(file)
     on = None if base is None else BaseOnDevice.load(base)
-    return write(adapter, adapter, output, [file], layout, on)
+    return write(adapter, adapter, output, file, layout, on)
 
 
 @command("resize", "to a smaller rank, keeping the strongest", group=adapter_app)
@@ -114,11 +113,31 @@ def resize(
     force: Force = False,
     sidecars: Sidecars = False,
 ) -> "Written":
-    """Write an adapter with smaller ranks; of DoRA a plain one."""
-    from trainer.commands.adapter_files import resize_file
+    """Write an adapter with smaller ranks; of DoRA a plain one.
+
+    Raises:
+        UserError: it can't be read, it is DoRA and no base model is known, or the output exists.
+    """
+    from trainer.commands.adapter_files import BaseOnDevice, Output, write
+    from trainer.lora import editing
+    from trainer.lora.loading import check_fit, plain_on
+    from trainer.lora.reading import read_adapter
 
     _one_goal(rank, energy)
-    return resize_file(file, _output(out, precision, force, sidecars), rank, energy, base)
+    output = Output(out, precision, force, sidecars).checked([file])
+    adapter = read_adapter(file)
+    on = BaseOnDevice.of([adapter], base)
+    if not adapter.is_dora:
+        result = editing.resize(adapter, rank=rank, energy=energy)
+        return write(adapter, result, output, file, on=on)
+    if on is None:
+        raise UserError(
+            f"{file} is DoRA: what it changes depends on the base model.",
+            "Name the base model with --base, and it is computed there.",
+        )
+    check_fit(on.base, adapter)
+    result = editing.approximate(on.base, adapter, rank=rank, energy=energy).adapter
+    return write(plain_on(on.base, adapter), result, output, file, on=on)
 
 
 @command("merge", "several files into one, or into a base model", group=adapter_app)
@@ -143,20 +162,30 @@ def merge(
     Raises:
         UserError: a file can't be read, they don't fit together, or the output exists.
     """
-    from trainer.commands.adapter_files import merge_files, merge_into_base
+    from trainer.commands.adapter_files import BaseOnDevice, Output, merge_into_base, write
     from trainer.generation.stack import AdapterUse
+    from trainer.lora import editing
+    from trainer.lora.reading import read_adapter
 
     choices = [AdapterUse.parse(text) for text in files]
     two = [choice.label for choice in choices if choice.text_encoder_strength is not None]
     if two:
         raise UserError(f"merge takes one strength for each file, not two: {', '.join(two)}.")
     chosen = [(choice.file, choice.strength) for choice in choices]
-    output = _output(out, precision, force, sidecars)
+    output = Output(out, precision, force, sidecars)
     if base is not None:
         return merge_into_base(chosen, output, rank, base, layout)
     if layout is not None:
         raise UserError("--layout has no meaning without --base.", "Leave it out.")
-    return merge_files(chosen, output, rank)
+    paths = [path for path, _ in chosen]
+    output.checked(paths)
+    adapters = [(read_adapter(path), strength) for path, strength in chosen]
+    whole = result = editing.merge(adapters, [path.stem for path in paths])
+    on = None
+    if rank is not None:
+        result = editing.resize(whole, rank=rank)
+        on = BaseOnDevice.of([adapter for adapter, _ in adapters], None)
+    return write(whole, result, output, paths[0], on=on)
 
 
 @command("extract", "from a tuned base model and the one before", group=adapter_app)
@@ -176,10 +205,14 @@ def extract(
     Raises:
         UserError: a model can't be loaded, they don't go together, or the output exists.
     """
-    from trainer.commands.adapter_files import extract_file
+    from trainer.commands.adapter_files import Extracted, Output, write
+    from trainer.lora import editing
+    from trainer.models.load import load_base
 
     _one_goal(rank, energy)
-    return extract_file(base, tuned, _output(out, precision, force, sidecars), rank, energy)
+    output = Output(out, precision or "fp16", force, sidecars).checked([Path(base), Path(tuned)])
+    found = editing.extract(load_base(base), load_base(tuned), out.stem, rank=rank, energy=energy)
+    return Extracted(found, write(found.adapter, found.adapter, output))
 
 
 @command("recipe", "the configuration that a file was trained with", group=adapter_app)
@@ -234,9 +267,3 @@ def download(
 def _one_goal(rank: int | None, energy: float | None) -> None:
     if (rank is None) == (energy is None):
         raise UserError("One of --rank and --energy is required, and not both.")
-
-
-def _output(out: Path, precision: Precision, force: bool, sidecars: bool) -> "Output":
-    from trainer.commands.adapter_files import Output
-
-    return Output(out, precision, force, sidecars)

@@ -19,12 +19,8 @@ from trainer.lora.baking import (
     save_base,
 )
 from trainer.lora.changes import Comparison, compare
-from trainer.lora.editing import Extraction, approximate
-from trainer.lora.editing import extract as extract_adapter
-from trainer.lora.editing import merge as merge_adapters
-from trainer.lora.editing import resize as resize_adapter
+from trainer.lora.editing import Extraction
 from trainer.lora.inspection import trigger_words
-from trainer.lora.loading import check_fit, plain_on
 from trainer.lora.metadata import recorded_base, recorded_fingerprint
 from trainer.lora.names import shorten
 from trainer.lora.reading import read_adapter
@@ -53,8 +49,8 @@ class Output:
     force: bool
     sidecars: bool
 
-    def check(self, sources: Sequence[Path]) -> None:
-        """Refuses to lose a file.
+    def checked(self, sources: Sequence[Path]) -> Output:
+        """The same; refuses to lose a file.
 
         Raises:
             UserError: the output is a source, exists, or has a name that tools would not list.
@@ -68,6 +64,7 @@ class Output:
             if target.exists() and not (self.force and target.is_file()):
                 raise UserError(f"{target} exists already.", "--force replaces it.")
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        return self
 
 
 @dataclass(frozen=True)
@@ -160,22 +157,22 @@ def write(
     before: Adapter,
     after: Adapter,
     output: Output,
-    sources: Sequence[Path],
-    layout: WritableLayout,
-    on: BaseOnDevice | None,
+    source: Path | None = None,
+    layout: WritableLayout | None = None,
+    on: BaseOnDevice | None = None,
 ) -> Written:
     """Write an adapter, read it back, and compare it.
 
     Args:
         before: what it is compared with.
+        source: the file whose picture it has in its sidecar.
+        layout: unless given, the best for it.
         on: where predictions are compared.
     """
-    precision = output.precision or before.precision
+    precision, layout = output.precision or before.precision, layout or best_layout(after)
     left_out = write_adapter(after, output.path, layout, precision)
     written = read_adapter(output.path)
-    difference = compare(before, written)
-    works = works_in(judge(written))
-    beside = write_sidecars(after, output.path, picture_of(sources[0])) if output.sidecars else []
+    picture = picture_of(source) if source else None
     predicted = None
     if on is not None:
         words = [word for word in trigger_words(before) if word]
@@ -185,121 +182,44 @@ def write(
         layout=layout,
         precision=precision,
         adapter=written,
-        difference=difference,
-        works=works,
+        difference=compare(before, written),
+        works=works_in(judge(written)),
         left_out=left_out,
-        sidecars=beside,
+        sidecars=write_sidecars(after, output.path, picture) if output.sidecars else [],
         base=on.base.name if on else "",
         prediction_difference=predicted,
     )
 
 
-def resize_file(
-    path: Path, output: Output, rank: int | None, energy: float | None, base_name: str | None
-) -> Written:
-    """Write an adapter with smaller ranks; of DoRA a plain one.
-
-    Raises:
-        UserError: it can't be read, it is DoRA and no base model is known, or the output exists.
-    """
-    output.check([path])
-    adapter = read_adapter(path)
-    on = BaseOnDevice.of([adapter], base_name)
-    if adapter.is_dora:
-        if on is None:
-            raise UserError(
-                f"{path} is DoRA: what it changes depends on the base model.",
-                "Name the base model with --base, and it is computed there.",
-            )
-        check_fit(on.base, adapter)
-        result = approximate(on.base, adapter, rank=rank, energy=energy).adapter
-        adapter = plain_on(on.base, adapter)
-    else:
-        result = resize_adapter(adapter, rank=rank, energy=energy)
-    return write(adapter, result, output, [path], best_layout(result), on)
-
-
-def merge_files(chosen: Sequence[tuple[Path, float]], output: Output, rank: int | None) -> Written:
-    """Write several adapters, each with its strength, as one.
-
-    Raises:
-        UserError: a file can't be read, they don't fit together, or the output exists.
-    """
-    paths = [path for path, _ in chosen]
-    output.check(paths)
-    adapters = [(read_adapter(path), strength) for path, strength in chosen]
-    whole = merge_adapters(adapters, [path.stem for path in paths])
-    result = whole if rank is None else resize_adapter(whole, rank=rank)
-    on = None if rank is None else BaseOnDevice.of([adapter for adapter, _ in adapters], None)
-    return write(whole, result, output, paths, best_layout(result), on)
-
-
 @dataclass(frozen=True)
 class Extracted:
-    """An adapter that was found between two base models.
+    """An adapter that was found between two base models, and its file."""
 
-    Attributes:
-        saved: how the file differs from it.
-    """
-
-    path: Path
-    layout: WritableLayout
-    precision: Precision
     found: Extraction
-    saved: Comparison
-    works: str
+    file: Written
 
     def as_dict(self) -> dict[str, object]:
         """For ``--json`` and for the page."""
-        found = self.found
-        return {
-            "file": str(self.path),
-            "layout": self.layout,
-            "precision": self.precision,
-            "layers": len(found.adapter.layers),
-            "ranks": found.adapter.ranks,
-            "difference": found.difference.overall,
-            "worst_difference": found.difference.worst,
-            "rounding": self.saved.overall,
-            "left_out": list(found.left_out),
-            "left_out_share": found.left_out_share,
-            "works": self.works,
+        facts = self.file.as_dict()
+        same = ("file", "layout", "precision", "layers", "ranks", "works")
+        return {name: facts[name] for name in same} | {
+            "difference": self.found.difference.overall,
+            "worst_difference": self.found.difference.worst,
+            "rounding": self.file.difference.overall,
+            "left_out": list(self.found.left_out),
+            "left_out_share": self.found.left_out_share,
         }
 
     def lines(self) -> list[str]:
         """For people."""
-        found = self.found
-        lines = [
-            f"{shown(self.path)}: {found.adapter.size_in_words}, {self.layout} layout, "
-            f"{self.precision}",
-            f"Against the tuned model's layers, it {found.difference.in_words()}.",
-            f"Read back, the file {self.saved.in_words()}.",
-        ]
+        found, (first, *rest) = self.found, self.file.lines()
+        lines = [first, f"Against the tuned model's layers, it {found.difference.in_words()}."]
         if found.left_out:
             lines.append(
                 f"No adapter holds {100 * found.left_out_share:.2g} % of the whole change: "
                 f"{shorten(found.left_out)}."
             )
-        return [*lines, f"It {self.works}."]
-
-
-def extract_file(
-    base_name: str, tuned_name: str, output: Output, rank: int | None, energy: float | None
-) -> Extracted:
-    """Write the adapter that makes a tuned model of its base.
-
-    Raises:
-        UserError: a model can't be loaded, they don't go together, or the output exists.
-    """
-    output.check([Path(base_name), Path(tuned_name)])
-    base, tuned = load_base(base_name), load_base(tuned_name)
-    found = extract_adapter(base, tuned, output.path.stem, rank=rank, energy=energy)
-    del base, tuned
-    precision, layout = output.precision or "fp16", best_layout(found.adapter)
-    write_adapter(found.adapter, output.path, layout, precision)
-    written = read_adapter(output.path)
-    saved, works = compare(found.adapter, written), works_in(judge(written))
-    return Extracted(output.path, layout, precision, found, saved, works)
+        return [*lines, *rest]
 
 
 @dataclass(frozen=True)
