@@ -26,10 +26,9 @@ def run_lock(run: RunFolder) -> Generator[None]:
     Raises:
         UserError: another process has it; the message names its pid.
     """
-    # Not 0: `is_locked` of another process takes the lock for a moment.
-    lock = filelock.FileLock(run.lock, timeout=0.5)
+    lock = filelock.FileLock(run.lock, timeout=0)
     try:
-        lock.acquire(poll_interval=0.05)
+        lock.acquire()
     except filelock.Timeout:
         raise UserError(
             f"{run.path} is in use by {_holder(run)}",
@@ -43,19 +42,6 @@ def run_lock(run: RunFolder) -> Generator[None]:
         with suppress(OSError):
             _holder_file(run).unlink()
         lock.release()
-
-
-def is_locked(run: RunFolder) -> bool:
-    """Whether some process holds the run now."""
-    if not run.lock.exists():
-        return False
-    lock = filelock.FileLock(run.lock, timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        return True
-    lock.release()
-    return False
 
 
 def _holder_file(run: RunFolder) -> Path:
