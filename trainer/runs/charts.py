@@ -36,13 +36,37 @@ def line_chart(lines: Sequence[Line], x_label: str, *, from_zero: bool = False) 
     spike is cut off rather than flattening everything else.
     """
     finite = [Line(line.kind, _finite(line.points)) for line in lines]
-    points = [point for line in finite for point in line.points]
-    if not points:
+    xs = [x for line in finite for x, _ in line.points]
+    if not xs:
         return ""
-    x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
+    x_low, x_high = min(xs), max(max(xs), min(xs) + 1)
     y_low, y_high = _span(finite, from_zero)
-    frame = _Frame(x_low, x_high if x_high > x_low else x_low + 1, y_low, y_high)
-    parts = [*_grid(frame, x_label), *(_path(frame, line) for line in finite if line.points)]
+    right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        """The drawing's coordinates; a y outside the axis lies on its end."""
+        across, up = (x - x_low) / (x_high - x_low), (y - y_low) / (y_high - y_low)
+        up = min(max(up, 0.0), 1.0)
+        return _LEFT + across * (right - _LEFT), bottom - up * (bottom - _TOP)
+
+    parts: list[str] = []
+    for value in ticks(y_low, y_high):
+        _, y = place(x_low, value)
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="y" x="{_LEFT - 8}" y="{y + 4:.1f}">{value:g}</text>')
+    for value in ticks(x_low, x_high, about=6):
+        x, _ = place(value, y_low)
+        parts.append(f'<text class="x" x="{x:.1f}" y="{bottom + 18}">{value:.9g}</text>')
+    parts.append(f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
+    parts.append(f'<text class="label" x="{right}" y="{_HEIGHT - 2}">{x_label}</text>')
+    for line in finite:
+        shown = [place(x, y) for x, y in thin(line.points)]
+        if len(shown) == 1:
+            x, y = shown[0]
+            parts.append(f'<circle class="{line.kind}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>')
+        elif shown:
+            moves = "L".join(f"{x:.1f} {y:.1f}" for x, y in shown)
+            parts.append(f'<path class="{line.kind}" d="M{moves}"/>')
     box = f"0 0 {_WIDTH:.0f} {_HEIGHT:.0f}"
     return f'<svg class="chart" viewBox="{box}" role="img">{"".join(parts)}</svg>'
 
@@ -85,32 +109,6 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     return [number * step for number in range(first, last + 1)]
 
 
-def short(value: float) -> str:
-    """A number for an axis: ``0.05``, ``1e-4``, ``1200``."""
-    if value and abs(value) < 0.0099:
-        digits, exponent = f"{value:.1e}".split("e")
-        return f"{digits.removesuffix('.0')}e{int(exponent)}"
-    return f"{value:.6g}"
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """Maps values to the drawing's coordinates."""
-
-    x_low: float
-    x_high: float
-    y_low: float
-    y_high: float
-
-    def x(self, value: float) -> float:
-        share = (value - self.x_low) / (self.x_high - self.x_low)
-        return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
-
-    def y(self, value: float) -> float:
-        share = (value - self.y_low) / (self.y_high - self.y_low)
-        return _HEIGHT - _BOTTOM - min(max(share, 0.0), 1.0) * (_HEIGHT - _TOP - _BOTTOM)
-
-
 def _finite(points: Sequence[Point]) -> list[Point]:
     return [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
 
@@ -126,26 +124,3 @@ def _span(lines: Sequence[Line], from_zero: bool) -> tuple[float, float]:
         low = min(low, 0.0)
     margin = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
     return (low if from_zero and low == 0 else low - margin), high + margin
-
-
-def _grid(frame: _Frame, x_label: str) -> list[str]:
-    right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
-    parts: list[str] = []
-    for value in ticks(frame.y_low, frame.y_high):
-        y = frame.y(value)
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="y" x="{_LEFT - 8}" y="{y + 4:.1f}">{short(value)}</text>')
-    for value in ticks(frame.x_low, frame.x_high, about=6):
-        x = frame.x(value)
-        parts.append(f'<text class="x" x="{x:.1f}" y="{bottom + 18}">{short(value)}</text>')
-    parts.append(f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
-    parts.append(f'<text class="label" x="{right}" y="{_HEIGHT - 2}">{x_label}</text>')
-    return parts
-
-
-def _path(frame: _Frame, line: Line) -> str:
-    shown = [(frame.x(x), frame.y(y)) for x, y in thin(line.points)]
-    if len(shown) == 1:
-        return f'<circle class="{line.kind}" cx="{shown[0][0]:.1f}" cy="{shown[0][1]:.1f}" r="3"/>'
-    moves = "L".join(f"{x:.1f} {y:.1f}" for x, y in shown)
-    return f'<path class="{line.kind}" d="M{moves}"/>'

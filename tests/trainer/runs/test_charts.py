@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from trainer.runs.charts import Line, line_chart, short, smooth, thin, ticks
+from trainer.runs.charts import Line, line_chart, smooth, thin, ticks
 
 NAN = float("nan")
 
@@ -32,14 +32,6 @@ def coordinates(svg: str, kind: str) -> list[tuple[float, float]]:
 )
 def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None:
     assert ticks(low, high) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [(0, "0"), (0.05, "0.05"), (1e-4, "1e-4"), (2.5e-5, "2.5e-5"), (1200, "1200")],
-)
-def test_short_numbers(value: float, expected: str) -> None:
-    assert short(value) == expected
 
 
 def test_running_mean_is_unbiased_and_calm() -> None:
