@@ -125,4 +125,4 @@ def evaluate(
         trigger=trigger,
         class_word=class_word,
         images=Path(images) if images else None,
-    ).found
+    )

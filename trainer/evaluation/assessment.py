@@ -31,9 +31,11 @@ from trainer.lora.loading import load_into
 from trainer.lora.reading import read_adapter
 from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
+from trainer.places import shown
 from trainer.runs.atomic import write_json
 from trainer.runs.layout import RunFolder
 from trainer.runs.log import read_events
+from trainer.runs.meters import METERS
 from trainer.training.batches import all_captions
 from trainer.training.session import Session
 
@@ -70,10 +72,10 @@ class Assessment:
     board: Path | None = None
     notes: list[str] = field(default_factory=list[str])
 
-    def json(self) -> dict[str, object]:
-        """The object of ``evaluate --json``."""
+    def as_dict(self) -> dict[str, object]:
+        """For ``evaluate --json`` and a run's ``evaluation.json``."""
         meters, chosen = self.checkpoints[-1].meters, self.recommended.candidate
-        return {
+        found = {
             "effect": meters.effect,
             "leak": meters.leak,
             "collateral": meters.collateral,
@@ -90,6 +92,23 @@ class Assessment:
                 "strengths": [candidate_json(one) for one in self.strengths],
             },
         }
+        return {name: finite(value) for name, value in found.items()}
+
+    def lines(self) -> list[str]:
+        """For people."""
+        words = self.trigger + (f", class word {self.class_word}" if self.class_word else "")
+        result = [f"Trigger word {words}", "", *(finding.says for finding in self.findings)]
+        if self.pictures:
+            parts = [
+                f"{name} {self.pictures.trigger[name]:.2f} with the trigger, "
+                f"{self.pictures.class_word[name]:.2f} without"
+                for name in self.pictures.trigger
+            ]
+            result.append(f"Pictures like the set: {'; '.join(parts)}.")
+        result += [*self.notes, "", *table([*self.checkpoints, *self.strengths[:-1]]), ""]
+        chosen, why = self.recommended.candidate, self.recommended.why
+        used = f"Use {chosen.file} at strength {chosen.strength:g}: " if chosen else ""
+        return [*result, used + why, *([f"Board: {shown(self.board)}"] if self.board else ())]
 
     def details(self) -> dict[str, object]:
         """What the object has no room for."""
@@ -220,7 +239,7 @@ def write_assessment(assessment: Assessment, run: RunFolder) -> None:
     """``evaluation.json`` of a run, and the details beside its board."""
     details = run.bleed_board.with_name("details.json")
     details.parent.mkdir(parents=True, exist_ok=True)
-    write_json(run.evaluation, finite(assessment.json()))
+    write_json(run.evaluation, assessment.as_dict())
     write_json(details, finite(assessment.details()))
 
 
@@ -231,6 +250,19 @@ def finite(value: object) -> object:
     if isinstance(value, Mapping):
         return {str(key): finite(item) for key, item in value.items()}
     return [finite(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def table(candidates: Sequence[Candidate]) -> list[str]:
+    """One line for each checkpoint and strength."""
+    rows = [["step", "strength", *(meter.title for meter in METERS)]]
+    for one in candidates:
+        values = [getattr(one.meters, meter.name) for meter in METERS]
+        step = "-" if one.step is None else str(one.step)
+        rows.append(
+            [step, f"{one.strength:g}", *("-" if v is None else f"{v:.3f}" for v in values)]
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.rjust, row, widths)) for row in rows]
 
 
 def candidate_json(one: Candidate) -> dict[str, object]:
