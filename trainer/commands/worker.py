@@ -137,7 +137,7 @@ def fit(arguments: Arguments, progress: Progress) -> dict[str, object]:
 
     tree, vram = arguments.get("config"), arguments.get("vram")
     config = validate(tree if isinstance(tree, Mapping) else {}, "config")
-    return predict(config, float(vram) if isinstance(vram, int | float) else None).as_json()
+    return predict(config, float(vram) if isinstance(vram, int | float) else None).as_dict()
 
 
 def refuse_while_training(runs: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any, TypeVar
@@ -43,9 +43,20 @@ CONTEXT_GIB = 0.7
 FRAGMENTATION = 0.08
 """Assumed: share of the tensors' memory that lies idle between them."""
 ASSUMED_CARD_GIB = 11.0
-STEP = ("base_weights", "adapter", "gradients", "optimizer", "activations")
+STEP = {
+    "base_weights": "base model's weights",
+    "adapter": "adapter",
+    "gradients": "gradients",
+    "optimizer": "optimizer's state",
+    "activations": "activations",
+}
 """Parts of a training step."""
-PHASES = ("caching", "previews", "measuring", "export")
+PHASES = {
+    "caching": "while latents are cached",
+    "previews": "while previews are drawn",
+    "measuring": "while the adapter is measured",
+    "export": "while its file is written",
+}
 """Of a run, besides the training step."""
 
 _VERSION = 5  # of what is counted: results of another one are not used
@@ -87,9 +98,47 @@ class Fit:
     plan_fits: bool
     slowdown: float
 
-    def as_json(self) -> dict[str, Any]:
-        """For `--json` and the page."""
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json`` and the page."""
         return asdict(self)
+
+    def lines(self) -> Iterator[str]:
+        """For people: a table and a sentence or two."""
+        parts = self.parts
+        yield (
+            f"{self.base}, {self.resolution} px, batch size {self.batch_size}, "
+            f"{self.precision}: predicted for a GPU with {self.vram_gib:g} GiB "
+            f"({self.vram_source})"
+        )
+        yield ""
+        rows = {title: parts[name] for name, title in STEP.items()}
+        rows["a training step, all of these"] = sum(rows.values())
+        rows |= {title: parts[name] for name, title in PHASES.items()}
+        rows["CUDA itself (assumed)"] = parts["context"]
+        rows[f"gaps in memory (assumed: {FRAGMENTATION:.0%})"] = parts["fragmentation"]
+        rows["peak"] = self.peak_gib
+        for title, gib in rows.items():
+            yield f"  {title:<36}{gib:7.2f} GiB"
+        yield ""
+        yield self._verdict()
+
+    def _verdict(self) -> str:
+        if self.fits:
+            return "It fits."
+        changes = ", ".join(
+            f"{name}={str(value).lower() if isinstance(value, bool) else value}"
+            for name, value in self.plan.items()
+        )
+        if not self.plan_fits:
+            return (
+                "It does not fit. The least that is possible is "
+                f"{self.plan_peak_gib:.2f} GiB, with {changes or 'the settings as they are'}; "
+                "a lower images.resolution needs less."
+            )
+        return (
+            f"It does not fit. The fastest plan that does needs {self.plan_peak_gib:.2f} GiB and "
+            f"about {self.slowdown:.2f} times as long a step: {changes}"
+        )
 
 
 def predict(config: TrainingConfig, vram_gib: float | None = None) -> Fit:

@@ -154,4 +154,4 @@ def test_the_page_asks_the_same(tiny_base: TinyBase) -> None:
     config = with_values(TrainingConfig(), values)
     verb = verb_table(Studio())["fit"]
     found = verb({"config": config.model_dump(mode="json"), "vram": 6}, lambda *_: None)
-    assert found == predict(config, 6.0).as_json()
+    assert found == predict(config, 6.0).as_dict()
