@@ -71,6 +71,11 @@ def line_chart(lines: Sequence[Line], x_label: str, *, from_zero: bool = False) 
     return f'<svg class="chart" viewBox="{box}" role="img">{"".join(parts)}</svg>'
 
 
+def smoothing_span(points: Sequence[Point]) -> int:
+    """Over how many steps a loss curve is smoothed: the single steps are mostly chance."""
+    return max(5, min(200, len(points) // 12))
+
+
 def smooth(points: Sequence[Point], span: int) -> list[Point]:
     """The running mean with exponential weights over about `span` points, unbiased at the start.
 

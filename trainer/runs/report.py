@@ -20,7 +20,7 @@ from trainer.config.file import read_config
 from trainer.errors import UserError
 from trainer.runs.atomic import write_text
 from trainer.runs.board import read_board
-from trainer.runs.charts import Line, Point, line_chart, smooth
+from trainer.runs.charts import Line, Point, line_chart, smooth, smoothing_span
 from trainer.events import Ended, Evaluated, Prepared, RolledBack, RunEvent, StepDone, Validated, Warned
 from trainer.runs.log import Kind, last_of, read_events
 from trainer.runs.layout import RunFolder
@@ -134,7 +134,7 @@ def _facts(
     if steps:
         yield "training time", duration(math.fsum(seconds for _, seconds in steps))
     losses = step_points(events, StepDone, "loss")
-    if smoothed := smooth(losses, _smoothing(losses)):
+    if smoothed := smooth(losses, smoothing_span(losses)):
         yield "loss", f"{smoothed[0][1]:.3g} → {smoothed[-1][1]:.3g}"
     yield "rank", str(config.adapter.rank)
     if run.adapter.is_file():
@@ -143,21 +143,16 @@ def _facts(
         yield "ended", time.strftime("%d %B %Y, %H:%M", time.localtime(times[-1])).lstrip("0")
 
 
-def _smoothing(points: Sequence[Point]) -> int:
-    """Over how many steps a loss curve is smoothed: the single steps are mostly chance."""
-    return max(5, min(200, len(points) // 12))
-
-
 def _charts(events: Sequence[RunEvent]) -> Iterator[Chart]:
     losses = step_points(events, StepDone, "loss")
     kept = step_points(events, StepDone, "preservation")
     checked = step_points(events, Validated, "loss")
     held_out = any(isinstance(event, Validated) and event.held_out for event in events)
-    span = _smoothing(losses)
+    span = smoothing_span(losses)
     drawn = [
         (Line("raw", losses), "each step"),
         (Line("smooth", smooth(losses, span)), f"running mean over {span} steps"),
-        (Line("second", smooth(kept, max(5, len(kept) // 12))), "preservation, running mean"),
+        (Line("second", smooth(kept, smoothing_span(kept))), "preservation, running mean"),
         (
             Line("third", checked),
             "pictures kept out of training" if held_out else "trained pictures, at fixed noise",

@@ -20,7 +20,7 @@ from trainer.data.captions import word_pattern
 from trainer.data.names import display_name
 from trainer.errors import UserError
 from trainer.runs.board import preview_records, spread
-from trainer.runs.charts import Line, Point, line_chart, smooth, thin
+from trainer.runs.charts import Line, Point, line_chart, smooth, smoothing_span, thin
 from trainer.runs.layout import RunFolder
 from trainer.runs.measured import read_measured
 from trainer.runs.meters import METERS
@@ -113,11 +113,11 @@ def chart(found: RunView) -> str:
     losses = found.curves.get("loss", [])
     if len(losses) < 2:
         return render("runs.html", "empty", "Loss", "The curve appears with the first steps.")
-    span, preserved = _span(losses), found.curves.get("preservation", [])
+    span, preserved = smoothing_span(losses), found.curves.get("preservation", [])
     drawn = [
         ("raw", losses, "each step"),
         ("smooth", smooth(losses, span), f"running mean over {span} steps"),
-        ("second", smooth(preserved, max(5, len(preserved) // 12)), "preservation"),
+        ("second", smooth(preserved, smoothing_span(preserved)), "preservation"),
         ("third", found.curves.get("validation", []), "images kept out of training"),
         ("fourth", found.curves.get("trained", []), "the same, on training images"),
     ]
@@ -133,14 +133,9 @@ def _figure(title: str, drawn: Sequence[tuple[str, list[Point], str]]) -> str:
     return render("runs.html", "figure", title, Markup(svg), legend)
 
 
-def _span(points: Sequence[Point]) -> int:
-    """Over how many steps a loss is smoothed, as in the report."""
-    return max(5, min(200, len(points) // 12))
-
-
 def _last_loss(found: RunView) -> str:
     losses = found.curves.get("loss", [])
-    last = smooth(losses[-400:], _span(losses))
+    last = smooth(losses[-400:], smoothing_span(losses))
     return f"{last[-1][1]:.4f}" if last else "not a number" if losses else "…"
 
 
@@ -280,7 +275,7 @@ def compared(names: Sequence[str]) -> str:
     if len(views) < 2:
         return quiet("Choose two to four runs.")
     curves = [
-        (css, smooth(losses, _span(losses)), found.info.name)
+        (css, smooth(losses, smoothing_span(losses)), found.info.name)
         for css, found in zip(("smooth", "second", "third", "fourth"), views, strict=False)
         if (losses := found.curves.get("loss"))
     ]
