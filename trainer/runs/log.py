@@ -100,15 +100,6 @@ def last_of(events: Sequence[RunEvent], kind: type[Kind]) -> dict[int, Kind]:
     return dict(sorted(found.items()))
 
 
-def number(value: object) -> float | None:
-    """A number from JSON that anyone may have written, NaN and infinity (as texts) included."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, (int, float)):
-        return float(value)
-    return float(value) if value in ("nan", "inf", "-inf") else None
-
-
 def _ends_inside_a_line(path: Path) -> bool:
     with path.open("rb") as file:
         if file.seek(0, os.SEEK_END) == 0:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from trainer.events import Meters
-from trainer.runs.log import number
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,8 @@ class Meter:
 
     def value(self, record: Mapping[str, object]) -> str | None:
         """The number in a row of ``evaluation.json``; None where there is none."""
-        found = number(record.get(self.name))
-        return None if found is None else f"{found:.3g}"
+        found = record.get(self.name)
+        return f"{found:.3g}" if isinstance(found, (int, float)) else None
 
     def of(self, meters: Meters) -> str | None:
         """The number among those that were measured; None where it was not."""

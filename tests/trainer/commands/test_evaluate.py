@@ -98,7 +98,7 @@ def test_a_run_at_its_end_and_by_command(
     page = run.report.read_text()
     assert "What other prompts became" in page
     shown = read_measured(run)
-    assert [row.name for row in shown.rows[:2]] == [
+    assert [row.checkpoint for row in shown.rows[:2]] == [
         "adapters/step-000002.safetensors", "adapter.safetensors",
     ]  # fmt: skip
 

@@ -9,7 +9,7 @@ import pytest
 from tests.trainer.logs_for_tests import log_events
 from trainer.events import Ended, Prepared, RolledBack, RunEvent, StepDone, Warned
 from trainer.runs.layout import RunFolder, create_run
-from trainer.runs.log import EventLog, EventReader, last_of, number, read_events
+from trainer.runs.log import EventLog, EventReader, last_of, read_events
 
 
 @pytest.fixture
@@ -70,11 +70,3 @@ def test_steps_that_were_done_again_count_once() -> None:
     again = StepDone(3, 9.0)
     assert last_of([*steps, Prepared(step=2), again], StepDone) == {1: steps[0], 2: steps[1], 3: again}
     assert last_of([*steps, RolledBack(1)], StepDone) == {1: steps[0]}
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [(1, 1.0), ("inf", float("inf")), ("3", None), (True, None), (None, None), ([], None)],
-)
-def test_number(value: object, expected: float | None) -> None:
-    assert number(value) == expected
