@@ -93,18 +93,13 @@ class Diagnosis:
     advice: tuple[str, ...]
 
     @property
-    def passed(self) -> bool:
-        """Whether the self-test passed."""
-        return all(check.passed for check in self.checks)
-
-    @property
     def exit_status(self) -> int:
-        """1 where it did not."""
-        return 0 if self.passed else 1
+        """1 where a part of the self-test failed."""
+        return 0 if all(check.passed for check in self.checks) else 1
 
     def as_dict(self) -> dict[str, object]:
         """For ``--json``."""
-        return {**asdict(self), "passed": self.passed}
+        return {**asdict(self), "passed": self.exit_status == 0}
 
     def lines(self) -> Iterator[str]:
         """For people."""
@@ -136,16 +131,20 @@ def diagnose() -> Diagnosis:
     """Looks at the machine and runs the self-test."""
     from trainer.memory.devices import choose_device
 
-    device = choose_device()
-    machine = look()
+    device, machine = choose_device(), look()
     packages = tuple(installed_packages(PROJECT / "requirements.txt"))
     checks = (
         check("one LoRA step", lambda: lora_step(device)),
         check("a file written and read", lambda: file_round_trip(RUNS)),
     )
-    advice = tuple(_advice(machine, packages))
-    where = str(device.torch_device)
-    return Diagnosis(machine, where, device.precision, packages, checks, advice)
+    return Diagnosis(
+        machine=machine,
+        device=str(device.torch_device),
+        precision=device.precision,
+        packages=packages,
+        checks=checks,
+        advice=tuple(_advice(machine, packages)),
+    )
 
 
 def look() -> Machine:
@@ -153,7 +152,8 @@ def look() -> Machine:
     import torch
 
     memory = psutil.virtual_memory()
-    folder = _existing(RUNS)
+    # A run folder that is not there yet would lie on the disk of the nearest one that is.
+    folder = next(folder for folder in (RUNS, *RUNS.parents) if folder.exists())
     return Machine(
         system=f"{platform.system()} {platform.release()} ({platform.machine()})",
         python=platform.python_version(),
@@ -182,9 +182,6 @@ def installed_packages(file: Path) -> Iterator[Package]:
         yield Package(requirement.name, wanted, installed)
 
 
-# ------------------------------------------------------------------------------ self-test
-
-
 def check(name: str, work: Callable[[], str]) -> Check:
     """Runs a part of the self-test; whatever it raises is its result."""
     start = time.perf_counter()
@@ -204,17 +201,12 @@ def lora_step(device: "Device") -> str:
     import torch
     from peft import LoraConfig, inject_adapter_in_model
 
-    model = (
-        torch.nn.ModuleDict({"to_q": torch.nn.Linear(64, 64)})
-        .to(device.dtype)
-        .requires_grad_(False)
-    )
-    inject_adapter_in_model(LoraConfig(r=4, target_modules=["to_q"]), model)
+    model = torch.nn.ModuleDict({"to_q": torch.nn.Linear(64, 64)}).requires_grad_(False)
+    inject_adapter_in_model(LoraConfig(r=4, target_modules=["to_q"]), model.to(device.dtype))
     model.to(device.torch_device)
     parameters = dict(model.named_parameters())
     before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-    trained = [parameter for parameter in parameters.values() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-2)
+    optimizer = torch.optim.AdamW([p for p in parameters.values() if p.requires_grad], lr=1e-2)
     inputs = torch.randn(8, 64, device=device.torch_device, dtype=device.dtype)
     loss = model["to_q"](inputs).float().square().mean()
     loss.backward()
@@ -270,10 +262,3 @@ def _accelerators() -> Iterator[Accelerator]:
         total = torch.mps.recommended_max_memory()
         free = total - torch.mps.driver_allocated_memory()
         yield Accelerator("Apple GPU", round(total / GIB, 1), round(free / GIB, 1))
-
-
-def _existing(folder: Path) -> Path:
-    """The nearest folder that exists: the disk that a new one would lie on."""
-    while not folder.exists():
-        folder = folder.parent
-    return folder
