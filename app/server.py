@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trainer import places
 from trainer.errors import UserError
-from trainer.runs.atomic import sweep_old_orphans
+from trainer.runs.atomic import OLD, sweep_orphans
 
 LARGEST_UPLOAD = "1gb"  # a zip of a large image set
 _LOOPBACK = ("localhost", "127.0.0.1")
@@ -190,7 +190,7 @@ def sweep_leftovers() -> None:
 
     hidden = [one.hidden for one in list_sets(places.DATASETS)]
     for folder in [places.RUNS, places.DATASETS, *hidden]:
-        sweep_old_orphans(folder)
+        sweep_orphans(folder, age=OLD)
 
 
 def _prepare_environment() -> None:

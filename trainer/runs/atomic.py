@@ -18,8 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # Ours, and the ".tmpAbC123" that safetensors leaves when it is killed.
-_ORPHAN = re.compile(r"\..+\.tmp|\.tmp[0-9A-Za-z]{6}")
-_OURS = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+_ORPHAN = re.compile(r"\..+\.[0-9a-f]{8}\.tmp|\.tmp[0-9A-Za-z]{6}")
 OLD = 3600.0
 """Seconds since its last change after which nobody is still writing a temporary file."""
 
@@ -114,33 +113,20 @@ def building_folder(final: Path) -> Generator[Path]:
         raise
 
 
-def sweep_orphans(folder: Path) -> list[Path]:
-    """Removes what interrupted writers left in `folder` (not below it); gives what it removed.
+def sweep_orphans(folder: Path, *, age: float = 0.0, below: bool = False) -> list[Path]:
+    """Removes what writers that were killed left in `folder`; gives what it removed.
 
-    Only for the owner of the run's lock: another's unfinished file looks the same.
-    """
-    removed: list[Path] = []
-    for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if not _ORPHAN.fullmatch(entry.name):
-            continue
-        _remove(entry)
-        removed.append(entry)
-    return removed
-
-
-def sweep_old_orphans(folder: Path, *, below: bool = False) -> list[Path]:
-    """Removes what writers that were killed left in a folder that several processes share.
-
-    That is what has a name of `temporary_name` and was not changed for `OLD` seconds.
+    Another's unfinished file looks the same: give `OLD` unless you hold the run's lock.
 
     Args:
+        age: in seconds since its last change; what is younger stays.
         below: in the folders below it as well; links are not followed.
     """
     removed: list[Path] = []
     for place, folders, files in os.walk(folder):
-        for path in (Path(place, name) for name in [*folders, *files] if _OURS.fullmatch(name)):
+        for path in (Path(place, name) for name in [*folders, *files] if _ORPHAN.fullmatch(name)):
             with suppress(OSError):  # another process may have been faster
-                if time.time() - path.lstat().st_mtime > OLD:
+                if time.time() - path.lstat().st_mtime >= age:
                     _remove(path)
                     removed.append(path)
         if not below:

@@ -17,7 +17,7 @@ from trainer.events import Ended, Prepared, Progress
 from trainer.memory.devices import Device, choose_device
 from trainer.memory.recovery import out_of_memory
 from trainer.places import cache_folder
-from trainer.runs.atomic import sweep_old_orphans, sweep_orphans
+from trainer.runs.atomic import OLD, sweep_orphans
 from trainer.runs.disk import disk_error, writing
 from trainer.runs.layout import RunFolder
 from trainer.runs.layout import prepare as prepare_folder
@@ -98,15 +98,8 @@ def run_training(
     with writing(f"the run folder {run.path}"):
         prepare_folder(run)
     with run_lock(run), EventLog(run.events) as log, StopRequest() as stop:
-        for folder in (
-            run.path,
-            run.checkpoints,
-            run.previews,
-            run.adapters,
-            run.bleed_board.parent,
-        ):
-            sweep_orphans(folder)
-        sweep_old_orphans(cache_folder(), below=True)
+        sweep_orphans(run.path, below=True)
+        sweep_orphans(cache_folder(), age=OLD, below=True)
         recorder = Recorder(run, log, config.training.steps, listener)
         try:
             session = start.session(recorder.warn, recorder.working)

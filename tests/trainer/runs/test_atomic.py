@@ -17,10 +17,10 @@ import pytest
 
 from trainer.places import PROJECT
 from trainer.runs.atomic import (
+    OLD,
     building_folder,
     publish_folder,
     replacing,
-    sweep_old_orphans,
     sweep_orphans,
     temporary_name,
     write_bytes,
@@ -217,10 +217,10 @@ def test_what_killed_writers_left_in_a_shared_folder_is_swept_when_it_is_old(
     killed = subprocess.run([sys.executable, "-c", code, str(entry)], cwd=PROJECT, check=False)
     assert killed.returncode == -9
     (orphan,) = entry.parent.iterdir()
-    assert sweep_old_orphans(tmp_path / "cache", below=True) == []  # it may be being written
+    assert sweep_orphans(tmp_path / "cache", age=OLD, below=True) == []  # it may be being written
 
     entry.write_bytes(b"whole")
-    mine = [entry.parent / name for name in (".tmpA1b2C3", ".notes.tmp", "x.0123abcd.tmp")]
+    mine = [entry.parent / name for name in (".tmpnotes", ".notes.tmp", "x.0123abcd.tmp")]
     (tmp_path / "elsewhere").mkdir()
     other = temporary_name(tmp_path / "elsewhere" / "file")
     (tmp_path / "cache" / "link").symlink_to(tmp_path / "elsewhere")
@@ -228,15 +228,14 @@ def test_what_killed_writers_left_in_a_shared_folder_is_swept_when_it_is_old(
     folder.mkdir()
     for path in (*mine, other, folder / "inside"):
         path.touch()
-    past = time.time() - 4000
+    past = time.time() - OLD - 400
     for path in (entry, *mine, other, folder, orphan):
         os.utime(path, (past, past))
-    assert sweep_old_orphans(tmp_path / "cache") == []  # none at the top
-    swept = sweep_old_orphans(tmp_path / "cache", below=True)
+    assert sweep_orphans(tmp_path / "cache", age=OLD) == []  # none at the top
+    swept = sweep_orphans(tmp_path / "cache", age=OLD, below=True)
     assert sorted(swept) == sorted([orphan, folder])
     assert sorted(entry.parent.iterdir()) == sorted([entry, *mine])
     assert other.exists()
-    assert sweep_old_orphans(tmp_path / "missing", below=True) == []
 
 
 def test_temporary_name_of_the_longest_name_is_possible(tmp_path: Path) -> None:
