@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import get_args
 
 import psutil
+from pydantic import TypeAdapter
 
 from trainer.errors import Code
 from trainer.events import Phase, Reason
@@ -43,6 +43,9 @@ class Status:
     code: Code = ""
 
 
+_PARSER = TypeAdapter(Status)
+
+
 def own_status(phase: Phase, step: int = 0, total_steps: int = 0, message: str = "") -> Status:
     """A status of the process that asks."""
     process = psutil.Process()
@@ -57,13 +60,10 @@ def write_status(run: RunFolder, status: Status) -> None:
 
 def read_status(run: RunFolder) -> Status | None:
     """The run's status; None if there is none, or none that can be read."""
-    known = {field.name for field in fields(Status)}
     try:
-        value = json.loads(run.status.read_bytes())
-        status = Status(**{key: item for key, item in value.items() if key in known})
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return _PARSER.validate_json(run.status.read_bytes())
+    except (OSError, ValueError):
         return None
-    return status if status.phase in PHASES else None
 
 
 def is_alive(status: Status) -> bool:
@@ -72,7 +72,7 @@ def is_alive(status: Status) -> bool:
         process = psutil.Process(status.pid)
         same = abs(process.create_time() - status.process_started) < 1.0
         return same and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.Error, ValueError, TypeError, OverflowError):  # of a damaged file
+    except (psutil.Error, ValueError, OverflowError):  # of a damaged file
         return False
 
 
