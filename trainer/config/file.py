@@ -6,8 +6,6 @@ mistakes at once, each with its field, its value and what is expected instead.
 
 from __future__ import annotations
 
-import json
-import math
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -23,7 +21,7 @@ from trainer.config.mistakes import ConfigError, Mistake, explain, shown_value, 
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
 from trainer.runs.atomic import write_text
-from trainer.untyped import is_list, is_mapping, is_sequence
+from trainer.untyped import is_list, is_mapping
 
 __all__ = [
     "MAX_FILE_BYTES",
@@ -41,9 +39,6 @@ __all__ = [
 MAX_FILE_BYTES = 200_000
 """Twenty times the length of a file with every field explained; the parser is slow beyond it."""
 _TOML = "The file must be TOML: [section] lines, and key = value lines below them."
-_MAX_DEPTH = 8  # of lists and tables; the deepest field takes three
-_TOO_DEEP = Mistake("", "lists nested too deeply")
-_NO_TEXT = "this is not valid text: it has bytes that are no UTF-8"
 
 
 # ------------------------------------------------------------------------------ values
@@ -126,17 +121,9 @@ def validate(
         ConfigError: with all mistakes.
     """
     lines = lines or {}
-    try:
-        tree = _tamed(tree, _MAX_DEPTH)
-    except RecursionError:
-        raise ConfigError(source, [_TOO_DEEP]) from None
-    wrong = {place for place, value in _places(tree).items() if not _is_text(value)}
     mistakes = [*unknown]
-    for dotted in sorted(".".join(filter(None, place)) for place in wrong):
-        mistakes.append(Mistake(dotted, _NO_TEXT, lines.get(dotted)))
-    tree = _without(tree, wrong)
     try:
-        config = _build(tree)
+        config = TrainingConfig.model_validate(tree)
     except ValidationError as error:
         mistakes += explain(error, lines)
         mistakes += _contradictions(tree, error, lines)
@@ -144,13 +131,6 @@ def validate(
         if not mistakes:
             return config
     raise ConfigError(source, sorted(mistakes, key=lambda mistake: mistake.line or 0))
-
-
-def _build(tree: Mapping[str, Any]) -> TrainingConfig:
-    """Has pydantic check everything, strictly."""
-    # Through JSON, because pydantic's strict mode then still turns texts into paths and lists
-    # into tuples. Dates, which only TOML has, become text that no field mistakes for a number.
-    return TrainingConfig.model_validate_json(json.dumps(tree, default=str), strict=True)
 
 
 def _contradictions(
@@ -166,7 +146,7 @@ def _contradictions(
     wrong = {(parts[0], parts[1] if len(parts) > 1 else "") for parts in locations}
     wrong |= {(section, "") for section, _ in wrong if section not in sections()}
     try:
-        _build(_without(tree, wrong))
+        TrainingConfig.model_validate(_without(tree, wrong))
     except ValidationError as second:
         return explain(second, lines)
     return []
@@ -174,16 +154,6 @@ def _contradictions(
 
 Place = tuple[str, str]
 """Section and key; the key is empty for what is no section."""
-
-
-def _places(tree: Mapping[str, Any]) -> dict[Place, Any]:
-    found: dict[Place, Any] = {}
-    for section, fields in tree.items():
-        if is_mapping(fields):
-            found |= {(section, key): value for key, value in fields.items()}
-        else:
-            found[section, ""] = fields
-    return found
 
 
 def _without(tree: Mapping[str, Any], places: set[Place]) -> dict[str, Any]:
@@ -194,32 +164,6 @@ def _without(tree: Mapping[str, Any], places: set[Place]) -> dict[str, Any]:
         for section, fields in tree.items()
         if (section, "") not in places
     }
-
-
-def _tamed(value: object, depth: int) -> Any:
-    """The same value, where whole numbers of hundreds of digits, which JSON can't hold, are inf.
-
-    Raises:
-        RecursionError: lists and tables are nested deeper than that.
-    """
-    if isinstance(value, int) and value.bit_length() > 1000:
-        return math.inf if value > 0 else -math.inf
-    if not (is_mapping(value) or is_sequence(value)):
-        return value
-    if not depth:
-        raise RecursionError
-    if is_mapping(value):
-        return {name: _tamed(item, depth - 1) for name, item in value.items()}
-    return [_tamed(item, depth - 1) for item in value]
-
-
-def _is_text(value: object) -> bool:
-    """False for a stray byte of a command line or file name, which neither TOML nor JSON takes."""
-    try:
-        json.dumps(value, ensure_ascii=False, default=str).encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 # ------------------------------------------------------------------------------ writing
@@ -306,7 +250,7 @@ def parse_config(text: str, source: str = "") -> TrainingConfig:
         reason = _parse_reason(error), getattr(error, "line", None)
         raise ConfigError(source, _twice(text, error) or [Mistake("", *reason)], _TOML) from error
     except RecursionError:
-        raise ConfigError(source, [_TOO_DEEP], _TOML) from None
+        raise ConfigError(source, [Mistake("", "lists nested too deeply")], _TOML) from None
     return validate(tree, source, dict(reversed(_key_lines(text))))
 
 

@@ -14,6 +14,7 @@ from trainer.config.schema import Contradiction
 from trainer.errors import UserError
 
 _HINT = "Every field is explained in docs/configuration.md."
+_NO_TEXT = "this is not valid text: it has bytes that are no UTF-8"
 MAX_SHOWN = 100
 """Mistakes; more of them mean that the file is something else."""
 
@@ -76,6 +77,8 @@ def _mistake(error: Any, lines: Mapping[str, int]) -> Mistake:
         return Mistake(dotted, str(found), line, found.fields)
     if error["type"] == "extra_forbidden":
         return Mistake(dotted, unknown_key(dotted), line)
+    if error["type"] == "string_unicode":
+        return Mistake(dotted, _NO_TEXT, line)
     expected = all_fields()[dotted].expected if len(parts) > 1 else f"a section, [{dotted}]"
     return Mistake(dotted, f"{shown_value(error['input'])} given, expected {expected}", line)
 
@@ -91,6 +94,8 @@ def _concept_mistake(error: Any, parts: Sequence[str], line: int | None) -> Mist
     field = concept_fields().get(parts[2])
     if field is None:
         return Mistake(place, "there is no such field", line)
+    if error["type"] == "string_unicode":
+        return Mistake(place, _NO_TEXT, line)
     given = "nothing" if error["type"] == "missing" else shown_value(error["input"])
     return Mistake(place, f"{given} given, expected {field.expected}", line)
 
@@ -103,7 +108,10 @@ def unknown_key(dotted: str) -> str:
 
 def shown_value(value: object) -> str:
     """A value as it stands in the file, on one line and cut."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except (ValueError, RecursionError):
+        return "a value of thousands of digits or brackets"
     text = {"NaN": "nan", "Infinity": "inf", "-Infinity": "-inf"}.get(text, text)
     return on_one_line(text if len(text) <= 60 else text[:57] + "…")
 

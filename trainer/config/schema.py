@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import model_validator
 
-from trainer.config.section import Section, field
+from trainer.config.section import Section, Several, field
 from trainer.config.sections import (
     AdapterConfig,
     BaseModelConfig,
@@ -56,7 +56,7 @@ class TrainingConfig(Section):
     checkpoints: CheckpointsConfig = CheckpointsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     output: OutputConfig = OutputConfig()
-    concepts: tuple[ConceptConfig, ...] = field((), title="Several subjects", max_length=32)
+    concepts: Several[ConceptConfig] = field((), title="Several subjects", max_length=32)
     """Several concepts in one adapter, each a [[concepts]] table. Where there are any, images.path,
     captions.trigger and captions.class_word stay empty."""
 

@@ -7,25 +7,44 @@ of adapters and the prediction of memory read it from there (`trainer.config.fie
 
 from __future__ import annotations
 
-from typing import Annotated, Any, cast
+import re
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator
 from pydantic.config import JsonDict
+from pydantic_core import PydanticKnownError
+
+from trainer.untyped import is_sequence
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0, le=100.0)]
+T = TypeVar("T")
+# Neither TOML nor JSON has paths and tuples: these are made from texts and lists.
+FilePath = Annotated[Path, Strict(False)]
+Several = Annotated[tuple[T, ...], Strict(False)]
 
 
 class Section(BaseModel):
-    """A group of fields: frozen, unknown keys refused."""
+    """A group of fields: frozen, unknown keys refused, types taken strictly."""
 
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
+        strict=True,
         allow_inf_nan=False,
         use_attribute_docstrings=True,
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_text(cls, value: object) -> object:
+        """Refuses stray bytes of a command line, which neither TOML nor JSON takes."""
+        for text in value if is_sequence(value) else (value,):
+            if isinstance(text, str) and re.search("[\ud800-\udfff]", text):
+                raise PydanticKnownError("string_unicode")
+        return value
 
     @classmethod
     def title(cls) -> str:

@@ -8,7 +8,15 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from trainer.config.section import PositiveInt, Probability, Rate, Section, field
+from trainer.config.section import (
+    FilePath,
+    PositiveInt,
+    Probability,
+    Rate,
+    Section,
+    Several,
+    field,
+)
 
 aside = partial(field, resume=True, private=True)
 """A field that changes nothing about the adapter: what is drawn, measured or saved on the way."""
@@ -36,7 +44,7 @@ class BaseModelConfig(Section, title="Base model"):
 class ImagesConfig(Section, title="Pictures"):
     """The pictures and how they are fitted."""
 
-    path: Path = field(
+    path: FilePath = field(
         Path(), title="Image set", flag="--images DIR", resume=True, private=True, place=True
     )
     """Image set: a folder of pictures (flat, nested, or kohya's N_name folders), or a folder with
@@ -89,7 +97,7 @@ class CaptionsConfig(Section, title="Words and captions"):
 class ConceptConfig(Section):
     """One of several subjects that one adapter learns, each under its own trigger word."""
 
-    path: Path = field(Path(), resume=True, private=True, place=True)
+    path: FilePath = field(Path(), resume=True, private=True, place=True)
     """Image set of this concept, as images.path. Never written to."""
     trigger: str = field(min_length=1, max_length=60)
     """Trigger word of this concept. Different from the others', and none contained in another."""
@@ -288,7 +296,7 @@ class PreservationConfig(Section, title="Keeping everything else as it was"):
     seed: int = field(0, title="Seed of preservation", ge=0, le=2**31 - 1)
     """Seed of what the base model draws for it. Runs with the same seed, words and captions share
     them."""
-    prompts: tuple[str, ...] = field((), title="Prompts to preserve, one a line")
+    prompts: Several[str] = field((), title="Prompts to preserve, one a line")
     """More prompts whose pictures should stay as they are. The class word, paraphrases of it,
     common other subjects and the empty prompt are always among them."""
 
@@ -298,7 +306,7 @@ class PreviewsConfig(Section, title="Previews"):
 
     every: int = aside(100, title="Steps between previews", ge=0)
     """Steps between previews. 0: only at the end."""
-    prompts: tuple[str, ...] = aside((), title="Preview prompts, one a line")
+    prompts: Several[str] = aside((), title="Preview prompts, one a line")
     """Prompts to draw; {trigger} and {class} are replaced. Empty: one with the trigger, and the
     same one without it."""
     negative: str = aside("", title="Negative prompt of previews")
@@ -342,7 +350,7 @@ class EvaluationConfig(Section, title="Measuring the adapter"):
     board: int = aside(1, title="Pictures in a cell of the board", ge=0, le=8)
     """Pictures in each cell of the board that is drawn at the end: trigger, class word, neighbour
     and unrelated thing at several strengths. 0: no board."""
-    scorers: Path | None = field(
+    scorers: FilePath | None = field(
         None, title="Folder of scoring models", resume=True, private=True, place=True
     )
     """Folder of CLIP or DINO models in transformers' layout, for scores of likeness beside the
