@@ -20,12 +20,8 @@ from trainer.data.names import display_name, list_names
 from trainer.data.scan import FoundFile
 from trainer.untyped import is_table
 
-MAX_ROW_GROUP_BYTES = 4_000_000_000
-_MAX_RATIO = 10
-"""Pictures are packed already: what unpacks to more times its size is made to fill the memory."""
-_UNSUSPICIOUS_BYTES = 50_000_000
-_MAX_DICTIONARY_BYTES = 1_000_000_000
-"""Arrow addresses a dictionary in 32 bits."""
+MAX_ROW_GROUP_BYTES = 2_000_000_000
+"""Unpacked. Arrow addresses a dictionary in 32 bits."""
 _BATCH = 1000
 
 _one_reader = threading.Lock()
@@ -73,24 +69,12 @@ class ParquetRow:
         return data
 
 
-@dataclass(frozen=True)
-class TableRow:
-    """One row of a table.
+def open_table(
+    file: FoundFile, findings: list[Finding], limit: int
+) -> Iterator[tuple[ParquetRow, str | None]]:
+    """The pictures of a table in their order, not yet read, and their captions.
 
-    Attributes:
-        name: the table's and the row's number from 1.
-        caption: None where the table says nothing.
-    """
-
-    name: str
-    caption: str | None
-    source: ParquetRow
-
-
-def open_table(file: FoundFile, findings: list[Finding], limit: int) -> Iterator[TableRow]:
-    """The rows of a table in their order, pictures not yet read; at most ``limit`` and one more.
-
-    A table that cannot be used gives no rows, and a finding.
+    At most ``limit`` and one more. A table that cannot be used gives no rows, and a finding.
     """
 
     def doubt(severity: Severity, message: str) -> None:
@@ -136,7 +120,7 @@ def _columns(schema: Any) -> tuple[str, bool]:
 
 def _rows(
     file: FoundFile, table: Any, column: str, has_text: bool, limit: int
-) -> Iterator[TableRow]:
+) -> Iterator[tuple[ParquetRow, str | None]]:
     number = 0
     clean = lru_cache(maxsize=1000)(clean_caption)  # a caption that is repeated is in memory once
     for group in range(table.num_row_groups):
@@ -145,11 +129,8 @@ def _rows(
             number += 1
             if number > limit + 1:
                 return
-            yield TableRow(
-                f"{file.shown} row {number}",
-                clean(text) or None if isinstance(text, str) else None,
-                ParquetRow(file.path, group, offset, column),
-            )
+            caption = clean(text) or None if text else None
+            yield ParquetRow(file.path, group, offset, column), caption
 
 
 def _texts(table: Any, group: int, has_text: bool) -> Iterator[str | None]:
@@ -167,11 +148,8 @@ def _check_size(metadata: Any, group: int) -> None:
     found = metadata.row_group(group)
     columns = [found.column(index) for index in range(found.num_columns)]
     unpacked = max(found.total_byte_size, *(one.total_uncompressed_size for one in columns))
-    packed = sum(one.total_compressed_size for one in columns)
     if unpacked > MAX_ROW_GROUP_BYTES:
         raise ValueError(f"row group {group} has {unpacked / 1e9:.0f} GB")
-    if unpacked > _UNSUSPICIOUS_BYTES and unpacked > _MAX_RATIO * packed:
-        raise ValueError(f"row group {group} unpacks to more than {_MAX_RATIO} times its size")
 
 
 @lru_cache(maxsize=2)
@@ -180,10 +158,8 @@ def _pictures(path: Path, group: int, column: str) -> Any:
 
     A picture that is in the file once for many rows is in memory once: as a dictionary.
     """
-    metadata = _parquet().read_metadata(path)
-    _check_size(metadata, group)
-    small = metadata.row_group(group).total_byte_size <= _MAX_DICTIONARY_BYTES
-    with _parquet().ParquetFile(path, read_dictionary=[column] if small else None) as table:
+    with _parquet().ParquetFile(path, read_dictionary=[column]) as table:
+        _check_size(table.metadata, group)
         found = table.read_row_group(group, columns=[column], use_threads=False)
         return found.column(column.partition(".")[0])
 

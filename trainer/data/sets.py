@@ -168,16 +168,7 @@ def scan_image_set(
         raise _nothing_usable(root, findings)
     findings += _set_findings(used)
     entries = tuple(
-        ImageEntry(
-            facts.digest[:32],
-            one.name,
-            one.caption,
-            one.repeats,
-            facts.header,
-            one.source,
-            one.mask,
-        )
-        for one, facts in used
+        ImageEntry(**vars(one), id=facts.digest[:32], header=facts.header) for one, facts in used
     )
     return ImageSet(root, entries, tuple(findings), tuple(left_out))
 
@@ -254,8 +245,9 @@ def _mask_file(file: FoundFile | None, contents: FolderContents) -> MaskFile | N
 def _listed_rows(contents: FolderContents, limit: int) -> Iterator[_Listed]:
     for file in contents.tables:
         if repeats := repeats_of(file.name):
-            for row in open_table(file, contents.findings, limit):
-                yield _Listed(row.name, row.caption, repeats, row.source)
+            rows = open_table(file, contents.findings, limit)
+            for number, (source, caption) in enumerate(rows, start=1):
+                yield _Listed(f"{file.shown} row {number}", caption, repeats, source)
 
 
 def _inspect_all(
