@@ -54,7 +54,8 @@ class ScanCache:
         found = _facts(row, identity)
         if found is None:
             found = inspect_image(path)
-            row = {"identity": identity, **_values(found)}
+            thumbnail = base64.b64encode(found.thumbnail.tobytes()).decode()
+            row = {"identity": identity, **asdict(found), "thumbnail": thumbnail}
         if time.time_ns() - changed > SETTLED_NS:
             self._present[str(path)] = row
         return found
@@ -73,15 +74,6 @@ class ScanCache:
         except (OSError, ValueError):
             return {}
         return as_table(rows)
-
-
-def _values(found: ImageFacts) -> dict[str, Any]:
-    return {
-        "header": asdict(found.header),
-        "digest": found.digest,
-        "transparent": found.transparent,
-        "thumbnail": base64.b64encode(found.thumbnail.tobytes()).decode(),
-    }
 
 
 def _facts(row: Any, identity: list[int]) -> ImageFacts | None:
