@@ -27,8 +27,6 @@ from torch.nn.grad import conv2d_input
 from torch.utils.checkpoint import checkpoint
 from transformers.activations import QuickGELUActivation
 
-from trainer.lora.product import AdaptedProduct
-
 Forward = Callable[..., Tensor]
 
 
@@ -231,11 +229,8 @@ def adapted_linear(layer: AdaptedLinear, inputs: Tensor, *args: Any, **options: 
         return type(layer).forward(layer, inputs, *args, **options)
     name = active[0]
     down, up = (cast(nn.Linear, part[name]).weight for part in (layer.lora_A, layer.lora_B))
-    down, up, scale = down.to(inputs.dtype), up.to(inputs.dtype), layer.scaling[name]
-    if isinstance(layer.lora_dropout[name], nn.Identity):
-        return AdaptedProduct.apply(inputs, layer.base_layer, down, up, scale)
-    inner = F.linear(layer.lora_dropout[name](inputs), down)  # (…, rank)
-    return layer.base_layer(inputs) + F.linear(inner, up) * scale
+    inner = F.linear(layer.lora_dropout[name](inputs), down.to(inputs.dtype))  # (…, rank)
+    return layer.base_layer(inputs) + F.linear(inner * layer.scaling[name], up.to(inputs.dtype))
 
 
 class _Recomputed:
