@@ -59,12 +59,16 @@ class MemoryMode:
         return self.preserve_apart and self.share > 0
 
     @property
+    def preserved_rows(self) -> int:
+        """Rows to preserve that go with so many pictures."""
+        return math.ceil(self.share * self.pictures_at_once)
+
+    @property
     def rows(self) -> int:
         """Rows of the largest forward pass with gradients."""
-        preserved = math.ceil(self.share * self.pictures_at_once)
         if self.preserve_apart:
-            return max(self.pictures_at_once, preserved)
-        return self.pictures_at_once + preserved
+            return max(self.pictures_at_once, self.preserved_rows)
+        return self.pictures_at_once + self.preserved_rows
 
     @property
     def rows_without_gradients(self) -> int:

@@ -104,6 +104,7 @@ class Workload:
         mode: what frozen layers keep: plain, lean or feed_forward.
         checkpointing: full gradient checkpointing.
         weights: number format of the frozen weights: full, 8bit or 4bit.
+        texts: further prompts that go through training text encoders, but not through the UNet.
     """
 
     width: int
@@ -114,6 +115,7 @@ class Workload:
     mode: Mode
     checkpointing: bool
     weights: Bits = "full"
+    texts: int = 0
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ def follow_step(
     hooks = [p.register_post_accumulate_grad_hook(finished) for p in parameters]
     tracker.at_peak = note
     with fused_attention(), tracker:
-        loss, _ = batch_loss(_Model(base, work.adapter.text_encoder), _batch(base, work), None)
+        loss, _ = batch_loss(_Model(base, work), _batch(base, work), None)
         loss.backward()
     for hook, parameter in zip(hooks, parameters, strict=True):
         hook.remove()
@@ -204,20 +206,21 @@ class _Model:
 
     config = TrainingConfig()
 
-    def __init__(self, base: BaseModel, trains_text: bool) -> None:
+    def __init__(self, base: BaseModel, work: Workload) -> None:
         self.base = base
-        self.text = _Text(base, trains_text)
+        self.text = _Text(base, work.adapter.text_encoder, work.texts)
         self.alpha_bar = torch.empty(1000, device=META)
 
 
 class _Text:
     """Text features without numbers (`trainer.training.step.TextFeatures`)."""
 
-    def __init__(self, base: BaseModel, trained: bool) -> None:
-        self.base, self.trained = base, trained
+    def __init__(self, base: BaseModel, trained: bool, further: int = 0) -> None:
+        self.base, self.trained, self.further = base, trained, further
 
     def student(self, texts: Sequence[str]) -> TextConditioning:
-        """(B, 77, D), computed where the text encoders train."""
+        """(B + further, 77, D), computed where the text encoders train."""
+        texts = [*texts, *[""] * self.further]
         return encode(self.base, texts, META) if self.trained else self.teacher(texts)
 
     def teacher(self, texts: Sequence[str]) -> TextConditioning:

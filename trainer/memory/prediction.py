@@ -35,6 +35,7 @@ from trainer.memory.phases import (
 from trainer.models.configs import read_json
 from trainer.models.facts import read_facts
 from trainer.places import cache_folder
+from trainer.preservation.rows import TEXTS_PER_ROW
 from trainer.runs.atomic import write_json
 
 GIB = 2**30
@@ -59,7 +60,7 @@ PHASES = {
 }
 """Of a run, besides the training step."""
 
-_VERSION = 5  # of what is counted: results of another one are not used
+_VERSION = 6  # of what is counted: results of another one are not used
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft")
 
 Result = TypeVar("Result", StepMemory, OtherMemory)
@@ -287,17 +288,20 @@ class _Predictor:
         return step.accumulating() if accumulates else step
 
     def _followed(self, mode: MemoryMode, rows: int) -> StepMemory:
+        config = self.config
+        preserves_text = config.adapter.text_encoder and config.preservation.method == "prediction"
         work = Workload(
             width=self.width,
             height=self.height,
             precision=self.precision,
-            adapter=self.config.adapter,
+            adapter=config.adapter,
             rows=rows,
             mode=mode.mode,
             checkpointing=mode.checkpointing,
             weights=mode.weights,
+            texts=TEXTS_PER_ROW * mode.preserved_rows if preserves_text else 0,
         )
-        adapter = self.config.adapter.model_dump(mode="json")
+        adapter = config.adapter.model_dump(mode="json")
         return self._remembered(
             StepMemory, asdict(work) | {"adapter": adapter}, lambda: step_memory(self.facts, work)
         )
