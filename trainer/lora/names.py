@@ -11,7 +11,7 @@ code (SGM) does: ``input_blocks.4.1`` there is ``down_blocks.1.attentions.0`` in
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Literal, NamedTuple
@@ -53,6 +53,13 @@ _TARGETS: dict[Targets, tuple[str, str]] = {
         f"{_TEXT_ATTENTION}|{_TEXT_FEED_FORWARD}",
     ),
 }
+_TEXT_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
+PROJECTIONS: dict[Part, tuple[str, ...]] = {
+    "unet": ("to_q", "to_k", "to_v", "to_out.0"),
+    "text_encoder": _TEXT_PROJECTIONS,
+    "text_encoder_2": _TEXT_PROJECTIONS,
+}
+"""The four layers of an attention."""
 _TEXT_TOP_LEVEL = ("embeddings.", "encoder.", "final_layer_norm")
 
 # Path elements that contain an underscore; kohya's names are split at all other underscores.
@@ -196,7 +203,17 @@ def _sgm_paths() -> dict[str, str]:
     return {name: path for family in FAMILIES for path, name in sgm_names(family).items()}
 
 
-# -- lists of layers in words
+# -- lists of layers
+
+
+def attentions(keys: Iterable[ModuleKey]) -> dict[tuple[Part, str], set[str]]:
+    """Of each attention, by part and path, which of its `PROJECTIONS` are among the layers."""
+    found: dict[tuple[Part, str], set[str]] = defaultdict(set)
+    for part, path in keys:
+        for name in PROJECTIONS[part]:
+            if path.endswith(f".{name}"):
+                found[part, path.removesuffix(f".{name}")].add(name)
+    return dict(found)
 
 
 def count_parts(keys: Iterable[ModuleKey]) -> dict[Part, int]:

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, get_args
 
 from trainer.lora.adapter import Adapter
 from trainer.lora.layouts import Layout
-from trainer.lora.names import PARTS, ModuleKey, Part
+from trainer.lora.names import PARTS, ModuleKey, Part, attentions
 
 Tool = Literal["A1111", "Forge", "ComfyUI", "InvokeAI", "sd-scripts", "diffusers"]
 TOOLS: tuple[Tool, ...] = get_args(Tool)
@@ -26,7 +26,6 @@ _FIRST_UPSAMPLER = "^lora_unet_up_blocks_0_upsamplers_0_conv"
 _CONVOLUTION_NOTE = "SDXL convolutions by diffusers names lose one module: convert to kohya-sgm"
 _ONE_ALPHA = "gives all layers one alpha"
 _HIDDEN_NOTE = "without ss_base_model_version it is listed as for SD 1"
-_PROJECTIONS = frozenset({"q_proj", "k_proj", "v_proj", "out_proj"})
 
 
 @dataclass(frozen=True)
@@ -150,40 +149,28 @@ def _mixed_unet_names(adapter: Adapter) -> set[ModuleKey]:
     return _in_layout("kohya-sgm")(adapter) if layouts >= set(_KOHYA) else set()
 
 
-def _attentions(adapter: Adapter) -> list[set[ModuleKey]]:
-    """The projections of each attention of the text encoders."""
-    groups: dict[tuple[Part, str], set[ModuleKey]] = defaultdict(set)
-    for key in adapter.names:
-        parent, _, name = key.path.rpartition(".")
-        if key.part != "unet" and name in _PROJECTIONS:
-            groups[key.part, parent].add(key)
-    return list(groups.values())
-
-
-def _projections(group: set[ModuleKey]) -> set[str]:
-    return {key.path.rpartition(".")[2] for key in group}
+def _in_attentions(adapter: Adapter, wrong: Callable[[Part, set[str]], bool]) -> set[ModuleKey]:
+    """The projections of the text encoders' attentions that have a wrong choice of them."""
+    return {
+        ModuleKey(part, f"{parent}.{name}")
+        for (part, parent), names in attentions(adapter.names).items()
+        if part != "unet" and wrong(part, names)
+        for name in names
+    }
 
 
 def _incomplete_projections(adapter: Adapter) -> set[ModuleKey]:
     """SD 2 and SDXL's second encoder keep q, k and v in one matrix there."""
-    return {
-        key
-        for group in _attentions(adapter)
-        for key in group
-        if (adapter.family == "sd2" or key.part == "text_encoder_2")
-        and _projections(group) != _PROJECTIONS
-    }
+    joined = {"text_encoder_2"} | ({"text_encoder"} if adapter.family == "sd2" else set())
+    return _in_attentions(adapter, lambda part, names: part in joined and len(names) < 4)
 
 
 def _no_out_projection(adapter: Adapter) -> set[ModuleKey]:
-    groups = _attentions(adapter) if _in_layout(*_KOHYA)(adapter) else []
-    present = [(group, _projections(group)) for group in groups]
-    return {
-        key
-        for group, names in present
-        for key in group
-        if names & {"q_proj", "v_proj"} and "out_proj" not in names
-    }
+    if not _in_layout(*_KOHYA)(adapter):
+        return set()
+    return _in_attentions(
+        adapter, lambda _, names: bool(names & {"q_proj", "v_proj"}) and "out_proj" not in names
+    )
 
 
 def _alphas(adapter: Adapter, part: Part) -> dict[ModuleKey, float | None]:

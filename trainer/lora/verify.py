@@ -15,15 +15,13 @@ from trainer.lora.changes import compare, energy_of
 from trainer.lora.layers import find_layers
 from trainer.lora.layouts import Layout, layouts_of
 from trainer.lora.loading import collect, load_into, plain_on, uncovered
-from trainer.lora.names import ModuleKey, Part, shorten
+from trainer.lora.names import PROJECTIONS, ModuleKey, attentions, shorten
 from trainer.lora.reading import read_adapter
 from trainer.lora.tools import ToolVerdict, judge, works_in
 from trainer.models.base import BaseModel
 from trainer.models.families import FAMILIES, FamilyName
 
 _NAME = "verify"
-_UNET_PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
-_TEXT_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 @dataclass(frozen=True)
@@ -188,14 +186,9 @@ def _on_base(base: BaseModel, adapter: Adapter) -> BaseProof:
 
 def _incomplete(adapter: Adapter) -> list[str]:
     """The projections that attentions lack of which the file has others."""
-    present: dict[tuple[Part, str], set[str]] = {}
-    for part, path in adapter.layers:
-        for name in _UNET_PROJECTIONS if part == "unet" else _TEXT_PROJECTIONS:
-            if path.endswith(f".{name}"):
-                present.setdefault((part, path.removesuffix(f".{name}")), set()).add(name)
     return [
         f"{part}.{display_name(parent)}.{name}"
-        for (part, parent), names in sorted(present.items())
-        for name in (_UNET_PROJECTIONS if part == "unet" else _TEXT_PROJECTIONS)
+        for (part, parent), names in sorted(attentions(adapter.layers).items())
+        for name in PROJECTIONS[part]
         if name not in names
     ]
