@@ -99,31 +99,28 @@ class SpillWatch:
 
     Drivers on Windows move GPU memory into main memory instead of failing; a step then takes
     minutes, without a word.
-
-    Args:
-        factor: how many times slower than usual is too slow.
-        needed: steps that tell what is usual.
-        in_a_row: slow steps that tell.
     """
 
-    def __init__(self, factor: float = 6.0, needed: int = 10, in_a_row: int = 3) -> None:
-        self.factor, self.needed, self.in_a_row = factor, needed, in_a_row
+    FACTOR, NEEDED, IN_A_ROW = 6.0, 10, 3
+    """How many times slower is too slow, steps that tell what is usual, and slow ones that tell."""
+
+    def __init__(self) -> None:
         self.usual: deque[float] = deque(maxlen=50)
         self.slow = 0
         self.said = False
 
     def notice(self, seconds: float) -> str | None:
         """What to say after a step of so many seconds; mostly nothing, and a thing once."""
-        if len(self.usual) < self.needed:
+        if len(self.usual) < self.NEEDED:
             self.usual.append(seconds)
             return None
         usual = median(self.usual)
-        if seconds < self.factor * usual:
+        if seconds < self.FACTOR * usual:
             self.usual.append(seconds)
             self.slow = 0
             return None
         self.slow += 1
-        if self.said or self.slow < self.in_a_row:
+        if self.said or self.slow < self.IN_A_ROW:
             return None
         self.said = True
         return (
