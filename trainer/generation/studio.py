@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from pydantic import Field, ValidationError
 
+from trainer.config.mistakes import shown_value
 from trainer.config.schema import Section
 from trainer.errors import UserError
 from trainer.events import Progress
@@ -51,7 +52,7 @@ class GenerateRequest(Section):
             return cls.model_validate(values)
         except ValidationError as error:
             wrong = [
-                f"{'.'.join(map(str, problem['loc']))} {_shown(problem['input'])}: "
+                f"{'.'.join(map(str, problem['loc']))} {shown_value(problem['input'])}: "
                 f"{problem['msg'][:1].lower()}{problem['msg'][1:]}"
                 for problem in error.errors()
             ]
@@ -169,8 +170,3 @@ def _which(start: int, size: int, count: int) -> str:
         return "Drawing"
     first, last = start + 1, start + size
     return f"Drawing {first if first == last else f'{first} to {last}'} of {count}"
-
-
-def _shown(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:40]}…"

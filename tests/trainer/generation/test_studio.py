@@ -167,7 +167,7 @@ def test_the_picture_names_its_adapters(paint: Painter, runs: Path, tmp_path: Pa
     ("changes", "message"),
     [
         ({"count": 0, "guidance": -1}, "count 0: .*; guidance -1: "),
-        ({"inference_steps": "many"}, "inference_steps many: "),
+        ({"inference_steps": "many"}, 'inference_steps "many": '),
         ({"strange": 1}, "strange 1: "),
         ({"adapters": [{"file": "a", "strength": float("nan")}]}, r"adapters\.0\.strength nan"),
         ({"width": 40, "height": 32}, "40 × 32 pixels do not suit .*: 40 is not a multiple of 16"),
