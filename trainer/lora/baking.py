@@ -27,7 +27,6 @@ from trainer.models.safetensors_header import read_header
 from trainer.runs.atomic import building_folder, replacing
 
 BaseLayout = Literal["folder", "single-file"]
-_MARKS = {"v_prediction": "v_pred"}
 
 
 @torch.no_grad()
@@ -88,8 +87,8 @@ def save_base(
         metadata = header.metadata
         with safe_open(source.path, framework="pt") as file:
             tensors |= {n: file.get_tensor(n) for n in header.tensors if n not in tensors}
-    elif mark := _MARKS.get(base.prediction_type):
-        tensors[mark] = torch.zeros(0)
+    elif base.prediction_type == "v_prediction":
+        tensors["v_pred"] = torch.zeros(0)
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata)
 

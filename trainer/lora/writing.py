@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from safetensors.torch import save
@@ -27,7 +27,6 @@ from trainer.models.families import FamilyName
 from trainer.runs.atomic import write_bytes
 
 WritableLayout = Literal["kohya", "kohya-sgm", "diffusers"]
-WRITABLE_LAYOUTS: tuple[WritableLayout, ...] = get_args(WritableLayout)
 MAX_HEADER = 1 << 20
 """ComfyUI reads no header beyond 1 MiB."""
 _ROOM = 256

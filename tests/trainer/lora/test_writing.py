@@ -6,7 +6,7 @@ import hashlib
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -35,7 +35,6 @@ from trainer.lora.loading import collect, load_into
 from trainer.lora.names import ModuleKey, Targets
 from trainer.lora.reading import read_adapter
 from trainer.lora.writing import (
-    WRITABLE_LAYOUTS,
     WritableLayout,
     best_layout,
     fold_alpha,
@@ -45,6 +44,7 @@ from trainer.lora.writing import (
 from trainer.memory.devices import Precision
 from trainer.models.families import FamilyName
 
+WRITABLE_LAYOUTS: tuple[WritableLayout, ...] = get_args(WritableLayout)
 SCALES = [(4, 4.0), (4, 1.0), (3, 7.5), (None, 0.0)]  # None: mixed
 # Greatest difference of a layer's change, relative to that change: rounding of A and B alone.
 ROUNDING: dict[Precision, float] = {"fp32": 1e-6, "fp16": 1e-3, "bf16": 8e-3}
