@@ -9,7 +9,8 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
@@ -89,12 +90,31 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+class Quiet(BaseHTTPRequestHandler):
+    def log_message(self, format: str, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def hub_of(handler: type[Quiet], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Within the block the hub is on this machine."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    pattern = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", pattern)
+    yield
+    server.shutdown()
+    server.server_close()
+
+
 @pytest.fixture
 def answering(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """A hub on this machine that answers with the status in the list it gives."""
     status = [404]
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet):
         def do_GET(self) -> None:
             self.send_response(status[0])
             codes = {404: "RepoNotFound", 403: "GatedRepo"}
@@ -103,16 +123,8 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-        def log_message(self, format: str, *_: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
-    yield status
-    server.shutdown()
-    server.server_close()
+    with hub_of(Handler, monkeypatch):
+        yield status
 
 
 @pytest.fixture
@@ -127,7 +139,7 @@ def serving(
     fetched: list[str] = []
     commit = "a" * 40
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet):
         def do_HEAD(self) -> None:
             self.answer(with_body=False)
 
@@ -158,18 +170,8 @@ def serving(
             digest = hashlib.sha1((folder / name).read_bytes()).hexdigest()
             return {"type": "file", "path": name, "size": size, "oid": digest}
 
-        def log_message(self, format: str, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
-    pattern = address + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", pattern)
-    yield fetched
-    server.shutdown()
-    server.server_close()
+    with hub_of(Handler, monkeypatch):
+        yield fetched
 
 
 def test_download_takes_what_is_needed_once(cache: Path, serving: list[str]) -> None:
@@ -194,25 +196,24 @@ def refusal() -> UserError:
     return caught.value
 
 
-def test_cached_model_needs_no_network(
-    cache: Path, tiny_base: TinyBase, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(hub, "download", None)
+@pytest.fixture
+def snapshot(cache: Path, tiny_base: TinyBase) -> Path:
+    """An earlier download of SDXL."""
     place = cache / "models--somebody--some-model"
     (place / "refs").mkdir(parents=True)
     (place / "refs" / "main").write_text("0" * 40)
-    shutil.copytree(tiny_base("sdxl"), place / "snapshots" / ("0" * 40))
-    assert identify(NAME).path.parent.name == "snapshots"
+    return Path(shutil.copytree(tiny_base("sdxl"), place / "snapshots" / ("0" * 40)))
+
+
+def test_cached_model_needs_no_network(snapshot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "download", None)
+    assert identify(NAME).path == snapshot
     assert load_base(NAME).family.name == "sdxl"
 
 
 def test_half_a_download_is_not_taken_for_the_model(
-    cache: Path, tiny_base: TinyBase, monkeypatch: pytest.MonkeyPatch
+    snapshot: Path, tiny_base: TinyBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = cache / "models--somebody--some-model"
-    (place / "refs").mkdir(parents=True)
-    (place / "refs" / "main").write_text("0" * 40)
-    snapshot = Path(shutil.copytree(tiny_base("sdxl"), place / "snapshots" / ("0" * 40)))
     (snapshot / "text_encoder_2" / "model.safetensors").unlink()
     monkeypatch.setattr(hub, "download", lambda name: tiny_base("sd1"))
     assert identify(NAME).family.name == "sd1"
