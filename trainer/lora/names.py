@@ -17,6 +17,7 @@ from functools import cache
 from typing import Literal, NamedTuple
 
 from trainer.models.families import FAMILIES, FamilyName
+from trainer.models.original_layout import unet_name
 
 Part = Literal["unet", "text_encoder", "text_encoder_2"]
 PARTS: tuple[Part, ...] = ("unet", "text_encoder", "text_encoder_2")
@@ -130,12 +131,8 @@ def parse_kohya_name(name: str) -> ModuleKey | None:
 SGM_NAME = re.compile(r"(?:input_blocks|middle_block|output_blocks|time_embed_\d|label_emb|out_2$)")
 """How a name by SGM's blocks begins, after ``lora_unet_``."""
 _LEVELS: dict[FamilyName, int] = {"sd1": 4, "sd2": 4, "sdxl": 3}
-_RESIDUAL = {
-    "conv1": "in_layers_2",
-    "conv2": "out_layers_3",
-    "time_emb_proj": "emb_layers_1",
-    "conv_shortcut": "skip_connection",
-}
+_RESIDUAL = ("conv1", "conv2", "time_emb_proj", "conv_shortcut")
+_EMBEDDINGS = ("time_embedding", "add_embedding")
 _IN_ATTENTION = re.compile(r"(.+\.attentions\.\d+\.)(proj_in|proj_out|transformer_blocks\..+)")
 _IN_SGM_ATTENTION = re.compile(r"(.+?_\d_)(proj_in|proj_out|transformer_blocks_.+)")
 
@@ -147,32 +144,24 @@ def sgm_names(family: FamilyName) -> dict[str, str]:
     Layers outside of attention are listed one by one; of an attention block the prefixes, such as
     ``mid_block.attentions.0.`` with ``middle_block_1_``. Smaller UNets have no such names.
     """
-    names = {
-        "conv_in": "input_blocks_0_0",
-        "conv_out": "out_2",
-        "time_embedding.linear_1": "time_embed_0",
-        "time_embedding.linear_2": "time_embed_2",
-        "add_embedding.linear_1": "label_emb_0_0",
-        "add_embedding.linear_2": "label_emb_0_2",
-        "mid_block.attentions.0.": "middle_block_1_",
-    }
-    residual = {"mid_block.resnets.0": "middle_block_0", "mid_block.resnets.1": "middle_block_2"}
-    # Both count two residual blocks a level on the way down and three on the way up.
+    embeddings = [f"{name}.linear_{number}" for name in _EMBEDDINGS for number in (1, 2)]
+    layers = ["conv_in", "conv_out", *embeddings]
+    residual = ["mid_block.resnets.0", "mid_block.resnets.1"]
+    attentions = ["mid_block.attentions.0."]
+    # Two residual blocks a level on the way down and three on the way up.
     for level in range(_LEVELS[family]):
-        down = [(f"down_blocks.{level}", i, f"input_blocks_{3 * level + i + 1}") for i in range(2)]
-        up = [(f"up_blocks.{level}", i, f"output_blocks_{3 * level + i}") for i in range(3)]
-        for path, index, block in down + up:
-            residual[f"{path}.resnets.{index}"] = f"{block}_0"
-            names[f"{path}.attentions.{index}."] = f"{block}_1_"
+        for block, count in ((f"down_blocks.{level}", 2), (f"up_blocks.{level}", 3)):
+            residual += [f"{block}.resnets.{index}" for index in range(count)]
+            # The level that is lowest on the way up has attention in SDXL alone.
+            if family == "sdxl" or block != "up_blocks.0":
+                attentions += [f"{block}.attentions.{index}." for index in range(count)]
         if level < _LEVELS[family] - 1:
-            names[f"down_blocks.{level}.downsamplers.0.conv"] = f"input_blocks_{3 * level + 3}_0_op"
-            # The upsampler follows the attention, which only the lowest level of SD 1 and 2 lacks.
-            inner = 1 if level == 0 and family != "sdxl" else 2
-            name = f"output_blocks_{3 * level + 2}_{inner}_conv"
-            names[f"up_blocks.{level}.upsamplers.0.conv"] = name
-    for path, block in residual.items():
-        names |= {f"{path}.{ours}": f"{block}_{theirs}" for ours, theirs in _RESIDUAL.items()}
-    return names
+            layers.append(f"down_blocks.{level}.downsamplers.0.conv")
+            layers.append(f"up_blocks.{level}.upsamplers.0.conv")
+    layers += [f"{path}.{name}" for path in residual for name in _RESIDUAL]
+    names = {path: unet_name(f"{path}.", attentions, 2).rstrip(".") for path in layers}
+    names |= {path: unet_name(path, attentions, 2) for path in attentions}
+    return {path: name.replace(".", "_") for path, name in names.items()}
 
 
 def to_sgm(family: FamilyName, path: str) -> str | None:

@@ -7,8 +7,7 @@ An own inverse of the names that diffusers converts from, after the original mod
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -66,12 +65,12 @@ def text_tensors(family: FamilyName, encoders: Sequence[Tensors]) -> Tensors:
     return {f"cond_stage_model.transformer.{key}": first[key] for key in first}
 
 
-def unet_name(key: str, names: Mapping[str, Any], layers: int) -> str:
+def unet_name(key: str, names: Iterable[str], layers: int) -> str:
     """The original name of a diffusers UNet tensor; `layers` is layers_per_block."""
     for ours, theirs in _UNET_ENDS.items():
         if key.startswith(ours + "."):
             return theirs + key.removeprefix(ours)
-    found = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)\.(.+)", key)
+    found = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)\.(.*)", key)
     if found is None:
         return _middle_name(key)
     side, block, kind, place, rest = found[1], int(found[2]), found[3], int(found[4]), found[5]
@@ -92,7 +91,7 @@ def unet_name(key: str, names: Mapping[str, Any], layers: int) -> str:
 
 
 def _middle_name(key: str) -> str:
-    found = re.fullmatch(r"mid_block\.(\w+)\.(\d+)\.(.+)", key)
+    found = re.fullmatch(r"mid_block\.(\w+)\.(\d+)\.(.*)", key)
     assert found is not None, key
     if found[1] == "attentions":
         return f"middle_block.1.{found[3]}"
@@ -104,7 +103,7 @@ def _resnet(rest: str) -> str:
     return f"{_RESNET[part]}.{end}"
 
 
-def vae_name(key: str, names: Mapping[str, Any]) -> str:
+def vae_name(key: str, names: Iterable[str]) -> str:
     """The original name of a diffusers VAE tensor."""
     blocks = 1 + max(
         int(found[1]) for name in names if (found := re.match(r"encoder\.down_blocks\.(\d+)", name))
