@@ -16,8 +16,8 @@ from huggingface_hub.errors import (
 )
 
 from trainer.errors import UserError
+from trainer.models.families import FAMILIES
 
-PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 TIMEOUT_SECONDS = 4.0
 """For the first answer of the hub; the download itself may take as long as it takes."""
 
@@ -52,34 +52,26 @@ def download(repository: str) -> Path:
 def _refusal(repository: str, problem: Exception) -> UserError:
     first = (str(problem) or type(problem).__name__).strip().splitlines()[0][:200]
     absent = f"There is no folder or file {repository}"
-    if isinstance(problem, GatedRepoError):
-        return UserError(
-            f"{repository} on the Hugging Face hub asks you to accept its conditions first.",
-            f"Accept them at huggingface.co/{repository}, then log in with: hf auth login",
-        )
-    if isinstance(problem, RepositoryNotFoundError):
-        return UserError(
-            f"{absent}, and no such model on the Hugging Face hub.",
-            "Check the spelling; a private model needs: hf auth login",
-        )
-    if isinstance(problem, OfflineModeIsEnabled):
-        return UserError(
-            f"{repository} has not been downloaded, and HF_HUB_OFFLINE forbids it.",
-            f"Unset HF_HUB_OFFLINE, {_ELSE}",
-        )
-    if isinstance(problem, HfHubHTTPError):
-        return UserError(
-            f"The Hugging Face hub refused {repository}: {first}", f"Try again later, {_ELSE}"
-        )
-    if isinstance(problem, OSError) and problem.errno == errno.ENOSPC:
-        return UserError(
-            f"The disk is full: {repository} does not fit.",
-            "Make room, or set HF_HOME to a folder on another disk.",
-        )
-    return UserError(
-        f"{absent}, and the Hugging Face hub cannot be reached ({first}).",
-        f"Connect to the network once, {_ELSE}",
-    )
+    match problem:
+        case GatedRepoError():
+            said = f"{repository} on the Hugging Face hub asks you to accept its conditions first."
+            hint = f"Accept them at huggingface.co/{repository}, then log in with: hf auth login"
+        case RepositoryNotFoundError():
+            said = f"{absent}, and no such model on the Hugging Face hub."
+            hint = "Check the spelling; a private model needs: hf auth login"
+        case OfflineModeIsEnabled():
+            said = f"{repository} has not been downloaded, and HF_HUB_OFFLINE forbids it."
+            hint = f"Unset HF_HUB_OFFLINE, {_ELSE}"
+        case HfHubHTTPError():
+            said = f"The Hugging Face hub refused {repository}: {first}"
+            hint = f"Try again later, {_ELSE}"
+        case OSError(errno=errno.ENOSPC):
+            said = f"The disk is full: {repository} does not fit."
+            hint = "Make room, or set HF_HOME to a folder on another disk."
+        case _:
+            said = f"{absent}, and the Hugging Face hub cannot be reached ({first})."
+            hint = f"Connect to the network once, {_ELSE}"
+    return UserError(said, hint)
 
 
 def choose_files(names: Sequence[str]) -> list[str]:
@@ -88,7 +80,7 @@ def choose_files(names: Sequence[str]) -> list[str]:
     Of each part, the full-precision safetensors; the fp16 ones where there are no others.
     """
     chosen = [name for name in names if any(fnmatchcase(name, text) for text in _TEXTS)]
-    for part in PARTS:
+    for part in FAMILIES["sdxl"].parts:
         chosen += [name for name in names if name == f"{part}/config.json"]
         weights = [
             name
