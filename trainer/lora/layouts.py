@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 from trainer.data.names import display_name
 from trainer.errors import UserError
@@ -81,11 +81,6 @@ _PATHS = re.compile(
     r")"
 )
 _PART = re.compile(r"(unet|text_encoder_2|text_encoder)\.(.+)")
-_PART_NAMES: dict[str, Part] = {
-    "unet": "unet",
-    "text_encoder": "text_encoder",
-    "text_encoder_2": "text_encoder_2",
-}
 # First elements that tell the part where the path does not begin with it.
 _TOP_LEVEL: dict[Part, tuple[str, ...]] = {
     "unet": (
@@ -182,7 +177,7 @@ def _parse_path(name: str) -> TensorName | None:
 def _split_part(path: str) -> tuple[Part | None, str]:
     """The part that a path begins with, or that its first element can only belong to."""
     if match := _PART.fullmatch(path):
-        return _PART_NAMES[match[1]], match[2]
+        return cast(Part, match[1]), match[2]
     return next((part for part, tops in _TOP_LEVEL.items() if path.startswith(tops)), None), path
 
 

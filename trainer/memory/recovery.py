@@ -8,6 +8,7 @@ from statistics import median
 
 import torch
 
+from trainer.config.mistakes import shown_value
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
 from trainer.events import MemoryUsed
@@ -48,7 +49,9 @@ def next_smaller(mode: MemoryMode) -> MemoryMode | None:
 
 def describe_step_down(step: int, before: MemoryMode, now: MemoryMode) -> str:
     """What happened, what changes, and what to set for the next time."""
-    changes = ", ".join(f"{name} = {_shown(value)}" for name, value in now.changes(before).items())
+    changes = ", ".join(
+        f"{name} = {shown_value(value)}" for name, value in now.changes(before).items()
+    )
     slower = round(100 * (now.cost / before.cost - 1))
     pace = f"about {slower} % slower" if slower > 0 else "at the same speed"
     return (
@@ -68,7 +71,7 @@ def out_of_memory(doing: str, config: TrainingConfig, mode: MemoryMode | None = 
     below = next_smaller(mode) if mode else None
     if mode and below:
         changes = below.changes(mode)
-        remedies += [f"set {name} = {_shown(value)}" for name, value in changes.items()]
+        remedies += [f"set {name} = {shown_value(value)}" for name, value in changes.items()]
     if not config.memory.offload:
         remedies.append("set memory.offload = true")
     if below is None and config.memory.base_weights in ("auto", "full"):
@@ -86,12 +89,6 @@ def out_of_memory(doing: str, config: TrainingConfig, mode: MemoryMode | None = 
         "python launch.py fit shows what a configuration needs.",
         "out_of_memory",
     )
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f'"{value}"' if isinstance(value, str) else str(value)
 
 
 class SpillWatch:
