@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Annotated, Any, Protocol, TextIO, TypeVar
+from typing import Annotated, Any, TextIO, TypeVar
 
 import typer
 
@@ -38,18 +38,6 @@ adapter_app = typer.Typer(
 app.add_typer(adapter_app, name="adapter")
 
 
-class Answer(Protocol):
-    """What a command has found."""
-
-    def as_dict(self) -> dict[str, object]:
-        """For ``--json`` and for the page."""
-        ...
-
-    def lines(self) -> Iterable[str]:
-        """For people."""
-        ...
-
-
 def option(metavar: str | None, help: str, *names: str) -> Any:
     """An option in the place of a parameter's metadata; without names it has the parameter's."""
     return typer.Option(*names, metavar=metavar, help=help, show_default=False)
@@ -69,8 +57,8 @@ def command(
 ) -> Callable[[Function], Function]:
     """Makes a function a command; the function itself stays what it is.
 
-    A function that returns an `Answer` gets ``--json``; one that returns an int gives the exit
-    status.
+    A function that returns an answer (with `as_dict` for ``--json`` and the page, and `lines` for
+    people) gets ``--json``; one that returns an int gives the exit status.
 
     Args:
         fields: of the configuration, each an option of its own; those that were given come as the

@@ -158,18 +158,14 @@ def draw_words(words: Sequence[str], base_name: str, folder: Path) -> list[Path]
     Raises:
         UserError: there is no word.
     """
+    from trainer.commands.adapter_files import BaseOnDevice
     from trainer.generation.sampling import Drawing, Painter, save_picture
-    from trainer.memory.devices import choose_device
-    from trainer.models.load import load_base
     from trainer.triggers.judgement import cleaned
 
     if not words:
         raise UserError("--pictures needs a word to draw.", "Name one: trigger ohwx --pictures DIR")
-    device = choose_device("auto")
-    base = load_base(base_name, dtype=device.dtype)
-    device.put(base.unet, *base.text_encoders)
-    painter = Painter(base, device)
-    side = base.default_resolution
+    on = BaseOnDevice.load(base_name)
+    painter, side = Painter(on.base, on.device), on.base.default_resolution
     folder.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
     for number, word in enumerate(words, 1):
@@ -178,6 +174,6 @@ def draw_words(words: Sequence[str], base_name: str, folder: Path) -> list[Path]
         name = re.sub(r"[^a-z0-9]+", "-", cleaned(word).lower()).strip("-")[:40] or "word"
         for drawing, picture in zip(drawings, painter.draw(drawings), strict=True):
             path = folder / f"{number:02d}-{name}-{drawing.seed:06d}.png"
-            save_picture(picture, path, drawing, model=base.name, adapters=[])
+            save_picture(picture, path, drawing, model=on.base.name, adapters=[])
             files.append(path)
     return files

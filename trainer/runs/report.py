@@ -8,6 +8,7 @@ import shlex
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jinja2
@@ -66,7 +67,7 @@ def write_report(run: RunFolder) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"cut": _cut, "shell": shlex.quote, "python": _python}
+    environment.filters |= {"cut": _cut, "shell": shlex.quote, "python": partial(json.dumps, ensure_ascii=False)}
     events = read_events(run)
     try:
         config, problem = read_config(run.config), ""
@@ -197,11 +198,6 @@ def _settings(config: TrainingConfig) -> list[tuple[str, list[Setting]]]:
 def _last_part(name: str) -> str:
     """A path without the folders that it lies in, which are nobody else's business."""
     return name if base_kind(name) == "hub" else Path(name).name or name
-
-
-def _python(text: str) -> str:
-    """A text as a literal; JSON's are Python's too."""
-    return json.dumps(text, ensure_ascii=False)
 
 
 def _cut(text: object) -> str:
