@@ -137,7 +137,8 @@ def test_merge_with_strength(folder: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_extract_finds_what_was_merged(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--base", "my-base", "--tuned", "my-tuned", "--out", "a.safetensors"]
-    found = run_json(capsys, "extract", *arguments, "--rank", "2", "--precision", "fp32")
+    found = run_json(capsys, "extract", *arguments, "--rank=2", "--precision=fp32", "--sidecars")
+    assert Path("a.json").is_file()
     assert found["difference"] == pytest.approx(0, abs=1e-5)
     assert found["left_out"] == []
     report = compare(read_adapter(Path("style.safetensors")), read_adapter(Path("a.safetensors")))
