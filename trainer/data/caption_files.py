@@ -1,7 +1,7 @@
 """Captions in files: which belongs to which picture, told by name and never by position.
 
 They stand in a file beside the picture, or in a metadata table of its folder. `find_captions` knows
-both; a further layout is another function that fills `Captions`.
+both.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import posixpath
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
 from trainer.data.captions import (
@@ -22,9 +22,9 @@ from trainer.data.captions import (
     decode_caption,
     decode_text,
 )
-from trainer.data.findings import Finding, Severity
+from trainer.data.findings import Finding
 from trainer.data.names import display_name, list_names, matching_key
-from trainer.data.scan import CAPTION_SUFFIXES, FoundFile
+from trainer.data.scan import CAPTION_SUFFIXES, FolderContents, FoundFile
 from trainer.untyped import is_table
 
 MAX_TABLE_BYTES = 20_000_000
@@ -35,41 +35,24 @@ _MAX_ROW_FINDINGS = 20
 _MAX_NAME = 4096
 
 
-@dataclass
-class Captions:
-    """Captions by the name of the picture, and what was doubtful about them."""
+def find_captions(contents: FolderContents) -> dict[str, str]:
+    """The captions of a folder's pictures by their names; decodes none.
 
-    texts: dict[str, str] = field(default_factory=dict[str, str])
-    findings: list[Finding] = field(default_factory=list[Finding])
-
-    def doubt(self, file: FoundFile, severity: Severity, message: str) -> None:
-        """Adds a finding about a file."""
-        self.findings.append(Finding(file.shown, severity, message))
-
-
-def find_captions(
-    pictures: Sequence[FoundFile], sidecars: Sequence[FoundFile], metadata: Sequence[FoundFile]
-) -> Captions:
-    """The captions of a folder's pictures; decodes none.
-
-    Args:
-        sidecars: caption files that may lie beside the pictures; they count before the tables.
-        metadata: files named metadata.jsonl or metadata.csv.
+    Files beside the pictures count before the tables. What is doubtful becomes a finding.
     """
-    index = PictureIndex(pictures)
-    beside = _read_sidecars(pictures, sidecars, index)
-    listed = Captions()
-    for file in metadata:
-        _read_table(file, index, listed)
-    found = Captions({**listed.texts, **beside.texts}, beside.findings + listed.findings)
-    for name in sorted(beside.texts.keys() & listed.texts.keys()):
-        if listed.texts[name] != beside.texts[name]:
+    index = PictureIndex(contents.pictures)
+    beside = _read_sidecars(contents, index)
+    listed: dict[str, str] = {}
+    for file in contents.metadata:
+        _read_table(file, index, listed, contents)
+    for name in sorted(beside.keys() & listed.keys()):
+        if listed[name] != beside[name]:
             message = (
                 "It has different captions in the table and in the file beside it; the file "
                 "counts. Delete one of them."
             )
-            found.findings.append(Finding(display_name(name), "warning", message))
-    return found
+            contents.doubt(name, "warning", message)
+    return {**listed, **beside}
 
 
 class PictureIndex:
@@ -101,45 +84,43 @@ class PictureIndex:
 # ------------------------------------------------------------------------------ files beside
 
 
-def _read_sidecars(
-    pictures: Sequence[FoundFile], files: Sequence[FoundFile], index: PictureIndex
-) -> Captions:
+def _read_sidecars(contents: FolderContents, index: PictureIndex) -> dict[str, str]:
     """The captions that stand in files beside the pictures.
 
     A caption file belongs to the pictures with its own name but for the suffix (``a.txt`` to
     ``a.png``, or ``a.png.txt`` to ``a.png``). With several for a picture, ``a.png.txt`` comes
     before ``a.txt``, and ``.txt`` before ``.caption``.
     """
-    captions = Captions()
+    captions: dict[str, str] = {}
     candidates: dict[str, list[FoundFile]] = defaultdict(list)
     texts: dict[str, str] = {}
     orphans: list[str] = []
-    for file in files:
+    for file in contents.captions:
         owners = index.beside(file.stem)
         for picture in owners:
             candidates[picture.name].append(file)
         if not owners:
             orphans.append(file.shown)
             continue
-        texts[file.name] = _read(file, captions)
+        texts[file.name] = _read(file, contents)
         if len(owners) > 1:
             names = list_names([picture.shown for picture in owners])
             message = f"It belongs to several pictures, and all get it: {names}. Name them apart."
-            captions.doubt(file, "warning", message)
+            contents.doubt(file.name, "warning", message)
     if orphans:
         message = (
             "No picture beside it has its name, so it is used for nothing. A caption must be named "
             "like its picture."
         )
-        captions.findings.append(Finding(list_names(orphans), "note", message))
-    for picture in pictures:
+        contents.findings.append(Finding(list_names(orphans), "note", message))
+    for picture in contents.pictures:
         found = sorted(candidates[picture.name], key=lambda file: _rank(file, picture))
         if len(found) > 1:
             names = list_names([file.shown for file in found])
             message = f"It has several caption files, and the first counts: {names}. Delete others."
-            captions.doubt(picture, "warning", message)
+            contents.doubt(picture.name, "warning", message)
         if found and (text := texts[found[0].name]):
-            captions.texts[picture.name] = text
+            captions[picture.name] = text
     return captions
 
 
@@ -148,23 +129,23 @@ def _rank(file: FoundFile, picture: FoundFile) -> tuple[bool, int, str]:
     return (not whole, CAPTION_SUFFIXES.index(file.path.suffix.casefold()), file.name)
 
 
-def _read(file: FoundFile, captions: Captions) -> str:
+def _read(file: FoundFile, contents: FolderContents) -> str:
     """A caption file's text; "" where it has none or cannot be read, with a finding."""
     try:
         data = read_start(file.path, MAX_CAPTION_BYTES)
     except OSError as error:
-        captions.doubt(file, "error", f"It cannot be read ({error.strerror}).")
+        contents.doubt(file.name, "error", f"It cannot be read ({error.strerror}).")
         return ""
     text = decode_caption(data)
     if not text:
         message = "It is empty: trigger and class word will be the caption instead."
-        captions.doubt(file, "warning", message)
+        contents.doubt(file.name, "warning", message)
     if len(data) > MAX_CAPTION_BYTES or len(text) == MAX_CAPTION_CHARACTERS:
         message = (
             f"It is longer than {MAX_CAPTION_CHARACTERS:,} characters, and is cut there. The model "
             "reads 75 tokens, some 50 words."
         )
-        captions.doubt(file, "warning", message)
+        contents.doubt(file.name, "warning", message)
     return text
 
 
@@ -187,7 +168,9 @@ class _Row:
     problem: str = ""
 
 
-def _read_table(file: FoundFile, index: PictureIndex, captions: Captions) -> None:
+def _read_table(
+    file: FoundFile, index: PictureIndex, texts: dict[str, str], contents: FolderContents
+) -> None:
     """The captions of one metadata table; says what is wrong with at most 20 of its rows.
 
     ``file_name`` is relative to the table's own folder and must stay below the set's.
@@ -201,17 +184,17 @@ def _read_table(file: FoundFile, index: PictureIndex, captions: Captions) -> Non
         for number, row in enumerate(read_rows(decode_text(data))):
             if number == _MAX_ROWS:
                 raise ValueError(f"it has more than {_MAX_ROWS:,} rows")
-            reason = row.problem or _take(row, file, index, captions.texts)
+            reason = row.problem or _take(row, file, index, texts)
             if reason:
                 unusable += 1
                 if unusable <= _MAX_ROW_FINDINGS:
-                    captions.doubt(file, "warning", f"Line {row.line} is not used: {reason}.")
+                    contents.doubt(file.name, "warning", f"Line {row.line} is not used: {reason}.")
     except (OSError, ValueError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        captions.doubt(file, "error", f"The table cannot be read any further: {reason}.")
+        contents.doubt(file.name, "error", f"The table cannot be read any further: {reason}.")
     if unusable > _MAX_ROW_FINDINGS:
         message = f"{unusable - _MAX_ROW_FINDINGS} more rows cannot be used for the like reasons."
-        captions.doubt(file, "warning", message)
+        contents.doubt(file.name, "warning", message)
 
 
 def _take(row: _Row, table: FoundFile, index: PictureIndex, texts: dict[str, str]) -> str:

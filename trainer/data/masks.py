@@ -8,7 +8,7 @@ or a picture of the same name in a folder ``masks`` next to it.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -55,16 +55,8 @@ class MaskFile:
 # ------------------------------------------------------------------------------ by name
 
 
-@dataclass
-class FoundMasks:
-    """Masks by the name of their picture, and what was doubtful about them."""
-
-    of_picture: dict[str, FoundFile] = field(default_factory=dict[str, FoundFile])
-    findings: list[Finding] = field(default_factory=list[Finding])
-
-
-def take_masks(contents: FolderContents) -> FoundMasks:
-    """Takes the masks out of a folder's pictures.
+def take_masks(contents: FolderContents) -> dict[str, FoundFile]:
+    """Takes the masks out of a folder's pictures; gives them by the names of their pictures.
 
     ``a.mask.png`` (or ``a.png.mask.png``) is the mask of each picture ``a`` beside it. A folder
     ``masks`` holds masks where the name of one of its files is that of a picture next to the
@@ -76,7 +68,7 @@ def take_masks(contents: FolderContents) -> FoundMasks:
         for file in contents.pictures
         if PurePosixPath(file.folder).name.casefold() in _FOLDERS and index.beside(_outside(file))
     }
-    masks = FoundMasks()
+    masks: dict[str, FoundFile] = {}
     pictures: list[FoundFile] = []
     orphans: list[str] = []
     for file in contents.pictures:
@@ -86,17 +78,17 @@ def take_masks(contents: FolderContents) -> FoundMasks:
             continue
         owners = index.beside(file.stem[: -len(mark)] if mark else _outside(file))
         for picture in owners:
-            masks.of_picture.setdefault(picture.name, file)
+            masks.setdefault(picture.name, file)
         if not owners:
             orphans.append(file.shown)
     contents.pictures = pictures
     if orphans:
         message = "A mask, but no picture beside it has its name, so it is used for nothing."
-        masks.findings.append(Finding(list_names(orphans), "warning", message))
-    if masks.of_picture:
-        names = sorted({file.shown for file in masks.of_picture.values()})
+        contents.findings.append(Finding(list_names(orphans), "warning", message))
+    if masks:
+        names = sorted({file.shown for file in masks.values()})
         message = 'Masks of pictures: used with images.masks = "files", and never trained on.'
-        masks.findings.append(Finding(list_names(names), "note", message))
+        contents.findings.append(Finding(list_names(names), "note", message))
     return masks
 
 

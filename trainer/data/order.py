@@ -63,10 +63,6 @@ class SampleOrder:
         batch_size: int,
         seed: int,
     ) -> None:
-        if not buckets_of_entries or len(buckets_of_entries) != len(repeats):
-            raise ValueError("one bucket and one number of repeats for each of some pictures")
-        if batch_size < 1 or min(repeats) < 1:
-            raise ValueError("batch size and repeats start at 1")
         self._batch_size = batch_size
         self._seed = seed
         entries = np.repeat(np.arange(len(repeats)), repeats)

@@ -215,17 +215,15 @@ def _check_folder(root: Path) -> None:
 def _listed_files(contents: FolderContents) -> Iterator[_Listed]:
     masks = take_masks(contents)
     pictures = contents.pictures
-    captions = find_captions(pictures, contents.captions, contents.metadata)
+    captions = find_captions(contents)
     contents.findings += [
-        *masks.findings,
-        *captions.findings,
         *repeats_findings([*pictures, *contents.tables]),
         *twin_findings([picture.name for picture in pictures]),
     ]
     for picture in pictures:
         if repeats := repeats_of(picture.name):
-            mask = _mask_file(masks.of_picture.get(picture.name), contents)
-            caption = captions.texts.get(picture.name)
+            mask = _mask_file(masks.get(picture.name), contents)
+            caption = captions.get(picture.name)
             yield _Listed(picture.shown, caption, repeats, ImageFile(picture.path), mask)
 
 

@@ -172,14 +172,14 @@ def _read(files: list[FoundFile]) -> tuple[list[Incoming], list[str]]:
     contents = FolderContents()
     for file in sorted(files, key=lambda file: file.name):
         contents.add(file)
-    pictures = contents.pictures
     ignored = [file.shown for file in (*contents.tables, *contents.others)]
-    found = find_captions(pictures, contents.captions, contents.metadata)
-    remarks = [str(finding) for finding in found.findings]
+    captions = find_captions(contents)
+    remarks = [str(finding) for finding in contents.findings]
     if ignored:
         remarks.append(f"Not stored, being neither picture nor caption: {list_names(ignored)}.")
-    incoming = [Incoming(file.name, file.path, found.texts.get(file.name)) for file in pictures]
-    return incoming, remarks
+    return [
+        Incoming(file.name, file.path, captions.get(file.name)) for file in contents.pictures
+    ], remarks
 
 
 def _add(image_set: SetFolder, incoming: list[Incoming]) -> None:

@@ -88,17 +88,6 @@ def test_golden_order() -> None:
 GOLDEN_EPOCH = [(7, 6, 7), (6,), (2, 5, 0), (1, 3, 4)]
 
 
-@pytest.mark.parametrize(
-    ("buckets", "repeats", "batch_size"),
-    [([], [], 1), ([(64, 64)], [1, 1], 1), ([(64, 64)], [0], 1), ([(64, 64)], [1], 0)],
-)
-def test_nonsense_is_refused(
-    buckets: list[tuple[int, int]], repeats: list[int], batch_size: int
-) -> None:
-    with pytest.raises(ValueError):
-        SampleOrder(buckets, repeats, batch_size, 0)
-
-
 def test_flips_are_fair_and_pure() -> None:
     flips = [flip_choice(1, step, "a") for step in range(2000)]
     assert flips == [flip_choice(1, step, "a") for step in range(2000)]
