@@ -38,7 +38,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks as fast what needs no torch and is not marked as slow."""
+    """Marks as fast what needs no torch and is not marked as slow; files with slow tests go first.
+
+    A file's tests run in one process (--dist loadfile): what comes last should be short.
+    """
+    slow_files = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path.name != "test_readme.py", item.path not in slow_files))
     for item in items:
         slow = item.get_closest_marker("slow") or item.get_closest_marker("browser")
         if not slow and not is_heavy(item.path):

@@ -42,7 +42,8 @@ def run_gate(python: Path, arguments: Sequence[str]) -> int:
         "types": ["pyright", "--pythonpath", str(python)],
     }
     workers = max(1, min(4, os.cpu_count() or 1))  # each takes about 1 GB
-    parallel = ["-n", str(workers), "--dist", "loadgroup"]
+    parallel = ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
+    parallel += ["--durations", "25"]
     tests = ["pytest", *(arguments or parallel)]
     if (HERE / "tests" / "browser").is_dir() and NO_BROWSER not in arguments:
         get_chromium()

@@ -20,7 +20,7 @@ from trainer.commands.cli import main
 from trainer.places import PROJECT
 
 # One process runs the main job, for all that come after it.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("readme")]
+pytestmark = pytest.mark.slow
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 

@@ -19,7 +19,7 @@ from trainer.config.fields import all_fields
 from trainer.places import PROJECT
 
 # One process trains the run that several of these look at.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("surface")]
+pytestmark = pytest.mark.slow
 
 SURFACE: dict[str, Any] = json.loads((PROJECT / "tests" / "surface.json").read_text())
 

@@ -38,6 +38,9 @@ Phase = Literal[
 ]
 """What a run does, as ``status.json`` says it; the last three are the reasons of an end."""
 
+CACHING: Phase = "caching"
+"""What `Progress` is told while latents are cached: a phase of its own."""
+
 
 @dataclass(frozen=True)
 class RunEvent:

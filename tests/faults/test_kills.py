@@ -20,7 +20,7 @@ from trainer.runs.layout import RunFolder
 from trainer.runs.log import last_of, read_events
 from trainer.training.checkpoints import list_checkpoints, load_checkpoint, load_latest
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stage")]
+pytestmark = pytest.mark.slow
 
 KILLS = 25  # of each precision
 STEPS = 10

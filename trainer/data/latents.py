@@ -17,7 +17,7 @@ from trainer.data.cache import TensorCache, content_key
 from trainer.data.images import fit, load_rgb
 from trainer.data.masks import latent_mask
 from trainer.data.sets import Picture
-from trainer.events import Progress
+from trainer.events import CACHING, Progress
 from trainer.memory.tiling import TILE, in_tiles, is_cut
 from trainer.models.load import BaseModel
 
@@ -97,12 +97,12 @@ class LatentSource:
         lacking = {self._key(*pair): pair for pair in pairs if self._cached(*pair) is None}
         missing = list(lacking.values())
         done = total - len(missing)
-        progress(done, total, "caching")
+        progress(done, total, CACHING)
         with ready() if missing else nullcontext():
             for (picture, flip), pixels in zip(missing, self._decoded(missing), strict=True):
                 self._encode(picture, flip, pixels)
                 done += 1
-                progress(done, total, "caching")
+                progress(done, total, CACHING)
         return len(missing)
 
     def _decoded(self, pairs: Sequence[tuple[Picture, bool]]) -> Iterator[np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -144,6 +145,8 @@ def _step_down(session: Session, error: torch.OutOfMemoryError) -> Warned:
     if now is None or session.moving or session.device.world > 1:
         raise out_of_memory("for a training step", session.config, before) from error
     session.memory_mode = now
+    rows = min(session.device.rows, now.rows_without_gradients)
+    session.device = replace(session.device, rows=rows)  # previews and measuring step down too
     trains_text = session.config.adapter.text_encoder
     set_mode(session.base, now.mode, now.checkpointing, trains_text=trains_text)
     # The traceback holds on to the failed step's tensors.

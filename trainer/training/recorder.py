@@ -9,6 +9,7 @@ from typing import Any
 
 from trainer.errors import Code
 from trainer.events import (
+    CACHING,
     Ended,
     Phase,
     Reason,
@@ -33,9 +34,11 @@ Listener = Callable[[RunEvent], None]
 class Recorder:
     """Writes what happens in a run, in the main process, and passes it on to a listener."""
 
-    def __init__(self, run: RunFolder, log: EventLog, total_steps: int, listener: Listener) -> None:
+    def __init__(
+        self, run: RunFolder, log: EventLog, total_steps: int, listener: Listener, step: int = 0
+    ) -> None:
         self.run, self.log, self.listener = run, log, listener
-        self.status = own_status("preparing", total_steps=total_steps)
+        self.status = own_status("preparing", step, total_steps)
         self._last_written = 0.0
         self._pace: float | None = None
         write_status(run, self.status)
@@ -50,7 +53,7 @@ class Recorder:
 
     def working(self, done: int, total: int, what: str) -> None:
         """Record the progress of slow work before training."""
-        phase: Phase = "caching" if what == "caching" else "preparing"
+        phase: Phase = "caching" if what == CACHING else "preparing"
         self.record(Working(what, done, total, phase))
 
     def record(self, event: RunEvent) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from trainer.config.fields import may_change_on_resume
+from trainer.config.schema import TrainingConfig
 from trainer.data.sets import Picture
 from trainer.errors import UserError
 from trainer.training.checkpoints import ImageFacts, TrainingState
@@ -39,13 +40,12 @@ def check_resumable(session: Session, state: TrainingState, accept_changes: bool
         raise UserError(
             "The number of concepts can't change within a run.", "Start a new run for it."
         )
-    old, new = _flat(state.config), _flat(config.model_dump(mode="json"))
-    changed = [key for key in new if key in old and old[key] != new[key]]
+    changed = changed_settings(state.config, config)
     fixed = [key for key in changed if not may_change_on_resume(key)]
     if fixed:
         raise UserError(
             "These settings can't change within a run: "
-            + "; ".join(f"{key}: was {old[key]}, is {new[key]}" for key in fixed)
+            + "; ".join(f"{key}: was {changed[key][0]}, is {changed[key][1]}" for key in fixed)
             + ".",
             "Set them back in the run's config.toml, or start a new run. Free to change are: "
             "training.steps, checkpoints, previews, evaluation (not its validation), output.",
@@ -57,8 +57,24 @@ def check_resumable(session: Session, state: TrainingState, accept_changes: bool
             "Put it back as it was, or go on with: resume RUN --accept-changes",
             "images_changed",
         )
-    notes = [f"{key} changed from {old[key]} to {new[key]}" for key in changed]
+    notes = [f"{key} changed from {old} to {new}" for key, (old, new) in changed.items()]
     return notes + [f"image set: {change}" for change in pictures]
+
+
+def changed_settings(
+    before: dict[str, Any], config: TrainingConfig
+) -> dict[str, tuple[object, object]]:
+    """The fields that were something else when a run began: old and new value by dotted name.
+
+    Args:
+        before: the run's configuration as its checkpoint has it. It is read as a configuration,
+            since values of earlier versions may have other names today; fields that did not exist
+            then count as unchanged.
+    """
+    known = _flat(before)
+    old = _flat(TrainingConfig.model_validate(before).model_dump(mode="json"))
+    new = _flat(config.model_dump(mode="json"))
+    return {key: (old[key], new[key]) for key in new if key in known and old[key] != new[key]}
 
 
 def image_table(pictures: Sequence[Picture]) -> dict[str, ImageFacts]:

@@ -100,14 +100,16 @@ def run_training(
     with run_lock(run), EventLog(run.events) as log, StopRequest() as stop:
         sweep_orphans(run.path, below=True)
         sweep_orphans(cache_folder(), age=OLD, below=True)
-        recorder = Recorder(run, log, config.training.steps, listener)
+        done = max(run.checkpoint_steps(), default=0) if resume else 0
+        recorder = Recorder(run, log, config.training.steps, listener, done)
         try:
             session = start.session(recorder.warn, recorder.working)
             # Only now is the configuration known to be sound, and every default filled in.
             write_config(run.config, session.config)
             return _train(session, recorder, stop)
         except KeyboardInterrupt:
-            recorder.end("stopped", "user_stop", "stopped before the first step")
+            before = f"step {done + 1}" if done else "the first step"
+            recorder.end("stopped", "user_stop", f"stopped before {before}")
             raise
         except UserError as error:
             recorder.end("failed", error.code, str(error))

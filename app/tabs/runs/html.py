@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from app.render import quiet, render
 from app.tabs.runs.pictures import picture_url
 from app.tabs.runs.reader import RunView, view
 from trainer import events, places
+from trainer.config.concepts import concepts_of, subject_of
 from trainer.config.fields import all_fields, get_value, shown
 from trainer.data.captions import word_pattern
 from trainer.data.names import display_name
@@ -70,10 +71,10 @@ def _facts(found: RunView) -> list[tuple[str, str]]:
     if info.alive and info.eta_seconds is not None and not info.stopping:
         facts.append(("time left", f"about {duration(info.eta_seconds, rough=True)}"))
     if config is not None:
-        words = f"{config.captions.trigger} {config.captions.class_word}".strip()
+        concepts = concepts_of(config)
         facts += [
-            ("learns", words or "…"),
-            ("from", config.images.path.name or "…"),
+            ("learns", ", ".join(filter(None, map(subject_of, concepts))) or "…"),
+            ("from", ", ".join(concept.path.name for concept in concepts if concept.path.name) or "…"),
             ("base model", Path(config.base.name).name),
             ("steps", f"{config.training.steps:,}"),
         ]
@@ -118,10 +119,16 @@ def chart(found: RunView) -> str:
         ("raw", losses, "each step"),
         ("smooth", smooth(losses, span), f"running mean over {span} steps"),
         ("second", smooth(preserved, smoothing_span(preserved)), "preservation"),
-        ("third", found.curves.get("validation", []), "images kept out of training"),
-        ("fourth", found.curves.get("trained", []), "the same, on training images"),
+        ("third", found.curves.get("validation", []), _validated_on(found.log)),
+        ("fourth", found.curves.get("trained", []), "the same, on trained pictures"),
     ]
     return _figure("Loss", drawn)
+
+
+def _validated_on(log: Iterable[events.RunEvent]) -> str:
+    """Small sets have no validation split: their loss is that of trained pictures."""
+    split = any(isinstance(event, events.Validated) and event.held_out for event in log)
+    return "pictures kept out of training" if split else "trained pictures, at fixed noise"
 
 
 def _figure(title: str, drawn: Sequence[tuple[str, list[Point], str]]) -> str:
@@ -246,7 +253,7 @@ def _in_words(event: events.RunEvent) -> str:
         case events.Warned() | events.RolledBack():
             return event.message
         case events.Validated():
-            return f"Step {event.step:,}: loss {event.loss:.3g} on images kept out of training"
+            return f"Step {event.step:,}: loss {event.loss:.3g} on {_validated_on([event])}"
         case events.Evaluated():
             values = [(meter.title, meter.of(event.meters)) for meter in METERS]
             found = ", ".join(f"{title} {value}" for title, value in values if value)

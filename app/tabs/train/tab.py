@@ -347,6 +347,6 @@ def start_training(
     values = dict(zip(_IN_FRONT, chosen, strict=True))
     config = with_values(apply_preset(TrainingConfig(), length), values)
     config = apply_overrides(config, [line for line in settings.splitlines() if line.strip()])
-    # The settings may name no other folder than the image set.
+    # The image set is the one that was named, whatever the settings say.
     config = with_values(config, {"images.path": values["images.path"]})
     return jobs.queue(config) if wait and jobs.busy() else jobs.start(config)

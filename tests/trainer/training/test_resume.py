@@ -18,7 +18,9 @@ from trainer.events import Evaluated, RunEvent, StepDone, Warned
 from trainer.runs.layout import RunFolder
 from trainer.runs.log import read_events
 from trainer.runs.report import step_points
+from trainer.runs.status import read_status
 from trainer.training.checkpoints import TrainingState, save_checkpoint
+from trainer.training.resume import changed_settings
 from trainer.training.runner import run_training
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -208,3 +210,29 @@ def test_a_corrupt_newest_checkpoint_falls_back_with_a_notice(
     collected = run_until(config, run, None, resume=True)
     assert [event.step for event in collected.of(StepDone)] == [3, 4, 5, 6]
     assert any("damaged" in event.message for event in collected.of(Warned))
+
+
+def test_a_stop_while_a_resumed_run_gets_ready_keeps_its_step(
+    tiny_base: TinyBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = make_images(tmp_path / "images")
+    config = small_config(tiny_base("sd1"), images, training__steps=4, checkpoints__every=2)
+    with suppress(Killed):
+        run_until(config, tmp_path / "run", 3)
+
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trainer.training.runner.prepare", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_until(config, tmp_path / "run", None, resume=True)
+    status = read_status(RunFolder(tmp_path / "run"))
+    assert status is not None
+    assert (status.phase, status.step, status.message) == ("stopped", 2, "stopped before step 3")
+
+
+def test_a_value_that_has_another_name_today_has_not_changed() -> None:
+    """Weights of "half", of earlier versions, are those of "full" today."""
+    before: dict[str, Any] = {"memory": {"base_weights": "half"}, "training": {"steps": 5}}
+    config = with_values(TrainingConfig(), {"training.steps": 6, "memory.base_weights": "full"})
+    assert changed_settings(before, config) == {"training.steps": (5, 6)}

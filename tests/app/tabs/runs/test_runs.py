@@ -27,6 +27,7 @@ from trainer.events import (
     Prepared,
     RunEvent,
     StepDone,
+    Validated,
     Warned,
 )
 from trainer.runs.log import EventReader
@@ -247,3 +248,25 @@ def test_comparing_shows_what_differs_and_only_that() -> None:
     assert "Rank" in table and ">8<" in table and ">32<" in table
     assert "Batch size" not in table
     assert "two to four" in html.compared(["one"])
+
+
+def test_a_run_of_several_concepts_names_each_of_them() -> None:
+    concepts = [
+        {"path": "sets/teddy", "trigger": "ohwx", "class_word": "bear"},
+        {"path": "sets/peacock", "trigger": "bnha"},
+    ]
+    run = create_run(places.RUNS, "two")
+    write_config(run.config, TrainingConfig.model_validate({"concepts": concepts}))
+    facts = dict(html._facts(reader.view(run.name)))
+    assert (facts["learns"], facts["from"]) == ("ohwx bear, bnha", "teddy, peacock")
+
+
+@pytest.mark.parametrize("held_out", [0, 2])
+def test_a_loss_is_said_to_be_of_the_pictures_that_it_is_of(held_out: int) -> None:
+    """Small sets have no validation split."""
+    run = make_run()
+    steps(run, 1, 3)
+    log_events(run, Validated(3, 0.4, 0.3, held_out))
+    shown = html.chart(reader.view(run.name)) + html._in_words(Validated(3, 0.4, 0.3, held_out))
+    assert shown.count("kept out of training") == (2 if held_out else 0)
+    assert shown.count("trained pictures, at fixed noise") == (0 if held_out else 2)
