@@ -19,7 +19,7 @@ from trainer.commands import command
 from trainer.commands.cli import main
 from trainer.places import PROJECT
 
-# One process runs the main job, for all that come after it.
+# The main job is run first, for all that come after it.
 pytestmark = pytest.mark.slow
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")

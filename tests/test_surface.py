@@ -18,7 +18,7 @@ from trainer.commands.cli import main
 from trainer.config.fields import all_fields
 from trainer.places import PROJECT
 
-# One process trains the run that several of these look at.
+# The run that several of these look at is trained first.
 pytestmark = pytest.mark.slow
 
 SURFACE: dict[str, Any] = json.loads((PROJECT / "tests" / "surface.json").read_text())
