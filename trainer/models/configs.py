@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, Field, ValidationError
 
 from trainer.errors import UserError
+from trainer.untyped import is_list, is_table
 
 MAX_JSON_BYTES = 8 * 2**20
 MAX_LAYERS = 100
@@ -58,7 +59,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is missing.", WHOLE) from None
     except (ValueError, RecursionError):
         raise UserError(f"{path} is not valid JSON.", "Download the folder again.") from None
-    if not isinstance(content, dict):
+    if not is_table(content):
         raise UserError(f"{path} is not a JSON object.", "Download the folder again.")
     return content
 
@@ -77,9 +78,9 @@ def check_sizes(path: Path, config: Mapping[str, Any], dimensions: Iterable[int]
     while rest:
         name, value = rest.pop()
         limit = MAX_LAYERS if "layers" in name else widest
-        if isinstance(value, dict):
+        if is_table(value):
             rest += value.items()
-        elif isinstance(value, list):
+        elif is_list(value):
             if len(value) > MAX_LAYERS:
                 raise _unfit(path, name, f"a list of {len(value)} values")
             rest += [(name, item) for item in value]
@@ -128,7 +129,7 @@ def latent_side(folder: Path) -> int:
     path = folder / "unet" / "config.json"
     config = read_json(path)
     size = config.get("sample_size") or 64
-    size = size[0] if isinstance(size, list) else size
+    size = size[0] if is_list(size) else size
     if not isinstance(size, int) or size < 1:
         raise _unfit(path, "sample_size", "no number of latents")
     is_old = re.match(r"0\.[0-8]\.", str(config.get("_diffusers_version")))
@@ -143,7 +144,7 @@ def latent_factor(folder: Path) -> int:
     """
     path = folder / "vae" / "config.json"
     widths = read_json(path).get("block_out_channels")
-    if not isinstance(widths, list) or not 0 < len(widths) < 8:
+    if not is_list(widths) or not 0 < len(widths) < 8:
         raise _unfit(path, "block_out_channels", "no list of channels")
     return int(2 ** (len(widths) - 1))  # the encoder halves the side between its blocks
 

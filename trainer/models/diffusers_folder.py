@@ -8,6 +8,7 @@ from pathlib import Path
 from trainer.errors import UserError
 from trainer.models.configs import WHOLE, check_sizes, read_json
 from trainer.models.safetensors_header import read_header
+from trainer.untyped import as_table
 
 _STEMS = {
     "unet": "diffusion_pytorch_model",
@@ -77,8 +78,7 @@ def part_files(folder: Path, part: str) -> PartFiles:
 
 
 def _shards(index: Path) -> tuple[Path, ...]:
-    weight_map = read_json(index).get("weight_map")
-    names = set(weight_map.values()) if isinstance(weight_map, dict) else set()
+    names = set(as_table(read_json(index).get("weight_map")).values())
     if not names or not all(
         isinstance(name, str) and Path(name).name == name and name.endswith(".safetensors")
         for name in names

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from huggingface_hub import HfApi, snapshot_download
+import huggingface_hub
+from huggingface_hub import HfApi
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -28,7 +29,7 @@ _ELSE = "or give a folder or a .safetensors file."
 def cached_snapshot(repository: str) -> Path | None:
     """The folder of an earlier download, whole or not; never asks the network."""
     try:
-        return Path(snapshot_download(repository, local_files_only=True))
+        return Path(huggingface_hub.snapshot_download(repository, local_files_only=True))
     except (OSError, ValueError):
         return None
 
@@ -42,7 +43,9 @@ def download(repository: str) -> Path:
     try:
         info = HfApi().model_info(repository, timeout=TIMEOUT_SECONDS)
         wanted = choose_files([file.rfilename for file in info.siblings or []])
-        return Path(snapshot_download(repository, revision=info.sha, allow_patterns=wanted))
+        return Path(
+            huggingface_hub.snapshot_download(repository, revision=info.sha, allow_patterns=wanted)
+        )
     except UserError:
         raise
     except Exception as problem:  # its HTTP client's are not ours to name; all mean "no network"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import (
@@ -30,6 +30,7 @@ from trainer.models.fingerprint import combined_digest, file_digest
 from trainer.models.identify import BaseIdentity, Prediction, identify
 from trainer.models.recognise import UNET, VAE
 from trainer.models.safetensors_header import read_header
+from trainer.models.text import longest_prompt
 
 __all__ = ["BaseModel", "TextPart", "load_base", "load_text_part", "load_tokenizers"]
 
@@ -179,7 +180,7 @@ def _load_file(identity: BaseIdentity, dtypes: Dtypes) -> dict[str, torch.nn.Mod
 
 
 @contextmanager
-def _failures_named(place: Path) -> Iterator[None]:
+def _failures_named(place: Path) -> Generator[None]:
     """Turns what the libraries raise for unfit weights into one sentence that names the place."""
     try:
         yield
@@ -270,7 +271,9 @@ def load_tokenizers(identity: BaseIdentity) -> list[CLIPTokenizer]:
                 "Download the folder again.",
             )
         with _failures_named(place):
-            tokenizers.append(CLIPTokenizer.from_pretrained(place, local_files_only=True))
+            tokenizers.append(
+                cast(CLIPTokenizer, CLIPTokenizer.from_pretrained(place, local_files_only=True))
+            )
     return tokenizers
 
 
@@ -283,7 +286,7 @@ def _fitting_tokenizers(
     for place, tokenizer, encoder in zip(places, tokenizers, encoders, strict=True):
         limit, size = encoder.config.max_position_embeddings, encoder.config.vocab_size
         with _failures_named(place):
-            tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
+            tokenizer.model_max_length = min(longest_prompt(tokenizer), limit)
         if len(tokenizer) > size:
             raise UserError(
                 f"The tokenizer in {place} has {len(tokenizer)} entries, the text encoder {size}.",

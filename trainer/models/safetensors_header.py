@@ -11,7 +11,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from safetensors import SafetensorError, safe_open
 
@@ -71,8 +71,8 @@ def read_header(path: Path) -> SafetensorsHeader:
             raise ValueError(f"its header has more than {MAX_HEADER_BYTES} bytes")
         if text.count(b'"data_offsets"') > MAX_TENSORS:
             raise ValueError(f"it lists more than {MAX_TENSORS} tensors")
-        with safe_open(path, framework="numpy") as opened:
-            metadata = opened.metadata() or {}
+        with cast(Any, safe_open(path, framework="numpy")) as opened:
+            metadata: dict[str, str] = opened.metadata() or {}
         content = json.loads(text, object_pairs_hook=_unique)
         content.pop("__metadata__", None)
         tensors = {name: _entry(name, value, 8 + length) for name, value in content.items()}

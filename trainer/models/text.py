@@ -37,13 +37,18 @@ def token_ids(tokenizer: CLIPTokenizer, text: str) -> list[int]:
     return known[text]
 
 
+def longest_prompt(tokenizer: CLIPTokenizer) -> int:
+    """The number of tokens of a text encoder's input: 77, its start and end among them."""
+    return cast(int, tokenizer.model_max_length)
+
+
 def padded_ids(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Prompts as a text encoder takes them, cut and padded to its length.
 
     Returns:
         (B, 77) ids and the attention mask of the same shape, both int64.
     """
-    length = tokenizer.model_max_length
+    length = longest_prompt(tokenizer)
     ids = torch.full((len(prompts), length), cast(int, tokenizer.pad_token_id))
     mask = torch.zeros_like(ids)
     for row, prompt in enumerate(prompts):
@@ -56,7 +61,7 @@ def padded_ids(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> tuple[Tensor
 
 def token_limit(base: BaseModel) -> int:
     """How many tokens of a prompt the text encoders see: 75."""
-    return min(tokenizer.model_max_length for tokenizer in base.tokenizers) - 2
+    return min(longest_prompt(tokenizer) for tokenizer in base.tokenizers) - 2
 
 
 def count_tokens(base: BaseModel, text: str) -> int:
