@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from accelerate import PartialState
@@ -72,7 +72,7 @@ class Device:
         PartialState().wait_for_everyone()
 
     @contextmanager
-    def instead(self, wanted: Iterable[nn.Module], others: Iterable[nn.Module]) -> Iterator[None]:
+    def instead(self, wanted: Iterable[nn.Module], others: Iterable[nn.Module]) -> Generator[None]:
         """Modules on the device within the block, and afterwards where they were.
 
         Args:
@@ -89,7 +89,7 @@ class Device:
                 nn.Module.to(module, place)
 
     @contextmanager
-    def reading(self, base: BaseModel) -> Iterator[None]:
+    def reading(self, base: BaseModel) -> Generator[None]:
         """The text encoders on the device; where they wait elsewhere, in the UNet's place."""
         where = {_place(encoder).type for encoder in base.text_encoders}
         if where == {self.torch_device.type}:
@@ -104,7 +104,7 @@ def _place(module: nn.Module) -> torch.device:
 
 
 @contextmanager
-def repeating(wanted: bool) -> Iterator[None]:
+def repeating(wanted: bool) -> Generator[None]:
     """Within the block, if this is wanted, a GPU computes the same bits every time.
 
     Without it a step of SD 1.5 differed from itself by 0.2 % of its gradients (H200, bf16):
@@ -148,7 +148,7 @@ def choose_device(
         raise RuntimeError(
             f"this is one of {expected} processes, but accelerate joined {state.num_processes}"
         )
-    device = torch.device(state.device or "cpu")
+    device = torch.device(cast("torch.device | None", state.device) or "cpu")
     if device.type == "cuda":
         # Read when cuBLAS starts: with it products are the same every time (`repeating`).
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -171,7 +171,7 @@ def choose_device(
     return Device(
         device,
         chosen,
-        state.process_index,
-        state.num_processes,
+        cast(int, state.process_index),
+        cast(int, state.num_processes),
         offload=offload,
     )

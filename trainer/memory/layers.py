@@ -14,6 +14,8 @@ from types import MethodType
 from typing import Any, cast
 
 import torch
+import torch.nn.grad
+import torch.utils.checkpoint
 from diffusers import UNet2DConditionModel
 from diffusers.models.activations import GEGLU
 from diffusers.models.attention import BasicTransformerBlock, FeedForward
@@ -23,8 +25,6 @@ from peft.tuners.lora import Linear as AdaptedLinear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.nn.grad import conv2d_input
-from torch.utils.checkpoint import checkpoint
 from transformers.activations import QuickGELUActivation
 
 Forward = Callable[..., Tensor]
@@ -37,7 +37,8 @@ class Convolution(torch.autograd.Function):
     def forward(ctx: Any, inputs: Tensor, layer: nn.Conv2d) -> Tensor:  # type: ignore[override]
         """(B, C, H, W) to (B, D, H', W')."""
         ctx.layer, ctx.shape = layer, inputs.shape
-        return layer._conv_forward(inputs, layer.weight, layer.bias)
+        run = layer._conv_forward  # pyright: ignore[reportPrivateUsage] (no public one pads)
+        return run(inputs, layer.weight, layer.bias)
 
     @staticmethod
     @once_differentiable
@@ -45,7 +46,7 @@ class Convolution(torch.autograd.Function):
         """The gradient of the input, (B, C, H, W)."""
         layer: nn.Conv2d = ctx.layer
         options: tuple[Any, ...] = (layer.stride, layer.padding, layer.dilation, layer.groups)
-        return conv2d_input(ctx.shape, layer.weight, gradient, *options), None
+        return torch.nn.grad.conv2d_input(ctx.shape, layer.weight, gradient, *options), None
 
 
 class Product(torch.autograd.Function):
@@ -162,7 +163,7 @@ def _group_norm(inputs: Tensor, norm: nn.GroupNorm) -> tuple[Tensor, Tensor, Ten
 
 
 def _convolution(layer: nn.Conv2d, inputs: Tensor) -> Tensor:
-    return Convolution.apply(inputs, layer)
+    return cast(Tensor, Convolution.apply(inputs, layer))
 
 
 def _resnet(block: ResnetBlock2D, inputs: Tensor, temb: Tensor | None, *_: Any) -> Tensor:
@@ -201,7 +202,7 @@ def _attention(
 
 
 def _norm_then_silu(norm: nn.GroupNorm, inputs: Tensor) -> Tensor:
-    return NormSilu.apply(inputs, norm)
+    return cast(Tensor, NormSilu.apply(inputs, norm))
 
 
 def _unchanged(module: nn.Module, inputs: Tensor) -> Tensor:
@@ -210,11 +211,11 @@ def _unchanged(module: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def _geglu(layer: GEGLU, inputs: Tensor) -> Tensor:
-    return Gated.apply(layer.proj(inputs))
+    return cast(Tensor, Gated.apply(layer.proj(inputs)))
 
 
 def _quick_gelu(layer: QuickGELUActivation, inputs: Tensor) -> Tensor:
-    return QuickGelu.apply(inputs)
+    return cast(Tensor, QuickGelu.apply(inputs))
 
 
 def adapted_linear(layer: AdaptedLinear, inputs: Tensor, *args: Any, **options: Any) -> Tensor:
@@ -229,8 +230,9 @@ def adapted_linear(layer: AdaptedLinear, inputs: Tensor, *args: Any, **options: 
         return type(layer).forward(layer, inputs, *args, **options)
     name = active[0]
     down, up = (cast(nn.Linear, part[name]).weight for part in (layer.lora_A, layer.lora_B))
+    scale = cast(float, layer.scaling[name])
     inner = F.linear(layer.lora_dropout[name](inputs), down.to(inputs.dtype))  # (…, rank)
-    return layer.base_layer(inputs) + F.linear(inner * layer.scaling[name], up.to(inputs.dtype))
+    return layer.base_layer(inputs) + F.linear(inner * scale, up.to(inputs.dtype))
 
 
 class _Recomputed:
@@ -242,7 +244,8 @@ class _Recomputed:
     def __call__(self, inputs: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
             return self._compute(inputs)
-        return checkpoint(self._compute, inputs, use_reentrant=False, preserve_rng_state=False)
+        options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+        return cast(Tensor, torch.utils.checkpoint.checkpoint(self._compute, inputs, **options))
 
     def _compute(self, inputs: Tensor) -> Tensor:
         normed = type(self.norm).forward(self.norm, inputs)
@@ -314,7 +317,7 @@ def _is_usual(block: ResnetBlock2D) -> bool:
 def _attends_as_usual(layer: Attention) -> bool:
     extras = (layer.spatial_norm, layer.group_norm, layer.norm_cross, layer.norm_q, layer.norm_k)
     return (
-        type(layer.processor) is AttnProcessor2_0
+        type(cast(object, layer.processor)) is AttnProcessor2_0
         and all(extra is None for extra in extras)
         and not layer.residual_connection
         and layer.rescale_output_factor == 1.0
@@ -324,8 +327,8 @@ def _attends_as_usual(layer: Attention) -> bool:
 def _recomputable(block: BasicTransformerBlock) -> bool:
     return (
         block.norm_type == "layer_norm"
-        and isinstance(block.ff, FeedForward)
-        and block._chunk_size is None
+        and isinstance(cast(nn.Module, block.ff), FeedForward)
+        and block._chunk_size is None  # pyright: ignore[reportPrivateUsage]
     )
 
 

@@ -11,6 +11,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from torch.nn import Parameter
+from torch.utils.hooks import RemovableHandle
 from transformers import CLIPTextConfig
 
 from trainer.config.schema import AdapterConfig, TrainingConfig
@@ -51,7 +52,8 @@ def build(facts: BaseFacts, dtype: torch.dtype) -> BaseModel:
             vae = cast(AutoencoderKL, AutoencoderKL.from_config(parts.pop("vae")))
             for name, part in parts.items():
                 config, options = CLIPTextConfig(**part), {"attn_implementation": "sdpa"}
-                encoders.append(ENCODERS[name]._from_config(config, dtype=dtype, **options))
+                build = cast(Any, ENCODERS[name])._from_config  # no public name
+                encoders.append(build(config, dtype=dtype, **options))
     except (TypeError, ValueError, KeyError) as problem:
         raise UserError(
             f"The configuration of this {facts.family.title} model cannot be used: {problem}"
@@ -190,7 +192,9 @@ def follow_step(
         nonlocal at_peak
         at_peak = tracker.set_aside
 
-    hooks = [p.register_post_accumulate_grad_hook(finished) for p in parameters]
+    hooks = [
+        cast(RemovableHandle, p.register_post_accumulate_grad_hook(finished)) for p in parameters
+    ]
     tracker.at_peak = note
     with fused_attention(), tracker:
         loss, _ = batch_loss(_Model(base, work), _batch(base, work), None)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -183,7 +183,8 @@ def _card(given: float | None) -> tuple[float, str]:
             raise UserError(f"A card with {given:g} GiB is not possible.", "Give --vram in GiB.")
         return given, "given"
     if torch.cuda.is_available():
-        return torch.cuda.get_device_properties(0).total_memory / GIB, "the GPU of this machine"
+        size = cast(int, torch.cuda.get_device_properties(0).total_memory)
+        return size / GIB, "the GPU of this machine"
     return ASSUMED_CARD_GIB, "assumed, as there is no GPU here"
 
 

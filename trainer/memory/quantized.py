@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from trainer.errors import UserError
 from trainer.memory.layers import Convolution, Product
 from trainer.models.base import BaseModel
+from trainer.typed_torch import named_modules
 
 Bits = Literal["full", "8bit", "4bit"]
 
@@ -59,7 +60,7 @@ class QuantizedLinear(_Quantized, nn.Linear):  # type: ignore[misc]
 
     def forward(self, input: Tensor) -> Tensor:
         """(…, in) to (…, out)."""
-        return Product.apply(input, self)
+        return cast(Tensor, Product.apply(input, self))
 
 
 class QuantizedConvolution(_Quantized, nn.Conv2d):  # type: ignore[misc]
@@ -67,7 +68,7 @@ class QuantizedConvolution(_Quantized, nn.Conv2d):  # type: ignore[misc]
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) to (B, D, H', W')."""
-        return Convolution.apply(input, self)
+        return cast(Tensor, Convolution.apply(input, self))
 
 
 _KINDS: dict[type[nn.Module], type[_Quantized]] = {
@@ -92,7 +93,7 @@ def quantize_base(base: BaseModel, bits: Bits, device: torch.device) -> None:
         return
     base.weights = bits
     for module in (base.unet, *base.text_encoders):
-        for path, layer in module.named_modules():
+        for path, layer in named_modules(module):
             if path not in ("conv_in", "conv_out") and type(layer) in _KINDS:
                 _quantize(cast(nn.Linear | nn.Conv2d, layer), bits, device)
 

@@ -6,8 +6,9 @@ a tile knows nothing of the others; docs/speed-and-memory.md says by how much.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
+from typing import cast
 
 from diffusers import AutoencoderKL
 
@@ -21,12 +22,12 @@ def is_cut(tiling: bool, width: int, height: int) -> bool:
 
 
 @contextmanager
-def in_tiles(vae: AutoencoderKL, wanted: bool) -> Iterator[None]:
+def in_tiles(vae: AutoencoderKL, wanted: bool) -> Generator[None]:
     """The VAE works in tiles within the block, if this is wanted."""
     if not wanted:
         yield
         return
-    before = vae.use_tiling, vae.tile_sample_min_size, vae.tile_latent_min_size
+    before = vae.use_tiling, cast(int, vae.tile_sample_min_size), vae.tile_latent_min_size
     scale = 2 ** (len(vae.config["block_out_channels"]) - 1)
     vae.enable_tiling()
     vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // scale

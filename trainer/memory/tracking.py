@@ -9,10 +9,10 @@ gives back (cuDNN's workspaces) is not seen.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from torch.utils.weak import WeakIdKeyDictionary
+
+from trainer.untyped import is_sequence
 
 BLOCK = 512
 
@@ -92,7 +94,9 @@ def rounded(size: int) -> int:
 
 def bytes_of(tensors: Iterable[Tensor]) -> int:
     """Bytes of tensors together, each storage once."""
-    sizes = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    # torch has no public name for what a storage is on the meta device, where its address is 0.
+    sizes = {s._cdata: s.nbytes() for s in storages}  # pyright: ignore[reportPrivateUsage]
     return sum(rounded(size) for size in sizes.values())
 
 
@@ -109,7 +113,7 @@ class _Shapes:
 
     def __init__(self, result: Any) -> None:
         leaves, self.structure = tree_flatten(result)
-        self.leaves = [
+        self.leaves: list[Any] = [
             (leaf.shape, leaf.stride(), leaf.dtype) if isinstance(leaf, Tensor) else leaf
             for leaf in leaves
         ]
@@ -118,7 +122,7 @@ class _Shapes:
         """New tensors of the same shapes, strides and number formats."""
         made = [
             torch.empty_strided(leaf[0], leaf[1], dtype=leaf[2], device="meta")
-            if isinstance(leaf, tuple)
+            if is_sequence(leaf)
             else leaf
             for leaf in self.leaves
         ]
@@ -137,7 +141,7 @@ def _signature(func: Any, args: Sequence[Any], kwargs: dict[str, Any] | None) ->
     parts: list[Any] = [func, *(kwargs or ())]
     on_meta = False
     for arg in (*args, *(kwargs or {}).values()):
-        for value in arg if isinstance(arg, list | tuple) else (arg,):
+        for value in arg if is_sequence(arg) else (arg,):
             if isinstance(value, Tensor):
                 if not value.is_meta:
                     return None
@@ -180,11 +184,11 @@ class _FusedAttention(torch.autograd.Function):
 
 
 @contextmanager
-def fused_attention() -> Iterator[None]:
+def fused_attention() -> Generator[None]:
     """On the meta device torch spells attention out; a card's kernels never make the N² matrix."""
 
     def attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
-        return _FusedAttention.apply(query, key, value)
+        return cast(Tensor, _FusedAttention.apply(query, key, value))
 
     before = F.scaled_dot_product_attention
     F.scaled_dot_product_attention = attention
