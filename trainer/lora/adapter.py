@@ -75,9 +75,9 @@ class Adapter:
 
     layers: dict[ModuleKey, LoraLayer]
     family: FamilyName | None = None
-    metadata: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict[str, str])
     source: str = "The adapter"
-    names: dict[ModuleKey, LayerNames] = field(default_factory=dict)
+    names: dict[ModuleKey, LayerNames] = field(default_factory=dict[ModuleKey, LayerNames])
     precision: Precision = "fp32"
 
     @property

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -146,7 +146,7 @@ def check_strength(*strengths: float) -> None:
 
 
 @contextmanager
-def disabled(base: BaseModel) -> Iterator[None]:
+def disabled(base: BaseModel) -> Generator[None]:
     """The base model as if it had no adapters; afterwards everything is as it was."""
     layers = list(adapted_layers(base).values())
     were_disabled = [layer.disable_adapters for layer in layers]

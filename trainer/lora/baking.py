@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
+import safetensors.torch
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from trainer import typed_torch
 from trainer.errors import UserError
 from trainer.lora.adapter import Adapter
 from trainer.lora.attach import check_strength
@@ -85,12 +86,12 @@ def save_base(
     if source.is_single_file:
         header = read_header(source.path)
         metadata = header.metadata
-        with safe_open(source.path, framework="pt") as file:
+        with cast(Any, safe_open(source.path, framework="pt")) as file:
             tensors |= {n: file.get_tensor(n) for n in header.tensors if n not in tensors}
     elif base.prediction_type == "v_prediction":
         tensors["v_pred"] = torch.zeros(0)
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata)
+        safetensors.torch.save_file(tensors, temporary, metadata)
 
 
 def check_new(path: Path, layout: BaseLayout) -> None:
@@ -133,8 +134,8 @@ def rounding(
     worst, where = 0.0, None
     for key, change in changes.items():
         weight = layers[key].weight
-        error = torch.linalg.vector_norm(weight.to(DTYPES[precision]).double() - weight.double())
-        relative = float(error) / max(float(torch.linalg.vector_norm(change)), 1e-30)
+        error = typed_torch.vector_norm(weight.to(DTYPES[precision]).double() - weight.double())
+        relative = float(error) / max(float(typed_torch.vector_norm(change)), 1e-30)
         if relative > worst:
             worst, where = relative, key
     return worst, where

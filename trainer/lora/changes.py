@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from trainer import typed_torch
 from trainer.errors import UserError
 from trainer.lora.adapter import Adapter, LoraLayer
 from trainer.lora.names import ModuleKey, count_layers, count_parts, shorten
@@ -71,7 +72,7 @@ def change_on(layer: LoraLayer, weight: Tensor) -> Tensor:
     turned = original + change.reshape(original.shape)
     by = 0 if layer.magnitude.by == "rows" else 1
     others = [axis for axis in range(original.dim()) if axis != by]
-    lengths = torch.linalg.vector_norm(turned, dim=others, keepdim=True)
+    lengths = typed_torch.vector_norm(turned, dim=others, keepdim=True)
     wanted = layer.magnitude.values.double().reshape(lengths.shape)
     # A row without length has no direction: it stays as it is, since m is 0 there as well.
     scale = torch.where(lengths > 0, wanted / lengths, 1.0)
@@ -80,26 +81,26 @@ def change_on(layer: LoraLayer, weight: Tensor) -> Tensor:
 
 def singular_values(layer: LoraLayer) -> Tensor:
     """The singular values of s·BA, greatest first, (min(rank, out, in))."""
-    return torch.linalg.svdvals(_core(*matrices(layer)))
+    return typed_torch.svdvals(_core(*matrices(layer)))
 
 
 def energy_of(layer: LoraLayer) -> float:
     """Frobenius norm of s·BA."""
-    return float(torch.linalg.norm(_core(*matrices(layer))))
+    return float(typed_torch.norm(_core(*matrices(layer))))
 
 
 def _core(up: Tensor, down: Tensor) -> Tensor:
     """The small matrix R₁R₂ᵀ that has the singular values of up · down."""
-    up_factor = torch.linalg.qr(up, mode="r").R
-    down_factor = torch.linalg.qr(down.T, mode="r").R
+    up_factor = typed_torch.qr(up, mode="r")[1]
+    down_factor = typed_torch.qr(down.T, mode="r")[1]
     return up_factor @ down_factor.T
 
 
 def decompose(up: Tensor, down: Tensor) -> Factors:
     """The singular value decomposition of up (out, rank) · down (rank, in)."""
-    up_basis, up_factor = torch.linalg.qr(up)
-    down_basis, down_factor = torch.linalg.qr(down.T)
-    left, values, right = torch.linalg.svd(up_factor @ down_factor.T, full_matrices=False)
+    up_basis, up_factor = typed_torch.qr(up)
+    down_basis, down_factor = typed_torch.qr(down.T)
+    left, values, right = typed_torch.svd(up_factor @ down_factor.T, full_matrices=False)
     return Factors(up_basis @ left, values, right @ down_basis.T)
 
 
@@ -115,7 +116,7 @@ def nearest(matrix: Tensor, rank: int | None, energy: float | None) -> tuple[Ten
         energy: or as many as keep this share of the sum of squares.
     """
     wide = matrix.shape[0] <= matrix.shape[1]
-    squares, vectors = torch.linalg.eigh(matrix @ matrix.T if wide else matrix.T @ matrix)
+    squares, vectors = typed_torch.eigh(matrix @ matrix.T if wide else matrix.T @ matrix)
     values = squares.flip(0).clamp_min(0).sqrt()
     count = rank_for(values, rank, energy)
     basis = vectors.flip(1)[:, :count]
@@ -234,9 +235,9 @@ def relative_difference(reference: LoraLayer, other: LoraLayer) -> float:
     other_up, other_down = matrices(other)
     if up.shape[0] != other_up.shape[0] or down.shape[1] != other_down.shape[1]:
         return math.inf
-    size = float(torch.linalg.norm(_core(up, down)))
+    size = float(typed_torch.norm(_core(up, down)))
     both = torch.cat([other_up, -up], 1), torch.cat([other_down, down], 0)
-    difference = float(torch.linalg.norm(_core(*both)))
+    difference = float(typed_torch.norm(_core(*both)))
     if size == 0:
         return 0.0 if difference == 0 else math.inf
     return difference / size

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from trainer import typed_torch
 from trainer.errors import UserError
 from trainer.lora.adapter import Adapter, LoraLayer
 from trainer.lora.changes import Comparison, change_on, decompose, matrices, nearest, rank_for
@@ -279,8 +280,8 @@ def _merged_metadata(
 
 def _change_size(old: Tensor, new: Tensor) -> float:
     """Frobenius norm of the change; 0 where it is rounding."""
-    size = float(torch.linalg.vector_norm(new.double() - old.double()))
-    return size if size > _NOISE * float(torch.linalg.vector_norm(old.double())) else 0.0
+    size = float(typed_torch.vector_norm(new.double() - old.double()))
+    return size if size > _NOISE * float(typed_torch.vector_norm(old.double())) else 0.0
 
 
 def _check_comparable(base: BaseModel, tuned: BaseModel) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from trainer import typed_torch
 from trainer.data.names import display_name
 from trainer.lora.adapter import Adapter
 from trainer.lora.changes import rank_for, singular_values
@@ -23,6 +24,7 @@ from trainer.lora.metadata import CONFIG_KEY
 from trainer.lora.names import ModuleKey, count_parts
 from trainer.lora.reading import json_table, read_adapter
 from trainer.models.families import FAMILIES, FamilyName
+from trainer.untyped import is_table
 
 ENOUGH = 0.99
 """Share of the energy (the sum of squared singular values) that counts as all of it."""
@@ -139,7 +141,7 @@ def inspect_file(path: Path) -> AdapterInspection:
     for key, layer in adapter.layers.items():
         # What DoRA changes in all depends on the base model; its low-rank half does not.
         values = singular_values(replace(layer, magnitude=None))
-        energy, enough = float(torch.linalg.norm(values)), rank_for(values, None, ENOUGH)
+        energy, enough = float(typed_torch.norm(values)), rank_for(values, None, ENOUGH)
         layers.append(LayerFacts(key, layer.rank, layer.alpha, energy, enough))
         squares.append(values.square())
     shares = _shares_by_rank(squares)
@@ -169,7 +171,7 @@ def trigger_words(adapter: Adapter) -> tuple[str, ...]:
     """What the file says to write into the prompt, cut and escaped."""
     words = [adapter.metadata.get("modelspec.trigger_phrase", "")]
     captions = (json_table(adapter.metadata.get(CONFIG_KEY, "")) or {}).get("captions")
-    if isinstance(captions, dict) and isinstance(captions.get("trigger"), str):
+    if is_table(captions) and isinstance(captions.get("trigger"), str):
         words.append(captions["trigger"])
     return tuple(dict.fromkeys(shown(word.strip()) for word in words if word.strip()))
 
@@ -206,7 +208,7 @@ def _tags(metadata: Mapping[str, str]) -> tuple[str, ...]:
     """The commonest of ``ss_tag_frequency``, {folder: {tag: count}}."""
     counted: Counter[str] = Counter()
     for tags in (json_table(metadata.get("ss_tag_frequency", "")) or {}).values():
-        for tag, count in tags.items() if isinstance(tags, dict) else ():
+        for tag, count in tags.items() if is_table(tags) else ():
             if isinstance(count, int):
                 counted[tag] += count
     return tuple(shown(tag, 60) for tag, _ in counted.most_common(MAX_TAGS))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -24,6 +24,7 @@ from torch.nn import Parameter
 
 from trainer.lora.names import PARTS, ModuleKey, Part, Targets, canonical_path, is_target
 from trainer.models.base import BaseModel
+from trainer.typed_torch import named_modules
 
 AdaptedLayer = AdaptedLinear | AdaptedConv2d
 
@@ -63,7 +64,7 @@ def find_layers(base: BaseModel) -> dict[ModuleKey, LiveLayer]:
     layers: dict[ModuleKey, LiveLayer] = {}
     for part, root in parts_of(base).items():
         inside_wrapper = "."
-        for path, module in root.named_modules():
+        for path, module in named_modules(root):
             if path.startswith(inside_wrapper):
                 continue
             if isinstance(module, AdaptedLayer):
@@ -104,7 +105,7 @@ def injected(
     dropout: float = 0.0,
     *,
     dora: bool = False,
-) -> Iterator[dict[ModuleKey, AdaptedLayer]]:
+) -> Generator[dict[ModuleKey, AdaptedLayer]]:
     """Wraps layers for a new adapter and gives the wrappers.
 
     The weights lie on the meta device; the block has to set them (`set_weights`). When it fails, as
@@ -238,7 +239,7 @@ def activate(layer: AdaptedLayer) -> None:
 
 
 @contextmanager
-def preserved_gradient_flags(layers: Iterable[AdaptedLayer]) -> Iterator[None]:
+def preserved_gradient_flags(layers: Iterable[AdaptedLayer]) -> Generator[None]:
     """Undoes what the block does to ``requires_grad`` of adapter parameters."""
     before = [
         (parameter, parameter.requires_grad)

@@ -39,7 +39,7 @@ class LayerNames:
     """
 
     layout: Layout
-    tensors: dict[Kind, str] = field(default_factory=dict)
+    tensors: dict[Kind, str] = field(default_factory=dict[Kind, str])
 
 
 class TensorName(NamedTuple):

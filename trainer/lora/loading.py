@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ def collect(base: BaseModel, name: str = "default") -> Adapter:
         down, up = (_copy(weight) for weight in get_weights(layer, name))
         lengths = get_magnitude(layer, name)
         magnitude = None if lengths is None else Magnitude(_copy(lengths).flatten(), "rows")
-        copies[key] = LoraLayer(down, up, float(layer.lora_alpha[name]), magnitude)
+        copies[key] = LoraLayer(down, up, float(cast(float, layer.lora_alpha[name])), magnitude)
     return Adapter(copies, base.family.name)
 
 

@@ -25,6 +25,7 @@ from trainer.models import hub
 from trainer.models.base import BaseModel
 from trainer.models.diffusers_folder import missing_parts
 from trainer.models.locate import built_in_models
+from trainer.untyped import is_table
 
 CONFIG_KEY = "rarebit.config"
 _BASE_KEY = "rarebit.base"
@@ -50,9 +51,9 @@ class TrainingFacts:
     title: str
     steps: int
     epochs: int
-    folders: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    tags: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    buckets: Mapping[tuple[int, int], int] = field(default_factory=dict)
+    folders: Mapping[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+    tags: Mapping[str, Mapping[str, int]] = field(default_factory=dict[str, Mapping[str, int]])
+    buckets: Mapping[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
 
 
 def build_metadata(config: TrainingConfig, base: BaseModel, facts: TrainingFacts) -> dict[str, str]:
@@ -247,7 +248,7 @@ def recorded_base(adapter: Adapter) -> str | None:
     Its fingerprint shows whether it is the same: `recorded_fingerprint`.
     """
     section = (json_table(adapter.metadata.get(CONFIG_KEY, "")) or {}).get("base")
-    name = section.get("name") if isinstance(section, dict) else None
+    name = section.get("name") if is_table(section) else None
     if not isinstance(name, str) or _BASE_KEY not in adapter.metadata:
         return None
     if name in built_in_models():

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from trainer.errors import UserError
@@ -26,6 +26,7 @@ from trainer.lora.names import PARTS, ModuleKey, Part, canonical_path, shorten
 from trainer.memory.devices import Precision
 from trainer.models.families import FAMILIES, FamilyName
 from trainer.models.safetensors_header import SafetensorsHeader, read_header
+from trainer.untyped import is_table
 
 PEFT_METADATA = "lora_adapter_metadata"
 GREATEST_ALPHA = 1e9
@@ -67,7 +68,10 @@ def _read_tensors(path: Path, header: SafetensorsHeader) -> dict[str, Tensor]:
             f"{path} holds numbers in a format that is not read here, in {shorten(strange)}.",
             "Take the version of the file in fp16, bf16 or fp32.",
         )
-    tensors = {name: t.to(torch.float32, copy=True) for name, t in load_file(path).items()}
+    tensors = {
+        name: t.to(torch.float32, copy=True)
+        for name, t in safetensors.torch.load_file(path).items()
+    }
     broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if broken:
         raise UserError(
@@ -214,7 +218,7 @@ def json_table(text: str) -> dict[str, Any] | None:
         content = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return content if isinstance(content, dict) else None
+    return content if is_table(content) else None
 
 
 def _configured_alpha(
@@ -251,7 +255,7 @@ def _configured_alpha(
 
 def _by_pattern(patterns: object, key: ModuleKey) -> object:
     """The value whose pattern fits a layer: a path, or the end of one (PEFT's rule)."""
-    if not isinstance(patterns, dict):
+    if not is_table(patterns):
         raise ValueError("alpha_pattern is no table")
     for pattern, value in patterns.items():
         # A pattern may be any regular expression. A stranger's is not run: it could take years.

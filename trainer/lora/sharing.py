@@ -14,8 +14,8 @@ import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import safetensors.torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from trainer.data.images import ImageProblem, load_rgb
 from trainer.lora.adapter import Adapter
@@ -124,7 +124,7 @@ def share(path: Path, out: Path, name: str = "", picture: Path | None = None) ->
 def _write_with_thumbnail(path: Path, copy: Path, uri: str | None) -> None:
     """The same tensors; with the picture in the metadata, if there is room for it."""
     header = read_header(path)
-    tensors = load_file(path)
+    tensors = safetensors.torch.load_file(path)
     writable = all(tensor.dtype in DTYPES.values() for tensor in tensors.values())
     if uri is None or not writable or header.data_start + len(uri) + _ROOM > MAX_HEADER:
         copy.write_bytes(path.read_bytes())

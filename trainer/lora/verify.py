@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
+from trainer import typed_torch
 from trainer.data.names import display_name
 from trainer.lora.adapter import Adapter
 from trainer.lora.attach import detach
@@ -170,7 +169,7 @@ def _on_base(base: BaseModel, adapter: Adapter) -> BaseProof:
         detach(base, _NAME)
     adapter, layers = plain_on(base, adapter), find_layers(base)
     strengths = {
-        key: energy_of(layer) / max(float(torch.linalg.norm(layers[key].weight.double())), 1e-30)
+        key: energy_of(layer) / max(float(typed_torch.norm(layers[key].weight.double())), 1e-30)
         for key, layer in adapter.layers.items()
     }
     strongest = max(strengths, key=lambda key: strengths[key])
