@@ -22,6 +22,11 @@ from trainer.untyped import is_table
 Progress = Callable[[int, int, str], None]
 """Is told how slow work goes: what is done, of how much, and what is being done in words."""
 
+
+def no_progress(done: int, total: int, what: str) -> None:
+    """A `Progress` that tells nobody."""
+
+
 Reason = Literal["finished", "stopped", "failed"]
 """How a run ended."""
 

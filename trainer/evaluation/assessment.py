@@ -25,7 +25,7 @@ from trainer.evaluation.verdicts import (
     recommend,
 )
 from trainer.evaluation.watching import history
-from trainer.events import DERIVED_METERS, Meters, Progress
+from trainer.events import DERIVED_METERS, Meters, Progress, no_progress
 from trainer.lora.attach import detach, set_strength
 from trainer.lora.loading import load_into
 from trainer.lora.reading import read_adapter
@@ -38,6 +38,7 @@ from trainer.runs.log import read_events
 from trainer.runs.meters import METERS
 from trainer.training.batches import all_captions
 from trainer.training.session import Session
+from trainer.untyped import is_mapping, is_sequence
 
 NAME = "measured"
 STRENGTHS = (0.6, 0.8)
@@ -140,7 +141,7 @@ def assess(
     board_pictures: int = 2,
     pictures: int = 4,
     scorers: Path | None = None,
-    progress: Progress = lambda *_: None,
+    progress: Progress = no_progress,
     known: Mapping[int, Meters] | None = None,
 ) -> Assessment:
     """Measures all files of a target on a base model that has no adapter on it.
@@ -247,9 +248,9 @@ def finite(value: object) -> object:
     """The same with None for what is not a number, which JSON can't say."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
+    if is_mapping(value):
         return {str(key): finite(item) for key, item in value.items()}
-    return [finite(item) for item in value] if isinstance(value, (list, tuple)) else value
+    return [finite(item) for item in value] if is_sequence(value) else value
 
 
 def table(candidates: Sequence[Candidate]) -> list[str]:

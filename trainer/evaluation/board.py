@@ -47,7 +47,7 @@ def draw_board(
     seed: int = 1,
     inference_steps: int = 15,
     guidance: float = 4.0,
-    progress: Callable[[int, int], None] = lambda *_: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Draws the board into a PNG file, and what it shows into ``board.json`` beside it.
 

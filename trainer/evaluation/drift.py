@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from trainer import typed_torch
 from trainer.data.cache import TensorCache, content_key
 from trainer.diffusion import Points, add_noise, predict, stratified_timesteps
 from trainer.generation.sampling import Drawing, draw_latents
@@ -99,7 +101,7 @@ def drift(base: BaseModel, probes: Probes, device: Device) -> dict[str, float]:
     change = (moved - probes.unmoved).pow(2).sum(dim=(1, 2, 3))  # (N,)
     share = change / probes.unmoved.pow(2).sum(dim=(1, 2, 3)).clamp_min(1e-12)
     means = share.view(len(probes.prompts), -1).mean(dim=1)
-    return dict(zip(probes.prompts, means.tolist(), strict=True))
+    return dict(zip(probes.prompts, cast("list[float]", means.tolist()), strict=True))
 
 
 def mean_drift(drifts: dict[str, float], prompts: Sequence[str]) -> float | None:
@@ -135,8 +137,8 @@ def prediction_difference(
             detach(base, "edited")
 
     plain, one, other = predict(base, points, device), with_adapter(before), with_adapter(after)
-    size = float(torch.linalg.vector_norm((one - plain).double()))
-    moved = float(torch.linalg.vector_norm((other - one).double()))
+    size = float(typed_torch.vector_norm((one - plain).double()))
+    moved = float(typed_torch.vector_norm((other - one).double()))
     if size == 0:
         return 0.0 if moved == 0 else float("inf")
     return moved / size

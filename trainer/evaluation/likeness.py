@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -127,7 +128,9 @@ def measure_losses(base: BaseModel, examples: Sequence[Example], device: Device)
     ])  # fmt: skip
     weights = torch.cat([example.weights for example in examples])
     steps = torch.cat([example.points.timesteps for example in examples])
-    by_timestep = torch.stack([errors[steps == step].mean() for step in steps.unique()])
+    by_timestep = torch.stack(
+        [errors[steps == step].mean() for step in cast(Tensor, steps.unique())]
+    )
     return Losses((weights * errors).mean().item(), by_timestep)
 
 

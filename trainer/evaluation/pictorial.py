@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -147,7 +148,7 @@ def _shrunk(picture: Vector, side: int) -> Vector:
         size = picture.shape[axis]
         starts = np.arange(side) * size // side
         if size < side:
-            picture = picture.take(starts, axis=axis)
+            picture = cast(Vector, picture.take(starts, axis=axis))
             continue
         counts = np.diff(np.append(starts, size)).astype(np.float64)
         sums = np.add.reduceat(picture, starts, axis=axis)
@@ -209,7 +210,7 @@ class Scorer:
         """The whole picture as a square: its edges often tell what it is."""
         size = (self.side, self.side)
         square = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
-        scaled = torch.from_numpy(np.asarray(square).copy()).float() / 255.0
+        scaled = torch.from_numpy(np.array(square)).float() / 255.0
         normal = (scaled - torch.tensor(self.mean)) / torch.tensor(self.deviation)
         return normal.permute(2, 0, 1).unsqueeze(0)  # (1, 3, side, side)
 
@@ -254,4 +255,4 @@ def _load(place: Path) -> Scorer:
         output = model(pixel_values=pixels)
         return output.image_embeds if kind == "CLIP" else output.last_hidden_state[:, 0]
 
-    return Scorer(kind, int(model.config.image_size), mean, deviation, encode)
+    return Scorer(kind, int(cast(Any, model.config).image_size), mean, deviation, encode)

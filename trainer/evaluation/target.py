@@ -17,6 +17,7 @@ from trainer.lora.metadata import CONFIG_KEY
 from trainer.models.safetensors_header import read_header
 from trainer.places import RUNS
 from trainer.runs.layout import RunFolder, open_run
+from trainer.untyped import is_table
 
 _OBJECT = TypeAdapter(dict[str, object])
 
@@ -116,7 +117,7 @@ def config_of(metadata: Mapping[str, str]) -> TrainingConfig:
         return TrainingConfig.model_validate(recorded)
     except ValidationError:  # of another version: its words are understood all the same
         captions = recorded.get("captions")
-    words: dict[str, object] = dict(captions) if isinstance(captions, dict) else {}
+    words: dict[str, object] = dict(captions) if is_table(captions) else {}
     trigger = str(words.get("trigger") or metadata.get("modelspec.trigger_phrase", ""))
     changes = {"trigger": trigger[:60], "class_word": str(words.get("class_word") or "")[:60]}
     config = TrainingConfig()
