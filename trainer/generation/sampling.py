@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from PIL import Image
@@ -156,7 +157,7 @@ def _denoise(
     scheduler = base.sampling_scheduler()
     scheduler.set_timesteps(first.inference_steps, device=device.torch_device)
     rows = len(text.hidden)
-    for index, timestep in enumerate(scheduler.timesteps.tolist()):
+    for index, timestep in enumerate(cast("list[int]", scheduler.timesteps.tolist())):
         points = Points(
             prompts=("",) * rows,
             noised=latents.repeat(rows // len(drawings), 1, 1, 1),
@@ -167,7 +168,9 @@ def _denoise(
         if first.guidance > 1:
             negative, predicted = predicted.chunk(2)
             predicted = negative + first.guidance * (predicted - negative)
-        latents = scheduler.step(predicted, timestep, latents, return_dict=False)[0]
+        latents = cast(
+            torch.Tensor, scheduler.step(predicted, timestep, latents, return_dict=False)[0]
+        )
         on_step(index + 1)
     return latents
 

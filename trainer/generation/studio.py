@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 from trainer.config.mistakes import shown_value
 from trainer.config.schema import Section
 from trainer.errors import UserError
-from trainer.events import Progress
+from trainer.events import Progress, no_progress
 from trainer.generation.sampling import BATCH, Drawing, Painter, save_picture
 from trainer.generation.stack import AdapterStack, AdapterUse
 from trainer.memory.devices import Device, choose_device
@@ -82,7 +82,7 @@ class Studio:
     def generate(
         self,
         request: GenerateRequest,
-        progress: Progress = lambda *_: None,
+        progress: Progress = no_progress,
         saved: Callable[[Path], None] = lambda _: None,
     ) -> list[Path]:
         """Draw the pictures, seeds counting up, into PNG files named by seed.
