@@ -45,7 +45,7 @@ def drawn_pictures(
         size: (height, width) in pixels.
     """
     prompts = class_prompts(config)
-    pictures = []
+    pictures: list[ClassPicture] = []
     count = config.preservation.pictures
     for number in range(count):
         drawing = Drawing(

@@ -121,7 +121,7 @@ def prompts_for_own_pictures(
         pictures: with their captions, as they are trained.
         count: prompts for each concept with a trigger; its pictures take turns.
     """
-    found = []
+    found: list[tuple[Picture, str]] = []
     triggers = triggers_of(config)
     strangers = [
         word for word in STAND_INS if not any(contains_word(trigger, word) for trigger in triggers)

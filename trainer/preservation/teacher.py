@@ -109,7 +109,7 @@ class Teacher:
                 [self._noise("remembered noise", first + n) for n in range(len(prompts))]
             )
             text = self.text.teacher([*prompts, *[""] * len(prompts)])
-            pieces = []
+            pieces: list[tuple[Tensor, Tensor, int]] = []
             for place, timestep in enumerate(timesteps):
                 named, unnamed = self._ask(noised.repeat(2, 1, 1, 1), timestep, text).chunk(2)
                 pieces += [
@@ -140,7 +140,7 @@ class Teacher:
         def compute() -> dict[str, Tensor]:
             text = self.text.teacher(prompts)
             own = clean.to(self._alpha_bar.device)
-            pieces = []
+            pieces: list[tuple[Tensor, Tensor, int]] = []
             for timestep in self._timesteps("look offset", first):
                 numbers = range(first, first + len(prompts))
                 noise = torch.stack([self._noise("look noise", n, timestep) for n in numbers])
