@@ -17,6 +17,11 @@ svdvals: Callable[[Tensor], Tensor] = _linalg.svdvals
 eigh: Callable[[Tensor], tuple[Tensor, Tensor]] = _linalg.eigh
 
 
+def split(tensor: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
+    """A tensor cut along its first axis into pieces of the given sizes."""
+    return cast("tuple[Tensor, ...]", tensor.split(sizes))
+
+
 def named_modules(root: nn.Module) -> Iterable[tuple[str, nn.Module]]:
     """Every module within another, itself among them, with its dotted path."""
     return cast("Iterable[tuple[str, nn.Module]]", root.named_modules())

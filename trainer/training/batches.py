@@ -115,9 +115,10 @@ class Batches:
     def samples(self, step: int) -> list[list[Sample]]:
         """The samples of a step (counted from 0), batch by batch, of all processes."""
         accumulation, seed = self.config.training.accumulation, self.config.training.seed
-        slot, batches = 0, []
+        slot = 0
+        batches: list[list[Sample]] = []
         for position in range(step * accumulation, (step + 1) * accumulation):
-            batch = []
+            batch: list[Sample] = []
             for index in self.order.batch(position):
                 picture = self.pictures[index]
                 flip = self.config.images.flip and flip_choice(seed, position, picture.entry.id)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load, save
@@ -23,6 +23,7 @@ from torch import Tensor
 from trainer.errors import UserError
 from trainer.runs.atomic import building_folder
 from trainer.runs.layout import RunFolder
+from trainer.untyped import is_sequence, is_table
 
 Notice = Callable[[str], None]
 ImageFacts = list[Any]
@@ -176,9 +177,10 @@ def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         tensors[path] = value
         return {"tensor": path}
     if isinstance(value, dict):
-        items = [[key, _flatten(item, f"{path}/{key}", tensors)] for key, item in value.items()]
+        table = cast("dict[str | int, Any]", value)
+        items = [[key, _flatten(item, f"{path}/{key}", tensors)] for key, item in table.items()]
         return {"dict": items}
-    if isinstance(value, (list, tuple)):
+    if is_sequence(value):
         items = [_flatten(item, f"{path}/{index}", tensors) for index, item in enumerate(value)]
         return {type(value).__name__: items}
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -187,7 +189,7 @@ def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
 
 
 def _unflatten(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    if not isinstance(value, dict):
+    if not is_table(value):
         return value
     ((kind, content),) = value.items()
     if kind == "tensor":

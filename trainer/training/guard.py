@@ -7,7 +7,7 @@ at half the learning rate, once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from trainer.events import RolledBack
 from trainer.training.batches import Batch
 from trainer.training.checkpoints import load_before
 from trainer.training.session import Session
+from trainer.typed_torch import named_modules
 
 Backward = Callable[[Batch], Tensor]
 """Forward and backward passes of a batch; gives its losses."""
@@ -117,7 +118,7 @@ def _find(session: Session, backward: Backward) -> tuple[str, str] | None:
 
 
 @contextmanager
-def _first_bad_output(session: Session) -> Iterator[list[str]]:
+def _first_bad_output(session: Session) -> Generator[list[str]]:
     """Collects the names of layers whose output is not finite, in the order of their calls."""
     names: list[str] = []
 
@@ -131,7 +132,7 @@ def _first_bad_output(session: Session) -> Iterator[list[str]]:
     handles = [
         module.register_forward_hook(watch(f"{part}.{name}"))
         for part, root in session.base.modules().items()
-        for name, module in root.named_modules()
+        for name, module in named_modules(root)
         if part != "vae" and not any(module.children())
     ]
     try:

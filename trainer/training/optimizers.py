@@ -43,7 +43,7 @@ def parameter_groups(
     Returns:
         Groups as torch optimizers take them, each with its peak rate also under ``initial_lr``.
     """
-    groups = []
+    groups: list[dict[str, Any]] = []
     for part, named in parameters.items():
         for matrix, ratio in (("A", 1.0), ("B", lora_plus_ratio)):
             members = [
@@ -69,7 +69,7 @@ def make_optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> Opt
     Raises:
         UserError: adamw8bit without bitsandbytes; prodigy with several rates.
     """
-    options = {"lr": groups[0]["lr"], "weight_decay": config.weight_decay}
+    options: dict[str, Any] = {"lr": groups[0]["lr"], "weight_decay": config.weight_decay}
     if config.name == "adamw":
         return torch.optim.AdamW(groups, fused=True, **options)
     if config.name == "adafactor":

@@ -70,7 +70,7 @@ def draw_previews(session: Session, *, strength: int) -> Path:
         at_once = min(BATCH, session.memory_mode.pictures_at_once)
         pictures = draw(base, drawings, session.device, at_once=at_once)
     folder = session.run.preview(session.step)
-    records = []
+    records: list[dict[str, object]] = []
     with building_folder(folder) as temporary:
         for number, (drawing, picture) in enumerate(zip(drawings, pictures, strict=True)):
             name = f"{number:02d}.png"

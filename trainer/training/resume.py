@@ -11,6 +11,7 @@ from trainer.config.schema import TrainingConfig
 from trainer.data.sets import Picture
 from trainer.errors import UserError
 from trainer.training.checkpoints import ImageFacts, TrainingState
+from trainer.untyped import is_table
 
 if TYPE_CHECKING:
     from trainer.training.session import Session
@@ -121,5 +122,5 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, item in value.items():
         if key == "concepts":
             item = {str(number): concept for number, concept in enumerate(item)}
-        flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {prefix + key: item}
+        flat |= _flat(item, f"{prefix}{key}.") if is_table(item) else {prefix + key: item}
     return flat

@@ -13,7 +13,7 @@ from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
 from trainer.evaluation.assessment import Assessment, assess_run
 from trainer.evaluation.watching import Watch
-from trainer.events import Ended, Prepared, Progress
+from trainer.events import Ended, Prepared, Progress, no_progress
 from trainer.memory.devices import Device, choose_device
 from trainer.memory.recovery import out_of_memory
 from trainer.places import cache_folder
@@ -125,7 +125,7 @@ def run_training(
 
 def _follow(start: _Start) -> Result:
     """A process that only trains: the main one writes the run folder."""
-    session = start.session(lambda _: None, lambda *_: None)
+    session = start.session(lambda _: None, no_progress)
     with StopRequest() as stop:
         stop.defer()
         finished = True

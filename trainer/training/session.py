@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from diffusers.training_utils import EMAModel
@@ -101,12 +102,12 @@ class Session:
     def state(self) -> TrainingState:
         """The training state, copied."""
         parameters = self.parameters
-        averages = dict(zip(parameters, self.ema.shadow_params, strict=True)) if self.ema else {}
+        averages = dict(zip(parameters, _shadows(self.ema), strict=True)) if self.ema else {}
         return TrainingState(
             step=self.step,
             adapter=copy_to_cpu(parameters),
             ema=copy_to_cpu(averages),
-            ema_steps=self.ema.optimization_step if self.ema else 0,
+            ema_steps=cast(int, self.ema.optimization_step) if self.ema else 0,
             optimizer=self.optimizer.state_dict(),
             scaler=self.scaler.state_dict(),
             config=self.config.model_dump(mode="json"),
@@ -133,7 +134,7 @@ class Session:
         for name, parameter in parameters.items():
             parameter.copy_(state.adapter[name])
         if self.ema:
-            for shadow, name in zip(self.ema.shadow_params, parameters, strict=True):
+            for shadow, name in zip(_shadows(self.ema), parameters, strict=True):
                 shadow.copy_(state.ema[name])
             self.ema.optimization_step = state.ema_steps
         self.optimizer.load_state_dict(state.optimizer)
@@ -150,7 +151,7 @@ class Session:
                 module.train(trains)
 
     @contextmanager
-    def averaged(self) -> Iterator[None]:
+    def averaged(self) -> Generator[None]:
         """The running averages in place of the adapter, until the block ends."""
         if self.ema is None:
             yield
@@ -162,6 +163,10 @@ class Session:
             yield
         finally:
             self.ema.restore(parameters)
+
+
+def _shadows(averages: EMAModel) -> list[Tensor]:
+    return cast("list[Tensor]", averages.shadow_params)
 
 
 def prepare(

@@ -31,6 +31,7 @@ from trainer.training.batches import Batch
 from trainer.training.guard import SETBACK_FACTOR, refuse_non_finite
 from trainer.training.optimizers import gradient_norm, set_learning_rates
 from trainer.training.session import Session
+from trainer.typed_torch import split
 
 TEXT_SHARE = 0.1
 """How much the text features count within the preservation loss: measured in benchmarks/."""
@@ -190,9 +191,8 @@ def _predict(base: BaseModel, groups: Sequence[Points], text: TextConditioning) 
     """
     counts = [len(points) for points in groups]
     if len({points.noised.shape[1:] for points in groups}) == 1:
-        return list(
-            call_unet(base, reduce(Points.joined, groups), text[: sum(counts)]).split(counts)
-        )
+        together = call_unet(base, reduce(Points.joined, groups), text[: sum(counts)])
+        return list(split(together, counts))
     ends = list(accumulate(counts))
     return [
         call_unet(base, points, text[end - len(points) : end])
@@ -254,7 +254,7 @@ def _reduce(session: Session, sums: Tensor, stop: bool) -> bool:
     flat = torch.cat([*(p.grad.flatten() for p in parameters if p.grad is not None), extra])
     torch.distributed.all_reduce(flat)
     sizes = [parameter.numel() for parameter in parameters]
-    *gradients, extra = flat.split([*sizes, 3])
+    *gradients, extra = split(flat, [*sizes, 3])
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient.view_as(parameter)
     sums.copy_(extra[:2])
