@@ -21,6 +21,7 @@ from transformers import CLIPTokenizer
 
 from trainer.data.cache import TensorCache, content_key
 from trainer.models.base import TextEncoder
+from trainer.models.text import longest_prompt
 from trainer.triggers.reference import EVERYDAY, READABLE
 
 CLASSES = ("dog", "car", "house")
@@ -198,7 +199,7 @@ class EncoderSense:
         Attention is causal, so that nothing has to be padded to 77 tokens.
         """
         found: list[Tensor] = []
-        device, longest = self.encoder.device, self.tokenizer.model_max_length
+        device, longest = self.encoder.device, longest_prompt(self.tokenizer)
         for start in range(0, len(prompts), BATCH):
             batch = list(prompts[start : start + BATCH])
             rows = self.tokenizer(batch, truncation=True, max_length=longest)["input_ids"]
@@ -224,7 +225,8 @@ class EncoderSense:
         if not self.tells or not len(calibration.directions):
             return ()
         cosines = calibration.directions @ _normalised(shift)
-        order = cosines.argsort(descending=True)[: READS_LIKE + 3].tolist()
+        first = cosines.argsort(descending=True)[: READS_LIKE + 3]
+        order = cast("list[int]", first.tolist())
         near = [
             self.words[int(calibration.means[index])]
             for index in order
@@ -294,7 +296,8 @@ class EncoderSense:
         The last two are NaN for words of several pieces: single letters and the like occur in
         so many words that their embeddings say nothing of this one.
         """
-        moved = shifts.reshape(len(words), len(self.classes), -1).norm(dim=2)
+        by_class = shifts.reshape(len(words), len(self.classes), -1)
+        moved = cast(Tensor, by_class.norm(dim=2))
         rows = torch.full((len(words), 4), torch.nan)
         rows[:, 0] = moved[:, 0]
         rows[:, 1] = moved[:, 1:].mean(1)

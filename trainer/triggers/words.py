@@ -18,6 +18,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from trainer.data.cache import TensorCache, content_key
 from trainer.places import cache_folder
@@ -103,7 +104,7 @@ class WordLists:
         if not plain or len(plain.encode("utf-8", "replace")) > WIDTH:
             return Known()
         wanted = _hashes([plain])[0]
-        at = int(np.searchsorted(self.hashes, wanted))
+        at = int(cast(np.intp, np.searchsorted(self.hashes, wanted)))
         if at == len(self.hashes) or self.hashes[at] != wanted:
             return Known()
         other = float(self.other[at]) / _STEPS
@@ -222,7 +223,7 @@ def _hashes(words: Sequence[str]) -> np.ndarray:
     fixed = np.array([word.encode() for word in words], dtype=f"S{WIDTH}")
     columns = fixed.view(np.uint64).reshape(len(words), WIDTH // 8)
     mixed = np.full(len(words), 0x9E3779B97F4A7C15, np.uint64)
-    for column in columns.T:
+    for column in cast("NDArray[np.uint64]", columns.T):
         mixed = (mixed ^ column) * np.uint64(0xBF58476D1CE4E5B9)
         mixed ^= mixed >> np.uint64(29)
     return mixed
