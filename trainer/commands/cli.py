@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib.metadata import entry_points
 
 # Each of these modules declares its commands when it is imported, in the order of --help.
-from trainer.commands import (  # noqa: F401
+from trainer.commands import (
     adapter,
     check_images,
     doctor,
@@ -21,6 +21,8 @@ from trainer.commands import (  # noqa: F401
     trigger,
 )
 from trainer.commands.command import app
+
+_COMMANDS = (adapter, check_images, doctor, evaluate, fit, generate, service, train, trigger)
 
 # Read by GNU's OpenMP when torch is loaded. By default threads that wait for each other spin for
 # milliseconds: beside two busy processes on two cores a step of the built-in model then took 4 to

@@ -37,6 +37,7 @@ from trainer.generation.studio import GenerateRequest, Studio
 from trainer.places import RUNS
 from trainer.runs.layout import list_runs
 from trainer.runs.status import ENDED, effective_status
+from trainer.untyped import is_list, is_mapping
 
 Arguments = Mapping[str, object]
 Verb = Callable[[Arguments, Progress], object]
@@ -100,7 +101,7 @@ def as_verb(function: Callable[..., Any]) -> Verb:
             first = error.errors()[0]
             raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
         answer = function(**{name: getattr(checked, name) for name in fields})
-        return [one.as_dict() for one in answer] if isinstance(answer, list) else answer.as_dict()
+        return [one.as_dict() for one in answer] if is_list(answer) else answer.as_dict()
 
     return verb
 
@@ -136,7 +137,7 @@ def fit(arguments: Arguments, progress: Progress) -> dict[str, object]:
     from trainer.memory.prediction import predict
 
     tree, vram = arguments.get("config"), arguments.get("vram")
-    config = validate(tree if isinstance(tree, Mapping) else {}, "config")
+    config = validate(tree if is_mapping(tree) else {}, "config")
     return predict(config, float(vram) if isinstance(vram, int | float) else None).as_dict()
 
 
@@ -173,8 +174,8 @@ class Worker:
     verbs: Mapping[str, Verb]
     runs: Path = RUNS
     idle_seconds: float = IDLE_SECONDS
-    _waiting: queue.Queue[Request | None] = field(default_factory=queue.Queue)
-    _cancelled: set[int] = field(default_factory=set)
+    _waiting: queue.Queue[Request | None] = field(default_factory=queue.Queue["Request | None"])
+    _cancelled: set[int] = field(default_factory=set[int])
     _ended: threading.Event = field(default_factory=threading.Event)
     _writing: threading.Lock = field(default_factory=threading.Lock)
 
