@@ -35,7 +35,8 @@ def disk_error(error: OSError, what: str) -> DiskError:
     if error.errno in _NO_SUCH_PATH:
         return DiskError(
             f"The file system has no such path{place}: {error.strerror}.",
-            "Give another path: each name in it of at most 255 bytes, and all but the last folders.",
+            "Give another path: each name in it of at most 255 bytes, and all but the last "
+            "folders.",
             "disk_refused",
         )
     return DiskError(

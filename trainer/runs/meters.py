@@ -69,8 +69,8 @@ METERS = (
     ),
     Meter(
         "leak",
-        "how far the class word, or things like it, move without the trigger word, as a share of the "
-        "effect",
+        "how far the class word, or things like it, move without the trigger word, as a share of "
+        "the effect",
         "share of the effect",
         "less",
     ),

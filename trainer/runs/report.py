@@ -15,19 +15,27 @@ import jinja2
 from markupsafe import Markup
 
 from trainer.config.concepts import concepts_of, subject_of
-from trainer.config.schema import TrainingConfig
 from trainer.config.fields import all_fields, get_value, sections, shown
 from trainer.config.file import read_config
+from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
+from trainer.events import (
+    Ended,
+    Evaluated,
+    Prepared,
+    RolledBack,
+    RunEvent,
+    StepDone,
+    Validated,
+    Warned,
+)
 from trainer.runs.atomic import write_text
 from trainer.runs.board import read_board
 from trainer.runs.charts import Line, Point, line_chart, smooth, smoothing_span
-from trainer.events import Ended, Evaluated, Prepared, RolledBack, RunEvent, StepDone, Validated, Warned
-from trainer.runs.log import Kind, last_of, read_events
 from trainer.runs.layout import RunFolder
+from trainer.runs.log import Kind, last_of, read_events
 from trainer.runs.measured import read_measured
 from trainer.runs.meters import METERS, Meter
-
 from trainer.text import duration
 
 _TEMPLATES = Path(__file__).parent / "templates"

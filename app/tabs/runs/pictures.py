@@ -14,8 +14,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from app.jobs import run_folder
-from trainer.data.images import load_rgb
 from trainer.data.findings import ImageProblem
+from trainer.data.images import load_rgb
 from trainer.errors import UserError
 from trainer.runs.layout import step_of
 

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from trainer.config.schema import TrainingConfig
+from tests.trainer.logs_for_tests import log_events
 from trainer.config.fields import all_fields
 from trainer.config.file import with_values, write_config
-from trainer.runs.board import read_board, spread
-from tests.trainer.logs_for_tests import log_events
+from trainer.config.schema import TrainingConfig
 from trainer.events import Ended, Evaluated, Meters, Prepared, StepDone, Warned
-from trainer.runs.log import read_events
+from trainer.runs.board import read_board, spread
 from trainer.runs.layout import RunFolder, create_run
+from trainer.runs.log import read_events
 from trainer.runs.report import base_kind, step_points, write_report
 
 HOSTILE = '"><script>alert(1)</script><img src=http://evil.example/x onerror=alert(1)>\u202e'
@@ -265,5 +265,3 @@ def test_spread(count: int, most: int, expected: list[int]) -> None:
 )
 def test_base_kind(name: str, kind: str) -> None:
     assert base_kind(name) == kind
-
-

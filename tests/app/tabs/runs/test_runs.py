@@ -14,10 +14,10 @@ import pytest
 from app import jobs
 from app.jobs import RunInfo
 from app.tabs.runs import html, reader, tab
-from trainer import places
-from trainer.config.schema import TrainingConfig
-from trainer.config.file import with_values, write_config
 from tests.trainer.logs_for_tests import log_events
+from trainer import places
+from trainer.config.file import with_values, write_config
+from trainer.config.schema import TrainingConfig
 from trainer.errors import Code
 from trainer.events import (
     CheckpointSaved,
@@ -30,8 +30,8 @@ from trainer.events import (
     Validated,
     Warned,
 )
-from trainer.runs.log import EventReader
 from trainer.runs.layout import RunFolder, create_run
+from trainer.runs.log import EventReader
 from trainer.runs.status import Status, write_status
 
 EVIL = "<script>alert(1)</script>"
