@@ -161,7 +161,7 @@ def _in_attentions(adapter: Adapter, wrong: Callable[[Part, set[str]], bool]) ->
 
 def _incomplete_projections(adapter: Adapter) -> set[ModuleKey]:
     """SD 2 and SDXL's second encoder keep q, k and v in one matrix there."""
-    joined = {"text_encoder_2"} | ({"text_encoder"} if adapter.family == "sd2" else set())
+    joined = {"text_encoder_2"} | ({"text_encoder"} if adapter.family == "sd2" else set[str]())
     return _in_attentions(adapter, lambda part, names: part in joined and len(names) < 4)
 
 
