@@ -75,7 +75,11 @@ def write_report(run: RunFolder) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"cut": _cut, "shell": shlex.quote, "python": partial(json.dumps, ensure_ascii=False)}
+    environment.filters |= {
+        "cut": _cut,
+        "shell": shlex.quote,
+        "python": partial(json.dumps, ensure_ascii=False),
+    }
     events = read_events(run)
     try:
         config, problem = read_config(run.config), ""
