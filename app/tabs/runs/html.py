@@ -74,7 +74,10 @@ def _facts(found: RunView) -> list[tuple[str, str]]:
         concepts = concepts_of(config)
         facts += [
             ("learns", ", ".join(filter(None, map(subject_of, concepts))) or "…"),
-            ("from", ", ".join(concept.path.name for concept in concepts if concept.path.name) or "…"),
+            (
+                "from",
+                ", ".join(concept.path.name for concept in concepts if concept.path.name) or "…",
+            ),
             ("base model", Path(config.base.name).name),
             ("steps", f"{config.training.steps:,}"),
         ]
