@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 
 from trainer.config.mistakes import shown_value
 from trainer.config.schema import Section
+from trainer.config.section import FilePath, Several
 from trainer.errors import UserError
 from trainer.events import Progress, no_progress
 from trainer.generation.sampling import BATCH, Drawing, Painter, save_picture
@@ -31,7 +32,7 @@ class GenerateRequest(Section):
 
     prompt: str = Field(max_length=5000)
     negative: str = Field(default="", max_length=5000)
-    adapters: tuple[AdapterUse, ...] = ()
+    adapters: Several[AdapterUse] = ()
     base: str = Field(default="tiny-emoji", min_length=1)
     count: int = Field(default=4, ge=1, le=LIMIT)
     seed: int = Field(default=1, ge=0, le=2**31 - 1)
@@ -39,7 +40,7 @@ class GenerateRequest(Section):
     guidance: float = Field(default=5.0, ge=0, le=100, allow_inf_nan=False)
     width: int | None = Field(default=None, ge=16, le=4096)
     height: int | None = Field(default=None, ge=16, le=4096)
-    out: Path
+    out: FilePath
 
     @classmethod
     def of(cls, values: object) -> GenerateRequest:
