@@ -9,7 +9,7 @@ import gradio as gr
 from gradio.blocks import Block
 
 from app.shared import QUIET, Shared, says_errors
-from app.tabs.images.captions import Session, read_captions
+from app.tabs.images.captions import CaptionSession, read_captions
 from app.tabs.images.edits import Edit, EditKind, apply_edit, preview, remove_picture, undo
 from app.tabs.images.imagesets import SetFolder, find_set
 from app.tabs.images.layout import Parts, html
@@ -18,7 +18,7 @@ from trainer import places
 from trainer.errors import UserError
 
 Updates = dict[Block, object]
-ShowAgain = Callable[[SetFolder, str, Session, str], Updates]
+ShowAgain = Callable[[SetFolder, str, CaptionSession, str], Updates]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Bulk:
         self.parts, self.show_again = parts, show_again
 
     def apply(
-        self, opened: str, picture: str, session: Session, base: str, shown: Previewed | None
+        self, opened: str, picture: str, session: CaptionSession, base: str, shown: Previewed | None
     ) -> Updates:
         """Do what was shown."""
         p = self.parts
@@ -91,19 +91,21 @@ class Bulk:
         cleared = {p.preview: "", p.words: "", p.apply: _apply_button(0), p.previewed: None}
         return {**self.show_again(folder, picture, session, base), **cleared}
 
-    def undo(self, opened: str, picture: str, session: Session, base: str) -> Updates:
+    def undo(self, opened: str, picture: str, session: CaptionSession, base: str) -> Updates:
         """Undo the latest edit or removal."""
         folder = find_set(places.DATASETS, opened)
         gr.Info(undo(folder))
         return self.show_again(folder, picture, session, base)
 
-    def remove(self, opened: str, picture: str, session: Session, base: str) -> Updates:
+    def remove(self, opened: str, picture: str, session: CaptionSession, base: str) -> Updates:
         """Take a picture out; undo brings it back."""
         folder, picture = self._to_write(opened, picture, session)
         remove_picture(folder, picture)
         return self.show_again(folder, picture, session, base)
 
-    def _to_write(self, opened: str, picture: str, session: Session) -> tuple[SetFolder, str]:
+    def _to_write(
+        self, opened: str, picture: str, session: CaptionSession
+    ) -> tuple[SetFolder, str]:
         folder = find_set(places.DATASETS, opened)
         return (folder, picture) if folder.owned else session.copy(places.DATASETS, folder, picture)
 

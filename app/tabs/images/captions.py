@@ -137,7 +137,7 @@ class Outcome:
 
 
 @dataclass
-class Session:
+class CaptionSession:
     """What one browser tab has seen of captions, and what follows from it when it saves.
 
     The text and the picture that it belongs to come from the browser in one request; which version

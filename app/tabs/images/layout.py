@@ -11,7 +11,7 @@ import gradio as gr
 from app.files import file_drop
 from app.render import render
 from app.shared import elem
-from app.tabs.images.captions import Session
+from app.tabs.images.captions import CaptionSession
 from app.tabs.images.edits import MAX_TEXT
 from app.tabs.images.imagesets import MAX_TITLE, MAX_WORD, list_sets, read_notes
 from trainer import places
@@ -90,7 +90,7 @@ class Parts:
         self.picture = gr.Textbox("", visible=False)
         self.loaded = gr.Textbox("", visible=False)
         self.stamp = gr.Number(0, visible=False)
-        self.session = gr.State(Session())
+        self.session = gr.State(CaptionSession())
         self.previewed = gr.State(None)
         self.remembered = gr.BrowserState(
             "", storage_key="rarebit-image-set", secret="no secret: an image set's name"

@@ -19,7 +19,7 @@ from app.shared import QUIET, Shared, go, says_errors
 from app.tabs.images import api as images_api
 from app.tabs.images import bulk as images_bulk
 from app.tabs.images import words as images_words
-from app.tabs.images.captions import Outcome, Session
+from app.tabs.images.captions import CaptionSession, Outcome
 from app.tabs.images.edits import history
 from app.tabs.images.imagesets import SetFolder, find_set, list_sets, read_notes
 from app.tabs.images.layout import KEYS, STAMP, STAMP_LATER, Parts, html, set_choices
@@ -62,7 +62,7 @@ class Typed:
     picture: str
     text: str
     loaded: str
-    session: Session
+    session: CaptionSession
     base: str
     stamp: float = 0
 
@@ -135,11 +135,11 @@ class ImagesTab:
 
     # -------------------------------------------------------------------------- choosing
 
-    def follow(self, set_id: str, opened: str, base: str, session: Session) -> Updates:
+    def follow(self, set_id: str, opened: str, base: str, session: CaptionSession) -> Updates:
         """Another tab chose a set."""
         return self.nothing() if set_id in (opened, "") else self.open(set_id, base, session)
 
-    def arrive(self, remembered: str, base: str, session: Session) -> Updates:
+    def arrive(self, remembered: str, base: str, session: CaptionSession) -> Updates:
         """The page was loaded: the set that this browser had open is opened again."""
         if remembered in [one.id for one in list_sets(places.DATASETS)]:
             return self.open(remembered, base, session)
@@ -151,7 +151,7 @@ class ImagesTab:
             return self.refresh(look_at(find_set(places.DATASETS, opened), base))
         return {self.parts.chosen: gr.Dropdown(choices=set_choices(), value=None)}
 
-    def open(self, set_id: str | None, base: str, session: Session) -> Updates:
+    def open(self, set_id: str | None, base: str, session: CaptionSession) -> Updates:
         """Show a set, none of its pictures chosen."""
         p, shared = self.parts, self.shared
         folder = find_set(places.DATASETS, set_id or "")
@@ -192,7 +192,9 @@ class ImagesTab:
             p.gallery: gr.Gallery(value=list(zip(thumbnails(view.pictures), labels, strict=True))),
         }
 
-    def show_again(self, folder: SetFolder, picture: str, session: Session, base: str) -> Updates:
+    def show_again(
+        self, folder: SetFolder, picture: str, session: CaptionSession, base: str
+    ) -> Updates:
         """A set that was changed as a whole, with the open picture, if it is still there."""
         p = self.parts
         view = look_at(folder, base)
@@ -226,7 +228,7 @@ class ImagesTab:
         add: bool,
         opened: str,
         base: str,
-        session: Session,
+        session: CaptionSession,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - how gradio wants it
     ) -> Updates:
         """Files were dropped: they become a set, or part of the one that is open."""
@@ -261,9 +263,9 @@ class ImagesTab:
         outcome = typed.session.save(
             places.DATASETS, typed.opened, typed.picture, typed.text, typed.loaded, typed.stamp
         )
-        return self.told(outcome, typed.base), outcome
+        return self.in_words(outcome, typed.base), outcome
 
-    def told(self, outcome: Outcome, base: str) -> Updates:
+    def in_words(self, outcome: Outcome, base: str) -> Updates:
         """What became of a save, in words."""
         p = self.parts
         if outcome.state == "late":
@@ -320,7 +322,7 @@ class ImagesTab:
             return updates
         return {**updates, **self.show(view, to, typed.session)}
 
-    def show(self, view: SetView, place: int, session: Session) -> Updates:
+    def show(self, view: SetView, place: int, session: CaptionSession) -> Updates:
         """A picture in the editor."""
         p, chosen = self.parts, view.pictures[place]
         session.see(view.folder, chosen.name, chosen.caption)
@@ -344,7 +346,7 @@ class ImagesTab:
         """Both captions were seen, and the one in the field chosen."""
         typed = Typed(*values)
         outcome = typed.session.overwrite(places.DATASETS, typed.opened, typed.picture, typed.text)
-        return {**self.told(outcome, typed.base), self.parts.loaded: outcome.saved}
+        return {**self.in_words(outcome, typed.base), self.parts.loaded: outcome.saved}
 
     def take_theirs(self, *values: Any) -> Updates:
         """Both captions were seen, and the saved one chosen."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from app.tabs.images.captions import (
     NOTHING,
     CaptionConflict,
-    Session,
+    CaptionSession,
     read_caption,
     save_caption,
     version_of,
@@ -142,7 +142,7 @@ def test_damaged_notes_are_empty_ones(content: str, cars: SetFolder) -> None:
 
 def test_typing_and_leaving(cars: SetFolder) -> None:
     """A late request changes nothing: the page was left before an older one arrived."""
-    root, session = cars.path.parent, Session()
+    root, session = cars.path.parent, CaptionSession()
     session.see(cars, A, "a red car")
     for text, stamp, state in (
         ("a red car", 1, "unchanged"),
@@ -156,7 +156,7 @@ def test_typing_and_leaving(cars: SetFolder) -> None:
 
 def test_two_sessions(cars: SetFolder) -> None:
     """Fault 39: the other is told and shown what is there; then either can be chosen."""
-    root, one, other = cars.path.parent, Session(), Session()
+    root, one, other = cars.path.parent, CaptionSession(), CaptionSession()
     for session in (one, other):
         session.see(cars, A, "a red car")
     assert one.save(root, cars.id, A, "from one", "a red car", 1).state == "saved"
@@ -174,11 +174,13 @@ def test_a_session_that_has_forgotten_goes_by_what_was_loaded(
 ) -> None:
     if meanwhile:
         (cars.path / "0001-a.txt").write_text(meanwhile)
-    assert Session().save(cars.path.parent, cars.id, A, "mine", "a red car", 1).state == state
+    assert (
+        CaptionSession().save(cars.path.parent, cars.id, A, "mine", "a red car", 1).state == state
+    )
 
 
 def test_the_first_edit_copies(bundled: SetFolder) -> None:
-    root, session, before = bundled.path.parent, Session(), tree(bundled.path)
+    root, session, before = bundled.path.parent, CaptionSession(), tree(bundled.path)
     session.see(bundled, "a.png", "a car")
     assert session.save(root, "bundled", "a.png", "a car", "a car", 1).state == "unchanged"
     assert [one.id for one in list_sets(root)] == ["bundled"]
@@ -199,4 +201,4 @@ def test_the_first_edit_copies(bundled: SetFolder) -> None:
 
 
 def test_a_session_can_be_given_to_each_tab() -> None:
-    assert copy.deepcopy(Session()) == Session()
+    assert copy.deepcopy(CaptionSession()) == CaptionSession()
