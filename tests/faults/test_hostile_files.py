@@ -141,12 +141,12 @@ def pickles(canary: Path) -> dict[str, bytes]:
 
 CONFIGS: dict[str, tuple[bytes, str]] = {
     "lists without end": (b"x = " + b"[" * 90_000 + b"]" * 90_000, "nested too deeply"),
-    "deep lists": (b"[previews]\nprompts = " + b"[" * 300 + b"]" * 300, "nested too deeply"),
-    "deep tables": (b"x = " + b"{a=" * 300 + b"1" + b"}" * 300, "nested too deeply"),
+    "deep lists": (b"[previews]\nprompts = " + b"[" * 300 + b"]" * 300, "a list of texts"),
+    "deep tables": (b"x = " + b"{a=" * 300 + b"1" + b"}" * 300, "no such field"),
     "deep names": (b"a" + b".a" * 50_000 + b" = 1", "nested too deeply"),
     "huge number": (b"[training]\nsteps = " + b"9" * 5000, "training.steps: inf given"),
-    "huge hexadecimal": (b"[training]\nsteps = 0x" + b"f" * 150_000, "training.steps: inf given"),
-    "huge below zero": (b"[training]\nsteps = -1" + b"0" * 2000, "training.steps: -inf given"),
+    "huge hexadecimal": (b"[training]\nsteps = 0x" + b"f" * 150_000, "expected a whole number"),
+    "huge below zero": (b"[training]\nsteps = -1" + b"0" * 2000, "expected a whole number"),
     "huge fraction": (b"[optimizer]\nlearning_rate = 1e999", "learning_rate: inf given"),
     "NaN": (b"[optimizer]\nlearning_rate = nan", "learning_rate: nan given"),
     "wrong types": (b"[training]\nsteps = 'ten'\n[adapter]\nunet = 3", "has 2 mistakes"),
@@ -357,5 +357,5 @@ def test_a_path_that_no_file_can_have(
 ) -> None:
     assert main(arguments) == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: ") and "Traceback" not in said
+    assert said.startswith(("error: ", "Usage: ")) and "Traceback" not in said
     assert len(said) < 800
