@@ -27,6 +27,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers.activations import QuickGELUActivation
 
+from trainer.lora.product import AdaptedProduct
+
 Forward = Callable[..., Tensor]
 
 
@@ -230,9 +232,11 @@ def adapted_linear(layer: AdaptedLinear, inputs: Tensor, *args: Any, **options: 
         return type(layer).forward(layer, inputs, *args, **options)
     name = active[0]
     down, up = (cast(nn.Linear, part[name]).weight for part in (layer.lora_A, layer.lora_B))
-    scale = cast(float, layer.scaling[name])
-    inner = F.linear(layer.lora_dropout[name](inputs), down.to(inputs.dtype))  # (…, rank)
-    return layer.base_layer(inputs) + F.linear(inner * scale, up.to(inputs.dtype))
+    down, up, scale = down.to(inputs.dtype), up.to(inputs.dtype), cast(float, layer.scaling[name])
+    if isinstance(layer.lora_dropout[name], nn.Identity):
+        return cast(Tensor, AdaptedProduct.apply(inputs, layer.base_layer, down, up, scale))
+    inner = F.linear(layer.lora_dropout[name](inputs), down)  # (…, rank)
+    return layer.base_layer(inputs) + F.linear(inner, up) * scale
 
 
 class _Recomputed:
