@@ -6,7 +6,10 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import entry_points
+
+from typer.exceptions import TyperException
 
 # Each of these modules declares its commands when it is imported, in the order of --help.
 from trainer.commands import (
@@ -20,7 +23,8 @@ from trainer.commands import (
     train,
     trigger,
 )
-from trainer.commands.command import app
+from trainer.commands.command import app, perform
+from trainer.errors import UserError
 
 _COMMANDS = (adapter, check_images, doctor, evaluate, fit, generate, service, train, trigger)
 
@@ -36,11 +40,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.update(_SPIN | os.environ)
     # diffusers loads it wherever it is installed, and it warns that an optional package is not.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    given = None if arguments is None else list(arguments)
     try:
-        app(None if arguments is None else list(arguments), prog_name="python launch.py")
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 0
-    return 0
+        return app(given, prog_name="python launch.py", standalone_mode=False) or 0
+    except TyperException as mistake:  # in the arguments: said as all mistakes are
+        context = getattr(mistake, "ctx", None)
+        asked = context.command_path if context else "python launch.py"
+        hint = f"{asked} --help lists what it takes."
+        return perform(partial(_refuse, UserError(mistake.format_message(), hint)))
+
+
+def _refuse(error: UserError) -> None:
+    raise error
 
 
 def entry() -> None:
