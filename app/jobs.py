@@ -24,7 +24,7 @@ import psutil
 
 from app.render import counted
 from trainer import places
-from trainer.config.concepts import check_essentials, concepts_of
+from trainer.config.concepts import check_essentials, concepts_of, run_name
 from trainer.config.file import read_config, write_config
 from trainer.config.schema import TrainingConfig
 from trainer.errors import Code, UserError
@@ -272,8 +272,7 @@ def _folders_of(file: Path) -> set[Path]:
 
 
 def _new_run(config: TrainingConfig) -> RunFolder:
-    triggers = "-".join(concept.trigger for concept in concepts_of(config))
-    run = create_run(places.RUNS, config.output.name or triggers)
+    run = create_run(places.RUNS, run_name(config))
     write_config(run.config, config)
     return run
 

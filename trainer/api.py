@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.commands import evaluate as evaluating
-from trainer.config.concepts import check_essentials, triggers_of
+from trainer.config.concepts import check_essentials, run_name
 from trainer.config.file import read_config
 from trainer.config.schema import TrainingConfig
 from trainer.evaluation.assessment import Assessment
@@ -26,14 +26,14 @@ def train(
 
     Args:
         config: what to train on and how; images and a trigger word are needed.
-        runs: where the run folder goes, named after the trigger word.
+        runs: where the run folder goes, named by ``output.name`` or the trigger word.
         listener: is told every event of `trainer.events` as it happens.
 
     Raises:
         UserError: anything that the user can put right.
     """
     check_essentials(config)
-    return run_training(config, create_run(Path(runs), "-".join(triggers_of(config))), listener)
+    return run_training(config, create_run(Path(runs), run_name(config)), listener)
 
 
 def resume(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trainer.commands.command import command, option, say
-from trainer.config.concepts import check_essentials, parse_concept, triggers_of
+from trainer.config.concepts import check_essentials, parse_concept, run_name
 from trainer.config.fields import all_fields
 from trainer.config.file import apply_overrides, read_config, with_values, write_config
 from trainer.config.presets import apply_preset
@@ -186,7 +186,7 @@ def _launch(processes: int, folder: RunFolder, flags: list[str]) -> int:
 
 def _new_run(path: Path | None, config: TrainingConfig) -> RunFolder:
     if path is None:
-        return create_run(RUNS, "-".join(triggers_of(config)))
+        return create_run(RUNS, run_name(config))
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(
             f"The run folder {path} exists already.",

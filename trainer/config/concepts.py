@@ -41,6 +41,11 @@ def triggers_of(config: TrainingConfig) -> list[str]:
     return [concept.trigger for concept in concepts_of(config) if concept.trigger]
 
 
+def run_name(config: TrainingConfig) -> str:
+    """What a run is called where nobody names its folder: its title, else its trigger words."""
+    return config.output.name or "-".join(triggers_of(config))
+
+
 def class_words_of(config: TrainingConfig) -> list[str]:
     """The class words of a run, each once."""
     words = [concept.class_word for concept in concepts_of(config) if concept.class_word]

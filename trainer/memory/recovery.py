@@ -64,7 +64,7 @@ def out_of_memory(doing: str, config: TrainingConfig, mode: MemoryMode | None = 
     """The error for a card that is too small, with the three cheapest remedies.
 
     Args:
-        doing: what ran out, such as "to load the base model".
+        doing: what ran out, such as "for a training step".
         mode: the memory mode; None before training.
     """
     remedies = ["close other programs that use the GPU"]

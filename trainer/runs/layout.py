@@ -181,9 +181,14 @@ def open_run(path: Path) -> RunFolder:
 
 
 def list_runs(root: Path) -> list[RunFolder]:
-    """All runs under `root`, the newest first; none if the folder is missing."""
+    """All runs under `root`, the newest first; none if the folder is missing.
+
+    A link is none: what lies elsewhere is not this folder's to stop, or to remove.
+    """
     found: list[tuple[float, RunFolder]] = []
     for path in root.iterdir() if root.is_dir() else ():
+        if path.is_symlink():
+            continue
         run = RunFolder(path)
         try:
             found.append((run.config.stat().st_mtime, run))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import get_args
+from typing import Annotated, get_args
 
 import psutil
-from pydantic import TypeAdapter
+from pydantic import BeforeValidator, TypeAdapter
 
 from trainer.errors import Code
 from trainer.events import Phase, Reason
@@ -40,7 +40,8 @@ class Status:
     pid: int = 0
     process_started: float = 0.0
     message: str = ""
-    code: Code = ""
+    # A later version may have more codes; its runs are shown all the same.
+    code: Annotated[Code, BeforeValidator(lambda code: code if code in get_args(Code) else "")] = ""
 
 
 _PARSER = TypeAdapter(Status)

@@ -65,7 +65,7 @@ class _Start:
         try:
             session = prepare(self.config, self.run, self.device, notice, progress)
         except torch.OutOfMemoryError as error:
-            raise out_of_memory("to load the base model", self.config) from error
+            raise out_of_memory("to get ready for training", self.config) from error
         if state is not None:
             for change in check_resumable(session, state, self.accept_changes):
                 notice(change)

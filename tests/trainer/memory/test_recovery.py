@@ -200,7 +200,7 @@ def test_loading_that_does_not_fit_says_so(
     small: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trainer.training.session.load_training_base", out_of_memory_here)
-    with pytest.raises(UserError, match="to load the base model") as caught:
+    with pytest.raises(UserError, match="to get ready for training") as caught:
         train_small(small(), tmp_path / "run")
     assert caught.value.hint.count("; or ") == 2
 

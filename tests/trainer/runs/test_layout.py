@@ -121,6 +121,7 @@ def test_open_run_and_list_runs(tmp_path: Path) -> None:
         run.config.touch()
         os.utime(run.config, (number, number))
     create_run(tmp_path, "empty")
+    (tmp_path / "link").symlink_to(tmp_path / "old")  # no run of this folder
     assert [run.name for run in list_runs(tmp_path)] == ["new", "old"]
     assert list_runs(tmp_path / "missing") == []
     assert open_run(tmp_path / "new").name == "new"

@@ -56,7 +56,7 @@ def test_a_pid_that_is_none_is_no_sign_of_life(pid: str, run: RunFolder) -> None
 
 
 def test_fields_of_a_newer_version_are_passed_over(run: RunFolder) -> None:
-    run.status.write_bytes(b'{"phase": "training", "step": 4, "mood": "good"}')
+    run.status.write_bytes(b'{"phase": "training", "step": 4, "mood": "good", "code": "sulking"}')
     status = read_status(run)
     assert status is not None and status.step == 4
 
