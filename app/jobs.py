@@ -22,7 +22,6 @@ from pathlib import Path
 import filelock
 import psutil
 
-from app.render import counted
 from trainer import places
 from trainer.config.concepts import check_essentials, concepts_of, run_name
 from trainer.config.file import read_config, write_config
@@ -31,6 +30,7 @@ from trainer.errors import Code, UserError
 from trainer.runs.atomic import temporary_name, write_json
 from trainer.runs.layout import RunFolder, create_run, list_runs
 from trainer.runs.status import ENDED, Status, effective_status, is_alive, read_status, write_status
+from trainer.text import counted
 
 ServiceProcess = subprocess.Popen[str]
 

@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 
 from trainer.data.names import display_name
 from trainer.errors import UserError
+from trainer.text import counted
 
 _TEMPLATES = Path(__file__).with_name("templates")
 
@@ -46,11 +47,6 @@ def plain(error: UserError) -> Markup:
 def cut(text: str, limit: int = 300) -> str:
     """A text of at most `limit` characters."""
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
-
-
-def counted(number: int, noun: str) -> str:
-    """``1 picture``, ``1,200 pictures``."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 @cache

@@ -96,6 +96,18 @@ class Prepared(RunEvent):
 
 
 @dataclass(frozen=True)
+class ImagesRead(RunEvent):
+    """The image sets of a run are read; warnings about them follow.
+
+    Attributes:
+        summary: what they come to, in one line.
+    """
+
+    kind = "images"
+    summary: str = ""
+
+
+@dataclass(frozen=True)
 class StepDone(RunEvent):
     """One optimizer step.
 
@@ -300,6 +312,7 @@ class Ended(RunEvent):
 LOGGED: dict[str, type[RunEvent]] = {
     one.kind: one
     for one in (
+        ImagesRead,
         Prepared,
         StepDone,
         Validated,

@@ -1,4 +1,4 @@
-"""How durations are written, everywhere."""
+"""How durations and numbers of things are written, everywhere."""
 
 from __future__ import annotations
 
@@ -22,3 +22,8 @@ def duration(seconds: float, *, rough: bool = False) -> str:
     if rough and not small:
         return f"{large} {names[0]}"
     return f"{large} {names[0]} {small:02d} {names[1]}"
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 picture``, ``1,200 pictures``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -10,6 +10,7 @@ from trainer.events import (
     CheckpointSaved,
     Ended,
     Evaluated,
+    ImagesRead,
     Prepared,
     PreviewSaved,
     RolledBack,
@@ -43,6 +44,8 @@ class ProgressPrinter:
             self._say(event.arithmetic)
             if event.step:
                 self._say(f"Going on after step {event.step}.")
+        elif isinstance(event, ImagesRead):
+            self._say(f"Images: {event.summary}")
         elif isinstance(event, Working) and event.total:
             self._show(f"{event.what} {event.done}/{event.total}", event.done == event.total)
         elif isinstance(event, StepDone):

@@ -32,6 +32,11 @@ class CropPlan:
     width: int
     height: int
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of what is trained on."""
+        return self.width, self.height
+
 
 @lru_cache(maxsize=64)
 def make_buckets(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,8 +51,31 @@ class Finding:
         return cls(list_names(names), severity, message, tuple(names))
 
     def as_dict(self) -> dict[str, object]:
-        """As ``--json`` prints it."""
-        return {"name": self.name, "severity": self.severity, "message": self.message}
+        """As ``--json`` prints it; ``pictures`` are all names."""
+        about = list(self.pictures or (self.name,))
+        values = {"name": self.name, "severity": self.severity, "message": self.message}
+        return {**values, "pictures": about}
+
+    def in_words(self, limit: int = 3) -> str:
+        """Name and message, with at most so many names."""
+        name = list_names(self.pictures, limit) if self.pictures else self.name
+        return f"{name}: {self.message}"
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.message}"
+        return self.in_words()
+
+
+def merge_findings(findings: Iterable[Finding]) -> list[Finding]:
+    """The gravest first; those that say the same become one that names all it is about."""
+    alike: dict[tuple[Severity, str], list[Finding]] = defaultdict(list)
+    for finding in dict.fromkeys(findings):
+        alike[finding.severity, finding.message].append(finding)
+    merged = [
+        same[0]
+        if len(same) == 1
+        else Finding.of_several(
+            [name for one in same for name in one.pictures or (one.name,)], *key
+        )
+        for key, same in alike.items()
+    ]
+    return sorted(merged, key=lambda finding: SEVERITIES.index(finding.severity))

@@ -1,56 +1,138 @@
-"""The pictures of a run: read, fitted, split and balanced. Never torch."""
+"""The image sets of a run: read, fitted, reported on, split and balanced. Never torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trainer.config.concepts import captions_of, concepts_of
-from trainer.config.schema import TrainingConfig
+from trainer.config.schema import ConceptConfig, TrainingConfig
+from trainer.data.findings import Finding, merge_findings
 from trainer.data.order import balanced_repeats, validation_ids
-from trainer.data.report import fit_pictures
+from trainer.data.report import SetReport, check_resolution, describe_set
 from trainer.data.scan_cache import ScanCache
 from trainer.data.sets import ImageSet, Picture, scan_image_set
 from trainer.events import Progress
 from trainer.places import cache_folder
 
 
-def gather_pictures(
+@dataclass(frozen=True)
+class SetsReport:
+    """The image set of each concept of a run, and what concerns more than one of them.
+
+    What ``check-images`` prints, and what a training begins with.
+
+    Attributes:
+        concepts: of the run; one for each report.
+    """
+
+    concepts: tuple[ConceptConfig, ...]
+    reports: list[SetReport]
+    shared: list[Finding]
+
+    @property
+    def summary(self) -> str:
+        """All sets in one line."""
+        if len(self.reports) == 1:
+            return self.reports[0].summary
+        pairs = zip(self.concepts, self.reports, strict=True)
+        return "; ".join(f"{concept.path.name}: {report.summary}" for concept, report in pairs)
+
+    def warnings(self) -> Iterator[str]:
+        """What should be put right, or known before a training: errors and warnings."""
+        for concept, report in zip(self.concepts, self.reports, strict=True):
+            yield from (
+                f"{self.prefix(concept)}{finding}"
+                for finding in report.findings
+                if finding.severity != "note"
+            )
+        yield from (str(finding) for finding in self.shared if finding.severity != "note")
+
+    def prefix(self, concept: ConceptConfig) -> str:
+        """What stands before the names of a concept's pictures, where there are several."""
+        return f"{concept.path.name}/" if len(self.concepts) > 1 else ""
+
+    def as_dict(self) -> dict[str, object]:
+        """One report as it is; several as a list."""
+        if len(self.reports) == 1:
+            report = self.reports[0]
+            return replace(report, findings=[*report.findings, *self.shared]).as_dict()
+        findings = [one.as_dict() for one in self.shared]
+        return {"concepts": [one.as_dict() for one in self.reports], "findings": findings}
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        for report in self.reports:
+            yield from report.lines()
+        yield from (f"{finding.severity}: {finding}" for finding in self.shared)
+
+
+def read_sets(
     config: TrainingConfig,
     step: int,
-    notice: Callable[[str], None],
+    count_tokens: Callable[[str], int] | None = None,
     progress: Progress | None = None,
+    judge: Callable[[ConceptConfig], str | None] = lambda _: None,
+) -> SetsReport:
+    """Read the image sets of all concepts of a run, and report on them.
+
+    Args:
+        config: with its resolution filled in.
+        step: bucket sides are multiples of it, in pixels.
+        count_tokens: as for `trainer.data.report.describe_set`.
+        progress: is told while the pictures of a concept are read.
+        judge: says what is doubtful about a concept's trigger word, if anything.
+
+    Raises:
+        UserError: a folder is missing, holds no picture, or the resolution does not suit the model.
+    """
+    concepts = concepts_of(config)
+    sets = [scan_again(concept.path, progress) for concept in concepts]
+    resolution = config.images.resolution or 0
+    check_resolution(resolution, step)
+    reports = [
+        describe_set(
+            image_set,
+            config.images,
+            captions_of(config, concept),
+            resolution=resolution,
+            step=step,
+            count_tokens=count_tokens,
+        )
+        for concept, image_set in zip(concepts, sets, strict=True)
+    ]
+    doubts = [
+        Finding(concept.trigger, "warning", doubt)
+        for concept in concepts
+        if concept.trigger and (doubt := judge(concept))
+    ]
+    shared = merge_findings([*doubts, *_shared_findings(concepts, sets)])
+    return SetsReport(concepts, reports, shared)
+
+
+def split_pictures(
+    config: TrainingConfig, report: SetsReport
 ) -> tuple[list[Picture], list[Picture]]:
     """The pictures of all concepts of a run: the training split and the validation split.
 
     What is trained on is repeated so that each concept gets its share.
 
-    Args:
-        config: with its resolution filled in.
-        step: bucket sides are multiples of it, in pixels.
-        notice: is told what is doubtful about the pictures.
-        progress: is told while the pictures of a concept are read.
-
     Raises:
-        UserError: a folder is missing, or none of its pictures can be used.
+        UserError: a concept has no picture that can be used.
     """
-    concepts = concepts_of(config)
     groups: list[list[Picture]] = []
     validation: list[Picture] = []
-    for number, concept in enumerate(concepts):
-        image_set = scan_again(concept.path, progress)
-        report = fit_pictures(image_set, config.images, step, captions_of(config, concept))
-        prefix = f"{concept.path.name}/" if len(concepts) > 1 else ""
-        for finding in report.findings:
-            if finding.severity != "note":
-                notice(f"{prefix}{finding}")
-        pictures = [_of_concept(picture, number, prefix) for picture in report.fitted]
+    for number, (concept, found) in enumerate(zip(report.concepts, report.reports, strict=True)):
+        found.check_usable()
+        prefix = report.prefix(concept)
+        pictures = [_of_concept(picture, number, prefix) for picture in found.fitted]
         trained, kept_out = split_validation(pictures, config)
         groups.append(trained)
         validation += kept_out
     repeats = [[picture.entry.repeats for picture in group] for group in groups]
-    balanced = balanced_repeats(repeats, [concept.repeats for concept in concepts])
+    balanced = balanced_repeats(repeats, [concept.repeats for concept in report.concepts])
     training = [
         replace(picture, entry=replace(picture.entry, repeats=count))
         for group, counts in zip(groups, balanced, strict=True)
@@ -82,3 +164,29 @@ def split_validation(
 def _of_concept(picture: Picture, number: int, prefix: str) -> Picture:
     entry = replace(picture.entry, name=prefix + picture.entry.name)
     return replace(picture, entry=entry, concept=number)
+
+
+def _shared_findings(
+    concepts: Sequence[ConceptConfig], sets: Sequence[ImageSet]
+) -> Iterator[Finding]:
+    """What is doubtful between several concepts: the same picture, or the same class word."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for concept, image_set in zip(concepts, sets, strict=True):
+        for entry in image_set.entries:
+            places[entry.id].append(f"{concept.path.name}/{entry.name}")
+    for names in places.values():
+        if len({name.partition("/")[0] for name in names}) > 1:
+            yield Finding(
+                ", ".join(names),
+                "warning",
+                "The same picture in several concepts: their triggers will be mixed up.",
+            )
+    for number, concept in enumerate(concepts):
+        alike = [other for other in concepts[:number] if other.class_word == concept.class_word]
+        if alike and concept.class_word:
+            yield Finding(
+                concept.trigger,
+                "note",
+                f"It has the class word of {alike[0].trigger}, {concept.class_word}: two subjects "
+                "of one class are harder to keep apart.",
+            )

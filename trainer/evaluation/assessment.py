@@ -10,7 +10,7 @@ from pathlib import Path
 from trainer.config.concepts import concepts_of
 from trainer.config.schema import ConceptConfig
 from trainer.data.cache import TensorCache
-from trainer.data.gather import gather_pictures
+from trainer.data.gather import read_sets, split_pictures
 from trainer.data.latents import LatentSource, MaskSource
 from trainer.evaluation.board import draw_board
 from trainer.evaluation.meters import MeasuredConcept, MeterBench, mean_meters
@@ -291,7 +291,7 @@ def _measured(
     if not target.has_split:
         section = config.evaluation.model_copy(update={"validation": 0.0})
         config = config.model_copy(update={"evaluation": section})
-    splits = gather_pictures(config, base.resolution_step, lambda _: None)
+    splits = split_pictures(config, read_sets(config, base.resolution_step))
     trained, validation = (
         tuple(zip(split, all_captions(base, split, config), strict=True)) for split in splits
     )

@@ -64,14 +64,14 @@ def token_limit(base: BaseModel) -> int:
     return min(longest_prompt(tokenizer) for tokenizer in base.tokenizers) - 2
 
 
-def count_tokens(base: BaseModel, text: str) -> int:
-    """Tokens of a text, start and end not counted."""
-    return max(len(token_ids(tokenizer, text)) for tokenizer in base.tokenizers)
+def count_tokens(tokenizers: Sequence[CLIPTokenizer], text: str) -> int:
+    """Tokens of a text, start and end not counted: the most of all text encoders."""
+    return max(len(token_ids(tokenizer, text)) for tokenizer in tokenizers)
 
 
 def fits_tokens(base: BaseModel, text: str) -> bool:
     """Whether the text encoders see the whole text."""
-    return count_tokens(base, text) <= token_limit(base)
+    return count_tokens(base.tokenizers, text) <= token_limit(base)
 
 
 def pieces(tokenizer: CLIPTokenizer, word: str) -> list[Piece]:

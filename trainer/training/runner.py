@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
 from trainer.evaluation.assessment import Assessment, assess_run
 from trainer.evaluation.watching import Watch
-from trainer.events import Ended, Prepared, Progress, no_progress
+from trainer.events import Ended, Prepared, Progress, RunEvent, no_progress
 from trainer.memory.devices import Device, choose_device
 from trainer.memory.recovery import out_of_memory
 from trainer.places import cache_folder
@@ -59,11 +60,16 @@ class _Start:
     resume: bool
     accept_changes: bool
 
-    def session(self, notice: Notice, progress: Progress) -> Session:
+    def session(
+        self,
+        notice: Notice,
+        progress: Progress,
+        record: Callable[[RunEvent], None] = lambda _: None,
+    ) -> Session:
         """The prepared session, at the step where it goes on."""
         state = load_latest(self.run, notice) if self.resume else None
         try:
-            session = prepare(self.config, self.run, self.device, notice, progress)
+            session = prepare(self.config, self.run, self.device, notice, progress, record)
         except torch.OutOfMemoryError as error:
             raise out_of_memory("to get ready for training", self.config) from error
         if state is not None:
@@ -103,7 +109,7 @@ def run_training(
         done = max(run.checkpoint_steps(), default=0) if resume else 0
         recorder = Recorder(run, log, config.training.steps, listener, done)
         try:
-            session = start.session(recorder.warn, recorder.working)
+            session = start.session(recorder.warn, recorder.working, recorder.record)
             # Only now is the configuration known to be sound, and every default filled in.
             write_config(run.config, session.config)
             return _train(session, recorder, stop)

@@ -14,15 +14,14 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from trainer.conditioning import TextSource
-from trainer.config.concepts import concepts_of
 from trainer.config.resolve import resolve
 from trainer.config.schema import TrainingConfig
 from trainer.data.cache import TensorCache
-from trainer.data.gather import gather_pictures
+from trainer.data.gather import SetsReport, read_sets, split_pictures
 from trainer.data.latents import LatentSource, MaskSource
 from trainer.data.sets import Picture
 from trainer.errors import UserError
-from trainer.events import Progress
+from trainer.events import ImagesRead, Progress, RunEvent
 from trainer.lora.attach import Attachment, attach
 from trainer.memory.devices import Device
 from trainer.memory.modes import (
@@ -33,6 +32,7 @@ from trainer.memory.modes import (
     with_bounded_rows,
 )
 from trainer.models.base import BaseModel
+from trainer.models.text import count_tokens
 from trainer.places import cache_folder
 from trainer.preservation.prepare import prepare_preservation
 from trainer.preservation.rows import Preservation
@@ -175,19 +175,25 @@ def prepare(
     device: Device,
     notice: Notice,
     progress: Progress,
+    record: Callable[[RunEvent], None] = lambda _: None,
 ) -> Session:
     """Load the base, read the pictures, fill the caches, attach the adapter.
 
     Args:
         notice: is told, in sentences, what the user should know.
         progress: is told of slow work.
+        record: is told that the image sets are read.
 
     Raises:
         UserError: anything that the user can put right.
     """
-    base, config, device = _open_base(config, device, notice)
+    base, config, device = _open_base(config, device)
     training, trains_text = config.training, config.adapter.text_encoder
-    pictures, held_out = gather_pictures(config, base.resolution_step, notice, progress)
+    sets = _read_sets(base, config, progress)
+    record(ImagesRead(sets.summary))
+    for warning in sets.warnings():
+        notice(warning)
+    pictures, held_out = split_pictures(config, sets)
     captions = all_captions(base, pictures, config)
     cache = TensorCache(cache_folder(), notice)
     latents = LatentSource(base, cache, config.images.background)
@@ -244,19 +250,24 @@ def prepare(
     return session
 
 
-def _open_base(
-    config: TrainingConfig, device: Device, notice: Notice
-) -> tuple[BaseModel, TrainingConfig, Device]:
-    """The base model with all that follows from it: settings, rows at a time, doubtful triggers."""
+def _read_sets(base: BaseModel, config: TrainingConfig, progress: Progress) -> SetsReport:
+    """The image sets, with all that ``check-images`` says of them."""
+    return read_sets(
+        config,
+        base.resolution_step,
+        lambda text: count_tokens(base.tokenizers, text),
+        progress,
+        lambda concept: doubt(concept.trigger, base.tokenizers, concept.class_word),
+    )
+
+
+def _open_base(config: TrainingConfig, device: Device) -> tuple[BaseModel, TrainingConfig, Device]:
+    """The base model with all that follows from it: settings and rows at a time."""
     base = load_training_base(config, device)
     config = resolve(config, base)
     base.tiling = config.memory.vae_tiling == "on"
     if not config.adapter.text_encoder:
         device.put_away(*base.text_encoders)
-    for concept in concepts_of(config):
-        doubtful = doubt(concept.trigger, base.tokenizers, concept.class_word)
-        if concept.trigger and doubtful:
-            notice(doubtful)
     return base, config, with_bounded_rows(device, config)
 
 

@@ -250,6 +250,8 @@ def _in_words(event: events.RunEvent) -> str:
         case events.Prepared():
             again = f"Goes on from step {event.step:,}: " if event.step else ""
             return f"{again}{event.summary}; {event.arithmetic}"
+        case events.ImagesRead():
+            return f"Images: {event.summary}"
         case events.Ended():
             message = plain_message(event.message, event.code).replace("\n", " ")
             return message if event.reason == "stopped" else f"{event.reason}: {message}"

@@ -7,7 +7,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from app.render import counted
 from app.tabs.images.setview import known_unusable
 from trainer import places
 from trainer.config.concepts import concepts_of, preserved_share, subject_of
@@ -19,7 +18,7 @@ from trainer.errors import UserError
 from trainer.events import Prepared, StepDone
 from trainer.runs.layout import RunFolder, list_runs
 from trainer.runs.log import read_events
-from trainer.text import duration
+from trainer.text import counted, duration
 
 _MOST_PICTURES = 100_000
 _MOST_RUNS = 30  # the newest ones are asked for their pace

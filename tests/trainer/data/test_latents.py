@@ -11,7 +11,7 @@ import torch
 from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import make_images, small_config
 from trainer.data.cache import TensorCache
-from trainer.data.gather import gather_pictures
+from trainer.data.gather import read_sets, split_pictures
 from trainer.data.images import fit, load_rgb
 from trainer.data.latents import LatentSource, encode_pixels
 from trainer.errors import UserError
@@ -29,7 +29,8 @@ def test_fill(tiny_base: TinyBase, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def progress(done: int, total: int, what: str) -> None:
         told.append((done, total))
 
-    pictures, _ = gather_pictures(config, base.resolution_step, lambda _: None, progress)
+    sets = read_sets(config, base.resolution_step, progress=progress)
+    pictures, _ = split_pictures(config, sets)
     assert told == [(done, 10) for done in range(1, 11)]
 
     source = LatentSource(base, TensorCache(tmp_path / "cache", print), "#ffffff")

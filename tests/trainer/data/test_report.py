@@ -10,7 +10,8 @@ import pytest
 
 from tests.trainer.data.folders_for_tests import picture, put
 from trainer.config.schema import CaptionsConfig, ImagesConfig
-from trainer.data.report import SetReport, describe_set, format_report, sticking_words
+from trainer.data.checks import sticking_words
+from trainer.data.report import SetReport, describe_set
 from trainer.data.sets import scan_image_set
 
 
@@ -62,12 +63,12 @@ def test_the_report_is_plain_json(folder: Path) -> None:
     report = describe(folder, trigger="sks")
     read = json.loads(json.dumps(report.as_dict()))
     assert read["pictures"] == 3
-    assert read["findings"][0].keys() == {"name", "severity", "message"}
+    assert read["findings"][0].keys() == {"name", "severity", "message", "pictures"}
 
 
 def test_the_report_as_text_says_everything(folder: Path) -> None:
     report = describe(folder, trigger="sks")
-    text = format_report(report)
+    text = "\n".join(report.lines())
     for finding in report.findings:
         assert f"{finding.severity}: {finding.name}: {finding.message}" in text
     assert "3 pictures can be trained on, 3 left out" in text
@@ -84,7 +85,7 @@ def test_without_a_counter_captions_are_not_measured(folder: Path) -> None:
     images, captions = ImagesConfig.model_validate({}), CaptionsConfig.model_validate({})
     report = describe_set(scan_image_set(folder), images, captions, resolution=96, step=32)
     assert report.cut_captions is None
-    assert "tokens" not in format_report(report)
+    assert "tokens" not in "".join(report.lines())
 
 
 @pytest.mark.parametrize(
@@ -102,13 +103,13 @@ def test_words_in_nearly_every_caption_stick(captions: list[str], expected: dict
     assert sticking_words(captions, ("sks", "dog")) == expected
 
 
-def test_words_that_would_stick_are_warned_of(tmp_path: Path) -> None:
+def test_words_that_would_stick_are_noted(tmp_path: Path) -> None:
     files = {f"{n}.png": picture(n) for n in range(5)}
     files |= {f"{n}.txt": f"sks dog on a sofa, {word}" for n, word in enumerate("abcde")}
     report = describe(put(tmp_path, files), trigger="sks", class_word="dog")
     assert report.sticking_words == {"sofa": 5}
     (finding,) = [f for f in report.findings if "can't tell" in f.message]
-    assert (finding.name, finding.severity) == ("sofa", "warning")
+    assert (finding.name, finding.severity) == ("sofa", "note")
     for number in range(5):
         (tmp_path / f"{number}.txt").write_text(f"sks dog, {number} things")
     changed = describe(tmp_path, trigger="sks", class_word="dog")
@@ -124,3 +125,44 @@ def test_pictures_without_the_mask_that_is_asked_for_are_named(tmp_path: Path) -
         report = describe_set(image_set, images, captions, resolution=64, step=32)
         found = [f.name for f in report.findings if "No mask" in f.message]
         assert found == expected
+
+
+def test_equal_findings_are_said_once_and_keep_every_name(tmp_path: Path) -> None:
+    files: dict[str, bytes | str] = {f"{n}.png": picture(n) for n in range(6)}
+    files |= {f"cut{n:02}.png": picture(n)[:200] for n in range(20)}
+    report = describe(put(tmp_path, files))
+    (cut,) = [one for one in report.findings if "cut off" in one.message]
+    assert len(cut.pictures) == 20
+    assert str(cut).startswith("cut00.png, cut01.png, cut02.png and 17 more: Left out.")
+    assert report.as_dict()["findings"][0]["pictures"][-1] == "cut19.png"  # pyright: ignore
+    assert "cut11.png and 8 more" in "\n".join(report.lines())
+
+
+SUMMARIES: dict[str, tuple[dict[str, bytes | str], dict[str, object], str]] = {
+    # more files; of images; the line that opens a training
+    "as it should be": ({}, {}, "3 pictures, 3 captions"),
+    "one left out": ({"bad.png": b""}, {}, "3 pictures, 1 left out, 3 captions"),
+    "one long": ({"a.txt": "word " * 80}, {}, "3 pictures, 3 captions, 1 over 75 tokens"),
+    "no mask": ({}, {"masks": "files"}, "3 pictures, 3 captions, masks 0 of 3"),
+    "a mask": (
+        {"a.mask.png": picture(9)},
+        {"masks": "files"},
+        "3 pictures, 3 captions, masks 1 of 3",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SUMMARIES)
+def test_the_line_that_opens_a_training(case: str, tmp_path: Path) -> None:
+    more, images, expected = SUMMARIES[case]
+    files: dict[str, bytes | str] = {f"{name}.png": picture(ord(name)) for name in "abc"}
+    files |= {f"{name}.txt": f"of {name}" for name in "abc"}
+    report = describe_set(
+        scan_image_set(put(tmp_path, files | more)),
+        ImagesConfig.model_validate(images),
+        CaptionsConfig.model_validate({}),
+        resolution=96,
+        step=32,
+        count_tokens=lambda text: len(text.split()),
+    )
+    assert report.summary == expected

@@ -98,7 +98,7 @@ def test_tokens_are_counted_without_start_and_end(
     name: str, prompt: str, count: int, loaded: Any
 ) -> None:
     base: BaseModel = loaded(name)
-    assert text.count_tokens(base, prompt) == count
+    assert text.count_tokens(base.tokenizers, prompt) == count
     assert text.fits_tokens(base, prompt) == (count <= 75)
     assert text.token_limit(base) == 75
 

@@ -1,0 +1,184 @@
+"""What is doubtful about an image set once it is fitted to a resolution: one check a function.
+
+A new check is a function in `CHECKS`. A warning has to be worth acting on; what is only worth
+knowing is a note. Equal messages become one finding, see `trainer.data.findings.merge_findings`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from trainer.config.schema import CaptionsConfig, ImagesConfig
+from trainer.data.buckets import CropPlan, plan_crop
+from trainer.data.captions import compose_caption, contains_word
+from trainer.data.findings import Finding
+from trainer.data.names import list_names
+from trainer.data.sets import ImageEntry, ImageSet, Picture
+
+MAX_CAPTION_TOKENS = 75
+_STICKING_SHARE = 0.8
+_STICKING_CAPTIONS = 4  # with fewer, nearly every word is in nearly every caption
+_COMMON_WORDS = frozenset(
+    (
+        *("a", "an", "the", "and", "or", "of", "in", "on", "at", "to", "with", "is", "are", "it"),
+        *("its", "his", "her", "by", "for", "from", "as", "that", "this"),
+    )
+)
+
+
+@dataclass(frozen=True)
+class FittedSet:
+    """An image set as a training would use it: what checks and facts are about.
+
+    Attributes:
+        image_set: as it was read.
+        fitted: the pictures that will train, with their cuts.
+        images: with its resolution filled in.
+        captions: how captions are made.
+        step: bucket sides are multiples of it, in pixels.
+        count_tokens: of a text, without start and end marks; None: captions are not measured.
+    """
+
+    image_set: ImageSet
+    fitted: list[Picture]
+    images: ImagesConfig
+    captions: CaptionsConfig
+    step: int
+    count_tokens: Callable[[str], int] | None = None
+
+    @cached_property
+    def entries(self) -> list[ImageEntry]:
+        """The pictures that will train."""
+        return [picture.entry for picture in self.fitted]
+
+    @cached_property
+    def captioned(self) -> list[ImageEntry]:
+        """Those with a caption of their own."""
+        return [entry for entry in self.entries if entry.caption]
+
+    @cached_property
+    def lacking_trigger(self) -> list[str]:
+        """Names of pictures whose caption lacks the trigger."""
+        trigger = self.captions.trigger
+        if not trigger:
+            return []
+        return [
+            entry.name
+            for entry in self.captioned
+            if not contains_word(entry.caption or "", trigger)
+        ]
+
+    @cached_property
+    def cut_captions(self) -> list[str] | None:
+        """Names of pictures whose caption is longer than the model reads; None: not measured."""
+        if self.count_tokens is None:
+            return None
+        whole = self.captions.model_copy(update={"dropout": 0.0, "shuffle_tags": False})
+        return [
+            entry.name
+            for entry in self.entries
+            if self.count_tokens(
+                compose_caption(entry.caption, whole, seed=0, step=0, image_id=entry.id)
+            )
+            > MAX_CAPTION_TOKENS
+        ]
+
+    @cached_property
+    def sticking_words(self) -> dict[str, int]:
+        """See `sticking_words`."""
+        texts = [entry.caption or "" for entry in self.captioned]
+        return sticking_words(texts, (self.captions.trigger, self.captions.class_word))
+
+    @cached_property
+    def masked(self) -> list[bool] | None:
+        """Whether each picture has the mask that the configuration asks for; None: it asks none."""
+        if self.images.masks == "none":
+            return None
+        of_alpha = self.images.masks == "alpha"
+        return [
+            entry.header.has_alpha if of_alpha else entry.mask is not None for entry in self.entries
+        ]
+
+
+def plan_entry(entry: ImageEntry, images: ImagesConfig, step: int, *, upscale: bool) -> CropPlan:
+    """How a picture is cut. Raises `ImageProblem` as `plan_crop`."""
+    size = entry.header.width, entry.header.height
+    return plan_crop(*size, images.resolution or 0, step, images.buckets, upscale)
+
+
+def _small_pictures(found: FittedSet) -> Iterator[Finding]:
+    def wanted(picture: Picture) -> CropPlan:
+        return plan_entry(picture.entry, found.images, found.step, upscale=True)
+
+    smaller = [
+        picture.entry.name for picture in found.fitted if picture.crop.size != wanted(picture).size
+    ]
+    if smaller:
+        message = (
+            f"Smaller than resolution {found.images.resolution} asks for, so trained in a smaller "
+            "bucket. Use a larger version, or set images.upscale to enlarge it."
+        )
+        yield Finding.of_several(smaller, "note", message)
+
+
+def _long_captions(found: FittedSet) -> Iterator[Finding]:
+    if cut := found.cut_captions:
+        message = (
+            f"{len(cut)} captions have more than {MAX_CAPTION_TOKENS} tokens; the model does not "
+            "see the rest. Shorten them. The trigger is always kept."
+        )
+        yield Finding.of_several(cut, "warning", message)
+
+
+def _sticking_words(found: FittedSet) -> Iterator[Finding]:
+    if words := list(found.sticking_words):
+        message = (
+            f"In nearly all of the {len(found.captioned)} captions, so training can't tell these "
+            "words from the trigger. That is as it should be for what you will write in prompts "
+            "too; leave out what belongs to the trigger."
+        )
+        yield Finding(list_names(words, limit=8), "note", message)
+
+
+def _missing_masks(found: FittedSet) -> Iterator[Finding]:
+    if found.masked is None:
+        return
+    pairs = zip(found.entries, found.masked, strict=True)
+    if without := [entry.name for entry, masked in pairs if not masked]:
+        message = f'No mask, though images.masks is "{found.images.masks}": all of it counts.'
+        yield Finding.of_several(without, "warning", message)
+
+
+CHECKS: tuple[Callable[[FittedSet], Iterator[Finding]], ...] = (
+    _small_pictures,
+    _long_captions,
+    _sticking_words,
+    _missing_masks,
+)
+
+
+def sticking_words(captions: Sequence[str], known: Sequence[str] = ()) -> dict[str, int]:
+    """Words in nearly every caption: what the pictures have in common will stick to these too.
+
+    Args:
+        captions: of the pictures that have one.
+        known: trigger and class word, which are meant to be everywhere.
+
+    Returns:
+        The words in lower case and in how many captions they are, most first. Empty for fewer
+        than 4 captions.
+    """
+    if len(captions) < _STICKING_CAPTIONS:
+        return {}
+    left_out = _COMMON_WORDS | {word for text in known for word in _words(text)}
+    counts = Counter(word for caption in captions for word in sorted(_words(caption) - left_out))
+    enough = _STICKING_SHARE * len(captions)
+    return {word: count for word, count in counts.most_common() if count >= enough}
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", text.casefold()))
