@@ -65,8 +65,8 @@ class ImagesConfig(Section, title="Pictures"):
     """Colour under transparent pixels, as #rrggbb."""
     masks: Literal["none", "alpha", "files"] = field("none")
     """What of a picture counts in the loss. none: all of it. alpha: what is not transparent. files:
-    what is white in NAME.mask.png beside the picture, or in a folder masks next to it; a picture
-    without a mask counts whole."""
+    what is white in NAME.mask.png, NAME-masklabel.png or NAME_mask.png beside the picture, or in a
+    folder masks next to it; a picture without a mask counts whole."""
     mask_outside: Probability = field(0.1)
     """How much the rest counts where a mask is used. 0 to 1; at 0 the adapter may draw anything
     there."""

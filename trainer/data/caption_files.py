@@ -11,7 +11,7 @@ import io
 import json
 import posixpath
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
@@ -24,6 +24,7 @@ from trainer.data.captions import (
 )
 from trainer.data.findings import Finding
 from trainer.data.names import display_name, list_names, matching_key
+from trainer.data.pairing import PictureIndex
 from trainer.data.scan import CAPTION_SUFFIXES, FolderContents, FoundFile
 from trainer.untyped import is_table
 
@@ -53,32 +54,6 @@ def find_captions(contents: FolderContents) -> dict[str, str]:
             )
             contents.doubt(name, "warning", message)
     return {**listed, **beside}
-
-
-class PictureIndex:
-    """Finds the pictures that another file points to by name.
-
-    A name counts as it is; where no picture has it, by case and Unicode form.
-    """
-
-    def __init__(self, pictures: Sequence[FoundFile]) -> None:
-        self._found: dict[tuple[str, str], list[FoundFile]] = defaultdict(list)
-        for picture in pictures:
-            for kind, name in (("name", picture.name), ("stem", picture.stem)):
-                self._found[kind, name].append(picture)
-                self._found[f"like {kind}", matching_key(name)].append(picture)
-
-    def beside(self, stem: str) -> list[FoundFile]:
-        """Those whose name, or else whose stem, this is: ``a.png`` or ``a`` for ``a.png``."""
-        like = matching_key(stem)
-        return self._first(("name", stem), ("stem", stem), ("like name", like), ("like stem", like))
-
-    def named(self, name: str) -> list[FoundFile]:
-        """Those whose whole name this is."""
-        return self._first(("name", name), ("like name", matching_key(name)))
-
-    def _first(self, *keys: tuple[str, str]) -> list[FoundFile]:
-        return next((self._found[key] for key in keys if key in self._found), list[FoundFile]())
 
 
 # ------------------------------------------------------------------------------ files beside

@@ -13,10 +13,13 @@ import torch
 from torch import Tensor
 
 from trainer.config.schema import ImagesConfig
+from trainer.data.buckets import CropPlan
 from trainer.data.cache import TensorCache, content_key
+from trainer.data.findings import ImageProblem
 from trainer.data.images import fit, load_rgb
 from trainer.data.masks import latent_mask
 from trainer.data.sets import Picture
+from trainer.errors import UserError
 from trainer.events import CACHING, Progress
 from trainer.memory.tiling import TILE, in_tiles, is_cut
 from trainer.models.load import BaseModel
@@ -36,10 +39,14 @@ class MaskSource:
     def __init__(self, config: ImagesConfig, factor: int) -> None:
         self.config = config
         self.factor = factor
-        self._masks: dict[tuple[str, int, bool], Tensor | None] = {}
+        self._masks: dict[tuple[str, str, CropPlan, bool], Tensor | None] = {}
 
     def weights(self, pictures: Sequence[Picture], flips: Sequence[bool]) -> Tensor | None:
-        """(B, 1, h, w) float32 in [0, 1] for pictures of one size; None where all counts."""
+        """(B, 1, h, w) float32 in [0, 1] for pictures of one size; None where all counts.
+
+        Raises:
+            UserError: a mask is gone, or another one by now.
+        """
         if self.config.masks == "none":
             return None
         masks = [self._mask(*pair) for pair in zip(pictures, flips, strict=True)]
@@ -51,9 +58,14 @@ class MaskSource:
 
     def _mask(self, picture: Picture, flip: bool) -> Tensor | None:
         """(1, h, w); the rest counts ``mask_outside``."""
-        key = (picture.entry.id, picture.concept, flip)
+        entry, crop = picture.entry, picture.crop
+        key = (entry.id, entry.mask.digest if entry.mask else "", crop, flip)
         if key not in self._masks:
-            inside = latent_mask(picture.entry, self.config, picture.crop, flip, self.factor)
+            try:
+                inside = latent_mask(entry, self.config, crop, flip, self.factor)
+            except ImageProblem as problem:
+                hint = "Put it back as it was, or go on with: resume RUN --accept-changes"
+                raise UserError(problem.reason, hint, "images_changed") from problem
             outside = self.config.mask_outside
             self._masks[key] = (
                 None

@@ -68,13 +68,18 @@ class FoundFile:
 
 @dataclass
 class FolderContents:
-    """The files of an image set by kind, each kind sorted by name."""
+    """The files of an image set by kind, each kind sorted by name.
+
+    Attributes:
+        masks: by the names of their pictures, once `trainer.data.pairing.take_masks` found them.
+    """
 
     pictures: list[FoundFile] = field(default_factory=list[FoundFile])
     captions: list[FoundFile] = field(default_factory=list[FoundFile])
     metadata: list[FoundFile] = field(default_factory=list[FoundFile])
     tables: list[FoundFile] = field(default_factory=list[FoundFile])
     others: list[FoundFile] = field(default_factory=list[FoundFile])
+    masks: dict[str, FoundFile] = field(default_factory=dict[str, FoundFile])
     findings: list[Finding] = field(default_factory=list[Finding])
 
     def add(self, file: FoundFile) -> None:

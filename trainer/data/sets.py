@@ -16,15 +16,18 @@ from trainer.data.buckets import CropPlan
 from trainer.data.caption_files import find_captions
 from trainer.data.duplicates import duplicate_findings, twin_findings
 from trainer.data.findings import Finding, ImageProblem, Severity
-from trainer.data.images import ImageFacts, ImageHeader, inspect_image, read_file, read_header
-from trainer.data.masks import MaskFile, take_masks
+from trainer.data.images import ImageFacts, ImageHeader, inspect_image, read_file
+from trainer.data.masks import MaskFile
 from trainer.data.names import display_name
+from trainer.data.pairing import read_folder
 from trainer.data.parquet import ParquetRow, forget_tables, open_table
-from trainer.data.scan import FolderContents, FoundFile, look_into, repeats_findings, repeats_of
+from trainer.data.scan import FolderContents, FoundFile, repeats_findings, repeats_of
 from trainer.errors import UserError
 from trainer.events import Progress
 
 MAX_IMAGES = 100_000
+_MOST_COLOUR = 20
+"""Of 255 levels between the channels of an eighth of a mask, on the average."""
 FOLDER_RULES = (
     "An image set is a folder of pictures (JPEG, PNG, WebP, AVIF, BMP, GIF, TIFF), with or "
     "without folders in it. Captions are .txt files named like the pictures, or a metadata.jsonl "
@@ -76,11 +79,13 @@ class ImageEntry:
         try:
             data = self.source.read()
         except ImageProblem as problem:
-            raise UserError(f"{self.name}: {problem.reason}", problem.hint) from problem
+            message = f"{self.name}: {problem.reason}"
+            raise UserError(message, problem.hint, "images_changed") from problem
         if hashlib.sha256(data).hexdigest()[: len(self.id)] != self.id:
             raise UserError(
                 f"{self.name} has been changed since the image set was read.",
                 "Leave the pictures alone while training is prepared, and start again.",
+                "images_changed",
             )
         return data
 
@@ -123,15 +128,24 @@ class _Listed:
     caption: str | None
     repeats: int
     source: ImageFile | ParquetRow
-    mask: MaskFile | None = None
+    mask: FoundFile | None = None
 
-    def inspect(self, inspect: Inspect) -> ImageFacts | ImageProblem:
-        try:
-            if isinstance(self.source, ImageFile):
-                return inspect(self.source.path)
-            return inspect_image(self.source.read())
-        except ImageProblem as problem:
-            return problem
+    def inspect(self, inspect: Inspect) -> _Inspected:
+        return _facts_of(self.source, inspect), self.mask and _facts_of(self.mask, inspect)
+
+
+_Facts = ImageFacts | ImageProblem
+_Inspected = tuple[_Facts, _Facts | None]
+"""A picture and its mask; a problem where one cannot be used."""
+
+
+def _facts_of(source: ImageFile | FoundFile | ParquetRow, inspect: Inspect) -> _Facts:
+    try:
+        if isinstance(source, ParquetRow):
+            return inspect_image(source.read())
+        return inspect(source.path)
+    except ImageProblem as problem:
+        return problem
 
 
 def scan_image_set(
@@ -157,18 +171,23 @@ def scan_image_set(
     root = path.expanduser()
     listed, findings = _list(root, limit)
     used: list[tuple[_Listed, ImageFacts]] = []
+    masks: list[MaskFile | None] = []
     left_out: list[str] = []
-    for one, facts in _inspect_all(listed, inspect, progress):
+    for one, (facts, mask) in _inspect_all(listed, inspect, progress):
         if isinstance(facts, ImageProblem):
             findings.append(Finding(one.name, "error", f"Left out. {facts}"))
             left_out.append(one.name)
         else:
             used.append((one, facts))
+            masks.append(_mask(one, mask, findings))
     if not used:
         raise _nothing_usable(root, findings)
     findings += _set_findings(used)
     entries = tuple(
-        ImageEntry(**vars(one), id=facts.digest[:32], header=facts.header) for one, facts in used
+        ImageEntry(
+            facts.digest[:32], one.name, one.caption, one.repeats, facts.header, one.source, mask
+        )
+        for (one, facts), mask in zip(used, masks, strict=True)
     )
     return ImageSet(root, entries, tuple(findings), tuple(left_out))
 
@@ -190,7 +209,7 @@ def read_captions(path: Path, *, limit: int = MAX_IMAGES) -> list[str]:
 def _list(root: Path, limit: int) -> tuple[list[_Listed], list[Finding]]:
     """The pictures of a folder, none of them opened, and what is doubtful about their names."""
     _check_folder(root)
-    contents = look_into(root, limit)
+    contents = read_folder(root, limit)
     listed = [*_listed_files(contents), *_listed_rows(contents, limit)]
     if len(listed) > limit:
         raise UserError(
@@ -213,7 +232,6 @@ def _check_folder(root: Path) -> None:
 
 
 def _listed_files(contents: FolderContents) -> Iterator[_Listed]:
-    masks = take_masks(contents)
     pictures = contents.pictures
     captions = find_captions(contents)
     contents.findings += [
@@ -222,22 +240,24 @@ def _listed_files(contents: FolderContents) -> Iterator[_Listed]:
     ]
     for picture in pictures:
         if repeats := repeats_of(picture.name):
-            mask = _mask_file(masks.get(picture.name), contents)
-            caption = captions.get(picture.name)
+            caption, mask = captions.get(picture.name), contents.masks.get(picture.name)
             yield _Listed(picture.shown, caption, repeats, ImageFile(picture.path), mask)
 
 
-def _mask_file(file: FoundFile | None, contents: FolderContents) -> MaskFile | None:
-    """A mask with its digest; None, with a finding, where it cannot be read."""
-    if file is None:
+def _mask(one: _Listed, facts: _Facts | None, findings: list[Finding]) -> MaskFile | None:
+    """A picture's mask; None, with a finding, where it cannot be used."""
+    if one.mask is None or facts is None:
         return None
-    try:
-        data = read_file(file.path)
-        read_header(data)
-    except ImageProblem as problem:
-        contents.doubt(file.name, "error", f"The mask cannot be used. {problem}")
+    if isinstance(facts, ImageProblem):
+        findings.append(Finding(one.mask.shown, "error", f"The mask cannot be used. {facts}"))
         return None
-    return MaskFile(file.path, hashlib.sha256(data).hexdigest())
+    if np.ptp(facts.thumbnail.astype(np.int16), axis=2).max() > _MOST_COLOUR:
+        message = (
+            f"By its name it is the mask of {one.name}, but it is in colour: its brightness "
+            "counts. If it is a picture of its own, rename it or its folder."
+        )
+        findings.append(Finding(one.mask.shown, "warning", message))
+    return MaskFile(one.mask.path, facts.digest, one.mask.shown)
 
 
 def _listed_rows(contents: FolderContents, limit: int) -> Iterator[_Listed]:
@@ -250,7 +270,7 @@ def _listed_rows(contents: FolderContents, limit: int) -> Iterator[_Listed]:
 
 def _inspect_all(
     listed: list[_Listed], inspect: Inspect, progress: Progress | None
-) -> Iterator[tuple[_Listed, ImageFacts | ImageProblem]]:
+) -> Iterator[tuple[_Listed, _Inspected]]:
     """Decode everything on a few threads (decoders release the interpreter); in order."""
     pool = ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1))
     try:

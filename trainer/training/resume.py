@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from trainer.training.session import Session
 
 NAMES_SHOWN = 5
+_EQUAL = "="
+"""In the key of a picture that equals another; earlier versions kept only the last of them."""
 
 
 def check_resumable(session: Session, state: TrainingState, accept_changes: bool) -> list[str]:
@@ -81,7 +83,8 @@ def changed_settings(
 def image_table(pictures: Sequence[Picture]) -> dict[str, ImageFacts]:
     """What is trained on: for each picture its name, the hash of its caption, repeats and mask.
 
-    The key is the picture's id; one that shows several concepts has a key for each.
+    The key is the picture's id; one that shows several concepts has a key for each. Of equal
+    pictures the last has that key, and the others a numbered one.
     """
     table: dict[str, ImageFacts] = {}
     for picture in pictures:
@@ -89,12 +92,17 @@ def image_table(pictures: Sequence[Picture]) -> dict[str, ImageFacts]:
         caption = hashlib.sha256((entry.caption or "").encode()).hexdigest()[:16]
         key = f"{entry.id}+{picture.concept}" if picture.concept else entry.id
         mask = entry.mask.digest if entry.mask else ""
+        if key in table:
+            equal = sum(other.startswith(f"{key}{_EQUAL}") for other in table)
+            table[f"{key}{_EQUAL}{equal}"] = table[key]
         table[key] = [entry.name, caption, entry.repeats, mask]
     return table
 
 
 def _image_changes(old: dict[str, ImageFacts], new: dict[str, ImageFacts]) -> list[str]:
     """Differences between two image tables, by content."""
+    if not any(_EQUAL in key for key in old):
+        new = {key: facts for key, facts in new.items() if _EQUAL not in key}
     both = old.keys() & new.keys()
     changed = {
         "added": [new[key] for key in new.keys() - old.keys()],

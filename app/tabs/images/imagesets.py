@@ -21,7 +21,8 @@ from pydantic.dataclasses import dataclass
 from app.files import disk_trouble, slug
 from trainer.data.gather import scan_again
 from trainer.data.names import display_name
-from trainer.data.scan import FolderContents, look_into
+from trainer.data.pairing import read_folder
+from trainer.data.scan import FolderContents
 from trainer.data.sets import MAX_IMAGES, ImageSet
 from trainer.errors import UserError
 from trainer.runs.atomic import publish_folder, temporary_name, write_bytes
@@ -173,7 +174,7 @@ def contents_of(image_set: SetFolder) -> FolderContents:
     Raises:
         UserError: it holds far too much.
     """
-    return look_into(image_set.path, MAX_IMAGES)
+    return read_folder(image_set.path, MAX_IMAGES)
 
 
 def picture_path(image_set: SetFolder, picture: str) -> Path:

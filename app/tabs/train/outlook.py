@@ -13,7 +13,8 @@ from trainer.config.concepts import concepts_of, preserved_share, subject_of
 from trainer.config.file import read_config
 from trainer.config.schema import TrainingConfig
 from trainer.data.order import validation_count
-from trainer.data.scan import look_into, repeats_of
+from trainer.data.pairing import read_folder
+from trainer.data.scan import repeats_of
 from trainer.errors import UserError
 from trainer.events import Prepared, StepDone
 from trainer.runs.layout import RunFolder, list_runs
@@ -77,7 +78,7 @@ def picture_count(path: Path) -> tuple[int, int] | None:
 
 @lru_cache(maxsize=64)
 def _count(root: Path, changed: int, unusable: frozenset[str]) -> tuple[int, int] | None:
-    contents = look_into(root, _MOST_PICTURES)
+    contents = read_folder(root, _MOST_PICTURES)
     names = (picture.name for picture in contents.pictures if picture.name not in unusable)
     used = [repeats for name in names if (repeats := repeats_of(name))]
     return (len(used), sum(used)) if used and not contents.tables else None

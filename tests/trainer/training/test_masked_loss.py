@@ -10,10 +10,20 @@ import torch
 from PIL import Image
 
 from tests.conftest import TinyBase
-from tests.trainer.runs_for_tests import make_images, session_for, small_config, train_small
+from tests.trainer.runs_for_tests import (
+    digest,
+    make_images,
+    session_for,
+    small_config,
+    train_small,
+)
 from trainer.diffusion import squared_error
 from trainer.errors import UserError
-from trainer.events import StepDone, Warned
+from trainer.events import RunEvent, StepDone, Warned
+from trainer.runs.layout import RunFolder
+from trainer.runs.status import read_status
+from trainer.training.resume import image_table
+from trainer.training.runner import run_training
 
 
 def masked_images(folder: Path) -> Path:
@@ -103,3 +113,52 @@ def test_a_picture_whose_mask_is_black_is_left_out(tiny_base: TinyBase, tmp_path
     config = small_config(tiny_base("sd1"), images, images__masks="files", training__steps=1)
     _, collected = train_small(config, tmp_path / "run")
     assert any("black all over" in event.message for event in collected.of(Warned))
+
+
+@pytest.mark.parametrize("damage", ["removed", "changed"])
+def test_a_mask_that_goes_during_a_run_ends_it_whole(
+    tiny_base: TinyBase, tmp_path: Path, damage: str
+) -> None:
+    """What was learned is saved, the file is named, and the run goes on when it is back."""
+    images = masked_images(tmp_path / "images")
+    options = {"images__masks": "files", "training__steps": 3, "training__batch_size": 1}
+    config = small_config(tiny_base("sd1"), images, preservation__method="none", **options)
+    train_small(config, tmp_path / "whole")
+    kept = {path: path.read_bytes() for path in images.glob("*.mask.png")}
+
+    def spoil(event: RunEvent) -> None:
+        for path in kept if isinstance(event, StepDone) and event.step == 1 else ():
+            path.unlink() if damage == "removed" else path.write_bytes(b"x")
+
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(UserError, match=r"\d\.mask\.png: ") as caught:
+        run_training(config, run, spoil)
+    assert caught.value.code == "images_changed"
+    assert run.checkpoint_steps() == [1]
+    status = read_status(run)
+    assert status and status.code == "images_changed"
+    for path, data in kept.items():
+        path.write_bytes(data)
+    train_small(config, run.path, resume=True)
+    assert digest(run.adapter) == digest(RunFolder(tmp_path / "whole").adapter)
+
+
+def test_equal_pictures_keep_their_own_masks(tiny_base: TinyBase, tmp_path: Path) -> None:
+    images = make_images(tmp_path / "images", count=1)
+    (images / "same.png").write_bytes((images / "0.png").read_bytes())
+    Image.new("L", (32, 32), 255).save(images / "0.mask.png")
+    Image.new("L", (32, 32), 51).save(images / "same.mask.png")
+    options = {"images__masks": "files", "images__mask_outside": 0.0}
+    session = session_for(tiny_base("sd1"), images, tmp_path / "run", **options)
+    masks = session.batches.masks
+    weights = {
+        picture.entry.name: masks.weights([picture], [False]) for picture in session.pictures
+    }
+    assert {name: mask is not None and mask.max().item() for name, mask in weights.items()} == {
+        "0.png": 1.0,
+        "same.png": pytest.approx(0.2),
+    }
+    before = image_table(session.pictures)
+    Image.new("L", (32, 32), 60).save(images / "0.mask.png")
+    again = session_for(tiny_base("sd1"), images, tmp_path / "run", **options)
+    assert before != image_table(again.pictures)

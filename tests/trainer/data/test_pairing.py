@@ -1,0 +1,133 @@
+"""Which file belongs to which picture: layouts of folders as people and other tools make them.
+
+One table for all: what lies in a folder, which pictures train with which mask, and what is said.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.corpus.pictures import encode
+from tests.trainer.data.folders_for_tests import about, picture, put
+from trainer.data.sets import ImageSet, scan_image_set
+
+
+def files_of(names: str) -> dict[str, bytes | str]:
+    """Pictures in colour, masks in grey: whatever has a word for masks in its name."""
+    files: dict[str, bytes | str] = {}
+    for seed, name in enumerate(names.split(";")):
+        name = name.strip()
+        if re.search(r"(?i)mask|condition|matte|segm", name):
+            files[name] = encode(Image.new("L", (96, 64), 255 - seed), "PNG")
+        else:
+            files[name] = picture(seed)
+    return files
+
+
+def masks_of(image_set: ImageSet) -> dict[str, str | None]:
+    return {entry.name: entry.mask and entry.mask.name for entry in image_set.entries}
+
+
+MASKS: dict[str, tuple[str, dict[str, str | None], tuple[str, str] | None]] = {
+    # files; the pictures that train and their masks; a finding
+    "ours": ("a.png; a.mask.png", {"a.png": "a.mask.png"}, ("a.mask.png", "images.masks")),
+    "OneTrainer": ("a.jpg; a-masklabel.png", {"a.jpg": "a-masklabel.png"}, None),
+    "OneTrainer, no picture": ("b.jpg; a-masklabel.png", {"b.jpg": None}, ("a-mask", "no picture")),
+    "OneTrainer, conditioning": ("a.jpg; a-condlabel.png", {"a.jpg": None}, ("a-cond", "not used")),
+    "underscore": ("a.png; a_mask.jpg", {"a.png": "a_mask.jpg"}, None),
+    "dash": ("a.png; a-mask.png", {"a.png": "a-mask.png"}, None),
+    "space": ("a b.png; a b mask.png", {"a b.png": "a b mask.png"}, None),
+    "brackets": ("a.png; a (mask).png", {"a.png": "a (mask).png"}, None),
+    "capitals": ("Cat.PNG; cat_MASK.Png", {"Cat.PNG": "cat_MASK.Png"}, None),
+    "camel case": ("cat.png; catMask.png", {"cat.png": "catMask.png"}, None),
+    "in front": ("a.png; mask_a.png", {"a.png": "mask_a.png"}, None),
+    "in the middle": ("cat_001.png; cat_mask_001.png", {"cat_001.png": "cat_mask_001.png"}, None),
+    "numbered": ("a.png; a_mask_0.png", {"a.png": "a_mask_0.png"}, None),
+    "whole name": ("a.png; a.png_mask.png", {"a.png": "a.png_mask.png"}, None),
+    "dots": ("v1.5.png; v1.5_mask.png", {"v1.5.png": "v1.5_mask.png"}, None),
+    "unicode": ("café.png; cafe\u0301-mask.png", {"café.png": "cafe\u0301-mask.png"}, None),
+    "case decides": (
+        "A.png; a.png; A_mask.png; a_mask.png",
+        {"A.png": "A_mask.png", "a.png": "a_mask.png"},
+        None,
+    ),
+    "folder mask": ("a.png; mask/a.png", {"a.png": "mask/a.png"}, None),
+    "folder and name": ("a.png; masks/a_mask.jpg", {"a.png": "masks/a_mask.jpg"}, None),
+    "folder of sd-scripts": ("a.png; conditioning/a.png", {"a.png": "conditioning/a.png"}, None),
+    "folders side by side": ("images/a.png; masks/a.png", {"images/a.png": "masks/a.png"}, None),
+    "trees side by side": (
+        "img/10_x/a.png; img/5_y/a.png; Masks/10_x/a.png; Masks/5_y/a.png",
+        {"img/10_x/a.png": "Masks/10_x/a.png", "img/5_y/a.png": "Masks/5_y/a.png"},
+        None,
+    ),
+    "a flat folder of masks": (
+        "img/10_x/a.png; img/5_y/b.png; masks/a.png; masks/b.png",
+        {"img/10_x/a.png": "masks/a.png", "img/5_y/b.png": "masks/b.png"},
+        None,
+    ),
+    "folders named alike": (
+        "train/a.png; train_masks/a_mask.png",
+        {"train/a.png": "train_masks/a_mask.png"},
+        None,
+    ),
+    "a folder for each": ("cat/a.png; cat_masks/a.png", {"cat/a.png": "cat_masks/a.png"}, None),
+    "same stems": (
+        "a.png; a.jpg; masks/a.png; masks/a.jpg",
+        {"a.png": "masks/a.png", "a.jpg": "masks/a.jpg"},
+        None,
+    ),
+    "one for two": (
+        "a.png; a.jpg; a_mask.png",
+        {"a.png": "a_mask.png", "a.jpg": "a_mask.png"},
+        ("a_mask.png", "several pictures, which all get it: a.jpg, a.png"),
+    ),
+    "two for one": (
+        "a.png; a_mask.png; a-mask.png",
+        {"a.png": "a-mask.png"},
+        ("a_mask.png", "several masks, and a-mask.png counts"),
+    ),
+    "ambiguous": (
+        "x/a.png; y/a.png; masks/a.png",
+        {"x/a.png": None, "y/a.png": None},
+        ("masks/a.png", r"cannot be told .x/a.png, y/a.png"),
+    ),
+    "a picture of a mask": (
+        "gas_mask.png; b.png",
+        {"gas_mask.png": None, "b.png": None},
+        ("gas_mask.png", "Named like a mask.*trained on as a picture"),
+    ),
+    "its mask": ("gas_mask.png; masks/gas_mask.png", {"gas_mask.png": "masks/gas_mask.png"}, None),
+    "pictures of masks": (
+        "masks/x.png; hats/y.png",
+        {"masks/x.png": None, "hats/y.png": None},
+        ("masks/x.png", "Named like a mask"),
+    ),
+    "no word of its own": (
+        "a.png; amask.png; unmasked.png",
+        {"a.png": None, "amask.png": None, "unmasked.png": None},
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", MASKS)
+def test_masks_belong_to_pictures_by_name(layout: str, tmp_path: Path) -> None:
+    names, expected, said = MASKS[layout]
+    image_set = scan_image_set(put(tmp_path, files_of(names)))
+    assert masks_of(image_set) == expected
+    if said:
+        assert about(image_set, *said)
+    masks = {name for name in expected.values() if name}
+    used = {*expected, *masks}
+    for name in set(map(str.strip, names.split(";"))) - used:
+        assert [one for one in about(image_set, name) if one.severity != "note"]
+
+
+def test_a_mask_in_colour_is_doubted(tmp_path: Path) -> None:
+    image_set = scan_image_set(put(tmp_path, {"gas.png": picture(1), "gas_mask.png": picture(2)}))
+    assert masks_of(image_set) == {"gas.png": "gas_mask.png"}
+    assert about(image_set, "gas_mask.png", "in colour")

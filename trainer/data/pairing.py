@@ -1,0 +1,248 @@
+"""Which picture a mask or a caption belongs to, told by names alone."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from trainer.data.findings import Finding, Severity
+from trainer.data.names import list_names, matching_key
+from trainer.data.scan import FolderContents, FoundFile, look_into
+
+# The words by which tools and people mark masks, as a whole word of a name: NAME.mask.png,
+# NAME-masklabel.png (OneTrainer), NAME_mask.jpg, mask_NAME.png, NAMEMask.png, cat_masks/.
+_WORD = r"(?:masks?|mask[ _-]?labels?|condlabels?|mattes?|segmentations?)"
+_MARK = re.compile(
+    rf"(?i:(?:^|[ ._(\[-]+){_WORD}(?=$|[ ._)\]-]))|(?<=[a-z0-9])Masks?(?=$|[ ._)\]-])"
+)
+_SURE_MARK = re.compile(r"(?i)(?:\.mask|[._-]masklabel)$")
+"""Marks that no picture of its own has."""
+_CONDITION = re.compile(r"(?i)[._-]condlabel$")
+_FOLDER = re.compile(
+    rf"(?i)[ ._-]*(?:{_WORD}|mask[ _-]?(?:images?|files?)|conditioning(?:[ _-]\w+)?)[ ._-]*"
+)
+"""The whole name of a folder of masks; sd-scripts calls it conditioning."""
+
+
+class PictureIndex:
+    """Finds the pictures that another file points to by name.
+
+    A name counts as it is; where no picture has it, by case and Unicode form.
+    """
+
+    def __init__(self, pictures: Sequence[FoundFile]) -> None:
+        self._found: dict[tuple[str, ...], list[FoundFile]] = defaultdict(list)
+        for picture in pictures:
+            for kind, name in (("name", picture.name), ("stem", picture.stem)):
+                self._found[kind, name].append(picture)
+                like = matching_key(name)
+                self._found[f"like {kind}", like].append(picture)
+                *folders, last = like.split("/")
+                for place in range(len(folders)):
+                    rest = "/".join([*folders[place + 1 :], last])
+                    self._found[f"across {kind}", "/".join(folders[:place]), rest].append(picture)
+                self._found[f"last {kind}", last].append(picture)
+
+    def beside(self, stem: str) -> list[FoundFile]:
+        """Those whose name, or else whose stem, this is: ``a.png`` or ``a`` for ``a.png``."""
+        like = matching_key(stem)
+        return self._first(("name", stem), ("stem", stem), ("like name", like), ("like stem", like))
+
+    def named(self, name: str) -> list[FoundFile]:
+        """Those whose whole name this is."""
+        return self._first(("name", name), ("like name", matching_key(name)))
+
+    def across(self, base: str, rest: str) -> list[FoundFile]:
+        """Those in one folder more: ``images/x/a.png`` for the base "" and the rest ``x/a``.
+
+        Otherwise all that have the same last name anywhere below the base.
+
+        Args:
+            rest: a name or a stem, as for `beside`.
+        """
+        base, rest = matching_key(base), matching_key(rest)
+        if found := self._first(("across name", base, rest), ("across stem", base, rest)):
+            return found
+        last = rest.rpartition("/")[2]
+        below = f"{base}/" if base else ""
+        for kind in ("last name", "last stem"):
+            if found := [
+                picture
+                for picture in self._found.get((kind, last), ())
+                if matching_key(picture.name).startswith(below)
+            ]:
+                return found
+        return []
+
+    def elsewhere(self, stem: str) -> list[FoundFile]:
+        """Those that a file without a picture beside it may mean: ``images/a`` for ``captions/a``.
+
+        The nearest folder in which the two may differ counts.
+        """
+        *folders, last = stem.split("/")
+        for place in reversed(range(len(folders))):
+            base, rest = "/".join(folders[:place]), "/".join([*folders[place + 1 :], last])
+            if found := self.beside("/".join(filter(None, (base, rest)))):
+                return found
+            like = matching_key(base), matching_key(rest)
+            if found := self._first(("across name", *like), ("across stem", *like)):
+                return found
+        return self.across("", last)
+
+    def _first(self, *keys: tuple[str, ...]) -> list[FoundFile]:
+        return next((self._found[key] for key in keys if key in self._found), list[FoundFile]())
+
+
+def in_one_folder(pictures: Sequence[FoundFile]) -> bool:
+    """Whether pictures of one name differ in their suffixes alone."""
+    return len({picture.folder for picture in pictures}) <= 1
+
+
+# ------------------------------------------------------------------------------ masks
+
+
+def read_folder(root: Path, limit: int) -> FolderContents:
+    """As `look_into`, with the masks taken out of the pictures.
+
+    Raises:
+        UserError: as `look_into`.
+    """
+    contents = look_into(root, limit)
+    take_masks(contents)
+    return contents
+
+
+def looks_like_mask(name: str) -> bool:
+    """Whether a file's or a folder's name, without a suffix, has a word that marks masks."""
+    return bool(_MARK.search(name) or _FOLDER.fullmatch(name))
+
+
+def take_masks(contents: FolderContents) -> None:
+    """Moves the masks of a folder's pictures from `pictures` to `masks`; says what is doubtful.
+
+    A file is a mask where its name, or that of its folder, has a word that marks masks, and one
+    picture has the name without it. Of a folder with at least one mask all files are masks. What
+    only looks like a mask stays a picture, with a warning.
+    """
+    plain: list[FoundFile] = []
+    marked: list[FoundFile] = []
+    for file in contents.pictures:
+        (marked if any(map(looks_like_mask, file.stem.split("/"))) else plain).append(file)
+    if marked:
+        _Taking(contents, plain, marked).finish()
+
+
+class _Taking:
+    """The masks of one folder while they are told from its pictures."""
+
+    def __init__(
+        self, contents: FolderContents, plain: list[FoundFile], marked: list[FoundFile]
+    ) -> None:
+        self.contents, self.pictures = contents, plain
+        self.said: dict[tuple[Severity, str], list[str]] = defaultdict(list)
+        self.folders: set[str] = set()
+        rest = self._pair(PictureIndex(plain), marked)
+        # A picture may be called gas_mask.png, and have a mask of its own.
+        outside = [file for file in rest if not any(map(looks_like_mask, file.folder.split("/")))]
+        self.rest = self._pair(PictureIndex(outside), rest)
+
+    def _pair(self, index: PictureIndex, files: list[FoundFile]) -> list[FoundFile]:
+        """Gives the masks among files to their pictures; returns the others."""
+        others: list[FoundFile] = []
+        for file in files:
+            owners = [owner for owner in _owners(file, index) if owner != file]
+            if not owners:
+                others.append(file)
+                continue
+            if any(map(looks_like_mask, file.folder.split("/"))):
+                self.folders.add(file.folder)
+            self._give(file, owners)
+        return others
+
+    def _give(self, file: FoundFile, owners: list[FoundFile]) -> None:
+        shown = list_names([owner.shown for owner in owners])
+        if _CONDITION.search(file.stem):
+            self._say(file, "warning", "A picture that another tool conditions on: not used.")
+        elif not in_one_folder(owners):
+            self._say(
+                file,
+                "error",
+                f"It looks like a mask, but of which picture cannot be told ({shown}): it is used "
+                "for nothing. Put it beside its picture, as NAME.mask.png.",
+            )
+        else:
+            if len(owners) > 1:
+                self._say(
+                    file, "warning", f"The mask of several pictures, which all get it: {shown}."
+                )
+            for owner in owners:
+                first = self.contents.masks.setdefault(owner.name, file)
+                if first != file:
+                    message = (
+                        f"{owner.shown} has several masks, and {first.shown} counts. Delete this "
+                        "one, or the other."
+                    )
+                    self._say(file, "warning", message)
+
+    def finish(self) -> None:
+        """Says what became of all."""
+        for file in self.rest:
+            if _SURE_MARK.search(file.stem) or file.folder in self.folders:
+                self._say(
+                    file,
+                    "warning",
+                    "A mask, but no picture beside it has its name, so it is used for nothing.",
+                )
+            elif _CONDITION.search(file.stem):
+                self._say(file, "warning", "A picture that another tool conditions on: not used.")
+            else:
+                self.pictures.append(file)
+                self._say(
+                    file,
+                    "warning",
+                    "Named like a mask, but there is no picture that it could belong to: it is "
+                    "trained on as a picture. Remove it if that is not meant.",
+                )
+        self.contents.pictures = sorted(self.pictures, key=lambda file: file.name)
+        for (severity, message), names in self.said.items():
+            self.contents.findings.append(Finding.of_several(names, severity, message))
+        if self.contents.masks:
+            names = sorted({file.shown for file in self.contents.masks.values()})
+            message = 'Masks of pictures: used with images.masks = "files", and never trained on.'
+            self.contents.findings.append(Finding.of_several(names, "note", message))
+
+    def _say(self, file: FoundFile, severity: Severity, message: str) -> None:
+        self.said[severity, message].append(file.shown)
+
+
+def _owners(file: FoundFile, index: PictureIndex) -> list[FoundFile]:
+    """The pictures whose mask a file is by its name, the nearest first to be found."""
+    path = PurePosixPath(file.name)
+    folders, stem = list(path.parent.parts), file.stem.rpartition("/")[2]
+    place = next((i for i in reversed(range(len(folders))) if looks_like_mask(folders[i])), None)
+    if place is None:
+        return _first(index.beside("/".join([*folders, name])) for name in _unmarked(stem))
+    base, rest = folders[:place], folders[place + 1 :]
+    names = [path.name, stem, *_unmarked(stem)]
+    if not _FOLDER.fullmatch(folders[place]):  # cat_masks/a.png is of cat/a.png
+        others = list(_unmarked(folders[place]))
+        paths = ([*base, other, *rest, name] for other in others for name in names)
+        return _first(index.beside("/".join(parts)) for parts in paths)
+    return _first(index.beside("/".join([*base, *rest, name])) for name in names) or _first(
+        index.across("/".join(base), "/".join([*rest, name])) for name in names
+    )
+
+
+def _first(found: Iterator[list[FoundFile]]) -> list[FoundFile]:
+    return next(filter(None, found), [])
+
+
+def _unmarked(name: str) -> Iterator[str]:
+    """What a name is without the word that marks masks: ``cat_001`` for ``cat_mask_001``."""
+    for mark in reversed(list(_MARK.finditer(name))):
+        before, after = name[: mark.start()], name[mark.end() :].lstrip(")]")
+        yield before + after if before else after.lstrip(" ._-")
+        if before and after:
+            yield before
