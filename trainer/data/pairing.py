@@ -236,7 +236,7 @@ def _owners(file: FoundFile, index: PictureIndex) -> list[FoundFile]:
 
 
 def _first(found: Iterator[list[FoundFile]]) -> list[FoundFile]:
-    return next(filter(None, found), [])
+    return next(filter(None, found), list[FoundFile]())
 
 
 def _unmarked(name: str) -> Iterator[str]:
