@@ -49,7 +49,7 @@ def resume(
         UserError: there is no run, or its images or settings have changed.
     """
     folder = open_run(Path(run))
-    config = read_config(folder.config)
+    config = read_config(folder.config, of_run=True)
     return run_training(config, folder, listener, resume=True, accept_changes=accept_changes)
 
 

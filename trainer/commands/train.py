@@ -141,7 +141,7 @@ def worker(
     """Train the run in a folder whose configuration is written already."""
     folder = open_run(run)
     try:
-        config = read_config(folder.config)
+        config = read_config(folder.config, of_run=True)
         return _run(config, folder, resume=resume, accept_changes=accept_changes)
     except UserError as error:
         note_failure(folder, error)

@@ -14,6 +14,7 @@ from trainer.untyped import is_sequence
 
 _DEFAULTS = TrainingConfig()
 _CONCEPTS = "concepts"
+_FACTS = ("resume", "private", "place", "memory", "needs")
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class ConfigField:
         description: its help.
         title: its label on the page.
         flag, metavar: its option on the command line, such as ``--rank`` and ``R``; or empty.
-        resume, private, place, memory: see `trainer.config.section.field`.
+        resume, private, place, memory, needs: see `trainer.config.section.field`.
         schema: its JSON schema.
     """
 
@@ -40,6 +41,7 @@ class ConfigField:
     private: bool
     place: bool
     memory: bool
+    needs: Mapping[str, Any]
     schema: Mapping[str, Any]
 
     @property
@@ -107,7 +109,7 @@ def _fields(section: str, model: type[Section]) -> list[ConfigField]:
                 flag=schema["flag"].partition(" ")[0],
                 metavar=schema["flag"].partition(" ")[2],
                 schema=schema,
-                **{fact: schema[fact] for fact in ("resume", "private", "place", "memory")},
+                **{fact: schema[fact] for fact in _FACTS},
             )
         )
     return found

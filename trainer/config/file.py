@@ -16,6 +16,7 @@ import tomlkit
 from pydantic import ValidationError
 from tomlkit.exceptions import ParseError, TOMLKitError
 
+from trainer.config.earlier import as_it_began
 from trainer.config.fields import ConfigField, all_fields, concept_fields, sections
 from trainer.config.mistakes import ConfigError, Mistake, explain, shown_value, unknown_key
 from trainer.config.schema import TrainingConfig
@@ -216,8 +217,12 @@ def _comment(text: str) -> str:
 # ------------------------------------------------------------------------------ reading
 
 
-def read_config(path: Path) -> TrainingConfig:
+def read_config(path: Path, *, of_run: bool = False) -> TrainingConfig:
     """Reads a configuration file; fields that it leaves out take their defaults.
+
+    Args:
+        of_run: it is the file of a run folder, perhaps of an earlier version: what it leaves out
+            did not exist, and `trainer.config.earlier` knows what was done instead.
 
     Raises:
         UserError: the file is missing or unreadable; a `ConfigError` for what is wrong inside it,
@@ -239,10 +244,10 @@ def read_config(path: Path) -> TrainingConfig:
         line = data[: error.start].count(b"\n") + 1
         mistake = Mistake("", "this is not UTF-8 text", line)
         raise ConfigError(str(path), [mistake], "Save the file as UTF-8.") from error
-    return parse_config(text, str(path))
+    return parse_config(text, str(path), of_run=of_run)
 
 
-def parse_config(text: str, source: str = "") -> TrainingConfig:
+def parse_config(text: str, source: str = "", *, of_run: bool = False) -> TrainingConfig:
     """Reads the text of a configuration file; see `read_config`."""
     try:
         tree = tomlkit.parse(text).unwrap()
@@ -251,6 +256,7 @@ def parse_config(text: str, source: str = "") -> TrainingConfig:
         raise ConfigError(source, _twice(text, error) or [Mistake("", *reason)], _TOML) from error
     except RecursionError:
         raise ConfigError(source, [Mistake("", "lists nested too deeply")], _TOML) from None
+    tree = as_it_began(tree) if of_run else tree
     return validate(tree, source, dict(reversed(_key_lines(text))))
 
 

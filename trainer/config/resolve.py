@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from trainer.config.optimizers import OPTIMIZERS
 from trainer.config.schema import TrainingConfig
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ BUILT_IN_RATES = {"tiny-emoji": Rates(unet=4e-3, text_encoder=6e-3)}
 BUILT_IN_ALPHA = 16.0
 """Above it their rates fall as it rises, since an adapter moves by rate times alpha: with alpha and
 rank 32 at the full rates, training on the style set ended in noise."""
-# Prodigy finds the rate itself and takes 1 as its multiplier (arXiv 2306.06101, section 5).
-PRODIGY_RATES = Rates(unet=1.0, text_encoder=1.0)
 
 
 def wants_tiles(config: TrainingConfig, resolution: int) -> bool:
@@ -52,8 +51,8 @@ def resolve(config: TrainingConfig, base: BaseModel) -> TrainingConfig:
     rates = Rates(family.learning_rate, family.text_encoder_learning_rate)
     if base.name in BUILT_IN_RATES:
         rates = BUILT_IN_RATES[base.name].times(min(1.0, BUILT_IN_ALPHA / alpha))
-    if optimizer.name == "prodigy":
-        rates = PRODIGY_RATES
+    factor = OPTIMIZERS[optimizer.name].rate
+    rates = Rates(1.0, 1.0) if factor is None else rates.times(factor)
     resolution = config.images.resolution or base.default_resolution
     values = {
         "memory": {"vae_tiling": "on" if wants_tiles(config, resolution) else "off"},

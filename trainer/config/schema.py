@@ -13,6 +13,8 @@ from pathlib import Path
 
 from pydantic import model_validator
 
+from trainer.config.optimizers import OptimizerConfig
+from trainer.config.preserving import PreservationConfig
 from trainer.config.section import Section, Several, field
 from trainer.config.sections import (
     AdapterConfig,
@@ -24,9 +26,7 @@ from trainer.config.sections import (
     ImagesConfig,
     MemoryConfig,
     ObjectiveConfig,
-    OptimizerConfig,
     OutputConfig,
-    PreservationConfig,
     PreviewsConfig,
     TrainingSection,
 )

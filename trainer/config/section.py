@@ -8,6 +8,7 @@ of adapters and the prediction of memory read it from there (`trainer.config.fie
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
@@ -61,6 +62,8 @@ def field(
     private: bool = False,
     place: bool = False,
     memory: bool = False,
+    needs: Mapping[str, object] | None = None,
+    before: object = ...,
     **limits: Any,
 ) -> Any:
     """A field of a section.
@@ -74,6 +77,10 @@ def field(
             an adapter's metadata.
         place: it names a place on the user's disk: others are shown its last part at most.
         memory: what a run needs of a card's memory depends on it.
+        needs: what other fields must be for this one to have an effect, by dotted name: a value,
+            a list of them, or True for anything that is not off, empty or 0.
+        before: what runs of versions that did not have it yet did, as the file would say it; left
+            out where that is the default. Such a run goes on with it.
         limits: what `pydantic.Field` takes, such as ge, le, max_length and pattern.
     """
     facts: JsonDict = {
@@ -82,6 +89,9 @@ def field(
         "private": private,
         "place": place,
         "memory": memory,
+        "needs": cast("JsonDict", dict(needs or {})),
     }
+    if before is not ...:
+        facts["before"] = cast("Any", before)
     extra = cast("Any", Field)
     return extra(default, title=title, json_schema_extra=facts, **limits)

@@ -8,11 +8,11 @@ from typing import Literal
 
 from pydantic import field_validator
 
+from trainer.config.preserving import PRESERVED
 from trainer.config.section import (
     FilePath,
     PositiveInt,
     Probability,
-    Rate,
     Section,
     Several,
     field,
@@ -20,6 +20,7 @@ from trainer.config.section import (
 
 aside = partial(field, resume=True, private=True)
 """A field that changes nothing about the adapter: what is drawn, measured or saved on the way."""
+_MASKED = {"images.masks": ("alpha", "files")}
 
 
 class BaseModelConfig(Section, title="Base model"):
@@ -67,7 +68,7 @@ class ImagesConfig(Section, title="Pictures"):
     """What of a picture counts in the loss. none: all of it. alpha: what is not transparent. files:
     what is white in NAME.mask.png, NAME-masklabel.png or NAME_mask.png beside the picture, or in a
     folder masks next to it; a picture without a mask counts whole."""
-    mask_outside: Probability = field(0.1)
+    mask_outside: Probability = field(0.1, needs=_MASKED)
     """How much the rest counts where a mask is used. 0 to 1; at 0 the adapter may draw anything
     there."""
 
@@ -90,7 +91,9 @@ class CaptionsConfig(Section, title="Words and captions"):
     carry the subject. 0 to 1."""
     shuffle_tags: bool = field(False)
     """Shuffle comma-separated tags, differently every time. For tag captions only."""
-    keep_tags: int = field(1, title="Leading tags that stay", ge=0, le=75)
+    keep_tags: int = field(
+        1, title="Leading tags that stay", ge=0, le=75, needs={"captions.shuffle_tags": True}
+    )
     """How many leading tags stay in place when tags are shuffled. The trigger always stays."""
 
 
@@ -144,35 +147,6 @@ class AdapterConfig(Section, title="Adapter"):
         """The rank, and the alpha whose alpha / rank is what the output is multiplied by."""
         alpha = self.rank if self.alpha is None else self.alpha
         return self.rank, alpha * (self.rank**0.5 if self.kind == "rslora" else 1.0)
-
-
-class OptimizerConfig(Section, title="Learning rate and optimizer"):
-    """How parameters move."""
-
-    name: Literal["adamw", "adamw8bit", "prodigy", "lion", "adafactor"] = field(
-        "adamw", title="Optimizer", memory=True
-    )
-    """Optimizer. adamw8bit keeps its two moments in 8 bits; prodigy finds its own learning rate
-    (set it to 1); lion wants a rate 3 to 10 times lower."""
-    learning_rate: Rate | None = field(None, title="Learning rate (UNet)")
-    """Learning rate of the UNet's adapter. Empty: what suits the base model (1e-4 for SD 1, SD 2
-    and SDXL)."""
-    text_encoder_learning_rate: Rate | None = field(None, title="Learning rate (text encoder)")
-    """Learning rate of the text encoder's adapter. Empty: what suits the base model (5e-5 for SD 1,
-    SD 2 and SDXL)."""
-    lora_plus_ratio: float = field(1.0, title="LoRA+ ratio", ge=1.0, le=64.0)
-    """LoRA+ (arXiv 2402.12354): learning rate of B over that of A. 1 is plain LoRA; the paper found
-    4 to 16 to converge faster."""
-    weight_decay: float = field(0.01, ge=0.0, le=1.0)
-    """Decoupled weight decay."""
-    max_gradient_norm: float = field(1.0, title="Longest gradient", ge=0.0, le=1000.0)
-    """Gradients longer than this are shortened to it. 0: never."""
-    schedule: Literal[
-        "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
-    ] = field("cosine", title="Learning-rate schedule")
-    """How the learning rate changes over the run."""
-    warmup: Probability = field(0.05)
-    """Share of the run over which the learning rate rises from 0."""
 
 
 class TrainingSection(Section, title="Length, batches and precision"):
@@ -229,7 +203,9 @@ class MemoryConfig(Section, title="Memory"):
     )
     """Pictures in one forward pass. A larger batch takes several passes, one after another, with
     the same result. Empty: the whole batch at once."""
-    preserve_apart: bool = field(False, title="Preserve in a pass of its own", memory=True)
+    preserve_apart: bool = field(
+        False, title="Preserve in a pass of its own", memory=True, needs=PRESERVED
+    )
     """Give the preserved prompts a forward pass of their own: somewhat slower, and a fifth less
     memory for activations."""
     offload: bool = field(True, title="Keep parts off the card", memory=True)
@@ -250,55 +226,14 @@ class ObjectiveConfig(Section, title="Loss"):
     """What a timestep counts. debiased (arXiv 2310.08442): the noisier, the more; there the words
     decide what is drawn, so the trigger word is learned in fewer steps. min_snr: see
     objective.min_snr_gamma."""
-    min_snr_gamma: float = field(5.0, title="Min-SNR gamma", ge=0.0, le=100.0)
+    min_snr_gamma: float = field(
+        5.0, title="Min-SNR gamma", ge=0.0, le=100.0, needs={"objective.weighting": "min_snr"}
+    )
     """Of Min-SNR weighting (arXiv 2303.09556), where objective.weighting is min_snr: caps the
     weight of nearly clean timesteps. 5 is the paper's value; 0: every timestep counts the same."""
     noise_offset: float = field(0.0, ge=0.0, le=1.0)
     """Adds a constant shift to the noise of each channel, which lets the model learn very dark and
     very bright pictures. 0 to 0.1."""
-
-
-class PreservationConfig(Section, title="Keeping everything else as it was"):
-    """Keeping everything else as it was (DreamBooth, arXiv 2208.12242, section 3.3).
-
-    On every k-th step a few more rows go through the model beside the pictures. What they are to
-    come out as is either what the base model predicted for them (prediction), or pictures of the
-    class (pictures). See docs/keeping-the-rest-still.md.
-    """
-
-    method: Literal["prediction", "pictures", "none"] = field(
-        "prediction", title="What holds the rest in place", memory=True
-    )
-    """prediction: the base model's own predictions for the class word, for things like it, for all
-    kinds of others and for the empty prompt; no pictures are needed. pictures: DreamBooth's class
-    pictures, drawn by the base model or taken from preservation.folder; they preserve the class
-    word only. none: nothing is preserved."""
-    weight: float = field(4.0, title="Preservation weight", ge=0.0, le=100.0, memory=True)
-    """Weight of the preservation loss (the lambda of DreamBooth, which has 1 there with as many
-    class pictures as pictures in every step). 0: none, and the class word will come to mean the
-    trained subject too."""
-    every: PositiveInt = field(2, title="Preserve on every k-th step")
-    """Preserve on every k-th step: 1 holds best and costs most time."""
-    share: float = field(
-        0.25, title="Rows to preserve for each picture", gt=0.0, le=4.0, memory=True
-    )
-    """On such a step, rows to preserve for each picture; at least one row. With several concepts as
-    many for each of them (method prediction)."""
-    pictures: int = field(16, title="Pictures drawn for it before training", ge=1, le=2000)
-    """How many pictures the base model draws for it before training, once (they are kept in the
-    cache). prediction: each of their denoising steps is remembered with what was predicted there.
-    pictures: these are the class pictures."""
-    folder: str = field(
-        "", title="Folder of class pictures", max_length=4000, private=True, place=True
-    )
-    """Class pictures of your own, for the method pictures: the folder of an image set. Never
-    written to. Empty: the base model draws them."""
-    seed: int = field(0, title="Seed of preservation", ge=0, le=2**31 - 1)
-    """Seed of what the base model draws for it. Runs with the same seed, words and captions share
-    them."""
-    prompts: Several[str] = field((), title="Prompts to preserve, one a line")
-    """More prompts whose pictures should stay as they are. The class word, paraphrases of it,
-    common other subjects and the empty prompt are always among them."""
 
 
 class PreviewsConfig(Section, title="Previews"):
@@ -336,7 +271,9 @@ class EvaluationConfig(Section, title="Measuring the adapter"):
     enabled: bool = aside(True, title="Measure effect, leak and collateral")
     """Measure effect, leak, collateral and validation loss while training and at its end. Off:
     nothing is measured."""
-    every: int = aside(100, title="Steps between measurements", ge=0)
+    every: int = aside(
+        100, title="Steps between measurements", ge=0, needs={"evaluation.enabled": True}
+    )
     """Steps between measurements. Each also keeps its adapter as a file in the run's adapters/
     folder. 0: only at the end."""
     validation: float = field(
@@ -345,13 +282,26 @@ class EvaluationConfig(Section, title="Measuring the adapter"):
     """Share of the pictures that is kept out of training, to see whether the adapter learns the
     subject or learns the pictures by heart; at most 8. A set of fewer than 8 pictures is trained on
     whole. 0: none."""
-    early_stop: int = aside(0, title="Stop early after so many measurements", ge=0, le=1000)
+    early_stop: int = aside(
+        0,
+        title="Stop early after so many measurements",
+        ge=0,
+        le=1000,
+        needs={"evaluation.enabled": True, "evaluation.every": True},
+    )
     """End training after so many measurements in a row without improvement. 0: never."""
-    board: int = aside(1, title="Pictures in a cell of the board", ge=0, le=8)
+    board: int = aside(
+        1, title="Pictures in a cell of the board", ge=0, le=8, needs={"evaluation.enabled": True}
+    )
     """Pictures in each cell of the board that is drawn at the end: trigger, class word, neighbour
     and unrelated thing at several strengths. 0: no board."""
     scorers: FilePath | None = field(
-        None, title="Folder of scoring models", resume=True, private=True, place=True
+        None,
+        title="Folder of scoring models",
+        resume=True,
+        private=True,
+        place=True,
+        needs={"evaluation.enabled": True},
     )
     """Folder of CLIP or DINO models in transformers' layout, for scores of likeness beside the
     built-in ones. Nothing is ever downloaded. Empty: none."""
@@ -367,7 +317,12 @@ class OutputConfig(Section, title="Adapter file"):
     )
     """Number format of the file: fp16 halves it at no visible cost."""
     dora_rank: int | None = field(
-        None, title="Rank of a DoRA as a plain adapter", ge=1, le=4096, resume=True
+        None,
+        title="Rank of a DoRA as a plain adapter",
+        ge=1,
+        le=4096,
+        resume=True,
+        needs={"adapter.kind": "dora"},
     )
     """Rank of the plain adapter that dora is written as; without meaning for other kinds. Empty:
     four times the rank. More comes nearer to what was trained."""

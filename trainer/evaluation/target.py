@@ -77,7 +77,7 @@ def find_target(
         place = RUNS / place
     if place.is_dir():
         run = open_run(place)
-        config, files = read_config(run.config), run_files(run)
+        config, files = read_config(run.config, of_run=True), run_files(run)
     else:
         run, files, config = None, (_adapter_at(place),), config_of(_metadata(place))
     if base:

@@ -14,6 +14,7 @@ from torch.nn import Parameter
 from torch.utils.hooks import RemovableHandle
 from transformers import CLIPTextConfig
 
+from trainer.config.optimizers import OPTIMIZERS
 from trainer.config.schema import AdapterConfig, TrainingConfig
 from trainer.diffusion import Points, TextConditioning, call_unet, encode
 from trainer.errors import UserError
@@ -324,10 +325,4 @@ def other_memory(
 
 def optimizer_bytes(name: str, attachment_bytes: int) -> int:
     """State of an optimizer for float32 parameters of so many bytes."""
-    return round(attachment_bytes * _STATES[name])
-
-
-# Bytes of state for each byte of parameters: adamw keeps two moments, prodigy also where it began
-# and a running sum, lion one moment; adamw8bit two of a quarter and their scales; adafactor rows
-# and columns only.
-_STATES = {"adamw": 2.0, "adamw8bit": 0.52, "prodigy": 4.0, "lion": 1.0, "adafactor": 0.15}
+    return round(attachment_bytes * OPTIMIZERS[name].state)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 
+from trainer.config.effects import Idle, idle_settings
 from trainer.config.resolve import wants_tiles
 from trainer.config.schema import TrainingConfig
 from trainer.data.buckets import make_buckets
@@ -83,6 +84,7 @@ class Fit:
         plan_peak_gib: the peak with them; of the smallest plan there is, where nothing fits.
         plan_fits: whether the plan fits.
         slowdown: time of a step with the plan beside that without, about.
+        idle: settings that will do nothing beside the others.
     """
 
     base: str
@@ -98,6 +100,7 @@ class Fit:
     plan_peak_gib: float
     plan_fits: bool
     slowdown: float
+    idle: tuple[Idle, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json`` and the page."""
@@ -122,6 +125,8 @@ class Fit:
             yield f"  {title:<36}{gib:7.2f} GiB"
         yield ""
         yield self._verdict()
+        for idle in self.idle:
+            yield f"Note: {idle}"
 
     def _verdict(self) -> str:
         if self.fits:
@@ -174,6 +179,7 @@ def predict(config: TrainingConfig, vram_gib: float | None = None) -> Fit:
         plan_peak_gib=round(plan_peak, 2),
         plan_fits=plan_peak <= card,
         slowdown=round(plan.cost / mode.cost, 2),
+        idle=tuple(idle_settings(config)),
     )
 
 

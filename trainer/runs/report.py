@@ -82,7 +82,7 @@ def write_report(run: RunFolder) -> Path:
     }
     events = read_events(run)
     try:
-        config, problem = read_config(run.config), ""
+        config, problem = read_config(run.config, of_run=True), ""
     except UserError as error:
         config, problem = TrainingConfig(), error.message
     concepts = concepts_of(config)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from trainer.config.schema import OptimizerConfig
+from trainer.config.optimizers import OptimizerConfig
 from trainer.errors import UserError
 from trainer.lora.names import Part
 
@@ -90,7 +90,9 @@ def make_optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> Opt
 
     if config.name == "lion":
         return pytorch_optimizer.Lion(groups, **options)
-    return pytorch_optimizer.Prodigy([_one_group(groups)], weight_decouple=True, **options)
+    # Without bias correction the second moment is far too small at first: for a hundred steps they
+    # are 3 to 6 times as long as the distance that was found, and the base model is destroyed.
+    return pytorch_optimizer.Prodigy([_one_group(groups)], bias_correction=True, **options)
 
 
 def _one_group(groups: list[dict[str, Any]]) -> dict[str, Any]:
@@ -112,22 +114,25 @@ def _one_group(groups: list[dict[str, Any]]) -> dict[str, Any]:
     return {"params": members, "lr": rates[0], "initial_lr": rates[0], "part": "all"}
 
 
-def make_schedule(name: str, warmup: float, total_steps: int) -> Schedule:
+def make_schedule(config: OptimizerConfig, total_steps: int) -> Schedule:
     """The factor on each group's peak rate as a pure function of the step, counted from 0.
 
-    Taken from diffusers' schedules. A function needs no state in a checkpoint, and a run whose
-    number of steps is changed before it is resumed goes on along the new curve.
-
-    Args:
-        warmup: share of the run over which the factor rises from 0 to 1.
+    It rises in equal parts to 1 over the warm-up, the first step's being one part: no step is taken
+    in vain. What follows is one of diffusers' schedules over the steps that are left. A function
+    needs no state in a checkpoint, and a run whose number of steps is changed before it is resumed
+    goes on along the new curve.
     """
+    warmup = round(config.warmup * total_steps)
     scheduler = get_scheduler(
-        name,
+        config.schedule,
         torch.optim.SGD([Parameter(torch.zeros(1))]),
-        num_warmup_steps=round(warmup * total_steps),
-        num_training_steps=total_steps,
+        num_warmup_steps=0,
+        num_training_steps=max(1, total_steps - warmup),
+        num_cycles=config.schedule_cycles,
+        power=config.schedule_power,
     )
-    return scheduler.lr_lambdas[0]
+    after = scheduler.lr_lambdas[0]
+    return lambda step: (step + 1) / warmup if step < warmup else after(step - warmup)
 
 
 def set_learning_rates(optimizer: Optimizer, factor: float) -> None:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from trainer.config.earlier import as_it_began, changes_since
 from trainer.config.fields import may_change_on_resume
 from trainer.config.schema import TrainingConfig
 from trainer.data.sets import Picture
@@ -61,6 +62,7 @@ def check_resumable(session: Session, state: TrainingState, accept_changes: bool
             "images_changed",
         )
     notes = [f"{key} changed from {old} to {new}" for key, (old, new) in changed.items()]
+    notes += changes_since(state.config, state.step)
     return notes + [f"image set: {change}" for change in pictures]
 
 
@@ -72,10 +74,11 @@ def changed_settings(
     Args:
         before: the run's configuration as its checkpoint has it. It is read as a configuration,
             since values of earlier versions may have other names today; fields that did not exist
-            then count as unchanged.
+            then were what `as_it_began` says, or else count as unchanged.
     """
-    known = _flat(before)
-    old = _flat(TrainingConfig.model_validate(before).model_dump(mode="json"))
+    begun = as_it_began(before)
+    known = _flat(begun)
+    old = _flat(TrainingConfig.model_validate(begun).model_dump(mode="json"))
     new = _flat(config.model_dump(mode="json"))
     return {key: (old[key], new[key]) for key in new if key in known and old[key] != new[key]}
 

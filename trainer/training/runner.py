@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from trainer import __version__
+from trainer.config.effects import idle_settings
 from trainer.config.file import write_config
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
@@ -68,6 +69,8 @@ class _Start:
     ) -> Session:
         """The prepared session, at the step where it goes on."""
         state = load_latest(self.run, notice) if self.resume else None
+        for idle in () if self.resume else idle_settings(self.config):
+            notice(str(idle))
         try:
             session = prepare(self.config, self.run, self.device, notice, progress, record)
         except torch.OutOfMemoryError as error:

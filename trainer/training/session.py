@@ -228,7 +228,7 @@ def prepare(
                 config.optimizer.lora_plus_ratio,
             ),
         ),
-        schedule=make_schedule(config.optimizer.schedule, config.optimizer.warmup, training.steps),
+        schedule=make_schedule(config.optimizer, training.steps),
         ema=EMAModel(parameters, decay=decay) if decay else None,
         scaler=torch.amp.GradScaler(device.torch_device.type, enabled=device.precision == "fp16"),
         preservation=prepare_preservation(

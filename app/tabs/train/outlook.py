@@ -142,7 +142,7 @@ def _measured(path: Path, changed: int) -> _Measured | None:
     """Seconds a step of a run; None where too little was done to tell."""
     run = RunFolder(path)
     try:
-        config = read_config(run.config)
+        config = read_config(run.config, of_run=True)
     except UserError:
         return None
     steps = [event for event in read_events(run) if isinstance(event, (StepDone, Prepared))]

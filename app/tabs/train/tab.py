@@ -31,6 +31,7 @@ from app.tabs.images.imagesets import find_set
 from app.tabs.train import memory, outlook
 from trainer import places
 from trainer.config.concepts import check_essentials
+from trainer.config.effects import idle_settings
 from trainer.config.fields import all_fields, sections
 from trainer.config.file import (
     MAX_FILE_BYTES,
@@ -241,7 +242,8 @@ def _summary(config: TrainingConfig | None, wrong: Wrong) -> str:
         mistakes = [(label_of(name) if name else "", text) for name, text in wrong.items()]
         return render("train.html", "wrong", mistakes)
     found = (_missing(config), outlook.lessons(config), outlook.arithmetic(config))
-    return render("train.html", "summary", config, *found, outlook.time_needed(config))
+    idle = [(label_of(one.field), one.message) for one in idle_settings(config)]
+    return render("train.html", "summary", config, *found, outlook.time_needed(config), idle)
 
 
 def _missing(config: TrainingConfig) -> str:

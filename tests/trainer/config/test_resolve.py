@@ -8,6 +8,7 @@ import pytest
 
 from tests.conftest import TinyBase
 from trainer.config.file import with_values
+from trainer.config.optimizers import OPTIMIZERS
 from trainer.config.resolve import resolve
 from trainer.config.schema import TrainingConfig
 from trainer.models.load import load_base
@@ -22,6 +23,7 @@ from trainer.models.load import load_base
         ({"adapter.rank": 32, "adapter.alpha": 16.0}, (4e-3, 6e-3)),
         ({"adapter.rank": 64, "optimizer.learning_rate": 1e-2}, (1e-2, 1.5e-3)),
         ({"adapter.rank": 32, "optimizer.name": "prodigy"}, (1.0, 1.0)),
+        ({"adapter.rank": 32, "optimizer.name": "lion"}, (4e-4, 6e-4)),
     ],
 )
 def test_rates_of_the_built_in_model_follow_alpha(
@@ -30,6 +32,17 @@ def test_rates_of_the_built_in_model_follow_alpha(
     optimizer = resolve(with_values(TrainingConfig(), values), load_base("tiny-emoji")).optimizer
     found = (optimizer.learning_rate, optimizer.text_encoder_learning_rate)
     assert found == pytest.approx(rates)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_has_a_rate_of_its_own(tiny_base: TinyBase, name: str) -> None:
+    base = load_base(str(tiny_base("sd1")))
+    optimizer = resolve(with_values(TrainingConfig(), {"optimizer.name": name}), base).optimizer
+    found = (optimizer.learning_rate, optimizer.text_encoder_learning_rate)
+    factor = OPTIMIZERS[name].rate
+    assert found == (
+        (1.0, 1.0) if factor is None else pytest.approx((1e-4 * factor, 5e-5 * factor))
+    )
 
 
 def test_rates_of_other_models_are_their_familys(tiny_base: TinyBase) -> None:

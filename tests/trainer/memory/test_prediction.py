@@ -113,6 +113,12 @@ def test_the_plan_fits_and_asking_again_agrees(tiny_base: TinyBase) -> None:
     assert again.fits and again.peak_gib == pytest.approx(found.plan_peak_gib, abs=0.02)
 
 
+def test_settings_without_effect_are_named(tiny_base: TinyBase) -> None:
+    found = asked(tiny_base("sd1"), 8.0, images__resolution=64, objective__min_snr_gamma=3.0)
+    (idle,) = found.as_dict()["idle"]
+    assert idle["field"] == "objective.min_snr_gamma" and "debiased" in idle["message"]
+
+
 def test_nothing_fits_a_tiny_card(tiny_base: TinyBase) -> None:
     found = asked(tiny_base("sd1"), 0.1, images__resolution=64)
     assert not found.fits and not found.plan_fits

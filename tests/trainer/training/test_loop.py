@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import digest, make_images, small_config, train_small
-from trainer.events import Ended, Prepared, PreviewSaved, StepDone
+from trainer.events import Ended, Prepared, PreviewSaved, StepDone, Warned
 from trainer.runs.log import read_events
 from trainer.runs.status import Status, read_status
 
@@ -86,3 +86,12 @@ def test_seeds_make_runs_and_previews_change_nothing(
 
     assert trained(1, 0) == trained(1, 1)
     assert trained(1, 0) != trained(2, 0)
+
+
+def test_a_setting_without_effect_is_named_before_the_first_step(
+    tiny_base: TinyBase, images: Path, tmp_path: Path
+) -> None:
+    config = small_config(tiny_base("sd1"), images, objective__min_snr_gamma=3.0, training__steps=1)
+    _, collected = train_small(config, tmp_path / "run")
+    kinds = [event for event in collected.events if isinstance(event, Warned | StepDone)]
+    assert isinstance(kinds[0], Warned) and "objective.min_snr_gamma" in kinds[0].message

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import Parameter
 
+from trainer.config.fields import all_fields
+from trainer.config.optimizers import OPTIMIZERS
 from trainer.config.schema import OptimizerConfig
 from trainer.errors import UserError
 from trainer.lora.names import Part
@@ -46,7 +51,7 @@ def test_every_group_keeps_its_own_rate_and_nothing_else_changes() -> None:
         assert (group["weight_decay"], group["betas"], group["eps"]) == (0.03, (0.9, 0.999), 1e-8)
 
 
-@pytest.mark.parametrize("name", ["adamw", "adamw8bit", "lion", "adafactor", "prodigy"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_lowers_a_loss(name: str) -> None:
     parts = _parts()
     config = OptimizerConfig.model_validate({"name": name})
@@ -66,7 +71,7 @@ def test_every_optimizer_lowers_a_loss(name: str) -> None:
     assert all(not torch.equal(p, torch.ones_like(p)) for p in parameters)
 
 
-@pytest.mark.parametrize("name", ["adamw", "adamw8bit", "lion", "adafactor", "prodigy"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_what_starts_at_zero_learns(name: str) -> None:
     """B does; a step in shares of a parameter's own size would leave it there."""
     zero = torch.nn.Parameter(torch.zeros(16, 4))
@@ -87,19 +92,56 @@ def test_adamw8bit_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None
         make_optimizer(OptimizerConfig(name="adamw8bit"), parameter_groups(_parts(), RATES))
 
 
+SCHEDULES = all_fields()["optimizer.schedule"].choices
+
+
+def factors(total: int = 100, **values: Any) -> list[float]:
+    """The schedule's factor at each step of a run."""
+    schedule = make_schedule(OptimizerConfig.model_validate(values), total)
+    return [schedule(step) for step in range(total)]
+
+
 @pytest.mark.parametrize(
-    ("name", "at"),
+    ("values", "at"),
     [
-        ("constant", {0: 1.0, 50: 1.0, 99: 1.0}),
-        ("constant_with_warmup", {0: 0.0, 5: 0.5, 10: 1.0, 99: 1.0}),
-        ("linear", {0: 0.0, 5: 0.5, 10: 1.0, 55: 0.5, 100: 0.0}),
-        ("cosine", {0: 0.0, 5: 0.5, 10: 1.0, 55: 0.5, 100: 0.0}),
+        ({"schedule": "constant"}, {0: 0.1, 4: 0.5, 9: 1.0, 10: 1.0, 99: 1.0}),
+        ({"schedule": "linear"}, {0: 0.1, 9: 1.0, 10: 1.0, 55: 0.5, 99: 1 / 90}),
+        ({"schedule": "cosine"}, {0: 0.1, 9: 1.0, 10: 1.0, 55: 0.5, 70: 0.25}),
+        (
+            {"schedule": "cosine_with_restarts"},
+            {9: 1.0, 10: 1.0, 25: 0.5, 30: 0.25, 40: 1.0, 70: 1.0, 85: 0.5},
+        ),
+        ({"schedule": "cosine_with_restarts", "schedule_cycles": 1}, {10: 1.0, 55: 0.5, 70: 0.25}),
+        ({"schedule": "polynomial"}, {0: 0.1, 9: 1.0, 10: 1.0, 55: 0.25}),
+        ({"schedule": "polynomial", "schedule_power": 1.0}, {10: 1.0, 55: 0.5}),
     ],
 )
-def test_schedules_are_functions_of_the_step(name: str, at: dict[int, float]) -> None:
-    schedule = make_schedule(name, 0.1, 100)
-    for step, factor in at.items():
-        assert schedule(step) == pytest.approx(factor, abs=1e-9)
+def test_schedules_are_functions_of_the_step(values: Any, at: dict[int, float]) -> None:
+    found = factors(warmup=0.1, **values)
+    assert {step: found[step] for step in at} == pytest.approx(at, abs=2e-4)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("warmup", [0.0, 0.05, 0.3, 1.0])
+@pytest.mark.parametrize("total", [1, 2, 7, 400])
+def test_no_step_is_taken_in_vain(schedule: str, warmup: float, total: int) -> None:
+    """Every schedule heeds the warm-up, reaches the full rate, and is above 0 in each step."""
+    found = factors(total, schedule=schedule, warmup=warmup)
+    assert all(0.0 < factor <= 1.0 for factor in found)
+    assert max(found) == 1.0
+    rising = round(warmup * total)
+    assert found[:rising] == pytest.approx([(step + 1) / rising for step in range(rising)])
+
+
+def test_no_schedule_is_another_under_a_second_name() -> None:
+    found = {schedule: factors(schedule=schedule) for schedule in SCHEDULES}
+    for first, second in combinations(found.values(), 2):
+        assert max(abs(a - b) for a, b in zip(first, second, strict=True)) > 0.1
+
+
+def test_the_older_name_of_a_constant_schedule_is_read() -> None:
+    named = OptimizerConfig.model_validate({"schedule": "constant_with_warmup"})
+    assert named.schedule == "constant"
 
 
 def test_gradient_norm_is_over_everything() -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import Collected, Killed, digest, make_images, small_config
-from trainer.config.file import with_values
+from trainer.config.file import read_config, with_values
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
 from trainer.events import Evaluated, RunEvent, StepDone, Warned
@@ -19,7 +19,7 @@ from trainer.runs.layout import RunFolder
 from trainer.runs.log import read_events
 from trainer.runs.report import step_points
 from trainer.runs.status import read_status
-from trainer.training.checkpoints import TrainingState, save_checkpoint
+from trainer.training.checkpoints import TrainingState, load_latest, save_checkpoint
 from trainer.training.resume import changed_settings
 from trainer.training.runner import run_training
 
@@ -50,6 +50,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "weights and optimizer in 8 bits": {
         "memory__base_weights": "8bit",
         "optimizer__name": "adamw8bit",
+    },
+    "restarts": {
+        "optimizer__schedule": "cosine_with_restarts",
+        "optimizer__warmup": 0.2,
     },
     "class pictures": {"preservation__method": "pictures", "preservation__share": 0.5},
     "UNet only, prodigy": {
@@ -121,6 +125,37 @@ def test_steps_and_intervals_may_change(stopped: tuple[TrainingConfig, Path]) ->
     collected = run_until(longer, run, None, resume=True)
     assert [event.step for event in collected.of(StepDone)] == [3, 4, 5, 6, 7, 8]
     assert any("training.steps changed from 6 to 8" in e.message for e in collected.of(Warned))
+
+
+def test_a_run_of_an_earlier_version_goes_on_as_it_began(
+    tiny_base: TinyBase, tmp_path: Path
+) -> None:
+    """Its file and its checkpoint lack the fields that came later; the result is the same bytes."""
+    settings: dict[str, Any] = {
+        "optimizer__schedule": "cosine_with_restarts",
+        "optimizer__schedule_cycles": 1,
+        "optimizer__schedule_power": 1.0,
+    }
+    config = small_config(
+        tiny_base("sd1"),
+        make_images(tmp_path / "images"),
+        training__steps=6,
+        checkpoints__every=2,
+        **settings,
+    )
+    whole, run = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "run")
+    run_until(config, whole.path, None)
+    run_until(config, run.path, 3)
+    lines = run.config.read_text(encoding="utf-8").splitlines()
+    late = ("schedule_cycles", "schedule_power")
+    run.config.write_text("\n".join(line for line in lines if not line.startswith(late)))
+    state = load_latest(run, print)
+    for key in late:
+        del state.config["optimizer"][key]
+    save_checkpoint(run, state, keep=2)
+    run_until(read_config(run.config, of_run=True), run.path, None, resume=True)
+    assert digest(run.adapter) == digest(whole.adapter)
+    assert read_config(run.config).optimizer.schedule_cycles == 1
 
 
 @pytest.mark.parametrize(

@@ -57,5 +57,7 @@ def test_the_summary_says_what_is_missing_and_escapes_what_users_write() -> None
     said = tab._summary(with_values(config, words), {})
     assert "rank 16 for <b>model</b> (UNet and text encoder) learns" in said
     assert "<script" not in said and "&lt;script" in said
+    idle = tab._summary(with_values(config, {"objective.min_snr_gamma": 3.0}), {})
+    assert "Min-SNR gamma</b>: 3 has no effect" in idle
     wrong = tab._summary(None, {"adapter.rank": EVIL, "": "Both."})
     assert "<b>Rank</b>: &lt;script" in wrong and "<li>Both.</li>" in wrong

@@ -1,0 +1,90 @@
+"""Settings that will do nothing beside the others, or hardly what they are meant for.
+
+What a field needs stands in the field (``needs``). What depends on the pictures, such as masks that
+no picture has, `trainer.data.report` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from trainer.config.fields import ConfigField, all_fields, get_value, shown
+from trainer.config.optimizers import OPTIMIZERS
+from trainer.config.schema import TrainingConfig
+from trainer.untyped import is_sequence
+
+_RATES = ("optimizer.learning_rate", "optimizer.text_encoder_learning_rate")
+_LEAST_MULTIPLIER = 0.1
+_HIGHEST_RATE = 0.1
+
+
+@dataclass(frozen=True)
+class Idle:
+    """A setting that does not do what whoever set it may expect.
+
+    Attributes:
+        field: its dotted name.
+        message: why, and the way out, without the field's name.
+    """
+
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}"
+
+
+def idle_settings(config: TrainingConfig) -> list[Idle]:
+    """The settings that differ from their defaults and have no effect under the others.
+
+    Args:
+        config: as it was given; once resolved, all rates are set.
+    """
+    return [*_without_effect(config), *_odd_rates(config)]
+
+
+def _without_effect(config: TrainingConfig) -> Iterator[Idle]:
+    for field in all_fields().values():
+        value = get_value(config, field.name)
+        if value == field.default:
+            continue
+        if unmet := [text for text in _unmet(config, field) if text]:
+            message = f"{shown(value)} has no effect, since {' and '.join(unmet)}."
+            yield Idle(field.name, message)
+
+
+def _unmet(config: TrainingConfig, field: ConfigField) -> Iterator[str]:
+    """What a field needs and has not, in words."""
+    for name, wanted in field.needs.items():
+        present = get_value(config, name)
+        if wanted is True:
+            if not present:
+                yield f"{name} is {shown(present)}"
+            continue
+        allowed = wanted if is_sequence(wanted) else (wanted,)
+        if present not in allowed:
+            needed = " or ".join(map(shown, allowed))
+            yield f"{name} is {shown(present)} (it is for {needed})"
+
+
+def _odd_rates(config: TrainingConfig) -> Iterator[Idle]:
+    """Rates of another kind of optimizer."""
+    name = config.optimizer.name
+    finds = OPTIMIZERS[name].rate is None
+    for field in _RATES:
+        rate = get_value(config, field)
+        if rate is None:
+            continue
+        if finds and rate < _LEAST_MULTIPLIER:
+            yield Idle(
+                field,
+                f"{shown(rate)} is what the rate that {name} finds by itself is multiplied by, so "
+                "next to nothing will be learned. Leave it empty, or set it to 1.",
+            )
+        elif not finds and rate > _HIGHEST_RATE:
+            yield Idle(
+                field,
+                f"{shown(rate)} is far above any rate that {name} learns with, so the adapter will "
+                "be noise. Leave it empty for what suits the base model.",
+            )

@@ -1,0 +1,97 @@
+"""The optimizers: what is known of each, and their section of the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import field_validator
+
+from trainer.config.section import Probability, Rate, Section, field
+
+
+@dataclass(frozen=True)
+class OptimizerFacts:
+    """What is known of an optimizer. `benchmarks/options.py` measures it with these rates.
+
+    Attributes:
+        rate: learning rate that suits it, as a share of AdamW's; None: it finds the rate by itself,
+            and takes 1 as the multiplier of what it finds.
+        state: bytes of its state for each byte of parameters.
+    """
+
+    rate: float | None
+    state: float
+
+
+OPTIMIZERS: Mapping[str, OptimizerFacts] = {
+    "adamw": OptimizerFacts(rate=1.0, state=2.0),  # two moments
+    "adamw8bit": OptimizerFacts(rate=1.0, state=0.52),  # two of a quarter, and their scales
+    "prodigy": OptimizerFacts(rate=None, state=4.0),  # also where it began, and a running sum
+    "lion": OptimizerFacts(rate=0.2, state=1.0),  # one moment
+    "adafactor": OptimizerFacts(rate=1.0, state=0.15),  # rows and columns
+}
+
+
+class OptimizerConfig(Section, title="Learning rate and optimizer"):
+    """How parameters move."""
+
+    name: Literal["adamw", "adamw8bit", "prodigy", "lion", "adafactor"] = field(
+        "adamw", title="Optimizer", memory=True
+    )
+    """Optimizer. adamw8bit keeps its two moments in 8 bits; prodigy finds the learning rate by
+    itself, and is given what to multiply it by; lion learns with a fifth of AdamW's rate; adafactor
+    hardly needs memory."""
+    learning_rate: Rate | None = field(
+        None, title="Learning rate (UNet)", needs={"adapter.unet": True}
+    )
+    """Learning rate of the UNet's adapter. Empty: what suits the base model and the optimizer (1e-4
+    for SD 1, SD 2 and SDXL with adamw; a fifth of that with lion; 1 with prodigy)."""
+    text_encoder_learning_rate: Rate | None = field(
+        None, title="Learning rate (text encoder)", needs={"adapter.text_encoder": True}
+    )
+    """Learning rate of the text encoder's adapter. Empty: what suits the base model and the
+    optimizer (5e-5 for SD 1, SD 2 and SDXL with adamw)."""
+    lora_plus_ratio: float = field(1.0, title="LoRA+ ratio", ge=1.0, le=64.0)
+    """LoRA+ (arXiv 2402.12354): learning rate of B over that of A. 1 is plain LoRA; the paper found
+    4 to 16 to converge faster."""
+    weight_decay: float = field(0.01, ge=0.0, le=1.0)
+    """Decoupled weight decay."""
+    max_gradient_norm: float = field(1.0, title="Longest gradient", ge=0.0, le=1000.0)
+    """Gradients longer than this are shortened to it. 0: never."""
+    schedule: Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"] = field(
+        "cosine", title="Learning-rate schedule"
+    )
+    """How the learning rate changes after the warm-up. constant: not at all. linear, cosine: it
+    falls to 0. cosine_with_restarts: so it does optimizer.schedule_cycles times, from the full rate
+    each time. polynomial: it falls as the share of steps left to the power of
+    optimizer.schedule_power."""
+    schedule_cycles: int = field(
+        3,
+        title="Cycles of the schedule",
+        ge=1,
+        le=1000,
+        before=1,
+        needs={"optimizer.schedule": "cosine_with_restarts"},
+    )
+    """How often the rate falls to 0 with cosine_with_restarts. With 1 it is cosine."""
+    schedule_power: float = field(
+        2.0,
+        title="Power of the schedule",
+        gt=0.0,
+        le=100.0,
+        before=1.0,
+        needs={"optimizer.schedule": "polynomial"},
+    )
+    """Power of the polynomial schedule. With 1 it is linear; the higher, the earlier the rate
+    falls."""
+    warmup: Probability = field(0.05)
+    """Share of the run over which the learning rate rises to its full value, in equal parts from
+    the first step on. It goes before every schedule."""
+
+    @field_validator("schedule", mode="before")
+    @classmethod
+    def _read_warmed(cls, value: object) -> object:
+        """Files of earlier versions have a name for a constant schedule that heeds the warm-up."""
+        return "constant" if value == "constant_with_warmup" else value

@@ -1,0 +1,76 @@
+"""The section of the configuration about keeping everything else as it was."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from trainer.config.section import PositiveInt, Section, Several, field
+
+PRESERVED = {"preservation.method": ("prediction", "pictures"), "preservation.weight": True}
+"""What a field needs that is about what is preserved."""
+
+
+class PreservationConfig(Section, title="Keeping everything else as it was"):
+    """Keeping everything else as it was (DreamBooth, arXiv 2208.12242, section 3.3).
+
+    On every k-th step a few more rows go through the model beside the pictures. What they are to
+    come out as is either what the base model predicted for them (prediction), or pictures of the
+    class (pictures). See docs/keeping-the-rest-still.md.
+    """
+
+    method: Literal["prediction", "pictures", "none"] = field(
+        "prediction", title="What holds the rest in place", memory=True
+    )
+    """prediction: the base model's own predictions for the class word, for things like it, for all
+    kinds of others and for the empty prompt; no pictures are needed. pictures: DreamBooth's class
+    pictures, drawn by the base model or taken from preservation.folder; they preserve the class
+    word only. none: nothing is preserved."""
+    weight: float = field(
+        4.0,
+        title="Preservation weight",
+        ge=0.0,
+        le=100.0,
+        memory=True,
+        needs={"preservation.method": ("prediction", "pictures")},
+    )
+    """Weight of the preservation loss (the lambda of DreamBooth, which has 1 there with as many
+    class pictures as pictures in every step). 0: none, and the class word will come to mean the
+    trained subject too."""
+    every: PositiveInt = field(2, title="Preserve on every k-th step", needs=PRESERVED)
+    """Preserve on every k-th step: 1 holds best and costs most time."""
+    share: float = field(
+        0.25,
+        title="Rows to preserve for each picture",
+        gt=0.0,
+        le=4.0,
+        memory=True,
+        needs=PRESERVED,
+    )
+    """On such a step, rows to preserve for each picture; at least one row. With several concepts as
+    many for each of them (method prediction)."""
+    pictures: int = field(
+        16, title="Pictures drawn for it before training", ge=1, le=2000, needs=PRESERVED
+    )
+    """How many pictures the base model draws for it before training, once (they are kept in the
+    cache). prediction: each of their denoising steps is remembered with what was predicted there.
+    pictures: these are the class pictures."""
+    folder: str = field(
+        "",
+        title="Folder of class pictures",
+        max_length=4000,
+        private=True,
+        place=True,
+        needs={"preservation.method": "pictures", "preservation.weight": True},
+    )
+    """Class pictures of your own, for the method pictures: the folder of an image set. Never
+    written to. Empty: the base model draws them."""
+    seed: int = field(0, title="Seed of preservation", ge=0, le=2**31 - 1, needs=PRESERVED)
+    """Seed of what the base model draws for it. Runs with the same seed, words and captions share
+    them."""
+    prompts: Several[str] = field(
+        (),
+        title="Prompts to preserve, one a line",
+        needs={"preservation.method": "prediction", "preservation.weight": True},
+    )
+    """More prompts whose pictures should stay as they are. The class word, paraphrases of it,
+    common other subjects and the empty prompt are always among them."""
