@@ -10,6 +10,7 @@ from pathlib import Path
 from trainer.config.concepts import captions_of, concepts_of
 from trainer.config.schema import ConceptConfig, TrainingConfig
 from trainer.data.findings import Finding, merge_findings
+from trainer.data.names import display_name, list_names
 from trainer.data.order import balanced_repeats, validation_ids
 from trainer.data.report import SetReport, check_resolution, describe_set
 from trainer.data.scan_cache import ScanCache
@@ -49,6 +50,15 @@ class SetsReport:
                 if finding.severity != "note"
             )
         yield from (str(finding) for finding in self.shared if finding.severity != "note")
+
+    def class_folders(self) -> list[tuple[Path, ConceptConfig]]:
+        """The folders of regularisation pictures, each with the concept in whose set it lies."""
+        pairs = zip(self.concepts, self.reports, strict=True)
+        return [
+            (concept.path.expanduser() / folder, concept)
+            for concept, report in pairs
+            for folder in report.class_pictures
+        ]
 
     def prefix(self, concept: ConceptConfig) -> str:
         """What stands before the names of a concept's pictures, where there are several."""
@@ -110,6 +120,32 @@ def read_sets(
     ]
     shared = merge_findings([*doubts, *_shared_findings(concepts, sets)])
     return SetsReport(concepts, reports, shared)
+
+
+def with_class_pictures(
+    config: TrainingConfig, report: SetsReport, notice: Callable[[str], None]
+) -> TrainingConfig:
+    """The configuration of a run whose image sets hold regularisation pictures.
+
+    These stand in for the base model's predictions: the method becomes "pictures".
+
+    Args:
+        notice: is told.
+    """
+    settings, found = config.preservation, report.class_folders()
+    if not found or not settings.regularization:
+        return config
+    names = list_names([display_name(folder.name) for folder, _ in found])
+    if settings.method == "none" or settings.weight == 0 or settings.folder:
+        notice(f"The regularisation pictures in {names} are used for nothing, by the settings.")
+        return config
+    if settings.method == "prediction":
+        notice(
+            f"The pictures in {names} are used as class pictures of prior preservation, in place "
+            "of the base model's predictions. preservation.regularization = false leaves them out."
+        )
+    changes = {"preservation": settings.model_copy(update={"method": "pictures"})}
+    return config.model_copy(update=changes)
 
 
 def split_pictures(

@@ -51,6 +51,8 @@ class SetReport:
         cut_captions: pictures whose caption has more than 75 tokens; None where not counted.
         sticking_words: words in at least 80 % of the captions, with the number of captions.
         masks: pictures with the mask that the configuration asks for; None where it asks for none.
+        class_pictures: of regularisation, by folder.
+        splits: what is kept out to test by, with how many pictures or tables.
         findings: doubts, the gravest first.
         fitted: the pictures that will train, with their cuts.
     """
@@ -67,6 +69,8 @@ class SetReport:
     cut_captions: list[str] | None
     sticking_words: dict[str, int]
     masks: int | None
+    class_pictures: dict[str, int]
+    splits: dict[str, int]
     findings: list[Finding]
     fitted: list[Picture] = field(repr=False)
 
@@ -98,6 +102,12 @@ class SetReport:
         if self.masks is not None:
             masks = f"{self.masks} of {self.pictures}"
             yield Fact(f"masks: {masks}", f"masks {masks}")
+        if self.class_pictures:
+            count = counted(sum(self.class_pictures.values()), "class picture")
+            yield Fact(f"class pictures: {_counts(self.class_pictures)}", count)
+        if self.splits:
+            names = ", ".join(self.splits)
+            yield Fact(f"not trained on: {_counts(self.splits)}", f"not trained on: {names}")
 
     @property
     def summary(self) -> str:
@@ -152,6 +162,8 @@ def describe_set(
         lacking_trigger=found.lacking_trigger,
         cut_captions=found.cut_captions,
         sticking_words=found.sticking_words,
+        class_pictures=dict(image_set.class_folders),
+        splits=dict(image_set.splits),
         masks=None if found.masked is None else sum(found.masked),
         findings=merge_findings([*image_set.findings, *refused, *doubts]),
         fitted=fitted,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -13,7 +13,9 @@ from pathlib import Path, PurePosixPath
 from trainer.data.findings import Finding, Severity
 from trainer.data.images import PICTURE_SUFFIXES
 from trainer.data.names import display_name, list_names
+from trainer.data.roles import special_folders
 from trainer.errors import UserError
+from trainer.text import counted
 
 CAPTION_SUFFIXES = (".txt", ".caption")
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
@@ -25,6 +27,7 @@ _KINDS = {
     ".parquet": "tables",
 }
 """What files are for, by their suffix; those of `METADATA_NAMES` are metadata."""
+_LISTS = ("pictures", "captions", "metadata", "tables", "others")
 _REPEATS_FOLDER = re.compile(r"([0-9]+)_")
 # Files about an image set that nobody takes for pictures, whatever their ending.
 _ABOUT = frozenset({"README", "LICENSE", "LICENCE", "NOTICE", "ATTRIBUTION"})
@@ -72,6 +75,9 @@ class FolderContents:
 
     Attributes:
         masks: by the names of their pictures, once `trainer.data.pairing.take_masks` found them.
+        class_folders: folders of class pictures, and how many each holds; none of their files is
+            in any list.
+        splits: the same of what is kept out of a public set to test by.
     """
 
     pictures: list[FoundFile] = field(default_factory=list[FoundFile])
@@ -80,6 +86,8 @@ class FolderContents:
     tables: list[FoundFile] = field(default_factory=list[FoundFile])
     others: list[FoundFile] = field(default_factory=list[FoundFile])
     masks: dict[str, FoundFile] = field(default_factory=dict[str, FoundFile])
+    class_folders: dict[str, int] = field(default_factory=dict[str, int])
+    splits: dict[str, int] = field(default_factory=dict[str, int])
     findings: list[Finding] = field(default_factory=list[Finding])
 
     def add(self, file: FoundFile) -> None:
@@ -108,13 +116,49 @@ def look_into(root: Path, limit: int) -> FolderContents:
                 f"{root} holds more than {limit:,} pictures or files: too many for an image set.",
                 "Point to the folder of the pictures that belong together.",
             )
-    for kind in ("pictures", "captions", "metadata", "tables", "others"):
+    for kind in _LISTS:
         getattr(contents, kind).sort(key=attrgetter("name"))
+    _put_aside(contents)
     others = [file.shown for file in contents.others if file.path.stem.upper() not in _ABOUT]
     if others:
         message = "Not looked at. If this is a picture, export it as PNG or JPEG."
         contents.findings.append(Finding(list_names(others), "note", message))
     return contents
+
+
+def _put_aside(contents: FolderContents) -> None:
+    """Takes class pictures and splits out of the lists, with all that belongs to them."""
+    names = [file.name for file in (*contents.pictures, *contents.tables)]
+    special = special_folders(names)
+    folders = {folder: role for role, folder in special.values()}
+    if not folders:
+        return
+    counts = Counter(folder for _, folder in special.values())
+    for folder, role in folders.items():
+        of_role = contents.class_folders if role == "class" else contents.splits
+        of_role[folder] = counts[folder]
+    for kind in _LISTS:
+        files: list[FoundFile] = getattr(contents, kind)
+        files[:] = [file for file in files if not _lies_in(file.name, folders)]
+    about = (
+        (
+            contents.class_folders,
+            "Regularisation: its pictures are class pictures of prior preservation, get no trigger "
+            "word and are not trained on as the subject (preservation.regularization).",
+        ),
+        (
+            contents.splits,
+            "Named like the part of a public set that is kept out to test by: not trained on. "
+            "Rename it if it is meant for training.",
+        ),
+    )
+    for found, message in about:
+        for folder, count in found.items():
+            contents.doubt(folder, "note", f"{counted(count, 'file')}. {message}")
+
+
+def _lies_in(name: str, folders: Iterable[str]) -> bool:
+    return any(name == folder or name.startswith(f"{folder}/") for folder in folders)
 
 
 def _files(root: Path, contents: FolderContents) -> Iterator[FoundFile]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -112,12 +112,16 @@ class ImageSet:
 
     Attributes:
         left_out: names of the pictures that cannot be used; a finding says why.
+        class_folders: of regularisation pictures, with how many; see `trainer.data.roles`.
+        splits: what is not trained on since it is kept out to test by, with how many.
     """
 
     root: Path
     entries: tuple[ImageEntry, ...]
     findings: tuple[Finding, ...]
     left_out: tuple[str, ...] = ()
+    class_folders: Mapping[str, int] = field(default_factory=dict[str, int])
+    splits: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(frozen=True)
@@ -169,7 +173,8 @@ def scan_image_set(
         UserError: there is no such folder, it holds too much, or nothing in it can be used.
     """
     root = path.expanduser()
-    listed, findings = _list(root, limit)
+    listed, contents = _list(root, limit)
+    findings = contents.findings
     used: list[tuple[_Listed, ImageFacts]] = []
     masks: list[MaskFile | None] = []
     left_out: list[str] = []
@@ -189,7 +194,14 @@ def scan_image_set(
         )
         for (one, facts), mask in zip(used, masks, strict=True)
     )
-    return ImageSet(root, entries, tuple(findings), tuple(left_out))
+    return ImageSet(
+        root,
+        entries,
+        tuple(findings),
+        tuple(left_out),
+        contents.class_folders,
+        contents.splits,
+    )
 
 
 def read_captions(path: Path, *, limit: int = MAX_IMAGES) -> list[str]:
@@ -199,14 +211,14 @@ def read_captions(path: Path, *, limit: int = MAX_IMAGES) -> list[str]:
         UserError: there is no such folder, it holds too much, or no picture.
     """
     root = path.expanduser()
-    listed, findings = _list(root, limit)
+    listed, contents = _list(root, limit)
     forget_tables()
     if not listed:
-        raise _nothing_usable(root, findings)
+        raise _nothing_usable(root, contents.findings)
     return [one.caption for one in listed if one.caption]
 
 
-def _list(root: Path, limit: int) -> tuple[list[_Listed], list[Finding]]:
+def _list(root: Path, limit: int) -> tuple[list[_Listed], FolderContents]:
     """The pictures of a folder, none of them opened, and what is doubtful about their names."""
     _check_folder(root)
     contents = read_folder(root, limit)
@@ -215,7 +227,7 @@ def _list(root: Path, limit: int) -> tuple[list[_Listed], list[Finding]]:
         raise UserError(
             f"{root} holds more than {limit:,} pictures.", "Make it smaller, or split it."
         )
-    return listed, contents.findings
+    return listed, contents
 
 
 def _check_folder(root: Path) -> None:

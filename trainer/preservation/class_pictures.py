@@ -11,18 +11,20 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from trainer.config.schema import TrainingConfig
+from trainer.config.schema import ConceptConfig, TrainingConfig
 from trainer.data.cache import TensorCache, content_key
 from trainer.data.gather import scan_again
 from trainer.data.latents import LatentSource
 from trainer.data.report import fit_pictures
+from trainer.data.roles import folder_words
+from trainer.data.sets import ImageEntry
 from trainer.diffusion import Size
 from trainer.events import Progress
 from trainer.generation.sampling import Drawing, draw_latents
 from trainer.lora.attach import disabled
 from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
-from trainer.preservation.prompts import class_prompts
+from trainer.preservation.prompts import class_prompts, with_article, without_triggers
 from trainer.preservation.rows import ClassPicture
 from trainer.seeds import derive_seed
 
@@ -77,10 +79,17 @@ def given_pictures(
     base: BaseModel,
     config: TrainingConfig,
     folder: Path,
+    concept: ConceptConfig | None,
     latents: LatentSource,
     notice: Callable[[str], None],
 ) -> list[ClassPicture]:
     """Class pictures of the user's own, cut to squares; one without a caption is called "a CLASS".
+
+    Trigger words are taken out of their captions.
+
+    Args:
+        concept: whose class they show; None: the class words of all concepts in turn. Without a
+            class word, a folder named ``N_words`` says what they are, as in kohya's projects.
 
     Raises:
         UserError: there is no such folder, or nothing in it can be used.
@@ -92,10 +101,18 @@ def given_pictures(
     for finding in report.findings:
         if finding.severity == "error":
             notice(f"Class pictures: {finding}")
-    prompts = class_prompts(config)
+    word = concept.class_word if concept else ""
+    prompts = class_prompts(config) if concept is None else [with_article(word) if word else ""]
+
+    def called(entry: ImageEntry, number: int) -> str:
+        if caption := without_triggers(entry.caption or "", config):
+            return caption
+        words = without_triggers(folder_words(entry.name), config)
+        return prompts[number % len(prompts)] or (with_article(words) if words else "")
+
     return [
         ClassPicture(
-            picture.entry.caption or prompts[number % len(prompts)],
+            called(picture.entry, number),
             latents.latents(picture, False),
             picture.sizes,
         )

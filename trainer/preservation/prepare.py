@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trainer.conditioning import TextSource
 from trainer.config.concepts import preserved_share
-from trainer.config.schema import TrainingConfig
+from trainer.config.schema import ConceptConfig, TrainingConfig
 from trainer.data.latents import LatentSource
 from trainer.data.sets import Picture
 from trainer.diffusion import Size
@@ -32,6 +32,7 @@ def prepare_preservation(
     base: BaseModel,
     config: TrainingConfig,
     pictures: Sequence[tuple[Picture, str]],
+    class_folders: Sequence[tuple[Path, ConceptConfig]] = (),
     *,
     text: TextSource,
     latents: LatentSource,
@@ -46,6 +47,8 @@ def prepare_preservation(
 
     Args:
         pictures: what is trained on, with the captions as they are trained.
+        class_folders: of regularisation pictures in the image sets; for the method pictures where
+            no other folder is given.
 
     Raises:
         UserError: the folder of class pictures is missing, or holds none that can be used.
@@ -60,9 +63,14 @@ def prepare_preservation(
     size = commonest_size([picture for picture, _ in pictures])
     cache = text.cache
     preservation: Preservation
-    if settings.method == "pictures" and settings.folder:
+    folders = [(Path(settings.folder), None)] if settings.folder else class_folders
+    if settings.method == "pictures" and folders:
         with device.instead([base.vae], []):
-            given = given_pictures(base, config, Path(settings.folder), latents, notice)
+            given = [
+                picture
+                for folder, concept in folders
+                for picture in given_pictures(base, config, folder, concept, latents, notice)
+            ]
         preservation = PicturePreservation(base, given, schedule, training.seed)
     elif settings.method == "pictures":
         drawn = drawn_pictures(

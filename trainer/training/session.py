@@ -17,7 +17,7 @@ from trainer.conditioning import TextSource
 from trainer.config.resolve import resolve
 from trainer.config.schema import TrainingConfig
 from trainer.data.cache import TensorCache
-from trainer.data.gather import SetsReport, read_sets, split_pictures
+from trainer.data.gather import SetsReport, read_sets, split_pictures, with_class_pictures
 from trainer.data.latents import LatentSource, MaskSource
 from trainer.data.sets import Picture
 from trainer.errors import UserError
@@ -193,6 +193,7 @@ def prepare(
     record(ImagesRead(sets.summary))
     for warning in sets.warnings():
         notice(warning)
+    config = with_class_pictures(config, sets, notice)
     pictures, held_out = split_pictures(config, sets)
     captions = all_captions(base, pictures, config)
     cache = TensorCache(cache_folder(), notice)
@@ -235,6 +236,7 @@ def prepare(
             base,
             config,
             list(zip(pictures, captions, strict=True)),
+            sets.class_folders() if config.preservation.regularization else [],
             text=text,
             latents=latents,
             device=device,

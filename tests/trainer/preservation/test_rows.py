@@ -192,3 +192,33 @@ def test_nothing_is_preserved_where_that_is_asked(
     config = small_config(tiny_base("sd1"), images, training__steps=1, **changes)
     _, collected = train_small(config, tmp_path / "run")
     assert {event.preservation for event in collected.of(StepDone)} == {None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "method", "prompts"),
+    [
+        ({}, "pictures", ["a thing", "a red thing"]),
+        ({"captions__class_word": ""}, "pictures", ["a blue thing", "a red thing"]),
+        ({"preservation__regularization": False}, "prediction", None),
+        ({"preservation__method": "none"}, "none", None),
+    ],
+)
+def test_regularisation_pictures_of_the_set_are_class_pictures(
+    tiny_base: TinyBase,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    method: str,
+    prompts: list[str] | None,
+) -> None:
+    images = make_images(tmp_path / "set" / "img" / "10_ohwx thing", count=2).parent.parent
+    reg = make_images(images / "reg" / "1_blue thing", count=2)
+    (reg / "0.txt").unlink()
+    (reg / "1.txt").write_text("ohwx, a red thing")  # its trigger is taken out
+    made = session_for(tiny_base("sd1"), images, tmp_path / "run", **changes)
+    assert made.config.preservation.method == method
+    assert [picture.entry.name for picture in made.pictures] == [
+        "img/10_ohwx thing/0.png",
+        "img/10_ohwx thing/1.png",
+    ]
+    found = getattr(made.preservation, "pictures", None)
+    assert (found and [picture.prompt for picture in found]) == prompts

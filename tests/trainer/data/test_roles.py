@@ -1,0 +1,75 @@
+"""Class pictures and splits of public sets: known by their folders, and never trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.trainer.data.folders_for_tests import about, captions_of, picture, put
+from trainer.data.roles import folder_words, special_folders
+from trainer.data.sets import scan_image_set
+
+ROLES: dict[str, tuple[str, dict[str, str]]] = {
+    # names; the folder that takes each name out ("" for none is left out)
+    "kohya's project": ("img/10_ohwx dog/a.png reg/1_dog/b.png", {"reg/1_dog/b.png": "reg"}),
+    "inside a folder of repeats": ("10_x/a.png 10_x/reg/b.png", {"10_x/reg/b.png": "10_x/reg"}),
+    "British": ("a.png regularisation/b.png", {"regularisation/b.png": "regularisation"}),
+    "of a notebook": (
+        "a.png Regularization_Images/b.png",
+        {"Regularization_Images/b.png": "Regularization_Images"},
+    ),
+    "diffusers": (
+        "instance_images/a.png class_images/b.png",
+        {"class_images/b.png": "class_images"},
+    ),
+    "bare class beside instance": ("instance/a.png class/b.png", {"class/b.png": "class"}),
+    "bare class alone": ("class/a.png other/b.png", {}),
+    "only reg": ("reg/a.png reg/b.png", {}),
+    "a name that only begins so": ("Regina/a.png regatta/b.png c.png", {}),
+    "splits": (
+        "train/a.png test/b.png validation/x/c.png",
+        {"test/b.png": "test", "validation/x/c.png": "validation"},
+    ),
+    "short split": ("train/a.png val/b.png", {"val/b.png": "val"}),
+    "split beside pictures": ("a.png test_images/b.png", {"test_images/b.png": "test_images"}),
+    "only test": ("test/a.png", {}),
+    "testimony": ("testimony/a.png b.png valley/c.png", {}),
+    "tables": (
+        "data/train-00000-of-00001.parquet data/test-00000-of-00001.parquet",
+        {"data/test-00000-of-00001.parquet": "data/test-00000-of-00001.parquet"},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ROLES)
+def test_roles_are_told_by_folders(case: str) -> None:
+    names, expected = ROLES[case]
+    found = special_folders(names.split())
+    assert {name: folder for name, (_, folder) in found.items()} == expected
+
+
+def test_their_files_are_neither_trained_on_nor_doubted(tmp_path: Path) -> None:
+    files: dict[str, bytes | str] = {
+        "img/10_ohwx dog/a.png": picture(1),
+        "img/10_ohwx dog/a.txt": "a dog on grass",
+        "reg/1_dog/b.png": picture(2),
+        "reg/1_dog/b.txt": "a dog",
+        "test/c.png": picture(3),
+        "test/c.txt": "a cat",
+        "test/metadata.jsonl": '{"file_name": "c.png", "text": "x"}',
+    }
+    image_set = scan_image_set(put(tmp_path, files))
+    assert captions_of(image_set) == {"img/10_ohwx dog/a.png": "a dog on grass"}
+    assert (image_set.class_folders, image_set.splits) == ({"reg": 1}, {"test": 1})
+    assert [one.severity for one in about(image_set, "reg", "class pictures")] == ["note"]
+    assert about(image_set, "test", "not trained on")
+    assert not about(image_set, "", "No picture beside it")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("1_dog/a.png", "dog"), ("1_old_dog/x/a.png", "old dog"), ("dog/a.png", ""), ("a.png", "")],
+)
+def test_what_a_folder_calls_its_pictures(name: str, words: str) -> None:
+    assert folder_words(name) == words
