@@ -35,24 +35,22 @@ class TextSource:
         self._recent: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
 
     def student(self, texts: Sequence[str]) -> TextConditioning:
-        """Features that training sees, (B, 77, D); with gradients where the encoders train."""
+        """Features that training sees, (B, L, D); with gradients where the encoders train."""
         if not self.trained:
             return self.teacher(texts)
         return encode(self.base, texts, self.device.torch_device)
 
     def teacher(self, texts: Sequence[str]) -> TextConditioning:
-        """Features of the frozen encoders, (B, 77, D), without gradients."""
+        """Features of the frozen encoders, (B, L, D), without gradients."""
         missing = [text for text in dict.fromkeys(texts) if not self._recall(text)]
         if missing:
             self._compute(missing)
         found = [self._recent[text] for text in texts]
         while len(self._recent) > max(TEXTS_IN_MEMORY, len(texts)):
             self._recent.popitem(last=False)
-        stacked = {
-            name: torch.stack([features[name] for features in found]).to(self.device.torch_device)
-            for name in found[0]
-        }
-        return TextConditioning(stacked["hidden"], stacked.get("pooled"))
+        pooled = [features["pooled"] for features in found if "pooled" in features]
+        text = TextConditioning.of([features["hidden"] for features in found], pooled or None)
+        return text.to(self.device.torch_device)
 
     def _recall(self, text: str) -> bool:
         """Bring a text's features to the front of the memory, from there or from the disk."""

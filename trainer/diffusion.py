@@ -10,17 +10,20 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import CLIPTextModelWithProjection
 
 from trainer.config.schema import ObjectiveConfig
 from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
 from trainer.models.families import PredictionType
-from trainer.models.text import padded_ids
+from trainer.models.text import padded_ids, token_chunks
 from trainer.seeds import derive_seed
+from trainer.typed_torch import split
 
 Size = tuple[int, int]
 """(height, width) in pixels; or (top, left) for a crop."""
@@ -162,7 +165,7 @@ def squared_error(predicted: Tensor, wanted: Tensor, masks: Tensor | None = None
 
 
 def feature_drift(moved: Tensor, unmoved: Tensor) -> Tensor:
-    """How far text features went, relative to their size: (N, 77, D) twice to a 0-d mean."""
+    """How far text features went, relative to their size: (N, L, D) twice to a 0-d mean."""
     change = (moved.float() - unmoved.float()).pow(2).mean(dim=(1, 2))
     return (change / unmoved.float().pow(2).mean(dim=(1, 2)).clamp_min(1e-12)).mean()
 
@@ -179,19 +182,58 @@ def _signal_and_sigma(alpha_bar: Tensor, timesteps: Tensor) -> tuple[Tensor, Ten
 class TextConditioning:
     """What the UNet attends to.
 
+    Prompts of a batch may have different numbers of chunks. The shorter ones are filled up with
+    zeros, which the UNet does not attend to: what a prompt means does not depend on the batch. The
+    drawing tools come to the same (ComfyUI repeats the shorter one; A1111 asks the UNet twice).
+
     Attributes:
-        hidden: (B, 77, D) text features.
-        pooled: (B, P) of SDXL's second encoder; None for SD 1 and SD 2.
+        hidden: (B, L, D) text features, L = 77 for each chunk of the longest prompt.
+        pooled: (B, P) of SDXL's second encoder, of each prompt's first chunk; None for SD 1 and
+            SD 2.
+        lengths: B, how many of the L features each prompt has; empty: all of them.
     """
 
     hidden: Tensor
     pooled: Tensor | None
+    lengths: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, hidden: Sequence[Tensor], pooled: Sequence[Tensor] | None) -> TextConditioning:
+        """From the features of each prompt, (L_i, D) and (P,)."""
+        lengths = tuple(map(len, hidden))
+        return cls(
+            pad_sequence(list(hidden), batch_first=True),
+            None if pooled is None else torch.stack(list(pooled)),
+            lengths if len(set(lengths)) > 1 else (),
+        )
 
     def __getitem__(self, rows: slice | list[int]) -> TextConditioning:
         """The features of some of the prompts."""
-        return TextConditioning(
-            self.hidden[rows], None if self.pooled is None else self.pooled[rows]
-        )
+        hidden, pooled = self.hidden[rows], None if self.pooled is None else self.pooled[rows]
+        if not self.lengths:
+            return TextConditioning(hidden, pooled)
+        numbers = range(len(self.lengths))[rows] if isinstance(rows, slice) else rows
+        lengths = tuple(self.lengths[number] for number in numbers)
+        hidden = hidden[:, : max(lengths, default=0)]
+        return TextConditioning(hidden, pooled, lengths if len(set(lengths)) > 1 else ())
+
+    def to(self, device: torch.device) -> TextConditioning:
+        """The same on a device."""
+        pooled = None if self.pooled is None else self.pooled.to(device)
+        return TextConditioning(self.hidden.to(device), pooled, self.lengths)
+
+    def rows(self) -> list[Tensor]:
+        """The hidden features of each prompt, (L_i, D)."""
+        lengths = self.lengths or (self.hidden.shape[1],) * len(self.hidden)
+        return [row[:length] for row, length in zip(self.hidden, lengths, strict=True)]
+
+    @property
+    def mask(self) -> Tensor | None:
+        """(B, L) bool, what the UNet attends to; None: everything."""
+        if not self.lengths:
+            return None
+        places = torch.arange(self.hidden.shape[1], device=self.hidden.device)
+        return places < torch.tensor(self.lengths, device=places.device)[:, None]
 
 
 def encode(base: BaseModel, prompts: Sequence[str], device: torch.device | str) -> TextConditioning:
@@ -200,27 +242,50 @@ def encode(base: BaseModel, prompts: Sequence[str], device: torch.device | str) 
     Gradients flow to whatever requires them; wrap the call in ``torch.no_grad()`` otherwise.
     SD 1 and SD 2: the last hidden state after the final norm. SDXL (arXiv 2307.01952, section
     2.1): the penultimate hidden states of both encoders, concatenated, and the second one's
-    pooled projection.
+    pooled projection. Of a prompt in several chunks (`trainer.models.text`) the features of all
+    chunks follow each other, and the first chunk is pooled.
 
     Returns:
-        (B, 77, D) and (B, P) in the text encoder's number format.
+        (B, L, D) and (B, P) in the text encoder's number format.
     """
-    if base.family.name != "sdxl":
-        encoder = base.text_encoders[0]
-        ids, mask = padded_ids(base.tokenizers[0], prompts)
-        wants_mask = bool(getattr(encoder.config, "use_attention_mask", False))
-        output = encoder(ids.to(device), attention_mask=mask.to(device) if wants_mask else None)
-        return TextConditioning(output[0].to(encoder.dtype), None)
     states: list[Tensor] = []
     pooled: Tensor | None = None
-    for tokenizer, encoder in zip(base.tokenizers, base.text_encoders, strict=True):
-        ids, _ = padded_ids(tokenizer, prompts)
-        output = encoder(ids.to(device), output_hidden_states=True)
-        states.append(output.hidden_states[-2])
+    chunked = [
+        [token_chunks(tokenizer, prompt, base.max_tokens) for prompt in prompts]
+        for tokenizer in base.tokenizers
+    ]
+    counts = [max(map(len, of_prompt)) for of_prompt in zip(*chunked, strict=True)]
+    is_sdxl = base.family.name == "sdxl"
+    for tokenizer, encoder, of_prompts in zip(
+        base.tokenizers, base.text_encoders, chunked, strict=True
+    ):
+        # (R, 77), R chunks of all prompts
+        ids, mask = padded_ids(
+            tokenizer,
+            [
+                chunk
+                for chunks, count in zip(of_prompts, counts, strict=True)
+                for chunk in [*chunks, *[[]] * (count - len(chunks))]
+            ],
+        )
+        wants_mask = not is_sdxl and bool(getattr(encoder.config, "use_attention_mask", False))
+        output = encoder(
+            ids.to(device),
+            attention_mask=mask.to(device) if wants_mask else None,
+            output_hidden_states=is_sdxl,
+        )
+        states.append(output.hidden_states[-2] if is_sdxl else output[0])
         if isinstance(encoder, CLIPTextModelWithProjection):
             pooled = output.text_embeds
-    hidden = torch.cat(states, dim=-1)  # (B, 77, 768) + (B, 77, 1280) -> (B, 77, 2048)
-    return TextConditioning(hidden.to(base.text_encoders[-1].dtype), pooled)
+    hidden = torch.cat(states, dim=-1)  # (R, 77, 768) + (R, 77, 1280) -> (R, 77, 2048)
+    hidden = hidden.to(base.text_encoders[-1].dtype)
+    if max(counts, default=1) == 1:
+        return TextConditioning(hidden, pooled)
+    firsts = [end - count for end, count in zip(accumulate(counts), counts, strict=True)]
+    return TextConditioning.of(
+        [part.flatten(0, 1) for part in split(hidden, counts)],
+        None if pooled is None else list(pooled[firsts]),
+    )
 
 
 # --------------------------------------------------------------------------------- the UNet's call
@@ -280,6 +345,7 @@ def call_unet(base: BaseModel, points: Points, text: TextConditioning) -> Tensor
         points.noised.to(hidden.device, hidden.dtype),
         points.timesteps.to(hidden.device),
         encoder_hidden_states=hidden,
+        encoder_attention_mask=text.mask,
         added_cond_kwargs=added_conditioning(text.pooled, points.sizes),
     ).sample
 
@@ -321,10 +387,8 @@ def predict(base: BaseModel, points: Points, device: Device) -> Tensor:
                 encode(base, prompts[at : at + device.rows], device.torch_device)
                 for at in range(0, len(prompts), device.rows)
             ]
-        pooled = [text.pooled for text in texts if text.pooled is not None]
-        text = TextConditioning(
-            torch.cat([text.hidden for text in texts]), torch.cat(pooled) if pooled else None
-        )
+        pooled = [row for text in texts if text.pooled is not None for row in text.pooled]
+        text = TextConditioning.of([row for text in texts for row in text.rows()], pooled or None)
         return torch.cat([
             call_unet(base, points[rows], text[[place[p] for p in points.prompts[rows]]])
             .float()

@@ -12,7 +12,7 @@ from trainer.config.file import ConfigError, read_config, validate, write_config
 from trainer.config.schema import CaptionsConfig, TrainingConfig
 from trainer.data.captions import clean_caption, compose_caption, contains_word, decode_caption
 from trainer.models.load import load_base
-from trainer.models.text import fits_tokens
+from trainer.models.text import count_chunks
 from trainer.runs.layout import create_run, open_run
 
 LONGEST = CaptionsConfig.model_fields["trigger"].metadata[0].max_length
@@ -64,4 +64,4 @@ def test_the_text_encoder_takes_them_all(tiny_base: TinyBase) -> None:
     base = load_base(str(tiny_base("sd1")))
     for text in NAUGHTY:
         caption = decode_caption(text.encode("utf-8", "surrogateescape"))
-        assert isinstance(fits_tokens(base, caption), bool)
+        assert count_chunks(base.tokenizers, caption) >= 1

@@ -36,7 +36,7 @@ def check_images(
     """
     from trainer.models.identify import identify
     from trainer.models.load import load_tokenizers
-    from trainer.models.text import count_tokens
+    from trainer.models.text import count_chunks
     from trainer.triggers.lab import doubt
 
     if (folder is None) == (not concepts):
@@ -61,6 +61,6 @@ def check_images(
     return read_sets(
         config,
         identity.resolution_step,
-        lambda text: count_tokens(tokenizers, text),
+        lambda text: count_chunks(tokenizers, text),
         judge=lambda concept: doubt(concept.trigger, tokenizers, concept.class_word),
     )

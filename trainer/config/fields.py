@@ -209,6 +209,8 @@ def _range(schema: Mapping[str, Any]) -> str:
     parts = [text.format(_number(schema[key])) for key, text in words.items() if key in schema]
     if "minimum" in schema and len(parts) == 1:
         parts.append("upwards")
+    if "multipleOf" in schema:
+        parts.append(f"in steps of {_number(schema['multipleOf'])}")
     return "".join(f" {part}" for part in parts)
 
 

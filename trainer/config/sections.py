@@ -95,6 +95,17 @@ class CaptionsConfig(Section, title="Words and captions"):
         1, title="Leading tags that stay", ge=0, le=75, needs={"captions.shuffle_tags": True}
     )
     """How many leading tags stay in place when tags are shuffled. The trigger always stays."""
+    max_tokens: int = field(
+        225,
+        title="Longest caption, in tokens",
+        ge=75,
+        le=750,
+        multiple_of=75,
+        memory=True,
+        before=75,
+    )
+    """How much of a caption is read, in chunks of 75 tokens (some 50 words), as drawing tools read
+    long prompts. What is beyond is cut off. Shorter captions train alike with every value."""
 
 
 class ConceptConfig(Section):

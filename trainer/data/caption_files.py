@@ -116,10 +116,7 @@ def _read(file: FoundFile, contents: FolderContents) -> str:
         message = "It is empty: trigger and class word will be the caption instead."
         contents.doubt(file.name, "warning", message)
     if len(data) > MAX_CAPTION_BYTES or len(text) == MAX_CAPTION_CHARACTERS:
-        message = (
-            f"It is longer than {MAX_CAPTION_CHARACTERS:,} characters, and is cut there. The model "
-            "reads 75 tokens, some 50 words."
-        )
+        message = f"It is longer than {MAX_CAPTION_CHARACTERS:,} characters, and is cut there."
         contents.doubt(file.name, "warning", message)
     return text
 

@@ -13,6 +13,8 @@ from trainer.config.schema import CaptionsConfig
 from trainer.seeds import derive_seed, derive_uniform
 
 MAX_CAPTION_CHARACTERS = 10_000
+CHUNK_TOKENS = 75
+"""What a text encoder reads at once, besides start and end."""
 MAX_CAPTION_BYTES = 4 * MAX_CAPTION_CHARACTERS
 
 # Left-to-right and other marks that reorder or hide what is shown; a joiner (U+200D) stays,
@@ -142,6 +144,11 @@ def compose_caption(
     return f"{trigger if named else subject}, {text}"
 
 
+def plain_captions(config: CaptionsConfig) -> CaptionsConfig:
+    """The same rules without what is random: how a caption is shown and measured."""
+    return config.model_copy(update={"dropout": 0.0, "shuffle_tags": False})
+
+
 def _shuffled(body: str, trigger: str, keep: int, purpose: tuple[int, str, int, str]) -> str:
     tags = [tag.strip() for tag in body.split(",") if tag.strip()]
     order = sorted(range(len(tags)), key=lambda index: derive_seed(*purpose, index))
@@ -156,11 +163,11 @@ def _joined(prefix: str, body: str, suffix: str) -> str:
 
 
 def protect_trigger(caption: str, trigger: str, fits: Callable[[str], bool]) -> str:
-    """A caption whose trigger no cut can take away.
+    """A caption whose trigger is in the first of its chunks, where no cut can take it away.
 
     Args:
         caption: as `compose_caption` gives it.
-        fits: whether a text is read whole by the text encoder (75 tokens for CLIP).
+        fits: whether a text is read in one chunk (75 tokens for CLIP).
 
     Returns:
         The caption; with the trigger put in front of it once more where the text up to and

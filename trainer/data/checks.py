@@ -14,12 +14,11 @@ from functools import cached_property
 
 from trainer.config.schema import CaptionsConfig, ImagesConfig
 from trainer.data.buckets import CropPlan, plan_crop
-from trainer.data.captions import compose_caption, contains_word
+from trainer.data.captions import CHUNK_TOKENS, compose_caption, contains_word, plain_captions
 from trainer.data.findings import Finding
 from trainer.data.names import list_names
 from trainer.data.sets import ImageEntry, ImageSet, Picture
 
-MAX_CAPTION_TOKENS = 75
 _STICKING_SHARE = 0.8
 _STICKING_CAPTIONS = 4  # with fewer, nearly every word is in nearly every caption
 _COMMON_WORDS = frozenset(
@@ -40,7 +39,7 @@ class FittedSet:
         images: with its resolution filled in.
         captions: how captions are made.
         step: bucket sides are multiples of it, in pixels.
-        count_tokens: of a text, without start and end marks; None: captions are not measured.
+        count_chunks: of a text, see `trainer.models.text`; None: captions are not measured.
     """
 
     image_set: ImageSet
@@ -48,7 +47,7 @@ class FittedSet:
     images: ImagesConfig
     captions: CaptionsConfig
     step: int
-    count_tokens: Callable[[str], int] | None = None
+    count_chunks: Callable[[str], int] | None = None
 
     @cached_property
     def entries(self) -> list[ImageEntry]:
@@ -73,19 +72,33 @@ class FittedSet:
         ]
 
     @cached_property
+    def caption_chunks(self) -> dict[str, int] | None:
+        """How many chunks the whole caption of each picture takes, by name; None: not measured."""
+        if self.count_chunks is None:
+            return None
+        words = plain_captions(self.captions)
+        return {
+            entry.name: self.count_chunks(
+                compose_caption(entry.caption, words, seed=0, step=0, image_id=entry.id)
+            )
+            for entry in self.entries
+        }
+
+    @cached_property
+    def chunk_counts(self) -> dict[str, int] | None:
+        """How many captions take one chunk, two, and so on; None: not measured."""
+        if self.caption_chunks is None:
+            return None
+        counts = Counter(self.caption_chunks.values())
+        return {str(number): count for number, count in sorted(counts.items())}
+
+    @cached_property
     def cut_captions(self) -> list[str] | None:
         """Names of pictures whose caption is longer than the model reads; None: not measured."""
-        if self.count_tokens is None:
+        if self.caption_chunks is None:
             return None
-        whole = self.captions.model_copy(update={"dropout": 0.0, "shuffle_tags": False})
-        return [
-            entry.name
-            for entry in self.entries
-            if self.count_tokens(
-                compose_caption(entry.caption, whole, seed=0, step=0, image_id=entry.id)
-            )
-            > MAX_CAPTION_TOKENS
-        ]
+        most = self.captions.max_tokens // CHUNK_TOKENS
+        return [name for name, count in self.caption_chunks.items() if count > most]
 
     @cached_property
     def sticking_words(self) -> dict[str, int]:
@@ -128,8 +141,9 @@ def _small_pictures(found: FittedSet) -> Iterator[Finding]:
 def _long_captions(found: FittedSet) -> Iterator[Finding]:
     if cut := found.cut_captions:
         message = (
-            f"{len(cut)} captions have more than {MAX_CAPTION_TOKENS} tokens; the model does not "
-            "see the rest. Shorten them. The trigger is always kept."
+            f"{len(cut)} captions have more than the {found.captions.max_tokens} tokens that are "
+            "read (captions.max_tokens): the rest is cut off. Shorten them, or raise it. The "
+            "trigger is always kept."
         )
         yield Finding.of_several(cut, "warning", message)
 

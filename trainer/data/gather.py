@@ -82,7 +82,7 @@ class SetsReport:
 def read_sets(
     config: TrainingConfig,
     step: int,
-    count_tokens: Callable[[str], int] | None = None,
+    count_chunks: Callable[[str], int] | None = None,
     progress: Progress | None = None,
     judge: Callable[[ConceptConfig], str | None] = lambda _: None,
 ) -> SetsReport:
@@ -91,7 +91,7 @@ def read_sets(
     Args:
         config: with its resolution filled in.
         step: bucket sides are multiples of it, in pixels.
-        count_tokens: as for `trainer.data.report.describe_set`.
+        count_chunks: as for `trainer.data.report.describe_set`.
         progress: is told while the pictures of a concept are read.
         judge: says what is doubtful about a concept's trigger word, if anything.
 
@@ -109,7 +109,7 @@ def read_sets(
             captions_of(config, concept),
             resolution=resolution,
             step=step,
-            count_tokens=count_tokens,
+            count_chunks=count_chunks,
         )
         for concept, image_set in zip(concepts, sets, strict=True)
     ]

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
 
 from trainer.config.schema import CaptionsConfig, ImagesConfig
-from trainer.data.checks import CHECKS, MAX_CAPTION_TOKENS, FittedSet, plan_entry
+from trainer.data.captions import CHUNK_TOKENS
+from trainer.data.checks import CHECKS, FittedSet, plan_entry
 from trainer.data.findings import Finding, ImageProblem, merge_findings
 from trainer.data.masks import mask_problem
 from trainer.data.names import display_name, list_names
@@ -48,7 +49,10 @@ class SetReport:
         formats: pictures by format.
         buckets: pictures by size as "width × height", most pictures first.
         lacking_trigger: pictures whose caption lacks the trigger, which is then put in front.
-        cut_captions: pictures whose caption has more than 75 tokens; None where not counted.
+        caption_chunks: captions, as they are trained, by the chunks of 75 tokens that they take;
+            None where not counted.
+        cut_captions: pictures whose caption has more than ``captions.max_tokens``; None where not
+            counted.
         sticking_words: words in at least 80 % of the captions, with the number of captions.
         masks: pictures with the mask that the configuration asks for; None where it asks for none.
         class_pictures: of regularisation, by folder.
@@ -66,6 +70,7 @@ class SetReport:
     formats: dict[str, int]
     buckets: dict[str, int]
     lacking_trigger: list[str]
+    caption_chunks: dict[str, int] | None
     cut_captions: list[str] | None
     sticking_words: dict[str, int]
     masks: int | None
@@ -95,10 +100,19 @@ class SetReport:
         if self.lacking_trigger:
             names = list_names(self.lacking_trigger)
             yield Fact(f"without the trigger, which will be put in front: {names}")
+        if self.caption_chunks and (
+            long := sum(self.caption_chunks.values()) - self.caption_chunks.get("1", 0)
+        ):
+            several = _counts(
+                {f"in {n} chunks": c for n, c in self.caption_chunks.items() if n != "1"}
+            )
+            yield Fact(
+                f"captions over {CHUNK_TOKENS} tokens, read in chunks: {long} ({several})",
+                f"{long} over {CHUNK_TOKENS} tokens",
+            )
         if self.cut_captions is not None:
             cut = len(self.cut_captions)
-            short = f"{cut} over {MAX_CAPTION_TOKENS} tokens" if cut else ""
-            yield Fact(f"captions over {MAX_CAPTION_TOKENS} tokens: {cut}", short)
+            yield Fact(f"captions that are cut: {cut}", f"{cut} cut" if cut else "")
         if self.masks is not None:
             masks = f"{self.masks} of {self.pictures}"
             yield Fact(f"masks: {masks}", f"masks {masks}")
@@ -137,17 +151,17 @@ def describe_set(
     *,
     resolution: int,
     step: int,
-    count_tokens: Callable[[str], int] | None = None,
+    count_chunks: Callable[[str], int] | None = None,
 ) -> SetReport:
     """Report on an image set.
 
     Args:
         resolution, step: in pixels, as the base model has them.
-        count_tokens: of a text, without start and end marks; None: captions are not measured.
+        count_chunks: of a text, see `trainer.models.text`; None: captions are not measured.
     """
     images = images.model_copy(update={"resolution": resolution})
     fitted, refused = _fit_entries(image_set.entries, images, step)
-    found = FittedSet(image_set, fitted, images, captions, step, count_tokens)
+    found = FittedSet(image_set, fitted, images, captions, step, count_chunks)
     doubts = [finding for check in CHECKS for finding in check(found)]
     sizes = Counter("{} × {}".format(*picture.crop.size) for picture in fitted)
     return SetReport(
@@ -160,6 +174,7 @@ def describe_set(
         formats=dict(Counter(entry.header.format for entry in found.entries).most_common()),
         buckets=dict(sizes.most_common()),
         lacking_trigger=found.lacking_trigger,
+        caption_chunks=found.chunk_counts,
         cut_captions=found.cut_captions,
         sticking_words=found.sticking_words,
         class_pictures=dict(image_set.class_folders),
@@ -198,7 +213,7 @@ def fit_pictures(
     images: ImagesConfig,
     step: int,
     captions: CaptionsConfig | None = None,
-    count_tokens: Callable[[str], int] | None = None,
+    count_chunks: Callable[[str], int] | None = None,
 ) -> SetReport:
     """As `describe_set`, with the resolution of ``images``, where all is as a training needs it.
 
@@ -213,7 +228,7 @@ def fit_pictures(
     check_resolution(resolution, step)
     words = captions or CaptionsConfig()
     report = describe_set(
-        image_set, images, words, resolution=resolution, step=step, count_tokens=count_tokens
+        image_set, images, words, resolution=resolution, step=step, count_chunks=count_chunks
     )
     report.check_usable()
     return report

@@ -188,7 +188,7 @@ def _attention(
     **options: Any,
 ) -> Tensor:
     """diffusers' own for the transformers of SD 1, SD 2 and SDXL; it divides all results by 1."""
-    if attention_mask is not None or options:
+    if options or (attention_mask is not None and attention_mask.dim() != 3):
         return type(layer).forward(layer, inputs, encoder_hidden_states, attention_mask, **options)
     others = inputs if encoder_hidden_states is None else encoder_hidden_states
     projections = ((layer.to_q, inputs), (layer.to_k, others), (layer.to_v, others))
@@ -196,7 +196,8 @@ def _attention(
         cast(nn.Module, project)(values).unflatten(-1, (layer.heads, -1)).transpose(1, 2)
         for project, values in projections
     )
-    result = F.scaled_dot_product_attention(query, key, value)  # (B, heads, N, D / heads)
+    bias = None if attention_mask is None else attention_mask.unsqueeze(1)  # (B, 1, 1, keys)
+    result = F.scaled_dot_product_attention(query, key, value, bias)  # (B, heads, N, D / heads)
     result = result.transpose(1, 2).flatten(2)
     for module in cast(nn.ModuleList, layer.to_out):
         result = module(result)

@@ -176,13 +176,15 @@ def _halved(count: int) -> list[int]:
 
 
 def load_training_base(config: TrainingConfig, device: Device) -> BaseModel:
-    """The base model in the number format of a run, its weights as ``memory.base_weights`` says.
+    """The base model in the number format of a run, its weights as ``memory.base_weights`` says; it
+    reads ``captions.max_tokens`` of a prompt.
 
     Raises:
         UserError: as for `load_base` and `quantize_base`.
     """
     base = load_base(config.base.name, prediction=config.base.prediction, dtype=device.dtype)
     quantize_base(base, _weights(config), device.torch_device)
+    base.max_tokens = config.captions.max_tokens
     return base
 
 

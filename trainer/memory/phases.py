@@ -16,6 +16,7 @@ from transformers import CLIPTextConfig
 
 from trainer.config.optimizers import OPTIMIZERS
 from trainer.config.schema import AdapterConfig, TrainingConfig
+from trainer.data.captions import CHUNK_TOKENS
 from trainer.diffusion import Points, TextConditioning, call_unet, encode
 from trainer.errors import UserError
 from trainer.lora.attach import attach
@@ -83,15 +84,18 @@ def build(facts: BaseFacts, dtype: torch.dtype) -> BaseModel:
 
 
 class _Blanks:
-    """In place of a tokenizer: no text has any tokens."""
+    """In place of a tokenizer: each character is a token, and a word."""
 
     bos_token_id = eos_token_id = pad_token_id = 0
 
     def __init__(self, length: int) -> None:
         self.model_max_length = min(length, 77)
 
-    def __call__(self, _text: str, **_: object) -> dict[str, list[int]]:
-        return {"input_ids": []}
+    def __call__(self, text: str, **_: object) -> dict[str, list[int]]:
+        return {"input_ids": [0] * len(text)}
+
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
+        return ["</w>"] * len(ids)
 
 
 # -------------------------------------------------------------------------- a training step
@@ -108,6 +112,7 @@ class Workload:
         checkpointing: full gradient checkpointing.
         weights: number format of the frozen weights: full, 8bit or 4bit.
         texts: further prompts that go through training text encoders, but not through the UNet.
+        chunks: of 75 tokens, in each caption.
     """
 
     width: int
@@ -119,6 +124,7 @@ class Workload:
     checkpointing: bool
     weights: Bits = "full"
     texts: int = 0
+    chunks: int = 1
 
 
 @dataclass(frozen=True)
@@ -224,14 +230,15 @@ class _Text:
         self.base, self.trained, self.further = base, trained, further
 
     def student(self, texts: Sequence[str]) -> TextConditioning:
-        """(B + further, 77, D), computed where the text encoders train."""
+        """(B + further, L, D), computed where the text encoders train."""
         texts = [*texts, *[""] * self.further]
         return encode(self.base, texts, META) if self.trained else self.teacher(texts)
 
     def teacher(self, texts: Sequence[str]) -> TextConditioning:
-        """(B, 77, D), as if remembered."""
+        """(B, L, D), as if remembered."""
         unet, encoders = self.base.unet, self.base.text_encoders
-        shape = (len(texts), 77, unet.config["cross_attention_dim"])
+        longest = 77 * max(1, *(-(-len(text) // CHUNK_TOKENS) for text in texts))
+        shape = (len(texts), longest, unet.config["cross_attention_dim"])
         hidden, pooled = torch.empty(shape, dtype=unet.dtype, device=META), None
         if len(encoders) > 1:
             pooled = hidden.new_empty(len(texts), cast(int, encoders[1].config.projection_dim))
@@ -239,7 +246,7 @@ class _Text:
 
 
 def _batch(base: BaseModel, work: Workload) -> Batch:
-    points = _points(base, work.width, work.height, work.rows)
+    points = _points(base, work.width, work.height, work.rows, work.chunks)
     return Batch(
         names=points.prompts,
         slots=tuple(range(work.rows)),
@@ -252,11 +259,11 @@ def _batch(base: BaseModel, work: Workload) -> Batch:
     )
 
 
-def _points(base: BaseModel, width: int, height: int, rows: int) -> Points:
+def _points(base: BaseModel, width: int, height: int, rows: int, chunks: int) -> Points:
     side = base.vae_scale_factor
     shape = (rows, base.unet.config["in_channels"], height // side, width // side)
     return Points(
-        prompts=("x",) * rows,
+        prompts=("x" * (CHUNK_TOKENS * chunks),) * rows,
         noised=torch.empty(shape, device=META),
         timesteps=torch.empty((rows,), dtype=torch.int64, device=META),
         sizes=(((1024, 1024), (0, 0), (1024, 1024)),) * rows,
@@ -293,12 +300,14 @@ def other_memory(
     rows: int,
     weights: Bits = "full",
     tiling: bool = False,
+    chunks: int = 1,
 ) -> OtherMemory:
     """Follows caching a picture's latents, a pass without gradients, and decoding a preview.
 
     Args:
         rows: of the largest pass without gradients.
         tiling: whether large pictures go through the VAE in tiles.
+        chunks: of 75 tokens, in each prompt.
     """
     base = build(facts, DTYPES[precision])
     quantize_base(base, weights, META)
@@ -312,7 +321,7 @@ def other_memory(
             latents = cast(torch.FloatTensor, torch.empty(small, device=META))
             base.vae.decode(latents, return_dict=False)
         with StorageTracker(tensors_of(base.unet)) as predicting:
-            points = _points(base, width, height, rows)
+            points = _points(base, width, height, rows, chunks)
             call_unet(base, points, _Text(base, trained=False).teacher(points.prompts))
     return OtherMemory(
         vae=bytes_of(vae),

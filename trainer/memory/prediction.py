@@ -6,16 +6,21 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
+from transformers import CLIPTokenizer
 
+from trainer.config.concepts import captions_of, concepts_of
 from trainer.config.effects import Idle, idle_settings
 from trainer.config.resolve import wants_tiles
 from trainer.config.schema import TrainingConfig
 from trainer.data.buckets import make_buckets
 from trainer.data.cache import content_key
+from trainer.data.captions import CHUNK_TOKENS, compose_caption, plain_captions
 from trainer.data.report import check_resolution
+from trainer.data.sets import read_captions
 from trainer.errors import UserError
 from trainer.memory.devices import Precision
 from trainer.memory.modes import (
@@ -35,6 +40,8 @@ from trainer.memory.phases import (
 )
 from trainer.models.configs import read_json
 from trainer.models.facts import read_facts
+from trainer.models.identify import BaseFacts
+from trainer.models.text import count_chunks
 from trainer.places import cache_folder
 from trainer.preservation.rows import TEXTS_PER_ROW
 from trainer.runs.atomic import write_json
@@ -61,6 +68,8 @@ PHASES = {
 }
 """Of a run, besides the training step."""
 
+_MEASURED_CAPTIONS = 64
+"""The longest in characters: the longest in tokens is among them."""
 _VERSION = 6  # of what is counted: results of another one are not used
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft")
 
@@ -85,6 +94,8 @@ class Fit:
         plan_fits: whether the plan fits.
         slowdown: time of a step with the plan beside that without, about.
         idle: settings that will do nothing beside the others.
+        caption_tokens: room for so many tokens in each caption: 75, or more where the image set's
+            captions are longer and ``captions.max_tokens`` lets them.
     """
 
     base: str
@@ -101,6 +112,7 @@ class Fit:
     plan_fits: bool
     slowdown: float
     idle: tuple[Idle, ...] = ()
+    caption_tokens: int = CHUNK_TOKENS
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json`` and the page."""
@@ -111,8 +123,8 @@ class Fit:
         parts = self.parts
         yield (
             f"{self.base}, {self.resolution} px, batch size {self.batch_size}, "
-            f"{self.precision}: predicted for a GPU with {self.vram_gib:g} GiB "
-            f"({self.vram_source})"
+            f"{self.precision}, captions of up to {self.caption_tokens} tokens: predicted for a "
+            f"GPU with {self.vram_gib:g} GiB ({self.vram_source})"
         )
         yield ""
         rows = {title: parts[name] for name, title in STEP.items()}
@@ -180,6 +192,7 @@ def predict(config: TrainingConfig, vram_gib: float | None = None) -> Fit:
         plan_fits=plan_peak <= card,
         slowdown=round(plan.cost / mode.cost, 2),
         idle=tuple(idle_settings(config)),
+        caption_tokens=CHUNK_TOKENS * predictor.chunks,
     )
 
 
@@ -202,6 +215,27 @@ def _peak(parts: Mapping[str, float]) -> float:
     return _largest(parts) + parts["context"] + parts["fragmentation"]
 
 
+def _caption_chunks(config: TrainingConfig, facts: BaseFacts) -> int:
+    """Chunks of the longest caption; 1 where the pictures are not there."""
+    most = config.captions.max_tokens // CHUNK_TOKENS
+    chunks = 1
+    for concept in concepts_of(config) if most > 1 else ():
+        try:
+            captions = [] if concept.path == Path() else read_captions(concept.path)
+        except UserError:
+            continue
+        words = plain_captions(captions_of(config, concept))
+        longest = sorted(captions, key=lambda caption: -len(caption.encode()))[:_MEASURED_CAPTIONS]
+        folder = facts.family.tokenizer_folders[0]
+        tokenizer = cast(
+            CLIPTokenizer, CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        )
+        for caption in longest:
+            text = compose_caption(caption, words, seed=0, step=0, image_id="")
+            chunks = max(chunks, count_chunks([tokenizer], text))
+    return min(chunks, most)
+
+
 class _Predictor:
     """A configuration with what its base model fills in; sizes in pixels are the largest bucket's.
 
@@ -221,6 +255,7 @@ class _Predictor:
         self.width, self.height = max(buckets, key=lambda s: (s[0] * s[1], -abs(s[0] - s[1])))
         given = config.training.precision
         self.precision: Precision = "bf16" if given == "auto" else given
+        self.chunks = _caption_chunks(config, facts)
 
     def choose(self, mode: MemoryMode, card: float) -> tuple[MemoryMode, float]:
         """The fastest mode that fits, of those with the most exact weights, and its peak; the
@@ -307,6 +342,7 @@ class _Predictor:
             checkpointing=mode.checkpointing,
             weights=mode.weights,
             texts=TEXTS_PER_ROW * mode.preserved_rows if preserves_text else 0,
+            chunks=self.chunks,
         )
         adapter = config.adapter.model_dump(mode="json")
         return self._remembered(
@@ -315,7 +351,7 @@ class _Predictor:
 
     def _others(self, mode: MemoryMode) -> OtherMemory:
         rows, weights = mode.rows_without_gradients, mode.weights
-        size = (self.precision, self.width, self.height, rows, weights, mode.tiling)
+        size = (self.precision, self.width, self.height, rows, weights, mode.tiling, self.chunks)
         return self._remembered(OtherMemory, size, lambda: other_memory(self.facts, *size))
 
     def _remembered(

@@ -43,6 +43,7 @@ class BaseModel:
         weights: how the frozen weights of the UNet and the text encoders are kept: full, 8bit or
             4bit (`trainer.memory.quantized`).
         tiling: whether large pictures go through the VAE in tiles (`trainer.memory.tiling`).
+        max_tokens: how much of a prompt is read (`trainer.models.text`); None: all of it.
     """
 
     name: str
@@ -60,12 +61,14 @@ class BaseModel:
     vae_fingerprint: str
     weights: str = "full"
     tiling: bool = False
+    max_tokens: int | None = None
 
     @property
     def output_key(self) -> str:
         """What the output of the UNet and the text encoders depends on, for the cache."""
         rounded = "" if self.weights == "full" else f" {self.weights}"
-        return self.fingerprint + rounded
+        cut = "" if self.max_tokens is None else f" {self.max_tokens} tokens"
+        return self.fingerprint + rounded + cut
 
     @property
     def resolution_step(self) -> int:

@@ -1,4 +1,10 @@
-"""Prompts to the tokens of CLIP's text encoders (`trainer.diffusion.encode` makes features)."""
+"""Prompts to the tokens of CLIP's text encoders (`trainer.diffusion.encode` makes features).
+
+CLIP reads 75 tokens between its start and its end. A longer prompt is read in chunks, each with a
+start, an end and padding of its own, as A1111, Forge and ComfyUI do. A word of up to 8 tokens is
+not cut in two but begins the next chunk, as in ComfyUI. (A1111 looks for a comma instead, and
+sd-scripts cuts anywhere and keeps one start and one end: these differ in single tokens.)
+"""
 
 from __future__ import annotations
 
@@ -11,9 +17,11 @@ import torch
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from trainer.models.base import BaseModel
+from trainer.data.captions import CHUNK_TOKENS
 
 _REMEMBERED_TEXTS = 4096
+_LONGEST_WORD = 8
+"""Tokens; a longer word is cut where its chunk ends."""
 
 
 @dataclass(frozen=True)
@@ -42,26 +50,48 @@ def longest_prompt(tokenizer: CLIPTokenizer) -> int:
     return cast(int, tokenizer.model_max_length)
 
 
-def padded_ids(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Prompts as a text encoder takes them, cut and padded to its length.
+def token_chunks(
+    tokenizer: CLIPTokenizer, text: str, max_tokens: int | None = None
+) -> list[list[int]]:
+    """The tokens of a text by chunks: at least one, which may be empty.
+
+    Args:
+        max_tokens: what is beyond so many whole chunks is cut off; None: nothing is.
+    """
+    ids, size = token_ids(tokenizer, text), longest_prompt(tokenizer) - 2
+    most = None if max_tokens is None else max(1, max_tokens // CHUNK_TOKENS)
+    chunks: list[list[int]] = []
+    start = 0
+    while start < len(ids) and len(chunks) != most:
+        end = start + size
+        if end < len(ids) and len(chunks) + 1 != most:
+            end = _word_end(tokenizer, ids, end)
+        chunks.append(ids[start:end])
+        start = end
+    return chunks or [[]]
+
+
+def _word_end(tokenizer: CLIPTokenizer, ids: list[int], end: int) -> int:
+    """The last end of a word at or before a place, where there is one near enough."""
+    last = tokenizer.convert_ids_to_tokens(ids[end - _LONGEST_WORD : end])
+    found = [place for place, piece in enumerate(last, start=1) if piece.endswith("</w>")]
+    return end - len(last) + found[-1] if found else end
+
+
+def padded_ids(tokenizer: CLIPTokenizer, chunks: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Chunks of tokens as a text encoder takes them, padded to its length.
 
     Returns:
-        (B, 77) ids and the attention mask of the same shape, both int64.
+        (N, 77) ids and the attention mask of the same shape, both int64.
     """
     length = longest_prompt(tokenizer)
-    ids = torch.full((len(prompts), length), cast(int, tokenizer.pad_token_id))
+    ids = torch.full((len(chunks), length), cast(int, tokenizer.pad_token_id))
     mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        tokens = token_ids(tokenizer, prompt)[: length - 2]
+    for row, tokens in enumerate(chunks):
         whole = [tokenizer.bos_token_id, *tokens, tokenizer.eos_token_id]
         ids[row, : len(whole)] = torch.tensor(whole)
         mask[row, : len(whole)] = 1
     return ids, mask
-
-
-def token_limit(base: BaseModel) -> int:
-    """How many tokens of a prompt the text encoders see: 75."""
-    return min(longest_prompt(tokenizer) for tokenizer in base.tokenizers) - 2
 
 
 def count_tokens(tokenizers: Sequence[CLIPTokenizer], text: str) -> int:
@@ -69,9 +99,9 @@ def count_tokens(tokenizers: Sequence[CLIPTokenizer], text: str) -> int:
     return max(len(token_ids(tokenizer, text)) for tokenizer in tokenizers)
 
 
-def fits_tokens(base: BaseModel, text: str) -> bool:
-    """Whether the text encoders see the whole text."""
-    return count_tokens(base.tokenizers, text) <= token_limit(base)
+def count_chunks(tokenizers: Sequence[CLIPTokenizer], text: str) -> int:
+    """How many chunks the whole of a text takes."""
+    return max(len(token_chunks(tokenizer, text)) for tokenizer in tokenizers)
 
 
 def pieces(tokenizer: CLIPTokenizer, word: str) -> list[Piece]:

@@ -15,13 +15,18 @@ from torch import Tensor
 
 from trainer.config.concepts import captions_of, concepts_of
 from trainer.config.schema import CaptionsConfig, TrainingConfig
-from trainer.data.captions import compose_caption, protect_trigger
+from trainer.data.captions import (
+    CHUNK_TOKENS,
+    compose_caption,
+    plain_captions,
+    protect_trigger,
+)
 from trainer.data.latents import LatentSource, MaskSource
 from trainer.data.order import SampleOrder, flip_choice
 from trainer.data.sets import Picture
 from trainer.diffusion import Sizes, draw_noise, draw_timesteps
 from trainer.models.base import BaseModel
-from trainer.models.text import fits_tokens
+from trainer.models.text import count_tokens
 
 
 @dataclass(frozen=True)
@@ -181,19 +186,18 @@ class Batches:
 def trained_caption(
     base: BaseModel, picture: Picture, config: CaptionsConfig, *, seed: int, step: int
 ) -> str:
-    """The caption of a picture in one step, its trigger within the text encoder's reach."""
+    """The caption of a picture in one step, its trigger within the first chunk that is read."""
     caption = compose_caption(
         picture.entry.caption, config, seed=seed, step=step, image_id=picture.entry.id
     )
-    return protect_trigger(caption, config.trigger, lambda text: fits_tokens(base, text))
+    return protect_trigger(
+        caption, config.trigger, lambda text: count_tokens(base.tokenizers, text) <= CHUNK_TOKENS
+    )
 
 
 def all_captions(base: BaseModel, pictures: Sequence[Picture], config: TrainingConfig) -> list[str]:
     """Each picture's caption as it is trained, without dropout and shuffling."""
-    plain = {"dropout": 0.0, "shuffle_tags": False}
-    words = [
-        captions_of(config, concept).model_copy(update=plain) for concept in concepts_of(config)
-    ]
+    words = [plain_captions(captions_of(config, concept)) for concept in concepts_of(config)]
     return [
         trained_caption(base, picture, words[picture.concept], seed=0, step=0)
         for picture in pictures

@@ -32,7 +32,7 @@ from trainer.memory.modes import (
     with_bounded_rows,
 )
 from trainer.models.base import BaseModel
-from trainer.models.text import count_tokens
+from trainer.models.text import count_chunks
 from trainer.places import cache_folder
 from trainer.preservation.prepare import prepare_preservation
 from trainer.preservation.rows import Preservation
@@ -257,7 +257,7 @@ def _read_sets(base: BaseModel, config: TrainingConfig, progress: Progress) -> S
     return read_sets(
         config,
         base.resolution_step,
-        lambda text: count_tokens(base.tokenizers, text),
+        lambda text: count_chunks(base.tokenizers, text),
         progress,
         lambda concept: doubt(concept.trigger, base.tokenizers, concept.class_word),
     )

@@ -40,7 +40,7 @@ Stop = Callable[[], bool]
 
 
 class TextFeatures(Protocol):
-    """Gives the features of prompts, (B, 77, D)."""
+    """Gives the features of prompts, (B, L, D)."""
 
     def student(self, texts: Sequence[str]) -> TextConditioning:
         """As they are in training; with gradients where the text encoders train."""

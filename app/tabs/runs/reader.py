@@ -123,7 +123,7 @@ class _Reader:
             if changed == self._config_changed:
                 return False
             self._config_changed = changed
-            self._config = read_config(self._run.config)
+            self._config = read_config(self._run.config, of_run=True)
         except (OSError, UserError):
             self._config = None
         return True

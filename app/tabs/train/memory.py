@@ -8,6 +8,7 @@ from typing import Any
 from app import client
 from app.forms import Shown, label_of, read_form
 from app.render import quiet, render
+from trainer.config.concepts import concepts_of
 from trainer.config.fields import all_fields, get_value, shown
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
@@ -22,7 +23,8 @@ class _Asked:
     def __init__(self, config: TrainingConfig) -> None:
         self.config = config
         fields = (field.name for field in all_fields().values() if field.memory)
-        self._key = repr(([get_value(config, name) for name in fields], len(config.concepts)))
+        places = [concept.path for concept in concepts_of(config)]  # their captions count
+        self._key = repr(([get_value(config, name) for name in fields], places))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Asked) and self._key == other._key

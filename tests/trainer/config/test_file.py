@@ -38,6 +38,8 @@ def values_of(field: ConfigField) -> st.SearchStrategy[Any]:
     if field.name in ("base.name", "images.path", "evaluation.scorers"):
         # Not empty, and nothing that a path is tidied by.
         return st.text("abcü'\"\\ \t#=", min_size=1, max_size=60)
+    if field.name == "captions.max_tokens":
+        return st.sampled_from([75, 150, 225])
     few = field.name in ("previews.count", "evaluation.board")
     kinds = {
         "integer": st.integers(1, 8) if few else st.integers(32, 75),
@@ -98,6 +100,13 @@ def test_left_out_fields_take_their_defaults() -> None:
     assert parse_config("adapter.rank = 3\n").adapter.rank == 3
     assert parse_config("[images]\nflip = true\n").images.path == Path()
     assert parse_config("adapter = {rank = 3}\n").adapter.rank == 3
+
+
+def test_a_run_of_an_earlier_version_keeps_what_it_did() -> None:
+    text = format_config(TrainingConfig()).replace("max_tokens = 225", "")
+    assert parse_config(text).captions.max_tokens == 225
+    assert parse_config(text, of_run=True).captions.max_tokens == 75
+    assert parse_config("[captions]\nmax_tokens = 150", of_run=True).captions.max_tokens == 150
 
 
 def test_byte_order_mark_and_windows_lines(tmp_path: Path) -> None:

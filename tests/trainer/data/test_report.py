@@ -37,12 +37,12 @@ def describe(folder: Path, **captions: Any) -> SetReport:
         CaptionsConfig.model_validate(captions),
         resolution=96,
         step=32,
-        count_tokens=lambda text: len(text.split()),
+        count_chunks=lambda text: -(-len(text.split()) // 75),
     )
 
 
 def test_a_set_is_described(folder: Path) -> None:
-    report = describe(folder, trigger="sks", class_word="dog")
+    report = describe(folder, trigger="sks", class_word="dog", max_tokens=75)
     assert (report.pictures, report.left_out) == (3, 3)
     assert report.shown_per_epoch == 5
     assert report.captions == 2
@@ -54,9 +54,16 @@ def test_a_set_is_described(folder: Path) -> None:
     assert "too narrow" in messages["narrow.png"] and "too small" in messages["small.png"]
     assert "empty" in messages["broken.png"]
     assert "smaller bucket" in messages["c.png"]
-    assert "more than 75 tokens" in messages["3_dog/a.png"]
+    assert "more than the 75 tokens" in messages["3_dog/a.png"]
     severities = [finding.severity for finding in report.findings]
     assert severities == sorted(severities, key=["error", "warning", "note"].index)
+
+
+def test_captions_are_counted_by_chunks(folder: Path) -> None:
+    report = describe(folder, trigger="sks")
+    assert (report.caption_chunks, report.cut_captions) == ({"1": 2, "2": 1}, [])
+    assert "75 tokens, read in chunks: 1 (in 2 chunks: 1)" in "\n".join(report.lines())
+    assert not any("captions.max_tokens" in finding.message for finding in report.findings)
 
 
 def test_the_report_is_plain_json(folder: Path) -> None:
@@ -67,13 +74,13 @@ def test_the_report_is_plain_json(folder: Path) -> None:
 
 
 def test_the_report_as_text_says_everything(folder: Path) -> None:
-    report = describe(folder, trigger="sks")
+    report = describe(folder, trigger="sks", max_tokens=75)
     text = "\n".join(report.lines())
     for finding in report.findings:
         assert f"{finding.severity}: {finding.name}: {finding.message}" in text
     assert "3 pictures can be trained on, 3 left out" in text
     assert "64 × 128: 1" in text
-    assert "captions over 75 tokens: 1" in text
+    assert "captions that are cut: 1" in text
     assert "put in front: b.png" in text
 
 
@@ -163,6 +170,6 @@ def test_the_line_that_opens_a_training(case: str, tmp_path: Path) -> None:
         CaptionsConfig.model_validate({}),
         resolution=96,
         step=32,
-        count_tokens=lambda text: len(text.split()),
+        count_chunks=lambda text: -(-len(text.split()) // 75),
     )
     assert report.summary == expected

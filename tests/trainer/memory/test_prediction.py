@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.conftest import TinyBase
+from tests.trainer.runs_for_tests import make_images
 from trainer.commands.cli import main
 from trainer.config.file import with_values
 from trainer.config.schema import TrainingConfig
@@ -45,6 +46,22 @@ def test_full_sizes_are_known_without_weights(name: str, millions: int) -> None:
 def test_a_hub_name_that_says_nothing_is_a_question() -> None:
     with pytest.raises(UserError, match="sd15"):
         read_facts("someone/a-model")
+
+
+def test_long_captions_of_the_set_need_more(tiny_base: TinyBase, tmp_path: Path) -> None:
+    images = make_images(tmp_path / "images")
+    (images / "1.txt").write_text("red " * 100)
+    short, long = (
+        asked(
+            tiny_base("sd1"),
+            images__resolution=64,
+            images__path=str(images),
+            captions__max_tokens=most,
+        )
+        for most in (75, 225)
+    )
+    assert (short.caption_tokens, long.caption_tokens) == (75, 150)
+    assert long.parts["activations"] > short.parts["activations"]
 
 
 @pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])

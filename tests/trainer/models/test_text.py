@@ -10,11 +10,12 @@ import torch
 from tests.conftest import TinyBase
 from tests.tiny_models import TINY_NAMES, TinyName
 from trainer import diffusion
+from trainer.memory.layers import lean_layers
 from trainer.models import text
 from trainer.models.load import BaseModel, load_base
 
 LONG = " ".join(["tree"] * 76)
-PROMPTS = ["a photo of a sks dog!", "", "naïve café №5 — 東京 🐸", " ".join(["tree"] * 75), LONG]
+PROMPTS = ["a photo of a sks dog!", "", "naïve café №5 — 東京 🐸", " ".join(["tree"] * 75)]
 
 
 @pytest.fixture(scope="module")
@@ -99,16 +100,66 @@ def test_tokens_are_counted_without_start_and_end(
 ) -> None:
     base: BaseModel = loaded(name)
     assert text.count_tokens(base.tokenizers, prompt) == count
-    assert text.fits_tokens(base, prompt) == (count <= 75)
-    assert text.token_limit(base) == 75
+    assert text.count_chunks(base.tokenizers, prompt) == (1 if count <= 75 else 2)
 
 
-def test_a_prompt_that_fits_loses_nothing(loaded: Any) -> None:
-    base: BaseModel = loaded("sd1")
-    fits, too_long = " ".join(["tree"] * 74 + ["sks"]), " ".join(["tree"] * 75 + ["sks"])
-    found = diffusion.encode(base, [fits, fits.replace("sks", "dog"), too_long, LONG], "cpu")
-    assert not torch.equal(found.hidden[0], found.hidden[1])
-    assert torch.equal(found.hidden[2], found.hidden[3])
+@pytest.mark.parametrize("name", TINY_NAMES)
+def test_each_chunk_is_encoded_as_a_prompt_of_its_own(name: TinyName, loaded: Any) -> None:
+    base: BaseModel = loaded(name)
+    parts = [" ".join([word] * count) for word, count in (("tree", 75), ("dog", 75), ("red", 9))]
+    found = diffusion.encode(base, [" ".join(parts), "a dog"], "cpu")
+    expected = encode_with_diffusers(base, parts)
+    assert found.lengths == (3 * 77, 77)
+    torch.testing.assert_close(found.hidden[0], expected[0].flatten(0, 1))
+    assert not found.hidden[1, 77:].any()
+    if found.pooled is not None:
+        torch.testing.assert_close(found.pooled[0], expected[2][0])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "max_tokens", "lengths"),
+    [
+        ("", None, [0]),
+        (" ".join(["tree"] * 75), None, [75]),
+        (LONG, None, [75, 1]),
+        (LONG, 75, [75]),
+        (" ".join(["tree"] * 400), 225, [75, 75, 75]),
+        # A word of three tokens begins the next chunk, but not where nothing more is read.
+        (" ".join([*["tree"] * 73, "ohwxman", "dog"]), None, [73, 4]),
+        (" ".join([*["tree"] * 73, "ohwxman", "dog"]), 75, [75]),
+        ("xxy5syt00" * 30, None, [75, 75, 60]),
+    ],
+)
+def test_where_chunks_end(
+    prompt: str, max_tokens: int | None, lengths: list[int], loaded: Any
+) -> None:
+    (tokenizer,) = loaded("sd1").tokenizers
+    chunks = text.token_chunks(tokenizer, prompt, max_tokens)
+    assert [len(chunk) for chunk in chunks] == lengths
+    ids = text.token_ids(tokenizer, prompt)
+    assert [number for chunk in chunks for number in chunk] == ids[: sum(lengths)]
+
+
+@pytest.mark.parametrize("lean", [False, True])
+@pytest.mark.parametrize("name", ["sd1", "sdxl"])
+def test_what_a_prompt_means_does_not_depend_on_its_batch(
+    name: TinyName, lean: bool, tiny_base: TinyBase
+) -> None:
+    base = load_base(str(tiny_base(name)))
+    if lean:
+        lean_layers(base.unet)
+    prompts = ("a dog", LONG, "a cat", " ".join(["tree"] * 160))
+    points = diffusion.Points(
+        prompts, torch.randn(4, 4, 8, 8), torch.full((4,), 500), (((64, 64), (0, 0), (64, 64)),) * 4
+    )
+    together = diffusion.encode(base, prompts, "cpu")
+    with torch.no_grad():
+        found = diffusion.call_unet(base, points, together)
+        for row, prompt in enumerate(prompts):
+            alone = diffusion.encode(base, [prompt], "cpu")
+            assert torch.equal(together[[row]].hidden, alone.hidden)
+            expected = diffusion.call_unet(base, points[[row]], alone)
+            torch.testing.assert_close(found[[row]], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def test_training_says_what_check_images_says(
 ) -> None:
     monkeypatch.setenv("RAREBIT_CACHE", str(tmp_path / "cache"))
     images = make_images(tmp_path / "images")
-    (images / "0.txt").write_text("a thing, " * 60)
+    (images / "0.txt").write_text("a thing, " * 100)
     (images / "1.txt").unlink()
     (images / "cut.png").write_bytes((images / "2.png").read_bytes()[:90])
     Image.new("L", (32, 32), 255).save(images / "3.mask.png")
@@ -39,10 +39,10 @@ def test_training_says_what_check_images_says(
 
     opened = collected.of(ImagesRead)
     assert opened[0].summary == (
-        "4 pictures, 1 left out, 3 captions, 1 over 75 tokens, masks 1 of 4"
+        "4 pictures, 1 left out, 3 captions, 1 over 75 tokens, 1 cut, masks 1 of 4"
     )
     said = [event.message.partition(": ")[2] for event in collected.of(Warned)]
     graver = [one["message"] for one in report["findings"] if one["severity"] != "note"]
     assert said == graver
-    for words_of in ("cut off", "75 tokens", "No mask", "No caption", "trigger word 'man'"):
+    for words_of in ("cut off", "225 tokens", "No mask", "No caption", "trigger word 'man'"):
         assert any(words_of in message for message in said), words_of

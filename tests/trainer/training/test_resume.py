@@ -33,6 +33,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "captions__shuffle_tags": True,
         "adapter__dropout": 0.2,
     },
+    "captions of one and of three chunks": {
+        "captions__prefix": "a b c d e f g h i j k l m n o p q r s t u v w x y z, " * 3,
+        "captions__suffix": "1 2 3 4 5 6 7 8 9 0 " * 10,
+        "captions__dropout": 0.5,
+        "training__batch_size": 3,
+    },
     "EMA, preservation every 3rd step": {
         "training__ema_decay": 0.9,
         "preservation__every": 3,
