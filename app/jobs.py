@@ -15,8 +15,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import filelock
@@ -56,6 +56,7 @@ class RunInfo:
         alive: whether a process works on it.
         stopping: whether that process was asked to stop.
         place: place in the queue from 1, 0 for none.
+        begun: when it was set up, in seconds since 1970; 0 while not known.
     """
 
     name: str
@@ -68,6 +69,7 @@ class RunInfo:
     stopping: bool = False
     place: int = 0
     code: Code = ""
+    begun: float = 0.0
 
 
 # ------------------------------------------------------------------------------ looking
@@ -89,11 +91,16 @@ def run_folder(name: str) -> RunFolder:
 def info(run: RunFolder, waiting: list[str] | None = None) -> RunInfo:
     """What a run does now."""
     waiting = waiting_runs() if waiting is None else waiting
+    begun = run.config.stat().st_mtime
     if run.name in waiting:
-        return RunInfo(run.name, QUEUED, place=waiting.index(run.name) + 1)
+        return RunInfo(run.name, QUEUED, place=waiting.index(run.name) + 1, begun=begun)
     status = effective_status(run)
     if status is None:
-        return RunInfo(run.name, UNSTARTED, message="never started")
+        return RunInfo(run.name, UNSTARTED, message="never started", begun=begun)
+    if status.code == "killed" and (run.name, status.pid) in _stopping:
+        # Stopped before it could listen: it loads its libraries for seconds first.
+        status = replace(status, message=f"stopped at step {status.step}", code="user_stop")
+        write_status(run, status)
     alive = status.phase not in ENDED
     return RunInfo(
         run.name,
@@ -105,13 +112,18 @@ def info(run: RunFolder, waiting: list[str] | None = None) -> RunInfo:
         alive,
         alive and (run.name, status.pid) in _stopping,
         code=status.code,
+        begun=begun,
     )
 
 
 def runs() -> list[RunInfo]:
     """All runs, the newest first."""
     waiting = waiting_runs()
-    return [info(run, waiting) for run in list_runs(places.RUNS)]
+    found: list[RunInfo] = []
+    for run in list_runs(places.RUNS):
+        with suppress(FileNotFoundError):  # removed since the folder was read
+            found.append(info(run, waiting))
+    return found
 
 
 def busy() -> RunInfo | None:

@@ -79,7 +79,7 @@ def serve(address: Address, open_browser: bool = True) -> None:
     _prepare_environment()
     from app import jobs  # gradio takes seconds to import: only when it is sure to be needed
     from app.page import build_page
-    from app.tabs.runs.pictures import picture_route
+    from app.tabs.runs.pictures import routes
     from app.theme import make_theme, read_head, read_style
 
     sweep_leftovers()
@@ -98,7 +98,7 @@ def serve(address: Address, open_browser: bool = True) -> None:
         max_file_size=LARGEST_UPLOAD,
         app_kwargs={
             "middleware": middleware(address),
-            "routes": [picture_route()],
+            "routes": routes(),
             **dict.fromkeys(("docs_url", "redoc_url", "openapi_url")),
         },
         state_session_capacity=1000,

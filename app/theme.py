@@ -7,7 +7,7 @@ from pathlib import Path
 from gradio.themes import Base, Color, sizes
 
 _STYLE = Path(__file__).with_name("style.css")
-_TABS = Path(__file__).with_name("tabs.js")
+_SCRIPT = Path(__file__).with_name("page.js")
 
 _SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
 _MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
@@ -98,5 +98,5 @@ def read_style() -> str:
 
 
 def read_head() -> str:
-    """What the page's head gets: the script that leads a reloaded page back to its tab."""
-    return f"<script>{_TABS.read_text(encoding='utf-8')}</script>"
+    """What the page's head gets: the script for addresses, titles and enlarged pictures."""
+    return f"<script>{_SCRIPT.read_text(encoding='utf-8')}</script>"

@@ -158,6 +158,23 @@ def test_a_killed_run_is_told_from_a_finished_one(runs: Path) -> None:
     assert found.message == "stopped at step 57 (killed)"
 
 
+def test_a_run_stopped_while_it_loads_is_not_called_killed(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = jobs.start(config())
+    flags_of(name)
+    run = jobs.run_folder(name)
+    status = read_status(run)
+    assert status is not None
+    write_status(run, Status("preparing", 0, 400, None, status.pid, status.process_started))
+    monkeypatch.setattr(jobs, "_stopping", {(name, status.pid)})
+    psutil.Process(status.pid).kill()  # as SIGTERM does before the worker listens
+    found = wait_until_ended(name)
+    assert (found.phase, found.code, found.message) == ("stopped", "user_stop", "stopped at step 0")
+    monkeypatch.setattr(jobs, "_stopping", set())  # another server asks later
+    assert jobs.info(run).code == "user_stop"
+
+
 def test_a_reused_pid_is_no_sign_of_life(runs: Path) -> None:
     name = jobs.start(config())
     run = jobs.run_folder(name)

@@ -17,12 +17,12 @@ from starlette.testclient import TestClient
 
 from app.__main__ import main
 from app.server import Address, check_address, middleware, sweep_leftovers
-from app.tabs.runs.pictures import find_picture
+from app.tabs.runs.pictures import find_picture, own_pictures, routes, run_files
 from tests.app.sets_for_tests import stored
 from tests.browser.serving import Server
 from tests.trainer.data.folders_for_tests import picture
 from trainer import places
-from trainer.config.file import write_config
+from trainer.config.file import with_values, write_config
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
 from trainer.places import PROJECT
@@ -127,6 +127,9 @@ def test_half_a_login_is_refused(auth: str, capsys: pytest.CaptureFixture[str]) 
     [
         ("ohwx", "step-000010", "00.png", True),
         ("ohwx", "evaluation", "board.png", True),
+        ("ohwx", "own", "0.png", True),
+        ("ohwx", "own", "4.png", False),
+        ("ohwx", "own", "x.png", False),
         ("ohwx", "step-000010", "link.png", False),
         ("ohwx", "step-000010", "../00.png", False),
         ("ohwx", "step-000010", "prompts.json", False),
@@ -143,7 +146,7 @@ def test_only_pictures_of_runs_are_served(
 ) -> None:
     monkeypatch.setattr(places, "RUNS", tmp_path)
     made = create_run(tmp_path, "ohwx")
-    write_config(made.config, TrainingConfig())
+    write_config(made.config, with_values(TrainingConfig(), {"images.path": "datasets/police-car"}))
     previews, evaluation = made.preview(10), made.path / "evaluation"
     for place in (previews, evaluation):
         place.mkdir()
@@ -152,6 +155,29 @@ def test_only_pictures_of_runs_are_served(
     (previews / "prompts.json").write_text("[]")
     (previews / "link.png").symlink_to(made.path / "config.toml")
     assert (find_picture(run, folder, file) is not None) is found
+
+
+def test_the_files_of_a_run_are_served_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "RUNS", tmp_path)
+    run = create_run(tmp_path, "ohwx")
+    write_config(run.config, with_values(TrainingConfig(), {"images.path": "datasets/police-car"}))
+    run.report.write_text("<p>a report")
+    client = TestClient(Starlette(routes=routes()))
+    assert run_files(run) == [("Report", "files/ohwx/report.html")]
+    report = client.get("files/ohwx/report.html")
+    assert report.text == "<p>a report" and "sandbox" in report.headers["content-security-policy"]
+    assert client.get("files/ohwx/adapter.safetensors").status_code == 404
+    run.adapter.write_bytes(b"tensors")
+    adapter = client.get("files/ohwx/adapter.safetensors")
+    assert adapter.content == b"tensors"
+    assert 'filename="ohwx.safetensors"' in adapter.headers["content-disposition"]
+    for path in ("ohwx/config.toml", "ohwx/..%2Fohwx%2Fconfig.toml", "other/report.html"):
+        assert client.get(f"files/{path}").status_code == 404
+    assert len(own_pictures(run)) == 4
+    picture = client.get(own_pictures(run)[0])
+    assert picture.status_code == 200 and picture.content.startswith(b"\x89PNG")
 
 
 def test_leftovers_of_a_killed_server_are_swept(

@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 from app.forms import label_of
 from app.jobs import QUEUED, UNSTARTED, RunInfo
 from app.render import quiet, render
-from app.tabs.runs.pictures import picture_url
+from app.tabs.runs.pictures import MOST_OWN, own_pictures, picture_url, run_files
 from app.tabs.runs.reader import RunView, view
 from trainer import events, places
 from trainer.config.concepts import concepts_of, subject_of
@@ -42,7 +42,10 @@ _PHASES = {
 
 def label(info: RunInfo) -> str:
     """A run in one short line, for lists."""
-    return f"{info.name} · {state(info)}"
+    when = time.localtime(info.begun)
+    same_day = time.strftime("%x", when) == time.strftime("%x")
+    day = f" · {when.tm_mday} {time.strftime('%b %Y', when)}" if info.begun and not same_day else ""
+    return f"{info.name} · {state(info)}{day}"
 
 
 def state(info: RunInfo) -> str:
@@ -53,6 +56,8 @@ def state(info: RunInfo) -> str:
         return "stopping: finishes the step and saves"
     if info.alive and info.phase == "training" and info.total_steps:
         return f"step {info.step:,} of {info.total_steps:,}"
+    if info.phase == "stopped" and not info.step:
+        return "stopped before the first step"
     if info.phase == "stopped":
         killed = " (killed)" if info.code == "killed" else ""
         return f"stopped at step {info.step:,}{killed}"
@@ -93,8 +98,11 @@ def _message(info: RunInfo) -> str:
         return "It was prepared and never started."
     if info.phase == "stopped":
         what = "Its process was ended from outside. " if info.code == "killed" else ""
-        return f"{what}Resume goes on from the last checkpoint."
-    return "" if info.alive else plain_message(info.message, info.code)
+        goes_on = "Resume goes on from the last checkpoint." if info.step else "It can start again."
+        return what + goes_on
+    if info.alive or info.phase == "finished":  # the log and the verdict say it
+        return ""
+    return plain_message(info.message, info.code)
 
 
 def plain_message(message: str, code: str) -> str:
@@ -153,28 +161,34 @@ def _last_loss(found: RunView) -> str:
 
 
 class ShownPicture(NamedTuple):
-    """Addresses of a picture, whole and small, and what it shows."""
+    """Addresses of a picture, whole and small, and what it shows.
+
+    Attributes:
+        base: address of what the base model drew in its place; "" where there is none.
+    """
 
     url: str
     small: str
     title: str
+    base: str = ""
 
 
 def board(found: RunView, rows: int = _MOST_ROWS) -> str:
-    """Previews: steps down, prompts across; the base model first, then the newest."""
+    """Previews: steps down, the base model first; prompts across."""
     if not found.preview_steps:
         ends = not found.info.alive and found.info.phase != QUEUED
         text = "There are none." if ends else "The first ones are drawn before the first step."
         return render("runs.html", "empty", "Previews", text)
-    first, *later = spread(found.preview_steps, rows)
-    table = {step: _pictures(found, step) for step in [first, *reversed(later)]}
+    table = {step: _pictures(found, step) for step in spread(found.preview_steps, rows)}
     prompts = list(dict.fromkeys(prompt for cells in table.values() for prompt in cells))
     trigger = found.config.captions.trigger if found.config else ""
     cells = [
         (_row_name(step), [cells.get(prompt, []) for prompt in prompts])
         for step, cells in table.items()
     ]
-    return render("runs.html", "board", [_marked(prompt, trigger) for prompt in prompts], cells)
+    across = max(sum(map(len, row)) for _, row in cells)
+    marked = [_marked(prompt, trigger) for prompt in prompts]
+    return render("runs.html", "board", marked, cells, across)
 
 
 def _row_name(step: int) -> str:
@@ -182,7 +196,9 @@ def _row_name(step: int) -> str:
 
 
 def _pictures(found: RunView, step: int) -> dict[str, list[ShownPicture]]:
-    """The previews of a step by their prompts."""
+    """The previews of a step by their prompts, each with the base model's."""
+    first = found.preview_steps[0] if found.preview_steps else step
+    before = _pictures(found, 0) if step and first == 0 else {}
     run = RunFolder(places.RUNS / found.info.name)
     folder = run.preview(step)
     pictures: dict[str, list[ShownPicture]] = {}
@@ -195,7 +211,9 @@ def _pictures(found: RunView, step: int) -> dict[str, list[ShownPicture]]:
         except OSError:
             continue
         title = f"{_row_name(step)}: {prompt}, seed {record.get('seed', '')}"
-        pictures.setdefault(prompt, []).append(ShownPicture(whole, small, title))
+        cell = pictures.setdefault(prompt, [])
+        base = before.get(prompt, [])[len(cell) : len(cell) + 1]
+        cell.append(ShownPicture(whole, small, title, base[0].url if base else ""))
     return pictures
 
 
@@ -208,29 +226,38 @@ def _marked(prompt: str, trigger: str) -> Markup:
     return Markup(text)
 
 
-# ------------------------------------------------------------------------------ meters and log
+# ------------------------------------------------------------------------------ verdict and log
+
+
+def verdict(found: RunView) -> str:
+    """Whether it has worked, in sentences; its pictures beside the user's own, and its files."""
+    run = RunFolder(places.RUNS / found.info.name)
+    measured = read_measured(run)
+    if found.config is None or not (measured.findings or run.adapter.is_file()):
+        return ""
+    newest = _newest(found)[:MOST_OWN]
+    return render("runs.html", "verdict", measured, own_pictures(run), newest, run_files(run))
 
 
 def meters(found: RunView) -> str:
-    """What the evaluation found, and its board of prompts that should have stayed."""
+    """The numbers of the evaluation, and its board of prompts that should have stayed."""
     run = RunFolder(places.RUNS / found.info.name)
     measured = found.meters
     values = [(m, value) for m in METERS if measured and (value := m.of(measured)) is not None]
-    best = read_measured(run).recommended if run.evaluation.is_file() else ""
     shown_board = run.bleed_board.is_file()
     address = picture_url(run.name, "evaluation", run.bleed_board) if shown_board else ""
-    return render("runs.html", "meters", values, best, address) if values or best or address else ""
+    return render("runs.html", "meters", values, address) if values or address else ""
 
 
 def log(found: RunView) -> str:
-    """What happened, the newest last."""
+    """What happened, the newest first."""
     lines = [
         (
             _css(event),
             time.strftime("%H:%M:%S", time.localtime(event.time)) if event.time > 0 else "",
             text,
         )
-        for event in found.log
+        for event in reversed(found.log)
         if (text := _in_words(event))
     ]
     if not lines:

@@ -52,7 +52,12 @@ class RunParts:
         self.buttons: dict[str, gr.Button] = {}
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=240):
+                self.search = gr.Textbox(
+                    label="Find a run", placeholder="part of its name", elem_id=_id("search"),
+                    max_length=100, visible=False,
+                )  # fmt: skip
                 self.names = gr.Radio([], label="Runs, the newest first", elem_id=_id("list"))
+                self.older = gr.Button(visible=False, size="sm", elem_id=_id("older"))
             with gr.Column(scale=4, min_width=340):
                 self._add_area("head")
                 with gr.Row():
@@ -69,6 +74,7 @@ class RunParts:
                             "Delete it", variant="stop", size="sm", elem_id=_id("delete-yes")
                         )
                         self.no = gr.Button("Keep it", size="sm", elem_id=_id("delete-no"))
+                self._add_area("verdict")
                 self._add_area("board")
                 self._add_area("meters")
                 with gr.Row(equal_height=False):
@@ -76,12 +82,13 @@ class RunParts:
                         self._add_area("chart")
                     with gr.Column(min_width=320):
                         self._add_area("log")
-        self.seen = gr.State({})
+        self.seen, self.listed = gr.State({}), gr.State(_LISTED)
 
     @property
     def watched(self) -> dict[str, Any]:
         """What the timer keeps true, by the names of `_contents`."""
-        return {"names": self.names, **self.areas, **self.buttons}
+        lists = {"search": self.search, "names": self.names, "older": self.older}
+        return {**lists, **self.areas, **self.buttons}
 
     def _add_area(self, name: str) -> None:
         self.areas[name] = gr.HTML(elem_id=_id(name))
@@ -102,35 +109,47 @@ def _watch(parts: RunParts, shared: Shared) -> None:
     timer = gr.Timer(TICK)
     watched = parts.watched
 
-    def show(chosen: str | None, wished: str, seen: dict[str, Any]) -> dict[Any, Any]:
-        new, changed = moment(chosen, wished, seen)
+    def show(
+        chosen: str | None, wished: str, search: str | None, listed: int, seen: dict[str, Any]
+    ) -> dict[Any, Any]:
+        new, changed = moment(chosen, wished, seen, search or "", listed)
         updates = {watched[key]: _component(key, new[key]) for key in changed}
         return {**updates, parts.seen: new, shared.run: ""}
 
+    looks = [parts.search.input, parts.listed.change, parts.names.input]
     gr.on(
-        [timer.tick, parts.names.input, shared.rooms["runs"].select, shared.run.change],
+        [timer.tick, *looks, shared.rooms["runs"].select, shared.run.change],
         show,
-        [parts.names, shared.run, parts.seen],
+        [parts.names, shared.run, parts.search, parts.listed, parts.seen],
         [*watched.values(), parts.seen, shared.run],
         trigger_mode="always_last",
         **QUIET,
         queue=False,
     )
+    parts.older.click(lambda count: count + _LISTED, parts.listed, parts.listed, **QUIET)
 
 
 def moment(
-    chosen: str | None, wished: str, seen: dict[str, Any]
+    chosen: str | None, wished: str, seen: dict[str, Any], search: str = "", listed: int = _LISTED
 ) -> tuple[dict[str, Any], list[str]]:
     """What every part shows now, and the names of those that have to be sent.
 
     Args:
         wished: a run that another tab wants shown, or "".
         seen: what this browser shows already.
+        search: part of the names to list; "" for all.
+        listed: how many to list at most.
     """
-    runs = jobs.overview.runs(now=bool(wished))[:_LISTED]
-    names = [run.name for run in runs]
-    name = next((n for n in (wished, chosen) if n in names), _first(runs))
-    new = _contents(name, runs)
+    runs = jobs.overview.runs(now=bool(wished))
+    name = next((n for n in (wished, chosen) if any(run.name == n for run in runs)), _first(runs))
+    found = [run for run in runs if search.strip().casefold() in run.name.casefold()]
+    # What is shown stays in the list, wherever it would stand.
+    shown = [run for at, run in enumerate(found) if at < listed or run.name == name]
+    if name and all(run.name != name for run in shown):
+        shown = [next(run for run in runs if run.name == name), *shown]
+    new = _contents(name, shown)
+    new["older"] = (len(found) > listed, f"Show older runs ({len(found) - listed:,} more)", True)
+    new["search"] = len(runs) > 1 or bool(search)
     return new, [key for key, value in new.items() if seen.get(key) != value]
 
 
@@ -147,7 +166,7 @@ def _contents(name: str | None, runs: list[RunInfo]) -> dict[str, Any]:
     except UserError:
         found = None
     if found is None:
-        drawn = dict.fromkeys(("board", "chart", "meters", "log"), "")
+        drawn = dict.fromkeys(("verdict", "board", "chart", "meters", "log"), "")
         return {**shown, "head": render("runs.html", "nothing_yet"), **drawn, **_buttons(None)}
     return {**shown, "head": html.head(found), **_drawn(found), **_buttons(found)}
 
@@ -160,6 +179,7 @@ def _drawn(found: RunView) -> dict[str, str]:
     name, version = found.info.name, (found.version, found.info.alive, found.info.phase)
     if name not in _drawings or _drawings[name][0] != version:
         drawn = {
+            "verdict": html.verdict(found),
             "board": html.board(found),
             "chart": html.chart(found),
             "meters": html.meters(found),
@@ -185,10 +205,18 @@ def _buttons(found: RunView | None) -> dict[str, tuple[bool, str, bool]]:
     changed = info.code == "images_changed"
     return {
         "stop": (info.alive or info.phase == QUEUED, leave, not info.stopping),
-        "resume": (ended, "Resume" if folder.checkpoint_steps() else "Start again", True),
+        "resume": (
+            ended and not changed,  # it would only be refused again
+            "Resume" if folder.checkpoint_steps() else "Start again",
+            True,
+        ),
         "anyway": (ended and changed, "Resume with the changed images", True),
         "draw": (folder.adapter.is_file(), "Generate with it", True),
-        "again": (found.config is not None, "Fill the Train form", True),
+        "again": (
+            found.config is not None,
+            "Change the settings" if info.phase == "failed" else "Fill the Train form",
+            True,
+        ),
         "delete": (not info.alive, "Delete …", True),
     }
 
@@ -198,6 +226,8 @@ def _component(key: str, value: Any) -> Any:
     if key == "names":
         choices, chosen = value
         return gr.Radio(choices=choices, value=chosen, visible=bool(choices))
+    if key == "search":
+        return gr.Textbox(visible=value)
     if isinstance(value, tuple):
         visible, text, clickable = value
         return gr.Button(text, visible=visible, interactive=clickable)

@@ -147,6 +147,36 @@ def test_what_trains_is_shown_first_and_a_wish_comes_before_it() -> None:
         assert now["names"][1] == shown
 
 
+def test_runs_are_found_by_name_and_older_ones_on_demand() -> None:
+    for number in range(8):
+        make_run(f"cat-{number}" if number % 2 else f"dog-{number}")
+    everything, _ = tab.moment(None, "", {}, listed=103)
+    newest = tab.moment(None, "", {}, listed=3)[0]
+    assert len(newest["names"][0]) == 3
+    assert newest["older"] == (True, "Show older runs (5 more)", True)
+    assert len(everything["names"][0]) == 8 and not everything["older"][0]
+    found, _ = tab.moment("dog-0", "", {}, search=" CAT ")
+    assert {name for _, name in found["names"][0]} == {"dog-0", "cat-1", "cat-3", "cat-5", "cat-7"}
+    assert found["names"][1] == "dog-0"  # what is shown stays
+
+
+def test_the_verdict_comes_with_pictures_and_files() -> None:
+    run = make_run()
+    for step in (0, 100):
+        add_preview(run, step)
+    assert html.verdict(reader.view("ohwx")) == ""  # nothing is known yet
+    findings = [{"says": "It works.", "good": True}, {"says": "It leaks.", "good": False}]
+    recommended = {"checkpoint": "adapter", "strength": 0.8, "why": "calmer", "findings": findings}
+    run.evaluation.write_text(json.dumps({"recommended": recommended}))
+    run.adapter.write_bytes(b"x")
+    said = html.verdict(reader.view("ohwx"))
+    assert "<h3>It works.</h3>" in said and '<p class="doubtful">It leaks.</p>' in said
+    assert "Use adapter at strength 0.8: calmer" in said
+    assert said.count("pictures/ohwx/own/") == 4 and "files/ohwx/adapter.safetensors" in said
+    assert "pictures/ohwx/step-000100/00.png" in said
+    assert 'data-base="pictures/ohwx/step-000000/00.png' in said  # for the slider
+
+
 def test_without_a_run_it_says_what_to_do() -> None:
     seen, _ = tab.moment(None, "", {})
     assert "Start training" in str(seen["head"]) and seen["board"] == ""
@@ -158,7 +188,7 @@ def test_the_code_decides_whether_changed_images_may_be_accepted(code: Code) -> 
     write_status(run, Status("failed", 1, 2, message="The images are others.", code=code))
     now, _ = tab.moment(None, "", {})
     assert now["anyway"][0] == (code == "images_changed")
-    assert now["resume"][0]
+    assert now["resume"][0] == (code != "images_changed")  # it would only be refused again
 
 
 # ------------------------------------------------------------------------------ saying
@@ -202,7 +232,8 @@ def test_nothing_of_a_users_becomes_markup() -> None:
     write_status(run, Status("failed", 1, 2, message=EVIL))
     add_preview(run, 0, prompt=f"{EVIL} \"' onerror=x")
     log_events(run, Warned(EVIL), Ended(1, "failed", "", EVIL), Evaluated(1, Meters(0.5, 0.25)))
-    recommended = {"checkpoint": EVIL, "strength": 1, "why": EVIL}
+    findings = [{"says": EVIL, "good": True}, {"says": EVIL}]
+    recommended = {"checkpoint": EVIL, "strength": 1, "why": EVIL, "findings": findings}
     (run.path / "evaluation.json").write_text(json.dumps({"recommended": recommended}))
     make_run("other")
     shown = reader.view("evil")
@@ -210,7 +241,7 @@ def test_nothing_of_a_users_becomes_markup() -> None:
         html.head(shown),
         html.board(shown),
         html.log(shown),
-        html.meters(shown),
+        html.verdict(shown),
         html.compared(["evil", "other"]),
     ]
     for part in parts:
@@ -218,12 +249,12 @@ def test_nothing_of_a_users_becomes_markup() -> None:
         assert '" onerror' not in part.replace("&quot;", "")
 
 
-def test_the_base_model_is_the_first_row_and_then_the_newest() -> None:
+def test_previews_stand_in_the_order_of_steps() -> None:
     run = make_run()
     for step in (0, 100, 200):
         add_preview(run, step)
     board = html.board(reader.view("ohwx"))
-    rows = [board.index(f">{name}</th>") for name in ("base model", "step 200", "step 100")]
+    rows = [board.index(f">{name}</th>") for name in ("base model", "step 100", "step 200")]
     assert rows == sorted(rows)
     assert "<mark>ohwx</mark>" in board
 
