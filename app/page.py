@@ -7,7 +7,8 @@ from typing import Any
 import gradio as gr
 
 from app import jobs
-from app.shared import QUIET, TABS, Shared, go
+from app.render import render
+from app.shared import QUIET, REMEMBERED, TABS, Shared, go
 from app.tabs.adapters import tab as adapters
 from app.tabs.generate import tab as generate
 from app.tabs.images import tab as images
@@ -43,36 +44,48 @@ def build_page() -> gr.Blocks:
     ) as page:
         timer = gr.Timer(TICK)
         states = [gr.State(value) for value in ("", "", "", "tiny-emoji", "", "", ("", 0.0))]
+        remembered = {
+            name: gr.BrowserState(first, storage_key=f"rarebit-{name}", secret=f"rarebit-{name}")
+            for name, first in REMEMBERED.items()
+        }
         with gr.Row(elem_id="masthead"):
             gr.HTML("<h1>Rarebit</h1>")
             now = gr.Button("", visible=False, size="sm", elem_id="now")
+            told = gr.HTML(elem_id="told", elem_classes=["unseen"])
         with gr.Tabs(elem_id="tabs") as tabs:
             rooms = {
                 name: gr.Tab(label, id=name, elem_id=f"tab-{name}") for name, label in TABS.items()
             }
-        shared = Shared(page, tabs, rooms, timer, *states)
+        shared = Shared(page, tabs, rooms, timer, *states, remembered=remembered)
         for name, room in rooms.items():
             with room:
                 _BUILDERS[name](shared)
-        _show_what_trains(now, shared)
+        _show_what_trains(now, told, shared)
         page.load(None, None, None, js=EVERY_EDIT, api_visibility="private")
     return page
 
 
-def _show_what_trains(now: gr.Button, shared: Shared) -> None:
+def _show_what_trains(now: gr.Button, told: gr.HTML, shared: Shared) -> None:
     """A line in the header, on every tab, that leads to the run."""
 
-    def look(seen: str) -> tuple[Any, Any]:
-        busy = jobs.overview.busy()
+    def look(seen: tuple[str, str]) -> tuple[Any, Any, Any]:
+        before, name = seen
+        runs = jobs.overview.runs()
+        busy = next((run for run in runs if run.alive), None)
         text = label(busy) if busy else ""
-        if text == seen:
-            return gr.skip(), gr.skip()
-        return gr.Button(text, visible=bool(text)), text
+        if text == before:
+            return gr.skip(), gr.skip(), gr.skip()
+        ended = next((run for run in runs if run.name == name and not run.alive), None)
+        percent = 100 * busy.step // busy.total_steps if busy and busy.total_steps else None
+        told = render("page.html", "progress", percent, label(ended) if ended else "")
+        shown = gr.Button(text, visible=bool(text))
+        return shown, told, (text, busy.name if busy else "")
 
     def lead() -> tuple[str, gr.Tabs]:
         busy = jobs.overview.busy()
         return (busy.name if busy else ""), go("runs")
 
-    seen = gr.State("")
-    gr.on([shared.timer.tick, shared.page.load], look, seen, [now, seen], queue=False, **QUIET)
+    seen = gr.State(("", ""))
+    outputs = [now, told, seen]
+    gr.on([shared.timer.tick, shared.page.load], look, seen, outputs, queue=False, **QUIET)
     now.click(lead, None, [shared.run, shared.tabs], queue=False, **QUIET)

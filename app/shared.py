@@ -30,6 +30,9 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 """Of one that also shows no progress."""
 
+REMEMBERED: dict[str, Any] = {"train": {}, "generate": [], "pictures": []}
+"""What a browser keeps, with its first value: the two forms, and the names of drawn pictures."""
+
 Inputs = ParamSpec("Inputs")
 Output = TypeVar("Output")
 
@@ -50,6 +53,8 @@ class Shared:
         run: name of the run to show in Runs; set it together with ``tabs`` to go there.
         adapter: an adapter to draw with: a run's name, or the id of an adapter file.
         settings: (TOML text of a whole configuration, time) to fill the form in Train with.
+        remembered: what a browser keeps over a reload, by `REMEMBERED`. Outside of the tabs: what
+            lies in one is read only once somebody has looked into it.
     """
 
     page: gr.Blocks
@@ -63,6 +68,7 @@ class Shared:
     run: gr.State
     adapter: gr.State
     settings: gr.State
+    remembered: dict[str, gr.BrowserState]
 
 
 def go(tab: str) -> gr.Tabs:

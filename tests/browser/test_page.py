@@ -100,6 +100,40 @@ def test_a_reload_leads_back_to_the_tab(visit: NewVisit) -> None:
     expect(page).to_have_url(f"{window.url}/#runs")
 
 
+def test_what_is_chosen_survives_a_reload_and_is_told_as_it_is(visit: NewVisit) -> None:
+    window = visit()
+    page = window.open("Train")
+    summary = page.locator("#train-summary")
+    for length, steps in (("Quick", "300"), ("Thorough", "3,000"), ("Normal", "1,000"),
+                          ("Quick", "300")):  # fmt: skip
+        page.locator("#train-length label", has_text=length).click()
+        expect(summary).to_contain_text(f"{steps} steps of 4")
+    page.locator("#train-captions-trigger input, #train-captions-trigger textarea").fill("ohwx")
+    window.go("Generate")
+    before = page.evaluate("() => localStorage['rarebit-generate']")
+    page.locator("#generate-prompt textarea").fill("a photo of ohwx")
+    page.wait_for_function(
+        "([before]) => localStorage['rarebit-generate'] !== before", arg=[before]
+    )
+    page.reload()
+    expect(page.locator("#generate-prompt textarea")).to_have_value("a photo of ohwx")
+    window.go("Train")
+    expect(summary).to_contain_text("300 steps of 4")
+    expect(page.locator("#train-length input:checked")).to_have_value("quick")
+
+
+def test_back_goes_to_the_tab_before(visit: NewVisit) -> None:
+    window = visit()
+    page = window.open("Images")
+    window.go("Runs")
+    expect(page).to_have_url(f"{window.url}/#runs")
+    window.go("Train")
+    page.go_back()
+    expect(page.locator("#tab-runs")).to_be_visible()
+    page.evaluate("() => { location.hash = '#generate'; }")
+    expect(page.locator("#tab-generate")).to_be_visible()
+
+
 def test_the_address_names_the_tab(visit: NewVisit) -> None:
     """Whoever chose it: a click, the page itself, or an address that somebody kept."""
     window = visit()

@@ -53,7 +53,9 @@ def wire(form: GenerateForm) -> None:
     shown += [form.sheet, form.slider, form.pairs, form.remembered, form.history]
 
     def draw(request: gr.Request, compare: bool, remembered: Any, *values: Any) -> Iterator[Any]:
-        work = pictures_work(read_form(values), compare)
+        def work(*told: Any) -> None:
+            pictures_work(read_form(values), compare)(*told)
+
         yield from show_drawing(form, request.session_hash, remembered, work)
 
     def draw_grid(
@@ -64,8 +66,10 @@ def wire(form: GenerateForm) -> None:
         remembered: Any,
         *values: Any,
     ) -> Iterator[Any]:
-        settings = read_form(values)
-        work = grid_work(settings, chosen or [], strengths, prompts or settings.prompt)
+        def work(*told: Any) -> None:
+            settings = read_form(values)
+            grid_work(settings, chosen or [], strengths, prompts or settings.prompt)(*told)
+
         yield from show_drawing(form, request.session_hash, remembered, work)
 
     plan: list[Component] = [form.grid_adapters, form.grid_strengths, form.grid_prompts]

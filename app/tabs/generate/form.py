@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -12,9 +13,11 @@ from gradio.components import Component
 from app.render import render
 from app.shared import base_models, elem
 from app.tabs.generate.drawing import MOST_COUNT, AdapterSetting, Settings
+from trainer.errors import UserError
 
 ROWS = 4  # adapters at once
 LARGEST_SEED = 2**31 - 1 - MOST_COUNT
+LARGEST_SIDE = 4096  # pixels
 NO_CHOICE = ("none", "")
 
 _id = partial(elem, "generate")
@@ -55,7 +58,8 @@ class AdapterRow:
 class GenerateForm:
     """The tab's components, put in where it is made."""
 
-    def __init__(self) -> None:
+    def __init__(self, remembered: gr.BrowserState) -> None:
+        self.remembered = remembered  # what this browser has drawn
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=340):
                 self._lay_out_prompt()
@@ -94,7 +98,7 @@ class GenerateForm:
                 scale=3, min_width=150,
             )  # fmt: skip
             self.seed = gr.Number(
-                1, label="Seed", precision=0, minimum=0, maximum=LARGEST_SEED, elem_id=_id("seed"),
+                1, label="Seed", precision=0, placeholder="a new one", elem_id=_id("seed"),
                 scale=2, min_width=100,
             )  # fmt: skip
             self.new_seed = gr.Button(
@@ -131,8 +135,7 @@ class GenerateForm:
                 label="Separate strengths for the text encoder", elem_id=_id("apart")
             )
             with gr.Row():
-                side: dict[str, Any] = {"precision": 0, "minimum": 0, "maximum": 4096}
-                side["info"] = "0: the base model's own."
+                side: dict[str, Any] = {"precision": 0, "info": "0: the base model's own."}
                 self.width = gr.Number(0, label="Width in pixels", elem_id=_id("width"), **side)
                 self.height = gr.Number(0, label="Height in pixels", elem_id=_id("height"), **side)
             self.dropped = gr.File(
@@ -183,14 +186,20 @@ class GenerateForm:
             )  # fmt: skip
         self.pairs = gr.State([])
         self.filled = gr.State("")  # the prompt as the page has filled it in
-        self.remembered = gr.BrowserState(
-            [], storage_key="rarebit-pictures", secret="rarebit-pictures"
-        )
 
 
 def read_form(values: Sequence[Any]) -> Settings:
-    """What the form says, from the values of `GenerateForm.settings`."""
+    """What the form says, from the values of `GenerateForm.settings`; an empty seed is a new one.
+
+    Raises:
+        UserError: a number is out of its range.
+    """
     prompt, negative, base, count, seed, steps, guidance, width, height, separate = values[:10]
+    numbers = {"Seed": (seed, LARGEST_SEED), "Width": (width, LARGEST_SIDE)}
+    numbers["Height"] = (height, LARGEST_SIDE)
+    for name, (number, largest) in numbers.items():
+        if number is not None and not 0 <= number <= largest:
+            raise UserError(f"{name} is {number:g}.", f"Give a number from 0 to {largest:,}.")
     rows = [values[start : start + 3] for start in range(10, len(values), 3)]
     adapters = tuple(
         AdapterSetting(adapter, float(strength), float(text) if separate else None)
@@ -203,7 +212,7 @@ def read_form(values: Sequence[Any]) -> Settings:
         adapters,
         base or "tiny-emoji",
         int(count),
-        int(seed or 0),
+        random.randint(0, LARGEST_SEED) if seed is None else int(seed),
         int(steps),
         float(guidance),
         int(width or 0),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -103,6 +104,11 @@ def read_strengths(text: str) -> tuple[float, ...]:
     Raises:
         UserError: one of them is none, or is beyond what an adapter can take.
     """
+    if unclear := re.search(r"\d,\d+", text):
+        raise UserError(
+            f"“{unclear[0][:20]}” may be one number or two.",
+            "Write 0.5 for a half, and a space after the comma between two.",
+        )
     found: list[float] = []
     for word in text.replace(";", " ").replace(",", " ").split():
         try:

@@ -22,10 +22,11 @@ from trainer.errors import UserError
 
 def build(shared: Shared) -> None:
     """Puts the tab's components in."""
-    form = GenerateForm()
+    form = GenerateForm(shared.remembered["pictures"])
     _follow_the_machine(form, shared)
     _choose_adapters(form, shared)
     _restore(form)
+    _remember(form, shared)
     draw.wire(form)
     draw.add_api()
 
@@ -158,11 +159,45 @@ def _restore(form: GenerateForm) -> None:
     plain: list[Component] = [form.status, form.prompt, form.filled, form.negative, form.base]
     plain += [form.seed, form.steps, form.guidance, form.width, form.height, form.separate]
     filled = [*plain, *rows]
-    form.dropped.upload(says_errors(_restore_dropped), form.dropped, filled, **PRIVATE)
+    dropped = form.dropped.upload(says_errors(_restore_dropped), form.dropped, filled, **PRIVATE)
+    dropped.then(lambda: None, None, form.dropped, queue=False, **QUIET)
     form.history.select(says_errors(_restore_earlier), form.remembered, filled, **PRIVATE)
     form.new_seed.click(
         lambda: random.randint(0, LARGEST_SEED), None, form.seed, queue=False, **QUIET
     )
+
+
+def _remember(form: GenerateForm, shared: Shared) -> None:
+    """The form survives a reload, in the browser that filled it in."""
+    kept, groups = shared.remembered["generate"], [row.group for row in form.rows[1:]]
+    recalled = [*form.settings, *groups]
+    arrived = shared.page.load(_recall, kept, recalled, queue=False, **QUIET)
+    changes = [component.change for component in form.settings]  # type: ignore[attr-defined]
+    # Not while a page arrives: it shows the defaults until then.
+    has_arrived = gr.State(False)
+    arrived.then(lambda: True, None, has_arrived, queue=False, **QUIET)
+
+    def keep(has_arrived: bool, *values: Any) -> Any:
+        return list(values) if has_arrived else gr.skip()
+
+    inputs = [has_arrived, *form.settings]
+    gr.on(changes, keep, inputs, kept, trigger_mode="always_last", queue=False, **QUIET)
+
+
+def _recall(values: Any) -> list[Any]:
+    """The form as it was; an adapter that is gone is left out."""
+    length = 10 + 3 * ROWS
+    if not isinstance(values, list) or len(values) != length:
+        return [gr.skip()] * (length + ROWS - 1)
+    known = {identity for _, identity in _choices()}
+    for at in range(10, length, 3):
+        values[at] = values[at] if values[at] in known else ""
+    shown = [gr.Group(visible=bool(values[at])) for at in range(13, length, 3)]
+    choices = [
+        gr.Dropdown(choices=_choices(), value=value) if at >= 10 and (at - 10) % 3 == 0 else value
+        for at, value in enumerate(values)
+    ]
+    return [*choices, *shown]
 
 
 def _restore_dropped(file: str | None) -> list[Any]:

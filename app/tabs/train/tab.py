@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -28,6 +29,7 @@ from app.forms import (
 from app.render import render
 from app.shared import QUIET, Shared, elem, for_scripts, go, says_errors
 from app.tabs.images.imagesets import find_set
+from app.tabs.images.words import remember
 from app.tabs.train import memory, outlook
 from trainer import places
 from trainer.config.concepts import check_essentials
@@ -64,7 +66,7 @@ _id = partial(elem, "train")
 
 def build(shared: Shared) -> None:
     """Puts the tab's components in."""
-    form = TrainForm()
+    form = TrainForm(shared.remembered["train"])
     _follow(form, shared)
     _follow_the_other_tabs(form, shared)
     _fill(form, shared)
@@ -78,7 +80,8 @@ def build(shared: Shared) -> None:
 class TrainForm:
     """The tab's components, put in where it is made."""
 
-    def __init__(self) -> None:
+    def __init__(self, remembered: gr.BrowserState) -> None:
+        self.remembered = remembered
         self.names = field_names()
         self._first = dict(
             zip(self.names, form_values(apply_preset(TrainingConfig(), _FIRST)), strict=True)
@@ -115,6 +118,11 @@ class TrainForm:
     def outputs(self) -> list[Any]:
         """What `_tell` updates."""
         return [self.summary, self.queue, *self.folded, *self.values, self.shown_wrong]
+
+    @property
+    def filled(self) -> list[Any]:
+        """What is filled as a whole, by a file, a run, or what this browser remembers."""
+        return [*self.values, self.length, self.preset, self.text]
 
     def _add(self, name: str) -> None:
         self.fields[name] = make_component(name, self._first[name])
@@ -171,26 +179,83 @@ def _follow(form: TrainForm, shared: Shared) -> None:
     """The sentence, the time, the memory and the mistakes follow every change."""
 
     def describe(*inputs: Any) -> list[Any]:
-        *shown, before = inputs
+        *shown, before, has_arrived = inputs
         config, wrong = _look(shown, complete=False)
-        return _tell(form, config, wrong, before)
+        now = dict(zip(form.names, shown, strict=True)) if has_arrived else gr.skip()
+        return [*_tell(form, config, wrong, before), now]
 
+    # A preset fills the form first: what is told before is told of the choice before.
+    preset = partial(_preset_updates, form)
+    by_length = form.length.input(preset, form.length, form.values, **QUIET)
+    by_preset = form.preset.input(preset, form.preset, form.values, **QUIET)
+    # Until then a page shows the defaults, which are not to be remembered.
+    has_arrived = gr.State(False)
+    restored = [*form.filled, has_arrived]
+    arrived = shared.page.load(says_errors(_restore), form.remembered, restored, **QUIET)
     edited = [component.input for component in form.values]  # type: ignore[attr-defined]
-    filled = [form.length.change, form.preset.change, form.text.change]
-    changed = [*edited, *filled, shared.rooms["train"].select]
+    changed = [*edited, form.text.change, shared.rooms["train"].select]
     always: dict[str, Any] = {"trigger_mode": "always_last", **QUIET}
-    shown = [*form.values, form.shown_wrong]
-    gr.on([*changed, shared.page.load], describe, shown, form.outputs, **always)
+    shown = [*form.values, form.shown_wrong, has_arrived]
+    told = [*form.outputs, form.remembered]
+    gr.on(changed, describe, shown, told, **always)
     gr.on(changed, memory.line, form.values, form.memory, **always)
+    for filling in (by_length, by_preset, arrived):
+        filling.then(describe, shown, told, **always)
+    for filling in (by_length, by_preset):  # a page that was only loaded starts no worker
+        filling.then(memory.line, form.values, form.memory, **always)
+
+
+def _preset_updates(form: TrainForm, name: str) -> list[Any]:
+    """Updates for `TrainForm.values`: a preset sets some fields and leaves the others."""
+    values = preset_values(name) if name else {}
+    return [gr.update(value=values[key]) if key in values else gr.skip() for key in form.names]
+
+
+def _restore(remembered: dict[str, Shown]) -> list[Any]:
+    """The form as this browser had it; fields that it knows nothing of stay."""
+    fields = all_fields()
+    # What another version offered is no choice of this one's.
+    known = {
+        name: value
+        for name, value in remembered.items()
+        if name == CONCEPTS
+        or (name in fields and (not fields[name].choices or value in fields[name].choices))
+    }
+    values = [known.get(name, gr.skip()) for name in field_names()]
+    steps = remembered.get("training.steps")
+    length = _length_of(steps) if steps else gr.skip()
+    return [*values, length, gr.skip(), gr.skip(), True]
+
+
+def _length_of(steps: object) -> str | None:
+    """The choice of "How long" with so many steps."""
+    return next((n for n in LENGTHS if PRESETS[n].values["training.steps"] == steps), None)
 
 
 def _follow_the_other_tabs(form: TrainForm, shared: Shared) -> None:
     """What is chosen in one tab is chosen in all."""
-    states = (shared.base, shared.image_set, shared.trigger, shared.class_word)
-    for name, state in zip(_IN_FRONT, states, strict=True):
-        component: Any = form.fields[name]
-        component.input(lambda value: value, component, state, **QUIET, queue=False)
-        state.change(lambda value: value, state, component, **QUIET, queue=False)
+    base, images, *words = (form.fields[name] for name in _IN_FRONT)
+    for component, state in ((base, shared.base), (images, shared.image_set)):
+        chosen: Any = component
+        chosen.input(lambda value: value, chosen, state, **QUIET, queue=False)
+        state.change(lambda value: value, state, chosen, **QUIET, queue=False)
+
+    typed = gr.State({})
+    states = {"trigger": shared.trigger, "class_word": shared.class_word}
+    for (key, state), word in zip(states.items(), words, strict=True):
+        # What was typed here is not sent back: more may have been typed since.
+        def follow(value: str, own: dict[str, str], key: str = key) -> Any:
+            return gr.skip() if own.get(key) == value else value
+
+        state.change(follow, [state, typed], word, **QUIET, queue=False)
+    gr.on(
+        [word.input for word in words],  # type: ignore[attr-defined]
+        says_errors(_remember_words),
+        [images, *words],
+        [*states.values(), typed],
+        trigger_mode="always_last",
+        **QUIET,
+    )
     gr.on(
         [shared.rooms["train"].select, shared.page.load],
         # Without a value: it may have been chosen while the answer was on its way.
@@ -200,6 +265,15 @@ def _follow_the_other_tabs(form: TrainForm, shared: Shared) -> None:
         **QUIET,
         queue=False,
     )
+
+
+def _remember_words(
+    image_set: str, trigger: str, class_word: str
+) -> tuple[str, str, dict[str, str]]:
+    """The words are noted with their image set, where it is one of the page's."""
+    known = image_set if image_set in image_sets() else ""
+    trigger, class_word = remember(known, trigger, class_word)
+    return trigger, class_word, {"trigger": trigger, "class_word": class_word}
 
 
 def _look(shown: Sequence[Shown], complete: bool) -> tuple[TrainingConfig | None, Wrong]:
@@ -249,8 +323,10 @@ def _summary(config: TrainingConfig | None, wrong: Wrong) -> str:
 def _missing(config: TrainingConfig) -> str:
     """What to do next, as long as something is needed."""
     _, wrong = _look(form_values(config), complete=True)
-    if "images.path" in wrong:
+    if "images.path" in wrong and config.images.path == Path():
         return "Choose an image set to begin, or make one of your own pictures in Images."
+    if "images.path" in wrong:
+        return wrong["images.path"]
     if "captions.trigger" in wrong:
         return "Give a trigger word: the rare word that will call what the pictures show."
     return " ".join(wrong.values())
@@ -260,19 +336,9 @@ def _missing(config: TrainingConfig) -> str:
 
 
 def _fill(form: TrainForm, shared: Shared) -> None:
-    """Presets, files and earlier runs put values into the form."""
-    touched = sorted({name for preset in PRESETS.values() for name in preset.values})
-
-    def preset(name: str) -> list[Any]:
-        values = preset_values(name) if name else {}
-        return [gr.update(value=values[key]) if key in values else gr.skip() for key in touched]
-
-    components = [form.fields[name] for name in touched]
-    form.length.input(preset, form.length, components, **QUIET)
-    form.preset.input(preset, form.preset, components, **QUIET)
-    everything = [*form.values, form.length, form.preset, form.text]
-    form.load.upload(says_errors(_load), form.load, everything, **QUIET)
-    shared.settings.change(says_errors(_load_settings), shared.settings, everything, **QUIET)
+    """Files and earlier runs put values into the form."""
+    form.load.upload(says_errors(_load), form.load, form.filled, **QUIET)
+    shared.settings.change(says_errors(_load_settings), shared.settings, form.filled, **QUIET)
     form.save.click(says_errors(_save), form.values, form.text, **QUIET).success(
         None, form.text, None, js=_SAVE, api_visibility="private"
     )
@@ -291,8 +357,7 @@ def _load_settings(settings: tuple[str, float]) -> list[Any]:
 
 def _filled(text: str, source: str) -> list[Any]:
     config = parse_config(text, source)
-    steps = config.training.steps
-    length = next((n for n in LENGTHS if PRESETS[n].values["training.steps"] == steps), None)
+    length = _length_of(config.training.steps)
     # The time makes it another text each time, so that what follows it is updated.
     return [*form_values(config), length, "", f"# {time.time()}"]
 

@@ -10,7 +10,7 @@ import gradio as gr
 import pytest
 
 from app.client import Stopped
-from app.tabs.generate import draw, drawing
+from app.tabs.generate import draw, drawing, tab
 from app.tabs.generate.drawing import AdapterSetting, Settings
 from app.tabs.generate.form import GenerateForm, read_form
 from tests.app.drawing_for_tests import Machine
@@ -22,7 +22,7 @@ FORM = Settings("ohwx car", adapters=(AdapterSetting("cat"),), count=2, seed=7)
 @pytest.fixture(scope="module")
 def form() -> Iterator[GenerateForm]:
     with gr.Blocks():
-        yield GenerateForm()
+        yield GenerateForm(gr.BrowserState([]))
 
 
 def last_update(form: GenerateForm, work: draw.Work) -> dict[Any, Any]:
@@ -109,7 +109,7 @@ def test_the_api_takes_adapters_by_name(machine: Machine) -> None:
 
 def test_the_form_says_what_is_in_it(form: GenerateForm) -> None:
     rows: list[Any] = ["cat", 0.5, 0.25, "", 1.0, 1.0, None, 1, 1, "file/a.safetensors", 1, 2]
-    plain: list[Any] = ["a", None, "", 3, None, 25, 5, None, 96]
+    plain: list[Any] = ["a", None, "", 3, 0, 25, 5, None, 96]
     assert len(form.settings) == len(plain) + 1 + len(rows)
     expected = Settings("a", "", (), "tiny-emoji", 3, 0, 25, 5.0, 0, 96)
     together = read_form([*plain, False, *rows])
@@ -120,3 +120,32 @@ def test_the_form_says_what_is_in_it(form: GenerateForm) -> None:
     )
     apart = read_form([*plain, True, *rows])
     assert [one.text_encoder_strength for one in apart.adapters] == [0.25, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("seed", "width", "height", "said"),
+    [(-1, 0, 0, "Seed is -1"), (2**31, 0, 0, "Seed is"), (1, 5000, 0, "Width is 5000"),
+     (1, 0, -8, "Height is -8")],
+)  # fmt: skip
+def test_a_number_out_of_range_is_named(seed: int, width: int, height: int, said: str) -> None:
+    with pytest.raises(UserError, match=said) as refused:
+        read_form(["a", "", "", 1, seed, 25, 5, width, height, False])
+    assert "Give a number from 0 to" in refused.value.hint
+
+
+def test_an_empty_seed_is_a_new_one() -> None:
+    plain = ["a", "", "", 1, None, 25, 5, 0, 0, False]
+    assert len({read_form(plain).seed for _ in range(5)}) > 1
+
+
+def test_a_reloaded_form_is_as_it_was_without_what_is_gone(
+    machine: Machine, form: GenerateForm
+) -> None:
+    plain: list[Any] = ["a", "b", "tiny-emoji", 3, 7, 20, 4, 0, 0, True]
+    rows: list[Any] = ["cat", 0.5, 0.25, "gone", 1.0, 1.0, "", 1.0, 1.0, "", 1.0, 1.0]
+    recalled = tab._recall([*plain, *rows])
+    assert len(recalled) == len(form.settings) + len(form.rows) - 1
+    assert recalled[:10] == plain and recalled[11:13] == [0.5, 0.25]
+    assert [recalled[at].value for at in (10, 13)] == ["cat", ""]
+    for other in ({}, [], None, "a"):
+        assert len(tab._recall(other)) == len(recalled)

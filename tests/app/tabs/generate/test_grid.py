@@ -45,6 +45,12 @@ def test_strengths_are_read(text: str, expected: tuple[float, ...]) -> None:
     assert grid.read_strengths(text) == expected
 
 
+@pytest.mark.parametrize("text", ["0,5", "0, 0,5, 1", "1,2,3"])
+def test_a_comma_within_a_number_is_not_guessed_at(text: str) -> None:
+    with pytest.raises(UserError, match="one number or two"):
+        grid.read_strengths(text)
+
+
 @pytest.mark.parametrize("text", ["one", "nan", "0.5, inf", "11", "0.5.1"])
 def test_what_is_no_strength_is_named(text: str) -> None:
     with pytest.raises(UserError, match=r"is no strength"):

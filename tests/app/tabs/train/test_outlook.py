@@ -51,6 +51,8 @@ def test_the_time_comes_from_a_run_like_this_one() -> None:
 def test_the_summary_says_what_is_missing_and_escapes_what_users_write() -> None:
     config = TrainingConfig()
     assert "Choose an image set to begin" in tab._summary(config, {})
+    gone = with_values(config, {"images.path": "datasets/gone"})
+    assert "gone does not exist" in tab._summary(gone, {})
     config = with_values(config, {"images.path": "datasets/police-car"})
     assert "Give a trigger word" in tab._summary(config, {})
     words = {"captions.trigger": EVIL, "captions.class_word": EVIL, "base.name": "far/away/model"}
