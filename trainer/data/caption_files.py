@@ -12,6 +12,7 @@ import json
 import posixpath
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
@@ -22,6 +23,7 @@ from trainer.data.captions import (
     decode_caption,
     decode_text,
 )
+from trainer.data.encodings import ENCODING_NAMES, find_encoding, utf8_or_none
 from trainer.data.findings import Finding
 from trainer.data.names import display_name, list_names, matching_key
 from trainer.data.pairing import PictureIndex
@@ -42,6 +44,7 @@ def find_captions(contents: FolderContents) -> dict[str, str]:
     Files beside the pictures count before the tables. What is doubtful becomes a finding.
     """
     index = PictureIndex(contents.pictures)
+    contents.encoding = _judge_encoding(contents)
     beside = _read_sidecars(contents, index)
     listed: dict[str, str] = {}
     for file in contents.metadata:
@@ -99,6 +102,33 @@ def _read_sidecars(contents: FolderContents, index: PictureIndex) -> dict[str, s
     return captions
 
 
+def _judge_encoding(contents: FolderContents) -> str | None:
+    """The encoding of the caption files that are no UTF-8, together; says what it is, or is not."""
+    strange: dict[str, bytes] = {}
+    for file in contents.captions:
+        with suppress(OSError):
+            data = read_start(file.path, MAX_CAPTION_BYTES)
+            if utf8_or_none(data, cut=len(data) > MAX_CAPTION_BYTES) is None:
+                strange[file.shown] = data[:MAX_CAPTION_BYTES]
+    if not strange:
+        return None
+    encoding = find_encoding(list(strange.values()))
+    if encoding is None:
+        message = (
+            "It is not in UTF-8, and which other encoding it is in can't be told from so little "
+            "text: the caption is not used. Save it as UTF-8."
+        )
+        contents.findings.append(Finding.of_several(list(strange), "error", message))
+        return None
+    first = decode_caption(next(iter(strange.values())), encoding)
+    message = (
+        f"Not in UTF-8: read as {ENCODING_NAMES.get(encoding, encoding)}. The first begins: "
+        f"{display_name(first[:40])}. If that is not what was written, save them as UTF-8."
+    )
+    contents.findings.append(Finding.of_several(list(strange), "warning", message))
+    return encoding
+
+
 def _rank(file: FoundFile, picture: FoundFile) -> tuple[bool, int, str]:
     whole = matching_key(file.stem) == matching_key(picture.name)
     return (not whole, CAPTION_SUFFIXES.index(file.path.suffix.casefold()), file.name)
@@ -111,7 +141,9 @@ def _read(file: FoundFile, contents: FolderContents) -> str:
     except OSError as error:
         contents.doubt(file.name, "error", f"It cannot be read ({error.strerror}).")
         return ""
-    text = decode_caption(data)
+    if contents.encoding is None and utf8_or_none(data, cut=len(data) > MAX_CAPTION_BYTES) is None:
+        return ""  # `_judge_encoding` has said so
+    text = decode_caption(data, contents.encoding)
     if not text:
         message = "It is empty: trigger and class word will be the caption instead."
         contents.doubt(file.name, "warning", message)

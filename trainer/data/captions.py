@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from trainer.config.schema import CaptionsConfig
+from trainer.data.encodings import find_encoding, utf8_or_none
 from trainer.seeds import derive_seed, derive_uniform
 
 MAX_CAPTION_CHARACTERS = 10_000
@@ -23,34 +24,41 @@ _INVISIBLE = frozenset("\u200b\u200e\u200f\u2060\ufeff\u061c") | {
     chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
 }
 
-
 # A character for each byte.
 _WESTERN = "".join(
     bytes([byte]).decode("cp1252", errors="ignore") or chr(byte) for byte in range(256)
 )
 
 
-def decode_caption(data: bytes) -> str:
-    """The text of a caption file.
+def decode_caption(data: bytes, encoding: str | None = None) -> str:
+    """The text of a caption file: `decode_text`, then `clean_caption`.
+
+    Only the first `MAX_CAPTION_BYTES` bytes are looked at.
+    """
+    cut = len(data) > MAX_CAPTION_BYTES
+    return clean_caption(decode_text(data[:MAX_CAPTION_BYTES], cut=cut, encoding=encoding))
+
+
+def decode_text(data: bytes, *, cut: bool = False, encoding: str | None = None) -> str:
+    """Bytes to text, whatever they are.
 
     UTF-16 where it begins with the byte order mark of that; else UTF-8, with or without a mark,
-    where that is valid; else Windows' western code page (cp1252), where undefined bytes are read
-    as Latin-1. Then `clean_caption`. Only the first `MAX_CAPTION_BYTES` bytes are looked at.
-    """
-    return clean_caption(decode_text(data[:MAX_CAPTION_BYTES], cut=len(data) > MAX_CAPTION_BYTES))
-
-
-def decode_text(data: bytes, *, cut: bool = False) -> str:
-    """Bytes to text by the rule of `decode_caption`, and nothing else.
+    where that is valid; else the given encoding, or what `trainer.data.encodings.find_encoding`
+    tells of these bytes alone; else Windows' western code page (cp1252), where undefined bytes are
+    read as Latin-1.
 
     Args:
         cut: the end was cut off, perhaps within a character, which is then left out.
+        encoding: of the set's other texts.
     """
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return data.decode("utf-16", errors="replace")
+    text = utf8_or_none(data, cut=cut)
+    if text is not None:
+        return text
+    name = encoding or find_encoding([data])
+    if name is not None:
+        return data.decode(name, errors="ignore")
     try:
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        return decoder.decode(data.removeprefix(codecs.BOM_UTF8), final=not cut)
+        return data.decode("utf-8")  # with zeros in it
     except UnicodeDecodeError:
         table: Any = _WESTERN  # typeshed does not know that it may be a text
         return codecs.charmap_decode(data, "strict", table)[0]

@@ -77,6 +77,8 @@ class FolderContents:
         masks: by the names of their pictures, once `trainer.data.pairing.take_masks` found them.
         class_folders: folders of class pictures, and how many each holds; none of their files is
             in any list.
+        encoding: of the caption files that are no UTF-8, once
+            `trainer.data.caption_files.find_captions` has found it.
         splits: the same of what is kept out of a public set to test by.
     """
 
@@ -88,6 +90,7 @@ class FolderContents:
     masks: dict[str, FoundFile] = field(default_factory=dict[str, FoundFile])
     class_folders: dict[str, int] = field(default_factory=dict[str, int])
     splits: dict[str, int] = field(default_factory=dict[str, int])
+    encoding: str | None = None
     findings: list[Finding] = field(default_factory=list[Finding])
 
     def add(self, file: FoundFile) -> None:
