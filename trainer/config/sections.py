@@ -37,9 +37,14 @@ class BaseModelConfig(Section, title="Base model"):
     )
     """Base model: a built-in name, a diffusers folder, a single .safetensors file, or a hub id such
     as stable-diffusion-v1-5/stable-diffusion-v1-5."""
-    prediction: Literal["auto", "epsilon", "v_prediction"] = field("auto", title="Prediction type")
-    """What the UNet predicts. auto reads it from the model; set it only for a single-file SD 2
-    checkpoint that was trained otherwise than its layout says."""
+    prediction: Literal["auto", "epsilon", "v_prediction", "v_prediction_zero_snr"] = field(
+        "auto", title="Prediction type"
+    )
+    """What the UNet predicts, and whether its noise schedule ends in pure noise. auto reads it from
+    the model. Set it where a file lost its marks: v_prediction_zero_snr for merges of SDXL
+    v-prediction models (such as NoobAI's), which auto takes for epsilon then, and previews before
+    the first step are noise; v_prediction or epsilon for an SD 2 file that was taken for the other;
+    epsilon also takes the usual noise schedule."""
 
 
 class ImagesConfig(Section, title="Pictures"):

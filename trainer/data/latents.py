@@ -179,4 +179,4 @@ def encode_pixels(base: BaseModel, pixels: np.ndarray) -> Tensor:
     image = (image / 127.5 - 1.0).permute(2, 0, 1).unsqueeze(0)  # (1, 3, H, W) in [-1, 1]
     with in_tiles(vae, cut):
         posterior = vae.encode(image, return_dict=False)[0]
-    return (posterior.mean * vae.config["scaling_factor"]).squeeze(0).float().cpu()
+    return base.scaled(posterior.mean).squeeze(0).float().cpu()

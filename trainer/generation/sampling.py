@@ -177,10 +177,10 @@ def _denoise(
 
 def _decode_all(base: BaseModel, latents: torch.Tensor) -> list[Image.Image]:
     # In float32: SDXL's VAE overflows in fp16.
-    scaled = latents.to(base.vae.dtype) / base.vae.config["scaling_factor"]
+    unscaled = base.unscaled(latents.to(base.vae.dtype))
     height, width = (base.vae_scale_factor * side for side in latents.shape[-2:])
     with in_tiles(base.vae, is_cut(base.tiling, width, height)):
-        decoded = torch.cat([_decode(base, latent[None]) for latent in scaled])
+        decoded = torch.cat([_decode(base, latent[None]) for latent in unscaled])
     pixels = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
     return [Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()) for picture in pixels]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import (
@@ -80,6 +80,24 @@ class BaseModel:
         names = ("text_encoder", "text_encoder_2")
         encoders = dict(zip(names, self.text_encoders, strict=False))
         return {"unet": self.unet, "vae": self.vae, **encoders}
+
+    def scaled(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents of the VAE, (B, 4, H, W), as the UNet takes them."""
+        if self.vae.config.get("latents_mean") is not None:
+            latents = (latents - self._each("mean", latents)) / self._each("std", latents)
+        return latents * cast(float, self.vae.config["scaling_factor"])
+
+    def unscaled(self, latents: torch.Tensor) -> torch.Tensor:
+        """The inverse of `scaled`: what the VAE decodes."""
+        latents = latents / cast(float, self.vae.config["scaling_factor"])
+        if self.vae.config.get("latents_mean") is None:
+            return latents
+        return latents * self._each("std", latents) + self._each("mean", latents)
+
+    def _each(self, name: str, like: torch.Tensor) -> torch.Tensor:
+        """(1, 4, 1, 1), a statistic of each channel that the VAE's configuration names."""
+        values = cast("list[float]", self.vae.config[f"latents_{name}"])
+        return like.new_tensor(values).view(1, -1, 1, 1)
 
     def noise_scheduler(self) -> DDPMScheduler:
         """A new scheduler for adding noise in training."""

@@ -11,11 +11,12 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
 from trainer.errors import UserError
+from trainer.models.unsupported import wrong_kind
 from trainer.untyped import is_list, is_table
 
 MAX_JSON_BYTES = 8 * 2**20
@@ -26,23 +27,18 @@ WHOLE = "Is this the whole folder, as downloaded or saved by diffusers?"
 _LEAST_LIMIT = 1024
 
 Model = TypeVar("Model", bound=BaseModel)
-Beta = Annotated[float, Field(gt=0, lt=1, strict=True)]
+Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 
 
-class NoiseSchedule(BaseModel):
-    """The noise schedule of a scheduler's configuration, as arguments of diffusers' schedulers."""
+class _Vae(BaseModel):
+    """How a VAE's latents become those of the UNet: ``scaling_factor * (z - mean) / std``."""
 
-    num_train_timesteps: Annotated[int, Field(ge=1, le=100_000, strict=True)] = 1000
-    beta_start: Beta = 0.0001
-    beta_end: Beta = 0.02
-    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
-    trained_betas: list[Beta] | None = None
-
-
-class _Factor(BaseModel):
-    """What latents are multiplied with."""
-
-    scaling_factor: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)] = 1.0
+    latent_channels: Annotated[int, Field(strict=True)] = 4
+    scaling_factor: Positive = 1.0
+    shift_factor: Finite = 0.0
+    latents_mean: Annotated[list[Finite], Field(min_length=4, max_length=4)] | None = None
+    latents_std: Annotated[list[Positive], Field(min_length=4, max_length=4)] | None = None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -82,42 +78,46 @@ def check_sizes(path: Path, config: Mapping[str, Any], dimensions: Iterable[int]
             rest += value.items()
         elif is_list(value):
             if len(value) > MAX_LAYERS:
-                raise _unfit(path, name, f"a list of {len(value)} values")
+                raise unfit(path, name, f"a list of {len(value)} values")
             rest += [(name, item) for item in value]
         elif isinstance(value, float) and not math.isfinite(value):
-            raise _unfit(path, name, str(value))
+            raise unfit(path, name, str(value))
         elif isinstance(value, int) and abs(value) > limit and not name.endswith("_token_id"):
-            raise _unfit(path, name, f"beyond {limit:,}")
+            raise unfit(path, name, f"beyond {limit:,}")
 
 
-def check_factor(path: Path, config: Mapping[str, Any]) -> None:
-    """The VAE's ``scaling_factor`` is a number above 0, where it is there.
+def check_vae(path: Path, config: Mapping[str, Any], *, applies_statistics: bool) -> None:
+    """A VAE's latents can be computed as the tools that draw with the model compute them.
 
-    Raises:
-        UserError: it is something else.
-    """
-    _checked(_Factor, path, config)
-
-
-def read_schedule(path: Path, config: Mapping[str, Any]) -> NoiseSchedule:
-    """The noise schedule that a scheduler's configuration states.
+    Args:
+        applies_statistics: diffusers' pipelines of its family use ``latents_mean`` and
+            ``latents_std``.
 
     Raises:
-        UserError: names a field that cannot be computed with.
+        UserError: names the field.
     """
-    schedule = _checked(NoiseSchedule, path, config)
-    if schedule.trained_betas and len(schedule.trained_betas) != schedule.num_train_timesteps:
-        raise _unfit(path, "trained_betas", f"no list of {schedule.num_train_timesteps} numbers")
-    return schedule
+    vae = checked(_Vae, path, config)
+    if vae.latent_channels != 4:
+        raise wrong_kind(path, f"a VAE with {vae.latent_channels} latent channels, not 4")
+    if vae.shift_factor:
+        raise wrong_kind(path, "a VAE with a shift_factor (Stable Diffusion 3, Flux)")
+    given = [vae.latents_mean is not None, vae.latents_std is not None]
+    if any(given) and not (all(given) and applies_statistics):
+        raise unfit(path, "latents_mean or latents_std", "given where no tool would apply it")
 
 
-def _checked(kind: type[Model], path: Path, config: Mapping[str, Any]) -> Model:
+def checked(kind: type[Model], path: Path, config: Mapping[str, Any]) -> Model:
+    """The fields of a configuration that `kind` has; null counts as left out.
+
+    Raises:
+        UserError: names the first that is unfit.
+    """
     stated = {name: config[name] for name in kind.model_fields if config.get(name) is not None}
     try:
         return kind.model_validate(stated)
     except ValidationError as problem:
         first = problem.errors()[0]
-        raise _unfit(path, str(first["loc"][0]), f"unfit ({first['msg']})") from None
+        raise unfit(path, str(first["loc"][0]), f"unfit ({first['msg']})") from None
 
 
 def latent_side(folder: Path) -> int:
@@ -131,7 +131,7 @@ def latent_side(folder: Path) -> int:
     size = config.get("sample_size") or 64
     size = size[0] if is_list(size) else size
     if not isinstance(size, int) or size < 1:
-        raise _unfit(path, "sample_size", "no number of latents")
+        raise unfit(path, "sample_size", "no number of latents")
     is_old = re.match(r"0\.[0-8]\.", str(config.get("_diffusers_version")))
     return 64 if size < 64 and is_old else size
 
@@ -145,11 +145,12 @@ def latent_factor(folder: Path) -> int:
     path = folder / "vae" / "config.json"
     widths = read_json(path).get("block_out_channels")
     if not is_list(widths) or not 0 < len(widths) < 8:
-        raise _unfit(path, "block_out_channels", "no list of channels")
+        raise unfit(path, "block_out_channels", "no list of channels")
     return int(2 ** (len(widths) - 1))  # the encoder halves the side between its blocks
 
 
-def _unfit(path: Path, name: str, what: str) -> UserError:
+def unfit(path: Path, name: str, what: str) -> UserError:
+    """What to say of a field that nothing can be computed with."""
     return UserError(
         f"{path} can't be right: {name[:80]!a} is {what}.",
         "Download the folder again: it is damaged, or was made by hand.",

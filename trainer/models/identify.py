@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 from trainer.models.configs import latent_factor, latent_side
 from trainer.models.families import FAMILIES, Family, PredictionType
 from trainer.models.locate import locate
+from trainer.models.noise import Prediction, settled
 from trainer.models.recognise import recognise
-
-Prediction = Literal["auto", "epsilon", "v_prediction"]
 
 
 @dataclass(frozen=True)
@@ -96,14 +94,13 @@ def identify_at(name: str, path: Path, *, prediction: Prediction = "auto") -> Ba
         UserError: it is damaged, in a format that can run code, or of another kind.
     """
     found = recognise(path)
-    predicts = found.prediction if prediction == "auto" else prediction
-    family = FAMILIES[found.family]
+    noise, family = settled(path, found.noise, prediction), FAMILIES[found.family]
     return BaseIdentity(
         name=name,
         path=path,
         family=family,
-        prediction_type=predicts,
-        config_folder=path if path.is_dir() else family.config_folder(predicts),
-        zero_terminal_snr=found.zero_terminal_snr,
-        detail=found.detail if prediction == "auto" else "set by base.prediction",
+        prediction_type=noise.prediction,
+        config_folder=path if path.is_dir() else family.config_folder(noise.prediction),
+        zero_terminal_snr=noise.zero_terminal_snr,
+        detail=noise.detail,
     )

@@ -23,11 +23,12 @@ from transformers.utils import logging as transformers_logging
 
 from trainer.errors import UserError
 from trainer.models.base import BaseModel, TextEncoder
-from trainer.models.configs import read_json, read_schedule
+from trainer.models.configs import read_json
 from trainer.models.diffusers_folder import part_files
 from trainer.models.families import Family
 from trainer.models.fingerprint import combined_digest, file_digest
-from trainer.models.identify import BaseIdentity, Prediction, identify
+from trainer.models.identify import BaseIdentity, identify
+from trainer.models.noise import Prediction, read_schedule
 from trainer.models.recognise import UNET, VAE
 from trainer.models.safetensors_header import read_header
 from trainer.models.text import longest_prompt

@@ -14,25 +14,25 @@ from typing import Any
 import numpy as np
 
 from trainer.errors import UserError
-from trainer.models.configs import check_factor, read_json, read_schedule
+from trainer.models.configs import check_vae, read_json
 from trainer.models.diffusers_folder import check_part
 from trainer.models.families import FAMILIES, FamilyName, PredictionType
+from trainer.models.noise import NoiseProcess, prediction_named, read_noise
 from trainer.models.safetensors_header import SafetensorsHeader, TensorEntry, read_header
+from trainer.models.unsupported import (
+    SUPPORTED,
+    check_input_channels,
+    distilled,
+    refiner,
+    wrong_kind,
+)
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
 """Prefixes of tensors in the layout of the original code (ldm and sgm)."""
 
-SUPPORTED = "Rarebit trains adapters for Stable Diffusion 1.x, 2.x and XL."
-
 _INPUT = UNET + "input_blocks.0.0.weight"  # (320, 4, 3, 3)
 _LAST_NORM = UNET + "output_blocks.11.1.transformer_blocks.0.norm1.bias"
-_INPUT_CHANNELS = {
-    9: "an inpainting model",
-    8: "an instruct-pix2pix model",
-    7: "an upscaler",
-    5: "a depth-to-image model",
-}
 _UNSAFE = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 _OTHER_FILES = (
     (r"lora_(down|up|A|B|unet|te)|\.hada_w|\.lokr_", "an adapter (LoRA), not a base model"),
@@ -56,12 +56,10 @@ _OTHER_PIPELINES = {
 
 @dataclass(frozen=True)
 class Recognised:
-    """What the content of a model says about it; `detail` tells how the prediction was found."""
+    """What the content of a model says about it."""
 
     family: FamilyName
-    prediction: PredictionType
-    zero_terminal_snr: bool
-    detail: str
+    noise: NoiseProcess
 
 
 def recognise(path: Path) -> Recognised:
@@ -71,41 +69,6 @@ def recognise(path: Path) -> Recognised:
         UserError: it is damaged, in a format that can run code, or of another kind.
     """
     return _recognise_folder(path) if path.is_dir() else _recognise_file(path)
-
-
-# --------------------------------------------------- models that are sound but not trained here
-
-
-def _wrong_kind(path: Path, kind: str) -> UserError:
-    """`kind` with its article, as in "a Flux model"."""
-    return UserError(f"{path} is {kind}, which cannot be trained here.", SUPPORTED)
-
-
-def _distilled(path: Path, otherwise: str = "") -> UserError:
-    """Turbo, lightning, LCM; `otherwise` says what to do if it was taken for one wrongly."""
-    return UserError(
-        f"{path} is a distilled model for few steps (turbo, lightning or LCM).",
-        "Training with the usual noise undoes the distillation: train on the model that it was "
-        f"distilled from; the adapter usually works on both. {otherwise}".rstrip(),
-    )
-
-
-def _refiner(path: Path) -> UserError:
-    return UserError(
-        f"{path} is the SDXL refiner, which only improves pictures of the base model.",
-        "Train on the SDXL base model.",
-    )
-
-
-def _check_input_channels(path: Path, channels: int | None) -> None:
-    """Refuses UNets that take more than the 4 channels of latents."""
-    if channels != 4:
-        kind = _INPUT_CHANNELS.get(channels or 0, "no text-to-image model")
-        raise UserError(
-            f"{path} is {kind} (its UNet has {channels} input channels, not 4), which cannot be "
-            "trained here.",
-            "Train on the text-to-image model; the adapter usually works on the other as well.",
-        )
 
 
 # ------------------------------------------------------------------------- diffusers folders
@@ -118,28 +81,13 @@ def _recognise_folder(folder: Path) -> Recognised:
     for part in FAMILIES[family].parts:
         check_part(folder, part)
     vae = read_json(folder / "vae" / "config.json")
-    check_factor(folder / "vae" / "config.json", vae)
+    check_vae(folder / "vae" / "config.json", vae, applies_statistics=family == "sdxl")
     if vae.get("_class_name") not in ("AutoencoderKL", "FlaxAutoencoderKL"):
         raise UserError(
             f"The VAE in {folder} is {vae.get('_class_name')}, not AutoencoderKL.", SUPPORTED
         )
     place = folder / "scheduler" / "scheduler_config.json"
-    scheduler = read_json(place)
-    read_schedule(place, scheduler)
-    prediction = scheduler.get("prediction_type") or "epsilon"
-    if prediction not in ("epsilon", "v_prediction"):
-        raise UserError(
-            f"The model in {folder} predicts {prediction!r}; epsilon or v_prediction is needed.",
-            SUPPORTED,
-        )
-    # SD Turbo and SDXL Turbo show only in their scheduler: Euler, trailing, epsilon.
-    name, spacing = str(scheduler.get("_class_name")), scheduler.get("timestep_spacing")
-    turbo = name.startswith("Euler") and spacing == "trailing" and prediction == "epsilon"
-    if turbo or name.startswith(("LCM", "TCD")):
-        otherwise = "set timestep_spacing to leading in its scheduler_config.json."
-        raise _distilled(folder, f"If it is not distilled, {otherwise}")
-    zero_snr = bool(scheduler.get("rescale_betas_zero_snr"))
-    return Recognised(family, prediction, zero_snr, "from its scheduler's configuration")
+    return Recognised(family, read_noise(folder, place, read_json(place)))
 
 
 def _check_pipeline(folder: Path) -> None:
@@ -153,7 +101,7 @@ def _check_pipeline(folder: Path) -> None:
         )
     if not _PIPELINES.fullmatch(name):
         kinds = (kind for start, kind in _OTHER_PIPELINES.items() if name.startswith(start))
-        raise _wrong_kind(folder, next(kinds, f"a model for {name}"))
+        raise wrong_kind(folder, next(kinds, f"a model for {name}"))
 
 
 def _check_layout(folder: Path) -> None:
@@ -181,17 +129,19 @@ def _family_of_unet(folder: Path, unet: dict[str, Any]) -> FamilyName:
     kind = unet.get("_class_name")
     if "UNet2DConditionModel" not in str(kind):
         raise UserError(f"The UNet in {folder} is {kind}, not UNet2DConditionModel.", SUPPORTED)
-    _check_input_channels(folder, unet.get("in_channels"))
+    check_input_channels(folder, unet.get("in_channels"))
+    if unet.get("out_channels", 4) != 4:
+        raise wrong_kind(folder, "a model whose UNet predicts more than noise (learned variances)")
     if unet.get("time_cond_proj_dim") is not None:
-        raise _distilled(folder)
+        raise distilled(folder)
     if unet.get("addition_embed_type") == "text_time":
         if not (folder / "text_encoder").is_dir():
-            raise _refiner(folder)
+            raise refiner(folder)
         return "sdxl"
     if any(
         unet.get(f"{kind}_type") for kind in ("addition_embed", "class_embed", "encoder_hid_dim")
     ):
-        raise _wrong_kind(folder, "a model that needs more than a text (unCLIP, upscaler)")
+        raise wrong_kind(folder, "a model that needs more than a text (unCLIP, upscaler)")
     return "sd2" if unet.get("use_linear_projection") else "sd1"
 
 
@@ -208,9 +158,9 @@ def _recognise_file(path: Path) -> Recognised:
     family = _family_of_tensors(path, header)
     named = (path.stem, header.metadata.get("modelspec.title", ""))
     if any(_FEW_STEPS.search(text) for text in named):
-        raise _distilled(path, "If only its name says so, rename the file.")
+        raise distilled(path, "If only its name says so, rename the file.")
     prediction, detail = _prediction_of_file(path, header, family)
-    return Recognised(family, prediction, "ztsnr" in header.tensors, detail)
+    return Recognised(family, NoiseProcess(prediction, "ztsnr" in header.tensors, detail))
 
 
 def _family_of_tensors(path: Path, header: SafetensorsHeader) -> FamilyName:
@@ -223,15 +173,15 @@ def _family_of_tensors(path: Path, header: SafetensorsHeader) -> FamilyName:
         kinds = (
             kind for pattern, kind in _OTHER_FILES if any(map(re.compile(pattern).search, tensors))
         )
-        raise _wrong_kind(
+        raise wrong_kind(
             path, next(kinds, "no Stable Diffusion checkpoint (its tensors have other names)")
         )
     if has("edm_mean", "edm_vpred."):
-        raise _wrong_kind(path, "a model with the EDM noise schedule (Playground, CosXL)")
+        raise wrong_kind(path, "a model with the EDM noise schedule (Playground, CosXL)")
     if has(UNET + "label_emb.0.0.weight") and has("conditioner.embedders.0.model."):
-        raise _refiner(path)
+        raise refiner(path)
     shape = tensors[_INPUT].shape
-    _check_input_channels(path, shape[1] if len(shape) == 4 else None)
+    check_input_channels(path, shape[1] if len(shape) == 4 else None)
     encoders: dict[str, FamilyName] = {
         "conditioner.embedders.1.model.": "sdxl",
         "cond_stage_model.model.": "sd2",
@@ -258,12 +208,12 @@ def _prediction_of_file(
     """
     if "v_pred" in header.tensors:
         return "v_prediction", "from its v_pred mark"
-    stated = header.metadata.get("modelspec.prediction_type", "").lower()
+    stated = header.metadata.get("modelspec.prediction_type", "").strip()
     architecture = header.metadata.get("modelspec.architecture", "")
-    if stated in ("v", "v_prediction", "v-prediction") or architecture.endswith("-768-v"):
-        return "v_prediction", "from its metadata"
-    if stated in ("epsilon", "eps") or architecture.endswith("v2-512"):
-        return "epsilon", "from its metadata"
+    if stated:
+        return prediction_named(path, stated), "from its metadata"
+    if architecture.endswith(("-768-v", "v2-512")):
+        return ("v_prediction" if architecture.endswith("-v") else "epsilon"), "from its metadata"
     beside = path.with_suffix(".yaml")
     if beside.is_file():
         with beside.open("rb") as file:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import diffusers
+import numpy as np
 import pytest
 import torch
 
 from tests.conftest import TinyBase
 from tests.tiny_models import TINY_NAMES, TinyName
+from tests.trainer.models.conftest import CopyOf
+from trainer.generation.sampling import Drawing, draw
+from trainer.memory.devices import choose_device
 from trainer.models.load import load_base
 
 
@@ -50,6 +56,58 @@ def test_noise_schedule_is_stable_diffusions(
     roots = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64)
     expected = torch.cumprod(1 - roots.square(), dim=0)
     assert torch.allclose(scheduler.alphas_cumprod.double(), expected, rtol=1e-4)
+
+
+SCHEDULERS: dict[str, dict[str, Any]] = {
+    "cosine": {"_class_name": "DDPMScheduler", "beta_schedule": "squaredcos_cap_v2"},
+    "linear": {"_class_name": "PNDMScheduler", "beta_schedule": "linear", "beta_end": 0.02},
+    "half as long": {"_class_name": "EulerDiscreteScheduler", "num_train_timesteps": 500},
+    "trained betas": {
+        "_class_name": "UniPCMultistepScheduler",
+        "num_train_timesteps": 4,
+        "trained_betas": [0.1, 0.2, 0.3, 0.4],
+    },
+    "what Heun has by default": {
+        "_class_name": "HeunDiscreteScheduler",
+        "beta_start": None,
+        "beta_end": None,
+    },
+    "ends in noise": {
+        "_class_name": "DDIMScheduler",
+        "prediction_type": "v_prediction",
+        "rescale_betas_zero_snr": True,
+    },
+}
+
+
+@pytest.mark.parametrize("case", SCHEDULERS)
+def test_noise_schedules_are_those_that_diffusers_makes(case: str, copy_of: CopyOf) -> None:
+    folder = copy_of("sd1")
+    place = folder / "scheduler" / "scheduler_config.json"
+    config = json.loads(place.read_text()) | SCHEDULERS[case]
+    config = {key: value for key, value in config.items() if value is not None}
+    place.write_text(json.dumps(config))
+    wanted = getattr(diffusers, config["_class_name"]).from_config(config).alphas_cumprod
+    base = load_base(str(folder))
+    torch.testing.assert_close(base.noise_scheduler().alphas_cumprod, wanted)
+    torch.testing.assert_close(base.sampling_scheduler().alphas_cumprod, wanted)
+
+
+def test_latents_are_scaled_by_the_vaes_statistics_as_sdxl_pipelines_do(copy_of: CopyOf) -> None:
+    folder = copy_of("sdxl")
+    place = folder / "vae" / "config.json"
+    means = {"latents_mean": [-1.5, 0.5, 2.0, 0.0], "latents_std": [2.0, 0.5, 1.0, 3.0]}
+    place.write_text(json.dumps(json.loads(place.read_text()) | means))
+    base = load_base(str(folder))
+    generator = torch.Generator().manual_seed(3)
+    latents = torch.randn((1, 4, 16, 16), generator=generator)
+    torch.testing.assert_close(base.unscaled(base.scaled(latents)), latents)
+    pipeline: Any = base.pipeline()
+    drawn = pipeline(
+        "a dog", height=32, width=32, num_inference_steps=2, guidance_scale=1.0, latents=latents
+    ).images[0]
+    ours = draw(base, [Drawing("a dog", "", 3, 32, 32, 2, 1.0)], choose_device("fp32"))[0]
+    assert np.abs(np.asarray(drawn).astype(int) - np.asarray(ours)).max() <= 1
 
 
 def test_pipelines_scheduler_follows_the_models_prediction(tiny_base: TinyBase) -> None:

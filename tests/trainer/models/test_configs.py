@@ -12,9 +12,9 @@ import pytest
 
 from tests.conftest import TinyBase
 from trainer.errors import UserError
-from trainer.models.configs import read_schedule
 from trainer.models.identify import identify
 from trainer.models.load import load_base
+from trainer.models.noise import read_schedule
 
 UNET, TEXT, VAE = "unet/config.json", "text_encoder/config.json", "vae/config.json"
 SCHEDULER = "scheduler/scheduler_config.json"

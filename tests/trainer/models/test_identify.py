@@ -19,7 +19,10 @@ from tests.trainer.models.original_layout import write_original
 from trainer.errors import UserError
 from trainer.models import families
 from trainer.models.identify import identify
+from trainer.models.noise import Prediction
 
+UNET, SCHEDULER = "unet/config.json", "scheduler/scheduler_config.json"
+VAE = "vae/config.json"
 BIAS = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
 
 
@@ -70,10 +73,52 @@ def test_a_folders_scheduler_says_what_is_predicted(
     assert (found.prediction_type, found.zero_terminal_snr) == (prediction, zero_snr)
 
 
-def test_prediction_can_be_set(tiny_base: TinyBase) -> None:
-    found = identify(str(tiny_base("sd2")), prediction="v_prediction")
-    assert found.prediction_type == "v_prediction"
-    assert "base.prediction" in found.detail
+# what the folder says, base.prediction -> prediction, zero terminal SNR; None: refused
+SETTINGS: list[tuple[tuple[str, bool], Prediction, tuple[str, bool] | None]] = [
+    (("epsilon", False), "auto", ("epsilon", False)),
+    (("epsilon", False), "v_prediction", ("v_prediction", False)),
+    (("epsilon", False), "v_prediction_zero_snr", ("v_prediction", True)),
+    (("v_prediction", True), "auto", ("v_prediction", True)),
+    (("v_prediction", True), "v_prediction", ("v_prediction", True)),
+    (("v_prediction", True), "epsilon", ("epsilon", False)),
+    (("epsilon", True), "auto", None),
+    (("epsilon", True), "epsilon", ("epsilon", False)),
+    (("epsilon", True), "v_prediction_zero_snr", ("v_prediction", True)),
+]
+
+
+@pytest.mark.parametrize(("stated", "setting", "expected"), SETTINGS)
+def test_prediction_can_be_set(
+    stated: tuple[str, bool],
+    setting: Prediction,
+    expected: tuple[str, bool] | None,
+    copy_of: CopyOf,
+) -> None:
+    folder = copy_of("sd1")
+    prediction, zero_snr = stated
+    edit(folder / SCHEDULER, prediction_type=prediction, rescale_betas_zero_snr=zero_snr)
+    if expected is None:
+        with pytest.raises(UserError) as caught:
+            identify(str(folder), prediction=setting)
+        assert "v_prediction_zero_snr" in caught.value.hint
+        return
+    found = identify(str(folder), prediction=setting)
+    assert (found.prediction_type, found.zero_terminal_snr) == expected
+    assert setting == "auto" or "base.prediction" in found.detail
+
+
+def test_a_file_with_half_the_marks_is_refused(tiny_base: TinyBase, tmp_path: Path) -> None:
+    path = write_original(tiny_base("sdxl"), tmp_path / "model.safetensors", marks=("ztsnr",))
+    assert "zero terminal SNR" in refusal(path)
+
+
+@pytest.mark.parametrize("stated", ["sample", "rectified_flow"])
+def test_a_file_whose_metadata_names_another_prediction_is_refused(
+    stated: str, tmp_path: Path
+) -> None:
+    metadata = {"modelspec.prediction_type": stated}
+    save_file(skeleton(CLIP), tmp_path / "model.safetensors", metadata)
+    assert stated in refusal(tmp_path / "model.safetensors")
 
 
 # name, marks, metadata, text of a .yaml beside it -> family, prediction, zero terminal SNR
@@ -196,7 +241,6 @@ def test_distilled_single_file_is_refused_by_name_and_title(tmp_path: Path) -> N
 
 
 Change = Callable[[Path], object]
-UNET, SCHEDULER = "unet/config.json", "scheduler/scheduler_config.json"
 OTHER_FOLDERS: dict[str, tuple[Change, str]] = {
     "inpainting": (lambda f: edit(f / UNET, in_channels=9), "inpainting"),
     "latent consistency": (lambda f: edit(f / UNET, time_cond_proj_dim=256), "distilled"),
@@ -211,6 +255,46 @@ OTHER_FOLDERS: dict[str, tuple[Change, str]] = {
         "distilled",
     ),
     "predicts the sample": (lambda f: edit(f / SCHEDULER, prediction_type="sample"), "'sample'"),
+    "predicts a flow": (
+        lambda f: edit(f / SCHEDULER, prediction_type="flow_prediction"),
+        "flow-matching",
+    ),
+    "EDM": (lambda f: edit(f / SCHEDULER, _class_name="EDMEulerScheduler"), "EDM"),
+    "EDM by its timesteps": (lambda f: edit(f / SCHEDULER, timestep_type="continuous"), "EDM"),
+    "flow matching": (
+        lambda f: edit(f / SCHEDULER, _class_name="FlowMatchEulerDiscreteScheduler"),
+        "flow-matching",
+    ),
+    "flow sigmas": (
+        lambda f: edit(
+            f / SCHEDULER, _class_name="DPMSolverMultistepScheduler", use_flow_sigmas=True
+        ),
+        "flow-matching",
+    ),
+    "a scheduler of other betas": (
+        lambda f: edit(f / SCHEDULER, _class_name="IPNDMScheduler"),
+        "IPNDMScheduler",
+    ),
+    "a scheduler of its own code": (
+        lambda f: edit(f / SCHEDULER, _class_name=["mine", "Mine"]),
+        "noise process is not known",
+    ),
+    "noise on a schedule that ends in noise": (
+        lambda f: edit(f / SCHEDULER, rescale_betas_zero_snr=True),
+        "zero terminal SNR",
+    ),
+    "yes in words": (
+        lambda f: edit(f / SCHEDULER, rescale_betas_zero_snr="false"),
+        "rescale_betas_zero_snr",
+    ),
+    "a sigmoid schedule": (lambda f: edit(f / SCHEDULER, beta_schedule="sigmoid"), "beta_schedule"),
+    "learned variances": (lambda f: edit(f / UNET, out_channels=8), "learned variances"),
+    "a shifted VAE": (lambda f: edit(f / VAE, shift_factor=0.1), "shift_factor"),
+    "a VAE of 16 channels": (lambda f: edit(f / VAE, latent_channels=16), "16 latent channels"),
+    "statistics that SD 1 tools ignore": (
+        lambda f: edit(f / VAE, latents_mean=[0.0] * 4, latents_std=[1.0] * 4),
+        "latents_mean",
+    ),
     "flux": (lambda f: edit(f / "model_index.json", _class_name="FluxPipeline"), "Flux"),
     "sd3": (
         lambda f: edit(f / "model_index.json", _class_name="StableDiffusion3Pipeline"),
