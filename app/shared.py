@@ -128,6 +128,6 @@ def base_models() -> list[str]:
         path.name if path.is_dir() else path.stem
         for folder in (models, models / "user")
         for path in (folder.iterdir() if folder.is_dir() else ())
-        if (path / "model_index.json").is_file() or path.suffix == ".safetensors"
+        if (path / "model_index.json").is_file() or path.suffix.lower() == ".safetensors"
     }
     return sorted(found)

@@ -45,6 +45,10 @@ class BaseModelConfig(Section, title="Base model"):
     v-prediction models (such as NoobAI's), which auto takes for epsilon then, and previews before
     the first step are noise; v_prediction or epsilon for an SD 2 file that was taken for the other;
     epsilon also takes the usual noise schedule."""
+    vae: str = field("", title="VAE apart", max_length=4000, resume=True, private=True, place=True)
+    """File (.safetensors) or folder of a VAE to use instead of the base model's own, or for a file
+    that has none. It must be one for the same family: SD 1 and 2 share theirs, SDXL has another.
+    Empty: the base model's own."""
 
 
 class ImagesConfig(Section, title="Pictures"):

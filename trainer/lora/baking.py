@@ -24,6 +24,7 @@ from trainer.memory.devices import DTYPES, Precision
 from trainer.models.base import BaseModel
 from trainer.models.identify import BaseIdentity
 from trainer.models.original_layout import original_tensors
+from trainer.models.original_names import AVERAGES, standard_name
 from trainer.models.safetensors_header import read_header
 from trainer.runs.atomic import building_folder, replacing
 
@@ -87,7 +88,12 @@ def save_base(
         header = read_header(source.path)
         metadata = header.metadata
         with cast(Any, safe_open(source.path, framework="pt")) as file:
-            tensors |= {n: file.get_tensor(n) for n in header.tensors if n not in tensors}
+            tensors |= {
+                name: file.get_tensor(name)
+                for name in header.tensors
+                # An average of the UNet as it was would count for more with some tools.
+                if standard_name(name) not in tensors and not name.startswith(AVERAGES)
+            }
     elif base.prediction_type == "v_prediction":
         tensors["v_pred"] = torch.zeros(0)
     with replacing(path) as temporary:

@@ -97,7 +97,7 @@ def shareable_name(name: str) -> str:
     """
     is_path = (
         Path(name).exists()
-        or name.endswith(".safetensors")
+        or name.lower().endswith(".safetensors")
         or name.startswith(("/", "~", "."))
         or "\\" in name
         or PureWindowsPath(name).drive != ""

@@ -182,7 +182,8 @@ def load_training_base(config: TrainingConfig, device: Device) -> BaseModel:
     Raises:
         UserError: as for `load_base` and `quantize_base`.
     """
-    base = load_base(config.base.name, prediction=config.base.prediction, dtype=device.dtype)
+    chosen = config.base
+    base = load_base(chosen.name, prediction=chosen.prediction, vae=chosen.vae, dtype=device.dtype)
     quantize_base(base, _weights(config), device.torch_device)
     base.max_tokens = config.captions.max_tokens
     return base

@@ -25,10 +25,9 @@ from trainer.memory.modes import Mode, set_mode
 from trainer.memory.quantized import Bits, quantize_base
 from trainer.memory.tiling import in_tiles, is_cut
 from trainer.memory.tracking import StorageTracker, bytes_of, fused_attention, tensors_of
-from trainer.models.base import BaseModel, TextEncoder
+from trainer.models.base import ENCODERS, BaseModel, TextEncoder
 from trainer.models.configs import read_json
 from trainer.models.identify import BaseFacts
-from trainer.models.load import ENCODERS
 from trainer.training.batches import Batch
 from trainer.training.step import batch_loss
 

@@ -245,7 +245,9 @@ class _Predictor:
 
     def __init__(self, config: TrainingConfig) -> None:
         self.config = config
-        self.facts = facts = read_facts(config.base.name)
+        self.facts = facts = read_facts(
+            config.base.name, prediction=config.base.prediction, vae=config.base.vae
+        )
         self.resolution = config.images.resolution or facts.resolution
         step = facts.resolution_step
         check_resolution(self.resolution, step)

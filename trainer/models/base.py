@@ -19,6 +19,10 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from trainer.models.families import Family, PredictionType
 
 TextEncoder = CLIPTextModel | CLIPTextModelWithProjection
+ENCODERS: dict[str, type[TextEncoder]] = {
+    "text_encoder": CLIPTextModel,
+    "text_encoder_2": CLIPTextModelWithProjection,
+}
 Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
 
 

@@ -136,13 +136,12 @@ def latent_side(folder: Path) -> int:
     return 64 if size < 64 and is_old else size
 
 
-def latent_factor(folder: Path) -> int:
-    """Pixels for each latent along a side: 8, and less for small models.
+def latent_factor(path: Path) -> int:
+    """Pixels for each latent along a side, by a VAE's configuration: 8, less for small models.
 
     Raises:
         UserError: the VAE's configuration does not say.
     """
-    path = folder / "vae" / "config.json"
     widths = read_json(path).get("block_out_channels")
     if not is_list(widths) or not 0 < len(widths) < 8:
         raise unfit(path, "block_out_channels", "no list of channels")

@@ -34,8 +34,7 @@ def missing_parts(folder: Path) -> list[str]:
     missing: list[str] = []
     for part in parts:
         try:
-            files = part_files(folder, part).files
-            missing += [] if all(file.is_file() for file in files) else [part]
+            part_files(folder / part, part)
         except UserError:
             missing.append(part)
     return missing
@@ -51,30 +50,37 @@ def _names_second_encoder(folder: Path) -> bool:
     return isinstance(named, list) and named[:1] not in ([], [None])
 
 
-def part_files(folder: Path, part: str) -> PartFiles:
-    """The safetensors files of one part: plain, sharded or fp16.
+def part_files(place: Path, part: str) -> PartFiles:
+    """The safetensors files of one part: plain, or of a variant, in one piece or in shards.
+
+    Args:
+        place: the part's folder.
 
     Raises:
-        UserError: there are none, or only formats that can run code.
+        UserError: there are none, only formats that can run code, or a shard is missing.
     """
-    stem, place = _STEMS[part], folder / part
-    for variant in (None, "fp16"):
+    stem = _STEMS[part]
+    names = sorted(path.name for path in place.glob("*")) if place.is_dir() else []
+    found = {name.removeprefix(f"{stem}.").split(".")[0] for name in names if name.startswith(stem)}
+    for variant in (None, *sorted(found - {"safetensors"}, key=variant_rank)):
         middle = f".{variant}" if variant else ""
-        single = place / f"{stem}{middle}.safetensors"
-        if single.is_file():
-            return PartFiles((single,), variant)
-        index = place / f"{stem}.safetensors.index{middle}.json"
-        if index.is_file():
-            return PartFiles(_shards(index), variant)
-    found = sorted(path.name for path in place.glob("*")) if place.is_dir() else []
-    unsafe = [name for name in found if name.endswith(_UNSAFE_SUFFIXES)]
-    if unsafe:
+        if (single := f"{stem}{middle}.safetensors") in names:
+            return PartFiles((place / single,), variant)
+        if (index := f"{stem}.safetensors.index{middle}.json") in names:
+            return PartFiles(_shards(place / index), variant)
+    if unsafe := [name for name in names if name.endswith(_UNSAFE_SUFFIXES)]:
         raise UserError(
             f"The weights in {place} are not safetensors ({unsafe[0]}).",
             "Only safetensors are read, since pickled weights can run code: download the "
             "safetensors version of the model.",
         )
     raise UserError(f"{place} has no weights ({stem}.safetensors).", WHOLE)
+
+
+def variant_rank(variant: str) -> tuple[int, str]:
+    """Which of several variants is taken: the lowest."""
+    known = ("fp32", "fp16", "bf16", "ema", "non_ema")
+    return (known.index(variant) if variant in known else len(known), variant)
 
 
 def _shards(index: Path) -> tuple[Path, ...]:
@@ -84,26 +90,36 @@ def _shards(index: Path) -> tuple[Path, ...]:
         for name in names
     ):
         raise UserError(f"{index} does not list safetensors files beside it.", WHOLE)
-    return tuple(index.parent / name for name in sorted(names))
+    files = tuple(index.parent / name for name in sorted(names))
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise UserError(
+            f"{index.parent} lacks {len(missing)} of its {len(files)} weight files: "
+            f"{', '.join(missing[:5])}.",
+            "Download what is missing into this folder.",
+        )
+    return files
 
 
-def check_part(folder: Path, part: str) -> None:
+def check_part(place: Path, part: str) -> None:
     """Checks what a library might otherwise act upon.
+
+    Args:
+        place: the part's folder.
 
     Raises:
         UserError: a damaged file, a quantized part, or an adapter's pointer to another model.
     """
-    config = read_json(folder / part / "config.json")
+    config = read_json(place / "config.json")
     if config.get("quantization_config") is not None:
         raise UserError(
-            f"{folder / part} is quantized, and cannot be trained here.",
+            f"{place} is quantized, and cannot be trained here.",
             "Use the model in fp32, fp16 or bf16.",
         )
-    if (folder / part / "adapter_config.json").exists():
+    if (place / "adapter_config.json").exists():
         raise UserError(
-            f"{folder / part} is an adapter (it has adapter_config.json), not a base model.",
+            f"{place} is an adapter (it has adapter_config.json), not a base model.",
             "Give the base model that it was trained on.",
         )
-    headers = [read_header(file) for file in part_files(folder, part).files]
+    headers = [read_header(file) for file in part_files(place, part).files]
     tensors = [entry for header in headers for entry in header.tensors.values()]
-    check_sizes(folder / part / "config.json", config, {n for t in tensors for n in t.shape})
+    check_sizes(place / "config.json", config, {n for t in tensors for n in t.shape})

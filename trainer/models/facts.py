@@ -12,6 +12,7 @@ from trainer.errors import UserError
 from trainer.models.families import FAMILIES, FamilyName, PredictionType
 from trainer.models.identify import BaseFacts, identify_at
 from trainer.models.locate import find, is_hub_id, no_such_base
+from trainer.models.noise import Prediction
 
 NAMES: dict[str, tuple[FamilyName, PredictionType]] = {
     "sd15": ("sd1", "epsilon"),
@@ -30,8 +31,11 @@ _PATTERNS = (
 )
 
 
-def read_facts(name: str) -> BaseFacts:
+def read_facts(name: str, *, prediction: Prediction = "auto", vae: str = "") -> BaseFacts:
     """A base model given as for ``--base``, or by one of `NAMES`.
+
+    Args:
+        prediction, vae: as for `trainer.models.identify.identify`.
 
     Returns:
         A `BaseIdentity` where it is on this machine.
@@ -41,7 +45,7 @@ def read_facts(name: str) -> BaseFacts:
     """
     path = find(name)
     if path is not None:
-        return identify_at(name, path)
+        return identify_at(name, path, prediction=prediction, vae=vae)
     if name in NAMES:
         return facts_of(name)
     if not is_hub_id(name):
@@ -63,5 +67,6 @@ def facts_of(short: str) -> BaseFacts:
 
 def short_name_of(name: str) -> str | None:
     """Which of `NAMES` a hub id or the name of a file or folder speaks of, if any."""
-    last = name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1].removesuffix(".safetensors")
+    last = name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
+    last = re.sub(r"\.safetensors$", "", last, flags=re.I)
     return next((short for pattern, short in _PATTERNS if pattern.search(last)), None)

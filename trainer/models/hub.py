@@ -17,6 +17,7 @@ from huggingface_hub.errors import (
 )
 
 from trainer.errors import UserError
+from trainer.models.diffusers_folder import variant_rank
 from trainer.models.families import FAMILIES
 
 TIMEOUT_SECONDS = 4.0
@@ -80,7 +81,7 @@ def _refusal(repository: str, problem: Exception) -> UserError:
 def choose_files(names: Sequence[str]) -> list[str]:
     """The files of a repository that a base model needs: no pickles, no code, no doubles.
 
-    Of each part, the full-precision safetensors; the fp16 ones where there are no others.
+    Of each part, the safetensors of no variant; where there are none, those of one variant.
     """
     chosen = [name for name in names if any(fnmatchcase(name, text) for text in _TEXTS)]
     for part in FAMILIES["sdxl"].parts:
@@ -90,8 +91,9 @@ def choose_files(names: Sequence[str]) -> list[str]:
             for name in names
             if fnmatchcase(name, f"{part}/*.safetensors*") and name.count("/") == 1
         ]
-        plain = [name for name in weights if _variant(name) == ""]
-        chosen += plain or [name for name in weights if _variant(name) == "fp16"]
+        variants = {_variant(name) for name in weights}
+        first = "" if "" in variants else min(variants, key=variant_rank, default="")
+        chosen += [name for name in weights if _variant(name) == first]
     if not any(name.endswith(".safetensors") for name in chosen):
         raise UserError(
             "This model has no safetensors weights in diffusers' layout on the Hugging Face hub.",

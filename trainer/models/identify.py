@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from trainer.models.configs import latent_factor, latent_side
+from trainer.errors import UserError
+from trainer.models.configs import latent_factor, latent_side, read_json
 from trainer.models.families import FAMILIES, Family, PredictionType
 from trainer.models.locate import locate
 from trainer.models.noise import Prediction, settled
-from trainer.models.recognise import recognise
+from trainer.models.original_names import vae_names
+from trainer.models.recognise import check_vae_folder, read_safe_header, recognise
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,15 @@ class BaseFacts:
     prediction_type: PredictionType
     config_folder: Path
 
+    @property
+    def vae_config(self) -> Path:
+        """The VAE's configuration."""
+        return self.config_folder / "vae" / "config.json"
+
     @cached_property
     def latent_factor(self) -> int:
         """Pixels for each latent along a side: 8, and less for small models."""
-        return latent_factor(self.config_folder)
+        return latent_factor(self.vae_config)
 
     @cached_property
     def resolution(self) -> int:
@@ -53,12 +60,23 @@ class BaseIdentity(BaseFacts):
         path: its folder in diffusers' layout, or its single file.
         zero_terminal_snr: whether its noise schedule ends in pure noise (arXiv 2305.08891).
         detail: how the prediction type was recognised, for people.
+        vae: a VAE that is given apart: its file, or its folder in diffusers' layout.
     """
 
     name: str
     path: Path
     zero_terminal_snr: bool
     detail: str
+    vae: Path | None = None
+
+    @property
+    def vae_config(self) -> Path:
+        """Of a VAE file that of the model itself, which scales its latents, or of its family."""
+        if self.vae and self.vae.is_dir():
+            return self.vae / "config.json"
+        own = self.config_folder / "vae" / "config.json"
+        usual = self.family.config_folder(self.prediction_type) / "vae" / "config.json"
+        return own if own.is_file() else usual
 
     @property
     def is_single_file(self) -> bool:
@@ -74,7 +92,7 @@ class BaseIdentity(BaseFacts):
         return [self.path / name for name in names]
 
 
-def identify(name: str, *, prediction: Prediction = "auto") -> BaseIdentity:
+def identify(name: str, *, prediction: Prediction = "auto", vae: str = "") -> BaseIdentity:
     """Finds and recognises a base model; a hub id is downloaded if it is not there yet.
 
     What the UNet predicts: `prediction` unless it is "auto"; else, for a folder, what its
@@ -84,18 +102,20 @@ def identify(name: str, *, prediction: Prediction = "auto") -> BaseIdentity:
     Raises:
         UserError: it is not there, damaged, in a format that can run code, or of another kind.
     """
-    return identify_at(name, locate(name), prediction=prediction)
+    return identify_at(name, locate(name), prediction=prediction, vae=vae)
 
 
-def identify_at(name: str, path: Path, *, prediction: Prediction = "auto") -> BaseIdentity:
+def identify_at(
+    name: str, path: Path, *, prediction: Prediction = "auto", vae: str = ""
+) -> BaseIdentity:
     """`identify` of what lies at a path.
 
     Raises:
         UserError: it is damaged, in a format that can run code, or of another kind.
     """
-    found = recognise(path)
+    found = recognise(path, has_vae=not vae)
     noise, family = settled(path, found.noise, prediction), FAMILIES[found.family]
-    return BaseIdentity(
+    identity = BaseIdentity(
         name=name,
         path=path,
         family=family,
@@ -104,3 +124,36 @@ def identify_at(name: str, path: Path, *, prediction: Prediction = "auto") -> Ba
         zero_terminal_snr=noise.zero_terminal_snr,
         detail=noise.detail,
     )
+    return replace(identity, vae=_find_vae(vae, identity)) if vae else identity
+
+
+def _find_vae(name: str, base: BaseIdentity) -> Path:
+    """The VAE that ``base.vae`` names, checked to suit the base model.
+
+    Raises:
+        UserError: it is not there, is no VAE, or is one for other base models.
+    """
+    path = Path(name).expanduser()
+    path = path / "vae" if (path / "vae").is_dir() else path
+    if path.is_file():
+        if not vae_names(read_safe_header(path).tensors):
+            raise UserError(f"{path} holds no VAE.", "Give the .safetensors file of a VAE.")
+        return path
+    if not (path / "config.json").is_file():
+        raise UserError(
+            f"There is no VAE {name!r}: no file, and no folder with a config.json.",
+            "Give the .safetensors file of a VAE, or its folder in diffusers' layout.",
+        )
+    check_vae_folder(path, base.family.name)
+    for what in ("scaling_factor", "block_out_channels"):
+        ours, theirs = (
+            read_json(base.vae_config).get(what),
+            read_json(path / "config.json").get(what),
+        )
+        if ours != theirs:
+            raise UserError(
+                f"The VAE in {path} is not one for {base.name}: its {what} is {theirs}, the base "
+                f"model's {ours}.",
+                f"Give a VAE for {base.family.title}.",
+            )
+    return path

@@ -11,36 +11,26 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
-)
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from trainer.errors import UserError
-from trainer.models.base import BaseModel, TextEncoder
+from trainer.models.base import ENCODERS, BaseModel, TextEncoder
 from trainer.models.configs import read_json
 from trainer.models.diffusers_folder import part_files
 from trainer.models.families import Family
 from trainer.models.fingerprint import combined_digest, file_digest
 from trainer.models.identify import BaseIdentity, identify
 from trainer.models.noise import Prediction, read_schedule
-from trainer.models.recognise import UNET, VAE
-from trainer.models.safetensors_header import read_header
+from trainer.models.single_file import load_single_file, load_vae_file
 from trainer.models.text import longest_prompt
 
 __all__ = ["BaseModel", "TextPart", "load_base", "load_text_part", "load_tokenizers"]
 
 Dtypes = Mapping[str, torch.dtype]
 
-ENCODERS: dict[str, type[TextEncoder]] = {
-    "text_encoder": CLIPTextModel,
-    "text_encoder_2": CLIPTextModelWithProjection,
-}
 _KINDS: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, **ENCODERS}
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt")
 
@@ -49,6 +39,7 @@ def load_base(
     name: str,
     *,
     prediction: Prediction = "auto",
+    vae: str = "",
     dtype: torch.dtype = torch.float32,
     vae_dtype: torch.dtype = torch.float32,
 ) -> BaseModel:
@@ -57,13 +48,14 @@ def load_base(
     Args:
         name: a built-in name, a diffusers folder, a .safetensors file or a hub id.
         prediction: what the UNet predicts, where it cannot be recognised rightly.
+        vae: the file or folder of a VAE in place of its own; empty: its own.
         dtype: number format of the UNet and the text encoders.
         vae_dtype: number format of the VAE; SDXL's overflows in fp16.
 
     Raises:
         UserError: it cannot be found, recognised or loaded whole, or holds NaN or Inf.
     """
-    identity = identify(name, prediction=prediction)
+    identity = identify(name, prediction=prediction, vae=vae)
     parts = identity.family.parts
     modules = _load(identity, dict.fromkeys(parts, dtype) | {"vae": vae_dtype})
     encoders: list[TextEncoder] = [modules[part] for part in parts[2:]]
@@ -128,7 +120,9 @@ def _load(identity: BaseIdentity, dtypes: Dtypes) -> dict[str, Any]:
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     load = _load_file if identity.is_single_file else _load_folder
-    modules = load(identity, dtypes)
+    apart = ["vae"] if identity.vae and "vae" in dtypes else []
+    modules = load(identity, {part: dtypes[part] for part in dtypes if part not in apart})
+    modules |= {part: _load_vae(identity, dtypes[part]) for part in apart}
     for part, module in modules.items():
         module.eval().requires_grad_(False)
         _check_finite(identity.name, part, module)
@@ -136,48 +130,40 @@ def _load(identity: BaseIdentity, dtypes: Dtypes) -> dict[str, Any]:
 
 
 def _load_folder(identity: BaseIdentity, dtypes: Dtypes) -> dict[str, torch.nn.Module]:
-    modules: dict[str, torch.nn.Module] = {}
-    for part, dtype in dtypes.items():
-        place = identity.path / part
-        # Named outright, so that a configuration cannot ask for attention code from the hub.
-        options = {"attn_implementation": "sdpa"} if part in ENCODERS else {}
-        with _failures_named(place):
-            modules[part], info = _KINDS[part].from_pretrained(
-                place,
-                dtype=dtype,
-                variant=part_files(identity.path, part).variant,
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-                **options,
-            )
-        _check_complete(place, info)
-    return modules
+    return {part: _load_part(identity.path / part, part, dtype) for part, dtype in dtypes.items()}
+
+
+def _load_part(place: Path, part: str, dtype: torch.dtype) -> torch.nn.Module:
+    """A part from its folder in diffusers' layout."""
+    # Named outright, so that a configuration cannot ask for attention code from the hub.
+    options = {"attn_implementation": "sdpa"} if part in ENCODERS else {}
+    with _failures_named(place):
+        module, info = _KINDS[part].from_pretrained(
+            place,
+            dtype=dtype,
+            variant=part_files(place, part).variant,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
+    _check_complete(place, info)
+    return module
 
 
 def _load_file(identity: BaseIdentity, dtypes: Dtypes) -> dict[str, torch.nn.Module]:
-    config, path = identity.config_folder, str(identity.path)
-    _check_counts(identity)
-    options: dict[str, Any] = {"config": str(config), "local_files_only": True}
-    encoders = [part for part in identity.family.parts[2:] if part in dtypes]
-    modules: dict[str, Any] = {}
     with _failures_named(identity.path):
-        for part in [part for part in ("unet", "vae") if part in dtypes]:
-            modules[part] = _KINDS[part].from_single_file(
-                path, subfolder=part, torch_dtype=dtypes[part], **options
-            )
-        # diffusers loads text encoders of single files only as parts of a pipeline. What is given
-        # as None is not loaded; tokenizers and scheduler are made elsewhere.
-        is_xl = identity.family.name == "sdxl"
-        pipeline_kind = StableDiffusionXLPipeline if is_xl else StableDiffusionPipeline
-        given = dict.fromkeys(("unet", "vae", "tokenizer", "scheduler"))
-        given |= dict.fromkeys(("tokenizer_2",) if is_xl else ("safety_checker",))
-        pipeline = pipeline_kind.from_single_file(
-            path, torch_dtype=dtypes[encoders[0]], **options, **given
-        )
-        modules |= {part: getattr(pipeline, part) for part in encoders}
-    _check_filled(identity.path, modules)
-    return modules
+        return load_single_file(identity, dtypes)
+
+
+def _load_vae(identity: BaseIdentity, dtype: torch.dtype) -> torch.nn.Module:
+    """The VAE that is given apart."""
+    path = identity.vae
+    assert path is not None
+    if path.is_dir():
+        return _load_part(path, "vae", dtype)
+    with _failures_named(path):
+        return load_vae_file(path, identity.vae_config.parents[1], dtype)
 
 
 @contextmanager
@@ -216,33 +202,6 @@ def _check_complete(place: Path, info: Mapping[str, Any]) -> None:
 def _listed(kind: str, keys: list[str]) -> str:
     more = ", ..." if len(keys) > 5 else ""
     return f"{len(keys)} {kind} ({', '.join(keys[:5])}{more})"
-
-
-def _check_counts(identity: BaseIdentity) -> None:
-    """The file has as many tensors for UNet and VAE as the standard model."""
-    names = read_header(identity.path).tensors
-    for part, prefix in {"unet": UNET, "vae": VAE}.items():
-        config = read_json(identity.config_folder / part / "config.json")
-        with torch.device("meta"):
-            expected = len(_KINDS[part].from_config(config).state_dict())
-        found = sum(name.startswith(prefix) and ".loss." not in name for name in names)
-        if found != expected:
-            raise UserError(
-                f"{identity.path} has {found} tensors for the {part}, the standard model "
-                f"{expected}.",
-                "Only whole checkpoints of the standard architecture can be trained here.",
-            )
-
-
-def _check_filled(path: Path, modules: Mapping[str, torch.nn.Module]) -> None:
-    """No parameter was left without a value."""
-    for part, module in modules.items():
-        empty = sorted(name for name, value in module.named_parameters() if value.is_meta)
-        if empty:
-            raise UserError(
-                f"{path} lacks weights of the {part}: {_listed('missing', empty)}.",
-                "Use a whole checkpoint of the model.",
-            )
 
 
 def _check_finite(name: str, part: str, module: torch.nn.Module) -> None:
@@ -308,14 +267,24 @@ def _noise_schedule(identity: BaseIdentity) -> dict[str, Any]:
 def _fingerprint(identity: BaseIdentity, parts: Sequence[str], *settings: str) -> str:
     """Over the files of some parts, with the vocabularies where there is a text encoder."""
     folder = identity.path
+    if identity.vae and "vae" in parts:
+        settings = (*settings, _vae_digest(identity.vae))
+        parts = [part for part in parts if part != "vae"]
     if identity.is_single_file:
-        return combined_digest([], folder, file_digest(folder), *settings)
+        digest = [file_digest(folder)] if parts else []  # of a VAE apart nothing else counts
+        return combined_digest([], folder, *digest, *settings)
     files = [
         file
         for part in parts
-        for file in (*part_files(folder, part).files, folder / part / "config.json")
+        for file in (*part_files(folder / part, part).files, folder / part / "config.json")
     ]
     if any(part in ENCODERS for part in parts):
         vocabularies = [p / name for p in identity.tokenizer_folders for name in _TOKENIZER_FILES]
         files += [file for file in vocabularies if file.is_file()]
     return combined_digest(files, folder, *settings)
+
+
+def _vae_digest(path: Path) -> str:
+    if path.is_file():
+        return file_digest(path)
+    return combined_digest([*part_files(path, "vae").files, path / "config.json"], path)

@@ -11,7 +11,7 @@ from trainer.errors import UserError
 from trainer.models import families, hub
 from trainer.models.diffusers_folder import missing_parts
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?<!\.safetensors)")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?<!\.safetensors)(?<!\.SAFETENSORS)")
 
 
 def built_in_models() -> dict[str, Path]:
@@ -21,7 +21,7 @@ def built_in_models() -> dict[str, Path]:
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if (path / "model_index.json").is_file():
                 found[path.name] = path
-            elif path.suffix == ".safetensors" and path.is_file():
+            elif path.suffix.lower() == ".safetensors" and path.is_file():
                 found[path.stem] = path
     return found
 

@@ -13,7 +13,7 @@ import torch
 
 from trainer.models.base import BaseModel
 from trainer.models.families import FamilyName
-from trainer.models.recognise import UNET, VAE
+from trainer.models.original_names import UNET, VAE
 
 Tensors = dict[str, torch.Tensor]
 

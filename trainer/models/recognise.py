@@ -18,6 +18,7 @@ from trainer.models.configs import check_vae, read_json
 from trainer.models.diffusers_folder import check_part
 from trainer.models.families import FAMILIES, FamilyName, PredictionType
 from trainer.models.noise import NoiseProcess, prediction_named, read_noise
+from trainer.models.original_names import INPUT, UNET, VAE, in_standard_names
 from trainer.models.safetensors_header import SafetensorsHeader, TensorEntry, read_header
 from trainer.models.unsupported import (
     SUPPORTED,
@@ -27,11 +28,6 @@ from trainer.models.unsupported import (
     wrong_kind,
 )
 
-UNET = "model.diffusion_model."
-VAE = "first_stage_model."
-"""Prefixes of tensors in the layout of the original code (ldm and sgm)."""
-
-_INPUT = UNET + "input_blocks.0.0.weight"  # (320, 4, 3, 3)
 _LAST_NORM = UNET + "output_blocks.11.1.transformer_blocks.0.norm1.bias"
 _UNSAFE = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 _OTHER_FILES = (
@@ -62,32 +58,47 @@ class Recognised:
     noise: NoiseProcess
 
 
-def recognise(path: Path) -> Recognised:
-    """Family and prediction type of a diffusers folder or a single file.
+def recognise(path: Path, *, has_vae: bool = True) -> Recognised:
+    """Family and noise process of a diffusers folder or a single file.
+
+    Args:
+        has_vae: it is to have a VAE; False where one is given apart.
 
     Raises:
         UserError: it is damaged, in a format that can run code, or of another kind.
     """
-    return _recognise_folder(path) if path.is_dir() else _recognise_file(path)
+    return (_recognise_folder if path.is_dir() else _recognise_file)(path, has_vae)
 
 
 # ------------------------------------------------------------------------- diffusers folders
 
 
-def _recognise_folder(folder: Path) -> Recognised:
+def _recognise_folder(folder: Path, has_vae: bool) -> Recognised:
     _check_pipeline(folder)
     _check_layout(folder)
     family = _family_of_unet(folder, read_json(folder / "unet" / "config.json"))
     for part in FAMILIES[family].parts:
-        check_part(folder, part)
-    vae = read_json(folder / "vae" / "config.json")
-    check_vae(folder / "vae" / "config.json", vae, applies_statistics=family == "sdxl")
-    if vae.get("_class_name") not in ("AutoencoderKL", "FlaxAutoencoderKL"):
-        raise UserError(
-            f"The VAE in {folder} is {vae.get('_class_name')}, not AutoencoderKL.", SUPPORTED
-        )
+        if part != "vae":
+            check_part(folder / part, part)
+        elif has_vae:
+            check_vae_folder(folder / part, family)
     place = folder / "scheduler" / "scheduler_config.json"
     return Recognised(family, read_noise(folder, place, read_json(place)))
+
+
+def check_vae_folder(folder: Path, family: FamilyName) -> None:
+    """Checks a VAE in diffusers' layout.
+
+    Raises:
+        UserError: it is damaged or of another kind.
+    """
+    check_part(folder, "vae")
+    config = read_json(folder / "config.json")
+    check_vae(folder / "config.json", config, applies_statistics=family == "sdxl")
+    if config.get("_class_name") not in ("AutoencoderKL", "FlaxAutoencoderKL"):
+        raise UserError(
+            f"The VAE in {folder} is {config.get('_class_name')}, not AutoencoderKL.", SUPPORTED
+        )
 
 
 def _check_pipeline(folder: Path) -> None:
@@ -148,14 +159,24 @@ def _family_of_unet(folder: Path, unet: dict[str, Any]) -> FamilyName:
 # ------------------------------------------------------------------------------ single files
 
 
-def _recognise_file(path: Path) -> Recognised:
+def read_safe_header(path: Path) -> SafetensorsHeader:
+    """A file's header; other formats are not opened.
+
+    Raises:
+        UserError: it is in a format that can run code, or damaged.
+    """
     if path.suffix.lower() in _UNSAFE:
         raise UserError(
             f"{path} is a {path.suffix} file, which can run code when it is opened.",
             "Only .safetensors files are read: download that version of the model.",
         )
-    header = read_header(path)
-    family = _family_of_tensors(path, header)
+    return read_header(path)
+
+
+def _recognise_file(path: Path, has_vae: bool) -> Recognised:
+    probes = (INPUT, UNET + "label_emb.0.0.weight", _LAST_NORM)
+    header = in_standard_names(read_safe_header(path), *probes)
+    family = _family_of_tensors(path, header, has_vae)
     named = (path.stem, header.metadata.get("modelspec.title", ""))
     if any(_FEW_STEPS.search(text) for text in named):
         raise distilled(path, "If only its name says so, rename the file.")
@@ -163,13 +184,13 @@ def _recognise_file(path: Path) -> Recognised:
     return Recognised(family, NoiseProcess(prediction, "ztsnr" in header.tensors, detail))
 
 
-def _family_of_tensors(path: Path, header: SafetensorsHeader) -> FamilyName:
+def _family_of_tensors(path: Path, header: SafetensorsHeader, has_vae: bool) -> FamilyName:
     tensors = header.tensors
 
     def has(*prefixes: str) -> bool:
         return any(name.startswith(prefixes) for name in tensors)
 
-    if _INPUT not in tensors:
+    if INPUT not in tensors:
         kinds = (
             kind for pattern, kind in _OTHER_FILES if any(map(re.compile(pattern).search, tensors))
         )
@@ -180,7 +201,7 @@ def _family_of_tensors(path: Path, header: SafetensorsHeader) -> FamilyName:
         raise wrong_kind(path, "a model with the EDM noise schedule (Playground, CosXL)")
     if has(UNET + "label_emb.0.0.weight") and has("conditioner.embedders.0.model."):
         raise refiner(path)
-    shape = tensors[_INPUT].shape
+    shape = tensors[INPUT].shape
     check_input_channels(path, shape[1] if len(shape) == 4 else None)
     encoders: dict[str, FamilyName] = {
         "conditioner.embedders.1.model.": "sdxl",
@@ -190,9 +211,15 @@ def _family_of_tensors(path: Path, header: SafetensorsHeader) -> FamilyName:
     family: FamilyName | None = next(
         (name for prefix, name in encoders.items() if has(prefix)), None
     )
-    missing = "a UNet without a text encoder" if family is None else "no VAE"
-    if family is None or not has(VAE):
-        raise UserError(f"{path} holds {missing}.", "Use a whole checkpoint of the model.")
+    if family is None:
+        raise UserError(
+            f"{path} holds a UNet without a text encoder.", "Use a whole checkpoint of the model."
+        )
+    if has_vae and not has(VAE):
+        raise UserError(
+            f"{path} holds no VAE.",
+            "Give the file of one with base.vae (--set base.vae=FILE), or use a whole checkpoint.",
+        )
     return family
 
 

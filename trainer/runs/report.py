@@ -114,7 +114,7 @@ def write_report(run: RunFolder) -> Path:
 
 def base_kind(name: str) -> str:
     """How another program gets the base model: "built-in", "file", "hub" or "folder"."""
-    if name.endswith(".safetensors"):
+    if name.lower().endswith(".safetensors"):
         return "file"
     if Path(name).is_dir() or Path(name).is_absolute() or name.startswith((".", "~")):
         return "folder"

@@ -219,22 +219,49 @@ def test_number_formats(
     assert {parameter.dtype for parameter in base.vae.parameters()} == {torch.bfloat16}
 
 
-def test_fp16_variant_and_shards_are_found(tiny_base: TinyBase, copy_of: CopyOf) -> None:
+@pytest.mark.parametrize("variant", ["fp16", "bf16", "fp32", "non_ema", "pruned"])
+def test_variants_are_found(variant: str, tiny_base: TinyBase, copy_of: CopyOf) -> None:
     folder = copy_of("sd1")
-    (folder / UNET).rename(folder / "unet/diffusion_pytorch_model.fp16.safetensors")
+    for file in (UNET, VAE, TEXT):
+        (folder / file).rename((folder / file).with_suffix(f".{variant}.safetensors"))
+    assert same_weights(load_base(str(folder)), load_base(str(tiny_base("sd1"))))
+
+
+def test_a_variant_beside_the_plain_weights_is_left(tiny_base: TinyBase, copy_of: CopyOf) -> None:
+    folder = copy_of("sd1")
+    other = (folder / UNET).with_suffix(".non_ema.safetensors")
+    shutil.copy(folder / UNET, other)
+    change_tensors(other, lambda tensors: tensors["conv_in.bias"].add_(1))
+    assert same_weights(load_base(str(folder)), load_base(str(tiny_base("sd1"))))
+
+
+@pytest.mark.parametrize("middle", ["", ".fp16"])
+def test_shards_are_found_and_missing_ones_named(
+    middle: str, tiny_base: TinyBase, copy_of: CopyOf
+) -> None:
+    folder = copy_of("sd1")
     tensors = load_file(folder / TEXT)
     names = sorted(tensors)
-    shards = {"model-00001-of-00002.safetensors": names[::2]}
-    shards["model-00002-of-00002.safetensors"] = names[1::2]
+    shards = {
+        f"model{middle}-00001-of-00002.safetensors": names[::2],
+        f"model{middle}-00002-of-00002.safetensors": names[1::2],
+    }
+    place = folder / "text_encoder"
     for shard, keys in shards.items():
-        save_file({key: tensors[key] for key in keys}, folder / "text_encoder" / shard)
+        save_file({key: tensors[key] for key in keys}, place / shard, {"format": "pt"})
     (folder / TEXT).unlink()
     weight_map = {key: shard for shard, keys in shards.items() for key in keys}
     index: dict[str, Any] = {"metadata": {"total_size": 1}, "weight_map": weight_map}
-    (folder / "text_encoder/model.safetensors.index.json").write_text(json.dumps(index))
+    listed = place / f"model.safetensors.index{middle}.json"
+    listed.write_text(json.dumps(index))
     assert same_weights(load_base(str(folder)), load_base(str(tiny_base("sd1"))))
+    last = place / next(reversed(shards))
+    last.rename(folder / "elsewhere")
+    message = refusal(folder)
+    assert last.name in message
+    assert "lacks 1 of its 2" in message
     index["weight_map"][names[0]] = "../../elsewhere.safetensors"
-    (folder / "text_encoder/model.safetensors.index.json").write_text(json.dumps(index))
+    listed.write_text(json.dumps(index))
     assert "beside it" in refusal(folder)
 
 
