@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,8 +62,9 @@ def part_files(place: Path, part: str) -> PartFiles:
     """
     stem = _STEMS[part]
     names = sorted(path.name for path in place.glob("*")) if place.is_dir() else []
-    found = {name.removeprefix(f"{stem}.").split(".")[0] for name in names if name.startswith(stem)}
-    for variant in (None, *sorted(found - {"safetensors"}, key=variant_rank)):
+    pattern = re.compile(rf"{stem}\.(?:(\w+)\.safetensors|safetensors\.index\.(\w+)\.json)")
+    found = {match[1] or match[2] for name in names if (match := pattern.fullmatch(name))}
+    for variant in (None, *sorted(found, key=variant_rank)):
         middle = f".{variant}" if variant else ""
         if (single := f"{stem}{middle}.safetensors") in names:
             return PartFiles((place / single,), variant)
