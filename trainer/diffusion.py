@@ -31,7 +31,7 @@ Sizes = tuple[Size, Size, Size]
 """What SDXL is conditioned on: size before fitting, top left corner of the crop, size trained."""
 
 LEAST_SNR = 1e-3
-"""Noisier timesteps count no more; Stable Diffusion's noisiest has 0.0047."""
+"""Noisier timesteps count as if they had this; Stable Diffusion's noisiest has 0.0047."""
 CLEAN_RANGE = 5.0
 """Beyond which scaled latents of pictures hardly go, in standard deviations."""
 
@@ -119,14 +119,17 @@ def loss_weights(
 ) -> Tensor:
     """What each timestep counts, as a factor of the squared error of what the UNet predicts.
 
-    debiased (arXiv 2310.08442): ``1 / sqrt(SNR)`` on the error of ``eps``, which is ``sqrt(SNR)``
-    on that of ``x_0``, scaled to a mean of 1 over the schedule. Min-SNR (arXiv 2303.09556, section
-    3.4): ``min(SNR, gamma)`` on the error of ``x_0``; a gamma of 0 switches weighting off. An error
-    of ``x_0`` is ``1 / SNR`` of that of ``eps``, and ``1 / (SNR + 1)`` of that of ``v``; written so
-    that all is finite at zero terminal SNR.
+    debiased (arXiv 2310.08442, section 4): the factor by which an error of the UNet's output
+    becomes one of ``x_0``, scaled to a mean of 1 over the schedule: the noisier, the more. Of
+    ``eps`` that is ``1 / sqrt(SNR)``, as in the paper. Of ``v`` it is ``sqrt(1 - alpha_bar)``,
+    since ``x_0 = sqrt(alpha_bar) x_t - sqrt(1 - alpha_bar) v`` (arXiv 2202.00512, section 4).
+
+    Min-SNR (arXiv 2303.09556, section 3.4): ``min(SNR, gamma)`` on the squared error of ``x_0``,
+    which is ``1 / SNR`` of that of ``eps``, and ``1 / (SNR + 1)`` of that of ``v``. An SNR below
+    `LEAST_SNR` counts as that, so that pure noise counts too. A gamma of 0 switches weighting off.
 
     Returns:
-        (B,) float32.
+        (B,) float32, finite and above 0.
     """
     if objective.weighting == "debiased":
         weights = _debiased(alpha_bar.to(torch.float64), prediction)
@@ -139,7 +142,7 @@ def loss_weights(
     if prediction == "epsilon":  # gamma / SNR, without dividing by an SNR of 0
         weight = torch.where(signal > gamma * noise, gamma * noise / signal, 1.0)
     else:  # SNR / (SNR + 1) is alpha_bar, and gamma / (SNR + 1) is gamma (1 - alpha_bar)
-        weight = torch.minimum(signal, gamma * noise)
+        weight = torch.minimum(signal.clamp_min(LEAST_SNR * noise), gamma * noise)
     return weight.to(torch.float32)
 
 
@@ -148,7 +151,7 @@ def _debiased(signal: Tensor, prediction: PredictionType) -> Tensor:
     noise = 1.0 - signal
     if prediction == "epsilon":
         return (noise / signal.clamp_min(LEAST_SNR * noise)).sqrt()
-    return (signal * noise).sqrt()  # sqrt(SNR) / (SNR + 1)
+    return noise.sqrt()
 
 
 def squared_error(predicted: Tensor, wanted: Tensor, masks: Tensor | None = None) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from diffusers import DDPMScheduler
@@ -10,6 +12,7 @@ from trainer.config.schema import ObjectiveConfig
 from trainer.diffusion import (
     LEAST_SNR,
     add_noise,
+    clean_and_noise,
     draw_noise,
     draw_timesteps,
     loss_weights,
@@ -51,48 +54,65 @@ def min_snr(gamma: float) -> ObjectiveConfig:
     return ObjectiveConfig(weighting="min_snr", min_snr_gamma=gamma)
 
 
+Weighting = Literal["debiased", "min_snr"]
+WEIGHED = torch.tensor([0, 500, 900, 990, 999])
+WEIGHTS: list[tuple[Weighting, PredictionType, str, list[float]]] = [
+    ("debiased", "epsilon", "scaled_linear", [0.00965, 0.536, 2.76, 4.58, 4.84]),
+    ("debiased", "epsilon", "zero terminal SNR", [0.00528, 0.321, 3.32, 5.73, 5.73]),
+    ("debiased", "v_prediction", "scaled_linear", [0.039, 1.14, 1.33, 1.33, 1.33]),
+    ("debiased", "v_prediction", "zero terminal SNR", [0.0383, 1.14, 1.31, 1.31, 1.31]),
+    ("min_snr", "epsilon", "scaled_linear", [0.00425, 1.0, 1.0, 1.0, 1.0]),
+    ("min_snr", "epsilon", "zero terminal SNR", [0.00425, 1.0, 1.0, 1.0, 1.0]),
+    ("min_snr", "v_prediction", "scaled_linear", [0.00425, 0.276, 0.0142, 0.00519, 0.00466]),
+    ("min_snr", "v_prediction", "zero terminal SNR", [0.00425, 0.241, 0.00296, 0.001, 0.001]),
+]
+
+
+@pytest.mark.parametrize(("weighting", "prediction", "schedule", "expected"), WEIGHTS)
+def test_weights_at_five_timesteps(
+    weighting: Weighting, prediction: PredictionType, schedule: str, expected: list[float]
+) -> None:
+    alpha_bar, objective = SCHEDULES[schedule].alphas_cumprod, ObjectiveConfig(weighting=weighting)
+    weights = loss_weights(alpha_bar, WEIGHED, prediction, objective)
+    assert weights.tolist() == pytest.approx(expected, rel=1e-2)
+    every = loss_weights(alpha_bar, torch.arange(1000), prediction, objective)
+    assert every.isfinite().all() and every.min() > 0
+    if weighting == "debiased":
+        assert every.diff().min() >= -1e-6  # the noisier, the more
+        assert every.double().mean().item() == pytest.approx(1)
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_debiased_weights_the_error_of_the_clean_latents(
+def test_debiased_weights_by_what_an_error_of_the_output_does_to_the_clean_latents(
     schedule: DDPMScheduler, prediction: PredictionType
 ) -> None:
-    """In every parametrisation the weight on the error of x_0 is the root of the SNR, to scale."""
     alpha_bar = schedule.alphas_cumprod
-    every = torch.arange(len(alpha_bar))
-    weights = loss_weights(alpha_bar, every, prediction, ObjectiveConfig()).double()
-    assert weights.isfinite().all() and weights.mean().item() == pytest.approx(1)
-    snr = alpha_bar.double() / (1 - alpha_bar.double())
-    seen = snr > 2 * LEAST_SNR
-    factor = snr if prediction == "epsilon" else snr + 1
-    on_clean = (weights * factor / snr.sqrt())[seen]
-    torch.testing.assert_close(on_clean, on_clean[:1].expand_as(on_clean), rtol=1e-5, atol=0)
-    picked = loss_weights(alpha_bar, TIMESTEPS, prediction, ObjectiveConfig())
-    torch.testing.assert_close(picked.double(), weights[TIMESTEPS])
+    seen = alpha_bar / (1 - alpha_bar) > 2 * LEAST_SNR
+    steps = torch.arange(len(alpha_bar))[seen]
+    weights = loss_weights(alpha_bar, steps, prediction, ObjectiveConfig())
+    noised, off = torch.zeros(len(steps), 1, 1, 1), torch.full((len(steps), 1, 1, 1), 1e-2)
+    right, _ = clean_and_noise(noised, 0 * off, alpha_bar, steps, prediction)
+    wrong, _ = clean_and_noise(noised, off, alpha_bar, steps, prediction)
+    ratio = weights / (wrong - right).abs().flatten()
+    torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio), rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_min_snr_weights_the_error_of_the_clean_latents(
-    schedule: DDPMScheduler, prediction: str
+    schedule: DDPMScheduler, prediction: PredictionType
 ) -> None:
     """In every parametrisation the weight on the error of x_0 is min(SNR, gamma)."""
     gamma = 5.0
     alpha_bar = schedule.alphas_cumprod.double()
-    weights = loss_weights(schedule.alphas_cumprod, TIMESTEPS, prediction, min_snr(gamma))  # type: ignore[arg-type]
-    assert weights.isfinite().all()
-    for timestep, weight in zip(TIMESTEPS, weights, strict=True):
-        signal = alpha_bar[timestep]
-        snr = signal / (1 - signal)
-        # An error e of eps is an error e / sqrt(SNR) of x_0; one of v is e / sqrt(SNR + 1).
-        factor = snr if prediction == "epsilon" else snr + 1
-        wanted = torch.minimum(snr, torch.tensor(gamma).double())
-        assert (weight * factor).item() == pytest.approx(wanted.item(), rel=1e-5, abs=1e-12)
-
-
-def test_min_snr_at_zero_terminal_snr() -> None:
-    alpha_bar, last = SCHEDULES["zero terminal SNR"].alphas_cumprod, torch.tensor([999])
-    assert loss_weights(alpha_bar, last, "epsilon", min_snr(5.0)).item() == 1.0
-    assert loss_weights(alpha_bar, last, "v_prediction", min_snr(5.0)).item() == 0.0
+    snr = (alpha_bar / (1 - alpha_bar))[TIMESTEPS]
+    seen = snr > LEAST_SNR
+    weights = loss_weights(schedule.alphas_cumprod, TIMESTEPS, prediction, min_snr(gamma))
+    # An error e of eps is an error e / sqrt(SNR) of x_0; one of v is e / sqrt(SNR + 1).
+    factor = snr if prediction == "epsilon" else snr + 1
+    wanted = snr.clamp(max=gamma)[seen]
+    torch.testing.assert_close((weights * factor)[seen], wanted, rtol=1e-5, atol=0)
 
 
 def test_gamma_zero_switches_weighting_off() -> None:

@@ -29,22 +29,30 @@ def as_it_began(tree: Mapping[str, Any]) -> dict[str, Any]:
     return filled
 
 
-def changes_since(tree: Mapping[str, Any], step: int) -> list[str]:
+def changes_since(tree: Mapping[str, Any], step: int, *, is_velocity: bool) -> list[str]:
     """What a run that goes on does otherwise than its version did, in sentences.
 
     Args:
         tree: as the run's checkpoint has it.
         step: steps done.
+        is_velocity: the base model predicts velocity.
     """
+    changes: list[str] = []
+    debiased = as_table(tree.get("objective")).get("weighting") == "debiased"
+    if is_velocity and debiased and "vae" not in as_table(tree.get("base")):
+        changes.append(
+            "This run began with an earlier version, in which noisy timesteps of a v-prediction "
+            "model counted less than others; they count more now (see objective.weighting)."
+        )
     optimizer, training = as_table(tree.get("optimizer")), as_table(tree.get("training"))
     warmup = optimizer.get("warmup", 0.0) * training.get("steps", 0)
     heeded = optimizer.get("schedule") != "constant"
     if heeded and step < warmup and not _has_cycles(optimizer):
-        return [
+        changes.append(
             "This run began with an earlier version and is in its warm-up, whose rate is now "
             "one step ahead."
-        ]
-    return []
+        )
+    return changes
 
 
 def _has_cycles(optimizer: Mapping[str, Any]) -> bool:

@@ -244,8 +244,10 @@ class ObjectiveConfig(Section, title="Loss"):
 
     weighting: Literal["debiased", "min_snr"] = field("debiased", title="What a timestep counts")
     """What a timestep counts. debiased (arXiv 2310.08442): the noisier, the more; there the words
-    decide what is drawn, so the trigger word is learned in fewer steps. min_snr: see
-    objective.min_snr_gamma."""
+    decide what is drawn, so the trigger word is learned in fewer steps. It counts by what an error
+    of the prediction does to the picture: 1 / sqrt(SNR) for epsilon, sqrt(1 - alpha_bar) for
+    v-prediction. min_snr: see objective.min_snr_gamma; with v-prediction it hardly trains the
+    noisiest timesteps."""
     min_snr_gamma: float = field(
         5.0, title="Min-SNR gamma", ge=0.0, le=100.0, needs={"objective.weighting": "min_snr"}
     )

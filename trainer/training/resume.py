@@ -62,7 +62,8 @@ def check_resumable(session: Session, state: TrainingState, accept_changes: bool
             "images_changed",
         )
     notes = [f"{key} changed from {old} to {new}" for key, (old, new) in changed.items()]
-    notes += changes_since(state.config, state.step)
+    is_velocity = session.base.prediction_type == "v_prediction"
+    notes += changes_since(state.config, state.step, is_velocity=is_velocity)
     return notes + [f"image set: {change}" for change in pictures]
 
 

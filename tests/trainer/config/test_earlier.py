@@ -87,4 +87,20 @@ def test_what_a_run_has_stays() -> None:
 )
 def test_what_changes_is_said(optimizer: dict[str, Any], step: int, said: int) -> None:
     run = {"optimizer": optimizer, "training": {"steps": 100}}
-    assert len(changes_since(run, step)) == said
+    assert len(changes_since(run, step, is_velocity=False)) == said
+
+
+@pytest.mark.parametrize(
+    ("base", "weighting", "is_velocity", "said"),
+    [
+        ({}, "debiased", True, 1),
+        ({}, "debiased", False, 0),
+        ({}, "min_snr", True, 0),
+        ({"vae": ""}, "debiased", True, 0),
+    ],
+)
+def test_other_weights_for_velocity_are_said(
+    base: dict[str, Any], weighting: str, is_velocity: bool, said: int
+) -> None:
+    run = {"base": base, "objective": {"weighting": weighting}}
+    assert len(changes_since(run, 50, is_velocity=is_velocity)) == said
