@@ -29,6 +29,7 @@ from trainer.config.schema import TrainingConfig
 from trainer.errors import Code, UserError
 from trainer.runs.atomic import temporary_name, write_json
 from trainer.runs.layout import RunFolder, create_run, list_runs
+from trainer.runs.longer import lengthen
 from trainer.runs.status import ENDED, Status, effective_status, is_alive, read_status, write_status
 from trainer.text import counted
 
@@ -208,18 +209,21 @@ def queue(config: TrainingConfig) -> str:
     return run.name
 
 
-def resume(name: str, *, accept_changes: bool = False) -> None:
+def resume(name: str, *, accept_changes: bool = False, steps: int | None = None) -> None:
     """Goes on with a run where it stopped; one that has saved nothing starts again.
 
     Args:
         accept_changes: go on although the image set has changed.
+        steps: train on to so many in all.
 
     Raises:
-        UserError: there is no such run, or one is busy.
+        UserError: there is no such run, one is busy, or the run has done as many steps.
     """
     run = run_folder(name)
     with _one_at_a_time():
         _refuse_if_busy()
+        if steps is not None:
+            lengthen(run, steps)
         _leave_queue(name)
         _spawn_training(run, accept_changes)
 

@@ -212,6 +212,22 @@ def test_resume_goes_on_or_starts_again_and_is_refused_while_one_trains(runs: Pa
         assert flags_of(name) == flags
 
 
+def test_a_finished_run_is_trained_to_more_steps(runs: Path) -> None:
+    name = jobs.start(config(**{"training.steps": 10}))
+    flags_of(name)
+    run = jobs.run_folder(name)
+    with pytest.raises(UserError, match="is training"):
+        jobs.resume(name, steps=20)
+    stop(name)
+    run.checkpoint(10).mkdir(parents=True)
+    for steps in (0, 10):
+        with pytest.raises(UserError, match="has done 10 steps already"):
+            jobs.resume(name, steps=steps)
+    jobs.resume(name, steps=20)
+    assert flags_of(name) == "--resume"
+    assert read_config(run.config).training.steps == 20
+
+
 def test_the_queue_is_in_the_folder_of_runs_and_starts_in_order(runs: Path) -> None:
     first = jobs.start(config())
     names = [jobs.queue(config(**{"training.steps": steps})) for steps in (10, 20)]

@@ -21,6 +21,7 @@ from trainer.events import StepDone
 from trainer.places import RUNS, shown
 from trainer.runs.layout import RunFolder, create_run, open_run
 from trainer.runs.log import read_events
+from trainer.runs.longer import lengthen
 from trainer.runs.status import ENDED, is_alive, own_status, read_status, write_status
 
 if TYPE_CHECKING:
@@ -121,11 +122,21 @@ def train(
 def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder, or its name.")],
     *,
+    steps: Annotated[
+        int | None,
+        option("N", "Train on to so many steps in all; a finished run is trained longer so."),
+    ] = None,
     accept_changes: Accept = False,
     processes: Annotated[int, option("N", "As for train; may differ from it.")] = 1,
 ) -> int:
-    """Go on with a run."""
+    """Go on with a run.
+
+    Raises:
+        UserError: anything that the user can put right.
+    """
     folder = open_run(RUNS / run if not run.exists() and (RUNS / run).is_dir() else run)
+    if steps is not None:
+        lengthen(folder, steps)
     if processes > 1:
         return _launch(processes, folder, ["--resume", *["--accept-changes"] * accept_changes])
     return worker(folder.path, resume=True, accept_changes=accept_changes)

@@ -62,6 +62,12 @@ def check_resumable(session: Session, state: TrainingState, accept_changes: bool
             "images_changed",
         )
     notes = [f"{key} changed from {old} to {new}" for key, (old, new) in changed.items()]
+    if "training.steps" in changed:
+        share = f"{100 * session.schedule(state.step):.0f} %"
+        notes.append(
+            f"The learning-rate schedule now spans {config.training.steps} steps: after step "
+            f"{state.step} the rate goes on at {share} of its peak"
+        )
     is_velocity = session.base.prediction_type == "v_prediction"
     notes += changes_since(state.config, state.step, is_velocity=is_velocity)
     return notes + [f"image set: {change}" for change in pictures]

@@ -64,6 +64,7 @@ class RunParts:
                     self._add_button("stop", "stop", "primary")
                     self._add_button("resume", "resume", "primary")
                     self._add_button("anyway", "resume-anyway")
+                    self._add_button("longer", "longer")
                     self._add_button("draw", "generate", "primary")
                     self._add_button("again", "settings")
                     self._add_button("delete", "delete")
@@ -74,6 +75,17 @@ class RunParts:
                             "Delete it", variant="stop", size="sm", elem_id=_id("delete-yes")
                         )
                         self.no = gr.Button("Keep it", size="sm", elem_id=_id("delete-no"))
+                with gr.Group(visible=False, elem_id=_id("length")) as self.length:
+                    self.steps = gr.Number(
+                        label="Steps in all", precision=0, minimum=1, elem_id=_id("steps"),
+                        info="The learning-rate schedule is stretched over them, so the rate rises "
+                        "again and then goes on falling.",
+                    )  # fmt: skip
+                    with gr.Row():
+                        self.more = gr.Button(
+                            "Train on", variant="primary", size="sm", elem_id=_id("longer-yes")
+                        )
+                        self.enough = gr.Button("Leave it", size="sm", elem_id=_id("longer-no"))
                 self._add_area("verdict")
                 self._add_area("board")
                 self._add_area("meters")
@@ -196,7 +208,7 @@ def _buttons(found: RunView | None) -> dict[str, tuple[bool, str, bool]]:
     """(visible, label, clickable) of every button."""
     if found is None:
         return dict.fromkeys(
-            ("stop", "resume", "anyway", "draw", "again", "delete"), (False, "", True)
+            ("stop", "resume", "anyway", "longer", "draw", "again", "delete"), (False, "", True)
         )
     info = found.info
     ended = info.phase in ("stopped", "failed", UNSTARTED)
@@ -211,6 +223,7 @@ def _buttons(found: RunView | None) -> dict[str, tuple[bool, str, bool]]:
             True,
         ),
         "anyway": (ended and changed, "Resume with the changed images", True),
+        "longer": (info.phase == "finished", "Train longer …", True),
         "draw": (folder.adapter.is_file(), "Generate with it", True),
         "again": (
             found.config is not None,
@@ -243,6 +256,9 @@ def _act(parts: RunParts, shared: Shared) -> None:
     buttons["stop"].click(says_errors(_stop), name, show, **QUIET)
     buttons["resume"].click(says_errors(_resume), name, show, **QUIET)
     buttons["anyway"].click(says_errors(_resume_anyway), name, show, **QUIET)
+    buttons["longer"].click(_ask_length, name, [parts.steps, parts.length], **QUIET)
+    gr.on([parts.enough.click, parts.names.input], _hide, None, parts.length, **QUIET)
+    parts.more.click(says_errors(_train_longer), [name, parts.steps], [parts.length, show], **QUIET)
     buttons["delete"].click(_ask, name, [parts.asked, parts.question], **QUIET)
     parts.no.click(_hide, None, parts.question, **QUIET)
     parts.names.input(_hide, None, parts.question, **QUIET)
@@ -266,6 +282,16 @@ def _resume(name: str) -> str:
 def _resume_anyway(name: str) -> str:
     jobs.resume(name, accept_changes=True)
     return name
+
+
+def _ask_length(name: str) -> tuple[int, gr.Group]:
+    """Suggests as many steps again."""
+    return 2 * jobs.info(jobs.run_folder(name)).step, gr.Group(visible=True)
+
+
+def _train_longer(name: str, steps: float | None) -> tuple[gr.Group, str]:
+    jobs.resume(name, steps=int(steps or 0))
+    return _hide(), name
 
 
 def _ask(name: str) -> tuple[str, gr.Group]:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import Collected, Killed, digest, make_images, small_config
+from trainer.commands.cli import main
 from trainer.config.file import read_config, with_values
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
@@ -131,6 +132,27 @@ def test_steps_and_intervals_may_change(stopped: tuple[TrainingConfig, Path]) ->
     collected = run_until(longer, run, None, resume=True)
     assert [event.step for event in collected.of(StepDone)] == [3, 4, 5, 6, 7, 8]
     assert any("training.steps changed from 6 to 8" in e.message for e in collected.of(Warned))
+
+
+def test_a_finished_run_is_trained_longer(
+    tiny_base: TinyBase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = make_images(tmp_path / "images")
+    config = small_config(tiny_base("sd1"), images, training__steps=2)
+    run = RunFolder(tmp_path / "run")
+    run_until(config, run.path, None)
+    finished = digest(run.adapter)
+    for steps in (1, 2):
+        assert main(["resume", str(run.path), "--steps", str(steps)]) == 2
+        assert "has done 2 steps already" in capsys.readouterr().err
+    assert main(["resume", str(run.path), "--steps", "4"]) == 0
+    steps = [event.step for event in read_events(run) if isinstance(event, StepDone)]
+    assert steps == [1, 2, 3, 4]
+    said = [event.message for event in read_events(run) if isinstance(event, Warned)]
+    assert any("schedule now spans 4 steps" in text and "%" in text for text in said)
+    assert read_config(run.config).training.steps == 4
+    assert read_status(run).phase == "finished"  # type: ignore[union-attr]
+    assert digest(run.adapter) != finished
 
 
 def test_a_run_of_an_earlier_version_goes_on_as_it_began(

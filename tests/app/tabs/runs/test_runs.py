@@ -32,7 +32,7 @@ from trainer.events import (
 )
 from trainer.runs.layout import RunFolder, create_run
 from trainer.runs.log import EventReader
-from trainer.runs.status import Status, write_status
+from trainer.runs.status import Phase, Status, write_status
 
 EVIL = "<script>alert(1)</script>"
 
@@ -189,6 +189,14 @@ def test_the_code_decides_whether_changed_images_may_be_accepted(code: Code) -> 
     now, _ = tab.moment(None, "", {})
     assert now["anyway"][0] == (code == "images_changed")
     assert now["resume"][0] == (code != "images_changed")  # it would only be refused again
+
+
+@pytest.mark.parametrize("phase", ["finished", "stopped", "failed"])
+def test_a_finished_run_may_be_trained_longer(phase: Phase) -> None:
+    write_status(make_run(), Status(phase, 400, 400))
+    now, _ = tab.moment(None, "", {})
+    assert now["longer"][0] == (phase == "finished")
+    assert now["resume"][0] == (phase != "finished")
 
 
 # ------------------------------------------------------------------------------ saying
