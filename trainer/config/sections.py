@@ -134,21 +134,38 @@ class ConceptConfig(Section):
 class AdapterConfig(Section, title="Adapter"):
     """The LoRA (arXiv 2106.09685): W x + (alpha / rank) B A x, on the attention layers or more."""
 
-    kind: Literal["lora", "rslora", "dora"] = field("lora", title="Kind of adapter", memory=True)
+    kind: Literal["lora", "rslora", "dora"] = field(
+        "lora", title="Kind of adapter", memory=True, needs={"adapter.start_from": None}
+    )
     """Kind of adapter. rslora divides alpha by the square root of the rank (arXiv 2312.03732), so
     that high ranks learn as fast; every tool reads it. dora also trains the lengths of the weights
     (arXiv 2402.09353), takes more time and memory, and has no file that tools read alike: it is
     written as a plain adapter, by SVD, and the run says how much that differs."""
+    start_from: FilePath | None = field(
+        None,
+        title="Go on from an adapter file",
+        flag="--start-from FILE",
+        private=True,
+        place=True,
+        memory=True,
+    )
+    """Adapter file to go on from, anyone's, in any layout that is read here. Its layers, ranks,
+    alpha and weights are taken over, so that kind, targets, rank and alpha have no effect; the
+    optimizer begins anew. A copy lies in the run's folder. Empty: a new adapter."""
     targets: Literal["attention", "feed-forward", "convolution"] = field(
-        "attention", title="Layers to adapt", memory=True
+        "attention", title="Layers to adapt", memory=True, needs={"adapter.start_from": None}
     )
     """Layers to adapt. attention: its four projections. feed-forward: also the layers behind
     attention and the projections around it. convolution: also the UNet's residual blocks (LoCon);
     for styles and textures, with a file about three times as large."""
-    rank: int = field(16, ge=1, le=1024, flag="--rank R", memory=True)
+    rank: int = field(
+        16, ge=1, le=1024, flag="--rank R", memory=True, needs={"adapter.start_from": None}
+    )
     """Rank of each low-rank pair. 4 to 16 for one subject, 32 and more for styles or several
     subjects; the file grows with it."""
-    alpha: float | None = field(None, gt=0, le=4096, memory=True)
+    alpha: float | None = field(
+        None, gt=0, le=4096, memory=True, needs={"adapter.start_from": None}
+    )
     """Scale of the adapter: its output is multiplied by alpha / rank (rslora: alpha over the rank's
     square root). Empty: equal to the rank, so that changing the rank does not change the strength
     of a plain adapter."""

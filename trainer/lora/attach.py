@@ -23,6 +23,7 @@ from torch.nn import Parameter
 
 from trainer.config.schema import AdapterConfig
 from trainer.errors import UserError
+from trainer.lora.adapter import Adapter
 from trainer.lora.layers import (
     activate,
     adapted_layers,
@@ -71,30 +72,43 @@ class Attachment:
 
 
 def attach(
-    base: BaseModel, config: AdapterConfig, *, seed: int, name: str = "default"
+    base: BaseModel,
+    config: AdapterConfig,
+    *,
+    seed: int,
+    name: str = "default",
+    start: Adapter | None = None,
 ) -> Attachment:
-    """Puts a fresh adapter on the layers that the configuration asks for.
+    """Puts an adapter to train on the layers that the configuration asks for, or that `start` has.
 
     A is drawn as PEFT draws it, but as a function of (seed, part, path) alone; B is zero and DoRA's
     magnitudes are those of the weights, so the model's output stays as it was. The parameters are
     float32 whatever the dtype of the base. The adapter's dropout follows the mode of the modules:
     ``unet.train()`` switches it on.
 
+    Args:
+        start: gives the layers, their ranks, alphas and weights; it fits the base model.
+
     Raises:
         ValueError: the name is taken, or can't name a module.
     """
     base_parameters = sum(parameter_count(root) for root in parts_of(base).values())
-    targets = {
-        key: config.scale
-        for key in find_targets(base, config.targets)
-        if (config.unet if key.part == "unet" else config.text_encoder)
-    }
-    dora = config.kind == "dora"
+    if start:
+        targets = {key: (layer.rank, layer.alpha) for key, layer in start.layers.items()}
+    else:
+        targets = {
+            key: config.scale
+            for key in find_targets(base, config.targets)
+            if (config.unet if key.part == "unet" else config.text_encoder)
+        }
+    dora = config.kind == "dora" and not start
     with injected(base, name, targets, config.dropout, dora=dora) as new:
         for key, layer in new.items():
             down, up = (weight.shape for weight in get_weights(layer, name))
-            initial = _initial_down(seed, key, down)
-            set_weights(layer, name, initial, torch.zeros(up), trainable=True)
+            initial = _initial_down(seed, key, down), torch.zeros(up)
+            if start:
+                initial = start.layers[key].down, start.layers[key].up
+            set_weights(layer, name, *initial, trainable=True)
             if dora:
                 set_initial_magnitude(layer, name)
     layers = sorted(adapted_layers(base, name).items(), key=lambda item: item[0])

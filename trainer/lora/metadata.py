@@ -46,6 +46,7 @@ class TrainingFacts:
         folders: for each folder of the image set its repeats and number of images.
         tags: for each folder how often each tag (or caption) occurs.
         buckets: number of images of each (width, height).
+        start: the adapter file that the training went on from, and its SHA-256.
     """
 
     title: str
@@ -54,12 +55,14 @@ class TrainingFacts:
     folders: Mapping[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
     tags: Mapping[str, Mapping[str, int]] = field(default_factory=dict[str, Mapping[str, int]])
     buckets: Mapping[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
+    start: str = ""
 
 
 def build_metadata(config: TrainingConfig, base: BaseModel, facts: TrainingFacts) -> dict[str, str]:
     """The metadata of a trained adapter, but for the hashes, which writing the file adds."""
     metadata = model_metadata(base, facts.title)
     metadata |= _model_spec(config, base, facts) | _kohya(config, base, facts)
+    metadata["rarebit.start_from"] = facts.start
     metadata[CONFIG_KEY] = _json(shareable_config(config))
     return {key: value for key, value in metadata.items() if 0 < len(value) <= MAX_LENGTH}
 

@@ -22,6 +22,7 @@ from trainer.data.captions import CHUNK_TOKENS, compose_caption, plain_captions
 from trainer.data.report import check_resolution
 from trainer.data.sets import read_captions
 from trainer.errors import UserError
+from trainer.lora.starting import read_start, taken_over
 from trainer.memory.devices import Precision
 from trainer.memory.modes import (
     MemoryMode,
@@ -244,6 +245,10 @@ class _Predictor:
     """
 
     def __init__(self, config: TrainingConfig) -> None:
+        if given := config.adapter.start_from:
+            start = read_start(given.expanduser(), config.adapter)
+            adapter = taken_over(config.adapter, start)
+            config = config.model_copy(update={"adapter": adapter})
         self.config = config
         self.facts = facts = read_facts(
             config.base.name, prediction=config.base.prediction, vae=config.base.vae

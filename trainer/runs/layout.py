@@ -57,6 +57,11 @@ class RunFolder:
         return self.path / "adapter.safetensors"
 
     @property
+    def start(self) -> Path:
+        """A copy of the adapter file that the run went on from, if it did."""
+        return self.path / "start_from.safetensors"
+
+    @property
     def adapters(self) -> Path:
         """Folder of the adapters of earlier steps, each ready for use."""
         return self.path / "adapters"

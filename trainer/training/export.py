@@ -19,6 +19,7 @@ from trainer.lora.reading import read_adapter
 from trainer.lora.tools import judge, works_in
 from trainer.lora.writing import best_layout, write_adapter
 from trainer.models.base import BaseModel
+from trainer.models.fingerprint import file_digest
 from trainer.training.session import Session
 
 
@@ -116,4 +117,11 @@ def training_facts(session: Session) -> TrainingFacts:
         folders={folder: (repeats[folder], count) for folder, count in counts.items()},
         tags=tags,
         buckets=buckets,
+        start=_start_of(session),
     )
+
+
+def _start_of(session: Session) -> str:
+    """The name and the SHA-256 of the adapter file that the run went on from."""
+    given = session.config.adapter.start_from
+    return f"{given.name} {file_digest(session.run.start)}" if given else ""

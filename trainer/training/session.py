@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,11 @@ from trainer.data.latents import LatentSource, MaskSource
 from trainer.data.sets import Picture
 from trainer.errors import UserError
 from trainer.events import ImagesRead, Progress, RunEvent
+from trainer.lora.adapter import Adapter
 from trainer.lora.attach import Attachment, attach
+from trainer.lora.loading import check_fit, plain_on
+from trainer.lora.names import count_layers, count_parts
+from trainer.lora.starting import read_start, taken_over
 from trainer.memory.devices import Device
 from trainer.memory.modes import (
     MemoryMode,
@@ -36,6 +41,8 @@ from trainer.models.text import count_chunks
 from trainer.places import cache_folder
 from trainer.preservation.prepare import prepare_preservation
 from trainer.preservation.rows import Preservation
+from trainer.runs.atomic import replacing
+from trainer.runs.disk import writing
 from trainer.runs.layout import RunFolder
 from trainer.training.batches import Batches, all_captions
 from trainer.training.checkpoints import TrainingState, copy_to_cpu
@@ -187,6 +194,10 @@ def prepare(
     Raises:
         UserError: anything that the user can put right.
     """
+    start = _start(config, run, device, notice)
+    if start:
+        adapter = taken_over(config.adapter, start)
+        config = config.model_copy(update={"adapter": adapter})
     base, config, device = _open_base(config, device)
     training, trains_text = config.training, config.adapter.text_encoder
     sets = _read_sets(base, config, progress)
@@ -200,7 +211,10 @@ def prepare(
     latents = LatentSource(base, cache, config.images.background)
     _fill_latents(base, latents, [*pictures, *held_out], config, device, progress)
 
-    attachment = attach(base, config.adapter, seed=training.seed)
+    if start:
+        check_fit(base, start)
+        start = plain_on(base, start)
+    attachment = attach(base, config.adapter, seed=training.seed, start=start)
     device.put(base.unet)
     if trains_text or not device.offload:
         device.put(*base.text_encoders)
@@ -261,6 +275,26 @@ def _read_sets(base: BaseModel, config: TrainingConfig, progress: Progress) -> S
         progress,
         lambda concept: doubt(concept.trigger, base.tokenizers, concept.class_word),
     )
+
+
+def _start(
+    config: TrainingConfig, run: RunFolder, device: Device, notice: Notice
+) -> Adapter | None:
+    """The adapter that the run goes on from, if it does; its file is kept in the run's folder.
+
+    Raises:
+        UserError: it cannot be gone on from.
+    """
+    given = config.adapter.start_from
+    if given is None:
+        return None
+    start = read_start(run.start if run.start.is_file() else given.expanduser(), config.adapter)
+    if not run.start.is_file() and device.is_main:
+        with writing(f"the copy of {given}"), replacing(run.start) as temporary:
+            shutil.copyfile(given.expanduser(), temporary)
+        parts = count_parts(start.layers)
+        notice(f"Goes on from {given.name}: {start.size_in_words}, {count_layers(parts)}.")
+    return start
 
 
 def _open_base(config: TrainingConfig, device: Device) -> tuple[BaseModel, TrainingConfig, Device]:
