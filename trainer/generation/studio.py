@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from pydantic import Field, ValidationError
 
+from trainer.config.file import read_config
 from trainer.config.mistakes import shown_value
-from trainer.config.schema import Section
+from trainer.config.schema import BaseModelConfig, Section
 from trainer.config.section import FilePath, Several
 from trainer.errors import UserError
 from trainer.events import Progress, no_progress
@@ -65,6 +67,7 @@ class Studio:
 
     def __init__(self) -> None:
         self._device: Device | None = None
+        self._chosen = BaseModelConfig()
         self._loaded: tuple[BaseModel, AdapterStack, Painter] | None = None
 
     @property
@@ -99,7 +102,7 @@ class Studio:
         """
         total = request.count * request.inference_steps
         base, stack, painter = self._load(
-            request.base, lambda: progress(0, total, "Loading the model")
+            _base_of(request), lambda: progress(0, total, "Loading the model")
         )
         drawings = _drawings(base, request)
         stack.set(request.adapters)
@@ -121,15 +124,31 @@ class Studio:
                 saved(path)
         return files
 
-    def _load(self, name: str, say: Callable[[], None]) -> tuple[BaseModel, AdapterStack, Painter]:
-        if self._loaded is None or self._loaded[0].name != name:
+    def _load(
+        self, chosen: BaseModelConfig, say: Callable[[], None]
+    ) -> tuple[BaseModel, AdapterStack, Painter]:
+        if self._loaded is None or self._chosen != chosen:
             self.forget()  # two at once may not fit
             say()
             device = self._device = self._device or choose_device("auto")
-            base = load_base(name, dtype=device.dtype)
+            base = load_base(
+                chosen.name, prediction=chosen.prediction, vae=chosen.vae, dtype=device.dtype
+            )
+            self._chosen = chosen
             device.put(base.unet, *base.text_encoders)
             self._loaded = base, AdapterStack(base), Painter(base, device)
         return self._loaded
+
+
+def _base_of(request: GenerateRequest) -> BaseModelConfig:
+    """The base model, with prediction type and VAE as a run of the adapters set them for it."""
+    for use in request.adapters:
+        for folder in use.file.resolve().parents[:2]:  # of a run's result, or of an earlier step
+            with suppress(UserError):
+                base = read_config(folder / "config.toml", of_run=True).base
+                if base.name == request.base:
+                    return base
+    return BaseModelConfig(name=request.base)
 
 
 def free_name(folder: Path, stem: str) -> Path:

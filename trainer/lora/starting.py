@@ -23,11 +23,15 @@ def read_start(path: Path, config: AdapterConfig) -> Adapter:
             or adapts a part that the configuration does not train.
     """
     adapter = read_adapter(path)
-    if adapter.is_dora or config.kind == "dora":
-        what = f"{path} is a DoRA" if adapter.is_dora else "adapter.kind is dora"
+    if adapter.is_dora:
         raise UserError(
-            f"{what}, and a training cannot go on from a file with that.",
-            "Use a plain adapter (LoRA) and adapter.kind lora.",
+            f"{path} is a DoRA, which a training cannot go on from.",
+            f"adapter resize {path} --base NAME --rank N makes a plain adapter of it.",
+        )
+    if config.kind == "dora":
+        raise UserError(
+            "A training of adapter.kind dora cannot go on from an adapter file.",
+            "Set adapter.kind to lora.",
         )
     alphas = Counter(layer.alpha for layer in adapter.layers.values() if layer.alpha > 0)
     if not alphas:

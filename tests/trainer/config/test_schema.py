@@ -204,7 +204,9 @@ def test_what_is_declared_of_a_field_is_found() -> None:
     places = [field for field in all_fields().values() if field.place]
     assert [field.name for field in places] == [
         "base.name",
+        "base.vae",
         "images.path",
+        "adapter.start_from",
         "preservation.folder",
         "evaluation.scorers",
     ]

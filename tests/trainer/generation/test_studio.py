@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import trainer.generation.stack
 import trainer.generation.studio
 from tests.conftest import TinyBase
+from tests.tiny_models import make_tiny
 from tests.trainer.runs_for_tests import make_images, small_config, train_small
+from trainer.config.file import read_config, with_values, write_config
 from trainer.errors import UserError
 from trainer.generation.studio import GenerateRequest, Studio
 from trainer.lora.reading import read_adapter
@@ -112,6 +116,27 @@ def test_nothing_is_loaded_twice(
     assert not paint.studio.loaded
     paint()
     assert loads[2:] == ["base"]
+
+
+def test_the_base_model_is_taken_as_the_adapters_run_took_it(
+    paint: Painter, runs: Path, tiny_base: TinyBase, tmp_path: Path
+) -> None:
+    """A run may have set what its base predicts, and its VAE; a file elsewhere knows neither."""
+    other = make_tiny("sd1", tmp_path / "other", seed=1)
+    shutil.copytree(runs / "one", tmp_path / "run")
+    adapters = [tmp_path / "run/adapter.safetensors", tmp_path / "run/checkpoints/step-000004"]
+    config = read_config(tmp_path / "run/config.toml")
+    changes = {"base.prediction": "v_prediction_zero_snr", "base.vae": str(other)}
+    write_config(tmp_path / "run/config.toml", with_values(config, changes))
+    plain = paint(use(runs / "one/adapter.safetensors"))
+    for adapter in adapters:
+        assert (paint(use(adapter)) != plain).any()
+        loaded = paint.studio._loaded[0]  # type: ignore[index]
+        assert loaded.prediction_type == "v_prediction"
+        assert loaded.scheduler_config["rescale_betas_zero_snr"]
+        expected = load_base(str(other)).vae.state_dict()
+        assert all(torch.equal(v, expected[k]) for k, v in loaded.vae.state_dict().items())
+    assert (paint(use(runs / "one/adapter.safetensors")) == plain).all()
 
 
 def test_a_file_that_has_changed_is_read_again(paint: Painter, runs: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.conftest import TinyBase
 from tests.trainer.lora.helpers import adapter_for, change_of, random_adapter
@@ -26,7 +27,7 @@ from trainer.config.file import with_values
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
 from trainer.events import RunEvent, StepDone
-from trainer.lora.adapter import Adapter, Magnitude
+from trainer.lora.adapter import Adapter
 from trainer.lora.layers import find_targets
 from trainer.lora.loading import collect
 from trainer.lora.reading import read_adapter
@@ -131,22 +132,13 @@ def test_it_resumes_to_the_same_bytes_without_the_file(
     assert len(said) == 1
 
 
-def with_lengths(adapter: Adapter) -> Adapter:
-    layers = {
-        key: replace(layer, magnitude=Magnitude(torch.ones(layer.up.shape[0]), "rows"))
-        for key, layer in adapter.layers.items()
-    }
-    return replace(adapter, layers=layers)
-
-
 def dead(adapter: Adapter) -> Adapter:
     layers = {key: replace(layer, alpha=0.0) for key, layer in adapter.layers.items()}
     return replace(adapter, layers=layers)
 
 
 REFUSED: dict[str, tuple[str, Callable[[Adapter], Adapter], dict[str, Any], str]] = {
-    "DoRA": ("sd1", with_lengths, {}, "is a DoRA"),
-    "as DoRA": ("sd1", lambda a: a, {"adapter__kind": "dora"}, "adapter.kind is dora"),
+    "as DoRA": ("sd1", lambda a: a, {"adapter__kind": "dora"}, "adapter.kind dora cannot"),
     "another family": ("sdxl", lambda a: a, {}, "does not fit"),
     "a part that is off": (
         "sd1",
@@ -174,6 +166,25 @@ def test_what_cannot_be_gone_on_from_is_refused_by_name(
             **settings,
         )
     assert caught.value.hint
+
+
+def test_a_dora_is_refused_by_name(tiny_base: TinyBase, tmp_path: Path) -> None:
+    path = tmp_path / "theirs.safetensors"
+    saved(adapter_for(load_base(str(tiny_base("sd1")))), path)
+    tensors = load_file(path)
+    lengths = {
+        name.replace(".lora_up.weight", ".dora_scale"): torch.ones(len(value), 1)
+        for name, value in tensors.items()
+        if name.endswith(".lora_up.weight")
+    }
+    save_file(tensors | lengths, path)
+    with pytest.raises(UserError, match="is a DoRA"):
+        session_for(
+            tiny_base("sd1"),
+            make_images(tmp_path / "images"),
+            tmp_path / "run",
+            adapter__start_from=str(path),
+        )
 
 
 def test_a_file_that_is_not_there_is_named(tiny_base: TinyBase, tmp_path: Path) -> None:
