@@ -210,11 +210,10 @@ def queue(config: TrainingConfig) -> str:
 
 
 def resume(name: str, *, accept_changes: bool = False, steps: int | None = None) -> None:
-    """Goes on with a run where it stopped; one that has saved nothing starts again.
+    """Goes on with a run, to so many steps in all; one that has saved nothing starts again.
 
     Args:
         accept_changes: go on although the image set has changed.
-        steps: train on to so many in all.
 
     Raises:
         UserError: there is no such run, one is busy, or the run has done as many steps.
@@ -273,11 +272,8 @@ def is_image_set(folder: Path) -> bool:
     No browser may have any other folder of this machine looked into.
     """
     path = places.PROJECT / folder
-    if not path.is_dir():
-        return False
-    if path.parent == places.DATASETS:
-        return True
-    return any(path in _folders_of(run.config) for run in list_runs(places.RUNS))
+    trained = (path in _folders_of(run.config) for run in list_runs(places.RUNS))
+    return path.is_dir() and (path.parent == places.DATASETS or any(trained))
 
 
 def _folders_of(file: Path) -> set[Path]:
