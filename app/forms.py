@@ -131,7 +131,7 @@ def to_shown(field: ConfigField, value: Any) -> Shown:
     """A field's value as its component shows it."""
     match kind_of(field):
         case "lines":
-            return "\n".join(" ".join(text.split()) or _EMPTY_LINE for text in value)
+            return "\n".join(" ".join(str(item).split()) or _EMPTY_LINE for item in value)
         case "images":
             return shown_folder(value)
         case "whole" | "number" if field.optional:
@@ -147,6 +147,8 @@ def to_plain(field: ConfigField, shown: Shown) -> object:
     match kind_of(field):
         case "lines":
             lines = filter(None, map(str.strip, str(shown or "").splitlines()))
+            if field.schema["items"]["type"] != "string":
+                return [int(line) if line.isdecimal() else line for line in lines]
             return ["" if line == _EMPTY_LINE else line for line in lines]
         case "images":
             return chosen_folder(str(shown or "")).as_posix()

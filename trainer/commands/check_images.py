@@ -23,6 +23,9 @@ def check_images(
     trigger: Annotated[str, option("WORD", field_help("captions.trigger"))] = "",
     class_word: Annotated[str, option("WORD", field_help("captions.class_word"))] = "",
     resolution: Annotated[int | None, option("PX", field_help("images.resolution"))] = None,
+    resolutions: Annotated[
+        list[int] | None, option("PX", field_help("images.resolutions") + " Give it once for each.")
+    ] = None,
     masks: Annotated[
         Literal["none", "alpha", "files"], option(None, field_help("images.masks"))
     ] = "none",
@@ -48,6 +51,7 @@ def check_images(
         "base.name": base,
         "images.path": str(folder or "."),
         "images.resolution": resolution,
+        "images.resolutions": resolutions or [],
         "images.masks": masks,
         "captions.trigger": trigger,
         "captions.class_word": class_word,
@@ -55,7 +59,7 @@ def check_images(
     }
     config = with_values(TrainingConfig(), values, "the command line")
     identity = identify(base)
-    images = {"resolution": resolution or identity.resolution}
+    images = {"resolution": next(iter(config.images.sides), identity.resolution)}
     config = config.model_copy(update={"images": config.images.model_copy(update=images)})
     tokenizers = load_tokenizers(identity)
     return read_sets(

@@ -57,11 +57,12 @@ def _without_effect(config: TrainingConfig) -> Iterator[Idle]:
 def _unmet(config: TrainingConfig, field: ConfigField) -> Iterator[str]:
     """What a field needs and has not, in words."""
     for name, wanted in field.needs.items():
-        present = get_value(config, name)
         if wanted is True:
-            if not present:
-                yield f"{name} is {shown(present)}"
+            values = {one: get_value(config, one) for one in name.split(" or ")}
+            if not any(values.values()):
+                yield " and ".join(f"{one} is {shown(value)}" for one, value in values.items())
             continue
+        present = get_value(config, name)
         allowed = wanted if is_sequence(wanted) else (wanted,)
         if present not in allowed:
             needed = " or ".join(map(shown, allowed))

@@ -191,7 +191,9 @@ def _expected(schema: Mapping[str, Any]) -> str:
     if kind in ("integer", "number"):
         return ("a whole number" if kind == "integer" else "a number") + _range(schema)
     if kind == "array":
-        return 'a list of texts, such as ["one", "two"]'
+        if schema["items"]["type"] == "string":
+            return 'a list of texts, such as ["one", "two"]'
+        return f"a list of numbers, each {_expected(schema['items'])}"
     if kind == "string":
         return _expected_text(schema)
     return {"boolean": "true or false", "null": "nothing"}[kind]

@@ -53,9 +53,13 @@ def resolve(config: TrainingConfig, base: BaseModel) -> TrainingConfig:
         rates = BUILT_IN_RATES[base.name].times(min(1.0, BUILT_IN_ALPHA / alpha))
     factor = OPTIMIZERS[optimizer.name].rate
     rates = Rates(1.0, 1.0) if factor is None else rates.times(factor)
-    resolution = config.images.resolution or base.default_resolution
+    resolution = next(iter(config.images.sides), base.default_resolution)
     values = {
-        "memory": {"vae_tiling": "on" if wants_tiles(config, resolution) else "off"},
+        "memory": {
+            "vae_tiling": "on"
+            if wants_tiles(config, max(config.images.sides, default=resolution))
+            else "off"
+        },
         "images": {"resolution": resolution},
         "adapter": {"alpha": alpha},
         "optimizer": {

@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import model_validator
 
 from trainer.config.optimizers import OptimizerConfig
+from trainer.config.picturing import ImagesConfig
 from trainer.config.preserving import PreservationConfig
 from trainer.config.section import Section, Several, field
 from trainer.config.sections import (
@@ -23,7 +24,6 @@ from trainer.config.sections import (
     CheckpointsConfig,
     ConceptConfig,
     EvaluationConfig,
-    ImagesConfig,
     MemoryConfig,
     ObjectiveConfig,
     OutputConfig,
@@ -77,6 +77,18 @@ class TrainingConfig(Section):
                 "concepts",
             )
         _refuse_alike([concept.trigger for concept in self.concepts])
+        return self
+
+    @model_validator(mode="after")
+    def _resolution_is_one_of_them(self) -> TrainingConfig:
+        one, several = self.images.resolution, self.images.resolutions
+        if several and one is not None and one not in several:
+            raise Contradiction(
+                f"images.resolution {one} is none of images.resolutions "
+                f"{', '.join(map(str, several))}: add it there, or leave it empty",
+                "images.resolution",
+                "images.resolutions",
+            )
         return self
 
     @model_validator(mode="after")

@@ -19,6 +19,7 @@ from pydantic_core import PydanticKnownError
 from trainer.untyped import is_sequence
 
 PositiveInt = Annotated[int, Field(ge=1)]
+PictureSide = Annotated[int, Field(ge=32, le=4096)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0, le=100.0)]
 T = TypeVar("T")
@@ -78,7 +79,8 @@ def field(
         place: it names a place on the user's disk: others are shown its last part at most.
         memory: what a run needs of a card's memory depends on it.
         needs: what other fields must be for this one to have an effect, by dotted name: a value,
-            a list of them, or True for anything that is not off, empty or 0.
+            a list of them, or True for anything that is not off, empty or 0; of names joined by
+            " or " one is enough.
         before: what runs of versions that did not have it yet did, as the file would say it; left
             out where that is the default. Such a run goes on with it.
         limits: what `pydantic.Field` takes, such as ge, le, max_length and pattern.

@@ -20,7 +20,6 @@ from trainer.config.section import (
 
 aside = partial(field, resume=True, private=True)
 """A field that changes nothing about the adapter: what is drawn, measured or saved on the way."""
-_MASKED = {"images.masks": ("alpha", "files")}
 
 
 class BaseModelConfig(Section, title="Base model"):
@@ -51,37 +50,6 @@ class BaseModelConfig(Section, title="Base model"):
     Empty: the base model's own."""
 
 
-class ImagesConfig(Section, title="Pictures"):
-    """The pictures and how they are fitted."""
-
-    path: FilePath = field(
-        Path(), title="Image set", flag="--images DIR", resume=True, private=True, place=True
-    )
-    """Image set: a folder of pictures (flat, nested, or kohya's N_name folders), or a folder with
-    metadata.jsonl, metadata.csv or a parquet table. Never written to."""
-    resolution: int | None = field(None, ge=32, le=4096, flag="--resolution PX", memory=True)
-    """Side in pixels of a square of the area that pictures are fitted to; a multiple of 64 (of 32
-    for the built-in model). Empty: the base model's own."""
-    buckets: bool = field(True, title="Keep the pictures' shapes (buckets)", memory=True)
-    """Fit each picture to the nearest of several aspect ratios of the same area. Off: everything is
-    cut to a square."""
-    upscale: bool = field(False, title="Enlarge small pictures")
-    """Enlarge pictures that are smaller than their bucket. Off: they train in a smaller bucket,
-    since enlarging teaches blur."""
-    flip: bool = field(False, title="Mirror half of the time")
-    """Show each picture mirrored half of the time. Not for faces, text or anything whose left and
-    right differ."""
-    background: str = field("#ffffff", title="Background colour", pattern=r"^#[0-9a-fA-F]{6}$")
-    """Colour under transparent pixels, as #rrggbb."""
-    masks: Literal["none", "alpha", "files"] = field("none")
-    """What of a picture counts in the loss. none: all of it. alpha: what is not transparent. files:
-    what is white in NAME.mask.png, NAME-masklabel.png or NAME_mask.png beside the picture, or in a
-    folder masks next to it; a picture without a mask counts whole."""
-    mask_outside: Probability = field(0.1, needs=_MASKED)
-    """How much the rest counts where a mask is used. 0 to 1; at 0 the adapter may draw anything
-    there."""
-
-
 class CaptionsConfig(Section, title="Words and captions"):
     """What the pictures are called."""
 
@@ -101,9 +69,23 @@ class CaptionsConfig(Section, title="Words and captions"):
     shuffle_tags: bool = field(False)
     """Shuffle comma-separated tags, differently every time. For tag captions only."""
     keep_tags: int = field(
-        1, title="Leading tags that stay", ge=0, le=75, needs={"captions.shuffle_tags": True}
+        1,
+        title="Leading tags that stay",
+        ge=0,
+        le=75,
+        needs={"captions.shuffle_tags or captions.tag_dropout": True},
     )
-    """How many leading tags stay in place when tags are shuffled. The trigger always stays."""
+    """How many leading tags stay in place when tags are shuffled or left out. The trigger always
+    stays."""
+    tag_dropout: Probability = field(0.0, title="Dropout of single tags")
+    """Share of the time that each comma-separated tag is left out of a caption, so that what they
+    name is not bound to all of them together. The leading captions.keep_tags, those with trigger or
+    class word and captions.protected_tags stay. For tag captions only. 0 to 1."""
+    protected_tags: Several[str] = field(
+        (), title="Tags never left out, one a line", needs={"captions.tag_dropout": True}
+    )
+    """Tags that captions.tag_dropout leaves where they are, such as the name of a style or an
+    outfit."""
     max_tokens: int = field(
         225,
         title="Longest caption, in tokens",

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 
 from trainer.data.findings import ImageProblem
+
+Focus = tuple[float, float]
+"""What matters most in a picture: its place as shares of width and height, from the top left."""
 
 MAX_PICTURE_ASPECT = 4.0
 MAX_BUCKET_ASPECT = 2.0
@@ -22,7 +25,13 @@ _MIN_BUCKET_AREA = 0.75  # of resolution²: smaller ones would waste what the re
 class CropPlan:
     """Resize to (resize_width, resize_height), then cut out width × height at (left, top).
 
-    All in pixels; width and height are multiples of the step; the cut lies in the middle.
+    All in pixels; width and height are multiples of the step. What follows is of versions of a
+    picture (`trainer.data.variants`).
+
+    Attributes:
+        rotation: in degrees, before resizing, anticlockwise; corners without picture are cut off.
+        brightness: factor of all pixels.
+        hue: by how much hues are turned, in degrees.
     """
 
     resize_width: int
@@ -31,6 +40,9 @@ class CropPlan:
     top: int
     width: int
     height: int
+    rotation: float = 0.0
+    brightness: float = 1.0
+    hue: float = 0.0
 
     @property
     def size(self) -> tuple[int, int]:
@@ -65,9 +77,15 @@ def make_buckets(
 
 
 def plan_crop(
-    width: int, height: int, resolution: int, step: int, buckets: bool, upscale: bool
+    width: int,
+    height: int,
+    resolution: int,
+    step: int,
+    buckets: bool,
+    upscale: bool,
+    focus: Focus | None = None,
 ) -> CropPlan:
-    """How a picture is fitted: the bucket nearest to its aspect ratio, filled and cut centrally.
+    """How a picture is fitted: the bucket nearest to its aspect ratio, filled, and cut centrally.
 
     A picture smaller than its bucket goes into the largest smaller one of its shape that needs no
     enlarging, unless ``upscale``.
@@ -77,6 +95,7 @@ def plan_crop(
         resolution, step: in pixels; resolution a multiple of step.
         buckets: False: cut everything to a square.
         upscale: enlarge pictures that are smaller than their bucket.
+        focus: what is to come as near to the middle of the cut as the picture's edges let it.
 
     Raises:
         ImageProblem: a side is shorter than one step, or the sides differ more than 4 : 1.
@@ -90,7 +109,8 @@ def plan_crop(
     else:
         side = resolution if upscale else min(resolution, width, height)
         target = (_floor(side, step), _floor(side, step))
-    return _fill(width, height, *target)
+    crop = _fill(width, height, *target)
+    return crop if focus is None else _centred(crop, focus)
 
 
 def _check_shape(width: int, height: int, step: int) -> None:
@@ -143,6 +163,23 @@ def _fill(width: int, height: int, across: int, down: int) -> CropPlan:
     resize_height = max(down, round(height * scale))
     left, top = (resize_width - across) // 2, (resize_height - down) // 2
     return CropPlan(resize_width, resize_height, left, top, across, down)
+
+
+def _centred(crop: CropPlan, focus: Focus) -> CropPlan:
+    def start(length: int, cut: int, share: float) -> int:
+        return min(max(0, round(share * length - cut / 2)), length - cut)
+
+    return replace(
+        crop,
+        left=start(crop.resize_width, crop.width, focus[0]),
+        top=start(crop.resize_height, crop.height, focus[1]),
+    )
+
+
+def crop_facts(crop: CropPlan) -> dict[str, float]:
+    """A cut for cache keys. What is not used is not named, so that plain cuts keep their keys."""
+    unused = {"rotation": 0.0, "brightness": 1.0, "hue": 0.0}
+    return {key: value for key, value in asdict(crop).items() if unused.get(key) != value}
 
 
 def _floor(length: float, step: int) -> int:

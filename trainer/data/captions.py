@@ -129,13 +129,15 @@ def compose_caption(
 
     1. No caption: trigger and class word are the caption.
     2. With probability ``config.dropout`` trigger and class word are all there is.
-    3. ``config.shuffle_tags``: the comma-separated tags are shuffled, but the first
+    3. With probability ``config.tag_dropout`` each comma-separated tag is left out, but for the
+       first ``config.keep_tags``, ``config.protected_tags``, and those with trigger or class word.
+    4. ``config.shuffle_tags``: the comma-separated tags are shuffled, but the first
        ``config.keep_tags`` and every tag with the trigger come first, in their order.
-    4. Prefix and suffix are put around it.
-    5. The trigger is put at the front, followed by a comma, where the result lacks it; together
+    5. Prefix and suffix are put around it.
+    6. The trigger is put at the front, followed by a comma, where the result lacks it; together
        with the class word if that is missing too.
 
-    Without a trigger, 2 reduces to the class word, and 5 does nothing.
+    Without a trigger, 2 reduces to the class word, and 6 does nothing.
     """
     trigger, class_word = clean_caption(config.trigger), clean_caption(config.class_word)
     subject = f"{trigger} {class_word}".strip()
@@ -143,6 +145,8 @@ def compose_caption(
     if body:
         if derive_uniform(seed, "caption dropout", step, image_id) < config.dropout:
             return subject
+        if config.tag_dropout:
+            body = _thinned(body, config, (seed, "tag dropout", step, image_id))
         if config.shuffle_tags:
             body = _shuffled(body, trigger, config.keep_tags, (seed, "tags", step, image_id))
     text = _joined(config.prefix, body or subject, config.suffix)
@@ -154,11 +158,30 @@ def compose_caption(
 
 def plain_captions(config: CaptionsConfig) -> CaptionsConfig:
     """The same rules without what is random: how a caption is shown and measured."""
-    return config.model_copy(update={"dropout": 0.0, "shuffle_tags": False})
+    plain = {"dropout": 0.0, "tag_dropout": 0.0, "shuffle_tags": False}
+    return config.model_copy(update=plain)
+
+
+def tags_of(caption: str) -> list[str]:
+    """The comma-separated tags of a caption."""
+    return [tag.strip() for tag in caption.split(",") if tag.strip()]
+
+
+def _thinned(body: str, config: CaptionsConfig, purpose: tuple[int, str, int, str]) -> str:
+    protected = {tag.strip().casefold() for tag in config.protected_tags}
+    words = (clean_caption(config.trigger), clean_caption(config.class_word))
+    return ", ".join(
+        tag
+        for index, tag in enumerate(tags_of(body))
+        if index < config.keep_tags
+        or tag.casefold() in protected
+        or any(contains_word(tag, word) for word in words)
+        or derive_uniform(*purpose, index) >= config.tag_dropout
+    )
 
 
 def _shuffled(body: str, trigger: str, keep: int, purpose: tuple[int, str, int, str]) -> str:
-    tags = [tag.strip() for tag in body.split(",") if tag.strip()]
+    tags = tags_of(body)
     order = sorted(range(len(tags)), key=lambda index: derive_seed(*purpose, index))
     fixed = [i for i, tag in enumerate(tags) if i < keep or contains_word(tag, trigger)]
     return ", ".join(tags[i] for i in fixed + [i for i in order if i not in set(fixed)])

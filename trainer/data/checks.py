@@ -14,11 +14,20 @@ from functools import cached_property
 
 from trainer.config.schema import CaptionsConfig, ImagesConfig
 from trainer.data.buckets import CropPlan, plan_crop
-from trainer.data.captions import CHUNK_TOKENS, compose_caption, contains_word, plain_captions
-from trainer.data.findings import Finding
+from trainer.data.captions import (
+    CHUNK_TOKENS,
+    compose_caption,
+    contains_word,
+    plain_captions,
+    tags_of,
+)
+from trainer.data.findings import Finding, Severity
 from trainer.data.names import list_names
 from trainer.data.sets import ImageEntry, ImageSet, Picture
+from trainer.text import counted
 
+MAX_TAGS = 1000
+"""In a report, the commonest."""
 _STICKING_SHARE = 0.8
 _STICKING_CAPTIONS = 4  # with fewer, nearly every word is in nearly every caption
 _COMMON_WORDS = frozenset(
@@ -107,6 +116,15 @@ class FittedSet:
         return sticking_words(texts, (self.captions.trigger, self.captions.class_word))
 
     @cached_property
+    def tags(self) -> dict[str, int]:
+        """The comma-separated parts of the captions, with the number of captions, most first."""
+        counts = Counter(
+            tag for entry in self.captioned for tag in dict.fromkeys(tags_of(entry.caption or ""))
+        )
+        ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        return dict(ranked[:MAX_TAGS])
+
+    @cached_property
     def masked(self) -> list[bool] | None:
         """Whether each picture has the mask that the configuration asks for; None: it asks none."""
         if self.images.masks == "none":
@@ -124,18 +142,20 @@ def plan_entry(entry: ImageEntry, images: ImagesConfig, step: int, *, upscale: b
 
 
 def _small_pictures(found: FittedSet) -> Iterator[Finding]:
-    def wanted(picture: Picture) -> CropPlan:
-        return plan_entry(picture.entry, found.images, found.step, upscale=True)
-
-    smaller = [
-        picture.entry.name for picture in found.fitted if picture.crop.size != wanted(picture).size
-    ]
-    if smaller:
-        message = (
-            f"Smaller than resolution {found.images.resolution} asks for, so trained in a smaller "
-            "bucket. Use a larger version, or set images.upscale to enlarge it."
-        )
-        yield Finding.of_several(smaller, "note", message)
+    for number, side in enumerate(found.images.sides):
+        images = found.images.at(side)
+        smaller = [
+            picture.entry.name
+            for picture in found.fitted
+            if picture.in_each_size[number].crop.size
+            != plan_entry(picture.entry, images, found.step, upscale=True).size
+        ]
+        if smaller:
+            message = (
+                f"Smaller than resolution {side} asks for, so trained in a smaller "
+                "bucket. Use a larger version, or set images.upscale to enlarge it."
+            )
+            yield Finding.of_several(smaller, "note", message)
 
 
 def _long_captions(found: FittedSet) -> Iterator[Finding]:
@@ -146,6 +166,44 @@ def _long_captions(found: FittedSet) -> Iterator[Finding]:
             "trigger is always kept."
         )
         yield Finding.of_several(cut, "warning", message)
+
+
+def _nothing_to_cut(found: FittedSet) -> Iterator[Finding]:
+    """Pictures of which a random crop shows all."""
+    whole = [
+        picture.entry.name
+        for picture in found.fitted
+        if picture.entry.header.width <= picture.crop.resize_width
+        and (picture.crop.resize_width, picture.crop.resize_height) == picture.crop.size
+    ]
+    if whole and found.images.random_crop:
+        message = (
+            "No larger than what is trained on, so images.random_crop leaves it whole. Use a "
+            "larger version of it, or a lower resolution."
+        )
+        yield Finding.of_several(whole, "warning", message)
+
+
+def _nothing_to_drop(found: FittedSet) -> Iterator[Finding]:
+    """Captions without tags for what is set about tags, and protected tags that none has."""
+    captions = found.captions
+    tags = [tags_of(entry.caption or "") for entry in found.captioned]
+    known = {tag.casefold() for own in tags for tag in own}
+    if captions.tag_dropout or captions.shuffle_tags:
+        pairs = zip(found.captioned, tags, strict=True)
+        few = [entry.name for entry, own in pairs if len(own) <= captions.keep_tags]
+        if few:
+            message = (
+                f"It has no more than {counted(captions.keep_tags, 'tag')} between commas "
+                "(captions.keep_tags), so none is left out or shuffled."
+            )
+            severity: Severity = "warning" if len(few) == len(tags) else "note"
+            yield Finding.of_several(few, severity, message)
+    if unknown := [tag for tag in captions.protected_tags if tag.strip().casefold() not in known]:
+        message = (
+            "A protected tag (captions.protected_tags) that no caption has. Check its spelling."
+        )
+        yield Finding.of_several(unknown, "warning", message)
 
 
 def _sticking_words(found: FittedSet) -> Iterator[Finding]:
@@ -170,6 +228,8 @@ def _missing_masks(found: FittedSet) -> Iterator[Finding]:
 CHECKS: tuple[Callable[[FittedSet], Iterator[Finding]], ...] = (
     _small_pictures,
     _long_captions,
+    _nothing_to_cut,
+    _nothing_to_drop,
     _sticking_words,
     _missing_masks,
 )

@@ -12,7 +12,7 @@ from trainer.config.schema import ConceptConfig, TrainingConfig
 from trainer.data.findings import Finding, merge_findings
 from trainer.data.names import display_name, list_names
 from trainer.data.order import balanced_repeats, validation_ids
-from trainer.data.report import SetReport, check_resolution, describe_set
+from trainer.data.report import SetReport, check_resolutions, describe_set
 from trainer.data.scan_cache import ScanCache
 from trainer.data.sets import ImageSet, Picture, scan_image_set
 from trainer.events import Progress
@@ -101,7 +101,7 @@ def read_sets(
     concepts = concepts_of(config)
     sets = [scan_again(concept.path, progress) for concept in concepts]
     resolution = config.images.resolution or 0
-    check_resolution(resolution, step)
+    check_resolutions(config.images, step)
     reports = [
         describe_set(
             image_set,

@@ -24,7 +24,6 @@ from typing import IO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from trainer.data.buckets import CropPlan
 from trainer.data.colours import WHITE, split_alpha, to_srgb
 from trainer.data.findings import ImageProblem
 from trainer.data.sniffing import unread_reason
@@ -194,26 +193,6 @@ def inspect_image(source: ImageSource) -> ImageFacts:
             )
         pixels = np.array(thumbnail, dtype=np.uint8)
         return ImageFacts(header, _digest(stream), _is_transparent(small), pixels)
-
-
-def fit(
-    image: Image.Image,
-    crop: CropPlan,
-    flip: bool,
-    resampling: Image.Resampling = Image.Resampling.LANCZOS,
-) -> np.ndarray:
-    """Resize and crop a picture; mirror it if ``flip``.
-
-    Args:
-        image: mode RGB or L, upright, of the shape that ``crop`` was planned for.
-
-    Returns:
-        (crop.height, crop.width, 3) uint8; without the last axis for mode L.
-    """
-    resized = image.resize((crop.resize_width, crop.resize_height), resampling)
-    right, bottom = crop.left + crop.width, crop.top + crop.height
-    pixels = np.array(resized.crop((crop.left, crop.top, right, bottom)), dtype=np.uint8)
-    return np.ascontiguousarray(pixels[:, ::-1]) if flip else pixels
 
 
 def read_texts(path: Path) -> dict[str, str]:

@@ -6,17 +6,17 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from trainer.config.schema import ImagesConfig
-from trainer.data.buckets import CropPlan
+from trainer.data.buckets import CropPlan, crop_facts
 from trainer.data.cache import TensorCache, content_key
 from trainer.data.findings import ImageProblem
-from trainer.data.images import fit, load_rgb
+from trainer.data.fitting import fit
+from trainer.data.images import load_rgb
 from trainer.data.masks import latent_mask
 from trainer.data.sets import Picture
 from trainer.errors import UserError
@@ -147,7 +147,7 @@ class LatentSource:
         cut = is_cut(self.base.tiling, picture.crop.width, picture.crop.height)
         return content_key(
             image=picture.entry.id,
-            crop=asdict(picture.crop),
+            crop=crop_facts(picture.crop),
             flip=flip,
             background=self.background,
             vae=self.base.vae_fingerprint,

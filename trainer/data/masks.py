@@ -17,7 +17,8 @@ from PIL import Image
 from trainer.config.schema import ImagesConfig
 from trainer.data.buckets import CropPlan
 from trainer.data.findings import ImageProblem
-from trainer.data.images import fit, load_alpha, load_grey, read_file
+from trainer.data.fitting import fit
+from trainer.data.images import load_alpha, load_grey, read_file
 
 if TYPE_CHECKING:
     from trainer.data.sets import ImageEntry

@@ -21,6 +21,7 @@ from trainer.errors import UserError
 from trainer.text import counted
 
 _NAMES_SHOWN = 12
+_TAGS_SHOWN = 12
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class SetReport:
         cut_captions: pictures whose caption has more than ``captions.max_tokens``; None where not
             counted.
         sticking_words: words in at least 80 % of the captions, with the number of captions.
+        tags: the comma-separated parts of the captions, with the number of captions, most first.
         masks: pictures with the mask that the configuration asks for; None where it asks for none.
         class_pictures: of regularisation, by folder.
         splits: what is kept out to test by, with how many pictures or tables.
@@ -73,6 +75,7 @@ class SetReport:
     caption_chunks: dict[str, int] | None
     cut_captions: list[str] | None
     sticking_words: dict[str, int]
+    tags: dict[str, int]
     masks: int | None
     class_pictures: dict[str, int]
     splits: dict[str, int]
@@ -97,15 +100,15 @@ class SetReport:
         yield Fact(f"buckets: {_counts(self.buckets)}")
         captions = counted(self.captions, "caption")
         yield Fact(f"captions: {self.captions} of {self.pictures}", captions)
+        if common := {tag: count for tag, count in self.tags.items() if count > 1}:
+            yield Fact(f"commonest tags: {_counts(dict(list(common.items())[:_TAGS_SHOWN]))}")
         if self.lacking_trigger:
             names = list_names(self.lacking_trigger)
             yield Fact(f"without the trigger, which will be put in front: {names}")
-        if self.caption_chunks and (
-            long := sum(self.caption_chunks.values()) - self.caption_chunks.get("1", 0)
-        ):
-            several = _counts(
-                {f"in {n} chunks": c for n, c in self.caption_chunks.items() if n != "1"}
-            )
+        longer = {n: count for n, count in (self.caption_chunks or {}).items() if n != "1"}
+        if longer:
+            long = sum(longer.values())
+            several = _counts({f"in {n} chunks": count for n, count in longer.items()})
             yield Fact(
                 f"captions over {CHUNK_TOKENS} tokens, read in chunks: {long} ({several})",
                 f"{long} over {CHUNK_TOKENS} tokens",
@@ -163,13 +166,14 @@ def describe_set(
     fitted, refused = _fit_entries(image_set.entries, images, step)
     found = FittedSet(image_set, fitted, images, captions, step, count_chunks)
     doubts = [finding for check in CHECKS for finding in check(found)]
-    sizes = Counter("{} × {}".format(*picture.crop.size) for picture in fitted)
+    cuts = [one.crop for picture in fitted for one in picture.in_each_size]
+    sizes = Counter("{} × {}".format(*crop.size) for crop in cuts)
     return SetReport(
         path=display_name(str(image_set.root)),
         resolution=resolution,
         pictures=len(fitted),
         left_out=len(image_set.left_out) + len(image_set.entries) - len(fitted),
-        shown_per_epoch=sum(entry.repeats for entry in found.entries),
+        shown_per_epoch=len(images.sides) * sum(entry.repeats for entry in found.entries),
         captions=len(found.captioned),
         formats=dict(Counter(entry.header.format for entry in found.entries).most_common()),
         buckets=dict(sizes.most_common()),
@@ -177,6 +181,7 @@ def describe_set(
         caption_chunks=found.chunk_counts,
         cut_captions=found.cut_captions,
         sticking_words=found.sticking_words,
+        tags=found.tags,
         class_pictures=dict(image_set.class_folders),
         splits=dict(image_set.splits),
         masks=None if found.masked is None else sum(found.masked),
@@ -198,13 +203,17 @@ def _fit_entries(
     refused: list[Finding] = []
     for entry in entries:
         try:
-            crop = plan_entry(entry, images, step, upscale=images.upscale)
-            if problem := mask_problem(entry, images, crop):
-                raise problem
+            crops = [
+                plan_entry(entry, images.at(side), step, upscale=images.upscale)
+                for side in images.sides
+            ]
+            for crop in dict.fromkeys(crops):
+                if problem := mask_problem(entry, images, crop):
+                    raise problem
         except ImageProblem as problem:
             refused.append(Finding(entry.name, "error", f"Left out. {problem}"))
         else:
-            fitted.append(Picture(entry, crop))
+            fitted.append(Picture(entry, crops[0], others=tuple(crops[1:])))
     return fitted, refused
 
 
@@ -225,13 +234,19 @@ def fit_pictures(
         UserError: the resolution does not suit the model, or no picture can be used.
     """
     resolution = images.resolution or 0
-    check_resolution(resolution, step)
+    check_resolutions(images, step)
     words = captions or CaptionsConfig()
     report = describe_set(
         image_set, images, words, resolution=resolution, step=step, count_chunks=count_chunks
     )
     report.check_usable()
     return report
+
+
+def check_resolutions(images: ImagesConfig, step: int) -> None:
+    """Raises `UserError` unless all resolutions are multiples of ``step``, in pixels."""
+    for side in images.sides:
+        check_resolution(side, step)
 
 
 def check_resolution(resolution: int, step: int) -> None:

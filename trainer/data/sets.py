@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -92,11 +92,21 @@ class ImageEntry:
 
 @dataclass(frozen=True)
 class Picture:
-    """An entry, how it is cut, and which of the run's concepts it shows, counted from 0."""
+    """An entry, how it is cut, and which of the run's concepts it shows, counted from 0.
+
+    Attributes:
+        others: how it is cut for each further resolution of ``images.resolutions``.
+    """
 
     entry: ImageEntry
     crop: CropPlan
     concept: int = 0
+    others: tuple[CropPlan, ...] = ()
+
+    @property
+    def in_each_size(self) -> list[Picture]:
+        """The picture as it is cut for each resolution."""
+        return [replace(self, crop=crop, others=()) for crop in (self.crop, *self.others)]
 
     @property
     def sizes(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:

@@ -253,9 +253,10 @@ class _Predictor:
         self.facts = facts = read_facts(
             config.base.name, prediction=config.base.prediction, vae=config.base.vae
         )
-        self.resolution = config.images.resolution or facts.resolution
+        self.resolution = max(config.images.sides, default=facts.resolution)
         step = facts.resolution_step
-        check_resolution(self.resolution, step)
+        for side in config.images.sides:
+            check_resolution(side, step)
         buckets = ((self.resolution, self.resolution),)
         if config.images.buckets:
             buckets = make_buckets(self.resolution, step)

@@ -76,9 +76,9 @@ def out_of_memory(doing: str, config: TrainingConfig, mode: MemoryMode | None = 
         remedies.append("set memory.offload = true")
     if below is None and config.memory.base_weights in ("auto", "full"):
         remedies.append('set memory.base_weights = "8bit" in a new run')
-    resolution = config.images.resolution
-    lower = f" (now {resolution})" if resolution else ""
-    remedies.append(f"lower images.resolution{lower}")
+    sides = ", ".join(map(str, config.images.sides))
+    field = "images.resolutions" if config.images.resolutions else "images.resolution"
+    remedies.append(f"lower {field} (now {sides})" if sides else f"lower {field}")
     if config.adapter.text_encoder:
         remedies.append("set adapter.text_encoder = false")
     remedies.append(f"lower adapter.rank (now {config.adapter.rank})")

@@ -95,7 +95,13 @@ def given_pictures(
         UserError: there is no such folder, or nothing in it can be used.
     """
     images = config.images.model_copy(
-        update={"buckets": False, "upscale": True, "masks": "none", "path": folder}
+        update={
+            "buckets": False,
+            "resolutions": (),
+            "upscale": True,
+            "masks": "none",
+            "path": folder,
+        }
     )
     report = fit_pictures(scan_again(folder), images, base.resolution_step)
     for finding in report.findings:

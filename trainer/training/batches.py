@@ -24,6 +24,7 @@ from trainer.data.captions import (
 from trainer.data.latents import LatentSource, MaskSource
 from trainer.data.order import SampleOrder, flip_choice
 from trainer.data.sets import Picture
+from trainer.data.variants import variant_choice, variants_of
 from trainer.diffusion import Sizes, draw_noise, draw_timesteps
 from trainer.models.base import BaseModel
 from trainer.models.text import count_tokens
@@ -99,7 +100,9 @@ class Batches:
         world: int = 1,
     ) -> None:
         self.base = base
-        self.pictures = pictures
+        self.pictures = [one for picture in pictures for one in picture.in_each_size]
+        images, seed = config.images, config.training.seed
+        self.variants = [variants_of(picture, images, seed) for picture in self.pictures]
         self.source, self.masks = latents, masks
         self.config = config
         self.words = [captions_of(config, concept) for concept in concepts_of(config)]
@@ -107,8 +110,8 @@ class Batches:
         self.timesteps = int(base.scheduler_config.get("num_train_timesteps", 1000))
         training = config.training
         self.order = SampleOrder(
-            [(picture.crop.width, picture.crop.height) for picture in pictures],
-            [picture.entry.repeats for picture in pictures],
+            [picture.crop.size for picture in self.pictures],
+            [picture.entry.repeats for picture in self.pictures],
             training.batch_size,
             training.seed,
         )
@@ -125,7 +128,9 @@ class Batches:
         for position in range(step * accumulation, (step + 1) * accumulation):
             batch: list[Sample] = []
             for index in self.order.batch(position):
-                picture = self.pictures[index]
+                variants = self.variants[index]
+                identity = variants[0].entry.id
+                picture = variants[variant_choice(seed, position, identity, len(variants))]
                 flip = self.config.images.flip and flip_choice(seed, position, picture.entry.id)
                 caption = trained_caption(
                     self.base, picture, self.words[picture.concept], seed=seed, step=position

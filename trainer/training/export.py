@@ -109,7 +109,7 @@ def training_facts(session: Session) -> TrainingFacts:
         counts[folder] += 1
         repeats[folder] = picture.entry.repeats
         tags[folder].update(tag.strip() for tag in caption.split(",") if tag.strip())
-        buckets[picture.crop.width, picture.crop.height] += 1
+        buckets.update(one.crop.size for one in picture.in_each_size)
     return TrainingFacts(
         title=title(session.config),
         steps=session.step,

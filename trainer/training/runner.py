@@ -196,12 +196,14 @@ def _arithmetic(session: Session) -> str:
     """Pictures, batches and steps, in one line."""
     training, pictures = session.config.training, len(session.pictures)
     repeats = sum(picture.entry.repeats for picture in session.pictures)
-    epochs = training.steps / session.batches.steps_per_epoch()
+    sizes = len(session.config.images.sides)
+    seen = sizes * training.steps / session.batches.steps_per_epoch()
     shown = f"{pictures} pictures" + (f" ({repeats} with repeats)" if repeats != pictures else "")
     if session.held_out:
         shown += f" and {len(session.held_out)} kept out of training to measure by"
+    at_sizes = f", at {sizes} resolutions in turn" if sizes > 1 else ""
     more = f" x {training.accumulation}" if training.accumulation > 1 else ""
     return (
         f"{shown}, {training.steps} steps of {training.batch_size}{more}: "
-        f"each picture is seen about {epochs:.0f} times"
+        f"each picture is seen about {seen:.0f} times{at_sizes}"
     )

@@ -209,7 +209,10 @@ def prepare(
     captions = all_captions(base, pictures, config)
     cache = TensorCache(cache_folder(), notice)
     latents = LatentSource(base, cache, config.images.background)
-    _fill_latents(base, latents, [*pictures, *held_out], config, device, progress)
+    masks = MaskSource(config.images, base.vae_scale_factor)
+    batches = Batches(base, pictures, latents, masks, config, device.rank, device.world)
+    shown = [variant for variants in batches.variants for variant in variants]
+    _fill_latents(base, latents, [*shown, *held_out], config, device, progress)
 
     if start:
         check_fit(base, start)
@@ -222,7 +225,6 @@ def prepare(
     mode = memory_mode_of(config)
     set_mode(base, mode.mode, mode.checkpointing, trains_text=trains_text)
     parameters = [parameter for named in attachment.parameters.values() for _, parameter in named]
-    masks = MaskSource(config.images, base.vae_scale_factor)
     decay = training.ema_decay
     session = Session(
         config=config,
@@ -232,7 +234,7 @@ def prepare(
         pictures=pictures,
         captions=captions,
         held_out=list(zip(held_out, all_captions(base, held_out, config), strict=True)),
-        batches=Batches(base, pictures, latents, masks, config, device.rank, device.world),
+        batches=batches,
         text=text,
         attachment=attachment,
         optimizer=make_optimizer(

@@ -133,7 +133,8 @@ class _Measured:
 
     def resembles(self, config: TrainingConfig) -> bool:
         """Whether its pace says something of that of another training."""
-        same_size = config.images.resolution in (None, self.config.images.resolution)
+        sides, known = config.images.sides, self.config.images.sides
+        same_size = not sides or max(sides) == max(known, default=None)
         return config.base.name == self.config.base.name and same_size
 
 
@@ -155,11 +156,13 @@ def _measured(path: Path, changed: int) -> _Measured | None:
 
 
 def _work(config: TrainingConfig) -> float:
-    """What a step costs, in pictures; preserved prompts are pictures too.
+    """What a step costs, in pictures of the largest resolution; preserved prompts are pictures too.
 
     Recomputing activations costs a third more time (docs/configuration.md).
     """
     size = config.training.batch_size * config.training.accumulation
     preserved = preserved_share(config) / config.preservation.every
     again = 4 / 3 if config.training.gradient_checkpointing else 1.0
-    return size * (1 + preserved) * again
+    sides = config.images.sides or (1,)
+    area = sum((side / max(sides)) ** 2 for side in sides) / len(sides)
+    return size * (area + preserved) * again

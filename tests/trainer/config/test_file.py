@@ -40,6 +40,10 @@ def values_of(field: ConfigField) -> st.SearchStrategy[Any]:
         return st.text("abcü'\"\\ \t#=", min_size=1, max_size=60)
     if field.name == "captions.max_tokens":
         return st.sampled_from([75, 150, 225])
+    if field.name in ("images.random_crop", "images.variants"):
+        return st.sampled_from([0.25, 0.5] if field.name == "images.random_crop" else [None, 2, 64])
+    if field.name == "images.resolutions":
+        return st.just([])  # images.resolution has to be one of them
     few = field.name in ("previews.count", "evaluation.board")
     kinds = {
         "integer": st.integers(1, 8) if few else st.integers(32, 75),
@@ -53,7 +57,7 @@ def values_of(field: ConfigField) -> st.SearchStrategy[Any]:
         kinds["number"] = st.floats(0, 1)
     if field.name == "evaluation.validation":
         kinds["number"] = st.floats(0, 0.5)
-    if field.name in ("captions.dropout", "images.mask_outside"):
+    if field.name in ("captions.dropout", "captions.tag_dropout", "images.mask_outside"):
         kinds["number"] = st.floats(0, 1)
     return st.one_of([kinds[kind] for kind in sorted(field.types)])
 

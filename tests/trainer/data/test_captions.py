@@ -188,6 +188,22 @@ def test_shuffling_keeps_the_first_tags_and_the_trigger() -> None:
         assert sorted(composed.split(", ")) == sorted(caption.split(", "))
 
 
+def test_single_tags_are_left_out_but_for_the_protected() -> None:
+    caption = "portrait, red, green, sks dog, blue, Old Hat"
+    fields: Fields = {"tag_dropout": 0.5, "keep_tags": 1, "protected_tags": ["old hat"]}
+    seen = [compose(caption, step, **fields) for step in range(400)]
+    assert seen == [compose(caption, step, **fields) for step in range(400)]
+    for tag in ("red", "green", "blue"):
+        assert 150 < sum(tag in composed.split(", ") for composed in seen) < 250
+    tags = caption.split(", ")
+    for composed in seen:
+        kept = composed.split(", ")
+        assert {"portrait", "sks dog", "Old Hat"} <= set(kept)
+        assert kept == [tag for tag in tags if tag in kept]
+    assert compose("red, blue", tag_dropout=1.0, keep_tags=0) == "sks dog"
+    assert compose("a dog in the sun", tag_dropout=1.0) == "sks, a dog in the sun"
+
+
 @pytest.mark.parametrize(
     ("caption", "expected"),
     [

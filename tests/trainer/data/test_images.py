@@ -25,11 +25,11 @@ from tests.corpus.pictures import (
 )
 from trainer.data import images
 from trainer.data.buckets import CropPlan
+from trainer.data.fitting import fit
 from trainer.data.images import (
     FORMATS,
     ImageHeader,
     ImageProblem,
-    fit,
     inspect_image,
     load_rgb,
     read_header,

@@ -66,6 +66,39 @@ def test_captions_are_counted_by_chunks(folder: Path) -> None:
     assert not any("captions.max_tokens" in finding.message for finding in report.findings)
 
 
+def test_each_resolution_has_its_buckets(folder: Path) -> None:
+    images = ImagesConfig.model_validate({"resolutions": [64, 96]})
+    report = describe_set(scan_image_set(folder), images, CaptionsConfig(), resolution=96, step=32)
+    assert sum(report.buckets.values()) == 2 * report.pictures
+    assert (report.buckets["96 × 96"], report.buckets["64 × 64"]) == (1, 2)
+    assert report.shown_per_epoch == 10
+    assert any("Smaller than resolution 96" in one.message for one in report.findings)
+
+
+def test_tags_are_counted(tmp_path: Path) -> None:
+    texts = ["red, big dog", "red,green, red", "a sentence without any", "red, green"]
+    files: dict[str, bytes | str] = {f"{n}.png": picture(n) for n in range(4)}
+    folder = put(tmp_path, files | {f"{n}.txt": text for n, text in enumerate(texts)})
+    report = describe(folder, tag_dropout=0.5, protected_tags=["Green", "rd"])
+    assert list(report.tags.items())[:3] == [
+        ("red", 3),
+        ("green", 2),
+        ("a sentence without any", 1),
+    ]
+    assert "commonest tags: red: 3, green: 2" in "\n".join(report.lines())
+    said = {finding.name: finding.severity for finding in report.findings}
+    assert (said["2.png"], said["rd"]) == ("note", "warning")
+
+
+def test_a_random_crop_of_a_small_picture_shows_all_of_it(tmp_path: Path) -> None:
+    files = {"a.png": picture(1, width=96, height=96), "b.png": picture(2, width=300, height=300)}
+    images = ImagesConfig.model_validate({"random_crop": 0.2})
+    image_set = scan_image_set(put(tmp_path, files))
+    report = describe_set(image_set, images, CaptionsConfig(), resolution=96, step=32)
+    (said,) = [one for one in report.findings if "images.random_crop" in one.message]
+    assert said.name == "a.png"
+
+
 def test_the_report_is_plain_json(folder: Path) -> None:
     report = describe(folder, trigger="sks")
     read = json.loads(json.dumps(report.as_dict()))

@@ -64,6 +64,13 @@ def test_long_captions_of_the_set_need_more(tiny_base: TinyBase, tmp_path: Path)
     assert long.parts["activations"] > short.parts["activations"]
 
 
+def test_the_largest_of_several_resolutions_counts(tiny_base: TinyBase) -> None:
+    several = asked(tiny_base("sd1"), images__resolutions=[32, 64])
+    assert several.parts == asked(tiny_base("sd1"), images__resolution=64).parts
+    with pytest.raises(UserError, match="33 is not a multiple"):
+        asked(tiny_base("sd1"), images__resolutions=[33, 64])
+
+
 @pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
 def test_parts_make_up_the_peak(tiny_base: TinyBase, name: str) -> None:
     found = asked(tiny_base(name), 8.0, images__resolution=64)

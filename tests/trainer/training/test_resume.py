@@ -40,6 +40,21 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "captions__dropout": 0.5,
         "training__batch_size": 3,
     },
+    "versions of pictures, single tags": {
+        "images__random_crop": 0.3,
+        "images__rotation": 8.0,
+        "images__brightness": 0.2,
+        "images__hue": 20.0,
+        "images__variants": 3,
+        "images__flip": True,
+        "captions__tag_dropout": 0.5,
+        "captions__protected_tags": ["blue"],
+    },
+    "several resolutions": {
+        "images__resolutions": [32, 64],
+        "images__upscale": True,
+        "images__flip": True,
+    },
     "EMA, preservation every 3rd step": {
         "training__ema_decay": 0.9,
         "preservation__every": 3,

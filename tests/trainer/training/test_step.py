@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -183,3 +184,22 @@ def test_adapter_and_optimizer_stay_in_fp32(
     assert {p.dtype for p in made.parameters.values()} == {torch.float32}
     states = made.optimizer.state_dict()["state"].values()
     assert {value.dtype for state in states for value in state.values()} == {torch.float32}
+
+
+def test_each_picture_comes_up_at_each_resolution(session: Callable[..., Session]) -> None:
+    made = session(images__resolutions=[32, 64], images__upscale=True)
+    steps = made.batches.steps_per_epoch()
+    assert steps > session().batches.steps_per_epoch()
+    for epoch in range(2):
+        first = round(epoch * steps)
+        seen = Counter(
+            (sample.picture.entry.name, sample.picture.crop.size)
+            for step in range(first, first + round(steps))
+            for batch in made.batches.samples(step)
+            for sample in batch
+        )
+        assert set(seen.values()) == {1}
+        assert len(seen) == 2 * len(made.pictures) == 8
+    latents = {batch.latents.shape[-2:] for step in range(4) for batch in made.batches.step(step)}
+    assert len(latents) > 1
+    assert made.batches.largest(0).latents.shape[-2:].numel() == max(s.numel() for s in latents)

@@ -11,7 +11,7 @@ from PIL import Image
 from app.tabs.images.thumbnails import SIDE, box_of, show_crop, thumbnail
 from tests.corpus.pictures import encode, pattern, quarters
 from trainer.data.buckets import plan_crop
-from trainer.data.images import fit
+from trainer.data.fitting import fit
 
 
 def test_nothing_of_the_metadata_is_left(tmp_path: Path) -> None:
