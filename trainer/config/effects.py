@@ -41,7 +41,7 @@ def idle_settings(config: TrainingConfig) -> list[Idle]:
     Args:
         config: as it was given; once resolved, all rates are set.
     """
-    return [*_without_effect(config), *_odd_rates(config)]
+    return [*_without_effect(config), *_lonely_share(config), *_odd_rates(config)]
 
 
 def _without_effect(config: TrainingConfig) -> Iterator[Idle]:
@@ -67,6 +67,16 @@ def _unmet(config: TrainingConfig, field: ConfigField) -> Iterator[str]:
         if present not in allowed:
             needed = " or ".join(map(shown, allowed))
             yield f"{name} is {shown(present)} (it is for {needed})"
+
+
+def _lonely_share(config: TrainingConfig) -> Iterator[Idle]:
+    """The share of a concept beside no other."""
+    repeats = [concept.repeats for concept in config.concepts]
+    if len(repeats) == 1 and repeats[0] != 1:
+        yield Idle(
+            "concepts",
+            f"repeats = {repeats[0]} has no effect, since there is one concept only.",
+        )
 
 
 def _odd_rates(config: TrainingConfig) -> Iterator[Idle]:

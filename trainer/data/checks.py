@@ -219,10 +219,36 @@ def _sticking_words(found: FittedSet) -> Iterator[Finding]:
 def _missing_masks(found: FittedSet) -> Iterator[Finding]:
     if found.masked is None:
         return
+    if not any(found.masked):
+        return  # `_idle_settings` says it once
     pairs = zip(found.entries, found.masked, strict=True)
     if without := [entry.name for entry, masked in pairs if not masked]:
         message = f'No mask, though images.masks is "{found.images.masks}": all of it counts.'
         yield Finding.of_several(without, "warning", message)
+
+
+def _idle_settings(found: FittedSet) -> Iterator[Finding]:
+    """Settings that these pictures give nothing to do; `trainer.config.effects` has the others."""
+    images, default = found.images, type(found.images).model_fields["background"].default
+    tags = any("," in (entry.caption or "") for entry in found.captioned)
+    clear = any(entry.header.has_alpha for entry in found.entries)
+    idle = {
+        "images.masks": (
+            found.masked is not None and not any(found.masked),
+            f'"{images.masks}" has no effect, since no picture here has a mask: all counts.',
+        ),
+        "images.background": (
+            images.background != default and not clear,
+            f"{images.background} has no effect, since no picture here has transparent pixels.",
+        ),
+        "captions.shuffle_tags": (
+            found.captions.shuffle_tags and not tags,
+            "It has no effect, since no caption here has tags, with commas between them.",
+        ),
+    }
+    for name, (is_idle, message) in idle.items():
+        if is_idle and found.entries:
+            yield Finding(name, "warning", message)
 
 
 CHECKS: tuple[Callable[[FittedSet], Iterator[Finding]], ...] = (
@@ -232,6 +258,7 @@ CHECKS: tuple[Callable[[FittedSet], Iterator[Finding]], ...] = (
     _nothing_to_drop,
     _sticking_words,
     _missing_masks,
+    _idle_settings,
 )
 
 

@@ -69,6 +69,10 @@ def idle(values: dict[str, Any]) -> dict[str, str]:
             {"optimizer.learning_rate": "the adapter will be noise"},
         ),
         ({"optimizer.learning_rate": 4e-3}, {}),
+        (
+            {"concepts": [{"path": "a", "trigger": "ohwx", "repeats": 3}]},
+            {"concepts": "repeats = 3"},
+        ),
         ({}, {}),
     ],
 )

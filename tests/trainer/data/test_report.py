@@ -159,12 +159,38 @@ def test_words_that_would_stick_are_noted(tmp_path: Path) -> None:
 def test_pictures_without_the_mask_that_is_asked_for_are_named(tmp_path: Path) -> None:
     files = {"a.png": picture(1), "b.png": picture(2), "a.mask.png": picture(3)}
     image_set = scan_image_set(put(tmp_path, files))
-    for masks, expected in (("none", []), ("files", ["b.png"]), ("alpha", ["a.png, b.png"])):
+    for masks, expected in (("none", []), ("files", ["b.png"]), ("alpha", ["images.masks"])):
         images = ImagesConfig.model_validate({"masks": masks})
         captions = CaptionsConfig.model_validate({})
         report = describe_set(image_set, images, captions, resolution=64, step=32)
-        found = [f.name for f in report.findings if "No mask" in f.message]
+        found = [
+            f.name for f in report.findings if "No mask" in f.message or f.name == "images.masks"
+        ]
         assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("images", "captions", "idle"),
+    [
+        ({"masks": "files"}, {}, ["images.masks"]),
+        ({"masks": "alpha", "background": "#000000"}, {}, ["images.background", "images.masks"]),
+        ({}, {"shuffle_tags": True}, ["captions.shuffle_tags"]),
+        ({}, {}, []),
+    ],
+)
+def test_settings_that_the_pictures_give_nothing_to_do_are_named(
+    tmp_path: Path, images: dict[str, Any], captions: dict[str, Any], idle: list[str]
+) -> None:
+    files = {"a.png": picture(1), "a.txt": "a dog on a sofa"}
+    report = describe_set(
+        scan_image_set(put(tmp_path, files)),
+        ImagesConfig.model_validate(images),
+        CaptionsConfig.model_validate(captions),
+        resolution=64,
+        step=32,
+    )
+    found = [f.name for f in report.findings if "no effect" in f.message]
+    assert sorted(found) == idle
 
 
 def test_equal_findings_are_said_once_and_keep_every_name(tmp_path: Path) -> None:

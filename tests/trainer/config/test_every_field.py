@@ -1,0 +1,209 @@
+"""Every field of the configuration changes what a run leaves, or is named as having no effect."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from safetensors import safe_open
+
+from tests.conftest import ROOT, TinyBase
+from tests.trainer.runs_for_tests import SMALL, make_images, train_small
+from trainer.config.effects import idle_settings
+from trainer.config.fields import all_fields
+from trainer.config.file import with_values
+from trainer.config.schema import TrainingConfig
+
+SHORT = {"training.steps": 3, "previews.prompts": ["{trigger}"], "preservation.pictures": 1}
+TAGS = {"captions.shuffle_tags": True, "captions.keep_tags": 0}
+ROWS = {"preservation.pictures": 16, "preservation.share": 4.0, "preservation.every": 1}
+CHANGED: dict[str, tuple[Any, dict[str, Any]]] = {
+    "base.prediction": ("v_prediction", {}),
+    "images.resolution": (64, {}),
+    "images.buckets": (False, {"images.resolution": 64, "images.upscale": True}),
+    "images.upscale": (True, {"images.resolution": 64}),
+    "images.flip": (True, {}),
+    "images.background": ("#000000", {}),
+    "images.masks": ("alpha", {}),
+    "images.mask_outside": (0.9, {"images.masks": "alpha"}),
+    "captions.trigger": ("bnha", {}),
+    "captions.class_word": ("car", {}),
+    "captions.prefix": ("photo of", {}),
+    "captions.suffix": ("at night", {}),
+    "captions.dropout": (1.0, {}),
+    "captions.shuffle_tags": (True, {"captions.keep_tags": 0}),
+    "captions.keep_tags": (75, TAGS),
+    "adapter.kind": ("rslora", {}),
+    "adapter.targets": ("feed-forward", {}),
+    "adapter.rank": (3, {}),
+    "adapter.alpha": (1.0, {}),
+    "adapter.dropout": (0.5, {}),
+    "adapter.unet": (False, {}),
+    "adapter.text_encoder": (False, {}),
+    "optimizer.name": ("lion", {}),
+    "optimizer.learning_rate": (2e-2, {}),
+    "optimizer.text_encoder_learning_rate": (2e-2, {}),
+    "optimizer.lora_plus_ratio": (4.0, {}),
+    "optimizer.weight_decay": (0.9, {}),
+    "optimizer.max_gradient_norm": (1e-9, {}),
+    "optimizer.schedule": ("linear", {}),
+    "optimizer.schedule_cycles": (1, {"optimizer.schedule": "cosine_with_restarts"}),
+    "optimizer.schedule_power": (1.0, {"optimizer.schedule": "polynomial"}),
+    "optimizer.warmup": (1.0, {}),
+    "training.steps": (2, {}),
+    "training.batch_size": (1, {}),
+    "training.accumulation": (2, {}),
+    "training.seed": (1, {}),
+    "training.precision": ("bf16", {}),
+    "training.ema_decay": (0.5, {}),
+    "memory.base_weights": ("8bit", {}),
+    "objective.weighting": ("min_snr", {}),
+    "objective.min_snr_gamma": (0.0, {"objective.weighting": "min_snr"}),
+    "objective.noise_offset": (0.1, {}),
+    "preservation.method": ("none", {}),
+    "preservation.weight": (40.0, {}),
+    "preservation.every": (1, {}),
+    "preservation.share": (2.0, {}),
+    "preservation.pictures": (2, {}),
+    "preservation.folder": ("SET", {"preservation.method": "pictures"}),
+    "preservation.seed": (1, {}),
+    "preservation.prompts": (["a red house"], ROWS),
+    "previews.every": (1, {}),
+    "previews.prompts": (["a house"], {}),
+    "previews.negative": ("red", {}),
+    "previews.count": (2, {}),
+    "previews.seed": (2, {}),
+    "previews.inference_steps": (3, {}),
+    "previews.guidance": (1.0, {}),
+    "checkpoints.every": (1, {}),
+    "checkpoints.keep": (1, {"checkpoints.every": 1}),
+    "output.name": ("Fox", {}),
+    "output.precision": ("bf16", {}),
+    "output.dora_rank": (1, {"adapter.kind": "dora"}),
+    "output.author": ("Me", {}),
+    "output.license": ("CC0", {}),
+    "output.description": ("A fox.", {}),
+}
+"""Field: another value, and what its run needs beside it."""
+MODES = "trainer/memory/test_prediction.py::test_each_mode_needs_less"
+ELSEWHERE = {
+    "base.name": "trainer/training/test_golden.py::test_golden_losses",
+    "images.path": (
+        "trainer/training/test_resume.py::"
+        "test_a_changed_image_set_is_shown_and_refused_unless_accepted"
+    ),
+    "training.gradient_checkpointing": MODES,
+    "training.non_finite": (
+        "trainer/training/test_guard.py::test_it_goes_back_to_a_checkpoint_and_on_at_half_the_rate"
+    ),
+    "memory.mode": MODES,
+    "memory.vae_tiling": "trainer/memory/test_tiling.py::test_what_is_chosen_where_nothing_is_said",
+    "memory.pictures_at_once": MODES,
+    "memory.preserve_apart": MODES,
+    "memory.offload": "trainer/memory/test_devices.py::test_without_offload_nothing_leaves",
+    "evaluation.enabled": (
+        "trainer/evaluation/test_watching.py::test_measuring_changes_nothing_and_is_recorded"
+    ),
+    "evaluation.every": (
+        "trainer/evaluation/test_watching.py::test_measuring_changes_nothing_and_is_recorded"
+    ),
+    "evaluation.validation": (
+        "trainer/evaluation/test_watching.py::test_held_out_pictures_are_not_trained_on"
+    ),
+    "evaluation.early_stop": (
+        "trainer/evaluation/test_watching.py::test_training_ends_where_nothing_improves"
+    ),
+    "evaluation.board": (
+        "trainer/commands/test_evaluate.py::test_the_board_shows_what_its_labels_say"
+    ),
+    "evaluation.scorers": "trainer/evaluation/test_pictorial.py::test_scores_of_all_kinds",
+}
+"""Field: the test of what it drives, where that is no file of a short run."""
+
+
+@pytest.fixture(scope="module")
+def outcome(
+    tiny_base: TinyBase, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[dict[str, Any]], str]:
+    """What a short run with some settings leaves: a digest of its files, but for the settings."""
+    place = tmp_path_factory.mktemp("fields")
+    images = make_images(place / "images", count=4)
+    with Image.open(images / "0.png") as picture:
+        picture.putalpha(Image.linear_gradient("L").resize(picture.size))
+        picture.save(images / "0.png")
+    given = {"base.name": str(tiny_base("sd1")), "images.path": str(images)}
+    start = with_values(TrainingConfig(), {**SMALL, **SHORT, **given})
+    known: dict[str, str] = {}
+
+    def of(values: dict[str, Any]) -> str:
+        values = {name: str(images) if one == "SET" else one for name, one in values.items()}
+        if str(values) not in known:
+            run = place / f"run-{len(known)}"
+            train_small(with_values(start, values), run)
+            known[str(values)] = digest_of(run)
+        return known[str(values)]
+
+    return of
+
+
+def digest_of(run: Path) -> str:
+    """The adapter's numbers, what its metadata says of its origin, pictures, and names of files."""
+    found = hashlib.sha256()
+    with safe_open(run / "adapter.safetensors", "pt") as file:
+        for name in sorted(file.keys()):
+            tensor = file.get_tensor(name)
+            found.update(f"{name} {tensor.dtype} {tensor.float().flatten().tolist()}".encode())
+        metadata = file.metadata()
+        for key in ("title", "author", "license", "description"):
+            found.update(str(metadata.get(f"modelspec.{key}")).encode())
+    for path in sorted(run.rglob("*")):
+        found.update(str(path.relative_to(run)).encode())
+        if path.suffix == ".png":
+            found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+def test_no_field_is_forgotten() -> None:
+    assert sorted([*CHANGED, *ELSEWHERE]) == sorted(all_fields())
+    for node in ELSEWHERE.values():
+        file, _, name = node.partition("::")
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), node
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("field", CHANGED)
+def test_a_field_changes_what_a_run_leaves(
+    outcome: Callable[[dict[str, Any]], str], field: str
+) -> None:
+    value, beside = CHANGED[field]
+    assert outcome({**beside, field: value}) != outcome(beside)
+
+
+NEEDY = [name for name, field in all_fields().items() if field.needs and name in CHANGED]
+
+
+def unmet(field: str) -> dict[str, Any]:
+    """Values under which a field has no effect."""
+    off: dict[str, Any] = {}
+    for name, wanted in all_fields()[field].needs.items():
+        needed = all_fields()[name]
+        allowed = wanted if isinstance(wanted, list) else [wanted]
+        if wanted is True:
+            off[name] = False if needed.types == {"boolean"} else 0
+        else:
+            off[name] = next(one for one in needed.choices if one not in allowed)
+    return off
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("field", NEEDY)
+def test_what_has_no_effect_is_named(outcome: Callable[[dict[str, Any]], str], field: str) -> None:
+    off = unmet(field)
+    value, _ = CHANGED[field]
+    config = with_values(TrainingConfig(), {**off, field: value})
+    assert field in [idle.field for idle in idle_settings(config)]
+    assert outcome({**off, field: value}) == outcome(off)
