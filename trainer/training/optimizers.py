@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from trainer.config.optimizers import OptimizerConfig
+from trainer.config.optimizers import OPTIMIZERS, OptimizerConfig
+from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
 from trainer.lora.names import Part
 
@@ -25,6 +26,19 @@ def learning_rates(config: OptimizerConfig) -> dict[Part, float]:
         raise ValueError("the configuration has to be resolved first")
     text = config.text_encoder_learning_rate
     return {"unet": config.learning_rate, "text_encoder": text, "text_encoder_2": text}
+
+
+def rates_in_words(config: TrainingConfig) -> str:
+    """What moves the adapter, and how fast: ``lion at 2e-05 (UNet) and 1e-05 (text encoder)``.
+
+    Args:
+        config: resolved.
+    """
+    rates, name = learning_rates(config.optimizer), config.optimizer.name
+    parts = [f"{rates['unet']:g} (UNet)"] * config.adapter.unet
+    parts += [f"{rates['text_encoder']:g} (text encoder)"] * config.adapter.text_encoder
+    finds = ", which finds the rate by itself, times" if OPTIMIZERS[name].rate is None else " at"
+    return f"{name}{finds} {' and '.join(parts)}"
 
 
 def parameter_groups(

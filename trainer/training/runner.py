@@ -29,6 +29,7 @@ from trainer.training.checkpoints import load_latest
 from trainer.training.export import Exported, export_adapter
 from trainer.training.interrupt import StopRequest
 from trainer.training.loop import save_state, train
+from trainer.training.optimizers import rates_in_words
 from trainer.training.recorder import Listener, Recorder
 from trainer.training.resume import check_resumable
 from trainer.training.session import Notice, Session, prepare
@@ -145,7 +146,8 @@ def _follow(start: _Start) -> Result:
 
 def _train(session: Session, recorder: Recorder, stop: StopRequest) -> Result:
     run, config = session.run, session.config
-    summary, total = session.attachment.summary(), config.training.steps
+    summary = f"{session.attachment.summary()}, with {rates_in_words(config)}"
+    total = config.training.steps
     recorder.record(Prepared(summary, _arithmetic(session), session.step, total, __version__))
     recorder.phase("training", step=session.step, total_steps=total)
     stop.defer()

@@ -10,8 +10,9 @@ import torch
 from torch.nn import Parameter
 
 from trainer.config.fields import all_fields
+from trainer.config.file import with_values
 from trainer.config.optimizers import OPTIMIZERS
-from trainer.config.schema import OptimizerConfig
+from trainer.config.schema import OptimizerConfig, TrainingConfig
 from trainer.errors import UserError
 from trainer.lora.names import Part
 from trainer.training.optimizers import (
@@ -19,6 +20,7 @@ from trainer.training.optimizers import (
     make_optimizer,
     make_schedule,
     parameter_groups,
+    rates_in_words,
     set_learning_rates,
 )
 
@@ -148,6 +150,22 @@ def test_gradient_norm_is_over_everything() -> None:
     first, second = Parameter(torch.zeros(2)), Parameter(torch.zeros(1))
     first.grad, second.grad = torch.tensor([2.0, 1.0]), torch.tensor([2.0])
     assert gradient_norm([first, second, Parameter(torch.zeros(1))]).item() == 3.0
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, "adamw at 0.004 (UNet) and 0.006 (text encoder)"),
+        ({"adapter.text_encoder": False, "optimizer.name": "lion"}, "lion at 0.004 (UNet)"),
+        (
+            {"adapter.unet": False, "optimizer.name": "prodigy"},
+            "prodigy, which finds the rate by itself, times 0.006 (text encoder)",
+        ),
+    ],
+)
+def test_the_rates_are_said(values: dict[str, Any], said: str) -> None:
+    rates = {"optimizer.learning_rate": 4e-3, "optimizer.text_encoder_learning_rate": 6e-3}
+    assert rates_in_words(with_values(TrainingConfig(), {**rates, **values})) == said
 
 
 def test_prodigy_refuses_several_rates() -> None:
