@@ -64,7 +64,7 @@ class PreservationConfig(Section, title="Keeping everything else as it was"):
     )
     """Class pictures of your own, for the method pictures: the folder of an image set. Never
     written to. Empty: the base model draws them."""
-    regularization: bool = field(True, title="Use regularisation pictures")
+    regularization: bool = field(True, title="Use regularisation pictures", before=False)
     """Use the pictures in folders reg, regularization or class_images of an image set as class
     pictures, as kohya's projects mean them: the method is then pictures. Off: they are left out."""
     seed: int = field(0, title="Seed of preservation", ge=0, le=2**31 - 1, needs=PRESERVED)
