@@ -24,13 +24,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="Ask for a login; needed for any --host but this machine's own. The variable "
         "RAREBIT_AUTH does the same without showing it in the list of processes.",
     )
+    parser.add_argument(
+        "--allow-host",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="Another name of this machine that the page answers to, as behind a proxy. Its own "
+        "name and its addresses are known with --host 0.0.0.0; can be repeated.",
+    )
     parser.add_argument("--no-browser", action="store_true", help="Do not open a browser.")
     options = parser.parse_args(arguments)
     from app.server import Address, serve
 
     try:
         login = _login(options.auth) if options.auth else None
-        serve(Address(options.host, options.port, login), open_browser=not options.no_browser)
+        address = Address(options.host, options.port, login, tuple(options.allow_host))
+        serve(address, open_browser=not options.no_browser)
     except UserError as error:
         print(f"error: {error.message}", file=sys.stderr)
         if error.hint:

@@ -14,21 +14,15 @@ import tempfile
 import threading
 import webbrowser
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.gate import Hosts, OwnPageMiddleware, SlowLoginMiddleware, is_open
 from trainer import places
 from trainer.errors import UserError
 from trainer.runs.atomic import OLD, sweep_orphans
 
 LARGEST_UPLOAD = "1gb"  # a zip of a large image set
-_LOOPBACK = ("localhost", "127.0.0.1")
-_READING = ("GET", "HEAD", "OPTIONS")
 
 
 @dataclass(frozen=True)
@@ -37,36 +31,13 @@ class Address:
 
     Attributes:
         login: (user, password), or None for everyone on this machine.
+        names: other names of this machine that the page answers to.
     """
 
     host: str = "127.0.0.1"
     port: int = 7860
     login: tuple[str, str] | None = None
-
-
-class SameOriginMiddleware:
-    """Refuses what another site's page asks for. Not starlette's base class: it buffers streams."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes a request on, or answers 403."""
-        refused = scope["type"] == "http" and not _is_ours(scope)
-        refusal = PlainTextResponse("Refused: this page belongs to another site.", 403)
-        await (refusal if refused else self.app)(scope, receive, send)
-
-
-def _is_ours(scope: Scope) -> bool:
-    headers = Headers(scope=scope)
-    origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != headers.get("host"):
-        return False
-    if scope["method"] not in _READING or headers.get("sec-fetch-site") != "cross-site":
-        return True
-    # Someone followed a link to the page: fine, as long as it is not put into a frame.
-    navigates = headers.get("sec-fetch-mode") == "navigate"
-    return navigates and headers.get("sec-fetch-dest") in ("document", None)
+    names: tuple[str, ...] = ()
 
 
 def serve(address: Address, open_browser: bool = True) -> None:
@@ -120,11 +91,10 @@ def serve(address: Address, open_browser: bool = True) -> None:
 
 
 def middleware(address: Address) -> list[Middleware]:
-    """What a request passes first: the host it names, then the site it comes from."""
-    hosts = ["*"] if _is_open(address.host) else [*_LOOPBACK, _in_url(address.host)]
+    """What a request passes first, in this order."""
     return [
-        Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False),
-        Middleware(SameOriginMiddleware),
+        Middleware(OwnPageMiddleware, hosts=Hosts.of(address.host, address.names)),
+        Middleware(SlowLoginMiddleware),
     ]
 
 
@@ -163,7 +133,7 @@ def check_address(address: Address) -> None:
 
 
 def _url(address: Address) -> str:
-    host = "localhost" if _is_open(address.host) else _in_url(address.host)
+    host = "localhost" if is_open(address.host) else _in_url(address.host)
     return f"http://{host}:{address.port}"
 
 
@@ -177,11 +147,6 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _is_open(host: str) -> bool:
-    """Whether it stands for every address of this machine."""
-    return host in ("0.0.0.0", "::")
 
 
 def sweep_leftovers() -> None:

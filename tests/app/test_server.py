@@ -10,12 +10,14 @@ from pathlib import Path
 import httpx
 import pytest
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from app.__main__ import main
+from app.gate import SlowLoginMiddleware
 from app.server import Address, check_address, middleware, sweep_leftovers
 from app.tabs.runs.pictures import find_picture, own_pictures, routes, run_files
 from tests.app.sets_for_tests import stored
@@ -63,6 +65,10 @@ HERE = "http://127.0.0.1:7860"
         ("POST", {"host": "evil.example", "origin": "http://evil.example"}, 400),
         ("GET", {"host": "127.0.0.1.evil.example:7860"}, 400),
         ("GET", {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}, 403),
+        ("GET", {"sec-fetch-site": "same-site", "sec-fetch-mode": "no-cors"}, 403),  # other port
+        ("GET", {"sec-fetch-site": "what", "sec-fetch-mode": "cors"}, 403),
+        ("HEAD", {"sec-fetch-site": "same-site", "sec-fetch-mode": "cors"}, 403),
+        ("GET", {"sec-fetch-site": "none", "sec-fetch-mode": "navigate"}, 200),
         ("GET", {"sec-fetch-site": "same-origin", "sec-fetch-mode": "cors"}, 200),
         (
             "GET",
@@ -80,6 +86,99 @@ HERE = "http://127.0.0.1:7860"
 )  # fmt: skip
 def test_only_our_own_page_may_ask(method: str, headers: dict[str, str], status: int) -> None:
     assert page_of(Address()).request(method, "/", headers=headers).status_code == status
+
+
+@pytest.mark.parametrize("status", [200, 400, 403, 404])
+def test_no_page_may_frame_or_load_an_answer(status: int) -> None:
+    headers = {400: {"host": "evil.example"}, 403: {"origin": "null"}}.get(status, {})
+    answer = page_of(Address()).get("/" if status != 404 else "/nothing", headers=headers)
+    assert answer.status_code == status
+    assert answer.headers["content-security-policy"] == "frame-ancestors 'none'"
+    assert answer.headers["x-frame-options"] == "DENY"
+    assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+
+
+def test_a_link_leads_to_the_page_and_to_nothing_in_it() -> None:
+    followed = {
+        "sec-fetch-site": "cross-site",
+        "sec-fetch-mode": "navigate",
+        "sec-fetch-dest": "document",
+    }
+    assert page_of(Address()).get("/pictures/a/b/c.png", headers=followed).status_code == 403
+    assert page_of(Address()).post("/", headers=followed).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("192.168.1.7:7860", 200),
+        ("[fe80::1]:7860", 200),
+        ("localhost:7860", 200),
+        (f"{socket.gethostname()}:7860", 200),
+        (f"{socket.gethostname().partition('.')[0]}.local", 200),
+        ("rarebit.example", 200),  # given
+        ("RAREBIT.example:443", 200),
+        ("evil.example:7860", 400),
+        ("192.168.1.7.evil.example", 400),
+        ("rarebit.example.evil.example", 400),
+        ("rarebit.example@evil.example", 400),
+        ("evil.example/192.168.1.7", 400),
+        ("", 400),
+    ],
+)
+@pytest.mark.parametrize("listening", ["0.0.0.0", "::"])
+def test_open_to_the_network_it_answers_to_names_that_are_known(
+    listening: str, host: str, status: int
+) -> None:
+    address = Address(listening, login=("someone", "secret"), names=("rarebit.example",))
+    assert page_of(address).get("/", headers={"host": host}).status_code == status
+
+
+def test_a_forwarded_name_reaches_the_page_only_where_it_is_known() -> None:
+    seen: list[str | None] = []
+
+    def answer(request: Request) -> PlainTextResponse:
+        seen.append(request.headers.get("x-forwarded-host"))
+        assert "x-gradio-server" not in request.headers
+        return PlainTextResponse("done")
+
+    ours = middleware(Address(names=("rarebit.example",)))
+    app = Starlette(routes=[Route("/", answer, methods=["GET", "POST"])], middleware=ours)
+    client = TestClient(app, base_url=HERE)
+    for name in ("rarebit.example", "evil.example", 'x"><script>'):
+        client.get(
+            "/", headers={"x-forwarded-host": name, "x-gradio-server": "http://evil.example"}
+        )
+    assert seen == ["rarebit.example", None, None]
+    proxied = {"x-forwarded-host": "rarebit.example", "origin": "https://rarebit.example"}
+    assert client.post("/", headers=proxied).status_code == 200
+    assert (
+        client.post("/", headers={**proxied, "origin": "https://evil.example"}).status_code == 403
+    )
+
+
+def test_wrong_logins_wait_longer_and_longer() -> None:
+    """Whoever knows the password gets in at once; the clock is the test's."""
+    now = [0.0]
+
+    async def judge(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("", 200 if await request.body() == b"right" else 400)
+
+    slow = Middleware(SlowLoginMiddleware, clock=lambda: now[0])
+    app = Starlette(routes=[Route("/login", judge, methods=["POST"])], middleware=[slow])
+    stranger, owner = (TestClient(app, client=(host, 1)) for host in ("10.0.0.1", "10.0.0.2"))
+    judged = []
+    for _ in range(2_000):  # hours of guesses, every few seconds
+        now[0] += 4.32
+        answer = stranger.post("/login/"[: 6 + len(judged) % 2], content=b"wrong")
+        judged += [now[0]] * (answer.status_code == 400)
+        assert answer.status_code == 400 or int(answer.headers["retry-after"]) <= 60
+    assert len(judged) < 2_000 * 4.32 / 60 + 20
+    assert stranger.post("/login", content=b"right").status_code == 429
+    assert owner.post("/login", content=b"right").status_code == 200
+    now[0] += 60
+    assert stranger.post("/login", content=b"right").status_code == 200
+    assert stranger.post("/login", content=b"wrong").status_code == 400  # counted anew
 
 
 def test_another_host_needs_a_login_and_then_answers_to_its_name() -> None:
@@ -222,6 +321,9 @@ def test_the_served_page_gives_nothing_away(tmp_path: Path) -> None:
     with Server(tmp_path) as server, httpx.Client(base_url=server.url, trust_env=False) as client:
         page = client.get("/")
         assert page.status_code == 200 and "fonts.googleapis" not in page.text
+        assert page.headers["content-security-policy"] == "frame-ancestors 'none'"
+        forwarded = client.get("/", headers={"x-forwarded-host": "evil.example"})
+        assert "evil.example" not in forwarded.text
         assert client.get("/config").json()["analytics_enabled"] is False
         refused = [
             client.get(f"/gradio_api/file={secret}"),
@@ -231,6 +333,7 @@ def test_the_served_page_gives_nothing_away(tmp_path: Path) -> None:
             client.get("/pictures/../../etc/passwd"),
             client.get("/pictures/nothing/step-000001/00.png"),
             client.get("/", headers={"host": "evil.example"}),
+            client.get("/", headers={"sec-fetch-site": "same-site", "sec-fetch-dest": "iframe"}),
             client.post("/gradio_api/upload", headers={"origin": "https://evil.example"}),
             client.post("/gradio_api/queue/join", headers={"origin": "http://127.0.0.1:1"}),
             client.post("/gradio_api/call/start_training", headers={"origin": "null"}),

@@ -1,0 +1,202 @@
+"""What every request passes first: whose it is, and whether it guesses passwords."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_READING = ("GET", "HEAD", "OPTIONS")
+_HEADERS = {
+    "content-security-policy": "frame-ancestors 'none'",
+    "x-frame-options": "DENY",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "x-content-type-options": "nosniff",
+}
+"""Of every answer: no other page may frame it, load it or keep hold of its window."""
+
+_UNKNOWN_NAME = (
+    "This machine is not known by that name here. Start Rarebit with --allow-host NAME if it is."
+)
+
+FREE_GUESSES = 5
+LONGEST_WAIT = 60.0
+"""Seconds between two guesses, once there were many."""
+FORGOTTEN_AFTER = 900.0
+_MOST_CLIENTS = 10_000
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """The names that the page answers to; any other may be a stranger's (DNS rebinding).
+
+    Attributes:
+        names: in lower case, without ports.
+        addresses: whether any address in figures is one as well. A rebound name is never one.
+    """
+
+    names: frozenset[str]
+    addresses: bool = False
+
+    @classmethod
+    def of(cls, host: str, given: tuple[str, ...] = ()) -> Hosts:
+        """Those of the address that is listened on, and those that were given."""
+        names = {"localhost", "127.0.0.1", host, *given}
+        if is_open(host):
+            own = socket.gethostname()
+            names |= {own, own.partition(".")[0], f"{own.partition('.')[0]}.local"}
+        return cls(frozenset(name.casefold() for name in names), is_open(host))
+
+    def knows(self, netloc: str | None) -> bool:
+        """Whether a Host header, such as ``localhost:7860`` or ``[::1]:7860``, is one of them."""
+        try:
+            parts = urlsplit(f"//{netloc or ''}")
+            if parts.netloc != netloc or parts.username is not None or parts.port == 0:
+                return False
+        except ValueError:
+            return False
+        name = parts.hostname or ""
+        if name in self.names:
+            # An IPv6 address without its brackets is no Host header (RFC 3986, 3.2.2).
+            return ":" not in name or netloc.startswith("[")
+        return self.addresses and _is_address(name)
+
+
+def is_open(host: str) -> bool:
+    """Whether it stands for every address of this machine."""
+    return host in ("0.0.0.0", "::")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+class OwnPageMiddleware:
+    """Answers the page's own requests, and those of scripts; no other site's page.
+
+    Not starlette's base class: it buffers streams.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Hosts) -> None:
+        self.app, self.hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on, or answers 400 or 403."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_closed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_HEADERS)
+            await send(message)
+
+        headers = Headers(scope=scope)
+        if not self.hosts.knows(headers.get("host")):
+            await PlainTextResponse(_UNKNOWN_NAME, 400)(scope, receive, send_closed)
+            return
+        scope = self._without_forgeries(scope)
+        if not _is_own(scope):
+            refusal = PlainTextResponse("Refused: this page belongs to another site.", 403)
+            await refusal(scope, receive, send_closed)
+            return
+        await self.app(scope, receive, send_closed)
+
+    def _without_forgeries(self, scope: Scope) -> Scope:
+        """Gradio writes these two into the page, as the address that it asks."""
+        forwarded = Headers(scope=scope).get("x-forwarded-host")
+        dropped = [b"x-gradio-server"]
+        dropped += [] if self.hosts.knows(forwarded) else [b"x-forwarded-host"]
+        kept = [(name, value) for name, value in scope["headers"] if name.lower() not in dropped]
+        return {**scope, "headers": kept}
+
+
+def _is_own(scope: Scope) -> bool:
+    headers = Headers(scope=scope)
+    origin = headers.get("origin")
+    own = (headers.get("host"), headers.get("x-forwarded-host"))
+    if origin is not None and urlsplit(origin).netloc not in own:
+        return False
+    # Programs other than browsers do not say from where they ask.
+    if headers.get("sec-fetch-site", "none") in ("same-origin", "none"):
+        return True
+    # Someone followed a link to the page.
+    followed = headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest", "document")
+    return (
+        scope["method"] in _READING
+        and scope["path"] == "/"
+        and followed == ("navigate", "document")
+    )
+
+
+class SlowLoginMiddleware:
+    """Lets nobody guess passwords quickly: each wrong one makes the next wait longer.
+
+    Args:
+        clock: seconds.
+    """
+
+    def __init__(self, app: ASGIApp, clock: Callable[[], float] = time.monotonic) -> None:
+        self.app, self._clock = app, clock
+        self._guesses: OrderedDict[str, tuple[int, float]] = OrderedDict()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on, or answers 429."""
+        if scope["type"] != "http" or scope["path"].rstrip("/") != "/login":
+            await self.app(scope, receive, send)
+            return
+        client = _network(scope)
+        wait = self._wait(client)
+        if wait > 0:
+            text = f"Too many wrong logins. Try again in {wait:.0f} seconds."
+            refusal = PlainTextResponse(text, 429, {"retry-after": f"{wait:.0f}"})
+            await refusal(scope, receive, send)
+            return
+
+        async def send_judged(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 200:
+                self._guesses.pop(client, None)
+            await send(message)
+
+        # Counted before it is judged, so that many at once are many.
+        count = self._guesses.get(client, (0, 0.0))[0]
+        self._guesses[client] = (count + 1, self._clock())
+        self._guesses.move_to_end(client)
+        while len(self._guesses) > _MOST_CLIENTS:
+            self._guesses.popitem(last=False)
+        await self.app(scope, receive, send_judged)
+
+    def _wait(self, client: str) -> float:
+        count, last = self._guesses.get(client, (0, 0.0))
+        passed = self._clock() - last
+        if passed > FORGOTTEN_AFTER:
+            self._guesses.pop(client, None)
+            return 0.0
+        due = (
+            min(2.0 ** min(count - FREE_GUESSES, 10), LONGEST_WAIT) if count >= FREE_GUESSES else 0
+        )
+        return max(0.0, due - passed)
+
+
+def _network(scope: Scope) -> str:
+    """Where a request comes from: an address, or the 64 bits of IPv6 that one customer has."""
+    host = (scope.get("client") or ("",))[0]
+    if ":" not in host:
+        return host
+    try:
+        return str(ipaddress.ip_network(f"{host.partition('%')[0]}/64", strict=False))
+    except ValueError:
+        return host
