@@ -310,7 +310,7 @@ def run_logged(command: Sequence[str]) -> None:
 
 def show_progress(line: str) -> None:
     """Picks what is worth seeing from pip's output."""
-    download = re.match(r"\s*Downloading (\S+)(.*\((\d.*B)\))?", line)
+    download = re.match(r"\s*Downloading (\S+)(.*\((\d.*B)\))?", line[:300])
     if download and not download.group(1).endswith(".metadata"):
         name = download.group(1).rpartition("/")[2]
         say(f"  {name} {download.group(3) or ''}".rstrip())

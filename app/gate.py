@@ -58,8 +58,9 @@ class Hosts:
 
     def knows(self, netloc: str | None) -> bool:
         """Whether a Host header, such as ``localhost:7860`` or ``[::1]:7860``, is one of them."""
+        netloc = netloc or ""
         try:
-            parts = urlsplit(f"//{netloc or ''}")
+            parts = urlsplit(f"//{netloc}")
             if parts.netloc != netloc or parts.username is not None or parts.port == 0:
                 return False
         except ValueError:

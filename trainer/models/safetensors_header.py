@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +21,8 @@ from trainer.errors import UserError
 MAX_HEADER_BYTES = 16 * 2**20
 """Far above real files (0.3 MB for SDXL; some megabytes with a picture in the metadata)."""
 MAX_TENSORS = 50_000
+MAX_NAME = 500
+"""Characters of a tensor's name, so that patterns over names are quick, whatever they are."""
 _MAX_DIMENSIONS = 8
 
 _FOREIGN: tuple[tuple[bytes, str], ...] = (
@@ -104,12 +107,14 @@ def _foreign_kind(start: bytes) -> str | None:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(n for n in result if names.count(n) > 1)} appears twice")
+        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"{name} appears twice")
     return result
 
 
 def _entry(name: str, value: dict[str, Any], data_start: int) -> TensorEntry:
+    if len(name) > MAX_NAME:
+        raise ValueError(f"a tensor has a name of {len(name)} characters")
     shape = tuple(value["shape"])
     # Beside a zero the other sizes take no byte, but strides are computed of them all the same.
     if len(shape) > _MAX_DIMENSIONS or math.prod(size or 1 for size in shape) >= 2**63:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from app.tabs.generate.drawing import AdapterSetting, Settings
 from trainer.data.images import read_texts
 from trainer.errors import UserError
 
-_ADAPTER = re.compile(r"(?P<name>.+?)(?::(?P<unet>-?[\d.]+(?:e-?\d+)?))?(?::(?P<text>-?[\d.]+))?")
+_STRENGTH = re.compile(r"-?[0-9.]{1,20}(?:e-?[0-9]{1,3})?")
 _MOST_ADAPTERS = 50
 
 
@@ -75,14 +76,20 @@ def read_settings(path: Path, known: dict[str, str], bases: list[str]) -> Restor
 def parse_adapter(text: str) -> AdapterSetting:
     """``NAME:STRENGTH`` or ``NAME:STRENGTH:TEXT_STRENGTH``; the name stands for the id."""
     text = text[:300]
-    match = _ADAPTER.fullmatch(text)
-    try:
-        if match:
-            text_encoder_strength = float(match["text"]) if match["text"] else None
-            return AdapterSetting(match["name"], float(match["unet"] or 1), text_encoder_strength)
-    except ValueError:
-        pass  # such as 0.5.1
+    for count in (2, 1):
+        name, *numbers = text.rsplit(":", count)
+        strengths = [strength for number in numbers if (strength := _strength(number)) is not None]
+        if name and len(strengths) == count:
+            return AdapterSetting(name, *strengths)
     return AdapterSetting(text)
+
+
+def _strength(text: str) -> float | None:
+    try:
+        value = float(text) if _STRENGTH.fullmatch(text) else math.nan
+    except ValueError:  # such as 0.5.1
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _own_facts(text: str) -> _PictureFacts | None:
@@ -95,11 +102,12 @@ def _own_facts(text: str) -> _PictureFacts | None:
 def _a1111_facts(text: str) -> _PictureFacts | None:
     """``PROMPT <lora:NAME:1>``, ``Negative prompt: …`` and ``Steps: 20, Seed: 1, …``."""
     head, _, tail = text.rpartition("\n")
-    pairs = dict(re.findall(r"([A-Z][\w ]*): ([^,]+)", tail))
+    pairs = {key: value for key, _, value in (p.strip().partition(": ") for p in tail.split(","))}
     prompt, _, negative = head.partition("\nNegative prompt: ")
+    plain, adapters = _apart(prompt)
     width, _, height = pairs.get("Size", "").partition("x")
     facts = {
-        "prompt": re.sub(r"\s*<lora:[^>]*>", "", prompt),
+        "prompt": plain,
         "negative": negative,
         "seed": pairs.get("Seed"),
         "width": width,
@@ -107,9 +115,27 @@ def _a1111_facts(text: str) -> _PictureFacts | None:
         "inference_steps": pairs.get("Steps"),
         "guidance": pairs.get("CFG scale"),
         "model": pairs.get("Model", ""),
-        "adapters": re.findall(r"<lora:([^>]+)>", prompt),
+        "adapters": adapters,
     }
     try:
         return _PictureFacts.model_validate(facts)
     except ValidationError:
         return None
+
+
+def _apart(prompt: str) -> tuple[str, list[str]]:
+    """A prompt without its ``<lora:NAME:1>`` and the spaces before them, and what stood in these.
+
+    By hand, since patterns take quadratic time for many that are not closed.
+    """
+    first, *parts = prompt.split("<lora:")
+    plain, adapters = [first], []
+    for part in parts:
+        name, closed, rest = part.partition(">")
+        if name and closed:
+            adapters.append(name)
+            plain[-1] = plain[-1].rstrip()
+            plain.append(rest)
+        else:
+            plain.append(f"<lora:{part}")
+    return "".join(plain), adapters

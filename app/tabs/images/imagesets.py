@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated
@@ -144,6 +144,12 @@ def _write_notes(hidden: Path, notes: SetNotes) -> None:
     write_bytes(hidden / _NOTES, _notes.dump_json(notes, indent=1))
 
 
+def numbered(stem: str) -> Iterator[str]:
+    """A name, and then further ones of it: ``cat``, ``cat-2``, ``cat-3``, …"""
+    yield stem
+    yield from (f"{stem}-{number}" for number in itertools.count(2))
+
+
 def make_set(root: Path, title: str, fill: Callable[[Path], SetNotes]) -> SetFolder:
     """Make a set, which appears when it is whole; its id is the title's slug, numbered if taken.
 
@@ -158,8 +164,7 @@ def make_set(root: Path, title: str, fill: Callable[[Path], SetNotes]) -> SetFol
         _write_notes(building / HIDDEN, fill(building))
         with _naming:
             taken = {path.name.casefold() for path in root.iterdir()}
-            stem = slug(title) or "pictures"
-            names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+            names = numbered(slug(title) or "pictures")
             final = root / next(name for name in names if name not in taken)
             publish_folder(building, final)
     except BaseException:

@@ -13,7 +13,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from app.files import disk_trouble, slug
-from app.tabs.images.imagesets import SetFolder, SetNotes, contents_of, make_set, read_notes, scan
+from app.tabs.images.imagesets import (
+    SetFolder,
+    SetNotes,
+    contents_of,
+    make_set,
+    numbered,
+    read_notes,
+    scan,
+)
 from trainer.data.images import PICTURE_SUFFIXES, ImageProblem
 from trainer.data.names import display_name
 from trainer.data.parquet import ParquetRow, forget_tables
@@ -85,11 +93,9 @@ def _own_folder(old: str, known: dict[str, str]) -> str:
     if old == ".":
         return ""
     if old not in known:
-        stem, number = "/".join(map(_own_part, PurePosixPath(old).parts[-_MAX_FOLDERS:])), 2
-        name = stem
-        while name in known.values():
-            name, number = f"{stem}-{number}", number + 1
-        known[old] = name
+        stem = "/".join(map(_own_part, PurePosixPath(old).parts[-_MAX_FOLDERS:]))
+        taken = set(known.values())
+        known[old] = next(name for name in numbered(stem) if name not in taken)
     return known[old]
 
 

@@ -91,6 +91,11 @@ MALFORMED: dict[str, tuple[bytes, str]] = {
         packed(header(("a", entry(0, 8)[:-1] + ',"dtype":"I32"}')), 8),
         "duplicate",
     ),
+    "a long name": (packed(header(("a" * 501, entry(0, 4))), 4), "a name of 501 characters"),
+    "one of many twice": (
+        packed(header(*((f"{n}", entry(0, 0)) for n in range(40_000)), ("39999", entry(0, 0)))),
+        "39999 appears twice",
+    ),
     "metadata not texts": (packed(header(("__metadata__", '{"a":1}'))), "expected a string"),
     "a million tensors": (
         empty_tensors(1_000_000),

@@ -86,7 +86,47 @@ def test_a_picture_without_settings_is_refused(tmp_path: Path, texts: dict[str, 
         ("cat at step 50:1", AdapterSetting("cat at step 50")),
         ("a:b:0.5", AdapterSetting("a:b", 0.5)),
         ("", AdapterSetting("")),
+        # No strength that can be drawn with: the whole is a name, and said to be missing.
+        *(
+            (text, AdapterSetting(text))
+            for text in (
+                "cat:1e999",
+                "cat:0.5:1e999",
+                "cat:nan",
+                "cat:inf",
+                "cat:0.5.1",
+                "cat:1_0",
+                "cat: 1",
+            )
+        ),
     ],
 )
 def test_adapters_are_named_with_their_strengths(text: str, expected: AdapterSetting) -> None:
     assert parse_adapter(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A" * 200_000,
+        "\n" + "A" * 199_000,
+        "a\n" + "Ab " * 60_000,
+        "<lora:" * 33_000 + "\nSteps: 1",
+        " " * 190_000 + "<lora:\nSteps: 1",
+        "<lora:a:" + "1" * 190_000,
+        "a\n" + "A: b, " * 33_000,
+    ],
+    ids=["letters", "a line of letters", "words", "open", "spaces", "figures", "pairs"],
+)
+def test_a_text_made_to_take_long_is_read_in_one_pass(tmp_path: Path, text: str) -> None:
+    """28 KB took 2 s, and 200 KB are allowed; `tests/test_patterns.py` holds the patterns to it."""
+    with pytest.raises(UserError, match="no settings"):
+        read_settings(carrying(tmp_path / "a.png", parameters=text), KNOWN, BASES)
+
+
+def test_an_infinite_strength_is_not_restored(tmp_path: Path) -> None:
+    text = "a <lora:cat:1e999> <lora:style:1>\nSteps: 20, CFG scale: 7, Seed: 42, Size: 64x64"
+    restored = read_settings(carrying(tmp_path / "a.png", parameters=text), KNOWN, BASES)
+    assert restored.settings.prompt == "a"
+    assert restored.settings.adapters == (AdapterSetting("file/style.safetensors", 1.0),)
+    assert restored.missing == ("the adapter cat:1e999",)
