@@ -100,7 +100,7 @@ def endless(tree: Any, *, inside: bool = False) -> Iterator[bool]:
 
 def is_quick(pattern: str) -> bool:
     """Whether it is linear by its form: without an endless repeat, or one such and nothing else."""
-    tree = parser.parse(pattern)
+    tree: Any = parser.parse(pattern)
     found = list(endless(tree))
     alone = len(tree) == 1 and tree[0][0] is constants.MAX_REPEAT and len(tree[0][1][2]) == 1
     return not found or (found == [False] and alone)

@@ -120,3 +120,10 @@ def disguised() -> Iterator[tuple[str, bytes, str]]:
     for name, brand in (("phone.heic", b"heic"), ("renamed.jpg", b"mif1")):
         box = b"\x00\x00\x00\x18ftyp" + brand + b"\x00\x00\x00\x00mif1heic"
         yield name, box + bytes(64), "pillow-heif"
+
+
+def long_gif(comments: int = 1_000_000) -> bytes:
+    """A GIF of 8 × 8 pixels with so many comments ahead of them, 5 MB by default."""
+    data = encode(Image.new("P", (8, 8)), "GIF")
+    start = data.index(b",")  # where the picture's own block begins
+    return data[:start] + b"!\xfe\x01a\x00" * comments + data[start:]

@@ -21,6 +21,7 @@ from trainer.config.fields import ConfigField, all_fields, concept_fields, secti
 from trainer.config.mistakes import ConfigError, Mistake, explain, shown_value, unknown_key
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
+from trainer.plain_files import open_file
 from trainer.runs.atomic import write_text
 from trainer.untyped import is_list, is_mapping
 
@@ -230,7 +231,7 @@ def read_config(path: Path, *, of_run: bool = False) -> TrainingConfig:
     """
     hint = "Every field is explained in docs/configuration.md."
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: NUL in the path
         reason = getattr(error, "strerror", None) or error

@@ -28,6 +28,7 @@ from trainer.data.findings import Finding
 from trainer.data.names import display_name, list_names, matching_key
 from trainer.data.pairing import PictureIndex
 from trainer.data.scan import CAPTION_SUFFIXES, FolderContents, FoundFile
+from trainer.plain_files import open_file
 from trainer.untyped import is_table
 
 MAX_TABLE_BYTES = 20_000_000
@@ -155,7 +156,7 @@ def _read(file: FoundFile, contents: FolderContents) -> str:
 
 def read_start(path: Path, size: int) -> bytes:
     """The first ``size`` bytes of a file, and one more if there is more."""
-    with path.open("rb") as stream:
+    with open_file(path) as stream:
         return stream.read(size + 1)
 
 

@@ -1,4 +1,4 @@
-"""Pictures: the only place that opens them.
+"""Pictures: the only place that opens them; `trainer.data.decoder` does so in another process.
 
 A picture may come from anywhere, so it is judged before it is decoded: only the decoders of
 `FORMATS` are tried (never Pillow's PostScript reader, which starts Ghostscript), the size is taken
@@ -13,10 +13,10 @@ import hashlib
 import importlib
 import importlib.util
 import io
-import stat
+import os
 import threading
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -27,6 +27,7 @@ from PIL import Image, UnidentifiedImageError
 from trainer.data.colours import WHITE, split_alpha, to_srgb
 from trainer.data.findings import ImageProblem
 from trainer.data.sniffing import unread_reason
+from trainer.plain_files import NOT_PLAIN, open_file
 
 MAX_PIXELS = 64_000_000
 MAX_FILE_BYTES = 512_000_000
@@ -37,9 +38,12 @@ PICTURE_SUFFIXES = (
     *(".gif", ".avif", ".tif", ".tiff", ".heic", ".heif", ".hif"),
 )
 
-# Decoding more than this at once is done by one thread at a time, so that memory stays flat.
-_LARGE_PIXELS = 16_000_000
-_large_picture = threading.Lock()
+LARGE_PIXELS = 16_000_000
+"""Decoding more than this at once is done by one thread at a time, so that memory stays flat."""
+large_picture = threading.Lock()
+
+when_opened: Callable[[int], None] = lambda _: None  # noqa: E731
+"""Is told the pixels of a picture before they are decoded; see `trainer.data.decoder`."""
 
 # Pillow warns of damaged metadata and of large sizes; both are judged here.
 warnings.filterwarnings("ignore", module=r"PIL\..*")
@@ -87,6 +91,8 @@ _PROBLEMS = (
         "Save it again with an image editor, as PNG or JPEG.",
     ),
 )
+
+_MOVE = "Move it out of the image set."
 
 ImageSource = str | Path | bytes
 
@@ -181,8 +187,8 @@ def inspect_image(source: ImageSource) -> ImageFacts:
         ImageProblem: as `load_rgb`.
     """
     with _opened(source) as (image, stream):
-        large = image.width * image.height > _LARGE_PIXELS
-        with _large_picture if large else contextlib.nullcontext():
+        large = image.width * image.height > LARGE_PIXELS
+        with large_picture if large else contextlib.nullcontext():
             header = _header(image)
             # A JPEG is decoded at an eighth of its size: the whole file is read all the same.
             image.draft(image.mode, (max(1, image.width // 8), max(1, image.height // 8)))
@@ -216,7 +222,7 @@ def read_file(path: Path) -> bytes:
     Raises:
         ImageProblem: it is something else, too large, empty, or cannot be read.
     """
-    with _stream(path) as stream:
+    with open_source(path) as stream:
         return stream.read(MAX_FILE_BYTES)
 
 
@@ -226,10 +232,11 @@ def _opened(source: ImageSource) -> Generator[tuple[Image.Image, IO[bytes]]]:
 
     Any exception within is the picture's fault: decoders raise nearly everything for bad input.
     """
-    with _stream(source) as stream:
+    with open_source(source) as stream:
         try:
             with Image.open(stream, formats=FORMATS) as image:
                 _check_size(image)
+                when_opened(image.width * image.height)
                 yield image, stream
         except ImageProblem:
             raise
@@ -239,26 +246,29 @@ def _opened(source: ImageSource) -> Generator[tuple[Image.Image, IO[bytes]]]:
 
 
 @contextlib.contextmanager
-def _stream(source: ImageSource) -> Generator[IO[bytes]]:
+def open_source(source: ImageSource) -> Generator[IO[bytes]]:
+    """The bytes of a picture that may be read at all.
+
+    Raises:
+        ImageProblem: it is something else, too large, empty, or cannot be read.
+    """
     if isinstance(source, bytes):
         _check_length(len(source))
         yield io.BytesIO(source)
         return
-    path = Path(source)
     try:
-        status = path.stat()
-        # Opening a pipe would wait for ever, and a device may never end.
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
-            raise ImageProblem(f"It is {kind}, not a picture.", "Move it out of the image set.")
-        _check_length(status.st_size)
-        stream = path.open("rb")
+        stream = open_file(Path(source))
+    except IsADirectoryError:
+        raise ImageProblem("It is a folder, not a picture.", _MOVE) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
+        if reason == NOT_PLAIN:
+            raise ImageProblem("It is a pipe, socket or device, not a picture.", _MOVE) from None
         raise ImageProblem(
             f"It cannot be opened ({reason}).", "Check that it exists and that you may read it."
         ) from error
     with stream:
+        _check_length(os.fstat(stream.fileno()).st_size)
         yield stream
 
 

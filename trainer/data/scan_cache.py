@@ -18,14 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from trainer.data.images import ImageFacts, ImageHeader, inspect_image
+from trainer.data.decoder import THUMBNAIL, inspect_image
+from trainer.data.images import ImageFacts, ImageHeader
 from trainer.runs.atomic import write_text
 from trainer.untyped import as_table
 
 SETTLED_NS = 2_000_000_000
 """A file that was changed this short ago may change again without showing it in its times."""
-
-_THUMBNAIL = (8, 9, 3)
 
 
 class ScanCache:
@@ -86,7 +85,7 @@ def _facts(row: Any, identity: list[int]) -> ImageFacts | None:
             ImageHeader(**row["header"]),
             row["digest"],
             row["transparent"],
-            pixels.reshape(_THUMBNAIL),
+            pixels.reshape(THUMBNAIL),
         )
     except (KeyError, TypeError, ValueError):
         return None

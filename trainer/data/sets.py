@@ -14,9 +14,10 @@ import numpy as np
 
 from trainer.data.buckets import CropPlan
 from trainer.data.caption_files import find_captions
+from trainer.data.decoder import inspect_image
 from trainer.data.duplicates import duplicate_findings, twin_findings
 from trainer.data.findings import Finding, ImageProblem, Severity
-from trainer.data.images import ImageFacts, ImageHeader, inspect_image, read_file
+from trainer.data.images import ImageFacts, ImageHeader, read_file
 from trainer.data.masks import MaskFile
 from trainer.data.names import display_name
 from trainer.data.pairing import read_folder

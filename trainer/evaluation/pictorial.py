@@ -32,6 +32,7 @@ from trainer.events import Progress
 from trainer.generation.sampling import Drawing, draw
 from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
+from trainer.plain_files import check_model_folder
 
 Pixels = NDArray[np.uint8]
 Vector = NDArray[np.float64]
@@ -236,6 +237,7 @@ def find_scorers(folder: Path) -> dict[str, Scorer]:
 
 
 def _load(place: Path) -> Scorer:
+    check_model_folder(place)
     try:
         kind, cls = _KINDS[json.loads((place / "config.json").read_bytes())["model_type"]]
         model = cls.from_pretrained(place, local_files_only=True, use_safetensors=True).eval()

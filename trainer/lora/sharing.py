@@ -17,7 +17,9 @@ from tempfile import TemporaryDirectory
 import safetensors.torch
 from PIL import Image
 
-from trainer.data.images import ImageProblem, load_rgb
+from trainer.data.decoder import load_rgb
+from trainer.data.images import ImageProblem, read_file
+from trainer.errors import UserError
 from trainer.lora.adapter import Adapter
 from trainer.lora.inspection import trigger_words
 from trainer.lora.reading import read_adapter
@@ -52,6 +54,7 @@ def write_sidecars(adapter: Adapter, path: Path, picture: Path | None = None) ->
         The files that were written.
 
     Raises:
+        UserError: the picture can't be read.
         OSError: from the file system.
     """
     text, image = sidecar_paths(path)
@@ -67,7 +70,10 @@ def write_sidecars(adapter: Adapter, path: Path, picture: Path | None = None) ->
             "notes": metadata.get("modelspec.usage_hint", "")[:10_000],
         },
     )
-    data = picture.read_bytes() if picture else _from_uri(metadata.get(THUMBNAIL_KEY, ""))
+    try:
+        data = read_file(picture) if picture else _from_uri(metadata.get(THUMBNAIL_KEY, ""))
+    except ImageProblem as problem:
+        raise UserError(f"{picture}: {problem.reason}", problem.hint) from None
     png = _small(data, _SIDECAR_SIDE, "PNG")
     if png is None:
         return [text]
@@ -78,8 +84,8 @@ def write_sidecars(adapter: Adapter, path: Path, picture: Path | None = None) ->
 def thumbnail(picture: Path) -> str | None:
     """A picture as a small JPEG in a data URI, without its metadata; None if it can't be read."""
     try:
-        data = picture.read_bytes()
-    except OSError:
+        data = read_file(picture)
+    except ImageProblem:
         return None
     jpeg = _small(data, _THUMBNAIL_SIDE, "JPEG")
     if jpeg is None:

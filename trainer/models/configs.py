@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from trainer.errors import UserError
 from trainer.models.unsupported import wrong_kind
+from trainer.plain_files import open_file
 from trainer.untyped import is_list, is_table
 
 MAX_JSON_BYTES = 8 * 2**20
@@ -48,11 +49,15 @@ def read_json(path: Path) -> dict[str, Any]:
         UserError: the file is absent, too large, or holds something else.
     """
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
+        with open_file(path) as file:
+            text = file.read(MAX_JSON_BYTES + 1)
+        if len(text) > MAX_JSON_BYTES:
             raise UserError(f"{path} is too large to be a model's configuration.", WHOLE)
-        content = json.loads(path.read_bytes())
-    except OSError:
+        content = json.loads(text)
+    except FileNotFoundError:
         raise UserError(f"{path} is missing.", WHOLE) from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.", WHOLE) from None
     except (ValueError, RecursionError):
         raise UserError(f"{path} is not valid JSON.", "Download the folder again.") from None
     if not is_table(content):

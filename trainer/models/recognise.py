@@ -27,6 +27,7 @@ from trainer.models.unsupported import (
     refiner,
     wrong_kind,
 )
+from trainer.plain_files import check_model_folder
 
 _LAST_NORM = UNET + "output_blocks.11.1.transformer_blocks.0.norm1.bias"
 _UNSAFE = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
@@ -74,6 +75,7 @@ def recognise(path: Path, *, has_vae: bool = True) -> Recognised:
 
 
 def _recognise_folder(folder: Path, has_vae: bool) -> Recognised:
+    check_model_folder(folder)
     _check_pipeline(folder)
     _check_layout(folder)
     family = _family_of_unet(folder, read_json(folder / "unet" / "config.json"))

@@ -18,7 +18,8 @@ from PIL.PngImagePlugin import PngInfo
 from app.files import disk_trouble
 from app.render import counted, cut
 from app.tabs.generate.drawing import AdapterSetting, Settings, checkpoint_choices, todays_folder
-from trainer.data.images import ImageProblem, load_rgb
+from trainer.data.decoder import load_rgb
+from trainer.data.images import ImageProblem
 from trainer.errors import UserError
 
 MOST_PICTURES = 60

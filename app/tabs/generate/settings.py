@@ -11,7 +11,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, Field, ValidationError
 
 from app.tabs.generate.drawing import AdapterSetting, Settings
-from trainer.data.images import read_texts
+from trainer.data.decoder import read_texts
 from trainer.errors import UserError
 
 _STRENGTH = re.compile(r"-?[0-9.]{1,20}(?:e-?[0-9]{1,3})?")

@@ -17,7 +17,8 @@ from PIL import Image, ImageDraw
 from app.files import disk_trouble
 from app.tabs.images.setview import PictureView
 from trainer.data.buckets import CropPlan
-from trainer.data.images import ImageProblem, load_rgb
+from trainer.data.decoder import load_rgb
+from trainer.data.images import ImageProblem
 from trainer.runs.atomic import replacing
 
 SIDE = 480
