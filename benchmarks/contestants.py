@@ -122,6 +122,7 @@ def rarebit_config(work: Work) -> TrainingConfig:
         "images.resolution": work.resolution,
         "captions.trigger": TRIGGER,
         "captions.class_word": "cloud",
+        "adapter.targets": "attention",
         "adapter.rank": work.rank,
         "adapter.text_encoder": False,
         "optimizer.learning_rate": RATE,

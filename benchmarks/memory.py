@@ -100,6 +100,7 @@ class Case:
             "training.batch_size": self.rows,
             "training.precision": self.precision,
             "training.gradient_checkpointing": checkpointing,
+            "adapter.targets": "attention",
             "adapter.rank": 16,
             "adapter.text_encoder": self.text,
             "preservation.weight": 0.0,

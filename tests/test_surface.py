@@ -21,6 +21,14 @@ from trainer.places import PROJECT
 # The run that several of these look at is trained first.
 pytestmark = pytest.mark.slow
 
+NEW_DEFAULTS = {
+    # Attention alone learned colours without shapes: docs/notes/subjects.md.
+    "adapter.targets": "feed-forward",
+    # At every step instead of every second with 4: more pull in all, and less chance in it.
+    "preservation.weight": 3.0,
+    "preservation.every": 1,
+}
+"""Defaults that were changed since, on purpose. Runs keep theirs: config.toml has it."""
 SURFACE: dict[str, Any] = json.loads((PROJECT / "tests" / "surface.json").read_text())
 
 
@@ -79,7 +87,8 @@ def test_fields() -> None:
     """Every field is there, with the default that it had."""
     now = {name: json.loads(json.dumps(field.default, default=str))
            for name, field in all_fields().items()}  # fmt: skip
-    assert {name: now.get(name, "gone") for name in SURFACE["fields"]} == SURFACE["fields"]
+    before = SURFACE["fields"] | NEW_DEFAULTS
+    assert {name: now.get(name, "gone") for name in before} == before
 
 
 def test_names_of_the_page() -> None:

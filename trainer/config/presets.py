@@ -54,7 +54,6 @@ _ALL = (
             "training.steps": 3000,
             "training.ema_decay": 0.99,
             "adapter.rank": 32,
-            "preservation.every": 1,
             "previews.every": 300,
             "previews.count": 4,
             "checkpoints.every": 300,

@@ -114,7 +114,7 @@ class ConceptConfig(Section):
 
 
 class AdapterConfig(Section, title="Adapter"):
-    """The LoRA (arXiv 2106.09685): W x + (alpha / rank) B A x, on the attention layers or more."""
+    """The LoRA (arXiv 2106.09685): W x + (alpha / rank) B A x, on attention and around it."""
 
     kind: Literal["lora", "rslora", "dora"] = field(
         "lora", title="Kind of adapter", memory=True, needs={"adapter.start_from": None}
@@ -135,11 +135,13 @@ class AdapterConfig(Section, title="Adapter"):
     alpha and weights are taken over, so that kind, targets, rank and alpha have no effect; the
     optimizer begins anew. A copy lies in the run's folder. Empty: a new adapter."""
     targets: Literal["attention", "feed-forward", "convolution"] = field(
-        "attention", title="Layers to adapt", memory=True, needs={"adapter.start_from": None}
+        "feed-forward", title="Layers to adapt", memory=True, needs={"adapter.start_from": None}
     )
-    """Layers to adapt. attention: its four projections. feed-forward: also the layers behind
-    attention and the projections around it. convolution: also the UNet's residual blocks (LoCon);
-    for styles and textures, with a file about three times as large."""
+    """Layers to adapt. feed-forward: attention, the layers behind it and the projections around it,
+    as sd-scripts does; with them shapes are learned while the rest stays. attention: its four
+    projections only, for less memory and a smaller file; colours and patterns come, shapes late.
+    convolution: also the UNet's residual blocks (LoCon); for styles and textures, slower, and with
+    a file about three times as large as attention's."""
     rank: int = field(
         16, ge=1, le=1024, flag="--rank R", memory=True, needs={"adapter.start_from": None}
     )
