@@ -243,7 +243,8 @@ def encode(base: BaseModel, prompts: Sequence[str], device: torch.device | str) 
     """Encode prompts on the device where the text encoders are, as diffusers' pipelines do.
 
     Gradients flow to whatever requires them; wrap the call in ``torch.no_grad()`` otherwise.
-    SD 1 and SD 2: the last hidden state after the final norm. SDXL (arXiv 2307.01952, section
+    SD 1 and SD 2: the last hidden state after the final norm; with clip skip that of an earlier
+    layer. SDXL (arXiv 2307.01952, section
     2.1): the penultimate hidden states of both encoders, concatenated, and the second one's
     pooled projection. Of a prompt in several chunks (`trainer.models.text`) the features of all
     chunks follow each other, and the first chunk is pooled.
@@ -275,9 +276,15 @@ def encode(base: BaseModel, prompts: Sequence[str], device: torch.device | str) 
         output = encoder(
             ids.to(device),
             attention_mask=mask.to(device) if wants_mask else None,
-            output_hidden_states=is_sdxl,
+            output_hidden_states=is_sdxl or base.clip_skip > 1,
         )
-        states.append(output.hidden_states[-2] if is_sdxl else output[0])
+        if is_sdxl:
+            states.append(output.hidden_states[-2])
+        elif base.clip_skip > 1:
+            norm = getattr(encoder, "text_model", encoder).final_layer_norm
+            states.append(norm(output.hidden_states[-base.clip_skip]))
+        else:
+            states.append(output[0])
         if isinstance(encoder, CLIPTextModelWithProjection):
             pooled = output.text_embeds
     hidden = torch.cat(states, dim=-1)  # (R, 77, 768) + (R, 77, 1280) -> (R, 77, 2048)

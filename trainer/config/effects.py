@@ -63,6 +63,10 @@ def _unmet(config: TrainingConfig, field: ConfigField) -> Iterator[str]:
                 yield " and ".join(f"{one} is {shown(value)}" for one, value in values.items())
             continue
         present = get_value(config, name)
+        if wanted is None:
+            if present:
+                yield f"{name} is given"
+            continue
         allowed = wanted if is_sequence(wanted) else (wanted,)
         if present not in allowed:
             needed = " or ".join(map(shown, allowed))

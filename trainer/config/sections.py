@@ -44,6 +44,10 @@ class BaseModelConfig(Section, title="Base model"):
     v-prediction models (such as NoobAI's), which auto takes for epsilon then, and previews before
     the first step are noise; v_prediction or epsilon for an SD 2 file that was taken for the other;
     epsilon also takes the usual noise schedule."""
+    clip_skip: int = field(1, title="Clip skip", ge=1, le=12, before=1)
+    """SD 1 only: which layer of the text encoder is read, counted from the last one. 2 for anime
+    models that were trained so, and whoever draws with the adapter sets the same; 1 for all others.
+    Training, previews and measuring do alike."""
     vae: str = field("", title="VAE apart", max_length=4000, resume=True, private=True, place=True)
     """File (.safetensors) or folder of a VAE to use instead of the base model's own, or for a file
     that has none. It must be one for the same family: SD 1 and 2 share theirs, SDXL has another.

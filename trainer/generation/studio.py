@@ -132,7 +132,11 @@ class Studio:
             say()
             device = self._device = self._device or choose_device("auto")
             base = load_base(
-                chosen.name, prediction=chosen.prediction, vae=chosen.vae, dtype=device.dtype
+                chosen.name,
+                prediction=chosen.prediction,
+                vae=chosen.vae,
+                clip_skip=chosen.clip_skip,
+                dtype=device.dtype,
             )
             self._chosen = chosen
             device.put(base.unet, *base.text_encoders)
@@ -141,7 +145,7 @@ class Studio:
 
 
 def _base_of(request: GenerateRequest) -> BaseModelConfig:
-    """The base model, with prediction type and VAE as a run of the adapters set them for it."""
+    """The base model, with all that a run of the adapters has set for it."""
     for use in request.adapters:
         for folder in use.file.resolve().parents[:2]:  # of a run's result, or of an earlier step
             with suppress(UserError):

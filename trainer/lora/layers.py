@@ -78,13 +78,13 @@ def find_layers(base: BaseModel) -> dict[ModuleKey, LiveLayer]:
 def find_targets(base: BaseModel, targets: Targets = "attention") -> list[ModuleKey]:
     """The layers that training adapts: every one of the kinds asked for whose output is used.
 
-    SDXL reads the last but one layer of its first text encoder. The last one has no effect, so an
-    adapter on it would never get a gradient.
+    SDXL reads the last but one layer of its first text encoder, and clip skip an earlier one than
+    the last. Those behind have no effect, so an adapter on them would never get a gradient.
     """
     found = [key for key in find_layers(base) if is_target(key, targets)]
-    if base.family.name != "sdxl":
-        return found
-    last = f"text_model.encoder.layers.{base.text_encoders[0].config.num_hidden_layers - 1}."
+    unread = 1 if base.family.name == "sdxl" else base.clip_skip - 1
+    count = int(base.text_encoders[0].config.num_hidden_layers)
+    last = tuple(f"text_model.encoder.layers.{n}." for n in range(count - unread, count))
     return [key for key in found if key.part != "text_encoder" or not key.path.startswith(last)]
 
 

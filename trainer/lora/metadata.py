@@ -192,6 +192,7 @@ def _kohya(config: TrainingConfig, base: BaseModel, facts: TrainingFacts) -> dic
         "noise_offset": config.objective.noise_offset or None,
         "caption_dropout_rate": config.captions.dropout,
         "shuffle_caption": config.captions.shuffle_tags,
+        "clip_skip": config.base.clip_skip if config.base.clip_skip > 1 else None,
         "keep_tokens": config.captions.keep_tags,
         "dataset_dirs": _json(folders),
         "tag_frequency": _tag_frequency(facts),

@@ -183,7 +183,13 @@ def load_training_base(config: TrainingConfig, device: Device) -> BaseModel:
         UserError: as for `load_base` and `quantize_base`.
     """
     chosen = config.base
-    base = load_base(chosen.name, prediction=chosen.prediction, vae=chosen.vae, dtype=device.dtype)
+    base = load_base(
+        chosen.name,
+        prediction=chosen.prediction,
+        vae=chosen.vae,
+        clip_skip=chosen.clip_skip,
+        dtype=device.dtype,
+    )
     quantize_base(base, _weights(config), device.torch_device)
     base.max_tokens = config.captions.max_tokens
     return base

@@ -47,6 +47,7 @@ class BaseModel:
         weights: how the frozen weights of the UNet and the text encoders are kept: full, 8bit or
             4bit (`trainer.memory.quantized`).
         tiling: whether large pictures go through the VAE in tiles (`trainer.memory.tiling`).
+        clip_skip: which layer of SD 1's text encoder is read, counted from the last.
         max_tokens: how much of a prompt is read (`trainer.models.text`); None: all of it.
     """
 
@@ -66,6 +67,7 @@ class BaseModel:
     weights: str = "full"
     tiling: bool = False
     max_tokens: int | None = None
+    clip_skip: int = 1
 
     @property
     def output_key(self) -> str:

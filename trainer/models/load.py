@@ -40,6 +40,7 @@ def load_base(
     *,
     prediction: Prediction = "auto",
     vae: str = "",
+    clip_skip: int = 1,
     dtype: torch.dtype = torch.float32,
     vae_dtype: torch.dtype = torch.float32,
 ) -> BaseModel:
@@ -49,6 +50,7 @@ def load_base(
         name: a built-in name, a diffusers folder, a .safetensors file or a hub id.
         prediction: what the UNet predicts, where it cannot be recognised rightly.
         vae: the file or folder of a VAE in place of its own; empty: its own.
+        clip_skip: which layer of SD 1's text encoder is read, counted from the last.
         dtype: number format of the UNet and the text encoders.
         vae_dtype: number format of the VAE; SDXL's overflows in fp16.
 
@@ -62,6 +64,9 @@ def load_base(
     index = identity.config_folder / "model_index.json"
     settings = read_json(index) if index.is_file() else {}
     everything = f"{identity.prediction_type} {identity.zero_terminal_snr}"
+    if clip_skip > 1:
+        _check_clip_skip(identity, encoders[0], clip_skip)
+        everything += f" clip skip {clip_skip}"
     return BaseModel(
         name=identity.name,
         family=identity.family,
@@ -76,7 +81,24 @@ def load_base(
         zero_empty_prompt=bool(settings.get("force_zeros_for_empty_prompt", True)),
         fingerprint=_fingerprint(identity, parts, everything),
         vae_fingerprint=_fingerprint(identity, ["vae"]),
+        clip_skip=clip_skip,
     )
+
+
+def _check_clip_skip(identity: BaseIdentity, encoder: TextEncoder, clip_skip: int) -> None:
+    if identity.family.name != "sd1":
+        raise UserError(
+            f"base.clip_skip is {clip_skip}, but {identity.name} is of {identity.family.title}, "
+            "whose text encoders are read in one way only.",
+            "Leave base.clip_skip at 1; it is for SD 1.",
+        )
+    layers = int(encoder.config.num_hidden_layers)
+    if clip_skip > layers:
+        raise UserError(
+            f"base.clip_skip is {clip_skip}, but the text encoder of {identity.name} has {layers} "
+            "layers.",
+            "1 or 2 is usual.",
+        )
 
 
 @dataclass(frozen=True)

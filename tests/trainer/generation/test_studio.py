@@ -126,13 +126,17 @@ def test_the_base_model_is_taken_as_the_adapters_run_took_it(
     shutil.copytree(runs / "one", tmp_path / "run")
     adapters = [tmp_path / "run/adapter.safetensors", tmp_path / "run/checkpoints/step-000004"]
     config = read_config(tmp_path / "run/config.toml")
-    changes = {"base.prediction": "v_prediction_zero_snr", "base.vae": str(other)}
+    changes = {
+        "base.prediction": "v_prediction_zero_snr",
+        "base.vae": str(other),
+        "base.clip_skip": 2,
+    }
     write_config(tmp_path / "run/config.toml", with_values(config, changes))
     plain = paint(use(runs / "one/adapter.safetensors"))
     for adapter in adapters:
         assert (paint(use(adapter)) != plain).any()
         loaded = paint.studio._loaded[0]  # type: ignore[index]
-        assert loaded.prediction_type == "v_prediction"
+        assert (loaded.prediction_type, loaded.clip_skip) == ("v_prediction", 2)
         assert loaded.scheduler_config["rescale_betas_zero_snr"]
         expected = load_base(str(other)).vae.state_dict()
         assert all(torch.equal(v, expected[k]) for k, v in loaded.vae.state_dict().items())

@@ -175,5 +175,7 @@ def on_meta(name: FamilyName) -> BaseModel:
                 config = json.loads((folder / subfolder / "config.json").read_text())
                 encoders.append(kind(CLIPTextConfig(**config)))
     # Adapters look at nothing else of a base model.
-    seen = SimpleNamespace(name=name, family=FAMILIES[name], unet=unet, text_encoders=encoders)
+    seen = SimpleNamespace(
+        name=name, family=FAMILIES[name], unet=unet, text_encoders=encoders, clip_skip=1
+    )
     return cast(BaseModel, seen)

@@ -13,7 +13,10 @@ import torch
 from tests.conftest import TinyBase
 from tests.tiny_models import TINY_NAMES, TinyName
 from tests.trainer.models.conftest import CopyOf
+from trainer.diffusion import encode
+from trainer.errors import UserError
 from trainer.generation.sampling import Drawing, draw
+from trainer.lora.layers import find_targets
 from trainer.memory.devices import choose_device
 from trainer.models.load import load_base
 
@@ -108,6 +111,32 @@ def test_latents_are_scaled_by_the_vaes_statistics_as_sdxl_pipelines_do(copy_of:
     ).images[0]
     ours = draw(base, [Drawing("a dog", "", 3, 32, 32, 2, 1.0)], choose_device("fp32"))[0]
     assert np.abs(np.asarray(drawn).astype(int) - np.asarray(ours)).max() <= 1
+
+
+@pytest.mark.parametrize("clip_skip", [1, 2])
+def test_clip_skip_reads_the_layer_that_diffusers_reads(
+    clip_skip: int, tiny_base: TinyBase
+) -> None:
+    base = load_base(str(tiny_base("sd1")), clip_skip=clip_skip)
+    pipeline: Any = base.pipeline()
+    expected, _ = pipeline.encode_prompt("a dog", "cpu", 1, False, clip_skip=clip_skip - 1 or None)
+    torch.testing.assert_close(encode(base, ["a dog"], "cpu").hidden, expected)
+    plain = load_base(str(tiny_base("sd1")))
+    assert (plain.fingerprint == base.fingerprint) == (clip_skip == 1)
+    unread = set(find_targets(plain)) - set(find_targets(base))
+    assert all(key.path.startswith("text_model.encoder.layers.1.") for key in unread)
+    assert len(unread) == (0 if clip_skip == 1 else 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "clip_skip", "said"), [("sdxl", 2, "for SD 1"), ("sd1", 3, "usual")]
+)
+def test_clip_skip_is_refused_where_it_means_nothing(
+    name: str, clip_skip: int, said: str, tiny_base: TinyBase
+) -> None:
+    with pytest.raises(UserError, match=f"clip_skip is {clip_skip}") as caught:
+        load_base(str(tiny_base(name)), clip_skip=clip_skip)
+    assert said in caught.value.hint
 
 
 def test_pipelines_scheduler_follows_the_models_prediction(tiny_base: TinyBase) -> None:
