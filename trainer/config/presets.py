@@ -104,6 +104,26 @@ _ALL = (
         },
     ),
     Preset(
+        "b-lora-style",
+        "The style of one picture, for SDXL: the block that decides how things are drawn (B-LoRA).",
+        {
+            "base.name": "stabilityai/stable-diffusion-xl-base-1.0",
+            "adapter.only": ("unet.up_blocks.0.attentions.1.*",),
+            "adapter.text_encoder": False,
+            "adapter.rank": 64,
+        },
+    ),
+    Preset(
+        "b-lora-content",
+        "The thing of one picture, for SDXL: the block that decides what is drawn (B-LoRA).",
+        {
+            "base.name": "stabilityai/stable-diffusion-xl-base-1.0",
+            "adapter.only": ("unet.up_blocks.0.attentions.0.*",),
+            "adapter.text_encoder": False,
+            "adapter.rank": 64,
+        },
+    ),
+    Preset(
         "prodigy",
         "Prodigy finds the learning rate by itself: for pictures on which the usual rate fails.",
         {

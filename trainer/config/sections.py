@@ -157,6 +157,24 @@ class AdapterConfig(Section, title="Adapter"):
     """Scale of the adapter: its output is multiplied by alpha / rank (rslora: alpha over the rank's
     square root). Empty: equal to the rank, so that changing the rank does not change the strength
     of a plain adapter."""
+    only: Several[str] = field(
+        (),
+        title="Only these layers, one a line",
+        max_length=100,
+        memory=True,
+        needs={"adapter.start_from": None},
+    )
+    """Patterns of the layers to adapt, of those that targets names: diffusers' names behind unet,
+    text_encoder or text_encoder_2, with * for anything, such as unet.up_blocks.* or *.attn2.*.
+    Empty: all of them."""
+    without: Several[str] = field(
+        (),
+        title="Not these layers, one a line",
+        max_length=100,
+        memory=True,
+        needs={"adapter.start_from": None},
+    )
+    """Patterns of layers to leave alone, as for adapter.only; they come after it."""
     dropout: float = field(0.0, title="Adapter dropout", ge=0.0, lt=1.0)
     """Share of the adapter's inputs zeroed at random in training. 0 to 1."""
     unet: bool = field(True, title="Train the UNet", memory=True)

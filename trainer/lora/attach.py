@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
@@ -96,11 +97,7 @@ def attach(
     if start:
         targets = {key: (layer.rank, layer.alpha) for key, layer in start.layers.items()}
     else:
-        targets = {
-            key: config.scale
-            for key in find_targets(base, config.targets)
-            if (config.unet if key.part == "unet" else config.text_encoder)
-        }
+        targets = dict.fromkeys(chosen_targets(base, config), config.scale)
     dora = config.kind == "dora" and not start
     with injected(base, name, targets, config.dropout, dora=dora) as new:
         for key, layer in new.items():
@@ -125,6 +122,40 @@ def attach(
         layers=dict(Counter(key.part for key, _ in layers)),
         base_parameters=base_parameters,
     )
+
+
+def chosen_targets(base: BaseModel, config: AdapterConfig) -> list[ModuleKey]:
+    """The layers that a configuration asks to adapt.
+
+    Raises:
+        UserError: a pattern fits none of them, or none is left.
+    """
+    found = [
+        key
+        for key in find_targets(base, config.targets)
+        if (config.unet if key.part == "unet" else config.text_encoder)
+    ]
+    for name, patterns in (("only", config.only), ("without", config.without)):
+        for pattern in patterns:
+            if not _of(found, (pattern,)):
+                raise UserError(
+                    f"adapter.{name} has {pattern!r}, which fits no layer that is adapted.",
+                    f"Layers are called such as {found[0]}; which kinds there are is decided by "
+                    "adapter.targets, unet and text_encoder.",
+                )
+    wanted = _of(found, config.only) if config.only else found
+    left_out = set(_of(wanted, config.without))
+    chosen = [key for key in wanted if key not in left_out]
+    if not chosen:
+        raise UserError(
+            "adapter.only and adapter.without leave no layer to adapt.", "Shorten adapter.without."
+        )
+    return chosen
+
+
+def _of(keys: list[ModuleKey], patterns: Iterable[str]) -> list[ModuleKey]:
+    """The layers that one of the patterns fits."""
+    return [key for key in keys if any(fnmatchcase(str(key), pattern) for pattern in patterns)]
 
 
 def set_strength(

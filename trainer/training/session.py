@@ -24,7 +24,7 @@ from trainer.data.sets import Picture
 from trainer.errors import UserError
 from trainer.events import ImagesRead, Progress, RunEvent
 from trainer.lora.adapter import Adapter
-from trainer.lora.attach import Attachment, attach
+from trainer.lora.attach import Attachment, attach, chosen_targets
 from trainer.lora.loading import check_fit, plain_on
 from trainer.lora.names import count_layers, count_parts
 from trainer.lora.starting import read_start, taken_over
@@ -302,11 +302,21 @@ def _start(
 def _open_base(config: TrainingConfig, device: Device) -> tuple[BaseModel, TrainingConfig, Device]:
     """The base model with all that follows from it: settings and rows at a time."""
     base = load_training_base(config, device)
-    config = resolve(config, base)
+    config = _with_trained_parts(resolve(config, base), base)
     base.tiling = config.memory.vae_tiling == "on"
     if not config.adapter.text_encoder:
         device.put_away(*base.text_encoders)
     return base, config, with_bounded_rows(device, config)
+
+
+def _with_trained_parts(config: TrainingConfig, base: BaseModel) -> TrainingConfig:
+    """The configuration without the parts that patterns leave no layer of: they do not train."""
+    adapter = config.adapter
+    if adapter.start_from or not (adapter.only or adapter.without):
+        return config
+    parts = {key.part for key in chosen_targets(base, adapter)}
+    trained = {"unet": "unet" in parts, "text_encoder": parts != {"unet"}}
+    return config.model_copy(update={"adapter": adapter.model_copy(update=trained)})
 
 
 def _fill_latents(

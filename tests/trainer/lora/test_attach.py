@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -28,6 +30,7 @@ from trainer.lora.attach import (
     Attachment,
     attach,
     attached,
+    chosen_targets,
     detach,
     disabled,
     set_strength,
@@ -87,6 +90,56 @@ def test_parts_are_switchable(
     for part, count in layers.items():
         assert len(attachment.parameters[part]) == 2 * count
     assert not any("lora" in name for name, _ in base.vae.named_parameters())
+
+
+UP, TEXT = "unet.up_blocks.", "text_encoder."
+# only, without -> what every chosen layer's name begins with, and what none has in it
+PATTERNS: list[tuple[list[str], list[str], tuple[str, ...], tuple[str, ...]]] = [
+    (["unet.up_blocks.*"], [], (UP,), ()),
+    (["unet.up_blocks.*", "text_encoder.*"], [], (UP, TEXT), ()),
+    ([], ["*.attn1.*"], ("unet.", "text_encoder"), (".attn1.",)),
+    (["unet.*"], ["*.to_q", "*.to_k"], ("unet.",), (".to_q", ".to_k")),
+]
+
+
+@pytest.mark.parametrize(("only", "without", "starts", "absent"), PATTERNS)
+@pytest.mark.parametrize("family", NAMES)
+def test_patterns_choose_layers(
+    base_of: BaseOf,
+    family: str,
+    only: list[str],
+    without: list[str],
+    starts: tuple[str, ...],
+    absent: tuple[str, ...],
+) -> None:
+    base = base_of(family)
+    everything = chosen_targets(base, CONFIG)
+    config = adapter_config(rank=2, only=only, without=without)
+    names = {str(key) for key in chosen_targets(base, config)}
+    assert names == {
+        str(key)
+        for key in everything
+        if str(key).startswith(starts) and not any(text in str(key) for text in absent)
+    }
+    assert 0 < len(names) < len(everything)
+    attach(base, config, seed=0)
+    assert {str(key) for key in adapted_layers(base, "default")} == names
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"only": ["unet.up_block.*"]}, "adapter.only has 'unet.up_block.*', which fits no layer"),
+        ({"without": ["text_encoder.*"], "text_encoder": False}, "which fits no layer"),
+        ({"only": ["unet.*"], "without": ["unet.*"]}, "leave no layer"),
+    ],
+)
+def test_patterns_that_choose_nothing_are_refused(
+    base_of: BaseOf, values: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UserError, match=re.escape(said)) as caught:
+        attach(base_of("sd1"), adapter_config(**values), seed=0)
+    assert caught.value.hint
 
 
 def test_summary_counts_what_trains(base_of: BaseOf) -> None:
