@@ -21,10 +21,12 @@ from tests.trainer.lora.helpers import (
     equal,
     modules_of,
     nudge,
+    on_meta,
     outputs,
     random_tensor,
 )
-from trainer.config.schema import AdapterConfig
+from trainer.config.presets import apply_preset
+from trainer.config.schema import AdapterConfig, TrainingConfig
 from trainer.errors import UserError
 from trainer.lora.attach import (
     Attachment,
@@ -124,6 +126,15 @@ def test_patterns_choose_layers(
     assert 0 < len(names) < len(everything)
     attach(base, config, seed=0)
     assert {str(key) for key in adapted_layers(base, "default")} == names
+
+
+@pytest.mark.parametrize(("name", "block"), [("b-lora-style", 1), ("b-lora-content", 0)])
+def test_b_lora_adapts_one_block_of_sdxl(name: str, block: int) -> None:
+    config = apply_preset(TrainingConfig(), name).adapter
+    chosen = chosen_targets(on_meta("sdxl"), config)
+    # Ten transformer blocks with four projections in each of two attentions.
+    assert len(chosen) == 10 * 2 * 4
+    assert all(str(key).startswith(f"unet.up_blocks.0.attentions.{block}.") for key in chosen)
 
 
 @pytest.mark.parametrize(
