@@ -58,7 +58,7 @@ def check_images(
         "concepts": [parse_concept(text) for text in concepts or ()],
     }
     config = with_values(TrainingConfig(), values, "the command line")
-    identity = identify(base)
+    identity = identify(base, whole=False)
     images = {"resolution": next(iter(config.images.sides), identity.resolution)}
     config = config.model_copy(update={"images": config.images.model_copy(update=images)})
     tokenizers = load_tokenizers(identity)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from trainer.commands.command import Base, command, option, say
+from trainer.config.fields import field_help
 from trainer.errors import UserError
 from trainer.places import shown
 
@@ -23,6 +24,8 @@ def generate(
         ),
     ] = None,
     base: Base = "tiny-emoji",
+    prediction: Annotated[str, option("KIND", field_help("base.prediction"))] = "auto",
+    vae: Annotated[str, option("FILE", field_help("base.vae"))] = "",
     negative: Annotated[str, option("TEXT", "What not to draw.")] = "",
     count: Annotated[int, option("N", "Pictures (4).")] = 4,
     seed: Annotated[int, option("S", "First seed (1).")] = 1,
@@ -56,6 +59,8 @@ def generate(
         "negative": negative,
         "adapters": [asdict(AdapterUse.parse(text)) for text in adapters or ()],
         "base": base,
+        "prediction": prediction,
+        "vae": vae,
         "count": count,
         "seed": seed,
         "inference_steps": inference_steps,

@@ -25,6 +25,7 @@ from trainer.generation.stack import AdapterStack, AdapterUse
 from trainer.memory.devices import Device, choose_device
 from trainer.models.base import BaseModel
 from trainer.models.load import load_base
+from trainer.models.noise import Prediction
 
 LIMIT = 1000
 
@@ -36,6 +37,8 @@ class GenerateRequest(Section):
     negative: str = Field(default="", max_length=5000)
     adapters: Several[AdapterUse] = ()
     base: str = Field(default="tiny-emoji", min_length=1)
+    prediction: Prediction = "auto"
+    vae: str = Field(default="", max_length=4000)
     count: int = Field(default=4, ge=1, le=LIMIT)
     seed: int = Field(default=1, ge=0, le=2**31 - 1)
     inference_steps: int = Field(default=25, ge=1, le=LIMIT)
@@ -145,14 +148,17 @@ class Studio:
 
 
 def _base_of(request: GenerateRequest) -> BaseModelConfig:
-    """The base model, with all that a run of the adapters has set for it."""
+    """The base model with what is asked for, or else with all that a run of the adapters set."""
+    given = BaseModelConfig(name=request.base, prediction=request.prediction, vae=request.vae)
+    if given != BaseModelConfig(name=request.base):
+        return given
     for use in request.adapters:
         for folder in use.file.resolve().parents[:2]:  # of a run's result, or of an earlier step
             with suppress(UserError):
                 base = read_config(folder / "config.toml", of_run=True).base
                 if base.name == request.base:
                     return base
-    return BaseModelConfig(name=request.base)
+    return given
 
 
 def free_name(folder: Path, stem: str) -> Path:

@@ -92,29 +92,38 @@ class BaseIdentity(BaseFacts):
         return [self.path / name for name in names]
 
 
-def identify(name: str, *, prediction: Prediction = "auto", vae: str = "") -> BaseIdentity:
+def identify(
+    name: str, *, prediction: Prediction = "auto", vae: str = "", whole: bool = True
+) -> BaseIdentity:
     """Finds and recognises a base model; a hub id is downloaded if it is not there yet.
 
     What the UNet predicts: `prediction` unless it is "auto"; else, for a folder, what its
     scheduler's configuration says (epsilon where it says nothing); for a single file see
     `trainer.models.recognise`.
 
+    Args:
+        vae: the file or folder of a VAE in place of its own.
+        whole: it is to draw or to train; False: only its text encoders and sizes are asked for,
+            and it may lack a VAE, or need its prediction type set.
+
     Raises:
         UserError: it is not there, damaged, in a format that can run code, or of another kind.
     """
-    return identify_at(name, locate(name), prediction=prediction, vae=vae)
+    return identify_at(name, locate(name), prediction=prediction, vae=vae, whole=whole)
 
 
 def identify_at(
-    name: str, path: Path, *, prediction: Prediction = "auto", vae: str = ""
+    name: str, path: Path, *, prediction: Prediction = "auto", vae: str = "", whole: bool = True
 ) -> BaseIdentity:
     """`identify` of what lies at a path.
 
     Raises:
         UserError: it is damaged, in a format that can run code, or of another kind.
     """
-    found = recognise(path, has_vae=not vae)
-    noise, family = settled(path, found.noise, prediction), FAMILIES[found.family]
+    found = recognise(path, has_vae=whole and not vae)
+    noise, family = found.noise, FAMILIES[found.family]
+    if whole:
+        noise = settled(path, noise, prediction)
     identity = BaseIdentity(
         name=name,
         path=path,

@@ -124,7 +124,7 @@ def load_text_part(name: str) -> TextPart:
     Raises:
         UserError: as for `load_base`.
     """
-    identity = identify(name)
+    identity = identify(name, whole=False)
     parts = identity.family.parts[2:]
     modules = _load(identity, dict.fromkeys(parts, torch.float32))
     encoders: list[TextEncoder] = [modules[part] for part in parts]

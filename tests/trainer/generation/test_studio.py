@@ -141,6 +141,9 @@ def test_the_base_model_is_taken_as_the_adapters_run_took_it(
         expected = load_base(str(other)).vae.state_dict()
         assert all(torch.equal(v, expected[k]) for k, v in loaded.vae.state_dict().items())
     assert (paint(use(runs / "one/adapter.safetensors")) == plain).all()
+    asked = paint(use(adapters[0]), prediction="v_prediction")
+    assert not paint.studio._loaded[0].scheduler_config["rescale_betas_zero_snr"]  # type: ignore[index]
+    assert (asked != plain).any()
 
 
 def test_a_file_that_has_changed_is_read_again(paint: Painter, runs: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tests.trainer.models.original_layout import write_original
 from tests.trainer.models.test_load import same_weights
 from trainer.errors import UserError
 from trainer.models.base import BaseModel
-from trainer.models.load import load_base
+from trainer.models.load import load_base, load_text_part
 from trainer.models.original_names import averaged_name
 
 Tensors = dict[str, torch.Tensor]
@@ -169,6 +169,16 @@ def test_a_file_without_a_vae_says_how_to_give_one(tiny_base: TinyBase, tmp_path
         load_base(str(path))
     assert "no VAE" in caught.value.message
     assert "base.vae" in caught.value.hint
+
+
+def test_words_are_judged_on_files_that_lack_a_vae_or_a_mark(
+    tiny_base: TinyBase, tiny_configs: Path, tmp_path: Path
+) -> None:
+    path = write_original(tiny_base("sdxl"), tmp_path / "model.safetensors", marks=("ztsnr",))
+    part, whole = load_text_part(str(without_vae(path))), load_base(str(tiny_base("sdxl")))
+    for one, other in zip(part.text_encoders, whole.text_encoders, strict=True):
+        state = other.state_dict()
+        assert all(torch.equal(value, state[key]) for key, value in one.state_dict().items())
 
 
 def test_what_is_no_vae_for_the_base_model_is_refused_by_name(
