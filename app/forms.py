@@ -16,7 +16,7 @@ import gradio as gr
 from gradio.components import Component
 
 from app.shared import base_models, elem
-from app.tabs.images.imagesets import list_sets
+from app.tabs.images.imagesets import set_choices
 from trainer import places
 from trainer.config.fields import ConfigField, all_fields, get_value
 from trainer.config.file import ConfigError, Mistake, validate
@@ -41,11 +41,6 @@ _EMPTY_LINE = '""'  # how the empty prompt is written in a list of one text a li
 
 
 # ------------------------------------------------------------------------------ components
-
-
-def image_sets() -> list[str]:
-    """Ids of the image sets on this machine, the page's own first."""
-    return [one.id for one in list_sets(places.DATASETS)]
 
 
 def kind_of(field: ConfigField) -> Kind:
@@ -112,7 +107,7 @@ def make_component(name: str, shown: Shown) -> Component:
         case "base":
             return gr.Dropdown(base_models(), allow_custom_value=True, **common)
         case "images":
-            return gr.Dropdown(image_sets(), allow_custom_value=True, **common)
+            return gr.Dropdown(set_choices(), allow_custom_value=True, **common)
         case "whole" | "number" if field.optional:
             # Gradio's number field (6.31) cannot be empty: it turns nothing into 0.
             return gr.Textbox(placeholder="what suits the base model", max_lines=1, **common)

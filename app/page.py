@@ -60,6 +60,7 @@ def build_page() -> gr.Blocks:
         for name, room in rooms.items():
             with room:
                 _BUILDERS[name](shared)
+        gr.HTML(render("page.html", "glossary"))
         _show_what_trains(now, told, shared)
         page.load(None, None, None, js=EVERY_EDIT, api_visibility="private")
     return page

@@ -70,6 +70,29 @@ def test_a_caption_edited_in_two_tabs(server: Server, visit: NewVisit) -> None:
     assert {"first", "second"} & captions_there(server) == {"second"}
 
 
+def test_a_set_is_renamed_and_deleted(server: Server, visit: NewVisit) -> None:
+    page = visit().open("Images")
+    upload(page, "to be deleted", [payload("a.png", picture(4))])
+    manage = page.locator("#images-manage")
+    manage.get_by_role("button", name="Rename or delete").click()
+    manage.get_by_label("Name").fill("renamed")
+    manage.get_by_role("button", name="Rename", exact=True).click()
+    expect(page.locator("#images-set").get_by_role("combobox")).to_have_value("renamed")
+    manage.get_by_role("button", name="Delete this set").click()
+    expect(page.locator("#images-asked")).to_contain_text("Delete renamed")
+    page.get_by_role("button", name="Delete it", exact=True).click()
+    expect(page.locator("#images-desk")).to_be_hidden()
+    expect(page.locator("#images-summary")).to_contain_text("Teach an image model")
+    assert not (server.datasets / "to-be-deleted").exists()
+
+
+def test_the_example_leads_to_train(visit: NewVisit) -> None:
+    page = visit().open("Images")
+    page.get_by_role("button", name="Try it with the police car").click()
+    expect(page.locator("#tab-train")).to_be_visible()
+    expect(page.locator("#train-summary")).to_contain_text("learns ohwx car")
+
+
 def test_names_and_captions_are_text(server: Server, visit: NewVisit) -> None:
     """A file name and a caption with markup are shown as what they are; nothing of them runs."""
     page = visit().open("Images")

@@ -11,7 +11,7 @@ import itertools
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BeforeValidator, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from app.files import disk_trouble, slug
+from trainer import places
 from trainer.data.gather import scan_again
 from trainer.data.names import display_name
 from trainer.data.pairing import read_folder
@@ -104,6 +105,52 @@ def list_sets(root: Path) -> list[SetFolder]:
         if path.name[0] not in "._" and path.is_dir()
     ]
     return sorted(folders, key=lambda one: (not one.owned, one.id))
+
+
+def title_of(image_set: SetFolder) -> str:
+    """What a set is called on the page."""
+    return (read_notes(image_set).title if image_set.owned else "") or image_set.shown
+
+
+def set_choices() -> list[tuple[str, str]]:
+    """(title, id) of every image set on this machine, the page's own first."""
+    return [(title_of(one), one.id) for one in list_sets(places.DATASETS)]
+
+
+def free_title(root: Path, title: str) -> str:
+    """A title that no set has yet: numbered where it is taken."""
+    taken = {title_of(one).casefold() for one in list_sets(root)}
+    names = itertools.chain([title], (f"{title} {number}" for number in itertools.count(2)))
+    return next(name for name in names if name.casefold() not in taken)
+
+
+def rename_set(root: Path, image_set: SetFolder, title: str) -> None:
+    """Call a set something else; its folder, which runs know, keeps its name.
+
+    Raises:
+        UserError: it is read only, the title is empty, or another set has it.
+    """
+    image_set.check_owned()
+    title = title.strip()
+    if not title:
+        raise UserError("The new name is empty.", "Type one.")
+    if title.casefold() == title_of(image_set).casefold() or title == free_title(root, title):
+        write_notes(image_set, replace(read_notes(image_set), title=title))
+        return
+    raise UserError(f"Another image set is called “{title}”.", "Choose another name.")
+
+
+def delete_set(image_set: SetFolder) -> None:
+    """Remove a set's folder, with all its pictures and captions.
+
+    Raises:
+        UserError: it is read only, or cannot be removed.
+    """
+    image_set.check_owned()
+    doomed = temporary_name(image_set.path)
+    with disk_trouble():
+        image_set.path.rename(doomed)  # gone from every list at once, whatever happens below
+        shutil.rmtree(doomed)
 
 
 def find_set(root: Path, set_id: str) -> SetFolder:

@@ -13,8 +13,7 @@ from app.render import render
 from app.shared import elem
 from app.tabs.images.captions import CaptionSession
 from app.tabs.images.edits import MAX_TEXT
-from app.tabs.images.imagesets import MAX_TITLE, MAX_WORD, list_sets, read_notes
-from trainer import places
+from app.tabs.images.imagesets import MAX_TITLE, MAX_WORD, set_choices
 from trainer.data.captions import MAX_CAPTION_CHARACTERS
 from trainer.data.images import PICTURE_SUFFIXES
 
@@ -48,14 +47,6 @@ KEYS = """() => {
 }"""
 
 
-def set_choices() -> list[tuple[str, str]]:
-    """(title, id) of every image set, the page's own first."""
-    return [
-        ((read_notes(one).title if one.owned else "") or one.shown, one.id)
-        for one in list_sets(places.DATASETS)
-    ]
-
-
 def part(make: Callable[..., Part], thing: str, *args: Any, **options: Any) -> Part:
     """A component of this tab, with its element id."""
     return make(*args, elem_id=elem("images", thing), **options)
@@ -86,6 +77,10 @@ class Parts:
                 self.measure = part(gr.Button, "measure", "Measure the captions", size="sm")
             with part(gr.Accordion, "sizes", "Sizes, and what is cut off"):
                 self.buckets = part(gr.HTML, "buckets")
+            with part(
+                gr.Accordion, "manage", "Rename or delete this set", open=False
+            ) as self.manage:
+                self._lay_out_manage()
         self.opened = gr.Textbox("", visible=False)
         self.picture = gr.Textbox("", visible=False)
         self.loaded = gr.Textbox("", visible=False)
@@ -136,6 +131,7 @@ class Parts:
             info="Sets on this machine. Those that came with Rarebit are read only.",
         )
         self.summary = part(gr.HTML, "summary", html("no_set"))
+        self.try_it = part(gr.Button, "try", "Try it with the police car", size="md")
         self.use = part(gr.Button, "use", "Train on these", variant="primary", visible=False)
 
     def _lay_out_words(self) -> None:
@@ -215,6 +211,21 @@ class Parts:
             )
             self.remove_not = part(gr.Button, "remove-not", "Keep it", min_width=100)
         self.facts = part(gr.HTML, "facts", html("no_picture"))
+
+    def _lay_out_manage(self) -> None:
+        with gr.Row(equal_height=True):
+            self.new_title = part(
+                gr.Textbox, "new-title", value="", label="Name", max_length=MAX_TITLE, scale=2
+            )
+            self.rename = part(gr.Button, "rename", "Rename", min_width=120)
+            self.delete = part(gr.Button, "delete", "Delete this set …", min_width=140)
+        with part(gr.Group, "question", visible=False) as self.question:
+            self.asked = part(gr.HTML, "asked")
+            with gr.Row():
+                self.delete_now = part(
+                    gr.Button, "delete-now", "Delete it", variant="stop", size="sm"
+                )
+                self.delete_not = part(gr.Button, "delete-not", "Keep it", size="sm")
 
     def _lay_out_bulk(self) -> None:
         kinds = {

@@ -18,11 +18,12 @@ from app.render import refused
 from app.shared import QUIET, Shared, go, says_errors
 from app.tabs.images import api as images_api
 from app.tabs.images import bulk as images_bulk
+from app.tabs.images import manage as images_manage
 from app.tabs.images import words as images_words
 from app.tabs.images.captions import CaptionSession, Outcome
 from app.tabs.images.edits import history
-from app.tabs.images.imagesets import SetFolder, find_set, list_sets, read_notes
-from app.tabs.images.layout import KEYS, STAMP, STAMP_LATER, Parts, html, set_choices
+from app.tabs.images.imagesets import SetFolder, find_set, list_sets, read_notes, set_choices
+from app.tabs.images.layout import KEYS, STAMP, STAMP_LATER, Parts, html
 from app.tabs.images.setview import SetView, look_at
 from app.tabs.images.thumbnails import thumbnails
 from app.tabs.images.uploads import store_uploads
@@ -31,6 +32,7 @@ from trainer.data.names import display_name
 from trainer.errors import UserError
 
 Updates = dict[Block, object]
+EXAMPLE = "police-car"  # comes with Rarebit
 _MARKS = {"error": "✕ ", "warning": "! "}
 
 
@@ -42,6 +44,7 @@ def build(shared: Shared) -> None:
     noted = images_words.wire(parts, shared)
     noted.then(says_errors(tab.reread), *tab.rereading, **QUIET)
     images_bulk.wire(parts, shared, tab.show_again, tab.everything)
+    images_manage.wire(parts, shared, tab.everything)
     images_api.expose()
 
 
@@ -85,7 +88,7 @@ class ImagesTab:
         self.everything: list[Block] = [
             *self.saved,
             *(p.picture, p.text, p.loaded, p.large, p.facts, p.remove_row, p.gallery),
-            *(p.findings, p.buckets, p.undo, p.desk, p.use),
+            *(p.findings, p.buckets, p.undo, p.desk, p.use, p.try_it, p.manage),
             *(p.trigger, p.class_word, p.verdict, p.measured, shared.trigger, shared.class_word),
         ]
         self.rereading = ([p.opened, p.picture, shared.base], [p.summary, p.findings, p.facts])
@@ -122,10 +125,12 @@ class ImagesTab:
         p.keep_mine.click(says_errors(self.keep_mine), typed, [*self.saved, p.loaded], **QUIET)
         p.take_theirs.click(says_errors(self.take_theirs), typed, self.everything, **QUIET)
         p.text.blur(says_errors(self.reread), *self.rereading, **QUIET)
+        chosen = [shared.image_set, shared.trigger, shared.class_word, shared.tabs]
+        p.try_it.click(says_errors(self.try_it), None, chosen, **QUIET)
         p.use.click(
             self.use,
             [p.opened, p.trigger, p.class_word],
-            [shared.image_set, shared.trigger, shared.class_word, shared.tabs],
+            chosen,
             **QUIET,
         )
 
@@ -149,6 +154,8 @@ class ImagesTab:
         """The tab was entered: sets may have come and gone, the base model may be another one."""
         if opened in [one.id for one in list_sets(places.DATASETS)]:
             return self.refresh(look_at(find_set(places.DATASETS, opened), base))
+        if opened:  # it was deleted in another window, or on the disk
+            return images_manage.closed(self.parts, self.shared)
         return {self.parts.chosen: gr.Dropdown(choices=set_choices(), value=None)}
 
     def open(self, set_id: str | None, base: str, session: CaptionSession) -> Updates:
@@ -188,6 +195,8 @@ class ImagesTab:
             p.undo: gr.Button(undo, visible=bool(done)),
             p.desk: gr.Column(visible=True),
             p.use: gr.Button(visible=True),
+            p.try_it: gr.Button(visible=False),
+            p.manage: gr.Accordion(visible=view.folder.owned),
             p.into: gr.Checkbox(interactive=view.folder.owned),
             p.gallery: gr.Gallery(value=list(zip(thumbnails(view.pictures), labels, strict=True))),
         }
@@ -366,6 +375,11 @@ class ImagesTab:
         place = view.place(picture)
         shown = {} if place is None else {p.facts: html("facts", view.pictures[place])}
         return {p.summary: html("summary", view), p.findings: html("findings", view), **shown}
+
+    def try_it(self) -> Sequence[object]:
+        """On to Train with an example, whose words are noted as if they had been typed."""
+        words = images_words.remember(EXAMPLE, "ohwx", "car")
+        return EXAMPLE, *words, go("train")
 
     def use(self, opened: str, trigger: str, class_word: str) -> Sequence[object]:
         """On to Train, with this set and its words."""

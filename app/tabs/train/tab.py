@@ -19,7 +19,6 @@ from app.forms import (
     explanation,
     field_names,
     form_values,
-    image_sets,
     label_of,
     make_component,
     mistakes_by_field,
@@ -28,7 +27,7 @@ from app.forms import (
 )
 from app.render import render
 from app.shared import QUIET, Shared, elem, for_scripts, go, says_errors
-from app.tabs.images.imagesets import find_set
+from app.tabs.images.imagesets import find_set, set_choices
 from app.tabs.images.words import remember
 from app.tabs.train import memory, outlook
 from trainer import places
@@ -192,7 +191,11 @@ def _follow(form: TrainForm, shared: Shared) -> None:
     has_arrived = gr.State(False)
     restored = [*form.filled, has_arrived]
     arrived = shared.page.load(says_errors(_restore), form.remembered, restored, **QUIET)
-    edited = [component.input for component in form.values]  # type: ignore[attr-defined]
+    # Other tabs choose what stands in front, too.
+    edited = [
+        component.change if name in _IN_FRONT else component.input  # type: ignore[attr-defined]
+        for name, component in form.fields.items()
+    ]
     changed = [*edited, form.text.change, shared.rooms["train"].select]
     always: dict[str, Any] = {"trigger_mode": "always_last", **QUIET}
     shown = [*form.values, form.shown_wrong, has_arrived]
@@ -259,7 +262,7 @@ def _follow_the_other_tabs(form: TrainForm, shared: Shared) -> None:
     gr.on(
         [shared.rooms["train"].select, shared.page.load],
         # Without a value: it may have been chosen while the answer was on its way.
-        lambda: gr.Dropdown(choices=image_sets()),
+        lambda: gr.Dropdown(choices=set_choices()),
         None,
         form.fields["images.path"],
         **QUIET,
@@ -271,7 +274,7 @@ def _remember_words(
     image_set: str, trigger: str, class_word: str
 ) -> tuple[str, str, dict[str, str]]:
     """The words are noted with their image set, where it is one of the page's."""
-    known = image_set if image_set in image_sets() else ""
+    known = image_set if image_set in [one for _, one in set_choices()] else ""
     trigger, class_word = remember(known, trigger, class_word)
     return trigger, class_word, {"trigger": trigger, "class_word": class_word}
 
