@@ -14,6 +14,7 @@ vector_norm: Callable[..., Tensor] = _linalg.vector_norm
 qr: Callable[..., tuple[Tensor, Tensor]] = _linalg.qr
 svd: Callable[..., tuple[Tensor, Tensor, Tensor]] = _linalg.svd
 svdvals: Callable[[Tensor], Tensor] = _linalg.svdvals
+inv: Callable[[Tensor], Tensor] = _linalg.inv
 eigh: Callable[[Tensor], tuple[Tensor, Tensor]] = _linalg.eigh
 
 

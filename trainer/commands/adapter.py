@@ -28,6 +28,13 @@ Sidecars = Annotated[
 Rank = Annotated[int | None, option("N", "Rank of every layer, at most.")]
 Energy = Annotated[float | None, option("SHARE", "Share of each layer to keep, as 0.99.")]
 ComparedBase = Annotated[str | None, option("NAME", "A base model to compare it with.")]
+LeaveOut = Annotated[
+    bool,
+    typer.Option("--leave-out-unknown", help="Read what is understood, and name what is lost."),
+]
+Embeddings = Annotated[
+    Literal["keep", "drop"], option(None, "What becomes of embeddings in the file (keep).")
+]
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ class Passed:
 
 
 @command("inspect", "what is in a file, and which rank it needs", group=adapter_app)
-def inspect(file: File) -> "AdapterInspection":
+def inspect(file: File, *, leave_out_unknown: LeaveOut = False) -> "AdapterInspection":
     """What is in an adapter file.
 
     Raises:
@@ -55,11 +62,13 @@ def inspect(file: File) -> "AdapterInspection":
     """
     from trainer.lora.inspection import inspect_file
 
-    return inspect_file(file)
+    return inspect_file(file, leave_out_unknown=leave_out_unknown)
 
 
 @command("verify", "in which tools a file works, and on a base model", group=adapter_app)
-def verify(file: File, *, base: ComparedBase = None) -> "Proof":
+def verify(
+    file: File, *, base: ComparedBase = None, leave_out_unknown: LeaveOut = False
+) -> "Proof":
     """In which tools an adapter file works, and how it lies on a base model.
 
     Raises:
@@ -68,7 +77,8 @@ def verify(file: File, *, base: ComparedBase = None) -> "Proof":
     from trainer.lora.verify import verify_file
     from trainer.models.load import load_base
 
-    return verify_file(file, None if base is None else load_base(base))
+    on = None if base is None else load_base(base)
+    return verify_file(file, on, leave_out_unknown=leave_out_unknown)
 
 
 @command("convert", "into another layout or precision", group=adapter_app)
@@ -83,13 +93,18 @@ def convert(
     precision: Precision = None,
     force: Force = False,
     sidecars: Sidecars = False,
+    leave_out_unknown: LeaveOut = False,
+    embeddings: Embeddings = "keep",
 ) -> "Written":
-    """Write an adapter in another layout or precision."""
-    from trainer.commands.adapter_files import BaseOnDevice, Output, write
-    from trainer.lora.reading import read_adapter
+    """Write an adapter in another layout or precision.
+
+    Raises:
+        UserError: it can't be read, has no form in the layout, or the output exists.
+    """
+    from trainer.commands.adapter_files import BaseOnDevice, Output, Source, write
 
     output = Output(out, precision, force, sidecars).checked([file])
-    adapter = read_adapter(file)
+    adapter = Source(leave_out_unknown, embeddings).read(file)
     on = None if base is None else BaseOnDevice.load(base)
     return write(adapter, adapter, output, file, layout, on)
 
@@ -112,27 +127,31 @@ def resize(
     precision: Precision = None,
     force: Force = False,
     sidecars: Sidecars = False,
+    leave_out_unknown: LeaveOut = False,
+    embeddings: Embeddings = "keep",
 ) -> "Written":
-    """Write an adapter with smaller ranks; of DoRA a plain one.
+    """Write an adapter with smaller ranks; of DoRA, LoHa and other kinds a plain one.
 
     Raises:
-        UserError: it can't be read, it is DoRA and no base model is known, or the output exists.
+        UserError: it can't be read, it needs a base model and none is known, or the output exists.
     """
-    from trainer.commands.adapter_files import BaseOnDevice, Output, write
+    from trainer.commands.adapter_files import BaseOnDevice, Output, Source, write
     from trainer.lora import editing
     from trainer.lora.loading import check_fit, plain_on
-    from trainer.lora.reading import read_adapter
 
     _one_goal(rank, energy)
     output = Output(out, precision, force, sidecars).checked([file])
-    adapter = read_adapter(file)
+    adapter = Source(leave_out_unknown, embeddings).read(file)
     on = BaseOnDevice.of([adapter], base)
-    if not adapter.is_dora:
+    if not adapter.needs_base:
         result = editing.resize(adapter, rank=rank, energy=energy)
-        return write(adapter, result, output, file, on=on)
+        most = max(result.ranks)
+        notes = [f"No layer needs more than rank {most}."] if rank and most < rank else []
+        return write(adapter, result, output, file, on=on, notes=notes)
     if on is None:
+        kinds = " and ".join(kind for kind in adapter.kinds if kind != "LoRA")
         raise UserError(
-            f"{file} is DoRA: what it changes depends on the base model.",
+            f"{file} is {kinds}: what it changes depends on the base model.",
             "Name the base model with --base, and it is computed there.",
         )
     check_fit(on.base, adapter)
@@ -156,16 +175,17 @@ def merge(
     precision: Precision = None,
     force: Force = False,
     sidecars: Sidecars = False,
+    leave_out_unknown: LeaveOut = False,
+    embeddings: Embeddings = "keep",
 ) -> "Written | Merged":
     """Write several adapters as one, or into a base model.
 
     Raises:
         UserError: a file can't be read, they don't fit together, or the output exists.
     """
-    from trainer.commands.adapter_files import BaseOnDevice, Output, merge_into_base, write
+    from trainer.commands.adapter_files import BaseOnDevice, Output, Source, merge_into_base, write
     from trainer.generation.stack import AdapterUse
     from trainer.lora import editing
-    from trainer.lora.reading import read_adapter
 
     choices = [AdapterUse.parse(text) for text in files]
     two = [choice.label for choice in choices if choice.text_encoder_strength is not None]
@@ -179,7 +199,14 @@ def merge(
         raise UserError("--layout has no meaning without --base.", "Leave it out.")
     paths = [path for path, _ in chosen]
     output.checked(paths)
-    adapters = [(read_adapter(path), strength) for path, strength in chosen]
+    source = Source(leave_out_unknown, embeddings)
+    adapters = [(source.read(path), strength) for path, strength in chosen]
+    other = next((adapter for adapter, _ in adapters if not adapter.is_plain), None)
+    if rank is None and other is not None and not other.needs_base:
+        raise UserError(
+            f"{other.source} is {' and '.join(other.kinds)}: merged exactly, it has full rank.",
+            "Give the rank of the merged adapter with --rank.",
+        )
     whole = result = editing.merge(adapters, [path.stem for path in paths])
     on = None
     if rank is not None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
+from trainer.data.names import display_name
 from trainer.errors import UserError
 from trainer.evaluation.drift import prediction_difference
 from trainer.lora.adapter import Adapter
@@ -21,7 +23,7 @@ from trainer.lora.baking import (
 from trainer.lora.changes import Comparison, compare
 from trainer.lora.editing import Extraction
 from trainer.lora.inspection import trigger_words
-from trainer.lora.metadata import recorded_base, recorded_fingerprint
+from trainer.lora.metadata import completed, recorded_base, recorded_fingerprint
 from trainer.lora.names import shorten
 from trainer.lora.reading import read_adapter
 from trainer.lora.sharing import picture_of, sidecar_paths, write_sidecars
@@ -68,6 +70,28 @@ class Output:
 
 
 @dataclass(frozen=True)
+class Source:
+    """How a file is read that a new one is made of.
+
+    Attributes:
+        leave_out_unknown: whether what is not understood is left out, and named.
+        embeddings: what becomes of bundled embeddings.
+    """
+
+    leave_out_unknown: bool = False
+    embeddings: Literal["keep", "drop"] = "keep"
+
+    def read(self, path: Path) -> Adapter:
+        """The adapter.
+
+        Raises:
+            UserError: as `read_adapter`.
+        """
+        adapter = read_adapter(path, leave_out_unknown=self.leave_out_unknown)
+        return replace(adapter, embeddings={}) if self.embeddings == "drop" else adapter
+
+
+@dataclass(frozen=True)
 class BaseOnDevice:
     """A base model on its device, for measuring predictions."""
 
@@ -105,6 +129,8 @@ class Written:
         left_out: keys of the metadata that found no room.
         base: name of the base model that predictions were compared on; empty where on none.
         prediction_difference: of its predictions, as a share of what the adapter changes in them.
+        lost: names of the tensors of the sources that were not understood, and are not in it.
+        notes: what else there is to say.
     """
 
     path: Path
@@ -117,6 +143,8 @@ class Written:
     sidecars: list[Path]
     base: str = ""
     prediction_difference: float | None = None
+    lost: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
         """For ``--json`` and for the page."""
@@ -133,6 +161,9 @@ class Written:
             "works": self.works,
             "metadata_left_out": self.left_out,
             "prediction_difference": self.prediction_difference,
+            "embeddings": [display_name(name[:80]) for name in self.adapter.embeddings],
+            "lost": list(self.lost),
+            "notes": list(self.notes),
         }
 
     def lines(self) -> list[str]:
@@ -147,6 +178,12 @@ class Written:
                 f"Its predictions on {self.base} differ by {100 * self.prediction_difference:.2g} "
                 "% of what the adapter changes in them."
             )
+        lines += self.notes
+        if self.adapter.embeddings:
+            names = shorten(display_name(name[:80]) for name in self.adapter.embeddings)
+            lines.append(f"Its bundled embeddings go with it: {names}.")
+        if self.lost:
+            lines.append(f"Lost, since not understood: {shorten(map(display_name, self.lost))}.")
         lines += [f"It {self.works}.", *(f"Wrote {shown(path)}" for path in self.sidecars)]
         if self.left_out:
             lines.append(f"No room in the metadata for {', '.join(self.left_out[:5])}.")
@@ -160,16 +197,18 @@ def write(
     source: Path | None = None,
     layout: WritableLayout | None = None,
     on: BaseOnDevice | None = None,
+    notes: Sequence[str] = (),
 ) -> Written:
     """Write an adapter, read it back, and compare it.
 
     Args:
-        before: what it is compared with.
+        before: what it is compared with; its `left_out` are named.
         source: the file whose picture it has in its sidecar.
         layout: unless given, the best for it.
         on: where predictions are compared.
     """
     precision, layout = output.precision or before.precision, layout or best_layout(after)
+    after = replace(after, metadata=completed(after, output.path.stem))
     left_out = write_adapter(after, output.path, layout, precision)
     written = read_adapter(output.path)
     picture = picture_of(source) if source else None
@@ -188,6 +227,8 @@ def write(
         sidecars=write_sidecars(after, output.path, picture) if output.sidecars else [],
         base=on.base.name if on else "",
         prediction_difference=predicted,
+        lost=before.left_out,
+        notes=tuple(notes),
     )
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from trainer.commands.command import Base, command, option, say
 from trainer.config.fields import field_help
+from trainer.data.names import display_name
 from trainer.errors import UserError
 from trainer.places import shown
 
@@ -40,6 +41,9 @@ def generate(
     """
     from trainer.generation.stack import AdapterUse
     from trainer.generation.studio import LIMIT, GenerateRequest, Studio
+    from trainer.lora.layouts import bundled_embeddings
+    from trainer.lora.names import shorten
+    from trainer.models.safetensors_header import read_header
 
     ranges = {
         "--count": (count, 1, LIMIT),
@@ -68,3 +72,8 @@ def generate(
         "out": out,
     }
     Studio().generate(GenerateRequest.of(request), saved=lambda path: say(shown(path)))
+    for file in (AdapterUse.parse(text).file for text in adapters or ()):
+        names = bundled_embeddings(read_header(file).tensors) if file.is_file() else []
+        if names:
+            unused = shorten(display_name(name[:80]) for name in names)
+            say(f"Drawn without the embeddings that are bundled with {shown(file)}: {unused}.")

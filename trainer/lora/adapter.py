@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from torch import Tensor
 
+from trainer.lora.family_layers import ModuleKey
 from trainer.lora.layouts import LayerNames
-from trainer.lora.names import ModuleKey
+from trainer.lora.lycoris import LycorisForm, form_change
 from trainer.memory.devices import Precision
 from trainer.models.families import FamilyName
 
@@ -36,28 +39,49 @@ class LoraLayer:
         up: B, (out, rank) or (out, rank, 1, 1).
         alpha: the change of the weight is alpha / rank · up · down.
         magnitude: of DoRA, whose change depends on the base model's weight (`change_on`).
+        form: of LyCORIS's other kinds; down and up are then empty.
     """
 
     down: Tensor
     up: Tensor
     alpha: float
     magnitude: Magnitude | None = None
+    form: LycorisForm | None = None
+
+    @classmethod
+    def of_form(
+        cls, form: LycorisForm, alpha: float, magnitude: Magnitude | None = None
+    ) -> LoraLayer:
+        """A layer of one of LyCORIS's other kinds."""
+        return cls(torch.empty(0, 0), torch.empty(0, 0), alpha, magnitude, form)
 
     @property
     def rank(self) -> int:
-        """Rows of A."""
-        return self.down.shape[0]
+        """Rows of A, or what alpha is divided by."""
+        return self.form.rank if self.form else self.down.shape[0]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of its change: (out, in) or (out, in, height, width)."""
-        return (self.up.shape[0], *self.down.shape[1:])
+        """Of its change: (out, in) or (out, in, height, width); of OFT (out,)."""
+        return self.form.shape if self.form else (self.up.shape[0], *self.down.shape[1:])
+
+    @property
+    def kind(self) -> str:
+        """Such as "LoRA", "DoRA" or "LoHa"."""
+        return self.form.name if self.form else "DoRA" if self.magnitude else "LoRA"
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether its change depends on the base model's weight."""
+        return self.magnitude is not None or (self.form is not None and self.form.needs_base)
 
     @property
     def dead(self) -> bool:
         """Whether it changes nothing at all, as before the first step of training."""
-        plain = self.magnitude is None
-        return plain and (self.alpha == 0 or not self.up.any() or not self.down.any())
+        if self.needs_base:
+            return False
+        parts = [form_change(self.form)] if self.form else [self.up, self.down]
+        return self.alpha == 0 or not all(part.any() for part in parts)
 
 
 @dataclass(frozen=True)
@@ -71,6 +95,8 @@ class Adapter:
         source: what messages call it, such as the path of its file.
         names: what its tensors are called in the file that it was read from; else empty.
         precision: coarsest number format of the matrices in that file; in memory all are float32.
+        embeddings: tensors of the bundled embeddings, by the embedding's name and their own.
+        left_out: names of the tensors in that file that were not read.
     """
 
     layers: dict[ModuleKey, LoraLayer]
@@ -79,11 +105,28 @@ class Adapter:
     source: str = "The adapter"
     names: dict[ModuleKey, LayerNames] = field(default_factory=dict[ModuleKey, LayerNames])
     precision: Precision = "fp32"
+    embeddings: dict[str, dict[str, Tensor]] = field(default_factory=dict[str, dict[str, Tensor]])
+    left_out: tuple[str, ...] = ()
 
     @property
-    def is_dora(self) -> bool:
+    def kinds(self) -> list[str]:
+        """The kinds of its layers, such as "LoRA" and "DoRA", the commonest first."""
+        return [kind for kind, _ in Counter(x.kind for x in self.layers.values()).most_common()]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all layers are pairs of matrices, which files hold."""
+        return all(layer.kind == "LoRA" for layer in self.layers.values())
+
+    @property
+    def needs_base(self) -> bool:
         """Whether its change depends on the base model's weights."""
-        return any(layer.magnitude is not None for layer in self.layers.values())
+        return any(layer.needs_base for layer in self.layers.values())
+
+    @property
+    def shapes(self) -> dict[ModuleKey, tuple[int, ...]]:
+        """Of each layer's change."""
+        return {key: layer.shape for key, layer in self.layers.items()}
 
     @property
     def ranks(self) -> list[int]:

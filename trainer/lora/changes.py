@@ -20,7 +20,9 @@ from torch import Tensor
 from trainer import typed_torch
 from trainer.errors import UserError
 from trainer.lora.adapter import Adapter, LoraLayer
-from trainer.lora.names import ModuleKey, count_layers, count_parts, shorten
+from trainer.lora.family_layers import ModuleKey
+from trainer.lora.lycoris import form_change, form_factors
+from trainer.lora.names import count_layers, count_parts, shorten
 from trainer.memory.devices import Precision
 
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-6, "fp16": 2e-3, "bf16": 1e-2}
@@ -39,22 +41,33 @@ class Factors(NamedTuple):
 
 
 def matrices(layer: LoraLayer) -> tuple[Tensor, Tensor]:
-    """s·B as (out, rank) and A as (rank, everything else), in float64.
+    """s·B as (out, rank) and A as (rank, everything else), in float64; of LyCORIS's kinds any such.
 
     Raises:
-        UserError: of DoRA these are not the change.
+        UserError: its change depends on the base model.
     """
-    if layer.magnitude is not None:
-        raise UserError(
-            "This adapter is DoRA: what it changes depends on the base model.",
-            "Name the base model with --base, and it is computed there.",
-        )
+    _check_free(layer)
     return _matrices(layer)
 
 
 def _matrices(layer: LoraLayer) -> tuple[Tensor, Tensor]:
     scale = layer.alpha / layer.rank
-    return scale * layer.up.double().flatten(1), layer.down.double().flatten(1)
+    if layer.form is None:
+        return scale * layer.up.double().flatten(1), layer.down.double().flatten(1)
+    if factors := form_factors(layer.form):
+        return scale * factors[0], factors[1]
+    change = scale * form_change(layer.form)
+    outputs, inputs = change.shape
+    identity = torch.eye(min(outputs, inputs), dtype=torch.float64)
+    return (identity, change) if outputs < inputs else (change, identity)
+
+
+def _check_free(layer: LoraLayer) -> None:
+    if layer.needs_base:
+        raise UserError(
+            f"This adapter is {layer.kind}: what it changes depends on the base model.",
+            "Name the base model with --base, and it is computed there.",
+        )
 
 
 @torch.no_grad()
@@ -64,8 +77,7 @@ def change_on(layer: LoraLayer, weight: Tensor) -> Tensor:
     Args:
         weight: the base model's, (out, in) or (out, in, height, width).
     """
-    up, down = _matrices(layer)
-    change = up @ down
+    change = _change(layer, weight)
     if layer.magnitude is None:
         return change
     original = weight.detach().to("cpu", torch.float64)
@@ -79,6 +91,23 @@ def change_on(layer: LoraLayer, weight: Tensor) -> Tensor:
     return (scale * turned - original).flatten(1)
 
 
+def full_change(layer: LoraLayer) -> Tensor:
+    """s·BA, formed: (out, everything else), float64.
+
+    Raises:
+        UserError: its change depends on the base model.
+    """
+    _check_free(layer)
+    return _change(layer, None)
+
+
+def _change(layer: LoraLayer, weight: Tensor | None) -> Tensor:
+    if layer.form is not None:
+        return layer.alpha / layer.rank * form_change(layer.form, weight)
+    up, down = _matrices(layer)
+    return up @ down
+
+
 def singular_values(layer: LoraLayer) -> Tensor:
     """The singular values of s·BA, greatest first, (min(rank, out, in))."""
     return typed_torch.svdvals(_core(*matrices(layer)))
@@ -86,6 +115,8 @@ def singular_values(layer: LoraLayer) -> Tensor:
 
 def energy_of(layer: LoraLayer) -> float:
     """Frobenius norm of s·BA."""
+    if layer.form is not None:
+        return float(typed_torch.norm(full_change(layer)))
     return float(typed_torch.norm(_core(*matrices(layer))))
 
 
@@ -206,7 +237,7 @@ def compare(before: Adapter, after: Adapter) -> Comparison:
     """How the changes of two adapters differ, layer by layer.
 
     Raises:
-        UserError: one of them is DoRA.
+        UserError: what one of them changes depends on the base model.
     """
     worst, worst_layer, lost, total = 0.0, None, 0.0, 0.0
     matched = [key for key in before.layers if key in after.layers]
@@ -231,6 +262,12 @@ def compare(before: Adapter, after: Adapter) -> Comparison:
 
 def relative_difference(reference: LoraLayer, other: LoraLayer) -> float:
     """Frobenius norm of s'B'A' - sBA over that of sBA; infinite over a zero."""
+    if reference.form is not None or other.form is not None:
+        change, found = full_change(reference), full_change(other)
+        if change.shape != found.shape:
+            return math.inf
+        size, difference = (float(typed_torch.norm(one)) for one in (change, found - change))
+        return difference / size if size else math.inf if difference else 0.0
     up, down = matrices(reference)
     other_up, other_down = matrices(other)
     if up.shape[0] != other_up.shape[0] or down.shape[1] != other_down.shape[1]:

@@ -19,7 +19,15 @@ from torch import Tensor
 from trainer import typed_torch
 from trainer.errors import UserError
 from trainer.lora.adapter import Adapter, LoraLayer
-from trainer.lora.changes import Comparison, change_on, decompose, matrices, nearest, rank_for
+from trainer.lora.changes import (
+    Comparison,
+    change_on,
+    decompose,
+    full_change,
+    matrices,
+    nearest,
+    rank_for,
+)
 from trainer.lora.layers import find_layers, parts_of
 from trainer.lora.metadata import model_metadata
 from trainer.lora.names import ModuleKey, canonical_path, is_target, shorten
@@ -66,17 +74,19 @@ def resize(adapter: Adapter, *, rank: int | None = None, energy: float | None = 
         energy: or the share of each layer's energy to keep, above 0 and up to 1.
 
     Raises:
-        UserError: a number is out of range, or the adapter is DoRA.
+        UserError: a number is out of range, or its change depends on the base model.
     """
     _check_size(rank, energy)
     factors: dict[ModuleKey, tuple[Tensor, Tensor]] = {}
     for key, layer in adapter.layers.items():
+        if layer.form is not None:
+            factors[key] = nearest(full_change(layer), rank, energy)
+            continue
         left, values, right = decompose(*matrices(layer))
         count = rank_for(values, rank, energy)
         root = values[:count].sqrt()
         factors[key] = left[:, :count] * root, root[:, None] * right[:count]
-    shapes = {key: layer.shape for key, layer in adapter.layers.items()}
-    return _with_layers(adapter, factors, shapes)
+    return _with_layers(adapter, factors, adapter.shapes)
 
 
 def merge(adapters: Sequence[tuple[Adapter, float]], names: Sequence[str]) -> Adapter:
@@ -90,7 +100,8 @@ def merge(adapters: Sequence[tuple[Adapter, float]], names: Sequence[str]) -> Ad
 
     Raises:
         UserError: they are for different families, or a layer has different shapes; a strength is
-            not finite; one is DoRA.
+            not finite; what one changes depends on the base model; two bundle different embeddings
+            of one name.
     """
     shapes = _check_together(adapters)
     factors: dict[ModuleKey, tuple[Tensor, Tensor]] = {}
@@ -107,14 +118,18 @@ def merge(adapters: Sequence[tuple[Adapter, float]], names: Sequence[str]) -> Ad
     precisions = {adapter.precision for adapter, _ in adapters}
     finest: list[Precision] = [precision for precision in _FINEST_FIRST if precision in precisions]
     metadata = _merged_metadata(adapters, names)
-    merged = Adapter({}, family, metadata, " + ".join(names), precision=finest[0])
+    merged = Adapter(
+        {}, family, metadata, " + ".join(names), precision=finest[0],
+        embeddings=_merged_embeddings(adapters),
+        left_out=tuple(name for adapter, _ in adapters for name in adapter.left_out),
+    )  # fmt: skip
     return _with_layers(merged, factors, shapes)
 
 
 def approximate(
     base: BaseModel, adapter: Adapter, *, rank: int | None = None, energy: float | None = None
 ) -> Extraction:
-    """A plain adapter that changes this base as nearly as its rank allows; for DoRA.
+    """A plain adapter that changes this base as nearly as its rank allows: of DoRA, OFT and GLoRA.
 
     Args:
         adapter: has to fit the base.
@@ -276,6 +291,23 @@ def _merged_metadata(
     common |= {"modelspec.title": title, "ss_output_name": title}
     common |= {"modelspec.trigger_phrase": triggers} if triggers else {}
     return common | {"rarebit.merged": json.dumps(recipe, ensure_ascii=False)}
+
+
+def _merged_embeddings(
+    adapters: Sequence[tuple[Adapter, float]],
+) -> dict[str, dict[str, Tensor]]:
+    """The bundled embeddings of all."""
+    merged: dict[str, dict[str, Tensor]] = {}
+    for adapter, _ in adapters:
+        for name, tensors in adapter.embeddings.items():
+            other = merged.setdefault(name, tensors)
+            same = other.keys() == tensors.keys()
+            if not (same and all(torch.equal(other[one], tensors[one]) for one in tensors)):
+                raise UserError(
+                    f"Two of these adapters bundle different embeddings of the name {name}.",
+                    "--embeddings drop leaves all of them out.",
+                )
+    return merged
 
 
 def _change_size(old: Tensor, new: Tensor) -> float:

@@ -21,7 +21,7 @@ from trainer.lora.adapter import Adapter
 from trainer.lora.changes import rank_for, singular_values
 from trainer.lora.layouts import layouts_of
 from trainer.lora.metadata import CONFIG_KEY
-from trainer.lora.names import ModuleKey, count_parts
+from trainer.lora.names import ModuleKey, count_parts, shorten
 from trainer.lora.reading import json_table, read_adapter
 from trainer.models.families import FAMILIES, FamilyName
 from trainer.untyped import is_table
@@ -65,6 +65,10 @@ class AdapterInspection:
         tags: the commonest in the captions that it was trained on.
         metadata: cut and escaped.
         is_dora: whether it has magnitudes, which all numbers here leave out.
+        kinds: the kinds of its layers.
+        unmeasured: those of them whose strength depends on the base model, counted here as 0.
+        embeddings: names of the embeddings that are bundled with it.
+        left_out: names of tensors that were not read.
     """
 
     path: Path
@@ -78,6 +82,10 @@ class AdapterInspection:
     tags: tuple[str, ...]
     metadata: dict[str, str]
     is_dora: bool
+    kinds: tuple[str, ...] = ("LoRA",)
+    unmeasured: tuple[str, ...] = ()
+    embeddings: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """The report for people."""
@@ -94,6 +102,15 @@ class AdapterInspection:
         ]
         if self.is_dora:
             lines.append("DoRA: the strengths are those of its matrices, without its magnitudes.")
+        if self.kinds != ("LoRA",) and not self.is_dora:
+            lines.append(f"Kind: {' and '.join(self.kinds)}")
+        if self.unmeasured:
+            kinds = " and ".join(self.unmeasured)
+            lines.append(f"{kinds}: the strength depends on the base model, and counts as 0 here.")
+        if self.embeddings:
+            lines.append(f"Bundled embeddings: {shorten(self.embeddings)}")
+        if self.left_out:
+            lines.append(f"Left out: {shorten(map(display_name, self.left_out))}")
         if self.tags:
             lines.append(f"Commonest tags: {', '.join(self.tags)}")
         lines.append(f"Strength by block (Frobenius norm of the change, {total:.3g} in all):")
@@ -123,24 +140,31 @@ class AdapterInspection:
             "energy_kept_by_rank": {str(rank): share for rank, share in self.fall.items()},
             "enough_rank": self.enough,
             "dora": self.is_dora,
+            "kinds": list(self.kinds),
+            "embeddings": list(self.embeddings),
+            "left_out": list(self.left_out),
             "trigger_words": list(self.trigger_words),
             "tags": list(self.tags),
             "metadata": self.metadata,
         }
 
 
-def inspect_file(path: Path) -> AdapterInspection:
+def inspect_file(path: Path, *, leave_out_unknown: bool = False) -> AdapterInspection:
     """Reads an adapter file and measures it.
+
+    Args:
+        leave_out_unknown: as of `read_adapter`.
 
     Raises:
         UserError: the file can't be read, or has numbers that are not finite.
     """
-    adapter = read_adapter(path)
+    adapter = read_adapter(path, leave_out_unknown=leave_out_unknown)
     layers: list[LayerFacts] = []
     squares: list[Tensor] = []
     for key, layer in adapter.layers.items():
         # What DoRA changes in all depends on the base model; its low-rank half does not.
-        values = singular_values(replace(layer, magnitude=None))
+        half = replace(layer, magnitude=None)
+        values = torch.zeros(1, dtype=torch.float64) if half.needs_base else singular_values(half)
         energy, enough = float(typed_torch.norm(values)), rank_for(values, None, ENOUGH)
         layers.append(LayerFacts(key, layer.rank, layer.alpha, energy, enough))
         squares.append(values.square())
@@ -163,7 +187,11 @@ def inspect_file(path: Path) -> AdapterInspection:
             shown(key, 80): shown(adapter.metadata[key])
             for key in sorted(adapter.metadata)[:MAX_KEYS]
         },
-        is_dora=adapter.is_dora,
+        is_dora=any(layer.magnitude is not None for layer in adapter.layers.values()),
+        kinds=tuple(adapter.kinds),
+        unmeasured=tuple(kind for kind in adapter.kinds if kind in ("OFT", "GLoRA")),
+        embeddings=tuple(shown(name, 80) for name in adapter.embeddings),
+        left_out=adapter.left_out,
     )
 
 

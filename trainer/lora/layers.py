@@ -22,7 +22,8 @@ from peft.tuners.lora import Linear as AdaptedLinear
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from trainer.lora.names import PARTS, ModuleKey, Part, Targets, canonical_path, is_target
+from trainer.lora.family_layers import PARTS, ModuleKey, Part
+from trainer.lora.names import Targets, canonical_path, is_target
 from trainer.models.base import BaseModel
 from trainer.typed_torch import named_modules
 

@@ -1,32 +1,39 @@
 """Which layout an adapter file has, and which of its tensors belong to which layer.
 
-Read are kohya's layout, with diffusers' names or with those of Stability's code in the UNet, and
-diffusers' and PEFT's, which name layers by their paths. Every tensor must be understood: one that
-is not is an error, so that no adapter is ever half read.
+A tensor's name is a layer's name and a suffix that tells the tensor's kind. Read are kohya's names,
+with diffusers' or SGM's blocks, and diffusers' and PEFT's, which name layers by their paths; and
+what other programs made of these: doubled prefixes, dotted block names, other prefixes. Every
+tensor must be understood: one that is not is an error, unless the rest is asked for.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 from trainer.data.names import display_name
 from trainer.errors import UserError
-from trainer.lora.names import (
-    SGM_NAME,
-    ModuleKey,
-    Part,
-    canonical_path,
-    from_sgm,
-    parse_kohya_name,
-    shorten,
-)
+from trainer.lora.family_layers import ModuleKey, Part
+from trainer.lora.foreign import foreign_kind, unheld_kind
+from trainer.lora.names import layer_by_path, parse_kohya_name, shorten
 
-Layout = Literal["kohya", "kohya-sgm", "diffusers", "peft"]
-Kind = Literal["down", "up", "alpha", "mid", "magnitude"]
+Layout = Literal["kohya", "kohya-sgm", "diffusers", "peft", "other"]
+"""``other`` are names that no tool was tried with."""
+Kind = str
+"""down, up, mid, alpha, scalar, magnitude; diff; and LyCORIS's own names, such as hada_w1_a."""
+
+FORMS: dict[str, tuple[tuple[Kind, ...], ...]] = {
+    "LoRA": (("down",), ("up",)),
+    "LoHa": (("hada_w1_a",), ("hada_w1_b",), ("hada_w2_a",), ("hada_w2_b",)),
+    "LoKr": (("lokr_w1", "lokr_w1_a"), ("lokr_w2", "lokr_w2_a")),
+    "OFT": (("oft_blocks",),),
+    "GLoRA": (("a1",), ("a2",), ("b1",), ("b2",)),
+    "full difference": (("diff",),),
+}
+"""The tensors that a layer of each form can't be without: of each group one."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +41,24 @@ class LayerNames:
     """How a layer's tensors are called in a file.
 
     Attributes:
-        tensors: always down and up; mid is the kernel of a convolution whose down matrix has none
-            (LoCon's third matrix), magnitude is DoRA's.
+        tensors: by kind; of LoRA always down and up. mid is the kernel of a convolution whose down
+            matrix has none (LoCon's third matrix), magnitude is DoRA's.
     """
 
     layout: Layout
     tensors: dict[Kind, str] = field(default_factory=dict[Kind, str])
+
+    @property
+    def first(self) -> str:
+        """The name of one of its tensors."""
+        return self.tensors.get("down") or next(iter(self.tensors.values()))
+
+    @property
+    def form(self) -> str:
+        """Of `FORMS`, by the tensors that there are."""
+        kinds = set(self.tensors)
+        found = (form for form, groups in FORMS.items() if kinds & {k for g in groups for k in g})
+        return next(found, "LoRA")
 
 
 class TensorName(NamedTuple):
@@ -50,88 +69,139 @@ class TensorName(NamedTuple):
     layout: Layout
 
 
-# Names that no readable layout has; the first match names the file.
-_FOREIGN: tuple[tuple[str, str], ...] = (
-    (r"\.(?:hada|lokr|oft)_", "a LyCORIS layout (LoHa, LoKr or OFT)"),
-    (r"\.lora_(?:A|B)\.bias$|\.lora_bias", "LoRA with biases, which other layouts can't hold"),
-    (r"\.(?:diff|diff_b|w_norm|b_norm)$", "a file with full differences of weights"),
-    (r"^lora_unet_(?:double|single)_blocks|^(?:lora_)?transformer[._]", "Flux or SD 3"),
-    (r"^lora_unet_joint_blocks|^diffusion_model\.", "for another kind of model"),
-    (r"^model\.diffusion_model\.|^first_stage_model\.", "a whole base model"),
-    (r"^emb_params$|^clip_[gl]$|string_to_param", "a textual-inversion embedding"),
-)
-_KOHYA_KINDS: dict[str, Kind] = {
-    "lora_down.weight": "down",
-    "lora_up.weight": "up",
-    "lora_mid.weight": "mid",
-    "alpha": "alpha",
-    "dora_scale": "magnitude",
-}
-_KOHYA = re.compile(
-    rf"(lora_(?:unet|te[12]?)_[^.]+)\.({'|'.join(map(re.escape, _KOHYA_KINDS))})",
-)
+@dataclass(frozen=True)
+class Grouped:
+    """The tensors of a file by what they are.
+
+    Attributes:
+        embeddings: names of the tensors of bundled embeddings, by the names of these.
+        left_out: names of the tensors that are not read.
+    """
+
+    layers: dict[ModuleKey, LayerNames]
+    embeddings: dict[str, list[str]]
+    left_out: list[str]
+
+
+_EMBEDDING = re.compile(r"bundle_emb\.(.+?)\.(?:string_to_param\.\*|[^.]+)")
 # Newest first: what PEFT writes (an adapter's name may be left in), diffusers' older ones.
-_PATHS = re.compile(
-    r"(?P<path>.+?)(?:"
-    r"\.lora_(?P<peft>[AB])(?:\.[^.]+)?\.weight"
+_NAME = re.compile(
+    r"(?P<module>.+?)(?:"
+    r"\.lora_(?P<kohya>down|up|mid)\.weight"
+    r"|\.lora_(?P<peft>[AB])(?:\.[^.]+)?\.weight"
     r"|\.(?:lora|lora_linear_layer)\.(?P<linear>down|up)\.weight"
     r"|(?:\.processor)?\.to_(?P<projection>[qkv]|out)_lora\.(?P<processor>down|up)\.weight"
-    r"|\.(?P<alpha>alpha)"
-    r"|\.(?P<magnitude>lora_magnitude_vector(?:\.[^.]+)??(?:\.weight)?)"
+    r"|\.(?P<magnitude>dora_scale|lora_magnitude_vector(?:\.[^.]+)??(?:\.weight)?)"
+    r"|\.(?P<lycoris>hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2)|oft_blocks|rescale)"
+    r"|\.(?P<glora>a1|a2|b1|b2|bm)\.weight"
+    r"|\.(?P<plain>alpha|scalar|diff)"
     r")"
 )
-_PART = re.compile(r"(unet|text_encoder_2|text_encoder)\.(.+)")
-# First elements that tell the part where the path does not begin with it.
-_TOP_LEVEL: dict[Part, tuple[str, ...]] = {
-    "unet": (
-        "down_blocks.", "mid_block.", "up_blocks.", "conv_in", "conv_out", "time_embedding.",
-        "add_embedding.",
-    ),
-    "text_encoder": ("text_model.", "encoder.layers.", "text_projection"),
-}  # fmt: skip
-_PEFT_PREFIX = "base_model.model."
+_KOHYA: tuple[Layout, ...] = ("kohya", "kohya-sgm")
+_DIRECTIONS = {"A": "down", "B": "up"}
+# Prefixes of a layer's path, and the part that each tells; some stand one behind the other.
+_PREFIXES: dict[str, Part | None] = {
+    "base_model.model.": None,
+    "unet.": "unet",
+    "text_encoder_2.": "text_encoder_2",
+    "text_encoder.": "text_encoder",
+    "model.diffusion_model.": "unet",
+    "diffusion_model.": "unet",
+    "diffusion_model_": "unet",
+    "lycoris_": None,
+    "text_encoders.": None,
+    "clip_l.": "text_encoder",
+    "clip_g.": "text_encoder_2",
+    "clip.": "text_encoder",
+    "transformer.text_model.": None,
+}
+_USUAL: dict[tuple[str, ...], Layout] = {
+    (): "diffusers",
+    ("unet.",): "diffusers",
+    ("text_encoder.",): "diffusers",
+    ("text_encoder_2.",): "diffusers",
+    ("base_model.model.",): "peft",
+}
 
 
-def group_layers(path: Path, tensor_names: Iterable[str]) -> dict[ModuleKey, LayerNames]:
+def group_layers(
+    path: Path, tensor_names: Iterable[str], *, leave_out_unknown: bool = False
+) -> Grouped:
     """The layers of an adapter file with the names of their tensors.
+
+    An alpha whose layer has nothing else changes nothing, and is left out always.
 
     Raises:
         UserError: it is of another kind (which is named), incomplete, or names a layer twice.
     """
     layers: dict[ModuleKey, LayerNames] = {}
+    embeddings: dict[str, list[str]] = {}
     unknown: list[str] = []
     twice: list[tuple[str, str, ModuleKey]] = []
     for name in sorted(tensor_names):
-        parsed = None if _foreign_kind(name) else parse_tensor_name(name)
+        if match := _EMBEDDING.fullmatch(name):
+            embeddings.setdefault(match[1], []).append(name)
+            continue
+        parsed = parse_tensor_name(name)
         if parsed is None:
             unknown.append(name)
             continue
         layer = layers.setdefault(parsed.key, LayerNames(parsed.layout))
-        if layer.layout != parsed.layout or parsed.kind in layer.tensors:
-            first = next(iter(layer.tensors.values()))
-            twice.append((layer.tensors.get(parsed.kind, first), name, parsed.key))
+        if parsed.kind in layer.tensors:
+            twice.append((layer.tensors[parsed.kind], name, parsed.key))
+        if layer.layout != parsed.layout:
+            layer = layers[parsed.key] = replace(layer, layout="other")
         layer.tensors[parsed.kind] = name
-    if unknown or not layers:
-        raise _unreadable(path, unknown)
+    kind = foreign_kind(unknown)
+    leftover = [key for key, layer in layers.items() if layer.tensors.keys() <= {"alpha", "scalar"}]
+    whole = {key: layer for key, layer in layers.items() if key not in leftover}
+    if kind or not (whole or leftover) or (unknown and not (leave_out_unknown and whole)):
+        raise _unreadable(path, unknown, kind, list(embeddings), readable=bool(whole))
     if twice:
         one, other, key = twice[0]
         raise UserError(
             f"{path} names one layer twice: {one} and {other} are both {key}.",
             "Convert its two halves apart, or get the file from its author again.",
         )
-    if incomplete := [missing for layer in layers.values() for missing in _missing(layer)]:
+    checked = whole or layers
+    if incomplete := [missing for layer in checked.values() for missing in _missing(layer)]:
         raise UserError(
             f"{path} is incomplete: it has no {shorten(incomplete)}.", "Get the file again."
         )
-    return layers
+    unused = [name for key in leftover for name in layers[key].tensors.values()]
+    return Grouped(whole, embeddings, [*unknown, *unused])
+
+
+def bundled_embeddings(tensor_names: Iterable[str]) -> list[str]:
+    """The names of the embeddings that are bundled with an adapter file's layers."""
+    found = (_EMBEDDING.fullmatch(name) for name in tensor_names)
+    return list(dict.fromkeys(match[1] for match in found if match))
 
 
 def parse_tensor_name(name: str) -> TensorName | None:
-    """What a tensor of an adapter file is; None for names of no readable layout."""
-    return _parse_kohya(name) or _parse_path(name)
+    """What a tensor of an adapter file is; None for names that no readable layer has."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    module, letter = match["module"], match["projection"]
+    if letter:
+        # Diffusers' attention processors called the text encoders' layers like the UNet's.
+        unet_name = "to_out.0" if letter == "out" else f"to_{letter}"
+        module += f".{letter}_proj" if "self_attn" in module else f".{unet_name}"
+    found = _layer(module)
+    if found is None:
+        return None
+    direction = match["kohya"] or match["peft"] or match["linear"] or match["processor"]
+    kind = "magnitude" if match["magnitude"] else match["lycoris"] or match["glora"]
+    kind = kind or match["plain"] or _DIRECTIONS.get(direction, direction)
+    key, layout = found
+    by_paths = match["peft"] or match["linear"] or match["processor"] or "_vector" in name
+    if kind not in ("alpha", "scalar") and (layout in _KOHYA) == bool(by_paths):
+        layout = "other"  # one's names with another's suffix
+    return TensorName(key, kind, layout)
 
 
-def layouts_of(layers: dict[ModuleKey, LayerNames]) -> list[Layout]:
+def layouts_of(layers: Mapping[ModuleKey, LayerNames]) -> list[Layout]:
     """The layouts that occur in a file, the commonest first: one, but for odd files."""
     found: list[Layout] = [names.layout for names in layers.values()]
     unet = {names.layout for key, names in layers.items() if key.part == "unet"}
@@ -141,70 +211,69 @@ def layouts_of(layers: dict[ModuleKey, LayerNames]) -> list[Layout]:
     return sorted(set(found), key=lambda layout: (-found.count(layout), layout))
 
 
-def _parse_kohya(name: str) -> TensorName | None:
-    match = _KOHYA.fullmatch(name)
-    if match is None:
+def _layer(module: str) -> tuple[ModuleKey, Layout] | None:
+    """The layer that a module's name stands for, and whose way of writing it is."""
+    if key := parse_kohya_name(module):
+        by_blocks = key.part == "unet" and not module.endswith(key.path.replace(".", "_"))
+        return key, "kohya-sgm" if by_blocks else "kohya"
+    part: Part | None = None
+    seen: list[str] = []
+    while prefix := next((one for one in _PREFIXES if module.startswith(one)), None):
+        part = _PREFIXES[prefix] or part
+        seen.append(prefix)
+        module = module.removeprefix(prefix)
+    key = layer_by_path(module, part)
+    if key is None:
         return None
-    layer, layout = match[1], "kohya"
-    inner = layer.removeprefix("lora_unet_")
-    if inner != layer and SGM_NAME.match(inner):
-        path = from_sgm(inner)
-        if path is None:
-            return None
-        layer, layout = f"lora_unet_{path.replace('.', '_')}", "kohya-sgm"
-    key = parse_kohya_name(layer)
-    return None if key is None else TensorName(key, _KOHYA_KINDS[match[2]], layout)
-
-
-def _parse_path(name: str) -> TensorName | None:
-    layout: Layout = "peft" if name.startswith(_PEFT_PREFIX) else "diffusers"
-    match = _PATHS.fullmatch(name.removeprefix(_PEFT_PREFIX))
-    if match is None:
-        return None
-    part, path = _split_part(match["path"])
-    if part is None:
-        return None
-    if letter := match["projection"]:
-        # Diffusers' attention processors called the text encoders' layers like the UNet's.
-        unet_name = "to_out.0" if letter == "out" else f"to_{letter}"
-        path = f"{path}.{unet_name if part == 'unet' else f'{letter}_proj'}"
-    kind: Kind = "magnitude" if match["magnitude"] else "alpha"
-    if direction := match["peft"] or match["linear"] or match["processor"]:
-        kind = "down" if direction in ("A", "down") else "up"
-    return TensorName(ModuleKey(part, canonical_path(part, path)), kind, layout)
-
-
-def _split_part(path: str) -> tuple[Part | None, str]:
-    """The part that a path begins with, or that its first element can only belong to."""
-    if match := _PART.fullmatch(path):
-        return cast(Part, match[1]), match[2]
-    return next((part for part, tops in _TOP_LEVEL.items() if path.startswith(tops)), None), path
+    spelled = key.path == module or key.path == f"text_model.{module}"
+    return key, _USUAL.get(tuple(seen), "other") if spelled else "other"
 
 
 def _missing(layer: LayerNames) -> list[str]:
-    """The names of the two matrices that a layer can't be without and that are not there."""
-    kohya = layer.layout in ("kohya", "kohya-sgm")
-    words = ("lora_down", "lora_up") if kohya else ("lora_A", "lora_B")
-    name = next(iter(layer.tensors.values())).split(".lora_")[0]
-    name = name.removesuffix(".alpha").removesuffix(".dora_scale")
-    kinds: tuple[Kind, Kind] = ("down", "up")
+    """The names of the tensors that a layer can't be without and that are not there."""
+    words: dict[Kind, str] = {}
+    if layer.form == "LoRA":
+        paths = layer.layout in ("diffusers", "peft")
+        words = {"down": "lora_A", "up": "lora_B"} if paths else {}
+        words = words or {"down": "lora_down", "up": "lora_up"}
+    match = _NAME.fullmatch(layer.first)
+    module = match["module"] if match else layer.first
+    needed = [*FORMS[layer.form]]
+    for half in ("lokr_w1", "lokr_w2"):
+        if f"{half}_a" in layer.tensors:
+            needed.append((f"{half}_b",))
     return [
-        f"{name}.{word}"
-        for kind, word in zip(kinds, words, strict=True)
-        if kind not in layer.tensors
+        f"{module}.{words.get(group[0], group[0])}"
+        for group in needed
+        if not set(group) & set(layer.tensors)
     ]
 
 
-def _foreign_kind(tensor_name: str) -> str | None:
-    return next((kind for mark, kind in _FOREIGN if re.search(mark, tensor_name)), None)
-
-
-def _unreadable(path: Path, unknown: list[str]) -> UserError:
-    kind = next((kind for name in unknown if (kind := _foreign_kind(name))), None)
-    said = f"is {kind}" if kind else "has tensors that no adapter known here has"
-    names = f": {shorten(display_name(name[:120]) for name in unknown)}" if unknown else None
-    return UserError(
-        f"{path} {said}{names or ': it is empty'}.",
-        "Rarebit reads LoRA, LoCon and DoRA adapters for Stable Diffusion 1, 2 and XL in the "
-        "layouts of kohya, diffusers and PEFT; ask its author for the file as one of these.",
+def _unreadable(
+    path: Path, unknown: list[str], kind: str | None, embeddings: list[str], *, readable: bool
+) -> UserError:
+    hint = (
+        "Rarebit reads LoRA, LoCon, DoRA, LoHa, LoKr, OFT, GLoRA and full differences for Stable "
+        "Diffusion 1, 2 and XL; ask its author for the file as one of these."
     )
+    if not unknown:
+        what = f"has bundled embeddings ({shorten(embeddings)})" if embeddings else "is empty"
+        return UserError(f"{path} {what}, and no layers.", hint)
+    names = shorten(display_name(name[:120]) for name in unknown)
+    if kind:
+        return UserError(f"{path} is {kind}: {names}.", hint)
+    unheld = unheld_kind(unknown)
+    layers = [name for name in unknown if _NAME.fullmatch(name)]
+    if unheld:
+        said = f"has {unheld}, which no other layout can hold"
+    elif layers:
+        said = "names layers that Stable Diffusion 1, 2 and XL don't have"
+        names = shorten(display_name(name[:120]) for name in layers)
+    else:
+        said = "has tensors that no adapter known here has"
+    if readable:
+        hint = (
+            "adapter convert FILE --leave-out-unknown --out NEW.safetensors keeps the rest, and "
+            "says what is lost."
+        )
+    return UserError(f"{path} {said}: {names}.", hint)

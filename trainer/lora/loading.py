@@ -11,7 +11,8 @@ from torch import Tensor
 from trainer.errors import UserError
 from trainer.lora.adapter import Adapter, LoraLayer, Magnitude
 from trainer.lora.attach import attached, check_strength, set_strength
-from trainer.lora.changes import change_on
+from trainer.lora.changes import change_on, matrices
+from trainer.lora.family_layers import ModuleKey, without_kernel
 from trainer.lora.layers import (
     adapted_layers,
     find_layers,
@@ -21,7 +22,7 @@ from trainer.lora.layers import (
     injected,
     set_weights,
 )
-from trainer.lora.names import ModuleKey, count_parts, shorten
+from trainer.lora.names import count_parts, shorten
 from trainer.lora.reading import shape_text
 from trainer.models.base import BaseModel
 from trainer.models.families import FAMILIES
@@ -76,8 +77,7 @@ def check_fit(base: BaseModel, adapter: Adapter) -> None:
     live = find_layers(base)
     unmatched = [key for key in adapter.layers if key not in live]
     misshapen = [
-        f"{key} (weight {shape_text(weight)} in the base model, adapter {shape_text(layer.up)} "
-        f"times {shape_text(layer.down)})"
+        f"{key} (weight {shape_text(weight)} in the base model, {_shape_of(layer)} in the adapter)"
         for key, layer in adapter.layers.items()
         if key in live and not _fits(layer, weight := live[key].weight)
     ]
@@ -105,8 +105,8 @@ def plain_on(base: BaseModel, adapter: Adapter) -> Adapter:
     """The same adapter as it acts on a base that it fits, exactly.
 
     Its matrices get the dimensions of the base model's weights: some tools store a 1 x 1
-    convolution as a linear layer, or the other way round. DoRA's layers become plain ones of full
-    rank.
+    convolution as a linear layer, or the other way round. Layers of other kinds, such as DoRA's,
+    become plain ones, most of full rank.
     """
     live = find_layers(base)
     layers = {key: _plain(layer, live[key].weight) for key, layer in adapter.layers.items()}
@@ -115,7 +115,12 @@ def plain_on(base: BaseModel, adapter: Adapter) -> Adapter:
 
 def _plain(layer: LoraLayer, weight: Tensor) -> LoraLayer:
     kernel = [1] * (weight.dim() - 2)
-    if layer.magnitude is not None:
+    if layer.form is not None and not layer.needs_base:
+        up, down = (matrix.float() for matrix in matrices(layer))
+        rank, outputs = down.shape[0], up.shape[0]
+        down = down.reshape(rank, *weight.shape[1:]).contiguous()
+        return LoraLayer(down, up.reshape(outputs, rank, *kernel).contiguous(), float(rank))
+    if layer.needs_base:
         outputs = weight.shape[0]
         change = change_on(layer, weight).float().reshape(weight.shape).contiguous()
         identity = torch.eye(outputs).reshape(outputs, outputs, *kernel)
@@ -131,11 +136,14 @@ def _fits(layer: LoraLayer, weight: Tensor) -> bool:
     lengths = layer.magnitude
     if lengths and len(lengths.values) != weight.shape[0 if lengths.by == "rows" else 1]:
         return False
-    return _without_kernel(layer.shape) == _without_kernel(tuple(weight.shape))
+    shape = without_kernel(layer.shape)  # OFT knows its outputs alone
+    return shape == without_kernel(weight.shape)[: len(shape)]
 
 
-def _without_kernel(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return shape[:2] if shape[2:] == (1, 1) else shape
+def _shape_of(layer: LoraLayer) -> str:
+    if layer.form is not None:
+        return " x ".join(map(str, layer.shape))
+    return f"{shape_text(layer.up)} times {shape_text(layer.down)}"
 
 
 def _copy(weight: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from trainer.lora.reading import json_table
 from trainer.models import hub
 from trainer.models.base import BaseModel
 from trainer.models.diffusers_folder import missing_parts
+from trainer.models.families import FAMILIES, Family
 from trainer.models.locate import built_in_models
 from trainer.untyped import is_table
 
@@ -82,6 +83,37 @@ def model_metadata(base: BaseModel, title: str) -> dict[str, str]:
     }
 
 
+def completed(adapter: Adapter, title: str) -> dict[str, str]:
+    """An adapter's metadata with what tools need to know where the file does not say it."""
+    if adapter.family is None:
+        return adapter.metadata
+    family = FAMILIES[adapter.family]
+    v_prediction = adapter.metadata.get("modelspec.prediction_type") == "v"
+    needed = {
+        "ss_base_model_version": family.base_model_version,
+        "ss_v2": str(family.name == "sd2"),
+        "ss_network_module": "networks.lora",
+        "ss_output_name": title,
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": family.architecture(
+            "v_prediction" if v_prediction else "epsilon"
+        ),
+        "modelspec.implementation": _implementation(family),
+        "modelspec.title": title,
+    }
+    scales = {(layer.rank, layer.alpha) for layer in adapter.layers.values()}
+    if len(scales) == 1:
+        rank, alpha = scales.pop()
+        needed |= {"ss_network_dim": str(rank), "ss_network_alpha": str(alpha)}
+    return needed | adapter.metadata
+
+
+def _implementation(family: Family) -> str:
+    """The code that defined the layout of adapters, as sd-scripts has it."""
+    stability = "https://github.com/Stability-AI/generative-models"
+    return stability if family.name == "sdxl" else "diffusers"
+
+
 def shareable_config(config: TrainingConfig) -> dict[str, object]:
     """The configuration as JSON values, without what is private or does not change the adapter.
 
@@ -109,22 +141,14 @@ def shareable_name(name: str) -> str:
     return _last_element(name) if is_path else name
 
 
-def _shareable_folder(folder: str) -> str:
-    """A folder by its path in the image set; of a path on the disk only the last element."""
-    on_disk = folder.startswith(("/", "~")) or "\\" in folder or PureWindowsPath(folder).drive != ""
-    return _last_element(folder) if on_disk else folder
-
-
 def _last_element(path: str) -> str:
     return PurePosixPath(path.replace("\\", "/")).name or "model"
 
 
 def _model_spec(config: TrainingConfig, base: BaseModel, facts: TrainingFacts) -> dict[str, str]:
     triggers, side = ", ".join(triggers_of(config)), _resolution(config, base)
-    stability = "https://github.com/Stability-AI/generative-models"
     fields = {
-        # As sd-scripts has it for adapters; it names the code that defined the layout.
-        "implementation": stability if base.family.name == "sdxl" else "diffusers",
+        "implementation": _implementation(base.family),
         "description": config.output.description,
         "author": config.output.author,
         "license": config.output.license,
@@ -153,7 +177,7 @@ def _kohya(config: TrainingConfig, base: BaseModel, facts: TrainingFacts) -> dic
     rate = optimizer.learning_rate or base.family.learning_rate
     text_rate = optimizer.text_encoder_learning_rate or base.family.text_encoder_learning_rate
     folders = {
-        _shareable_folder(folder): {"n_repeats": repeats, "img_count": count}
+        folder: {"n_repeats": repeats, "img_count": count}
         for folder, (repeats, count) in facts.folders.items()
     }
     buckets = {
@@ -204,7 +228,7 @@ def _kohya(config: TrainingConfig, base: BaseModel, facts: TrainingFacts) -> dic
 def _tag_frequency(facts: TrainingFacts) -> str:
     """The commonest tags of each folder, as many as there is room for."""
     tags = {
-        _shareable_folder(folder): sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        folder: sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         for folder, counts in facts.tags.items()
     }
     limit, text = MAX_TAGS, ""

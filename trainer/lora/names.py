@@ -5,7 +5,8 @@ path never depends on the installed libraries: transformers 5.6 dropped the ``te
 from ``CLIPTextModel``, and a file written without it loses its text encoder in every other tool.
 
 kohya's files write ``_`` for every ``.`` of the path. Some name the UNet's blocks as Stability's
-code (SGM) does: ``input_blocks.4.1`` there is ``down_blocks.1.attentions.0`` in diffusers.
+code (SGM) does: ``input_blocks.4.1`` there is ``down_blocks.1.attentions.0`` in diffusers. Which
+names there are, `trainer.lora.family_layers` knows: no name is taken for a layer that none has.
 """
 
 from __future__ import annotations
@@ -13,25 +14,17 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from functools import cache
-from typing import Literal, NamedTuple
+from typing import Literal
 
+from trainer.lora.family_layers import (
+    PARTS,
+    ModuleKey,
+    Part,
+    paths_by_flat_name,
+    paths_by_sgm_name,
+    sgm_names,
+)
 from trainer.models.families import FAMILIES, FamilyName
-from trainer.models.original_layout import unet_name
-
-Part = Literal["unet", "text_encoder", "text_encoder_2"]
-PARTS: tuple[Part, ...] = ("unet", "text_encoder", "text_encoder_2")
-
-
-class ModuleKey(NamedTuple):
-    """A layer: its part, and its path with the ``text_model.`` level in text encoders."""
-
-    part: Part
-    path: str
-
-    def __str__(self) -> str:
-        return f"{self.part}.{self.path}"
-
 
 Targets = Literal["attention", "feed-forward", "convolution"]
 """Kinds of layers to adapt; each contains the ones before it."""
@@ -63,13 +56,6 @@ PROJECTIONS: dict[Part, tuple[str, ...]] = {
 """The four layers of an attention."""
 _TEXT_TOP_LEVEL = ("embeddings.", "encoder.", "final_layer_norm")
 
-# Path elements that contain an underscore; kohya's names are split at all other underscores.
-_COMPOUNDS = re.compile(
-    r"(?<![^_])(?:down_blocks|up_blocks|mid_block|transformer_blocks|to_[qkv]|to_out|"
-    r"proj_(?:in|out)|conv_(?:in|out|shortcut)|time_emb_proj|(?:time|add)_embedding|linear_[12]|"
-    r"text_model|text_projection|self_attn|[qkv]_proj|out_proj|(?:token|position)_embedding)"
-    r"(?![^_])"
-)
 _KOHYA_NAME = re.compile(r"(lora_unet|lora_te[12]?)_(.+)")
 _KOHYA_PARTS: dict[str, Part] = {
     "lora_unet": "unet",
@@ -116,80 +102,41 @@ def kohya_name(family: FamilyName | None, key: ModuleKey) -> str:
 
 
 def parse_kohya_name(name: str) -> ModuleKey | None:
-    """The layer that a kohya name stands for; None for names of another layout."""
+    """The layer that a kohya name stands for, by diffusers' or SGM's blocks; None if for none."""
     match = _KOHYA_NAME.fullmatch(name)
-    if match is None:
-        return None
-    part = _KOHYA_PARTS[match[1]]
-    joined = _COMPOUNDS.sub(lambda compound: compound[0].replace("_", "\0"), match[2])
-    path = joined.replace("_", ".").replace("\0", "_")
-    return ModuleKey(part, canonical_path(part, path))
+    return None if match is None else layer_by_path(match[2], _KOHYA_PARTS[match[1]])
 
 
-# -- SGM's names of the UNet's blocks
+def layer_by_path(path: str, part: Part | None = None) -> ModuleKey | None:
+    """The layer of a path in anyone's spelling: dotted or joined by ``_``, with or without
+    ``text_model.``, by diffusers' or SGM's blocks.
 
-SGM_NAME = re.compile(r"(?:input_blocks|middle_block|output_blocks|time_embed_\d|label_emb|out_2$)")
-"""How a name by SGM's blocks begins, after ``lora_unet_``."""
-_LEVELS: dict[FamilyName, int] = {"sd1": 4, "sd2": 4, "sdxl": 3}
-_RESIDUAL = ("conv1", "conv2", "time_emb_proj", "conv_shortcut")
-_EMBEDDINGS = ("time_embedding", "add_embedding")
-_IN_ATTENTION = re.compile(r"(.+\.attentions\.\d+\.)(proj_in|proj_out|transformer_blocks\..+)")
-_IN_SGM_ATTENTION = re.compile(r"(.+?_\d_)(proj_in|proj_out|transformer_blocks_.+)")
+    Args:
+        part: None where only the path tells; the second text encoder is then never meant.
 
-
-@cache
-def sgm_names(family: FamilyName) -> dict[str, str]:
-    """SGM's names in a family's full-size UNet, by diffusers paths.
-
-    Layers outside of attention are listed one by one; of an attention block the prefixes, such as
-    ``mid_block.attentions.0.`` with ``middle_block_1_``. Smaller UNets have no such names.
+    Returns:
+        None for paths that no such model has.
     """
-    embeddings = [f"{name}.linear_{number}" for name in _EMBEDDINGS for number in (1, 2)]
-    layers = ["conv_in", "conv_out", *embeddings]
-    residual = ["mid_block.resnets.0", "mid_block.resnets.1"]
-    attentions = ["mid_block.attentions.0."]
-    # Two residual blocks a level on the way down and three on the way up.
-    for level in range(_LEVELS[family]):
-        for block, count in ((f"down_blocks.{level}", 2), (f"up_blocks.{level}", 3)):
-            residual += [f"{block}.resnets.{index}" for index in range(count)]
-            # The level that is lowest on the way up has attention in SDXL alone.
-            if family == "sdxl" or block != "up_blocks.0":
-                attentions += [f"{block}.attentions.{index}." for index in range(count)]
-        if level < _LEVELS[family] - 1:
-            layers.append(f"down_blocks.{level}.downsamplers.0.conv")
-            layers.append(f"up_blocks.{level}.upsamplers.0.conv")
-    layers += [f"{path}.{name}" for path in residual for name in _RESIDUAL]
-    names = {path: unet_name(f"{path}.", attentions, 2).rstrip(".") for path in layers}
-    names |= {path: unet_name(path, attentions, 2) for path in attentions}
-    return {path: name.replace(".", "_") for path, name in names.items()}
+    flat = path.replace(".", "_")
+    if part is None:
+        parts: tuple[Part, ...] = ("unet", "text_encoder")
+        return next(filter(None, (layer_by_path(flat, one) for one in parts)), None)
+    known = paths_by_flat_name(part)
+    found = known.get(flat) or known.get(f"text_model_{flat}")
+    if found is None and part == "unet":
+        found = from_sgm(flat)
+    return None if found is None else ModuleKey(part, found)
 
 
 def to_sgm(family: FamilyName, path: str) -> str | None:
     """SGM's name of a UNet layer by its diffusers path; None where there is none."""
-    if match := _IN_ATTENTION.fullmatch(path):
-        prefix = sgm_names(family).get(match[1])
-        return None if prefix is None else prefix + match[2].replace(".", "_")
     return sgm_names(family).get(path)
 
 
 def from_sgm(name: str) -> str | None:
-    """The diffusers path of a UNet layer, as in ``input_blocks_1_0_in_layers_2``.
-
-    Within attention, path elements stay joined by ``_``, as in any kohya name.
-
-    Returns:
-        None for names that no such UNet has.
-    """
-    if match := _IN_SGM_ATTENTION.fullmatch(name):
-        prefix = _sgm_paths().get(match[1])
-        return None if prefix is None else prefix + match[2]
-    return None if name.endswith("_") else _sgm_paths().get(name)
-
-
-@cache
-def _sgm_paths() -> dict[str, str]:
-    """Diffusers paths by SGM's names: the families differ in the upsamplers alone."""
-    return {name: path for family in FAMILIES for path, name in sgm_names(family).items()}
+    """The diffusers path of a UNet layer, as of ``input_blocks_1_0_in_layers_2``; None if there
+    is none of the name."""
+    return paths_by_sgm_name().get(name)
 
 
 # -- lists of layers

@@ -11,9 +11,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import safetensors.torch
 import torch
@@ -21,8 +22,10 @@ from torch import Tensor
 
 from trainer.errors import UserError
 from trainer.lora.adapter import Adapter, LoraLayer, Magnitude
+from trainer.lora.family_layers import PARTS, ModuleKey, Part, fitting_families, kernel_of
 from trainer.lora.layouts import LayerNames, group_layers
-from trainer.lora.names import PARTS, ModuleKey, Part, canonical_path, shorten
+from trainer.lora.lycoris import FormName, read_form
+from trainer.lora.names import canonical_path, shorten
 from trainer.memory.devices import Precision
 from trainer.models.families import FAMILIES, FamilyName
 from trainer.models.safetensors_header import SafetensorsHeader, read_header
@@ -38,16 +41,20 @@ _CROSS_ATTENTION_WIDTHS: dict[int, FamilyName] = {768: "sd1", 1024: "sd2", 2048:
 _LITERAL = re.compile(r"\^?(?:[\w-]|\\?\.)+\$?")
 
 
-def read_adapter(path: Path) -> Adapter:
+def read_adapter(path: Path, *, leave_out_unknown: bool = False) -> Adapter:
     """Reads an adapter in any layout of `trainer.lora.layouts`, with any ranks and alphas.
+
+    Args:
+        leave_out_unknown: read what is understood of a file; `Adapter.left_out` names the rest.
 
     Raises:
         UserError: the file is damaged, of another kind (which is named), incomplete, or has
             numbers that are not finite.
     """
     header = read_header(path)
-    names = group_layers(path, header.tensors)
-    tensors = _read_tensors(path, header)
+    grouped = group_layers(path, header.tensors, leave_out_unknown=leave_out_unknown)
+    names = grouped.layers
+    tensors = _read_tensors(path, header, grouped.left_out)
     configs = _read_configs(path, header.metadata, names)
     # A PEFT file does not tell which text encoder it is for; only SDXL's second is 1280 wide.
     names = {_second_encoder(key, names[key], tensors): names[key] for key in sorted(names)}
@@ -57,12 +64,22 @@ def read_adapter(path: Path) -> Adapter:
     dtypes = {entry.dtype for entry in header.tensors.values() if entry.shape}
     precision: Precision = "bf16" if "BF16" in dtypes else "fp16" if "F16" in dtypes else "fp32"
     family = _family(names, layers, header.metadata)
-    return Adapter(layers, family, header.metadata, str(path), names, precision)
+    embeddings = {
+        name: {own.removeprefix(f"bundle_emb.{name}."): tensors[own] for own in owned}
+        for name, owned in grouped.embeddings.items()
+    }
+    return Adapter(
+        layers, family, header.metadata, str(path), names, precision, embeddings,
+        tuple(grouped.left_out),
+    )  # fmt: skip
 
 
-def _read_tensors(path: Path, header: SafetensorsHeader) -> dict[str, Tensor]:
-    """All tensors in float32: copies, so that the file may be replaced meanwhile."""
-    strange = [name for name, entry in header.tensors.items() if entry.dtype not in _READABLE]
+def _read_tensors(
+    path: Path, header: SafetensorsHeader, left_out: Collection[str]
+) -> dict[str, Tensor]:
+    """The other tensors in float32: copies, so that the file may be replaced meanwhile."""
+    entries = {name: entry for name, entry in header.tensors.items() if name not in left_out}
+    strange = [name for name, entry in entries.items() if entry.dtype not in _READABLE]
     if strange:
         raise UserError(
             f"{path} holds numbers in a format that is not read here, in {shorten(strange)}.",
@@ -71,6 +88,7 @@ def _read_tensors(path: Path, header: SafetensorsHeader) -> dict[str, Tensor]:
     tensors = {
         name: t.to(torch.float32, copy=True)
         for name, t in safetensors.torch.load_file(path).items()
+        if name in entries
     }
     broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if broken:
@@ -89,7 +107,41 @@ def _read_layer(
     config: Mapping[str, Any],
 ) -> LoraLayer:
     own = {kind: tensors[name] for kind, name in names.tensors.items()}
-    down, up, alpha = own["down"], own["up"], own.get("alpha")
+    for kind in ("alpha", "scalar"):
+        if kind in own and own[kind].numel() != 1:
+            raise _broken(path, f"{names.tensors[kind]} has the shape {shape_text(own[kind])}")
+    layer = _matrices_of(path, key, names, own)
+    lengths = own.get("magnitude")
+    if lengths is not None:
+        outputs, *inputs = layer.shape if len(layer.shape) > 1 else (0, 0)
+        sizes = (outputs, inputs[0])
+        layer = replace(layer, magnitude=_magnitude(path, names, lengths, sizes))
+    if layer.form is not None and layer.form.name in ("OFT", "full difference"):
+        return layer  # OFT's alpha limits its rotation; a difference has none
+    has_magnitude = layer.magnitude is not None
+    if "alpha" in own:
+        alpha = float(own["alpha"].item())
+    else:
+        alpha = _configured_alpha(path, config, key, layer.rank, has_magnitude=has_magnitude)
+    if layer.form is not None and {"lokr_w1", "lokr_w2"} <= own.keys():
+        alpha = 1.0  # without a rank there is no scale
+    return replace(layer, alpha=alpha * float(own.get("scalar", torch.ones(())).item()))
+
+
+def _matrices_of(
+    path: Path, key: ModuleKey, names: LayerNames, own: Mapping[str, Tensor]
+) -> LoraLayer:
+    """A layer with alpha 1 and without lengths."""
+    if names.form != "LoRA":
+        kinds = {"alpha"} if names.form == "OFT" else set[str]()
+        mine = {k: t for k, t in own.items() if k not in ("alpha", "scalar", "magnitude")}
+        mine |= {k: own[k] for k in kinds & own.keys()}
+        try:
+            form = read_form(cast(FormName, names.form), mine, kernel_of(key.path))
+        except ValueError as problem:
+            raise _broken(path, f"{key} has {problem}") from None
+        return LoraLayer.of_form(form, 1.0)
+    down, up = own["down"], own["up"]
     if "mid" in own:
         down = _with_kernel(path, names, down, own["mid"])
     rank = down.shape[0] if down.dim() else 0
@@ -97,16 +149,7 @@ def _read_layer(
     if not fits or any(size != 1 for size in up.shape[2:]):
         both = f"{names.tensors['down']} has the shape {shape_text(down)} and {names.tensors['up']}"
         raise _broken(path, f"{both} {shape_text(up)}, which is no pair of one rank")
-    magnitude = None
-    if "magnitude" in own:
-        magnitude = _magnitude(path, names, own["magnitude"], (up.shape[0], down.shape[1]))
-    if alpha is not None and alpha.numel() != 1:
-        name = names.tensors["alpha"]
-        raise _broken(path, f"{name} has the shape {shape_text(alpha)}")
-    if alpha is not None:
-        return LoraLayer(down, up, float(alpha.item()), magnitude)
-    configured = _configured_alpha(path, config, key, rank, has_magnitude=magnitude is not None)
-    return LoraLayer(down, up, configured, magnitude)
+    return LoraLayer(down, up, 1.0)
 
 
 def _with_kernel(path: Path, names: LayerNames, down: Tensor, mid: Tensor) -> Tensor:
@@ -128,7 +171,9 @@ def _magnitude(path: Path, names: LayerNames, values: Tensor, sizes: tuple[int, 
     shape = tuple(values.shape)
     kernel = (1,) * (len(shape) - 2)
     is_vector = shape == (outputs,) or (kernel and shape == (1, outputs, *kernel))
-    if shape == (outputs, 1, *kernel) or (names.layout in ("diffusers", "peft") and is_vector):
+    if shape == (outputs, 1, *kernel) or (
+        is_vector and not names.tensors["magnitude"].endswith("dora_scale")
+    ):
         return Magnitude(values.flatten(), "rows")
     if shape == (1, inputs, *kernel):
         return Magnitude(values.flatten(), "columns")
@@ -137,11 +182,12 @@ def _magnitude(path: Path, names: LayerNames, values: Tensor, sizes: tuple[int, 
 
 
 def _second_encoder(key: ModuleKey, names: LayerNames, tensors: Mapping[str, Tensor]) -> ModuleKey:
-    wide = tensors[names.tensors["down"]].shape[-1:] == (1280,)
-    reads_hidden_states = key.part == "text_encoder" and key.path.endswith(("_proj", ".fc1"))
-    if names.layout == "peft" and reads_hidden_states and wide:
-        return ModuleKey("text_encoder_2", key.path)
-    return key
+    down = names.tensors.get("down")
+    if names.layout != "peft" or key.part != "text_encoder" or down is None:
+        return key
+    reads_hidden_states = key.path.endswith(("_proj", ".fc1"))
+    wide = reads_hidden_states and tensors[down].shape[-1:] == (1280,)
+    return ModuleKey("text_encoder_2", key.path) if wide else key
 
 
 def _family(
@@ -149,12 +195,15 @@ def _family(
     layers: Mapping[ModuleKey, LoraLayer],
     metadata: Mapping[str, str],
 ) -> FamilyName | None:
-    """What the file is for: by the text's width in its layers, by its names, by what it says."""
+    """What the file is for: by its layers, by the text's width, by its names, by what it says."""
+    fitting = fitting_families({key: layer.shape for key, layer in layers.items()})
+    if len(fitting) == 1:
+        return fitting[0]
     for key, layer in layers.items():
-        if key.path.endswith("attn2.to_k") and layer.down.shape[1] in _CROSS_ATTENTION_WIDTHS:
-            return _CROSS_ATTENTION_WIDTHS[layer.down.shape[1]]
-    downs = [layer.tensors["down"] for layer in names.values()]
-    named = any(name.startswith(("lora_te1_", "lora_te2_")) for name in downs)
+        width = layer.shape[-1]
+        if key.path.endswith("attn2.to_k") and width in _CROSS_ATTENTION_WIDTHS:
+            return _CROSS_ATTENTION_WIDTHS[width]
+    named = any(layer.first.startswith(("lora_te1_", "lora_te2_")) for layer in names.values())
     if named or any(key.part == "text_encoder_2" for key in layers):
         return "sdxl"
     version = metadata.get("ss_base_model_version", "")
@@ -238,7 +287,7 @@ def _configured_alpha(
         )
     try:
         alpha = _by_pattern(config.get("alpha_pattern") or {}, key)
-        alpha = config.get("lora_alpha") if alpha is None else alpha
+        alpha = config.get("lora_alpha", config.get("alpha")) if alpha is None else alpha
         if alpha is None:
             return float(rank)
         if isinstance(alpha, bool) or not isinstance(alpha, int | float):

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 from trainer.lora.adapter import Adapter
+from trainer.lora.family_layers import PARTS, ModuleKey, Part, unfit_layers
 from trainer.lora.layouts import Layout
-from trainer.lora.names import PARTS, ModuleKey, Part, attentions
+from trainer.lora.names import attentions
+from trainer.models.families import FAMILIES, FamilyName
 
 Tool = Literal["A1111", "Forge", "ComfyUI", "InvokeAI", "sd-scripts", "diffusers"]
 TOOLS: tuple[Tool, ...] = get_args(Tool)
@@ -24,6 +26,8 @@ _ADAPTER_NAME = r"\.lora_[AB]\.[^.]+\.weight$"
 _FIRST_UPSAMPLER = "^lora_unet_up_blocks_0_upsamplers_0_conv"
 """A1111's table of names has it where SD 1 has it."""
 _CONVOLUTION_NOTE = "SDXL convolutions by diffusers names lose one module: convert to kohya-sgm"
+_OTHER_KINDS_NOTE = "only LoRA was tried: resize makes a plain adapter of it"
+_NO_EMBEDDINGS: tuple[Tool, ...] = ("Forge", "ComfyUI", "sd-scripts")
 _ONE_ALPHA = "gives all layers one alpha"
 _HIDDEN_NOTE = "without ss_base_model_version it is listed as for SD 1"
 
@@ -130,7 +134,7 @@ def _named(pattern: str, sdxl: bool | None = None) -> Callable[[Adapter], set[Mo
         if sdxl not in (None, adapter.family == "sdxl"):
             return set()
         names = adapter.names.items()
-        return {key for key, name in names if re.search(pattern, name.tensors["down"])}
+        return {key for key, name in names if re.search(pattern, name.first)}
 
     return layers
 
@@ -140,8 +144,45 @@ def _without_text_model(adapter: Adapter) -> set[ModuleKey]:
     return {key for key in named if adapter.names[key].layout == "kohya"}
 
 
-def _block_names_beyond_sdxl(adapter: Adapter) -> set[ModuleKey]:
-    return set() if adapter.family == "sdxl" else _in_layout("kohya-sgm")(adapter)
+def _block_names_on(*families: FamilyName) -> Callable[[Adapter], set[ModuleKey]]:
+    def layers(adapter: Adapter) -> set[ModuleKey]:
+        family = adapter.family or "sd1"
+        return _in_layout("kohya-sgm")(adapter) if family in families else set()
+
+    return layers
+
+
+def _sized_otherwise(partly: bool) -> Callable[[Adapter], set[ModuleKey]]:
+    """The layers that full-size models lack or have in other shapes: some of the file's, or all."""
+
+    def layers(adapter: Adapter) -> set[ModuleKey]:
+        shapes = adapter.shapes
+        families: list[FamilyName] = [adapter.family] if adapter.family else list(FAMILIES)
+        unfit = min((unfit_layers(family, shapes) for family in families), key=len)
+        return unfit if (len(unfit) < len(shapes)) == partly else set()
+
+    return layers
+
+
+def _with_embeddings(adapter: Adapter) -> set[ModuleKey]:
+    return set(adapter.names) if adapter.embeddings else set()
+
+
+def _other_kinds(adapter: Adapter) -> set[ModuleKey]:
+    return {key for key, layer in adapter.layers.items() if layer.form is not None}
+
+
+def _scaled_apart(adapter: Adapter) -> set[ModuleKey]:
+    return {key for key, names in adapter.names.items() if "scalar" in names.tensors}
+
+
+def _zero_alphas(adapter: Adapter) -> set[ModuleKey]:
+    """sd-scripts takes an alpha of 0 for the rank; elsewhere such a layer changes nothing."""
+    return {
+        key
+        for key, names in adapter.names.items()
+        if "alpha" in names.tensors and adapter.layers[key].alpha == 0 and names.form == "LoRA"
+    }
 
 
 def _mixed_unet_names(adapter: Adapter) -> set[ModuleKey]:
@@ -229,7 +270,30 @@ _FAULTS = (
         _named("^lora_te1_", False),
     ),
     LoaderFault(TOOLS, "lost", "lora_te_ says not which text encoder", _named("^lora_te_", True)),
-    LoaderFault(TOOLS, "lost", "SGM block names are SDXL's", _block_names_beyond_sdxl),
+    LoaderFault(
+        ("InvokeAI", "sd-scripts", "diffusers"),
+        "lost",
+        "SGM block names are SDXL's",
+        _block_names_on("sd1"),
+    ),
+    LoaderFault(TOOLS, "lost", "SGM block names are SDXL's", _block_names_on("sd2")),
+    LoaderFault(
+        ("A1111", "Forge", "ComfyUI", "InvokeAI", "sd-scripts"),
+        "lost",
+        "its base model has other sizes than any that is read there",
+        _sized_otherwise(partly=False),
+    ),
+    LoaderFault(
+        TOOLS, "lost", "layers of {parts} have the shapes of no such model", _sized_otherwise(True)
+    ),
+    LoaderFault(TOOLS, "lost", _OTHER_KINDS_NOTE, _other_kinds),
+    LoaderFault(TOOLS, "lost", "names that were tried nowhere: convert", _in_layout("other")),
+    LoaderFault(TOOLS, "inexact", "only LyCORIS reads .scalar: convert", _scaled_apart),
+    LoaderFault(("sd-scripts",), "inexact", "takes an alpha of 0 for the rank", _zero_alphas),
+    LoaderFault(
+        ("InvokeAI", "diffusers"), "all lost", "refuses bundled embeddings", _with_embeddings
+    ),
+    LoaderFault(_NO_EMBEDDINGS, "noted", "loads the layers, not the embeddings", _with_embeddings),
     LoaderFault(TOOLS, "lost", "two kinds of UNet names in one file", _mixed_unet_names),
     LoaderFault(("A1111",), "lost", _CONVOLUTION_NOTE, _named(_FIRST_UPSAMPLER, True)),
     LoaderFault(("A1111",), "lost", "needs q, k, v and out_proj together", _incomplete_projections),

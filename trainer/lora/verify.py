@@ -84,6 +84,9 @@ class Proof:
     dead: tuple[ModuleKey, ...]
     incomplete: tuple[str, ...]
     base: BaseProof | None
+    kinds: tuple[str, ...] = ("LoRA",)
+    embeddings: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def summary(self) -> str:
         """In one line, where it works and what is odd about it."""
@@ -94,6 +97,10 @@ class Proof:
         missing = self.base.missing if self.base else self.incomplete
         if missing:
             parts.append(f"half-empty: it lacks {shorten(missing)}")
+        if self.embeddings:
+            parts.append(f"bundled embeddings: {shorten(self.embeddings)}")
+        if self.left_out:
+            parts.append(f"not read: {shorten(map(display_name, self.left_out))}")
         return "; ".join(parts)
 
     def lines(self) -> list[str]:
@@ -102,6 +109,7 @@ class Proof:
         lines = [
             f"{display_name(self.path.name)}: {self.layers} layers for {title}, "
             f"{' and '.join(self.layouts)} layout"
+            + ("" if self.kinds == ("LoRA",) else f", {' and '.join(self.kinds)}")
         ]
         for verdict in self.verdicts:
             counts = ", ".join(
@@ -134,19 +142,27 @@ class Proof:
             },
             "dead": [str(key) for key in self.dead],
             "incomplete": list(self.incomplete),
+            "kinds": list(self.kinds),
+            "embeddings": list(self.embeddings),
+            "left_out": list(self.left_out),
             "base": self.base and self.base.as_dict(),
             "summary": self.summary(),
         }
 
 
-def verify_file(path: Path, base: BaseModel | None = None) -> Proof:
+def verify_file(
+    path: Path, base: BaseModel | None = None, *, leave_out_unknown: bool = False
+) -> Proof:
     """Judges an adapter file; with a base model, puts it on and takes it off again.
+
+    Args:
+        leave_out_unknown: as of `read_adapter`.
 
     Raises:
         UserError: the file can't be read, has numbers that are not finite, or does not fit the
             base model; names are listed.
     """
-    adapter = read_adapter(path)
+    adapter = read_adapter(path, leave_out_unknown=leave_out_unknown)
     if base is not None:
         adapter = replace(adapter, family=base.family.name)
     return Proof(
@@ -158,6 +174,9 @@ def verify_file(path: Path, base: BaseModel | None = None) -> Proof:
         dead=tuple(adapter.dead_layers()),
         incomplete=tuple(_incomplete(adapter)),
         base=None if base is None else _on_base(base, adapter),
+        kinds=tuple(adapter.kinds),
+        embeddings=tuple(display_name(name[:80]) for name in adapter.embeddings),
+        left_out=adapter.left_out,
     )
 
 

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from trainer.errors import UserError
 from trainer.lora.adapter import Adapter, LoraLayer
-from trainer.lora.names import PARTS, ModuleKey, kohya_name, shorten, to_sgm
+from trainer.lora.family_layers import PARTS, ModuleKey, is_known
+from trainer.lora.names import kohya_name, shorten, to_sgm
 from trainer.lora.reading import GREATEST_ALPHA, PEFT_METADATA
 from trainer.memory.devices import DTYPES, Precision
 from trainer.models.families import FamilyName
@@ -45,14 +46,11 @@ def write_adapter(
 
     Raises:
         UserError: a number is not finite or too large for the precision, or a layer has no name in
-            the layout; it is named. Or it is DoRA, which has no layout that tools read alike.
+            the layout, or is none of SD 1, SD 2 or SDXL; it is named. Or it is of a kind, such as
+            DoRA, that has no layout that tools read alike.
         OSError: from the file system.
     """
-    if adapter.is_dora:
-        raise UserError(
-            f"{adapter.source} is DoRA, for which there is no file that tools read alike.",
-            "adapter resize FILE --base NAME --rank N makes a plain adapter of it.",
-        )
+    _check_writable(adapter)
     metadata = {key: value for key, value in adapter.metadata.items() if key != PEFT_METADATA}
     if layout == "diffusers":
         config = _peft_config(adapter)
@@ -61,6 +59,9 @@ def write_adapter(
         else:
             metadata[PEFT_METADATA] = json.dumps(config, sort_keys=True)
     tensors = _tensors(adapter, layout, DTYPES[precision])
+    for name, own in adapter.embeddings.items():
+        for kind, tensor in own.items():
+            tensors[f"bundle_emb.{name}.{kind}"] = tensor.to(DTYPES[precision], copy=True)
     broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if broken:
         raise UserError(
@@ -73,6 +74,21 @@ def write_adapter(
     fitting, left_out = _trim_metadata(metadata, room)
     write_tensors(path, tensors, fitting)
     return left_out
+
+
+def _check_writable(adapter: Adapter) -> None:
+    if not adapter.is_plain:
+        kinds = " and ".join(kind for kind in adapter.kinds if kind != "LoRA")
+        base = " --base NAME" if adapter.needs_base else ""
+        raise UserError(
+            f"{adapter.source} is {kinds}, for which there is no file that tools read alike.",
+            f"adapter resize FILE{base} --rank N makes a plain adapter of it.",
+        )
+    if unknown := [key for key in adapter.layers if not is_known(key)]:
+        raise UserError(
+            f"No file would name these layers, which Stable Diffusion 1, 2 and XL don't have: "
+            f"{shorten(unknown)}."
+        )
 
 
 def best_layout(adapter: Adapter) -> WritableLayout:

@@ -58,7 +58,7 @@ def export_adapter(session: Session, path: Path) -> Exported:
 
 def _plain(base: BaseModel, trained: Adapter, config: TrainingConfig) -> tuple[Adapter, list[str]]:
     """What is written, and what there is to say about it: DoRA has no file of its own."""
-    if not trained.is_dora:
+    if not trained.needs_base:
         return trained, []
     rank = config.output.dora_rank or 4 * config.adapter.rank
     found = approximate(base, trained, rank=rank)

@@ -43,6 +43,10 @@ def what_it_is(choice: ListedAdapter, facts: Facts) -> str:
         "For": _FAMILIES.get(facts["family"] or "", "an unknown base model"),
         "Made with": facts["metadata"].get("ss_sd_model_name", ""),
         "Trigger words": facts["trigger_words"],
+        "Kind": " and ".join(kind for kind in facts.get("kinds", ()) if kind != "LoRA"),
+        "Embeddings": f"{', '.join(embeddings)}; pictures are drawn here without them"
+        if (embeddings := facts.get("embeddings", ()))
+        else "",
         "Rank": _span(ranks),
         "Alpha": _span([layer["alpha"] for layer in layers.values()]),
         "Layers": f"{len(layers):,}: {by_part}",
@@ -93,6 +97,7 @@ def result(facts: Facts) -> str:
         "does exactly the same"
         if difference < _ROUNDING
         else f"differs by {100 * difference:.2g} % of the adapter's change",
+        *(note.rstrip(".") for note in facts.get("notes", ())),
     ]
     return render("adapters.html", "result", "; ".join(filter(None, parts)), facts["works"])
 

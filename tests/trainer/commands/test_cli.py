@@ -26,7 +26,7 @@ COMMANDS = [
     *(f"adapter {action}" for action in ("inspect", "verify", "convert", "resize", "merge")),
     *(f"adapter {action}" for action in ("extract", "recipe", "download")),
 ]
-EVERYWHERE = "Works in A1111, Forge, ComfyUI, InvokeAI, sd-scripts, diffusers."
+WORKS = "Works in diffusers; not in A1111, Forge, ComfyUI, InvokeAI, sd-scripts (its base model"
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +66,7 @@ def test_train_resume_and_generate(
         "Report:",
     ):
         assert part in output, output
-    assert output.splitlines()[-1] == EVERYWHERE
+    assert output.splitlines()[-1].startswith(WORKS)  # tiny ones have other sizes
     adapter = tmp_path / "runs" / "ohwx" / "adapter.safetensors"
     assert str(adapter) in output
     assert "generate --base" in output

@@ -18,6 +18,7 @@ from trainer.config.schema import AdapterConfig
 from trainer.diffusion import added_conditioning, encode
 from trainer.lora.adapter import Adapter, LoraLayer
 from trainer.lora.changes import compare
+from trainer.lora.family_layers import family_layers
 from trainer.lora.layers import (
     adapted_layers,
     find_layers,
@@ -25,7 +26,7 @@ from trainer.lora.layers import (
     get_weights,
     parts_of,
 )
-from trainer.lora.names import ModuleKey, Part, Targets
+from trainer.lora.names import ModuleKey, Part, Targets, parse_kohya_name
 from trainer.lora.reading import read_adapter
 from trainer.lora.writing import write_adapter
 from trainer.models.base import BaseModel
@@ -142,6 +143,23 @@ def layer_files(
     for name, alpha in names.items():
         tensors[f"{name}.lora_down.weight"] = torch.ones(rank, width, *kernel)
         tensors[f"{name}.lora_up.weight"] = torch.ones(outputs, rank, *[1] * len(kernel))
+        tensors |= {} if alpha is None else {f"{name}.alpha": torch.tensor(alpha)}
+    return tensors
+
+
+def sized_files(
+    names: Mapping[str, float | None], family: FamilyName = "sd1", rank: int = 2
+) -> dict[str, Tensor]:
+    """As `layer_files`, with the shapes of a full-size model's layers."""
+    tensors: dict[str, Tensor] = {}
+    for name, alpha in names.items():
+        key = parse_kohya_name(name)
+        assert key is not None, name
+        outputs_, *inputs = family_layers(family)[key]
+        tensors[f"{name}.lora_down.weight"] = torch.full((rank, *inputs), 0.01)
+        tensors[f"{name}.lora_up.weight"] = torch.full(
+            (outputs_, rank, *[1] * (len(inputs) - 1)), 0.01
+        )
         tensors |= {} if alpha is None else {f"{name}.alpha": torch.tensor(alpha)}
     return tensors
 

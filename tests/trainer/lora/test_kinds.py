@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.conftest import TinyBase
 from tests.trainer.lora.conftest import BaseOf
 from tests.trainer.lora.helpers import (
     NAMES,
@@ -26,15 +27,23 @@ from tests.trainer.lora.test_reading import lycoris_dora, read
 from trainer.errors import UserError
 from trainer.lora.adapter import Adapter, Magnitude
 from trainer.lora.attach import attach, detach, set_strength
+from trainer.lora.baking import bake
 from trainer.lora.changes import change_on, energy_of
 from trainer.lora.editing import approximate, merge, resize
 from trainer.lora.inspection import inspect_file
-from trainer.lora.layers import adapted_layers, find_layers, get_magnitude, get_weights
+from trainer.lora.layers import (
+    adapted_layers,
+    find_layers,
+    find_targets,
+    get_magnitude,
+    get_weights,
+)
 from trainer.lora.loading import collect, load_into, plain_on
-from trainer.lora.names import ModuleKey, Targets
+from trainer.lora.names import ModuleKey, Targets, kohya_name
 from trainer.lora.verify import verify_file
 from trainer.lora.writing import write_adapter
 from trainer.models.base import BaseModel
+from trainer.models.load import load_base
 
 # Of the tiny models: layers of the UNet and of all text encoders together.
 COUNTS: dict[tuple[str, Targets], tuple[int, int]] = {
@@ -178,7 +187,7 @@ def test_the_stated_difference_of_a_plain_adapter_is_the_true_one(
     shares = []
     for rank in (2, 6, 1000):
         found = approximate(base, adapter, rank=rank)
-        assert not found.adapter.is_dora
+        assert not found.adapter.needs_base
         assert {layer.rank for layer in found.adapter.layers.values()} <= set(range(1, rank + 1))
         nearest = full_change(base, found.adapter)
         missing = math.hypot(*(float((exact[key] - nearest[key]).norm()) for key in exact))
@@ -212,3 +221,59 @@ def test_dora_is_never_half_used(base_of: BaseOf, tmp_path: Path) -> None:
     assert proof.base is not None
     assert proof.base.worst < 1e-6
     assert not any(verdict.works for verdict in proof.verdicts)
+
+
+FORMS: dict[str, dict[str, tuple[str, ...]]] = {
+    "LoHa": {
+        f"hada_w{n}_{side}": (("out", "r") if side == "a" else ("r", "in"))
+        for n in "12"
+        for side in "ab"
+    },
+    "LoKr": {"lokr_w1": ("2", "2"), "lokr_w2": ("out/2", "in/2")},
+    "OFT": {"oft_blocks": ("2", "out/2", "out/2")},
+    "GLoRA": {
+        "a1.weight": ("in", "r"),
+        "a2.weight": ("r", "in"),
+        "b1.weight": ("out", "r"),
+        "b2.weight": ("r", "in"),
+    },
+    "full difference": {"diff": ("out", "in")},
+}
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_others_kinds_are_drawn_with_baked_and_made_plain(
+    tiny_base: TinyBase, tmp_path: Path, kind: str
+) -> None:
+    """On every projection: what is loaded, what is baked and what is made plain are the same."""
+    base = load_base(str(tiny_base("sd1")))
+    tensors: dict[str, Tensor] = {}
+    for index, key in enumerate(find_targets(base)):
+        outputs_, inputs = find_layers(base)[key].weight.shape
+        sizes = {"out": outputs_, "in": inputs, "r": 3, "2": 2}
+        sizes |= {"out/2": outputs_ // 2, "in/2": inputs // 2}
+        for number, (name, shape) in enumerate(FORMS[kind].items()):
+            tensor = 0.3 * random_tensor(10 * index + number, *(sizes[one] for one in shape))
+            tensors[f"{kohya_name('sd1', key)}.{name}"] = tensor
+    adapter = read(tmp_path / "a.safetensors", tensors)
+    assert adapter.kinds == [kind]
+    assert adapter.needs_base == (kind in ("OFT", "GLoRA"))
+    before = outputs(base)
+    load_into(base, adapter, "a")
+    loaded = outputs(base)
+    detach(base)
+    assert all_equal(outputs(base), before)
+    proof = verify_file(tmp_path / "a.safetensors", base)
+    assert proof.base is not None
+    assert proof.base.worst < 1e-5
+    plain = approximate(base, adapter, rank=1000)
+    assert plain.difference.worst < 1e-5
+    load_into(base, written(plain.adapter, tmp_path / "b.safetensors", precision="fp32"), "b")
+    made_plain = outputs(base)
+    detach(base)
+    bake(base, [(adapter, 1.0)])
+    for part, baked in outputs(base).items():
+        change = (baked - before[part]).norm()
+        assert change > 0.01 * before[part].norm()
+        for other in (loaded[part], made_plain[part]):
+            assert (other - baked).norm() <= 1e-3 * change

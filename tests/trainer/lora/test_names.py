@@ -9,6 +9,7 @@ from typing import get_args
 import pytest
 
 from tests.trainer.lora.helpers import on_meta
+from trainer.lora.family_layers import family_layers
 from trainer.lora.layers import find_layers, find_targets
 from trainer.lora.names import (
     ModuleKey,
@@ -135,6 +136,12 @@ def test_every_layer_is_found_again(family: FamilyName) -> None:
     keys = list(find_layers(on_meta(family)))
     assert len(keys) > 300
     assert [parse_kohya_name(kohya_name(family, key)) for key in keys] == keys
+
+
+@pytest.mark.parametrize("family", GOLDEN)
+def test_the_table_of_layers_is_the_real_model(family: FamilyName) -> None:
+    real = {key: tuple(x.weight.shape) for key, x in find_layers(on_meta(family)).items()}
+    assert family_layers(family) == real
 
 
 def test_layers_of_text_encoders_always_have_the_text_model_level() -> None:

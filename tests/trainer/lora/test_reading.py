@@ -83,30 +83,38 @@ UNREADABLE: dict[str, tuple[dict[str, Tensor], str]] = {
     "DoRA of another shape": (pair(dora_scale=torch.ones(1, 9)), "dora_scale.*1 x 9"),
     "DoRA in a vector": (pair(dora_scale=torch.ones(6)), "dora_scale has the shape 6"),
     "DoRA without matrices": ({f"{Q}.dora_scale": torch.ones(1, 8)}, r"no .*to_q\.lora_down"),
-    "LoHa": (ones(f"{Q}.hada_w1_a"), "LyCORIS"),
+    "a quarter of LoHa": (ones(f"{Q}.hada_w1_a"), r"no .*to_q\.hada_w1_b, .*to_q\.hada_w2_a"),
+    "LoHa that claims terabytes": (
+        {
+            f"{Q}.hada_w{half}_{side}": torch.ones((1 << 20, 1) if side == "a" else (1, 1 << 20))
+            for half in "12"
+            for side in "ab"
+        },
+        "a change that no such layer has",
+    ),
     "half of an SGM layer": (
         ones("lora_unet_input_blocks_4_1_proj_in.lora_down.weight"),
         r"no lora_unet_input_blocks_4_1_proj_in\.lora_up",
     ),
     "half of a diffusers layer": (
-        ones("unet.mid_block.attn1.to_q.lora_A.weight"),
-        r"no unet\.mid_block\.attn1\.to_q\.lora_B",
+        ones(f"unet.{ATTENTION}.to_q.lora_A.weight"),
+        rf"no unet\.{ATTENTION}\.to_q\.lora_B",
     ),
     "PEFT for something else": (
         ones("base_model.model.a.lora_A.weight"),
-        r"no adapter known here has: base_model\.model\.a",
+        r"Diffusion 1, 2 and XL don't have: base_model\.model\.a",
     ),
     "SGM block that is not there": (
         ones("lora_unet_input_blocks_13_0_in_layers_2.lora_down.weight"),
-        "no adapter known here has",
+        "names layers that Stable Diffusion 1, 2 and XL don't have",
     ),
     "LoCon with an unfit third matrix": (
         pair(lora_mid__weight=torch.ones(2, 3, 3, 3)),
         r"lora_mid\.weight has the shape 2 x 3 x 3 x 3",
     ),
     "half of PEFT's DoRA": (
-        ones("base_model.model.mid_block.a.lora_magnitude_vector"),
-        r"no base_model\.model\.mid_block\.a\.lora_A",
+        ones(f"{PEFT_Q}.lora_magnitude_vector"),
+        rf"no {PEFT_Q}\.lora_A",
     ),
     "biases": (ones("unet.mid_block.a.lora_B.bias"), "biases"),
     "Flux": (ones("lora_unet_double_blocks_0_img.lora_down.weight"), "Flux"),
@@ -344,7 +352,7 @@ def test_dora_as_lycoris_saves_it_is_exact_on_a_base(
     base = base_of(family)
     plain = adapter_for(base, None, targets="convolution")
     adapter = read(tmp_path / "dora.safetensors", lycoris_dora(base, plain, by))
-    assert adapter.is_dora
+    assert adapter.needs_base
     before = outputs(base)
     load_into(base, adapter, "dora")
     live, layers = collect(base, "dora"), find_layers(base)

@@ -147,6 +147,17 @@ def test_diffusers_gives_the_same_outputs(
         assert (loaded[part] - output).norm() <= 1e-5 * own_change, part
 
 
+def test_diffusers_refuses_bundled_embeddings(base_of: BaseOf, tmp_path: Path) -> None:
+    """As `trainer.lora.tools` says."""
+    base, path = base_of("sd1"), tmp_path / "a.safetensors"
+    embeddings = {"tok": {"string_to_param.*": torch.ones(2, 16)}}
+    write_adapter(replace(adapter_for(base), embeddings=embeddings), path)
+    pipeline = base.pipeline()
+    with pytest.raises(ValueError, match="bundle_emb"):
+        pipeline.load_lora_weights(str(path))
+    pipeline.unload_lora_weights()
+
+
 GOLDEN_KEYS = {
     "sd1": [
         "lora_te_text_model_encoder_layers_0_self_attn_q_proj.alpha",
@@ -198,10 +209,17 @@ def test_only_sdxl_convolutions_need_block_names(
 
 
 def test_block_names_need_a_full_size_model(tmp_path: Path) -> None:
-    adapter = Adapter({ModuleKey("unet", "down_blocks.3.resnets.7.conv1"): LAYER}, "sd1")
+    adapter = Adapter({ModuleKey("unet", "down_blocks.3.resnets.1.conv1"): LAYER}, "sdxl")
     for broken in (adapter, replace(adapter, family=None)):
         with pytest.raises(UserError, match="block name"):
             write_adapter(broken, tmp_path / "a.safetensors", "kohya-sgm")
+
+
+def test_layers_that_no_model_has_are_not_written(tmp_path: Path) -> None:
+    adapter = Adapter({ModuleKey("unet", "base_model.model.conv_in"): LAYER, Q: LAYER}, "sd1")
+    with pytest.raises(UserError, match=r"don't have: unet\.base_model\.model\.conv_in\."):
+        write_adapter(adapter, tmp_path / "a.safetensors")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_folding_alpha_changes_nothing(base_of: BaseOf) -> None:
