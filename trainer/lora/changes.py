@@ -21,7 +21,7 @@ from trainer import typed_torch
 from trainer.errors import UserError
 from trainer.lora.adapter import Adapter, LoraLayer
 from trainer.lora.family_layers import ModuleKey
-from trainer.lora.lycoris import form_change, form_factors
+from trainer.lora.lycoris import form_change, form_factors, kronecker_halves
 from trainer.lora.names import count_layers, count_parts, shorten
 from trainer.memory.devices import Precision
 
@@ -108,8 +108,33 @@ def _change(layer: LoraLayer, weight: Tensor | None) -> Tensor:
     return up @ down
 
 
+def decomposition(layer: LoraLayer) -> Factors:
+    """The singular value decomposition of s·BA.
+
+    The singular values of W1 ⊗ W2 are the products of theirs, and its vectors the products too.
+
+    Raises:
+        UserError: its change depends on the base model.
+    """
+    halves = kronecker_halves(layer.form) if layer.form else None
+    if halves is None:
+        return decompose(*matrices(layer))
+    _check_free(layer)
+    (left, values, right), (left_2, values_2, right_2) = (
+        typed_torch.svd(half, full_matrices=False) for half in halves
+    )
+    products, order = torch.outer(values, values_2).flatten().sort(descending=True)
+    left, right = torch.kron(left, left_2)[:, order], torch.kron(right, right_2)[order]
+    scale = layer.alpha / layer.rank
+    return Factors(math.copysign(1.0, scale) * left, abs(scale) * products, right)
+
+
 def singular_values(layer: LoraLayer) -> Tensor:
     """The singular values of s·BA, greatest first, (min(rank, out, in))."""
+    if halves := layer.form and kronecker_halves(layer.form):
+        _check_free(layer)
+        products = torch.outer(*(typed_torch.svdvals(half) for half in halves)).flatten()
+        return abs(layer.alpha / layer.rank) * products.sort(descending=True).values
     return typed_torch.svdvals(_core(*matrices(layer)))
 
 

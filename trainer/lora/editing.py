@@ -22,7 +22,7 @@ from trainer.lora.adapter import Adapter, LoraLayer
 from trainer.lora.changes import (
     Comparison,
     change_on,
-    decompose,
+    decomposition,
     full_change,
     matrices,
     nearest,
@@ -79,10 +79,10 @@ def resize(adapter: Adapter, *, rank: int | None = None, energy: float | None = 
     _check_size(rank, energy)
     factors: dict[ModuleKey, tuple[Tensor, Tensor]] = {}
     for key, layer in adapter.layers.items():
-        if layer.form is not None:
+        if layer.form is not None and layer.form.name == "full difference":
             factors[key] = nearest(full_change(layer), rank, energy)
             continue
-        left, values, right = decompose(*matrices(layer))
+        left, values, right = decomposition(layer)
         count = rank_for(values, rank, energy)
         root = values[:count].sqrt()
         factors[key] = left[:, :count] * root, root[:, None] * right[:count]

@@ -7,6 +7,7 @@ Computed from the configs under ``models/configs`` by the rules of ``UNet2DCondi
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, NamedTuple
@@ -85,12 +86,10 @@ def fitting_families(shapes: Mapping[ModuleKey, Shape]) -> list[FamilyName]:
     return [family for family in FAMILIES if not unfit_layers(family, shapes)]
 
 
-def kernel_of(path: str) -> Shape:
-    """Height and width of a UNet layer's kernel; empty of a linear layer."""
-    for family in FAMILIES:
-        if shape := family_layers(family).get(ModuleKey("unet", path)):
-            return shape[2:]
-    return ()
+def largest_shape(key: ModuleKey) -> Shape:
+    """Of a layer's weight in the family where it has most numbers; empty where none has it."""
+    shapes = (family_layers(family).get(key, ()) for family in FAMILIES)
+    return max(shapes, key=lambda shape: math.prod(shape) if shape else 0)
 
 
 def without_kernel(shape: Sequence[int]) -> Shape:

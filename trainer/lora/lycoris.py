@@ -17,8 +17,6 @@ from torch import Tensor
 from trainer import typed_torch
 
 FormName = Literal["LoHa", "LoKr", "OFT", "GLoRA", "full difference"]
-_MOST_NUMBERS = 1 << 26
-"""In a layer's change; the largest of SDXL has 29 million."""
 _RANKED: dict[FormName, tuple[str, ...]] = {
     "LoHa": ("hada_w1_b",),
     "LoKr": ("lokr_w2_b", "lokr_w1_b"),
@@ -50,12 +48,12 @@ class LycorisForm:
 
 
 def read_form(
-    name: FormName, tensors: Mapping[str, Tensor], kernel: tuple[int, ...]
+    name: FormName, tensors: Mapping[str, Tensor], largest: tuple[int, ...]
 ) -> LycorisForm:
     """A form of its tensors, checked.
 
     Args:
-        kernel: height and width of the layer's kernel; empty of a linear layer.
+        largest: shape of the largest weight of the layer in any family.
 
     Raises:
         ValueError: the shapes don't go together; says which.
@@ -66,8 +64,9 @@ def read_form(
         shape, rank = _sizes(name, {kind: t.to("meta") for kind, t in tensors.items()})
     except (RuntimeError, IndexError, KeyError, ValueError):
         raise ValueError(f"{name} with {shapes}, which don't go together") from None
-    if not 0 < math.prod(shape) <= _MOST_NUMBERS:
+    if not 0 < math.prod(shape) <= math.prod(largest):
         raise ValueError(f"{name} with {shapes}, which is a change that no such layer has")
+    kernel = largest[2:]
     if len(shape) == 2 and kernel and shape[1] % math.prod(kernel) == 0 and name != "GLoRA":
         shape = (shape[0], shape[1] // math.prod(kernel), *kernel)
     return LycorisForm(name, tensors, shape, max(rank, 1))
@@ -118,6 +117,14 @@ def _product(name: FormName, tensors: Mapping[str, Tensor]) -> Tensor:
         one = one.reshape(*one.shape, *[1] * (other.dim() - 2))
         return torch.kron(one, other.contiguous())
     return tensors["diff"]
+
+
+def kronecker_halves(form: LycorisForm) -> tuple[Tensor, Tensor] | None:
+    """Of LoKr the two matrices W1 and W2 of W1 ⊗ W2, float64; else None."""
+    if form.name != "LoKr":
+        return None
+    one, other = _halves_of_lokr({kind: tensor.double() for kind, tensor in form.tensors.items()})
+    return one, other.flatten(1)
 
 
 def _half_of_loha(tensors: Mapping[str, Tensor], half: str) -> Tensor:

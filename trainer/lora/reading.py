@@ -22,7 +22,7 @@ from torch import Tensor
 
 from trainer.errors import UserError
 from trainer.lora.adapter import Adapter, LoraLayer, Magnitude
-from trainer.lora.family_layers import PARTS, ModuleKey, Part, fitting_families, kernel_of
+from trainer.lora.family_layers import PARTS, ModuleKey, Part, fitting_families, largest_shape
 from trainer.lora.layouts import LayerNames, group_layers
 from trainer.lora.lycoris import FormName, read_form
 from trainer.lora.names import canonical_path, shorten
@@ -137,7 +137,7 @@ def _matrices_of(
         mine = {k: t for k, t in own.items() if k not in ("alpha", "scalar", "magnitude")}
         mine |= {k: own[k] for k in kinds & own.keys()}
         try:
-            form = read_form(cast(FormName, names.form), mine, kernel_of(key.path))
+            form = read_form(cast(FormName, names.form), mine, largest_shape(key))
         except ValueError as problem:
             raise _broken(path, f"{key} has {problem}") from None
         return LoraLayer.of_form(form, 1.0)

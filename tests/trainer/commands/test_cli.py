@@ -203,7 +203,7 @@ def test_check_images_of_several_concepts(
 def test_running_out_of_gpu_memory_is_said_in_words(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def out_of_memory(*_: object) -> None:
+    def out_of_memory(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory (injected)")
 
     monkeypatch.setattr("trainer.lora.inspection.inspect_file", out_of_memory)

@@ -14,7 +14,8 @@ from tests.trainer.lora.helpers import change_of, random_tensor, sized_files
 from tests.trainer.lora.test_tools import EVERYWHERE, SGM, TEXT, UNET, text, unet
 from trainer.commands.cli import main
 from trainer.errors import UserError
-from trainer.lora.changes import change_on, compare
+from trainer.lora.changes import change_on, compare, full_change, singular_values
+from trainer.lora.editing import resize
 from trainer.lora.family_layers import family_layers
 from trainer.lora.lycoris import form_change
 from trainer.lora.reading import read_adapter
@@ -292,6 +293,11 @@ def test_forms_are_read_and_made_plain(tmp_path: Path, case: str) -> None:
     assert main(["adapter", "resize", str(path), *arguments]) == 0
     before, after = read_adapter(path), read_adapter(out)
     assert compare(before, after).worst < 1e-5
+    (layer,) = before.layers.values()
+    values = torch.linalg.svdvals(full_change(layer))
+    found = singular_values(layer)
+    torch.testing.assert_close(found, values[: len(found)], atol=1e-9, rtol=1e-6)
+    assert resize(before, energy=0.9).ranks[0] < len(values)
     assert verify_file(out).summary().startswith("works in A1111, Forge, ComfyUI")
     merged = [
         "--rank",
