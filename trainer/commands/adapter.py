@@ -149,9 +149,8 @@ def resize(
         notes = [f"No layer needs more than rank {most}."] if rank and most < rank else []
         return write(adapter, result, output, file, on=on, notes=notes)
     if on is None:
-        kinds = " and ".join(kind for kind in adapter.kinds if kind != "LoRA")
         raise UserError(
-            f"{file} is {kinds}: what it changes depends on the base model.",
+            f"{file} is {adapter.other_kinds}: what it changes depends on the base model.",
             "Name the base model with --base, and it is computed there.",
         )
     check_fit(on.base, adapter)
@@ -204,7 +203,7 @@ def merge(
     other = next((adapter for adapter, _ in adapters if not adapter.is_plain), None)
     if rank is None and other is not None and not other.needs_base:
         raise UserError(
-            f"{other.source} is {' and '.join(other.kinds)}: merged exactly, it has full rank.",
+            f"{other.source} is {other.other_kinds}: merged exactly, it has full rank.",
             "Give the rank of the merged adapter with --rank.",
         )
     whole = result = editing.merge(adapters, [path.stem for path in paths])

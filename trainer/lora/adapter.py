@@ -114,6 +114,11 @@ class Adapter:
         return [kind for kind, _ in Counter(x.kind for x in self.layers.values()).most_common()]
 
     @property
+    def other_kinds(self) -> str:
+        """Its kinds but for LoRA, such as "LoHa and DoRA"."""
+        return " and ".join(kind for kind in self.kinds if kind != "LoRA")
+
+    @property
     def is_plain(self) -> bool:
         """Whether all layers are pairs of matrices, which files hold."""
         return all(layer.kind == "LoRA" for layer in self.layers.values())

@@ -19,14 +19,15 @@ def read_start(path: Path, config: AdapterConfig) -> Adapter:
     Where layers have different alphas, the difference is multiplied into B.
 
     Raises:
-        UserError: it cannot be read, depends on the base model's weights (DoRA), changes nothing,
+        UserError: it cannot be read, is of another kind (such as DoRA or LoHa), changes nothing,
             or adapts a part that the configuration does not train.
     """
     adapter = read_adapter(path)
-    if adapter.is_dora:
+    if not adapter.is_plain:
+        base = " --base NAME" if adapter.needs_base else ""
         raise UserError(
-            f"{path} is a DoRA, which a training cannot go on from.",
-            f"adapter resize {path} --base NAME --rank N makes a plain adapter of it.",
+            f"{path} is {adapter.other_kinds}, which a training cannot go on from.",
+            f"adapter resize {path}{base} --rank N makes a plain adapter of it.",
         )
     if config.kind == "dora":
         raise UserError(

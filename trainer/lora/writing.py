@@ -78,10 +78,10 @@ def write_adapter(
 
 def _check_writable(adapter: Adapter) -> None:
     if not adapter.is_plain:
-        kinds = " and ".join(kind for kind in adapter.kinds if kind != "LoRA")
         base = " --base NAME" if adapter.needs_base else ""
         raise UserError(
-            f"{adapter.source} is {kinds}, for which there is no file that tools read alike.",
+            f"{adapter.source} is {adapter.other_kinds}, for which there is no file that tools "
+            "read alike.",
             f"adapter resize FILE{base} --rank N makes a plain adapter of it.",
         )
     if unknown := [key for key in adapter.layers if not is_known(key)]:

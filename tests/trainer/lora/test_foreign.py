@@ -13,12 +13,14 @@ from torch import Tensor
 from tests.trainer.lora.helpers import change_of, random_tensor, sized_files
 from tests.trainer.lora.test_tools import EVERYWHERE, SGM, TEXT, UNET, text, unet
 from trainer.commands.cli import main
+from trainer.config.schema import AdapterConfig
 from trainer.errors import UserError
 from trainer.lora.changes import change_on, compare, full_change, singular_values
 from trainer.lora.editing import resize
 from trainer.lora.family_layers import family_layers
 from trainer.lora.lycoris import form_change
 from trainer.lora.reading import read_adapter
+from trainer.lora.starting import read_start
 from trainer.lora.verify import verify_file
 
 Tensors = dict[str, Tensor]
@@ -287,6 +289,8 @@ def test_forms_are_read_and_made_plain(tmp_path: Path, case: str) -> None:
     assert converted(path) == 2
     out = tmp_path / "out.safetensors"
     assert not out.exists()
+    with pytest.raises(UserError, match=f"is {name}, which a training cannot go on from"):
+        read_start(path, AdapterConfig())
     if name in ("OFT", "GLoRA"):  # on a base model: test_kinds
         return
     arguments = ["--rank", "1280", "--precision", "fp32", "--out", str(out)]

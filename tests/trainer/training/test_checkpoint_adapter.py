@@ -32,7 +32,7 @@ def test_a_checkpoint_holds_what_the_file_says(
     )
     result, _ = train_small(config, tmp_path / "run")
     found = read_checkpoint_adapter(list_checkpoints(result.run)[-1])
-    if found.is_dora:
+    if found.needs_base:
         base = load_base(str(tiny_base("sd1")))
         found = approximate(base, found, rank=1000).adapter
         assert result.adapter is not None
