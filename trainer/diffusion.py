@@ -11,6 +11,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -281,7 +282,7 @@ def encode(base: BaseModel, prompts: Sequence[str], device: torch.device | str) 
         if is_sdxl:
             states.append(output.hidden_states[-2])
         elif base.clip_skip > 1:
-            norm = getattr(encoder, "text_model", encoder).final_layer_norm
+            norm = cast("torch.nn.Module", getattr(encoder, "text_model", encoder).final_layer_norm)
             states.append(norm(output.hidden_states[-base.clip_skip]))
         else:
             states.append(output[0])

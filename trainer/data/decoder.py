@@ -254,10 +254,10 @@ def _allow(seconds: int) -> None:
 
 
 def _answer(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
-    path = request["path"]
+    path: str | None = request["path"]
     source = data if path is None else Path(path)
     if request["verb"] == "texts":
-        return {"texts": images.read_texts(Path(path))}, b""
+        return {"texts": images.read_texts(Path(request["path"]))}, b""
     if request["verb"] == "rgb":
         picture = images.load_rgb(source, request["background"])
         return {"size": picture.size}, picture.tobytes()

@@ -8,7 +8,9 @@ from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
+from diffusers.loaders.single_file_utils import (
+    create_diffusers_clip_model_from_ldm,  # pyright: ignore[reportUnknownVariableType]
+)
 from safetensors import safe_open
 from torch import Tensor
 
