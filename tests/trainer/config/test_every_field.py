@@ -24,6 +24,12 @@ ROWS = {"preservation.pictures": 16, "preservation.share": 4.0, "preservation.ev
 CHANGED: dict[str, tuple[Any, dict[str, Any]]] = {
     "base.prediction": ("v_prediction", {}),
     "images.resolution": (64, {}),
+    "images.resolutions": ([32, 64], {}),
+    "images.random_crop": (0.5, {}),
+    "images.rotation": (20.0, {}),
+    "images.brightness": (0.5, {}),
+    "images.hue": (90.0, {}),
+    "images.variants": (2, {"images.hue": 90.0}),
     "images.buckets": (False, {"images.resolution": 64, "images.upscale": True}),
     "images.upscale": (True, {"images.resolution": 64}),
     "images.flip": (True, {}),
@@ -37,6 +43,8 @@ CHANGED: dict[str, tuple[Any, dict[str, Any]]] = {
     "captions.dropout": (1.0, {}),
     "captions.shuffle_tags": (True, {"captions.keep_tags": 0}),
     "captions.keep_tags": (75, TAGS),
+    "captions.tag_dropout": (0.9, {}),
+    "captions.protected_tags": (["red", "blue"], {"captions.tag_dropout": 0.9}),
     "captions.max_tokens": (75, {"captions.suffix": "x y z " * 33}),
     "adapter.kind": ("rslora", {}),
     "adapter.targets": ("feed-forward", {}),
@@ -204,13 +212,13 @@ NEEDY = [
 def unmet(field: str) -> dict[str, Any]:
     """Values under which a field has no effect."""
     off: dict[str, Any] = {}
-    for name, wanted in all_fields()[field].needs.items():
-        needed = all_fields()[name]
-        allowed = wanted if isinstance(wanted, list) else [wanted]
-        if wanted is True:
-            off[name] = False if needed.types == {"boolean"} else 0
-        else:
-            off[name] = next(one for one in needed.choices if one not in allowed)
+    for names, wanted in all_fields()[field].needs.items():
+        for needed in (all_fields()[name] for name in names.split(" or ")):
+            if wanted is True:
+                off[needed.name] = False if needed.types == {"boolean"} else 0
+            else:
+                allowed = wanted if isinstance(wanted, list) else [wanted]
+                off[needed.name] = next(one for one in needed.choices if one not in allowed)
     return off
 
 
