@@ -13,7 +13,7 @@ from trainer.config.section import Probability, Rate, Section, field
 
 @dataclass(frozen=True)
 class OptimizerFacts:
-    """What is known of an optimizer. `benchmarks/options.py` measures it with these rates.
+    """What is known of an optimizer. docs/notes/optimizers.md has what these rates came to.
 
     Attributes:
         rate: learning rate that suits it, as a share of AdamW's; None: it finds the rate by itself,

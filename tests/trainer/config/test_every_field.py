@@ -48,6 +48,8 @@ CHANGED: dict[str, tuple[Any, dict[str, Any]]] = {
     "captions.max_tokens": (75, {"captions.suffix": "x y z " * 33}),
     "adapter.kind": ("rslora", {}),
     "adapter.targets": ("feed-forward", {}),
+    "adapter.only": (["unet.up_blocks.*"], {}),
+    "adapter.without": (["unet.up_blocks.*"], {}),
     "adapter.rank": (3, {}),
     "adapter.alpha": (1.0, {}),
     "adapter.dropout": (0.5, {}),
@@ -103,6 +105,7 @@ ELSEWHERE = {
     "base.vae": (
         "trainer/models/test_single_file.py::test_a_vae_given_apart_takes_the_place_of_its_own"
     ),
+    "base.clip_skip": "trainer/models/test_base.py::test_clip_skip_reads_an_earlier_layer",
     "adapter.start_from": (
         "trainer/training/test_start_from.py::test_layers_ranks_and_weights_are_taken_over"
     ),
