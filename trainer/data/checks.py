@@ -138,7 +138,9 @@ class FittedSet:
 def plan_entry(entry: ImageEntry, images: ImagesConfig, step: int, *, upscale: bool) -> CropPlan:
     """How a picture is cut. Raises `ImageProblem` as `plan_crop`."""
     size = entry.header.width, entry.header.height
-    return plan_crop(*size, images.resolution or 0, step, images.buckets, upscale)
+    return plan_crop(
+        *size, images.resolution or 0, step, images.buckets, upscale, focus=entry.focus
+    )
 
 
 def _small_pictures(found: FittedSet) -> Iterator[Finding]:

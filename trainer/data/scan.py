@@ -25,9 +25,10 @@ _KINDS = {
     **dict.fromkeys(PICTURE_SUFFIXES, "pictures"),
     **dict.fromkeys(CAPTION_SUFFIXES, "captions"),
     ".parquet": "tables",
+    ".focus": "focuses",
 }
 """What files are for, by their suffix; those of `METADATA_NAMES` are metadata."""
-_LISTS = ("pictures", "captions", "metadata", "tables", "others")
+_LISTS = ("pictures", "captions", "metadata", "tables", "focuses", "others")
 _REPEATS_FOLDER = re.compile(r"([0-9]+)_")
 # Files about an image set that nobody takes for pictures, whatever their ending.
 _ABOUT = frozenset({"README", "LICENSE", "LICENCE", "NOTICE", "ATTRIBUTION"})
@@ -86,6 +87,7 @@ class FolderContents:
     captions: list[FoundFile] = field(default_factory=list[FoundFile])
     metadata: list[FoundFile] = field(default_factory=list[FoundFile])
     tables: list[FoundFile] = field(default_factory=list[FoundFile])
+    focuses: list[FoundFile] = field(default_factory=list[FoundFile])
     others: list[FoundFile] = field(default_factory=list[FoundFile])
     masks: dict[str, FoundFile] = field(default_factory=dict[str, FoundFile])
     class_folders: dict[str, int] = field(default_factory=dict[str, int])

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.data.buckets import CropPlan
+from trainer.data.buckets import CropPlan, Focus
 from trainer.data.caption_files import find_captions
 from trainer.data.decoder import inspect_image
 from trainer.data.duplicates import duplicate_findings, twin_findings
 from trainer.data.findings import Finding, ImageProblem, Severity
+from trainer.data.focus import find_focuses
 from trainer.data.images import ImageFacts, ImageHeader, read_file
 from trainer.data.masks import MaskFile
 from trainer.data.names import display_name
@@ -61,6 +62,7 @@ class ImageEntry:
         header: size (upright) and kind.
         source: where its bytes are.
         mask: of a file of its own, see `trainer.data.masks`.
+        focus: what is to be in the middle of its crop; None: its own middle.
     """
 
     id: str
@@ -70,6 +72,7 @@ class ImageEntry:
     header: ImageHeader
     source: ImageFile | ParquetRow
     mask: MaskFile | None = None
+    focus: Focus | None = None
 
     def read(self) -> bytes:
         """The picture's file as bytes, the same as when the set was read.
@@ -144,6 +147,7 @@ class _Listed:
     repeats: int
     source: ImageFile | ParquetRow
     mask: FoundFile | None = None
+    focus: Focus | None = None
 
     def inspect(self, inspect: Inspect) -> _Inspected:
         return _facts_of(self.source, inspect), self.mask and _facts_of(self.mask, inspect)
@@ -201,7 +205,14 @@ def scan_image_set(
     findings += _set_findings(used)
     entries = tuple(
         ImageEntry(
-            facts.digest[:32], one.name, one.caption, one.repeats, facts.header, one.source, mask
+            facts.digest[:32],
+            one.name,
+            one.caption,
+            one.repeats,
+            facts.header,
+            one.source,
+            mask,
+            one.focus,
         )
         for (one, facts), mask in zip(used, masks, strict=True)
     )
@@ -256,7 +267,7 @@ def _check_folder(root: Path) -> None:
 
 def _listed_files(contents: FolderContents) -> Iterator[_Listed]:
     pictures = contents.pictures
-    captions = find_captions(contents)
+    captions, focuses = find_captions(contents), find_focuses(contents)
     contents.findings += [
         *repeats_findings([*pictures, *contents.tables]),
         *twin_findings([picture.name for picture in pictures]),
@@ -264,7 +275,8 @@ def _listed_files(contents: FolderContents) -> Iterator[_Listed]:
     for picture in pictures:
         if repeats := repeats_of(picture.name):
             caption, mask = captions.get(picture.name), contents.masks.get(picture.name)
-            yield _Listed(picture.shown, caption, repeats, ImageFile(picture.path), mask)
+            source, focus = ImageFile(picture.path), focuses.get(picture.name)
+            yield _Listed(picture.shown, caption, repeats, source, mask, focus)
 
 
 def _mask(one: _Listed, facts: _Facts | None, findings: list[Finding]) -> MaskFile | None:

@@ -91,7 +91,8 @@ def changed_settings(
 
 
 def image_table(pictures: Sequence[Picture]) -> dict[str, ImageFacts]:
-    """What is trained on: for each picture its name, the hash of its caption, repeats and mask.
+    """What is trained on: for each picture its name, the hash of its caption, repeats, mask, and
+    the middle of its crop where one was chosen.
 
     The key is the picture's id; one that shows several concepts has a key for each. Of equal
     pictures the last has that key, and the others a numbered one.
@@ -105,7 +106,9 @@ def image_table(pictures: Sequence[Picture]) -> dict[str, ImageFacts]:
         if key in table:
             equal = sum(other.startswith(f"{key}{_EQUAL}") for other in table)
             table[f"{key}{_EQUAL}{equal}"] = table[key]
-        table[key] = [entry.name, caption, entry.repeats, mask]
+        # Earlier versions had no place: it stands there only where one was chosen.
+        focus = [list(entry.focus)] if entry.focus else []
+        table[key] = [entry.name, caption, entry.repeats, mask, *focus]
     return table
 
 
@@ -119,7 +122,8 @@ def _image_changes(old: dict[str, ImageFacts], new: dict[str, ImageFacts]) -> li
         "removed": [old[key] for key in old.keys() - new.keys()],
         "other caption": [new[key] for key in both if new[key][1] != old[key][1]],
         "other repeats": [new[key] for key in both if new[key][2] != old[key][2]],
-        "other mask": [new[key] for key in both if new[key][3:] != old[key][3:]],
+        "other mask": [new[key] for key in both if new[key][3:4] != old[key][3:4]],
+        "other middle of the crop": [new[key] for key in both if new[key][4:] != old[key][4:]],
     }
     return [
         f"{kind}: {_few([str(picture[0]) for picture in pictures])}"

@@ -14,7 +14,9 @@ from pydantic import TypeAdapter
 from app.files import disk_trouble
 from app.tabs.images.captions import caption_paths, read_captions, saving, write_caption
 from app.tabs.images.imagesets import SetFolder, picture_path
+from trainer.data.buckets import Focus
 from trainer.data.captions import clean_caption, contains_word, replace_word, without_word
+from trainer.data.focus import SUFFIX, write_focus
 from trainer.data.names import display_name, list_names
 from trainer.errors import UserError
 from trainer.runs.atomic import temporary_name, write_bytes
@@ -148,9 +150,20 @@ def remove_picture(image_set: SetFolder, picture: str) -> None:
         target.mkdir(parents=True)
         done = Done(f"{display_name(path.name)} removed", picture=picture, folder=folder)
         _write_history(image_set, [*history(image_set), done])
-        for file in (captions[picture], path):
+        for file in (captions[picture], path.with_suffix(SUFFIX), path):
             if file.exists():
                 file.rename(target / file.name)
+
+
+def set_focus(image_set: SetFolder, picture: str, focus: Focus | None) -> None:
+    """Choose what is to be in the middle of a picture's crop; None: its own middle.
+
+    Raises:
+        UserError: the set is not the page's own, has no such picture, or nothing can be saved.
+    """
+    image_set.check_owned()
+    with saving, disk_trouble():
+        write_focus(picture_path(image_set, picture), focus)
 
 
 # ------------------------------------------------------------------------------ undo
@@ -228,7 +241,7 @@ def _bring_back(image_set: SetFolder, done: Done) -> str:
     below = [part for part in PurePosixPath(done.picture).parent.parts if part not in ("..", "/")]
     target = Path(image_set.path, *below)
     with disk_trouble():
-        for file in sorted(source.iterdir(), key=lambda path: path.suffix != ".txt"):
+        for file in sorted(source.iterdir(), key=lambda path: path.suffix not in (".txt", SUFFIX)):
             if not (target / file.name).exists():
                 target.mkdir(parents=True, exist_ok=True)
                 file.rename(target / file.name)

@@ -75,6 +75,8 @@ class Parts:
                 self.findings = part(gr.HTML, "findings")
                 self.measured = part(gr.HTML, "measured")
                 self.measure = part(gr.Button, "measure", "Measure the captions", size="sm")
+            with part(gr.Accordion, "tags", "Tags, and how often they occur", open=False):
+                self.tags = part(gr.HTML, "tag-list")
             with part(gr.Accordion, "sizes", "Sizes, and what is cut off"):
                 self.buckets = part(gr.HTML, "buckets")
             with part(
@@ -177,13 +179,18 @@ class Parts:
         self.large = part(
             gr.Image,
             "large",
-            label="Picture",
+            label="Picture: click on what should be in the middle of the crop",
             visible=False,
             interactive=False,
             buttons=[],
             height=260,
             type="filepath",
         )
+        with part(gr.Row, "focus", visible=False) as self.focus_row:
+            place: dict[str, Any] = {"minimum": 0, "maximum": 100, "step": 1, "min_width": 120}
+            self.across = part(gr.Number, "across", label="Crop around, from left (%)", **place)
+            self.down = part(gr.Number, "down", label="from top (%)", **place)
+            self.middle = part(gr.Button, "middle", "Cut in the middle", min_width=120)
         self.text = part(
             gr.Textbox,
             "caption",

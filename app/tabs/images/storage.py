@@ -22,6 +22,8 @@ from app.tabs.images.imagesets import (
     read_notes,
     scan,
 )
+from trainer.data.buckets import Focus
+from trainer.data.focus import write_focus
 from trainer.data.images import PICTURE_SUFFIXES, ImageProblem
 from trainer.data.names import display_name
 from trainer.data.parquet import ParquetRow, forget_tables
@@ -42,6 +44,7 @@ class Incoming:
     name: str
     source: Path | ParquetRow
     caption: str | None
+    focus: Focus | None = None
 
 
 def write_pictures(
@@ -77,6 +80,7 @@ def write_pictures(
             target.write_bytes(_bytes_of(picture.name, picture.source))
         if picture.caption:
             target.with_suffix(".txt").write_text(f"{picture.caption}\n", encoding="utf-8")
+        write_focus(target, picture.focus)
         names[target.relative_to(folder).as_posix()] = picture.name
     return names
 
@@ -135,5 +139,5 @@ def copy_set(root: Path, image_set: SetFolder) -> SetFolder:
 def _incoming(root: Path, entry: ImageEntry) -> Incoming:
     if isinstance(entry.source, ImageFile):
         path = entry.source.path
-        return Incoming(path.relative_to(root).as_posix(), path, entry.caption)
+        return Incoming(path.relative_to(root).as_posix(), path, entry.caption, entry.focus)
     return Incoming(entry.name, entry.source, entry.caption)

@@ -88,6 +88,7 @@ class ImagesTab:
         self.everything: list[Block] = [
             *self.saved,
             *(p.picture, p.text, p.loaded, p.large, p.facts, p.remove_row, p.gallery),
+            *(p.focus_row, p.across, p.down, p.tags),
             *(p.findings, p.buckets, p.undo, p.desk, p.use, p.try_it, p.manage),
             *(p.trigger, p.class_word, p.verdict, p.measured, shared.trigger, shared.class_word),
         ]
@@ -192,6 +193,7 @@ class ImagesTab:
             p.summary: html("summary", view),
             p.findings: html("findings", view),
             p.buckets: html("buckets", view),
+            p.tags: html("tags", view),
             p.undo: gr.Button(undo, visible=bool(done)),
             p.desk: gr.Column(visible=True),
             p.use: gr.Button(visible=True),
@@ -224,6 +226,7 @@ class ImagesTab:
             p.text: gr.Textbox(value="", label="Caption", interactive=False),
             p.loaded: "",
             p.large: gr.Image(value=None, visible=False),
+            p.focus_row: gr.Row(visible=False),
             p.facts: html("no_picture"),
             p.status: "",
             p.clash: gr.Column(visible=False),
@@ -336,6 +339,7 @@ class ImagesTab:
         p, chosen = self.parts, view.pictures[place]
         session.see(view.folder, chosen.name, chosen.caption)
         name = display_name(chosen.name)
+        across, down = (chosen.entry.focus if chosen.entry else None) or (0.5, 0.5)
         return {
             p.picture: chosen.name,
             p.text: gr.Textbox(
@@ -344,7 +348,10 @@ class ImagesTab:
                 interactive=True,
             ),
             p.loaded: chosen.caption,
-            p.large: gr.Image(value=thumbnails([chosen])[0], visible=True, label=name),
+            p.large: gr.Image(value=thumbnails([chosen])[0], visible=True),
+            p.focus_row: gr.Row(visible=chosen.crop is not None),
+            p.across: round(100 * across),
+            p.down: round(100 * down),
             p.facts: html("facts", chosen),
             p.clash: gr.Column(visible=False),
             p.remove_row: gr.Row(visible=False),

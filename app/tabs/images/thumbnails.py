@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from app.files import disk_trouble
 from app.tabs.images.setview import PictureView
-from trainer.data.buckets import CropPlan
+from trainer.data.buckets import CropPlan, Focus
 from trainer.data.decoder import load_rgb
 from trainer.data.images import ImageProblem
 from trainer.runs.atomic import replacing
@@ -92,6 +92,16 @@ def box_of(crop: CropPlan, width: int, height: int) -> tuple[int, int, int, int]
         round((crop.left + crop.width) * across),
         round((crop.top + crop.height) * down),
     )
+
+
+def place_in(picture: PictureView, x: float, y: float) -> Focus:
+    """What lies at a pixel of a picture's thumbnail, as shares of width and height."""
+    if picture.entry is None:
+        return 0.5, 0.5
+    header = picture.entry.header
+    scale = min(1.0, SIDE / max(header.width, header.height))
+    across, down = x / (scale * header.width), y / (scale * header.height)
+    return min(max(across, 0.0), 1.0), min(max(down, 0.0), 1.0)
 
 
 def _blank() -> Image.Image:
