@@ -136,11 +136,10 @@ def _meters(run: Path) -> dict[str, object]:
 
 def report(rows: Sequence[dict[str, Any]]) -> None:
     """Writes the table; prints the rows that do not keep to what is promised."""
-    plain = [row for row in rows if not row["settings"]]
-    references = {(row["set"], row["steps"]): row for row in plain if _changed(row) == "defaults"}
+    references = {_same(row): row for row in rows if _changed(row) == "defaults"}
     cells: list[list[object]] = []
-    for row in plain:
-        reference = references[row["set"], row["steps"]]
+    for row in sorted(rows, key=lambda row: (row["settings"], _changed(row))):
+        reference = references[_same(row)]
         kept = (
             row["likeness"] >= LEAST_LIKENESS * reference["likeness"]
             and row["leak"] <= MOST_LEAK * reference["leak"]
@@ -151,6 +150,11 @@ def report(rows: Sequence[dict[str, Any]]) -> None:
         cells.append([_changed(row), row["set"], *meters, "yes" if kept else "**no**"])
     header = ["option", "set", "likeness", "leak", "collateral", "drawn likeness", "as promised"]
     write_between_marks(PAGE, "options", markdown(header, cells))
+
+
+def _same(row: dict[str, Any]) -> tuple[object, ...]:
+    """What rows that are compared have alike."""
+    return row["set"], row["steps"], *row["settings"]
 
 
 def _changed(row: dict[str, Any]) -> str:

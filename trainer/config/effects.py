@@ -70,7 +70,7 @@ def _unmet(config: TrainingConfig, field: ConfigField) -> Iterator[str]:
         allowed = wanted if is_sequence(wanted) else (wanted,)
         if present not in allowed:
             needed = " or ".join(map(shown, allowed))
-            yield f"{name} is {shown(present)} (it is for {needed})"
+            yield f"{name} is {shown(present)}, not {needed}"
 
 
 def _lonely_share(config: TrainingConfig) -> Iterator[Idle]:

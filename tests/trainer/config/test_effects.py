@@ -22,21 +22,21 @@ def idle(values: dict[str, Any]) -> dict[str, str]:
     [
         (
             {"objective.min_snr_gamma": 3.0},
-            {"objective.min_snr_gamma": "objective.weighting is debiased (it is for min_snr)"},
+            {"objective.min_snr_gamma": "objective.weighting is debiased, not min_snr"},
         ),
         ({"objective.min_snr_gamma": 3.0, "objective.weighting": "min_snr"}, {}),
         (
             {"preservation.folder": "mine"},
-            {"preservation.folder": "preservation.method is prediction (it is for pictures)"},
+            {"preservation.folder": "preservation.method is prediction, not pictures"},
         ),
         ({"preservation.folder": "mine", "preservation.method": "pictures"}, {}),
         (
             {"preservation.prompts": ["a cat"], "preservation.method": "pictures"},
-            {"preservation.prompts": "it is for prediction"},
+            {"preservation.prompts": "not prediction"},
         ),
         (
-            {"preservation.every": 1, "preservation.method": "none"},
-            {"preservation.every": "it is for prediction or pictures"},
+            {"preservation.every": 3, "preservation.method": "none"},
+            {"preservation.every": "not prediction or pictures"},
         ),
         (
             {"preservation.seed": 3, "preservation.weight": 0.0},
@@ -44,7 +44,7 @@ def idle(values: dict[str, Any]) -> dict[str, str]:
         ),
         ({"optimizer.schedule_cycles": 2}, {"optimizer.schedule_cycles": "cosine_with_restarts"}),
         ({"optimizer.schedule_cycles": 2, "optimizer.schedule": "cosine_with_restarts"}, {}),
-        ({"images.mask_outside": 0.0}, {"images.mask_outside": "it is for alpha or files"}),
+        ({"images.mask_outside": 0.0}, {"images.mask_outside": "not alpha or files"}),
         ({"captions.keep_tags": 3}, {"captions.keep_tags": "captions.shuffle_tags is off"}),
         (
             {"evaluation.board": 3, "evaluation.early_stop": 2, "evaluation.enabled": False},
@@ -58,7 +58,7 @@ def idle(values: dict[str, Any]) -> dict[str, str]:
             {"optimizer.text_encoder_learning_rate": 1e-5, "adapter.text_encoder": False},
             {"optimizer.text_encoder_learning_rate": "adapter.text_encoder is off"},
         ),
-        ({"output.dora_rank": 8}, {"output.dora_rank": "adapter.kind is lora (it is for dora)"}),
+        ({"output.dora_rank": 8}, {"output.dora_rank": "adapter.kind is lora, not dora"}),
         (
             {"optimizer.name": "prodigy", "optimizer.learning_rate": 1e-4},
             {"optimizer.learning_rate": "next to nothing will be learned"},
