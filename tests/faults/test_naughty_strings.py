@@ -20,14 +20,14 @@ LONGEST = CaptionsConfig.model_fields["trigger"].metadata[0].max_length
 
 @pytest.mark.parametrize("text", NAUGHTY)
 def test_as_a_caption(text: str) -> None:
-    """It becomes one line, and with the trigger word the trigger is in it."""
+    """What is trained is one line, and with the trigger word the trigger is in it."""
     data = text.encode("utf-8", "surrogateescape")
     caption = decode_caption(data)
-    assert "\n" not in caption
     assert caption == caption.strip()
     words = CaptionsConfig(trigger="ohwx", class_word="thing", dropout=0.0)
     composed = compose_caption(caption, words, seed=1, step=1, image_id="x")
     assert contains_word(composed, "ohwx")
+    assert "\n" not in composed
 
 
 @pytest.mark.parametrize("text", NAUGHTY)

@@ -101,6 +101,9 @@ class CaptionsConfig(Section, title="Words and captions"):
     )
     """How much of a caption is read, in chunks of 75 tokens (some 50 words), as drawing tools read
     long prompts. What is beyond is cut off. Shorter captions train alike with every value."""
+    wildcards: bool = field(False, title="Choices such as {red|blue}")
+    """Of each {red|blue} in a caption take one option, another every time. Off: braces are trained
+    as they stand."""
 
 
 class ConceptConfig(Section):

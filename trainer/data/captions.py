@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import itertools
 import re
 import unicodedata
 from collections.abc import Callable
@@ -24,6 +25,9 @@ _INVISIBLE = frozenset("\u200b\u200e\u200f\u2060\ufeff\u061c") | {
     chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
 }
 
+# The innermost choice: its options may not hold another.
+_WILDCARD = re.compile(r"\{([^{}|]*\|[^{}]*)\}")
+
 # A character for each byte.
 _WESTERN = "".join(
     bytes([byte]).decode("cp1252", errors="ignore") or chr(byte) for byte in range(256)
@@ -31,12 +35,12 @@ _WESTERN = "".join(
 
 
 def decode_caption(data: bytes, encoding: str | None = None) -> str:
-    """The text of a caption file: `decode_text`, then `clean_caption`.
+    """The captions in a caption file, a line each: `decode_text`, then `clean_lines`.
 
     Only the first `MAX_CAPTION_BYTES` bytes are looked at.
     """
     cut = len(data) > MAX_CAPTION_BYTES
-    return clean_caption(decode_text(data[:MAX_CAPTION_BYTES], cut=cut, encoding=encoding))
+    return clean_lines(decode_text(data[:MAX_CAPTION_BYTES], cut=cut, encoding=encoding))
 
 
 def decode_text(data: bytes, *, cut: bool = False, encoding: str | None = None) -> str:
@@ -73,6 +77,40 @@ def clean_caption(text: str) -> str:
         text = "".join(character for character in text if not _is_noise(character))
     folded = " ".join(unicodedata.normalize("NFC", text).split())
     return folded[:MAX_CAPTION_CHARACTERS].rstrip()
+
+
+def clean_lines(text: str) -> str:
+    """Several captions of one picture: lines as `clean_caption` gives them, without empty ones.
+
+    Cut to `MAX_CAPTION_CHARACTERS` in all.
+    """
+    lines = map(clean_caption, re.split(r"\r\n?|\n", text))
+    return "\n".join(filter(None, lines))[:MAX_CAPTION_CHARACTERS].rstrip()
+
+
+def caption_lines(caption: str | None) -> list[str]:
+    """The captions of a picture, of which one is chosen at a step; none without a caption."""
+    return caption.split("\n") if caption else []
+
+
+def caption_variants(caption: str | None, wildcards: bool, most: int = 100) -> list[str]:
+    """All texts that may come of a caption's lines and wildcards, or the first ``most``."""
+    found: list[str] = []
+    waiting = caption_lines(caption)[::-1]
+    while waiting and len(found) < most:
+        text = waiting.pop()
+        if wildcards and (group := _WILDCARD.search(text)):
+            before, after = text[: group.start()], text[group.end() :]
+            options = group[1].split("|")[:most]
+            waiting += [f"{before}{option}{after}" for option in reversed(options)]
+        else:
+            found.append(clean_caption(text))
+    return found
+
+
+def has_wildcards(caption: str) -> bool:
+    """Whether it has choices such as ``{red|blue}``."""
+    return _WILDCARD.search(caption) is not None
 
 
 def _is_noise(character: str) -> bool:
@@ -127,24 +165,29 @@ def compose_caption(
 ) -> str:
     """What a picture is called at a step: a pure function of all arguments.
 
-    1. No caption: trigger and class word are the caption.
+    1. Of several lines one is the caption; without any, trigger and class word are.
     2. With probability ``config.dropout`` trigger and class word are all there is.
-    3. With probability ``config.tag_dropout`` each comma-separated tag is left out, but for the
+    3. ``config.wildcards``: of each ``{red|blue}`` one option is taken.
+    4. With probability ``config.tag_dropout`` each comma-separated tag is left out, but for the
        first ``config.keep_tags``, ``config.protected_tags``, and those with trigger or class word.
-    4. ``config.shuffle_tags``: the comma-separated tags are shuffled, but the first
+    5. ``config.shuffle_tags``: the comma-separated tags are shuffled, but the first
        ``config.keep_tags`` and every tag with the trigger come first, in their order.
-    5. Prefix and suffix are put around it.
-    6. The trigger is put at the front, followed by a comma, where the result lacks it; together
+    6. Prefix and suffix are put around it.
+    7. The trigger is put at the front, followed by a comma, where the result lacks it; together
        with the class word if that is missing too.
 
-    Without a trigger, 2 reduces to the class word, and 6 does nothing.
+    Without a trigger, 2 reduces to the class word, and 7 does nothing.
     """
     trigger, class_word = clean_caption(config.trigger), clean_caption(config.class_word)
     subject = f"{trigger} {class_word}".strip()
-    body = clean_caption(caption or "")
+    lines = caption_lines(caption)
+    chosen = derive_seed(seed, "caption line", step, image_id) % len(lines) if lines[1:] else 0
+    body = clean_caption(lines[chosen] if lines else "")
     if body:
         if derive_uniform(seed, "caption dropout", step, image_id) < config.dropout:
             return subject
+        if config.wildcards:
+            body = _with_choices(body, (seed, "wildcard", step, image_id))
         if config.tag_dropout:
             body = _thinned(body, config, (seed, "tag dropout", step, image_id))
         if config.shuffle_tags:
@@ -154,6 +197,17 @@ def compose_caption(
         return text
     named = not class_word or contains_word(text, class_word)
     return f"{trigger if named else subject}, {text}"
+
+
+def _with_choices(text: str, purpose: tuple[int, str, int, str]) -> str:
+    for number in itertools.count():
+        group = _WILDCARD.search(text)
+        if group is None:
+            break
+        options = group[1].split("|")
+        option = options[derive_seed(*purpose, number) % len(options)]
+        text = f"{text[: group.start()]}{option}{text[group.end() :]}"
+    return clean_caption(text)
 
 
 def plain_captions(config: CaptionsConfig) -> CaptionsConfig:

@@ -16,8 +16,11 @@ from trainer.config.schema import CaptionsConfig, ImagesConfig
 from trainer.data.buckets import CropPlan, plan_crop
 from trainer.data.captions import (
     CHUNK_TOKENS,
+    caption_lines,
+    caption_variants,
     compose_caption,
     contains_word,
+    has_wildcards,
     plain_captions,
     tags_of,
 )
@@ -77,18 +80,23 @@ class FittedSet:
         return [
             entry.name
             for entry in self.captioned
-            if not contains_word(entry.caption or "", trigger)
+            if not all(contains_word(text, trigger) for text in self.variants(entry))
         ]
+
+    def variants(self, entry: ImageEntry) -> list[str]:
+        """All that a picture's caption may be, before the trigger is put in."""
+        return caption_variants(entry.caption, self.captions.wildcards)
 
     @cached_property
     def caption_chunks(self) -> dict[str, int] | None:
-        """How many chunks the whole caption of each picture takes, by name; None: not measured."""
+        """Chunks that the longest caption of each picture takes, by name; None: not measured."""
         if self.count_chunks is None:
             return None
         words = plain_captions(self.captions)
         return {
-            entry.name: self.count_chunks(
-                compose_caption(entry.caption, words, seed=0, step=0, image_id=entry.id)
+            entry.name: max(
+                self.count_chunks(compose_caption(text, words, seed=0, step=0, image_id=entry.id))
+                for text in self.variants(entry) or [None]
             )
             for entry in self.entries
         }
@@ -112,14 +120,17 @@ class FittedSet:
     @cached_property
     def sticking_words(self) -> dict[str, int]:
         """See `sticking_words`."""
-        texts = [entry.caption or "" for entry in self.captioned]
+        texts = [text for entry in self.captioned for text in self.variants(entry)]
         return sticking_words(texts, (self.captions.trigger, self.captions.class_word))
 
     @cached_property
     def tags(self) -> dict[str, int]:
         """The comma-separated parts of the captions, with the number of captions, most first."""
         counts = Counter(
-            tag for entry in self.captioned for tag in dict.fromkeys(tags_of(entry.caption or ""))
+            tag
+            for entry in self.captioned
+            for text in caption_lines(entry.caption)
+            for tag in dict.fromkeys(tags_of(text))
         )
         ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         return dict(ranked[:MAX_TAGS])
@@ -211,7 +222,7 @@ def _nothing_to_drop(found: FittedSet) -> Iterator[Finding]:
 def _sticking_words(found: FittedSet) -> Iterator[Finding]:
     if words := list(found.sticking_words):
         message = (
-            f"In nearly all of the {len(found.captioned)} captions, so training can't tell these "
+            "In nearly all of the captions, so training can't tell these "
             "words from the trigger. That is as it should be for what you will write in prompts "
             "too; leave out what belongs to the trigger."
         )
@@ -253,6 +264,26 @@ def _idle_settings(found: FittedSet) -> Iterator[Finding]:
             yield Finding(name, "warning", message)
 
 
+def _several_captions(found: FittedSet) -> Iterator[Finding]:
+    lines = {entry.name: len(caption_lines(entry.caption)) for entry in found.captioned}
+    if several := [name for name, count in lines.items() if count > 1]:
+        message = (
+            f"Several captions, a line each ({sum(lines[name] for name in several)} in all). One "
+            "of them is chosen at each step. Join them in one line if that is not meant."
+        )
+        yield Finding.of_several(several, "note", message)
+    if choices := [entry.name for entry in found.captioned if has_wildcards(entry.caption or "")]:
+        if found.captions.wildcards:
+            message = "Choices such as {red|blue}: at each step one option of each is taken."
+            yield Finding.of_several(choices, "note", message)
+        else:
+            message = (
+                "Choices such as {red|blue} are trained as they stand, braces and all: "
+                "captions.wildcards = true takes one option at each step."
+            )
+            yield Finding.of_several(choices, "warning", message)
+
+
 CHECKS: tuple[Callable[[FittedSet], Iterator[Finding]], ...] = (
     _small_pictures,
     _long_captions,
@@ -261,6 +292,7 @@ CHECKS: tuple[Callable[[FittedSet], Iterator[Finding]], ...] = (
     _sticking_words,
     _missing_masks,
     _idle_settings,
+    _several_captions,
 )
 
 

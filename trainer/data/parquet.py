@@ -1,6 +1,7 @@
 """Tables of pictures in parquet: columns image and text, as public data sets are published.
 
-``image`` is the file's bytes, or a struct of ``bytes`` and ``path``; ``text`` may be missing.
+``image`` is the file's bytes, or a struct of ``bytes`` and ``path``. Both may have other names
+(`trainer.data.columns`), and captions may be missing.
 Captions are read in batches; of the pictures one row group is in memory at a time (two while
 crossing from one to the next).
 """
@@ -10,19 +11,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from trainer.data.captions import clean_caption
+from trainer.data.columns import caption_of, choose_text_column
 from trainer.data.findings import Finding, ImageProblem, Severity
 from trainer.data.names import display_name, list_names
 from trainer.data.scan import FoundFile
-from trainer.untyped import is_table
+from trainer.untyped import is_list, is_table
 
 MAX_ROW_GROUP_BYTES = 2_000_000_000
 """Unpacked. Arrow addresses a dictionary in 32 bits."""
 _BATCH = 1000
+_LOOKED_AT = 50
+"""Rows by which the column of captions is told."""
 
 _one_reader = threading.Lock()
 
@@ -41,7 +44,7 @@ class ParquetRow:
     Attributes:
         path: of the parquet file.
         group, offset: row group, and row within it.
-        column: "image" or "image.bytes".
+        column: such as "image" or "image.bytes".
     """
 
     path: Path
@@ -82,7 +85,7 @@ def open_table(
 
     try:
         with _parquet().ParquetFile(file.path) as table:
-            column, has_text = _columns(table.schema_arrow)
+            column, texts = _columns(table.schema_arrow)
             if not column:
                 shown = [display_name(name[:40]) for name in table.schema_arrow.names]
                 doubt(
@@ -91,9 +94,12 @@ def open_table(
                     f"columns: {list_names(shown, 10)}.",
                 )
                 return
-            if not has_text:
-                doubt("note", "The table has no column named text, so its pictures lack captions.")
-            yield from _rows(file, table, column, has_text, limit)
+            text = choose_text_column(_some_rows(table, texts))
+            if text.message:
+                doubt(text.severity, text.message)
+            if column.partition(".")[0] != "image":
+                doubt("note", f"Pictures are read from its column {display_name(column[:40])}.")
+            yield from _rows(file, table, column, text.name, limit)
     except Exception as error:  # arrow raises nearly everything for numbers that lie
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else "no reason"
         doubt(
@@ -102,43 +108,67 @@ def open_table(
         )
 
 
-def _columns(schema: Any) -> tuple[str, bool]:
-    """The column with the pictures' bytes, "" where there is none, and whether there are texts."""
+def _columns(schema: Any) -> tuple[str, list[str]]:
+    """The column with the pictures' bytes, "" where it cannot be told, and those with texts.
+
+    ``image`` counts, or else the only one with bytes.
+    """
     from pyarrow import types as untyped
 
     types: Any = untyped
-    kinds: dict[str, Any] = dict(zip(schema.names, schema.types, strict=True))
-    image, text = kinds.get("image"), kinds.get("text")
-    has_text = text is not None and (types.is_string(text) or types.is_large_string(text))
-    column = "image"
-    if image is not None and types.is_struct(image):
-        column, inner = "image.bytes", image.get_field_index("bytes")
-        image = image.field(inner).type if inner >= 0 else None
-    is_bytes = image is not None and (types.is_binary(image) or types.is_large_binary(image))
-    return (column if is_bytes else ""), has_text
+
+    def is_text(kind: Any) -> bool:
+        if types.is_list(kind) or types.is_large_list(kind) or types.is_dictionary(kind):
+            kind = kind.value_type
+        return types.is_string(kind) or types.is_large_string(kind)
+
+    pictures: list[str] = []
+    texts: list[str] = []
+    for name, kind in zip(schema.names, schema.types, strict=True):
+        column = name
+        if types.is_struct(kind):
+            column, inner = f"{name}.bytes", kind.get_field_index("bytes")
+            kind = kind.field(inner).type if inner >= 0 else None
+        if kind is not None and (types.is_binary(kind) or types.is_large_binary(kind)):
+            pictures.append(column)
+        elif kind is not None and is_text(kind):
+            texts.append(name)
+    usual = [column for column in pictures if column.partition(".")[0] == "image"]
+    return (usual or pictures)[0] if usual or len(pictures) == 1 else "", texts
+
+
+def _some_rows(table: Any, columns: list[str]) -> dict[str, list[object]]:
+    """The first values of columns."""
+    if not columns or not table.num_row_groups:
+        return {}
+    _check_size(table.metadata, 0)
+    batches = table.iter_batches(_LOOKED_AT, row_groups=[0], columns=columns)
+    first = next(iter(batches), None)
+    return {name: [] if first is None else first.column(name).to_pylist() for name in columns}
 
 
 def _rows(
-    file: FoundFile, table: Any, column: str, has_text: bool, limit: int
+    file: FoundFile, table: Any, column: str, text_column: str | None, limit: int
 ) -> Iterator[tuple[ParquetRow, str | None]]:
     number = 0
-    clean = lru_cache(maxsize=1000)(clean_caption)  # a caption that is repeated is in memory once
+    # A caption that is repeated is in memory once.
+    clean = lru_cache(maxsize=1000)(partial(caption_of, column=text_column or ""))
     for group in range(table.num_row_groups):
         _check_size(table.metadata, group)
-        for offset, text in enumerate(_texts(table, group, has_text)):
+        for offset, text in enumerate(_texts(table, group, text_column)):
             number += 1
             if number > limit + 1:
                 return
-            caption = clean(text) or None if text else None
+            caption = clean(tuple(text) if is_list(text) else text) or None if text else None
             yield ParquetRow(file.path, group, offset, column), caption
 
 
-def _texts(table: Any, group: int, has_text: bool) -> Iterator[str | None]:
-    if not has_text:
+def _texts(table: Any, group: int, column: str | None) -> Iterator[Any]:
+    if column is None:
         for _ in range(table.metadata.row_group(group).num_rows):
             yield None
         return
-    for batch in table.iter_batches(_BATCH, row_groups=[group], columns=["text"]):
+    for batch in table.iter_batches(_BATCH, row_groups=[group], columns=[column]):
         for value in batch.column(0):
             yield value.as_py()
 

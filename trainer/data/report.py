@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
 
 from trainer.config.schema import CaptionsConfig, ImagesConfig
-from trainer.data.captions import CHUNK_TOKENS
+from trainer.data.captions import CHUNK_TOKENS, caption_lines
 from trainer.data.checks import CHECKS, FittedSet, plan_entry
 from trainer.data.findings import Finding, ImageProblem, merge_findings
 from trainer.data.masks import mask_problem
@@ -47,6 +47,7 @@ class SetReport:
         pictures: how many will train; ``left_out`` will not.
         shown_per_epoch: pictures with their repeats.
         captions: how many pictures have one of their own.
+        caption_lines: how many captions there are in all; a picture may have several.
         formats: pictures by format.
         buckets: pictures by size as "width × height", most pictures first.
         lacking_trigger: pictures whose caption lacks the trigger, which is then put in front.
@@ -69,6 +70,7 @@ class SetReport:
     left_out: int
     shown_per_epoch: int
     captions: int
+    caption_lines: int
     formats: dict[str, int]
     buckets: dict[str, int]
     lacking_trigger: list[str]
@@ -98,8 +100,9 @@ class SetReport:
         yield Fact(f"in an epoch: {self.shown_per_epoch} (with repeats)")
         yield Fact(f"formats: {_counts(self.formats)}")
         yield Fact(f"buckets: {_counts(self.buckets)}")
-        captions = counted(self.captions, "caption")
-        yield Fact(f"captions: {self.captions} of {self.pictures}", captions)
+        captions = counted(self.caption_lines, "caption")
+        several = f" ({captions} in all)" if self.caption_lines > self.captions else ""
+        yield Fact(f"captions: {self.captions} of {self.pictures}{several}", captions)
         if common := {tag: count for tag, count in self.tags.items() if count > 1}:
             yield Fact(f"commonest tags: {_counts(dict(list(common.items())[:_TAGS_SHOWN]))}")
         if self.lacking_trigger:
@@ -175,6 +178,7 @@ def describe_set(
         left_out=len(image_set.left_out) + len(image_set.entries) - len(fitted),
         shown_per_epoch=len(images.sides) * sum(entry.repeats for entry in found.entries),
         captions=len(found.captioned),
+        caption_lines=sum(len(caption_lines(entry.caption)) for entry in found.captioned),
         formats=dict(Counter(entry.header.format for entry in found.entries).most_common()),
         buckets=dict(sizes.most_common()),
         lacking_trigger=found.lacking_trigger,

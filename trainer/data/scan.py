@@ -18,16 +18,17 @@ from trainer.errors import UserError
 from trainer.text import counted
 
 CAPTION_SUFFIXES = (".txt", ".caption")
-METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
+TABLE_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".json")
 MAX_REPEATS = 1000
 
 _KINDS = {
     **dict.fromkeys(PICTURE_SUFFIXES, "pictures"),
     **dict.fromkeys(CAPTION_SUFFIXES, "captions"),
+    **dict.fromkeys(TABLE_SUFFIXES, "metadata"),
     ".parquet": "tables",
     ".focus": "focuses",
 }
-"""What files are for, by their suffix; those of `METADATA_NAMES` are metadata."""
+"""What files are for, by their suffix."""
 _LISTS = ("pictures", "captions", "metadata", "tables", "focuses", "others")
 _REPEATS_FOLDER = re.compile(r"([0-9]+)_")
 # Files about an image set that nobody takes for pictures, whatever their ending.
@@ -65,8 +66,6 @@ class FoundFile:
     @property
     def kind(self) -> str:
         """What it is for: the name of one of the lists of `FolderContents`."""
-        if PurePosixPath(self.name).name.casefold() in METADATA_NAMES:
-            return "metadata"
         return _KINDS.get(self.path.suffix.casefold(), "others")
 
 
@@ -124,7 +123,7 @@ def look_into(root: Path, limit: int) -> FolderContents:
     for kind in _LISTS:
         getattr(contents, kind).sort(key=attrgetter("name"))
     _put_aside(contents)
-    others = [file.shown for file in contents.others if file.path.stem.upper() not in _ABOUT]
+    others = [file.shown for file in contents.others if not is_about(file.name)]
     if others:
         message = "Not looked at. If this is a picture, export it as PNG or JPEG."
         contents.findings.append(Finding(list_names(others), "note", message))
@@ -215,6 +214,11 @@ def _mode(path: Path, name: str, contents: FolderContents) -> int:
         link = "It is a link that leads nowhere" if path.is_symlink() else "It cannot be opened"
         contents.doubt(name, "error", f"{link} ({error.strerror}). Replace or remove it.")
         return 0
+
+
+def is_about(name: str) -> bool:
+    """Whether a file is about the set, and meant for people: ``README.md``."""
+    return PurePosixPath(name).stem.upper() in _ABOUT
 
 
 def repeats_of(name: str) -> int:

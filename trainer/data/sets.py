@@ -14,6 +14,7 @@ import numpy as np
 
 from trainer.data.buckets import CropPlan, Focus
 from trainer.data.caption_files import find_captions
+from trainer.data.captions import caption_lines
 from trainer.data.decoder import inspect_image
 from trainer.data.duplicates import duplicate_findings, twin_findings
 from trainer.data.findings import Finding, ImageProblem, Severity
@@ -57,7 +58,7 @@ class ImageEntry:
     Attributes:
         id: the first 32 hex digits of the SHA-256 of the file's bytes: equal for equal files.
         name: fit for showing: below the set's folder, with "/", invisible characters escaped.
-        caption: None where there is none.
+        caption: None where there is none; several are a line each.
         repeats: how often it comes up in an epoch.
         header: size (upright) and kind.
         source: where its bytes are.
@@ -237,7 +238,7 @@ def read_captions(path: Path, *, limit: int = MAX_IMAGES) -> list[str]:
     forget_tables()
     if not listed:
         raise _nothing_usable(root, contents.findings)
-    return [one.caption for one in listed if one.caption]
+    return [line for one in listed for line in caption_lines(one.caption)]
 
 
 def _list(root: Path, limit: int) -> tuple[list[_Listed], FolderContents]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from trainer.config.schema import ConceptConfig, TrainingConfig
 from trainer.data.cache import TensorCache, content_key
+from trainer.data.captions import caption_lines
 from trainer.data.gather import scan_again
 from trainer.data.latents import LatentSource
 from trainer.data.report import fit_pictures
@@ -111,7 +112,8 @@ def given_pictures(
     prompts = class_prompts(config) if concept is None else [with_article(word) if word else ""]
 
     def called(entry: ImageEntry, number: int) -> str:
-        if caption := without_triggers(entry.caption or "", config):
+        first = next(iter(caption_lines(entry.caption)), "")
+        if caption := without_triggers(first, config):
             return caption
         words = without_triggers(folder_words(entry.name), config)
         return prompts[number % len(prompts)] or (with_article(words) if words else "")

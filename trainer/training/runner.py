@@ -12,6 +12,7 @@ from trainer import __version__
 from trainer.config.effects import idle_settings
 from trainer.config.file import write_config
 from trainer.config.schema import TrainingConfig
+from trainer.data.captions import caption_lines
 from trainer.errors import UserError
 from trainer.evaluation.assessment import Assessment, assess_run
 from trainer.evaluation.watching import Watch
@@ -205,7 +206,9 @@ def _arithmetic(session: Session) -> str:
         shown += f" and {len(session.held_out)} kept out of training to measure by"
     at_sizes = f", at {sizes} resolutions in turn" if sizes > 1 else ""
     more = f" x {training.accumulation}" if training.accumulation > 1 else ""
+    captions = sum(len(caption_lines(picture.entry.caption)) for picture in session.pictures)
+    several = f", with one of {captions} captions at a time" if captions > pictures else ""
     return (
         f"{shown}, {training.steps} steps of {training.batch_size}{more}: "
-        f"each picture is seen about {seen:.0f} times{at_sizes}"
+        f"each picture is seen about {seen:.0f} times{at_sizes}{several}"
     )

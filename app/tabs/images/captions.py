@@ -16,7 +16,7 @@ from app.files import disk_trouble
 from app.tabs.images.imagesets import SetFolder, contents_of, find_set, picture_path, read_notes
 from app.tabs.images.storage import copy_set
 from trainer.data.caption_files import read_start
-from trainer.data.captions import MAX_CAPTION_BYTES, clean_caption, decode_caption
+from trainer.data.captions import MAX_CAPTION_BYTES, clean_lines, decode_caption
 from trainer.data.names import display_name
 from trainer.errors import UserError
 from trainer.runs.atomic import write_text
@@ -36,7 +36,7 @@ class CaptionConflict(Exception):
 
 def version_of(text: str) -> str:
     """What tells versions of a caption apart; equal texts have equal ones, `NOTHING` if empty."""
-    cleaned = clean_caption(text)
+    cleaned = clean_lines(text)
     data = cleaned.encode("utf-8", "surrogatepass")
     return hashlib.sha256(data).hexdigest()[:16] if cleaned else NOTHING
 
@@ -60,7 +60,7 @@ def read_captions(image_set: SetFolder) -> dict[str, str]:
 
 
 def save_caption(image_set: SetFolder, picture: str, text: str, version: str) -> str:
-    """Save a caption, cleaned to one line; an empty one removes the file. Gives what was saved.
+    """Save a caption, its lines cleaned; an empty one removes the file. Gives what was saved.
 
     Args:
         version: of the caption that the text was made from.
@@ -75,7 +75,7 @@ def save_caption(image_set: SetFolder, picture: str, text: str, version: str) ->
         if version_of(saved) not in (version, version_of(text)):
             raise CaptionConflict(saved)
         write_caption(path, text)
-    return clean_caption(text)
+    return clean_lines(text)
 
 
 def write_caption(path: Path, text: str) -> None:
@@ -84,7 +84,7 @@ def write_caption(path: Path, text: str) -> None:
     Raises:
         UserError: nothing can be saved.
     """
-    cleaned = clean_caption(text)
+    cleaned = clean_lines(text)
     with disk_trouble():
         if cleaned:
             write_text(path, f"{cleaned}\n")

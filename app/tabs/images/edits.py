@@ -15,7 +15,14 @@ from app.files import disk_trouble
 from app.tabs.images.captions import caption_paths, read_captions, saving, write_caption
 from app.tabs.images.imagesets import SetFolder, picture_path
 from trainer.data.buckets import Focus
-from trainer.data.captions import clean_caption, contains_word, replace_word, without_word
+from trainer.data.captions import (
+    caption_lines,
+    clean_caption,
+    clean_lines,
+    contains_word,
+    replace_word,
+    without_word,
+)
 from trainer.data.focus import SUFFIX, write_focus
 from trainer.data.names import display_name, list_names
 from trainer.errors import UserError
@@ -66,11 +73,15 @@ class Edit:
         return f"“{self.sought}” {ends[self.kind]}"
 
     def apply(self, caption: str) -> str:
-        """A caption after the edit, cleaned.
+        """A caption after the edit, cleaned; each of several lines is edited by itself.
 
         What is added is set off by a comma, and not added to a caption that has it already. Upper
         and lower case make no difference in what is looked for.
         """
+        lines = caption_lines(caption) or [""]
+        return clean_lines("\n".join(map(self._apply_to_line, lines)))
+
+    def _apply_to_line(self, caption: str) -> str:
         text = self.sought
         if self.adds:
             if contains_word(caption, text):

@@ -16,6 +16,7 @@ from app.tabs.images.edits import MAX_TEXT
 from app.tabs.images.imagesets import MAX_TITLE, MAX_WORD, set_choices
 from trainer.data.captions import MAX_CAPTION_CHARACTERS
 from trainer.data.images import PICTURE_SUFFIXES
+from trainer.data.scan import CAPTION_SUFFIXES, TABLE_SUFFIXES
 
 Part = TypeVar("Part")
 
@@ -99,7 +100,7 @@ class Parts:
             "upload",
             label="Drop pictures, captions (.txt) or zip files here",
             file_count="multiple",
-            file_types=[*PICTURE_SUFFIXES, ".txt", ".caption", ".zip", ".jsonl", ".csv"],
+            file_types=[*PICTURE_SUFFIXES, *CAPTION_SUFFIXES, *TABLE_SUFFIXES, ".zip"],
             height=180,
         )
         with gr.Row(equal_height=True):
@@ -200,7 +201,8 @@ class Parts:
             max_lines=12,
             interactive=False,
             max_length=MAX_CAPTION_CHARACTERS,
-            info="Saved as you type. Page Down and Page Up go from picture to picture.",
+            info="Saved as you type. Of several lines one is the caption at each step. Page Down "
+            "and Page Up go from picture to picture.",
         )
         self.status = part(gr.HTML, "status")
         with part(gr.Column, "conflict", visible=False) as self.clash:

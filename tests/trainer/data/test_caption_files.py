@@ -1,4 +1,4 @@
-"""metadata.jsonl and metadata.csv."""
+"""Captions in tables and in JSON files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.data.folders_for_tests import about, captions_of, picture, put
-from trainer.data import caption_files
+from trainer.data import caption_tables
 from trainer.data.sets import ImageSet, scan_image_set
 
 PICTURES: dict[str, bytes | str] = {
@@ -78,7 +78,8 @@ def test_each_folder_may_have_its_own(tmp_path: Path) -> None:
         ("[" * 100_000, "no JSON object"),
         ('{"text": "no name"}', "no file_name"),
         ('{"file_name": 7, "text": "x"}', "no file_name"),
-        ('{"file_name": "a.png", "text": ["x"]}', "not in quotes"),
+        ('{"file_name": "a.png", "text": 5}', "not in quotes"),
+        ('{"file_name": "a.png", "text": [["x"]]}', "not in quotes"),
         ('{"file_name": "gone.png", "text": "x"}', "no picture gone.png"),
         ('{"file_name": "../a.png", "text": "x"}', "lies outside"),
         ('{"file_name": "Sub/../../a.png", "text": "x"}', "lies outside"),
@@ -102,7 +103,10 @@ def test_a_bad_row_is_named_and_the_others_count(row: str, reason: str, tmp_path
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("name,caption\na.png,x\n", "needs the columns file_name and text, and has: name, caption"),
+        ("who,caption\nz.png,x\n", "needs the columns file_name and text, and has: who, caption"),
+        ("file_name,caption,prompt\na.png,x,y\n", "cannot be told: caption, prompt"),
+        ("file_name,width\na.png,5\n", "no column named text.*: width"),
+        ('file_name,text\na.png,"x\nb.jpg,y\nSub/Ü.png,z\n', "a quote that is not closed"),
         ("", "needs the columns"),
         ("file_name,text\na.png," + "x" * 200_000, "cannot be read"),
     ],
@@ -127,7 +131,7 @@ def test_many_bad_rows_are_cut_short(tmp_path: Path) -> None:
 
 
 def test_a_huge_table_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(caption_files, "MAX_TABLE_BYTES", 100)
+    monkeypatch.setattr(caption_tables, "MAX_TABLE_BYTES", 100)
     image_set = scan(tmp_path, {"metadata.jsonl": jsonl(*ROWS)})
     assert about(image_set, "metadata.jsonl", "cannot be read any further: it has more than")
 
@@ -146,7 +150,7 @@ HEADER = "file_name,text\n"
 def test_rows_made_to_fill_the_memory_are_not_read(
     name: str, content: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(caption_files, "_MAX_ROWS", 1000)
+    monkeypatch.setattr(caption_tables, "_MAX_ROWS", 1000)
     image_set = scan(tmp_path, {name: content})
     assert about(image_set, name, reason)
     assert len(image_set.entries) == 3
@@ -157,3 +161,174 @@ def test_short_rows_below_many_columns_stay_short(tmp_path: Path) -> None:
     columns = ",".join(["file_name", "text", *map(str, range(20_000))])
     image_set = scan(tmp_path, {"metadata.csv": f"{columns}\n" + "x\n" * 50_000 + "a.png,found"})
     assert captions_of(image_set)["a.png"] == "found"
+
+
+BOTH = {"a.png": "red, big", "x/b.png": "blue"}
+TABLES: dict[str, tuple[str, str, dict[str, str], str]] = {
+    # file; content; the captions of a.png and x/b.png; what is said
+    "caption": (
+        "metadata.csv",
+        'file_name,caption\na.png,"red, big"\nx/b.png,blue',
+        BOTH,
+        "column caption",
+    ),
+    "prompt in JSON lines": (
+        "metadata.jsonl",
+        '{"file_name": "a.png", "prompt": "red, big"}\n{"file_name": "x/b.png", "prompt": "blue"}',
+        BOTH,
+        "column prompt",
+    ),
+    "one in capitals": ("metadata.csv", 'image,TEXT\na.png,"red, big"\nx/b.png,blue', BOTH, ""),
+    "a feature": (
+        "metadata.jsonl",
+        '{"file_name": "a.png", "additional_feature": "red, big"}\n'
+        '{"file_name": "x/b.png", "additional_feature": "blue"}',
+        BOTH,
+        "column additional_feature",
+    ),
+    "caption and tags": (
+        "metadata.jsonl",
+        '{"file_name": "a.png", "caption": "red, big", "tags": "1girl"}\n'
+        '{"file_name": "x/b.png", "caption": "blue", "tags": "2girls"}',
+        BOTH,
+        "from its column caption, and not from tags",
+    ),
+    "an unknown name": (
+        "captions.csv",
+        'img,what it shows,w\na.png,"red, big",5\nx/b.png,"blue, small",6',
+        {"a.png": "red, big", "x/b.png": "blue, small"},
+        "column what it shows is taken",
+    ),
+    "two that may be": (
+        "captions.csv",
+        "file,caption,prompt\na.png,one,two\nx/b.png,three,four",
+        {},
+        "cannot be told: caption, prompt",
+    ),
+    "facts are no captions": (
+        "metadata.csv",
+        "file_name,split\na.png,train",
+        {},
+        "no column named text",
+    ),
+    "lists": (
+        "metadata.jsonl",
+        '{"file_name": "a.png", "captions": ["red", "big"]}\n'
+        '{"file_name": "x/b.png", "captions": []}',
+        {"a.png": "red\nbig"},
+        "column captions",
+    ),
+    "lists of tags": (
+        "metadata.jsonl",
+        '{"file_name": "a.png", "tags": ["red", "big"]}\n'
+        '{"file_name": "x/b.png", "tags": ["blue"]}',
+        BOTH,
+        "column tags",
+    ),
+    "commas without quotes": (
+        "metadata.csv",
+        "file_name,text\na.png,red, big\nx/b.png,blue",
+        BOTH,
+        "1 rows have more commas",
+    ),
+    "commas without quotes, in front": (
+        "metadata.csv",
+        "text,file_name\nred, big,a.png\nblue,x/b.png",
+        BOTH,
+        "more commas",
+    ),
+    "commas at the end": (
+        "metadata.csv",
+        'file_name,text\na.png,"red, big",,\nx/b.png,blue,',
+        BOTH,
+        "",
+    ),
+    "a space before the quote": (
+        "metadata.csv",
+        'file_name, text\na.png, "red, big"\nx/b.png, blue',
+        BOTH,
+        "",
+    ),
+    "no header": ("captions.csv", "a.png,red, big\nx/b.png,blue", BOTH, ""),
+    "tabs": (
+        "captions.tsv",
+        "path\tcaption\na.png\tred, big\nx/b.png\tblue",
+        BOTH,
+        "column caption",
+    ),
+    "tabs in CSV": ("metadata.csv", "file_name\ttext\na.png\tred, big\nx/b.png\tblue", BOTH, ""),
+    "JSON by name": ("captions.json", '{"a.png": "red, big", "x/b.png": "blue"}', BOTH, ""),
+    "JSON of sd-scripts": (
+        "meta_cap.json",
+        '{"/home/me/a": {"caption": "red, big"}, "/home/me/x/b": {"caption": "blue"}}',
+        BOTH,
+        "column caption",
+    ),
+    "JSON, a list": (
+        "data.json",
+        '[{"image": "a.png", "text": "red, big"}, {"image": "x/b.png", "text": "blue"}]',
+        BOTH,
+        "",
+    ),
+    "JSON, a list in it": (
+        "data.json",
+        '{"version": 1, "data": [{"image": "a.png", "text": "red, big"},'
+        ' {"image": "b", "text": "blue"}]}',
+        BOTH,
+        "",
+    ),
+    "JSON for each": (
+        "a.json",
+        '{"prompt": "red, big", "seed": 5}',
+        {"a.png": "red, big"},
+        "column prompt",
+    ),
+    "JSON for each, whole name": (
+        "a.png.json",
+        '{"tags": ["red", "big"]}',
+        {"a.png": "red, big"},
+        "",
+    ),
+    "JSON for each, of a booru": (
+        "a.json",
+        '{"tag_string": "red long_hair", "id": 5}',
+        {"a.png": "red, long_hair"},
+        "",
+    ),
+    "JSON for each, unclear": ("a.json", '{"prompt": "x", "caption": "y"}', {}, "cannot be told"),
+    "JSON for each, broken": ("a.json", "{", {}, "cannot be read as a caption"),
+    "a folder below": (
+        "meta/captions.csv",
+        'file_name,text\na.png,"red, big"\nb.png,blue',
+        BOTH,
+        "",
+    ),
+    "a folder that is gone": (
+        "metadata.csv",
+        'file_name,text\ntrain/a.png,"red, big"\nold/x/b.png,blue',
+        BOTH,
+        "",
+    ),
+    "of other pictures": ("captions.csv", "file_name,text\nz.png,z", {}, "no picture z.png"),
+    "of other pictures, otherwise": (
+        "captions.csv",
+        "img,caption\nz.png,z",
+        {},
+        "names no picture of this set",
+    ),
+    "of nothing": ("package.json", '{"scripts": {"a": "b"}}', {}, "names no picture"),
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_captions_in_other_columns_and_files(kind: str, tmp_path: Path) -> None:
+    name, content, expected, said = TABLES[kind]
+    pictures: dict[str, bytes | str] = {"a.png": picture(1), "x/b.png": picture(2)}
+    image_set = scan_image_set(put(tmp_path, pictures | {name: content}))
+    assert {key: text for key, text in captions_of(image_set).items() if text} == expected
+    findings = about(image_set, name)
+    assert (
+        about(image_set, name, said) if said else not [f for f in findings if f.severity != "note"]
+    )
+    if not expected and kind != "of nothing":  # captions that are lost are more than worth knowing
+        assert [finding for finding in findings if finding.severity != "note"]

@@ -13,6 +13,7 @@ from trainer.config.schema import CaptionsConfig
 from trainer.data.captions import (
     MAX_CAPTION_BYTES,
     MAX_CAPTION_CHARACTERS,
+    caption_variants,
     compose_caption,
     contains_word,
     decode_caption,
@@ -35,7 +36,9 @@ CAFE = "café, déjà vu"
         (b"odd \x81 byte \xe9", "odd byte é"),
         (b"nul\x00 and bell\x07", "nul and bell"),
         ("ascii".encode("utf-16-le"), "ascii"),
-        (b" two\r\nlines\t here \n", "two lines here"),
+        (b" two\r\nlines\t here \n", "two\nlines here"),
+        (b"one\r\rtwo\n \n\nthree", "one\ntwo\nthree"),
+        ("one\u2028line\x0b".encode(), "one line"),
         ("cafe\u0301".encode(), "café"),
         ("left\u202egnp\u2066\u200b".encode(), "leftgnp"),
         ("family 👩‍👩‍👧".encode(), "family 👩‍👩‍👧"),
@@ -57,10 +60,11 @@ def test_a_megabyte_is_cut_between_characters(character: str, shift: int) -> Non
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_give_one_clean_line(data: bytes) -> None:
+def test_any_bytes_give_clean_lines(data: bytes) -> None:
     text = decode_caption(data)
     text.encode("utf-8")
-    assert text == " ".join(text.split())
+    for line in text.split("\n") if text else ():
+        assert line and line == " ".join(line.split())
     assert "\x00" not in text
     assert decode_caption(text.encode("utf-8")) == text
 
@@ -226,3 +230,37 @@ def test_the_trigger_survives_any_cut(words: list[str], limit: int) -> None:
 
 def test_no_trigger_needs_no_protection() -> None:
     assert protect_trigger("red dog", "", lambda text: False) == "red dog"
+
+
+def test_one_of_several_lines_is_the_caption() -> None:
+    """A pure function of seed, step and picture; each comes up about as often as the others."""
+    caption = "on a beach\nat home\nin a sks bag"
+    seen = [compose(caption, step) for step in range(900)]
+    assert seen == [compose(caption, step) for step in range(900)]
+    assert seen != [compose(caption, step, "b") for step in range(900)]
+    wanted = {"sks dog, on a beach", "sks dog, at home", "in a sks bag"}
+    assert {text for text in wanted if 240 < seen.count(text) < 360} == wanted == set(seen)
+
+
+@pytest.mark.parametrize(
+    ("caption", "wildcards", "expected"),
+    [
+        ("a {red|blue} sks", True, {"a red sks", "a blue sks"}),
+        ("a {red|blue} sks", False, {"a {red|blue} sks"}),
+        ("sks {a|{b|c} d}", True, {"sks a", "sks b d", "sks c d"}),
+        ("sks {|very }big", True, {"sks big", "sks very big"}),
+        ("sks {only} {", True, {"sks {only} {"}),
+        ("sks {a|b\nsks c}", True, {"sks {a|b", "sks c}"}),
+        ("{sks|dog} one\nsks two", True, {"sks one", "sks, dog one", "sks two"}),
+    ],
+)
+def test_wildcards(caption: str, wildcards: bool, expected: set[str]) -> None:
+    assert {compose(caption, step, wildcards=wildcards) for step in range(200)} == expected
+    variants = caption_variants(caption, wildcards)
+    assert {compose(variant) for variant in variants} == expected
+
+
+@given(st.text("ab{|}", max_size=40))
+def test_any_braces_end(caption: str) -> None:
+    assert compose(caption, wildcards=True)
+    assert len(caption_variants(caption, True, 10)) <= 10

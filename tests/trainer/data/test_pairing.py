@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.corpus.pictures import encode
-from tests.trainer.data.folders_for_tests import about, picture, put
+from tests.trainer.data.folders_for_tests import about, captions_of, picture, put
 from trainer.data.sets import ImageSet, scan_image_set
 
 
@@ -131,3 +131,50 @@ def test_a_mask_in_colour_is_doubted(tmp_path: Path) -> None:
     image_set = scan_image_set(put(tmp_path, {"gas.png": picture(1), "gas_mask.png": picture(2)}))
     assert masks_of(image_set) == {"gas.png": "gas_mask.png"}
     assert about(image_set, "gas_mask.png", "in colour")
+
+
+CAPTIONS: dict[str, tuple[str, dict[str, str | None], tuple[str, str] | None]] = {
+    # files, of which the texts have their own names as captions; the captions of the pictures
+    "folders side by side": (
+        "images/a.png; captions/a.txt",
+        {"images/a.png": "captions/a.txt"},
+        ("captions/a.txt", "in another folder"),
+    ),
+    "trees side by side": (
+        "img/x/a.png; img/y/a.png; txt/x/a.txt; txt/y/a.txt",
+        {"img/x/a.png": "txt/x/a.txt", "img/y/a.png": "txt/y/a.txt"},
+        None,
+    ),
+    "captions in a folder": ("a.png; captions/a.txt", {"a.png": "captions/a.txt"}, None),
+    "captions above": ("img/a.png; a.txt", {"img/a.png": "a.txt"}, None),
+    "beside comes first": (
+        "img/a.png; img/a.txt; captions/a.txt",
+        {"img/a.png": "img/a.txt"},
+        ("img/a.png", "the first counts: img/a.txt"),
+    ),
+    "ambiguous": (
+        "x/a.png; y/a.png; captions/a.txt",
+        {"x/a.png": None, "y/a.png": None},
+        ("captions/a.txt", "cannot be told"),
+    ),
+    "dots and spaces": (
+        "my v1.5 cat.png; my v1.5 cat.txt",
+        {"my v1.5 cat.png": "my v1.5 cat.txt"},
+        None,
+    ),
+    "a mask's caption is nobody's": (
+        "a.png; a_mask.png; a_mask.txt",
+        {"a.png": None},
+        ("a_mask.txt", "No picture beside it"),
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", CAPTIONS)
+def test_captions_belong_to_pictures_by_name(layout: str, tmp_path: Path) -> None:
+    names, expected, said = CAPTIONS[layout]
+    parts = [name.strip() for name in names.split(";")]
+    files = files_of(";".join(name for name in parts if not name.endswith(".txt")))
+    image_set = scan_image_set(put(tmp_path, files | {n: n for n in parts if n.endswith(".txt")}))
+    assert captions_of(image_set) == expected
+    assert not said or about(image_set, *said)

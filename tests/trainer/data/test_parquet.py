@@ -205,3 +205,32 @@ def test_rows_that_are_only_claimed(text: bool, tmp_path: Path) -> None:
     findings: list[Finding] = []
     found = list(parquet.open_table(FoundFile(path, "a.parquet"), findings, limit=2000))
     assert findings or len(found) <= 2001
+
+
+@pytest.mark.parametrize(
+    ("columns", "captions", "said"),
+    [
+        ({"image": [1], "caption": ["red"]}, ["red"], "column caption"),
+        ({"image": [1, 2], "text": [["red", "big"], []]}, ["red\nbig", None], ""),
+        ({"image": [1], "tags": [["red", "big"]], "id": ["x y"]}, ["red, big"], "column tags"),
+        ({"image": [1], "additional_feature": ["a hat"]}, ["a hat"], "additional_feature"),
+        ({"jpg": [1], "txt": ["red"]}, ["red"], "Pictures are read from its column jpg"),
+        ({"image": [1], "caption": ["red"], "prompt": ["blue"]}, [None], "told: caption, prompt"),
+        ({"image": [1], "text": ["red"], "control": [2]}, ["red"], ""),
+        ({"photo": [1], "mask": [2], "text": ["red"]}, None, "no pictures in a column named image"),
+    ],
+)
+def test_other_columns(
+    columns: dict[str, list[object]], captions: list[str | None] | None, said: str, tmp_path: Path
+) -> None:
+    values = {
+        name: [picture(one) if isinstance(one, int) else one for one in column]
+        for name, column in columns.items()
+    }
+    put(tmp_path, {"0.png": picture(9)})
+    pq.write_table(pa.table(values), tmp_path / "a.parquet")
+    image_set = scan_image_set(tmp_path)
+    assert [entry.caption for entry in image_set.entries[1:]] == (captions or [])
+    findings = about(image_set, "a.parquet")
+    found = [one for one in findings if said in one.message] if said else []
+    assert found if said else not [one for one in findings if one.severity != "note"]

@@ -232,3 +232,29 @@ def test_the_line_that_opens_a_training(case: str, tmp_path: Path) -> None:
         count_chunks=lambda text: -(-len(text.split()) // 75),
     )
     assert report.summary == expected
+
+
+LINES = {"a.txt": "sks dog\nred\nsks, {old|new}", "b.txt": "sks {a|b}", "c.txt": "sks"}
+
+
+@pytest.mark.parametrize("wildcards", [False, True])
+def test_every_line_of_a_caption_file_counts(tmp_path: Path, wildcards: bool) -> None:
+    files = {f"{name}.png": picture(seed, width=96, height=96) for seed, name in enumerate("abc")}
+    report = describe(put(tmp_path, files | LINES), trigger="sks", wildcards=wildcards)
+    assert (report.captions, report.caption_lines) == (3, 5)
+    assert "captions: 3 of 3 (5 captions in all)" in "\n".join(report.lines())
+    assert report.summary.startswith("3 pictures, 5 captions")
+    assert report.lacking_trigger == ["a.png"]
+    found = {finding.message: finding for finding in report.findings}
+    (several,) = [found[message] for message in found if "a line each (3 in all)" in message]
+    assert several.pictures == ("a.png",)
+    (choices,) = [found[message] for message in found if "Choices" in message]
+    assert choices.severity == ("note" if wildcards else "warning")
+    assert choices.pictures == ("a.png", "b.png")
+
+
+def test_words_in_every_line_stick(tmp_path: Path) -> None:
+    files = {f"{n}.png": picture(n, width=96, height=96) for n in range(2)}
+    files |= {f"{n}.txt": f"red sofa {n}\nsofa, blue {{x|y}}" for n in range(2)}
+    report = describe(put(tmp_path, files), wildcards=True)
+    assert report.sticking_words == {"sofa": 6}

@@ -10,12 +10,19 @@ import pytest
 from PIL import Image
 
 from tests.conftest import TinyBase
-from tests.trainer.runs_for_tests import Collected, Killed, digest, make_images, small_config
+from tests.trainer.runs_for_tests import (
+    Collected,
+    Killed,
+    digest,
+    make_images,
+    session_for,
+    small_config,
+)
 from trainer.commands.cli import main
 from trainer.config.file import read_config, with_values
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
-from trainer.events import Evaluated, RunEvent, StepDone, Warned
+from trainer.events import Evaluated, Prepared, RunEvent, StepDone, Warned
 from trainer.runs.layout import RunFolder
 from trainer.runs.log import read_events
 from trainer.runs.report import step_points
@@ -318,3 +325,31 @@ def test_a_value_that_has_another_name_today_has_not_changed() -> None:
     changed = changed_settings(before, config)
     assert changed["training.steps"] == (5, 6)
     assert "memory.base_weights" not in changed
+
+
+def test_lines_and_wildcards_are_chosen_alike_after_a_resume(
+    tiny_base: TinyBase, tmp_path: Path
+) -> None:
+    images = make_images(tmp_path / "images")
+    for number in range(4):
+        (images / f"{number}.txt").write_text(f"one {{a|b}} {number}\ntwo {number}\n")
+    options = {"captions__wildcards": True, "captions__dropout": 0.0, "checkpoints__every": 2}
+    config = small_config(tiny_base("sd1"), images, preservation__method="none", **options)
+    session = session_for(
+        tiny_base("sd1"), images, tmp_path / "session", preservation__method="none", **options
+    )
+    seen = {
+        sample.caption
+        for step in range(40)
+        for batch in session.batches.samples(step)
+        for sample in batch
+    }
+    texts = ("one a {}", "one b {}", "two {}")
+    assert seen == {f"ohwx thing, {text.format(n)}" for text in texts for n in range(4)}
+    whole = run_until(config, tmp_path / "whole", None)
+    assert "with one of 8 captions at a time" in whole.of(Prepared)[0].arithmetic
+    with suppress(Killed):
+        run_until(config, tmp_path / "run", 3)
+    run_until(config, tmp_path / "run", None, resume=True)
+    files = [RunFolder(tmp_path / name).adapter for name in ("whole", "run")]
+    assert digest(files[0]) == digest(files[1])

@@ -54,7 +54,7 @@ def bundled(tmp_path: Path) -> SetFolder:
     ("typed", "saved"),
     [
         ("a blue car", b"a blue car\n"),
-        ("  two\nlines \u202e", b"two lines\n"),
+        ("  two\n\n lines \u202e", b"two\nlines\n"),
         ("Ä 猫 <script>alert(1)</script>", "Ä 猫 <script>alert(1)</script>\n".encode()),
         ("", None),
         ("   ", None),

@@ -167,3 +167,16 @@ def test_the_middle_of_a_crop_goes_with_its_picture(cars: SetFolder, tmp_path: P
     assert scan_image_set(cars.path).entries[0].focus == (0.25, 0.5)
     set_focus(cars, A, None)
     assert scan_image_set(cars.path).entries[0].focus is None
+
+
+@pytest.mark.parametrize(
+    ("edit", "after"),
+    [
+        (Edit("front", "ohwx"), "ohwx, a red car\nohwx, blue"),
+        (Edit("remove", "red"), "a car\nblue"),
+        (Edit("remove", "blue"), "a red car"),
+        (Edit("replace", "blue", "green"), "a red car\ngreen"),
+    ],
+)
+def test_each_line_is_edited_by_itself(edit: Edit, after: str) -> None:
+    assert edit.apply("a red car\nblue") == after

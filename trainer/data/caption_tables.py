@@ -1,0 +1,383 @@
+"""Tables of captions: CSV, TSV, JSON lines and JSON files that name pictures.
+
+A table is read twice: some rows to tell its columns, then all rows, so that few are in memory.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import posixpath
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import PureWindowsPath
+from typing import Any
+
+from trainer.data.captions import decode_text
+from trainer.data.columns import TextColumn, caption_of, choose_text_column
+from trainer.data.findings import ImageProblem
+from trainer.data.names import display_name, list_names
+from trainer.data.pairing import PictureIndex, in_one_folder
+from trainer.data.scan import FolderContents, FoundFile
+from trainer.plain_files import open_file
+from trainer.untyped import is_list, is_table
+
+MAX_TABLE_BYTES = 20_000_000
+MAX_JSON_BYTES = 8_000_000
+"""Of a file that is one JSON value: parsed, it takes up to thirty times its size."""
+_MAX_LINE = 1_000_000
+"""Characters of a line of JSON: the same."""
+_MAX_ROWS = 300_000  # of a set of at most 100,000 pictures
+_MAX_ROW_FINDINGS = 20
+_MAX_NAME = 4096
+_LOOKED_AT = 200
+"""Rows by which the columns are told."""
+_MOST_COLUMNS = 200
+DOCUMENTED = ("metadata.jsonl", "metadata.csv")
+"""What is a table of captions by its name; any other file has to name pictures of the set."""
+_FILE_COLUMNS = (
+    *("file_name", "filename", "file", "image", "image_path", "image_file", "image_name", "img"),
+    *("path", "file_path", "filepath", "picture", "photo", "name", "key", "id", "image_id"),
+)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row of a table by its columns; `problem` says why it is none."""
+
+    line: int
+    cells: Mapping[str, object] | Sequence[str] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class _Table:
+    """An open table.
+
+    Attributes:
+        delimiter: between cells; "" for JSON.
+        header: names of the columns by their places; None where each row names its own.
+        skip: rows that are none.
+        values: the rows of a JSON file.
+        loose: a path that leads elsewhere counts by its last part, as sd-scripts writes them.
+    """
+
+    text: str
+    delimiter: str = ""
+    header: tuple[str, ...] | None = None
+    skip: int = 0
+    values: Sequence[_Row] | None = None
+    loose: bool = False
+
+    def rows(self) -> Iterator[_Row]:
+        """All rows, from the first."""
+        if self.values is not None:
+            return iter(self.values)
+        return self._csv_rows() if self.delimiter else _json_lines(self.text)
+
+    def _csv_rows(self) -> Iterator[_Row]:
+        reader = _reader(self.text, self.delimiter)
+        for number, row in enumerate(row for row in reader if row):
+            if number >= self.skip:
+                yield _Row(reader.line_num, row)
+
+    def columns(self) -> dict[str, list[object]]:
+        """Some values of each column."""
+        found: dict[str, list[object]] = defaultdict(list)
+        for name in islice(self.header or (), _MOST_COLUMNS):
+            found[name] = []
+        with suppress(csv.Error):  # who reads all rows says where it ends
+            for row in islice(self.rows(), _LOOKED_AT):
+                if isinstance(row.cells, Mapping):
+                    pairs = islice(row.cells.items(), _MOST_COLUMNS)
+                else:
+                    pairs = islice(zip(self.header or (), row.cells, strict=False), _MOST_COLUMNS)
+                for name, value in pairs:
+                    found[name].append(value)
+        return found
+
+
+def read_tables(contents: FolderContents, index: PictureIndex) -> dict[str, str]:
+    """The captions that stand in tables, by the names of their pictures."""
+    texts: dict[str, str] = {}
+    for file in contents.metadata:
+        try:
+            _read_table(file, index, texts, contents)
+        except (OSError, ValueError, RecursionError, csv.Error) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            message = f"The table cannot be read any further: {reason}."
+            contents.doubt(file.name, "error", message)
+    return texts
+
+
+def read_json_caption(data: bytes) -> tuple[str, TextColumn]:
+    """The caption in a JSON file of one picture, and what is said of its entries.
+
+    Raises:
+        ImageProblem: it is no JSON object.
+    """
+    try:
+        value = json.loads(decode_text(data)) if len(data) <= MAX_JSON_BYTES else None
+    except (ValueError, RecursionError):
+        value = None
+    if isinstance(value, str):
+        return caption_of(value, "text") or "", TextColumn("text")
+    if not is_table(value):
+        raise ImageProblem("It is no JSON object in braces.", 'Write {"text": "…"}.')
+    column = choose_text_column({name: [one] for name, one in islice(value.items(), _MOST_COLUMNS)})
+    return (caption_of(value[column.name], column.name) or "" if column.name else ""), column
+
+
+def _read_table(
+    file: FoundFile, index: PictureIndex, texts: dict[str, str], contents: FolderContents
+) -> None:
+    """The captions of one table; says what is wrong with at most 20 of its rows."""
+    documented = file.path.name.casefold() in DOCUMENTED
+    table = _open(file, index)
+    columns = table.columns() if table else {}
+    if table and not columns and table.header is None and documented:  # says why no line is a row
+        _take_rows(file, table, "file_name", "text", index, texts, contents)
+        return
+    name_column = _name_column(columns, file, index)
+    if table is None or name_column is None:
+        if documented:
+            found = list_names([display_name(name[:40]) for name in columns], 5) or "none"
+            raise ValueError(f"it needs the columns file_name and text, and has: {found}")
+        captions = choose_text_column(columns).name is not None
+        message = "It names no picture of this set, so it is used for nothing."
+        contents.doubt(file.name, "warning" if captions else "note", message)
+        return
+    rest = {name: values for name, values in columns.items() if name != name_column}
+    column = choose_text_column(rest)
+    if column.message:
+        contents.doubt(file.name, column.severity, column.message)
+    if column.name:
+        _take_rows(file, table, name_column, column.name, index, texts, contents)
+
+
+def _take_rows(
+    file: FoundFile,
+    table: _Table,
+    name_column: str,
+    text_column: str,
+    index: PictureIndex,
+    texts: dict[str, str],
+    contents: FolderContents,
+) -> None:
+    unusable = joined = 0
+    for number, row in enumerate(table.rows()):
+        if number == _MAX_ROWS:
+            raise ValueError(f"it has more than {_MAX_ROWS:,} rows")
+        reason = row.problem
+        if not reason:
+            name, text, mended = _cells(row, table, name_column, text_column)
+            joined += mended
+            reason = _take(name, text, text_column, table, file, index, texts)
+        if reason:
+            unusable += 1
+            if unusable <= _MAX_ROW_FINDINGS:
+                contents.doubt(file.name, "warning", f"Line {row.line} is not used: {reason}.")
+    if unusable > _MAX_ROW_FINDINGS:
+        message = f"{unusable - _MAX_ROW_FINDINGS} more rows cannot be used for the like reasons."
+        contents.doubt(file.name, "warning", message)
+    if joined:
+        message = (
+            f"{joined} rows have more commas than columns, as texts with commas that are not in "
+            f"quotes do: all of it is taken for {display_name(text_column[:40])}."
+        )
+        contents.doubt(file.name, "warning" if len(table.header or ()) > 2 else "note", message)
+
+
+def _cells(
+    row: _Row, table: _Table, name_column: str, text_column: str
+) -> tuple[object, object, bool]:
+    """A row's file name and text, and whether its text had to be joined from several cells."""
+    if isinstance(row.cells, Mapping):
+        return row.cells.get(name_column), row.cells.get(text_column), False
+    header, cells = table.header or (), list(row.cells)
+    while len(cells) > len(header) and not cells[-1].strip():
+        cells.pop()
+    extra = len(cells) - len(header)
+    at = header.index(text_column) if text_column in header else -1
+    if extra > 0 and at >= 0:
+        cells[at : at + extra + 1] = [table.delimiter.join(cells[at : at + extra + 1])]
+    place = header.index(name_column)
+    name = cells[place] if place < len(cells) else None
+    text = cells[at] if 0 <= at < len(cells) else None
+    return name, text, extra > 0 and at >= 0
+
+
+def _take(
+    file_name: object,
+    text: object,
+    column: str,
+    table: _Table,
+    file: FoundFile,
+    index: PictureIndex,
+    texts: dict[str, str],
+) -> str:
+    """Gives a row's caption to its picture; or a reason why not."""
+    if not isinstance(file_name, str) or not file_name.strip():
+        return "it has no file_name"
+    caption = caption_of(text, column)
+    if caption is None:
+        return "its text is not in quotes"
+    if len(file_name) > _MAX_NAME:
+        return "its file_name is longer than any path"
+    given = file_name.strip().replace("\\", "/")
+    shown = display_name(given)
+    found = find_named(given, file, index)
+    if found is None:
+        found = index.across("", posixpath.basename(given)) if table.loose else None
+    if found is None:
+        return f"{shown} lies outside the set"
+    if not found:
+        return f"there is no picture {shown}"
+    if not in_one_folder(found):
+        names = list_names([picture.shown for picture in found])
+        return f"{shown} may be any of {names}"
+    if table.delimiter and isinstance(text, str) and _swallows_rows(text, table, file, index):
+        return "a quote that is not closed takes in the rows after it"
+    if found[0].name in texts:
+        return f"{shown} has a row already"
+    if caption:
+        texts.update((picture.name, caption) for picture in found)
+    return ""
+
+
+def find_named(given: str, table: FoundFile, index: PictureIndex) -> list[FoundFile] | None:
+    """The pictures that a table means by a name; None where it leads out of the set.
+
+    Relative to the table's folder; or without the first of its folders, if the pictures lie there;
+    a plain name also in another folder of the set.
+    """
+    name = posixpath.normpath(posixpath.join(table.folder, given))
+    if PureWindowsPath(given).anchor or name.startswith("../"):
+        return None
+    if found := index.named(name) or index.beside(name):
+        return found
+    parts = posixpath.normpath(given).split("/")
+    for place in range(1, len(parts)):
+        shorter = posixpath.normpath(posixpath.join(table.folder, *parts[place:]))
+        if found := index.named(shorter) or index.beside(shorter):
+            return found
+    return index.elsewhere(name) if len(parts) == 1 else []
+
+
+def _swallows_rows(text: str, table: _Table, file: FoundFile, index: PictureIndex) -> bool:
+    lines = text.split("\n")[1:] if "\n" in text else ()
+    return any(find_named(line.split(table.delimiter)[0].strip(), file, index) for line in lines)
+
+
+def _name_column(
+    columns: Mapping[str, Sequence[object]], file: FoundFile, index: PictureIndex
+) -> str | None:
+    """The column that names pictures: file_name, or the one that names most of the set's."""
+    plain = {name.strip().casefold(): name for name in reversed(list(columns))}
+    if "file_name" in plain:
+        return plain["file_name"]
+    hits: dict[str, tuple[int, int]] = {}
+    for name, values in columns.items():
+        known = name.strip().casefold() in _FILE_COLUMNS
+        rank = _FILE_COLUMNS.index(name.strip().casefold()) if known else len(_FILE_COLUMNS)
+        names = {value for value in values if isinstance(value, str) and len(value) <= _MAX_NAME}
+        count = sum(
+            bool(find_named(value.strip().replace("\\", "/"), file, index))
+            for value in names
+            if value.strip()
+        )
+        if count and (known or count * 2 >= len(names)):
+            hits[name] = (count, -rank)
+    return max(hits, key=lambda name: hits[name]) if hits else None
+
+
+# ------------------------------------------------------------------------------ kinds of files
+
+
+def _open(file: FoundFile, index: PictureIndex) -> _Table | None:
+    """A table by its file's suffix; None for a JSON file that is none."""
+    suffix = file.path.suffix.casefold()
+    limit = MAX_JSON_BYTES if suffix == ".json" else MAX_TABLE_BYTES
+    with open_file(file.path) as stream:
+        data = stream.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"it has more than {limit // 1_000_000} MB")
+    text = decode_text(data)
+    if suffix == ".json":
+        return _open_json(text, file, index)
+    if suffix in (".jsonl", ".ndjson"):
+        return _Table(text)
+    return _open_csv(text, file, index)
+
+
+def _open_csv(text: str, file: FoundFile, index: PictureIndex) -> _Table:
+    """A table with a header line, or without one where its first row names a picture.
+
+    Separated by commas, or as Excel may by semicolons, or by tabs.
+    """
+    first = text.partition("\n")[0]
+    found = [mark for mark in "\t;|" if mark in first]
+    delimiter = found[0] if found and (found[0] == "\t" or "," not in first) else ","
+    rows = (row for row in _reader(text, delimiter) if row)
+    header = tuple(name.strip() for name in next(rows, list[str]()))
+    known = any(name.casefold() in ("file_name", "text") for name in header)
+    if not known and len(header) > 1:
+        for place, cells in ((0, ("file_name", "text")), (-1, ("text", "file_name"))):
+            if find_named(header[place].replace("\\", "/"), file, index):
+                return _Table(text, delimiter, cells)
+    return _Table(text, delimiter, header, skip=1)
+
+
+def _reader(text: str, delimiter: str) -> Any:
+    # In “a.png, "one, two"” the quotes count only where the space before them does not.
+    spaced = re.search(rf"{re.escape(delimiter)} +\"", text) is not None
+    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=spaced)
+
+
+def _json_lines(text: str) -> Iterator[_Row]:
+    # Not splitlines(): a JSON string may hold other line separators as they are.
+    for number, line in enumerate(io.StringIO(text, newline="\n"), start=1):
+        if len(line) > _MAX_LINE:
+            yield _Row(number, problem=f"it has more than {_MAX_LINE:,} characters")
+        elif line.strip():
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                row = None
+            if is_table(row):
+                yield _Row(number, row)
+            else:
+                yield _Row(number, problem="it is no JSON object in braces")
+
+
+def _open_json(text: str, file: FoundFile, index: PictureIndex) -> _Table | None:
+    """A list of rows; or rows, or captions, by the names of their pictures, as sd-scripts has."""
+    value = json.loads(text)
+    if is_table(value):
+        lists = [one for one in value.values() if is_list(one) and one and is_table(one[0])]
+        keyed = {
+            key: one if is_table(one) else {"text": one}
+            for key, one in value.items()
+            if is_table(one) or is_list(one) or isinstance(one, str)
+        }
+        names = islice(keyed, _LOOKED_AT)
+        if any(_names_picture(key, file, index) for key in names):
+            named = [{**one, "file_name": key} for key, one in keyed.items()]
+            rows = [_Row(number, row) for number, row in enumerate(named, start=1)]
+            return _Table("", values=rows, loose=True)
+        value = lists[0] if len(lists) == 1 else [value]
+    if not is_list(value):
+        return None
+    rows = [_Row(number, row) for number, row in enumerate(value, 1) if is_table(row)]
+    return _Table("", values=rows) if rows else None
+
+
+def _names_picture(key: str, file: FoundFile, index: PictureIndex) -> bool:
+    given = key.replace("\\", "/")
+    found = find_named(given, file, index)
+    return bool(index.across("", posixpath.basename(given)) if found is None else found)
