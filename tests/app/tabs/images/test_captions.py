@@ -31,7 +31,7 @@ from app.tabs.images.imagesets import (
 from app.tabs.images.uploads import store_uploads
 from tests.app.sets_for_tests import made, tree, upload
 from tests.trainer.data.folders_for_tests import picture, put
-from trainer.data.captions import clean_caption
+from trainer.data.captions import clean_lines
 from trainer.data.sets import scan_image_set
 from trainer.errors import UserError
 
@@ -66,7 +66,7 @@ def test_a_caption_is_an_ordinary_file(typed: str, saved: bytes | None, cars: Se
     assert (file.read_bytes() if file.exists() else None) == saved
     assert after == read_caption(cars, A)
     found = {entry.name: entry.caption for entry in scan_image_set(cars.path).entries}
-    assert found[A] == (clean_caption(typed) or None)
+    assert found[A] == (clean_lines(typed) or None)
 
 
 def test_the_same_text_is_no_conflict_and_a_deleted_one_is(cars: SetFolder) -> None:
