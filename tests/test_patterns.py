@@ -38,6 +38,13 @@ REASONS: dict[str, str] = {
     r"(test|val|valid|validation|eval)(-\d+-of-\d+)?\.parquet": "as a whole; over a file's name",
     r"\d+_(.+)": "matched once at the start, over a folder's name",
     r"\d,\d+": "nothing follows the repeat",
+    r"(?!.*negative).*(?:caption|prompt).*": "as a whole; over a column's name, cut to 100",
+    r".*(?:tag|keyword).*": "as a whole; over a column's name, cut to 100",
+    r".*(?:url|uri|hash|md5|sha\d*|licen[cs]e|source|author|artist|copyright|user|rating|split|"
+    r"date|time|created|updated|status|format|mime|ext|type|category|path|file|name|id|model|"
+    r"negative).*": "as a whole; over a column's name, cut to 100",
+    r"\{([^{}|]*\|[^{}]*)\}": "each part ends at the next brace, where alone the next match begins",
+    r"x +\"": "spaces after a comma: none is looked at twice",
     r"(?P<run>.+)@(?P<step>\d{1,7})": "matched as a whole: one repeat",
 }
 

@@ -126,7 +126,7 @@ def caption_of(value: object, column: str) -> str | None:
 
 
 def _plain(name: str) -> str:
-    return name.strip().casefold()
+    return name[:100].strip().casefold()
 
 
 def _shown(names: Sequence[str], most: int = 5) -> str:
