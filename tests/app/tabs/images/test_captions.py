@@ -99,9 +99,9 @@ def test_many_at_once_one_wins(cars: SetFolder) -> None:
 
 @given(st.text(max_size=60))
 def test_versions_are_equal_exactly_for_equal_captions(text: str) -> None:
-    assert version_of(text) == version_of(clean_caption(text))
+    assert version_of(text) == version_of(clean_lines(text))
     assert version_of(text + "x") != version_of(text)
-    assert (version_of(text) == NOTHING) == (clean_caption(text) == "")
+    assert (version_of(text) == NOTHING) == (clean_lines(text) == "")
 
 
 @pytest.mark.parametrize("name", ["../0001-a.png", "/etc/passwd", "", "0001-a.txt", ".rarebit/x"])
