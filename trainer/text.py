@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 def duration(seconds: float, *, rough: bool = False) -> str:
     """``48 s``, ``5 min 20 s`` or ``2 h 05 min``; rough: ``50 s``, ``5 min`` or ``2 h 10 min``.
@@ -27,3 +29,14 @@ def duration(seconds: float, *, rough: bool = False) -> str:
 def counted(number: int, noun: str) -> str:
     """``1 picture``, ``1,200 pictures``."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def name_subject(trigger: str, class_word: str) -> str:
+    """Trigger word and class word, as a prompt calls the subject; a class word it has comes once.
+
+    "ohwx" and "man" are "ohwx man", and so are "ohwx man" and "man".
+    """
+    whole = rf"(?<!\w){re.escape(class_word)}(?!\w)"
+    if class_word and re.search(whole, trigger, re.IGNORECASE):
+        return trigger
+    return f"{trigger} {class_word}".strip()

@@ -119,7 +119,7 @@ def disguised() -> Iterator[tuple[str, bytes, str]]:
     yield "start.png", PNG_SIGNATURE + b"\x00\x00", "damaged or cut off"
     for name, brand in (("phone.heic", b"heic"), ("renamed.jpg", b"mif1")):
         box = b"\x00\x00\x00\x18ftyp" + brand + b"\x00\x00\x00\x00mif1heic"
-        yield name, box + bytes(64), "pillow-heif"
+        yield name, box + bytes(64), "HEIC"
 
 
 def long_gif(comments: int = 1_000_000) -> bytes:

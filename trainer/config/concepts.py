@@ -13,6 +13,7 @@ from pathlib import Path
 from trainer.config.file import ConfigError, Mistake
 from trainer.config.schema import CaptionsConfig, ConceptConfig, TrainingConfig
 from trainer.errors import UserError
+from trainer.text import name_subject
 
 _SINGLE = ("images.path", "captions.trigger")
 
@@ -67,7 +68,7 @@ def preserved_share(config: TrainingConfig) -> float:
 
 def subject_of(concept: ConceptConfig) -> str:
     """Trigger and class word, as a prompt calls the concept."""
-    return f"{concept.trigger} {concept.class_word}".strip()
+    return name_subject(concept.trigger, concept.class_word)
 
 
 def parse_concept(text: str) -> dict[str, str]:

@@ -49,6 +49,11 @@ class CropPlan:
         """(width, height) of what is trained on."""
         return self.width, self.height
 
+    @property
+    def cut_off(self) -> float:
+        """The share of the picture's area that training does not see."""
+        return 1 - self.width * self.height / (self.resize_width * self.resize_height)
+
 
 @lru_cache(maxsize=64)
 def make_buckets(

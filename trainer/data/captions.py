@@ -13,6 +13,7 @@ from typing import Any
 from trainer.config.schema import CaptionsConfig
 from trainer.data.encodings import find_encoding, utf8_or_none
 from trainer.seeds import derive_seed, derive_uniform
+from trainer.text import name_subject
 
 MAX_CAPTION_CHARACTERS = 10_000
 CHUNK_TOKENS = 75
@@ -160,11 +161,34 @@ def _composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+_EXTRA = re.compile(r"<(?:lora|lyco|hypernet|embedding):[^<>]*>", re.IGNORECASE)
+_WEIGHT = re.compile(r"(?<!\\)\(([^()\\]*[^()\\\d\s]\s*):[+-]?(?:\d(?:\.\d+)?|\.\d+)\)")
+_STRESS = re.compile(r"(?<!\\)\({2,}([^()\\]+)\){2,}")
+_TRIGGER = re.compile(r"\[\[?trigger\]?\]|\{trigger\}|<trigger>", re.IGNORECASE)
+
+
+def read_prompt_syntax(caption: str, trigger: str) -> str:
+    """What a caption says, where it is written as prompts of other tools are.
+
+    ``\\(`` is a bracket; of a weight as ``(red hat:1.2)``, and of ``((red hat))``, the words
+    stay; ``<lora:name:1>`` goes; ``[trigger]`` and ``{trigger}`` are the trigger word.
+    """
+    text = _EXTRA.sub(" ", caption)
+    while (plain := _STRESS.sub(r"\1", _WEIGHT.sub(r"\1", text))) != text:
+        text = plain
+    text = re.sub(r"\\([()\[\]{}])", r"\1", _TRIGGER.sub(lambda _: trigger, text))
+    if text == caption:
+        return caption
+    tags = [" ".join(tag.split()) for tag in text.split(",")]
+    return ", ".join(tag for tag in tags if tag)
+
+
 def compose_caption(
     caption: str | None, config: CaptionsConfig, *, seed: int, step: int, image_id: str
 ) -> str:
     """What a picture is called at a step: a pure function of all arguments.
 
+    0. What prompts of other tools write in a way of their own is read, see `read_prompt_syntax`.
     1. Of several lines one is the caption; without any, trigger and class word are.
     2. With probability ``config.dropout`` trigger and class word are all there is.
     3. ``config.wildcards``: of each ``{red|blue}`` one option is taken.
@@ -179,10 +203,10 @@ def compose_caption(
     Without a trigger, 2 reduces to the class word, and 7 does nothing.
     """
     trigger, class_word = clean_caption(config.trigger), clean_caption(config.class_word)
-    subject = f"{trigger} {class_word}".strip()
+    subject = name_subject(trigger, class_word)
     lines = caption_lines(caption)
     chosen = derive_seed(seed, "caption line", step, image_id) % len(lines) if lines[1:] else 0
-    body = clean_caption(lines[chosen] if lines else "")
+    body = read_prompt_syntax(clean_caption(lines[chosen] if lines else ""), trigger)
     if body:
         if derive_uniform(seed, "caption dropout", step, image_id) < config.dropout:
             return subject

@@ -7,13 +7,13 @@ knowing is a note. Equal messages become one finding, see `trainer.data.findings
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from trainer.config.schema import CaptionsConfig, ImagesConfig
-from trainer.data.buckets import CropPlan, plan_crop
+from trainer.data.buckets import MAX_BUCKET_ASPECT, CropPlan, plan_crop
 from trainer.data.captions import (
     CHUNK_TOKENS,
     caption_lines,
@@ -22,6 +22,7 @@ from trainer.data.captions import (
     contains_word,
     has_wildcards,
     plain_captions,
+    read_prompt_syntax,
     tags_of,
 )
 from trainer.data.findings import Finding, Severity
@@ -31,6 +32,7 @@ from trainer.text import counted
 
 MAX_TAGS = 1000
 """In a report, the commonest."""
+_LARGE_CUT = 0.3
 _STICKING_SHARE = 0.8
 _STICKING_CAPTIONS = 4  # with fewer, nearly every word is in nearly every caption
 _COMMON_WORDS = frozenset(
@@ -80,7 +82,10 @@ class FittedSet:
         return [
             entry.name
             for entry in self.captioned
-            if not all(contains_word(text, trigger) for text in self.variants(entry))
+            if not all(
+                contains_word(read_prompt_syntax(text, trigger), trigger)
+                for text in self.variants(entry)
+            )
         ]
 
     def variants(self, entry: ImageEntry) -> list[str]:
@@ -284,6 +289,48 @@ def _several_captions(found: FittedSet) -> Iterator[Finding]:
             yield Finding.of_several(choices, "warning", message)
 
 
+def _prompt_syntax(found: FittedSet) -> Iterator[Finding]:
+    trigger = found.captions.trigger
+    written = [
+        entry.name
+        for entry in found.captioned
+        if any(read_prompt_syntax(one, trigger) != one for one in caption_lines(entry.caption))
+    ]
+    if written:
+        message = (
+            "Written as a prompt of another tool: brackets without their backslash, words without "
+            "weights and [trigger] as the trigger word are trained."
+        )
+        yield Finding.of_several(written, "note", message)
+
+
+def _large_cuts(found: FittedSet) -> Iterator[Finding]:
+    cuts = {picture.entry.name: picture.crop.cut_off for picture in found.fitted}
+    large = {name: cut for name, cut in cuts.items() if cut >= _LARGE_CUT}
+    if large:
+        least, most = min(large.values()), max(large.values())
+        share = f"{100 * least:.0f}" + (f" to {100 * most:.0f}" if most - least > 0.005 else "")
+        message = (
+            f"{share} % of it is cut off to fit a bucket (of at most {MAX_BUCKET_ASPECT:.0f} : 1). "
+            "Is what matters in the middle? If not, cut it yourself."
+        )
+        yield Finding.of_several(list(large), "warning", message)
+
+
+def _hidden_pictures(found: FittedSet) -> Iterator[Finding]:
+    colours: dict[str, list[str]] = defaultdict(list)
+    for entry in found.entries:
+        colour = entry.background(found.images.background)
+        if colour != found.images.background:
+            colours[colour].append(entry.name)
+    for colour, names in colours.items():
+        message = (
+            f"Nothing can be seen on this background ({found.images.background}), so "
+            f"{colour} is put below. Set images.background to have one colour below all."
+        )
+        yield Finding.of_several(names, "warning", message)
+
+
 CHECKS: tuple[Callable[[FittedSet], Iterator[Finding]], ...] = (
     _small_pictures,
     _long_captions,
@@ -293,6 +340,9 @@ CHECKS: tuple[Callable[[FittedSet], Iterator[Finding]], ...] = (
     _missing_masks,
     _idle_settings,
     _several_captions,
+    _prompt_syntax,
+    _large_cuts,
+    _hidden_pictures,
 )
 
 

@@ -6,11 +6,12 @@ import io
 from typing import Any, Literal, cast
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageChops, ImageCms
 
 from trainer.data.findings import ImageProblem
 
 WHITE = "#ffffff"
+_FAINT = 16  # of 255: less alpha than that is not seen
 
 _GREY_MODES = ("1", "L", "LA", "La")
 _PROFILED_MODES = ("RGB", "L", "CMYK")
@@ -65,6 +66,36 @@ def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
         return grey.getchannel("L"), grey.getchannel("A")
     whole = image.convert("RGBA")
     return whole.convert("RGB"), whole.getchannel("A")
+
+
+def without_border(image: Image.Image) -> Image.Image:
+    """A picture of mode RGB without the plain border that all its corners show."""
+    corners = [image.getpixel((x, y)) for x in (0, image.width - 1) for y in (0, image.height - 1)]
+    plain = Image.new("RGB", image.size, cast("tuple[int, int, int]", corners[0]))
+    unlike = (
+        ImageChops.difference(image, plain).convert("L").point(lambda value: 255 * (value > 16))
+    )
+    alike = len({unlike.getpixel((x, y)) for x in (0, -1) for y in (0, -1)}) == 1
+    box = unlike.getbbox() if alike else None
+    return image.crop(box) if box else image
+
+
+def visible_range(image: Image.Image) -> tuple[int, ...] | None:
+    """The range of colours that can be seen: see `trainer.data.images.ImageFacts.ink`."""
+    _, alpha = split_alpha(image)
+    if alpha is None:
+        return None
+    seen = np.asarray(alpha)
+    if seen.min() == 255:
+        return None
+    if seen.max() < _FAINT:
+        return ()
+    colours = np.asarray(to_srgb(image, WHITE), dtype=np.float32)
+    # What was composited on white, without the white.
+    share = seen[..., None].astype(np.float32) / 255
+    visible = ((colours - 255 * (1 - share)) / np.maximum(share, 1 / 255))[seen >= _FAINT]
+    ends = np.percentile(visible.clip(0, 255), (2, 98), axis=0).round().astype(int)
+    return tuple(int(value) for value in ends.ravel())
 
 
 def _from_16_bit(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:

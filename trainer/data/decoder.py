@@ -52,7 +52,9 @@ def inspect_image(source: ImageSource) -> ImageFacts:
     """As `trainer.data.images.inspect_image`, in a helper."""
     told, pixels = _ask("inspect", source)
     thumbnail = np.frombuffer(pixels, np.uint8).reshape(THUMBNAIL)
-    return ImageFacts(ImageHeader(**told["header"]), told["digest"], told["transparent"], thumbnail)
+    ink = None if told["ink"] is None else tuple(told["ink"])
+    header = ImageHeader(**told["header"])
+    return ImageFacts(header, told["digest"], told["transparent"], thumbnail, ink)
 
 
 def load_rgb(source: ImageSource, background: str = WHITE) -> Image.Image:
@@ -264,6 +266,7 @@ def _answer(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes
     facts = images.inspect_image(source)
     header = asdict(facts.header)
     told = {"header": header, "digest": facts.digest, "transparent": facts.transparent}
+    told["ink"] = facts.ink
     return told, facts.thumbnail.tobytes()
 
 

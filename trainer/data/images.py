@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib
-import importlib.util
 import io
 import os
 import threading
@@ -22,9 +20,10 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+import pillow_heif
 from PIL import Image, UnidentifiedImageError
 
-from trainer.data.colours import WHITE, split_alpha, to_srgb
+from trainer.data.colours import WHITE, split_alpha, to_srgb, visible_range, without_border
 from trainer.data.findings import ImageProblem
 from trainer.data.sniffing import unread_reason
 from trainer.plain_files import NOT_PLAIN, open_file
@@ -63,15 +62,8 @@ _UPRIGHT = {
 _TURNED_ASIDE = (5, 6, 7, 8)
 
 
-def _heif_formats() -> tuple[str, ...]:
-    """HEIC is read where the optional package pillow-heif is installed."""
-    if importlib.util.find_spec("pillow_heif") is None:
-        return ()
-    importlib.import_module("pillow_heif").register_heif_opener()
-    return ("HEIF",)
-
-
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "AVIF", "TIFF", *_heif_formats())
+pillow_heif.register_heif_opener()
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "AVIF", "TIFF", "HEIF")
 
 # Words of a decoder's exception; what they mean for the owner of the picture; the way out.
 _PROBLEMS = (
@@ -124,13 +116,18 @@ class ImageFacts:
         header: its header.
         digest: SHA-256 of the file's bytes, in hex.
         transparent: some part of it can be seen through.
-        thumbnail: (8, 9, 3) uint8, upright on white: what near duplicates are told by.
+        thumbnail: (8, 9, 3) uint8, upright on white, without a plain border: what near duplicates
+            are told by.
+        ink: the darkest and the brightest value of each channel of what can be seen of a
+            transparent picture (2 % at either end left out); None where it is opaque, and empty
+            where it is transparent all over.
     """
 
     header: ImageHeader
     digest: str
     transparent: bool
     thumbnail: np.ndarray
+    ink: tuple[int, ...] | None = None
 
 
 def read_header(source: ImageSource) -> ImageHeader:
@@ -194,11 +191,11 @@ def inspect_image(source: ImageSource) -> ImageFacts:
             image.draft(image.mode, (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
             small = _reduced(image)
-            thumbnail = _upright(to_srgb(small, WHITE), _orientation(image)).resize(
-                (9, 8), Image.Resampling.BOX
-            )
+            upright = _upright(to_srgb(small, WHITE), _orientation(image))
+            thumbnail = without_border(upright).resize((9, 8), Image.Resampling.BOX)
         pixels = np.array(thumbnail, dtype=np.uint8)
-        return ImageFacts(header, _digest(stream), _is_transparent(small), pixels)
+        ink = visible_range(small)
+        return ImageFacts(header, _digest(stream), ink is not None, pixels, ink)
 
 
 def read_texts(path: Path) -> dict[str, str]:
@@ -236,6 +233,7 @@ def _opened(source: ImageSource) -> Generator[tuple[Image.Image, IO[bytes]]]:
         try:
             with Image.open(stream, formats=FORMATS) as image:
                 _check_size(image)
+                _check_planes(image)
                 when_opened(image.width * image.height)
                 yield image, stream
         except ImageProblem:
@@ -294,6 +292,16 @@ def _check_size(image: Image.Image) -> None:
         raise ImageProblem("It has no pixels.", "Save it again with an image editor.")
 
 
+def _check_planes(image: Image.Image) -> None:
+    """Raises `ImageProblem` for what Pillow 12 reads as other pixels: 16 bits, plane by plane."""
+    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    if tags.get(284) == 2 and max(tags.get(258, (8,))) > 8 and tags.get(259, 1) == 1:
+        raise ImageProblem(
+            "It is a TIFF with planes of 16 bits, which is not read.",
+            "Save it again with an image editor, as PNG.",
+        )
+
+
 def _problem(error: Exception, start: bytes) -> ImageProblem:
     """What a decoder's exception means for the owner of the picture."""
     text = str(error).casefold()
@@ -350,11 +358,6 @@ def _reduced(image: Image.Image) -> Image.Image:
     averaged = ("L", "LA", "RGB", "RGBA", "CMYK")
     keyed = "transparency" in image.info  # an averaged colour is no longer the transparent one
     return image.reduce(factor) if factor > 1 and image.mode in averaged and not keyed else image
-
-
-def _is_transparent(image: Image.Image) -> bool:
-    _, alpha = split_alpha(image)
-    return alpha is not None and bool(np.asarray(alpha).min() < 255)
 
 
 def _digest(stream: IO[bytes]) -> str:

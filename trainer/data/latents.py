@@ -149,13 +149,14 @@ class LatentSource:
             image=picture.entry.id,
             crop=crop_facts(picture.crop),
             flip=flip,
-            background=self.background,
+            background=picture.entry.background(self.background),
             vae=self.base.vae_fingerprint,
             **({"tile": TILE} if cut else {}),
         )
 
     def _pixels(self, picture: Picture, flip: bool) -> np.ndarray:
-        return fit(load_rgb(picture.entry.read(), self.background), picture.crop, flip)
+        below = picture.entry.background(self.background)
+        return fit(load_rgb(picture.entry.read(), below), picture.crop, flip)
 
     def _encode(self, picture: Picture, flip: bool, pixels: np.ndarray) -> Tensor:
         latents = encode_pixels(self.base, pixels)

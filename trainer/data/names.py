@@ -10,6 +10,13 @@ from collections.abc import Sequence
 _HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Cn", "Zl", "Zp"})
 _NAMED = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
+_OF_SYSTEMS = frozenset(
+    (
+        *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "lost+found"),
+        *("system volume information", "icon\r"),
+    )
+)
+
 
 def display_name(name: str) -> str:
     r"""A file's name with everything invisible made visible, as ``\n`` or ``\u202e``.
@@ -26,6 +33,15 @@ def _visible(character: str) -> str:
         return character
     code = ord(character)
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+def is_of_system(name: str) -> bool:
+    """Whether a file or folder is one that a system or a server keeps for itself.
+
+    Such as ``._a.png`` and ``.thumbnails``, macOS's ``__MACOSX``, Windows' ``Thumbs.db``, and
+    ``@eaDir`` of Synology's servers.
+    """
+    return name.startswith((".", "__MACOSX", "@", "#recycle")) or name.casefold() in _OF_SYSTEMS
 
 
 def matching_key(name: str) -> str:

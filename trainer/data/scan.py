@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from trainer.data.findings import Finding, Severity
 from trainer.data.images import PICTURE_SUFFIXES
-from trainer.data.names import display_name, list_names
+from trainer.data.names import display_name, is_of_system, matching_key
 from trainer.data.roles import special_folders
 from trainer.errors import UserError
 from trainer.text import counted
@@ -29,6 +29,26 @@ _KINDS = {
     ".focus": "focuses",
 }
 """What files are for, by their suffix."""
+_EXPORT = "Export what is meant for training as PNG or JPEG."
+UNREAD_KINDS = {
+    ".jxl": "JPEG XL",
+    **dict.fromkeys((".jp2", ".j2k", ".jpx", ".jpf"), "JPEG 2000"),
+    **dict.fromkeys(
+        (
+            *(".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2", ".dng", ".raf", ".orf"),
+            *(".rw2", ".pef", ".srw", ".x3f", ".3fr", ".iiq", ".raw", ".rwl", ".kdc", ".dcr"),
+        ),
+        "raw files of cameras",
+    ),
+    **dict.fromkeys((".svg", ".svgz", ".ai", ".eps", ".wmf", ".emf"), "vector drawings"),
+    **dict.fromkeys((".psd", ".psb", ".xcf", ".kra", ".clip", ".afphoto", ".ora"), "layered files"),
+    **dict.fromkeys((".exr", ".hdr"), "high dynamic range"),
+    **dict.fromkeys((".tga", ".dds", ".ico", ".icns", ".ppm", ".pgm", ".pnm", ".pcx"), "old kinds"),
+    **dict.fromkeys((".pdf",), "PDF"),
+    **dict.fromkeys((".mp4", ".mov", ".webm", ".mkv", ".avi", ".m4v"), "videos"),
+    **dict.fromkeys((".zip", ".rar", ".7z", ".tar", ".gz", ".tgz"), "archives: unpack them"),
+}
+"""What holds pictures and is not read, by suffix."""
 _LISTS = ("pictures", "captions", "metadata", "tables", "focuses", "others")
 _REPEATS_FOLDER = re.compile(r"([0-9]+)_")
 # Files about an image set that nobody takes for pictures, whatever their ending.
@@ -106,8 +126,8 @@ class FolderContents:
 def look_into(root: Path, limit: int) -> FolderContents:
     """Sort the files below a folder, in all its folders, by what they are for.
 
-    Names that begin with a dot and the folder ``__MACOSX`` are left out: systems keep their own
-    things there. Links are followed, but no folder is read twice, so that loops end.
+    What systems keep for themselves is left out, see `trainer.data.names.is_of_system`.
+    Links are followed, but no folder is read twice, so that loops end.
 
     Raises:
         UserError: more than ``limit`` pictures, or far more files than that.
@@ -123,11 +143,29 @@ def look_into(root: Path, limit: int) -> FolderContents:
     for kind in _LISTS:
         getattr(contents, kind).sort(key=attrgetter("name"))
     _put_aside(contents)
-    others = [file.shown for file in contents.others if not is_about(file.name)]
-    if others:
-        message = "Not looked at. If this is a picture, export it as PNG or JPEG."
-        contents.findings.append(Finding(list_names(others), "note", message))
+    _name_others(contents)
     return contents
+
+
+def _name_others(contents: FolderContents) -> None:
+    """A word on the files that nothing is done with: by their kind where they hold pictures."""
+    pictures = {matching_key(picture.stem) for picture in contents.pictures}
+    kinds: dict[str, list[str]] = defaultdict(list)
+    rest: list[str] = []
+    for file in contents.others:
+        kind = UNREAD_KINDS.get(file.path.suffix.casefold())
+        # A camera writes a JPEG beside its raw file.
+        if kind and matching_key(file.stem) not in pictures:
+            kinds[kind].append(file.shown)
+        elif not is_about(file.name):
+            rest.append(file.shown)
+    for kind, names in kinds.items():
+        what = counted(len(names), "file")
+        message = f"{what} of a kind that is not read ({kind}), so not trained on. {_EXPORT}"
+        contents.findings.append(Finding.of_several(names, "warning", message))
+    if rest:
+        message = "Not looked at. If this is a picture, export it as PNG or JPEG."
+        contents.findings.append(Finding.of_several(rest, "note", message))
 
 
 def _put_aside(contents: FolderContents) -> None:
@@ -203,7 +241,7 @@ def _children(
     except OSError as error:
         contents.doubt(name, "error", f"The folder cannot be read ({error.strerror}).")
         return []
-    return [child for child in children if not child.name.startswith((".", "__MACOSX"))]
+    return [child for child in children if not is_of_system(child.name)]
 
 
 def _mode(path: Path, name: str, contents: FolderContents) -> int:

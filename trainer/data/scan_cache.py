@@ -86,6 +86,7 @@ def _facts(row: Any, identity: list[int]) -> ImageFacts | None:
             row["digest"],
             row["transparent"],
             pixels.reshape(THUMBNAIL),
+            None if row["ink"] is None else tuple(row["ink"]),
         )
     except (KeyError, TypeError, ValueError):
         return None

@@ -15,6 +15,7 @@ import numpy as np
 from trainer.data.buckets import CropPlan, Focus
 from trainer.data.caption_files import find_captions
 from trainer.data.captions import caption_lines
+from trainer.data.colours import WHITE
 from trainer.data.decoder import inspect_image
 from trainer.data.duplicates import duplicate_findings, twin_findings
 from trainer.data.findings import Finding, ImageProblem, Severity
@@ -29,10 +30,12 @@ from trainer.errors import UserError
 from trainer.events import Progress
 
 MAX_IMAGES = 100_000
+_SEEN = 16
+"""Levels of 255 by which something must differ from its background to be seen."""
 _MOST_COLOUR = 20
 """Of 255 levels between the channels of an eighth of a mask, on the average."""
 FOLDER_RULES = (
-    "An image set is a folder of pictures (JPEG, PNG, WebP, AVIF, BMP, GIF, TIFF), with or "
+    "An image set is a folder of pictures (JPEG, PNG, WebP, AVIF, HEIC, BMP, GIF, TIFF), with or "
     "without folders in it. Captions are .txt files named like the pictures, or a metadata.jsonl "
     "or metadata.csv with file_name and text, or a parquet table with image and text."
 )
@@ -62,6 +65,7 @@ class ImageEntry:
         repeats: how often it comes up in an epoch.
         header: size (upright) and kind.
         source: where its bytes are.
+        ink: see `trainer.data.images.ImageFacts`.
         mask: of a file of its own, see `trainer.data.masks`.
         focus: what is to be in the middle of its crop; None: its own middle.
     """
@@ -74,6 +78,22 @@ class ImageEntry:
     source: ImageFile | ParquetRow
     mask: MaskFile | None = None
     focus: Focus | None = None
+    ink: tuple[int, ...] | None = None
+
+    def background(self, wanted: str) -> str:
+        """The colour below its transparent parts: the one wanted, where anything is seen on it.
+
+        Otherwise black or white, whichever is farther from the picture's colours.
+
+        Args:
+            wanted: "#rrggbb".
+        """
+        if self.ink is None:
+            return wanted
+        ground = [int(wanted[at : at + 2], 16) for at in (1, 3, 5)] * 2
+        if max(abs(ink - below) for ink, below in zip(self.ink, ground, strict=True)) > _SEEN:
+            return wanted
+        return "#000000" if sum(self.ink) > 3 * 255 else WHITE
 
     def read(self) -> bytes:
         """The picture's file as bytes, the same as when the set was read.
@@ -151,7 +171,11 @@ class _Listed:
     focus: Focus | None = None
 
     def inspect(self, inspect: Inspect) -> _Inspected:
-        return _facts_of(self.source, inspect), self.mask and _facts_of(self.mask, inspect)
+        facts = _facts_of(self.source, inspect)
+        if isinstance(facts, ImageFacts) and facts.ink == ():
+            reason = "It is transparent all over: there is nothing to see."
+            facts = ImageProblem(reason, "Export it again, or leave it out.")
+        return facts, self.mask and _facts_of(self.mask, inspect)
 
 
 _Facts = ImageFacts | ImageProblem
@@ -214,6 +238,7 @@ def scan_image_set(
             one.source,
             mask,
             one.focus,
+            facts.ink,
         )
         for (one, facts), mask in zip(used, masks, strict=True)
     )

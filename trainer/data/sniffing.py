@@ -13,11 +13,6 @@ _AGAIN = "Copy or download it again."
 
 # How it begins, after white space; what it is; the way out. The first that fits counts.
 _KINDS: tuple[tuple[bytes, str, str], ...] = (
-    (
-        rb"....ftyp.{0,52}?hei[cmsx]|....ftyp.{0,52}?hev[cx]",
-        "a HEIC picture, and the package that reads these, pillow-heif, is not installed",
-        "Install it with: pip install pillow-heif. Or export the picture as JPEG.",
-    ),
     (rb"%!PS|\xc5\xd0\xd3\xc6", "an EPS or PostScript file", _EXPORT),
     (rb"%PDF", "a PDF file", _EXPORT),
     (rb"8BPS", "a Photoshop (PSD) file", _EXPORT),
@@ -39,6 +34,7 @@ _PICTURES: tuple[tuple[bytes, str], ...] = (
     (rb"II\*\x00|MM\x00\*", "TIFF"),
     (rb"RIFF....WEBP", "WebP"),
     (rb"....ftyp.{0,52}?avif", "AVIF"),
+    (rb"....ftyp.{0,52}?(?:hei[cmsx]|hev[cx]|mif1)", "HEIC"),
 )
 
 
@@ -58,12 +54,18 @@ def unread_reason(start: bytes) -> ImageProblem:
             return ImageProblem(f"It is {kind}.", hint)
     for pattern, kind in _PICTURES:
         if begins(pattern):
+            if kind == "TIFF":  # which has more kinds than anybody reads
+                reason = (
+                    "It is a TIFF of a kind that is not read (such as values with a decimal point, "
+                    "or many channels), or damaged."
+                )
+                return ImageProblem(reason, _EXPORT)
             reason = f"It begins like a picture ({kind}), but is damaged or cut off."
             return ImageProblem(reason, _AGAIN)
     if not re.search(rb"[\x00-\x08\x0b\x0e-\x1f]", start):
         return ImageProblem("It is a text file, not a picture.", "Move it out, or rename it.")
     return ImageProblem(
-        "It is not a picture in a format that is read here (JPEG, PNG, WebP, AVIF, BMP, GIF, "
-        "TIFF).",
+        "It is not a picture in a format that is read here (JPEG, PNG, WebP, AVIF, HEIC, BMP, "
+        "GIF, TIFF).",
         _EXPORT,
     )

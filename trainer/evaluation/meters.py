@@ -27,6 +27,7 @@ from trainer.events import Meters
 from trainer.lora.attach import disabled
 from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
+from trainer.text import name_subject
 
 Item = TypeVar("Item")
 
@@ -51,7 +52,7 @@ class MeasuredConcept:
     @property
     def name(self) -> str:
         """Trigger and class word."""
-        return f"{self.trigger} {self.class_word}".strip()
+        return name_subject(self.trigger, self.class_word)
 
     @property
     def checked(self) -> list[Captioned]:

@@ -21,6 +21,7 @@ from trainer.evaluation.things import KINDS, THINGS, kind_of, things_apart_from
 from trainer.lora.attach import disabled
 from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
+from trainer.text import name_subject
 
 PLAIN = ("a close-up of {}", "an image that shows {}", "here you see {}")
 WORDINGS = 3
@@ -69,7 +70,7 @@ def prompt_sets(
     """
     wordings = caption_wordings(captions, trigger, class_word)
     plain = PLAIN[: WORDINGS - len(wordings)]
-    subject = f"{trigger} {class_word}".strip()
+    subject = name_subject(trigger, class_word)
     without = [wording.format(with_article(class_word)) for wording in wordings]
     with_trigger = [f"{trigger}, {prompt}" for prompt in without]
     with_trigger += [wording.format(with_article(subject)) for wording in plain]

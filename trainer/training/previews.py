@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
-from trainer.config.concepts import concepts_of
+from trainer.config.concepts import concepts_of, subject_of
 from trainer.config.schema import ConceptConfig
 from trainer.data.captions import without_word
 from trainer.generation.sampling import BATCH, Drawing, draw, save_picture
@@ -37,7 +37,8 @@ def preview_prompts(session: Session) -> list[str]:
 
 
 def _filled(prompt: str, concept: ConceptConfig) -> str:
-    text = prompt.replace("{trigger}", concept.trigger).replace("{class}", concept.class_word)
+    text = prompt.replace("{trigger} {class}", subject_of(concept))
+    text = text.replace("{trigger}", concept.trigger).replace("{class}", concept.class_word)
     return " ".join(text.split())
 
 

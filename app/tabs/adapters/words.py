@@ -11,6 +11,7 @@ from trainer.config.file import ConfigError, read_config
 from trainer.data.captions import contains_word
 from trainer.errors import UserError
 from trainer.runs.board import preview_records
+from trainer.text import name_subject
 
 _MOST_WORDS = 20
 
@@ -85,5 +86,5 @@ def _words_of_run(name: str) -> Words:
     records = preview_records(run, steps[-1]) if steps else []
     prompt = str(records[0]["prompt"]) if records else ""
     if not contains_word(prompt, captions.trigger):
-        prompt = f"{captions.trigger} {captions.class_word}".strip()
+        prompt = name_subject(captions.trigger, captions.class_word)
     return Words((captions.trigger,), prompt)

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from trainer.data.names import display_name
+from trainer.data.names import display_name, is_of_system
 from trainer.data.scan import FoundFile
 from trainer.errors import UserError
 
@@ -87,7 +87,7 @@ def unpack(archive: Path, shown: str, folder: Path, limits: Limits) -> list[Foun
             suffix = suffix if _PLAIN_SUFFIX.fullmatch(suffix) else ""
             path = folder / f"{number:06d}{suffix}"
             room -= _write(zipped, entry, path, shown, room)
-            if any(part.startswith((".", "__MACOSX")) for part in entry.filename.split("/")):
+            if any(map(is_of_system, entry.filename.split("/"))):
                 path.unlink()
             else:
                 written.append(FoundFile(path, entry.filename))

@@ -57,7 +57,7 @@ class PictureView:
     @property
     def cut_off(self) -> float:
         """The share of its area that training does not see, from 0 to 1."""
-        return _cut_off(self.crop) if self.crop else 0.0
+        return self.crop.cut_off if self.crop else 0.0
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def look_at(folder: SetFolder, base: str) -> SetView:
     def view(file: FoundFile, entry: ImageEntry | None = None) -> PictureView:
         shown = entry.name if entry else file.shown
         crop, findings = crops.get(shown), about[shown]
-        if crop and (cut := _cut_off(crop)) >= _NOTABLE_CUT:
+        if crop and (cut := crop.cut_off) >= _NOTABLE_CUT:
             share = f"{100 * cut:.0f} % of it is cut off, shown pale."
             message = f"{share} Is what matters still in the middle?"
             findings += (Finding(shown, "note", message),)
@@ -175,7 +175,3 @@ def base_facts(base: str) -> BaseFacts:
         return read_facts(base)
     except UserError:
         return facts_of(short_name_of(base) or "sd15")
-
-
-def _cut_off(crop: CropPlan) -> float:
-    return 1 - crop.width * crop.height / (crop.resize_width * crop.resize_height)

@@ -27,7 +27,7 @@ from app.tabs.images.imagesets import (
 )
 from app.tabs.images.storage import Incoming, write_pictures
 from trainer.data.caption_files import find_captions
-from trainer.data.names import display_name, list_names
+from trainer.data.names import display_name, is_of_system, list_names
 from trainer.data.scan import FolderContents, FoundFile, folder_repeats
 from trainer.errors import UserError
 from trainer.runs.atomic import temporary_name
@@ -106,6 +106,8 @@ def _stage(uploads: Sequence[Upload], staging: Path, limits: Limits) -> list[Fou
     for number, upload in enumerate(uploads):
         name = upload.name.replace("/", "∕")
         suffix = upload.path.suffix
+        if is_of_system(name):
+            continue
         if not zipfile.is_zipfile(upload.path) and not name.casefold().endswith(".zip"):
             name = name if PurePosixPath(name).suffix == suffix else name + suffix
             files.append(FoundFile(upload.path, name))

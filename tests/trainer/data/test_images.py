@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -305,7 +304,6 @@ def test_damaged_pixels_are_refused(place: float) -> None:
 def test_other_files_are_named_for_what_they_are(
     name: str, data: bytes, word: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(images, "FORMATS", tuple(kind for kind in FORMATS if kind != "HEIF"))
     monkeypatch.setattr(subprocess, "Popen", _no_process)
     path = tmp_path / name
     path.write_bytes(data)
@@ -324,16 +322,6 @@ def _no_process(*_: object, **__: object) -> None:
 def test_postscript_is_never_tried() -> None:
     assert "EPS" not in FORMATS
     assert set(FORMATS) <= {"JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "AVIF", "TIFF", "HEIF"}
-
-
-def test_heic_is_read_where_its_package_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    registered: list[bool] = []
-    fake = types.ModuleType("pillow_heif")
-    fake.__spec__ = types.SimpleNamespace()  # pyright: ignore[reportAttributeAccessIssue]
-    vars(fake)["register_heif_opener"] = lambda: registered.append(True)
-    monkeypatch.setitem(sys.modules, "pillow_heif", fake)
-    assert images._heif_formats() == ("HEIF",)
-    assert registered == [True]
 
 
 @pytest.mark.parametrize(("name", "data"), list(claimed_bombs()))

@@ -375,7 +375,8 @@ def test_other_files_are_named(tmp_path: Path) -> None:
     files = {"a.png": picture(1), "b.psd": b"8BPS", "movie.mp4": b"", "a.png.bak": b""}
     files |= {"README.md": b"About it.", "LICENSE": b"Free."}  # these are not meant for us
     image_set = scan_image_set(put(tmp_path, files))
-    assert about(image_set, "a.png.bak, b.psd, movie.mp4", "Not looked at")
+    assert [one.name for one in about(image_set, "", "Not looked at")] == ["a.png.bak"]
+    assert about(image_set, "b.psd", "layered") and about(image_set, "movie.mp4", "videos")
 
 
 @pytest.mark.parametrize(

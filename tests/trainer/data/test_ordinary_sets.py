@@ -1,0 +1,206 @@
+"""Ordinary messy folders: what is trained on, and what is said. A row for each right behaviour."""
+
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from tests.corpus.pictures import encode, pattern
+from tests.trainer.data.folders_for_tests import about, picture, put
+from trainer.config.schema import CaptionsConfig, ImagesConfig
+from trainer.data.captions import compose_caption
+from trainer.data.images import load_rgb
+from trainer.data.report import SetReport, describe_set
+from trainer.data.sets import scan_image_set
+
+Files = dict[str, bytes | str]
+
+
+def described(folder: Path, files: Files, images: Any = None, **captions: Any) -> SetReport:
+    return describe_set(
+        scan_image_set(put(folder, files)),
+        ImagesConfig.model_validate(images or {}),
+        CaptionsConfig.model_validate(captions),
+        resolution=64,
+        step=32,
+    )
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        *("._a.png", "@eaDir/a.png", "x/@eaDir/a.png/SYNOPHOTO_THUMB_M.jpg", ".thumbnails/a.png"),
+        *("__MACOSX/a.png", "#recycle/a.png", "$RECYCLE.BIN/a.png", "lost+found/a.png"),
+        *("Thumbs.db", "desktop.ini"),
+    ],
+)
+def test_what_systems_keep_is_neither_trained_nor_named(junk: str, tmp_path: Path) -> None:
+    report = described(tmp_path, {"a.png": picture(1), "b.png": picture(2), junk: picture(3)})
+    assert report.pictures == 2
+    assert not [one for one in report.findings if "Not looked at" in one.message]
+
+
+@pytest.mark.parametrize(
+    ("files", "kind", "severity"),
+    [
+        (["b.jxl", "c.jxl"], r"2 files of a kind that is not read .JPEG XL", "warning"),
+        (["b.CR2"], r"1 file .*raw files of cameras", "warning"),
+        (["b.nef", "c.dng"], r"2 files .*raw files of cameras", "warning"),
+        (["b.svg"], "vector drawings", "warning"),
+        (["b.psd"], "layered files", "warning"),
+        (["clip.mp4"], "videos", "warning"),
+        (["more.zip"], "unpack", "warning"),
+        (["a.cr2"], "Not looked at", "note"),  # the camera's own JPEG of it is there
+        (["b.xyz"], "Not looked at", "note"),
+    ],
+)
+def test_kinds_that_are_not_read_are_named_and_counted(
+    files: list[str], kind: str, severity: str, tmp_path: Path
+) -> None:
+    image_set = scan_image_set(put(tmp_path, {"a.png": picture(1), **dict.fromkeys(files, b"x")}))
+    (finding,) = about(image_set, files[0], kind)
+    assert (finding.severity, len(finding.pictures)) == (severity, len(files))
+
+
+@pytest.mark.parametrize(
+    ("caption", "trained"),
+    [
+        (r"mario \(nintendo\), red", "ohwx, mario (nintendo), red"),
+        ("(red hat:1.2), (blue)", "ohwx, red hat, (blue)"),
+        ("((smile)), (((x:.5)))", "ohwx, smile, x"),
+        ("[trigger] on a sofa", "ohwx on a sofa"),
+        ("{Trigger}, sofa", "ohwx, sofa"),
+        ("a dog <lora:mine:0.8>", "ohwx, a dog"),
+        ("ratio (16:9) at (9:30), (a:b) (1990)", "ohwx, ratio (16:9) at (9:30), (a:b) (1990)"),
+    ],
+)
+def test_captions_written_as_prompts_of_other_tools(
+    caption: str, trained: str, tmp_path: Path
+) -> None:
+    words = CaptionsConfig(trigger="ohwx", dropout=0.0)
+    assert compose_caption(caption, words, seed=0, step=0, image_id="") == trained
+    report = described(tmp_path, {"a.png": picture(1), "a.txt": caption}, trigger="ohwx")
+    said = [one for one in report.findings if "prompt of another tool" in one.message]
+    assert bool(said) == (trained != f"ohwx, {caption}")
+    assert report.lacking_trigger == ([] if "rigger" in caption else ["a.png"])
+
+
+@pytest.mark.parametrize(
+    ("trigger", "class_word", "caption", "trained"),
+    [
+        ("ohwx man", "man", None, "ohwx man"),
+        ("ohwx man", "man", "on grass", "ohwx man, on grass"),
+        ("ohwx Man", "man", None, "ohwx Man"),
+        ("batman", "man", None, "batman man"),
+        ("ohwx", "man", None, "ohwx man"),
+    ],
+)
+def test_a_class_word_in_the_trigger_comes_once(
+    trigger: str, class_word: str, caption: str | None, trained: str
+) -> None:
+    words = CaptionsConfig(trigger=trigger, class_word=class_word, dropout=0.0)
+    assert compose_caption(caption, words, seed=0, step=0, image_id="") == trained
+
+
+def drawn(colour: tuple[int, ...], ground: tuple[int, ...] = (0, 0, 0, 0)) -> bytes:
+    image = Image.new("RGBA", (64, 64), ground)
+    ImageDraw.Draw(image).ellipse((10, 10, 50, 50), fill=colour)
+    return encode(image, "PNG")
+
+
+@pytest.mark.parametrize(
+    ("colour", "wanted", "below"),
+    [
+        ((255, 255, 255, 255), "#ffffff", "#000000"),
+        ((250, 250, 245, 255), "#ffffff", "#000000"),
+        ((255, 255, 255, 90), "#ffffff", "#000000"),
+        ((0, 0, 0, 255), "#000000", "#ffffff"),
+        ((128, 128, 128, 255), "#808080", "#000000"),
+        ((200, 30, 30, 255), "#ffffff", "#ffffff"),
+        ((255, 255, 255, 255), "#0000ff", "#0000ff"),
+    ],
+)
+def test_a_picture_that_its_background_would_hide(
+    colour: tuple[int, ...], wanted: str, below: str, tmp_path: Path
+) -> None:
+    report = described(tmp_path, {"a.png": drawn(colour)}, {"background": wanted})
+    (fitted,) = report.fitted
+    assert fitted.entry.background(wanted) == below
+    pixels = np.asarray(load_rgb(tmp_path / "a.png", below)).astype(int)
+    assert np.ptp(pixels) > 16
+    said = [one for one in report.findings if "Nothing can be seen on this" in one.message]
+    assert bool(said) == (below != wanted)
+
+
+def test_a_picture_without_anything_in_it_is_left_out(tmp_path: Path) -> None:
+    files: Files = {"a.png": drawn((9, 9, 9, 0)), "b.png": picture(1)}
+    image_set = scan_image_set(put(tmp_path, files))
+    assert image_set.left_out == ("a.png",)
+    assert about(image_set, "a.png", "transparent all over")
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [((200, 50), "50 % of it is cut off"), ((192, 64), "67 % of it"), ((80, 64), "")],
+)
+def test_what_a_crop_loses_is_said_as_a_number(
+    size: tuple[int, int], words: str, tmp_path: Path
+) -> None:
+    report = described(tmp_path, {"a.png": picture(1, width=size[0], height=size[1])})
+    said = [one for one in report.findings if "cut off" in one.message]
+    assert [words in one.message for one in said] == ([True] if words else [])
+    assert all(one.severity == "warning" for one in said)
+
+
+def test_small_drawings_on_white_are_no_duplicates(tmp_path: Path) -> None:
+    files: Files = {}
+    for number in range(12):
+        image = Image.new("RGB", (96, 96), "white")
+        image.paste(pattern(24, 24, seed=number), (30 + number, 30))
+        files[f"{number}.png"] = encode(image, "PNG")
+    shifted = Image.new("RGB", (96, 96), "white")
+    shifted.paste(pattern(24, 24, seed=0), (50, 44))
+    files["shifted.png"] = encode(shifted, "PNG")
+    image_set = scan_image_set(put(tmp_path, files))
+    assert [one.name for one in about(image_set, "", "nearly the same")] == ["shifted.png"]
+
+
+def test_heic_is_read(tmp_path: Path) -> None:
+    image = pattern(96, 64, seed=3)
+    report = described(tmp_path, {"a.heic": encode(image, "HEIF", quality=95)})
+    assert report.formats == {"HEIF": 1}
+    unlike = np.abs(np.asarray(load_rgb(tmp_path / "a.heic"), int) - np.asarray(image, int))
+    assert unlike.mean() < 8
+
+
+def planar(bits: int) -> bytes:
+    """An uncompressed TIFF of 8 × 4 pixels, plane by plane."""
+    size = 32 * bits // 8
+    tags = [
+        *((256, 3, 1, 8), (257, 3, 1, 4), (258, 3, 3, 200), (259, 3, 1, 1), (262, 3, 1, 2)),
+        *((273, 4, 3, 210), (277, 3, 1, 3), (278, 3, 1, 4), (279, 4, 3, 222), (284, 3, 1, 2)),
+    ]
+    out = io.BytesIO(b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(tags)))
+    out.seek(0, 2)
+    for tag in tags:
+        out.write(struct.pack("<HHII", *tag))
+    out.write(bytes(200 - out.tell()) + struct.pack("<3H", bits, bits, bits))
+    out.write(bytes(210 - out.tell()) + struct.pack("<3I", *(300 + n * size for n in range(3))))
+    out.write(struct.pack("<3I", size, size, size) + bytes(300 - 234))
+    for value in (10, 200, 90):
+        out.write(bytes([value]) * size)
+    return out.getvalue()
+
+
+def test_a_planar_tiff_is_read_or_refused_and_never_misread(tmp_path: Path) -> None:
+    image_set = scan_image_set(put(tmp_path, {"8.tif": planar(8), "16.tif": planar(16)}))
+    assert [entry.name for entry in image_set.entries] == ["8.tif"]
+    assert load_rgb(tmp_path / "8.tif").getpixel((3, 2)) == (10, 200, 90)
+    (said,) = about(image_set, "16.tif", "planes of 16 bits")
+    assert "damaged" not in said.message
