@@ -72,9 +72,8 @@ def without_border(image: Image.Image) -> Image.Image:
     """A picture of mode RGB without the plain border that all its corners show."""
     corners = [image.getpixel((x, y)) for x in (0, image.width - 1) for y in (0, image.height - 1)]
     plain = Image.new("RGB", image.size, cast("tuple[int, int, int]", corners[0]))
-    unlike = (
-        ImageChops.difference(image, plain).convert("L").point(lambda value: 255 * (value > 16))
-    )
+    difference = np.asarray(ImageChops.difference(image, plain).convert("L"))
+    unlike = Image.fromarray(np.where(difference > 16, 255, 0).astype(np.uint8))
     alike = len({unlike.getpixel((x, y)) for x in (0, -1) for y in (0, -1)}) == 1
     box = unlike.getbbox() if alike else None
     return image.crop(box) if box else image
@@ -94,8 +93,8 @@ def visible_range(image: Image.Image) -> tuple[int, ...] | None:
     # What was composited on white, without the white.
     share = seen[..., None].astype(np.float32) / 255
     visible = ((colours - 255 * (1 - share)) / np.maximum(share, 1 / 255))[seen >= _FAINT]
-    ends = np.percentile(visible.clip(0, 255), (2, 98), axis=0).round().astype(int)
-    return tuple(int(value) for value in ends.ravel())
+    ends: np.ndarray = np.quantile(visible.clip(0, 255), np.array([0.02, 0.98]), axis=0)
+    return tuple(round(value) for value in ends.ravel().tolist())
 
 
 def _from_16_bit(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:

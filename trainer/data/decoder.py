@@ -266,8 +266,7 @@ def _answer(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes
     facts = images.inspect_image(source)
     header = asdict(facts.header)
     told = {"header": header, "digest": facts.digest, "transparent": facts.transparent}
-    told["ink"] = facts.ink
-    return told, facts.thumbnail.tobytes()
+    return {**told, "ink": facts.ink}, facts.thumbnail.tobytes()
 
 
 if __name__ == "__main__":
