@@ -133,9 +133,8 @@ def _matrices_of(
 ) -> LoraLayer:
     """A layer with alpha 1 and without lengths."""
     if names.form != "LoRA":
-        kinds = {"alpha"} if names.form == "OFT" else set[str]()
-        mine = {k: t for k, t in own.items() if k not in ("alpha", "scalar", "magnitude")}
-        mine |= {k: own[k] for k in kinds & own.keys()}
+        apart = ("scalar", "magnitude") if names.form == "OFT" else ("alpha", "scalar", "magnitude")
+        mine = {kind: tensor for kind, tensor in own.items() if kind not in apart}
         try:
             form = read_form(cast(FormName, names.form), mine, largest_shape(key))
         except ValueError as problem:

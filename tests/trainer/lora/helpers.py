@@ -36,7 +36,7 @@ NAMES: tuple[FamilyName, ...] = ("sd1", "sd2", "sdxl")
 
 
 def adapter_config(**values: Any) -> AdapterConfig:
-    return AdapterConfig.model_validate(values)
+    return AdapterConfig.model_validate({"targets": "attention"} | values)
 
 
 def modules_of(base: BaseModel) -> list[nn.Module]:

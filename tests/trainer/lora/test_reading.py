@@ -120,7 +120,7 @@ UNREADABLE: dict[str, tuple[dict[str, Tensor], str]] = {
     "Flux": (ones("lora_unet_double_blocks_0_img.lora_down.weight"), "Flux"),
     "base model": (ones("model.diffusion_model.out.2.weight"), "whole base model"),
     "embedding": (ones("emb_params"), "textual-inversion"),
-    "strange names": (ones("\u202e\x1b[31m" + "x" * 10_000), r"\\u202e\\u001b\[31mxxx"),
+    "strange names": (ones("\u202e\x1b[31m" + "x" * 400), r"\\u202e\\u001b\[31mxxx"),
 }
 
 

@@ -64,7 +64,7 @@ def test_live_adapter_survives_the_file(
     alpha: float | None,
 ) -> None:
     base, path = base_of(family), tmp_path / "a.safetensors"
-    attach(base, adapter_config(rank=rank, alpha=alpha, targets="attention"), seed=0)
+    attach(base, adapter_config(rank=rank, alpha=alpha), seed=0)
     nudge(base)
     live, adapted = collect(base), outputs(base)
     assert list(live.layers) == sorted(find_targets(base))
