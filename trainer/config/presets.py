@@ -109,6 +109,7 @@ _ALL = (
         {
             "base.name": "stabilityai/stable-diffusion-xl-base-1.0",
             "adapter.only": ("unet.up_blocks.0.attentions.1.*",),
+            "adapter.targets": "attention",
             "adapter.text_encoder": False,
             "adapter.rank": 64,
         },
@@ -119,6 +120,7 @@ _ALL = (
         {
             "base.name": "stabilityai/stable-diffusion-xl-base-1.0",
             "adapter.only": ("unet.up_blocks.0.attentions.0.*",),
+            "adapter.targets": "attention",
             "adapter.text_encoder": False,
             "adapter.rank": 64,
         },
