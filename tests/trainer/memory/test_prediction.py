@@ -57,6 +57,7 @@ def test_long_captions_of_the_set_need_more(tiny_base: TinyBase, tmp_path: Path)
             images__resolution=64,
             images__path=str(images),
             captions__max_tokens=most,
+            adapter__targets="attention",
         )
         for most in (75, 225)
     )
