@@ -146,6 +146,10 @@ class Validated(RunEvent):
     held_out: int = 0
 
 
+WEAK_LIKENESS = 0.03
+"""Below it the pictures are hardly better predicted than by the base model."""
+
+
 @dataclass(frozen=True)
 class Meters:
     """What was measured of one concept, or the mean over several.
@@ -204,13 +208,21 @@ class Meters:
             return None
         return self.likeness_trained - self.likeness
 
+    @property
+    def likeness_taken(self) -> float | None:
+        """How much of the likeness the captions bring without the trigger word; None where there is
+        too little likeness to share."""
+        if self.likeness_without is None or self.likeness is None or self.likeness < WEAK_LIKENESS:
+            return None
+        return max(self.likeness_without, 0.0) / self.likeness
+
     def _share(self, value: float | None) -> float | None:
         if value == 0 or value is None:
             return value
         return value / self.effect if self.effect > 0 else None
 
 
-DERIVED_METERS = ("leak", "class_leak", "neighbour_leak", "collateral", "gap")
+DERIVED_METERS = (*("leak", "class_leak", "neighbour_leak", "collateral", "gap", "likeness_taken"),)
 """Properties of `Meters` that a line has beside its fields, for scripts."""
 
 

@@ -14,6 +14,7 @@ from trainer.data.gather import read_sets, split_pictures
 from trainer.data.latents import LatentSource, MaskSource
 from trainer.evaluation.board import draw_board
 from trainer.evaluation.meters import MeasuredConcept, MeterBench, mean_meters
+from trainer.evaluation.overall import Verdict, judge, refusal, verdict_code, worst
 from trainer.evaluation.pictorial import PictureScores, score_pictures
 from trainer.evaluation.target import AdapterAt, Target, one_concept, run_files
 from trainer.evaluation.verdicts import (
@@ -57,6 +58,8 @@ class Assessment:
         bleed: likeness of the row's pictures under the column's trigger; empty for one concept.
         prompts: the drift of every prompt with the result.
         findings: what the meters say of the result.
+        verdict: what it is worth; of several concepts, that of the worst.
+        pictures: of the first concept.
         notes: what could not be measured, and why.
     """
 
@@ -69,6 +72,7 @@ class Assessment:
     prompts: dict[str, float]
     findings: list[AdapterFinding]
     recommended: Recommendation
+    verdict: Verdict
     pictures: PictureScores | None = None
     board: Path | None = None
     notes: list[str] = field(default_factory=list[str])
@@ -83,6 +87,7 @@ class Assessment:
             "validation_loss": meters.validation_loss,
             "trigger": self.trigger,
             "class_word": self.class_word,
+            "verdict": asdict(self.verdict),
             "checkpoints": [candidate_json(one) for one in self.checkpoints],
             "recommended": {
                 "checkpoint": chosen.file if chosen else None,
@@ -98,18 +103,28 @@ class Assessment:
     def lines(self) -> list[str]:
         """For people."""
         words = self.trigger + (f", class word {self.class_word}" if self.class_word else "")
-        result = [f"Trigger word {words}", "", *(finding.says for finding in self.findings)]
+        result = [f"Trigger word {words}", "", self.verdict_line, ""]
+        result += [finding.says for finding in self.findings]
         if self.pictures:
             parts = [
                 f"{name} {self.pictures.trigger[name]:.2f} with the trigger, "
                 f"{self.pictures.class_word[name]:.2f} without"
                 for name in self.pictures.trigger
             ]
-            result.append(f"Pictures like the set: {'; '.join(parts)}.")
+            result.append(
+                f"Drawings with the trigger turn towards the set by {self.pictures.learned:.2f} of "
+                f"1; without it they went {self.pictures.taken:.0%} of the way. Pictures like the "
+                f"set: {'; '.join(parts)}."
+            )
         result += [*self.notes, "", *table([*self.checkpoints, *self.strengths[:-1]]), ""]
         chosen, why = self.recommended.candidate, self.recommended.why
         used = f"Use {chosen.file} at strength {chosen.strength:g}: " if chosen else ""
         return [*result, used + why, *([f"Board: {shown(self.board)}"] if self.board else ())]
+
+    @property
+    def verdict_line(self) -> str:
+        """The verdict and the next step."""
+        return f"{self.verdict.says} {self.verdict.next_step.says}"
 
     def details(self) -> dict[str, object]:
         """What the object has no room for."""
@@ -123,7 +138,7 @@ class Assessment:
 
     def sentences(self) -> list[str]:
         """What the end of a training says: does it work, does it leak, what else changed."""
-        said = [finding.says for finding in self.findings]
+        said = [self.verdict_line, *(finding.says for finding in self.findings)]
         chosen, result = self.recommended.candidate, self.checkpoints[-1]
         if chosen and (chosen.file, chosen.strength) != (result.file, result.strength):
             use = f"{chosen.file} at strength {chosen.strength:g}"
@@ -152,7 +167,8 @@ def assess(
         target: with its configuration resolved for this base.
         board: where the bleed board goes; None: nowhere.
         board_pictures: in each of its cells; 0: no board.
-        pictures: prompts of which pictures are drawn and compared with the set; 0: none.
+        pictures: prompts of which pictures are drawn for each concept and compared with the set;
+            0: none.
         scorers: folder of CLIP or DINO models; None: none.
         known: meters of earlier steps that need not be measured again.
 
@@ -183,9 +199,23 @@ def assess(
     try:
         each = bench.measure()
         prompts = dict(bench.last_drifts)
-        drawn = None
-        if pictures and not dead:
-            drawn = score_pictures(base, concepts[0], device, pictures, scorers, progress)
+        drawn = [
+            score_pictures(base, one, device, pictures, scorers, progress)
+            if pictures and not dead
+            else None
+            for one in concepts
+        ]
+        found = [
+            findings(meters, dead=dead, earlier=[one.meters for one in checkpoints[:-1]])
+            if len(each) == 1
+            else findings(meters, dead=dead)
+            for meters in each
+        ]
+        code = worst([
+            verdict_code(meters, shown, {finding.code for finding in some})
+            for meters, shown, some in zip(each, drawn, found, strict=True)
+        ])  # fmt: skip
+        recommended = recommend(checkpoints, strengths, dead=dead, refused=refusal(code))
         board = board if board_pictures else None
         if board is not None:
             draw_board(
@@ -201,9 +231,10 @@ def assess(
             each={one.name: meters for one, meters in zip(concepts, each, strict=True)},
             bleed=bench.bleed() if len(concepts) > 1 else [],
             prompts=prompts,
-            findings=_findings(each, concepts, checkpoints, dead),
-            recommended=recommend(checkpoints, strengths, dead=dead),
-            pictures=drawn,
+            findings=_named(found, concepts) if not dead else found[0],
+            recommended=recommended,
+            verdict=judge(code, config, recommended.candidate, checkpoints[-1]),
+            pictures=drawn[0],
             board=board,
             notes=notes,
         )
@@ -229,7 +260,6 @@ def assess_run(session: Session) -> Assessment:
         session.text.cache,
         board=run.bleed_board,
         board_pictures=config.evaluation.board,
-        pictures=0,
         known=history(read_events(run), session.step),
     )
     write_assessment(found, run)
@@ -335,17 +365,14 @@ def _at_strength(base: BaseModel, file: AdapterAt, strength: float, bench: Meter
         detach(base, NAME)
 
 
-def _findings(
-    each: Sequence[Meters],
-    concepts: Sequence[MeasuredConcept],
-    checkpoints: Sequence[Candidate],
-    dead: bool,
+def _named(
+    found: Sequence[Sequence[AdapterFinding]], concepts: Sequence[MeasuredConcept]
 ) -> list[AdapterFinding]:
-    """Of one concept as it is; of several, each with its name in front."""
-    if len(each) == 1 or dead:
-        return findings(each[0], dead=dead, earlier=[one.meters for one in checkpoints[:-1]])
+    """Of one concept as they are; of several, each with its name in front."""
+    if len(found) == 1:
+        return list(found[0])
     return [
         AdapterFinding(finding.code, f"{concept.name}: {finding.says}", finding.good)
-        for concept, meters in zip(concepts, each, strict=True)
-        for finding in findings(meters)
+        for concept, some in zip(concepts, found, strict=True)
+        for finding in some
     ]

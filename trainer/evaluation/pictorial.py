@@ -1,11 +1,15 @@
 """Likeness by eye: pictures drawn with the trigger and without it, compared with the image set.
 
-The feature space "simple" needs no model. A picture becomes three vectors: the square roots of its
-shares of 4 x 4 x 4 colours (R, G, B in four equal ranges each); its pixels averaged to 8 x 8, less
-their mean; and for each of 4 x 4 fields the shares of 8 gradient directions, weighed by the
-gradients' lengths. The likeness of two pictures is the mean of the three cosines, at most 1:
-colour, layout and outline count a third each. Style, faces and meaning are beyond it; CLIP and DINO
-models that lie on this machine (``scorers``) add them. Nothing is downloaded.
+The feature space "unet" is the base model's own (`trainer.evaluation.unet_features`): it sees parts
+and outlines, and needs no further weights. Each drawing counts with its best likeness to a picture
+of the set. How much that says depends on the set: the base model's own drawings may be like it
+already. So `UNetFeatures.learned` and `UNetFeatures.taken` look at what has changed since, and
+whether it leads to the set.
+
+The feature space "simple" needs no model: the mean of three cosines, of the square roots of the
+shares of 4 x 4 x 4 colours, of the pixels averaged to 8 x 8, and of 8 gradient directions in 4 x 4
+fields. It hardly sees shape. CLIP and DINO models on this machine (``scorers``) add theirs. Nothing
+is downloaded.
 """
 
 from __future__ import annotations
@@ -28,8 +32,10 @@ from trainer.data.fitting import fit
 from trainer.data.images import load_rgb
 from trainer.errors import UserError
 from trainer.evaluation.meters import MeasuredConcept, spread
+from trainer.evaluation.unet_features import UNetFeatures
 from trainer.events import Progress
 from trainer.generation.sampling import Drawing, draw
+from trainer.lora.attach import disabled
 from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
 from trainer.plain_files import check_model_folder
@@ -39,6 +45,7 @@ Vector = NDArray[np.float64]
 Scores = dict[str, float]
 """Likeness by the name of the feature space."""
 
+UNET = "unet"
 SIDE = 64
 FIRST_SEED = 100
 # model_type in config.json -> (what it is called, its class): no configuration chooses code.
@@ -61,12 +68,18 @@ class PictureScores:
         class_word: the same captions without the trigger.
         drawn: how many pictures each.
         spaces: what each name stands for.
+        base: the same captions without the trigger, drawn by the base model.
+        learned: whether what the trigger word has changed leads to the set; 0 to about 1.
+        taken: how far drawings without it have gone towards the set, 1 for all of the way.
     """
 
     trigger: Scores
     class_word: Scores
     drawn: int
     spaces: dict[str, str]
+    base: Scores
+    learned: float
+    taken: float
 
 
 def score_pictures(
@@ -82,7 +95,7 @@ def score_pictures(
     """Draws by captions of a concept's pictures, and compares; None without pictures.
 
     The same captions and seeds with the trigger and without it, with the adapter that is on the
-    model.
+    model, and without it by the base model alone.
 
     Args:
         count: how many captions.
@@ -91,25 +104,37 @@ def score_pictures(
     pairs = spread((*concept.validation, *concept.trained), count)
     if not pairs:
         return None
-    spaces = {"simple": "colours, layout and outlines (trainer/evaluation/pictorial.py)"}
-    models = find_scorers(scorers) if scorers else {}
-    spaces |= {name: f"cosine of {model.kind} features" for name, model in models.items()}
+    seen = UNetFeatures(base, device)
+    models = {UNET: seen, **(find_scorers(scorers) if scorers else {})}
+    spaces = {"simple": "colours, layout and outlines", UNET: "shape, as the base model sees it"}
+    spaces |= {
+        name: f"cosine of {model.kind} features" for name, model in models.items() if name != UNET
+    }
     pictures = [fit(load_rgb(one.entry.read(), "#ffffff"), one.crop, False) for one, _ in pairs]
 
-    def drawn_scores(captions: Sequence[str]) -> Scores:
-        drawn = [
-            np.asarray(draw(base, [Drawing(text, "", FIRST_SEED + number, one.crop.width,
-                                           one.crop.height, inference_steps, guidance)], device)[0])
+    def drawn_by(captions: Sequence[str]) -> list[Pixels]:
+        progress(0, 1, "pictures to compare with the set")
+        drawings = [
+            Drawing(text, "", FIRST_SEED + number, one.crop.width, one.crop.height,
+                    inference_steps, guidance)
             for number, (text, (one, _)) in enumerate(zip(captions, pairs, strict=True))
         ]  # fmt: skip
-        scores = {"simple": likeness_in_pairs(drawn, pictures)}
-        return scores | {name: model.likeness(drawn, pictures) for name, model in models.items()}
+        alike = len({(one.width, one.height) for one in drawings}) == 1
+        groups = [drawings] if alike else [[one] for one in drawings]
+        return [np.asarray(shown) for group in groups for shown in draw(base, group, device)]
 
-    progress(0, 2, "pictures to compare with the set")
-    with_trigger = drawn_scores([text for _, text in pairs])
-    progress(1, 2, "pictures to compare with the set")
-    without = drawn_scores([without_word(text, concept.trigger) for _, text in pairs])
-    return PictureScores(with_trigger, without, len(pairs), spaces)
+    def scores_of(shown: Sequence[Pixels]) -> Scores:
+        found = {name: model.likeness(shown, pictures) for name, model in models.items()}
+        return {"simple": likeness_in_pairs(shown, pictures), **found}
+
+    plain = [without_word(text, concept.trigger) for _, text in pairs]
+    trigger, class_word = drawn_by([text for _, text in pairs]), drawn_by(plain)
+    with disabled(base):
+        unmoved = drawn_by(plain)
+    scores = [scores_of(shown) for shown in (trigger, class_word, unmoved)]
+    learned, _ = seen.change(trigger, unmoved, pictures)
+    _, taken = seen.change(class_word, unmoved, pictures)
+    return PictureScores(scores[0], scores[1], len(pairs), spaces, scores[2], learned, taken)
 
 
 # ----------------------------------------------------------------------- the simple feature space

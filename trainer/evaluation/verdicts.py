@@ -11,15 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from trainer.events import Meters
+from trainer.events import WEAK_LIKENESS, Meters
 
 FindingCode = Literal[
     "dead", "works", "weak", "harmful", "leaks", "keeps", "neighbours", "moves", "still",
-    "overtrained", "unmeasured",
+    "overtrained", "few_held_out", "unmeasured",
 ]  # fmt: skip
 
-WEAK_LIKENESS = 0.03
-"""Below it the pictures are hardly better predicted than by the base model."""
 CLASS_SHARE = 0.5
 """Of the likeness: as much without the trigger is a leak to the class word.
 
@@ -28,6 +26,8 @@ CLASS_LEAK = 0.75
 """Of the effect: the class word moves nearly as far as the trigger."""
 NEIGHBOUR_LEAK = 1.0
 COLLATERAL = 0.7
+HELD_OUT = 3
+"""With fewer pictures held out a gap is chance."""
 GAP_SHARE = 0.4
 """Of the trained pictures' likeness: more than this missing on held-out ones is overtraining."""
 LOSS_AGAIN = 0.1
@@ -95,18 +95,8 @@ def findings(
     if dead or meters.effect == 0:
         return [AdapterFinding("dead", "The adapter is dead: it changes nothing at all.", False)]
     found = [_works(meters), *_leaks(meters), *_moves(meters), *_overtrained(meters, earlier)]
-    good = ("unmeasured", "works", "keeps", "still")
+    good = ("unmeasured", "works", "keeps", "still", "few_held_out")
     return [AdapterFinding(code, says, code in good) for code, says in found]
-
-
-def class_share(meters: Meters) -> float | None:
-    """How much of the likeness the captions bring without the trigger word; None without pictures,
-    or without likeness to share."""
-    if meters.likeness_without is None or meters.likeness is None:
-        return None
-    if meters.likeness < WEAK_LIKENESS:
-        return None
-    return meters.likeness_without / meters.likeness
 
 
 _Said = tuple[FindingCode, str]
@@ -134,23 +124,25 @@ def _works(meters: Meters) -> _Said:
         )
     return (
         "works",
-        f"The trigger word works: {which} of the set are predicted {better} better than by the "
-        "base model.",
+        f"With the trigger word {which} of the set are predicted {better} better than by the base "
+        "model.",
     )
 
 
 def _leaks(meters: Meters) -> Iterator[_Said]:
-    taken, leak, near = class_share(meters), meters.class_leak, meters.neighbour_leak
+    taken, leak, near = meters.likeness_taken, meters.class_leak, meters.neighbour_leak
     if taken is None and leak is None:
         return
-    bad = (leak or 0) > CLASS_LEAK if taken is None else taken > CLASS_SHARE
-    if taken is None:
-        how = f"the class word moves {leak:.0%} as far as the trigger word"
-    else:
-        brought = max(taken, 0)
-        how = f"without the trigger word the captions bring {brought:.0%} of the likeness"
-    if bad:
-        yield "leaks", f"It leaks: {how}. Raise preservation.weight, or preserve oftener."
+    how = " and ".join(
+        (
+            [f"without it the captions bring {taken:.0%} of the likeness"]
+            if taken is not None
+            else []
+        )
+        + ([f"the class word moves {leak:.0%} as far"] if leak is not None else [])
+    )
+    if (taken or 0) > CLASS_SHARE or (leak or 0) > CLASS_LEAK:
+        yield "leaks", f"It does not keep to the trigger word: {how}."
     elif near is not None and near > NEIGHBOUR_LEAK:
         yield (
             "neighbours",
@@ -172,8 +164,9 @@ def _moves(meters: Meters) -> Iterator[_Said]:
 
 
 def _overtrained(meters: Meters, earlier: Sequence[Meters]) -> Iterator[_Said]:
-    best = max((one.likeness for one in earlier if one.likeness is not None), default=0.0)
-    lost = (best - meters.likeness) / best if best > 0 and meters.likeness is not None else 0.0
+    now, before = compared_likeness(meters), [compared_likeness(one) for one in earlier]
+    best = max((value for value in before if value is not None), default=0.0)
+    lost = (best - now) / best if best > 0 and now is not None else 0.0
     trained = meters.likeness_trained or 0.0
     missing = meters.gap / trained if meters.gap is not None and trained > 0 else 0.0
     if lost > LOSS_AGAIN:
@@ -181,6 +174,12 @@ def _overtrained(meters: Meters, earlier: Sequence[Meters]) -> Iterator[_Said]:
             "overtrained",
             f"It is overtrained: it has lost {min(lost, 1):.0%} of the likeness that it had "
             "at an earlier step.",
+        )
+    elif missing > GAP_SHARE and meters.held_out < HELD_OUT:
+        yield (
+            "few_held_out",
+            "Whether it has learned the pictures by heart can't be told from "
+            f"{meters.held_out} held-out picture{'s' * (meters.held_out > 1)}.",
         )
     elif missing > GAP_SHARE:
         yield (
@@ -191,21 +190,33 @@ def _overtrained(meters: Meters, earlier: Sequence[Meters]) -> Iterator[_Said]:
         )
 
 
+def compared_likeness(meters: Meters) -> float | None:
+    """The likeness that steps and strengths are compared by.
+
+    Of held-out pictures where there are enough of them. One or two tell more of themselves than of
+    the adapter: then it is that of trained pictures.
+    """
+    if 0 < meters.held_out < HELD_OUT and meters.likeness_trained is not None:
+        return meters.likeness_trained
+    return meters.likeness
+
+
 def best_candidate(candidates: Sequence[Candidate]) -> Candidate:
     """Of those that are as like the pictures as the best, the one that moves the rest least.
 
     A later one (or one at a higher strength) is given up only for clearly smaller side effects.
     Without pictures to compare with, it is the last.
     """
-    likeness = [one.meters.likeness for one in candidates if one.meters.likeness is not None]
+    values = [compared_likeness(one.meters) for one in candidates]
+    likeness = [value for value in values if value is not None]
     if not likeness:
         return candidates[-1]
     best = max(likeness)
     bound = AS_GOOD * best if best > 0 else best
     as_good = [
         one
-        for one in candidates
-        if one.meters.likeness is not None and one.meters.likeness >= bound
+        for one, value in zip(candidates, values, strict=True)
+        if value is not None and value >= bound
     ]
     chosen = as_good[-1]
     for one in reversed(as_good[:-1]):
@@ -215,25 +226,32 @@ def best_candidate(candidates: Sequence[Candidate]) -> Candidate:
 
 
 def recommend(
-    checkpoints: Sequence[Candidate], strengths: Sequence[Candidate], *, dead: bool = False
+    checkpoints: Sequence[Candidate],
+    strengths: Sequence[Candidate],
+    *,
+    dead: bool = False,
+    refused: str = "",
 ) -> Recommendation:
     """Puts the choice in words.
 
     Args:
+        refused: why nothing is to be used, whatever the meters prefer; empty: something may be.
         checkpoints: all that were measured at full strength, in their order.
         strengths: the best of them (see `best_candidate`) at several strengths, rising.
     """
     chosen = best_candidate(strengths)
-    likeness = chosen.meters.likeness
+    likeness = compared_likeness(chosen.meters)
     if dead or chosen.meters.effect == 0:
         return Recommendation(None, "Nothing to recommend: the adapter changes nothing.")
+    if refused:
+        return Recommendation(None, f"Nothing to recommend: {refused}")
     if likeness is None:
         return Recommendation(chosen, "There were no pictures to judge it by.")
     if likeness <= 0:
         return Recommendation(
             None, "Nothing to recommend: the base model alone predicts the pictures better."
         )
-    best = max(one.meters.likeness or 0.0 for one in checkpoints)
+    best = max(compared_likeness(one.meters) or 0.0 for one in checkpoints)
     why, last = f"{likeness / best:.0%} of the best likeness found", checkpoints[-1]
     if (chosen.file, chosen.strength) != (last.file, last.strength) and last.side_effects > 0:
         share = chosen.side_effects / last.side_effects

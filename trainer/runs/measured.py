@@ -42,7 +42,18 @@ class _Advice(BaseModel):
     strengths: list[MeasuredRow] = []
 
 
+class _NextStep(BaseModel):
+    says: str = ""
+
+
+class _Verdict(BaseModel):
+    code: str = ""
+    says: str = ""
+    next_step: _NextStep = _NextStep()
+
+
 class _Evaluation(BaseModel):
+    verdict: _Verdict = _Verdict()
     checkpoints: list[MeasuredRow] = []
     recommended: _Advice = _Advice()
 
@@ -54,6 +65,8 @@ class Measured:
     Attributes:
         chosen: the checkpoint and the strength that are recommended; both None where none is.
         recommended: the same as a sentence, or why there is none.
+        verdict: what the adapter is worth, and the next step; empty in runs of earlier versions.
+        works: whether that is as it should be.
         board: the bleed board as a data URI; empty without one.
     """
 
@@ -61,6 +74,8 @@ class Measured:
     rows: list[MeasuredRow]
     chosen: tuple[str | None, float | None]
     recommended: str
+    verdict: str
+    works: bool
     board: str
 
 
@@ -79,5 +94,7 @@ def read_measured(run: RunFolder) -> Measured:
         rows=[*found.checkpoints, *(row for row in advice.strengths if row.strength != 1)],
         chosen=(advice.checkpoint, advice.strength),
         recommended=use + advice.why,
+        verdict=f"{found.verdict.says} {found.verdict.next_step.says}".strip(),
+        works=found.verdict.code == "works",
         board=data_uri(board) if board else "",
     )

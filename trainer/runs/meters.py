@@ -68,6 +68,12 @@ METERS = (
         "neither",
     ),
     Meter(
+        "likeness_taken",
+        "how much of the likeness the same captions bring without the trigger word",
+        "share of the likeness",
+        "less",
+    ),
+    Meter(
         "leak",
         "how far the class word, or things like it, move without the trigger word, as a share of "
         "the effect",

@@ -29,7 +29,7 @@ from trainer.runs.measured import read_measured
 Trained = Callable[[str], RunFolder]
 KEYS = {
     "effect", "leak", "collateral", "validation_loss", "trigger", "class_word", "checkpoints",
-    "recommended",
+    "recommended", "verdict",
 }  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from trainer.evaluation.meters import mean_meters, spread
@@ -10,7 +12,7 @@ from trainer.events import Meters
 
 GOOD = Meters(
     0.0273, 0.0092, 0.0189, 0.0093,
-    likeness=0.55, likeness_without=0.026, likeness_trained=0.602, held_out=2,
+    likeness=0.55, likeness_without=0.026, likeness_trained=0.602, held_out=3,
 )  # fmt: skip
 LEAKING = Meters(
     0.0637, 0.0583, 0.0547, 0.0194,
@@ -22,7 +24,7 @@ BROKEN = Meters(
 )  # fmt: skip
 BY_HEART = Meters(
     0.08, 0.02, 0.03, 0.02,
-    likeness=0.3, likeness_without=0.02, likeness_trained=0.8, held_out=2,
+    likeness=0.3, likeness_without=0.02, likeness_trained=0.8, held_out=3,
 )  # fmt: skip
 NO_PICTURES = Meters(0.03, 0.01, 0.02, 0.01)
 
@@ -38,6 +40,8 @@ def codes(meters: Meters, **more: object) -> list[str]:
         (LEAKING, ["works", "leaks", "still"]),
         (BROKEN, ["harmful", "leaks", "moves"]),
         (BY_HEART, ["works", "keeps", "still", "overtrained"]),
+        (replace(BY_HEART, held_out=2), ["works", "keeps", "still", "few_held_out"]),
+        (replace(GOOD, class_drift=0.025), ["works", "leaks", "still"]),  # by the class word alone
         (NO_PICTURES, ["unmeasured", "keeps", "still"]),
         (Meters(0.03, 0.029, 0.02, 0.01), ["unmeasured", "leaks", "still"]),
         (Meters(0.03, 0.01, 0.04, 0.01), ["unmeasured", "neighbours", "still"]),
@@ -62,6 +66,18 @@ def test_likeness_lost_since_an_earlier_step_is_overtraining() -> None:
     assert "overtrained" not in codes(GOOD, earlier=[Meters(0.02, 0, 0, 0, likeness=0.56)])
 
 
+def test_one_or_two_held_out_pictures_decide_nothing() -> None:
+    """The police car at step 600 draws better than at step 100, whatever one picture says."""
+    few = replace(GOOD, held_out=2, likeness=0.3, likeness_trained=0.6)
+    before = replace(few, likeness=0.6, likeness_trained=0.3)
+    assert "overtrained" not in codes(few, earlier=[before])
+    steps = [Candidate("a", 100, 1.0, before), Candidate("b", 600, 1.0, few)]
+    assert best_candidate(steps).step == 600
+    enough = [replace(one, meters=replace(one.meters, held_out=3)) for one in steps]
+    assert best_candidate(enough).step == 100
+    assert "overtrained" in codes(enough[1].meters, earlier=[enough[0].meters])
+
+
 def test_shares_of_nothing() -> None:
     dead = Meters(0.0, 0.0, None, 0.0)
     assert (dead.leak, dead.collateral, dead.neighbour_leak) == (0.0, 0.0, None)
@@ -73,7 +89,7 @@ def test_means_over_concepts() -> None:
     mean = mean_meters([GOOD, NO_PICTURES])
     assert mean.effect == pytest.approx((GOOD.effect + NO_PICTURES.effect) / 2)
     assert mean.likeness == GOOD.likeness
-    assert mean.held_out == 2
+    assert mean.held_out == 3
     assert mean_meters([GOOD]) is GOOD
     with pytest.raises(ValueError, match="nothing"):
         mean_meters([])

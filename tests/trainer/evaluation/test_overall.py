@@ -1,0 +1,114 @@
+"""The verdict in one word, from drawn pictures and from the findings; and the next step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from trainer.config.file import with_values
+from trainer.config.schema import TrainingConfig
+from trainer.evaluation.overall import (
+    NOTHING,
+    PARTLY,
+    WORKS,
+    VerdictCode,
+    judge,
+    refusal,
+    verdict_code,
+    worst,
+)
+from trainer.evaluation.pictorial import PictureScores
+from trainer.evaluation.verdicts import Candidate, FindingCode
+from trainer.events import Meters
+
+LIKE = Meters(0.03, 0.003, 0.004, 0.003, likeness=0.6)
+FOREIGN = Meters(0.03, 0.003, 0.004, 0.003, likeness=0.1)
+
+
+def drawn(learned: float, taken: float = 0.0) -> PictureScores:
+    return PictureScores({}, {}, 4, {}, {}, learned, taken)
+
+
+@pytest.mark.parametrize(
+    ("meters", "pictures", "found", "expected"),
+    [
+        (LIKE, drawn(WORKS + 0.01), ["works", "keeps", "still"], "works"),
+        (LIKE, drawn(WORKS - 0.01), ["works", "keeps", "still"], "partly"),
+        # Predicted well, drawn badly: an unrecognisable style does not work.
+        (LIKE, drawn(PARTLY - 0.01), ["works", "keeps", "still"], "not_yet"),
+        (LIKE, drawn(NOTHING - 0.01), ["works", "keeps", "still"], "not_yet"),
+        # Another subject's adapter: it predicts these pictures a little better than the base.
+        (FOREIGN, drawn(NOTHING - 0.01), ["works", "keeps", "still"], "wrong_subject"),
+        (FOREIGN, drawn(0.0), ["harmful", "keeps", "still"], "wrong_subject"),
+        (FOREIGN, drawn(0.0), ["harmful", "leaks", "moves"], "overtrained"),
+        (LIKE, drawn(WORKS + 0.01), ["works", "leaks", "still"], "leaks"),
+        (LIKE, drawn(WORKS + 0.01, taken=0.4), ["works", "keeps", "still"], "leaks"),
+        (LIKE, drawn(WORKS + 0.01, taken=0.1), ["works", "keeps", "overtrained"], "overtrained"),
+        (LIKE, drawn(0.0), ["weak", "keeps"], "not_yet"),
+        (LIKE, None, ["works", "keeps"], "works"),
+        (LIKE, None, ["works", "leaks"], "leaks"),
+        (Meters(0.03), None, ["unmeasured", "keeps"], "unmeasured"),
+        (Meters(0.03), None, ["unmeasured", "leaks"], "leaks"),
+        (Meters(), None, ["dead"], "dead"),
+    ],
+)
+def test_the_word(
+    meters: Meters,
+    pictures: PictureScores | None,
+    found: Sequence[FindingCode],
+    expected: VerdictCode,
+) -> None:
+    assert verdict_code(meters, pictures, found) == expected
+
+
+def test_the_worst_subject_stands_for_all() -> None:
+    assert worst(["works", "leaks", "partly"]) == "leaks"
+    assert worst(["works", "partly"]) == "partly"
+
+
+LAST = Candidate("adapter.safetensors", 300, 1.0, LIKE)
+EARLIER = Candidate("adapters/step-000200.safetensors", 200, 1.0, LIKE)
+
+
+@pytest.mark.parametrize(
+    ("code", "chosen", "values", "next_code", "next_values"),
+    [
+        ("works", EARLIER, {}, "use", {"checkpoint": EARLIER.file, "strength": 1.0}),
+        ("partly", LAST, {}, "train_longer", {"training.steps": 500}),
+        ("not_yet", None, {}, "train_longer", {"training.steps": 600}),
+        ("overtrained", EARLIER, {}, "use", {"checkpoint": EARLIER.file, "strength": 1.0}),
+        ("overtrained", LAST, {}, "train_less", {"training.steps": 150}),
+        ("leaks", None, {"captions.class_word": "dog"}, "preserve_more",
+         {"preservation.every": 1, "preservation.weight": 6.0}),
+        ("leaks", None, {"captions.class_word": "dog", "preservation.method": "none"},
+         "preserve_more", {"preservation.method": "prediction"}),
+        ("leaks", None, {}, "check_words", {}),
+        ("wrong_subject", None, {}, "check_words", {}),
+        ("dead", None, {}, "check_rate", {}),
+        ("unmeasured", LAST, {}, "give_pictures", {}),
+    ],
+)  # fmt: skip
+def test_the_next_step(
+    code: VerdictCode,
+    chosen: Candidate | None,
+    values: dict[str, object],
+    next_code: str,
+    next_values: dict[str, object],
+) -> None:
+    """As data with a code: what it names can be put into a configuration as it is."""
+    config = with_values(TrainingConfig(), {"preservation.weight": 3.0, **values})
+    verdict = judge(code, config, chosen, LAST)
+    step = verdict.next_step
+    assert (verdict.code, step.code, step.values) == (code, next_code, next_values)
+    assert verdict.says
+    assert step.says
+    if next_code not in ("use", "check_words"):
+        with_values(config, step.values)
+
+
+def test_nothing_is_recommended_that_leaks_or_draws_something_else() -> None:
+    refused = ("leaks", "wrong_subject", "not_yet")
+    assert all(refusal(code) for code in refused)
+    assert not refusal("works")
+    assert not refusal("partly")

@@ -1,0 +1,187 @@
+"""The verdict on an adapter that a person would give, and the next step.
+
+From drawn pictures first (`trainer.evaluation.pictorial`): an adapter may predict the pictures of a
+set well, noise by noise, and still draw no more of them than their colours. The meters say whether
+it keeps to its trigger word. The bounds were found on adapters whose drawings were looked at, see
+docs/notes/measuring.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from trainer.config.schema import TrainingConfig
+from trainer.evaluation.pictorial import PictureScores
+from trainer.evaluation.verdicts import Candidate, FindingCode
+from trainer.events import Meters
+
+VerdictCode = Literal[
+    "works", "partly", "not_yet", "leaks", "overtrained", "dead", "wrong_subject", "unmeasured"
+]
+NextCode = Literal[
+    "use", "train_longer", "preserve_more", "train_less", "check_words", "check_rate",
+    "give_pictures",
+]  # fmt: skip
+
+WORKS = 0.76
+"""Where what has changed in the drawings leads to the set so straight, a person recognises it."""
+PARTLY = 0.6
+FOREIGN = 0.3
+"""Below this likeness of predictions, drawings that came no nearer are of something else."""
+NOTHING = 0.4
+"""Below it the drawings have come no nearer to the set."""
+TAKEN = 0.3
+"""As far towards the set without the trigger word is a leak."""
+LONGER: dict[VerdictCode, float] = {"not_yet": 2.0, "partly": 1.5}
+"""How long to train in all, as a multiple of the steps so far."""
+_WORST_FIRST: tuple[VerdictCode, ...] = (
+    *("dead", "wrong_subject", "leaks", "overtrained", "not_yet", "partly", "unmeasured", "works"),
+)
+_SAYS: dict[VerdictCode, str] = {
+    "works": "It works: what it draws with the trigger word is like the pictures, and the class "
+    "word keeps its meaning.",
+    "partly": "It works in part: what it draws with the trigger word is roughly like the pictures.",
+    "not_yet": "Not yet: what it draws with the trigger word is not like the pictures.",
+    "leaks": "It leaks: what it has learned comes without the trigger word too.",
+    "overtrained": "It is overtrained: it was better before, or has learned the pictures by heart.",
+    "dead": "It is dead: it changes nothing at all.",
+    "wrong_subject": "It draws something else than these pictures.",
+    "unmeasured": "Without the image set it can't be told whether it works.",
+}
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """What to do now.
+
+    Attributes:
+        code: which, for programs.
+        says: the same as a sentence.
+        values: what it takes: ``checkpoint`` and ``strength`` to use, or fields of the
+            configuration by dotted name to train with.
+    """
+
+    code: NextCode
+    says: str
+    values: dict[str, object] = field(default_factory=dict[str, object])
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an adapter is worth, in one word and one sentence."""
+
+    code: VerdictCode
+    says: str
+    next_step: NextStep
+
+
+def worst(codes: Sequence[VerdictCode]) -> VerdictCode:
+    """Of several subjects' verdicts, the one that stands for the adapter."""
+    return min(codes, key=_WORST_FIRST.index)
+
+
+def verdict_code(
+    meters: Meters, pictures: PictureScores | None, found: Collection[FindingCode]
+) -> VerdictCode:
+    """The one word for one subject.
+
+    Args:
+        pictures: drawn with the adapter; None where none were drawn.
+        found: codes of the findings on the same adapter (`trainer.evaluation.verdicts`).
+    """
+    if "dead" in found:
+        return "dead"
+    if meters.likeness is None:
+        return "leaks" if "leaks" in found else "unmeasured"
+    if "harmful" in found:
+        return "overtrained" if "moves" in found else "wrong_subject"
+    learned = pictures.learned if pictures else WORKS
+    if learned < NOTHING and "weak" not in found and meters.likeness < FOREIGN:
+        return "wrong_subject"
+    if learned >= PARTLY and ("leaks" in found or (pictures and pictures.taken > TAKEN)):
+        return "leaks"
+    if "overtrained" in found:
+        return "overtrained"
+    if "weak" in found or learned < PARTLY:
+        return "not_yet"
+    return "works" if learned >= WORKS else "partly"
+
+
+def refusal(code: VerdictCode) -> str:
+    """Why nothing is recommended for use after this verdict; empty where something is."""
+    return {
+        "leaks": "at every strength it changes what the class word draws.",
+        "wrong_subject": "it does not draw these pictures.",
+        "not_yet": "its drawings are not like the pictures yet.",
+    }.get(code, "")
+
+
+def judge(
+    code: VerdictCode, config: TrainingConfig, chosen: Candidate | None, last: Candidate
+) -> Verdict:
+    """The verdict in words, with the next step.
+
+    Args:
+        config: that the adapter was trained with.
+        chosen: which checkpoint and strength are recommended.
+        last: the result at full strength.
+    """
+    return Verdict(code, _SAYS[code], _next_step(code, config, chosen, last))
+
+
+def _next_step(
+    code: VerdictCode, config: TrainingConfig, chosen: Candidate | None, last: Candidate
+) -> NextStep:
+    held = config.preservation
+    if code in LONGER and last.step:
+        steps = math.ceil(LONGER[code] * last.step / 100) * 100
+        return NextStep("train_longer", f"Train on, to {steps} steps.", {"training.steps": steps})
+    if code in LONGER:
+        return NextStep("train_longer", "Train it longer.")
+    if code == "leaks" and not config.captions.class_word and not config.concepts:
+        return NextStep("check_words", "Give the class word: it is what has to keep its meaning.")
+    if code == "leaks" and held.method != "prediction":
+        return NextStep(
+            "preserve_more",
+            "Train again with preservation.method = prediction.",
+            {"preservation.method": "prediction"},
+        )
+    if code == "leaks":
+        values: dict[str, object] = {
+            "preservation.every": 1,
+            "preservation.weight": 2 * held.weight,
+        }
+        return NextStep(
+            "preserve_more",
+            f"Train again, preserving at every step with weight {2 * held.weight:g}.",
+            values,
+        )
+    if code == "overtrained" and chosen and chosen.step != last.step:
+        return NextStep(
+            "use",
+            f"Use {chosen.file} at strength {chosen.strength:g}.",
+            {"checkpoint": chosen.file, "strength": chosen.strength},
+        )
+    if code == "overtrained":
+        steps = max(1, (last.step or config.training.steps) // 2)
+        return NextStep(
+            "train_less",
+            f"Train again for {steps} steps, or on more pictures.",
+            {"training.steps": steps},
+        )
+    if code == "works" and chosen:
+        return NextStep(
+            "use",
+            f"Use {chosen.file} at strength {chosen.strength:g}.",
+            {"checkpoint": chosen.file, "strength": chosen.strength},
+        )
+    return {
+        "dead": NextStep("check_rate", "Train again; a learning rate of nearly 0 does this."),
+        "unmeasured": NextStep("give_pictures", "Give the image set with --images."),
+    }.get(
+        code,
+        NextStep("check_words", "Is this the adapter of these pictures, with their trigger word?"),
+    )
