@@ -15,6 +15,7 @@ Code = Literal[
     "device_busy",
     "cancelled",
     "user_stop",
+    "process_lost",
     "killed",
     "defect",
 ]

@@ -40,3 +40,16 @@ def name_subject(trigger: str, class_word: str) -> str:
     if class_word and re.search(whole, trigger, re.IGNORECASE):
         return trigger
     return f"{trigger} {class_word}".strip()
+
+
+_OBEYED = (
+    *range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0),  # control characters but the newline
+    *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x61C,  # what reorders text
+    *range(0xD800, 0xE000),  # bytes that are no UTF-8, which cannot be printed
+)  # fmt: skip
+_SHOWN = {code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" for code in _OBEYED}
+
+
+def printable(text: str) -> str:
+    r"""A text with what a terminal would obey made visible, as ``\x1b``; lines and tabs stay."""
+    return text.translate(_SHOWN)

@@ -20,6 +20,8 @@ from trainer import __version__
 from trainer.config.fields import ConfigField, field_help
 from trainer.errors import UserError
 from trainer.runs.disk import REFUSALS, disk_error
+from trainer.text import printable
+from trainer.training.launched import note_refusal
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -125,7 +127,8 @@ def perform(work: Callable[[], object], as_json: bool = False) -> int:
         trouble = as_user_error(error)
         if trouble is None:
             raise
-        if os.environ.get("RANK", "0") == "0":  # of several processes, the first one says it
+        # Of several processes the launcher says it, or where that is another's, the first one.
+        if not note_refusal(trouble) and os.environ.get("RANK", "0") == "0":
             say(f"error: {trouble.message}", sys.stderr)
             if trouble.hint:
                 say(f"       {trouble.hint}", sys.stderr)
@@ -153,11 +156,17 @@ def as_user_error(error: Exception) -> UserError | None:
     return None
 
 
-def say(text: str, stream: TextIO | None = None, end: str = "\n") -> None:
-    """Prints at once. Where nobody reads any more (``… | head``), printing ends, not the work."""
+def say(text: str, stream: TextIO | None = None, end: str = "\n", before: str = "") -> None:
+    """Prints at once. Where nobody reads any more (``… | head``), printing ends, not the work.
+
+    Names may hold what a terminal would obey: that is shown instead.
+
+    Args:
+        before: printed as it is, such as what clears the line.
+    """
     out = stream or sys.stdout
     try:
-        print(text, end=end, file=out, flush=True)
+        print(before + printable(text), end=end, file=out, flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
 

@@ -81,7 +81,7 @@ class ProgressPrinter:
         """A line that the next one of its kind replaces; in a log, one every few seconds."""
         now = time.monotonic()
         if self.living:
-            say(f"\r\x1b[K{line}", end="")
+            say(line, end="", before="\r\x1b[K")
             self.unfinished = True
         elif last or now - self.last_printed >= LOG_INTERVAL:
             self.last_printed = now

@@ -106,6 +106,7 @@ def train(
     check_essentials(whole, hint=_ESSENTIALS)
     if _is_follower():
         return _run(whole, _shared_run(run), resume=False)
+    given = run is not None and run.is_dir()
     folder = _new_run(_shared_run(run).path if _is_distributed() else run, whole)
     write_config(folder.config, whole)
     try:
@@ -115,7 +116,18 @@ def train(
     finally:
         # Refused or stopped before anything was trained: leave nothing behind.
         if not any(isinstance(event, StepDone) for event in read_events(folder)):
-            shutil.rmtree(folder.path, ignore_errors=True)
+            _take_away(folder.path, itself=not given)
+
+
+def _take_away(folder: Path, *, itself: bool) -> None:
+    """Removes what a run has written; its folder too, unless it was there before."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    if itself:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @command("resume", "go on exactly where a run stopped")
@@ -129,7 +141,7 @@ def resume(
     accept_changes: Accept = False,
     processes: Annotated[int, option("N", "As for train; may differ from it.")] = 1,
 ) -> int:
-    """Go on with a run.
+    """Go on with a run; one of which nothing was saved starts again.
 
     Raises:
         UserError: anything that the user can put right.
@@ -137,9 +149,13 @@ def resume(
     folder = open_run(RUNS / run if not run.exists() and (RUNS / run).is_dir() else run)
     if steps is not None:
         lengthen(folder, steps)
+    going_on = bool(folder.checkpoint_steps())
+    if not going_on:
+        say(f"Nothing was saved of {shown(folder.path)}: it starts again, with its settings.")
     if processes > 1:
-        return _launch(processes, folder, ["--resume", *["--accept-changes"] * accept_changes])
-    return worker(folder.path, resume=True, accept_changes=accept_changes)
+        flags = ["--resume"] * going_on + ["--accept-changes"] * accept_changes
+        return _launch(processes, folder, flags)
+    return worker(folder.path, resume=going_on, accept_changes=accept_changes)
 
 
 @command("worker", "train the run in a folder whose configuration is written already", hidden=True)
@@ -199,10 +215,9 @@ def _new_run(path: Path | None, config: TrainingConfig) -> RunFolder:
     if path is None:
         return create_run(RUNS, run_name(config))
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(
-            f"The run folder {path} exists already.",
-            f"Go on with it: python launch.py resume {path}. Or give --run another name.",
-        )
+        is_run = (path / "config.toml").is_file()
+        hint = f"Go on with it: python launch.py resume {path}. Or give" if is_run else "Give"
+        raise UserError(f"The run folder {path} exists already.", f"{hint} --run another name.")
     path.mkdir(parents=True, exist_ok=True)
     return RunFolder(path)
 
@@ -213,8 +228,10 @@ def _run(
     if not _is_follower():
         say("Loading …")
     from trainer.commands.progress import ProgressPrinter
+    from trainer.training.launched import end_with_launcher
     from trainer.training.runner import run_training
 
+    end_with_launcher()
     printer = ProgressPrinter()
     result = run_training(config, folder, printer, resume=resume, accept_changes=accept_changes)
     printer.close()

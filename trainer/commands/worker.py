@@ -42,7 +42,8 @@ from trainer.untyped import is_list, is_mapping
 Arguments = Mapping[str, object]
 Verb = Callable[[Arguments, Progress], object]
 
-IDLE_SECONDS = 600.0
+IDLE_SECONDS = 180.0
+"""After which a worker ends, and gives its memory back: about 1 GB, and a base model's."""
 LOOK_AROUND_SECONDS = 2.0
 """How often an idle worker looks whether a training needs its memory."""
 

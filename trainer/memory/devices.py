@@ -68,8 +68,13 @@ class Device:
             nn.Module.to(module, "cpu")
 
     def wait_for_everyone(self) -> None:
-        """A barrier over all processes; nothing with one."""
-        PartialState().wait_for_everyone()
+        """A barrier over all processes; nothing with one.
+
+        Raises:
+            UserError: one of them has ended.
+        """
+        with together():
+            PartialState().wait_for_everyone()
 
     @contextmanager
     def instead(self, wanted: Iterable[nn.Module], others: Iterable[nn.Module]) -> Generator[None]:
@@ -97,6 +102,25 @@ class Device:
             return
         with self.instead(base.text_encoders, [base.unet]):
             yield
+
+
+@contextmanager
+def together() -> Generator[None]:
+    """Around whatever waits for the other processes of a run.
+
+    Raises:
+        UserError: one of them has ended.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or int(os.environ.get("WORLD_SIZE", "1")) < 2:
+            raise
+        raise UserError(
+            "One of this run's processes has ended unexpectedly.",
+            "What was learned until then is saved: go on with resume.",
+            "process_lost",
+        ) from error
 
 
 def _place(module: nn.Module) -> torch.device:
@@ -142,7 +166,8 @@ def choose_device(
             without it.
     """
     # Without being told that it is on a CPU, accelerate would not join several processes there.
-    state = PartialState(cpu=not torch.accelerator.is_available())
+    with together():
+        state = PartialState(cpu=not torch.accelerator.is_available())
     expected = int(os.environ.get("WORLD_SIZE", "1"))
     if state.num_processes != expected:
         raise RuntimeError(

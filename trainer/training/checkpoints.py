@@ -118,7 +118,7 @@ def load_latest(run: RunFolder, notice: Notice) -> TrainingState:
             notice(f"{damage.message} Going back to the one before it.")
     raise UserError(
         f"{run.path} has no checkpoint to go on from.",
-        "Start it again with: python launch.py train …",
+        f"Start it again in a new folder: python launch.py train --config {run.config}",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -140,9 +140,23 @@ def _follow(start: _Start) -> Result:
     with StopRequest() as stop:
         stop.defer()
         finished = True
-        for event in train(session, lambda: stop.requested):
-            finished = not isinstance(event, Ended)
+        try:
+            for event in train(session, lambda: stop.requested):
+                finished = not isinstance(event, Ended)
+        except UserError as error:
+            if error.code == "process_lost":
+                _save_for_the_main_one(session)
+            raise
     return Result(session.run, session.step, finished, None)
+
+
+def _save_for_the_main_one(session: Session) -> None:
+    """A checkpoint from a process that only trains, where the main one has ended without it."""
+    if session.moving or session.step in (0, *session.run.checkpoint_steps()):
+        return
+    with suppress(UserError, OSError), run_lock(session.run):  # had by the main one while it lives
+        session.device = replace(session.device, rank=0)
+        list(save_state(session))
 
 
 def _train(session: Session, recorder: Recorder, stop: StopRequest) -> Result:

@@ -23,7 +23,7 @@ from trainer.diffusion import (
     target,
 )
 from trainer.events import StepDone
-from trainer.memory.devices import repeating
+from trainer.memory.devices import repeating, together
 from trainer.models.base import BaseModel
 from trainer.preservation.rows import PreservedRows
 from trainer.seeds import derive_seed
@@ -252,7 +252,8 @@ def _reduce(session: Session, sums: Tensor, stop: bool) -> bool:
             parameter.grad = torch.zeros_like(parameter)
     extra = torch.cat([sums, torch.tensor([float(stop)])]).to(parameters[0])
     flat = torch.cat([*(p.grad.flatten() for p in parameters if p.grad is not None), extra])
-    torch.distributed.all_reduce(flat)
+    with together():
+        torch.distributed.all_reduce(flat)
     sizes = [parameter.numel() for parameter in parameters]
     *gradients, extra = split(flat, [*sizes, 3])
     for parameter, gradient in zip(parameters, gradients, strict=True):

@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 
 from tests.conftest import TinyBase
-from tests.trainer.runs_for_tests import SMALL, make_images
+from tests.trainer.runs_for_tests import SMALL, make_images, small_config
 from trainer import __version__
 from trainer.commands.cli import main
+from trainer.config.file import read_config, write_config
 from trainer.places import PROJECT
 from trainer.runs.layout import RunFolder
 from trainer.runs.status import read_status
@@ -259,3 +260,58 @@ def test_a_closed_terminal_stops_a_run_after_saving(
     status = read_status(run)
     assert status is not None and (status.phase, status.code) == ("stopped", "user_stop")
     assert run.checkpoint_steps() == [status.step]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_refused_run_leaves_the_users_own_folder(
+    there: bool, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "mine"
+    if there:
+        run.mkdir()
+    wrong = ["--set", "images.resolution=33"]
+    assert (
+        main(["train", "--images", str(images), "--trigger", "x", "--run", str(run), *wrong]) == 2
+    )
+    assert run.is_dir() is there
+    assert not there or list(run.iterdir()) == []
+    capsys.readouterr()
+
+
+def test_a_run_of_which_nothing_was_saved_starts_again_with_its_settings(
+    tiny_base: TinyBase, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed before its first checkpoint: the hints lead on, and not in a circle."""
+    run = RunFolder(tmp_path / "killed")
+    config = small_config(tiny_base("sd1"), images, training__steps=2, training__seed=7)
+    run.path.mkdir()
+    write_config(run.config, config)
+    assert main(["train", "--images", str(images), "--trigger", "x", "--run", str(run.path)]) == 2
+    assert f"launch.py resume {run.path}" in capsys.readouterr().err
+    assert main(["resume", str(run.path)]) == 0
+    assert "Nothing was saved" in capsys.readouterr().out
+    assert read_config(run.config).training.seed == 7
+    assert run.adapter.is_file()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "letter.txt").touch()
+    other = ["train", "--images", str(images), "--trigger", "x", "--run", str(tmp_path / "other")]
+    assert main(other) == 2
+    assert "resume" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["\x1b[31mred", "a\x07b", "\x9b2J", "\u202egnp", "a\rb", "\udce9"])
+def test_a_terminal_is_shown_what_it_would_obey(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands = (
+        ["resume", name],
+        ["adapter", "inspect", f"{name}.safetensors"],
+        ["train", "--images", name, "--trigger", name],
+        ["train", "--config", name],
+        ["trigger", name, "--base", name],
+        ["check-images", name],
+    )
+    for arguments in commands:
+        assert main(arguments) == 2
+        said = "".join(capsys.readouterr())
+        assert not set(said) & set("\x1b\x07\x9b\u202e\r\udce9"), arguments

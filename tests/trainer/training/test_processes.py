@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import make_images, small_config, train_small
 from trainer.config.file import write_config
+from trainer.errors import UserError
 from trainer.events import StepDone
 from trainer.places import PROJECT
 from trainer.runs.layout import RunFolder, open_run
 from trainer.runs.log import last_of, read_events
+from trainer.training import launched
 
 
 def environment(tmp_path: Path, **more: str) -> dict[str, str]:
@@ -114,3 +119,95 @@ def test_a_mistake_is_said_once(tiny_base: TinyBase, tmp_path: Path) -> None:
     assert done.stderr.count("not a multiple of") == 1
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+class Training:
+    """A training of two processes, whose parts can be killed."""
+
+    def __init__(self, tmp_path: Path, run: RunFolder, *arguments: str) -> None:
+        self.run, self._before = run, max(losses(run), default=0) if run.events.exists() else 0
+        self.launcher = subprocess.Popen(
+            [sys.executable, "-m", "trainer", *arguments, "--processes", "2"],
+            cwd=PROJECT,
+            env=environment(tmp_path),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def workers(self) -> list[psutil.Process]:
+        """The two, the main one first; returns when both train."""
+        while not self.run.events.exists() or max(losses(self.run), default=0) < self._before + 2:
+            assert self.launcher.poll() is None, self.launcher.communicate()
+            time.sleep(0.1)
+        children = psutil.Process(self.launcher.pid).children()
+        found = [one for one in children if "RANK" in one.environ()]
+        return sorted(found, key=lambda one: int(one.environ()["RANK"]))
+
+
+def end_of(process: psutil.Process) -> None:
+    """Waits until another's process has ended."""
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_whatever_process_is_killed_what_was_learned_is_saved(
+    tiny_base: TinyBase, tmp_path: Path
+) -> None:
+    """First one that only trains, then the main one, then the launcher; each time it is resumed."""
+    run, file = RunFolder(tmp_path / "run"), tmp_path / "config.toml"
+    images = make_images(tmp_path / "images", count=4)
+    changes = {"training__steps": 5000, "checkpoints__every": 0, "previews__every": 0}
+    write_config(file, small_config(tiny_base("sd1"), images, **changes))
+    saved = 0
+    for victim in (1, 0):
+        how = ["resume", str(run.path)]
+        how = how if saved else ["train", "--config", str(file), "--run", str(run.path)]
+        training = Training(tmp_path, run, *how)
+        training.workers()[victim].kill()
+        _, said = training.launcher.communicate()
+        assert training.launcher.returncode == 2
+        assert said.count("error: ") == 1 and "has ended unexpectedly" in said
+        assert "Traceback" not in said
+        assert run.checkpoint_steps()[-1] >= saved + 2
+        saved = run.checkpoint_steps()[-1]
+    training = Training(tmp_path, run, "resume", str(run.path))
+    workers = training.workers()
+    training.launcher.kill()
+    for worker in workers:
+        end_of(worker)
+    training.launcher.communicate()
+    assert run.checkpoint_steps()[-1] >= saved + 2
+
+
+def test_the_launcher_says_what_was_wrong_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is why one refused, not that the others have seen it end."""
+    lost = UserError("One has ended.", "Resume.", "process_lost")
+    assert not launched.note_refusal(lost)
+    monkeypatch.setenv(launched.REFUSALS, str(tmp_path))
+    assert launched.first_refusal(tmp_path) is None
+    (tmp_path / "half.json").write_text('{"mess')
+    for pid, error in enumerate(
+        (lost, UserError("Too small.", "Larger."), UserError("Later."), lost)
+    ):
+        monkeypatch.setattr(os, "getpid", lambda pid=pid: pid)
+        assert launched.note_refusal(error)
+    first = launched.first_refusal(tmp_path)
+    assert first is not None and (first.message, first.hint) == ("Too small.", "Larger.")
+
+
+def test_a_process_ends_after_its_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by Ctrl-C; at once where that takes too long."""
+    done: list[object] = []
+    monkeypatch.setattr(os, "kill", lambda _, number: done.append(number))
+    monkeypatch.setattr(os, "_exit", done.append)
+    parents = iter((7, 7, 1))
+    assert launched.end_with_launcher() is None
+    monkeypatch.setenv(launched.LAUNCHER, "7")
+    thread = launched.end_with_launcher(lambda: next(parents), lambda seconds: done.append(seconds))
+    assert thread is not None
+    thread.join()
+    assert done == [0.5, 0.5, signal.SIGTERM, launched.GRACE_SECONDS, 130]
