@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from trainer.errors import UserError
+from trainer.text import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,9 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         address = Address(options.host, options.port, login, tuple(options.allow_host))
         serve(address, open_browser=not options.no_browser)
     except UserError as error:
-        print(f"error: {error.message}", file=sys.stderr)
+        print(printable(f"error: {error.message}"), file=sys.stderr)
         if error.hint:
-            print(f"       {error.hint}", file=sys.stderr)
+            print(printable(f"       {error.hint}"), file=sys.stderr)
         return 2
     return 0
 

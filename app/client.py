@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from app import jobs
+from app.allowed import check_base
 from trainer.errors import UserError
 from trainer.events import Progress
 
@@ -197,7 +198,26 @@ def _silent(timeout: float) -> UserError:
 
 
 _client = ServiceClient()
-call = _client.call
+
+
+def call(
+    verb: str,
+    arguments: Mapping[str, object],
+    timeout: float,
+    on_progress: Progress | None = None,
+    should_stop: ShouldStop = lambda: False,
+) -> Any:
+    """As `ServiceClient.call`, of the page's one worker; no base model is opened but those here.
+
+    Raises:
+        UserError: as there, or the base model is another file of this machine.
+    """
+    base = arguments.get("base")
+    if isinstance(base, str):
+        check_base(base)
+    return _client.call(verb, arguments, timeout, on_progress, should_stop)
+
+
 close = _client.close
 atexit.register(close)
 

@@ -15,7 +15,8 @@ from typing import Any, Literal
 import gradio as gr
 from gradio.components import Component
 
-from app.shared import base_models, elem
+from app.allowed import base_models
+from app.shared import elem
 from app.tabs.images.imagesets import set_choices
 from trainer import places
 from trainer.config.fields import ConfigField, all_fields, get_value

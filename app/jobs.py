@@ -22,9 +22,10 @@ from pathlib import Path
 import filelock
 import psutil
 
+from app.allowed import check_places, is_image_set
 from trainer import places
-from trainer.config.concepts import check_essentials, concepts_of, run_name
-from trainer.config.file import read_config, write_config
+from trainer.config.concepts import check_essentials, run_name
+from trainer.config.file import write_config
 from trainer.config.schema import TrainingConfig
 from trainer.errors import Code, UserError
 from trainer.runs.atomic import temporary_name, write_json
@@ -189,6 +190,7 @@ def start(config: TrainingConfig) -> str:
         UserError: another run is busy (it is named), or something needed is missing.
     """
     check_essentials(config, is_image_set)
+    check_places(config)
     with _one_at_a_time():
         _refuse_if_busy()
         run = _new_run(config)
@@ -203,6 +205,7 @@ def queue(config: TrainingConfig) -> str:
         UserError: something needed is missing.
     """
     check_essentials(config, is_image_set)
+    check_places(config)
     with _one_at_a_time():
         run = _new_run(config)
         write_json(_queue_file(), [*waiting_runs(), run.name])
@@ -264,23 +267,6 @@ def delete(name: str) -> None:
                 f"{name} could not be removed whole: {error.strerror or error}.",
                 "Close what has its files open, and look into the folder of runs.",
             ) from error
-
-
-def is_image_set(folder: Path) -> bool:
-    """Whether it is an image set, or a folder that a run here was trained on.
-
-    No browser may have any other folder of this machine looked into.
-    """
-    path = places.PROJECT / folder
-    trained = (path in _folders_of(run.config) for run in list_runs(places.RUNS))
-    return path.is_dir() and (path.parent == places.DATASETS or any(trained))
-
-
-def _folders_of(file: Path) -> set[Path]:
-    try:
-        return {places.PROJECT / concept.path for concept in concepts_of(read_config(file))}
-    except UserError:
-        return set()
 
 
 def _new_run(config: TrainingConfig) -> RunFolder:

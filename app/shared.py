@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
 import gradio as gr
+from pydantic import ConfigDict, ValidationError, validate_call
 
 from app.render import plain
 from trainer.errors import UserError
-from trainer.places import PROJECT
 
 logger = logging.getLogger("rarebit")
 
@@ -109,25 +110,24 @@ def says_errors(handler: Callable[Inputs, Output]) -> Callable[Inputs, Output]:
 
 
 def for_scripts(handler: Callable[Inputs, Output]) -> Callable[Inputs, Output]:
-    """A handler of the API, whose callers get the words of a `UserError` as plain text."""
+    """A handler of the API, whose callers may send anything: errors become plain texts.
+
+    Arguments of other types than the handler's are refused by name.
+    """
+    checked = validate_call(config=ConfigDict(strict=True))(handler)
 
     @functools.wraps(handler)
     def wrapped(*args: Inputs.args, **kwargs: Inputs.kwargs) -> Output:
         try:
-            return handler(*args, **kwargs)
+            return checked(*args, **kwargs)
         except UserError as error:
             raise gr.Error(str(error), print_exception=False) from None
+        except ValidationError as error:
+            if error.title != handler.__name__:
+                raise
+            names = list(inspect.signature(handler).parameters)
+            wrong = [(one["loc"][0], one["msg"]) for one in error.errors()]
+            said = [f"{names[n] if isinstance(n, int) else n}: {what}" for n, what in wrong]
+            raise gr.Error("; ".join(said), print_exception=False) from None
 
-    return wrapped
-
-
-def base_models() -> list[str]:
-    """Names of the base models in ``models/``, the user's own among them."""
-    models = PROJECT / "models"
-    found = {
-        path.name if path.is_dir() else path.stem
-        for folder in (models, models / "user")
-        for path in (folder.iterdir() if folder.is_dir() else ())
-        if (path / "model_index.json").is_file() or path.suffix.lower() == ".safetensors"
-    }
-    return sorted(found)
+    return says_errors(wrapped)

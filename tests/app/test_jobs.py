@@ -13,8 +13,10 @@ import psutil
 import pytest
 
 from app import jobs
+from app.allowed import check_base, check_places, is_image_set
 from trainer import places
 from trainer.config.concepts import check_essentials
+from trainer.config.fields import all_fields
 from trainer.config.file import ConfigError, read_config, with_values, write_config
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
@@ -142,7 +144,35 @@ def test_only_folders_that_this_machine_has_trained_on_are_taken_besides_image_s
         jobs.start(config(**{"images.path": str(elsewhere)}))
     old = create_run(runs, "from-the-command-line")
     write_config(old.config, config(**{"images.path": str(elsewhere)}))
-    check_essentials(config(**{"images.path": str(elsewhere)}), jobs.is_image_set)
+    check_essentials(config(**{"images.path": str(elsewhere)}), is_image_set)
+
+
+PLACES = [name for name, field in all_fields().items() if field.place and name != "images.path"]
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_no_other_field_names_a_folder_of_this_machine(
+    runs: Path, tmp_path: Path, name: str
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for begin in (jobs.start, jobs.queue):
+        with pytest.raises(UserError, match="elsewhere"):
+            begin(config(**{name: str(elsewhere)}))
+    assert jobs.runs() == []
+    old = create_run(runs, "from-the-command-line")
+    write_config(old.config, config(**{name: str(elsewhere)}))
+    check_places(config(**{name: str(elsewhere)}))
+
+
+def test_a_way_out_of_the_image_sets_is_none(runs: Path) -> None:
+    for folder in (places.DATASETS / "..", places.DATASETS, places.DATASETS / "../runs"):
+        assert not is_image_set(folder)
+    for base in ("tiny-emoji", "models/tiny-emoji", "someone/on-the-hub", "not-there"):
+        check_base(base)
+    for base in ("/etc", "models", "models/..", "~", str(places.PROJECT), "datasets/../trainer"):
+        with pytest.raises(UserError, match="not in models"):
+            check_base(base)
 
 
 def test_a_killed_run_is_told_from_a_finished_one(runs: Path) -> None:

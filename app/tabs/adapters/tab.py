@@ -13,7 +13,7 @@ from gradio.components import Component
 
 from app.files import Upload, as_uploads, file_drop, forget
 from app.render import refused
-from app.shared import PRIVATE, QUIET, Shared, elem, go, says_errors
+from app.shared import PRIVATE, QUIET, Shared, elem, for_scripts, go, says_errors
 from app.tabs.adapters import facts, files
 from app.tabs.adapters.files import ListedAdapter, find_adapter, list_adapters
 from trainer.errors import UserError
@@ -273,7 +273,7 @@ def _rank(number: float | None) -> int | None:
 
 
 def _expose() -> None:
-    gr.api(says_errors(inspect_adapter), api_name="inspect_adapter")
+    gr.api(for_scripts(inspect_adapter), api_name="inspect_adapter")
     with gr.Row(visible=False):
         adapter, file = gr.Textbox(label="adapter"), gr.File(label="file")
         gr.Button().click(says_errors(download_adapter), adapter, file, api_name="download_adapter")

@@ -10,8 +10,9 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from app.allowed import base_models
 from app.render import render
-from app.shared import base_models, elem
+from app.shared import elem
 from app.tabs.generate.drawing import MOST_COUNT, AdapterSetting, Settings
 from trainer.errors import UserError
 

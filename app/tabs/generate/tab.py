@@ -10,8 +10,9 @@ import gradio as gr
 from gradio.components import Component
 
 from app import jobs
+from app.allowed import base_models
 from app.render import quiet, render
-from app.shared import PRIVATE, QUIET, Shared, base_models, says_errors
+from app.shared import PRIVATE, QUIET, Shared, says_errors
 from app.tabs.adapters import words as adapter_words
 from app.tabs.generate import draw, drawing
 from app.tabs.generate.drawing import AdapterSetting

@@ -7,7 +7,7 @@ from typing import TypedDict
 import gradio as gr
 
 from app.files import Upload, as_uploads, file_drop, forget
-from app.shared import says_errors
+from app.shared import for_scripts, says_errors
 from app.tabs.images import captions
 from app.tabs.images.imagesets import find_set
 from app.tabs.images.setview import look_at
@@ -33,9 +33,9 @@ def expose() -> None:
         gr.Button().click(
             says_errors(upload_images), [files, title, into], answer, api_name="upload_images"
         )
-    gr.api(says_errors(check_images), api_name="check_images")
-    gr.api(says_errors(save_caption), api_name="save_caption")
-    gr.api(says_errors(suggest_triggers), api_name="suggest_triggers")
+    gr.api(for_scripts(check_images), api_name="check_images")
+    gr.api(for_scripts(save_caption), api_name="save_caption")
+    gr.api(for_scripts(suggest_triggers), api_name="suggest_triggers")
 
 
 def upload_images(files: list[Upload], title: str, into: str) -> dict[str, object]:

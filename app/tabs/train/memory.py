@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from app import client
+from app.allowed import check_base
 from app.forms import Shown, label_of, read_form
 from app.render import quiet, render
 from trainer.config.concepts import concepts_of
@@ -36,7 +37,9 @@ class _Asked:
 def line(*values: Shown) -> str:
     """The prediction for what the form shows, as HTML; the quiet line where there is none."""
     try:
-        return _predicted(_Asked(read_form(values)))
+        config = read_form(values)
+        check_base(config.base.name)
+        return _predicted(_Asked(config))
     except UserError:
         return NOT_YET
 

@@ -12,6 +12,7 @@ import gradio as gr
 from gradio.components import Component
 
 from app import jobs
+from app.allowed import is_image_set
 from app.forms import (
     CONCEPTS,
     Shown,
@@ -284,7 +285,7 @@ def _look(shown: Sequence[Shown], complete: bool) -> tuple[TrainingConfig | None
     try:
         config = read_form(shown)
         if complete:
-            check_essentials(config, jobs.is_image_set)
+            check_essentials(config, is_image_set)
     except ConfigError as error:
         return None, mistakes_by_field(error)
     return config, {}
