@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -74,6 +76,25 @@ def forget(uploads: Sequence[Upload]) -> None:
     """Remove what the browser sent, now that it is stored or refused."""
     for upload in uploads:
         upload.path.unlink(missing_ok=True)
+
+
+def move_new(source: Path, target: Path) -> None:
+    """Moves a file to a name that is not taken; a rename would replace what has it.
+
+    Raises:
+        FileExistsError: it is taken.
+        OSError: from the file system.
+    """
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+        source.rename(target)
+    else:
+        source.unlink()
 
 
 def slug(text: str, limit: int = 40) -> str:

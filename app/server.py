@@ -10,14 +10,15 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import webbrowser
 from dataclasses import dataclass
+from pathlib import Path
 
 from starlette.middleware import Middleware
 
 from app.gate import Hosts, OwnPageMiddleware, SlowLoginMiddleware, is_open
+from app.uploading import BoundsMiddleware, make_folder, sweep_folders
 from trainer import places
 from trainer.errors import UserError
 from trainer.runs.atomic import OLD, sweep_orphans
@@ -68,7 +69,7 @@ def serve(address: Address, open_browser: bool = True) -> None:
         enable_monitoring=False,
         max_file_size=LARGEST_UPLOAD,
         app_kwargs={
-            "middleware": middleware(address),
+            "middleware": middleware(address, Path(os.environ["GRADIO_TEMP_DIR"])),
             "routes": routes(),
             **dict.fromkeys(("docs_url", "redoc_url", "openapi_url")),
         },
@@ -90,11 +91,12 @@ def serve(address: Address, open_browser: bool = True) -> None:
     page.close(verbose=False)
 
 
-def middleware(address: Address) -> list[Middleware]:
-    """What a request passes first, in this order."""
+def middleware(address: Address, uploads: Path | None = None) -> list[Middleware]:
+    """What a request passes first, in this order; `uploads` is the folder where they are stored."""
     return [
         Middleware(OwnPageMiddleware, hosts=Hosts.of(address.host, address.names)),
         Middleware(SlowLoginMiddleware),
+        *([Middleware(BoundsMiddleware, folder=uploads)] if uploads else []),
     ]
 
 
@@ -153,6 +155,7 @@ def sweep_leftovers() -> None:
     """Removes what a server that was killed left of uploads, copies and deletions."""
     from app.tabs.images.imagesets import list_sets
 
+    sweep_folders()
     hidden = [one.hidden for one in list_sets(places.DATASETS)]
     for folder in [places.RUNS, places.DATASETS, *hidden]:
         sweep_orphans(folder, age=OLD)
@@ -160,7 +163,7 @@ def sweep_leftovers() -> None:
 
 def _prepare_environment() -> None:
     """Gradio reads these when it is imported."""
-    temporary = tempfile.mkdtemp(prefix="rarebit-")  # readable by us alone
+    temporary = make_folder()
     atexit.register(shutil.rmtree, temporary, ignore_errors=True)
     os.environ |= {
         "GRADIO_ANALYTICS_ENABLED": "False",
@@ -168,7 +171,7 @@ def _prepare_environment() -> None:
         "GRADIO_SHARE": "False",
         "GRADIO_MCP_SERVER": "False",
         "GRADIO_SSR_MODE": "False",
-        "GRADIO_TEMP_DIR": temporary,
+        "GRADIO_TEMP_DIR": str(temporary),
     }
     # It asks itself whether it has started, and no proxy can answer that.
     for name in ("NO_PROXY", "no_proxy"):

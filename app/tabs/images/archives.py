@@ -29,8 +29,8 @@ ARCHIVE_SUFFIXES = frozenset(
 _ENCRYPTED = 0x1
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 # Deflate reaches 1 : 1032. Pictures and captions stay far below; a small archive may be anything.
-_MAX_RATIO = 200
-_SMALL = 16 << 20
+MAX_RATIO = 200
+SMALL = 16_000_000
 # The list of some 100,000 members, which is read in about a second.
 _MAX_LIST_BYTES = 8 << 20
 _PLAIN_SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
@@ -49,8 +49,8 @@ class Limits:
     """
 
     pictures: int = 1000
-    total_bytes: int = 4 << 30
-    spare_bytes: int = 500 << 20
+    total_bytes: int = 4_000_000_000
+    spare_bytes: int = 500_000_000
     members: int = 10_000
     member_bytes: int = 512_000_000
 
@@ -87,10 +87,11 @@ def unpack(archive: Path, shown: str, folder: Path, limits: Limits) -> list[Foun
             suffix = suffix if _PLAIN_SUFFIX.fullmatch(suffix) else ""
             path = folder / f"{number:06d}{suffix}"
             room -= _write(zipped, entry, path, shown, room)
-            if any(map(is_of_system, entry.filename.split("/"))):
+            name = _plain(entry.filename)
+            if any(map(is_of_system, name.split("/"))):
                 path.unlink()
             else:
-                written.append(FoundFile(path, entry.filename))
+                written.append(FoundFile(path, name))
         return written
 
 
@@ -112,7 +113,15 @@ def _opened(path: Path, shown: str) -> Iterator[zipfile.ZipFile]:
 
 
 class _Bounded(io.BufferedReader):
-    """`zipfile` reads the list of members, whose size the archive itself names, in one go."""
+    """`zipfile` reads the list of members, whose size the archive itself names, in one go.
+
+    It also goes where the archive says that a member begins, be it before the file.
+    """
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        if whence == io.SEEK_SET and offset < 0:
+            raise zipfile.BadZipFile
+        return super().seek(offset, whence)
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > _MAX_LIST_BYTES:
@@ -124,17 +133,23 @@ def _fault_of_all(entries: list[zipfile.ZipInfo], packed: int, limits: Limits) -
     """What is wrong with the members together; "" for nothing."""
     if len(entries) > limits.members:
         return f"it holds {len(entries):,} files; the limit is {limits.members:,}"
-    ((name, times),) = Counter(entry.filename for entry in entries).most_common(1) or [("", 0)]
+    names = Counter(_plain(entry.filename) for entry in entries if not entry.is_dir())
+    ((name, times),) = names.most_common(1) or [("", 0)]
     if times > 1:
         return f"it holds {_short(name)} twice"
     total = sum(entry.file_size for entry in entries)
     # Against the file's own size: what members say that they take may overlap.
-    if total > _SMALL and total > _MAX_RATIO * packed:
+    if total > SMALL and total > MAX_RATIO * packed:
         return f"it unpacks to {total // packed:,} times its size, as no pictures do"
     if total > limits.total_bytes:
         limit = f"the limit is {limits.total_bytes / 1e9:,.1f} GB"
         return f"it unpacks to {total / 1e9:,.1f} GB; {limit}"
     return ""
+
+
+def _plain(name: str) -> str:
+    """A member's name without what means nothing in it, such as ``./`` in front."""
+    return "/".join(part for part in name.split("/") if part not in ("", "."))
 
 
 def _fault(member: zipfile.ZipInfo, limits: Limits) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from app.files import Upload, disk_trouble
+from app.files import Upload, disk_trouble, move_new
 from app.tabs.images.archives import Limits, unpack
 from app.tabs.images.captions import saving
 from app.tabs.images.imagesets import (
@@ -196,8 +196,8 @@ def _add(image_set: SetFolder, incoming: list[Incoming]) -> None:
             if source.is_dir():
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
+            move_new(source, target)
             moved.append(target)
-            source.rename(target)
         notes = read_notes(image_set)
         write_notes(image_set, replace(notes, names={**notes.names, **names}))
     except BaseException:

@@ -162,14 +162,14 @@ def test_what_cannot_be_moved_in_takes_the_rest_out(
 ) -> None:
     old = stored(tmp_path, {"old.png": picture(9), "old.txt": "old"}).image_set
     before = tree(old.path)
-    rename = Path.rename
+    move = uploads.move_new
 
-    def fail_late(self: Path, target: Path) -> Path:
-        if Path(target).name.startswith("0003"):
+    def fail_late(source: Path, target: Path) -> None:
+        if target.name.startswith("0003"):
             raise OSError(errno.EIO, "broken")
-        return rename(self, target)
+        move(source, target)
 
-    monkeypatch.setattr(Path, "rename", fail_late)
+    monkeypatch.setattr(uploads, "move_new", fail_late)
     files = {"a.png": picture(1), "a.txt": "a", "b.png": picture(2)}
     with pytest.raises(UserError):
         store_uploads(tmp_path / "datasets", upload(tmp_path / "more", files), into=old)
@@ -258,3 +258,24 @@ def test_uploads_into_one_set_at_once_are_all_kept(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda files: store_uploads(into.path.parent, files, into=into), sent))
     assert len({entry.id for entry in scan(into).entries}) == len(read_notes(into).names) == 5
+
+
+def test_a_file_that_has_come_by_itself_is_never_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as by a second page on the same image sets."""
+    into = stored(tmp_path, {"old.png": picture(9)}).image_set
+    monkeypatch.setattr(uploads, "_next_number", lambda _: 1)
+    (into.path / "0001-a.txt").write_text("mine")
+    before = tree(into.path)
+    for links in (True, False):
+        if not links:
+            monkeypatch.setattr(os, "link", _no_links)
+        files = upload(tmp_path / f"sent-{links}", {"a.png": picture(1), "a.txt": "theirs"})
+        with pytest.raises(UserError, match="could not be saved"):
+            store_uploads(into.path.parent, files, into=into)
+        assert tree(into.path) == before
+
+
+def _no_links(*_: object) -> None:
+    raise OSError
