@@ -1,4 +1,4 @@
-"""Pipes, sockets and devices in the place of files: one sentence, and no waiting (FAULTS 41)."""
+"""Pipes, sockets and devices in the place of files: one sentence, and no waiting."""
 
 from __future__ import annotations
 
