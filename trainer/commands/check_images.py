@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from trainer.commands.command import Base, command, option
+from trainer.commands.show_picture import ShownPicture, show_picture
 from trainer.commands.train import Concepts
 from trainer.config.concepts import parse_concept
 from trainer.config.fields import field_help
@@ -30,7 +31,13 @@ def check_images(
         Literal["none", "alpha", "files"], option(None, field_help("images.masks"))
     ] = "none",
     concepts: Concepts = None,
-) -> SetsReport:
+    show: Annotated[
+        str | None, option("NAME", "Show one picture as it trains: its text, tokens and pixels.")
+    ] = None,
+    out: Annotated[
+        Path | None, option("FILE", "PNG file that --show writes the pixels and the mask to.")
+    ] = None,
+) -> SetsReport | ShownPicture:
     """Reports on image sets; doubtful pictures are no failure.
 
     Raises:
@@ -47,6 +54,8 @@ def check_images(
             "check-images needs a folder, or concepts, and not both.",
             "Such as: check-images DIR --trigger WORD, or: check-images --concept DIR:WORD:CLASS",
         )
+    if out is not None and show is None:
+        raise UserError("--out goes with --show NAME.", "Or leave it out.")
     values: dict[str, object] = {
         "base.name": base,
         "images.path": str(folder or "."),
@@ -62,9 +71,10 @@ def check_images(
     images = {"resolution": next(iter(config.images.sides), identity.resolution)}
     config = config.model_copy(update={"images": config.images.model_copy(update=images)})
     tokenizers = load_tokenizers(identity)
-    return read_sets(
+    report = read_sets(
         config,
         identity.resolution_step,
         lambda text: count_chunks(tokenizers, text),
         judge=lambda concept: doubt(concept.trigger, tokenizers, concept.class_word),
     )
+    return report if show is None else show_picture(config, report, show, out, tokenizers)

@@ -88,6 +88,16 @@ def fit_mask(mask: Image.Image, crop: CropPlan, flip: bool) -> np.ndarray:
     return fit(mask, crop, flip, Image.Resampling.BOX)
 
 
+def read_mask(entry: ImageEntry, config: ImagesConfig, crop: CropPlan) -> np.ndarray | None:
+    """(height, width) uint8, as it counts in training; None where the picture has none.
+
+    Raises:
+        ImageProblem: it is damaged, or has another shape than the picture.
+    """
+    mask = _load(entry, config)
+    return None if mask is None else fit_mask(mask, crop, False)
+
+
 def mask_problem(entry: ImageEntry, config: ImagesConfig, crop: CropPlan) -> ImageProblem | None:
     """Why a picture can't be trained with its mask; None where it can."""
     try:

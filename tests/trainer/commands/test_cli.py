@@ -315,3 +315,24 @@ def test_a_terminal_is_shown_what_it_would_obey(
         assert main(arguments) == 2
         said = "".join(capsys.readouterr())
         assert not set(said) & set("\x1b\x07\x9b\u202e\r\udce9"), arguments
+
+
+def test_one_picture_is_shown_as_it_trains(
+    tiny_base: TinyBase, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (images / "0.txt").write_text("a red \\(thing\\)\na blue thing")
+    Image.new("L", (32, 32), 255).save(images / "0.mask.png")
+    out = tmp_path / "shown.png"
+    arguments = ["check-images", str(images), "--base", str(tiny_base("sd1")), "--trigger", "ohwx"]
+    arguments += ["--resolution", "32", "--masks", "files", "--show", "0.png", "--out", str(out)]
+    assert main([*arguments, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    texts = [caption["text"] for caption in shown["captions"]]
+    assert texts == ["ohwx, a red (thing)", "ohwx, a blue thing"]
+    assert shown["captions"][1]["chunks"][0][-1] == "thing</w>"
+    with Image.open(out) as picture, Image.open(images / "0.png") as original:
+        assert picture.size == (64, 32)  # the mask at its right
+        assert picture.crop((0, 0, 32, 32)).tobytes() == original.convert("RGB").tobytes()
+        assert picture.getpixel((40, 9)) == (255, 255, 255)
+    assert main(arguments) == 2
+    assert "exists already" in capsys.readouterr().err
