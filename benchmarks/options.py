@@ -147,8 +147,19 @@ def report(rows: Sequence[dict[str, Any]]) -> None:
         if not kept:
             print("not as promised:", json.dumps(row))
         meters = [f"{row[name]:.3f}" for name in ("likeness", "leak", "collateral", "drawn")]
-        cells.append([_changed(row), row["set"], *meters, "yes" if kept else "**no**"])
-    header = ["option", "set", "likeness", "leak", "collateral", "drawn likeness", "as promised"]
+        cells.append(
+            [_changed(row), row["set"], row["steps"], *meters, "yes" if kept else "**no**"]
+        )
+    header = [
+        "option",
+        "set",
+        "steps",
+        "likeness",
+        "leak",
+        "collateral",
+        "drawn likeness",
+        "as promised",
+    ]
     write_between_marks(PAGE, "options", markdown(header, cells))
 
 
