@@ -86,8 +86,8 @@ def duplicate_findings(
         Finding(
             names[distinct[later]],
             "warning",
-            f"It looks nearly the same as {names[distinct[earlier]]}. Near duplicates make "
-            "the adapter repeat one picture: keep the better one.",
+            f"It looks nearly the same as {names[distinct[earlier]]}. Look at both: one picture "
+            "that is there twice counts twice; two drawings that are alike may both stay.",
         )
         for earlier, later in near_pairs(thumbnails[distinct])
     ]

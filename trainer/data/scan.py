@@ -46,7 +46,7 @@ UNREAD_KINDS = {
     **dict.fromkeys((".tga", ".dds", ".ico", ".icns", ".ppm", ".pgm", ".pnm", ".pcx"), "old kinds"),
     **dict.fromkeys((".pdf",), "PDF"),
     **dict.fromkeys((".mp4", ".mov", ".webm", ".mkv", ".avi", ".m4v"), "videos"),
-    **dict.fromkeys((".zip", ".rar", ".7z", ".tar", ".gz", ".tgz"), "archives: unpack them"),
+    **dict.fromkeys((".zip", ".rar", ".7z", ".tar", ".tgz"), "archives: unpack them"),
 }
 """What holds pictures and is not read, by suffix."""
 _LISTS = ("pictures", "captions", "metadata", "tables", "focuses", "others")
