@@ -29,7 +29,7 @@ OPTIMIZERS: Mapping[str, OptimizerFacts] = {
     "adamw": OptimizerFacts(rate=1.0, state=2.0),  # two moments
     "adamw8bit": OptimizerFacts(rate=1.0, state=0.52),  # two of a quarter, and their scales
     "prodigy": OptimizerFacts(rate=None, state=4.0),  # also where it began, and a running sum
-    "lion": OptimizerFacts(rate=0.2, state=1.0),  # one moment; every step is as long
+    "lion": OptimizerFacts(rate=0.2, state=1.0),  # one moment; every step is of one length
     "adafactor": OptimizerFacts(rate=1.0, state=0.15),  # rows and columns
 }
 

@@ -114,6 +114,7 @@ ELSEWHERE = {
         "trainer/training/test_resume.py::"
         "test_a_changed_image_set_is_shown_and_refused_unless_accepted"
     ),
+    "captions.wildcards": "trainer/data/test_captions.py::test_wildcards",
     "preservation.regularization": (
         "trainer/preservation/test_rows.py::"
         "test_regularisation_pictures_of_the_set_are_class_pictures"

@@ -44,7 +44,7 @@ def values_of(field: ConfigField) -> st.SearchStrategy[Any]:
         return st.sampled_from([0.25, 0.5] if field.name == "images.random_crop" else [None, 2, 64])
     if field.name == "images.resolutions":
         return st.just([])  # images.resolution has to be one of them
-    few = field.name in ("previews.count", "evaluation.board")
+    few = field.name in ("previews.count", "evaluation.board", "base.clip_skip")
     kinds = {
         "integer": st.integers(1, 8) if few else st.integers(32, 75),
         "number": st.floats(1.0, 1.5) if "below" not in field.expected else st.floats(0, 0.9),
