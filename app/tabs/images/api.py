@@ -56,6 +56,7 @@ def upload_images(files: list[Upload], title: str, into: str) -> dict[str, objec
         "image_set": stored.image_set.id,
         "pictures": stored.pictures,
         "captions": stored.captions,
+        "masks": stored.masks,
         "remarks": list(stored.remarks),
     }
 

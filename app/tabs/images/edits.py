@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from app.files import disk_trouble
 from app.tabs.images.captions import caption_paths, read_captions, saving, write_caption
-from app.tabs.images.imagesets import SetFolder, picture_path
+from app.tabs.images.imagesets import SetFolder, contents_of, picture_path
 from trainer.data.buckets import Focus
 from trainer.data.captions import (
     caption_lines,
@@ -139,17 +139,29 @@ def apply_edit(image_set: SetFolder, edit: Edit, seen: Mapping[str, str]) -> lis
                 "Look at the preview again.",
             )
         changes = preview(seen, edit)
-        if changes:
-            pairs = {change.picture: (change.before, change.after) for change in changes}
-            _write_history(image_set, [*history(image_set), Done(str(edit), pairs)])
-        paths = caption_paths(image_set)
-        for change in changes:
-            write_caption(paths[change.picture], change.after)
+        write_captions(image_set, changes, str(edit))
     return changes
 
 
+def write_captions(image_set: SetFolder, changes: Sequence[Change], what: str) -> None:
+    """Write captions, so that it can be undone. The caller holds `saving`.
+
+    Args:
+        what: is done, in a few words.
+
+    Raises:
+        UserError: nothing can be saved.
+    """
+    if changes:
+        pairs = {change.picture: (change.before, change.after) for change in changes}
+        _write_history(image_set, [*history(image_set), Done(what, pairs)])
+    paths = caption_paths(image_set)
+    for change in changes:
+        write_caption(paths[change.picture], change.after)
+
+
 def remove_picture(image_set: SetFolder, picture: str) -> None:
-    """Take a picture and its caption out of a set, into a folder from which undo brings it back.
+    """Take a picture, its caption and its mask out of a set; undo brings them back.
 
     Raises:
         UserError: the set is not the page's own, has no such picture, or nothing can be moved.
@@ -161,8 +173,9 @@ def remove_picture(image_set: SetFolder, picture: str) -> None:
         target.mkdir(parents=True)
         done = Done(f"{display_name(path.name)} removed", picture=picture, folder=folder)
         _write_history(image_set, [*history(image_set), done])
-        for file in (captions[picture], path.with_suffix(SUFFIX), path):
-            if file.exists():
+        mask = contents_of(image_set).masks.get(picture)
+        for file in (captions[picture], path.with_suffix(SUFFIX), mask and mask.path, path):
+            if file and file.exists():
                 file.rename(target / file.name)
 
 

@@ -26,6 +26,7 @@ from trainer.data.buckets import Focus
 from trainer.data.focus import write_focus
 from trainer.data.images import PICTURE_SUFFIXES, ImageProblem
 from trainer.data.names import display_name
+from trainer.data.pairing import looks_like_mask
 from trainer.data.parquet import ParquetRow, forget_tables
 from trainer.data.scan import MAX_REPEATS, folder_repeats
 from trainer.data.sets import ImageEntry, ImageFile
@@ -39,18 +40,21 @@ _ABOUT = ("README.md", "README.txt", "README", "LICENSE", "LICENSE.txt", "LICENS
 
 @dataclass(frozen=True)
 class Incoming:
-    """A picture on its way in, by the name that it came with."""
+    """A picture on its way in, by the name that it came with, and its mask."""
 
     name: str
     source: Path | ParquetRow
     caption: str | None
     focus: Focus | None = None
+    mask: Path | None = None
 
 
 def write_pictures(
     folder: Path, incoming: Iterable[Incoming], number: int, *, keep_plain: bool = False
 ) -> dict[str, str]:
-    """Write pictures and captions below a folder; gives the old name of each new one.
+    """Write pictures, captions and masks below a folder; gives the old name of each new one.
+
+    No name looks like that of a mask, so that each picture keeps its own mask, or none.
 
     Args:
         number: of the first picture; no two get the same stem, so that each has its own caption.
@@ -69,6 +73,10 @@ def write_pictures(
         plain = f"{below}/{old.stem}".casefold()
         if keep_plain and _PLAIN.fullmatch(old.stem) and plain not in stems:
             stem = old.stem
+        if looks_like_mask(stem):
+            stem = f"{count:04d}"
+        while f"{below}/{stem}".casefold() in stems:
+            stem = f"{stem}-x"
         stems.add(f"{below}/{stem}".casefold())
         # A table's rows have no suffix: decoders judge by content, so any will do.
         suffix = old.suffix.casefold() if old.suffix.casefold() in PICTURE_SUFFIXES else ".png"
@@ -81,8 +89,16 @@ def write_pictures(
         if picture.caption:
             target.with_suffix(".txt").write_text(f"{picture.caption}\n", encoding="utf-8")
         write_focus(target, picture.focus)
+        if picture.mask:
+            shutil.copyfile(picture.mask, mask_path(target, picture.mask))
         names[target.relative_to(folder).as_posix()] = picture.name
     return names
+
+
+def mask_path(picture: Path, mask: Path) -> Path:
+    """Where the mask of a picture of the page's own lies: ``NAME.mask.png``."""
+    suffix = mask.suffix.casefold()
+    return picture.with_suffix(f".mask{suffix if suffix in PICTURE_SUFFIXES else '.png'}")
 
 
 def _bytes_of(name: str, row: ParquetRow) -> bytes:
@@ -105,15 +121,17 @@ def _own_folder(old: str, known: dict[str, str]) -> str:
 
 def _own_part(part: str) -> str:
     repeats = folder_repeats(part)
-    if repeats is None:
-        return slug(part) or "folder"
-    return f"{min(repeats, MAX_REPEATS + 1)}_{slug(part.partition('_')[2])}"
+    name = slug(part if repeats is None else part.partition("_")[2])
+    if looks_like_mask(name):
+        name = ""
+    return (name or "folder") if repeats is None else f"{min(repeats, MAX_REPEATS + 1)}_{name}"
 
 
 def copy_set(root: Path, image_set: SetFolder) -> SetFolder:
     """A copy of a set that the page may change: “a copy of police-car”.
 
-    Its captions become .txt files, wherever they stood. Pictures that cannot be used stay behind.
+    Its captions become .txt files and its masks .mask files beside the pictures, wherever they
+    were. Pictures that cannot be used stay behind.
 
     Raises:
         UserError: nothing in it can be used, or there is no room.
@@ -137,7 +155,9 @@ def copy_set(root: Path, image_set: SetFolder) -> SetFolder:
 
 
 def _incoming(root: Path, entry: ImageEntry) -> Incoming:
+    mask = entry.mask.path if entry.mask else None
     if isinstance(entry.source, ImageFile):
         path = entry.source.path
-        return Incoming(path.relative_to(root).as_posix(), path, entry.caption, entry.focus)
+        name = path.relative_to(root).as_posix()
+        return Incoming(name, path, entry.caption, entry.focus, mask)
     return Incoming(entry.name, entry.source, entry.caption)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from gradio.utils import get_upload_folder
@@ -19,10 +20,12 @@ from app.tabs.images.setview import PictureView
 from trainer.data.buckets import CropPlan, Focus
 from trainer.data.decoder import load_rgb
 from trainer.data.images import ImageProblem
+from trainer.data.masks import MaskFile
 from trainer.runs.atomic import replacing
 
 SIDE = 480
-_PALE = 0.72  # how far what is cut off fades to white
+_PALE = 0.72  # how far what is cut off fades to white, and what is masked out to this:
+_NIGHT = (24, 24, 40)
 _LINE = (226, 88, 34)
 
 
@@ -39,12 +42,16 @@ def thumbnails(pictures: Sequence[PictureView]) -> list[str]:
 
 
 def _file(folder: Path, picture: PictureView) -> str:
-    content = picture.entry.id if picture.entry else None
-    return str(thumbnail(folder, picture.read, content, picture.crop))
+    content, mask = (picture.entry.id, picture.entry.mask) if picture.entry else (None, None)
+    return str(thumbnail(folder, picture.read, content, picture.crop, mask))
 
 
 def thumbnail(
-    folder: Path, read: Callable[[], bytes], content: str | None, crop: CropPlan | None = None
+    folder: Path,
+    read: Callable[[], bytes],
+    content: str | None,
+    crop: CropPlan | None = None,
+    mask: MaskFile | None = None,
 ) -> Path:
     """A picture's thumbnail, made where it is not there yet.
 
@@ -52,16 +59,20 @@ def thumbnail(
         read: gives the picture's file as bytes.
         content: what identifies them; None for one that cannot be read, which gets a blank.
         crop: how training cuts it; None shows it whole.
+        mask: what it leaves out is shown dark.
     """
-    key = hashlib.sha256(f"{content} {crop} {SIDE}".encode()).hexdigest()[:32]
+    facts = f"{content} {crop} {SIDE}" + (f" {mask.digest}" if mask else "")
+    key = hashlib.sha256(facts.encode()).hexdigest()[:32]
     path = folder / f"{key}.webp"
     if not path.exists():
         with replacing(path) as temporary:
-            _draw(read, content, crop).save(temporary, "WEBP", quality=82)
+            _draw(read, content, crop, mask).save(temporary, "WEBP", quality=82)
     return path
 
 
-def _draw(read: Callable[[], bytes], content: str | None, crop: CropPlan | None) -> Image.Image:
+def _draw(
+    read: Callable[[], bytes], content: str | None, crop: CropPlan | None, mask: MaskFile | None
+) -> Image.Image:
     try:
         if content is None:
             return _blank()
@@ -69,6 +80,15 @@ def _draw(read: Callable[[], bytes], content: str | None, crop: CropPlan | None)
     except ImageProblem:
         return _blank()
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    if mask:
+        with suppress(ImageProblem):  # the set's findings say what is wrong with it
+            inside = (
+                load_rgb(mask.read(), "#000000")
+                .convert("L")
+                .resize(small.size, Image.Resampling.BOX)
+            )
+            dark = Image.blend(small, Image.new("RGB", small.size, _NIGHT), _PALE)
+            small = Image.composite(small, dark, inside)
     return small if crop is None else show_crop(small, crop)
 
 

@@ -7,15 +7,19 @@ called is kept in the set's notes.
 
 from __future__ import annotations
 
+import hashlib
+import re
 import shutil
 import zipfile
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from app.files import Upload, disk_trouble, move_new
 from app.tabs.images.archives import Limits, unpack
-from app.tabs.images.captions import saving
+from app.tabs.images.captions import read_captions, saving
+from app.tabs.images.edits import Change, write_captions
 from app.tabs.images.imagesets import (
     MAX_TITLE,
     SetFolder,
@@ -25,12 +29,17 @@ from app.tabs.images.imagesets import (
     read_notes,
     write_notes,
 )
-from app.tabs.images.storage import Incoming, write_pictures
+from app.tabs.images.storage import Incoming, mask_path, write_pictures
 from trainer.data.caption_files import find_captions
-from trainer.data.names import display_name, is_of_system, list_names
+from trainer.data.findings import merge_findings
+from trainer.data.names import display_name, is_of_system, list_names, matching_key
+from trainer.data.pairing import looks_like_mask, take_masks
 from trainer.data.scan import FolderContents, FoundFile, folder_repeats
 from trainer.errors import UserError
-from trainer.runs.atomic import temporary_name
+from trainer.runs.atomic import replacing, temporary_name
+
+_TWIN = "∕twin-"
+"""How a folder begins that a file was put into to tell it from another of its name."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,7 @@ class Stored:
     """What became of an upload.
 
     Attributes:
-        pictures, captions: how many were added.
+        pictures, captions, masks: how many were added.
         remarks: what was doubtful or left out, by the uploaded names.
     """
 
@@ -46,6 +55,7 @@ class Stored:
     pictures: int
     captions: int
     remarks: tuple[str, ...]
+    masks: int = 0
 
 
 def store_uploads(
@@ -141,11 +151,28 @@ def _title_of(uploads: Sequence[Upload]) -> str:
     return ""
 
 
+@dataclass
+class _Sorted:
+    """What an upload holds.
+
+    Attributes:
+        incoming: new pictures.
+        captions, masks: for pictures that the set has already, by their present names.
+        remarks: what is doubtful, or not stored.
+    """
+
+    incoming: list[Incoming] = field(default_factory=list[Incoming])
+    captions: dict[str, str] = field(default_factory=dict[str, str])
+    masks: dict[str, Path] = field(default_factory=dict[str, Path])
+    remarks: list[str] = field(default_factory=list[str])
+
+
 def _sort_in(
     root: Path, files: list[FoundFile], title: str, into: SetFolder | None, limits: Limits
 ) -> Stored:
-    incoming, remarks = _read(files)
-    if not incoming:
+    found = _read(files, into)
+    incoming, remarks = found.incoming, found.remarks
+    if not incoming and not found.captions and not found.masks:
         raise UserError(
             " ".join(["There is no picture among the files.", *remarks[-1:], *remarks[:2]]),
             "JPEG, PNG, WebP, AVIF, BMP, GIF and TIFF are read, or a zip file of them.",
@@ -164,24 +191,127 @@ def _sort_in(
 
     if into:
         with saving:
-            _add(into, incoming)
-    captions = sum(1 for picture in incoming if picture.caption)
-    return Stored(into or make_set(root, title, fill), len(incoming), captions, tuple(remarks))
+            if incoming:
+                _add(into, incoming)
+            remarks += _add_to_pictures(into, found)
+    captions = sum(1 for picture in incoming if picture.caption) + len(found.captions)
+    masks = sum(1 for picture in incoming if picture.mask) + len(found.masks)
+    image_set = into or make_set(root, title, fill)
+    return Stored(image_set, len(incoming), captions, tuple(remarks), masks)
 
 
-def _read(files: list[FoundFile]) -> tuple[list[Incoming], list[str]]:
-    """The pictures with their captions, and what was doubtful or is neither."""
+def _read(files: list[FoundFile], into: SetFolder | None) -> _Sorted:
+    """The pictures with their captions and masks, and what was doubtful or is neither.
+
+    Captions and masks are looked for among the pictures of the set as well, by the names that they
+    came with and those that they have now.
+    """
+    found = _Sorted()
     contents = FolderContents()
-    for file in sorted(files, key=lambda file: file.name):
-        contents.add(file)
-    ignored = [file.shown for file in (*contents.tables, *contents.others)]
+    came_as = _tell_apart(files, found.remarks)
+    for name in sorted(came_as):
+        contents.add(FoundFile(came_as[name].path, name))
+    ignored = [came_as[file.name].shown for file in (*contents.tables, *contents.others)]
+    there = _pictures_there(into, contents) if into else {}
+    contents.pictures += [FoundFile(file.path, name) for name, file in there.items()]
+    take_masks(contents)
     captions = find_captions(contents)
-    remarks = [str(finding) for finding in contents.findings]
+    for file in contents.pictures:
+        caption, mask = captions.get(file.name), contents.masks.get(file.name)
+        if file.name not in there:
+            name = came_as[file.name].name
+            found.incoming.append(
+                Incoming(name, file.path, caption, mask=mask.path if mask else None)
+            )
+            continue
+        if caption:
+            found.captions[there[file.name].name] = caption
+        if mask:
+            found.masks[there[file.name].name] = mask.path
+    said = map(str, merge_findings(contents.findings))
+    found.remarks += [re.sub(f"{_TWIN}[^/]*/", "", remark) for remark in said]
     if ignored:
-        remarks.append(f"Not stored, being neither picture nor caption: {list_names(ignored)}.")
-    return [
-        Incoming(file.name, file.path, captions.get(file.name)) for file in contents.pictures
-    ], remarks
+        listed = list_names(ignored)
+        found.remarks.append(f"Not stored, being neither picture nor caption: {listed}.")
+    return found
+
+
+def _tell_apart(files: list[FoundFile], remarks: list[str]) -> dict[str, FoundFile]:
+    """The files by names of which each is another's only once.
+
+    Of pictures of one name from several folders each gets a folder of its own, so that none has
+    the caption of another. Captions and masks of one name are taken where they are the same.
+    """
+    groups: dict[str, list[FoundFile]] = defaultdict(list)
+    for file in files:
+        groups[file.name].append(file)
+    apart: dict[str, FoundFile] = {}
+    for name, same in groups.items():
+        distinct = {_digest(file): file for file in reversed(same)} if same[1:] else {}
+        if len(distinct) < 2:
+            apart[name] = same[0]
+            if same[1:]:
+                remarks.append(f"{same[0].shown} came {len(same)} times, and is stored once.")
+        elif same[0].kind == "pictures" and not looks_like_mask(PurePosixPath(same[0].stem).name):
+            for number, file in enumerate(distinct.values()):
+                apart[f"{_TWIN}{number}/{name}"] = file
+        else:
+            remarks.append(
+                f"{same[0].shown} came {len(same)} times, with different content: which belongs to "
+                "which picture cannot be told, so none is used. Drop the folders as one zip file."
+            )
+    return apart
+
+
+def _digest(file: FoundFile) -> bytes:
+    return hashlib.sha256(file.path.read_bytes()).digest()
+
+
+def _pictures_there(into: SetFolder, new: FolderContents) -> dict[str, FoundFile]:
+    """The pictures of a set by the names that they came with, and by their present ones."""
+    taken = {matching_key(file.stem) for file in new.pictures}
+    old_names = read_notes(into).names
+    named = [
+        (name, file)
+        for file in contents_of(into).pictures
+        for name in dict.fromkeys((old_names.get(file.name, file.name), file.name))
+    ]
+    counts = Counter(name for name, _ in named)
+    there: dict[str, FoundFile] = {}
+    for number, (name, file) in enumerate(named):
+        stem = FoundFile(Path(name), name).stem
+        if matching_key(stem) not in taken and not looks_like_mask(PurePosixPath(stem).name):
+            there[name if counts[name] == 1 else f"{_TWIN}there-{number}/{name}"] = file
+    return there
+
+
+def _add_to_pictures(image_set: SetFolder, found: _Sorted) -> list[str]:
+    """Captions and masks of pictures that are there; says what they replace."""
+    remarks: list[str] = []
+    if found.captions:
+        now = read_captions(image_set)
+        changes = [
+            Change(picture, now[picture], text)
+            for picture, text in found.captions.items()
+            if now.get(picture, text) != text
+        ]
+        write_captions(image_set, changes, f"{len(changes)} dropped captions")
+        if replaced := [display_name(one.picture) for one in changes if one.before]:
+            names = list_names(replaced)
+            remarks.append(f"{names}: the caption was replaced. Undo brings the old one back.")
+    contents = contents_of(image_set)
+    pictures = {file.name: file.path for file in contents.pictures}
+    for picture, source in found.masks.items():
+        if picture not in pictures:  # it was removed meanwhile
+            continue
+        target, old = mask_path(pictures[picture], source), contents.masks.get(picture)
+        with replacing(target) as temporary:
+            shutil.copyfile(source, temporary)
+        if old:
+            remarks.append(f"{display_name(picture)}: the mask was replaced.")
+            if old.path != target:
+                old.path.unlink()
+    return remarks
 
 
 def _add(image_set: SetFolder, incoming: list[Incoming]) -> None:
@@ -191,7 +321,7 @@ def _add(image_set: SetFolder, incoming: list[Incoming]) -> None:
     moved: list[Path] = []
     try:
         names = write_pictures(staging, incoming, _next_number(image_set))
-        for source in sorted(staging.rglob("*"), key=lambda path: path.suffix != ".txt"):
+        for source in sorted(staging.rglob("*"), key=_last_pictures):
             target = image_set.path / source.relative_to(staging)
             if source.is_dir():
                 continue
@@ -206,6 +336,10 @@ def _add(image_set: SetFolder, incoming: list[Incoming]) -> None:
         raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _last_pictures(path: Path) -> int:
+    return 0 if path.suffix == ".txt" else 1 if path.stem.endswith(".mask") else 2
 
 
 def _next_number(image_set: SetFolder) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from app.tabs.images.thumbnails import SIDE, box_of, show_crop, thumbnail
 from tests.corpus.pictures import encode, pattern, quarters
 from trainer.data.buckets import plan_crop
 from trainer.data.fitting import fit
+from trainer.data.masks import MaskFile
 
 
 def test_nothing_of_the_metadata_is_left(tmp_path: Path) -> None:
@@ -78,3 +80,21 @@ def test_what_is_cut_off_is_pale() -> None:
     whole = plan_crop(100, 100, 64, 32, buckets=True, upscale=True)
     square = Image.new("RGB", (100, 100))
     assert show_crop(square, whole) is square
+
+
+def test_what_a_mask_leaves_out_is_dark(tmp_path: Path) -> None:
+    inside = np.zeros((60, 80), dtype=np.uint8)
+    inside[:, :40] = 255
+    path = tmp_path / "a.mask.png"
+    path.write_bytes(encode(Image.fromarray(inside), "PNG"))
+    mask = MaskFile(path, hashlib.sha256(path.read_bytes()).hexdigest(), "a.mask.png")
+    white = encode(Image.new("RGB", (800, 600), "white"), "PNG")
+    plain = thumbnail(tmp_path, lambda: white, "id")
+    masked = thumbnail(tmp_path, lambda: white, "id", mask=mask)
+    assert plain != masked
+    with Image.open(masked) as small:
+        pixels = np.asarray(small.convert("L"))
+    assert pixels[:, : SIDE // 2 - 9].min() > 240
+    assert pixels[:, SIDE // 2 + 9 :].max() < 120
+    path.write_bytes(b"changed")
+    assert thumbnail(tmp_path, lambda: white, "another", mask=mask).is_file()

@@ -6,20 +6,24 @@ import errno
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from app.files import Upload
 from app.tabs.images import storage, uploads
 from app.tabs.images.archives import Limits
-from app.tabs.images.imagesets import HIDDEN, find_set, list_sets, read_notes, scan
+from app.tabs.images.edits import remove_picture, undo
+from app.tabs.images.imagesets import HIDDEN, SetFolder, find_set, list_sets, read_notes, scan
 from app.tabs.images.storage import copy_set
 from app.tabs.images.uploads import store_uploads
 from tests.app.sets_for_tests import stored, tree, upload
 from tests.app.tabs.images.test_archives import make_zip
 from tests.corpus.names import NAUGHTY
+from tests.corpus.pictures import encode
 from tests.trainer.data.folders_for_tests import picture, put
 from trainer.errors import UserError
 from trainer.places import PROJECT
@@ -186,6 +190,171 @@ def test_broken_pictures_are_stored_and_named_by_the_check(tmp_path: Path) -> No
     result = stored(tmp_path, {"good.png": picture(1), "bad.png": picture(2)[:100]})
     found = scan(result.image_set)
     assert found.left_out == ("0001-bad.png",)
+
+
+# -- captions and masks find their pictures
+
+
+def grey(seed: int) -> bytes:
+    return encode(Image.new("L", (96, 64), 200 + seed), "PNG")
+
+
+def zip_of(files: Mapping[str, bytes | str]) -> bytes:
+    return make_zip(lambda zipped: [zipped.writestr(*item) for item in files.items()])  # type: ignore[func-returns-value]
+
+
+PAIRS: dict[str, tuple[dict[str, bytes | str], dict[str, tuple[str | None, int | None]], str]] = {
+    # what is dropped; of the stored pictures the caption and the seed of the mask; what is said
+    "ours": (
+        {"cat.png": picture(1), "cat.mask.png": grey(1)},
+        {"0001-cat.png": (None, 1)},
+        "Masks of pictures",
+    ),
+    "OneTrainer": (
+        {"a.png": picture(1), "a-masklabel.png": grey(1), "b.png": picture(2), "a.txt": "one"},
+        {"0001-a.png": ("one", 1), "0002-b.png": (None, None)},
+        "",
+    ),
+    "a zip with a folder": (
+        {"x.zip": zip_of({"s/cat.png": picture(1), "s/masks/cat.png": grey(1), "s/cat.txt": "c"})},
+        {"0001-cat.png": ("c", 1)},
+        "",
+    ),
+    "a zip with folders side by side": (
+        {
+            "x.zip": zip_of(
+                {"images/A b.png": picture(1), "mask/A b.jpg": grey(1), "captions/A b.txt": "c"}
+            )
+        },
+        {"images/0001-a-b.png": ("c", 1)},
+        "",
+    ),
+    "two of one stem": (
+        {
+            "a.png": picture(1),
+            "a.jpg": picture(2, "JPEG"),
+            "a.png.txt": "p",
+            "a.jpg.mask.png": grey(1),
+        },
+        {"0001-a.jpg": (None, 1), "0002-a.png": ("p", None)},
+        "",
+    ),
+    "a picture named like a mask": (
+        {"gas_mask.png": picture(1), "b.png": picture(2), "gas_mask.txt": "g"},
+        {"0001-b.png": (None, None), "0002.png": ("g", None)},
+        "Named like a mask",
+    ),
+    "a mask without a picture": (
+        {"a.png": picture(1), "b.mask.png": grey(1)},
+        {"0001-a.png": (None, None)},
+        "b.mask.png: A mask, but no picture",
+    ),
+}
+
+
+def pairs_of(image_set: SetFolder) -> dict[str, tuple[str | None, bytes | None]]:
+    return {
+        entry.name: (entry.caption, entry.mask.path.read_bytes() if entry.mask else None)
+        for entry in scan(image_set).entries
+    }
+
+
+@pytest.mark.parametrize("layout", PAIRS)
+def test_uploads_stay_paired(layout: str, tmp_path: Path) -> None:
+    """In the stored set, in a copy of it, and when they are added to another set."""
+    files, expected, said = PAIRS[layout]
+    result = stored(tmp_path, files)
+    wanted = {
+        name: (caption, None if seed is None else grey(seed))
+        for name, (caption, seed) in expected.items()
+    }
+    assert pairs_of(result.image_set) == wanted
+    assert said in " ".join(result.remarks)
+    assert (result.pictures, result.masks) == (
+        len(wanted),
+        sum(mask is not None for _, mask in wanted.values()),
+    )
+    copy = copy_set(tmp_path / "datasets", result.image_set)
+    assert sorted(pairs_of(copy).values(), key=repr) == sorted(wanted.values(), key=repr)
+    other = stored(tmp_path / "other", {"z.png": picture(9)}).image_set
+    store_uploads(other.path.parent, upload(tmp_path / "again", files), into=other)
+    added = {name: pair for name, pair in pairs_of(other).items() if "z.png" not in name}
+    assert sorted(added.values(), key=repr) == sorted(wanted.values(), key=repr)
+
+
+def test_a_removed_picture_takes_its_mask_along(tmp_path: Path) -> None:
+    image_set = stored(tmp_path, {"a.png": picture(1), "a_mask.png": grey(1), "b.png": picture(2)})
+    before = pairs_of(image_set.image_set)
+    remove_picture(image_set.image_set, "0001-a.png")
+    assert [*pairs_of(image_set.image_set)] == ["0002-b.png"]
+    assert not scan(image_set.image_set).findings or "mask" not in str(
+        scan(image_set.image_set).findings
+    )
+    undo(image_set.image_set)
+    assert pairs_of(image_set.image_set) == before
+
+
+LATER: dict[str, tuple[dict[str, bytes | str], dict[str, tuple[str | None, int | None]], str]] = {
+    # what is dropped onto 0001-0.png (old), 0002-b-c.png; the pairs; what is said
+    "by the name that it came with": ({"B c.txt": "late"}, {"2": ("late", None)}, ""),
+    "by its present name": ({"0002-b-c.txt": "late"}, {"2": ("late", None)}, ""),
+    "a mask": ({"0_mask.png": grey(3)}, {"1": ("old", 3)}, ""),
+    "another caption": ({"0.txt": "new"}, {"1": ("new", None)}, "Undo brings the old one back"),
+    "a table": (
+        {"captions.csv": "file_name,caption\n0.png,new\nB c.png,late"},
+        {"1": ("new", None), "2": ("late", None)},
+        "",
+    ),
+    "in a zip": (
+        {"x.zip": zip_of({"captions/B c.txt": "late", "masks/B c.png": grey(4)})},
+        {"2": ("late", 4)},
+        "",
+    ),
+    "new ones of the same name": (
+        {"0.png": picture(7), "0.txt": "of the new one"},
+        {"3": ("of the new one", None)},
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LATER)
+def test_captions_and_masks_come_later(kind: str, tmp_path: Path) -> None:
+    files, changed, said = LATER[kind]
+    first = {"0.png": picture(1), "0.txt": "old", "B c.png": picture(2)}
+    image_set = stored(tmp_path, first).image_set
+    before = pairs_of(image_set)
+    result = store_uploads(image_set.path.parent, upload(tmp_path / "x", files), into=image_set)
+    after = pairs_of(image_set)
+    for name in after:
+        caption, seed = changed.get(name[3], before.get(name, (None, None)))
+        mask = grey(seed) if isinstance(seed, int) else seed
+        assert after[name] == (caption, mask)
+    assert len(after) == (3 if "3" in changed else 2)
+    assert said in " ".join(result.remarks)
+    if kind == "another caption":
+        undo(image_set)
+        assert pairs_of(image_set) == before
+
+
+def test_files_of_one_name_are_never_mixed_up(tmp_path: Path) -> None:
+    """As a browser sends several folders: a name says nothing any more of where it was."""
+    sent = [
+        *upload(tmp_path / "a", {"1.png": picture(1), "1.txt": "one", "2.png": picture(2)}),
+        *upload(tmp_path / "b", {"1.png": picture(3), "1.txt": "other", "2.png": picture(2)}),
+        *upload(tmp_path / "c", {"3.png": picture(4), "3.txt": "three"}),
+        *upload(tmp_path / "d", {"3.png": picture(5)}),
+    ]
+    result = store_uploads(tmp_path / "datasets", sent)
+    found = captions(tmp_path, result.image_set.id)
+    assert found == {
+        **{"0001-1.png": None, "0002-1.png": None, "0003-3.png": None, "0004-3.png": None},
+        "0005-2.png": None,
+    }
+    said = " ".join(result.remarks)
+    assert "1.txt came 2 times, with different content" in said
+    assert "3.txt: Whose caption it is cannot be told" in said and "twin" not in said
+    assert "2.png came 2 times, and is stored once" in said
 
 
 # -- copies
