@@ -32,7 +32,7 @@ from app.tabs.images.imagesets import (
 from app.tabs.images.storage import Incoming, mask_path, write_pictures
 from trainer.data.caption_files import find_captions
 from trainer.data.findings import merge_findings
-from trainer.data.names import display_name, is_of_system, list_names, matching_key
+from trainer.data.names import display_name, list_names, matching_key
 from trainer.data.pairing import looks_like_mask, take_masks
 from trainer.data.scan import FolderContents, FoundFile, folder_repeats
 from trainer.errors import UserError
@@ -116,7 +116,7 @@ def _stage(uploads: Sequence[Upload], staging: Path, limits: Limits) -> list[Fou
     for number, upload in enumerate(uploads):
         name = upload.name.replace("/", "∕")
         suffix = upload.path.suffix
-        if is_of_system(name):
+        if name.startswith("._"):  # macOS's own, beside each file on a foreign disk
             continue
         if not zipfile.is_zipfile(upload.path) and not name.casefold().endswith(".zip"):
             name = name if PurePosixPath(name).suffix == suffix else name + suffix
