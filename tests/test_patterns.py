@@ -44,6 +44,10 @@ REASONS: dict[str, str] = {
     r"date|time|created|updated|status|format|mime|ext|type|category|path|file|name|id|model|"
     r"negative).*": "as a whole; over a column's name, cut to 100",
     r"\{([^{}|]*\|[^{}]*)\}": "each part ends at the next brace, where alone the next match begins",
+    r"<(?:lora|lyco|hypernet|embedding):[^<>]*>": "ends at the next mark, where the next begins",
+    r"(?<!\\)\(([^()\\]*[^()\\\d\s]\s*):[+-]?(?:\d(?:\.\d+)?|\.\d+)\)": "ends at the next bracket, "
+    "where the next begins; each run of spaces is looked at once",
+    r"(?<![\\(])\({2,}([^()\\]+)\){2,}": "a run of brackets is begun once; the parts share nothing",
     r"x[^/]*/": "begins with a mark that is in a name once",
     r"x +\"": "spaces after a comma: none is looked at twice",
     r"(?P<run>.+)@(?P<step>\d{1,7})": "matched as a whole: one repeat",

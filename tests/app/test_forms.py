@@ -32,6 +32,7 @@ OTHER: dict[str, Shown] = {
     "images.path": "police-car",
     "images.background": "#00ff7f",
     "training.ema_decay": 0.99,
+    "captions.max_tokens": 300,
     "adapter.dropout": 0.25,
 }
 

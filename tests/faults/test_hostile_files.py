@@ -109,11 +109,11 @@ ADAPTERS: dict[str, tuple[bytes, str]] = {
     "text": (b"Access denied. " * 100, "damaged"),
     "name of a megabyte": (
         packed(header(("unet" + ".lora_A" * 150_000 + ".x", entry(0, 0)))),
-        "no adapter known",
+        "damaged",
     ),
     "digits without end": (
         packed(header((f"lora_unet_input_blocks_{'9' * 50_000}_1_x.alpha", entry(0, 0)))),
-        "no adapter known",
+        "damaged",
     ),
     "alpha NaN": (diffusers('{"unet.lora_alpha": NaN}'), "alpha is nan"),
     "alpha of 4,000 digits": (diffusers('{"unet.lora_alpha": ' + "9" * 4000 + "}"), "alpha is 9"),
@@ -272,7 +272,8 @@ def prepared(
         whole = Path(shutil.copytree(cases.base, root / "files" / f"base {name}"))
         config = json.loads((whole / file).read_bytes())
         (whole / file).write_text(json.dumps({**config, **changes}))
-        cases.add(name, "base folder", ["trigger", "x", "--base", str(whole)], "can't be right")
+        drawing = ["generate", "--prompt", "x", "--out", str(root / "drawn"), "--base", str(whole)]
+        cases.add(name, "base folder", drawing, "can't be right")
     for name, (content, says) in CONFIGS.items():
         path = cases.file("x.toml", content)
         cases.add(name, "config", cases.train("--config", path), says)

@@ -163,7 +163,7 @@ def _composed(text: str) -> str:
 
 _EXTRA = re.compile(r"<(?:lora|lyco|hypernet|embedding):[^<>]*>", re.IGNORECASE)
 _WEIGHT = re.compile(r"(?<!\\)\(([^()\\]*[^()\\\d\s]\s*):[+-]?(?:\d(?:\.\d+)?|\.\d+)\)")
-_STRESS = re.compile(r"(?<!\\)\({2,}([^()\\]+)\){2,}")
+_STRESS = re.compile(r"(?<![\\(])\({2,}([^()\\]+)\){2,}")
 _TRIGGER = re.compile(r"\[\[?trigger\]?\]|\{trigger\}|<trigger>", re.IGNORECASE)
 
 

@@ -257,8 +257,8 @@ def _unreadable(
         "Diffusion 1, 2 and XL; ask its author for the file as one of these."
     )
     if not unknown:
-        what = f"has bundled embeddings ({shorten(embeddings)})" if embeddings else "is empty"
-        return UserError(f"{path} {what}, and no layers.", hint)
+        held = f"embeddings ({shorten(embeddings)}) alone" if embeddings else "nothing: it is empty"
+        return UserError(f"{path} holds {held}.", hint)
     names = shorten(display_name(name[:120]) for name in unknown)
     if kind:
         return UserError(f"{path} is {kind}: {names}.", hint)

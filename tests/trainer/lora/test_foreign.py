@@ -139,7 +139,7 @@ REFUSED: dict[str, tuple[Tensors, str]] = {
     "a VAE": ({"decoder.up.0.block.0.conv1.weight": torch.ones(2)}, "is a VAE"),
     "a base model": ({"model.diffusion_model.out.2.weight": torch.ones(2)}, "a whole base model"),
     "a UNet": ({f"{BLOCK}.attn1.to_q.weight": torch.ones(2)}, "is a part of a base model"),
-    "only embeddings": (EMBEDDING, "has bundled embeddings (tok<1>), and no layers"),
+    "only embeddings": (EMBEDDING, "holds embeddings (tok<1>) alone"),
     "a nonsense layer": (lora("lora_unet_attic_0_to_q"), f"{STRANGERS}: lora_unet_attic_0_to_q."),
     "a layer too many": (lora(f"{UNET.replace('mid', 'middle')}_attn1_to_q"), STRANGERS),
     "nonsense among real layers": (SD1 | lora("lora_unet_attic"), f"{STRANGERS}: lora_"),

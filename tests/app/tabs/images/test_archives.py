@@ -182,12 +182,19 @@ def test_good_ones_are_unpacked_under_numbers(tmp_path: Path) -> None:
 def test_a_name_may_begin_with_the_folder_that_it_is_in(tmp_path: Path) -> None:
     """As ``zip -r x.zip ./`` and some tools of Windows write them."""
     names = ["./a.png", "./b/./c.png", "d//e.png", "./.hidden/f.png", "././__MACOSX/g.png"]
-    data = make_zip(lambda zipped: [zipped.writestr(name, b"x") for name in names] and None)
+
+    def holding(*names: str) -> bytes:
+        def fill(zipped: zipfile.ZipFile) -> None:
+            for name in names:
+                zipped.writestr(name, b"x")
+
+        return make_zip(fill)
+
+    data = holding(*names)
     (tmp_path / "a.zip").write_bytes(data)
     (tmp_path / "out").mkdir()
     found = unpack(tmp_path / "a.zip", "a.zip", tmp_path / "out", Limits())
     assert [file.name for file in found] == ["a.png", "b/c.png", "d/e.png"]
-    twice = make_zip(lambda zipped: [zipped.writestr(n, b"x") for n in ("a", "./a")] and None)
-    (tmp_path / "b.zip").write_bytes(twice)
+    (tmp_path / "b.zip").write_bytes(holding("a", "./a"))
     with pytest.raises(UserError, match="twice"):
         unpack(tmp_path / "b.zip", "b.zip", tmp_path / "out", Limits())
