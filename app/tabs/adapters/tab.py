@@ -276,7 +276,7 @@ def _expose() -> None:
     gr.api(for_scripts(inspect_adapter), api_name="inspect_adapter")
     with gr.Row(visible=False):
         adapter, file = gr.Textbox(label="adapter"), gr.File(label="file")
-        gr.Button().click(says_errors(download_adapter), adapter, file, api_name="download_adapter")
+        gr.Button().click(for_scripts(download_adapter), adapter, file, api_name="download_adapter")
 
 
 def inspect_adapter(adapter: str) -> dict:

@@ -13,7 +13,7 @@ from gradio.components import Component
 
 from app.client import ProgressUpdate, ShouldStop, Stopped, follow
 from app.render import plain, quiet, render
-from app.shared import QUIET, elem, logger, says_errors
+from app.shared import QUIET, elem, for_scripts, logger
 from app.tabs.generate import drawing, grid
 from app.tabs.generate.drawing import MOST_COUNT, Settings
 from app.tabs.generate.form import GenerateForm, read_form
@@ -270,7 +270,7 @@ def add_api() -> None:
     ]
     output = gr.File(label="pictures", file_count="multiple", **hidden)
     gr.Button(visible=False, elem_id=elem("generate", "api")).click(
-        says_errors(generate), inputs, output, api_name="generate", concurrency_limit=None
+        for_scripts(generate), inputs, output, api_name="generate", concurrency_limit=None
     )
 
 

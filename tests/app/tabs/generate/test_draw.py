@@ -10,6 +10,7 @@ import gradio as gr
 import pytest
 
 from app.client import Stopped
+from app.shared import for_scripts
 from app.tabs.generate import draw, drawing, tab
 from app.tabs.generate.drawing import AdapterSetting, Settings
 from app.tabs.generate.form import GenerateForm, read_form
@@ -105,6 +106,14 @@ def test_the_api_takes_adapters_by_name(machine: Machine) -> None:
     assert all(Path(file).is_file() for file in files)
     with pytest.raises(UserError, match="17 pictures"):
         draw.generate("a", count=17)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"), [({"count": "3"}, "count: "), ({"seed": None}, "seed: ")]
+)
+def test_wrong_types_are_refused_by_name(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(gr.Error, match=said):
+        for_scripts(draw.generate)("a", **wrong)
 
 
 def test_the_form_says_what_is_in_it(form: GenerateForm) -> None:
