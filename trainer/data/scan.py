@@ -118,6 +118,11 @@ class FolderContents:
         """Puts a file into the list of its kind."""
         getattr(self, file.kind).append(file)
 
+    def files(self) -> Iterator[FoundFile]:
+        """The files of all kinds, but for what `masks` took out of the pictures."""
+        for kind in _LISTS:
+            yield from getattr(self, kind)
+
     def doubt(self, name: str, severity: Severity, message: str) -> None:
         """Adds a finding about a file or folder."""
         self.findings.append(Finding(display_name(name), severity, message))

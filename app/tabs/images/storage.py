@@ -1,14 +1,15 @@
 """How pictures and captions are written into an image set of the page's own.
 
 Pictures are stored byte by byte under names of our own; a caption is a ``.txt`` file beside its
-picture. No name that came from elsewhere becomes a path.
+picture. No name that came from elsewhere becomes a path; a copy keeps the folders of class pictures
+and splits as they lie on this disk.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -28,8 +29,8 @@ from trainer.data.images import PICTURE_SUFFIXES, ImageProblem
 from trainer.data.names import display_name
 from trainer.data.pairing import looks_like_mask
 from trainer.data.parquet import ParquetRow, forget_tables
-from trainer.data.scan import MAX_REPEATS, folder_repeats
-from trainer.data.sets import ImageEntry, ImageFile
+from trainer.data.scan import MAX_REPEATS, FoundFile, folder_repeats, look_into
+from trainer.data.sets import MAX_IMAGES, ImageEntry, ImageFile
 from trainer.errors import UserError
 
 _MAX_FOLDERS = 3  # levels of folders that are kept
@@ -131,7 +132,8 @@ def copy_set(root: Path, image_set: SetFolder) -> SetFolder:
     """A copy of a set that the page may change: “a copy of police-car”.
 
     Its captions become .txt files and its masks .mask files beside the pictures, wherever they
-    were. Pictures that cannot be used stay behind.
+    were. Regularisation pictures and splits come along as they are. Pictures that cannot be used
+    stay behind.
 
     Raises:
         UserError: nothing in it can be used, or there is no room.
@@ -144,6 +146,10 @@ def copy_set(root: Path, image_set: SetFolder) -> SetFolder:
         for file in contents_of(image_set).others:
             if file.name in _ABOUT and file.path.stat().st_size < _MAX_ABOUT:
                 shutil.copyfile(file.path, folder / file.name)
+        for file in _put_aside(image_set.path):
+            target = folder / file.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file.path, target)
         notes = read_notes(image_set)
         return replace(notes, title=title, copied_from=image_set.id, names=names)
 
@@ -152,6 +158,20 @@ def copy_set(root: Path, image_set: SetFolder) -> SetFolder:
             return make_set(root, title, fill)
     finally:
         forget_tables()
+
+
+def _put_aside(root: Path, below: str = "") -> Iterator[FoundFile]:
+    """The files of folders that are not trained on as the subject, by their names in the set."""
+    contents = look_into(root, MAX_IMAGES)
+    for name in (*contents.class_folders, *contents.splits):
+        if (root / name).is_file():  # a table is a split by itself
+            yield FoundFile(root / name, below + name)
+            continue
+        inside = f"{below}{name}/"
+        for file in look_into(root / name, MAX_IMAGES).files():
+            if file.kind != "others":
+                yield FoundFile(file.path, inside + file.name)
+        yield from _put_aside(root / name, inside)
 
 
 def _incoming(root: Path, entry: ImageEntry) -> Incoming:

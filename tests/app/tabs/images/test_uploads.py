@@ -446,3 +446,26 @@ def test_a_file_that_has_come_by_itself_is_never_replaced(
 
 def _no_links(*_: object) -> None:
     raise OSError
+
+
+def test_a_copy_keeps_class_pictures_and_splits(tmp_path: Path) -> None:
+    root = tmp_path / "datasets"
+    lying = {
+        "img/5_ohwx man/a.png": picture(1),
+        "reg/1_man/Élan b.png": picture(2),
+        "reg/1_man/Élan b.txt": "a man",
+        "reg/test/c.png": picture(3),
+        "data/a/b/c/d/validation/d.png": picture(4),
+    }
+    put(root / "wild", lying)
+    original = find_set(root, "wild")
+    before = scan(original)
+    copy = copy_set(root, original)
+    after = scan(copy)
+    assert after.class_folders == before.class_folders == {"reg": 2}
+    assert after.splits == before.splits
+    assert len(after.entries) == len(before.entries) == 1
+    kept = tree(copy.path)
+    assert kept["data/a/b/c/d/validation/d.png"] == lying["data/a/b/c/d/validation/d.png"]
+    assert kept["reg/1_man/Élan b.txt"] == b"a man"
+    assert kept["reg/test/c.png"] == lying["reg/test/c.png"]
