@@ -82,3 +82,26 @@ def test_very_large_sets_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> No
     findings = duplicate_findings("abcd", ["1", "2", "3", "1"], same)
     assert [finding.severity for finding in findings] == ["warning", "note"]
     assert "not looked for" in findings[1].message
+
+
+def icon(badge: str, place: tuple[int, int] = (9, 9)) -> Image.Image:
+    """A sheet of paper on white, with a badge of six pixels in it."""
+    image = Image.new("RGB", (16, 16), "white")
+    image.paste("#88a", (2, 0, 14, 16))
+    image.paste("#eef", (3, 1, 13, 15))
+    image.paste(badge, (*place, place[0] + 6, place[1] + 6))
+    return image
+
+
+def test_icons_of_one_style_are_not_the_same() -> None:
+    icons = [icon(colour) for colour in ("#0a0", "#a00", "#00a", "#fa0")]
+    assert pairs(*icons, icon("#0a0", (1, 9)), icon("#0a0")) == [(0, 5)]
+
+
+def test_all_pairs_are_one_finding() -> None:
+    rising = np.broadcast_to(np.arange(0, 180, 20, dtype=np.uint8)[:, None], (8, 9, 3))
+    shades = np.stack([rising, rising, rising[:, ::-1], rising[:, ::-1], rising, rising])
+    findings = duplicate_findings("abcdef", ["1", "2", "3", "4", "5", "1"], shades)
+    assert [one.pictures for one in findings] == [("f",), ("b", "d", "e")]
+    assert "a = f." in findings[0].message
+    assert "a = b, e; c = d." in findings[1].message

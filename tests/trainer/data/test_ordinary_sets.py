@@ -168,7 +168,7 @@ def test_small_drawings_on_white_are_no_duplicates(tmp_path: Path) -> None:
     shifted.paste(pattern(24, 24, seed=0), (50, 44))
     files["shifted.png"] = encode(shifted, "PNG")
     image_set = scan_image_set(put(tmp_path, files))
-    assert [one.name for one in about(image_set, "", "nearly the same")] == ["shifted.png"]
+    assert [one.name for one in about(image_set, "", "Nearly the same")] == ["shifted.png"]
 
 
 def test_heic_is_read(tmp_path: Path) -> None:

@@ -344,9 +344,9 @@ def test_duplicates_are_reported_and_used(tmp_path: Path) -> None:
     }
     image_set = scan_image_set(put(tmp_path, files))
     assert len(image_set.entries) == 6
-    assert about(image_set, "b.png", "same file as a.png")
-    assert about(image_set, "c.jpg", "nearly the same as a.png")
-    assert about(image_set, "d.png", "nearly the same as a.png")
+    assert about(image_set, "b.png", "The same file several times: a.png = b.png.")
+    assert about(image_set, "c.jpg", "Nearly the same as another: a.png = c.jpg, d.png.")
+    assert about(image_set, "d.png", "Nearly the same as another: a.png = c.jpg, d.png.")
     assert not about(image_set, "e.png", "same") and not about(image_set, "f.png", "same")
     assert image_set.entries[0].id == image_set.entries[1].id
 
