@@ -18,8 +18,8 @@ from itertools import islice
 from pathlib import PureWindowsPath
 from typing import Any
 
-from trainer.data.captions import decode_text
 from trainer.data.columns import TextColumn, caption_of, choose_text_column
+from trainer.data.encodings import ENCODING_NAMES, find_encoding, utf8_or_none
 from trainer.data.findings import ImageProblem
 from trainer.data.names import display_name, list_names
 from trainer.data.pairing import PictureIndex, in_one_folder
@@ -138,7 +138,7 @@ def _read_table(
 ) -> None:
     """The captions of one table; says what is wrong with at most 20 of its rows."""
     documented = file.path.name.casefold() in DOCUMENTED
-    table = _open(file, index)
+    table = _open(file, index, contents)
     columns = table.columns() if table else {}
     if table and not columns and table.header is None and documented:  # says why no line is a row
         _take_rows(file, table, "file_name", "text", index, texts, contents)
@@ -299,7 +299,7 @@ def _name_column(
 # ------------------------------------------------------------------------------ kinds of files
 
 
-def _open(file: FoundFile, index: PictureIndex) -> _Table | None:
+def _open(file: FoundFile, index: PictureIndex, contents: FolderContents) -> _Table | None:
     """A table by its file's suffix; None for a JSON file that is none."""
     suffix = file.path.suffix.casefold()
     limit = MAX_JSON_BYTES if suffix == ".json" else MAX_TABLE_BYTES
@@ -307,12 +307,39 @@ def _open(file: FoundFile, index: PictureIndex) -> _Table | None:
         data = stream.read(limit + 1)
     if len(data) > limit:
         raise ValueError(f"it has more than {limit // 1_000_000} MB")
-    text = decode_text(data)
+    text = _text(data, file, contents)
     if suffix == ".json":
         return _open_json(text, file, index)
     if suffix in (".jsonl", ".ndjson"):
         return _Table(text)
     return _open_csv(text, file, index)
+
+
+def _text(data: bytes, file: FoundFile, contents: FolderContents) -> str:
+    """A table's text; says how it was read where it is no UTF-8."""
+    if (text := utf8_or_none(data)) is not None:
+        return text
+    text, encoding = _decode(data, contents.encoding)
+    strange = next((line for line in text.splitlines() if not line.isascii()), text)
+    message = (
+        f"Not in UTF-8: read as {ENCODING_NAMES.get(encoding, encoding)}. A line of it: "
+        f"{display_name(strange[:60])}. If that is not what was written, save it as UTF-8."
+    )
+    contents.doubt(file.name, "warning", message)
+    return text
+
+
+def _decode(data: bytes, encoding: str | None) -> tuple[str, str]:
+    """What is no UTF-8, and its encoding: its own, or else that of the caption files beside it.
+
+    Raises:
+        ValueError: it can't be told.
+    """
+    if name := find_encoding([data]) or encoding:
+        return data.decode(name, errors="ignore"), name
+    raise ValueError(
+        "it is not in UTF-8, and which other encoding it is in can't be told. Save it as UTF-8"
+    )
 
 
 def _open_csv(text: str, file: FoundFile, index: PictureIndex) -> _Table:

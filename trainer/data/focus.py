@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from trainer.data.buckets import Focus
-from trainer.data.pairing import PictureIndex
+from trainer.data.pairing import PictureIndex, in_one_folder
 from trainer.data.scan import FolderContents
 from trainer.runs.atomic import write_text
 
@@ -24,7 +24,7 @@ def find_focuses(contents: FolderContents) -> dict[str, Focus]:
     found: dict[str, Focus] = {}
     for file in contents.focuses:
         focus = _read(file.path)
-        pictures = index.beside(file.stem)
+        pictures = index.beside(file.stem) or index.elsewhere(file.stem)
         if focus is None:
             contents.doubt(
                 file.name,
@@ -32,8 +32,9 @@ def find_focuses(contents: FolderContents) -> dict[str, Focus]:
                 "It does not hold two numbers from 0 to 1, such as 0.5 0.2 (from the left and from "
                 "the top), so the picture is cut in its middle. Mend it, or delete it.",
             )
-        elif not pictures:
-            message = "It says where to cut a picture, but none beside it has its name."
+        elif not pictures or not in_one_folder(pictures):
+            message = "It says where to cut a picture, but "
+            message += "of which can't be told." if pictures else "none beside it has its name."
             contents.doubt(file.name, "warning", message)
         else:
             found |= dict.fromkeys([picture.name for picture in pictures], focus)

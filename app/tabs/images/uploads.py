@@ -30,8 +30,10 @@ from app.tabs.images.imagesets import (
     write_notes,
 )
 from app.tabs.images.storage import Incoming, mask_path, write_pictures
+from trainer.data.buckets import Focus
 from trainer.data.caption_files import find_captions
 from trainer.data.findings import merge_findings
+from trainer.data.focus import SUFFIX, find_focuses, write_focus
 from trainer.data.names import display_name, list_names, matching_key
 from trainer.data.pairing import looks_like_mask, take_masks
 from trainer.data.scan import FolderContents, FoundFile, folder_repeats
@@ -47,7 +49,7 @@ class Stored:
     """What became of an upload.
 
     Attributes:
-        pictures, captions, masks: how many were added.
+        pictures, captions, masks, focuses: how many were added.
         remarks: what was doubtful or left out, by the uploaded names.
     """
 
@@ -56,6 +58,7 @@ class Stored:
     captions: int
     remarks: tuple[str, ...]
     masks: int = 0
+    focuses: int = 0
 
 
 def store_uploads(
@@ -157,13 +160,14 @@ class _Sorted:
 
     Attributes:
         incoming: new pictures.
-        captions, masks: for pictures that the set has already, by their present names.
+        captions, masks, focuses: for pictures that the set has already, by their present names.
         remarks: what is doubtful, or not stored.
     """
 
     incoming: list[Incoming] = field(default_factory=list[Incoming])
     captions: dict[str, str] = field(default_factory=dict[str, str])
     masks: dict[str, Path] = field(default_factory=dict[str, Path])
+    focuses: dict[str, Focus] = field(default_factory=dict[str, Focus])
     remarks: list[str] = field(default_factory=list[str])
 
 
@@ -172,7 +176,7 @@ def _sort_in(
 ) -> Stored:
     found = _read(files, into)
     incoming, remarks = found.incoming, found.remarks
-    if not incoming and not found.captions and not found.masks:
+    if not any((incoming, found.captions, found.masks, found.focuses)):
         raise UserError(
             " ".join(["There is no picture among the files.", *remarks[-1:], *remarks[:2]]),
             "JPEG, PNG, WebP, AVIF, BMP, GIF and TIFF are read, or a zip file of them.",
@@ -196,15 +200,16 @@ def _sort_in(
             remarks += _add_to_pictures(into, found)
     captions = sum(1 for picture in incoming if picture.caption) + len(found.captions)
     masks = sum(1 for picture in incoming if picture.mask) + len(found.masks)
+    focuses = sum(1 for picture in incoming if picture.focus) + len(found.focuses)
     image_set = into or make_set(root, title, fill)
-    return Stored(image_set, len(incoming), captions, tuple(remarks), masks)
+    return Stored(image_set, len(incoming), captions, tuple(remarks), masks, focuses)
 
 
 def _read(files: list[FoundFile], into: SetFolder | None) -> _Sorted:
-    """The pictures with their captions and masks, and what was doubtful or is neither.
+    """The pictures with what belongs to them, and what was doubtful or is neither.
 
-    Captions and masks are looked for among the pictures of the set as well, by the names that they
-    came with and those that they have now.
+    Captions, masks and places to cut at are looked for among the pictures of the set as well, by
+    the names that these came with and those that they have now.
     """
     found = _Sorted()
     contents = FolderContents()
@@ -215,19 +220,22 @@ def _read(files: list[FoundFile], into: SetFolder | None) -> _Sorted:
     there = _pictures_there(into, contents) if into else {}
     contents.pictures += [FoundFile(file.path, name) for name, file in there.items()]
     take_masks(contents)
-    captions = find_captions(contents)
+    captions, focuses = find_captions(contents), find_focuses(contents)
     for file in contents.pictures:
         caption, mask = captions.get(file.name), contents.masks.get(file.name)
+        focus = focuses.get(file.name)
         if file.name not in there:
             name = came_as[file.name].name
             found.incoming.append(
-                Incoming(name, file.path, caption, mask=mask.path if mask else None)
+                Incoming(name, file.path, caption, focus, mask.path if mask else None)
             )
             continue
         if caption:
             found.captions[there[file.name].name] = caption
         if mask:
             found.masks[there[file.name].name] = mask.path
+        if focus:
+            found.focuses[there[file.name].name] = focus
     said = map(str, merge_findings(contents.findings))
     found.remarks += [re.sub(f"{_TWIN}[^/]*/", "", remark) for remark in said]
     if ignored:
@@ -286,7 +294,7 @@ def _pictures_there(into: SetFolder, new: FolderContents) -> dict[str, FoundFile
 
 
 def _add_to_pictures(image_set: SetFolder, found: _Sorted) -> list[str]:
-    """Captions and masks of pictures that are there; says what they replace."""
+    """What came for pictures that are there; says what it replaces."""
     remarks: list[str] = []
     if found.captions:
         now = read_captions(image_set)
@@ -311,6 +319,10 @@ def _add_to_pictures(image_set: SetFolder, found: _Sorted) -> list[str]:
             remarks.append(f"{display_name(picture)}: the mask was replaced.")
             if old.path != target:
                 old.path.unlink()
+    for picture in sorted(found.focuses.keys() & pictures.keys()):
+        if pictures[picture].with_suffix(SUFFIX).exists():
+            remarks.append(f"{display_name(picture)}: the place to cut at was replaced.")
+        write_focus(pictures[picture], found.focuses[picture])
     return remarks
 
 
@@ -339,7 +351,7 @@ def _add(image_set: SetFolder, incoming: list[Incoming]) -> None:
 
 
 def _last_pictures(path: Path) -> int:
-    return 0 if path.suffix == ".txt" else 1 if path.stem.endswith(".mask") else 2
+    return 0 if path.suffix in (".txt", SUFFIX) else 1 if path.stem.endswith(".mask") else 2
 
 
 def _next_number(image_set: SetFolder) -> int:

@@ -469,3 +469,22 @@ def test_a_copy_keeps_class_pictures_and_splits(tmp_path: Path) -> None:
     assert kept["data/a/b/c/d/validation/d.png"] == lying["data/a/b/c/d/validation/d.png"]
     assert kept["reg/1_man/Élan b.txt"] == b"a man"
     assert kept["reg/test/c.png"] == lying["reg/test/c.png"]
+
+
+@pytest.mark.parametrize("way", ["single", "zip", "later"])
+def test_chosen_cuts_come_along(way: str, tmp_path: Path) -> None:
+    pictures = {"Red Car.png": picture(1), "b.jpg": picture(2, "JPEG")}
+    focuses = {"Red Car.focus": "0.5 0.2\n", "b.jpg.focus": "1 0", "lost.focus": "0 0"}
+    files: dict[str, bytes | str] = {**pictures, **focuses}
+    if way == "zip":
+        result = stored(tmp_path, {"all.zip": zip_of(files)})
+    else:
+        result = stored(tmp_path, files if way == "single" else dict(pictures))
+    if way == "later":
+        sent = upload(tmp_path / "later", focuses)
+        result = store_uploads(tmp_path / "datasets", sent, into=result.image_set)
+    assert result.focuses == 2
+    assert [one for one in result.remarks if "lost.focus" in one]
+    image_set = scan(result.image_set)
+    assert [entry.focus for entry in image_set.entries] == [(0.5, 0.2), (1, 0)]
+    assert not [one for one in image_set.findings if "focus" in one.name]
