@@ -5,18 +5,27 @@ They stand in a file with the picture's name, or in a table. `find_captions` kno
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
-from trainer.data.caption_tables import MAX_JSON_BYTES, read_json_caption, read_tables
-from trainer.data.captions import MAX_CAPTION_BYTES, MAX_CAPTION_CHARACTERS, decode_caption
+from trainer.data.caption_tables import MAX_JSON_BYTES, MOST_COLUMNS, read_tables
+from trainer.data.captions import (
+    MAX_CAPTION_BYTES,
+    MAX_CAPTION_CHARACTERS,
+    decode_caption,
+    decode_text,
+)
+from trainer.data.columns import TextColumn, caption_of, choose_text_column
 from trainer.data.encodings import ENCODING_NAMES, find_encoding, utf8_or_none
 from trainer.data.findings import Finding, ImageProblem, Severity
 from trainer.data.names import display_name, list_names, matching_key
 from trainer.data.pairing import PictureIndex, in_one_folder
 from trainer.data.scan import CAPTION_SUFFIXES, FolderContents, FoundFile, is_about
 from trainer.plain_files import open_file
+from trainer.untyped import is_table
 
 
 def find_captions(contents: FolderContents) -> dict[str, str]:
@@ -25,7 +34,7 @@ def find_captions(contents: FolderContents) -> dict[str, str]:
     Files beside the pictures count before the tables. What is doubtful becomes a finding.
     """
     index = PictureIndex(contents.pictures)
-    contents.encoding = _judge_encoding(contents)
+    contents.encoding = _judge_encoding(contents, index)
     beside = _read_sidecars(contents, index)
     own = _read_json_sidecars(contents, index)
     listed = {**read_tables(contents, index), **own}
@@ -95,10 +104,10 @@ def _read_sidecars(contents: FolderContents, index: PictureIndex) -> dict[str, s
     return captions
 
 
-def _judge_encoding(contents: FolderContents) -> str | None:
+def _judge_encoding(contents: FolderContents, index: PictureIndex) -> str | None:
     """The encoding of the caption files that are no UTF-8, together; says what it is, or is not."""
     strange: dict[str, bytes] = {}
-    for file in contents.captions:
+    for file in (*contents.captions, *_json_sidecars(contents, index)):
         with suppress(OSError):
             data = read_start(file.path, MAX_CAPTION_BYTES)
             if utf8_or_none(data, cut=len(data) > MAX_CAPTION_BYTES) is None:
@@ -128,26 +137,53 @@ def _rank(file: FoundFile, picture: FoundFile) -> tuple[bool, bool, int, str]:
     return (distant, not whole, CAPTION_SUFFIXES.index(file.path.suffix.casefold()), file.name)
 
 
+def _json_sidecars(contents: FolderContents, index: PictureIndex) -> list[FoundFile]:
+    """The JSON files that are named like pictures."""
+    files = (file for file in contents.metadata if file.path.suffix.casefold() == ".json")
+    return [file for file in files if index.beside(file.stem)]
+
+
 def _read_json_sidecars(contents: FolderContents, index: PictureIndex) -> dict[str, str]:
     """The captions of JSON files that are named like pictures; they leave the tables."""
     captions: dict[str, str] = {}
-    tables: list[FoundFile] = []
-    for file in contents.metadata:
-        owners = index.beside(file.stem) if file.path.suffix.casefold() == ".json" else []
-        if not owners:
-            tables.append(file)
-            continue
+    files = _json_sidecars(contents, index)
+    for file in files:
         try:
-            text, column = read_json_caption(read_start(file.path, MAX_JSON_BYTES))
+            data = read_start(file.path, MAX_JSON_BYTES)
+            if contents.encoding is None and utf8_or_none(data) is None:
+                continue  # `_judge_encoding` has said so
+            text, column = _read_json(data, contents.encoding)
         except (OSError, ImageProblem) as error:
             reason = getattr(error, "strerror", None) or str(error)
             contents.doubt(file.name, "error", f"It cannot be read as a caption: {reason}")
             continue
         if column.message:
             contents.doubt(file.name, column.severity, column.message)
-        captions |= {picture.name: text for picture in owners if text}
-    contents.metadata = tables
+        captions |= {picture.name: text for picture in index.beside(file.stem) if text}
+    contents.metadata = [file for file in contents.metadata if file not in files]
     return captions
+
+
+def _read_json(data: bytes, encoding: str | None) -> tuple[str, TextColumn]:
+    """The caption in a JSON file of one picture, and what is said of its entries.
+
+    Args:
+        encoding: of the set's texts that are no UTF-8.
+
+    Raises:
+        ImageProblem: it is no JSON object.
+    """
+    text = decode_text(data, encoding=encoding)
+    try:
+        value = json.loads(text) if len(data) <= MAX_JSON_BYTES else None
+    except (ValueError, RecursionError):
+        value = None
+    if isinstance(value, str):
+        return caption_of(value, "text") or "", TextColumn("text")
+    if not is_table(value):
+        raise ImageProblem("It is no JSON object in braces.", 'Write {"text": "…"}.')
+    column = choose_text_column({name: [one] for name, one in islice(value.items(), MOST_COLUMNS)})
+    return (caption_of(value[column.name], column.name) or "" if column.name else ""), column
 
 
 def _read(file: FoundFile, contents: FolderContents) -> str:

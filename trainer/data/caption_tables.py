@@ -18,9 +18,8 @@ from itertools import islice
 from pathlib import PureWindowsPath
 from typing import Any
 
-from trainer.data.columns import TextColumn, caption_of, choose_text_column
+from trainer.data.columns import caption_of, choose_text_column
 from trainer.data.encodings import ENCODING_NAMES, find_encoding, utf8_or_none
-from trainer.data.findings import ImageProblem
 from trainer.data.names import display_name, list_names
 from trainer.data.pairing import PictureIndex, in_one_folder
 from trainer.data.scan import FolderContents, FoundFile
@@ -37,7 +36,7 @@ _MAX_ROW_FINDINGS = 20
 _MAX_NAME = 4096
 _LOOKED_AT = 200
 """Rows by which the columns are told."""
-_MOST_COLUMNS = 200
+MOST_COLUMNS = 200
 DOCUMENTED = ("metadata.jsonl", "metadata.csv")
 """What is a table of captions by its name; any other file has to name pictures of the set."""
 _FILE_COLUMNS = (
@@ -89,14 +88,14 @@ class _Table:
     def columns(self) -> dict[str, list[object]]:
         """Some values of each column."""
         found: dict[str, list[object]] = defaultdict(list)
-        for name in islice(self.header or (), _MOST_COLUMNS):
+        for name in islice(self.header or (), MOST_COLUMNS):
             found[name] = []
         with suppress(csv.Error):  # who reads all rows says where it ends
             for row in islice(self.rows(), _LOOKED_AT):
                 if isinstance(row.cells, Mapping):
-                    pairs = islice(row.cells.items(), _MOST_COLUMNS)
+                    pairs = islice(row.cells.items(), MOST_COLUMNS)
                 else:
-                    pairs = islice(zip(self.header or (), row.cells, strict=False), _MOST_COLUMNS)
+                    pairs = islice(zip(self.header or (), row.cells, strict=False), MOST_COLUMNS)
                 for name, value in pairs:
                     found[name].append(value)
         return found
@@ -113,24 +112,6 @@ def read_tables(contents: FolderContents, index: PictureIndex) -> dict[str, str]
             message = f"The table cannot be read any further: {reason}."
             contents.doubt(file.name, "error", message)
     return texts
-
-
-def read_json_caption(data: bytes) -> tuple[str, TextColumn]:
-    """The caption in a JSON file of one picture, and what is said of its entries.
-
-    Raises:
-        ImageProblem: it is no JSON object.
-    """
-    try:
-        value = json.loads(decode_text(data)) if len(data) <= MAX_JSON_BYTES else None
-    except (ValueError, RecursionError):
-        value = None
-    if isinstance(value, str):
-        return caption_of(value, "text") or "", TextColumn("text")
-    if not is_table(value):
-        raise ImageProblem("It is no JSON object in braces.", 'Write {"text": "…"}.')
-    column = choose_text_column({name: [one] for name, one in islice(value.items(), _MOST_COLUMNS)})
-    return (caption_of(value[column.name], column.name) or "" if column.name else ""), column
 
 
 def _read_table(

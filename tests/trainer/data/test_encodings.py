@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.trainer.data.folders_for_tests import about, captions_of, picture, put
+from trainer.data.captions import clean_caption
 from trainer.data.encodings import find_encoding, utf8_or_none
 from trainer.data.sets import scan_image_set
 
@@ -97,3 +100,49 @@ def test_what_cannot_be_told_is_refused_by_name(tmp_path: Path) -> None:
     image_set = scan_image_set(put(tmp_path, files))
     assert captions_of(image_set) == {"a.png": None, "b.png": None}
     assert [one.severity for one in about(image_set, "a.txt", "can't be told")] == ["error"]
+
+
+RUSSIAN = TEXTS["Russian"]
+
+
+@pytest.mark.parametrize("encoding", ["cp1251", "utf_16_le", "utf_16"])
+@pytest.mark.parametrize("name", ["metadata.csv", "list.tsv", "metadata.jsonl", "captions.json"])
+def test_a_table_is_read_in_its_code_page(name: str, encoding: str, tmp_path: Path) -> None:
+    files = {f"{n}.png": picture(n) for n in range(len(RUSSIAN))}
+    files[name] = _table(name, RUSSIAN).encode(encoding)
+    image_set = scan_image_set(put(tmp_path, files))
+    assert [entry.caption for entry in image_set.entries] == [clean_caption(t) for t in RUSSIAN]
+    assert len(about(image_set, name, "Not in UTF-8: read as")) == (encoding != "utf_16")
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "list.tsv", "metadata.jsonl", "captions.json"])
+def test_a_table_of_an_unknown_code_page_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    table = _table(name, ["лиса"]).encode("cp1251")
+    image_set = scan_image_set(put(tmp_path, {"0.png": picture(1), name: table}))
+    assert image_set.entries[0].caption is None
+    assert [one.severity for one in about(image_set, name, "not in UTF-8")] == ["error"]
+
+
+def test_json_beside_pictures_is_judged_together(tmp_path: Path) -> None:
+    files = {f"{n}.png": picture(n) for n in range(len(RUSSIAN))}
+    files |= {
+        f"{n}.json": json.dumps({"text": text}, ensure_ascii=False).encode("cp1251")
+        for n, text in enumerate(RUSSIAN)
+    }
+    image_set = scan_image_set(put(tmp_path / "many", files))
+    assert [entry.caption for entry in image_set.entries] == [clean_caption(t) for t in RUSSIAN]
+    lone = {"0.png": picture(1), "0.json": '{"text": "лиса"}'.encode("cp1251")}
+    image_set = scan_image_set(put(tmp_path / "one", lone))
+    assert image_set.entries[0].caption is None
+    assert [one.severity for one in about(image_set, "0.json", "not in UTF-8")] == ["error"]
+
+
+def _table(name: str, texts: Sequence[str]) -> str:
+    rows = [{"file_name": f"{n}.png", "text": text} for n, text in enumerate(texts)]
+    if name.endswith(".json"):
+        return json.dumps(rows, ensure_ascii=False)
+    if name.endswith(".jsonl"):
+        return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    mark = "\t" if name.endswith(".tsv") else ","
+    lines = [f'{row["file_name"]}{mark}"{row["text"]}"' for row in rows]
+    return "\n".join([f"file_name{mark}text", *lines])
