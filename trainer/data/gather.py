@@ -118,7 +118,8 @@ def read_sets(
         for concept in concepts
         if concept.trigger and (doubt := judge(concept))
     ]
-    shared = merge_findings([*doubts, *_shared_findings(concepts, sets)])
+    idle = _unused_masks(config.images.masks, reports)
+    shared = merge_findings([*doubts, *idle, *_shared_findings(concepts, sets)])
     return SetsReport(concepts, reports, shared)
 
 
@@ -200,6 +201,17 @@ def split_validation(
 def _of_concept(picture: Picture, number: int, prefix: str) -> Picture:
     entry = replace(picture.entry, name=prefix + picture.entry.name)
     return replace(picture, entry=entry, concept=number)
+
+
+def _unused_masks(masks: str, reports: Sequence[SetReport]) -> Iterator[Finding]:
+    """Masks that the settings leave out: who makes them means them."""
+    names = [one.entry.name for report in reports for one in report.fitted if one.entry.mask]
+    if names and masks != "files":
+        message = (
+            f'There is a mask, but images.masks is "{masks}", so it does nothing. Set it to '
+            '"files" to train on what the masks show, or delete them.'
+        )
+        yield Finding.of_several(names, "warning", message)
 
 
 def _shared_findings(

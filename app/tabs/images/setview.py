@@ -84,6 +84,11 @@ class SetView:
         return self.notes.title or self.folder.id
 
     @property
+    def masks(self) -> int:
+        """How many of the pictures that train have a mask of their own."""
+        return sum(1 for one in self.pictures if one.crop and one.entry and one.entry.mask)
+
+    @property
     def base_is_here(self) -> bool:
         """Whether the base model was read, and not judged by its name."""
         return isinstance(self.base, BaseIdentity)

@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 from app.files import disk_trouble
 from app.tabs.images.setview import PictureView
 from trainer.data.buckets import CropPlan, Focus
+from trainer.data.colours import WHITE
 from trainer.data.decoder import load_rgb
 from trainer.data.images import ImageProblem
 from trainer.data.masks import MaskFile
@@ -42,8 +43,10 @@ def thumbnails(pictures: Sequence[PictureView]) -> list[str]:
 
 
 def _file(folder: Path, picture: PictureView) -> str:
-    content, mask = (picture.entry.id, picture.entry.mask) if picture.entry else (None, None)
-    return str(thumbnail(folder, picture.read, content, picture.crop, mask))
+    entry = picture.entry
+    content, mask = (entry.id, entry.mask) if entry else (None, None)
+    background = entry.background(WHITE) if entry else WHITE
+    return str(thumbnail(folder, picture.read, content, picture.crop, mask, background))
 
 
 def thumbnail(
@@ -52,6 +55,7 @@ def thumbnail(
     content: str | None,
     crop: CropPlan | None = None,
     mask: MaskFile | None = None,
+    background: str = WHITE,
 ) -> Path:
     """A picture's thumbnail, made where it is not there yet.
 
@@ -60,23 +64,29 @@ def thumbnail(
         content: what identifies them; None for one that cannot be read, which gets a blank.
         crop: how training cuts it; None shows it whole.
         mask: what it leaves out is shown dark.
+        background: "#rrggbb", below transparent parts.
     """
     facts = f"{content} {crop} {SIDE}" + (f" {mask.digest}" if mask else "")
+    facts += f" {background}" if background != WHITE else ""
     key = hashlib.sha256(facts.encode()).hexdigest()[:32]
     path = folder / f"{key}.webp"
     if not path.exists():
         with replacing(path) as temporary:
-            _draw(read, content, crop, mask).save(temporary, "WEBP", quality=82)
+            _draw(read, content, crop, mask, background).save(temporary, "WEBP", quality=82)
     return path
 
 
 def _draw(
-    read: Callable[[], bytes], content: str | None, crop: CropPlan | None, mask: MaskFile | None
+    read: Callable[[], bytes],
+    content: str | None,
+    crop: CropPlan | None,
+    mask: MaskFile | None,
+    background: str,
 ) -> Image.Image:
     try:
         if content is None:
             return _blank()
-        small = load_rgb(read())
+        small = load_rgb(read(), background)
     except ImageProblem:
         return _blank()
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)

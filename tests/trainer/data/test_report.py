@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from tests.trainer.data.folders_for_tests import picture, put
-from trainer.config.schema import CaptionsConfig, ImagesConfig
+from trainer.config.schema import CaptionsConfig, ImagesConfig, TrainingConfig
 from trainer.data.checks import sticking_words
+from trainer.data.gather import read_sets
 from trainer.data.report import SetReport, describe_set
 from trainer.data.sets import scan_image_set
 
@@ -258,3 +259,26 @@ def test_words_in_every_line_stick(tmp_path: Path) -> None:
     files |= {f"{n}.txt": f"red sofa {n}\nsofa, blue {{x|y}}" for n in range(2)}
     report = describe(put(tmp_path, files), wildcards=True)
     assert report.sticking_words == {"sofa": 6}
+
+
+@pytest.mark.parametrize(
+    ("files", "masks", "said"),
+    [
+        (["a.mask.png", "b_mask.png"], "none", ("a.png", "b.png")),
+        (["mask/c.jpg"], "alpha", ("c.png",)),
+        (["a.mask.png"], "files", ()),
+        ([], "none", ()),
+    ],
+)
+def test_masks_that_the_settings_leave_out_open_the_training(
+    files: list[str], masks: str, said: tuple[str, ...], tmp_path: Path
+) -> None:
+    pictures = {f"{name}.png": picture(n) for n, name in enumerate("abc")}
+    folder = put(tmp_path, pictures | {name: picture(9) for name in files})
+    images = {"path": folder, "masks": masks, "resolution": 64}
+    config = TrainingConfig.model_validate({"images": images})
+    report = read_sets(config, 32)
+    assert [one.pictures for one in report.shared if "There is a mask" in one.message] == (
+        [said] if said else []
+    )
+    assert any("There is a mask" in warning for warning in report.warnings()) == bool(said)

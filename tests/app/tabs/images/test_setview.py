@@ -138,3 +138,12 @@ def test_what_a_base_model_trains_at(base: str, resolution: int, step: int) -> N
     """As `fit` has it: both read the same table."""
     facts = base_facts(base)
     assert (facts.resolution, facts.resolution_step) == (resolution, step)
+
+
+@pytest.mark.parametrize("masks", [0, 1, 2])
+def test_masks_are_counted(masks: int, tmp_path: Path) -> None:
+    files = {f"{n}.png": picture(n) for n in range(3)}
+    files |= {f"{n}.mask.png": picture(9) for n in range(masks)}
+    view = look_at(stored(tmp_path, files).image_set, "sd15")
+    assert view.masks == masks
+    assert (f"masks {masks} of 3" in html("summary", view)) == bool(masks)

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.tabs.images.thumbnails import SIDE, box_of, show_crop, thumbnail
+from app.tabs.images.setview import look_at
+from app.tabs.images.thumbnails import SIDE, box_of, show_crop, thumbnail, thumbnails
+from tests.app.sets_for_tests import stored
 from tests.corpus.pictures import encode, pattern, quarters
 from trainer.data.buckets import plan_crop
 from trainer.data.fitting import fit
@@ -98,3 +100,14 @@ def test_what_a_mask_leaves_out_is_dark(tmp_path: Path) -> None:
     assert pixels[:, SIDE // 2 + 9 :].max() < 120
     path.write_bytes(b"changed")
     assert thumbnail(tmp_path, lambda: white, "another", mask=mask).is_file()
+
+
+@pytest.mark.parametrize(("colour", "below"), [("white", 0), ("black", 255), ("#c00", 255)])
+def test_drawings_on_transparency_are_seen(colour: str, below: int, tmp_path: Path) -> None:
+    drawing = Image.new("RGBA", (96, 96), (255, 255, 255, 0))
+    drawing.paste(colour, (24, 24, 72, 72))
+    view = look_at(stored(tmp_path, {"a.png": encode(drawing, "PNG")}).image_set, "sd15")
+    with Image.open(*thumbnails(view.pictures)) as small:
+        pixels = np.asarray(small.convert("RGB")).astype(int)
+    assert abs(pixels[4, 48] - below).max() < 12
+    assert np.ptp(pixels, axis=(0, 1)).max() > 150
