@@ -37,6 +37,7 @@ REASONS: dict[str, str] = {
     r" at (line \d+ col \d+|end of file)": "each part begins with another word",
     r"(test|val|valid|validation|eval)(-\d+-of-\d+)?\.parquet": "as a whole; over a file's name",
     r"\d+_(.+)": "matched once at the start, over a folder's name",
+    r"(?im)^[a-z]{2,3}(?:[_@-][a-z]{1,12}){0,2}\.utf-?8=[^\r\n]*": "nothing follows the repeat",
     r"\d,\d+": "nothing follows the repeat",
     r"(?!.*negative).*(?:caption|prompt).*": "as a whole; over a column's name, cut to 100",
     r".*(?:tag|keyword).*": "as a whole; over a column's name, cut to 100",

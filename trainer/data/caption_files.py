@@ -15,6 +15,7 @@ from trainer.data.caption_tables import MAX_JSON_BYTES, MOST_COLUMNS, read_table
 from trainer.data.captions import (
     MAX_CAPTION_BYTES,
     MAX_CAPTION_CHARACTERS,
+    TRANSLATION,
     decode_caption,
     decode_text,
 )
@@ -199,6 +200,10 @@ def _read(file: FoundFile, contents: FolderContents) -> str:
     if not text:
         message = "It is empty: trigger and class word will be the caption instead."
         contents.doubt(file.name, "warning", message)
+    whole = decode_text(data, cut=True, encoding=contents.encoding)
+    if TRANSLATION.search(whole) and not TRANSLATION.search(text):
+        message = "Lines such as de.utf8=… are taken for translations, and not trained."
+        contents.doubt(file.name, "note", message)
     if len(data) > MAX_CAPTION_BYTES or len(text) == MAX_CAPTION_CHARACTERS:
         message = f"It is longer than {MAX_CAPTION_CHARACTERS:,} characters, and is cut there."
         contents.doubt(file.name, "warning", message)

@@ -29,6 +29,9 @@ _INVISIBLE = frozenset("\u200b\u200e\u200f\u2060\ufeff\u061c") | {
 # The innermost choice: its options may not hold another.
 _WILDCARD = re.compile(r"\{([^{}|]*\|[^{}]*)\}")
 
+TRANSLATION = re.compile(r"(?im)^[a-z]{2,3}(?:[_@-][a-z]{1,12}){0,2}\.utf-?8=[^\r\n]*")
+"""A line such as ``de.utf8=Ein Pfau.``: Tux Paint's stamps hold their text in all languages."""
+
 # A character for each byte.
 _WESTERN = "".join(
     bytes([byte]).decode("cp1252", errors="ignore") or chr(byte) for byte in range(256)
@@ -38,10 +41,12 @@ _WESTERN = "".join(
 def decode_caption(data: bytes, encoding: str | None = None) -> str:
     """The captions in a caption file, a line each: `decode_text`, then `clean_lines`.
 
-    Only the first `MAX_CAPTION_BYTES` bytes are looked at.
+    Translations are left out where there is another line, see `TRANSLATION`. Only the first
+    `MAX_CAPTION_BYTES` bytes are looked at.
     """
     cut = len(data) > MAX_CAPTION_BYTES
-    return clean_lines(decode_text(data[:MAX_CAPTION_BYTES], cut=cut, encoding=encoding))
+    text = decode_text(data[:MAX_CAPTION_BYTES], cut=cut, encoding=encoding)
+    return clean_lines(TRANSLATION.sub("", text)) or clean_lines(text)
 
 
 def decode_text(data: bytes, *, cut: bool = False, encoding: str | None = None) -> str:

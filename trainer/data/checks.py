@@ -34,6 +34,7 @@ MAX_TAGS = 1000
 """In a report, the commonest."""
 _LARGE_CUT = 0.3
 _STICKING_SHARE = 0.8
+_MANY_LINES = 20  # in one file: more likely a text about the picture than captions
 _STICKING_CAPTIONS = 4  # with fewer, nearly every word is in nearly every caption
 _COMMON_WORDS = frozenset(
     (
@@ -276,7 +277,8 @@ def _several_captions(found: FittedSet) -> Iterator[Finding]:
             f"Several captions, a line each ({sum(lines[name] for name in several)} in all). One "
             "of them is chosen at each step. Join them in one line if that is not meant."
         )
-        yield Finding.of_several(several, "note", message)
+        many = max(lines.values()) > _MANY_LINES
+        yield Finding.of_several(several, "warning" if many else "note", message)
     if choices := [entry.name for entry in found.captioned if has_wildcards(entry.caption or "")]:
         if found.captions.wildcards:
             message = "Choices such as {red|blue}: at each step one option of each is taken."
@@ -310,8 +312,13 @@ def _large_cuts(found: FittedSet) -> Iterator[Finding]:
     if large:
         least, most = min(large.values()), max(large.values())
         share = f"{100 * least:.0f}" + (f" to {100 * most:.0f}" if most - least > 0.005 else "")
+        bucket = (
+            f"a bucket (of at most {MAX_BUCKET_ASPECT:.0f} : 1, in steps of {found.step} pixels)"
+            if found.images.buckets
+            else "a square, since images.buckets is off"
+        )
         message = (
-            f"{share} % of it is cut off to fit a bucket (of at most {MAX_BUCKET_ASPECT:.0f} : 1). "
+            f"{share} % of it is cut off to fit {bucket}. "
             "Is what matters in the middle? If not, cut it yourself."
         )
         yield Finding.of_several(list(large), "warning", message)

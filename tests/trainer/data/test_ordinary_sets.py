@@ -204,3 +204,28 @@ def test_a_planar_tiff_is_read_or_refused_and_never_misread(tmp_path: Path) -> N
     assert load_rgb(tmp_path / "8.tif").getpixel((3, 2)) == (10, 200, 90)
     (said,) = about(image_set, "16.tif", "planes of 16 bits")
     assert "damaged" not in said.message
+
+
+STAMP = "A peacock.\nde.utf8=Ein Pfau.\nca@valencia.utf8=Un paó.\nzh_CN.utf8=孔雀\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "caption", "said"),
+    [
+        (STAMP, "A peacock.", True),
+        ("de.utf8=Ein Pfau.\n", "de.utf8=Ein Pfau.", False),
+        ("A sign that says en.utf8=x\nde: a sign", "A sign that says en.utf8=x\nde: a sign", False),
+    ],
+)
+def test_translations_are_no_captions(text: str, caption: str, said: bool, tmp_path: Path) -> None:
+    image_set = scan_image_set(put(tmp_path, {"a.png": picture(1), "a.txt": text}))
+    assert image_set.entries[0].caption == caption
+    assert bool(about(image_set, "a.txt", "translations")) == said
+
+
+@pytest.mark.parametrize(("lines", "severity"), [(2, "note"), (20, "note"), (21, "warning")])
+def test_a_long_text_is_a_doubtful_caption(lines: int, severity: str, tmp_path: Path) -> None:
+    text = "\n".join(f"line {n}" for n in range(lines))
+    report = described(tmp_path, {"a.png": picture(1), "a.txt": text})
+    (finding,) = [one for one in report.findings if "Several captions" in one.message]
+    assert finding.severity == severity
