@@ -29,6 +29,7 @@ from trainer.data.images import PICTURE_SUFFIXES, ImageProblem
 from trainer.data.names import display_name
 from trainer.data.pairing import looks_like_mask
 from trainer.data.parquet import ParquetRow, forget_tables
+from trainer.data.roles import special_folders
 from trainer.data.scan import MAX_REPEATS, FoundFile, folder_repeats, look_into
 from trainer.data.sets import MAX_IMAGES, ImageEntry, ImageFile
 from trainer.errors import UserError
@@ -110,11 +111,18 @@ def _bytes_of(name: str, row: ParquetRow) -> bytes:
 
 
 def _own_folder(old: str, known: dict[str, str]) -> str:
-    """A folder of our own for each that came; one that means repeats goes on to mean them."""
+    """A folder of our own for each that came; what its name means it goes on to mean.
+
+    That are repeats, and that it is not of the subject, see `trainer.data.roles`.
+    """
     if old == ".":
         return ""
     if old not in known:
-        stem = "/".join(map(_own_part, PurePosixPath(old).parts[-_MAX_FOLDERS:]))
+        parts = PurePosixPath(old).parts
+        kept = parts[-_MAX_FOLDERS:]
+        if (special := _special(old)) and len(parts) > _MAX_FOLDERS:
+            kept = (PurePosixPath(special).name, *parts[1 - _MAX_FOLDERS :])
+        stem = "/".join(map(_own_part, kept))
         taken = set(known.values())
         known[old] = next(name for name in numbered(stem) if name not in taken)
     return known[old]
@@ -123,9 +131,15 @@ def _own_folder(old: str, known: dict[str, str]) -> str:
 def _own_part(part: str) -> str:
     repeats = folder_repeats(part)
     name = slug(part if repeats is None else part.partition("_")[2])
-    if looks_like_mask(name):
+    if looks_like_mask(name) or (_special(name) and not _special(part)):
         name = ""
     return (name or "folder") if repeats is None else f"{min(repeats, MAX_REPEATS + 1)}_{name}"
+
+
+def _special(folder: str) -> str:
+    """The part of a folder's path that says it is not of the subject, or ""."""
+    found = special_folders([f"{folder}/picture", "picture"])
+    return next((path for _, path in found.values()), "")
 
 
 def copy_set(root: Path, image_set: SetFolder) -> SetFolder:

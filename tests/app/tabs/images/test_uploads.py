@@ -488,3 +488,24 @@ def test_chosen_cuts_come_along(way: str, tmp_path: Path) -> None:
     image_set = scan(result.image_set)
     assert [entry.focus for entry in image_set.entries] == [(0.5, 0.2), (1, 0)]
     assert not [one for one in image_set.findings if "focus" in one.name]
+
+
+@pytest.mark.parametrize(
+    ("folder", "roles"),
+    [
+        ("reg", {"reg": 1}),
+        ("set/1_Reg/a/b/c/d", {"1_reg": 1}),
+        ("tést", {}),
+        ("Réģ/a", {}),
+        ("a/b/c/d", {}),
+    ],
+)
+def test_folders_of_uploads_keep_what_they_mean(
+    folder: str, roles: dict[str, int], tmp_path: Path
+) -> None:
+    names = (f"{folder}/a.png", "img/b.png")
+    members = {name: picture(number) for number, name in enumerate(names)}
+    fill = make_zip(lambda zipped: [zipped.writestr(*one) for one in members.items()])
+    image_set = scan(stored(tmp_path, {"all.zip": fill}).image_set)
+    assert {**image_set.class_folders, **image_set.splits} == roles
+    assert len(image_set.entries) == 2 - len(roles)
