@@ -31,6 +31,13 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def how_often(times: float) -> str:
+    """``once``, ``240 times``, ``0.5 times``."""
+    if times >= 1.5:
+        return f"{times:,.0f} times"
+    return "once" if times >= 0.75 else f"{times:.1g} times"
+
+
 def name_subject(trigger: str, class_word: str) -> str:
     """Trigger word and class word, as a prompt calls the subject; a class word it has comes once.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trainer.text import duration
+from trainer.text import duration, how_often
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,17 @@ from trainer.text import duration
 def test_duration(seconds: float, exact: str, rough: str) -> None:
     assert duration(seconds) == exact
     assert duration(seconds, rough=True) == rough
+
+
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        (0.04, "0.04 times"),
+        (0.48, "0.5 times"),
+        (1.2, "once"),
+        (2, "2 times"),
+        (1e4, "10,000 times"),
+    ],
+)
+def test_how_often(times: float, said: str) -> None:
+    assert how_often(times) == said

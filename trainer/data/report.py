@@ -146,7 +146,7 @@ class SetReport:
             raise UserError(
                 f"None of the {self.left_out} pictures in {self.path} can be used at resolution "
                 f"{self.resolution}: {reasons[-1]}",
-                "Use larger pictures, a lower images.resolution, or images.upscale = true.",
+                "Mend them as it says, or choose another folder.",
             )
 
 

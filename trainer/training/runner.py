@@ -26,6 +26,7 @@ from trainer.runs.layout import RunFolder
 from trainer.runs.layout import prepare as prepare_folder
 from trainer.runs.lock import run_lock
 from trainer.runs.log import EventLog
+from trainer.text import how_often
 from trainer.training.checkpoints import load_latest
 from trainer.training.export import Exported, export_adapter
 from trainer.training.interrupt import StopRequest
@@ -224,5 +225,5 @@ def _arithmetic(session: Session) -> str:
     several = f", with one of {captions} captions at a time" if captions > pictures else ""
     return (
         f"{shown}, {training.steps} steps of {training.batch_size}{more}: "
-        f"each picture is seen about {seen:.0f} times{at_sizes}{several}"
+        f"each picture is seen about {how_often(seen)}{at_sizes}{several}"
     )

@@ -19,7 +19,7 @@ from trainer.errors import UserError
 from trainer.events import Prepared, StepDone
 from trainer.runs.layout import RunFolder, list_runs
 from trainer.runs.log import read_events
-from trainer.text import counted, duration
+from trainer.text import counted, duration, how_often
 
 _MOST_PICTURES = 100_000
 _MOST_RUNS = 30  # the newest ones are asked for their pace
@@ -58,8 +58,7 @@ def arithmetic(config: TrainingConfig) -> str:
     pictures, repeated = counts[0]
     validation = validation_count(pictures, config.evaluation.validation)
     seen = training.steps * size / (repeated * (pictures - validation) / pictures)
-    times = f"{seen:,.0f} times" if seen >= 1.5 else "once" if seen >= 0.75 else f"{seen:.1f} times"
-    line += f": each of {pictures - validation:,} is seen about {times}"
+    line += f": each of {pictures - validation:,} is seen about {how_often(seen)}"
     if validation:
         line += f"; {validation} more {'are' if validation > 1 else 'is'} kept out to measure by"
     return line

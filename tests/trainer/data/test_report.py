@@ -14,6 +14,7 @@ from trainer.data.checks import sticking_words
 from trainer.data.gather import read_sets
 from trainer.data.report import SetReport, describe_set
 from trainer.data.sets import scan_image_set
+from trainer.errors import UserError
 
 
 @pytest.fixture
@@ -282,3 +283,12 @@ def test_masks_that_the_settings_leave_out_open_the_training(
         [said] if said else []
     )
     assert any("There is a mask" in warning for warning in report.warnings()) == bool(said)
+
+
+def test_nothing_usable_gives_a_way_out_that_helps(tmp_path: Path) -> None:
+    image_set = scan_image_set(put(tmp_path, {"icon.png": picture(1, width=16, height=16)}))
+    for images in (ImagesConfig(), ImagesConfig(upscale=True)):
+        report = describe_set(image_set, images, CaptionsConfig(), resolution=64, step=32)
+        with pytest.raises(UserError, match="Use a larger version") as refused:
+            report.check_usable()
+        assert "upscale" not in str(refused.value)
