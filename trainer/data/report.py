@@ -6,7 +6,8 @@ stands in `SetReport.facts`, what is doubtful in `trainer.data.checks`.
 
 from __future__ import annotations
 
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
 
@@ -204,7 +205,7 @@ def _fit_entries(
         step: bucket sides are multiples of it, in pixels.
     """
     fitted: list[Picture] = []
-    refused: list[Finding] = []
+    refused: list[tuple[str, ImageProblem]] = []
     for entry in entries:
         try:
             crops = [
@@ -215,10 +216,22 @@ def _fit_entries(
                 if problem := mask_problem(entry, images, crop):
                     raise problem
         except ImageProblem as problem:
-            refused.append(Finding(entry.name, "error", f"Left out. {problem}"))
+            refused.append((entry.name, problem))
         else:
             fitted.append(Picture(entry, crops[0], others=tuple(crops[1:])))
-    return fitted, refused
+    return fitted, list(_left_out(refused))
+
+
+def _left_out(refused: Iterable[tuple[str, ImageProblem]]) -> Iterator[Finding]:
+    """Why pictures are left out; reasons that differ in their numbers alone are one finding."""
+    alike: dict[str, list[tuple[str, ImageProblem]]] = defaultdict(list)
+    for name, problem in refused:
+        alike[re.sub(r"\d+", "", str(problem))].append((name, problem))
+    for same in alike.values():
+        reason = str(same[0][1])
+        if any(str(problem) != reason for _, problem in same):
+            reason = reason.replace("It is", "The first is", 1)
+        yield Finding.of_several([name for name, _ in same], "error", f"Left out. {reason}")
 
 
 def fit_pictures(

@@ -292,3 +292,15 @@ def test_nothing_usable_gives_a_way_out_that_helps(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="Use a larger version") as refused:
             report.check_usable()
         assert "upscale" not in str(refused.value)
+
+
+def test_pictures_that_are_too_small_are_one_finding(tmp_path: Path) -> None:
+    sizes = {"a": (31, 90), "b": (16, 16), "c": (200, 20), "d": (300, 40), "e": (64, 64)}
+    files = {f"{n}.png": picture(1, width=w, height=h) for n, (w, h) in sizes.items()}
+    image_set = scan_image_set(put(tmp_path, files))
+    report = describe_set(image_set, ImagesConfig(), CaptionsConfig(), resolution=64, step=32)
+    assert report.pictures == 1 and report.left_out == 4
+    said = {one.pictures: one.message for one in report.findings if one.severity == "error"}
+    assert list(said) == [("a.png", "b.png"), ("c.png", "d.png")]
+    assert "The first is 31 × 90 pixels: too small" in said["a.png", "b.png"]
+    assert "The first is 200 × 20 pixels: too narrow" in said["c.png", "d.png"]
