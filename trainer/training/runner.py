@@ -218,7 +218,10 @@ def _arithmetic(session: Session) -> str:
     seen = sizes * training.steps / session.batches.steps_per_epoch()
     shown = f"{pictures} pictures" + (f" ({repeats} with repeats)" if repeats != pictures else "")
     if session.held_out:
-        shown += f" and {len(session.held_out)} kept out of training to measure by"
+        shown += f" and {len(session.held_out)} kept out of training"
+        measured = session.config.evaluation.enabled
+        unmeasured = ", though nothing is measured (evaluation.validation = 0 trains on all)"
+        shown += " to measure by" if measured else unmeasured
     at_sizes = f", at {sizes} resolutions in turn" if sizes > 1 else ""
     more = f" x {training.accumulation}" if training.accumulation > 1 else ""
     captions = sum(len(caption_lines(picture.entry.caption)) for picture in session.pictures)

@@ -60,7 +60,8 @@ def arithmetic(config: TrainingConfig) -> str:
     seen = training.steps * size / (repeated * (pictures - validation) / pictures)
     line += f": each of {pictures - validation:,} is seen about {how_often(seen)}"
     if validation:
-        line += f"; {validation} more {'are' if validation > 1 else 'is'} kept out to measure by"
+        why = "to measure by" if config.evaluation.enabled else "though nothing is measured"
+        line += f"; {validation} more {'are' if validation > 1 else 'is'} kept out {why}"
     return line
 
 

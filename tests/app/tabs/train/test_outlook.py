@@ -26,6 +26,8 @@ def test_the_arithmetic_is_that_of_the_set() -> None:
     config = with_values(TrainingConfig(), values | {"training.steps": 600})
     said = "600 steps of 4 pictures: each of 10 is seen about 240 times; 2 more are kept out"
     assert outlook.arithmetic(config) == f"{said} to measure by"
+    blind = with_values(config, {"evaluation.enabled": False})
+    assert outlook.arithmetic(blind) == f"{said} though nothing is measured"
     whole = with_values(config, {"evaluation.validation": 0.0})
     assert outlook.arithmetic(whole).endswith("each of 12 is seen about 200 times")
     assert outlook.lessons(config) == [("ohwx", "the 12 pictures", "police-car")]
