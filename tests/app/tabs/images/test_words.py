@@ -51,7 +51,9 @@ def test_captions_are_measured(answer: Answer, tmp_path: Path) -> None:
     assert asked == [("check-images", arguments)]
 
 
-@pytest.mark.parametrize(("count", "said"), [(0, "Every caption fits"), (25, "and 5 more")])
+@pytest.mark.parametrize(
+    ("count", "said"), [(0, "Every caption is read whole"), (25, "and 5 more")]
+)
 def test_too_long_captions_in_words(count: int, said: str) -> None:
     assert said in harmless(html("measured", [f"{n}.png" for n in range(count)])).text
 
