@@ -33,6 +33,7 @@ OTHER: dict[str, Shown] = {
     "images.background": "#00ff7f",
     "training.ema_decay": 0.99,
     "captions.max_tokens": 300,
+    "images.resolutions": "512\n768",
     "adapter.dropout": 0.25,
 }
 

@@ -27,7 +27,7 @@ def row(arm: str, seed: int, drift: float, likeness: float, images: str = "polic
         "validation_loss": 0.02,
         "training_loss": 0.02,
         "base_loss": 0.04,
-        "held_out": 2,
+        "held_out": 4,
         "class_drift": drift,
         "neighbour_drift": 2 * drift,
         "unrelated_drift": 3 * drift,

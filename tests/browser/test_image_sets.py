@@ -78,7 +78,7 @@ def test_a_set_is_renamed_and_deleted(server: Server, visit: NewVisit) -> None:
     manage.get_by_label("Name").fill("renamed")
     manage.get_by_role("button", name="Rename", exact=True).click()
     expect(page.locator("#images-set").get_by_role("combobox")).to_have_value("renamed")
-    manage.get_by_role("button", name="Delete this set").click()
+    manage.get_by_role("button", name="Delete this set …", exact=True).click()
     expect(page.locator("#images-asked")).to_contain_text("Delete renamed")
     page.get_by_role("button", name="Delete it", exact=True).click()
     expect(page.locator("#images-desk")).to_be_hidden()

@@ -139,6 +139,11 @@ def injected(
             layer.set_scale(name, 1.0)
             # PEFT makes it in training mode, whatever the model is in.
             layer.lora_dropout[name].train(original_layer(layer).training)
+            for matrices in (layer.lora_A, layer.lora_B):
+                if isinstance(matrices[name], nn.Conv2d):
+                    # PEFT gives them the class of the frozen layer: one of quantised weights gives
+                    # its weight no gradient.
+                    matrices[name].__class__ = nn.Conv2d
         for layer in adapted_layers(base).values():
             activate(layer)
         yield layers

@@ -98,7 +98,7 @@ def test_nothing_is_kept_for_the_backward_pass(bits: Bits) -> None:
 
 def test_dora_measures_the_weights_as_they_are_kept(tiny_base: TinyBase) -> None:
     base = rounded_base(tiny_base("sd1"), "8bit")
-    attach(base, AdapterConfig(rank=4, kind="dora"), seed=0)
+    attach(base, AdapterConfig(rank=4, kind="dora", targets="attention"), seed=0)
     layer = next(
         live.module for live in find_layers(base).values() if hasattr(live.module, "lora_A")
     )
