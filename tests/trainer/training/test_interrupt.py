@@ -25,15 +25,18 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_each_signal_is_a_wish_once_there_is_something_to_save(number: signal.Signals) -> None:
-    before = signal.getsignal(number)
-    with StopRequest() as stop:
-        with pytest.raises(KeyboardInterrupt):
+    own = signal.signal(number, signal.SIG_DFL)  # whatever these tests were started under
+    try:
+        with StopRequest() as stop:
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(number)
+            assert not stop.requested
+            stop.defer()
             signal.raise_signal(number)
-        assert not stop.requested
-        stop.defer()
-        signal.raise_signal(number)
-        assert stop.requested
-    assert signal.getsignal(number) == before
+            assert stop.requested
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, own)
 
 
 def test_a_run_under_nohup_outlives_its_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
