@@ -12,6 +12,7 @@ from trainer.events import (
     CheckpointSaved,
     Ended,
     Evaluated,
+    ImagesRead,
     MemoryUsed,
     Meters,
     Prepared,
@@ -26,6 +27,7 @@ from trainer.events import (
 )
 
 EVENTS: list[RunEvent] = [
+    ImagesRead("12 pictures, 12 captions"),
     Prepared("trains", "3 pictures", 0, 10, "0.2.0", time=5.0),
     StepDone(1, 0.5, None, 1e-4, 2.0, 0.25),
     Validated(2, 0.5, 0.25, 3),
@@ -53,7 +55,7 @@ def test_there_and_back(event: RunEvent) -> None:
 
 
 def test_the_meters_lie_beside_the_step_with_what_follows_from_them() -> None:
-    record = json.loads(to_line(EVENTS[3]))
+    record = json.loads(to_line(EVENTS[4]))
     assert "meters" not in record
     expected = {"step": 3, "effect": 0.5, "class_drift": 0.25, "leak": 0.5, "collateral": 0.25}
     assert record.items() >= {**expected, "gap": None, "held_out": 2, "seconds": 1.5}.items()

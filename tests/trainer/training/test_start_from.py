@@ -178,7 +178,7 @@ def test_a_dora_is_refused_by_name(tiny_base: TinyBase, tmp_path: Path) -> None:
         if name.endswith(".lora_up.weight")
     }
     save_file(tensors | lengths, path)
-    with pytest.raises(UserError, match="is a DoRA"):
+    with pytest.raises(UserError, match="is DoRA, which"):
         session_for(
             tiny_base("sd1"),
             make_images(tmp_path / "images"),
