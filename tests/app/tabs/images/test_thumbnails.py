@@ -107,7 +107,7 @@ def test_drawings_on_transparency_are_seen(colour: str, below: int, tmp_path: Pa
     drawing = Image.new("RGBA", (96, 96), (255, 255, 255, 0))
     drawing.paste(colour, (24, 24, 72, 72))
     view = look_at(stored(tmp_path, {"a.png": encode(drawing, "PNG")}).image_set, "sd15")
-    with Image.open(*thumbnails(view.pictures)) as small:
+    with Image.open(thumbnails(view.pictures)[0]) as small:
         pixels = np.asarray(small.convert("RGB")).astype(int)
     assert abs(pixels[4, 48] - below).max() < 12
     assert np.ptp(pixels, axis=(0, 1)).max() > 150

@@ -505,7 +505,7 @@ def test_folders_of_uploads_keep_what_they_mean(
 ) -> None:
     names = (f"{folder}/a.png", "img/b.png")
     members = {name: picture(number) for number, name in enumerate(names)}
-    fill = make_zip(lambda zipped: [zipped.writestr(*one) for one in members.items()])
+    fill = make_zip(lambda zipped: [zipped.writestr(*one) for one in members.items()])  # type: ignore[func-returns-value]
     image_set = scan(stored(tmp_path, {"all.zip": fill}).image_set)
     assert {**image_set.class_folders, **image_set.splits} == roles
     assert len(image_set.entries) == 2 - len(roles)
