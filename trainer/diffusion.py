@@ -288,7 +288,8 @@ def encode(base: BaseModel, prompts: Sequence[str], device: torch.device | str) 
             states.append(output[0])
         if isinstance(encoder, CLIPTextModelWithProjection):
             pooled = output.text_embeds
-    hidden = torch.cat(states, dim=-1)  # (R, 77, 768) + (R, 77, 1280) -> (R, 77, 2048)
+    # (R, 77, 768) + (R, 77, 1280) -> (R, 77, 2048); that of one encoder needs no copy
+    hidden = states[0] if len(states) == 1 else torch.cat(states, dim=-1)
     hidden = hidden.to(base.text_encoders[-1].dtype)
     if max(counts, default=1) == 1:
         return TextConditioning(hidden, pooled)
