@@ -51,7 +51,7 @@ def build_page() -> gr.Blocks:
         with gr.Row(elem_id="masthead"):
             gr.HTML("<h1>Rarebit</h1>")
             now = gr.Button("", visible=False, size="sm", elem_id="now")
-            told = gr.HTML(elem_id="told", elem_classes=["unseen"])
+            progress = gr.HTML(elem_id="told", elem_classes=["unseen"])
         with gr.Tabs(elem_id="tabs") as tabs:
             rooms = {
                 name: gr.Tab(label, id=name, elem_id=f"tab-{name}") for name, label in TABS.items()
@@ -61,12 +61,12 @@ def build_page() -> gr.Blocks:
             with room:
                 _BUILDERS[name](shared)
         gr.HTML(render("page.html", "glossary"))
-        _show_what_trains(now, told, shared)
+        _show_what_trains(now, progress, shared)
         page.load(None, None, None, js=EVERY_EDIT, api_visibility="private")
     return page
 
 
-def _show_what_trains(now: gr.Button, told: gr.HTML, shared: Shared) -> None:
+def _show_what_trains(now: gr.Button, progress: gr.HTML, shared: Shared) -> None:
     """A line in the header, on every tab, that leads to the run."""
 
     def look(seen: tuple[str, str]) -> tuple[Any, Any, Any]:
@@ -78,15 +78,15 @@ def _show_what_trains(now: gr.Button, told: gr.HTML, shared: Shared) -> None:
             return gr.skip(), gr.skip(), gr.skip()
         ended = next((run for run in runs if run.name == name and not run.alive), None)
         percent = 100 * busy.step // busy.total_steps if busy and busy.total_steps else None
-        told = render("page.html", "progress", percent, label(ended) if ended else "")
+        html = render("page.html", "progress", percent, label(ended) if ended else "")
         shown = gr.Button(text, visible=bool(text))
-        return shown, told, (text, busy.name if busy else "")
+        return shown, html, (text, busy.name if busy else "")
 
     def lead() -> tuple[str, gr.Tabs]:
         busy = jobs.overview.busy()
         return (busy.name if busy else ""), go("runs")
 
     seen = gr.State(("", ""))
-    outputs = [now, told, seen]
+    outputs = [now, progress, seen]
     gr.on([shared.timer.tick, shared.page.load], look, seen, outputs, queue=False, **QUIET)
     now.click(lead, None, [shared.run, shared.tabs], queue=False, **QUIET)

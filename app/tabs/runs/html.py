@@ -160,7 +160,7 @@ def _last_loss(found: RunView) -> str:
 # ------------------------------------------------------------------------------ previews
 
 
-class PreviewPicture(NamedTuple):
+class ShownPreview(NamedTuple):
     """Addresses of a picture, whole and small, and what it shows.
 
     Attributes:
@@ -195,13 +195,13 @@ def _row_name(step: int) -> str:
     return "base model" if step == 0 else f"step {step:,}"
 
 
-def _pictures(found: RunView, step: int) -> dict[str, list[PreviewPicture]]:
+def _pictures(found: RunView, step: int) -> dict[str, list[ShownPreview]]:
     """The previews of a step by their prompts, each with the base model's."""
     first = found.preview_steps[0] if found.preview_steps else step
     before = _pictures(found, 0) if step and first == 0 else {}
     run = RunFolder(places.RUNS / found.info.name)
     folder = run.preview(step)
-    pictures: dict[str, list[PreviewPicture]] = {}
+    pictures: dict[str, list[ShownPreview]] = {}
     for record in preview_records(run, step):
         prompt = str(record["prompt"])
         file = folder / Path(str(record["file"])).name
@@ -213,7 +213,7 @@ def _pictures(found: RunView, step: int) -> dict[str, list[PreviewPicture]]:
         title = f"{_row_name(step)}: {prompt}, seed {record.get('seed', '')}"
         cell = pictures.setdefault(prompt, [])
         base = before.get(prompt, [])[len(cell) : len(cell) + 1]
-        cell.append(PreviewPicture(whole, small, title, base[0].url if base else ""))
+        cell.append(ShownPreview(whole, small, title, base[0].url if base else ""))
     return pictures
 
 
@@ -338,7 +338,7 @@ def compared(names: Sequence[str]) -> str:
     )
 
 
-def _newest(found: RunView) -> list[PreviewPicture]:
+def _newest(found: RunView) -> list[ShownPreview]:
     """The newest previews, prompt by prompt."""
     if not found.preview_steps:
         return []
