@@ -19,7 +19,7 @@ from trainer.runs.layout import RunFolder
 from trainer.runs.status import read_status
 from trainer.training.interrupt import StopRequest
 
-STEPS = 60
+STEPS = 30
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 

@@ -41,52 +41,46 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "captions__shuffle_tags": True,
         "adapter__dropout": 0.2,
     },
-    "captions of one and of three chunks": {
+    "captions of one and of three chunks, clip skip": {
         "captions__prefix": "a b c d e f g h i j k l m n o p q r s t u v w x y z, " * 3,
         "captions__suffix": "1 2 3 4 5 6 7 8 9 0 " * 10,
         "captions__dropout": 0.5,
         "training__batch_size": 3,
+        "base__clip_skip": 2,
     },
-    "versions of pictures, single tags": {
+    "versions of pictures, several resolutions, single tags, restarts": {
         "images__random_crop": 0.3,
         "images__rotation": 8.0,
         "images__brightness": 0.2,
         "images__hue": 20.0,
         "images__variants": 3,
         "images__flip": True,
-        "captions__tag_dropout": 0.5,
-        "captions__protected_tags": ["blue"],
-    },
-    "several resolutions": {
         "images__resolutions": [32, 64],
         "images__upscale": True,
-        "images__flip": True,
-    },
-    "EMA, preservation every 3rd step": {
-        "training__ema_decay": 0.9,
-        "preservation__every": 3,
-        "optimizer__lora_plus_ratio": 4.0,
-    },
-    "DoRA with convolutions": {
-        "adapter__kind": "dora",
-        "adapter__targets": "convolution",
-        "training__ema_decay": 0.9,
-    },
-    "rsLoRA with feed-forward layers": {
-        "adapter__kind": "rslora",
-        "adapter__targets": "feed-forward",
-    },
-    "weights and optimizer in 8 bits": {
-        "memory__base_weights": "8bit",
-        "optimizer__name": "adamw8bit",
-    },
-    "clip skip": {"base__clip_skip": 2},
-    "layers by name": {"adapter__only": ["unet.*"], "adapter__without": ["unet.mid_block.*"]},
-    "restarts": {
+        "captions__tag_dropout": 0.5,
+        "captions__protected_tags": ["blue"],
         "optimizer__schedule": "cosine_with_restarts",
         "optimizer__warmup": 0.2,
     },
-    "class pictures": {"preservation__method": "pictures", "preservation__share": 0.5},
+    "EMA, preservation every 3rd step, layers by name": {
+        "training__ema_decay": 0.9,
+        "preservation__every": 3,
+        "optimizer__lora_plus_ratio": 4.0,
+        "adapter__only": ["unet.*"],
+        "adapter__without": ["unet.mid_block.*"],
+    },
+    "DoRA with convolutions, class pictures": {
+        "adapter__kind": "dora",
+        "adapter__targets": "convolution",
+        "training__ema_decay": 0.9,
+        "preservation__method": "pictures",
+        "preservation__share": 0.5,
+    },
+    "rsLoRA, weights and optimizer in 8 bits": {
+        "adapter__kind": "rslora",
+        "memory__base_weights": "8bit",
+        "optimizer__name": "adamw8bit",
+    },
     "UNet only, prodigy": {
         "adapter__text_encoder": False,
         "optimizer__name": "prodigy",
@@ -94,6 +88,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "optimizer__text_encoder_learning_rate": 1.0,
     },
 }
+"""Each needs a training of its own; settings that do not touch each other share one."""
 
 
 def run_until(
