@@ -267,12 +267,13 @@ def main() -> None:
         return
     deadline = time.monotonic() + 60 * options.minutes
     part, parts = (int(number) for number in options.part.split("/"))
-    for run in study(options.steps)[part - 1 :: parts]:
-        skipped = bool(options.only) and run.arm not in options.only
-        if skipped or (base, run.key) in {
-            (r["base"], r["key"]) for r in read_results(options.runs)
-        }:
-            continue
+    done = {(row["base"], row["key"]) for row in read_results(options.runs)}
+    asked = [run for run in study(options.steps) if not options.only or run.arm in options.only]
+    missing = [run for run in asked[part - 1 :: parts] if (base, run.key) not in done]
+    print(f"{len(missing)} trainings to do; {options.runs} has the others.")
+    if not missing:
+        print("To do them again, name another file: --runs FILE.jsonl")
+    for run in missing:
         if time.monotonic() > deadline:
             print("Time is up.")
             return

@@ -1,24 +1,41 @@
-"""Links between the pages of the documentation lead somewhere."""
+"""What the documentation says is what the code does."""
 
 from __future__ import annotations
 
+import math
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from trainer.config.fields import all_fields, concept_fields, sections
+from trainer.data.images import FORMATS
+from trainer.evaluation import drift, likeness, meters, prompts
+from trainer.lora.family_layers import ModuleKey, family_layers
+from trainer.models.families import FamilyName
 from trainer.places import PROJECT
 
 PAGES = sorted(
     [*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md"), *PROJECT.glob("datasets/*/*.md")]
 )
+README = PROJECT / "README.md"
+DOCS = PROJECT / "docs"
+REFERENCE = {DOCS / "configuration.md", DOCS / "faults.md"}
+"""Tables that are generated, or compared line by line by a test of their own."""
+GUIDE = [page for page in sorted(DOCS.glob("*.md")) if page not in REFERENCE]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def text_of(page: Path) -> str:
+    """A page's text."""
+    return page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(PROJECT).as_posix())
 def test_links(page: Path) -> None:
     """Files are there, and so are the headings that a link names."""
-    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    text = re.sub(r"```.*?```", "", text_of(page), flags=re.DOTALL)
     links = [link for link in LINK.findall(text) if not re.match(r"[a-z]+:", link)]
     for link in links:
         path, _, anchor = link.partition("#")
@@ -30,10 +47,76 @@ def test_links(page: Path) -> None:
 
 def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub makes them."""
-    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", text_of(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_every_page_is_found() -> None:
     assert len(PAGES) > 10
     assert LINK.findall("[a](b.md#c) ![d](e.png)") == ["b.md#c", "e.png"]
+
+
+@pytest.mark.parametrize("page", [README, *GUIDE], ids=lambda page: page.name)
+def test_every_setting_that_is_named_is_a_field(page: Path) -> None:
+    """In code, ``section.key`` of our sections is one of the configuration's fields."""
+    known = {*all_fields(), *(f"concepts.{key}" for key in concept_fields())}
+    ours = re.compile(rf"(?<![\w./-])(?:{'|'.join([*sections(), 'concepts'])})\.[a-z_]+(?![\w/(])")
+    text = re.sub(r"```python.*?```", "", text_of(page), flags=re.DOTALL)
+    code = re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL)
+    named = {name for part in code for name in ours.findall(part)}
+    files = (".toml", ".py", ".json", ".safetensors")
+    assert {name for name in named if not name.endswith(files)} <= known
+
+
+def test_every_variable_of_the_environment_is_told() -> None:
+    sources = [
+        *PROJECT.glob("app/**/*.py"),
+        *PROJECT.glob("trainer/**/*.py"),
+        PROJECT / "launch.py",
+    ]
+    used = {name for file in sources for name in re.findall(r"RAREBIT_[A-Z]+", text_of(file))}
+    of_processes = {"RAREBIT_LAUNCHER", "RAREBIT_REFUSALS"}  # between our own, nobody sets them
+    told = {name for page in GUIDE for name in re.findall(r"RAREBIT_[A-Z]+", text_of(page))}
+    assert used - of_processes == told
+
+
+def test_the_formats_of_pictures_are_those_that_are_read() -> None:
+    named = re.search(r"Pictures may be ([A-Z, a-z]+) files", text_of(DOCS / "images.md"))
+    assert named is not None
+    told = set(re.split(", | OR ", named[1].upper()))
+    assert told == {{"HEIF": "HEIC"}.get(name, name) for name in FORMATS} - {"DIB"}
+
+
+def kind_of(key: ModuleKey) -> str:
+    """Which choice of `adapter.targets` brings a layer; empty where none does."""
+    path = key.path
+    if key.part != "unet":
+        kinds = {".self_attn.": "attention", ".mlp.": "feed-forward"}
+    else:
+        kinds = {".attn1.": "attention", ".attn2.": "attention", ".ff.": "feed-forward"}
+        kinds |= {".proj_in": "feed-forward", ".proj_out": "feed-forward"}
+        kinds |= {"resnets": "convolution", "samplers": "convolution"}
+    return next((kind for mark, kind in kinds.items() if mark in path), "")
+
+
+@pytest.mark.parametrize(
+    ("family", "half", "convolution"), [("sd1", 2.2, 2.1), ("sd2", 2.2, 1.7), ("sdxl", 1.9, 1.1)]
+)
+def test_how_large_a_file_is_by_its_layers(
+    family: FamilyName, half: float, convolution: float
+) -> None:
+    """What `adapter.targets` and the page for movers say, from the numbers of a low-rank pair."""
+    size: Counter[str] = Counter()
+    for key, shape in family_layers(family).items():
+        size[kind_of(key)] += shape[0] + math.prod(shape[1:])
+    default = size["attention"] + size["feed-forward"]
+    assert round(default / size["attention"], 1) == half
+    assert round((default + size["convolution"]) / default, 1) == convolution
+
+
+def test_what_measuring_costs() -> None:
+    drawn = 2 * prompts.WORDINGS + prompts.NEIGHBOURS + prompts.UNRELATED + 1  # and the empty one
+    of_drift = drawn * drift.ProbeSettings().timesteps
+    of_pictures = 3 * meters.PICTURES * likeness.TIMESTEPS
+    assert f"{of_drift + of_pictures} predictions" in text_of(DOCS / "measuring.md")
+    assert f"{of_drift + of_pictures} with pictures" in (meters.MeterBench.__doc__ or "")

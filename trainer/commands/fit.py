@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Annotated
 
 from trainer.commands.command import command, option
-from trainer.commands.train import ConfigFile, Overrides, Preset, gathered_config
+from trainer.commands.train import ConfigFile, Overrides, Presets, gathered_config
 from trainer.config.fields import all_fields
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def fit(
         option("GIB", "The card's memory. Unless given: that of this machine's GPU, or 11."),
     ] = None,
     config: ConfigFile = None,
-    preset: Preset = None,
+    presets: Presets = None,
     overrides: Overrides = None,
     **fields: object,
 ) -> "Fit":
@@ -34,4 +34,4 @@ def fit(
     """
     from trainer.memory.prediction import predict
 
-    return predict(gathered_config(config, preset, fields, overrides), vram)
+    return predict(gathered_config(config, presets, fields, overrides), vram)

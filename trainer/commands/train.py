@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -42,8 +43,13 @@ Concepts = Annotated[
         "--concept",
     ),
 ]
-ConfigFile = Annotated[Path | None, option("FILE", "Start from a TOML file.")]
-Preset = Annotated[str | None, option("NAME", "Start from a preset.")]
+ConfigFile = Annotated[
+    Path | None, option("FILE", "Start from a TOML file; presets and options win over it.")
+]
+Presets = Annotated[
+    list[str] | None,
+    option("NAME", "Start from a preset; of several, a later one wins.", "--preset"),
+]
 Overrides = Annotated[
     list[str] | None,
     option(
@@ -59,7 +65,7 @@ Accept = Annotated[
 
 def gathered_config(
     config_file: Path | None,
-    preset: str | None,
+    presets: Sequence[str] | None,
     values: dict[str, object],
     overrides: list[str] | None,
 ) -> TrainingConfig:
@@ -69,8 +75,8 @@ def gathered_config(
         UserError: all mistakes of one source.
     """
     config = read_config(config_file) if config_file else TrainingConfig()
-    if preset:
-        config = apply_preset(config, preset)
+    for name in presets or ():
+        config = apply_preset(config, name)
     return apply_overrides(with_values(config, values, "the command line"), overrides or ())
 
 
@@ -84,7 +90,7 @@ def train(
     concepts: Concepts = None,
     run: Annotated[Path | None, option("DIR", "Run folder; must not exist yet.")] = None,
     config: ConfigFile = None,
-    preset: Preset = None,
+    presets: Presets = None,
     overrides: Overrides = None,
     processes: Annotated[
         int,
@@ -102,7 +108,7 @@ def train(
     """
     if concepts:
         fields["concepts"] = [parse_concept(text) for text in concepts]
-    whole = gathered_config(config, preset, fields, overrides)
+    whole = gathered_config(config, presets, fields, overrides)
     check_essentials(whole, hint=_ESSENTIALS)
     if _is_follower():
         return _run(whole, _shared_run(run), resume=False)

@@ -22,8 +22,9 @@ _INTRODUCTION = """\
 
 Every run folder holds a complete `config.toml`: copy it, change it, and give it to
 `python launch.py train --config FILE.toml`. Single fields are set on the command line with
-`--set section.key=value`, as often as needed, and win over the file. A file may leave out
-whatever it leaves as it is. A misspelt key or an unfit value is refused, with its line.
+`--set section.key=value`, as often as needed. Later sources win: the defaults, the file
+(`--config`), presets (`--preset`, in their order), options such as `--steps`, and `--set`. A file
+may leave out what it does not change. A misspelt key or an unfit value is refused, with its line.
 """
 
 

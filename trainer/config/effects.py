@@ -41,7 +41,8 @@ def idle_settings(config: TrainingConfig) -> list[Idle]:
     Args:
         config: as it was given; once resolved, all rates are set.
     """
-    return [*_without_effect(config), *_lonely_share(config), *_odd_rates(config)]
+    found = (_without_effect, _lonely_share, _odd_rates, _options_in_prompts)
+    return [idle for find in found for idle in find(config)]
 
 
 def _without_effect(config: TrainingConfig) -> Iterator[Idle]:
@@ -103,3 +104,15 @@ def _odd_rates(config: TrainingConfig) -> Iterator[Idle]:
                 f"{shown(rate)} is far above any rate that {name} learns with, so the adapter will "
                 "be noise. Leave it empty for what suits the base model.",
             )
+
+
+def _options_in_prompts(config: TrainingConfig) -> Iterator[Idle]:
+    """Options as sd-scripts has them in its files of prompts (``--n``, ``--w``, ``--s``)."""
+    for prompt in config.previews.prompts:
+        if option := next((word for word in prompt.split() if word.startswith("--")), ""):
+            yield Idle(
+                "previews.prompts",
+                f"{option} would be drawn as a word. Take it out: previews.negative, guidance, seed"
+                " and inference_steps hold for all previews; their size is images.resolution.",
+            )
+            return

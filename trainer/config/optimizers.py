@@ -35,7 +35,7 @@ OPTIMIZERS: Mapping[str, OptimizerFacts] = {
 
 
 class OptimizerConfig(Section, title="Learning rate and optimizer"):
-    """How parameters move."""
+    """How each step changes the adapter's weights, and how far."""
 
     name: Literal["adamw", "adamw8bit", "prodigy", "lion", "adafactor"] = field(
         "adamw", title="Optimizer", memory=True
@@ -57,9 +57,10 @@ class OptimizerConfig(Section, title="Learning rate and optimizer"):
     """LoRA+ (arXiv 2402.12354): learning rate of B over that of A. 1 is plain LoRA; the paper found
     4 to 16 to converge faster."""
     weight_decay: float = field(0.01, ge=0.0, le=1.0)
-    """Decoupled weight decay."""
+    """How strongly every step draws the adapter's weights towards 0 (decoupled weight decay)."""
     max_gradient_norm: float = field(1.0, title="Longest gradient", ge=0.0, le=1000.0)
-    """Gradients longer than this are shortened to it. 0: never."""
+    """Gradients longer than this are shortened to it, so that one odd batch does no harm. 0:
+    never."""
     schedule: Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"] = field(
         "cosine", title="Learning-rate schedule"
     )

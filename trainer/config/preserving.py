@@ -13,9 +13,9 @@ PRESERVED = {"preservation.method": ("prediction", "pictures"), "preservation.we
 class PreservationConfig(Section, title="Keeping everything else as it was"):
     """Keeping everything else as it was (DreamBooth, arXiv 2208.12242, section 3.3).
 
-    On every k-th step a few more rows go through the model beside the pictures. What they are to
-    come out as is either what the base model predicted for them (prediction), or pictures of the
-    class (pictures). See docs/keeping-the-rest-still.md.
+    On every k-th step a few more rows go through the model beside the pictures. The adapter must
+    not change what comes out of them: what the base model predicted for them (prediction), or
+    pictures of the class (pictures). See docs/keeping-the-rest-still.md.
     """
 
     method: Literal["prediction", "pictures", "none"] = field(
@@ -52,8 +52,8 @@ class PreservationConfig(Section, title="Keeping everything else as it was"):
     pictures: int = field(
         16, title="Pictures drawn for it before training", ge=1, le=2000, needs=PRESERVED
     )
-    """How many pictures the base model draws for it before training, once (they are kept in the
-    cache). prediction: each of their denoising steps is remembered with what was predicted there.
+    """How many pictures the base model draws before training; they are cached, and drawn once.
+    prediction: each step of drawing them is stored with what the base model predicted there.
     pictures: these are the class pictures."""
     folder: str = field(
         "",
@@ -69,8 +69,8 @@ class PreservationConfig(Section, title="Keeping everything else as it was"):
     """Use the pictures in folders reg, regularization or class_images of an image set as class
     pictures, as kohya's projects mean them: the method is then pictures. Off: they are left out."""
     seed: int = field(0, title="Seed of preservation", ge=0, le=2**31 - 1, needs=PRESERVED)
-    """Seed of what the base model draws for it. Runs with the same seed, words and captions share
-    them."""
+    """Seed of the pictures that the base model draws to be preserved. Runs with the same seed,
+    words and captions share them."""
     prompts: Several[str] = field(
         (),
         title="Prompts to preserve, one a line",

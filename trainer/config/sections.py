@@ -64,7 +64,8 @@ class CaptionsConfig(Section, title="Words and captions"):
     """Class word: the common word for the kind of thing, such as dog, person or painting. The right
     one matters a great deal for likeness."""
     prefix: str = field("", title="Before every caption", max_length=200)
-    """Text put before every caption."""
+    """Text put before every caption. A trigger word that has to be added still comes ahead of it;
+    write the trigger word into the prefix to have it elsewhere."""
     suffix: str = field("", title="After every caption", max_length=200)
     """Text put after every caption."""
     dropout: Probability = field(0.05, title="Caption dropout")
@@ -146,9 +147,9 @@ class AdapterConfig(Section, title="Adapter"):
     )
     """Layers to adapt. feed-forward: attention, the layers behind it and the projections around it,
     as sd-scripts does; with them shapes are learned while the rest stays. attention: its four
-    projections only, for less memory and a smaller file; colours and patterns come, shapes late.
-    convolution: also the UNet's residual blocks (LoCon); for styles and textures, slower, and with
-    a file about three times as large as attention's."""
+    projections only, for less memory and a file half as large; colours and patterns come, shapes
+    late. convolution: also the UNet's residual blocks (LoCon), for styles and textures; slower,
+    with a file about twice as large for SD 1 and 2, and a tenth larger for SDXL."""
     rank: int = field(
         16, ge=1, le=1024, flag="--rank R", memory=True, needs={"adapter.start_from": None}
     )
@@ -179,7 +180,8 @@ class AdapterConfig(Section, title="Adapter"):
     )
     """Patterns of layers to leave alone, as for adapter.only; they come after it."""
     dropout: float = field(0.0, title="Adapter dropout", ge=0.0, lt=1.0)
-    """Share of the adapter's inputs zeroed at random in training. 0 to 1."""
+    """Share of the inputs of each adapted layer that is set to zero at random, so that the adapter
+    does not rely on a few of them. 0 to below 1."""
     unet: bool = field(True, title="Train the UNet", memory=True)
     """Train the UNet's layers."""
     text_encoder: bool = field(
@@ -199,14 +201,15 @@ class TrainingSection(Section, title="Length, batches and precision"):
     """Length, size and precision."""
 
     steps: int = field(400, ge=1, le=1_000_000, flag="--steps N", resume=True)
-    """Optimizer steps in all. An epoch is one pass over the images with their repeats."""
+    """Optimizer steps in all. The run says how often that shows each picture."""
     batch_size: int = field(4, ge=1, le=512, flag="--batch-size B", memory=True)
     """Images in a step, over all processes together."""
     accumulation: int = field(1, title="Batches per step", ge=1, le=512, memory=True)
     """Batches added up before the optimizer moves: the effect of a larger batch without its
     memory."""
     seed: int = field(0, ge=0, le=2**31 - 1, flag="--seed S")
-    """Seed of everything random: order, noise, flips, init."""
+    """Seed of everything random: the order of pictures, noise, flips, the adapter's first
+    weights. The same seed gives the same file."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = field("auto", memory=True)
     """Arithmetic of the frozen model; the adapter stays fp32. auto: bf16 where the GPU has it, else
     fp16; fp32 on a CPU."""
@@ -225,7 +228,8 @@ class TrainingSection(Section, title="Length, batches and precision"):
 
 
 class MemoryConfig(Section, title="Memory"):
-    """Fitting a run onto a card. base_weights and vae_tiling change the result, slightly."""
+    """How a run is made to fit the card. Of these fields base_weights and vae_tiling change the
+    result, slightly."""
 
     mode: Literal["auto", "plain", "lean", "feed_forward"] = field(
         "auto", title="Memory mode", memory=True
@@ -290,8 +294,8 @@ class PreviewsConfig(Section, title="Previews"):
     every: int = aside(100, title="Steps between previews", ge=0)
     """Steps between previews. 0: only at the end."""
     prompts: Several[str] = aside((), title="Preview prompts, one a line")
-    """Prompts to draw; {trigger} and {class} are replaced. Empty: one with the trigger, and the
-    same one without it."""
+    """Prompts to draw; {trigger} and {class} are replaced. Other tools' options in a prompt, such
+    as --n or --w, are drawn as words. Empty: one with the trigger, and the same one without it."""
     negative: str = aside("", title="Negative prompt of previews")
     """Negative prompt of all previews."""
     count: int = aside(2, title="Pictures for each prompt", ge=1, le=16)
@@ -308,7 +312,8 @@ class CheckpointsConfig(Section, title="Checkpoints"):
     """Exact training state, to go on from."""
 
     every: int = aside(100, title="Steps between checkpoints", ge=0)
-    """Steps between checkpoints. 0: only when stopped or finished."""
+    """Steps between checkpoints, from which a run goes on. Adapter files to use come with
+    evaluation.every. 0: only when stopped or finished."""
     keep: PositiveInt = aside(2, title="Checkpoints kept")
     """How many of the newest checkpoints stay."""
 
@@ -359,7 +364,8 @@ class OutputConfig(Section, title="Adapter file"):
     """The adapter file."""
 
     name: str = field("", title="Title", max_length=100, resume=True)
-    """Title of the adapter in its metadata. Empty: trigger and class word."""
+    """Title of the adapter in its metadata, and name of the run's folder where none is given. The
+    file itself is always called adapter.safetensors. Empty: trigger and class word."""
     precision: Literal["fp32", "fp16", "bf16"] = field(
         "fp16", title="Number format of the file", resume=True
     )

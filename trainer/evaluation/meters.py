@@ -81,8 +81,8 @@ class MeterBench:
     """Fixed prompts, pictures, noise and timesteps, and what the base model does there.
 
     Made once, with an adapter on the model or without one; then every `measure` says what the
-    adapters that are on the model then do. Costs one prediction for each point, about 80 to 100
-    for one concept; making it costs as many, and the base model's pictures once for a base model.
+    adapters that are on the model then do. Costs one prediction for each point, 51 with pictures
+    of one concept; making it costs as many, and the base model's pictures once for a base model.
 
     UNet and text encoders have to be on the device. `last_drifts` holds the drift of every prompt
     at the last measurement.

@@ -280,7 +280,8 @@ _FAULTS = (
     LoaderFault(
         ("A1111", "Forge", "ComfyUI", "InvokeAI", "sd-scripts"),
         "lost",
-        "its base model has other sizes than any that is read there",
+        "it is for the built-in base model or another small one: "
+        "train on Stable Diffusion for these",
         _sized_otherwise(partly=False),
     ),
     LoaderFault(

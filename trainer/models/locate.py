@@ -69,5 +69,6 @@ def no_such_base(name: str) -> UserError:
         f"Did you mean {close[0]}?"
         if close
         else f"Built-in: {', '.join(built_in) or 'none'}. Or give a diffusers folder, a "
-        ".safetensors file, or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5.",
+        ".safetensors file, or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5 (SD 1) "
+        "or stabilityai/stable-diffusion-xl-base-1.0 (SDXL).",
     )

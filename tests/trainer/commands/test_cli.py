@@ -16,6 +16,7 @@ from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import SMALL, make_images, small_config
 from trainer import __version__
 from trainer.commands.cli import main
+from trainer.commands.train import gathered_config
 from trainer.config.file import read_config, write_config
 from trainer.places import PROJECT
 from trainer.runs.layout import RunFolder
@@ -96,6 +97,8 @@ def test_train_resume_and_generate(
         (["--trigger", ""], "no trigger word was given"),
         (["--config", "{tmp}/absent.toml"], "absent.toml"),
         (["--preset", "fast"], "no preset"),
+        (["--preset", "fast", "--preset", "quick"], "no preset"),
+        (["--base", "sdxl"], "stabilityai/stable-diffusion-xl-base-1.0 (SDXL)"),
         (["--run", "{images}"], "exists already"),
     ],
 )
@@ -336,3 +339,8 @@ def test_one_picture_is_shown_as_it_trains(
         assert picture.getpixel((40, 9)) == (255, 255, 255)
     assert main(arguments) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+def test_of_several_presets_a_later_one_wins() -> None:
+    config = gathered_config(None, ["sdxl-11gb", "quick"], {}, ["training.seed=7"])
+    assert (config.images.resolution, config.training.steps, config.training.seed) == (1024, 300, 7)

@@ -45,6 +45,8 @@ def idle(values: dict[str, Any]) -> dict[str, str]:
         ({"optimizer.schedule_cycles": 2}, {"optimizer.schedule_cycles": "cosine_with_restarts"}),
         ({"optimizer.schedule_cycles": 2, "optimizer.schedule": "cosine_with_restarts"}, {}),
         ({"images.mask_outside": 0.0}, {"images.mask_outside": "not alpha or files"}),
+        ({"previews.prompts": ["ohwx --n blurry"]}, {"previews.prompts": "--n would be drawn"}),
+        ({"previews.prompts": ["ohwx - a cat, well-lit"]}, {}),
         ({"captions.keep_tags": 3}, {"captions.keep_tags": "captions.shuffle_tags is off"}),
         (
             {"evaluation.board": 3, "evaluation.early_stop": 2, "evaluation.enabled": False},

@@ -188,8 +188,8 @@ READ: dict[str, tuple[Tensors, str]] = {
     ),
     "sizes of a small model": (
         lora(f"{UNET}_attn1_to_q"),
-        "works in diffusers; not in A1111, Forge, ComfyUI, InvokeAI, sd-scripts (its base model "
-        "has other sizes than any that is read there)",
+        "works in diffusers; not in A1111, Forge, ComfyUI, InvokeAI, sd-scripts (it is for the "
+        "built-in base model or another small one: train on Stable Diffusion for these)",
     ),
 }  # fmt: skip
 

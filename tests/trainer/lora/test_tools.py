@@ -203,7 +203,7 @@ def test_on_a_base_model(base_of: BaseOf, tmp_path: Path, family: str) -> None:
     assert proof.base.worst <= 1e-6
     assert proof.base.strongest > 0
     assert working(proof) == {"diffusers"}
-    assert "(its base model has other sizes than any that is read there)" in proof.summary()
+    assert "train on Stable Diffusion for these)" in proof.summary()
     assert attached(base) == []
     assert all_equal(outputs(base), before)
 
