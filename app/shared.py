@@ -52,7 +52,8 @@ class Shared:
         class_word: the class word.
         base: the base model, as ``base.name`` takes it.
         run: name of the run to show in Runs; set it together with ``tabs`` to go there.
-        adapter: an adapter to draw with: a run's name, or the id of an adapter file.
+        adapter: an adapter to draw with: a run's name, or the id of an adapter file; ``:0.8``
+            after it is the strength.
         settings: (TOML text of a whole configuration, time) to fill the form in Train with.
         remembered: what a browser keeps over a reload, by `REMEMBERED`. Outside of the tabs: what
             lies in one is read only once somebody has looked into it.

@@ -45,6 +45,7 @@ from benchmarks.subject_sets import (
 )
 from models.build.captions import BACKGROUNDS, with_article
 from trainer.config.file import with_values
+from trainer.config.presets import PRESETS
 from trainer.config.resolve import resolve
 from trainer.config.schema import TrainingConfig
 from trainer.data.cache import TensorCache
@@ -90,6 +91,7 @@ def configuration(line: dict[str, Any], folder: Path) -> TrainingConfig:
         "captions.trigger": TRIGGER,
         "captions.class_word": "" if style else by_name(line["set"]).class_word,
         "evaluation.validation": 0.0,
+        **(PRESETS["style"].values if style else {}),
         **ARMS.get(line["arm"], ({}, {}))[0],
         **line.get("values", {}),
     }

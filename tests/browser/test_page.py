@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from importlib import resources
 from typing import Any
 
+import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
+from safetensors.numpy import save_file
 
 from app.shared import TABS
 from tests.browser.conftest import NewVisit
+from tests.browser.serving import Server
+from trainer.config.file import with_values, write_config
+from trainer.config.schema import TrainingConfig
+from trainer.runs.layout import RunFolder
+from trainer.runs.status import Status, write_status
 
 # Serious faults of gradio 6.31's own markup, by rule and a part of the element: an empty gallery.
 GRADIOS_OWN = (("aria-prohibited-attr", 'aria-label="Empty value"'),)
@@ -146,3 +155,24 @@ def test_the_address_names_the_tab(visit: NewVisit) -> None:
     expect(page).to_have_url(f"{window.url}/#images")
     window.go("Adapters")
     expect(page).to_have_url(f"{window.url}/#adapters")
+
+
+def test_the_next_step_is_one_press_away(server: Server, visit: NewVisit) -> None:
+    """A verdict names an earlier checkpoint and a strength: Generate has them after a press."""
+    run = RunFolder(server.runs / "mine")
+    run.adapters.mkdir(parents=True)
+    words = {"images.path": "datasets/police-car", "captions.trigger": "ohwx"}
+    write_config(run.config, with_values(TrainingConfig(), words))
+    write_status(run, Status("finished", 400, 400))
+    save_file({"lora_unet_x.alpha": np.ones(1, np.float32)}, run.adapter_at(200))
+    shutil.copy(run.adapter_at(200), run.adapter)
+    values = {"checkpoint": "adapters/step-000200.safetensors", "strength": 0.6}
+    step = {"code": "use", "says": "Use the one of step 200.", "values": values}
+    run.evaluation.write_text(json.dumps({"verdict": {"says": "It works.", "next_step": step}}))
+    page = visit().open("Runs")
+    page.get_by_role("button", name="Use it at strength 0.6").click()
+    expect(page.locator("#tab-generate")).to_be_visible()
+    expect(page.locator("#generate-adapter-1").get_by_role("combobox")).to_have_value(
+        "mine-step-200"
+    )
+    expect(page.locator("#generate-strength-1").get_by_role("spinbutton")).to_have_value("0.6")

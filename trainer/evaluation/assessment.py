@@ -103,7 +103,9 @@ class Assessment:
     def lines(self) -> list[str]:
         """For people."""
         words = self.trigger + (f", class word {self.class_word}" if self.class_word else "")
-        result = [f"Trigger word {words}", "", self.verdict_line, ""]
+        command = self.verdict.next_step.command
+        result = [f"Trigger word {words}", "", self.verdict_line]
+        result += [f"  {command}"] * bool(command) + [""]
         result += [finding.says for finding in self.findings]
         if self.pictures:
             parts = [
@@ -233,7 +235,14 @@ def assess(
             prompts=prompts,
             findings=_named(found, concepts) if not dead else found[0],
             recommended=recommended,
-            verdict=judge(code, config, recommended.candidate, checkpoints[-1]),
+            verdict=judge(
+                code,
+                config,
+                recommended.candidate,
+                checkpoints[-1],
+                target.run.path if target.run else target.result.path,
+                target.run is not None,
+            ),
             pictures=drawn[0],
             board=board,
             notes=notes,

@@ -9,14 +9,18 @@ docs/notes/measuring.md.
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
+from trainer.config.concepts import concepts_of, subject_of
 from trainer.config.schema import TrainingConfig
 from trainer.evaluation.pictorial import PictureScores
 from trainer.evaluation.verdicts import Candidate, FindingCode
 from trainer.events import Meters
+from trainer.places import shown
 
 VerdictCode = Literal[
     "works", "partly", "not_yet", "leaks", "overtrained", "dead", "wrong_subject", "unmeasured"
@@ -62,11 +66,13 @@ class NextStep:
         says: the same as a sentence.
         values: what it takes: ``checkpoint`` and ``strength`` to use, or fields of the
             configuration by dotted name to train with.
+        command: that does it, to be typed as it is; empty where none does.
     """
 
     code: NextCode
     says: str
     values: dict[str, object] = field(default_factory=dict[str, object])
+    command: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,12 @@ def refusal(code: VerdictCode) -> str:
 
 
 def judge(
-    code: VerdictCode, config: TrainingConfig, chosen: Candidate | None, last: Candidate
+    code: VerdictCode,
+    config: TrainingConfig,
+    chosen: Candidate | None,
+    last: Candidate,
+    place: Path = Path(),
+    is_run: bool = False,
 ) -> Verdict:
     """The verdict in words, with the next step.
 
@@ -128,8 +139,30 @@ def judge(
         config: that the adapter was trained with.
         chosen: which checkpoint and strength are recommended.
         last: the result at full strength.
+        place: the run's folder, or the adapter file.
     """
-    return Verdict(code, _SAYS[code], _next_step(code, config, chosen, last))
+    step = _next_step(code, config, chosen, last)
+    command = _command(step, config, place, is_run)
+    typed = shlex.join(["python", "launch.py", *command]) if command else ""
+    return Verdict(code, _SAYS[code], replace(step, command=typed))
+
+
+def _command(step: NextStep, config: TrainingConfig, place: Path, is_run: bool) -> list[str]:
+    """The arguments that take a step; none where there is no such command."""
+    if step.code == "use":
+        file = place / str(step.values["checkpoint"]) if is_run else place
+        prompt = ", ".join(subject_of(concept) for concept in concepts_of(config))
+        return [
+            *("generate", "--base", config.base.name, "--prompt", prompt, "--out", "pictures"),
+            *("--adapter", f"{shown(file)}:{step.values['strength']:g}"),
+        ]
+    if not is_run or not step.values:
+        return []
+    if step.code == "train_longer":
+        return ["resume", shown(place), "--steps", str(step.values["training.steps"])]
+    values = [f"{name}={value}" for name, value in step.values.items()]
+    overrides = [part for value in values for part in ("--set", value)]
+    return ["train", "--config", shown(place / "config.toml"), *overrides]
 
 
 def _next_step(

@@ -42,14 +42,19 @@ class _Advice(BaseModel):
     strengths: list[MeasuredRow] = []
 
 
-class _NextStep(BaseModel):
+class MeasuredStep(BaseModel):
+    """The next step: its code, what it takes, and the command that takes it."""
+
+    code: str = ""
     says: str = ""
+    values: dict[str, str | int | float | bool] = {}
+    command: str = ""
 
 
 class _Verdict(BaseModel):
     code: str = ""
     says: str = ""
-    next_step: _NextStep = _NextStep()
+    next_step: MeasuredStep = MeasuredStep()
 
 
 class _Evaluation(BaseModel):
@@ -67,6 +72,7 @@ class Measured:
         recommended: the same as a sentence, or why there is none.
         verdict: what the adapter is worth, and the next step; empty in runs of earlier versions.
         works: whether that is as it should be.
+        next_step: the same next step, to be taken.
         board: the bleed board as a data URI; empty without one.
     """
 
@@ -76,6 +82,7 @@ class Measured:
     recommended: str
     verdict: str
     works: bool
+    next_step: MeasuredStep
     board: str
 
 
@@ -96,5 +103,6 @@ def read_measured(run: RunFolder) -> Measured:
         recommended=use + advice.why,
         verdict=f"{found.verdict.says} {found.verdict.next_step.says}".strip(),
         works=found.verdict.code == "works",
+        next_step=found.verdict.next_step,
         board=data_uri(board) if board else "",
     )

@@ -6,6 +6,7 @@ import secrets
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from filecmp import cmp
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -89,6 +90,22 @@ def free_path(name: str) -> Path:
         number += 1
         path = path.with_name(f"{stem}-{number}{SUFFIX}")
     return path
+
+
+def keep_copy(file: Path, name: str) -> str:
+    """Copies an adapter of a run to the adapters, unless it is there; gives its id.
+
+    Raises:
+        UserError: it is gone, or there is no room.
+    """
+    with disk_trouble():
+        same = (one for one in list_adapters() if not one.run and cmp(one.path, file, False))
+        if kept := next(same, None):
+            return kept.id
+        path = free_path(name)
+        with replacing(path) as temporary:
+            shutil.copyfile(file, temporary)
+    return f"{_PREFIX}{path.name}"
 
 
 def take_in(upload: Upload) -> ListedAdapter:

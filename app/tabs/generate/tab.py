@@ -17,7 +17,7 @@ from app.tabs.adapters import words as adapter_words
 from app.tabs.generate import draw, drawing
 from app.tabs.generate.drawing import AdapterSetting
 from app.tabs.generate.form import LARGEST_SEED, NO_CHOICE, ROWS, GenerateForm
-from app.tabs.generate.settings import read_settings
+from app.tabs.generate.settings import parse_adapter, read_settings
 from trainer.errors import UserError
 
 
@@ -99,7 +99,11 @@ def _choose_adapters(form: GenerateForm, shared: Shared) -> None:
     )
     form.put_words.click(_put_words, [form.prompt, *adapters], form.prompt, **QUIET)
     shared.adapter.change(
-        _use_adapter, shared.adapter, [*adapters, *groups[1:]], queue=False, **QUIET
+        _use_adapter,
+        shared.adapter,
+        [*adapters, *groups[1:], form.rows[0].strength],
+        queue=False,
+        **QUIET,
     )
 
 
@@ -112,10 +116,11 @@ def _add_row(*chosen: str | None) -> list[Any]:
 def _use_adapter(chosen: str) -> list[Any]:
     """What another tab has chosen becomes the only adapter."""
     if not chosen:
-        return [gr.skip()] * (2 * ROWS - 1)
-    values = [chosen, *[""] * (ROWS - 1)]
+        return [gr.skip()] * (2 * ROWS)
+    setting = parse_adapter(chosen)
+    values = [setting.id, *[""] * (ROWS - 1)]
     rows = [gr.Dropdown(choices=_choices(), value=value) for value in values]
-    return [*rows, *[gr.Group(visible=False)] * (ROWS - 1)]
+    return [*rows, *[gr.Group(visible=False)] * (ROWS - 1), setting.strength]
 
 
 def _fill_prompt(prompt: str, filled: str, *chosen: str | None) -> list[Any]:

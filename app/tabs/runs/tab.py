@@ -13,7 +13,7 @@ from app import jobs
 from app.jobs import QUEUED, UNSTARTED, RunInfo
 from app.render import render
 from app.shared import QUIET, Shared, elem, for_scripts, go, says_errors
-from app.tabs.runs import html
+from app.tabs.runs import html, next_step
 from app.tabs.runs.reader import RunView, view
 from trainer import places
 from trainer.config.file import format_config
@@ -87,6 +87,7 @@ class RunParts:
                         )
                         self.enough = gr.Button("Leave it", size="sm", elem_id=_id("longer-no"))
                 self._add_area("verdict")
+                self._add_button("next", "next-step", "primary")
                 self._add_area("board")
                 self._add_area("meters")
                 with gr.Row(equal_height=False):
@@ -207,14 +208,13 @@ def _drawn(found: RunView) -> dict[str, str]:
 def _buttons(found: RunView | None) -> dict[str, tuple[bool, str, bool]]:
     """(visible, label, clickable) of every button."""
     if found is None:
-        return dict.fromkeys(
-            ("stop", "resume", "anyway", "longer", "draw", "again", "delete"), (False, "", True)
-        )
+        names = ("stop", "resume", "anyway", "longer", "draw", "again", "delete", "next")
+        return dict.fromkeys(names, (False, "", True))
     info = found.info
     ended = info.phase in ("stopped", "failed", UNSTARTED)
     folder = RunFolder(places.RUNS / info.name)
     leave = "Take out of the queue" if info.phase == QUEUED else "Stop and save"
-    changed = info.code == "images_changed"
+    changed, step = info.code == "images_changed", next_step.label(found)
     return {
         "stop": (info.alive or info.phase == QUEUED, leave, not info.stopping),
         "resume": (
@@ -231,6 +231,7 @@ def _buttons(found: RunView | None) -> dict[str, tuple[bool, str, bool]]:
             True,
         ),
         "delete": (not info.alive, "Delete …", True),
+        "next": (bool(step), step, True),
     }
 
 
@@ -267,6 +268,14 @@ def _act(parts: RunParts, shared: Shared) -> None:
     buttons["draw"].click(
         lambda chosen: (chosen, go("generate")), name, [shared.adapter, shared.tabs], **QUIET
     )
+
+    names = ("run", "settings", "adapter", "image_set", "tabs")
+    states = {key: getattr(shared, key) for key in names}
+
+    def take(chosen: str) -> dict[Any, Any]:
+        return {states[key]: value for key, value in next_step.take(chosen).items()}
+
+    buttons["next"].click(says_errors(take), name, [*states.values()], **QUIET)
 
 
 def _stop(name: str) -> str:
@@ -309,10 +318,7 @@ def _delete(name: str) -> tuple[gr.Group, str]:
 
 
 def _settings(name: str) -> tuple[tuple[str, float], gr.Tabs]:
-    found = view(name)
-    if found.config is None:
-        raise UserError("The settings of this run cannot be read.", "Choose another run.")
-    return (format_config(found.config), time.time()), go("train")
+    return (format_config(next_step.readable(name)), time.time()), go("train")
 
 
 def _compare(shared: Shared) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,11 +18,16 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import TinyBase
 from tests.tiny_models import TINY_NAMES
 from tests.trainer.runs_for_tests import make_images, small_config, train_small
+from trainer.commands import train as train_command
 from trainer.commands.cli import main
 from trainer.config.file import read_config
+from trainer.config.schema import TrainingConfig
+from trainer.data.images import read_texts
 from trainer.evaluation import assessment, drift
 from trainer.evaluation.drift import ProbeSettings
-from trainer.events import Evaluated
+from trainer.evaluation.overall import VerdictCode, judge
+from trainer.evaluation.verdicts import Candidate
+from trainer.events import Evaluated, Meters
 from trainer.runs.layout import RunFolder
 from trainer.runs.log import read_events
 from trainer.runs.measured import read_measured
@@ -136,6 +142,33 @@ def test_a_file_alone(
     other = evaluate(capsys, file, "--base", base, "--trigger", "sks", "--class-word", "dog")
     assert (other["trigger"], other["class_word"]) == ("sks", "dog")
     assert set(tmp_path.iterdir()) == before  # nothing is written beside a file
+
+
+@pytest.mark.parametrize("code", ["works", "partly", "leaks"])
+def test_the_command_of_the_next_step_does_it(
+    run: RunFolder, code: VerdictCode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is printed: pictures with the checkpoint, more steps, or a run with more preserved."""
+    config = read_config(run.config, of_run=True)
+    monkeypatch.chdir(tmp_path)
+    trained: list[TrainingConfig] = []
+    monkeypatch.setattr(train_command, "worker", lambda *_, **__: 0)
+    monkeypatch.setattr(train_command, "_run", lambda one, *_, **__: bool(trained.append(one)))
+    chosen = Candidate("adapters/step-000002.safetensors", 2, 0.8, Meters())
+    last = Candidate("adapter.safetensors", 4, 1.0, Meters())
+    step = judge(code, config, chosen, last, run.path, is_run=True).next_step
+    python, launch, *arguments = shlex.split(step.command)
+    assert (python, launch) == ("python", "launch.py")
+    quick = ["--count", "1", "--inference-steps", "1"] if code == "works" else []
+    quick = ["--run", "again"] if code == "leaks" else quick
+    assert main([*arguments, *quick]) == 0
+    if code == "works":
+        (picture,) = (tmp_path / "pictures").glob("*.png")
+        assert "run at step 2:0.8" in read_texts(picture)["rarebit"]
+    elif code == "partly":
+        assert read_config(run.config).training.steps == step.values["training.steps"] == 100
+    else:
+        assert trained[0].preservation.weight == step.values["preservation.weight"]
 
 
 def test_a_dead_adapter_is_called_dead(

@@ -1,0 +1,79 @@
+"""The verdict's next step as a button: what it says, and what a press does."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from app import jobs
+from app.shared import go
+from app.tabs.adapters.files import keep_copy
+from app.tabs.runs.reader import RunView, view
+from trainer import places
+from trainer.config.concepts import concepts_of
+from trainer.config.file import format_config, with_values
+from trainer.config.schema import TrainingConfig
+from trainer.errors import UserError
+from trainer.runs.layout import RunFolder
+from trainer.runs.measured import MeasuredStep, read_measured
+
+
+def label(found: RunView) -> str:
+    """What the button says; "" where there is no step to take."""
+    info = found.info
+    if found.config is None or info.phase != "finished":
+        return ""
+    step = _of(info.name)
+    if step.code == "train_longer" and isinstance(steps := step.values.get("training.steps"), int):
+        return f"Train on to {steps:,} steps" if steps > info.step else ""
+    if step.code == "use" and isinstance(strength := step.values.get("strength"), (int, float)):
+        return f"Use it at strength {strength:g}"
+    if step.code == "check_words":
+        return "Look at its words and pictures"
+    return "Fill the Train form with this change" if step.values else ""
+
+
+def take(name: str) -> dict[str, Any]:
+    """Takes the step.
+
+    Returns:
+        What changes of `app.shared.Shared`, by attribute.
+
+    Raises:
+        UserError: the run or its settings can't be read, or something trains already.
+    """
+    step, config = _of(name), readable(name)
+    if step.code == "train_longer":
+        jobs.resume(name, steps=int(step.values["training.steps"]))
+        return {"run": name}
+    if step.code == "use":
+        adapter = _kept(jobs.run_folder(name), str(step.values["checkpoint"]))
+        strength = f"{adapter}:{step.values['strength']}"
+        return {"adapter": strength, "tabs": go("generate")}
+    if step.code == "check_words":
+        return {"image_set": concepts_of(config)[0].path.name, "tabs": go("images")}
+    changed = format_config(with_values(config, step.values))
+    return {"settings": (changed, time.time()), "tabs": go("train")}
+
+
+def readable(name: str) -> TrainingConfig:
+    """The settings of a run.
+
+    Raises:
+        UserError: they can't be read.
+    """
+    config = view(name).config
+    if config is None:
+        raise UserError("The settings of this run cannot be read.", "Choose another run.")
+    return config
+
+
+def _of(name: str) -> MeasuredStep:
+    return read_measured(RunFolder(places.RUNS / name)).next_step
+
+
+def _kept(run: RunFolder, file: str) -> str:
+    """The id of a run's adapter; an earlier step's is copied to the adapters, to be kept."""
+    step = next((n for n in run.adapter_steps() if run.adapter_at(n).name == Path(file).name), None)
+    return run.name if step is None else keep_copy(run.adapter_at(step), f"{run.name}-step-{step}")
