@@ -78,8 +78,8 @@ def explanation(name: str) -> str:
     """What a field is for, without its label again in front."""
     if name == CONCEPTS:
         return (
-            "One subject a line: image set | trigger word | class word | share. Empty: the one "
-            "subject of the choices above."
+            "One subject a line: image set | trigger word | class word | share, and | what its "
+            "errors count beside the others'. Empty: the one subject of the choices above."
         )
     if name == "images.path":
         return "One of the image sets on this machine. Your own pictures become one in Images."
@@ -216,19 +216,21 @@ def preset_values(name: str) -> dict[str, Shown]:
 
 
 def _shown_concept(one: ConceptConfig) -> str:
-    """``image set | trigger | class word | share``."""
-    return f"{shown_folder(one.path)} | {one.trigger} | {one.class_word} | {one.repeats}"
+    """``image set | trigger | class word | share``, and the loss weight where there is one."""
+    shown = f"{shown_folder(one.path)} | {one.trigger} | {one.class_word} | {one.repeats}"
+    return shown if one.loss_weight == 1 else f"{shown} | {one.loss_weight:g}"
 
 
 def _plain_concept(line: str) -> dict[str, object]:
     """What stands in a line, to be judged by the configuration."""
-    cells = [cell.strip() for cell in line.split("|")] + [""] * 3
-    share = cells[3] or "1"
+    cells = [cell.strip() for cell in line.split("|")] + [""] * 4
+    share, weight = cells[3] or "1", cells[4] or "1"
     return {
         "path": chosen_folder(cells[0]).as_posix(),
         "trigger": cells[1],
         "class_word": cells[2],
         "repeats": int(share) if share.isdecimal() else share,
+        "loss_weight": _number(weight),
     }
 
 

@@ -15,6 +15,7 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torch.nn.utils.rnn import pad_sequence
 from transformers import CLIPTextModelWithProjection
 
@@ -59,19 +60,36 @@ def draw_timesteps(count: int, *, seed: int, step: int, timesteps: int) -> Tenso
 
 
 def draw_noise(
-    shape: tuple[int, int, int], slot: int, *, seed: int, step: int, offset: float = 0.0
+    shape: tuple[int, int, int],
+    slot: int,
+    *,
+    seed: int,
+    step: int,
+    offset: float = 0.0,
+    multires: float = 0.0,
 ) -> Tensor:
     """Noise of the sample in place ``slot`` of a step, the same on every device and process count.
 
     Args:
         shape: (C, H, W) of the sample's latents.
         offset: size of the shift added to each channel (noise offset).
+        multires: factor of the noise of half the resolution, its square of a quarter, and so on
+            down to one place; the sum is scaled back to the size of plain noise.
 
     Returns:
         (C, H, W) float32 on the CPU.
     """
     generator = torch.Generator().manual_seed(derive_seed(seed, step, "noise", slot))
     noise = torch.randn(shape, generator=generator)
+    if multires:
+        factor, variance, (height, width) = multires, 1.0, shape[1:]
+        while max(height, width) > 1:
+            height, width = -(-height // 2), -(-width // 2)
+            coarse = torch.randn((1, shape[0], height, width), generator=generator)
+            noise += factor * interpolate(coarse, shape[1:])[0]  # nearest keeps the variance
+            variance += factor**2
+            factor *= multires
+        noise /= variance**0.5
     if offset:
         noise += offset * torch.randn((shape[0], 1, 1), generator=generator)
     return noise
@@ -155,14 +173,47 @@ def _debiased(signal: Tensor, prediction: PredictionType) -> Tensor:
     return noise.sqrt()
 
 
-def squared_error(predicted: Tensor, wanted: Tensor, masks: Tensor | None = None) -> Tensor:
-    """Mean squared error of each sample in float32: (B, C, H, W) twice to (B,).
+def huber_widths(alpha_bar: Tensor, timesteps: Tensor, objective: ObjectiveConfig) -> Tensor | None:
+    """Up to where errors count by their square, (B,); None: always.
+
+    The schedules of arXiv 2403.16728, section 4: constant c; exponential ``c^(t / T)``; snr
+    ``(1 - c) / (1 + sigma)^2 + c`` with ``sigma = 1 / sqrt(SNR)``.
+    """
+    if objective.loss == "mse":
+        return None
+    c = objective.huber_c
+    if objective.huber_schedule == "constant":
+        return torch.full_like(alpha_bar[timesteps], c)
+    if objective.huber_schedule == "exponential":
+        return c ** (timesteps.to(alpha_bar) / len(alpha_bar))
+    signal = alpha_bar[timesteps]
+    sigma = ((1.0 - signal) / signal.clamp_min(1e-12)).sqrt()
+    return (1.0 - c) / (1.0 + sigma).pow(2) + c
+
+
+def sample_errors(
+    predicted: Tensor,
+    wanted: Tensor,
+    masks: Tensor | None = None,
+    widths: Tensor | None = None,
+    *,
+    smooth_l1: bool = False,
+) -> Tensor:
+    """Mean error of each sample in float32: (B, C, H, W) twice to (B,).
 
     Args:
         masks: (B, 1, H, W), how much each place counts. The mean is taken over what counts, so
             that a small subject weighs as much as a large one; no mask may be 0 everywhere.
+        widths: c (B,) of the pseudo-Huber loss ``2 c (sqrt(d^2 + c^2) - c)`` of a difference d
+            (arXiv 2403.16728, eq. 5); None: the squared error.
+        smooth_l1: the same without the factor c.
     """
     errors = (predicted.float() - wanted.float()).pow(2)
+    if widths is not None:
+        c = widths.view(-1, 1, 1, 1)
+        # sqrt(d^2 + c^2) - c, without the difference of two numbers that are nearly equal
+        root = errors / ((errors + c * c).sqrt() + c)
+        errors = 2.0 * root * (1.0 if smooth_l1 else c)
     if masks is None:
         return errors.mean(dim=(1, 2, 3))
     return (masks * errors).mean(dim=(1, 2, 3)) / masks.mean(dim=(1, 2, 3))

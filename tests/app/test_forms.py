@@ -173,7 +173,7 @@ def test_a_folder_elsewhere_is_kept_and_an_image_set_is_called_by_its_id(tmp_pat
 
 
 CONCEPTS = """police-car | ohwx | car | 2
-teddy-and-peacock | sks | toy |
+teddy-and-peacock | sks | toy | | 0.5
 datasets/elsewhere | xyz | |"""
 
 
@@ -182,6 +182,7 @@ def test_several_subjects_come_back_from_their_file() -> None:
     config = read_form(shown)
     assert [concept.trigger for concept in config.concepts] == ["ohwx", "sks", "xyz"]
     assert [concept.repeats for concept in config.concepts] == [2, 1, 1]
+    assert [concept.loss_weight for concept in config.concepts] == [1, 0.5, 1]
     assert config.concepts[0].path == Path("datasets/police-car")
     again = through_a_file(shown)
     assert read_form(again) == config

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -15,8 +15,9 @@ from trainer.diffusion import (
     clean_and_noise,
     draw_noise,
     draw_timesteps,
+    huber_widths,
     loss_weights,
-    squared_error,
+    sample_errors,
     target,
 )
 from trainer.models.families import PredictionType
@@ -154,7 +155,42 @@ def test_noise_offset_shifts_whole_channels() -> None:
     assert difference[:, 0].abs().min() > 0
 
 
-def test_squared_error_is_one_number_a_sample() -> None:
+def test_multires_noise_keeps_its_size_and_is_of_one_piece() -> None:
+    noise = draw_noise((4, 64, 64), 0, seed=1, step=2, multires=0.6)
+    assert noise.std() == pytest.approx(1.0, abs=0.05)
+    plain, coarse = draw_noise((4, 64, 64), 0, seed=1, step=2), noise
+    means = [one.unfold(1, 8, 8).unfold(2, 8, 8).mean((-1, -2)).std() for one in (plain, coarse)]
+    assert means[1] > 2 * means[0]
+
+
+HUBER: list[tuple[str, list[float]]] = [  # at the least noise, in the middle, at the most
+    ("constant", [0.1, 0.1, 0.1]),
+    ("exponential", [1.0, 0.1**0.5, 0.1**0.999]),
+    ("snr", [0.95, 0.231, 0.104]),
+]
+
+
+@pytest.mark.parametrize(("schedule", "expected"), HUBER)
+def test_where_a_huber_loss_turns_straight(schedule: Any, expected: list[float]) -> None:
+    alpha_bar = SCHEDULES["scaled_linear"].alphas_cumprod
+    objective = ObjectiveConfig(loss="huber", huber_c=0.1, huber_schedule=schedule)
+    widths = huber_widths(alpha_bar, torch.tensor([0, 500, 999]), objective)
+    assert widths is not None
+    assert widths.tolist() == pytest.approx(expected, abs=0.01)
+    assert huber_widths(alpha_bar, TIMESTEPS, ObjectiveConfig()) is None
+
+
+def test_huber_is_square_below_and_straight_above() -> None:
+    wanted, widths = torch.zeros(2, 4, 8, 8), torch.full((2,), 0.1)
+    predicted = torch.stack([torch.full((4, 8, 8), 0.001), torch.full((4, 8, 8), 10.0)])
+    assert sample_errors(predicted, wanted, widths=widths).tolist() == pytest.approx(
+        [1e-6, 0.2 * (10 - 0.1)], rel=1e-3
+    )
+    smooth = sample_errors(predicted, wanted, widths=widths, smooth_l1=True)
+    assert smooth.tolist() == pytest.approx([1e-5, 2 * (10 - 0.1)], rel=1e-3)
+
+
+def test_an_error_is_one_number_a_sample() -> None:
     predicted, wanted = torch.zeros(2, 4, 8, 8), torch.ones(2, 4, 8, 8)
     wanted[1] *= 3
-    assert squared_error(predicted, wanted).tolist() == [1.0, 9.0]
+    assert sample_errors(predicted, wanted).tolist() == [1.0, 9.0]

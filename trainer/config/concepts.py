@@ -26,7 +26,11 @@ def concepts_of(config: TrainingConfig) -> tuple[ConceptConfig, ...]:
     return (
         # Not validated: a configuration may be looked at before it has a trigger.
         ConceptConfig.model_construct(
-            path=config.images.path, trigger=words.trigger, class_word=words.class_word, repeats=1
+            path=config.images.path,
+            trigger=words.trigger,
+            class_word=words.class_word,
+            repeats=1,
+            loss_weight=1.0,
         ),
     )
 

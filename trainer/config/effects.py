@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from trainer.config.fields import ConfigField, all_fields, get_value, shown
+from trainer.config.fields import ConfigField, all_fields, concept_fields, get_value, shown
 from trainer.config.optimizers import OPTIMIZERS
 from trainer.config.schema import TrainingConfig
 from trainer.untyped import is_sequence
@@ -75,13 +75,13 @@ def _unmet(config: TrainingConfig, field: ConfigField) -> Iterator[str]:
 
 
 def _lonely_share(config: TrainingConfig) -> Iterator[Idle]:
-    """The share of a concept beside no other."""
-    repeats = [concept.repeats for concept in config.concepts]
-    if len(repeats) == 1 and repeats[0] != 1:
-        yield Idle(
-            "concepts",
-            f"repeats = {repeats[0]} has no effect, since there is one concept only.",
-        )
+    """What sets a concept off against others, beside no other."""
+    for concept in config.concepts if len(config.concepts) == 1 else ():
+        for name, field in concept_fields().items():
+            value = getattr(concept, name)
+            if name in ("repeats", "loss_weight") and value != field.default:
+                message = f"{name} = {shown(value)} has no effect, since there is one concept only."
+                yield Idle("concepts", message)
 
 
 def _odd_rates(config: TrainingConfig) -> Iterator[Idle]:

@@ -119,6 +119,8 @@ class ConceptConfig(Section):
     repeats: PositiveInt = field(1)
     """Share of the concept in training: at 2 it comes up twice as often as one with 1, however many
     pictures each has."""
+    loss_weight: float = field(1.0, gt=0.0, le=100.0)
+    """What an error on this concept's pictures counts beside the others'."""
 
 
 class AdapterConfig(Section, title="Adapter"):
@@ -283,9 +285,39 @@ class ObjectiveConfig(Section, title="Loss"):
     )
     """Of Min-SNR weighting (arXiv 2303.09556), where objective.weighting is min_snr: caps the
     weight of nearly clean timesteps. 5 is the paper's value; 0: every timestep counts the same."""
+    loss: Literal["mse", "huber", "smooth_l1"] = field(
+        "mse", title="Shape of the loss", before="mse"
+    )
+    """How an error counts. mse: by its square. huber, smooth_l1 (arXiv 2403.16728): large errors by
+    their size only, so that a few pictures that fit badly decide less; smooth_l1 also divides by
+    objective.huber_c. What is preserved counts by its square in any case."""
+    huber_c: float = field(
+        0.1,
+        title="Where a Huber loss turns straight",
+        gt=0.0,
+        le=10.0,
+        before=0.1,
+        needs={"objective.loss": ["huber", "smooth_l1"]},
+    )
+    """Errors much below it count by their square, those above by their size."""
+    huber_schedule: Literal["snr", "exponential", "constant"] = field(
+        "snr",
+        title="How it changes with the noise",
+        before="snr",
+        needs={"objective.loss": ["huber", "smooth_l1"]},
+    )
+    """How objective.huber_c falls from 1 at the least noise to its value at the most. snr: by the
+    signal-to-noise ratio; exponential: by the timestep; constant: it is the same everywhere."""
     noise_offset: float = field(0.0, ge=0.0, le=1.0)
     """Adds a constant shift to the noise of each channel, which lets the model learn very dark and
     very bright pictures. 0 to 0.1."""
+    multires_noise: float = field(0.0, title="Multi-resolution noise", ge=0.0, lt=1.0)
+    """Mixes in noise of half, a quarter and so on of the resolution, each times this factor more;
+    the sum keeps its size. Like objective.noise_offset, for very dark and bright pictures and large
+    shapes. 0: none; 0.1 to 0.3 are usual."""
+    input_perturbation: float = field(0.0, title="Input perturbation", ge=0.0, le=1.0)
+    """Adds so much further noise to what the UNet is shown but not to what it has to predict (arXiv
+    2301.11706), which drawing step after step asks for. The paper found 0.1."""
 
 
 class PreviewsConfig(Section, title="Previews"):

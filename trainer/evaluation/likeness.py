@@ -26,7 +26,7 @@ from trainer.diffusion import (
     add_noise,
     loss_weights,
     predict,
-    squared_error,
+    sample_errors,
     stratified_timesteps,
     target,
 )
@@ -123,7 +123,7 @@ def measure_losses(base: BaseModel, examples: Sequence[Example], device: Device)
     if not examples:
         raise ValueError("no pictures to measure on")
     errors = torch.cat([
-        squared_error(predict(base, example.points, device), example.wanted, example.masks)
+        sample_errors(predict(base, example.points, device), example.wanted, example.masks)
         for example in examples
     ])  # fmt: skip
     weights = torch.cat([example.weights for example in examples])

@@ -170,7 +170,8 @@ def _usage_hint(triggers: str) -> str:
 def _kohya(config: TrainingConfig, base: BaseModel, facts: TrainingFacts) -> dict[str, str]:
     adapter, optimizer, training = config.adapter, config.optimizer, config.training
     side = _resolution(config, base)
-    debiased = config.objective.weighting == "debiased"
+    objective = config.objective
+    debiased = objective.weighting == "debiased"
     rank, alpha = adapter.scale
     # As sd-scripts has it: texts.
     convolutions = {"conv_dim": str(rank), "conv_alpha": str(float(alpha))}
@@ -211,9 +212,14 @@ def _kohya(config: TrainingConfig, base: BaseModel, facts: TrainingFacts) -> dic
         "num_reg_images": 0,
         "resolution": f"({side}, {side})",
         "enable_bucket": config.images.buckets,
-        "min_snr_gamma": None if debiased else config.objective.min_snr_gamma or None,
+        "min_snr_gamma": None if debiased else objective.min_snr_gamma or None,
         "debiased_estimation": debiased,
-        "noise_offset": config.objective.noise_offset or None,
+        "loss_type": {"mse": "l2"}.get(objective.loss, objective.loss),
+        "huber_c": objective.huber_c if objective.loss != "mse" else None,
+        "huber_schedule": objective.huber_schedule if objective.loss != "mse" else None,
+        "noise_offset": objective.noise_offset or None,
+        "multires_noise_discount": objective.multires_noise or None,
+        "ip_noise_gamma": objective.input_perturbation or None,
         "caption_dropout_rate": config.captions.dropout,
         "shuffle_caption": config.captions.shuffle_tags,
         "clip_skip": config.base.clip_skip if config.base.clip_skip > 1 else None,

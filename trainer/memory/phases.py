@@ -255,6 +255,7 @@ def _batch(base: BaseModel, work: Workload) -> Batch:
         noise=torch.empty_like(points.noised),
         timesteps=points.timesteps,
         total=work.rows,
+        weights=torch.ones(work.rows, device=META),
     )
 
 

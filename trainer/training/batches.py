@@ -28,6 +28,7 @@ from trainer.data.variants import variant_choice, variants_of
 from trainer.diffusion import Sizes, draw_noise, draw_timesteps
 from trainer.models.base import BaseModel
 from trainer.models.text import count_tokens
+from trainer.seeds import derive_seed
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,10 @@ class Batch:
         sizes: B, what SDXL is conditioned on.
         latents, noise: (B, C, H, W) float32.
         timesteps: (B,) int64.
+        weights: (B,) float32, what each sample counts.
         masks: (B, 1, H, W) float32, how much each place counts; None where all count alike.
+        perturbed: (B, C, H, W) noise that the UNet is shown in place of `noise`, which it has to
+            predict; None: the same.
         total: samples in the whole step, over batches and processes: the loss's denominator.
     """
 
@@ -63,7 +67,9 @@ class Batch:
     noise: Tensor
     timesteps: Tensor
     total: int
+    weights: Tensor
     masks: Tensor | None = None
+    perturbed: Tensor | None = None
 
     def parts(self, size: int) -> Iterator[Batch]:
         """The batch in pieces of at most ``size`` samples; ``total`` stays that of the step."""
@@ -78,7 +84,9 @@ class Batch:
                 self.noise[rows],
                 self.timesteps[rows],
                 self.total,
+                self.weights[rows],
                 None if self.masks is None else self.masks[rows],
+                None if self.perturbed is None else self.perturbed[rows],
             )
 
 
@@ -106,6 +114,7 @@ class Batches:
         self.source, self.masks = latents, masks
         self.config = config
         self.words = [captions_of(config, concept) for concept in concepts_of(config)]
+        self.loss_weights = [concept.loss_weight for concept in concepts_of(config)]
         self.rank, self.world = rank, world
         self.timesteps = int(base.scheduler_config.get("num_train_timesteps", 1000))
         training = config.training
@@ -172,19 +181,29 @@ class Batches:
         pictures, flips = zip(*((sample.picture, sample.flip) for sample in samples), strict=True)
         slots = tuple(sample.slot for sample in samples)
         latents = torch.stack(list(map(self.source.latents, pictures, flips)))
-        offset, seed = self.config.objective.noise_offset, self.config.training.seed
+        objective, seed = self.config.objective, self.config.training.seed
         shape = (latents.shape[1], latents.shape[2], latents.shape[3])
-        noise = [draw_noise(shape, slot, seed=seed, step=step, offset=offset) for slot in slots]
+        kind = {"offset": objective.noise_offset, "multires": objective.multires_noise}
+        noise = torch.stack(
+            [draw_noise(shape, slot, seed=seed, step=step, **kind) for slot in slots]
+        )
+        perturbed = None
+        if share := objective.input_perturbation:
+            seed = derive_seed(seed, "input perturbation")
+            more = [draw_noise(shape, slot, seed=seed, step=step) for slot in slots]
+            perturbed = noise + share * torch.stack(more)
         return Batch(
             names=tuple(picture.entry.name for picture in pictures),
             slots=slots,
             captions=tuple(sample.caption for sample in samples),
             sizes=tuple(picture.sizes for picture in pictures),
             latents=latents,
-            noise=torch.stack(noise),
+            noise=noise,
             timesteps=timesteps[list(slots)],
             total=total,
+            weights=torch.tensor([self.loss_weights[one.concept] for one in pictures]),
             masks=self.masks.weights(pictures, flips),
+            perturbed=perturbed,
         )
 
 

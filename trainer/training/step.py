@@ -18,8 +18,9 @@ from trainer.diffusion import (
     add_noise,
     call_unet,
     feature_drift,
+    huber_widths,
     loss_weights,
-    squared_error,
+    sample_errors,
     target,
 )
 from trainer.events import StepDone
@@ -179,7 +180,8 @@ def _noised(model: Model, batch: Batch) -> Points:
     """Where the UNet is asked about a batch's pictures."""
     device = model.alpha_bar.device
     timesteps = batch.timesteps.to(device)
-    noised = add_noise(batch.latents.to(device), batch.noise.to(device), model.alpha_bar, timesteps)
+    noise = batch.noise if batch.perturbed is None else batch.perturbed
+    noised = add_noise(batch.latents.to(device), noise.to(device), model.alpha_bar, timesteps)
     return Points(batch.captions, noised, timesteps, batch.sizes)
 
 
@@ -212,8 +214,13 @@ def _training_loss(model: Model, batch: Batch, predicted: Tensor) -> Tensor:
         model.base.prediction_type,
     )
     masks = None if batch.masks is None else batch.masks.to(device)
-    errors = squared_error(predicted, wanted, masks)
-    return (_weights(model, timesteps) * errors).sum() / batch.total
+    objective = model.config.objective
+    widths = huber_widths(model.alpha_bar, timesteps, objective)
+    errors = sample_errors(
+        predicted, wanted, masks, widths, smooth_l1=objective.loss == "smooth_l1"
+    )
+    weights = _weights(model, timesteps) * batch.weights.to(device)
+    return (weights * errors).sum() / batch.total
 
 
 def _preservation_loss(
@@ -226,7 +233,7 @@ def _preservation_loss(
         text: of all the prompts, those without a point included.
     """
     device = model.alpha_bar.device
-    errors = squared_error(predicted, preserved.wanted.to(device))
+    errors = sample_errors(predicted, preserved.wanted.to(device))
     weights = _weights(model, preserved.points.timesteps.to(device))
     loss = (weights * errors).sum() / preserved.count
     if preserved.text_features:

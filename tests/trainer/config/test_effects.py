@@ -75,6 +75,10 @@ def idle(values: dict[str, Any]) -> dict[str, str]:
             {"concepts": [{"path": "a", "trigger": "ohwx", "repeats": 3}]},
             {"concepts": "repeats = 3"},
         ),
+        (
+            {"concepts": [{"path": "a", "trigger": "ohwx", "loss_weight": 0.5}]},
+            {"concepts": "loss_weight = 0.5"},
+        ),
         ({}, {}),
     ],
 )

@@ -53,12 +53,8 @@ def values_of(field: ConfigField) -> st.SearchStrategy[Any]:
         "array": st.lists(TEXT, max_size=3),
         "null": st.none(),
     }
-    if field.name in ("optimizer.weight_decay", "objective.noise_offset", "optimizer.warmup"):
-        kinds["number"] = st.floats(0, 1)
-    if field.name == "evaluation.validation":
-        kinds["number"] = st.floats(0, 0.5)
-    if field.name in ("captions.dropout", "captions.tag_dropout", "images.mask_outside"):
-        kinds["number"] = st.floats(0, 1)
+    if (highest := field.schema.get("maximum", 2)) <= 1:
+        kinds["number"] = st.floats(0, highest)
     return st.one_of([kinds[kind] for kind in sorted(field.types)])
 
 

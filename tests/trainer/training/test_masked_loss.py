@@ -17,7 +17,7 @@ from tests.trainer.runs_for_tests import (
     small_config,
     train_small,
 )
-from trainer.diffusion import squared_error
+from trainer.diffusion import sample_errors
 from trainer.errors import UserError
 from trainer.events import RunEvent, StepDone, Warned
 from trainer.runs.layout import RunFolder
@@ -44,8 +44,8 @@ def test_the_mean_is_over_what_counts() -> None:
     masks = torch.zeros(2, 1, 4, 4)
     masks[0, :, :, :2] = 1.0
     masks[1] = 1.0
-    assert squared_error(predicted, wanted, masks).tolist() == [4.0, 52.0]
-    assert squared_error(predicted, wanted).tolist() == [52.0, 52.0]
+    assert sample_errors(predicted, wanted, masks).tolist() == [4.0, 52.0]
+    assert sample_errors(predicted, wanted).tolist() == [52.0, 52.0]
 
 
 @pytest.mark.parametrize("flip", [False, True])

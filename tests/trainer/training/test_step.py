@@ -115,6 +115,7 @@ def test_accumulated_batches_are_shares_of_one_mean(session: Callable[..., Sessi
         latents=torch.cat([batch.latents for batch in batches]),
         noise=torch.cat([batch.noise for batch in batches]),
         timesteps=torch.cat([batch.timesteps for batch in batches]),
+        weights=torch.cat([batch.weights for batch in batches]),
         total=6,
     )
     expected, losses = gradients(made, whole), []
@@ -125,6 +126,31 @@ def test_accumulated_batches_are_shares_of_one_mean(session: Callable[..., Sessi
     done, _ = training_step(made, never)
     assert done.loss == pytest.approx(losses[0], rel=1e-5)
     assert done.gradient_norm == pytest.approx(expected.norm().item(), rel=1e-4)
+
+
+def test_errors_count_by_the_weight_of_their_concept(
+    session: Callable[..., Session], tmp_path: Path
+) -> None:
+    folders = [
+        make_images(tmp_path / name, count=2, side=side) for name, side in (("a", 32), ("b", 32))
+    ]
+    concepts = [
+        {"path": str(folder), "trigger": word, "class_word": "thing", "loss_weight": weight}
+        for folder, word, weight in zip(folders, ("ohwx", "bnha"), (1.0, 3.0), strict=True)
+    ]
+    words = {"captions__trigger": "", "captions__class_word": "", "images__path": "."}
+    made = session(concepts=concepts, preservation__method="none", **words)
+    seen: set[float] = set()
+    for batch in (batch for step in range(3) for batch in made.batches.step(step)):
+        expected = [3.0 if "bnha" in caption else 1.0 for caption in batch.captions]
+        assert batch.weights.tolist() == expected
+        seen.update(expected)
+        with torch.no_grad():
+            plain = replace(batch, weights=torch.ones(len(batch.weights)))
+            alone = [batch_loss(made, part, None)[0] for part in plain.parts(1)]
+            counted = torch.stack(alone) @ batch.weights
+            torch.testing.assert_close(batch_loss(made, batch, None)[0], counted)
+    assert seen == {1.0, 3.0}
 
 
 @pytest.mark.parametrize("limit", [0.0, 1e-3, 1e3])
