@@ -40,7 +40,10 @@ PIPED: Dict[str, Any] = {
     "encoding": "utf-8",
     "errors": "replace",
 }
-COMMANDS = "train, resume, generate, trigger, check-images, evaluate, fit, adapter, doctor and test"
+COMMANDS = (
+    "train, resume, generate, trigger, check-images, evaluate, fit, import, adapter, doctor "
+    "and test"
+)
 
 # What pip or the system says -> what is wrong, and the way out. The first that fits counts.
 CAUSES = (

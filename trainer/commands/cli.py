@@ -19,6 +19,7 @@ from trainer.commands import (
     evaluate,
     fit,
     generate,
+    import_settings,
     service,
     train,
     trigger,
@@ -26,7 +27,10 @@ from trainer.commands import (
 from trainer.commands.command import app, perform
 from trainer.errors import UserError
 
-_COMMANDS = (adapter, check_images, doctor, evaluate, fit, generate, service, train, trigger)
+_COMMANDS = (
+    *(adapter, check_images, doctor, evaluate, fit, generate, import_settings),
+    *(service, train, trigger),
+)
 
 # Read by GNU's OpenMP when torch is loaded. By default threads that wait for each other spin for
 # milliseconds: beside two busy processes on two cores a step of the built-in model then took 4 to

@@ -33,6 +33,7 @@ __all__ = [
     "format_config",
     "parse_config",
     "read_config",
+    "read_text",
     "validate",
     "with_values",
     "write_config",
@@ -229,6 +230,15 @@ def read_config(path: Path, *, of_run: bool = False) -> TrainingConfig:
         UserError: the file is missing or unreadable; a `ConfigError` for what is wrong inside it,
             all mistakes at once with their line numbers.
     """
+    return parse_config(read_text(path), str(path), of_run=of_run)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file of settings.
+
+    Raises:
+        UserError: it is missing, unreadable, too large or not UTF-8.
+    """
     hint = "Every field is explained in docs/configuration.md."
     try:
         with open_file(path) as file:
@@ -240,12 +250,11 @@ def read_config(path: Path, *, of_run: bool = False) -> TrainingConfig:
         limit = f"{MAX_FILE_BYTES // 1000} KB"
         raise UserError(f"{path} is over {limit}, too large for a configuration", hint)
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         mistake = Mistake("", "this is not UTF-8 text", line)
         raise ConfigError(str(path), [mistake], "Save the file as UTF-8.") from error
-    return parse_config(text, str(path), of_run=of_run)
 
 
 def parse_config(text: str, source: str = "", *, of_run: bool = False) -> TrainingConfig:
@@ -258,7 +267,22 @@ def parse_config(text: str, source: str = "", *, of_run: bool = False) -> Traini
     except RecursionError:
         raise ConfigError(source, [Mistake("", "lists nested too deeply")], _TOML) from None
     tree = as_it_began(tree) if of_run else tree
-    return validate(tree, source, dict(reversed(_key_lines(text))))
+    try:
+        return validate(tree, source, dict(reversed(_key_lines(text))))
+    except ConfigError as error:
+        raise _of_another_trainer(tree, source) or error from None
+
+
+def _of_another_trainer(tree: Mapping[str, Any], source: str) -> UserError | None:
+    """What to do with settings that another trainer wrote; None where they are none."""
+    from trainer.config.moving.theirs import NAMES, trainer_of  # which reads with this module
+
+    if (trainer := trainer_of(tree)) is None:
+        return None
+    return UserError(
+        f"{source} has settings of {NAMES[trainer]}.",
+        f"Make ours of them: python launch.py import {source} --out FILE.toml",
+    )
 
 
 def _parse_reason(error: Exception) -> str:

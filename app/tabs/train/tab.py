@@ -31,12 +31,12 @@ from app.shared import QUIET, Shared, elem, for_scripts, go, says_errors
 from app.tabs.images.imagesets import find_set, set_choices
 from app.tabs.images.words import remember
 from app.tabs.train import memory, outlook
+from app.tabs.train.loading import read_settings
 from trainer import places
 from trainer.config.concepts import check_essentials
 from trainer.config.effects import idle_settings
 from trainer.config.fields import all_fields, sections
 from trainer.config.file import (
-    MAX_FILE_BYTES,
     ConfigError,
     apply_overrides,
     format_config,
@@ -45,7 +45,6 @@ from trainer.config.file import (
 )
 from trainer.config.presets import PRESETS, apply_preset
 from trainer.config.schema import TrainingConfig
-from trainer.errors import UserError
 
 LENGTHS = ("quick", "normal", "thorough")
 _FIRST = "normal"
@@ -150,10 +149,11 @@ class TrainForm:
                 info="Sets some fields and leaves the others as they are.",
             )  # fmt: skip
             self.load = gr.UploadButton(
-                "Load settings", file_types=[".toml"], type="binary", elem_id=_id("load"),
-                min_width=150, size="md",
+                "Load settings", file_types=[".toml", ".json", ".yaml", ".yml"], type="binary",
+                file_count="multiple", elem_id=_id("load"), min_width=150, size="md",
             )  # fmt: skip
             self.save = gr.Button("Save settings", elem_id=_id("save"), min_width=150, size="md")
+        self.moved = gr.HTML(elem_id=_id("moved"))
 
     def _lay_out_section(self, section: str) -> None:
         """A folded part; the list of concepts goes with the words."""
@@ -341,26 +341,24 @@ def _missing(config: TrainingConfig) -> str:
 
 def _fill(form: TrainForm, shared: Shared) -> None:
     """Files and earlier runs put values into the form."""
-    form.load.upload(says_errors(_load), form.load, form.filled, **QUIET)
+    form.load.upload(says_errors(_load), form.load, [*form.filled, form.moved], **QUIET)
     shared.settings.change(says_errors(_load_settings), shared.settings, form.filled, **QUIET)
     form.save.click(says_errors(_save), form.values, form.text, **QUIET).success(
         None, form.text, None, js=_SAVE, api_visibility="private"
     )
 
 
-def _load(data: bytes | None) -> list[Any]:
-    if data is None or len(data) > MAX_FILE_BYTES:
-        limit = f"{MAX_FILE_BYTES // 1000} KB"
-        raise UserError("This is no file of settings.", f"Choose a TOML file of at most {limit}.")
-    return _filled(data.decode("utf-8-sig", "replace"), "The file")
+def _load(files: list[bytes] | None) -> list[Any]:
+    config, moved = read_settings(files or [])
+    told = render("train.html", "moved", moved.groups()) if moved else ""
+    return [*_filled(config), told]
 
 
 def _load_settings(settings: tuple[str, float]) -> list[Any]:
-    return _filled(settings[0], "The run's settings")
+    return _filled(parse_config(settings[0], "The run's settings"))
 
 
-def _filled(text: str, source: str) -> list[Any]:
-    config = parse_config(text, source)
+def _filled(config: TrainingConfig) -> list[Any]:
     length = _length_of(config.training.steps)
     # The time makes it another text each time, so that what follows it is updated.
     return [*form_values(config), length, "", f"# {time.time()}"]

@@ -24,7 +24,7 @@ from trainer.runs.status import read_status
 
 COMMANDS = [
     *("train", "resume", "worker", "service", "generate", "trigger", "check-images", "evaluate"),
-    *("fit", "doctor", "adapter"),
+    *("fit", "doctor", "adapter", "import"),
     *(f"adapter {action}" for action in ("inspect", "verify", "convert", "resize", "merge")),
     *(f"adapter {action}" for action in ("extract", "recipe", "download")),
 ]

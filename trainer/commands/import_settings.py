@@ -1,0 +1,110 @@
+"""``import``: settings of other trainers as a configuration of ours."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from trainer.commands.command import command, option
+from trainer.config.fields import all_fields, get_value
+from trainer.config.file import read_text, write_config
+from trainer.config.moving.moved import Moved, SetFacts, move
+from trainer.config.moving.theirs import as_theirs
+from trainer.data.pairing import read_folder
+from trainer.data.scan import repeats_of
+from trainer.errors import UserError
+
+_MOST_PICTURES = 100_000
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What `import_settings` gives: the settings, and the file they were written to."""
+
+    moved: Moved
+    out: Path | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The answer for ``--json``; values are those that are not as they are here anyway."""
+        moved, config = self.moved, self.moved.config
+        tree = config.model_dump(mode="json")
+        values = {
+            name: tree[field.section][field.key]
+            for name, field in all_fields().items()
+            if get_value(config, name) != field.default
+        }
+        return {
+            "trainer": moved.trainer,
+            "values": values | ({"concepts": tree["concepts"]} if tree["concepts"] else {}),
+            "taken": [
+                {"key": one.key, "theirs": one.theirs, "field": one.field, "ours": one.ours,
+                 "given": one.given, "note": one.note}
+                for one in moved.taken
+            ],
+            "without_counterpart": [
+                {"key": one.key, "theirs": one.theirs, "reason": one.reason} for one in moved.lost
+            ],
+            "not_needed": list(moved.needless),
+            "written": str(self.out) if self.out else None,
+        }  # fmt: skip
+
+    def lines(self) -> list[str]:
+        """The same for people."""
+        if self.out is None:
+            return [*self.moved.lines(), "Write it to a file with --out FILE.toml."]
+        how = f"Train with it:  python launch.py train --config {self.out}"
+        return [*self.moved.lines(), f"Written to {self.out}", how]
+
+
+@command(
+    "import",
+    "settings of kohya's sd-scripts and kohya_ss, OneTrainer or ai-toolkit as ours, and what of "
+    "them differs or is not here",
+)
+def import_settings(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE…", help="Their file, or several: a trainer file and a dataset file."
+        ),
+    ],
+    *,
+    out: Annotated[Path | None, option("FILE", "Write the configuration to this file.")] = None,
+) -> Imported:
+    """Reads settings of another trainer; nothing of them is changed.
+
+    Raises:
+        UserError: a file can't be read, is no such settings, or is for models that are not Stable
+            Diffusion; or ``out`` exists.
+    """
+    if out is not None and out.exists():
+        raise UserError(f"{out} exists already.", "Give --out another name.")
+    theirs = as_theirs(
+        [(str(file), read_text(file)) for file in files], partial(_read_named, files[0].parent)
+    )
+    moved = move(theirs, count_pictures)
+    if out is not None:
+        write_config(out, moved.config)
+    return Imported(moved, out)
+
+
+def _read_named(folder: Path, name: str) -> str | None:
+    """A file that their settings name; None where it is not on this machine."""
+    for path in (Path(name), folder / name):
+        if path.is_file():
+            return read_text(path)
+    return None
+
+
+def count_pictures(path: Path) -> SetFacts | None:
+    """The pictures of an image set, by their names alone; None where it is none."""
+    try:
+        contents = read_folder(path, _MOST_PICTURES)
+    except (OSError, UserError, ValueError):
+        return None
+    repeats = [repeats_of(picture.name) for picture in contents.pictures]
+    folders = {one.name.partition("/")[0] for one in contents.pictures if "/" in one.name}
+    used = [one for one in repeats if one]
+    return SetFacts(len(used), sum(used), tuple(sorted(folders))) if used else None

@@ -1,0 +1,1 @@
+"""Settings of other trainers (sd-scripts, OneTrainer, ai-toolkit) as our configuration."""

@@ -1,0 +1,164 @@
+"""Rules about image sets of other trainers, and about how long is trained on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.config.moving.moved import Moving, SetFacts, Taken, files_named
+from trainer.config.moving.theirs import AI_TOOLKIT, KOHYA, TheirSet, is_on, number
+
+_SCHEDULES = {
+    "constant": "constant", "constant_with_warmup": "constant", "linear": "linear",
+    "cosine": "cosine", "cosine_with_restarts": "cosine_with_restarts",
+    "cosine_with_hard_restarts": "cosine_with_restarts", "polynomial": "polynomial",
+}  # fmt: skip
+_SAVED = "A file for each is in the run's folder adapters, and each is measured."
+_HOW_TO_COUNT = (
+    "Training counts steps here. Set training.steps to pictures x repeats x epochs / (batch size x "
+    "accumulation); the pictures could not be counted, so it is as it is here."
+)
+
+
+def sets(moving: Moving) -> None:
+    """Folders of pictures: one image set, or several concepts."""
+    for one in moving.theirs.sets:
+        if one.role == "validation":
+            reason = "Put it as a folder validation into the image set."
+            moving.lose("validation", one.path, reason)
+    trained = [one for one in moving.theirs.sets if one.role == "train" and one.path]
+    if len(trained) == 1:
+        _single(moving, trained[0])
+    elif trained:
+        _several(moving, trained)
+
+
+def _words(moving: Moving, one: TheirSet) -> tuple[str, str]:
+    """Trigger and class word, from the settings or from the one folder ``N_trigger class``."""
+    words = one.words
+    if not words and moving.theirs.trainer == KOHYA and (known := moving.look(Path(one.path))):
+        named = [folder.partition("_")[2] for folder in known.folders if folder[:1].isdigit()]
+        words = named[0] if len(named) == 1 else ""
+    trigger, _, class_word = words.strip().partition(" ")
+    return trigger, class_word.strip()
+
+
+def _single(moving: Moving, one: TheirSet) -> None:
+    note = "" if moving.look(Path(one.path)) else "There is no such image set on this machine yet."
+    moving.take("image folder", one.path, "images.path", one.path, note)
+    trigger, class_word = _words(moving, one)
+    if trigger and not moving.values.get("captions.trigger"):
+        note = "Here it is put at the front of every caption that lacks it."
+        moving.take(
+            "class tokens", f"{trigger} {class_word}".strip(), "captions.trigger", trigger, note
+        )
+        moving.values.setdefault("captions.class_word", class_word)
+    if not moving.values.get("captions.trigger"):
+        moving.lose(
+            "trigger word",
+            None,
+            "There is none in the file, and training needs one: captions.trigger.",
+        )
+
+
+def _several(moving: Moving, sets: Sequence[TheirSet]) -> None:
+    """Several folders: concepts, where each has words of its own."""
+    named = files_named(one.path for one in sets)
+    words = [_words(moving, one) for one in sets]
+    triggers = [trigger.casefold() for trigger, _ in words]
+    if not all(triggers) or len(set(triggers)) < len(triggers):
+        reason = (
+            "Here an image set is one folder. Put them as folders N_name (N: the repeats) into "
+            "one, or give each a trigger word of its own: concepts."
+        )
+        moving.lose("image folders", named, reason)
+        return
+    sizes = [
+        one.repeats * known.pictures if (known := moving.look(Path(one.path))) else one.repeats
+        for one in sets
+    ]
+    shares = [max(1, round(size / min(sizes))) for size in sizes]
+    moving.values["concepts"] = [
+        {"path": one.path, "trigger": trigger, "class_word": class_word, "repeats": share}
+        for one, (trigger, class_word), share in zip(sets, words, shares, strict=True)
+    ]
+    moving.drop("captions.trigger", "captions.class_word")
+    note = "Each is a concept with its trigger word; repeats are shares of the whole here."
+    moving.taken.append(Taken("image folders", named, "concepts", [w for w, _ in words], note))
+
+
+def length(moving: Moving) -> None:
+    """Steps and epochs, and what comes up every so many of them."""
+    epochs = number(moving.fact("epochs"))
+    if (steps := int(number(moving.fact("steps")) or 0)) and not epochs:
+        moving.settle("steps", "training.steps", steps)
+    batches = _batches(moving)
+    if epochs and batches:
+        note = f"An epoch is {batches} steps with these pictures."
+        moving.settle("epochs", "training.steps", max(1, round(epochs * batches)), note)
+        moving.facts["epochs"] = (*moving.facts["epochs"][:2], True)
+    elif epochs:
+        key, theirs, _ = moving.facts["epochs"]
+        moving.lose(key, theirs, _HOW_TO_COUNT)
+    for fact, field in (("save_epochs", "evaluation.every"), ("sample_epochs", "previews.every")):
+        every = number(moving.fact(fact))
+        if every and batches:
+            moving.settle(fact, field, round(every * batches), _SAVED * (fact == "save_epochs"))
+        elif every:
+            moving.miss(fact, f"{field} counts steps, and how many an epoch has is not known.")
+    if every := number(moving.fact("save_steps")):
+        moving.settle("save_steps", "evaluation.every", int(every), _SAVED)
+    if is_on(moving.fact("save_state")):
+        every = moving.values.get("evaluation.every", 100)
+        moving.settle("save_state", "checkpoints.every", every)
+    if is_on(moving.fact("no_samples")):
+        moving.settle("no_samples", "previews.every", 0, "At the end there are some all the same.")
+
+
+def _batches(moving: Moving) -> int | None:
+    """Steps of an epoch, which class pictures double there; None where a folder is not here."""
+    size = moving.values.get("training.batch_size", 1) * moving.values.get(
+        "training.accumulation", 1
+    )
+    trained = [one for one in moving.theirs.sets if one.role == "train"]
+    known = [moving.look(Path(one.path)) for one in trained]
+    if not known or None in known:
+        return None
+    facts: list[SetFacts] = [one for one in known if one is not None]
+    total = sum(own.repeated * one.repeats for own, one in zip(facts, trained, strict=True))
+    resolutions = len(moving.values.get("images.resolutions", ())) or 1
+    doubled = 2 if moving.values.get("preservation.method") == "pictures" else 1
+    return -(-total * resolutions * doubled // max(1, size))
+
+
+def schedule(moving: Moving) -> None:
+    """Warm-up is a share of the run here."""
+    given = str(moving.fact("schedule"))
+    name = given.rpartition(".")[2].casefold()
+    ours = _SCHEDULES.get(name, "cosine" if name.startswith("cosine") else "constant")
+    if name in _SCHEDULES:
+        moving.settle("schedule", "optimizer.schedule", ours)
+    else:
+        moving.settle("schedule", "optimizer.schedule", ours, "It is the nearest one here.")
+    if ours == "cosine_with_restarts":
+        cycles = int(number(moving.fact("cycles")) or 1)
+        moving.settle("cycles", "optimizer.schedule_cycles", cycles)
+    if ours == "polynomial":
+        power = number(moving.fact("power")) or 1.0
+        moving.settle("power", "optimizer.schedule_power", power)
+    steps = moving.values.get("training.steps")
+    warmup = number(moving.fact("warmup")) or 0.0
+    if name == "constant" and moving.theirs.trainer in (KOHYA, AI_TOOLKIT):
+        if warmup:
+            moving.miss("warmup", "constant has no warm-up there, so there is none here.")
+        warmup = 0.0
+    if warmup >= 1 and steps is None:
+        key, theirs, _ = moving.facts["warmup"]
+        moving.lose(key, theirs, f"Set optimizer.warmup to {warmup:g} / training.steps.")
+        return
+    share = warmup if 0 < warmup < 1 else warmup / (steps or 1)
+    note = "" if 0 <= warmup < 1 else f"It is a share of the {steps:,} steps here."
+    if "warmup" in moving.facts:
+        moving.settle("warmup", "optimizer.warmup", round(min(1.0, share), 4), note)
+    else:
+        moving.take("warm-up", 0, "optimizer.warmup", 0.0, given=False)
