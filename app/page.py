@@ -15,6 +15,7 @@ from app.tabs.images import tab as images
 from app.tabs.runs import tab as runs
 from app.tabs.runs.html import label
 from app.tabs.train import tab as train
+from trainer.config.glossary import GLOSSARY
 
 _BUILDERS = {
     "images": images.build,
@@ -60,7 +61,7 @@ def build_page() -> gr.Blocks:
         for name, room in rooms.items():
             with room:
                 _BUILDERS[name](shared)
-        gr.HTML(render("page.html", "glossary"))
+        gr.HTML(render("page.html", "glossary", GLOSSARY))
         _show_what_trains(now, progress, shared)
         page.load(None, None, None, js=EVERY_EDIT, api_visibility="private")
     return page

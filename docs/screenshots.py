@@ -1,4 +1,4 @@
-"""Makes the screenshots in docs/images from a real run: ``python docs/screenshots.py``.
+"""Makes the pictures of the page and of the README from one run: ``python docs/screenshots.py``.
 
 The page is served on folders of its own, an adapter is trained on the bundled police car, and a
 browser visits the five screens, light and dark. ``--run FOLDER`` takes a run that is there already
@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from gradio_client import Client
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from benchmarks.preview_board import board
 from tests.browser.conftest import CHROMIUM
 from tests.browser.serving import Server
 from tests.browser.visiting import Visit
@@ -33,7 +34,7 @@ PATIENCE = 900_000  # milliseconds
 def main() -> None:
     """Trains, visits and saves."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=600, help="Steps of the run (600).")
+    parser.add_argument("--steps", type=int, default=400, help="Steps of the run (400).")
     parser.add_argument("--run", type=Path, help="Take this finished run; its trigger is ohwx.")
     parser.add_argument("--out", type=Path, default=IMAGES, help="Where the pictures go.")
     options = parser.parse_args()
@@ -45,6 +46,7 @@ def main() -> None:
         with server:
             if not options.run:
                 train(server, options.steps)
+            show_run(server.runs / TRIGGER, options.out)
             with sync_playwright() as playwright:
                 browser = playwright.chromium.launch(
                     executable_path=CHROMIUM, args=["--no-sandbox"]
@@ -70,6 +72,12 @@ def train(server: Server, steps: int) -> None:
     print()
     if status.phase != "finished":
         raise SystemExit(f"the run {status.phase}: {status.message}")
+
+
+def show_run(run: Path, out: Path) -> None:
+    """The run's previews on one sheet, and the board that was drawn at its end."""
+    board(run).save(out / "first-run.png", optimize=True)
+    shutil.copy(run / "evaluation" / "board.png", out / "bleed-board.png")
 
 
 def take_all(browser: Browser, server: Server, out: Path, dark: bool) -> None:

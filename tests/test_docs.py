@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from trainer.config.fields import all_fields, concept_fields, sections
+from trainer.config.effects import idle_settings
+from trainer.config.fields import all_fields, concept_fields, sections, shown
+from trainer.config.file import read_config
+from trainer.config.glossary import glossary_page
 from trainer.data.images import FORMATS
-from trainer.evaluation import drift, likeness, meters, prompts
 from trainer.lora.family_layers import ModuleKey, family_layers
 from trainer.models.families import FamilyName
 from trainer.places import PROJECT
@@ -21,7 +23,7 @@ PAGES = sorted(
 )
 README = PROJECT / "README.md"
 DOCS = PROJECT / "docs"
-REFERENCE = {DOCS / "configuration.md", DOCS / "faults.md"}
+REFERENCE = {DOCS / name for name in ("configuration.md", "faults.md", "glossary.md")}
 """Tables that are generated, or compared line by line by a test of their own."""
 GUIDE = [page for page in sorted(DOCS.glob("*.md")) if page not in REFERENCE]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -114,9 +116,47 @@ def test_how_large_a_file_is_by_its_layers(
     assert round((default + size["convolution"]) / default, 1) == convolution
 
 
-def test_what_measuring_costs() -> None:
-    drawn = 2 * prompts.WORDINGS + prompts.NEIGHBOURS + prompts.UNRELATED + 1  # and the empty one
-    of_drift = drawn * drift.ProbeSettings().timesteps
-    of_pictures = 3 * meters.PICTURES * likeness.TIMESTEPS
-    assert f"{of_drift + of_pictures} predictions" in text_of(DOCS / "measuring.md")
-    assert f"{of_drift + of_pictures} with pictures" in (meters.MeterBench.__doc__ or "")
+def test_the_guide_is_short() -> None:
+    """What is added has to be worth what it displaces; numbers and reasons go into docs/notes."""
+    count = {page.name: len(text_of(page).split()) for page in (README, *GUIDE)}
+    assert count.pop("README.md") < 700
+    assert sum(count.values()) < 10_350
+
+
+def test_defaults_that_differ_from_other_trainers() -> None:
+    """The first table for who comes from kohya: our defaults are those of the fields."""
+    page = text_of(DOCS / "coming-from-kohya.md")
+    rows = re.findall(r"^\| `([a-z_]+\.[a-z_]+)` \| ([^|]+) \| [^|]+ \|.*\|$", page, re.MULTILINE)
+    assert len(rows) > 12
+    for name, default in rows:
+        assert default == shown(all_fields()[name].default), name
+
+
+def test_settings_as_other_trainers_have_them_are_settings(tmp_path: Path) -> None:
+    page = text_of(DOCS / "coming-from-kohya.md")
+    (settings,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "theirs.toml").write_text(settings, encoding="utf-8")
+    config = read_config(tmp_path / "theirs.toml")
+    assert not idle_settings(config)
+    assert (config.adapter.alpha, config.preservation.method) == (1.0, "none")
+
+
+def test_tools_and_where_a_file_goes() -> None:
+    """The first adapter's table names every tool that `verify` knows, and the report's places."""
+    rows = dict(
+        re.findall(
+            r"^\| ([\w-]+) \| ([^|]+) \| .*\|$", text_of(DOCS / "first-adapter.md"), re.MULTILINE
+        )
+    )
+    tools = re.search(
+        r"^Tool = Literal\[(.*)\]$", text_of(PROJECT / "trainer/lora/tools.py"), re.MULTILINE
+    )
+    assert tools is not None
+    assert set(re.findall(r'"([^"]+)"', tools[1])) <= set(rows)
+    report = text_of(PROJECT / "trainer/runs/templates/report.html")
+    for tool in ("A1111", "Forge", "ComfyUI"):
+        assert rows[tool].strip("`").removeprefix("ComfyUI/") in report
+
+
+def test_the_glossary_is_that_of_the_page() -> None:
+    assert text_of(DOCS / "glossary.md") == glossary_page()

@@ -1,4 +1,4 @@
-"""The README's commands are run, and its main job shows what it promises."""
+"""The commands of README and guide are run, and the main job shows what it promises."""
 
 from __future__ import annotations
 
@@ -22,17 +22,30 @@ from trainer.places import PROJECT
 # The main job is run first, for all that come after it.
 pytestmark = pytest.mark.slow
 
-README = (PROJECT / "README.md").read_text(encoding="utf-8")
+# Pages whose commands are tried; those of adapter files are in tests/trainer/commands.
+GUIDE = ("command-line", "first-adapter", "images", "trigger-words", "generating", "measuring",
+         "speed-and-memory", "coming-from-kohya")  # fmt: skip
+PAGES = ("README.md", *(f"docs/{name}.md" for name in GUIDE))
+RUN = {"generate", "resume", "check-images", "trigger", "evaluate"}
 
 
 def commands() -> list[list[str]]:
-    """The arguments of every ``python launch.py …`` in the README's shell blocks."""
-    found = []
-    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL):
-        for line in block.replace("\\\n", " ").splitlines():
-            if line.startswith("python launch.py"):
-                found.append(shlex.split(line, comments=True)[2:])
-    return found
+    """The arguments of every ``python launch.py …`` in shell blocks, the main job's first."""
+    found: list[list[str]] = []
+    for page in PAGES:
+        text = (PROJECT / page).read_text(encoding="utf-8")
+        for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                if line.startswith("python launch.py "):
+                    found.append(shlex.split(line, comments=True)[2:])
+    return [list(one) for one in dict.fromkeys(map(tuple, found))]
+
+
+def can_run(arguments: list[str]) -> bool:
+    """Whether all that a command names is there once the main job has been done."""
+    absent = ("my-", "sd_xl_base", ".toml")
+    there = not any(word.startswith(absent) or word.endswith(absent) for word in arguments)
+    return arguments[0] in RUN and there
 
 
 def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
@@ -48,13 +61,16 @@ def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_every_command_of_the_readme_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("arguments", commands(), ids=" ".join)
+def test_every_command_is_one(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
     monkeypatch.setattr(command, "perform", lambda *_: 0)  # only the arguments are looked at
-    names = [arguments[0] for arguments in commands()]
-    assert {"train", "test", "generate", "resume", "check-images"} <= set(names)
-    for arguments in commands():
-        if arguments != ["test"]:  # launch.py's own
-            assert main(arguments) == 0
+    if arguments[0] not in ("test", "ui"):  # launch.py's own, and the page's
+        assert main(arguments) == 0
+
+
+def test_the_verbs_are_shown() -> None:
+    assert {"train", "fit", *RUN} <= {arguments[0] for arguments in commands()}
+    assert any(one for one in commands() if one[0] == "evaluate" and can_run(one))
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +104,8 @@ def test_the_main_job_shows_the_concept_and_keeps_the_rest(main_job: Path) -> No
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     "arguments",
-    [
-        c
-        for c in commands()
-        if c[0] in ("generate", "resume", "check-images", "adapter", "trigger", "evaluate")
-    ],
-    ids=lambda arguments: " ".join(arguments[:2]),
+    [one for one in commands() if can_run(one)],
+    ids=" ".join,
 )
 def test_the_commands_after_it(main_job: Path, arguments: list[str]) -> None:
     done = run(arguments, main_job)

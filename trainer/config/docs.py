@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md from the configuration itself, and docs/moving.md from its tables.
+"""Writes docs/configuration.md, moving.md and glossary.md from the tables that the code reads.
 
 Run ``python -m trainer.config.docs`` after a change of a field or a preset; a test compares.
 """
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainer.config.fields import ConfigField, all_fields, concept_fields, sections, shown
+from trainer.config.glossary import glossary_page
 from trainer.config.moving.moved import table
 from trainer.config.moving.theirs import NAMES
 from trainer.config.presets import PRESETS, Preset
@@ -128,3 +129,4 @@ def _escape(text: str) -> str:
 if __name__ == "__main__":
     write_text(PAGE, configuration_page())
     write_text(MOVING_PAGE, moving_page())
+    write_text(PAGE.with_name("glossary.md"), glossary_page())

@@ -1,0 +1,88 @@
+"""Numbers in the documentation that need torch to be checked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from torch.utils.flop_counter import FlopCounterMode
+
+from trainer.config.schema import TrainingConfig
+from trainer.evaluation import drift, likeness, meters, overall, prompts, verdicts
+from trainer.models.families import FAMILIES, FamilyName
+from trainer.places import PROJECT
+
+
+def text_of(name: str) -> str:
+    """A page's text, without line breaks."""
+    return " ".join((PROJECT / name).read_text(encoding="utf-8").split())
+
+
+def test_what_measuring_costs() -> None:
+    drawn = 2 * prompts.WORDINGS + prompts.NEIGHBOURS + prompts.UNRELATED + 1  # and the empty one
+    of_drift = drawn * drift.ProbeSettings().timesteps
+    of_pictures = 3 * meters.PICTURES * likeness.TIMESTEPS
+    assert f"{of_drift + of_pictures} predictions" in text_of("docs/measuring.md")
+    assert f"({of_drift} for drift" in text_of("docs/measuring.md")
+    assert f"{of_drift + of_pictures} with pictures" in (meters.MeterBench.__doc__ or "")
+
+
+def test_the_bounds_of_the_verdict() -> None:
+    text = text_of("docs/measuring.md")
+    for said in (
+        f"*learned* from {overall.WORKS}",
+        f"**Partly**: from {overall.PARTLY}",
+        f"less than {overall.FOREIGN} better while *learned* is below {overall.NOTHING}",
+        f"*taken* is above {overall.TAKEN}",
+        f"more than {verdicts.CLASS_LEAK} times as far",
+        f"collateral above {verdicts.COLLATERAL}",
+        f"more than {verdicts.GAP_SHARE} of the trained pictures",
+        f"at least {verdicts.AS_GOOD} of the best likeness",
+        f"likeness below {verdicts.WEAK_LIKENESS}",
+    ):
+        assert said in text, said
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/measuring.md"])
+def test_every_verdict_is_named(name: str) -> None:
+    text = text_of(name)
+    codes = set(get_args(overall.VerdictCode)) - {"unmeasured"}
+    assert all(code.replace("_", " ") in text for code in codes)
+
+
+@pytest.mark.parametrize(
+    ("family", "size", "forward", "step"), [("sd1", 64, 0.80, 1.6), ("sdxl", 128, 6.76, 20)]
+)
+def test_how_much_a_picture_takes(
+    family: FamilyName, size: int, forward: float, step: float
+) -> None:
+    """What docs/first-adapter.md reckons with: forward and backward, and forward once more where
+    SDXL's activations are computed again. The backward pass has no gradients of weights."""
+    config = json.loads(
+        (FAMILIES[family].config_folder("epsilon") / "unet/config.json").read_text()
+    )
+    more: dict[str, Any] = {}
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(config)
+        text = torch.randn(1, 77, config["cross_attention_dim"])
+        if family == "sdxl":
+            more = {"text_embeds": torch.randn(1, 1280), "time_ids": torch.randn(1, 6)}
+        with FlopCounterMode(display=False) as counter:
+            unet(torch.randn(1, 4, size, size), torch.tensor([1]), text, added_cond_kwargs=more)
+    found = counter.get_total_flops() / 1e12
+    assert found == pytest.approx(forward, abs=0.01)
+    assert (3 if family == "sdxl" else 2) * found == pytest.approx(step, rel=0.02)
+    assert f"{step:g} TFLOP" in text_of("docs/first-adapter.md")
+
+
+def test_defaults_that_pages_name() -> None:
+    config = TrainingConfig()
+    assert "400 steps" in text_of("README.md") and config.training.steps == 400
+    assert "the last two exact training states" in text_of("docs/command-line.md")
+    assert config.checkpoints.keep == 2
+    assert Path("runs/ohwx/adapters/step-000300.safetensors").name in text_of("docs/generating.md")
+    assert 300 % config.evaluation.every == 0
