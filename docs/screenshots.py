@@ -167,6 +167,7 @@ SCREENS: dict[str, Callable[[Page], None]] = {
 def settle(page: Page) -> None:
     """Every picture is there, nothing is in focus, and nothing moves."""
     page.evaluate("document.activeElement?.blur()")
+    page.evaluate("for (const image of document.images) image.loading = 'eager'")
     page.mouse.move(2, 2)
     page.wait_for_function(  # those of the other tabs are not fetched before they are seen
         "[...document.images].every(image => image.complete || !image.offsetParent)"
