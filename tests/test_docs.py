@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from trainer.config.effects import idle_settings
 from trainer.config.fields import all_fields, concept_fields, sections, shown
-from trainer.config.file import read_config
 from trainer.config.glossary import glossary_page
+from trainer.config.moving.moved import table
 from trainer.data.images import FORMATS
 from trainer.lora.family_layers import ModuleKey, family_layers
 from trainer.models.families import FamilyName
@@ -23,7 +22,7 @@ PAGES = sorted(
 )
 README = PROJECT / "README.md"
 DOCS = PROJECT / "docs"
-REFERENCE = {DOCS / name for name in ("configuration.md", "faults.md", "glossary.md")}
+REFERENCE = {DOCS / name for name in ("configuration.md", "faults.md", "glossary.md", "moving.md")}
 """Tables that are generated, or compared line by line by a test of their own."""
 GUIDE = [page for page in sorted(DOCS.glob("*.md")) if page not in REFERENCE]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -132,13 +131,16 @@ def test_defaults_that_differ_from_other_trainers() -> None:
         assert default == shown(all_fields()[name].default), name
 
 
-def test_settings_as_other_trainers_have_them_are_settings(tmp_path: Path) -> None:
+def test_defaults_of_sd_scripts_are_those_that_import_takes() -> None:
     page = text_of(DOCS / "coming-from-kohya.md")
-    (settings,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
-    (tmp_path / "theirs.toml").write_text(settings, encoding="utf-8")
-    config = read_config(tmp_path / "theirs.toml")
-    assert not idle_settings(config)
-    assert (config.adapter.alpha, config.preservation.method) == (1.0, "none")
+    told = dict(re.findall(r"^\| `([a-z_.]+)` \| [^|]+ \| ([^|]+) \|.*\|$", page, re.MULTILINE))
+    compared = 0
+    for row in table("kohya").values():
+        theirs = row.unless_given if not row.field.startswith(("@", "!")) else ""
+        if row.field in told and theirs:
+            assert told[row.field] == {"False": "off", "True": "on"}.get(theirs, theirs), row
+            compared += 1
+    assert compared > 6
 
 
 def test_tools_and_where_a_file_goes() -> None:
