@@ -35,6 +35,9 @@ OTHER: dict[str, Shown] = {
     "captions.max_tokens": 300,
     "images.resolutions": "512\n768",
     "adapter.dropout": 0.25,
+    "adapter.ranks": "unet.mid_block.* = 8",
+    "optimizer.layer_rates": "unet.mid_block.* = 0.5",
+    "training.stop_text_encoder_after": 0.5,
 }
 
 

@@ -8,7 +8,8 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from trainer.config.section import Probability, Rate, Section, field
+from trainer.config.layers import number_by_pattern
+from trainer.config.section import Probability, Rate, Section, Several, field
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,16 @@ class OptimizerConfig(Section, title="Learning rate and optimizer"):
     )
     """Learning rate of the text encoder's adapter. Empty: what suits the base model and the
     optimizer (5e-5 for SD 1, SD 2 and SDXL with adamw)."""
+    text_encoder_2_learning_rate: Rate | None = field(
+        None, title="Learning rate (second text encoder)", needs={"adapter.text_encoder": True}
+    )
+    """SDXL only: learning rate of its second text encoder's adapter. Empty: that of the first."""
+    layer_rates: Several[str] = field(
+        (), title="Learning rates by layer, one a line", max_length=100
+    )
+    """What the learning rate is multiplied by in some layers: PATTERN = FACTOR, such as
+    unet.mid_block.* = 0.5 (patterns as for adapter.only); of several that fit the last one
+    counts."""
     lora_plus_ratio: float = field(1.0, title="LoRA+ ratio", ge=1.0, le=64.0)
     """LoRA+ (arXiv 2402.12354): learning rate of B over that of A. 1 is plain LoRA; the paper found
     4 to 16 to converge faster."""
@@ -90,6 +101,14 @@ class OptimizerConfig(Section, title="Learning rate and optimizer"):
     warmup: Probability = field(0.05)
     """Share of the run over which the learning rate rises to its full value, in equal parts from
     the first step on. It goes before every schedule."""
+
+    @field_validator("layer_rates")
+    @classmethod
+    def _check_rates(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
+        for line in lines:
+            if not 0 < number_by_pattern(line)[1] <= 100:
+                raise ValueError(f"{line!r} given, expected a number above 0, at most 100")
+        return lines
 
     @field_validator("schedule", mode="before")
     @classmethod

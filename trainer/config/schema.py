@@ -100,6 +100,13 @@ class TrainingConfig(Section):
                 "adapter.unet",
                 "adapter.text_encoder",
             )
+        if not self.adapter.unet and self.training.stop_text_encoder_after < 1:
+            raise Contradiction(
+                "adapter.unet is off, so nothing would train after "
+                "training.stop_text_encoder_after: switch it on, or set the other to 1",
+                "adapter.unet",
+                "training.stop_text_encoder_after",
+            )
         return self
 
 

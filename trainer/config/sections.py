@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import field_validator
 
+from trainer.config.layers import number_by_pattern, number_for
 from trainer.config.preserving import PRESERVED
 from trainer.config.section import (
     FilePath,
@@ -181,6 +182,16 @@ class AdapterConfig(Section, title="Adapter"):
         needs={"adapter.start_from": None},
     )
     """Patterns of layers to leave alone, as for adapter.only; they come after it."""
+    ranks: Several[str] = field(
+        (),
+        title="Ranks by layer, one a line",
+        max_length=100,
+        memory=True,
+        needs={"adapter.start_from": None},
+    )
+    """Ranks of layers that shall have another one: PATTERN = RANK, such as unet.up_blocks.* = 32
+    (patterns as for adapter.only); of several that fit the last one counts. Their alpha goes along,
+    so that they act as strongly."""
     dropout: float = field(0.0, title="Adapter dropout", ge=0.0, lt=1.0)
     """Share of the inputs of each adapted layer that is set to zero at random, so that the adapter
     does not rely on a few of them. 0 to below 1."""
@@ -192,11 +203,25 @@ class AdapterConfig(Section, title="Adapter"):
     """Train the text encoder's layers too: binds the trigger word better for subjects, needs
     somewhat more memory and time."""
 
+    @field_validator("ranks")
+    @classmethod
+    def _check_ranks(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
+        for line in lines:
+            if number_by_pattern(line)[1] not in range(1, 1025):
+                raise ValueError(f"{line!r} given, expected a whole number from 1 to 1024")
+        return lines
+
     @property
     def scale(self) -> tuple[int, float]:
         """The rank, and the alpha whose alpha / rank is what the output is multiplied by."""
         alpha = self.rank if self.alpha is None else self.alpha
         return self.rank, alpha * (self.rank**0.5 if self.kind == "rslora" else 1.0)
+
+    def scale_of(self, layer: str) -> tuple[int, float]:
+        """Rank and alpha of one layer, by its name as in `only`."""
+        rank, alpha = self.scale
+        own = rank if self.start_from else int(number_for(layer, self.ranks, rank))
+        return own, alpha if own == rank else alpha * own / rank
 
 
 class TrainingSection(Section, title="Length, batches and precision"):
@@ -215,6 +240,17 @@ class TrainingSection(Section, title="Length, batches and precision"):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = field("auto", memory=True)
     """Arithmetic of the frozen model; the adapter stays fp32. auto: bf16 where the GPU has it, else
     fp16; fp32 on a CPU."""
+    stop_text_encoder_after: float = field(
+        1.0,
+        title="Share of the run that trains the text encoder",
+        gt=0.0,
+        le=1.0,
+        before=1.0,
+        needs={"adapter.text_encoder": True},
+    )
+    """After so much of the run the text encoder's adapter stays as it is, and steps take less time.
+    It learns the trigger word early, and goes on towards the training pictures alone. 1: it learns
+    to the end."""
     gradient_checkpointing: bool = field(False, memory=True)
     """Recompute activations instead of keeping them: much less memory, about a third more time, the
     same result."""

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from trainer.config.layers import number_by_pattern
 from trainer.config.schema import AdapterConfig
 from trainer.errors import UserError
 from trainer.lora.adapter import Adapter
@@ -97,7 +98,7 @@ def attach(
     if start:
         targets = {key: (layer.rank, layer.alpha) for key, layer in start.layers.items()}
     else:
-        targets = dict.fromkeys(chosen_targets(base, config), config.scale)
+        targets = {key: config.scale_of(str(key)) for key in chosen_targets(base, config)}
     dora = config.kind == "dora" and not start
     with injected(base, name, targets, config.dropout, dora=dora) as new:
         for key, layer in new.items():
@@ -135,14 +136,9 @@ def chosen_targets(base: BaseModel, config: AdapterConfig) -> list[ModuleKey]:
         for key in find_targets(base, config.targets)
         if (config.unet if key.part == "unet" else config.text_encoder)
     ]
-    for name, patterns in (("only", config.only), ("without", config.without)):
-        for pattern in patterns:
-            if not _of(found, (pattern,)):
-                raise UserError(
-                    f"adapter.{name} has {pattern!r}, which fits no layer that is adapted.",
-                    f"Layers are called such as {found[0]}; which kinds there are is decided by "
-                    "adapter.targets, unet and text_encoder.",
-                )
+    ranks = [number_by_pattern(line)[0] for line in config.ranks]
+    for name, patterns in (("only", config.only), ("without", config.without), ("ranks", ranks)):
+        check_patterns(f"adapter.{name}", patterns, found)
     wanted = _of(found, config.only) if config.only else found
     left_out = set(_of(wanted, config.without))
     chosen = [key for key in wanted if key not in left_out]
@@ -151,6 +147,21 @@ def chosen_targets(base: BaseModel, config: AdapterConfig) -> list[ModuleKey]:
             "adapter.only and adapter.without leave no layer to adapt.", "Shorten adapter.without."
         )
     return chosen
+
+
+def check_patterns(field: str, patterns: Iterable[str], keys: list[ModuleKey]) -> None:
+    """Refuses a pattern that fits none of the layers.
+
+    Raises:
+        UserError: naming it and the field.
+    """
+    for pattern in patterns:
+        if not _of(keys, (pattern,)):
+            raise UserError(
+                f"{field} has {pattern!r}, which fits no layer that is adapted.",
+                f"Layers are called such as {keys[0]}; which kinds there are is decided by "
+                "adapter.targets, unet and text_encoder.",
+            )
 
 
 def _of(keys: list[ModuleKey], patterns: Iterable[str]) -> list[ModuleKey]:

@@ -36,7 +36,6 @@ def read_checkpoint_adapter(folder: Path) -> Adapter:
     """
     state = load_checkpoint(folder)
     config = TrainingConfig.model_validate(state.config)
-    _, alpha = config.adapter.scale
     pairs: dict[ModuleKey, dict[str, Tensor]] = defaultdict(dict)
     for name, tensor in (state.ema or state.adapter).items():
         part, _, rest = name.partition("/")
@@ -49,6 +48,7 @@ def read_checkpoint_adapter(folder: Path) -> Adapter:
         down, up = (matrices[name] for name in _MATRICES)
         lengths = matrices.get(_MAGNITUDE)
         magnitude = None if lengths is None else Magnitude(lengths.flatten(), "rows")
+        _, alpha = config.adapter.scale_of(str(key))
         layers[key] = LoraLayer(down, up, float(alpha), magnitude)
     return Adapter(layers, source=adapter_label(folder))
 

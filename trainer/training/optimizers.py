@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from trainer.config.layers import number_for
 from trainer.config.optimizers import OPTIMIZERS, OptimizerConfig
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
@@ -25,7 +27,8 @@ def learning_rates(config: OptimizerConfig) -> dict[Part, float]:
     if config.learning_rate is None or config.text_encoder_learning_rate is None:
         raise ValueError("the configuration has to be resolved first")
     text = config.text_encoder_learning_rate
-    return {"unet": config.learning_rate, "text_encoder": text, "text_encoder_2": text}
+    second = config.text_encoder_2_learning_rate or text
+    return {"unet": config.learning_rate, "text_encoder": text, "text_encoder_2": second}
 
 
 def rates_in_words(config: TrainingConfig) -> str:
@@ -45,14 +48,16 @@ def parameter_groups(
     parameters: Mapping[Part, Sequence[tuple[str, Parameter]]],
     rates: Mapping[Part, float],
     lora_plus_ratio: float = 1.0,
+    layer_rates: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """One group for each part and matrix: B learns ``lora_plus_ratio`` times as fast as A.
+    """One group for each part, matrix and rate: B learns ``lora_plus_ratio`` times as fast as A.
 
     LoRA+ (arXiv 2402.12354): with equal rates, B, which starts at zero, is the slower one.
 
     Args:
         parameters: for each part ("unet", "text_encoder", …) its named adapter parameters.
         rates: peak rate of each part's A.
+        layer_rates: what it is multiplied by in some layers (`trainer.config.layers`).
 
     Returns:
         Groups as torch optimizers take them, each with its peak rate also under ``initial_lr``.
@@ -60,20 +65,15 @@ def parameter_groups(
     groups: list[dict[str, Any]] = []
     for part, named in parameters.items():
         for matrix, ratio in (("A", 1.0), ("B", lora_plus_ratio)):
-            members = [
-                parameter for name, parameter in named if ("lora_B" in name) == (matrix == "B")
-            ]
-            if members:
-                rate = rates[part] * ratio
-                groups.append(
-                    {
-                        "params": members,
-                        "lr": rate,
-                        "initial_lr": rate,
-                        "part": part,
-                        "matrix": matrix,
-                    }
-                )
+            members: dict[float, list[Parameter]] = defaultdict(list)
+            for name, parameter in named:
+                if ("lora_B" in name) == (matrix == "B"):
+                    layer = f"{part}.{name.rpartition('.')[0]}"
+                    members[number_for(layer, layer_rates, 1.0)].append(parameter)
+            for factor, of_factor in members.items():
+                rate = rates[part] * ratio * factor
+                facts = {"lr": rate, "initial_lr": rate, "part": part, "matrix": matrix}
+                groups.append({"params": of_factor, **facts})
     return groups
 
 

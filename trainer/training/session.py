@@ -15,8 +15,9 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from trainer.conditioning import TextSource
+from trainer.config.layers import number_by_pattern
 from trainer.config.resolve import resolve
-from trainer.config.schema import TrainingConfig
+from trainer.config.schema import OptimizerConfig, TrainingConfig
 from trainer.data.cache import TensorCache
 from trainer.data.gather import SetsReport, read_sets, split_pictures, with_class_pictures
 from trainer.data.latents import LatentSource, MaskSource
@@ -24,9 +25,9 @@ from trainer.data.sets import Picture
 from trainer.errors import UserError
 from trainer.events import ImagesRead, Progress, RunEvent
 from trainer.lora.adapter import Adapter
-from trainer.lora.attach import Attachment, attach, chosen_targets
+from trainer.lora.attach import Attachment, attach, check_patterns, chosen_targets
 from trainer.lora.loading import check_fit, plain_on
-from trainer.lora.names import count_layers, count_parts
+from trainer.lora.names import ModuleKey, count_layers, count_parts
 from trainer.lora.starting import read_start, taken_over
 from trainer.memory.devices import Device
 from trainer.memory.modes import (
@@ -149,13 +150,22 @@ class Session:
             self.scaler.load_state_dict(state.scaler)
         self.step, self.setback = state.step, state.setback
 
+    @property
+    def trains_text(self) -> bool:
+        """Whether the text encoder's adapter learns at the present step."""
+        share, steps = self.config.training.stop_text_encoder_after, self.config.training.steps
+        return self.config.adapter.text_encoder and self.step < round(share * steps)
+
     def train_mode(self) -> None:
         """Dropout of the adapter on; the frozen modules have none."""
-        trains_text = self.config.adapter.text_encoder
+        trains_text = self.trains_text
         encoders = [(encoder, trains_text) for encoder in self.base.text_encoders]
         for module, trains in ((self.base.unet, True), *encoders):
             if module.training != trains:  # switching goes through every layer
                 module.train(trains)
+        for part, named in self.attachment.parameters.items():
+            for _, parameter in named if part != "unet" else ():
+                parameter.requires_grad_(trains_text)
 
     @contextmanager
     def averaged(self) -> Generator[None]:
@@ -237,14 +247,7 @@ def prepare(
         batches=batches,
         text=text,
         attachment=attachment,
-        optimizer=make_optimizer(
-            config.optimizer,
-            parameter_groups(
-                attachment.parameters,
-                learning_rates(config.optimizer),
-                config.optimizer.lora_plus_ratio,
-            ),
-        ),
+        optimizer=_make_optimizer(config.optimizer, attachment),
         schedule=make_schedule(config.optimizer, training.steps),
         ema=EMAModel(parameters, decay=decay) if decay else None,
         scaler=torch.amp.GradScaler(device.torch_device.type, enabled=device.precision == "fp16"),
@@ -266,6 +269,27 @@ def prepare(
     if training.non_finite == "halve":
         session.initial = session.state()
     return session
+
+
+def _make_optimizer(config: OptimizerConfig, attachment: Attachment) -> Optimizer:
+    """The optimizer over an adapter's parameters.
+
+    Raises:
+        UserError: a rate is for what is not adapted.
+    """
+    parameters = attachment.parameters
+    named = [(part, name) for part, of_part in parameters.items() for name, _ in of_part]
+    keys = sorted({ModuleKey(part, name.rpartition(".")[0]) for part, name in named})
+    patterns = [number_by_pattern(line)[0] for line in config.layer_rates]
+    check_patterns("optimizer.layer_rates", patterns, keys)
+    if config.text_encoder_2_learning_rate and "text_encoder_2" not in parameters:
+        raise UserError(
+            "optimizer.text_encoder_2_learning_rate is given, but no second text encoder is "
+            "adapted.",
+            "Leave it empty; it is for SDXL, which has two.",
+        )
+    ratio, rates = config.lora_plus_ratio, learning_rates(config)
+    return make_optimizer(config, parameter_groups(parameters, rates, ratio, config.layer_rates))
 
 
 def _read_sets(base: BaseModel, config: TrainingConfig, progress: Progress) -> SetsReport:

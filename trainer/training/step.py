@@ -253,7 +253,7 @@ def _reduce(session: Session, sums: Tensor, stop: bool) -> bool:
     """Add gradients, losses and the wish to stop over all processes, in one exchange."""
     if session.device.world == 1:
         return stop
-    parameters = list(session.parameters.values())
+    parameters = [one for one in session.parameters.values() if one.requires_grad]
     for parameter in parameters:
         if parameter.grad is None:  # this process had no sample in this step
             parameter.grad = torch.zeros_like(parameter)

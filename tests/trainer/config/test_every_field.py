@@ -52,12 +52,14 @@ CHANGED: dict[str, tuple[Any, dict[str, Any]]] = {
     "adapter.without": (["unet.up_blocks.*"], {}),
     "adapter.rank": (3, {}),
     "adapter.alpha": (1.0, {}),
+    "adapter.ranks": (["unet.mid_block.* = 3"], {}),
     "adapter.dropout": (0.5, {}),
     "adapter.unet": (False, {}),
     "adapter.text_encoder": (False, {}),
     "optimizer.name": ("lion", {}),
     "optimizer.learning_rate": (2e-2, {}),
     "optimizer.text_encoder_learning_rate": (2e-2, {}),
+    "optimizer.layer_rates": (["unet.mid_block.* = 0.5"], {}),
     "optimizer.lora_plus_ratio": (4.0, {}),
     "optimizer.weight_decay": (0.9, {}),
     "optimizer.max_gradient_norm": (1e-9, {}),
@@ -70,6 +72,7 @@ CHANGED: dict[str, tuple[Any, dict[str, Any]]] = {
     "training.accumulation": (2, {}),
     "training.seed": (1, {}),
     "training.precision": ("bf16", {}),
+    "training.stop_text_encoder_after": (0.4, {}),
     "training.ema_decay": (0.5, {}),
     "memory.base_weights": ("8bit", {}),
     "objective.weighting": ("min_snr", {}),
@@ -115,6 +118,9 @@ ELSEWHERE = {
         "trainer/training/test_start_from.py::test_layers_ranks_and_weights_are_taken_over"
     ),
     "base.name": "trainer/training/test_golden.py::test_golden_losses",
+    "optimizer.text_encoder_2_learning_rate": (
+        "trainer/training/test_step.py::test_each_text_encoder_has_its_rate"
+    ),
     "images.path": (
         "trainer/training/test_resume.py::"
         "test_a_changed_image_set_is_shown_and_refused_unless_accepted"

@@ -44,6 +44,10 @@ def values_of(field: ConfigField) -> st.SearchStrategy[Any]:
         return st.sampled_from([0.25, 0.5] if field.name == "images.random_crop" else [None, 2, 64])
     if field.name == "images.resolutions":
         return st.just([])  # images.resolution has to be one of them
+    if field.name in ("adapter.ranks", "optimizer.layer_rates"):
+        return st.lists(st.just("unet.* = 2"), max_size=3)
+    if field.name == "training.stop_text_encoder_after":
+        return st.just(1.0)  # less needs adapter.unet
     few = field.name in ("previews.count", "evaluation.board", "base.clip_skip")
     kinds = {
         "integer": st.integers(1, 8) if few else st.integers(32, 75),

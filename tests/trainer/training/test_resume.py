@@ -36,6 +36,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "bf16": {"training__precision": "bf16"},
     "accumulation, flips, dropout": {
         "training__accumulation": 2,
+        "training__stop_text_encoder_after": 0.7,
+        "objective__loss": "huber",
+        "objective__multires_noise": 0.3,
+        "objective__input_perturbation": 0.1,
         "images__flip": True,
         "captions__dropout": 0.5,
         "captions__shuffle_tags": True,
@@ -68,6 +72,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "optimizer__lora_plus_ratio": 4.0,
         "adapter__only": ["unet.*"],
         "adapter__without": ["unet.mid_block.*"],
+        "adapter__ranks": ["unet.up_blocks.* = 3"],
+        "optimizer__layer_rates": ["unet.down_blocks.* = 0.5"],
     },
     "DoRA with convolutions, class pictures": {
         "adapter__kind": "dora",

@@ -16,7 +16,9 @@ from tests.conftest import TinyBase
 from tests.tiny_models import TINY_NAMES
 from tests.trainer.runs_for_tests import make_images, never, session_for
 from trainer.diffusion import Points, predict
+from trainer.errors import UserError
 from trainer.lora.attach import disabled
+from trainer.lora.layers import adapted_layers
 from trainer.training.batches import Batch
 from trainer.training.optimizers import gradient_norm
 from trainer.training.session import Session
@@ -126,6 +128,53 @@ def test_accumulated_batches_are_shares_of_one_mean(session: Callable[..., Sessi
     done, _ = training_step(made, never)
     assert done.loss == pytest.approx(losses[0], rel=1e-5)
     assert done.gradient_norm == pytest.approx(expected.norm().item(), rel=1e-4)
+
+
+def test_each_text_encoder_has_its_rate(session: Callable[..., Session]) -> None:
+    rates = {"optimizer__text_encoder_2_learning_rate": 3e-3, "preservation__method": "none"}
+    groups = session("sdxl", **rates).optimizer.param_groups
+    expected = {"unet": 1e-2, "text_encoder": 1e-2, "text_encoder_2": 3e-3}
+    assert {group["part"]: group["lr"] for group in groups} == expected
+    with pytest.raises(UserError, match="no second text encoder"):
+        session(**rates)
+
+
+def test_layers_have_their_own_ranks_and_rates(session: Callable[..., Session]) -> None:
+    own = {
+        "adapter__ranks": ["unet.* = 3", "unet.mid_block.* = 4"],
+        "adapter__alpha": 1.0,
+        "optimizer__layer_rates": ["unet.mid_block.* = 0.5"],
+        "preservation__method": "none",
+    }
+    made = session(**own)
+    ranks = {key: layer.r["default"] for key, layer in adapted_layers(made.base).items()}
+    assert {rank for key, rank in ranks.items() if key.part != "unet"} == {2}
+    assert {rank for key, rank in ranks.items() if "unet.mid_block" in str(key)} == {4}
+    assert {rank for key, rank in ranks.items() if "unet.up_blocks" in str(key)} == {3}
+    scales = {layer.scaling["default"] for layer in adapted_layers(made.base).values()}
+    assert scales == {0.5}  # alpha 1 at rank 2
+    rates = {
+        name: group["lr"]
+        for group in made.optimizer.param_groups
+        for name, parameter in made.parameters.items()
+        if any(parameter is one for one in group["params"])
+    }
+    assert {rate for name, rate in rates.items() if "/mid_block" in name} == {5e-3}
+    assert {rate for name, rate in rates.items() if "/mid_block" not in name} == {1e-2}
+    for field in ("adapter__ranks", "optimizer__layer_rates"):
+        with pytest.raises(UserError, match="fits no layer"):
+            session(**{field: ["unet.nowhere.* = 2"]})
+
+
+def test_the_text_encoder_stays_after_its_share(session: Callable[..., Session]) -> None:
+    made = session(training__stop_text_encoder_after=0.5, optimizer__weight_decay=0.5)  # 2 of 4
+    states: list[dict[str, Tensor]] = []
+    for _ in range(4):
+        training_step(made, never)
+        states.append({name: p.detach().clone() for name, p in made.parameters.items()})
+    for name in states[0]:
+        moved = [not torch.equal(states[n][name], states[n + 1][name]) for n in range(3)]
+        assert moved == [True, not name.startswith("text"), not name.startswith("text")], name
 
 
 def test_errors_count_by_the_weight_of_their_concept(
