@@ -13,6 +13,7 @@ from trainer.data.cache import TensorCache
 from trainer.data.gather import read_sets, split_pictures
 from trainer.data.latents import LatentSource, MaskSource
 from trainer.evaluation.board import draw_board
+from trainer.evaluation.listening import Listening, listening_findings, measure_listening
 from trainer.evaluation.meters import MeasuredConcept, MeterBench, mean_meters
 from trainer.evaluation.overall import Verdict, judge, refusal, verdict_code, worst
 from trainer.evaluation.pictorial import PictureScores, score_pictures
@@ -59,7 +60,7 @@ class Assessment:
         prompts: the drift of every prompt with the result.
         findings: what the meters say of the result.
         verdict: what it is worth; of several concepts, that of the worst.
-        pictures: of the first concept.
+        pictures, listening: of the first concept.
         notes: what could not be measured, and why.
     """
 
@@ -74,6 +75,7 @@ class Assessment:
     recommended: Recommendation
     verdict: Verdict
     pictures: PictureScores | None = None
+    listening: Listening | None = None
     board: Path | None = None
     notes: list[str] = field(default_factory=list[str])
 
@@ -88,6 +90,7 @@ class Assessment:
             "trigger": self.trigger,
             "class_word": self.class_word,
             "verdict": asdict(self.verdict),
+            "listening": asdict(self.listening) if self.listening else None,
             "checkpoints": [candidate_json(one) for one in self.checkpoints],
             "recommended": {
                 "checkpoint": chosen.file if chosen else None,
@@ -177,21 +180,10 @@ def assess(
     Raises:
         UserError: a file can't be read, or is not for this base model.
     """
-    config, side = target.config, target.config.images.resolution
     notes: list[str] = []
     progress(0, 1, "the base model's own pictures")
-    with device.instead([base.vae], []):
-        concepts = [_measured(base, target, one, notes) for one in concepts_of(config)]
-        bench = MeterBench(
-            base,
-            concepts,
-            device,
-            cache,
-            LatentSource(base, cache, config.images.background),
-            masks=MaskSource(config.images, base.vae_scale_factor),
-            objective=config.objective,
-            side=side,
-        )
+    bench = _bench_of(base, target, device, cache, notes)
+    concepts = bench.concepts
     checkpoints = _measure_files(base, target, bench, progress, known or {})
     adapter = read_adapter(target.result.path)
     dead = len(adapter.dead_layers()) == len(adapter.layers)
@@ -199,56 +191,95 @@ def assess(
     strengths = [best] if dead else _measure_strengths(base, target, best, bench)
     load_into(base, adapter, NAME)
     try:
-        each = bench.measure()
-        prompts = dict(bench.last_drifts)
-        drawn = [
-            score_pictures(base, one, device, pictures, scorers, progress)
-            if pictures and not dead
-            else None
-            for one in concepts
-        ]
-        found = [
-            findings(meters, dead=dead, earlier=[one.meters for one in checkpoints[:-1]])
-            if len(each) == 1
-            else findings(meters, dead=dead)
-            for meters in each
-        ]
-        code = worst([
-            verdict_code(meters, shown, {finding.code for finding in some})
-            for meters, shown, some in zip(each, drawn, found, strict=True)
-        ])  # fmt: skip
-        recommended = recommend(checkpoints, strengths, dead=dead, refused=refusal(code))
+        seen = _look(base, target, bench, 0 if dead else pictures, scorers, progress)
         board = board if board_pictures else None
         if board is not None:
             draw_board(
                 base, NAME, bench.prompts[0], concepts[0].trigger, device, board,
-                count=board_pictures, side=side or base.default_resolution,
+                count=board_pictures, side=_side(base, target),
                 progress=lambda done, total: progress(done, total, "the bleed board"),
             )  # fmt: skip
-        return Assessment(
-            trigger=", ".join(concept.trigger for concept in concepts),
-            class_word=", ".join(concept.class_word for concept in concepts),
-            checkpoints=checkpoints,
-            strengths=strengths,
-            each={one.name: meters for one, meters in zip(concepts, each, strict=True)},
-            bleed=bench.bleed() if len(concepts) > 1 else [],
-            prompts=prompts,
-            findings=_named(found, concepts) if not dead else found[0],
-            recommended=recommended,
-            verdict=judge(
-                code,
-                config,
-                recommended.candidate,
-                checkpoints[-1],
-                target.run.path if target.run else target.result.path,
-                target.run is not None,
-            ),
-            pictures=drawn[0],
-            board=board,
-            notes=notes,
-        )
     finally:
         detach(base, NAME)
+    earlier = [one.meters for one in checkpoints[:-1]] if len(concepts) == 1 else []
+    found = [findings(meters, dead=dead, earlier=earlier) for meters in seen.each]
+    found[0] += listening_findings(seen.listening) if seen.listening else ()
+    code = worst([
+        verdict_code(meters, shown, {finding.code for finding in some})
+        for meters, shown, some in zip(seen.each, seen.drawn, found, strict=True)
+    ])  # fmt: skip
+    recommended = recommend(checkpoints, strengths, dead=dead, refused=refusal(code))
+    place = target.run.path if target.run else target.result.path
+    return Assessment(
+        trigger=", ".join(concept.trigger for concept in concepts),
+        class_word=", ".join(concept.class_word for concept in concepts),
+        checkpoints=checkpoints,
+        strengths=strengths,
+        each={one.name: meters for one, meters in zip(concepts, seen.each, strict=True)},
+        bleed=seen.bleed,
+        prompts=seen.prompts,
+        findings=_named(found, concepts) if not dead else found[0],
+        recommended=recommended,
+        verdict=judge(
+            code, target.config, recommended.candidate, checkpoints[-1], place, bool(target.run)
+        ),
+        pictures=seen.drawn[0],
+        listening=seen.listening,
+        board=board,
+        notes=notes,
+    )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the adapter that is on the model does: measured, and drawn by each concept's words."""
+
+    each: list[Meters]
+    prompts: dict[str, float]
+    bleed: list[list[float | None]]
+    drawn: list[PictureScores | None]
+    listening: Listening | None
+
+
+def _look(
+    base: BaseModel,
+    target: Target,
+    bench: MeterBench,
+    pictures: int,
+    scorers: Path | None,
+    progress: Progress,
+) -> _Seen:
+    each, concepts, device = bench.measure(), bench.concepts, bench.device
+    prompts = dict(bench.last_drifts)
+    bleed = bench.bleed() if len(concepts) > 1 else []
+    if not pictures:
+        return _Seen(each, prompts, bleed, [None] * len(concepts), None)
+    drawn = [score_pictures(base, one, device, pictures, scorers, progress) for one in concepts]
+    progress(0, 1, "scenes that no picture shows")
+    listening = measure_listening(base, concepts[0], device, _side(base, target))
+    return _Seen(each, prompts, bleed, drawn, listening)
+
+
+def _side(base: BaseModel, target: Target) -> int:
+    return target.config.images.resolution or base.default_resolution
+
+
+def _bench_of(
+    base: BaseModel, target: Target, device: Device, cache: TensorCache, notes: list[str]
+) -> MeterBench:
+    """The concepts of a target, with what the base model does with their pictures."""
+    config = target.config
+    with device.instead([base.vae], []):
+        return MeterBench(
+            base,
+            [_measured(base, target, one, notes) for one in concepts_of(config)],
+            device,
+            cache,
+            LatentSource(base, cache, config.images.background),
+            masks=MaskSource(config.images, base.vae_scale_factor),
+            objective=config.objective,
+            side=config.images.resolution,
+        )
 
 
 def assess_run(session: Session) -> Assessment:

@@ -15,7 +15,7 @@ from trainer.events import WEAK_LIKENESS, Meters
 
 FindingCode = Literal[
     "dead", "works", "weak", "harmful", "leaks", "keeps", "neighbours", "moves", "still",
-    "overtrained", "few_held_out", "unmeasured",
+    "overtrained", "few_held_out", "unmeasured", "listens", "deaf", "swallowed",
 ]  # fmt: skip
 
 CLASS_SHARE = 0.5

@@ -13,6 +13,7 @@ from trainer.data.captions import without_word
 from trainer.generation.sampling import BATCH, Drawing, draw, save_picture
 from trainer.lora.attach import disabled
 from trainer.runs.atomic import building_folder, write_json
+from trainer.scenes import in_scene, scenes_for
 from trainer.training.session import Session
 
 
@@ -20,7 +21,8 @@ def preview_prompts(session: Session) -> list[str]:
     """The prompts of a run's previews, each once.
 
     The user's own, with ``{trigger}`` and ``{class}`` replaced (by those of each concept in turn);
-    or else the first caption of each concept, with the trigger and without it.
+    or else the first caption of each concept, with the trigger and without it, and a scene that no
+    caption names: whether the subject still listens.
     """
     config = session.config
     prompts = [
@@ -31,8 +33,11 @@ def preview_prompts(session: Session) -> list[str]:
     if not prompts:
         for number, concept in enumerate(concepts_of(config)):
             pairs = zip(session.pictures, session.captions, strict=True)
-            caption = next(text for picture, text in pairs if picture.concept == number)
-            prompts += [caption, without_word(caption, concept.trigger)]
+            captions = [text for picture, text in pairs if picture.concept == number]
+            prompts += [captions[0], without_word(captions[0], concept.trigger)]
+            word = concept.class_word
+            scenes = scenes_for(word, captions, 1)
+            prompts += [in_scene(subject_of(concept), word, scene) for scene in scenes]
     return list(dict.fromkeys(prompts))
 
 

@@ -31,11 +31,12 @@ from trainer.events import Evaluated, Meters
 from trainer.runs.layout import RunFolder
 from trainer.runs.log import read_events
 from trainer.runs.measured import read_measured
+from trainer.scenes import SCENES
 
 Trained = Callable[[str], RunFolder]
 KEYS = {
     "effect", "leak", "collateral", "validation_loss", "trigger", "class_word", "checkpoints",
-    "recommended", "verdict",
+    "recommended", "verdict", "listening",
 }  # fmt: skip
 
 
@@ -45,7 +46,7 @@ def quick() -> Iterator[None]:
     settings = ProbeSettings(timesteps=1, inference_steps=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(drift, "ProbeSettings", lambda: settings)
-        for name in ("draw_board", "score_pictures"):
+        for name in ("draw_board", "score_pictures", "measure_listening"):
             patch.setattr(assessment, name, partial(getattr(assessment, name), inference_steps=1))
         yield
 
@@ -101,6 +102,7 @@ def test_a_run_at_its_end_and_by_command(
     assert {"checkpoint", "strength", "why"} <= set(found["recommended"])
     events = [event for event in read_events(run) if isinstance(event, Evaluated)]
     assert kept["effect"] == events[-1].meters.effect
+    assert [one["words"] for one in found["listening"]["scenes"]] == list(SCENES[:3])
     page = run.report.read_text()
     assert "What other prompts became" in page
     shown = read_measured(run)

@@ -163,8 +163,10 @@ def test_a_run_of_two_concepts(tiny_base: TinyBase, tmp_path: Path, name: str) -
     assert [("ohwx" in prompt, "bnha" in prompt) for prompt in drawn] == [
         (True, False),
         (False, False),
+        (True, False),
         (False, True),
         (False, False),
+        (False, True),
     ]
     with safe_open(result.run.adapter, "pt") as file:
         metadata = file.metadata()

@@ -52,6 +52,7 @@ def test_the_run_folder_is_complete(tiny_base: TinyBase, images: Path, tmp_path:
     assert [record["prompt"] for record in prompts] == [
         "ohwx, picture 0, of a thing, red, blue",
         "picture 0, of a thing, red, blue",
+        "ohwx thing on a bicycle",
     ]
     assert all((run.preview(4) / record["file"]).is_file() for record in prompts)
     events = read_events(run)

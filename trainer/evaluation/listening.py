@@ -1,0 +1,171 @@
+"""Does it still listen? Which words of a prompt change what is drawn with the trigger word.
+
+Drawings are compared in the space `simple`: colours, layout and outlines. With v(w) the change of
+their features by words w after the trigger with its class word, and b(w) that by w after the class
+word of the base model, with the same seeds:
+
+    heard    = <v(w), b(w)> / |b(w)|²    1: as with the class word; 0: the words change nothing
+    without  = the same of the class word with the adapter: whether the words keep their meaning
+    already  = how far the trigger word by itself goes from the base model's drawing of the class
+               word towards that with w: 1 where it draws w unasked
+
+Scenes are words that no caption has; their changes are from the mean over them all, since what
+stands behind a subject unasked is chance. The captions' own words may have been swallowed: drawn
+unasked, and leaving them out changes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from trainer.data.captions import contains_word, without_word, word_pattern
+from trainer.evaluation.meters import MeasuredConcept
+from trainer.evaluation.pictorial import Vector, features
+from trainer.evaluation.verdicts import AdapterFinding
+from trainer.generation.sampling import Drawing, draw
+from trainer.lora.attach import disabled
+from trainer.memory.devices import Device
+from trainer.models.base import BaseModel
+from trainer.scenes import in_scene, scenes_for
+from trainer.text import name_subject
+
+MOST = 3
+SEEDS = (201, 202)
+DEAF = 0.3
+"""Less than this share of what the words change with the class word is not listening."""
+SWALLOWED = 0.5
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What some words of a prompt do; see the head of this file.
+
+    Attributes:
+        weight: |b(w)|², how much the base model itself makes of the words.
+    """
+
+    words: str
+    heard: float
+    without: float
+    already: float
+    weight: float
+
+
+@dataclass(frozen=True)
+class Listening:
+    """What it makes of scenes that no picture shows, and of its captions' words.
+
+    Attributes:
+        listens: the scenes' mean, each counted as the base model knows it; None without scenes.
+        swallowed: words of the captions that the trigger word draws, asked or not.
+    """
+
+    scenes: tuple[Heard, ...]
+    captions: tuple[Heard, ...]
+    listens: float | None
+    swallowed: tuple[str, ...]
+
+
+def measure_listening(
+    base: BaseModel,
+    concept: MeasuredConcept,
+    device: Device,
+    side: int,
+    inference_steps: int = 15,
+    guidance: float = 4.0,
+) -> Listening:
+    """Draws scenes and caption words with the adapter that is on the model, and without it.
+
+    UNet and text encoders have to be on the device.
+
+    Args:
+        side: of the square pictures, in pixels.
+    """
+    captions = [text for _, text in (*concept.trained, *concept.validation)]
+    scenes = scenes_for(concept.class_word, captions, MOST)
+    words = caption_words(captions, concept.trigger, concept.class_word)
+
+    def seen(subject: str) -> Vector:
+        """(1 + words, seeds, features)."""
+        prompts = [subject, *(in_scene(subject, concept.class_word, scene) for scene in scenes)]
+        prompts += [", ".join(filter(None, (subject, text))) for text in words]
+        drawings = [
+            Drawing(prompt, "", seed, side, side, inference_steps, guidance)
+            for prompt in prompts
+            for seed in SEEDS
+        ]
+        shown = [np.asarray(picture) for picture in draw(base, drawings, device)]
+        rows = np.stack([np.concatenate(features(picture)) for picture in shown])
+        return rows.reshape(len(prompts), len(SEEDS), -1)
+
+    trigger = seen(name_subject(concept.trigger, concept.class_word))
+    without = seen(concept.class_word)
+    with disabled(base):
+        plain = seen(concept.class_word)
+    parts = (plain, trigger, without)
+    count = 1 + len(scenes)
+    among = [part[:count] - part[:count].mean(axis=0) for part in parts]
+    heard = _compare(scenes, among, trigger[0] - plain[:count].mean(axis=0))
+    named = [0, *range(count, len(plain))]
+    kept = _compare(words, [part[named] - part[0] for part in parts], trigger[0] - plain[0])
+    return _told(heard, kept)
+
+
+def _compare(words: Sequence[str], changes: Sequence[Vector], already: Vector) -> list[Heard]:
+    """The shares of words, from changes (1 + words, seeds, features) with none of the words first:
+    by the base model, with the trigger word, and without it."""
+    wanted, heard, without = (change[1:] for change in changes)
+    weights = np.square(wanted).sum(axis=(1, 2))
+
+    def share(change: Vector) -> list[float]:
+        found = (change * wanted).sum(axis=(1, 2)) / np.maximum(weights, 1e-9)
+        return [float(value) for value in found]
+
+    columns = zip(words, share(heard), share(without), share(already[None]), weights, strict=True)
+    return [Heard(*row[:4], float(row[4])) for row in columns]
+
+
+def _told(scenes: Sequence[Heard], captions: Sequence[Heard]) -> Listening:
+    total = sum(one.weight for one in scenes)
+    listens = sum(one.heard * one.weight for one in scenes) / total if total > 0 else None
+    swallowed = [one.words for one in captions if one.heard < DEAF and one.already > SWALLOWED]
+    return Listening(tuple(scenes), tuple(captions), listens, tuple(swallowed))
+
+
+def caption_words(captions: Sequence[str], trigger: str, class_word: str) -> list[str]:
+    """What captions say besides trigger and class word, the most frequent first: tags, and what
+    follows the class word in a sentence."""
+    found: Counter[str] = Counter()
+    for caption in captions:
+        for part in re.split(r"[,.;]", without_word(caption, trigger)):
+            if class_word and contains_word(part, class_word):
+                part = word_pattern(class_word).split(part, maxsplit=1)[-1]
+            found[" ".join(part.split())] += 1
+    return [text for text, _ in found.most_common() if text][:MOST]
+
+
+def listening_findings(found: Listening) -> Iterator[AdapterFinding]:
+    """In words: whether it listens, and what the trigger word has swallowed."""
+    if found.listens is not None:
+        scenes = ", ".join(f"“{one.words}”" for one in found.scenes)
+        share = f"{max(0.0, found.listens):.0%}"
+        if found.listens < DEAF:
+            says = f"It hardly listens: {scenes} change what the trigger word draws only {share}"
+            hint = " as far as with the class word. Try an earlier checkpoint or a lower strength."
+            yield AdapterFinding("deaf", says + hint, False)
+        else:
+            says = f"It listens: {scenes} come {share} as far as with the class word alone."
+            yield AdapterFinding("listens", says, True)
+    if found.swallowed:
+        words = ", ".join(f"“{text}”" for text in found.swallowed)
+        yield AdapterFinding(
+            "swallowed",
+            f"The trigger word has swallowed {words}: it comes unasked, and leaving the words out "
+            "changes nothing. Show it in fewer of the pictures, or mask it.",
+            False,
+        )
