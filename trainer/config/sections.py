@@ -363,7 +363,8 @@ class PreviewsConfig(Section, title="Previews"):
     """Steps between previews. 0: only at the end."""
     prompts: Several[str] = aside((), title="Preview prompts, one a line")
     """Prompts to draw; {trigger} and {class} are replaced. Other tools' options in a prompt, such
-    as --n or --w, are drawn as words. Empty: one with the trigger, and the same one without it."""
+    as --n or --w, are drawn as words. Empty: one with the trigger, the same one without it, and a
+    scene that no caption names."""
     negative: str = aside("", title="Negative prompt of previews")
     """Negative prompt of all previews."""
     count: int = aside(2, title="Pictures for each prompt", ge=1, le=16)
