@@ -102,6 +102,8 @@ _DIRECTIONS = {"A": "down", "B": "up"}
 # Prefixes of a layer's path, and the part that each tells; some stand one behind the other.
 _PREFIXES: dict[str, Part | None] = {
     "base_model.model.": None,
+    "module.": None,
+    "_orig_mod.": None,
     "unet.": "unet",
     "text_encoder_2.": "text_encoder_2",
     "text_encoder.": "text_encoder",

@@ -138,6 +138,12 @@ def _matrices_of(
         try:
             form = read_form(cast(FormName, names.form), mine, largest_shape(key))
         except ValueError as problem:
+            blocks = mine.get("oft_blocks")
+            if blocks is not None and blocks.dim() == 4:
+                raise UserError(
+                    f"{path} is BOFT, which is not read here: {names.first}.",
+                    "Ask its author for the file as LoRA or OFT.",
+                ) from None
             raise _broken(path, f"{key} has {problem}") from None
         return LoraLayer.of_form(form, 1.0)
     down, up = own["down"], own["up"]

@@ -144,7 +144,7 @@ REFUSED: dict[str, tuple[Tensors, str]] = {
     "a layer too many": (lora(f"{UNET.replace('mid', 'middle')}_attn1_to_q"), STRANGERS),
     "nonsense among real layers": (SD1 | lora("lora_unet_attic"), f"{STRANGERS}: lora_"),
     "biases": ({**SD1, f"{UNET}_attn1_to_q.diff_b": torch.ones(2)}, "of biases and norms"),
-    "BOFT": (lycoris(oft_blocks=torch.ones(2, 2, 2, 2)), "OFT with oft_blocks 2 x 2 x 2 x 2"),
+    "BOFT": (lycoris(oft_blocks=torch.ones(2, 2, 2, 2)), "is BOFT, which is not read here"),
     "an unfit LoHa": (
         {**LOHA, f"{UNET}_attn1_to_q.hada_w1_b": torch.ones(3, 7)}, "which don't go together",
     ),
@@ -160,6 +160,8 @@ READ: dict[str, tuple[Tensors, str]] = {
     "unet.unet.": (dotted("unet.unet."), NONE + LOST),
     "unet.base_model.model.": (dotted("unet.base_model.model."), NONE + LOST),
     "PEFT in unet.": (dotted("base_model.model.unet."), NONE + LOST),
+    "of several GPUs": (dotted("module.unet."), NONE + LOST),
+    "of a compiled model": (dotted("unet._orig_mod."), NONE + LOST),
     "ComfyUI": (dotted("diffusion_model.", "lora_down lora_up"), NONE + LOST),
     "lycoris_": (renamed("lora_unet_", "lycoris_", sized_files(unet())), NONE + LOST),
     "diffusion_model_": (
