@@ -278,10 +278,11 @@ def _make_optimizer(config: OptimizerConfig, attachment: Attachment) -> Optimize
         UserError: a rate is for what is not adapted.
     """
     parameters = attachment.parameters
-    named = [(part, name) for part, of_part in parameters.items() for name, _ in of_part]
-    keys = sorted({ModuleKey(part, name.rpartition(".")[0]) for part, name in named})
+    keys: set[ModuleKey] = set()
+    for part, named in parameters.items():
+        keys.update(ModuleKey(part, name.rpartition(".")[0]) for name, _ in named)
     patterns = [number_by_pattern(line)[0] for line in config.layer_rates]
-    check_patterns("optimizer.layer_rates", patterns, keys)
+    check_patterns("optimizer.layer_rates", patterns, sorted(keys))
     if config.text_encoder_2_learning_rate and "text_encoder_2" not in parameters:
         raise UserError(
             "optimizer.text_encoder_2_learning_rate is given, but no second text encoder is "
