@@ -34,6 +34,7 @@ Phase = Literal[
     "preparing",
     "caching",
     "training",
+    "paused",
     "previewing",
     "measuring",
     "saving",

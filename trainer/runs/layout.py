@@ -82,6 +82,16 @@ class RunFolder:
         return self.path / "report.html"
 
     @property
+    def timelapse(self) -> Path:
+        """The previews one after another, as an animated picture."""
+        return self.path / "timelapse.webp"
+
+    @property
+    def wishes(self) -> Path:
+        """Folder of what is asked of the run; see `trainer.runs.wishes`."""
+        return self.path / "wishes"
+
+    @property
     def lock(self) -> Path:
         """Held by the process that writes this run."""
         return self.path / ".lock"

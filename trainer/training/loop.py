@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 import torch
 
+from trainer.config.file import with_values, write_config
+from trainer.errors import UserError
 from trainer.events import (
     CheckpointSaved,
     Ended,
@@ -27,12 +30,16 @@ from trainer.memory.recovery import (
     out_of_memory,
 )
 from trainer.runs.disk import writing
+from trainer.runs.wishes import is_wished, take_back, wished_values
 from trainer.training.checkpoints import save_checkpoint
 from trainer.training.export import keep_adapter
 from trainer.training.guard import NonFiniteError, roll_back
 from trainer.training.previews import draw_previews
 from trainer.training.session import Session
 from trainer.training.step import Stop, add_gradients, training_step
+
+PAUSE_SECONDS = 0.5
+"""How long a paused run waits before it looks again."""
 
 
 class Measuring(Protocol):
@@ -68,6 +75,8 @@ def train(session: Session, stop: Stop, measuring: Measuring | None = None) -> I
     spill = SpillWatch()
     memory_said = False
     while session.step < total:
+        yield from _heed_wishes(session, stop)
+        config = session.config
         try:
             done, stopping = training_step(session, stop)
         except NonFiniteError as error:
@@ -104,6 +113,33 @@ def train(session: Session, stop: Stop, measuring: Measuring | None = None) -> I
             message = f"stopped at step {session.step}"
             yield Ended(session.step, "stopped", "user_stop", message)
             return
+
+
+def _heed_wishes(session: Session, stop: Stop) -> Iterator[RunEvent]:
+    """Does what was asked of the run since the step before (`trainer.runs.wishes`)."""
+    run = session.run
+    if not session.device.is_main or not run.wishes.is_dir():
+        return
+    if is_wished(run, "previews"):
+        changes = wished_values(run, "previews")
+        take_back(run, "previews")
+        try:
+            values = {f"previews.{name}": value for name, value in changes.items()}
+            session.config = with_values(session.config, values)
+            write_config(run.config, session.config)
+            yield Warned("The next previews draw other prompts, as was asked.")
+        except UserError as error:
+            yield Warned(f"The previews stay as they are: {error.message}")
+    if is_wished(run, "draw"):
+        take_back(run, "draw")
+        if session.step not in run.preview_steps():
+            yield from _preview(session, strength=1 if session.step else 0)
+    if is_wished(run, "pause") and session.device.world > 1:
+        take_back(run, "pause")
+        yield Warned("A training of several processes can't be paused: stop and resume it.")
+    while is_wished(run, "pause") and not stop():
+        yield Working("paused", phase="paused")
+        time.sleep(PAUSE_SECONDS)
 
 
 def dry_step(session: Session) -> Iterator[RunEvent]:

@@ -26,6 +26,8 @@ from trainer.runs.layout import RunFolder
 from trainer.runs.layout import prepare as prepare_folder
 from trainer.runs.lock import run_lock
 from trainer.runs.log import EventLog
+from trainer.runs.timelapse import write_timelapse
+from trainer.runs.wishes import forget_wishes
 from trainer.text import how_often
 from trainer.training.checkpoints import load_latest
 from trainer.training.export import Exported, export_adapter
@@ -111,6 +113,7 @@ def run_training(
         prepare_folder(run)
     with run_lock(run), EventLog(run.events) as log, StopRequest() as stop:
         sweep_orphans(run.path, below=True)
+        forget_wishes(run)
         sweep_orphans(cache_folder(), age=OLD, below=True)
         done = max(run.checkpoint_steps(), default=0) if resume else 0
         recorder = Recorder(run, log, config.training.steps, listener, done)
@@ -182,6 +185,8 @@ def _train(session: Session, recorder: Recorder, stop: StopRequest) -> Result:
     if not exported.exact:
         recorder.warn(f"The adapter file is not what was trained: {exported.summary}")
     assessment = _assess(session, recorder)
+    with writing(f"the time-lapse {run.timelapse}"):
+        write_timelapse(run)
     recorder.end("finished", "", f"{exported.summary}; {exported.works}")
     return Result(run, session.step, True, exported, assessment)
 

@@ -34,6 +34,7 @@ _PHASES = {
     "preparing": "getting ready",
     "caching": "reading the pictures",
     "previewing": "drawing previews",
+    "paused": "paused: keeps its memory, computes nothing",
     QUEUED: "waiting",
     UNSTARTED: "never started",
 }

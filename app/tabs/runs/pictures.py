@@ -33,6 +33,8 @@ _HEADERS = {
     "Content-Security-Policy": "default-src 'none'",
 }
 
+_FRESH_HEADERS = {**_HEADERS, "Cache-Control": "no-store"}
+
 
 def picture_url(run: str, folder: str, file: Path, *, small: bool = False) -> str:
     """The address of a picture in a run folder; another one as soon as the file changes."""
@@ -51,7 +53,11 @@ def own_pictures(run: RunFolder) -> list[str]:
 
 def run_files(run: RunFolder) -> list[tuple[str, str]]:
     """(label, address) of what a run has made, where it is there."""
-    files = (("Download the adapter", run.adapter), ("Report", run.report))
+    files = (
+        ("Download the adapter", run.adapter),
+        ("Report", run.report),
+        ("Time-lapse of the previews", run.timelapse),
+    )
     return [
         (label, f"files/{quote(run.name)}/{file.name}") for label, file in files if file.is_file()
     ]
@@ -59,7 +65,7 @@ def run_files(run: RunFolder) -> list[tuple[str, str]]:
 
 def routes() -> list[Route]:
     """What answers those addresses: PNG files of previews and evaluations, the pictures that a run
-    learns from, its adapter and its report, and nothing else."""
+    learns from, its adapter, its report and its time-lapse, and nothing else."""
     return [
         Route("/pictures/{run}/{folder}/{file}", _answer),
         Route("/files/{run}/{file}", _answer_file),
@@ -88,6 +94,8 @@ async def _answer_file(request: Request) -> Response:
     file = request.path_params["file"]
     if file == run.adapter.name and run.adapter.is_file():
         return FileResponse(run.adapter, filename=f"{run.name}.safetensors")
+    if file == run.timelapse.name and run.timelapse.is_file():
+        return FileResponse(run.timelapse, media_type="image/webp", headers=_FRESH_HEADERS)
     if file == run.report.name and run.report.is_file():
         policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
         headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store"}

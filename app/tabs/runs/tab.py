@@ -10,15 +10,17 @@ import gradio as gr
 from markupsafe import escape
 
 from app import jobs
+from app.forms import label_of
 from app.jobs import QUEUED, UNSTARTED, RunInfo
 from app.render import render
 from app.shared import QUIET, Shared, elem, for_scripts, go, says_errors
 from app.tabs.runs import html, next_step
 from app.tabs.runs.reader import RunView, view
 from trainer import places
-from trainer.config.file import format_config
+from trainer.config.file import format_config, with_values
 from trainer.errors import UserError
 from trainer.runs.layout import RunFolder
+from trainer.runs.wishes import is_wished, take_back
 
 TICK = 2.0  # seconds
 _LISTED = 100
@@ -62,6 +64,9 @@ class RunParts:
                 self._add_area("head")
                 with gr.Row():
                     self._add_button("stop", "stop", "primary")
+                    self._add_button("pause", "pause")
+                    self._add_button("preview", "draw-now")
+                    self._add_button("prompts", "prompts")
                     self._add_button("resume", "resume", "primary")
                     self._add_button("anyway", "resume-anyway")
                     self._add_button("longer", "longer")
@@ -86,6 +91,21 @@ class RunParts:
                             "Train on", variant="primary", size="sm", elem_id=_id("longer-yes")
                         )
                         self.enough = gr.Button("Leave it", size="sm", elem_id=_id("longer-no"))
+                with gr.Group(visible=False, elem_id=_id("others")) as self.others:
+                    self.prompts = gr.Textbox(
+                        label=label_of("previews.prompts"), lines=3, max_length=10_000,
+                        info="{trigger} and {class} are replaced. Empty: as at first.",
+                        elem_id=_id("other-prompts"),
+                    )  # fmt: skip
+                    self.count = gr.Number(
+                        label=label_of("previews.count"), precision=0, elem_id=_id("other-count")
+                    )
+                    with gr.Row():
+                        self.use = gr.Button(
+                            "Draw these from now on", variant="primary", size="sm",
+                            elem_id=_id("others-yes"),
+                        )  # fmt: skip
+                        self.keep = gr.Button("Leave them", size="sm", elem_id=_id("others-no"))
                 self._add_area("verdict")
                 self._add_button("next", "next-step", "primary")
                 self._add_area("board")
@@ -208,15 +228,36 @@ def _drawn(found: RunView) -> dict[str, str]:
 def _buttons(found: RunView | None) -> dict[str, tuple[bool, str, bool]]:
     """(visible, label, clickable) of every button."""
     if found is None:
-        names = ("stop", "resume", "anyway", "longer", "draw", "again", "delete", "next")
+        names = (
+            "stop",
+            "pause",
+            "preview",
+            "prompts",
+            "resume",
+            "anyway",
+            "longer",
+            "draw",
+            "again",
+            "delete",
+            "next",
+        )
         return dict.fromkeys(names, (False, "", True))
     info = found.info
     ended = info.phase in ("stopped", "failed", UNSTARTED)
     folder = RunFolder(places.RUNS / info.name)
     leave = "Take out of the queue" if info.phase == QUEUED else "Stop and save"
     changed, step = info.code == "images_changed", next_step.label(found)
+    heeds = info.phase in jobs.WORKING and info.alive and not info.stopping
+    pauses, draws = is_wished(folder, "pause"), is_wished(folder, "draw")
     return {
         "stop": (info.alive or info.phase == QUEUED, leave, not info.stopping),
+        "pause": (heeds, "Go on" if pauses else "Pause", True),
+        "preview": (
+            heeds and not pauses,
+            "Draws after this step" if draws else "Draw previews now",
+            not draws,
+        ),
+        "prompts": (heeds, "Other previews …", True),
         "resume": (
             ended and not changed,  # it would only be refused again
             "Resume" if folder.checkpoint_steps() else "Start again",
@@ -257,6 +298,13 @@ def _act(parts: RunParts, shared: Shared) -> None:
     buttons["stop"].click(says_errors(_stop), name, show, **QUIET)
     buttons["resume"].click(says_errors(_resume), name, show, **QUIET)
     buttons["anyway"].click(says_errors(_resume_anyway), name, show, **QUIET)
+    buttons["pause"].click(says_errors(_pause), name, show, **QUIET)
+    buttons["preview"].click(says_errors(_draw_now), name, show, **QUIET)
+    asked = [parts.prompts, parts.count, parts.others]
+    buttons["prompts"].click(says_errors(_ask_previews), name, asked, **QUIET)
+    gr.on([parts.keep.click, parts.names.input], _hide, None, parts.others, **QUIET)
+    chosen = [name, parts.prompts, parts.count]
+    parts.use.click(says_errors(_change_previews), chosen, [parts.others, show], **QUIET)
     buttons["longer"].click(_ask_length, name, [parts.steps, parts.length], **QUIET)
     gr.on([parts.enough.click, parts.names.input], _hide, None, parts.length, **QUIET)
     parts.more.click(says_errors(_train_longer), [name, parts.steps], [parts.length, show], **QUIET)
@@ -291,6 +339,36 @@ def _resume(name: str) -> str:
 def _resume_anyway(name: str) -> str:
     jobs.resume(name, accept_changes=True)
     return name
+
+
+def _pause(name: str) -> str:
+    """Or goes on where it is paused."""
+    run = jobs.run_folder(name)
+    if is_wished(run, "pause"):
+        take_back(run, "pause")
+    else:
+        jobs.ask(name, "pause")
+    return name
+
+
+def _draw_now(name: str) -> str:
+    jobs.ask(name, "draw")
+    return name
+
+
+def _ask_previews(name: str) -> tuple[str, int, gr.Group]:
+    """Shows those of now."""
+    previews = next_step.readable(name).previews
+    return "\n".join(previews.prompts), previews.count, gr.Group(visible=True)
+
+
+def _change_previews(name: str, prompts: str, count: float | None) -> tuple[gr.Group, str]:
+    lines = [line.strip() for line in prompts.splitlines() if line.strip()]
+    changes = {"prompts": lines, "count": int(count or 0)}
+    settings = {f"previews.{field}": value for field, value in changes.items()}
+    with_values(next_step.readable(name), settings)  # refuses what is wrong, by its field's name
+    jobs.ask(name, "previews", changes)
+    return _hide(), name
 
 
 def _ask_length(name: str) -> tuple[int, gr.Group]:

@@ -6,12 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import digest, make_images, small_config, train_small
-from trainer.events import Ended, Prepared, PreviewSaved, StepDone, Warned
+from trainer.config.file import read_config
+from trainer.events import Ended, Prepared, PreviewSaved, RunEvent, StepDone, Warned, Working
+from trainer.runs.layout import RunFolder
 from trainer.runs.log import read_events
 from trainer.runs.status import Status, read_status
+from trainer.runs.wishes import take_back, wish_for
+from trainer.training.runner import run_training
 
 
 @pytest.fixture
@@ -37,6 +42,39 @@ def test_what_a_run_does_shows_as_phases(
         *("training", "previewing", "training", "previewing", "training", "previewing"),
         *("measuring", "saving", "measuring", "finished"),
     ]
+
+
+def test_what_is_asked_while_it_trains(tiny_base: TinyBase, images: Path, tmp_path: Path) -> None:
+    """Pictures now, other prompts and a pause come at the next step; the adapter is the same."""
+    config = small_config(tiny_base("sd1"), images)
+    whole, _ = train_small(config, tmp_path / "whole")
+    run, paused = RunFolder(tmp_path / "run"), 0
+
+    def listen(event: RunEvent) -> None:
+        nonlocal paused
+        if isinstance(event, StepDone) and event.step == 1:
+            wish_for(run, "draw")
+            wish_for(run, "previews", {"prompts": ["a house"], "count": 2})
+        if isinstance(event, StepDone) and event.step == 2:
+            wish_for(run, "pause")
+            wish_for(run, "previews", {"count": 99})
+        if isinstance(event, Working) and event.phase == "paused":
+            paused += 1
+            take_back(run, "pause")
+
+    run_training(config, run, listen)
+    assert paused == 1
+    assert run.preview_steps() == [0, 1, 4]
+    drawn = json.loads((run.preview(1) / "prompts.json").read_text())
+    assert [record["prompt"] for record in drawn] == ["a house", "a house"]
+    assert read_config(run.config).previews.prompts == ("a house",)
+    said = [event.message for event in read_events(run) if isinstance(event, Warned)]
+    assert any("other prompts" in text for text in said)
+    assert any("stay as they are" in text and "previews.count" in text for text in said)
+    assert digest(run.adapter) == digest(whole.run.adapter)
+    with Image.open(run.timelapse) as film:
+        assert getattr(film, "n_frames", 1) == 3
+    assert not whole.run.wishes.exists()
 
 
 def test_the_run_folder_is_complete(tiny_base: TinyBase, images: Path, tmp_path: Path) -> None:

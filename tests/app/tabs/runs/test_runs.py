@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tests.trainer.logs_for_tests import log_events
 from trainer import places
 from trainer.config.file import with_values, write_config
 from trainer.config.schema import TrainingConfig
-from trainer.errors import Code
+from trainer.errors import Code, UserError
 from trainer.events import (
     CheckpointSaved,
     Ended,
@@ -32,7 +33,8 @@ from trainer.events import (
 )
 from trainer.runs.layout import RunFolder, create_run
 from trainer.runs.log import EventReader
-from trainer.runs.status import Phase, Status, write_status
+from trainer.runs.status import Phase, Status, own_status, write_status
+from trainer.runs.wishes import is_wished, wished_values
 
 EVIL = "<script>alert(1)</script>"
 
@@ -197,6 +199,33 @@ def test_a_finished_run_may_be_trained_longer(phase: Phase) -> None:
     now, _ = tab.moment(None, "", {})
     assert now["longer"][0] == (phase == "finished")
     assert now["resume"][0] == (phase != "finished")
+
+
+def test_a_run_that_trains_is_paused_and_draws_when_asked() -> None:
+    run = make_run()
+    write_status(run, replace(own_status("training"), step=3, total_steps=400))
+    now, _ = tab.moment(None, "", {})
+    assert [now[key][:2] for key in ("pause", "preview", "prompts")] == [
+        (True, "Pause"),
+        (True, "Draw previews now"),
+        (True, "Other previews …"),
+    ]
+    tab._draw_now("ohwx")
+    tab._pause("ohwx")
+    tab._change_previews("ohwx", " a house \n\n", 3)
+    assert wished_values(run, "previews") == {"prompts": ["a house"], "count": 3}
+    assert is_wished(run, "draw")
+    now, _ = tab.moment(None, "", {})
+    assert now["pause"][1] == "Go on"
+    tab._pause("ohwx")
+    assert not is_wished(run, "pause")
+    with pytest.raises(UserError, match=r"previews\.count"):
+        tab._change_previews("ohwx", "", 99)
+    write_status(run, Status("finished", 400, 400))
+    now, _ = tab.moment(None, "", {})
+    assert not any(now[key][0] for key in ("pause", "preview", "prompts"))
+    with pytest.raises(UserError, match="does not train"):
+        tab._draw_now("ohwx")
 
 
 # ------------------------------------------------------------------------------ saying
