@@ -53,7 +53,7 @@ class Passed:
         return self.said
 
 
-@command("inspect", "what is in a file, and which rank it needs", group=adapter_app)
+@command("inspect", "say what is in a file, and which rank it needs", group=adapter_app)
 def inspect(file: File, *, leave_out_unknown: LeaveOut = False) -> "AdapterInspection":
     """What is in an adapter file.
 
@@ -65,7 +65,7 @@ def inspect(file: File, *, leave_out_unknown: LeaveOut = False) -> "AdapterInspe
     return inspect_file(file, leave_out_unknown=leave_out_unknown)
 
 
-@command("verify", "in which tools a file works, and on a base model", group=adapter_app)
+@command("verify", "say in which tools a file works, and on a base model", group=adapter_app)
 def verify(
     file: File, *, base: ComparedBase = None, leave_out_unknown: LeaveOut = False
 ) -> "Proof":
@@ -81,7 +81,7 @@ def verify(
     return verify_file(file, on, leave_out_unknown=leave_out_unknown)
 
 
-@command("convert", "into another layout or precision", group=adapter_app)
+@command("convert", "write a file in another layout or precision", group=adapter_app)
 def convert(
     file: File,
     *,
@@ -109,7 +109,7 @@ def convert(
     return write(adapter, adapter, output, file, layout, on)
 
 
-@command("resize", "to a smaller rank, keeping the strongest", group=adapter_app)
+@command("resize", "write a file with a smaller rank", group=adapter_app)
 def resize(
     file: File,
     *,
@@ -158,7 +158,7 @@ def resize(
     return write(plain_on(on.base, adapter), result, output, file, on=on)
 
 
-@command("merge", "several files into one, or into a base model", group=adapter_app)
+@command("merge", "put several files into one, or into a base model", group=adapter_app)
 def merge(
     files: Annotated[list[str], typer.Argument(metavar="FILE[:STRENGTH]")],
     *,
@@ -214,7 +214,7 @@ def merge(
     return write(whole, result, output, paths[0], on=on)
 
 
-@command("extract", "from a tuned base model and the one before", group=adapter_app)
+@command("extract", "make an adapter of a tuned base model and its base", group=adapter_app)
 def extract(
     *,
     base: Annotated[str, option("NAME", "The model before.")],
@@ -241,7 +241,7 @@ def extract(
     return Extracted(found, write(found.adapter, found.adapter, output))
 
 
-@command("recipe", "the configuration that a file was trained with", group=adapter_app)
+@command("recipe", "write the configuration that a file was trained with", group=adapter_app)
 def recipe(
     file: File, *, out: Annotated[Path, option("TOML", "The new file.")], force: Force = False
 ) -> Passed:
@@ -265,7 +265,7 @@ def recipe(
     return Passed({"file": str(out), "base": config.base.name}, lines)
 
 
-@command("download", "a zip with the picture and texts that tools show", group=adapter_app)
+@command("download", "pack a file with the picture and texts that tools show", group=adapter_app)
 def download(
     file: File,
     *,

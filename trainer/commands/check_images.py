@@ -16,7 +16,7 @@ from trainer.data.gather import SetsReport, read_sets
 from trainer.errors import UserError
 
 
-@command("check-images", "everything wrong or doubtful in an image set, before training")
+@command("check-images", "say what is wrong or doubtful in an image set, before training")
 def check_images(
     folder: Annotated[Path | None, typer.Argument(metavar="DIR")] = None,
     *,

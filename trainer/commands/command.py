@@ -27,15 +27,15 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 app = typer.Typer(
     help="Rarebit: a Stable Diffusion LoRA trainer.",
-    epilog="Without a command the page opens in the browser, as with ui. The command test, of "
-    "launch.py alone, runs all checks of a copy of the source.",
+    epilog="Without a command the page opens in the browser; ui --help lists its options. "
+    "python launch.py test runs all tests of a copy of the source.",
     context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 adapter_app = typer.Typer(
-    help="inspect, verify, convert, resize and merge adapter files", rich_markup_mode=None
+    help="work on adapter files, yours and anyone's", rich_markup_mode=None
 )
 app.add_typer(adapter_app, name="adapter")
 

@@ -126,7 +126,7 @@ class Diagnosis:
             yield f"advice     {sentence}"
 
 
-@command("doctor", "what this machine has, and a self-test")
+@command("doctor", "say what this machine has, and test it")
 def diagnose() -> Diagnosis:
     """Looks at the machine and runs the self-test."""
     from trainer.memory.devices import choose_device

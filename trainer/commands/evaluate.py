@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from trainer.evaluation.assessment import Assessment
 
 
-@command("evaluate", "whether the trigger word works, whether it leaks, and what to use")
+@command("evaluate", "measure whether an adapter works, whether it leaks, and what to use")
 def evaluate(
     place: Annotated[
         Path,

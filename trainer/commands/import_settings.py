@@ -60,8 +60,8 @@ class Imported:
 
 @command(
     "import",
-    "settings of kohya's sd-scripts and kohya_ss, OneTrainer or ai-toolkit as ours, and what of "
-    "them differs or is not here",
+    "take over another trainer's settings; kohya's, OneTrainer's or ai-toolkit's: say what of them "
+    "differs or is not here",
 )
 def import_settings(
     files: Annotated[
