@@ -34,9 +34,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-adapter_app = typer.Typer(
-    help="work on adapter files, yours and anyone's", rich_markup_mode=None
-)
+adapter_app = typer.Typer(help="work on adapter files, yours and anyone's", rich_markup_mode=None)
 app.add_typer(adapter_app, name="adapter")
 
 
