@@ -72,7 +72,6 @@ class _Worker:
             raise _Ended from None
 
     def end(self) -> None:
-        """Ends the process, whatever it does."""
         with contextlib.suppress(OSError):
             self.process.kill()
         with contextlib.suppress(OSError):
@@ -123,8 +122,11 @@ class ServiceClient:
 
         Raises:
             Stopped: as ``should_stop`` wished.
-            UserError: the worker's own words, or that it did not answer or has ended.
+            UserError: the worker's own words, that it did not answer or has ended, or that the base
+                model is another file of this machine.
         """
+        if isinstance(base := arguments.get("base"), str):
+            check_base(base)
         while not self._turn.acquire(timeout=POLL_SECONDS):
             if should_stop():
                 raise Stopped
@@ -170,7 +172,13 @@ class ServiceClient:
             except queue.Empty:
                 if time.monotonic() > deadline:
                     self.close()
-                    raise (Stopped() if stopping else _silent(call.timeout)) from None
+                    if stopping:
+                        raise Stopped from None
+                    said = (
+                        f"There was no answer within {call.timeout:.0f} seconds, so this was ended."
+                    )
+                    hint = "Try it again; where the machine is slow, ask for less at once."
+                    raise UserError(said, hint) from None
                 continue
             if line is None:
                 raise _Ended
@@ -190,35 +198,9 @@ class ServiceClient:
                     call.on_progress(answer["step"], answer["total"], answer["message"])
 
 
-def _silent(timeout: float) -> UserError:
-    return UserError(
-        f"There was no answer within {timeout:.0f} seconds, so this was ended.",
-        "Try it again; where the machine is slow, ask for less at once.",
-    )
-
-
 _client = ServiceClient()
-
-
-def call(
-    verb: str,
-    arguments: Mapping[str, object],
-    timeout: float,
-    on_progress: Progress | None = None,
-    should_stop: ShouldStop = lambda: False,
-) -> Any:
-    """As `ServiceClient.call`, of the page's one worker; no base model is opened but those here.
-
-    Raises:
-        UserError: as there, or the base model is another file of this machine.
-    """
-    base = arguments.get("base")
-    if isinstance(base, str):
-        check_base(base)
-    return _client.call(verb, arguments, timeout, on_progress, should_stop)
-
-
-close = _client.close
+"""The page's own."""
+call, close = _client.call, _client.close
 atexit.register(close)
 
 

@@ -31,8 +31,15 @@ from trainer.config.schema import TrainingConfig
 from trainer.errors import Code, UserError
 from trainer.runs.atomic import temporary_name, write_json
 from trainer.runs.layout import RunFolder, create_run, list_runs
-from trainer.runs.longer import lengthen
-from trainer.runs.status import ENDED, Status, effective_status, is_alive, read_status, write_status
+from trainer.runs.status import (
+    ENDED,
+    Status,
+    effective_status,
+    is_alive,
+    lengthen,
+    read_status,
+    write_status,
+)
 from trainer.runs.wishes import Wish, wish_for
 from trainer.text import counted
 
@@ -53,12 +60,8 @@ class RunInfo:
 
     Attributes:
         name: the run folder's name.
-        phase: one of `trainer.runs.status.PHASES`, or "queued", or "unstarted".
-        step: optimizer steps done.
-        total_steps: optimizer steps in all; 0 while not known.
-        eta_seconds: time left, or None while it is not known.
-        message: one sentence for a person.
-        code: why it has ended, where it is not finished; see `trainer.errors.Code`.
+        phase, step, total_steps, eta_seconds, message, code: as in `trainer.runs.status.Status`;
+            of the phases there are "queued" and "unstarted" as well.
         alive: whether a process works on it.
         stopping: whether that process was asked to stop.
         place: place in the queue from 1, 0 for none.

@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 
 from trainer.data.names import display_name
 from trainer.errors import UserError
+from trainer.runs.report import templates_in
 from trainer.text import counted
 
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -30,7 +31,6 @@ def render(template: str, macro: str, *values: object, **named: object) -> str:
 
 
 def quiet(text: str) -> str:
-    """A quiet line."""
     return render("page.html", "quiet", text)
 
 
@@ -45,22 +45,13 @@ def plain(error: UserError) -> Markup:
 
 
 def cut(text: str, limit: int = 300) -> str:
-    """A text of at most `limit` characters."""
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 @cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        finalize=_visible,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    filters = {"lines": _lines, "visible": _visible, "cut": cut, "counted": counted}
-    environment.filters |= filters
+    environment = templates_in(_TEMPLATES, finalize=_visible)
+    environment.filters |= {"lines": _lines, "visible": _visible, "cut": cut, "counted": counted}
     return environment
 
 

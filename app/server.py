@@ -17,8 +17,15 @@ from pathlib import Path
 
 from starlette.middleware import Middleware
 
-from app.gate import Hosts, OwnPageMiddleware, SlowLoginMiddleware, is_open
-from app.uploading import BoundsMiddleware, make_folder, sweep_folders
+from app.gate import (
+    BoundsMiddleware,
+    Hosts,
+    OwnPageMiddleware,
+    SlowLoginMiddleware,
+    is_open,
+    make_folder,
+    sweep_folders,
+)
 from trainer import places
 from trainer.errors import UserError
 from trainer.runs.atomic import OLD, sweep_orphans

@@ -29,7 +29,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save
 
-from app.tabs.generate.settings import read_settings
+from app.tabs.generate.drawing import read_settings
 from app.tabs.images.archives import Limits, unpack
 from trainer.config.file import format_config, parse_config
 from trainer.config.presets import PRESETS, apply_preset

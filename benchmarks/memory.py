@@ -42,7 +42,7 @@ from trainer.memory.phases import build
 from trainer.memory.prediction import STEP, predict
 from trainer.memory.quantized import quantize_base
 from trainer.models.base import BaseModel
-from trainer.models.facts import read_facts
+from trainer.models.identify import read_facts
 from trainer.runs.atomic import write_json
 from trainer.training.optimizers import make_optimizer
 

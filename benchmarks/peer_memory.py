@@ -25,7 +25,7 @@ from trainer.lora.layers import AdaptedLayer
 from trainer.memory.modes import set_mode
 from trainer.memory.phases import Workload, build, follow_step, optimizer_bytes
 from trainer.memory.tracking import bytes_of, tensors_of
-from trainer.models.facts import read_facts
+from trainer.models.identify import read_facts
 
 Peer = Literal["diffusers script", "kohya"]
 PEERS: tuple[Peer, ...] = ("diffusers script", "kohya")

@@ -141,9 +141,9 @@ def measure(place: Path) -> dict[str, float]:
 
 def least_seconds(session: Session) -> float:
     """CPU seconds to decode each picture twice and to encode it, from a hundred of them."""
-    from trainer.data.fitting import fit
     from trainer.data.images import inspect_image, load_rgb
     from trainer.data.latents import encode_pixels
+    from trainer.data.masks import fit
 
     some = session.pictures[:100]
     started = time.process_time()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from trainer import diffusion
+from trainer import losses
 from trainer.config.file import with_values
 from trainer.config.schema import TrainingConfig
 from trainer.runs.layout import RunFolder
@@ -41,7 +41,7 @@ def main() -> None:
     print("| weight | seed | likeness | effect | leak | collateral |")
     for seed in range(options.seeds):
         for name, weights in WEIGHTINGS.items():
-            diffusion._debiased = weights  # the one place where it is decided
+            losses._debiased = weights  # the one place where it is decided
             config = with_values(
                 TrainingConfig(),
                 {

@@ -29,7 +29,7 @@ CODE_LOADERS = {
 }
 LIGHT = ("errors", "events", "seeds", "places", "text", "untyped")
 LIGHT_PACKAGES = ("config", "runs", "data")
-LIGHT_MODULES = ("trainer.models.facts", "trainer.models.families", "trainer.models.identify")
+LIGHT_MODULES = ("trainer.models.families", "trainer.models.identify")
 HEAVY_MODULES = ("trainer.data.latents", "trainer.data.cache")
 
 

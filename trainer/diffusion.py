@@ -19,7 +19,6 @@ from torch.nn.functional import interpolate
 from torch.nn.utils.rnn import pad_sequence
 from transformers import CLIPTextModelWithProjection
 
-from trainer.config.schema import ObjectiveConfig
 from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
 from trainer.models.families import PredictionType
@@ -32,31 +31,8 @@ Size = tuple[int, int]
 Sizes = tuple[Size, Size, Size]
 """What SDXL is conditioned on: size before fitting, top left corner of the crop, size trained."""
 
-LEAST_SNR = 1e-3
-"""Noisier timesteps count as if they had this; Stable Diffusion's noisiest has 0.0047."""
 CLEAN_RANGE = 5.0
 """Beyond which scaled latents of pictures hardly go, in standard deviations."""
-
-
-def draw_timesteps(count: int, *, seed: int, step: int, timesteps: int) -> Tensor:
-    """Timesteps of the samples of one optimizer step, stratified over the schedule.
-
-    The schedule is cut into ``count`` equal parts and each sample gets one of them, all shifted by
-    one uniform offset (low-discrepancy sampling, arXiv 2107.00630, appendix I.1): each timestep
-    is uniform, and the loss is less noisy than with independent draws. The parts are shuffled, so
-    that a sample's place in the batch says nothing about its noise.
-
-    Args:
-        count: samples in the whole step, over batches and processes.
-        timesteps: length T of the schedule.
-
-    Returns:
-        (count,) int64 in [0, T).
-    """
-    generator = torch.Generator().manual_seed(derive_seed(seed, step, "timesteps"))
-    offset = torch.rand((), generator=generator, dtype=torch.float64)
-    places = torch.randperm(count, generator=generator)
-    return (((places + offset) / count) * timesteps).long().clamp_(max=timesteps - 1)
 
 
 def draw_noise(
@@ -125,104 +101,11 @@ def clean_and_noise(
     """
     signal, sigma = _signal_and_sigma(alpha_bar, timesteps)
     if prediction == "epsilon":
-        clean = (noised - sigma * predicted) / signal.clamp_min(1e-4)
-        noise = predicted
+        clean, noise = (noised - sigma * predicted) / signal.clamp_min(1e-4), predicted
     else:
         clean = signal * noised - sigma * predicted
         noise = signal * predicted + sigma * noised
     return clean.clamp(-CLEAN_RANGE, CLEAN_RANGE), noise
-
-
-def loss_weights(
-    alpha_bar: Tensor, timesteps: Tensor, prediction: PredictionType, objective: ObjectiveConfig
-) -> Tensor:
-    """What each timestep counts, as a factor of the squared error of what the UNet predicts.
-
-    debiased (arXiv 2310.08442, section 4): the factor by which an error of the UNet's output
-    becomes one of ``x_0``, scaled to a mean of 1 over the schedule: the noisier, the more. Of
-    ``eps`` that is ``1 / sqrt(SNR)``, as in the paper. Of ``v`` it is ``sqrt(1 - alpha_bar)``,
-    since ``x_0 = sqrt(alpha_bar) x_t - sqrt(1 - alpha_bar) v`` (arXiv 2202.00512, section 4).
-
-    Min-SNR (arXiv 2303.09556, section 3.4): ``min(SNR, gamma)`` on the squared error of ``x_0``,
-    which is ``1 / SNR`` of that of ``eps``, and ``1 / (SNR + 1)`` of that of ``v``. An SNR below
-    `LEAST_SNR` counts as that, so that pure noise counts too. A gamma of 0 switches weighting off.
-
-    Returns:
-        (B,) float32, finite and above 0.
-    """
-    if objective.weighting == "debiased":
-        weights = _debiased(alpha_bar.to(torch.float64), prediction)
-        return (weights / weights.mean())[timesteps].to(torch.float32)
-    gamma = objective.min_snr_gamma
-    if gamma == 0:
-        return torch.ones_like(timesteps, dtype=torch.float32)
-    signal = alpha_bar.to(torch.float64)[timesteps]
-    noise = 1.0 - signal
-    if prediction == "epsilon":  # gamma / SNR, without dividing by an SNR of 0
-        weight = torch.where(signal > gamma * noise, gamma * noise / signal, 1.0)
-    else:  # SNR / (SNR + 1) is alpha_bar, and gamma / (SNR + 1) is gamma (1 - alpha_bar)
-        weight = torch.minimum(signal.clamp_min(LEAST_SNR * noise), gamma * noise)
-    return weight.to(torch.float32)
-
-
-def _debiased(signal: Tensor, prediction: PredictionType) -> Tensor:
-    """(T,) weights on the error of eps or v; ``signal`` is alpha_bar."""
-    noise = 1.0 - signal
-    if prediction == "epsilon":
-        return (noise / signal.clamp_min(LEAST_SNR * noise)).sqrt()
-    return noise.sqrt()
-
-
-def huber_widths(alpha_bar: Tensor, timesteps: Tensor, objective: ObjectiveConfig) -> Tensor | None:
-    """Up to where errors count by their square, (B,); None: always.
-
-    The schedules of arXiv 2403.16728, section 4: constant c; exponential ``c^(t / T)``; snr
-    ``(1 - c) / (1 + sigma)^2 + c`` with ``sigma = 1 / sqrt(SNR)``.
-    """
-    if objective.loss == "mse":
-        return None
-    c = objective.huber_c
-    if objective.huber_schedule == "constant":
-        return torch.full_like(alpha_bar[timesteps], c)
-    if objective.huber_schedule == "exponential":
-        return c ** (timesteps.to(alpha_bar) / len(alpha_bar))
-    signal = alpha_bar[timesteps]
-    sigma = ((1.0 - signal) / signal.clamp_min(1e-12)).sqrt()
-    return (1.0 - c) / (1.0 + sigma).pow(2) + c
-
-
-def sample_errors(
-    predicted: Tensor,
-    wanted: Tensor,
-    masks: Tensor | None = None,
-    widths: Tensor | None = None,
-    *,
-    smooth_l1: bool = False,
-) -> Tensor:
-    """Mean error of each sample in float32: (B, C, H, W) twice to (B,).
-
-    Args:
-        masks: (B, 1, H, W), how much each place counts. The mean is taken over what counts, so
-            that a small subject weighs as much as a large one; no mask may be 0 everywhere.
-        widths: c (B,) of the pseudo-Huber loss ``2 c (sqrt(d^2 + c^2) - c)`` of a difference d
-            (arXiv 2403.16728, eq. 5); None: the squared error.
-        smooth_l1: the same without the factor c.
-    """
-    errors = (predicted.float() - wanted.float()).pow(2)
-    if widths is not None:
-        c = widths.view(-1, 1, 1, 1)
-        # sqrt(d^2 + c^2) - c, without the difference of two numbers that are nearly equal
-        root = errors / ((errors + c * c).sqrt() + c)
-        errors = 2.0 * root * (1.0 if smooth_l1 else c)
-    if masks is None:
-        return errors.mean(dim=(1, 2, 3))
-    return (masks * errors).mean(dim=(1, 2, 3)) / masks.mean(dim=(1, 2, 3))
-
-
-def feature_drift(moved: Tensor, unmoved: Tensor) -> Tensor:
-    """How far text features went, relative to their size: (N, L, D) twice to a 0-d mean."""
-    change = (moved.float() - unmoved.float()).pow(2).mean(dim=(1, 2))
-    return (change / unmoved.float().pow(2).mean(dim=(1, 2)).clamp_min(1e-12)).mean()
 
 
 def _signal_and_sigma(alpha_bar: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
@@ -296,10 +179,9 @@ def encode(base: BaseModel, prompts: Sequence[str], device: torch.device | str) 
 
     Gradients flow to whatever requires them; wrap the call in ``torch.no_grad()`` otherwise.
     SD 1 and SD 2: the last hidden state after the final norm; with clip skip that of an earlier
-    layer. SDXL (arXiv 2307.01952, section
-    2.1): the penultimate hidden states of both encoders, concatenated, and the second one's
-    pooled projection. Of a prompt in several chunks (`trainer.models.text`) the features of all
-    chunks follow each other, and the first chunk is pooled.
+    layer. SDXL (arXiv 2307.01952, section 2.1): the penultimate hidden states of both encoders,
+    concatenated, and the second one's pooled projection. Of a prompt in several chunks
+    (`trainer.models.text`) the features of all chunks follow each other, and the first is pooled.
 
     Returns:
         (B, L, D) and (B, P) in the text encoder's number format.
@@ -312,18 +194,14 @@ def encode(base: BaseModel, prompts: Sequence[str], device: torch.device | str) 
     ]
     counts = [max(map(len, of_prompt)) for of_prompt in zip(*chunked, strict=True)]
     is_sdxl = base.family.name == "sdxl"
-    for tokenizer, encoder, of_prompts in zip(
-        base.tokenizers, base.text_encoders, chunked, strict=True
-    ):
-        # (R, 77), R chunks of all prompts
-        ids, mask = padded_ids(
-            tokenizer,
-            [
-                chunk
-                for chunks, count in zip(of_prompts, counts, strict=True)
-                for chunk in [*chunks, *[[]] * (count - len(chunks))]
-            ],
-        )
+    parts = zip(base.tokenizers, base.text_encoders, chunked, strict=True)
+    for tokenizer, encoder, of_prompts in parts:
+        rows = [
+            chunk
+            for chunks, count in zip(of_prompts, counts, strict=True)
+            for chunk in [*chunks, *[[]] * (count - len(chunks))]
+        ]
+        ids, mask = padded_ids(tokenizer, rows)  # (R, 77), R chunks of all prompts
         wants_mask = not is_sdxl and bool(getattr(encoder.config, "use_attention_mask", False))
         output = encoder(
             ids.to(device),

@@ -5,20 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 Code = Literal[
-    "",
-    "user_error",
-    "images_changed",
-    "non_finite",
-    "disk_refused",
-    "disk_full",
-    "out_of_memory",
-    "device_busy",
-    "cancelled",
-    "user_stop",
-    "process_lost",
-    "killed",
-    "defect",
-]
+    "", "user_error", "images_changed", "non_finite", "disk_refused", "disk_full", "out_of_memory",
+    "device_busy", "cancelled", "user_stop", "process_lost", "killed", "defect",
+]  # fmt: skip
 """What went wrong, for programs: status.json, the end event and the worker's answers carry it.
 
 "" is nothing; "user_error" any mistake that no program tells apart; "defect" a fault of this one's.
@@ -45,3 +34,8 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+def out_of_memory(doing: str, hint: str, whose: str = "GPU") -> UserError:
+    """The memory of the GPU, or of the computer, is not enough for something."""
+    return UserError(f"The {whose}'s memory is not enough {doing}.", hint, "out_of_memory")

@@ -23,6 +23,10 @@ Progress = Callable[[int, int, str], None]
 """Is told how slow work goes: what is done, of how much, and what is being done in words."""
 
 
+Notice = Callable[[str], None]
+"""Is told, in a sentence, what the user should know."""
+
+
 def no_progress(done: int, total: int, what: str) -> None:
     """A `Progress` that tells nobody."""
 
@@ -31,17 +35,9 @@ Reason = Literal["finished", "stopped", "failed"]
 """How a run ended."""
 
 Phase = Literal[
-    "preparing",
-    "caching",
-    "training",
-    "paused",
-    "previewing",
-    "measuring",
-    "saving",
-    "finished",
-    "stopped",
-    "failed",
-]
+    "preparing", "caching", "training", "paused", "previewing", "measuring", "saving",
+    "finished", "stopped", "failed",
+]  # fmt: skip
 """What a run does, as ``status.json`` says it; the last three are the reasons of an end."""
 
 CACHING: Phase = "caching"
@@ -223,7 +219,7 @@ class Meters:
         return value / self.effect if self.effect > 0 else None
 
 
-DERIVED_METERS = (*("leak", "class_leak", "neighbour_leak", "collateral", "gap", "likeness_taken"),)
+DERIVED_METERS = ("leak", "class_leak", "neighbour_leak", "collateral", "gap", "likeness_taken")
 """Properties of `Meters` that a line has beside its fields, for scripts."""
 
 
@@ -322,22 +318,7 @@ class Ended(RunEvent):
     message: str = ""
 
 
-LOGGED: dict[str, type[RunEvent]] = {
-    one.kind: one
-    for one in (
-        ImagesRead,
-        Prepared,
-        StepDone,
-        Validated,
-        Evaluated,
-        PreviewSaved,
-        CheckpointSaved,
-        MemoryUsed,
-        Warned,
-        RolledBack,
-        Ended,
-    )
-}
+LOGGED = {one.kind: one for one in RunEvent.__subclasses__() if one is not Working}
 """Kind -> class of all events that are logged."""
 
 

@@ -7,10 +7,11 @@ ends. A link to a file is as good as the file.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from trainer.errors import UserError
 
@@ -47,6 +48,14 @@ def _check(path: Path, mode: int) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, NOT_PLAIN, str(path))
+
+
+def digest_of(stream: IO[bytes]) -> str:
+    """SHA-256 hex of all that a stream has from here on."""
+    digest = hashlib.sha256()
+    while piece := stream.read(8 << 20):
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def check_model_folder(folder: Path) -> None:

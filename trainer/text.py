@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Iterator
 
 
 def duration(seconds: float, *, rough: bool = False) -> str:
@@ -29,6 +31,12 @@ def duration(seconds: float, *, rough: bool = False) -> str:
 def counted(number: int, noun: str) -> str:
     """``1 picture``, ``1,200 pictures``."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def numbered(stem: str) -> Iterator[str]:
+    """``cat``, ``cat-2``, ``cat-3`` …: names to try until one is free."""
+    yield stem
+    yield from (f"{stem}-{number}" for number in itertools.count(2))
 
 
 def how_often(times: float) -> str:

@@ -10,9 +10,9 @@ import torch
 
 from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import make_images, never, session_for
-from trainer.data.fitting import fit
 from trainer.data.images import load_rgb
 from trainer.data.latents import encode_pixels
+from trainer.data.masks import fit
 from trainer.errors import UserError
 from trainer.training.step import training_step
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import trainer.runs.status
-import trainer.training.previews
+import trainer.training.loop
 from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import digest, make_images, small_config, train_small
 from trainer.config.schema import TrainingConfig
@@ -52,7 +52,7 @@ def checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def preview(monkeypatch: pytest.MonkeyPatch) -> None:
-    draw, drawn = trainer.training.previews.save_picture, []
+    draw, drawn = trainer.training.loop.save_picture, []
 
     def save(picture: Any, path: Path, *rest: Any, **options: Any) -> None:
         drawn.append(path)
@@ -61,7 +61,7 @@ def preview(monkeypatch: pytest.MonkeyPatch) -> None:
             full()
         draw(picture, path, *rest, **options)
 
-    monkeypatch.setattr(trainer.training.previews, "save_picture", save)
+    monkeypatch.setattr(trainer.training.loop, "save_picture", save)
 
 
 def log(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +77,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def status(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.training.recorder.STATUS_INTERVAL", 0.0)
+    monkeypatch.setattr("trainer.training.runner.STATUS_INTERVAL", 0.0)
     write_json, written = trainer.runs.status.write_json, []
 
     def write(path: Path, value: Any) -> None:

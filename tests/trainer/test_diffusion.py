@@ -9,18 +9,10 @@ import torch
 from diffusers import DDPMScheduler
 
 from trainer.config.schema import ObjectiveConfig
-from trainer.diffusion import (
-    LEAST_SNR,
-    add_noise,
-    clean_and_noise,
-    draw_noise,
-    draw_timesteps,
-    huber_widths,
-    loss_weights,
-    sample_errors,
-    target,
-)
+from trainer.diffusion import add_noise, clean_and_noise, draw_noise, target
+from trainer.losses import LEAST_SNR, huber_widths, loss_weights, sample_errors
 from trainer.models.families import PredictionType
+from trainer.training.batches import draw_timesteps
 
 SCHEDULES = {
     "scaled_linear": DDPMScheduler(

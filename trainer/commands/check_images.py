@@ -1,19 +1,151 @@
 """``check-images``: what training would make of a folder, or of the folders of several concepts."""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
+import numpy as np
 import typer
 
 from trainer.commands.command import Base, command, option
-from trainer.commands.show_picture import ShownPicture, show_picture
 from trainer.commands.train import Concepts
-from trainer.config.concepts import parse_concept
+from trainer.config.concepts import captions_of, parse_concept
 from trainer.config.fields import field_help
 from trainer.config.file import with_values
-from trainer.config.schema import TrainingConfig
+from trainer.config.schema import CaptionsConfig, ConceptConfig, ImagesConfig, TrainingConfig
+from trainer.data.captions import (
+    CHUNK_TOKENS,
+    caption_variants,
+    compose_caption,
+    plain_captions,
+    protect_trigger,
+)
+from trainer.data.decoder import load_rgb
 from trainer.data.gather import SetsReport, read_sets
+from trainer.data.masks import fit, read_mask
+from trainer.data.sets import Picture
 from trainer.errors import UserError
+from trainer.runs.atomic import writing
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+
+@dataclass(frozen=True)
+class ShownCaption:
+    """One of the texts that a picture trains with, and its tokens by chunks."""
+
+    text: str
+    chunks: list[list[str]]
+
+
+@dataclass(frozen=True)
+class ShownPicture:
+    """One picture as it trains.
+
+    Attributes:
+        name: of the picture.
+        captions: each that may come up, trigger word inserted, without dropout and shuffling.
+        crop: resized to, cut at and size, in pixels, and the colour below transparent parts.
+        file: the picture as it is cut, and its mask beside it where there is one.
+    """
+
+    name: str
+    captions: list[ShownCaption]
+    crop: str
+    file: str
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+    def lines(self) -> Iterator[str]:
+        yield self.name
+        for caption in self.captions:
+            yield f"  caption: {caption.text}"
+            for number, tokens in enumerate(caption.chunks, start=1):
+                yield f"    chunk {number}, {len(tokens)} tokens: {' '.join(tokens)}"
+        yield f"  picture: {self.crop}"
+        yield f"  written to {self.file}"
+
+
+def show_picture(
+    config: TrainingConfig,
+    report: SetsReport,
+    name: str,
+    out: Path | None,
+    tokenizers: Sequence["CLIPTokenizer"],
+) -> ShownPicture:
+    """Shows a picture of a report as it trains.
+
+    Args:
+        name: as the report has it, or its last part; of several that fit, the first.
+        out: a PNG file to write; None: NAME-as-trained.png in the working folder.
+
+    Raises:
+        UserError: there is no such picture, or the file is there already or can't be written.
+    """
+    pairs = zip(report.concepts, report.reports, strict=True)
+    found = [(concept, one) for concept, part in pairs for one in part.fitted if _fits(one, name)]
+    if not found:
+        message = f"No picture that trains is called {name}."
+        raise UserError(message, "check-images without --show lists what is left out, and why.")
+    concept, picture = found[0]
+    target = out or Path(f"{Path(picture.entry.name).stem}-as-trained.png")
+    if target.exists():
+        raise UserError(f"{target} exists already.", "Give --out another name.")
+    below = _write(picture, config.images, target)
+    crop = picture.crop
+    return ShownPicture(
+        name=picture.entry.name,
+        captions=_captions(picture, config, concept, tokenizers),
+        crop=(
+            f"{picture.entry.header.width} × {picture.entry.header.height}, resized to "
+            f"{crop.resize_width} × {crop.resize_height}, cut at ({crop.left}, {crop.top}) to "
+            f"{crop.width} × {crop.height}, on {below}"
+        ),
+        file=str(target),
+    )
+
+
+def _fits(picture: Picture, name: str) -> bool:
+    shown = picture.entry.name
+    return shown == name or shown.endswith(f"/{name}")
+
+
+def _write(picture: Picture, images: ImagesConfig, target: Path) -> str:
+    """Writes the crop, and the mask to its right; gives the colour below transparent parts."""
+    from PIL import Image
+
+    below = picture.entry.background(images.background)
+    parts = [fit(load_rgb(picture.entry.read(), below), picture.crop, False)]
+    mask = read_mask(picture.entry, images, picture.crop)
+    if mask is not None:
+        parts.append(np.repeat(mask[..., None], 3, axis=2))
+    with writing(str(target)):
+        Image.fromarray(np.concatenate(parts, axis=1)).save(target, "PNG")
+    return below
+
+
+def _captions(
+    picture: Picture,
+    config: TrainingConfig,
+    concept: ConceptConfig,
+    tokenizers: Sequence["CLIPTokenizer"],
+) -> list[ShownCaption]:
+    from trainer.models.text import count_tokens, token_chunks
+
+    words: CaptionsConfig = plain_captions(captions_of(config, concept))
+    shown: list[ShownCaption] = []
+    for variant in caption_variants(picture.entry.caption, words.wildcards) or [None]:
+        text = compose_caption(variant, words, seed=0, step=0, image_id=picture.entry.id)
+        text = protect_trigger(
+            text, words.trigger, lambda part: count_tokens(tokenizers, part) <= CHUNK_TOKENS
+        )
+        chunks = token_chunks(tokenizers[0], text, words.max_tokens)
+        pieces = [list(map(str, tokenizers[0].convert_ids_to_tokens(ids))) for ids in chunks]
+        shown.append(ShownCaption(text, pieces))
+    return shown
 
 
 @command("check-images", "say what is wrong or doubtful in an image set, before training")

@@ -18,10 +18,10 @@ import typer
 
 from trainer import __version__
 from trainer.config.fields import ConfigField, field_help
-from trainer.errors import UserError
-from trainer.runs.disk import REFUSALS, disk_error
+from trainer.errors import UserError, out_of_memory
+from trainer.runs.atomic import REFUSALS, disk_error
 from trainer.text import printable
-from trainer.training.launched import note_refusal
+from trainer.training.processes import note_refusal
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -146,11 +146,8 @@ def as_user_error(error: Exception) -> UserError | None:
     torch = sys.modules.get("torch")  # many commands need none
     of_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
     if of_gpu or isinstance(error, MemoryError):
-        return UserError(
-            f"The {'GPU' if of_gpu else 'computer'}'s memory is not enough for this command.",
-            "Close other programs that use it, or ask for smaller pictures.",
-            "out_of_memory",
-        )
+        hint = "Close other programs that use it, or ask for smaller pictures."
+        return out_of_memory("for this command", hint, "GPU" if of_gpu else "computer")
     return None
 
 

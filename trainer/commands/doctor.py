@@ -98,11 +98,9 @@ class Diagnosis:
         return 0 if all(check.passed for check in self.checks) else 1
 
     def as_dict(self) -> dict[str, object]:
-        """For ``--json``."""
         return {**asdict(self), "passed": self.exit_status == 0}
 
     def lines(self) -> Iterator[str]:
-        """For people."""
         machine = self.machine
         memory = f"{machine.free_memory_gib} of {machine.memory_gib} GiB free"
         yield f"system     {machine.system}, Python {machine.python}, torch {machine.torch}"
@@ -148,7 +146,6 @@ def diagnose() -> Diagnosis:
 
 
 def look() -> Machine:
-    """What the machine has."""
     import torch
 
     memory = psutil.virtual_memory()

@@ -36,12 +36,11 @@ def evaluate(
     """
     import torch
 
-    from trainer.config.resolve import resolve
     from trainer.data.cache import TensorCache
     from trainer.evaluation.assessment import assess, write_assessment
     from trainer.evaluation.target import find_target
     from trainer.memory.devices import choose_device
-    from trainer.memory.modes import load_training_base, with_bounded_rows
+    from trainer.memory.modes import load_training_base
     from trainer.runs.report import write_report
 
     given = {"base": base, "trigger": trigger, "class_word": class_word}
@@ -53,12 +52,9 @@ def evaluate(
         config.training.precision if on_gpu else "auto",
         offload=on_gpu and config.memory.offload,
     )
-    model = load_training_base(config, device)
+    model, config, device = load_training_base(config, device)
     device.put(model.unet, *model.text_encoders)
     cache = TensorCache(cache_folder(), lambda _: None)
-    config = resolve(config, model)
-    model.tiling = config.memory.vae_tiling == "on"
-    device = with_bounded_rows(device, config)
     target = replace(target, config=config)
     own = target.run is not None and not any((*given.values(), images))
     board = target.run.bleed_board if target.run and own else None

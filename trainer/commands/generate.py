@@ -7,7 +7,6 @@ from typing import Annotated
 from trainer.commands.command import Base, command, option, say
 from trainer.config.fields import field_help
 from trainer.data.names import display_name
-from trainer.errors import UserError
 from trainer.places import shown
 
 
@@ -40,24 +39,11 @@ def generate(
         UserError: an adapter can't be read or belongs to another base; a number is out of range.
     """
     from trainer.generation.stack import AdapterUse
-    from trainer.generation.studio import LIMIT, GenerateRequest, Studio
+    from trainer.generation.studio import GenerateRequest, Studio
     from trainer.lora.layouts import bundled_embeddings
     from trainer.lora.names import shorten
     from trainer.models.safetensors_header import read_header
 
-    ranges = {
-        "--count": (count, 1, LIMIT),
-        "--seed": (seed, 0, 2**31 - 1),
-        "--inference-steps": (inference_steps, 1, LIMIT),
-        "--guidance": (guidance, 0, 100),
-    }
-    wrong = [
-        f"{name} {value} is not between {low} and {high}"
-        for name, (value, low, high) in ranges.items()
-        if not low <= value <= high
-    ]
-    if wrong:
-        raise UserError("; ".join(wrong) + ".")
     request = {
         "prompt": prompt,
         "negative": negative,

@@ -4,6 +4,8 @@ import json
 import os
 import shlex
 import shutil
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,15 +20,116 @@ from trainer.config.file import apply_overrides, read_config, with_values, write
 from trainer.config.presets import apply_preset
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
-from trainer.events import StepDone
+from trainer.events import (
+    CheckpointSaved,
+    Ended,
+    Evaluated,
+    ImagesRead,
+    Prepared,
+    PreviewSaved,
+    RolledBack,
+    RunEvent,
+    StepDone,
+    Warned,
+    Working,
+)
 from trainer.places import RUNS, shown
+from trainer.runs.atomic import remove
 from trainer.runs.layout import RunFolder, create_run, open_run
 from trainer.runs.log import read_events
-from trainer.runs.longer import lengthen
-from trainer.runs.status import ENDED, is_alive, own_status, read_status, write_status
+from trainer.runs.meters import METERS
+from trainer.runs.status import (
+    ENDED,
+    is_alive,
+    lengthen,
+    own_status,
+    read_status,
+    running_mean,
+    write_status,
+)
+from trainer.text import duration
+from trainer.training.processes import end_with_launcher, launch
 
 if TYPE_CHECKING:
     from trainer.training.runner import Result
+
+
+LOG_INTERVAL = 5.0
+LOSS_WEIGHT = 0.05
+
+
+class ProgressPrinter:
+    """Prints a run's events: one living line on a terminal, a line every few seconds in a log."""
+
+    def __init__(self) -> None:
+        self.living = sys.stdout.isatty()
+        self.total = 0
+        self.loss: float | None = None
+        self.pace: float | None = None
+        self.last_printed = 0.0
+        self.unfinished = False
+
+    def __call__(self, event: RunEvent) -> None:
+        if isinstance(event, Prepared):
+            self.total = event.total_steps
+            self._say(event.summary)
+            self._say(event.arithmetic)
+            if event.step:
+                self._say(f"Going on after step {event.step}.")
+        elif isinstance(event, ImagesRead):
+            self._say(f"Images: {event.summary}")
+        elif isinstance(event, Working) and event.total:
+            self._show(f"{event.what} {event.done}/{event.total}", event.done == event.total)
+        elif isinstance(event, StepDone):
+            self._step(event)
+        elif isinstance(event, (Warned, RolledBack)):
+            self._say(f"Note: {event.message}")
+        elif isinstance(event, PreviewSaved):
+            self._say(f"Previews of step {event.step} are in {event.folder}")
+        elif isinstance(event, Evaluated):
+            self._say(measured(event))
+        elif isinstance(event, CheckpointSaved):
+            self._say(f"Saved a checkpoint at step {event.step}")
+        elif isinstance(event, Ended):
+            self.close()
+
+    def close(self) -> None:
+        """End the living line."""
+        if self.unfinished:
+            say("")
+            self.unfinished = False
+
+    def _step(self, event: StepDone) -> None:
+        self.loss = running_mean(self.loss, event.loss, LOSS_WEIGHT)
+        self.pace = running_mean(self.pace, event.seconds)
+        left = (self.total - event.step) * self.pace
+        self._show(
+            f"step {event.step}/{self.total}  loss {self.loss:.4f}  "
+            f"rate {event.learning_rate:.2e}  {self.pace:.2f} s/step  {duration(left)} left",
+            event.step == self.total,
+        )
+
+    def _show(self, line: str, last: bool) -> None:
+        """A line that the next one of its kind replaces; in a log, one every few seconds."""
+        now = time.monotonic()
+        if self.living:
+            say(line, end="", before="\r\x1b[K")
+            self.unfinished = True
+        elif last or now - self.last_printed >= LOG_INTERVAL:
+            self.last_printed = now
+            say(line)
+
+    def _say(self, line: str) -> None:
+        self.close()
+        say(line)
+
+
+def measured(event: Evaluated) -> str:
+    """The meters in one line."""
+    values = {meter.title: getattr(event.meters, meter.name) for meter in METERS}
+    shown = [f"{title} {value:.3f}" for title, value in values.items() if value is not None]
+    return f"Measured at step {event.step}: {', '.join(shown)}"
+
 
 STOPPED = 130
 _ESSENTIALS = (
@@ -117,7 +220,7 @@ def train(
     write_config(folder.config, whole)
     try:
         if processes > 1:
-            return _launch(processes, folder, [])
+            return launch(processes, ["worker", str(folder.path)])
         return _run(whole, folder, resume=False)
     finally:
         # Refused or stopped before anything was trained: leave nothing behind.
@@ -128,10 +231,7 @@ def train(
 def _take_away(folder: Path, *, itself: bool) -> None:
     """Removes what a run has written; its folder too, unless it was there before."""
     for path in folder.iterdir() if folder.is_dir() else ():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        remove(path)
     if itself:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -160,7 +260,7 @@ def resume(
         say(f"Nothing was saved of {shown(folder.path)}: it starts again, with its settings.")
     if processes > 1:
         flags = ["--resume"] * going_on + ["--accept-changes"] * accept_changes
-        return _launch(processes, folder, flags)
+        return launch(processes, ["worker", str(folder.path), *flags])
     return worker(folder.path, resume=going_on, accept_changes=accept_changes)
 
 
@@ -211,12 +311,6 @@ def _shared_run(path: Path | None) -> RunFolder:
     return RunFolder(path)
 
 
-def _launch(processes: int, folder: RunFolder, flags: list[str]) -> int:
-    from trainer.training.processes import launch
-
-    return launch(processes, ["worker", str(folder.path), *flags])
-
-
 def _new_run(path: Path | None, config: TrainingConfig) -> RunFolder:
     if path is None:
         return create_run(RUNS, run_name(config))
@@ -233,8 +327,7 @@ def _run(
 ) -> int:
     if not _is_follower():
         say("Loading …")
-    from trainer.commands.progress import ProgressPrinter
-    from trainer.training.launched import end_with_launcher
+    from trainer.commands.train import ProgressPrinter
     from trainer.training.runner import run_training
 
     end_with_launcher()

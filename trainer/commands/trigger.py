@@ -11,6 +11,7 @@ import typer
 
 from trainer.commands.command import Base, command, option
 from trainer.config.fields import field_help
+from trainer.config.mistakes import on_one_line
 from trainer.data.sets import read_captions
 from trainer.errors import UserError
 from trainer.places import shown
@@ -40,14 +41,12 @@ class TriggerAnswer:
     pictures: list[Path]
 
     def as_dict(self) -> dict[str, object]:
-        """For ``--json``."""
         return {
             "words": [one.as_dict() for one in self.words],
             "suggestions": [one.as_dict() for one in self.suggestions],
         }
 
     def lines(self) -> Iterator[str]:
-        """For people."""
         for one in self.words:
             yield from _block(one)
         if self.suggestions:
@@ -129,8 +128,10 @@ def suggest_words(
 
 
 def _block(one: "Judgement") -> list[str]:
-    head = f"{_printable(one.word)!r}" if one.word != one.word.strip() or not one.word else one.word
-    text = [f"{_printable(head)}: {one.verdict}"]
+    head = (
+        f"{on_one_line(one.word)!r}" if one.word != one.word.strip() or not one.word else one.word
+    )
+    text = [f"{on_one_line(head)}: {one.verdict}"]
     for label, value in (("pieces", _pieces(one)), ("reads like", ", ".join(one.reads_like))):
         if value:
             text += textwrap.wrap(
@@ -138,7 +139,7 @@ def _block(one: "Judgement") -> list[str]:
             )
     for reason in one.reasons:
         text += textwrap.wrap(
-            _printable(reason), 96, initial_indent="  - ", subsequent_indent="    "
+            on_one_line(reason), 96, initial_indent="  - ", subsequent_indent="    "
         )
     return [*text, ""]
 
@@ -146,10 +147,6 @@ def _block(one: "Judgement") -> list[str]:
 def _pieces(one: "Judgement") -> str:
     more = " …" if len(one.pieces) > 12 else ""
     return " ".join(f"{p.text.removesuffix('</w>')} {p.id}" for p in one.pieces[:12]) + more
-
-
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in text)
 
 
 def draw_words(words: Sequence[str], base_name: str, folder: Path) -> list[Path]:

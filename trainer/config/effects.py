@@ -56,7 +56,6 @@ def _without_effect(config: TrainingConfig) -> Iterator[Idle]:
 
 
 def _unmet(config: TrainingConfig, field: ConfigField) -> Iterator[str]:
-    """What a field needs and has not, in words."""
     for name, wanted in field.needs.items():
         if wanted is True:
             values = {one: get_value(config, one) for one in name.split(" or ")}

@@ -18,26 +18,12 @@ from tomlkit.exceptions import ParseError, TOMLKitError
 
 from trainer.config.earlier import as_it_began
 from trainer.config.fields import ConfigField, all_fields, concept_fields, sections
-from trainer.config.mistakes import ConfigError, Mistake, explain, shown_value, unknown_key
+from trainer.config.mistakes import HINT, ConfigError, Mistake, explain, shown_value, unknown_key
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
 from trainer.plain_files import open_file
 from trainer.runs.atomic import write_text
 from trainer.untyped import is_list, is_mapping
-
-__all__ = [
-    "MAX_FILE_BYTES",
-    "ConfigError",
-    "Mistake",
-    "apply_overrides",
-    "format_config",
-    "parse_config",
-    "read_config",
-    "read_text",
-    "validate",
-    "with_values",
-    "write_config",
-]
 
 MAX_FILE_BYTES = 200_000
 """Twenty times the length of a file with every field explained; the parser is slow beyond it."""
@@ -146,27 +132,21 @@ def _contradictions(
     if any(item["type"] == "value_error" for item in error.errors()):
         return []
     locations = [[str(part) for part in item["loc"]] for item in error.errors()]
+    # Section and key; the key is empty for what is no section.
     wrong = {(parts[0], parts[1] if len(parts) > 1 else "") for parts in locations}
     wrong |= {(section, "") for section, _ in wrong if section not in sections()}
-    try:
-        TrainingConfig.model_validate(_without(tree, wrong))
-    except ValidationError as second:
-        return explain(second, lines)
-    return []
-
-
-Place = tuple[str, str]
-"""Section and key; the key is empty for what is no section."""
-
-
-def _without(tree: Mapping[str, Any], places: set[Place]) -> dict[str, Any]:
-    return {
-        section: {key: value for key, value in fields.items() if (section, key) not in places}
+    rest = {
+        section: {key: value for key, value in fields.items() if (section, key) not in wrong}
         if is_mapping(fields)
         else fields
         for section, fields in tree.items()
-        if (section, "") not in places
+        if (section, "") not in wrong
     }
+    try:
+        TrainingConfig.model_validate(rest)
+    except ValidationError as second:
+        return explain(second, lines)
+    return []
 
 
 # ------------------------------------------------------------------------------ writing
@@ -239,16 +219,15 @@ def read_text(path: Path) -> str:
     Raises:
         UserError: it is missing, unreadable, too large or not UTF-8.
     """
-    hint = "Every field is explained in docs/configuration.md."
     try:
         with open_file(path) as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: NUL in the path
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot read {path}: {reason}", hint) from error
+        raise UserError(f"cannot read {path}: {reason}", HINT) from error
     if len(data) > MAX_FILE_BYTES:
         limit = f"{MAX_FILE_BYTES // 1000} KB"
-        raise UserError(f"{path} is over {limit}, too large for a configuration", hint)
+        raise UserError(f"{path} is over {limit}, too large for a configuration", HINT)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

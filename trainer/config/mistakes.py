@@ -13,7 +13,7 @@ from trainer.config.fields import all_fields, concept_fields, nearest
 from trainer.config.schema import Contradiction
 from trainer.errors import UserError
 
-_HINT = "Every field is explained in docs/configuration.md."
+HINT = "Every field is explained in docs/configuration.md."
 _NO_TEXT = "this is not valid text: it has bytes that are no UTF-8"
 MAX_SHOWN = 100
 """Mistakes; more of them mean that the file is something else."""
@@ -43,7 +43,7 @@ class Mistake:
 class ConfigError(UserError):
     """All mistakes of one configuration; `mistakes` is for showing each beside its field."""
 
-    def __init__(self, source: str, mistakes: Sequence[Mistake], hint: str = _HINT) -> None:
+    def __init__(self, source: str, mistakes: Sequence[Mistake], hint: str = HINT) -> None:
         self.mistakes = tuple(mistakes)
         start = source or "the configuration"
         lines = [str(mistake) for mistake in self.mistakes[:MAX_SHOWN]]

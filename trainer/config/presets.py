@@ -148,6 +148,5 @@ def apply_preset(config: TrainingConfig, name: str) -> TrainingConfig:
         UserError: there is no such preset, or it does not go with the rest of the configuration.
     """
     if name not in PRESETS:
-        known = ", ".join(PRESETS)
-        raise UserError(f'there is no preset "{name}"', f"The presets are: {known}.")
+        raise UserError(f'there is no preset "{name}"', f"The presets are: {', '.join(PRESETS)}.")
     return with_values(config, PRESETS[name].values, f"preset {name}")

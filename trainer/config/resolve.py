@@ -22,7 +22,6 @@ class Rates:
     text_encoder: float
 
     def times(self, factor: float) -> Rates:
-        """Both multiplied."""
         return Rates(factor * self.unet, factor * self.text_encoder)
 
 

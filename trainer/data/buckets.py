@@ -26,7 +26,7 @@ class CropPlan:
     """Resize to (resize_width, resize_height), then cut out width × height at (left, top).
 
     All in pixels; width and height are multiples of the step. What follows is of versions of a
-    picture (`trainer.data.variants`).
+    picture (`trainer.data.order`).
 
     Attributes:
         rotation: in degrees, before resizing, anticlockwise; corners without picture are cut off.

@@ -18,10 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from trainer.runs.atomic import temporary_name
-from trainer.runs.disk import DiskError, writing
-
-Notice = Callable[[str], None]
+from trainer.events import Notice
+from trainer.runs.atomic import DiskError, replacing, writing
 
 DIGEST_SIZE = 32
 
@@ -65,16 +63,10 @@ class TensorCache:
         """
         body = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         path = self._path(key)
-        temporary = temporary_name(path)
         with writing(f"the cache in {self.folder}"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            try:
+            with replacing(path, sync=False) as temporary:
                 temporary.write_bytes(hashlib.sha256(body).digest() + body)
-                temporary.replace(path)
-            except BaseException:
-                with suppress(OSError):
-                    temporary.unlink()
-                raise
 
     def get_or_make(self, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """The tensors of ``key``; made and cached where there are none.

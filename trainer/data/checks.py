@@ -125,7 +125,6 @@ class FittedSet:
 
     @cached_property
     def sticking_words(self) -> dict[str, int]:
-        """See `sticking_words`."""
         texts = [text for entry in self.captioned for text in self.variants(entry)]
         return sticking_words(texts, (self.captions.trigger, self.captions.class_word))
 

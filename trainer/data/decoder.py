@@ -8,7 +8,9 @@ decode, serve one picture at a time, and end when there is nothing more.
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -18,17 +20,19 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 from PIL import Image
 
 from trainer.data import images
 from trainer.data.colours import WHITE
-from trainer.data.images import ImageFacts, ImageHeader, ImageProblem, ImageSource
+from trainer.data.images import ImageFacts, ImageProblem, ImageSource
 from trainer.places import PROJECT
+from trainer.runs.atomic import write_text
+from trainer.untyped import as_table
 
 try:
     import resource
@@ -42,7 +46,6 @@ PIXELS_PER_SECOND = 4_000_000
 PATIENCE_SECONDS = 300.0
 """On the clock, where a disk does not answer or processor time is not counted."""
 IDLE_SECONDS = 30.0
-THUMBNAIL = (8, 9, 3)
 
 _TOO_LONG = "It takes too long to decode, as no sound picture does."
 _CRASHED = "It is damaged: its decoder crashed."
@@ -50,11 +53,7 @@ _CRASHED = "It is damaged: its decoder crashed."
 
 def inspect_image(source: ImageSource) -> ImageFacts:
     """As `trainer.data.images.inspect_image`, in a helper."""
-    told, pixels = _ask("inspect", source)
-    thumbnail = np.frombuffer(pixels, np.uint8).reshape(THUMBNAIL)
-    ink = None if told["ink"] is None else tuple(told["ink"])
-    header = ImageHeader(**told["header"])
-    return ImageFacts(header, told["digest"], told["transparent"], thumbnail, ink)
+    return ImageFacts.of(*_ask("inspect", source))
 
 
 def load_rgb(source: ImageSource, background: str = WHITE) -> Image.Image:
@@ -140,7 +139,6 @@ class _Helper:
         return ImageProblem(_TOO_LONG if too_long else _CRASHED, hint)
 
     def end(self) -> None:
-        """Ends the process, whatever it does."""
         for pipe in (self.process.stdin, self.process.stdout):
             with contextlib.suppress(OSError):
                 if pipe is not None:
@@ -263,10 +261,76 @@ def _answer(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes
     if request["verb"] == "rgb":
         picture = images.load_rgb(source, request["background"])
         return {"size": picture.size}, picture.tobytes()
-    facts = images.inspect_image(source)
-    header = asdict(facts.header)
-    told = {"header": header, "digest": facts.digest, "transparent": facts.transparent}
-    return {**told, "ink": facts.ink}, facts.thumbnail.tobytes()
+    told = asdict(images.inspect_image(source))
+    return told, told.pop("thumbnail").tobytes()
+
+
+# -- what was found when they were last decoded
+
+
+SETTLED_NS = 2_000_000_000
+"""A file that was changed this short ago may change again without showing it in its times."""
+
+
+class ScanCache:
+    """What was found of the pictures of one image set, in a file: decoding takes minutes.
+
+    A picture that has the same place, size and times as then is taken to be the same; where it is
+    read again for its latents, its bytes are compared with the digest as always.
+
+    Args:
+        folder: where such files lie.
+        root: the set's folder.
+    """
+
+    def __init__(self, folder: Path, root: Path) -> None:
+        name = hashlib.sha256(str(root.expanduser().resolve()).encode(errors="replace")).hexdigest()
+        self.path = folder / f"{name[:32]}.json"
+        self._known = self._read()
+        self._present: dict[str, Any] = {}
+
+    def inspect(self, path: Path) -> ImageFacts:
+        """As `inspect_image`, which is called for what is new or changed; in any thread."""
+        try:
+            status = path.stat()
+        except (OSError, ValueError):
+            return inspect_image(path)
+        changed = max(status.st_mtime_ns, status.st_ctime_ns)
+        identity = [status.st_dev, status.st_ino, status.st_size, changed]
+        row = self._known.get(str(path))
+        found = _facts(row, identity)
+        if found is None:
+            found = inspect_image(path)
+            thumbnail = base64.b64encode(found.thumbnail.tobytes()).decode()
+            row = {"identity": identity, **asdict(found), "thumbnail": thumbnail}
+        if time.time_ns() - changed > SETTLED_NS:
+            self._present[str(path)] = row
+        return found
+
+    def save(self) -> None:
+        """Keeps what was inspected since the file was read; a full disk only costs time."""
+        if self._present == self._known:
+            return
+        with suppress(OSError, ValueError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(self.path, json.dumps(self._present))
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            rows = json.loads(self.path.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return as_table(rows)
+
+
+def _facts(row: Any, identity: list[int]) -> ImageFacts | None:
+    """What a row was made from; None where it is of another file, or has been tampered with."""
+    try:
+        if row["identity"] != identity:
+            return None
+        return ImageFacts.of(row, base64.b64decode(row["thumbnail"]))
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 if __name__ == "__main__":

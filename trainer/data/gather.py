@@ -9,11 +9,11 @@ from pathlib import Path
 
 from trainer.config.concepts import captions_of, concepts_of
 from trainer.config.schema import ConceptConfig, TrainingConfig
+from trainer.data.decoder import ScanCache
 from trainer.data.findings import Finding, merge_findings
 from trainer.data.names import display_name, list_names
 from trainer.data.order import balanced_repeats, validation_ids
 from trainer.data.report import SetReport, check_resolutions, describe_set
-from trainer.data.scan_cache import ScanCache
 from trainer.data.sets import ImageSet, Picture, scan_image_set
 from trainer.events import Progress
 from trainer.places import cache_folder
@@ -35,7 +35,6 @@ class SetsReport:
 
     @property
     def summary(self) -> str:
-        """All sets in one line."""
         if len(self.reports) == 1:
             return self.reports[0].summary
         pairs = zip(self.concepts, self.reports, strict=True)
@@ -65,7 +64,6 @@ class SetsReport:
         return f"{concept.path.name}/" if len(self.concepts) > 1 else ""
 
     def as_dict(self) -> dict[str, object]:
-        """One report as it is; several as a list."""
         if len(self.reports) == 1:
             report = self.reports[0]
             return replace(report, findings=[*report.findings, *self.shared]).as_dict()
@@ -73,7 +71,6 @@ class SetsReport:
         return {"concepts": [one.as_dict() for one in self.reports], "findings": findings}
 
     def lines(self) -> Iterator[str]:
-        """For people."""
         for report in self.reports:
             yield from report.lines()
         yield from (f"{finding.severity}: {finding}" for finding in self.shared)
@@ -164,7 +161,10 @@ def split_pictures(
     for number, (concept, found) in enumerate(zip(report.concepts, report.reports, strict=True)):
         found.check_usable()
         prefix = report.prefix(concept)
-        pictures = [_of_concept(picture, number, prefix) for picture in found.fitted]
+        pictures = [
+            replace(one, entry=replace(one.entry, name=prefix + one.entry.name), concept=number)
+            for one in found.fitted
+        ]
         trained, kept_out = split_validation(pictures, config)
         groups.append(trained)
         validation += kept_out
@@ -196,11 +196,6 @@ def split_validation(
         [picture for picture in pictures if picture.entry.id not in kept_out],
         [picture for picture in pictures if picture.entry.id in kept_out],
     )
-
-
-def _of_concept(picture: Picture, number: int, prefix: str) -> Picture:
-    entry = replace(picture.entry, name=prefix + picture.entry.name)
-    return replace(picture, entry=entry, concept=number)
 
 
 def _unused_masks(masks: str, reports: Sequence[SetReport]) -> Iterator[Finding]:

@@ -9,15 +9,14 @@ from the header and refused above `MAX_PIXELS`, and whatever a decoder raises be
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import os
 import threading
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pillow_heif
@@ -26,7 +25,7 @@ from PIL import Image, UnidentifiedImageError
 from trainer.data.colours import WHITE, split_alpha, to_srgb, visible_range, without_border
 from trainer.data.findings import ImageProblem
 from trainer.data.sniffing import unread_reason
-from trainer.plain_files import NOT_PLAIN, open_file
+from trainer.plain_files import NOT_PLAIN, digest_of, open_file
 
 MAX_PIXELS = 64_000_000
 MAX_FILE_BYTES = 512_000_000
@@ -37,6 +36,8 @@ PICTURE_SUFFIXES = (
     *(".gif", ".avif", ".tif", ".tiff", ".heic", ".heif", ".hif"),
 )
 
+THUMBNAIL = (8, 9, 3)
+"""Height, width and channels of what near duplicates are told by."""
 LARGE_PIXELS = 16_000_000
 """Decoding more than this at once is done by one thread at a time, so that memory stays flat."""
 large_picture = threading.Lock()
@@ -129,17 +130,13 @@ class ImageFacts:
     thumbnail: np.ndarray
     ink: tuple[int, ...] | None = None
 
-
-def read_header(source: ImageSource) -> ImageHeader:
-    """Size and kind of a picture, from a path or from the file's bytes.
-
-    Pixels are decoded only of a PNG without EXIF ahead of them, since it may stand behind them.
-
-    Raises:
-        ImageProblem: it is no picture, in no format that is read, or above `MAX_PIXELS`.
-    """
-    with _opened(source) as (image, _):
-        return _header(image)
+    @classmethod
+    def of(cls, facts: Mapping[str, Any], pixels: bytes) -> ImageFacts:
+        """From what `dataclasses.asdict` made of them, through JSON, and the thumbnail's bytes."""
+        thumbnail = np.frombuffer(pixels, np.uint8).reshape(THUMBNAIL)
+        ink = None if facts["ink"] is None else tuple(facts["ink"])
+        header = ImageHeader(**facts["header"])
+        return cls(header, facts["digest"], facts["transparent"], thumbnail, ink)
 
 
 def load_rgb(source: ImageSource, background: str = WHITE) -> Image.Image:
@@ -149,7 +146,8 @@ def load_rgb(source: ImageSource, background: str = WHITE) -> Image.Image:
     kinds of pixels are converted is said at `trainer.data.colours.to_srgb`.
 
     Raises:
-        ImageProblem: as `read_header`, or the pixels are damaged or cut off.
+        ImageProblem: it is no picture, in no format that is read, above `MAX_PIXELS`, or its pixels
+            are damaged or cut off.
     """
     with _opened(source) as (image, _):
         image.load()
@@ -195,7 +193,8 @@ def inspect_image(source: ImageSource) -> ImageFacts:
             thumbnail = without_border(upright).resize((9, 8), Image.Resampling.BOX)
         pixels = np.array(thumbnail, dtype=np.uint8)
         ink = visible_range(small)
-        return ImageFacts(header, _digest(stream), ink is not None, pixels, ink)
+        stream.seek(0)
+        return ImageFacts(header, digest_of(stream), ink is not None, pixels, ink)
 
 
 def read_texts(path: Path) -> dict[str, str]:
@@ -358,11 +357,3 @@ def _reduced(image: Image.Image) -> Image.Image:
     averaged = ("L", "LA", "RGB", "RGBA", "CMYK")
     keyed = "transparency" in image.info  # an averaged colour is no longer the transparent one
     return image.reduce(factor) if factor > 1 and image.mode in averaged and not keyed else image
-
-
-def _digest(stream: IO[bytes]) -> str:
-    digest = hashlib.sha256()
-    stream.seek(0)
-    while piece := stream.read(1 << 20):
-        digest.update(piece)
-    return digest.hexdigest()

@@ -15,14 +15,12 @@ from trainer.config.schema import ImagesConfig
 from trainer.data.buckets import CropPlan, crop_facts
 from trainer.data.cache import TensorCache, content_key
 from trainer.data.findings import ImageProblem
-from trainer.data.fitting import fit
 from trainer.data.images import load_rgb
-from trainer.data.masks import latent_mask
+from trainer.data.masks import fit, latent_mask
 from trainer.data.sets import Picture
 from trainer.errors import UserError
 from trainer.events import CACHING, Progress
-from trainer.memory.tiling import TILE, in_tiles, is_cut
-from trainer.models.load import BaseModel
+from trainer.models.base import TILE, BaseModel
 
 _DECODERS = 2
 """Threads that decode pictures for the VAE: memory for as many of the largest ones."""
@@ -144,14 +142,13 @@ class LatentSource:
         return None if tensors is None else tensors["latents"]
 
     def _key(self, picture: Picture, flip: bool) -> str:
-        cut = is_cut(self.base.tiling, picture.crop.width, picture.crop.height)
         return content_key(
             image=picture.entry.id,
             crop=crop_facts(picture.crop),
             flip=flip,
             background=picture.entry.background(self.background),
             vae=self.base.vae_fingerprint,
-            **({"tile": TILE} if cut else {}),
+            **({"tile": TILE} if self.base.is_cut(*picture.crop.size) else {}),
         )
 
     def _pixels(self, picture: Picture, flip: bool) -> np.ndarray:
@@ -174,10 +171,9 @@ def encode_pixels(base: BaseModel, pixels: np.ndarray) -> Tensor:
     Returns:
         (C, H / f, W / f) float32 on the CPU.
     """
-    vae, cut = base.vae, is_cut(base.tiling, *pixels.shape[:2])
-    parameter = next(vae.parameters())
+    parameter = next(base.vae.parameters())
     image = torch.from_numpy(pixels).to(parameter.device, parameter.dtype)
     image = (image / 127.5 - 1.0).permute(2, 0, 1).unsqueeze(0)  # (1, 3, H, W) in [-1, 1]
-    with in_tiles(vae, cut):
-        posterior = vae.encode(image, return_dict=False)[0]
+    with base.in_tiles(*pixels.shape[:2]):
+        posterior = base.vae.encode(image, return_dict=False)[0]
     return base.scaled(posterior.mean).squeeze(0).float().cpu()

@@ -138,7 +138,6 @@ def _columns(schema: Any) -> tuple[str, list[str]]:
 
 
 def _some_rows(table: Any, columns: list[str]) -> dict[str, list[object]]:
-    """The first values of columns."""
     if not columns or not table.num_row_groups:
         return {}
     _check_size(table.metadata, 0)

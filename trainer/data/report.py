@@ -263,18 +263,13 @@ def fit_pictures(
 def check_resolutions(images: ImagesConfig, step: int) -> None:
     """Raises `UserError` unless all resolutions are multiples of ``step``, in pixels."""
     for side in images.sides:
-        check_resolution(side, step)
-
-
-def check_resolution(resolution: int, step: int) -> None:
-    """Raises `UserError` unless ``resolution`` is a multiple of ``step``, both in pixels."""
-    if resolution % step:
-        below = max(step, resolution // step * step)
-        raise UserError(
-            f"images.resolution {resolution} is not a multiple of {step}, which this base model "
-            "needs.",
-            f"Use {below} or {below + step}." if below < resolution else f"Use {below}.",
-        )
+        if side % step:
+            below = max(step, side // step * step)
+            raise UserError(
+                f"images.resolution {side} is not a multiple of {step}, which this base model "
+                "needs.",
+                f"Use {below} or {below + step}." if below < side else f"Use {below}.",
+            )
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -19,11 +19,10 @@ from trainer.data.colours import WHITE
 from trainer.data.decoder import inspect_image
 from trainer.data.duplicates import duplicate_findings, twin_findings
 from trainer.data.findings import Finding, ImageProblem, Severity
-from trainer.data.focus import find_focuses
 from trainer.data.images import ImageFacts, ImageHeader, read_file
 from trainer.data.masks import MaskFile
 from trainer.data.names import display_name
-from trainer.data.pairing import read_folder
+from trainer.data.pairing import find_focuses, read_folder
 from trainer.data.parquet import ParquetRow, forget_tables, open_table
 from trainer.data.scan import FolderContents, FoundFile, repeats_findings, repeats_of
 from trainer.errors import UserError
@@ -147,7 +146,7 @@ class ImageSet:
 
     Attributes:
         left_out: names of the pictures that cannot be used; a finding says why.
-        class_folders: of regularisation pictures, with how many; see `trainer.data.roles`.
+        class_folders: of regularisation pictures, with how many; see `trainer.data.scan`.
         splits: what is not trained on since it is kept out to test by, with how many.
     """
 

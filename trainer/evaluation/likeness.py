@@ -20,16 +20,8 @@ from torch import Tensor
 from trainer.config.schema import ObjectiveConfig
 from trainer.data.latents import LatentSource, MaskSource
 from trainer.data.sets import Picture
-from trainer.diffusion import (
-    Points,
-    Sizes,
-    add_noise,
-    loss_weights,
-    predict,
-    sample_errors,
-    stratified_timesteps,
-    target,
-)
+from trainer.diffusion import Points, Sizes, add_noise, predict, stratified_timesteps, target
+from trainer.losses import loss_weights, sample_errors
 from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
 from trainer.seeds import derive_seed
@@ -84,7 +76,7 @@ def make_examples(
     """The points at which pictures are predicted by their captions: a pure function of content.
 
     Args:
-        objective: how timesteps are weighed, see `trainer.diffusion.loss_weights`.
+        objective: how timesteps are weighed, see `trainer.losses.loss_weights`.
         masks: of the pictures; None where all of them counts.
     """
     scheduler = base.noise_scheduler()

@@ -28,8 +28,8 @@ from torch import Tensor
 from transformers import CLIPVisionModelWithProjection, Dinov2Model, ViTModel
 
 from trainer.data.captions import without_word
-from trainer.data.fitting import fit
 from trainer.data.images import load_rgb
+from trainer.data.masks import fit
 from trainer.errors import UserError
 from trainer.evaluation.meters import MeasuredConcept, spread
 from trainer.evaluation.unet_features import UNetFeatures

@@ -6,19 +6,18 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from trainer.diffusion import Points, TextConditioning, call_unet, encode, evaluating
-from trainer.errors import UserError
+from trainer.errors import out_of_memory
 from trainer.generation.stack import AdapterUse
 from trainer.memory.devices import Device
-from trainer.memory.tiling import in_tiles, is_cut
 from trainer.models.base import BaseModel
-from trainer.training.checkpoint_adapter import adapter_label
+from trainer.training.checkpoints import adapter_label
 
 BATCH = 4
 
@@ -76,7 +75,7 @@ class Painter:
 
     Where memory runs out it draws again with less, and goes on so: first the VAE has the device to
     itself and takes large pictures in tiles, then pictures are drawn one at a time. The first of
-    these changes large pictures slightly (`trainer.memory.tiling`).
+    these changes large pictures slightly (`BaseModel.in_tiles`).
     """
 
     def __init__(self, base: BaseModel, device: Device) -> None:
@@ -99,10 +98,8 @@ class Painter:
             except torch.OutOfMemoryError:
                 if len(self._ways) == 1:
                     size = f"{drawings[0].width} x {drawings[0].height}"
-                    raise UserError(
-                        f"The GPU's memory is not enough to draw {size} pixels with this model.",
-                        "Draw smaller pictures, or close other programs that use the GPU.",
-                    ) from None
+                    hint = "Draw smaller pictures, or close other programs that use the GPU."
+                    raise out_of_memory(f"to draw {size} pixels with this model", hint) from None
             del self._ways[0]
             # Only now has the traceback let go of what the attempt held.
             if torch.accelerator.is_available():
@@ -179,14 +176,11 @@ def _decode_all(base: BaseModel, latents: torch.Tensor) -> list[Image.Image]:
     # In float32: SDXL's VAE overflows in fp16.
     unscaled = base.unscaled(latents.to(base.vae.dtype))
     height, width = (base.vae_scale_factor * side for side in latents.shape[-2:])
-    with in_tiles(base.vae, is_cut(base.tiling, width, height)):
-        decoded = torch.cat([_decode(base, latent[None]) for latent in unscaled])
+    with base.in_tiles(width, height):
+        decode = cast(Any, base.vae.decode)
+        decoded = torch.cat([decode(latent[None], return_dict=False)[0] for latent in unscaled])
     pixels = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
     return [Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()) for picture in pixels]
-
-
-def _decode(base: BaseModel, latents: torch.Tensor) -> torch.Tensor:
-    return base.vae.decode(latents, return_dict=False)[0]  # type: ignore[arg-type]
 
 
 def save_picture(

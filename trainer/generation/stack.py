@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field
 from trainer.lora.attach import check_strength, detach, set_strength
 from trainer.lora.loading import check_fit, load_into
 from trainer.models.base import BaseModel
-from trainer.training.checkpoint_adapter import adapter_label, read_any_adapter
+from trainer.training.checkpoints import adapter_label, read_any_adapter
 
 Strength = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)]
 

@@ -26,6 +26,7 @@ from trainer.memory.devices import Device, choose_device
 from trainer.models.base import BaseModel
 from trainer.models.load import load_base
 from trainer.models.noise import Prediction
+from trainer.text import numbered
 
 LIMIT = 1000
 
@@ -134,13 +135,7 @@ class Studio:
             self.forget()  # two at once may not fit
             say()
             device = self._device = self._device or choose_device("auto")
-            base = load_base(
-                chosen.name,
-                prediction=chosen.prediction,
-                vae=chosen.vae,
-                clip_skip=chosen.clip_skip,
-                dtype=device.dtype,
-            )
+            base = load_base(**chosen.model_dump(), dtype=device.dtype)
             self._chosen = chosen
             device.put(base.unet, *base.text_encoders)
             self._loaded = base, AdapterStack(base), Painter(base, device)
@@ -163,11 +158,7 @@ def _base_of(request: GenerateRequest) -> BaseModelConfig:
 
 def free_name(folder: Path, stem: str) -> Path:
     """A PNG path in the folder that no file has yet: what lies there is never overwritten."""
-    path, number = folder / f"{stem}.png", 2
-    while path.exists():
-        path = folder / f"{stem}-{number}.png"
-        number += 1
-    return path
+    return next(p for name in numbered(stem) if not (p := folder / f"{name}.png").exists())
 
 
 def _drawings(base: BaseModel, request: GenerateRequest) -> list[Drawing]:

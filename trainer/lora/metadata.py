@@ -25,7 +25,7 @@ from trainer.models import hub
 from trainer.models.base import BaseModel
 from trainer.models.diffusers_folder import missing_parts
 from trainer.models.families import FAMILIES, Family
-from trainer.models.locate import built_in_models
+from trainer.models.identify import built_in_models
 from trainer.untyped import is_table
 
 CONFIG_KEY = "rarebit.config"

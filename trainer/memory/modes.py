@@ -8,13 +8,23 @@ whatever their speed: they are another base model, if only slightly.
 from __future__ import annotations
 
 import math
+import sys
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Literal
 
+import torch
+
 from trainer.config.concepts import preserved_share
+from trainer.config.mistakes import shown_value
+from trainer.config.resolve import resolve
 from trainer.config.schema import TrainingConfig
+from trainer.config.sections import CHECKPOINTING_COST
+from trainer.errors import UserError, out_of_memory
+from trainer.events import MemoryUsed
 from trainer.memory.devices import ROWS, Device
 from trainer.memory.layers import lean_layers, plain_layers
 from trainer.memory.quantized import Bits, quantize_base
@@ -26,7 +36,6 @@ Mode = Literal["plain", "lean", "feed_forward"]
 # Time of a step beside that of the plain path; measured on a CPU, the last one assumed for cards.
 _MODE_COST: dict[Mode, float] = {"plain": 1.0, "lean": 1.0, "feed_forward": 1.04}
 _WEIGHTS_COST: dict[Bits, float] = {"full": 1.0, "8bit": 1.1, "4bit": 1.2}
-_CHECKPOINTING_COST = 1.32
 _HALVING_COST = 1.1
 
 
@@ -88,7 +97,7 @@ class MemoryMode:
         """Time of a step beside that of the plain path, about."""
         halvings = (self.batch / self.pictures_at_once - 1) ** 0.5
         time = _MODE_COST[self.mode] * _HALVING_COST ** (halvings + self.separates)
-        return time * _WEIGHTS_COST[self.weights] * (_CHECKPOINTING_COST**self.checkpointing)
+        return time * _WEIGHTS_COST[self.weights] * (CHECKPOINTING_COST**self.checkpointing)
 
     def changes(self, before: MemoryMode) -> dict[str, object]:
         """The configuration fields that lead from another mode to this one."""
@@ -175,31 +184,25 @@ def _halved(count: int) -> list[int]:
 # ---------------------------------------------------------------------------- on a live model
 
 
-def load_training_base(config: TrainingConfig, device: Device) -> BaseModel:
-    """The base model in the number format of a run, its weights as ``memory.base_weights`` says; it
-    reads ``captions.max_tokens`` of a prompt.
+def load_training_base(
+    config: TrainingConfig, device: Device
+) -> tuple[BaseModel, TrainingConfig, Device]:
+    """The base model of a run, with what follows from it: resolved settings and rows at a time.
+
+    Its weights are as ``memory.base_weights`` says; of a prompt ``captions.max_tokens`` are read.
 
     Raises:
         UserError: as for `load_base` and `quantize_base`.
     """
-    chosen = config.base
-    base = load_base(
-        chosen.name,
-        prediction=chosen.prediction,
-        vae=chosen.vae,
-        clip_skip=chosen.clip_skip,
-        dtype=device.dtype,
-    )
+    base = load_base(**config.base.model_dump(), dtype=device.dtype)
     quantize_base(base, _weights(config), device.torch_device)
     base.max_tokens = config.captions.max_tokens
-    return base
-
-
-def with_bounded_rows(device: Device, config: TrainingConfig) -> Device:
-    """On a GPU: forward passes without gradients have no more rows than fit where training does."""
-    if device.torch_device.type != "cuda":
-        return device
-    return replace(device, rows=memory_mode_of(config).rows_without_gradients)
+    config = resolve(config, base)
+    base.tiling = config.memory.vae_tiling == "on"
+    # On a GPU passes without gradients have no more rows than fit where training does.
+    if device.torch_device.type == "cuda":
+        device = replace(device, rows=memory_mode_of(config).rows_without_gradients)
+    return base, config, device
 
 
 def set_mode(base: BaseModel, mode: Mode, checkpointing: bool, *, trains_text: bool) -> None:
@@ -225,3 +228,117 @@ def set_mode(base: BaseModel, mode: Mode, checkpointing: bool, *, trains_text: b
                 encoder.gradient_checkpointing_enable({"use_reentrant": False})
             else:
                 encoder.gradient_checkpointing_disable()
+
+
+GIB = 2**30
+
+
+def memory_used(device: torch.device, step: int, mode: MemoryMode) -> MemoryUsed:
+    """Reads the counters."""
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _process_peak()
+    return MemoryUsed(
+        step=step,
+        peak_gib=round(peak / GIB, 3),
+        device=device.type,
+        mode=mode.mode,
+        rows=mode.rows,
+        checkpointing=mode.checkpointing,
+    )
+
+
+def _process_peak() -> int:
+    """Bytes of main memory that the process took at most."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return int(getattr(psutil.Process().memory_info(), "peak_wset"))  # noqa: B009 (only there)
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size if sys.platform == "darwin" else size * 1024
+
+
+def next_smaller(mode: MemoryMode) -> MemoryMode | None:
+    """The fastest way to compute a step that needs less memory than this one."""
+    return next(iter(smaller_modes(mode)), None)
+
+
+def describe_step_down(step: int, before: MemoryMode, now: MemoryMode) -> str:
+    """What happened, what changes, and what to set for the next time."""
+    changes = ", ".join(
+        f"{name} = {shown_value(value)}" for name, value in now.changes(before).items()
+    )
+    slower = round(100 * (now.cost / before.cost - 1))
+    pace = f"about {slower} % slower" if slower > 0 else "at the same speed"
+    return (
+        f"The GPU's memory ran out in step {step + 1}. Training goes on after step {step} with "
+        f"{changes}: {pace}, and the result stays the same. Set this to start with it next time."
+    )
+
+
+def too_small_a_card(
+    doing: str, config: TrainingConfig, mode: MemoryMode | None = None
+) -> UserError:
+    """The error for a card that is too small, with the three cheapest remedies.
+
+    Args:
+        doing: what ran out, such as "for a training step".
+        mode: the memory mode; None before training.
+    """
+    remedies = ["close other programs that use the GPU"]
+    below = next_smaller(mode) if mode else None
+    if mode and below:
+        changes = below.changes(mode)
+        remedies += [f"set {name} = {shown_value(value)}" for name, value in changes.items()]
+    if not config.memory.offload:
+        remedies.append("set memory.offload = true")
+    if below is None and config.memory.base_weights in ("auto", "full"):
+        remedies.append('set memory.base_weights = "8bit" in a new run')
+    sides = ", ".join(map(str, config.images.sides))
+    field = "images.resolutions" if config.images.resolutions else "images.resolution"
+    remedies.append(f"lower {field} (now {sides})" if sides else f"lower {field}")
+    if config.adapter.text_encoder:
+        remedies.append("set adapter.text_encoder = false")
+    remedies.append(f"lower adapter.rank (now {config.adapter.rank})")
+    first, second, third = remedies[:3]
+    ways_out = f"{first[0].upper()}{first[1:]}; or {second}; or {third}."
+    return out_of_memory(
+        doing, f"{ways_out} python launch.py fit shows what a configuration needs."
+    )
+
+
+class SpillWatch:
+    """Recognises steps that have become many times slower, as when GPU memory is swapped out.
+
+    Drivers on Windows move GPU memory into main memory instead of failing; a step then takes
+    minutes, without a word.
+    """
+
+    FACTOR, NEEDED, IN_A_ROW = 6.0, 10, 3
+    """How many times slower is too slow, steps that tell what is usual, and slow ones that tell."""
+
+    def __init__(self) -> None:
+        self.usual: deque[float] = deque(maxlen=50)
+        self.slow = 0
+        self.said = False
+
+    def notice(self, seconds: float) -> str | None:
+        """What to say after a step of so many seconds; mostly nothing, and a thing once."""
+        if len(self.usual) < self.NEEDED:
+            self.usual.append(seconds)
+            return None
+        usual = median(self.usual)
+        if seconds < self.FACTOR * usual:
+            self.usual.append(seconds)
+            self.slow = 0
+            return None
+        self.slow += 1
+        if self.said or self.slow < self.IN_A_ROW:
+            return None
+        self.said = True
+        return (
+            f"Steps have become {seconds / usual:.0f} times slower ({usual:.2g} s before, "
+            f"{seconds:.2g} s now). GPU memory has probably spilled into main memory: close other "
+            "programs that use the GPU, or stop, and resume with a smaller batch or "
+            "training.gradient_checkpointing = true."
+        )

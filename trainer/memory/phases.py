@@ -23,7 +23,6 @@ from trainer.lora.attach import attach
 from trainer.memory.devices import DTYPES, Precision
 from trainer.memory.modes import Mode, set_mode
 from trainer.memory.quantized import Bits, quantize_base
-from trainer.memory.tiling import in_tiles, is_cut
 from trainer.memory.tracking import StorageTracker, bytes_of, fused_attention, tensors_of
 from trainer.models.base import ENCODERS, BaseModel, TextEncoder
 from trainer.models.configs import read_json
@@ -313,8 +312,8 @@ def other_memory(
     quantize_base(base, weights, META)
     vae, scale = tensors_of(base.vae), base.vae_scale_factor
     small = (1, base.vae.config["latent_channels"], height // scale, width // scale)
-    cut = in_tiles(base.vae, is_cut(tiling, width, height))
-    with torch.no_grad(), fused_attention(), cut:
+    base.tiling = tiling
+    with torch.no_grad(), fused_attention(), base.in_tiles(width, height):
         with StorageTracker(vae) as encoding:
             base.vae.encode(torch.empty((1, 3, height, width), device=META), return_dict=False)
         with StorageTracker(vae) as decoding:

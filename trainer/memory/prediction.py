@@ -19,7 +19,7 @@ from trainer.config.schema import TrainingConfig
 from trainer.data.buckets import make_buckets
 from trainer.data.cache import content_key
 from trainer.data.captions import CHUNK_TOKENS, compose_caption, plain_captions
-from trainer.data.report import check_resolution
+from trainer.data.report import check_resolutions
 from trainer.data.sets import read_captions
 from trainer.errors import UserError
 from trainer.lora.starting import read_start, taken_over
@@ -40,8 +40,7 @@ from trainer.memory.phases import (
     step_memory,
 )
 from trainer.models.configs import read_json
-from trainer.models.facts import read_facts
-from trainer.models.identify import BaseFacts
+from trainer.models.identify import BaseFacts, read_facts
 from trainer.models.text import count_chunks
 from trainer.places import cache_folder
 from trainer.preservation.rows import TEXTS_PER_ROW
@@ -116,7 +115,6 @@ class Fit:
     caption_tokens: int = CHUNK_TOKENS
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``--json`` and the page."""
         return asdict(self)
 
     def lines(self) -> Iterator[str]:
@@ -255,8 +253,7 @@ class _Predictor:
         )
         self.resolution = max(config.images.sides, default=facts.resolution)
         step = facts.resolution_step
-        for side in config.images.sides:
-            check_resolution(side, step)
+        check_resolutions(config.images, step)
         buckets = ((self.resolution, self.resolution),)
         if config.images.buckets:
             buckets = make_buckets(self.resolution, step)

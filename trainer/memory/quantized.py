@@ -119,7 +119,6 @@ def _quantize(layer: nn.Linear | nn.Conv2d, bits: Bits, device: torch.device) ->
 
 
 def _rounded(weight: Tensor, bits: Bits, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Codes and scales, on the device."""
     if weight.is_meta:
         shape = weight.shape if bits == "8bit" else (weight.numel() // 2, 1)
         codes = torch.empty(shape, dtype=torch.uint8, device="meta")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -24,6 +26,8 @@ ENCODERS: dict[str, type[TextEncoder]] = {
     "text_encoder_2": CLIPTextModelWithProjection,
 }
 Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
+TILE = 512
+"""Side of a tile in pixels. Pictures of this area and less are never cut, whatever their shape."""
 
 
 @dataclass
@@ -46,7 +50,7 @@ class BaseModel:
         vae_fingerprint: the same of the VAE alone, for cached latents.
         weights: how the frozen weights of the UNet and the text encoders are kept: full, 8bit or
             4bit (`trainer.memory.quantized`).
-        tiling: whether large pictures go through the VAE in tiles (`trainer.memory.tiling`).
+        tiling: whether large pictures go through the VAE in tiles.
         clip_skip: which layer of SD 1's text encoder is read, counted from the last.
         max_tokens: how much of a prompt is read (`trainer.models.text`); None: all of it.
     """
@@ -104,6 +108,30 @@ class BaseModel:
         """(1, 4, 1, 1), a statistic of each channel that the VAE's configuration names."""
         values = cast("list[float]", self.vae.config[f"latents_{name}"])
         return like.new_tensor(values).view(1, -1, 1, 1)
+
+    def is_cut(self, width: int, height: int) -> bool:
+        """Whether a picture of this size, in pixels, goes through the VAE in tiles."""
+        return self.tiling and width * height > TILE**2
+
+    @contextmanager
+    def in_tiles(self, width: int, height: int) -> Generator[None]:
+        """Within the block the VAE cuts a picture of this size into overlapping tiles, if it is to.
+
+        Its memory then does not grow with the picture. The result differs somewhat, as a tile knows
+        nothing of the others; docs/speed-and-memory.md says by how much.
+        """
+        if not self.is_cut(width, height):
+            yield
+            return
+        vae = self.vae
+        before = vae.use_tiling, cast(int, vae.tile_sample_min_size), vae.tile_latent_min_size
+        scale = 2 ** (len(vae.config["block_out_channels"]) - 1)
+        vae.enable_tiling()
+        vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // scale
+        try:
+            yield
+        finally:
+            vae.use_tiling, vae.tile_sample_min_size, vae.tile_latent_min_size = before
 
     def noise_scheduler(self) -> DDPMScheduler:
         """A new scheduler for adding noise in training."""

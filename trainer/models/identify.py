@@ -1,18 +1,87 @@
-"""Which base model a name stands for, without loading weights. Imports no torch."""
+"""Which base model a name stands for: found, recognised, and its facts. Loads no weights, no torch.
+
+A model that is not on this machine can be judged by its name, before anything is downloaded.
+"""
 
 from __future__ import annotations
 
+import difflib
+import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from trainer.errors import UserError
+from trainer.models import families, hub
 from trainer.models.configs import latent_factor, latent_side, read_json
-from trainer.models.families import FAMILIES, Family, PredictionType
-from trainer.models.locate import locate
+from trainer.models.diffusers_folder import missing_parts
+from trainer.models.families import FAMILIES, Family, FamilyName, PredictionType
 from trainer.models.noise import Prediction, settled
 from trainer.models.original_names import vae_names
 from trainer.models.recognise import check_vae_folder, read_safe_header, recognise
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?<!\.safetensors)(?<!\.SAFETENSORS)")
+
+
+def built_in_models() -> dict[str, Path]:
+    """Names and places of the models in the repository's ``models/``, the user's own included."""
+    found: dict[str, Path] = {}
+    for folder in (families.MODELS_FOLDER / "user", families.MODELS_FOLDER):
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if (path / "model_index.json").is_file():
+                found[path.name] = path
+            elif path.suffix.lower() == ".safetensors" and path.is_file():
+                found[path.stem] = path
+    return found
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form of a model's on the Hugging Face hub."""
+    return bool(_HUB_ID.fullmatch(name))
+
+
+def find(name: str) -> Path | None:
+    """A base model on this machine; None where it is not, or not whole, or may be on the hub.
+
+    Looked for in this order: a name in ``models/``, a folder or file, the hub's cache.
+    """
+    if built_in := built_in_models().get(name):
+        return built_in
+    with suppress(OSError, RuntimeError, ValueError):  # names that no path can have, such as "~x"
+        path = Path(name).expanduser()
+        if path.exists():
+            return path
+    cached = hub.cached_snapshot(name) if is_hub_id(name) else None
+    return cached if cached and not missing_parts(cached) else None
+
+
+def locate(name: str) -> Path:
+    """`find`; a hub id that is not there is downloaded.
+
+    Raises:
+        UserError: nothing is there, or it cannot be downloaded.
+    """
+    found = find(name)
+    if found is None and is_hub_id(name):
+        return hub.download(name)
+    if found is None:
+        raise no_such_base(name)
+    return found
+
+
+def no_such_base(name: str) -> UserError:
+    """What to say where nothing has this name."""
+    built_in = sorted(built_in_models())
+    close = difflib.get_close_matches(name, built_in, n=1)
+    return UserError(
+        f"There is no base model {name!r}: no such built-in name, folder or file.",
+        f"Did you mean {close[0]}?"
+        if close
+        else f"Built-in: {', '.join(built_in) or 'none'}. Or give a diffusers folder, a "
+        ".safetensors file, or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5 (SD 1) "
+        "or stabilityai/stable-diffusion-xl-base-1.0 (SDXL).",
+    )
 
 
 @dataclass(frozen=True)
@@ -32,7 +101,6 @@ class BaseFacts:
 
     @property
     def vae_config(self) -> Path:
-        """The VAE's configuration."""
         return self.config_folder / "vae" / "config.json"
 
     @cached_property
@@ -166,3 +234,61 @@ def _find_vae(name: str, base: BaseIdentity) -> Path:
                 f"Give a VAE for {base.family.title}.",
             )
     return path
+
+
+NAMES: dict[str, tuple[FamilyName, PredictionType]] = {
+    "sd15": ("sd1", "epsilon"),
+    "sd2": ("sd2", "epsilon"),
+    "sd2-v": ("sd2", "v_prediction"),
+    "sdxl": ("sdxl", "epsilon"),
+}
+"""What stands for a whole family, so that one can ask before downloading anything."""
+
+# Tried in this order. The hub's stable-diffusion-2 and stable-diffusion-2-1 are those of 768 px.
+_PATTERNS = (
+    (re.compile(r"xl|pony|illustrious", re.I), "sdxl"),
+    (re.compile(r"stable-diffusion-2(-1)?$|768|sd-?2-?1?-v", re.I), "sd2-v"),
+    (re.compile(r"stable-diffusion-2|sd-?2", re.I), "sd2"),
+    (re.compile(r"stable-diffusion-v?1|sd-?v?1|dreamshaper|v1-5", re.I), "sd15"),
+)
+
+
+def read_facts(name: str, *, prediction: Prediction = "auto", vae: str = "") -> BaseFacts:
+    """A base model given as for ``--base``, or by one of `NAMES`.
+
+    Args:
+        prediction, vae: as for `trainer.models.identify.identify`.
+
+    Returns:
+        A `BaseIdentity` where it is on this machine.
+
+    Raises:
+        UserError: it is damaged or of another kind; or it is not here, and its name does not say.
+    """
+    path = find(name)
+    if path is not None:
+        return identify_at(name, path, prediction=prediction, vae=vae)
+    if name in NAMES:
+        return facts_of(name)
+    if not is_hub_id(name):
+        raise no_such_base(name)
+    short = short_name_of(name)
+    if short is None:
+        raise UserError(
+            f"{name} has not been downloaded, and its name does not say of which kind it is.",
+            f"Ask for its family: --base {', '.join(NAMES)}.",
+        )
+    return facts_of(short)
+
+
+def facts_of(short: str) -> BaseFacts:
+    """The facts of one of `NAMES`."""
+    family, prediction = FAMILIES[NAMES[short][0]], NAMES[short][1]
+    return BaseFacts(family, prediction, family.config_folder(prediction))
+
+
+def short_name_of(name: str) -> str | None:
+    """Which of `NAMES` a hub id or the name of a file or folder speaks of, if any."""
+    last = name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
+    last = re.sub(r"\.safetensors$", "", last, flags=re.I)
+    return next((short for pattern, short in _PATTERNS if pattern.search(last)), None)

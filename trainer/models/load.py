@@ -1,10 +1,15 @@
-"""Loading base models: a diffusers folder or a single file to live, checked modules."""
+"""Loading base models: a diffusers folder or a single file to live, checked modules.
+
+Digests of their files are remembered between runs by path, size and time of change.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -21,11 +26,13 @@ from trainer.models.base import ENCODERS, BaseModel, TextEncoder
 from trainer.models.configs import read_json
 from trainer.models.diffusers_folder import part_files
 from trainer.models.families import Family
-from trainer.models.fingerprint import combined_digest, file_digest
 from trainer.models.identify import BaseIdentity, identify
 from trainer.models.noise import Prediction, read_schedule
 from trainer.models.single_file import load_single_file, load_vae_file
 from trainer.models.text import longest_prompt
+from trainer.places import cache_folder
+from trainer.plain_files import digest_of
+from trainer.runs.atomic import write_json
 
 __all__ = ["BaseModel", "TextPart", "load_base", "load_text_part", "load_tokenizers"]
 
@@ -141,18 +148,19 @@ def _load(identity: BaseIdentity, dtypes: Dtypes) -> dict[str, Any]:
     """The parts that have a number format: frozen, in evaluation mode, every weight finite."""
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    load = _load_file if identity.is_single_file else _load_folder
     apart = ["vae"] if identity.vae and "vae" in dtypes else []
-    modules = load(identity, {part: dtypes[part] for part in dtypes if part not in apart})
+    own = {part: dtype for part, dtype in dtypes.items() if part not in apart}
+    modules: dict[str, torch.nn.Module]
+    if identity.is_single_file:
+        with _failures_named(identity.path):
+            modules = load_single_file(identity, own)
+    else:
+        modules = {part: _load_part(identity.path / part, part, own[part]) for part in own}
     modules |= {part: _load_vae(identity, dtypes[part]) for part in apart}
     for part, module in modules.items():
         module.eval().requires_grad_(False)
         _check_finite(identity.name, part, module)
     return modules
-
-
-def _load_folder(identity: BaseIdentity, dtypes: Dtypes) -> dict[str, torch.nn.Module]:
-    return {part: _load_part(identity.path / part, part, dtype) for part, dtype in dtypes.items()}
 
 
 def _load_part(place: Path, part: str, dtype: torch.dtype) -> torch.nn.Module:
@@ -171,11 +179,6 @@ def _load_part(place: Path, part: str, dtype: torch.dtype) -> torch.nn.Module:
         )
     _check_complete(place, info)
     return module
-
-
-def _load_file(identity: BaseIdentity, dtypes: Dtypes) -> dict[str, torch.nn.Module]:
-    with _failures_named(identity.path):
-        return load_single_file(identity, dtypes)
 
 
 def _load_vae(identity: BaseIdentity, dtype: torch.dtype) -> torch.nn.Module:
@@ -290,7 +293,12 @@ def _fingerprint(identity: BaseIdentity, parts: Sequence[str], *settings: str) -
     """Over the files of some parts, with the vocabularies where there is a text encoder."""
     folder = identity.path
     if identity.vae and "vae" in parts:
-        settings = (*settings, _vae_digest(identity.vae))
+        vae = identity.vae
+        if vae.is_file():
+            settings = (*settings, file_digest(vae))
+        else:
+            own = [*part_files(vae, "vae").files, vae / "config.json"]
+            settings = (*settings, combined_digest(own, vae))
         parts = [part for part in parts if part != "vae"]
     if identity.is_single_file:
         digest = [file_digest(folder)] if parts else []  # of a VAE apart nothing else counts
@@ -306,7 +314,34 @@ def _fingerprint(identity: BaseIdentity, parts: Sequence[str], *settings: str) -
     return combined_digest(files, folder, *settings)
 
 
-def _vae_digest(path: Path) -> str:
-    if path.is_file():
-        return file_digest(path)
-    return combined_digest([*part_files(path, "vae").files, path / "config.json"], path)
+REMEMBER_FROM_BYTES = 32 * 2**20
+"""Smaller files are hashed every time: it takes no longer than to look them up."""
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 hex of a file's bytes."""
+    status = path.stat()
+    if status.st_size < REMEMBER_FROM_BYTES:
+        return _hash(path)
+    memory = cache_folder() / "model-digests.json"
+    known: dict[str, str] = {}
+    with suppress(OSError, ValueError, TypeError):  # a place that cannot be read only costs time
+        known = dict(json.loads(memory.read_bytes()))
+    key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
+    if not isinstance(known.get(key), str):
+        known[key] = _hash(path)
+        with suppress(OSError):
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            write_json(memory, known)
+    return known[key]
+
+
+def combined_digest(files: Iterable[Path], root: Path, *more: str) -> str:
+    """SHA-256 hex over files, each with its path below `root`, and over further texts."""
+    parts = [[file.relative_to(root).as_posix(), file_digest(file)] for file in sorted(files)]
+    return hashlib.sha256(json.dumps([parts, *more]).encode()).hexdigest()
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return digest_of(file)

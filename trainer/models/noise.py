@@ -16,9 +16,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from trainer.errors import UserError
-from trainer.models.configs import checked, unfit
+from trainer.models.configs import checked, distilled, unfit, wrong_kind
 from trainer.models.families import PredictionType
-from trainer.models.unsupported import distilled, wrong_kind
 
 Prediction = Literal["auto", "epsilon", "v_prediction", "v_prediction_zero_snr"]
 """What ``base.prediction`` may say."""
@@ -101,36 +100,25 @@ def read_noise(folder: Path, path: Path, config: Mapping[str, Any]) -> NoiseProc
         raise distilled(folder, f"If it is not distilled, {otherwise}")
     if "_class_name" in config and not _DDPM.fullmatch(name):
         raise wrong_kind(folder, f"a model for {name}, whose noise process is not known")
-    kind = _named(str(prediction))
-    if kind is None:
-        raise _other_prediction(folder, str(prediction))
+    kind = prediction_named(folder, str(prediction))
     detail = _FROM_SCHEDULER if config.get("prediction_type") else _ASSUMED
     return NoiseProcess(kind, schedule.rescale_betas_zero_snr, detail)
 
 
 def prediction_named(path: Path, name: str) -> PredictionType:
-    """The prediction type that a single file's metadata names.
+    """The prediction type that a configuration or a file's metadata names.
 
     Raises:
         UserError: it is none that is trained here.
     """
-    kind = _named(name)
-    if kind is None:
-        raise _other_prediction(path, name)
-    return kind
-
-
-def _named(name: str) -> PredictionType | None:
     short = re.sub(r"[^a-z]", "", name.lower())
     if short in ("v", "vpred", "vprediction", "velocity"):
         return "v_prediction"
-    return "epsilon" if short in ("eps", "epsilon", "epsilonprediction") else None
-
-
-def _other_prediction(path: Path, name: str) -> UserError:
+    if short in ("eps", "epsilon", "epsilonprediction"):
+        return "epsilon"
     if re.search("flow|rectified|^rf$", name.lower()):
-        return wrong_kind(path, f"{_FLOW} (it predicts {name[:40]!r})")
-    return wrong_kind(path, f"a model that predicts {name[:40]!r}, not epsilon or v_prediction")
+        raise wrong_kind(path, f"{_FLOW} (it predicts {name[:40]!r})")
+    raise wrong_kind(path, f"a model that predicts {name[:40]!r}, not epsilon or v_prediction")
 
 
 def settled(path: Path, stated: NoiseProcess, wanted: Prediction) -> NoiseProcess:

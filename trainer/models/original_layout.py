@@ -13,7 +13,7 @@ import torch
 
 from trainer.models.base import BaseModel
 from trainer.models.families import FamilyName
-from trainer.models.original_names import UNET, VAE
+from trainer.models.original_names import UNET, VAE, VAE_ATTENTION
 
 Tensors = dict[str, torch.Tensor]
 
@@ -33,13 +33,6 @@ _UNET_ENDS = {
     "add_embedding.linear_2": "label_emb.0.2",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
-}
-_VAE_ATTENTION = {
-    "group_norm": "norm",
-    "to_q": "q",
-    "to_k": "k",
-    "to_v": "v",
-    "to_out.0": "proj_out",
 }
 
 
@@ -115,7 +108,7 @@ def vae_name(key: str, names: Iterable[str]) -> str:
     name = re.sub(r"up_blocks\.(\d+)", lambda m: f"up.{blocks - 1 - int(m[1])}", name)
     name = name.replace("resnets.", "block.")
     found = re.fullmatch(r"(.*)mid_block\.attentions\.0\.(.+)\.(weight|bias)", name)
-    return f"{found[1]}mid.attn_1.{_VAE_ATTENTION[found[2]]}.{found[3]}" if found else name
+    return f"{found[1]}mid.attn_1.{VAE_ATTENTION[found[2]]}.{found[3]}" if found else name
 
 
 def vae_value(key: str, value: torch.Tensor) -> torch.Tensor:

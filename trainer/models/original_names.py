@@ -25,17 +25,17 @@ _TEXT = re.compile(
     r"(cond_stage_model\.transformer|conditioner\.embedders\.0\.transformer)"
     r"\.(embeddings|encoder|final_layer_norm)\."
 )
-_VAE_ATTENTION = {
+_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""Attention in diffusers' names until 0.17, by those of today."""
+VAE_ATTENTION = {
     "group_norm": "norm",
     "to_q": "q",
     "to_k": "k",
     "to_v": "v",
     "to_out.0": "proj_out",
-    "query": "q",
-    "key": "k",
-    "value": "v",
-    "proj_attn": "proj_out",
 }
+"""The original names of a VAE's attention, by diffusers'."""
+_VAE_ATTENTION = VAE_ATTENTION | {old: VAE_ATTENTION[new] for old, new in _OLD_ATTENTION.items()}
 _ATTENTION = re.compile(rf"(\.mid\.attn_1\.)({'|'.join(map(re.escape, _VAE_ATTENTION))})(?=\.)")
 
 
@@ -65,10 +65,6 @@ def in_standard_names(header: SafetensorsHeader, *probes: str) -> SafetensorsHea
         if average is not None:
             tensors.setdefault(probe, average)
     return replace(header, tensors=tensors)
-
-
-_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""Attention in diffusers' names until 0.17."""
 
 
 def vae_names(names: Iterable[str]) -> dict[str, str]:

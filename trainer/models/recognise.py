@@ -14,19 +14,20 @@ from typing import Any
 import numpy as np
 
 from trainer.errors import UserError
-from trainer.models.configs import check_vae, read_json
+from trainer.models.configs import (
+    SUPPORTED,
+    check_input_channels,
+    check_vae,
+    distilled,
+    read_json,
+    refiner,
+    wrong_kind,
+)
 from trainer.models.diffusers_folder import check_part
 from trainer.models.families import FAMILIES, FamilyName, PredictionType
 from trainer.models.noise import NoiseProcess, prediction_named, read_noise
 from trainer.models.original_names import INPUT, UNET, VAE, in_standard_names
 from trainer.models.safetensors_header import SafetensorsHeader, TensorEntry, read_header
-from trainer.models.unsupported import (
-    SUPPORTED,
-    check_input_channels,
-    distilled,
-    refiner,
-    wrong_kind,
-)
 from trainer.plain_files import check_model_folder
 
 _LAST_NORM = UNET + "output_blocks.11.1.transformer_blocks.0.norm1.bias"

@@ -3,40 +3,128 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from trainer.conditioning import TextSource
 from trainer.config.concepts import preserved_share
 from trainer.config.schema import ConceptConfig, TrainingConfig
+from trainer.data.cache import content_key
+from trainer.data.captions import caption_lines
+from trainer.data.gather import scan_again
 from trainer.data.latents import LatentSource
-from trainer.data.sets import Picture
+from trainer.data.report import fit_pictures
+from trainer.data.scan import folder_words
+from trainer.data.sets import ImageEntry, Picture
 from trainer.diffusion import Size
-from trainer.events import Progress
-from trainer.memory.devices import Device
-from trainer.models.base import BaseModel
-from trainer.preservation.class_pictures import drawn_pictures, given_pictures
-from trainer.preservation.prompts import preserved_prompts, prompts_for_own_pictures
+from trainer.events import Notice, Progress
+from trainer.generation.sampling import Drawing, draw_latents
+from trainer.lora.attach import disabled
+from trainer.preservation.prompts import (
+    class_prompts,
+    preserved_prompts,
+    prompts_for_own_pictures,
+    with_article,
+    without_triggers,
+)
 from trainer.preservation.rows import (
+    ClassPicture,
     PicturePreservation,
     PredictionPreservation,
     Preservation,
     RowSchedule,
 )
 from trainer.preservation.teacher import Teacher
+from trainer.seeds import derive_seed
 
-Notice = Callable[[str], None]
+INFERENCE_STEPS = 25
+GUIDANCE = 5.0
+
+
+def drawn_pictures(
+    text: TextSource, config: TrainingConfig, size: Size, progress: Progress
+) -> list[ClassPicture]:
+    """Pictures that the base model draws for each class word, once: they are cached.
+
+    Args:
+        size: (height, width) in pixels.
+    """
+    base, device, prompts = text.base, text.device, class_prompts(config)
+    pictures: list[ClassPicture] = []
+    count = config.preservation.pictures
+    for number in range(count):
+        drawing = Drawing(
+            prompt=prompts[number % len(prompts)],
+            negative="",
+            seed=derive_seed(config.preservation.seed, "class picture", number) % 2**31,
+            width=size[1],
+            height=size[0],
+            inference_steps=INFERENCE_STEPS,
+            guidance=GUIDANCE,
+        )
+        key = content_key(
+            kind="class picture",
+            base=base.output_key,
+            dtype=device.precision,
+            **asdict(drawing),
+        )
+        with disabled(base):
+            found = text.cache.get_or_make(
+                key,
+                lambda: {"latents": draw_latents(base, [drawing], device)[0].float().cpu()},  # noqa: B023
+            )
+        pictures.append(ClassPicture(drawing.prompt, found["latents"], (size, (0, 0), size)))
+        progress(number + 1, count, "drawing class pictures")
+    return pictures
+
+
+def given_pictures(
+    config: TrainingConfig,
+    folder: Path,
+    concept: ConceptConfig | None,
+    latents: LatentSource,
+    notice: Notice,
+) -> list[ClassPicture]:
+    """Class pictures of the user's own, cut to squares; one without a caption is called "a CLASS".
+
+    Trigger words are taken out of their captions.
+
+    Args:
+        concept: whose class they show; None: the class words of all concepts in turn. Without a
+            class word, a folder named ``N_words`` says what they are, as in kohya's projects.
+
+    Raises:
+        UserError: there is no such folder, or nothing in it can be used.
+    """
+    whole = {"buckets": False, "resolutions": (), "upscale": True, "masks": "none"}
+    images = config.images.model_copy(update={**whole, "path": folder})
+    report = fit_pictures(scan_again(folder), images, latents.base.resolution_step)
+    for finding in report.findings:
+        if finding.severity == "error":
+            notice(f"Class pictures: {finding}")
+    word = concept.class_word if concept else ""
+    prompts = class_prompts(config) if concept is None else [with_article(word) if word else ""]
+
+    def called(entry: ImageEntry, number: int) -> str:
+        first = next(iter(caption_lines(entry.caption)), "")
+        if caption := without_triggers(first, config):
+            return caption
+        words = without_triggers(folder_words(entry.name), config)
+        return prompts[number % len(prompts)] or (with_article(words) if words else "")
+
+    return [
+        ClassPicture(called(one.entry, number), latents.latents(one, False), one.sizes)
+        for number, one in enumerate(report.fitted)
+    ]
 
 
 def prepare_preservation(
-    base: BaseModel,
     config: TrainingConfig,
     pictures: Sequence[tuple[Picture, str]],
-    class_folders: Sequence[tuple[Path, ConceptConfig]] = (),
-    *,
+    class_folders: Sequence[tuple[Path, ConceptConfig]],
     text: TextSource,
     latents: LatentSource,
-    device: Device,
     notice: Notice,
     progress: Progress,
 ) -> Preservation | None:
@@ -56,12 +144,12 @@ def prepare_preservation(
     settings, training = config.preservation, config.training
     if settings.method == "none" or settings.weight == 0:
         return None
+    base, device = text.base, text.device
     if not device.is_main:
         device.wait_for_everyone()
     largest = training.batch_size * training.accumulation
     schedule = RowSchedule(preserved_share(config), settings.every, largest)
     size = commonest_size([picture for picture, _ in pictures])
-    cache = text.cache
     preservation: Preservation
     folders = [(Path(settings.folder), None)] if settings.folder else class_folders
     if settings.method == "pictures" and folders:
@@ -69,23 +157,21 @@ def prepare_preservation(
             given = [
                 picture
                 for folder, concept in folders
-                for picture in given_pictures(base, config, folder, concept, latents, notice)
+                for picture in given_pictures(config, folder, concept, latents, notice)
             ]
         preservation = PicturePreservation(base, given, schedule, training.seed)
     elif settings.method == "pictures":
-        drawn = drawn_pictures(
-            base, config, size=size, device=device, cache=cache, progress=progress
-        )
+        drawn = drawn_pictures(text, config, size, progress)
         preservation = PicturePreservation(base, drawn, schedule, training.seed)
     else:
         captions = [caption for _, caption in pictures]
-        prompts = preserved_prompts(base, config, captions, device, cache)
+        prompts = preserved_prompts(text, config, captions)
         of_size = [pair for pair in pictures if _size(pair[0]) == size]
         own = [
             (latents.latents(picture, False), prompt)
             for picture, prompt in prompts_for_own_pictures(config, of_size, settings.pictures)
         ]
-        teacher = Teacher(base, text, device, cache, size, settings.seed)
+        teacher = Teacher(text, size, settings.seed)
         known = teacher.predictions(prompts, settings.pictures, own, progress)
         preservation = PredictionPreservation(
             known, prompts, schedule, config.adapter.text_encoder, training.seed

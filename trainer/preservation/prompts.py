@@ -7,17 +7,50 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trainer.config.concepts import concepts_of, triggers_of
+from trainer.conditioning import TextSource
+from trainer.config.concepts import class_words_of, concepts_of, triggers_of
 from trainer.config.schema import TrainingConfig
-from trainer.data.cache import TensorCache
 from trainer.data.captions import contains_word, without_word
 from trainer.data.sets import Picture
 from trainer.evaluation.prompts import caption_wordings, rank_by_similarity, with_article
 from trainer.evaluation.things import kind_of
-from trainer.memory.devices import Device
-from trainer.models.base import BaseModel
-from trainer.preservation.words import OTHER_SUBJECTS, OTHERS, STAND_INS
 from trainer.seeds import derive_seed
+
+OTHERS: dict[str, tuple[str, ...]] = {
+    "animals": (
+        "bear", "cat", "cow", "dog", "donkey", "fox", "gorilla", "hamster", "horse", "kangaroo",
+        "koala", "lion", "monkey", "mouse", "panda", "pig", "puppy", "rabbit", "raccoon", "tiger",
+    ),
+    "birds": ("bird", "chick", "crow", "dove", "penguin", "pigeon", "turkey"),
+    "small animals": ("dolphin", "fish", "frog", "seal", "snake", "spider", "whale"),
+    "vehicles": (
+        "ambulance", "bicycle", "boat", "car", "fire engine", "helicopter", "scooter", "ship",
+        "taxi", "tram", "van", "wheel",
+    ),
+    "food": (
+        "apple", "bread", "broccoli", "cheese", "cherries", "chocolate", "cookie", "corn", "egg",
+        "french fries", "grapes", "hamburger", "lemon", "mango", "onion", "orange", "pancakes",
+        "peach", "pear", "pizza", "pumpkin", "sandwich", "watermelon",
+    ),
+    "plants": ("flower", "leaf", "rose", "tree"),
+    "people": ("child", "clown", "face", "man", "woman"),
+    "clothes": ("dress", "glasses", "necklace", "ring", "shoe", "suitcase"),
+    "beings of tales": ("robot",),
+    "household": (
+        "anchor", "balloon", "basketball", "bed", "camera", "candle", "chair", "diamond", "door",
+        "football", "gift", "guitar", "hammer", "heart", "kite", "laptop", "light bulb", "pencil",
+        "scissors", "sword", "table", "telephone", "television", "tent", "trophy", "trumpet",
+        "umbrella", "violin", "watch",
+    ),
+    "buildings": ("city", "house", "window"),
+    "places": ("beach", "cloud", "fire", "garden", "mountain", "star", "street", "sun"),
+}  # fmt: skip
+"""By the kinds of `trainer.evaluation.things`."""
+
+OTHER_SUBJECTS: tuple[str, ...] = tuple(thing for things in OTHERS.values() for thing in things)
+
+STAND_INS: tuple[str, ...] = ("sks", "ohwx", "zwx", "bnha", "qxv", "vnty", "hjx", "olis")
+"""Words that hardly mean anything: what any rare word is to the model, but for the trigger."""
 
 WORDINGS = (
     "{}",
@@ -74,11 +107,7 @@ class PreservedPrompts:
 
 
 def preserved_prompts(
-    base: BaseModel,
-    config: TrainingConfig,
-    captions: Sequence[str],
-    device: Device,
-    cache: TensorCache,
+    text: TextSource, config: TrainingConfig, captions: Sequence[str]
 ) -> PreservedPrompts:
     """The prompts that a run preserves.
 
@@ -99,7 +128,7 @@ def preserved_prompts(
         wordings += own
         if word:
             class_words += [word, *(wording.format(with_article(word)) for wording in WORDINGS)]
-            neighbours += _worded(_nearest(base, word, device, cache), own)
+            neighbours += _worded(_nearest(text, word), own)
     others = _worded(OTHER_SUBJECTS, wordings)
     # The user's own prompts get half of the turns of their kind, however few they are.
     prompts = list(config.preservation.prompts)
@@ -147,14 +176,13 @@ def prompts_for_own_pictures(
 
 def class_prompts(config: TrainingConfig) -> list[str]:
     """One prompt for each class word, as DreamBooth has it: "a CLASS"."""
-    words = [concept.class_word for concept in concepts_of(config) if concept.class_word]
-    return [with_article(word) for word in dict.fromkeys(words)] or [""]
+    return [with_article(word) for word in class_words_of(config)] or [""]
 
 
-def _nearest(base: BaseModel, word: str, device: Device, cache: TensorCache) -> list[str]:
+def _nearest(text: TextSource, word: str) -> list[str]:
     """Things like a class word, most like first, those of its kind before all others."""
     things = [thing for thing in OTHER_SUBJECTS if not contains_word(word, thing)]
-    ranked = rank_by_similarity(base, word, things, device, cache)
+    ranked = rank_by_similarity(text.base, word, things, text.device, text.cache)
     of_kind = OTHERS.get(kind_of(word) or "", ())
     return sorted(ranked, key=lambda thing: thing not in of_kind)[:NEIGHBOURS]
 

@@ -203,6 +203,6 @@ class PicturePreservation:
         return PreservedRows(points, wanted, (), count, text_features=False)
 
     def _timestep(self, step: int, row: int, count: int) -> int:
-        """Stratified over the rows of a step, as `trainer.diffusion.draw_timesteps`."""
+        """Stratified over the rows of a step, as `trainer.training.batches.draw_timesteps`."""
         offset = derive_uniform(self.seed, step, "class picture timesteps")
         return int((row + offset) / count * len(self.alpha_bar))

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from trainer.conditioning import TextSource
-from trainer.data.cache import TensorCache, content_key
+from trainer.data.cache import content_key
 from trainer.diffusion import (
     Points,
     Size,
@@ -33,7 +33,6 @@ from trainer.diffusion import (
 )
 from trainer.events import Progress
 from trainer.lora.attach import disabled
-from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
 from trainer.preservation.prompts import PreservedPrompts
 from trainer.preservation.rows import Predictions
@@ -57,12 +56,14 @@ class Teacher:
         seed: of everything that is drawn at random.
     """
 
-    base: BaseModel
     text: TextSource
-    device: Device
-    cache: TensorCache
     size: Size
     seed: int
+
+    @property
+    def base(self) -> BaseModel:
+        """What is asked."""
+        return self.text.base
 
     def predictions(
         self,
@@ -131,7 +132,7 @@ class Teacher:
 
         settings = [STEPS, GUIDANCE, EMPTY_EVERY]
         key = self._key("remembered", prompts=prompts, first=first, settings=settings)
-        return self.cache.get_or_make(key, compute)
+        return self.text.cache.get_or_make(key, compute)
 
     def _of_pictures(self, clean: Tensor, prompts: list[str], first: int) -> dict[str, Tensor]:
         """At pictures under noise, (B, C, H, W), at one timestep of each of `STEPS` parts."""
@@ -152,12 +153,12 @@ class Teacher:
         key = self._key(
             "looked at", prompts=prompts, pictures=pictures, first=first, settings=[STEPS]
         )
-        return self.cache.get_or_make(key, compute)
+        return self.text.cache.get_or_make(key, compute)
 
     @torch.no_grad()
     def _ask(self, noised: Tensor, timestep: int, text: TextConditioning) -> Tensor:
         """The UNet's output without the adapter, (N, C, H, W) on the device."""
-        count, rows = len(noised), self.device.rows
+        count, rows = len(noised), self.text.device.rows
         sizes = ((self.size, (0, 0), self.size),) * count
         points = Points(("",) * count, noised, torch.full((count,), timestep), sizes)
         parts = [slice(at, at + rows) for at in range(0, count, rows)]
@@ -186,7 +187,7 @@ class Teacher:
     @property
     def _alpha_bar(self) -> Tensor:
         """(T,) on the device."""
-        return self.base.noise_scheduler().alphas_cumprod.to(self.device.torch_device)
+        return self.base.noise_scheduler().alphas_cumprod.to(self.text.device.torch_device)
 
     def _noise(self, purpose: str, *numbers: int) -> Tensor:
         """(C, H, W) float32 on the device."""
@@ -194,7 +195,7 @@ class Teacher:
         channels = int(self.base.unet.config["in_channels"])
         generator = torch.Generator().manual_seed(derive_seed(self.seed, purpose, *numbers))
         shape = (channels, self.size[0] // factor, self.size[1] // factor)
-        return torch.randn(shape, generator=generator).to(self.device.torch_device)
+        return torch.randn(shape, generator=generator).to(self.text.device.torch_device)
 
     def _timesteps(self, purpose: str, first: int) -> list[int]:
         """One timestep of each of `STEPS` equal parts of the schedule, the noisiest first."""

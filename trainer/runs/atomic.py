@@ -7,6 +7,7 @@ full disk at any moment leaves the old content intact. What a kill leaves behind
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -16,6 +17,8 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from trainer.errors import UserError
 
 # Ours, and the ".tmpAbC123" that safetensors leaves when it is killed.
 _ORPHAN = re.compile(r"\..+\.[0-9a-f]{8}\.tmp|\.tmp[0-9A-Za-z]{6}")
@@ -30,11 +33,14 @@ def temporary_name(path: Path) -> Path:
 
 
 @contextmanager
-def replacing(path: Path) -> Generator[Path]:
+def replacing(path: Path, *, sync: bool = True) -> Generator[Path]:
     """Gives a temporary path to write to; on leaving it takes the place of `path`.
 
     The file gets the mode that the umask asks for, also where the writer chose another
     (safetensors writes 0600). When the block raises, `path` is as it was and nothing is left.
+
+    Args:
+        sync: force it to the disk; False where whoever reads it notices what a power cut damages.
 
     Raises:
         OSError: from the file system, a full disk (``ENOSPC``) among them.
@@ -47,13 +53,15 @@ def replacing(path: Path) -> Generator[Path]:
     try:
         yield temporary
         temporary.chmod(mode)
-        _flush_file(temporary)
+        if sync:
+            _flush_file(temporary)
         temporary.replace(path)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()
         raise
-    _flush_folder(path.parent)
+    if sync:
+        _flush_folder(path.parent)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -127,14 +135,15 @@ def sweep_orphans(folder: Path, *, age: float = 0.0, below: bool = False) -> lis
         for path in (Path(place, name) for name in [*folders, *files] if _ORPHAN.fullmatch(name)):
             with suppress(OSError):  # another process may have been faster
                 if time.time() - path.lstat().st_mtime >= age:
-                    _remove(path)
+                    remove(path)
                     removed.append(path)
         if not below:
             break
     return removed
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Removes a file, or a folder with all that is in it; of a link only the link."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -155,3 +164,51 @@ def _flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_SUCH_PATH = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
+REFUSALS = _FULL | _NO_SUCH_PATH | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+"""What a disk, its rights or a path say, and no defect of this program's."""
+
+
+class DiskError(UserError):
+    """Something could not be written or read; the disk may be full."""
+
+
+def disk_error(error: OSError, what: str) -> DiskError:
+    """The sentence for an error of the file system.
+
+    Args:
+        what: what was to be written or read, such as "the previews of step 100".
+    """
+    name = str(error.filename or "")
+    place = f" ({name if len(name) <= 200 else name[:199] + '…'})" if name else ""
+    if error.errno in _FULL:
+        return DiskError(
+            f"The disk is full: there is no room for {what}{place}.",
+            "Free some space; a run that has a checkpoint goes on with: resume RUN",
+            "disk_full",
+        )
+    if error.errno in _NO_SUCH_PATH:
+        return DiskError(
+            f"The file system has no such path{place}: {error.strerror}.",
+            "Give another path: each name in it of at most 255 bytes, and all but the last "
+            "folders.",
+            "disk_refused",
+        )
+    return DiskError(
+        f"The file system refuses {what}{place}: {error.strerror or error}.",
+        "See to the disk and the rights on that folder; a run that has a checkpoint goes on with: "
+        "resume RUN",
+        "disk_refused",
+    )
+
+
+@contextmanager
+def writing(what: str) -> Generator[None]:
+    """Turns an `OSError` within the block into a `DiskError` about ``what``."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error, what) from error

@@ -71,6 +71,33 @@ def line_chart(lines: Sequence[Line], x_label: str, *, from_zero: bool = False) 
     return f'<svg class="chart" viewBox="{box}" role="img">{"".join(parts)}</svg>'
 
 
+def loss_lines(
+    losses: Sequence[Point],
+    preserved: Sequence[Point],
+    validated: Sequence[Point],
+    on_trained: Sequence[Point],
+    held_out: bool,
+) -> list[tuple[Line, str]]:
+    """The curves of a run's losses that have points, with their labels; see `validated_on`."""
+    span = smoothing_span(losses)
+    drawn = [
+        (Line("raw", losses), "each step"),
+        (Line("smooth", smooth(losses, span)), f"running mean over {span} steps"),
+        (
+            Line("second", smooth(preserved, smoothing_span(preserved))),
+            "preservation, running mean",
+        ),
+        (Line("third", validated), validated_on(held_out)),
+        (Line("fourth", on_trained), "the same, on trained pictures"),
+    ]
+    return [(line, label) for line, label in drawn if line.points]
+
+
+def validated_on(held_out: bool) -> str:
+    """Small sets have no validation split: their loss is that of trained pictures."""
+    return "pictures kept out of training" if held_out else "trained pictures, at fixed noise"
+
+
 def smoothing_span(points: Sequence[Point]) -> int:
     """Over how many steps a loss curve is smoothed: the single steps are mostly chance."""
     return max(5, min(200, len(points) // 12))

@@ -1,13 +1,22 @@
-"""Where everything lies in a run folder."""
+"""Where everything lies in a run folder, and the lock of its one writer."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import time
 import unicodedata
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import filelock
+
 from trainer.errors import UserError
+from trainer.runs.atomic import writing
+from trainer.text import numbered
 
 _STEP = re.compile(r"step-(\d{6,})")
 # Names that Windows keeps for devices, whatever follows the dot.
@@ -15,93 +24,59 @@ _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?",
 _NAME_LIMIT = 80  # bytes; leaves room for numbering and for temporary names
 
 
+class _Inside:
+    """A path within a run folder, which need not exist yet."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, run: RunFolder, _: type[RunFolder]) -> Path:
+        return run.path / self.name
+
+
 @dataclass(frozen=True)
 class RunFolder:
-    """A run folder; the properties are paths, which need not exist yet."""
+    """A run folder."""
 
     path: Path
 
+    config = _Inside("config.toml")
+    """The whole configuration, defaults included."""
+    events = _Inside("events.jsonl")
+    """One JSON object a line; see `trainer.runs.log`."""
+    status = _Inside("status.json")
+    """What the run does now; see `trainer.runs.status`."""
+    checkpoints = _Inside("checkpoints")
+    """Folder of exact training states."""
+    previews = _Inside("previews")
+    """Folder of preview pictures."""
+    adapter = _Inside("adapter.safetensors")
+    """The result."""
+    start = _Inside("start_from.safetensors")
+    """A copy of the adapter file that the run went on from, if it did."""
+    adapters = _Inside("adapters")
+    """Folder of the adapters of earlier steps, each ready for use."""
+    evaluation = _Inside("evaluation.json")
+    """What ``evaluate --json`` prints of this run."""
+    bleed_board = _Inside("evaluation/board.png")
+    """Trigger, class word, neighbour and unrelated thing, side by side; labels beside it."""
+    report = _Inside("report.html")
+    """One self-contained page about the run."""
+    timelapse = _Inside("timelapse.webp")
+    """The previews one after another, as an animated picture."""
+    wishes = _Inside("wishes")
+    """Folder of what is asked of the run; see `trainer.runs.wishes`."""
+    lock = _Inside(".lock")
+    """Held by the process that writes this run."""
+
     @property
     def name(self) -> str:
-        """The run's name."""
         return self.path.name
 
-    @property
-    def config(self) -> Path:
-        """The whole configuration, defaults included."""
-        return self.path / "config.toml"
-
-    @property
-    def events(self) -> Path:
-        """One JSON object a line; see `trainer.runs.log`."""
-        return self.path / "events.jsonl"
-
-    @property
-    def status(self) -> Path:
-        """What the run does now; see `trainer.runs.status`."""
-        return self.path / "status.json"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of exact training states."""
-        return self.path / "checkpoints"
-
-    @property
-    def previews(self) -> Path:
-        """Folder of preview pictures."""
-        return self.path / "previews"
-
-    @property
-    def adapter(self) -> Path:
-        """The result."""
-        return self.path / "adapter.safetensors"
-
-    @property
-    def start(self) -> Path:
-        """A copy of the adapter file that the run went on from, if it did."""
-        return self.path / "start_from.safetensors"
-
-    @property
-    def adapters(self) -> Path:
-        """Folder of the adapters of earlier steps, each ready for use."""
-        return self.path / "adapters"
-
-    @property
-    def evaluation(self) -> Path:
-        """What ``evaluate --json`` prints of this run."""
-        return self.path / "evaluation.json"
-
-    @property
-    def bleed_board(self) -> Path:
-        """Trigger, class word, neighbour and unrelated thing, side by side; labels beside it."""
-        return self.path / "evaluation" / "board.png"
-
-    @property
-    def report(self) -> Path:
-        """One self-contained page about the run."""
-        return self.path / "report.html"
-
-    @property
-    def timelapse(self) -> Path:
-        """The previews one after another, as an animated picture."""
-        return self.path / "timelapse.webp"
-
-    @property
-    def wishes(self) -> Path:
-        """Folder of what is asked of the run; see `trainer.runs.wishes`."""
-        return self.path / "wishes"
-
-    @property
-    def lock(self) -> Path:
-        """Held by the process that writes this run."""
-        return self.path / ".lock"
-
     def checkpoint(self, step: int) -> Path:
-        """The folder of the checkpoint of one step."""
         return self.checkpoints / step_name(step)
 
     def preview(self, step: int) -> Path:
-        """The folder of the previews of one step."""
         return self.previews / step_name(step)
 
     def adapter_at(self, step: int) -> Path:
@@ -154,18 +129,13 @@ def create_run(root: Path, name: str) -> RunFolder:
     Raises:
         UserError: the folder cannot be made.
     """
-    stem = safe_name(name)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        number = 1
-        while True:
-            path = root / (stem if number == 1 else f"{stem}-{number}")
-            try:
-                path.mkdir()
-            except FileExistsError:
-                number += 1
-                continue
-            return prepare(RunFolder(path))
+        for stem in numbered(safe_name(name)):
+            with suppress(FileExistsError):
+                (root / stem).mkdir()
+                return prepare(RunFolder(root / stem))
+        raise AssertionError  # there is always one more name
     except OSError as error:
         raise UserError(
             f"cannot make a run folder in {root}: {error.strerror or error}",
@@ -215,3 +185,43 @@ def list_runs(root: Path) -> list[RunFolder]:
 def _steps_in(folder: Path) -> list[int]:
     names = [entry.name for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
     return sorted(step for name in names if (step := step_of(name)) is not None)
+
+
+@contextmanager
+def run_lock(run: RunFolder) -> Generator[None]:
+    """Holds the run for this process until the block ends.
+
+    The lock is the operating system's and goes with the process, however that ends: it is never
+    stale. The file stays; only holding it means something.
+
+    Raises:
+        UserError: another process has it; the message names its pid.
+    """
+    lock = filelock.FileLock(run.lock, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise UserError(
+            f"{run.path} is in use by {_holder(run)}",
+            "Wait until it has finished, or stop it with Ctrl-C, and try again.",
+        ) from None
+    try:
+        with writing(f"the lock of {run.path}"):
+            _holder_file(run).write_text(json.dumps({"pid": os.getpid(), "since": time.time()}))
+        yield
+    finally:
+        with suppress(OSError):
+            _holder_file(run).unlink()
+        lock.release()
+
+
+def _holder_file(run: RunFolder) -> Path:
+    # Beside the lock, since Windows lets nobody else read a locked file.
+    return run.lock.with_name(run.lock.name + ".holder")
+
+
+def _holder(run: RunFolder) -> str:
+    try:
+        return f"process {json.loads(_holder_file(run).read_bytes())['pid']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from trainer.events import Prepared, RolledBack, RunEvent, from_line, to_line
-from trainer.runs.disk import DiskError, writing
+from trainer.runs.atomic import DiskError, writing
 from trainer.runs.layout import RunFolder
 
 Kind = TypeVar("Kind", bound=RunEvent)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -31,7 +32,7 @@ from trainer.events import (
 )
 from trainer.runs.atomic import write_text
 from trainer.runs.board import read_board
-from trainer.runs.charts import Line, Point, line_chart, smooth, smoothing_span
+from trainer.runs.charts import Line, Point, line_chart, loss_lines, smooth, smoothing_span
 from trainer.runs.layout import RunFolder
 from trainer.runs.log import Kind, last_of, read_events
 from trainer.runs.measured import read_measured
@@ -62,19 +63,25 @@ class Setting:
     changed: bool
 
 
+def templates_in(folder: Path, **options: Any) -> jinja2.Environment:
+    """The templates of a folder: they escape every text, and mind what they are not given."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        **options,
+    )
+
+
 def write_report(run: RunFolder) -> Path:
     """Writes the report of a run in whatever state it is; gives its path.
 
     The page asks nothing of the network, runs no script, and shows every text of the user's as
     text. Of paths it shows the last part only.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates_in(_TEMPLATES)
     environment.filters |= {
         "cut": _cut,
         "shell": shlex.quote,
@@ -158,33 +165,20 @@ def _facts(
 
 def _charts(events: Sequence[RunEvent]) -> Iterator[Chart]:
     losses = step_points(events, StepDone, "loss")
-    kept = step_points(events, StepDone, "preservation")
-    checked = step_points(events, Validated, "loss")
+    preserved = step_points(events, StepDone, "preservation")
+    validated = step_points(events, Validated, "loss")
     held_out = any(isinstance(event, Validated) and event.held_out for event in events)
-    span = smoothing_span(losses)
-    drawn = [
-        (Line("raw", losses), "each step"),
-        (Line("smooth", smooth(losses, span)), f"running mean over {span} steps"),
-        (Line("second", smooth(kept, smoothing_span(kept))), "preservation, running mean"),
-        (
-            Line("third", checked),
-            "pictures kept out of training" if held_out else "trained pictures, at fixed noise",
-        ),
-    ]
     note = "How far the predicted noise is off. It varies with the noise drawn; see the mean."
-    yield _chart("Loss", note, drawn)
-    drawn = [
-        (Line("smooth", step_points(events, StepDone, "learning_rate")), "learning rate"),
-    ]
-    yield _chart("Learning rate", "", drawn, from_zero=True)
+    yield _chart("Loss", note, loss_lines(losses, preserved, validated, [], held_out))
+    rates = Line("smooth", step_points(events, StepDone, "learning_rate"))
+    yield _chart("Learning rate", "", [(rates, "learning rate")], from_zero=True)
 
 
 def _chart(
     title: str, note: str, drawn: Sequence[tuple[Line, str]], from_zero: bool = False
 ) -> Chart:
-    used = [(line, label) for line, label in drawn if line.points]
-    svg = line_chart([line for line, _ in used], "steps", from_zero=from_zero)
-    legend = tuple((line.kind, label) for line, label in used) if len(used) > 1 else ()
+    svg = line_chart([line for line, _ in drawn], "steps", from_zero=from_zero)
+    legend = tuple((line.kind, label) for line, label in drawn) if len(drawn) > 1 else ()
     return Chart(title, note, legend, Markup(svg))  # numbers and our own words only
 
 
@@ -195,7 +189,6 @@ def _meters(events: Sequence[RunEvent]) -> list[tuple[Meter, str]]:
 
 
 def _settings(config: TrainingConfig) -> list[tuple[str, list[Setting]]]:
-    """All settings by section."""
     table: dict[str, list[Setting]] = {name: [] for name in sections()}
     for field in all_fields().values():
         value = get_value(config, field.name)

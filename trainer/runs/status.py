@@ -8,7 +8,8 @@ from typing import Annotated, get_args
 import psutil
 from pydantic import BeforeValidator, TypeAdapter
 
-from trainer.errors import Code
+from trainer.config.file import read_config, with_values, write_config
+from trainer.errors import Code, UserError
 from trainer.events import Phase, Reason
 from trainer.runs.atomic import write_json
 from trainer.runs.layout import RunFolder
@@ -47,6 +48,11 @@ class Status:
 _PARSER = TypeAdapter(Status)
 
 
+def running_mean(mean: float | None, value: float, weight: float = 0.1) -> float:
+    """A running mean once it has another value, which counts so much; None before the first."""
+    return value if mean is None else (1 - weight) * mean + weight * value
+
+
 def own_status(phase: Phase, step: int = 0, total_steps: int = 0, message: str = "") -> Status:
     """A status of the process that asks."""
     process = psutil.Process()
@@ -55,7 +61,6 @@ def own_status(phase: Phase, step: int = 0, total_steps: int = 0, message: str =
 
 
 def write_status(run: RunFolder, status: Status) -> None:
-    """Replaces the run's status."""
     write_json(run.status, asdict(status))
 
 
@@ -84,3 +89,22 @@ def effective_status(run: RunFolder) -> Status | None:
         return status
     message = f"stopped at step {status.step} (killed)"
     return replace(status, phase="stopped", eta_seconds=None, message=message, code="killed")
+
+
+def lengthen(run: RunFolder, steps: int) -> None:
+    """Sets how many steps a run has in all, so that it trains on to them when it is resumed.
+
+    Raises:
+        UserError: it has done as many already, or a process works on it.
+    """
+    status = effective_status(run)
+    if status and status.phase not in ENDED:
+        raise UserError(f"{run.name} is training now.", "Stop it first.")
+    config = read_config(run.config, of_run=True)
+    done = max(run.checkpoint_steps(), default=0)
+    if steps <= done:
+        raise UserError(
+            f"{run.name} has done {done:,} steps already; {steps:,} in all would be no more.",
+            f"Give the number of steps in all, such as {2 * done}.",
+        )
+    write_config(run.config, with_values(config, {"training.steps": steps}))

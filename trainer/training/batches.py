@@ -8,7 +8,7 @@ spread over batches, processes and devices changes nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,10 +22,9 @@ from trainer.data.captions import (
     protect_trigger,
 )
 from trainer.data.latents import LatentSource, MaskSource
-from trainer.data.order import SampleOrder, flip_choice
+from trainer.data.order import SampleOrder, flip_choice, variant_choice, variants_of
 from trainer.data.sets import Picture
-from trainer.data.variants import variant_choice, variants_of
-from trainer.diffusion import Sizes, draw_noise, draw_timesteps
+from trainer.diffusion import Sizes, draw_noise
 from trainer.models.base import BaseModel
 from trainer.models.text import count_tokens
 from trainer.seeds import derive_seed
@@ -75,19 +74,10 @@ class Batch:
         """The batch in pieces of at most ``size`` samples; ``total`` stays that of the step."""
         for start in range(0, len(self.slots), size):
             rows = slice(start, start + size)
-            yield Batch(
-                self.names[rows],
-                self.slots[rows],
-                self.captions[rows],
-                self.sizes[rows],
-                self.latents[rows],
-                self.noise[rows],
-                self.timesteps[rows],
-                self.total,
-                self.weights[rows],
-                None if self.masks is None else self.masks[rows],
-                None if self.perturbed is None else self.perturbed[rows],
-            )
+            own = {
+                name: value[rows] for name, value in vars(self).items() if hasattr(value, "__len__")
+            }
+            yield replace(self, **own)
 
 
 class Batches:
@@ -205,6 +195,27 @@ class Batches:
             masks=self.masks.weights(pictures, flips),
             perturbed=perturbed,
         )
+
+
+def draw_timesteps(count: int, *, seed: int, step: int, timesteps: int) -> Tensor:
+    """Timesteps of the samples of one optimizer step, stratified over the schedule.
+
+    The schedule is cut into ``count`` equal parts and each sample gets one of them, all shifted by
+    one uniform offset (low-discrepancy sampling, arXiv 2107.00630, appendix I.1): each timestep
+    is uniform, and the loss is less noisy than with independent draws. The parts are shuffled, so
+    that a sample's place in the batch says nothing about its noise.
+
+    Args:
+        count: samples in the whole step, over batches and processes.
+        timesteps: length T of the schedule.
+
+    Returns:
+        (count,) int64 in [0, T).
+    """
+    generator = torch.Generator().manual_seed(derive_seed(seed, step, "timesteps"))
+    offset = torch.rand((), generator=generator, dtype=torch.float64)
+    places = torch.randperm(count, generator=generator)
+    return (((places + offset) / count) * timesteps).long().clamp_(max=timesteps - 1)
 
 
 def trained_caption(

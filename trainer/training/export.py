@@ -19,7 +19,7 @@ from trainer.lora.reading import read_adapter
 from trainer.lora.tools import judge, works_in
 from trainer.lora.writing import best_layout, write_adapter
 from trainer.models.base import BaseModel
-from trainer.models.fingerprint import file_digest
+from trainer.models.load import file_digest
 from trainer.training.session import Session
 
 

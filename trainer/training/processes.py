@@ -1,24 +1,77 @@
-"""Several processes on one machine, through torch's own elastic launcher."""
+"""Several processes of one run, how each says why it ends, and how one stops in an orderly way."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import signal
 import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import FrameType
+from typing import Any, cast
 
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from trainer.errors import UserError
 
-from trainer.training.launched import LAUNCHER, REFUSALS, first_refusal
+LAUNCHER = "RAREBIT_LAUNCHER"
+"""The variable with the process id of the launcher, …"""
+REFUSALS = "RAREBIT_REFUSALS"
+"""… and the one with the folder where each process says why it ends, instead of printing it."""
+GRACE_SECONDS = 120.0
+"""How long a process has to save and end once its launcher is gone."""
+
+
+def note_refusal(error: UserError) -> bool:
+    """Leaves it to the launcher to say what is wrong, once for all; False where there is none."""
+    folder = os.environ.get(REFUSALS)
+    if folder is None:
+        return False
+    told = {"message": error.message, "hint": error.hint, "code": error.code, "at": time.time()}
+    with suppress(OSError):
+        (Path(folder) / f"{os.getpid()}.json").write_text(json.dumps(told), encoding="utf-8")
+    return True
+
+
+def first_refusal(folder: Path) -> UserError | None:
+    """What was wrong first: that another has ended is what the others saw of it."""
+    told: list[dict[str, Any]] = []
+    for file in folder.iterdir():
+        with suppress(ValueError):  # of a process that was killed while it wrote
+            told.append(cast("dict[str, Any]", json.loads(file.read_bytes())))
+    told.sort(key=lambda one: (one["code"] == "process_lost", one["at"]))
+    return UserError(told[0]["message"], told[0]["hint"], told[0]["code"]) if told else None
+
+
+def end_with_launcher(
+    parent: Callable[[], int] = os.getppid, wait: Callable[[float], None] = time.sleep
+) -> threading.Thread | None:
+    """Where `launch` started this process: ends it, as Ctrl-C does, once the launcher is gone."""
+    launcher = int(os.environ.get(LAUNCHER, "0"))
+    if not launcher or os.name == "nt":
+        return None
+
+    def watch() -> None:
+        while parent() == launcher:
+            wait(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait(GRACE_SECONDS)
+        os._exit(130)
+
+    thread = threading.Thread(target=watch, name="launcher", daemon=True)
+    thread.start()
+    return thread
+
 
 STOPPED = 130
 
 
 def launch(count: int, arguments: list[str]) -> int:
-    """Run ``python -m trainer ARGUMENTS`` in ``count`` processes that find each other.
+    """Run ``python -m trainer ARGUMENTS`` in ``count`` processes, by torch's elastic launcher.
 
     Each gets one GPU, or its share of the cores. Returns the exit status of the first that
     failed, or 0.
@@ -26,6 +79,11 @@ def launch(count: int, arguments: list[str]) -> int:
     Raises:
         UserError: one of them refused to go on, or has ended unexpectedly.
     """
+    # Imported late: every command asks this module where its mistakes are said.
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -53,3 +111,46 @@ def launch(count: int, arguments: list[str]) -> int:
             for name in (LAUNCHER, REFUSALS):
                 del os.environ[name]
     return 0
+
+
+class StopRequest:
+    """Turns the first of these signals into a wish that the training loop sees.
+
+    Before the loop runs there is nothing to save, and the signal interrupts at once; `defer` is
+    called when there is. A second Ctrl-C leaves at once: everything on disk is written
+    atomically, so nothing is damaged.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.deferred = False
+
+    def __enter__(self) -> StopRequest:
+        self._previous = {number: signal.signal(number, self._handle) for number in _signals()}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def defer(self) -> None:
+        """From now on a first request waits for the end of the step."""
+        self.deferred = True
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if not self.deferred:
+            raise KeyboardInterrupt
+        if self.requested and number == signal.SIGINT:
+            sys.stderr.write("\nLeaving at once; the last checkpoint is whole.\n")
+            sys.stderr.flush()
+            os._exit(130)
+        self.requested = True
+
+
+def _signals() -> list[signal.Signals]:
+    wanted = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP"):  # not on Windows
+        # A run under nohup ignores it: it is meant to outlive its terminal.
+        ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        wanted += [] if ignored else [signal.SIGHUP]
+    return wanted

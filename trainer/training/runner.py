@@ -1,10 +1,12 @@
-"""A run from beginning to end: its folder, its log and its result."""
+"""A run from beginning to end: its folder, its log and status, and its result."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -13,30 +15,115 @@ from trainer.config.effects import idle_settings
 from trainer.config.file import write_config
 from trainer.config.schema import TrainingConfig
 from trainer.data.captions import caption_lines
-from trainer.errors import UserError
+from trainer.errors import Code, UserError
 from trainer.evaluation.assessment import Assessment, assess_run
 from trainer.evaluation.watching import Watch
-from trainer.events import Ended, Prepared, Progress, RunEvent, no_progress
+from trainer.events import (
+    CACHING,
+    Ended,
+    Notice,
+    Phase,
+    Prepared,
+    Progress,
+    Reason,
+    RolledBack,
+    RunEvent,
+    StepDone,
+    Warned,
+    Working,
+    no_progress,
+)
 from trainer.memory.devices import Device, choose_device
-from trainer.memory.recovery import out_of_memory
+from trainer.memory.modes import too_small_a_card
 from trainer.places import cache_folder
-from trainer.runs.atomic import OLD, sweep_orphans
-from trainer.runs.disk import disk_error, writing
-from trainer.runs.layout import RunFolder
+from trainer.runs.atomic import OLD, DiskError, disk_error, sweep_orphans, writing
+from trainer.runs.layout import RunFolder, run_lock
 from trainer.runs.layout import prepare as prepare_folder
-from trainer.runs.lock import run_lock
 from trainer.runs.log import EventLog
+from trainer.runs.report import write_report
+from trainer.runs.status import Status, own_status, running_mean, write_status
 from trainer.runs.timelapse import write_timelapse
 from trainer.runs.wishes import forget_wishes
 from trainer.text import how_often
 from trainer.training.checkpoints import load_latest
 from trainer.training.export import Exported, export_adapter
-from trainer.training.interrupt import StopRequest
 from trainer.training.loop import save_state, train
 from trainer.training.optimizers import rates_in_words
-from trainer.training.recorder import Listener, Recorder
+from trainer.training.processes import StopRequest
 from trainer.training.resume import check_resumable
-from trainer.training.session import Notice, Session, prepare
+from trainer.training.session import Session, prepare
+
+STATUS_INTERVAL = 1.0
+"""Seconds between two writings of the status while its phase stays the same."""
+
+Listener = Callable[[RunEvent], None]
+
+
+class Recorder:
+    """Writes what happens in a run, in the main process, and passes it on to a listener."""
+
+    def __init__(
+        self, run: RunFolder, log: EventLog, total_steps: int, listener: Listener, step: int = 0
+    ) -> None:
+        self.run, self.log, self.listener = run, log, listener
+        self.status = own_status("preparing", step, total_steps)
+        self._last_written = 0.0
+        self._pace: float | None = None
+        write_status(run, self.status)
+
+    def phase(self, phase: Phase, **changes: Any) -> None:
+        """Enter a phase, and write it at once."""
+        self._write(replace(self.status, phase=phase, **changes), at_once=True)
+
+    def warn(self, message: str) -> None:
+        """Record something that the user should know."""
+        self.record(Warned(message))
+
+    def working(self, done: int, total: int, what: str) -> None:
+        """Record the progress of slow work before training."""
+        phase: Phase = "caching" if what == CACHING else "preparing"
+        self.record(Working(what, done, total, phase))
+
+    def record(self, event: RunEvent) -> None:
+        """Record one event in the log and the status, and pass it on."""
+        if isinstance(event, Warned):
+            event = replace(event, step=self.status.step)
+        if isinstance(event, Working):
+            self._write(replace(self.status, phase=event.phase))
+        else:
+            self.log.append(event)
+        if isinstance(event, StepDone):
+            self._pace = running_mean(self._pace, event.seconds)
+            left = round((self.status.total_steps - event.step) * self._pace, 1)
+            status = replace(self.status, phase="training", step=event.step, eta_seconds=left)
+            self._write(status)
+        elif isinstance(event, RolledBack):
+            self.status = replace(self.status, step=event.step)
+        self.listener(event)
+
+    def end(self, reason: Reason, code: Code, message: str) -> None:
+        """The last words of a run, each as far as the disk takes them if it has failed anyway."""
+        step = self.status.step
+        last_words: list[Callable[[], object]] = [
+            lambda: self.record(Ended(step, reason, code, message)),
+            lambda: self.phase(reason, eta_seconds=None, message=message, code=code),
+        ]
+        if step:
+            last_words.append(lambda: write_report(self.run))
+        for say in last_words:
+            try:
+                say()
+            except (DiskError, OSError):
+                if reason != "failed":
+                    raise
+
+    def _write(self, status: Status, at_once: bool = False) -> None:
+        at_once = at_once or status.phase != self.status.phase
+        self.status = status
+        now = time.monotonic()
+        if at_once or now - self._last_written >= STATUS_INTERVAL:
+            write_status(self.run, status)
+            self._last_written = now
 
 
 @dataclass(frozen=True)
@@ -79,7 +166,7 @@ class _Start:
         try:
             session = prepare(self.config, self.run, self.device, notice, progress, record)
         except torch.OutOfMemoryError as error:
-            raise out_of_memory("to get ready for training", self.config) from error
+            raise too_small_a_card("to get ready for training", self.config) from error
         if state is not None:
             for change in check_resumable(session, state, self.accept_changes):
                 notice(change)
@@ -148,19 +235,12 @@ def _follow(start: _Start) -> Result:
             for event in train(session, lambda: stop.requested):
                 finished = not isinstance(event, Ended)
         except UserError as error:
-            if error.code == "process_lost":
-                _save_for_the_main_one(session)
+            if error.code == "process_lost":  # perhaps the main one, which has the lock otherwise
+                with suppress(UserError, OSError), run_lock(session.run):
+                    session.device = replace(session.device, rank=0)
+                    _save_what_is_learned(session)
             raise
     return Result(session.run, session.step, finished, None)
-
-
-def _save_for_the_main_one(session: Session) -> None:
-    """A checkpoint from a process that only trains, where the main one has ended without it."""
-    if session.moving or session.step in (0, *session.run.checkpoint_steps()):
-        return
-    with suppress(UserError, OSError), run_lock(session.run):  # had by the main one while it lives
-        session.device = replace(session.device, rank=0)
-        list(save_state(session))
 
 
 def _train(session: Session, recorder: Recorder, stop: StopRequest) -> Result:
@@ -178,7 +258,7 @@ def _train(session: Session, recorder: Recorder, stop: StopRequest) -> Result:
                 return Result(run, event.step, False, None)
             recorder.record(event)
     except (UserError, OSError):
-        _save_what_is_learned(session, recorder)
+        _save_what_is_learned(session, recorder.record)
         raise
     recorder.phase("saving", step=session.step)
     exported = export_adapter(session, run.adapter)
@@ -191,13 +271,15 @@ def _train(session: Session, recorder: Recorder, stop: StopRequest) -> Result:
     return Result(run, session.step, True, exported, assessment)
 
 
-def _save_what_is_learned(session: Session, recorder: Recorder) -> None:
+def _save_what_is_learned(
+    session: Session, record: Callable[[RunEvent], None] = lambda _: None
+) -> None:
     """A checkpoint before a run fails, where the state is whole and the disk lets it."""
     if session.moving or session.step in (0, *session.run.checkpoint_steps()):
         return
     with suppress(UserError, OSError):
         for event in save_state(session):
-            recorder.record(event)
+            record(event)
 
 
 def _assess(session: Session, recorder: Recorder) -> Assessment | None:

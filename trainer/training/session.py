@@ -16,14 +16,13 @@ from torch.optim import Optimizer
 
 from trainer.conditioning import TextSource
 from trainer.config.layers import number_by_pattern
-from trainer.config.resolve import resolve
 from trainer.config.schema import OptimizerConfig, TrainingConfig
 from trainer.data.cache import TensorCache
 from trainer.data.gather import SetsReport, read_sets, split_pictures, with_class_pictures
 from trainer.data.latents import LatentSource, MaskSource
 from trainer.data.sets import Picture
 from trainer.errors import UserError
-from trainer.events import ImagesRead, Progress, RunEvent
+from trainer.events import ImagesRead, Notice, Progress, RunEvent
 from trainer.lora.adapter import Adapter
 from trainer.lora.attach import Attachment, attach, check_patterns, chosen_targets
 from trainer.lora.loading import check_fit, plain_on
@@ -35,15 +34,13 @@ from trainer.memory.modes import (
     load_training_base,
     memory_mode_of,
     set_mode,
-    with_bounded_rows,
 )
 from trainer.models.base import BaseModel
 from trainer.models.text import count_chunks
 from trainer.places import cache_folder
 from trainer.preservation.prepare import prepare_preservation
 from trainer.preservation.rows import Preservation
-from trainer.runs.atomic import replacing
-from trainer.runs.disk import writing
+from trainer.runs.atomic import replacing, writing
 from trainer.runs.layout import RunFolder
 from trainer.training.batches import Batches, all_captions
 from trainer.training.checkpoints import TrainingState, copy_to_cpu
@@ -56,8 +53,6 @@ from trainer.training.optimizers import (
 )
 from trainer.training.resume import image_table
 from trainer.triggers.lab import doubt
-
-Notice = Callable[[str], None]
 
 
 @dataclass
@@ -224,18 +219,14 @@ def prepare(
     shown = [variant for variants in batches.variants for variant in variants]
     _fill_latents(base, latents, [*shown, *held_out], config, device, progress)
 
-    if start:
-        check_fit(base, start)
-        start = plain_on(base, start)
-    attachment = attach(base, config.adapter, seed=training.seed, start=start)
-    device.put(base.unet)
-    if trains_text or not device.offload:
-        device.put(*base.text_encoders)
+    attachment = _attach(base, config, start, device)
     text = TextSource(base, cache, trained=trains_text, device=device)
     mode = memory_mode_of(config)
     set_mode(base, mode.mode, mode.checkpointing, trains_text=trains_text)
     parameters = [parameter for named in attachment.parameters.values() for _, parameter in named]
     decay = training.ema_decay
+    pairs = list(zip(pictures, captions, strict=True))
+    class_folders = sets.class_folders() if config.preservation.regularization else []
     session = Session(
         config=config,
         run=run,
@@ -252,15 +243,7 @@ def prepare(
         ema=EMAModel(parameters, decay=decay) if decay else None,
         scaler=torch.amp.GradScaler(device.torch_device.type, enabled=device.precision == "fp16"),
         preservation=prepare_preservation(
-            base,
-            config,
-            list(zip(pictures, captions, strict=True)),
-            sets.class_folders() if config.preservation.regularization else [],
-            text=text,
-            latents=latents,
-            device=device,
-            notice=notice,
-            progress=progress,
+            config, pairs, class_folders, text, latents, notice, progress
         ),
         alpha_bar=base.noise_scheduler().alphas_cumprod.to(device.torch_device),
         memory_mode=mode,
@@ -291,6 +274,20 @@ def _make_optimizer(config: OptimizerConfig, attachment: Attachment) -> Optimize
         )
     ratio, rates = config.lora_plus_ratio, learning_rates(config)
     return make_optimizer(config, parameter_groups(parameters, rates, ratio, config.layer_rates))
+
+
+def _attach(
+    base: BaseModel, config: TrainingConfig, start: Adapter | None, device: Device
+) -> Attachment:
+    """The adapter on the base model, and what computes with it on the device."""
+    if start:
+        check_fit(base, start)
+        start = plain_on(base, start)
+    attachment = attach(base, config.adapter, seed=config.training.seed, start=start)
+    device.put(base.unet)
+    if config.adapter.text_encoder or not device.offload:
+        device.put(*base.text_encoders)
+    return attachment
 
 
 def _read_sets(base: BaseModel, config: TrainingConfig, progress: Progress) -> SetsReport:
@@ -325,23 +322,17 @@ def _start(
 
 
 def _open_base(config: TrainingConfig, device: Device) -> tuple[BaseModel, TrainingConfig, Device]:
-    """The base model with all that follows from it: settings and rows at a time."""
-    base = load_training_base(config, device)
-    config = _with_trained_parts(resolve(config, base), base)
-    base.tiling = config.memory.vae_tiling == "on"
+    """`load_training_base`, with the parts that train and those that need not be on the device."""
+    base, config, device = load_training_base(config, device)
+    adapter = config.adapter
+    if (adapter.only or adapter.without) and not adapter.start_from:
+        # What patterns leave no layer of does not train.
+        parts = {key.part for key in chosen_targets(base, adapter)}
+        trained = {"unet": "unet" in parts, "text_encoder": parts != {"unet"}}
+        config = config.model_copy(update={"adapter": adapter.model_copy(update=trained)})
     if not config.adapter.text_encoder:
         device.put_away(*base.text_encoders)
-    return base, config, with_bounded_rows(device, config)
-
-
-def _with_trained_parts(config: TrainingConfig, base: BaseModel) -> TrainingConfig:
-    """The configuration without the parts that patterns leave no layer of: they do not train."""
-    adapter = config.adapter
-    if adapter.start_from or not (adapter.only or adapter.without):
-        return config
-    parts = {key.part for key in chosen_targets(base, adapter)}
-    trained = {"unet": "unet" in parts, "text_encoder": parts != {"unet"}}
-    return config.model_copy(update={"adapter": adapter.model_copy(update=trained)})
+    return base, config, device
 
 
 def _fill_latents(

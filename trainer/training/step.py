@@ -12,18 +12,9 @@ import torch
 from torch import Tensor
 
 from trainer.config.schema import TrainingConfig
-from trainer.diffusion import (
-    Points,
-    TextConditioning,
-    add_noise,
-    call_unet,
-    feature_drift,
-    huber_widths,
-    loss_weights,
-    sample_errors,
-    target,
-)
+from trainer.diffusion import Points, TextConditioning, add_noise, call_unet, target
 from trainer.events import StepDone
+from trainer.losses import feature_drift, huber_widths, loss_weights, sample_errors
 from trainer.memory.devices import repeating, together
 from trainer.models.base import BaseModel
 from trainer.preservation.rows import PreservedRows

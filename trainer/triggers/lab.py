@@ -14,9 +14,16 @@ from trainer.data.cache import TensorCache
 from trainer.data.captions import clean_caption, contains_word
 from trainer.models.load import TextPart, load_text_part
 from trainer.places import cache_folder
-from trainer.triggers.judgement import Judgement, cleaned, compound, judge
+from trainer.triggers.judgement import (
+    Judgement,
+    Reading,
+    cleaned,
+    compound,
+    judge,
+    read_word,
+    single_tokens,
+)
 from trainer.triggers.meaning import CLASSES, EncoderSense, Meaning, strongest
-from trainer.triggers.tokens import Reading, read_word, single_tokens
 from trainer.triggers.words import WordLists, english_words, notes
 
 SUGGESTIONS = 5
@@ -104,7 +111,6 @@ class TriggerLab:
         return [strongest(meanings) for meanings in zip(*by_encoder, strict=True)]
 
     def read(self, word: str) -> Reading:
-        """The word's pieces."""
         return read_word(self.text.tokenizers, word)
 
     @cached_property

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,8 @@ from app.client import ProgressUpdate, ShouldStop, Stopped, follow
 from app.render import plain, quiet, render
 from app.shared import QUIET, elem, for_scripts, logger
 from app.tabs.generate import drawing, grid
-from app.tabs.generate.drawing import MOST_COUNT, Settings
+from app.tabs.generate.drawing import MOST_COUNT, Settings, parse_adapter
 from app.tabs.generate.form import GenerateForm, read_form
-from app.tabs.generate.settings import parse_adapter
 from trainer.errors import UserError
 from trainer.events import Progress
 
@@ -255,20 +256,14 @@ def _stop(request: gr.Request) -> None:
 
 def add_api() -> None:
     """``generate`` for scripts: components of its own, which the page does not show."""
-    hidden: dict[str, Any] = {"visible": False}
+    kinds = {"str": gr.Textbox, "int": partial(gr.Number, precision=0), "float": gr.Number}
     inputs: list[Component] = [
-        gr.Textbox(label="prompt", **hidden),
-        gr.Textbox("", label="adapters", **hidden),
-        gr.Textbox("", label="negative", **hidden),
-        gr.Number(1, label="count", precision=0, **hidden),
-        gr.Number(1, label="seed", precision=0, **hidden),
-        gr.Number(25, label="steps", precision=0, **hidden),
-        gr.Number(5.0, label="guidance", **hidden),
-        gr.Number(0, label="width", precision=0, **hidden),
-        gr.Number(0, label="height", precision=0, **hidden),
-        gr.Textbox("tiny-emoji", label="base", **hidden),
+        kinds[one.annotation](
+            None if one.default is one.empty else one.default, label=one.name, visible=False
+        )
+        for one in inspect.signature(generate).parameters.values()
     ]
-    output = gr.File(label="pictures", file_count="multiple", **hidden)
+    output = gr.File(label="pictures", file_count="multiple", visible=False)
     gr.Button(visible=False, elem_id=elem("generate", "api")).click(
         for_scripts(generate), inputs, output, api_name="generate", concurrency_limit=None
     )

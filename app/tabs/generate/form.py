@@ -52,7 +52,6 @@ class AdapterRow:
 
     @property
     def inputs(self) -> list[Component]:
-        """What the row says."""
         return [self.adapter, self.strength, self.text_strength]
 
 
@@ -78,7 +77,6 @@ class GenerateForm:
 
     @property
     def adapters(self) -> list[Component]:
-        """Which adapters are chosen."""
         return [row.adapter for row in self.rows]
 
     def _lay_out_prompt(self) -> None:

@@ -21,6 +21,7 @@ from app.tabs.generate.drawing import AdapterSetting, Settings, checkpoint_choic
 from trainer.data.decoder import load_rgb
 from trainer.data.images import ImageProblem
 from trainer.errors import UserError
+from trainer.text import numbered
 
 MOST_PICTURES = 60
 _SMALLEST, _LARGEST = 160, 384  # pixels of a cell's longer side
@@ -148,8 +149,7 @@ def save_sheet(plan: GridPlan, drawn: Mapping[GridCell, Path], form: Settings) -
     text.add_itxt("rarebit", json.dumps(facts, ensure_ascii=False))
     folder, stem = todays_folder(), f"grid-{time.strftime('%H%M%S')}"
     with disk_trouble():
-        names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
-        path = next(path for name in names if not (path := folder / f"{name}.png").exists())
+        path = next(p for name in numbered(stem) if not (p := folder / f"{name}.png").exists())
         compose(plan, drawn).save(path, "PNG", pnginfo=text)
     return path
 

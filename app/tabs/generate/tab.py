@@ -15,9 +15,8 @@ from app.render import quiet, render
 from app.shared import PRIVATE, QUIET, Shared, says_errors
 from app.tabs.adapters import words as adapter_words
 from app.tabs.generate import draw, drawing
-from app.tabs.generate.drawing import AdapterSetting
+from app.tabs.generate.drawing import AdapterSetting, parse_adapter, read_settings
 from app.tabs.generate.form import LARGEST_SEED, NO_CHOICE, ROWS, GenerateForm
-from app.tabs.generate.settings import parse_adapter, read_settings
 from trainer.errors import UserError
 
 

@@ -23,8 +23,8 @@ from trainer.data.captions import (
     replace_word,
     without_word,
 )
-from trainer.data.focus import SUFFIX, write_focus
 from trainer.data.names import display_name, list_names
+from trainer.data.pairing import FOCUS_SUFFIX, write_focus
 from trainer.errors import UserError
 from trainer.runs.atomic import temporary_name, write_bytes
 
@@ -174,7 +174,7 @@ def remove_picture(image_set: SetFolder, picture: str) -> None:
         done = Done(f"{display_name(path.name)} removed", picture=picture, folder=folder)
         _write_history(image_set, [*history(image_set), done])
         mask = contents_of(image_set).masks.get(picture)
-        for file in (captions[picture], path.with_suffix(SUFFIX), mask and mask.path, path):
+        for file in (captions[picture], path.with_suffix(FOCUS_SUFFIX), mask and mask.path, path):
             if file and file.exists():
                 file.rename(target / file.name)
 
@@ -265,7 +265,9 @@ def _bring_back(image_set: SetFolder, done: Done) -> str:
     below = [part for part in PurePosixPath(done.picture).parent.parts if part not in ("..", "/")]
     target = Path(image_set.path, *below)
     with disk_trouble():
-        for file in sorted(source.iterdir(), key=lambda path: path.suffix not in (".txt", SUFFIX)):
+        for file in sorted(
+            source.iterdir(), key=lambda path: path.suffix not in (".txt", FOCUS_SUFFIX)
+        ):
             if not (target / file.name).exists():
                 target.mkdir(parents=True, exist_ok=True)
                 file.rename(target / file.name)

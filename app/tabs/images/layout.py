@@ -15,8 +15,8 @@ from app.tabs.images.captions import CaptionSession
 from app.tabs.images.edits import MAX_TEXT
 from app.tabs.images.imagesets import MAX_TITLE, MAX_WORD, set_choices
 from trainer.data.captions import MAX_CAPTION_CHARACTERS
-from trainer.data.focus import SUFFIX as FOCUS
 from trainer.data.images import PICTURE_SUFFIXES
+from trainer.data.pairing import FOCUS_SUFFIX
 from trainer.data.scan import CAPTION_SUFFIXES, TABLE_SUFFIXES
 
 Part = TypeVar("Part")
@@ -101,7 +101,13 @@ class Parts:
             "upload",
             label="Drop pictures, captions (.txt) or zip files here",
             file_count="multiple",
-            file_types=[*PICTURE_SUFFIXES, *CAPTION_SUFFIXES, *TABLE_SUFFIXES, FOCUS, ".zip"],
+            file_types=[
+                *PICTURE_SUFFIXES,
+                *CAPTION_SUFFIXES,
+                *TABLE_SUFFIXES,
+                FOCUS_SUFFIX,
+                ".zip",
+            ],
             height=180,
         )
         with gr.Row(equal_height=True):

@@ -15,8 +15,7 @@ from trainer.data.report import SetReport, describe_set
 from trainer.data.scan import FoundFile
 from trainer.data.sets import ImageEntry, ImageFile
 from trainer.errors import UserError
-from trainer.models.facts import facts_of, read_facts, short_name_of
-from trainer.models.identify import BaseFacts, BaseIdentity
+from trainer.models.identify import BaseFacts, BaseIdentity, facts_of, read_facts, short_name_of
 
 _NOTABLE_CUT = 0.1  # of a picture's area
 _BOX = 72  # pixels of the longest side in the drawing of buckets

@@ -24,13 +24,11 @@ from app.tabs.images.imagesets import (
     scan,
 )
 from trainer.data.buckets import Focus
-from trainer.data.focus import write_focus
 from trainer.data.images import PICTURE_SUFFIXES, ImageProblem
 from trainer.data.names import display_name
-from trainer.data.pairing import looks_like_mask
+from trainer.data.pairing import looks_like_mask, write_focus
 from trainer.data.parquet import ParquetRow, forget_tables
-from trainer.data.roles import special_folders
-from trainer.data.scan import MAX_REPEATS, FoundFile, folder_repeats, look_into
+from trainer.data.scan import MAX_REPEATS, FoundFile, folder_repeats, look_into, special_folders
 from trainer.data.sets import MAX_IMAGES, ImageEntry, ImageFile
 from trainer.errors import UserError
 
@@ -113,7 +111,7 @@ def _bytes_of(name: str, row: ParquetRow) -> bytes:
 def _own_folder(old: str, known: dict[str, str]) -> str:
     """A folder of our own for each that came; what its name means it goes on to mean.
 
-    That are repeats, and that it is not of the subject, see `trainer.data.roles`.
+    That are repeats, and that it is not of the subject, see `trainer.data.scan`.
     """
     if old == ".":
         return ""

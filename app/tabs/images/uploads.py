@@ -33,9 +33,14 @@ from app.tabs.images.storage import Incoming, mask_path, write_pictures
 from trainer.data.buckets import Focus
 from trainer.data.caption_files import find_captions
 from trainer.data.findings import merge_findings
-from trainer.data.focus import SUFFIX, find_focuses, write_focus
 from trainer.data.names import display_name, list_names, matching_key
-from trainer.data.pairing import looks_like_mask, take_masks
+from trainer.data.pairing import (
+    FOCUS_SUFFIX,
+    find_focuses,
+    looks_like_mask,
+    take_masks,
+    write_focus,
+)
 from trainer.data.scan import FolderContents, FoundFile, folder_repeats
 from trainer.errors import UserError
 from trainer.runs.atomic import replacing, temporary_name
@@ -320,7 +325,7 @@ def _add_to_pictures(image_set: SetFolder, found: _Sorted) -> list[str]:
             if old.path != target:
                 old.path.unlink()
     for picture in sorted(found.focuses.keys() & pictures.keys()):
-        if pictures[picture].with_suffix(SUFFIX).exists():
+        if pictures[picture].with_suffix(FOCUS_SUFFIX).exists():
             remarks.append(f"{display_name(picture)}: the place to cut at was replaced.")
         write_focus(pictures[picture], found.focuses[picture])
     return remarks
@@ -351,7 +356,7 @@ def _add(image_set: SetFolder, incoming: list[Incoming]) -> None:
 
 
 def _last_pictures(path: Path) -> int:
-    return 0 if path.suffix in (".txt", SUFFIX) else 1 if path.stem.endswith(".mask") else 2
+    return 0 if path.suffix in (".txt", FOCUS_SUFFIX) else 1 if path.stem.endswith(".mask") else 2
 
 
 def _next_number(image_set: SetFolder) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,15 @@ from trainer.data.captions import word_pattern
 from trainer.data.names import display_name
 from trainer.errors import UserError
 from trainer.runs.board import preview_records, spread
-from trainer.runs.charts import Line, Point, line_chart, smooth, smoothing_span, thin
+from trainer.runs.charts import (
+    Line,
+    line_chart,
+    loss_lines,
+    smooth,
+    smoothing_span,
+    thin,
+    validated_on,
+)
 from trainer.runs.layout import RunFolder
 from trainer.runs.measured import read_measured
 from trainer.runs.meters import METERS
@@ -126,29 +134,18 @@ def chart(found: RunView) -> str:
     losses = found.curves.get("loss", [])
     if len(losses) < 2:
         return render("runs.html", "empty", "Loss", "The curve appears with the first steps.")
-    span, preserved = smoothing_span(losses), found.curves.get("preservation", [])
-    drawn = [
-        ("raw", losses, "each step"),
-        ("smooth", smooth(losses, span), f"running mean over {span} steps"),
-        ("second", smooth(preserved, smoothing_span(preserved)), "preservation"),
-        ("third", found.curves.get("validation", []), _validated_on(found.log)),
-        ("fourth", found.curves.get("trained", []), "the same, on trained pictures"),
-    ]
-    return _figure("Loss", drawn)
+    preserved, validated, trained = (
+        found.curves.get(name, []) for name in ("preservation", "validation", "trained")
+    )
+    held_out = any(isinstance(event, events.Validated) and event.held_out for event in found.log)
+    return _figure("Loss", loss_lines(losses, preserved, validated, trained, held_out))
 
 
-def _validated_on(log: Iterable[events.RunEvent]) -> str:
-    """Small sets have no validation split: their loss is that of trained pictures."""
-    split = any(isinstance(event, events.Validated) and event.held_out for event in log)
-    return "pictures kept out of training" if split else "trained pictures, at fixed noise"
-
-
-def _figure(title: str, drawn: Sequence[tuple[str, list[Point], str]]) -> str:
-    used = [(css, points, name) for css, points, name in drawn if points]
-    most = MOST_POINTS // max(1, len(used))
-    svg = line_chart([Line(css, thin(points, most)) for css, points, _ in used], "steps")
+def _figure(title: str, drawn: Sequence[tuple[Line, str]]) -> str:
+    most = MOST_POINTS // max(1, len(drawn))
+    svg = line_chart([Line(line.kind, thin(line.points, most)) for line, _ in drawn], "steps")
     svg = svg.replace('role="img"', f'role="img" aria-label="{title} over steps"')
-    legend = [(css, name) for css, _, name in used]
+    legend = [(line.kind, name) for line, name in drawn]
     return render("runs.html", "figure", title, Markup(svg), legend)
 
 
@@ -219,7 +216,6 @@ def _pictures(found: RunView, step: int) -> dict[str, list[ShownPreview]]:
 
 
 def _marked(prompt: str, trigger: str) -> Markup:
-    """A prompt with the trigger word marked."""
     text = str(escape(display_name(prompt)))
     if trigger.strip():
         word = word_pattern(str(escape(display_name(trigger))))
@@ -286,7 +282,8 @@ def _in_words(event: events.RunEvent) -> str:
         case events.Warned() | events.RolledBack():
             return event.message
         case events.Validated():
-            return f"Step {event.step:,}: loss {event.loss:.3g} on {_validated_on([event])}"
+            on = validated_on(bool(event.held_out))
+            return f"Step {event.step:,}: loss {event.loss:.3g} on {on}"
         case events.Evaluated():
             values = [(meter.title, meter.of(event.meters)) for meter in METERS]
             found = ", ".join(f"{title} {value}" for title, value in values if value)
@@ -315,7 +312,7 @@ def compared(names: Sequence[str]) -> str:
     if len(views) < 2:
         return quiet("Choose two to four runs.")
     curves = [
-        (css, smooth(losses, smoothing_span(losses)), found.info.name)
+        (Line(css, smooth(losses, smoothing_span(losses))), found.info.name)
         for css, found in zip(("smooth", "second", "third", "fourth"), views, strict=False)
         if (losses := found.curves.get("loss"))
     ]
@@ -340,7 +337,6 @@ def compared(names: Sequence[str]) -> str:
 
 
 def _newest(found: RunView) -> list[ShownPreview]:
-    """The newest previews, prompt by prompt."""
     if not found.preview_steps:
         return []
     by_prompt = _pictures(found, found.preview_steps[-1])

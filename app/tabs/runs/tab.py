@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,12 @@ from trainer.runs.wishes import is_wished, take_back
 
 TICK = 2.0  # seconds
 _LISTED = 100
+_BUTTONS = {
+    "stop": "stop", "pause": "pause", "preview": "draw-now", "prompts": "prompts",
+    "resume": "resume", "anyway": "resume-anyway", "longer": "longer", "draw": "generate",
+    "again": "settings", "delete": "delete", "next": "next-step",
+}  # fmt: skip
+"""What can be done with a run, and the button's element id without the tab's name."""
 
 _id = partial(elem, "runs")
 
@@ -63,16 +70,9 @@ class RunParts:
             with gr.Column(scale=4, min_width=340):
                 self._add_area("head")
                 with gr.Row():
-                    self._add_button("stop", "stop", "primary")
-                    self._add_button("pause", "pause")
-                    self._add_button("preview", "draw-now")
-                    self._add_button("prompts", "prompts")
-                    self._add_button("resume", "resume", "primary")
-                    self._add_button("anyway", "resume-anyway")
-                    self._add_button("longer", "longer")
-                    self._add_button("draw", "generate", "primary")
-                    self._add_button("again", "settings")
-                    self._add_button("delete", "delete")
+                    for name in _BUTTONS:
+                        if name != "next":  # which stands below the verdict
+                            self._add_button(name)
                 with gr.Group(visible=False, elem_id=_id("question")) as self.question:
                     self.asked = gr.HTML(elem_id=_id("asked"))
                     with gr.Row():
@@ -107,7 +107,7 @@ class RunParts:
                         )  # fmt: skip
                         self.keep = gr.Button("Leave them", size="sm", elem_id=_id("others-no"))
                 self._add_area("verdict")
-                self._add_button("next", "next-step", "primary")
+                self._add_button("next")
                 self._add_area("board")
                 self._add_area("meters")
                 with gr.Row(equal_height=False):
@@ -126,10 +126,11 @@ class RunParts:
     def _add_area(self, name: str) -> None:
         self.areas[name] = gr.HTML(elem_id=_id(name))
 
-    def _add_button(self, name: str, thing: str, variant: Any = "secondary") -> None:
+    def _add_button(self, name: str) -> None:
         self.buttons[name] = gr.Button(
-            visible=False, size="sm", elem_id=_id(thing), scale=0, min_width=150, variant=variant
-        )
+            visible=False, size="sm", elem_id=_id(_BUTTONS[name]), scale=0, min_width=150,
+            variant="primary" if name in ("stop", "resume", "draw", "next") else "secondary",
+        )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------ watching
@@ -199,11 +200,15 @@ def _contents(name: str | None, runs: list[RunInfo]) -> dict[str, Any]:
     except UserError:
         found = None
     if found is None:
-        drawn = dict.fromkeys(("verdict", "board", "chart", "meters", "log"), "")
-        return {**shown, "head": render("runs.html", "nothing_yet"), **drawn, **_buttons(None)}
+        head = render("runs.html", "nothing_yet")
+        return {**shown, "head": head, **dict.fromkeys(_PARTS, ""), **_buttons(None)}
     return {**shown, "head": html.head(found), **_drawn(found), **_buttons(found)}
 
 
+_PARTS: dict[str, Callable[[RunView], str]] = {
+    "verdict": html.verdict, "board": html.board, "chart": html.chart, "meters": html.meters,
+    "log": html.log,
+}  # fmt: skip
 _drawings: dict[str, tuple[Any, dict[str, str]]] = {}
 
 
@@ -211,37 +216,16 @@ def _drawn(found: RunView) -> dict[str, str]:
     """The HTML of a run, made once for everyone who watches."""
     name, version = found.info.name, (found.version, found.info.alive, found.info.phase)
     if name not in _drawings or _drawings[name][0] != version:
-        drawn = {
-            "verdict": html.verdict(found),
-            "board": html.board(found),
-            "chart": html.chart(found),
-            "meters": html.meters(found),
-            "log": html.log(found),
-        }
-        _drawings[name] = (version, drawn)
+        _drawings[name] = (version, {part: draw(found) for part, draw in _PARTS.items()})
         for old in list(_drawings)[:-16]:
             _drawings.pop(old, None)
-        return drawn
     return _drawings[name][1]
 
 
 def _buttons(found: RunView | None) -> dict[str, tuple[bool, str, bool]]:
     """(visible, label, clickable) of every button."""
     if found is None:
-        names = (
-            "stop",
-            "pause",
-            "preview",
-            "prompts",
-            "resume",
-            "anyway",
-            "longer",
-            "draw",
-            "again",
-            "delete",
-            "next",
-        )
-        return dict.fromkeys(names, (False, "", True))
+        return dict.fromkeys(_BUTTONS, (False, "", True))
     info = found.info
     ended = info.phase in ("stopped", "failed", UNSTARTED)
     folder = RunFolder(places.RUNS / info.name)
@@ -295,22 +279,25 @@ def _component(key: str, value: Any) -> Any:
 def _act(parts: RunParts, shared: Shared) -> None:
     """Every press changes the run folders, and then has the run shown as it is."""
     name, show, buttons = parts.names, shared.run, parts.buttons
-    buttons["stop"].click(says_errors(_stop), name, show, **QUIET)
-    buttons["resume"].click(says_errors(_resume), name, show, **QUIET)
-    buttons["anyway"].click(says_errors(_resume_anyway), name, show, **QUIET)
-    buttons["pause"].click(says_errors(_pause), name, show, **QUIET)
-    buttons["preview"].click(says_errors(_draw_now), name, show, **QUIET)
+    jobs_of = {
+        "stop": jobs.stop,
+        "resume": jobs.resume,
+        "anyway": partial(jobs.resume, accept_changes=True),
+        "pause": _pause,
+        "preview": partial(jobs.ask, wish="draw"),
+    }
+    for key, job in jobs_of.items():
+        buttons[key].click(_pressing(job), name, show, **QUIET)
     asked = [parts.prompts, parts.count, parts.others]
     buttons["prompts"].click(says_errors(_ask_previews), name, asked, **QUIET)
-    gr.on([parts.keep.click, parts.names.input], _hide, None, parts.others, **QUIET)
     chosen = [name, parts.prompts, parts.count]
     parts.use.click(says_errors(_change_previews), chosen, [parts.others, show], **QUIET)
     buttons["longer"].click(_ask_length, name, [parts.steps, parts.length], **QUIET)
-    gr.on([parts.enough.click, parts.names.input], _hide, None, parts.length, **QUIET)
     parts.more.click(says_errors(_train_longer), [name, parts.steps], [parts.length, show], **QUIET)
     buttons["delete"].click(_ask, name, [parts.asked, parts.question], **QUIET)
-    parts.no.click(_hide, None, parts.question, **QUIET)
-    parts.names.input(_hide, None, parts.question, **QUIET)
+    closing = {parts.enough: parts.length, parts.no: parts.question, parts.keep: parts.others}
+    for close, group in closing.items():
+        gr.on([close.click, parts.names.input], _hide, None, group, **QUIET)
     parts.yes.click(says_errors(_delete), name, [parts.question, show], **QUIET)
     buttons["again"].click(says_errors(_settings), name, [shared.settings, shared.tabs], **QUIET)
     buttons["draw"].click(
@@ -326,34 +313,21 @@ def _act(parts: RunParts, shared: Shared) -> None:
     buttons["next"].click(says_errors(take), name, [*states.values()], **QUIET)
 
 
-def _stop(name: str) -> str:
-    jobs.stop(name)
-    return name
+def _pressing(job: Callable[[str], None]) -> Callable[[str], str]:
+    def press(name: str) -> str:
+        job(name)
+        return name
+
+    return says_errors(press)
 
 
-def _resume(name: str) -> str:
-    jobs.resume(name)
-    return name
-
-
-def _resume_anyway(name: str) -> str:
-    jobs.resume(name, accept_changes=True)
-    return name
-
-
-def _pause(name: str) -> str:
+def _pause(name: str) -> None:
     """Or goes on where it is paused."""
     run = jobs.run_folder(name)
     if is_wished(run, "pause"):
         take_back(run, "pause")
     else:
         jobs.ask(name, "pause")
-    return name
-
-
-def _draw_now(name: str) -> str:
-    jobs.ask(name, "draw")
-    return name
 
 
 def _ask_previews(name: str) -> tuple[str, int, gr.Group]:

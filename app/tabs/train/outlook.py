@@ -1,17 +1,25 @@
-"""What a training would do: on what, how long, and how we know."""
+"""What a training would do: on what, how long, how we know, and whether it fits the card."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from app import client
+from app.allowed import check_base, is_image_set
+from app.forms import Shown, form_values, label_of, mistakes_by_field, read_form
+from app.render import quiet, render
 from app.tabs.images.setview import known_unusable
 from trainer import places
-from trainer.config.concepts import concepts_of, preserved_share, subject_of
-from trainer.config.file import read_config
+from trainer.config.concepts import check_essentials, concepts_of, preserved_share, subject_of
+from trainer.config.effects import idle_settings
+from trainer.config.fields import all_fields, get_value, shown
+from trainer.config.file import ConfigError, read_config
 from trainer.config.schema import TrainingConfig
+from trainer.config.sections import CHECKPOINTING_COST
 from trainer.data.order import validation_count
 from trainer.data.pairing import read_folder
 from trainer.data.scan import repeats_of
@@ -29,6 +37,43 @@ _BUILT_IN_PACE = 0.2
 _BUILT_IN = "tiny-emoji"
 
 
+Wrong = dict[str, str]
+"""What is wrong, by the field's name; "" for what is no single field's."""
+
+
+def look(shown: Sequence[Shown], complete: bool) -> tuple[TrainingConfig | None, Wrong]:
+    """The configuration that the form shows, or what is wrong with it; `complete`: or missing."""
+    try:
+        config = read_form(shown)
+        if complete:
+            check_essentials(config, is_image_set)
+    except ConfigError as error:
+        return None, mistakes_by_field(error)
+    return config, {}
+
+
+def summary(config: TrainingConfig | None, wrong: Wrong) -> str:
+    """What a training would do, or what is wrong with the form, as HTML."""
+    if config is None:
+        mistakes = [(label_of(name) if name else "", text) for name, text in wrong.items()]
+        return render("train.html", "wrong", mistakes)
+    found = (_missing(config), lessons(config), arithmetic(config))
+    idle = [(label_of(one.field), one.message) for one in idle_settings(config)]
+    return render("train.html", "summary", config, *found, time_needed(config), idle)
+
+
+def _missing(config: TrainingConfig) -> str:
+    """What to do next, as long as something is needed."""
+    _, wrong = look(form_values(config), complete=True)
+    if "images.path" in wrong and config.images.path == Path():
+        return "Choose an image set to begin, or make one of your own pictures in Images."
+    if "images.path" in wrong:
+        return wrong["images.path"]
+    if "captions.trigger" in wrong:
+        return "Give a trigger word: the rare word that will call what the pictures show."
+    return " ".join(wrong.values())
+
+
 class Lesson(NamedTuple):
     """One concept of a training: what is learnt, and from how many pictures of which set."""
 
@@ -38,7 +83,6 @@ class Lesson(NamedTuple):
 
 
 def lessons(config: TrainingConfig) -> list[Lesson]:
-    """What a training teaches."""
     found: list[Lesson] = []
     for concept in concepts_of(config):
         count = picture_count(concept.path)
@@ -117,30 +161,19 @@ def pace_of(config: TrainingConfig) -> Pace | None:
             measured = _measured(run.path, run.events.stat().st_mtime_ns)
         except OSError:
             continue
-        if measured and measured.resembles(config):
-            return Pace(measured.seconds * _work(config) / _work(measured.config), run.name)
+        if measured is None or measured[0].base.name != config.base.name:
+            continue
+        (known, seconds), sides = measured, config.images.sides
+        if not sides or max(sides) == max(known.images.sides, default=None):
+            return Pace(seconds * _work(config) / _work(known), run.name)
     if config.base.name == _BUILT_IN:
         return Pace(_BUILT_IN_PACE * _work(config) / _work(TrainingConfig()), "")
     return None
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """The seconds that a step of a run took."""
-
-    config: TrainingConfig
-    seconds: float
-
-    def resembles(self, config: TrainingConfig) -> bool:
-        """Whether its pace says something of that of another training."""
-        sides, known = config.images.sides, self.config.images.sides
-        same_size = not sides or max(sides) == max(known, default=None)
-        return config.base.name == self.config.base.name and same_size
-
-
 @lru_cache(maxsize=256)
-def _measured(path: Path, changed: int) -> _Measured | None:
-    """Seconds a step of a run; None where too little was done to tell."""
+def _measured(path: Path, changed: int) -> tuple[TrainingConfig, float] | None:
+    """A run's settings, and the seconds of a step; None where too little was done to tell."""
     run = RunFolder(path)
     try:
         config = read_config(run.config, of_run=True)
@@ -152,17 +185,56 @@ def _measured(path: Path, changed: int) -> _Measured | None:
     times = [event.time for event in steps[begun + 1 :] if event.time]
     if len(times) < 10:
         return None
-    return _Measured(config, (times[-1] - times[0]) / (len(times) - 1))
+    return config, (times[-1] - times[0]) / (len(times) - 1)
 
 
 def _work(config: TrainingConfig) -> float:
-    """What a step costs, in pictures of the largest resolution; preserved prompts are pictures too.
-
-    Recomputing activations costs a third more time (docs/configuration.md).
-    """
+    """What a step costs, in pictures of the largest resolution; preserved prompts count as such."""
     size = config.training.batch_size * config.training.accumulation
     preserved = preserved_share(config) / config.preservation.every
-    again = 4 / 3 if config.training.gradient_checkpointing else 1.0
+    again = CHECKPOINTING_COST**config.training.gradient_checkpointing
     sides = config.images.sides or (1,)
     area = sum((side / max(sides)) ** 2 for side in sides) / len(sides)
     return size * (area + preserved) * again
+
+
+NO_MEMORY_LINE = quiet("Memory: not predicted yet.")
+_FIT_SECONDS = 120.0  # seconds; a large model takes about 20
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A configuration, equal to all others that need the same memory, which `key` says."""
+
+    config: TrainingConfig = field(compare=False)
+    key: str
+
+
+def memory_line(*values: Shown) -> str:
+    """The prediction for what the form shows, as HTML; the quiet line where there is none."""
+    try:
+        config = read_form(values)
+        check_base(config.base.name)
+        fields = (one.name for one in all_fields().values() if one.memory)
+        folders = [concept.path for concept in concepts_of(config)]  # their captions count
+        key = repr(([get_value(config, name) for name in fields], folders))
+        return _predicted(_Asked(config, key))
+    except UserError:
+        return NO_MEMORY_LINE
+
+
+@lru_cache(maxsize=64)
+def _predicted(asked: _Asked) -> str:
+    config = asked.config.model_dump(mode="json")
+    return describe_memory(client.call("fit", {"config": config}, _FIT_SECONDS))
+
+
+def describe_memory(value: dict[str, Any]) -> str:
+    """A prediction in one line.
+
+    Args:
+        value: what ``fit --json`` prints.
+    """
+    plan = value["plan"] if value["plan_fits"] else {}
+    changes = [f"{label_of(name)} {shown(setting)}" for name, setting in plan.items()]
+    return render("train.html", "memory", value, changes)

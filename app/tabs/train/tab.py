@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.components import Component
 
 from app import jobs
-from app.allowed import is_image_set
 from app.forms import (
     CONCEPTS,
     Shown,
@@ -20,9 +18,7 @@ from app.forms import (
     explanation,
     field_names,
     form_values,
-    label_of,
     make_component,
-    mistakes_by_field,
     preset_values,
     read_form,
 )
@@ -30,14 +26,11 @@ from app.render import render
 from app.shared import QUIET, Shared, elem, for_scripts, go, says_errors
 from app.tabs.images.imagesets import find_set, set_choices
 from app.tabs.images.words import remember
-from app.tabs.train import memory, outlook
+from app.tabs.train import outlook
 from app.tabs.train.loading import read_settings
 from trainer import places
-from trainer.config.concepts import check_essentials
-from trainer.config.effects import idle_settings
 from trainer.config.fields import all_fields, sections
 from trainer.config.file import (
-    ConfigError,
     apply_overrides,
     format_config,
     parse_config,
@@ -57,9 +50,6 @@ _SAVE = """(text) => {
     link.click();
     URL.revokeObjectURL(link.href);
 }"""
-Wrong = dict[str, str]
-"""What is wrong, by the field's name; "" for what is no single field's."""
-
 _id = partial(elem, "train")
 
 
@@ -92,7 +82,7 @@ class TrainForm:
                 self._lay_out_choices()
             with gr.Column(scale=2, min_width=300):
                 self.summary = gr.HTML(elem_id=_id("summary"))
-                self.memory = gr.HTML(memory.NOT_YET, elem_id=_id("memory"))
+                self.memory = gr.HTML(outlook.NO_MEMORY_LINE, elem_id=_id("memory"))
                 self.start = gr.Button("Start training", variant="primary", elem_id=_id("start"))
                 self.queue = gr.Button(
                     "Queue behind the one that trains", visible=False, elem_id=_id("queue")
@@ -110,7 +100,6 @@ class TrainForm:
 
     @property
     def folded(self) -> list[gr.Accordion]:
-        """The folded parts, each once."""
         return [self.everything, *dict.fromkeys(self.folds.values())]
 
     @property
@@ -180,7 +169,7 @@ def _follow(form: TrainForm, shared: Shared) -> None:
 
     def describe(*inputs: Any) -> list[Any]:
         *shown, before, has_arrived = inputs
-        config, wrong = _look(shown, complete=False)
+        config, wrong = outlook.look(shown, complete=False)
         now = dict(zip(form.names, shown, strict=True)) if has_arrived else gr.skip()
         return [*_tell(form, config, wrong, before), now]
 
@@ -202,11 +191,11 @@ def _follow(form: TrainForm, shared: Shared) -> None:
     shown = [*form.values, form.shown_wrong, has_arrived]
     told = [*form.outputs, form.remembered]
     gr.on(changed, describe, shown, told, **always)
-    gr.on(changed, memory.line, form.values, form.memory, **always)
+    gr.on(changed, outlook.memory_line, form.values, form.memory, **always)
     for filling in (by_length, by_preset, arrived):
         filling.then(describe, shown, told, **always)
     for filling in (by_length, by_preset):  # a page that was only loaded starts no worker
-        filling.then(memory.line, form.values, form.memory, **always)
+        filling.then(outlook.memory_line, form.values, form.memory, **always)
 
 
 def _preset_updates(form: TrainForm, name: str) -> list[Any]:
@@ -280,18 +269,9 @@ def _remember_words(
     return trigger, class_word, {"trigger": trigger, "class_word": class_word}
 
 
-def _look(shown: Sequence[Shown], complete: bool) -> tuple[TrainingConfig | None, Wrong]:
-    """The configuration that the form shows, or what is wrong with it; `complete`: or missing."""
-    try:
-        config = read_form(shown)
-        if complete:
-            check_essentials(config, is_image_set)
-    except ConfigError as error:
-        return None, mistakes_by_field(error)
-    return config, {}
-
-
-def _tell(form: TrainForm, config: TrainingConfig | None, wrong: Wrong, before: Wrong) -> list[Any]:
+def _tell(
+    form: TrainForm, config: TrainingConfig | None, wrong: outlook.Wrong, before: outlook.Wrong
+) -> list[Any]:
     """Updates for `TrainForm.outputs`: mistakes stand beside their fields, whose parts open."""
     opened = {id(form.folds[name]) for name in wrong if name in form.folds}
     if opened:
@@ -304,36 +284,15 @@ def _tell(form: TrainForm, config: TrainingConfig | None, wrong: Wrong, before: 
         for name in form.names
     ]
     busy = jobs.overview.busy() is not None
-    return [_summary(config, wrong), gr.Button(visible=busy), *folds, *infos, wrong]
+    return [outlook.summary(config, wrong), gr.Button(visible=busy), *folds, *infos, wrong]
 
 
-def _explained(name: str, wrong: Wrong) -> str:
+def _explained(name: str, wrong: outlook.Wrong) -> str:
     """A field's explanation, after what is wrong with it."""
     if name not in wrong:
         return explanation(name)
     mistake = " ".join(wrong[name].replace("*", "∗").split())
     return f"**{mistake}**\n{explanation(name)}"  # a component's info takes this much Markdown
-
-
-def _summary(config: TrainingConfig | None, wrong: Wrong) -> str:
-    if config is None:
-        mistakes = [(label_of(name) if name else "", text) for name, text in wrong.items()]
-        return render("train.html", "wrong", mistakes)
-    found = (_missing(config), outlook.lessons(config), outlook.arithmetic(config))
-    idle = [(label_of(one.field), one.message) for one in idle_settings(config)]
-    return render("train.html", "summary", config, *found, outlook.time_needed(config), idle)
-
-
-def _missing(config: TrainingConfig) -> str:
-    """What to do next, as long as something is needed."""
-    _, wrong = _look(form_values(config), complete=True)
-    if "images.path" in wrong and config.images.path == Path():
-        return "Choose an image set to begin, or make one of your own pictures in Images."
-    if "images.path" in wrong:
-        return wrong["images.path"]
-    if "captions.trigger" in wrong:
-        return "Give a trigger word: the rare word that will call what the pictures show."
-    return " ".join(wrong.values())
 
 
 # ------------------------------------------------------------------------------ filling
@@ -342,7 +301,8 @@ def _missing(config: TrainingConfig) -> str:
 def _fill(form: TrainForm, shared: Shared) -> None:
     """Files and earlier runs put values into the form."""
     form.load.upload(says_errors(_load), form.load, [*form.filled, form.moved], **QUIET)
-    shared.settings.change(says_errors(_load_settings), shared.settings, form.filled, **QUIET)
+    of_run = says_errors(lambda told: _filled(parse_config(told[0], "The run's settings")))
+    shared.settings.change(of_run, shared.settings, form.filled, **QUIET)
     form.save.click(says_errors(_save), form.values, form.text, **QUIET).success(
         None, form.text, None, js=_SAVE, api_visibility="private"
     )
@@ -352,10 +312,6 @@ def _load(files: list[bytes] | None) -> list[Any]:
     config, moved = read_settings(files or [])
     told = render("train.html", "moved", moved.groups()) if moved else ""
     return [*_filled(config), told]
-
-
-def _load_settings(settings: tuple[str, float]) -> list[Any]:
-    return _filled(parse_config(settings[0], "The run's settings"))
 
 
 def _filled(config: TrainingConfig) -> list[Any]:
@@ -375,7 +331,7 @@ def _start(form: TrainForm, shared: Shared) -> None:
     def pressing(begin: Callable[[TrainingConfig], str]) -> Callable[..., list[Any]]:
         def press(*inputs: Any) -> list[Any]:
             *shown, before = inputs
-            config, wrong = _look(shown, complete=True)
+            config, wrong = outlook.look(shown, complete=True)
             if config is None:
                 return [gr.skip(), gr.skip(), *_tell(form, None, wrong, before)]
             name = begin(config)

@@ -135,7 +135,7 @@ ELSEWHERE = {
         "trainer/training/test_guard.py::test_it_goes_back_to_a_checkpoint_and_on_at_half_the_rate"
     ),
     "memory.mode": MODES,
-    "memory.vae_tiling": "trainer/memory/test_tiling.py::test_what_is_chosen_where_nothing_is_said",
+    "memory.vae_tiling": "trainer/models/test_tiling.py::test_what_is_chosen_where_nothing_is_said",
     "memory.pictures_at_once": MODES,
     "memory.preserve_apart": MODES,
     "memory.offload": "trainer/memory/test_devices.py::test_without_offload_nothing_leaves",

@@ -24,16 +24,15 @@ from tests.corpus.pictures import (
 )
 from trainer.data import images
 from trainer.data.buckets import CropPlan
-from trainer.data.fitting import fit
 from trainer.data.images import (
     FORMATS,
     ImageHeader,
     ImageProblem,
     inspect_image,
     load_rgb,
-    read_header,
     read_texts,
 )
+from trainer.data.masks import fit
 
 Colour = tuple[int, int, int]
 SIZE = (70, 66)
@@ -62,7 +61,11 @@ def test_every_format_is_read(kind: str, tmp_path: Path) -> None:
     data = encode(pattern(), kind)
     path = tmp_path / "a"
     path.write_bytes(data)
-    assert read_header(path) == read_header(data) == ImageHeader(96, 64, kind, 1, False)
+    assert (
+        inspect_image(path).header
+        == inspect_image(data).header
+        == ImageHeader(96, 64, kind, 1, False)
+    )
     rgb = np.asarray(load_rgb(path)).astype(int)
     assert rgb.shape == (64, 96, 3)
     assert np.abs(rgb - np.asarray(pattern()).astype(int)).mean() < 6
@@ -91,7 +94,7 @@ def test_pictures_are_turned_upright(kind: str, orientation: int) -> None:
     exif[0x0112] = orientation
     options = {"tiffinfo": {0x0112: orientation}} if kind == "TIFF" else {"exif": exif}
     data = encode(stored, kind, **options)
-    header = read_header(data)
+    header = inspect_image(data).header
     assert (header.width, header.height) == (96, 64)
     upright = load_rgb(data)
     assert upright.size == (96, 64)
@@ -113,7 +116,7 @@ def test_pictures_are_turned_upright(kind: str, orientation: int) -> None:
 @pytest.mark.parametrize("exif", [b"Exif\x00\x00garbage", b"Exif\x00\x00II*\x00\xff\xff\xff\xff"])
 def test_damaged_exif_does_not_spoil_a_picture(exif: bytes) -> None:
     data = encode(quarters(), "JPEG", exif=exif)
-    assert read_header(data) == ImageHeader(96, 64, "JPEG", 1, False)
+    assert inspect_image(data).header == ImageHeader(96, 64, "JPEG", 1, False)
     assert load_rgb(data).size == (96, 64)
 
 
@@ -121,13 +124,13 @@ def test_damaged_exif_does_not_spoil_a_picture(exif: bytes) -> None:
 def test_the_first_frame_of_an_animation_is_used(kind: str, frames: int) -> None:
     red, blue, green = (plain("RGB", colour) for colour in ("red", "blue", "lime"))
     data = encode(red, kind, save_all=True, append_images=[blue, green], duration=50)
-    assert read_header(data).frames == frames
+    assert inspect_image(data).header.frames == frames
     assert near(pixel(data), (255, 0, 0), 3)
 
 
 def test_a_phones_jpeg_with_a_second_picture_is_one_picture() -> None:
     data = encode(plain("RGB", "red"), "MPO", save_all=True, append_images=[plain("RGB", "blue")])
-    assert read_header(data) == ImageHeader(*SIZE, "JPEG", 1, False)
+    assert inspect_image(data).header == ImageHeader(*SIZE, "JPEG", 1, False)
     assert near(pixel(data), (255, 0, 0), 3)
 
 
@@ -213,7 +216,7 @@ def test_transparency_shows_the_background(
 ) -> None:
     data = encode(plain(mode, value), kind, **options)
     assert near(pixel(data, "#0000ff"), expected, 2)
-    assert read_header(data).has_alpha
+    assert inspect_image(data).header.has_alpha
     assert inspect_image(data).transparent == (expected not in ((255, 0, 0), (9, 9, 9)))
 
 
@@ -289,7 +292,7 @@ def test_unsupported_kinds_are_not_called_damaged() -> None:
     bitmap = bytearray(encode(pattern(), "BMP"))
     bitmap[28] = 7  # bits per pixel
     with pytest.raises(ImageProblem, match="rare kind"):
-        read_header(bytes(bitmap))
+        inspect_image(bytes(bitmap))
 
 
 @pytest.mark.parametrize("place", [0.2, 0.6])
@@ -307,7 +310,7 @@ def test_other_files_are_named_for_what_they_are(
     monkeypatch.setattr(subprocess, "Popen", _no_process)
     path = tmp_path / name
     path.write_bytes(data)
-    for read in (read_header, load_rgb, inspect_image):
+    for read in (load_rgb, inspect_image):
         with pytest.raises(ImageProblem) as problem:
             read(path)
         assert word in problem.value.reason
@@ -326,16 +329,16 @@ def test_postscript_is_never_tried() -> None:
 
 @pytest.mark.parametrize(("name", "data"), list(claimed_bombs()))
 def test_claimed_bombs_are_refused_from_the_header(name: str, data: bytes) -> None:
-    for read in (read_header, load_rgb, inspect_image):
+    for read in (load_rgb, inspect_image):
         with pytest.raises(ImageProblem, match="64 million pixels"):
             read(data)
 
 
 def test_the_limit_is_64_megapixels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "MAX_PIXELS", 64 * 96)
-    assert read_header(encode(pattern(96, 64), "PNG")).width == 96
+    assert inspect_image(encode(pattern(96, 64), "PNG")).header.width == 96
     with pytest.raises(ImageProblem, match="97 × 64 pixels"):
-        read_header(encode(pattern(97, 64), "PNG"))
+        inspect_image(encode(pattern(97, 64), "PNG"))
 
 
 @pytest.mark.parametrize(("name", "data"), list(text_bombs()))
@@ -382,7 +385,7 @@ def test_large_files_are_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None
     data = encode(pattern(), "PNG")
     monkeypatch.setattr(images, "MAX_FILE_BYTES", len(data) - 1)
     with pytest.raises(ImageProblem, match="the limit is"):
-        read_header(data)
+        inspect_image(data)
 
 
 def test_no_file_stays_open(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ import torch
 from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import make_images, small_config
 from trainer.data.cache import TensorCache
-from trainer.data.fitting import fit
 from trainer.data.gather import read_sets, split_pictures
 from trainer.data.images import load_rgb
 from trainer.data.latents import LatentSource, encode_pixels
+from trainer.data.masks import fit
 from trainer.errors import UserError
 from trainer.models.load import load_base
 

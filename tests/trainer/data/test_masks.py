@@ -14,9 +14,8 @@ from tests.trainer.data.folders_for_tests import about, picture, put
 from trainer.config.schema import ImagesConfig
 from trainer.data.buckets import CropPlan, plan_crop
 from trainer.data.findings import ImageProblem
-from trainer.data.fitting import fit
 from trainer.data.images import load_alpha, load_grey, load_rgb
-from trainer.data.masks import fit_mask, latent_mask, mask_problem
+from trainer.data.masks import fit, fit_mask, latent_mask, mask_problem
 from trainer.data.sets import ImageEntry, scan_image_set
 
 FILES = ImagesConfig.model_validate({"masks": "files"})

@@ -13,7 +13,7 @@ from trainer.data.captions import contains_word
 from trainer.evaluation.prompts import NEIGHBOURS, caption_wordings, neighbours_of, prompt_sets
 from trainer.evaluation.things import KINDS, THINGS, kind_of, things_apart_from
 from trainer.models.load import load_base
-from trainer.preservation.words import OTHER_SUBJECTS
+from trainer.preservation.prompts import OTHER_SUBJECTS
 
 CAPTIONS = ["3d emoji of a car, red background", "a Car in the snow", "ohwx, two cars", "{odd} car"]
 

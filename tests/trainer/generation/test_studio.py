@@ -23,7 +23,7 @@ from trainer.generation.studio import GenerateRequest, Studio
 from trainer.lora.reading import read_adapter
 from trainer.lora.writing import write_adapter
 from trainer.models.load import load_base
-from trainer.training.checkpoint_adapter import adapter_label, read_checkpoint_adapter
+from trainer.training.checkpoints import adapter_label, read_checkpoint_adapter
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from trainer.errors import UserError
 from trainer.memory.modes import memory_mode_of, smaller_modes
 from trainer.memory.phases import build
 from trainer.memory.prediction import PHASES, STEP, Fit, predict
-from trainer.models.facts import read_facts
+from trainer.models.identify import read_facts
 
 
 @pytest.fixture(autouse=True)

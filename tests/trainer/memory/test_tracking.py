@@ -18,7 +18,7 @@ from trainer.memory.phases import Workload, optimizer_bytes, step_memory
 from trainer.memory.quantized import Bits
 from trainer.memory.tracking import BLOCK, StorageTracker, bytes_of, rounded, tensors_of
 from trainer.models.base import BaseModel
-from trainer.models.facts import read_facts
+from trainer.models.identify import read_facts
 from trainer.training.optimizers import make_optimizer, parameter_groups
 
 

@@ -20,7 +20,7 @@ from tests.tiny_models import TINY_NAMES, TinyName
 from tests.trainer.models.conftest import CopyOf
 from tests.trainer.models.original_layout import write_original
 from trainer.errors import UserError
-from trainer.models import fingerprint
+from trainer.models import load
 from trainer.models.load import BaseModel, load_base, load_text_part
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -328,20 +328,20 @@ def test_fingerprints_follow_what_changes_the_output(tiny_base: TinyBase, copy_o
 def test_digests_are_remembered_until_the_file_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fingerprint, "REMEMBER_FROM_BYTES", 0)
+    monkeypatch.setattr(load, "REMEMBER_FROM_BYTES", 0)
     monkeypatch.setenv("RAREBIT_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "weights"
     path.write_bytes(b"one")
-    first = fingerprint.file_digest(path)
+    first = load.file_digest(path)
     with monkeypatch.context() as without_hashing:
-        without_hashing.setattr(fingerprint, "_hash", None)
-        assert fingerprint.file_digest(path) == first
+        without_hashing.setattr(load, "_hash", None)
+        assert load.file_digest(path) == first
     path.write_bytes(b"two")
     os.utime(path, ns=(1, 1))
-    assert fingerprint.file_digest(path) != first
+    assert load.file_digest(path) != first
     memory = next((tmp_path / "cache").rglob("*.json"))
     memory.write_text("[broken")
-    assert fingerprint.file_digest(path) != first
+    assert load.file_digest(path) != first
 
 
 def test_loading_says_nothing(tiny_base: TinyBase, tmp_path: Path) -> None:

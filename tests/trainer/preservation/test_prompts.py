@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import make_images
+from trainer.conditioning import TextSource
 from trainer.config.file import with_values
 from trainer.config.schema import ImagesConfig, TrainingConfig
 from trainer.data.cache import TensorCache
@@ -21,14 +22,15 @@ from trainer.memory.devices import choose_device
 from trainer.models.load import load_base
 from trainer.preservation.prompts import (
     NEIGHBOURS,
+    OTHER_SUBJECTS,
     OTHER_WORD_EVERY,
+    OTHERS,
     TURNS,
     PreservedPrompts,
     class_prompts,
     preserved_prompts,
     prompts_for_own_pictures,
 )
-from trainer.preservation.words import OTHER_SUBJECTS, OTHERS
 
 CAPTIONS = ["ohwx, photo of a car, red", "ohwx, photo of an old car", "bnha, a bird on a car"]
 CONCEPTS = [
@@ -48,7 +50,8 @@ def prompts(tiny_base: TinyBase, tmp_path: Path) -> Any:
         cache = TensorCache(tmp_path, print)
         config = with_values(TrainingConfig(), values)
         base = load_base(str(tiny_base("sd1")))
-        return preserved_prompts(base, config, captions, choose_device("fp32"), cache)
+        text = TextSource(base, cache, trained=False, device=choose_device("fp32"))
+        return preserved_prompts(text, config, captions)
 
     return make
 

@@ -32,7 +32,7 @@ def test_what_a_run_does_shows_as_phases(
     def note(_: object, status: Status) -> None:
         phases.extend([status.phase] if status.phase not in phases[-1:] else [])
 
-    monkeypatch.setattr("trainer.training.recorder.write_status", note)
+    monkeypatch.setattr("trainer.training.runner.write_status", note)
     changes = {"evaluation__enabled": True, "evaluation__every": 0, "evaluation__board": 0}
     config = small_config(tiny_base("sd1"), images, previews__every=2, **changes)
     train_small(config, tmp_path / "run")

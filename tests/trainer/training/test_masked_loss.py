@@ -17,9 +17,9 @@ from tests.trainer.runs_for_tests import (
     small_config,
     train_small,
 )
-from trainer.diffusion import sample_errors
 from trainer.errors import UserError
 from trainer.events import RunEvent, StepDone, Warned
+from trainer.losses import sample_errors
 from trainer.runs.layout import RunFolder
 from trainer.runs.status import read_status
 from trainer.training.resume import image_table

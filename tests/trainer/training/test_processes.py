@@ -14,14 +14,16 @@ import psutil
 import pytest
 
 from tests.conftest import TinyBase
-from tests.trainer.runs_for_tests import make_images, small_config, train_small
+from tests.trainer.runs_for_tests import digest, make_images, small_config, train_small
 from trainer.config.file import write_config
 from trainer.errors import UserError
 from trainer.events import StepDone
 from trainer.places import PROJECT
 from trainer.runs.layout import RunFolder, open_run
 from trainer.runs.log import last_of, read_events
-from trainer.training import launched
+from trainer.runs.status import read_status
+from trainer.training import processes
+from trainer.training.processes import StopRequest
 
 
 def environment(tmp_path: Path, **more: str) -> dict[str, str]:
@@ -186,16 +188,16 @@ def test_the_launcher_says_what_was_wrong_first(
 ) -> None:
     """Which is why one refused, not that the others have seen it end."""
     lost = UserError("One has ended.", "Resume.", "process_lost")
-    assert not launched.note_refusal(lost)
-    monkeypatch.setenv(launched.REFUSALS, str(tmp_path))
-    assert launched.first_refusal(tmp_path) is None
+    assert not processes.note_refusal(lost)
+    monkeypatch.setenv(processes.REFUSALS, str(tmp_path))
+    assert processes.first_refusal(tmp_path) is None
     (tmp_path / "half.json").write_text('{"mess')
     for pid, error in enumerate(
         (lost, UserError("Too small.", "Larger."), UserError("Later."), lost)
     ):
         monkeypatch.setattr(os, "getpid", lambda pid=pid: pid)
-        assert launched.note_refusal(error)
-    first = launched.first_refusal(tmp_path)
+        assert processes.note_refusal(error)
+    first = processes.first_refusal(tmp_path)
     assert first is not None and (first.message, first.hint) == ("Too small.", "Larger.")
 
 
@@ -205,9 +207,91 @@ def test_a_process_ends_after_its_launcher(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(os, "kill", lambda _, number: done.append(number))
     monkeypatch.setattr(os, "_exit", done.append)
     parents = iter((7, 7, 1))
-    assert launched.end_with_launcher() is None
-    monkeypatch.setenv(launched.LAUNCHER, "7")
-    thread = launched.end_with_launcher(lambda: next(parents), lambda seconds: done.append(seconds))
+    assert processes.end_with_launcher() is None
+    monkeypatch.setenv(processes.LAUNCHER, "7")
+    thread = processes.end_with_launcher(
+        lambda: next(parents), lambda seconds: done.append(seconds)
+    )
     assert thread is not None
     thread.join()
-    assert done == [0.5, 0.5, signal.SIGTERM, launched.GRACE_SECONDS, 130]
+    assert done == [0.5, 0.5, signal.SIGTERM, processes.GRACE_SECONDS, 130]
+
+
+STEPS = 30
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_each_signal_is_a_wish_once_there_is_something_to_save(number: signal.Signals) -> None:
+    own = signal.signal(number, signal.SIG_DFL)  # whatever these tests were started under
+    try:
+        with StopRequest() as stop:
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(number)
+            assert not stop.requested
+            stop.defer()
+            signal.raise_signal(number)
+            assert stop.requested
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, own)
+
+
+def test_a_run_under_nohup_outlives_its_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def start(tmp_path: Path, file: Path, run: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "trainer", "train", "--config", str(file), "--run", str(run)],
+        cwd=PROJECT,
+        env={**os.environ, "RAREBIT_CACHE": str(tmp_path / "cache")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_stop_saves_and_resume_equals_never_stopped(tiny_base: TinyBase, tmp_path: Path) -> None:
+    images = make_images(tmp_path / "images")
+    file, run = tmp_path / "config.toml", RunFolder(tmp_path / "run")
+    config = small_config(tiny_base("sd1"), images, training__steps=STEPS)
+    write_config(file, config)
+    process = start(tmp_path, file, run.path)
+    while process.poll() is None:
+        if run.events.is_file() and run.events.read_text().count('"event": "step"') >= 2:
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate()
+    assert process.returncode == 130, errors
+    assert "resume" in output
+    assert "Traceback" not in errors
+    status = read_status(run)
+    assert status is not None
+    assert (status.phase, status.code) == ("stopped", "user_stop")
+    assert 2 <= status.step < STEPS
+    assert run.checkpoint_steps() == [status.step]
+    assert not run.adapter.exists()
+
+    train_small(config, run.path, resume=True)
+    whole, _ = train_small(config, tmp_path / "whole")
+    assert digest(run.adapter) == digest(whole.run.adapter)
+
+
+def test_ctrl_c_before_the_first_step_leaves_nothing(tiny_base: TinyBase, tmp_path: Path) -> None:
+    file, run = tmp_path / "config.toml", tmp_path / "run"
+    write_config(file, small_config(tiny_base("sd1"), make_images(tmp_path / "images")))
+    process = start(tmp_path, file, run)
+    while process.poll() is None and not (run / "status.json").exists():
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert not run.exists()

@@ -8,9 +8,18 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import CLIPTokenizer
 
 from tests.corpus.names import NAUGHTY
-from trainer.triggers.judgement import MAX_CHARACTERS, Judgement, compound, judge
+from trainer.models.families import MODELS_FOLDER
+from trainer.triggers.judgement import (
+    MAX_CHARACTERS,
+    Judgement,
+    compound,
+    judge,
+    read_word,
+    single_tokens,
+)
 from trainer.triggers.lab import TriggerLab
 from trainer.triggers.meaning import Meaning
 from trainer.triggers.words import WordLists
@@ -160,3 +169,50 @@ def test_an_untrained_encoder_leaves_the_verdict_to_the_lists(
 )
 def test_compounds(lists: WordLists, word: str, parts: str) -> None:
     assert " ".join(compound(word, lists)) == parts
+
+
+@pytest.fixture(scope="module")
+def tokenizers() -> list[CLIPTokenizer]:
+    """Those of SDXL."""
+    names = ("clip-tokenizer", "clip-tokenizer-2")
+    return [CLIPTokenizer.from_pretrained(MODELS_FOLDER / name) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("word", "pieces"),
+    [
+        ("sks", {"sks</w>": 48136}),
+        ("ohwx", {"ohwx</w>": 47993}),
+        ("bnha", {"bnha</w>": 49336}),
+        ("TOK", {"tok</w>": 27010}),
+    ],
+)
+def test_single_pieces(tokenizers: list[CLIPTokenizer], word: str, pieces: dict[str, int]) -> None:
+    reading = read_word(tokenizers, word)
+    assert {piece.text: piece.id for piece in reading.pieces} == pieces
+    assert reading.second == reading.pieces
+    assert not reading.changes
+
+
+def test_several_pieces(tokenizers: list[CLIPTokenizer]) -> None:
+    texts = [piece.text for piece in read_word(tokenizers, "ohwxman").pieces]
+    assert texts == ["oh", "wx", "man</w>"]
+    assert len(read_word(tokenizers, "xxy5syt00").pieces) == 7
+
+
+@pytest.mark.parametrize(
+    ("word", "where"), [("sks!", "before a comma"), ("straße", "in capitals"), ("a'", "a comma")]
+)
+def test_changes_within_captions_are_told(
+    tokenizers: list[CLIPTokenizer], word: str, where: str
+) -> None:
+    assert any(where in change for change in read_word(tokenizers, word).changes)
+
+
+def test_single_tokens(tokenizers: list[CLIPTokenizer]) -> None:
+    tokens = single_tokens(tokenizers[0])
+    assert len(tokens) == 13_649
+    assert tokens["sks"] == 48136
+    ids = list(tokens.values())
+    assert ids == sorted(ids, reverse=True)
+    assert all(3 <= len(word) <= 5 and word.isalpha() for word in tokens)

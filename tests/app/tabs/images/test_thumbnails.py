@@ -14,8 +14,7 @@ from app.tabs.images.thumbnails import SIDE, box_of, show_crop, thumbnail, thumb
 from tests.app.sets_for_tests import stored
 from tests.corpus.pictures import encode, pattern, quarters
 from trainer.data.buckets import plan_crop
-from trainer.data.fitting import fit
-from trainer.data.masks import MaskFile
+from trainer.data.masks import MaskFile, fit
 
 
 def test_nothing_of_the_metadata_is_left(tmp_path: Path) -> None:

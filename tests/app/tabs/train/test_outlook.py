@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from app.tabs.train import outlook, tab
+from app import client
+from app.forms import form_values
+from app.tabs.train import outlook
 from trainer import places
 from trainer.config.file import with_values, write_config
 from trainer.config.schema import TrainingConfig
+from trainer.errors import UserError
 from trainer.runs.layout import create_run
 
 EVIL = "<script>alert(1)</script>"
@@ -52,16 +57,72 @@ def test_the_time_comes_from_a_run_like_this_one() -> None:
 
 def test_the_summary_says_what_is_missing_and_escapes_what_users_write() -> None:
     config = TrainingConfig()
-    assert "Choose an image set to begin" in tab._summary(config, {})
+    assert "Choose an image set to begin" in outlook.summary(config, {})
     gone = with_values(config, {"images.path": "datasets/gone"})
-    assert "gone does not exist" in tab._summary(gone, {})
+    assert "gone does not exist" in outlook.summary(gone, {})
     config = with_values(config, {"images.path": "datasets/police-car"})
-    assert "Give a trigger word" in tab._summary(config, {})
+    assert "Give a trigger word" in outlook.summary(config, {})
     words = {"captions.trigger": EVIL, "captions.class_word": EVIL, "base.name": "far/away/model"}
-    said = tab._summary(with_values(config, words), {})
+    said = outlook.summary(with_values(config, words), {})
     assert "rank 16 for <b>model</b> (UNet and text encoder) learns" in said
     assert "<script" not in said and "&lt;script" in said
-    idle = tab._summary(with_values(config, {"objective.min_snr_gamma": 3.0}), {})
+    idle = outlook.summary(with_values(config, {"objective.min_snr_gamma": 3.0}), {})
     assert "Min-SNR gamma</b>: 3 has no effect" in idle
-    wrong = tab._summary(None, {"adapter.rank": EVIL, "": "Both."})
+    wrong = outlook.summary(None, {"adapter.rank": EVIL, "": "Both."})
     assert "<b>Rank</b>: &lt;script" in wrong and "<li>Both.</li>" in wrong
+
+
+FITS = {
+    "peak_gib": 7.83, "parts": {}, "fits": True, "plan": {}, "plan_fits": True,
+    "vram_gib": 11, "vram_source": "the GPU of this machine",
+}  # fmt: skip
+PLAN = {"training.gradient_checkpointing": True}
+TOO_LARGE = FITS | {"peak_gib": 12.31, "fits": False, "plan": PLAN}
+
+
+@pytest.fixture(autouse=True)
+def forgetful() -> Iterator[None]:
+    outlook._predicted.cache_clear()
+    yield
+    outlook._predicted.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (FITS, "Fits your card: about 7.8 of 11 GiB"),
+        (TOO_LARGE, "It would with: Gradient checkpointing on."),
+        (TOO_LARGE | {"plan_fits": False}, "Choose a lower resolution"),
+        (FITS | {"vram_source": "assumed"}, "There is no GPU here"),
+    ],
+)
+def test_a_prediction_in_words(value: dict[str, Any], words: str) -> None:
+    assert words in outlook.describe_memory(value)
+    assert ("Fits your card" in outlook.describe_memory(value)) == (value is FITS)
+
+
+def test_it_asks_once_for_what_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def call(verb: str, arguments: dict[str, Any], timeout: float) -> dict[str, Any]:
+        asked.append(verb)
+        return FITS
+
+    monkeypatch.setattr(client, "call", call)
+    config = TrainingConfig()
+    for change in ({}, {}, {"captions.trigger": "ohwx"}, {"previews.every": 7}):
+        assert "Fits" in outlook.memory_line(*form_values(with_values(config, change)))
+    assert asked == ["fit"]
+    outlook.memory_line(*form_values(with_values(config, {"adapter.rank": 64})))
+    assert asked == ["fit"] * 2
+
+
+def test_without_an_answer_it_stays_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    def call(*_: object) -> None:
+        raise UserError("busy")
+
+    monkeypatch.setattr(client, "call", call)
+    assert outlook.memory_line(*form_values(TrainingConfig())) == outlook.NO_MEMORY_LINE
+    wrong = form_values(TrainingConfig())
+    wrong[0] = ""
+    assert outlook.memory_line(*wrong) == outlook.NO_MEMORY_LINE

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 import pytest
 
+from app.gate import PREFIX, Bounds, BoundsMiddleware, make_folder, sweep_folders
 from app.server import LARGEST_UPLOAD
 from app.tabs.images import archives
-from app.uploading import PREFIX, Bounds, BoundsMiddleware, make_folder, sweep_folders
 from trainer.places import PROJECT
 
 CHUNK = b"x" * 1000
@@ -184,7 +184,7 @@ def test_the_folder_of_a_killed_page_is_swept_at_the_next_start(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     program = (
-        "import os, signal\nfrom app.uploading import make_folder\n"
+        "import os, signal\nfrom app.gate import make_folder\n"
         "(make_folder() / 'a.png').write_bytes(b'x')\nos.kill(os.getpid(), signal.SIGKILL)\n"
     )
     environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(PROJECT)}

@@ -18,8 +18,8 @@ from trainer.data.cache import TensorCache
 from trainer.data.latents import LatentSource, encode_pixels
 from trainer.data.sets import Picture, scan_image_set
 from trainer.generation.sampling import _decode_all
-from trainer.memory import tiling
 from trainer.memory.tracking import StorageTracker
+from trainer.models import base as models
 from trainer.models.base import BaseModel
 from trainer.models.load import load_base
 from trainer.places import DATASETS
@@ -27,7 +27,7 @@ from trainer.places import DATASETS
 
 @pytest.fixture
 def base(monkeypatch: pytest.MonkeyPatch) -> BaseModel:
-    monkeypatch.setattr(tiling, "TILE", 64)
+    monkeypatch.setattr(models, "TILE", 64)
     return load_base("tiny-emoji")
 
 
@@ -61,8 +61,9 @@ def test_tiles_are_near_the_whole_and_need_less(base: BaseModel) -> None:
 def test_pictures_of_a_tile_and_less_are_never_cut(base: BaseModel) -> None:
     (latents, drawn, _), (tiled, drawn_tiled, _) = both_ways(base, picture(64))
     assert torch.equal(tiled, latents) and np.array_equal(drawn_tiled, drawn)
-    assert not tiling.is_cut(True, 128, 32) and tiling.is_cut(True, 72, 64)
-    assert not tiling.is_cut(False, 4096, 4096)
+    assert not base.is_cut(128, 32) and base.is_cut(72, 64)
+    base.tiling = False
+    assert not base.is_cut(4096, 4096)
 
 
 def test_the_cache_tells_them_apart(base: BaseModel, tmp_path: Path) -> None:

@@ -14,8 +14,7 @@ from tests.trainer.runs_for_tests import digest, make_images, small_config, trai
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
 from trainer.events import Ended, MemoryUsed, RunEvent, StepDone, Warned
-from trainer.memory.modes import memory_mode_of, smaller_modes
-from trainer.memory.recovery import SpillWatch, out_of_memory
+from trainer.memory.modes import SpillWatch, memory_mode_of, smaller_modes, too_small_a_card
 from trainer.runs.layout import RunFolder
 from trainer.runs.log import read_events
 from trainer.training import loop, step
@@ -227,7 +226,7 @@ def test_memory_stands_in_the_events(small: Callable[..., TrainingConfig], tmp_p
 def test_remedies_are_three_and_can_be_done(changes: dict[str, Any]) -> None:
     config = TrainingConfig()
     memory = config.memory.model_copy(update=changes)
-    error = out_of_memory(
+    error = too_small_a_card(
         "to do it", config.model_copy(update={"memory": memory}), memory_mode_of(config)
     )
     assert error.hint.count("; or ") == 2

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.data.folders_for_tests import about, captions_of, picture, put
-from trainer.data.roles import folder_words, special_folders
+from trainer.data.scan import folder_words, special_folders
 from trainer.data.sets import scan_image_set
 
 ROLES: dict[str, tuple[str, dict[str, str]]] = {
