@@ -14,6 +14,7 @@ from transformers import CLIPTokenizer
 from trainer.data.captions import clean_caption, contains_word
 from trainer.models.text import Piece, pieces
 from trainer.triggers.meaning import MOST_COMPARED, Meaning
+from trainer.triggers.reference import RUDE
 from trainer.triggers.words import Known, Strength, WordLists, notes, words_by_ending
 
 _BEFORE, _AFTER = "a photo of", "in a garden"
@@ -92,6 +93,7 @@ _SEVERITY: dict[Verdict, int] = {"good": 0, "weak": 1, "taken": 2}
 _BY_STRENGTH: dict[Strength, Verdict] = {"strong": "taken", "some": "weak", "faint": "good"}
 _SHORT_WORDS = ("a", "i", "my", "me", "we", "is", "to", "it", "of", "no", "go")
 _SYNTAX = frozenset("()[]{}<>:|\\,")
+_LEET = {ord(sign): letter for sign, letter in zip("03457$@", "oeastsa", strict=True)}
 _RUN = re.compile(r"[^\W\d_]+|\d|(?:[^\w\s]|_)+")
 
 
@@ -103,6 +105,7 @@ class Judgement:
         word: as given, cut to what can be shown.
         reads_like: known words that it moves a sentence towards, as measured on the base model.
         reasons: sentences, the decisive ones first; never empty.
+        known_as: what it stands for elsewhere, however little that matters; empty for nothing.
     """
 
     word: str
@@ -110,6 +113,7 @@ class Judgement:
     pieces: tuple[Piece, ...]
     reads_like: tuple[str, ...]
     reasons: tuple[str, ...]
+    known_as: str = ""
 
     def as_dict(self) -> dict[str, object]:
         """For JSON, in the form that the command line promises."""
@@ -153,7 +157,8 @@ def judge(
     found.sort(key=lambda reason: -_SEVERITY[reason[0]])
     like = meaning.reads_like if meaning and _means_some(meaning, count) else ()
     reasons = tuple(dict.fromkeys(sentence for _, sentence in found))
-    return Judgement(shown, found[0][0], reading.pieces, like, reasons)
+    known_as = note.meaning if (note := notes().get(text.lower())) else ""
+    return Judgement(shown, found[0][0], reading.pieces, like, reasons, known_as)
 
 
 def _unusable(word: str, text: str) -> str:
@@ -207,6 +212,12 @@ def _signs(text: str) -> str:
 
 def _elsewhere(text: str, lists: WordLists) -> Iterator[Reason]:
     """What the words in it mean elsewhere, whatever this base model makes of them."""
+    for word in undisguised(text.lower()):
+        strength = lists.strength(word)
+        listed = strength == "strong" or (strength and len(word) > 3) or word in notes()
+        if reads := rude_root(word) or word * bool(listed):
+            yield "taken", f"It reads as {reads!r}, with digits or signs for letters."
+            return
     for run in dict.fromkeys(_letters(text)):
         subject, word = "It" if run == text else f"{run!r} in it", run.lower()
         note, strength = notes().get(word), lists.strength(word)
@@ -214,7 +225,9 @@ def _elsewhere(text: str, lists: WordLists) -> Iterator[Reason]:
             yield _BY_STRENGTH[note.strength], f"{subject} is known elsewhere: {note.meaning}."
         if strength and not _is_single_letter(word):
             yield _BY_STRENGTH[strength], f"{subject} is {_listed(lists.look_up(word))}."
-        if not strength and not note and (parts := compound(word, lists)):
+        if not strength and not note and (root := rude_root(word)):
+            yield "taken", f"{subject} is {root!r} with vowels left out or changed."
+        elif not strength and not note and (parts := compound(word, lists)):
             yield "weak", f"{subject} spells known words: {' + '.join(parts)}."
 
 
@@ -226,6 +239,33 @@ def _listed(known: Known) -> str:
     if times < 1:
         often = f"{10**zipf:,.0f} times in a billion"
     return f"a word, name or abbreviation in {language} texts, about {often} words"
+
+
+def undisguised(text: str) -> list[str]:
+    """What a word in leetspeak reads as; nothing without a sign that stands for a letter within it,
+    since digits at an end are numbers."""
+    if not re.search(r"[^\W\d_][013457$@!]{1,4}[^\W\d_]", text):
+        return []
+    plain = (text.translate(_LEET | {ord(sign): one for sign in "1!"}) for one in "il")
+    return [word for word in dict.fromkeys(plain) if word.isalpha()]
+
+
+def rude_root(word: str) -> str:
+    """The rude word that a word stands for by its consonants, endings apart; empty for none.
+
+    At least three of them, and four where there are vowels between them.
+    """
+    consonants = _without_vowels(word)
+    for ending in ("", "s", "d", "r", "rs", "n", "ng", "ngs", "y"):
+        stem = consonants.removesuffix(ending) if ending else consonants
+        root = next((one for one in RUDE if _without_vowels(one) == stem), "")
+        if root and len(stem) >= (3 if word in (consonants, root) else 4):
+            return root
+    return ""
+
+
+def _without_vowels(word: str) -> str:
+    return re.sub("[aeiou]", "", word)
 
 
 def compound(word: str, lists: WordLists) -> tuple[str, ...]:

@@ -55,3 +55,9 @@ weather traffic business school news advertisement
 
 EVERYDAY: tuple[str, ...] = tuple(_EVERYDAY.split())
 READABLE: tuple[str, ...] = tuple(_READABLE.split())
+RUDE: tuple[str, ...] = (
+    *("bitch", "fuck", "shit", "cunt", "dick", "cock", "pussy", "bastard", "whore", "slut"),
+    *("nigger", "nigga", "faggot", "wank", "twat", "asshole", "bollocks", "jizz", "tits", "porn"),
+    *("dildo", "penis", "vagina", "bullshit", "motherfucker", "blowjob", "hentai"),
+)
+"""Known by their consonants too."""

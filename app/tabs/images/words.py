@@ -88,12 +88,14 @@ def suggest(
     ready = gr.Button("Suggest trigger words", interactive=True)
     yield gr.skip(), gr.skip(), gr.Button("Looking for rare words …", interactive=False)
     try:
-        words = [one["word"] for one in ask_about_words("suggest", base, class_word, opened)]
+        found = ask_about_words("suggest", base, class_word, opened)
     except UserError as error:
         yield gr.skip(), html("status", f"No verdict: {error.message}"), ready
         return
+    words = {one["word"]: one["known_as"] for one in found}
+    choices = [(f"{word} ({known})" if known else word, word) for word, known in words.items()]
     chosen = trigger if trigger in words else None
-    yield gr.Radio(choices=words, value=chosen, visible=bool(words)), gr.skip(), ready
+    yield gr.Radio(choices=choices, value=chosen, visible=bool(words)), gr.skip(), ready
 
 
 def ask_about_words(

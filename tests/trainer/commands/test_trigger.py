@@ -34,7 +34,7 @@ def test_json_is_as_the_design_says(capsys: pytest.CaptureFixture[str]) -> None:
     assert answer["words"][0]["pieces"] == [{"text": "ohwx</w>", "id": 47993}]
     assert len(answer["suggestions"]) == 3
     for one in answer["words"] + answer["suggestions"]:
-        assert set(one) == {"word", "verdict", "pieces", "reads_like", "reasons"}
+        assert set(one) == {"word", "verdict", "pieces", "reads_like", "reasons", "known_as"}
         assert one["reasons"]
 
 

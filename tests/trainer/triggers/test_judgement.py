@@ -18,6 +18,7 @@ from trainer.triggers.judgement import (
     compound,
     judge,
     read_word,
+    rude_root,
     single_tokens,
 )
 from trainer.triggers.lab import TriggerLab
@@ -26,7 +27,8 @@ from trainer.triggers.words import WordLists
 
 TAKEN = (
     "dog paris emma toyota pikachu ikea nasa lgbt nsfw ufc bts nba rpg gta TOK photo fox man "
-    "naruto zendaya minecraft gpu html covid nvidia hetalia artgerm hund собака drwho adog"
+    "naruto zendaya minecraft gpu html covid nvidia hetalia artgerm hund собака drwho adog "
+    "labubu skibidi cheems btch fckng biatch h4ck3r l33t b1tch n00b"
 )
 WEAK = "sks dbz mgs bnha ohwxman vkplm l77t ddle agirl mufc tlou ilovecats"
 GOOD = "ohwx OHWX qjvk xqz"
@@ -71,6 +73,11 @@ def test_known_cases(lab: TriggerLab, word: str, verdict: str) -> None:
         ("sks", "weak", "rifle"),
         ("TOK", "taken", "Capitals make no difference: it is read as 'tok'"),
         ("ddle", "weak", "middle"),
+        ("h4ck3r", "taken", "reads as 'hacker'"),
+        ("l33t", "taken", "reads as 'leet'"),
+        ("btch", "taken", "'bitch' with vowels left out"),
+        ("skibidi", "taken", "a series of videos"),
+        ("dcks", "taken", "'dick' with vowels left out"),
         ("x" * 1_000_000, "taken", "1,000,000 characters"),
         ("a b " * 250_000, "taken", "characters"),
     ],
@@ -216,3 +223,14 @@ def test_single_tokens(tokenizers: list[CLIPTokenizer]) -> None:
     ids = list(tokens.values())
     assert ids == sorted(ids, reverse=True)
     assert all(3 <= len(word) <= 5 and word.isalpha() for word in tokens)
+
+
+@pytest.mark.parametrize("word", ["qjvk", "zwx", "shkt", "bndt", "dkc", "tchb", "sltx"])
+def test_consonants_alone_are_not_rude(word: str) -> None:
+    assert rude_root(word) == ""
+
+
+def test_what_a_suggestion_is_known_as(lab: TriggerLab) -> None:
+    """Whatever little is known stands beside it, also where it does not matter."""
+    assert one(lab, "ohwx").known_as.startswith("a hashtag for the weather in Ohio")
+    assert one(lab, "qjvk").known_as == ""

@@ -71,6 +71,7 @@ def test_a_worker_that_cannot(answer: Answer) -> None:
 def test_a_word_is_judged_and_words_are_suggested(answer: Answer, tmp_path: Path) -> None:
     """By verbs of their own: a verdict, which every pause in typing asks for, suggests nothing."""
     judged = {"word": "ohwx", "verdict": "good", "reads_like": ["ox"], "reasons": ["It is rare."]}
+    judged["known_as"] = "the weather in Ohio"
     judged["pieces"] = [{"text": "oh", "id": 1}, {"text": "wx</w>", "id": 2}]
     asked = answer([judged])
     waiting, verdict = images_words.judge("cars", "ohwx", "car", "tiny-emoji")
@@ -78,7 +79,9 @@ def test_a_word_is_judged_and_words_are_suggested(answer: Answer, tmp_path: Path
     text = " ".join(harmless(verdict).text.split())
     assert text == "Good ohwx The base model reads oh + wx. Nearest to: ox. It is rare."
     *_, (choices, _, _) = images_words.suggest("cars", "", "car", "tiny-emoji")
-    assert isinstance(choices, gr.Radio) and choices.choices == [("ohwx", "ohwx")]
+    assert isinstance(choices, gr.Radio) and choices.choices == [
+        ("ohwx (the weather in Ohio)", "ohwx")
+    ]
     about = {"base": "tiny-emoji", "class_word": "car", "images": str(tmp_path / "cars")}
     assert asked == [
         ("trigger.judge", {**about, "words": ["ohwx"]}),
