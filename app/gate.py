@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import math
 import os
 import socket
 import tempfile
@@ -72,7 +73,11 @@ class Hosts:
         netloc = netloc or ""
         try:
             parts = urlsplit(f"//{netloc}")
+            # What stands behind the brackets of an IPv6 address `urlsplit` leaves out.
+            behind = netloc.rpartition("]")[2]
             if parts.netloc != netloc or parts.username is not None or parts.port == 0:
+                return False
+            if netloc.startswith("[") and behind[:1] not in ("", ":"):
                 return False
         except ValueError:
             return False
@@ -173,8 +178,8 @@ class SlowLoginMiddleware:
         client = _network(scope)
         wait = self._wait(client)
         if wait > 0:
-            text = f"Too many wrong logins. Try again in {wait:.0f} seconds."
-            refusal = PlainTextResponse(text, 429, {"retry-after": f"{wait:.0f}"})
+            text = f"Too many wrong logins. Try again in {math.ceil(wait)} s."
+            refusal = PlainTextResponse(text, 429, {"retry-after": str(math.ceil(wait))})
             await refusal(scope, receive, send)
             return
 

@@ -11,9 +11,12 @@ import signal
 import socket
 import sys
 import threading
+import time
 import webbrowser
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from starlette.middleware import Middleware
 
@@ -93,9 +96,49 @@ def serve(address: Address, open_browser: bool = True) -> None:
     has_display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if open_browser and (has_display or not sys.platform.startswith("linux")):
         webbrowser.open(url)
-    while not ended.wait(3600):  # a wait without an end could not be interrupted on Windows
-        pass
+    silent = SilentConnections(page.server.server_state.connections)
+    while not ended.wait(5.0):
+        silent.sweep()
     page.close(verbose=False)
+
+
+class SilentConnections:
+    """Ends connections that ask for nothing: each takes one of the files that a process may open.
+
+    The server itself waits for the end of a request's headers for ever.
+
+    Args:
+        connections: those of a uvicorn server, which adds to them and takes away.
+        patience: seconds between requests, and for the headers of one.
+        most: of such connections; beyond them the oldest go at once.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        connections: Iterable[Any],
+        patience: float = 30.0,
+        most: int = 300,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._connections, self._patience, self._most = connections, patience, most
+        self._clock, self._silent_since = clock, dict[Any, float]()
+
+    def sweep(self) -> None:
+        """Ends what has been silent for too long, as far as earlier calls have seen it."""
+        now, known = self._clock(), self._silent_since
+        silent = [one for one in list(self._connections) if not _is_asking(one)]
+        self._silent_since = {one: known.get(one, now) for one in silent}
+        oldest = sorted(self._silent_since, key=self._silent_since.__getitem__)
+        for place, one in enumerate(oldest, start=self._most - len(oldest)):
+            if place < 0 or now - self._silent_since[one] >= self._patience:
+                one.loop.call_soon_threadsafe(one.transport.abort)
+
+
+def _is_asking(connection: Any) -> bool:
+    """Whether a request is answered on it."""
+    cycle = connection.cycle
+    return cycle is not None and not cycle.response_complete
 
 
 def middleware(address: Address, uploads: Path | None = None) -> list[Middleware]:

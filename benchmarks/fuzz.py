@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -29,9 +30,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save
 
+from app.files import Upload
 from app.tabs.generate.drawing import read_settings
 from app.tabs.images.archives import Limits, unpack
-from trainer.config.file import format_config, parse_config
+from app.tabs.images.uploads import store_uploads
+from trainer.config.file import format_config, read_config
 from trainer.config.presets import PRESETS, apply_preset
 from trainer.config.schema import TrainingConfig
 from trainer.data import decoder
@@ -142,6 +145,19 @@ def configurations() -> list[bytes]:
     return [format_config(apply_preset(TrainingConfig(), name)).encode() for name in PRESETS]
 
 
+def headers() -> list[bytes]:
+    """The headers of adapter files alone, without their lengths."""
+    return [file[8 : 8 + int.from_bytes(file[:8], "little")] for file in adapters()]
+
+
+def names() -> list[bytes]:
+    """The names in zip files, and what is in each, one a line."""
+    return [
+        b"10_cat/a.png\tx\n10_cat/a.txt\ta cat\nmetadata.csv\tfile_name,text\n./b.png\tx\n",
+        b"img/a.png\tx\nimg/masks/a.png\tx\nreg/1_man/a.mask.png\tx\n\xc3\xa9.focus\t0 1\n",
+    ]
+
+
 def read_picture(data: bytes, folder: Path) -> None:
     """In a process of its own; a crash or a time-out there is refused in words."""
     decoder.inspect_image(data)
@@ -167,10 +183,31 @@ def read_archive(data: bytes, folder: Path) -> None:
     unpack(folder / "a.zip", "a.zip", folder / "out", Limits())
 
 
+def read_names(data: bytes, folder: Path) -> None:
+    """As an upload whose own structure is sound, with a picture that counts."""
+    with zipfile.ZipFile(folder / "a.zip", "w") as zipped:
+        zipped.writestr("zz.png", pictures()[0])
+        for line in data[:20_000].split(b"\n"):
+            name, _, content = line.partition(b"\t")
+            zipped.writestr(zipfile.ZipInfo(name.decode("utf-8", "replace")), content)
+    try:
+        stored = store_uploads(folder / "sets", [Upload(folder / "a.zip", "a.zip")])
+        scan_image_set(stored.image_set.path)
+    finally:
+        assert {one.name for one in folder.iterdir()} <= {"a.zip", "sets"}, "written outside"
+
+
 def read_weights(data: bytes, folder: Path) -> None:
     """As an adapter."""
     (folder / "a.safetensors").write_bytes(data)
     read_adapter(folder / "a.safetensors")
+
+
+def read_header(data: bytes, folder: Path) -> None:
+    """As an adapter whose header has the length that it gives."""
+    content = adapters()[0]
+    weights = content[8 + int.from_bytes(content[:8], "little") :]
+    read_weights(len(data).to_bytes(8, "little") + data + weights, folder)
 
 
 def read_table(data: bytes, folder: Path) -> None:
@@ -183,7 +220,8 @@ def read_table(data: bytes, folder: Path) -> None:
 
 def read_configuration(data: bytes, folder: Path) -> None:
     """As a file of settings."""
-    parse_config(data.decode("utf-8", "replace"))
+    (folder / "a.toml").write_bytes(data)
+    read_config(folder / "a.toml")
 
 
 Door = tuple[Callable[[], list[bytes]], Callable[[bytes, Path], None]]
@@ -191,7 +229,9 @@ DOORS: dict[str, Door] = {
     "picture": (pictures, read_picture),
     "settings": (settings, read_texts),
     "zip": (archives, read_archive),
+    "names": (names, read_names),
     "adapter": (adapters, read_weights),
+    "header": (headers, read_header),
     "table": (tables, read_table),
     "toml": (configurations, read_configuration),
 }
@@ -245,6 +285,7 @@ def outcome(door: str, data: bytes) -> str:
 
 def fuzz(minutes: float, seed: int) -> int:
     """Tries all doors in turn for so long; the number of findings, each kind of them once."""
+    warnings.simplefilter("ignore", UserWarning)  # zipfile's, of names that occur twice
     chance, ends = random.Random(seed), time.monotonic() + 60 * minutes
     good = {door: make() for door, (make, _) in DOORS.items()}
     counts: Counter[tuple[str, str]] = Counter()
@@ -262,6 +303,7 @@ def fuzz(minutes: float, seed: int) -> int:
             name = f"{door}-{hashlib.sha256(data).hexdigest()[:12]}"
             (FOUND / name).write_bytes(data)
             print(f"{name}\n{result}", file=sys.stderr, flush=True)
+    print(f"{counts.total():,} files")
     for door in DOORS:
         told = ", ".join(f"{counts[door, how]:,} {how}" for how in ("read", "refused", "found"))
         print(f"{door}: {told}")

@@ -34,7 +34,6 @@ REASONS: dict[str, str] = {
     r"\[+([^\[\]#=]+)\]": "matched once at the start of a line; the parts share no character",
     r"([\w\-.\"' \t]+)=": "matched once at the start of a line; the parts share no character",
     r"[^\W\d_]+|\d|(?:[^\w\s]|_)+": "nothing follows a repeat",
-    r" at (line \d+ col \d+|end of file)": "each part begins with another word",
     r"(?im)^[a-z]{2,3}(?:[_@-][a-z]{1,12}){0,2}\.utf-?8=[^\r\n]*": "nothing follows the repeat",
     r"\d,\d+": "nothing follows the repeat",
     r"(?!.*negative).*(?:caption|prompt).*": "as a whole; over a column's name, cut to 100",

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+import uvicorn
 
-from app.gate import PREFIX, Bounds, BoundsMiddleware, make_folder, sweep_folders
-from app.server import LARGEST_UPLOAD
+from app.gate import (
+    PREFIX,
+    Bounds,
+    BoundsMiddleware,
+    make_folder,
+    sweep_folders,
+)
+from app.server import LARGEST_UPLOAD, SilentConnections
 from app.tabs.images import archives
 from trainer.places import PROJECT
 
@@ -177,6 +187,66 @@ def test_uploads_that_nobody_uses_make_room_once_they_are_old(page: Page, bounds
     assert ask(door, body(1)) == 200
     assert not (page.folder / "2" / "a.png").exists()
     assert len(left(page.folder)) == 3
+
+
+async def answer_slowly(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        more = scope["path"] == "/stream"
+        await send({"type": "http.response.body", "body": b"x", "more_body": more})
+        while more and (await receive())["type"] != "http.disconnect":
+            pass
+
+
+@pytest.fixture
+def served() -> Iterator[tuple[uvicorn.Server, int]]:
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(answer_slowly, log_level="error", lifespan="off"))
+    thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+    thread.start()
+    yield server, listening.getsockname()[1]
+    server.should_exit = server.force_exit = True
+    thread.join()
+    listening.close()
+
+
+def test_connections_that_ask_for_nothing_are_ended(served: tuple[uvicorn.Server, int]) -> None:
+    server, port = served
+    now = [0.0]
+    silent = SilentConnections(server.server_state.connections, 30, 3, lambda: now[0])
+
+    def opened(begin: bytes) -> socket.socket:
+        connection = socket.create_connection(("127.0.0.1", port))
+        connection.sendall(begin)
+        return connection
+
+    stream = opened(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert stream.recv(1000)
+    half = opened(b"POST /upload HTTP/1.1\r\nHost: x\r\nX-A: b")
+    again = opened(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert again.recv(1000)
+    again.sendall(b"GET / HTT")
+    for seconds in (0.0, 29.0):
+        now[0] = seconds
+        silent.sweep()
+    assert opened(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").recv(1000)  # all before it is done
+    for seconds in (31.0, 61.0):
+        now[0] = seconds
+        silent.sweep()
+    for connection in (half, again):
+        with suppress(ConnectionResetError):
+            while connection.recv(1000):
+                pass
+    many = [opened(b"G") for _ in range(9)]
+    while len(server.server_state.connections) < 10:
+        time.sleep(0.01)
+    silent.sweep()
+    while len(server.server_state.connections) > 4:
+        time.sleep(0.01)
+    left: Any = list(server.server_state.connections)
+    assert [one.scope["path"] for one in left if one.cycle is not None] == ["/stream"]
+    for connection in (stream, *many):
+        connection.close()
 
 
 def test_the_folder_of_a_killed_page_is_swept_at_the_next_start(

@@ -123,6 +123,8 @@ def test_a_link_leads_to_the_page_and_to_nothing_in_it() -> None:
         ("rarebit.example.evil.example", 400),
         ("rarebit.example@evil.example", 400),
         ("evil.example/192.168.1.7", 400),
+        ("[::1].evil.example", 400),
+        ("[::1]evil.example:7860", 400),
         ("", 400),
     ],
 )

@@ -194,6 +194,12 @@ def test_all_mistakes_at_once_with_line_and_field(tmp_path: Path) -> None:
         ("rank = 3\n", "line 1: rank: there is no such field; did you mean adapter.rank?"),
         ("[[adapter]]\nrank = 3\n", "expected a section, [adapter]"),
         ("x = " + "[" * 5000 + "]" * 5000, "nested too deeply"),
+        ("a." * 90_000 + "a = 1", "nested too deeply"),
+        ("adapter.rank = 1\nadapter.rank = 2", "line 2: adapter.rank: given already in line 1"),
+        ("a.b = 1\n" * 2, "line 2: a.b: given already in line 1"),
+        ("x = " + "9" * 9000, "digits"),
+        ("[adapter]\nrank = 1 2", "line 2: Expected newline"),
+        ("x = [\n1,\n", "the line is not complete"),
         ('[base]\nname = "' + "n" * 70 + '"\nprediction = "' + "p" * 70 + '"', "p…"),
     ],
 )
@@ -251,6 +257,14 @@ def test_stray_bytes_are_refused_beside_other_mistakes(field: str) -> None:
     concepts = {"concepts": [{"path": "x", "trigger": "\udcff"}]}
     with pytest.raises(ConfigError, match="no UTF-8"):
         validate(concepts)
+
+
+@pytest.mark.parametrize("names", ["a.b{}", "a.b.b.c{}", "a.b.c{0}.d.e{0}"])
+def test_thousands_of_dotted_names_are_read_to_their_end(names: str) -> None:
+    """A parser in cubic time needs minutes for a hundred of them, and would for these a year."""
+    text = "".join(names.format(number) + " = 1\n" for number in range(8000))
+    with pytest.raises(ConfigError, match="no such field"):
+        parse_config(text)
 
 
 def test_folder_is_not_a_file(tmp_path: Path) -> None:

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import tomlkit
+import tomli
 import yaml
-from tomlkit.exceptions import TOMLKitError
 
 from trainer.config.mistakes import on_one_line
 from trainer.errors import UserError
@@ -97,14 +96,14 @@ def parse(text: str, source: str) -> dict[str, Any]:
     """
     read: Sequence[Callable[[str], Any]] = (
         json.loads,
-        lambda text: tomlkit.parse(text).unwrap(),
+        tomli.loads,
         lambda text: yaml.load(text, _Plain),
     )
     reasons: list[str] = []
     for one in read:
         try:
             tree = one(text)
-        except (ValueError, TOMLKitError, yaml.YAMLError, RecursionError) as error:
+        except (ValueError, yaml.YAMLError, RecursionError) as error:
             reasons.append(" ".join(str(error).split())[:200])
             continue
         if is_table(tree):
