@@ -34,6 +34,8 @@ _MAX_LINE = 1_000_000
 _MAX_ROWS = 300_000  # of a set of at most 100,000 pictures
 _MAX_ROW_FINDINGS = 20
 _MAX_NAME = 4096
+_MOST_FOLDERS = 20
+"""That a picture is looked for in, where a table's name has more in front."""
 _LOOKED_AT = 200
 """Rows by which the columns are told."""
 MOST_COLUMNS = 200
@@ -237,13 +239,15 @@ def find_named(given: str, table: FoundFile, index: PictureIndex) -> list[FoundF
     Relative to the table's folder; or without the first of its folders, if the pictures lie there;
     a plain name also in another folder of the set.
     """
+    if len(given) > _MAX_NAME:
+        return []
     name = posixpath.normpath(posixpath.join(table.folder, given))
     if PureWindowsPath(given).anchor or name.startswith("../"):
         return None
     if found := index.named(name) or index.beside(name):
         return found
     parts = posixpath.normpath(given).split("/")
-    for place in range(1, len(parts)):
+    for place in range(max(1, len(parts) - _MOST_FOLDERS), len(parts)):
         shorter = posixpath.normpath(posixpath.join(table.folder, *parts[place:]))
         if found := index.named(shorter) or index.beside(shorter):
             return found
