@@ -19,8 +19,12 @@ from trainer.runs.board import spread
 SIDE, COLUMNS = 128, 5
 
 
-def board(run: Path) -> Image.Image:
-    """Previews of up to `COLUMNS` steps, evenly chosen, the first and the last among them."""
+def board(run: Path, prompts: int = 99) -> Image.Image:
+    """Previews of up to `COLUMNS` steps, evenly chosen, the first and the last among them.
+
+    Args:
+        prompts: how many of the prompts are shown.
+    """
     steps = {int(one.name.removeprefix("step-")): one for one in (run / "previews").iterdir()}
     chosen = spread(sorted(steps), COLUMNS)
     records = json.loads((steps[chosen[0]] / "prompts.json").read_text(encoding="utf-8"))
@@ -30,6 +34,7 @@ def board(run: Path) -> Image.Image:
             [Image.open(steps[step] / record["file"]) for step in chosen],
         )
         for record in records
+        if record["prompt"] in list(dict.fromkeys(one["prompt"] for one in records))[:prompts]
     ]
     return sheet([f"step {step}" if step else "base model" for step in chosen], rows, SIDE)
 

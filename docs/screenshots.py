@@ -76,8 +76,8 @@ def train(server: Server, steps: int) -> None:
 
 
 def show_run(run: Path, out: Path) -> None:
-    """The run's previews on one sheet, and the board that was drawn at its end."""
-    board(run).save(out / "first-run.png", optimize=True)
+    """The previews with the trigger word and without it, and the board drawn at the end."""
+    board(run, prompts=2).save(out / "first-run.png", optimize=True)
     shutil.copy(run / "evaluation" / "board.png", out / "bleed-board.png")
 
 

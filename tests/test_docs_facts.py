@@ -79,6 +79,16 @@ def test_how_much_a_picture_takes(
     assert f"{step:g} TFLOP" in text_of("docs/first-adapter.md")
 
 
+def test_what_good_numbers_are() -> None:
+    """Those of the first adapter are those of the study's good adapters, and of the verdict."""
+    study = text_of("docs/notes/measuring.md").split("| good: ")[1].split(" | ")
+    _, _, likely, _, class_word, neighbours, *_ = study
+    first = text_of("docs/first-adapter.md")
+    assert f"*likeness* of {likely}" in first
+    highest = max(float(share.split(" to ")[1]) for share in (class_word, neighbours))
+    assert f"*leak* up to {highest:.2f}; above {verdicts.CLASS_LEAK} it leaks" in first
+
+
 def test_defaults_that_pages_name() -> None:
     config = TrainingConfig()
     assert "400 steps" in text_of("README.md") and config.training.steps == 400
