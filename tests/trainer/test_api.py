@@ -17,6 +17,7 @@ PYTHON = re.findall(r"```python\n(.*?)```", (PROJECT / "docs/python.md").read_te
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_the_code_of_the_documentation_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
