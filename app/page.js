@@ -119,3 +119,30 @@
     dialog.showModal();
   });
 })();
+
+// Find a setting: only those fields are shown whose words hold all that is typed. A folded section
+// has no fields in the page until it is opened: all are opened first, and those that come late are
+// looked through as they come. An empty search shows everything again.
+(() => {
+  let words = [];
+  const show = () => {
+    for (const section of document.querySelectorAll('[id^="train-section-"]')) {
+      const fields = [...section.querySelectorAll('[id^="train-"]')];
+      const fitting = fields.filter((field) => {
+        const text = `${field.id} ${field.textContent}`.toLowerCase();
+        const fits = words.every((word) => text.includes(word));
+        field.style.display = fits ? '' : 'none';
+        return fits;
+      });
+      section.style.display = fields.length && !fitting.length ? 'none' : '';
+    }
+  };
+  document.addEventListener('input', (event) => {
+    if (!event.target.closest?.('#train-find')) return;
+    words = event.target.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const folded = words.length
+      ? document.querySelectorAll('[id^="train-section-"] button.label-wrap:not(.open)') : [];
+    for (const header of folded) header.click();
+    for (const wait of [0, 200, 600, 1500, 4000]) setTimeout(show, wait);
+  });
+})();

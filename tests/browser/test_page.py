@@ -131,6 +131,20 @@ def test_what_is_chosen_survives_a_reload_and_is_told_as_it_is(visit: NewVisit) 
     expect(page.locator("#train-length input:checked")).to_have_value("quick")
 
 
+def test_a_setting_is_found_by_its_words(visit: NewVisit) -> None:
+    window = visit()
+    page = window.open()
+    window.go("Train")
+    page.locator("#train-more > button").click()
+    page.locator("#train-find input, #train-find textarea").fill("second encoder RATE")
+    expect(page.locator("#train-optimizer-text-encoder-2-learning-rate")).to_be_visible()
+    expect(page.locator("#train-optimizer-weight-decay")).to_be_hidden()
+    expect(page.locator("#train-section-output")).to_be_hidden()
+    page.locator("#train-find input, #train-find textarea").fill("")
+    expect(page.locator("#train-optimizer-weight-decay")).to_be_visible()
+    expect(page.locator("#train-section-output")).to_be_visible()
+
+
 def test_back_goes_to_the_tab_before(visit: NewVisit) -> None:
     window = visit()
     page = window.open("Images")

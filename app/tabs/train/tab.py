@@ -89,6 +89,11 @@ class TrainForm:
                 )
         with gr.Accordion("Everything else", open=False, elem_id=_id("more")) as self.everything:
             self._lay_out_files()
+            # page.js shows the settings that hold what is typed.
+            gr.Textbox(
+                label="Find a setting", placeholder="words of its name or explanation",
+                max_length=100, elem_id=_id("find"),
+            )  # fmt: skip
             for section in sections():
                 self._lay_out_section(section)
         self.text, self.shown_wrong = gr.Textbox(visible=False), gr.State({})
