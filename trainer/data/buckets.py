@@ -18,6 +18,7 @@ Focus = tuple[float, float]
 
 MAX_PICTURE_ASPECT = 4.0
 MAX_BUCKET_ASPECT = 2.0
+_LEAST_ENLARGED = 8
 _MIN_BUCKET_AREA = 0.75  # of resolution²: smaller ones would waste what the resolution allows
 
 
@@ -103,9 +104,10 @@ def plan_crop(
         focus: what is to come as near to the middle of the cut as the picture's edges let it.
 
     Raises:
-        ImageProblem: a side is shorter than one step, or the sides differ more than 4 : 1.
+        ImageProblem: a side is shorter than one step (of 8 pixels where it is enlarged), or the
+            sides differ more than 4 : 1.
     """
-    _check_shape(width, height, step)
+    _check_shape(width, height, step, upscale)
     if buckets:
         target = _nearest(width / height, make_buckets(resolution, step))
         if not upscale and (target[0] > width or target[1] > height):
@@ -118,17 +120,19 @@ def plan_crop(
     return crop if focus is None else _centred(crop, focus)
 
 
-def _check_shape(width: int, height: int, step: int) -> None:
+def _check_shape(width: int, height: int, step: int, upscale: bool) -> None:
     if max(width, height) > MAX_PICTURE_ASPECT * min(width, height):
         raise ImageProblem(
             f"It is {width} × {height} pixels: too narrow (one side is more than "
             f"{MAX_PICTURE_ASPECT:.0f} times the other).",
             "Cut it closer to a square.",
         )
-    if min(width, height) < step:
+    least = min(step, _LEAST_ENLARGED) if upscale else step
+    if min(width, height) < least:
+        enlarge = "" if upscale else "set images.upscale to enlarge it, "
         raise ImageProblem(
-            f"It is {width} × {height} pixels: too small (at least {step} × {step} are needed).",
-            "Use a larger version of it, or leave it out.",
+            f"It is {width} × {height} pixels: too small (at least {least} × {least} are needed).",
+            f"Use a larger version of it, {enlarge}or leave it out.",
         )
 
 

@@ -46,7 +46,7 @@ def test_every_plan_can_be_cut(
 ) -> None:
     resolution = step * multiple
     narrow = max(width, height) > 4 * min(width, height)
-    if narrow or min(width, height) < step:
+    if narrow or min(width, height) < (8 if upscale else step):
         with pytest.raises(ImageProblem, match="too narrow" if narrow else "too small"):
             plan_crop(width, height, resolution, step, buckets, upscale)
         return
@@ -107,3 +107,13 @@ def test_the_cut_lies_in_the_middle() -> None:
 def test_refusals_name_the_size_and_the_way_out(size: tuple[int, int], message: str) -> None:
     with pytest.raises(ImageProblem, match=message):
         plan_crop(*size, 512, 64, True, False)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((16, 16), (512, 512)), ((8, 8), (512, 512)), ((16, 32), (320, 640)), ((40, 30), (576, 448))],
+)
+def test_icons_are_enlarged_where_that_is_asked_for(
+    size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    assert plan_crop(*size, 512, 64, True, True).size == expected

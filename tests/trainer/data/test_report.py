@@ -285,13 +285,29 @@ def test_masks_that_the_settings_leave_out_open_the_training(
     assert any("There is a mask" in warning for warning in report.warnings()) == bool(said)
 
 
-def test_nothing_usable_gives_a_way_out_that_helps(tmp_path: Path) -> None:
-    image_set = scan_image_set(put(tmp_path, {"icon.png": picture(1, width=16, height=16)}))
-    for images in (ImagesConfig(), ImagesConfig(upscale=True)):
-        report = describe_set(image_set, images, CaptionsConfig(), resolution=64, step=32)
-        with pytest.raises(UserError, match="Use a larger version") as refused:
-            report.check_usable()
-        assert "upscale" not in str(refused.value)
+@pytest.mark.parametrize(
+    ("side", "upscale", "says"),
+    [
+        (16, False, "images.upscale"),
+        (16, True, ""),
+        (7, False, "images.upscale"),
+        (7, True, "8 × 8"),
+    ],
+)
+def test_nothing_usable_gives_a_way_out_that_helps(
+    side: int, upscale: bool, says: str, tmp_path: Path
+) -> None:
+    image_set = scan_image_set(put(tmp_path, {"icon.png": picture(1, width=side, height=side)}))
+    images = ImagesConfig(upscale=upscale)
+    report = describe_set(image_set, images, CaptionsConfig(), resolution=64, step=32)
+    if not says:
+        report.check_usable()
+        assert report.buckets == {"64 × 64": 1}
+        return
+    with pytest.raises(UserError, match="Use a larger version") as refused:
+        report.check_usable()
+    assert says in str(refused.value)
+    assert ("upscale" in str(refused.value)) != upscale
 
 
 def test_pictures_that_are_too_small_are_one_finding(tmp_path: Path) -> None:
