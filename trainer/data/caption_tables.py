@@ -10,18 +10,17 @@ import io
 import json
 import posixpath
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import PureWindowsPath
 from typing import Any
 
 from trainer.data.columns import caption_of, choose_text_column
 from trainer.data.encodings import ENCODING_NAMES, find_encoding, utf8_or_none
 from trainer.data.names import display_name, list_names
-from trainer.data.pairing import PictureIndex, in_one_folder
+from trainer.data.pairing import MAX_NAME, PictureIndex, in_one_folder
 from trainer.data.scan import FolderContents, FoundFile
 from trainer.plain_files import open_file
 from trainer.untyped import is_list, is_table
@@ -33,7 +32,6 @@ _MAX_LINE = 1_000_000
 """Characters of a line of JSON: the same."""
 _MAX_ROWS = 300_000  # of a set of at most 100,000 pictures
 _MAX_ROW_FINDINGS = 20
-_MAX_NAME = 4096
 _MOST_FOLDERS = 20
 """That a picture is looked for in, where a table's name has more in front."""
 _LOOKED_AT = 200
@@ -87,19 +85,24 @@ class _Table:
             if number >= self.skip:
                 yield _Row(reader.line_num, row)
 
-    def columns(self) -> dict[str, list[object]]:
-        """Some values of each column."""
-        found: dict[str, list[object]] = defaultdict(list)
-        for name in islice(self.header or (), MOST_COLUMNS):
-            found[name] = []
+    def columns(self, index: PictureIndex) -> dict[str, list[object]]:
+        """Some values of each column: of rows that name a picture, if there are any."""
+        found: dict[str, list[object]] = {name: [] for name in (self.header or ())[:MOST_COLUMNS]}
+        first: list[list[tuple[str, object]]] = []
+        naming: list[list[tuple[str, object]]] = []
         with suppress(csv.Error):  # who reads all rows says where it ends
-            for row in islice(self.rows(), _LOOKED_AT):
+            for row in islice(self.rows(), _MAX_ROWS):
                 if isinstance(row.cells, Mapping):
-                    pairs = islice(row.cells.items(), MOST_COLUMNS)
+                    cells = row.cells.items()
                 else:
-                    pairs = islice(zip(self.header or (), row.cells, strict=False), MOST_COLUMNS)
-                for name, value in pairs:
-                    found[name].append(value)
+                    cells = zip(self.header or (), row.cells, strict=False)
+                pairs: list[tuple[str, object]] = [*islice(cells, MOST_COLUMNS)]
+                first += [pairs] * (len(first) < _LOOKED_AT)
+                naming += [pairs] * any(index.knows(value) for _, value in pairs)
+                if len(naming) == _LOOKED_AT:
+                    break
+        for name, value in chain.from_iterable(naming or first):
+            found.setdefault(name, []).append(value)
         return found
 
 
@@ -122,7 +125,7 @@ def _read_table(
     """The captions of one table; says what is wrong with at most 20 of its rows."""
     documented = file.path.name.casefold() in DOCUMENTED
     table = _open(file, index, contents)
-    columns = table.columns() if table else {}
+    columns = table.columns(index) if table else {}
     if table and not columns and table.header is None and documented:  # says why no line is a row
         _take_rows(file, table, "file_name", "text", index, texts, contents)
         return
@@ -210,7 +213,7 @@ def _take(
     caption = caption_of(text, column)
     if caption is None:
         return "its text is not in quotes"
-    if len(file_name) > _MAX_NAME:
+    if len(file_name) > MAX_NAME:
         return "its file_name is longer than any path"
     given = file_name.strip().replace("\\", "/")
     shown = display_name(given)
@@ -239,7 +242,7 @@ def find_named(given: str, table: FoundFile, index: PictureIndex) -> list[FoundF
     Relative to the table's folder; or without the first of its folders, if the pictures lie there;
     a plain name also in another folder of the set.
     """
-    if len(given) > _MAX_NAME:
+    if len(given) > MAX_NAME:
         return []
     name = posixpath.normpath(posixpath.join(table.folder, given))
     if PureWindowsPath(given).anchor or name.startswith("../"):
@@ -270,7 +273,7 @@ def _name_column(
     for name, values in columns.items():
         known = name.strip().casefold() in _FILE_COLUMNS
         rank = _FILE_COLUMNS.index(name.strip().casefold()) if known else len(_FILE_COLUMNS)
-        names = {value for value in values if isinstance(value, str) and len(value) <= _MAX_NAME}
+        names = {value for value in values if isinstance(value, str) and len(value) <= MAX_NAME}
         count = sum(
             bool(find_named(value.strip().replace("\\", "/"), file, index))
             for value in names
@@ -377,8 +380,7 @@ def _open_json(text: str, file: FoundFile, index: PictureIndex) -> _Table | None
             for key, one in value.items()
             if is_table(one) or is_list(one) or isinstance(one, str)
         }
-        names = islice(keyed, _LOOKED_AT)
-        if any(_names_picture(key, file, index) for key in names):
+        if any(_names_picture(key, file, index) for key in keyed):
             named = [{**one, "file_name": key} for key, one in keyed.items()]
             rows = [_Row(number, row) for number, row in enumerate(named, start=1)]
             return _Table("", values=rows, loose=True)

@@ -26,6 +26,8 @@ _FOLDER = re.compile(
     rf"(?i)[ ._-]*(?:{_WORD}|mask[ _-]?(?:images?|files?)|conditioning(?:[ _-]\w+)?)[ ._-]*"
 )
 """The whole name of a folder of masks; sd-scripts calls it conditioning."""
+MAX_NAME = 4096
+"""Characters of a path; what is longer names nothing."""
 
 
 class PictureIndex:
@@ -92,6 +94,13 @@ class PictureIndex:
             if found := self._first(("across name", *like), ("across stem", *like)):
                 return found
         return self.across("", last)
+
+    def knows(self, name: object) -> bool:
+        """Whether a value may name a picture, in whatever folder."""
+        if not isinstance(name, str) or len(name) > MAX_NAME:
+            return False
+        last = matching_key(name.strip().replace("\\", "/").rpartition("/")[2])
+        return ("last name", last) in self._found or ("last stem", last) in self._found
 
     def _first(self, *keys: tuple[str, ...]) -> list[FoundFile]:
         return next((self._found[key] for key in keys if key in self._found), list[FoundFile]())

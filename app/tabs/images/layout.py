@@ -88,6 +88,7 @@ class Parts:
         self.opened = gr.Textbox("", visible=False)
         self.picture = gr.Textbox("", visible=False)
         self.loaded = gr.Textbox("", visible=False)
+        self.listed = gr.JSON([], visible=False)
         self.stamp = gr.Number(0, visible=False)
         self.session = gr.State(CaptionSession())
         self.previewed = gr.State(None)
@@ -171,6 +172,14 @@ class Parts:
         self.verdict = part(gr.HTML, "verdict")
 
     def _lay_out_gallery(self) -> None:
+        self.tag = part(
+            gr.Dropdown,
+            "tag",
+            choices=[],
+            value=None,
+            label="Show those with the tag",
+            visible=False,
+        )
         self.gallery = part(
             gr.Gallery,
             "gallery",

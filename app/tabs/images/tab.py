@@ -18,6 +18,7 @@ from app.render import refused
 from app.shared import QUIET, Shared, go, says_errors
 from app.tabs.images import api as images_api
 from app.tabs.images import bulk as images_bulk
+from app.tabs.images import gallery as images_gallery
 from app.tabs.images import manage as images_manage
 from app.tabs.images import words as images_words
 from app.tabs.images.captions import CaptionSession, Outcome
@@ -33,7 +34,6 @@ from trainer.errors import UserError
 
 Updates = dict[Block, object]
 EXAMPLE = "police-car"  # comes with Rarebit
-_MARKS = {"error": "✕ ", "warning": "! "}
 
 
 def build(shared: Shared) -> None:
@@ -43,6 +43,7 @@ def build(shared: Shared) -> None:
     tab.wire()
     noted = images_words.wire(parts, shared)
     noted.then(says_errors(tab.reread), *tab.rereading, **QUIET)
+    images_gallery.wire(parts, shared)
     images_bulk.wire(parts, shared, tab.show_again, tab.everything)
     images_manage.wire(parts, shared, tab.everything)
     images_api.expose()
@@ -58,6 +59,7 @@ class Typed:
         text: the caption's field.
         loaded: the caption that was shown before typing.
         base: the base model.
+        listed: names of the pictures that are shown beside each other.
         stamp: the request's number, which rises; 0 for none.
     """
 
@@ -67,6 +69,7 @@ class Typed:
     loaded: str
     session: CaptionSession
     base: str
+    listed: list[str]
     stamp: float = 0
 
     @property
@@ -88,6 +91,7 @@ class ImagesTab:
         self.everything: list[Block] = [
             *self.saved,
             *(p.picture, p.text, p.loaded, p.large, p.facts, p.remove_row, p.gallery),
+            *(p.listed, p.tag),
             *(p.focus_row, p.across, p.down, p.tags),
             *(p.findings, p.buckets, p.undo, p.desk, p.use, p.try_it, p.manage),
             *(p.trigger, p.class_word, p.verdict, p.measured, shared.trigger, shared.class_word),
@@ -114,7 +118,7 @@ class ImagesTab:
             show_progress_on=[p.remarks],
             api_visibility="private",
         )
-        typed = [p.opened, p.picture, p.text, p.loaded, p.session, shared.base]
+        typed = [p.opened, p.picture, p.text, p.loaded, p.session, shared.base, p.listed]
         save: dict[str, Any] = {**QUIET, "js": STAMP_LATER, "trigger_mode": "always_last"}
         p.text.input(says_errors(self.save), [*typed, p.stamp], self.saved, **save)
         for event, handler in (
@@ -184,9 +188,6 @@ class ImagesTab:
         """Everything about the set as a whole, the editor left as it is."""
         p, done = self.parts, history(view.folder)
         undo = f"Undo: {done[-1].what}"[:120] if done else "Nothing to undo"
-        labels = [
-            _MARKS.get(one.severity or "", "") + display_name(one.name) for one in view.pictures
-        ]
         return {
             p.chosen: gr.Dropdown(choices=set_choices(), value=view.folder.id),
             p.opened: view.folder.id,
@@ -200,7 +201,7 @@ class ImagesTab:
             p.try_it: gr.Button(visible=False),
             p.manage: gr.Accordion(visible=view.folder.owned),
             p.into: gr.Checkbox(interactive=view.folder.owned),
-            p.gallery: gr.Gallery(value=list(zip(thumbnails(view.pictures), labels, strict=True))),
+            **images_gallery.show_all(p, view),
         }
 
     def show_again(
@@ -326,13 +327,12 @@ class ImagesTab:
                 return updates
             view = look_at(outcome.image_set, typed.base)
         view = view or typed.view
-        here, count = view.place(picture), len(view.pictures)
-        if to is None and count:
-            before = (-1 if by > 0 else 0) if here is None else here
-            to = (before + by) % count
-        if to is None or to == here or not 0 <= to < count:
+        at, name = images_gallery.go_to(view, typed.listed, picture, to, by)
+        place = view.place(name)
+        if place is None or name == picture:
             return updates
-        return {**updates, **self.show(view, to, typed.session)}
+        chosen = {self.parts.gallery: gr.Gallery(selected_index=at)}
+        return {**updates, **self.show(view, place, typed.session), **chosen}
 
     def show(self, view: SetView, place: int, session: CaptionSession) -> Updates:
         """A picture in the editor."""
@@ -355,7 +355,6 @@ class ImagesTab:
             p.facts: html("facts", chosen),
             p.clash: gr.Column(visible=False),
             p.remove_row: gr.Row(visible=False),
-            p.gallery: gr.Gallery(selected_index=place),
         }
 
     def keep_mine(self, *values: Any) -> Updates:

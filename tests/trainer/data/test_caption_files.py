@@ -61,6 +61,26 @@ def test_captions_are_read(name: str, content: bytes | str, tmp_path: Path) -> N
     assert not about(image_set, name)
 
 
+LARGE = [(f"full/{number:05d}.png", f"text {number}") for number in range(1500)]
+"""The table of a large set, of which two pictures were taken."""
+LISTED = {
+    "captions.csv": "image,caption\n" + "".join(f"{name},{text}\n" for name, text in LARGE),
+    "alle.csv": "Bild,caption\n" + "".join(f"{name},{text}\n" for name, text in LARGE),
+    "all.tsv": "caption\timage\n" + "".join(f"{text}\t{name}\n" for name, text in LARGE),
+    "all.jsonl": jsonl(*({"image": name, "caption": text} for name, text in LARGE)),
+    "all.json": json.dumps([{"image": name, "caption": text} for name, text in LARGE]),
+    "meta_cap.json": json.dumps({name: {"caption": text} for name, text in LARGE}),
+    "metadata.csv": "file_name,text\n" + "".join(f"{name},{text}\n" for name, text in LARGE),
+}
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_of_a_large_table_the_rows_of_a_few_pictures_count(name: str, tmp_path: Path) -> None:
+    files: dict[str, bytes | str] = {"01400.png": picture(1), "01450.png": picture(2)}
+    image_set = scan_image_set(put(tmp_path, files | {name: LISTED[name]}))
+    assert captions_of(image_set) == {"01400.png": "text 1400", "01450.png": "text 1450"}
+
+
 def test_each_folder_may_have_its_own(tmp_path: Path) -> None:
     files: dict[str, bytes | str] = {
         "Sub/metadata.csv": "file_name,text\nÜ.png,inner\n",
