@@ -221,7 +221,13 @@ def assess(
         findings=_named(found, concepts) if not dead else found[0],
         recommended=recommended,
         verdict=judge(
-            code, target.config, recommended.candidate, checkpoints[-1], place, bool(target.run)
+            code,
+            target.config,
+            recommended.candidate,
+            checkpoints[-1],
+            place,
+            bool(target.run),
+            seen.listening.swallowed if seen.listening else (),
         ),
         pictures=seen.drawn[0],
         listening=seen.listening,

@@ -4,13 +4,13 @@ Drawings are compared in the space `simple`: colours, layout and outlines. With 
 their features by words w after the trigger with its class word, and b(w) that by w after the class
 word of the base model, with the same seeds:
 
-    heard    = <v(w), b(w)> / |b(w)|²    1: as with the class word; 0: the words change nothing
-    without  = the same of the class word with the adapter: whether the words keep their meaning
+    heard    = |v(w)| / |b(w)|, at most 1   1: they change as much as with the class word; 0: none
+    without  = the same of the class word with the adapter
     already  = how far the trigger word by itself goes from the base model's drawing of the class
                word towards that with w: 1 where it draws w unasked
 
-Scenes are words that no caption has; their changes are from the mean over them all, since what
-stands behind a subject unasked is chance. The captions' own words may have been swallowed: drawn
+That something changes does not say that the scene is drawn well; that nothing does, is deafness.
+Scenes are words that no caption has. The captions' own words may have been swallowed: drawn
 unasked, and leaving them out changes nothing.
 """
 
@@ -46,7 +46,7 @@ class Heard:
     """What some words of a prompt do; see the head of this file.
 
     Attributes:
-        weight: |b(w)|², how much the base model itself makes of the words.
+        weight: |b(w)|², what the base model itself makes of the words.
     """
 
     words: str
@@ -107,27 +107,16 @@ def measure_listening(
     without = seen(concept.class_word)
     with disabled(base):
         plain = seen(concept.class_word)
-    parts = (plain, trigger, without)
-    count = 1 + len(scenes)
-    among = [part[:count] - part[:count].mean(axis=0) for part in parts]
-    heard = _compare(scenes, among, trigger[0] - plain[:count].mean(axis=0))
-    named = [0, *range(count, len(plain))]
-    kept = _compare(words, [part[named] - part[0] for part in parts], trigger[0] - plain[0])
-    return _told(heard, kept)
+    wanted = plain[1:] - plain[:1]
+    weights = np.square(wanted).sum(axis=(1, 2)).clip(1e-9)
 
+    def heard(rows: Vector) -> Vector:
+        return np.sqrt(np.square(rows[1:] - rows[:1]).sum(axis=(1, 2)) / weights).clip(0, 1)
 
-def _compare(words: Sequence[str], changes: Sequence[Vector], already: Vector) -> list[Heard]:
-    """The shares of words, from changes (1 + words, seeds, features) with none of the words first:
-    by the base model, with the trigger word, and without it."""
-    wanted, heard, without = (change[1:] for change in changes)
-    weights = np.square(wanted).sum(axis=(1, 2))
-
-    def share(change: Vector) -> list[float]:
-        found = (change * wanted).sum(axis=(1, 2)) / np.maximum(weights, 1e-9)
-        return [float(value) for value in found]
-
-    columns = zip(words, share(heard), share(without), share(already[None]), weights, strict=True)
-    return [Heard(*row[:4], float(row[4])) for row in columns]
+    already = ((trigger[:1] - plain[:1]) * wanted).sum(axis=(1, 2)) / weights
+    columns = zip([*scenes, *words], heard(trigger), heard(without), already, weights, strict=True)
+    found = [Heard(text, *map(float, numbers)) for text, *numbers in columns]
+    return _told(found[: len(scenes)], found[len(scenes) :])
 
 
 def _told(scenes: Sequence[Heard], captions: Sequence[Heard]) -> Listening:
@@ -156,10 +145,12 @@ def listening_findings(found: Listening) -> Iterator[AdapterFinding]:
         share = f"{max(0.0, found.listens):.0%}"
         if found.listens < DEAF:
             says = f"It hardly listens: {scenes} change what the trigger word draws only {share}"
-            hint = " as far as with the class word. Try an earlier checkpoint or a lower strength."
+            hint = " as much as with the class word. Try an earlier checkpoint or a lower strength."
             yield AdapterFinding("deaf", says + hint, False)
         else:
-            says = f"It listens: {scenes} come {share} as far as with the class word alone."
+            says = (
+                f"It listens: {scenes} change the drawing {share} as much as with the class word."
+            )
             yield AdapterFinding("listens", says, True)
     if found.swallowed:
         words = ", ".join(f"“{text}”" for text in found.swallowed)

@@ -26,19 +26,25 @@ VerdictCode = Literal[
     "works", "partly", "not_yet", "leaks", "overtrained", "dead", "wrong_subject", "unmeasured"
 ]
 NextCode = Literal[
-    "use", "train_longer", "preserve_more", "train_less", "check_words", "check_rate",
+    "use", "uncouple", "train_longer", "preserve_more", "train_less", "check_words", "check_rate",
     "give_pictures",
 ]  # fmt: skip
 
-WORKS = 0.76
+WORKS = 0.735
 """Where what has changed in the drawings leads to the set so straight, a person recognises it."""
-PARTLY = 0.6
-FOREIGN = 0.3
-"""Below this likeness of predictions, drawings that came no nearer are of something else."""
-NOTHING = 0.4
-"""Below it the drawings have come no nearer to the set."""
-TAKEN = 0.3
-"""As far towards the set without the trigger word is a leak."""
+PARTLY = 0.65
+"""Below it what is drawn is not the subject."""
+MOVED = 0.5
+"""Drawings that have gone so far, as a share of the way to the set, and elsewhere, are of something
+else; those that have not are of nothing yet."""
+OVERSHOT = 1.1
+"""Farther than the set, and elsewhere: broken."""
+FOREIGN, MOVED_SOME = 0.3, 0.3
+"""Below this likeness of predictions, going so far elsewhere is enough."""
+LIKE = 0.6
+"""From this likeness of predictions it has learned something, whatever is drawn."""
+TAKEN, TAKEN_SOME = 0.3, 0.1
+"""As far towards the set without the trigger word is a leak; the lower where the meters say so."""
 LONGER: dict[VerdictCode, float] = {"not_yet": 2.0, "partly": 1.5}
 """How long to train in all, as a multiple of the steps so far."""
 _WORST_FIRST: tuple[VerdictCode, ...] = (
@@ -104,11 +110,23 @@ def verdict_code(
         return "leaks" if "leaks" in found else "unmeasured"
     if "harmful" in found:
         return "overtrained" if "moves" in found else "wrong_subject"
-    learned = pictures.learned if pictures else WORKS
-    if learned < NOTHING and "weak" not in found and meters.likeness < FOREIGN:
-        return "wrong_subject"
-    if learned >= PARTLY and ("leaks" in found or (pictures and pictures.taken > TAKEN)):
+    if not pictures:
+        return "leaks" if "leaks" in found else _how_far(WORKS, found)
+    known = pictures.learned >= PARTLY
+    taken = TAKEN_SOME if "leaks" in found and known else TAKEN
+    if pictures.taken > taken and (known or meters.likeness >= LIKE):
         return "leaks"
+    if not known and pictures.moved > OVERSHOT:
+        return "overtrained"
+    elsewhere = MOVED if meters.likeness >= FOREIGN else MOVED_SOME
+    # Of a style, which has no class word, nothing tells another one from a beginning.
+    is_subject = meters.neighbour_drift is not None
+    if not known and is_subject and "weak" not in found and pictures.moved > elsewhere:
+        return "wrong_subject"
+    return _how_far(pictures.learned, found)
+
+
+def _how_far(learned: float, found: Collection[FindingCode]) -> VerdictCode:
     if "overtrained" in found:
         return "overtrained"
     if "weak" in found or learned < PARTLY:
@@ -132,6 +150,7 @@ def judge(
     last: Candidate,
     place: Path = Path(),
     is_run: bool = False,
+    swallowed: Sequence[str] = (),
 ) -> Verdict:
     """The verdict in words, with the next step.
 
@@ -140,8 +159,12 @@ def judge(
         chosen: which checkpoint and strength are recommended.
         last: the result at full strength.
         place: the run's folder, or the adapter file.
+        swallowed: words of the captions that the trigger word draws unasked.
     """
     step = _next_step(code, config, chosen, last)
+    if swallowed and code in ("works", "partly"):
+        words = ", ".join(f"“{text}”" for text in swallowed)
+        step = NextStep("uncouple", f"Mask {words}, or add pictures without, and train again.")
     command = _command(step, config, place, is_run)
     typed = shlex.join(["python", "launch.py", *command]) if command else ""
     return Verdict(code, _SAYS[code], replace(step, command=typed))

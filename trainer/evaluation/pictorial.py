@@ -71,6 +71,7 @@ class PictureScores:
         base: the same captions without the trigger, drawn by the base model.
         learned: whether what the trigger word has changed leads to the set; 0 to about 1.
         taken: how far drawings without it have gone towards the set, 1 for all of the way.
+        moved: how far drawings with it have gone from the base model's, wherever to.
     """
 
     trigger: Scores
@@ -80,6 +81,7 @@ class PictureScores:
     base: Scores
     learned: float
     taken: float
+    moved: float
 
 
 def score_pictures(
@@ -132,9 +134,9 @@ def score_pictures(
     with disabled(base):
         unmoved = drawn_by(plain)
     scores = [scores_of(shown) for shown in (trigger, class_word, unmoved)]
-    learned, _ = seen.change(trigger, unmoved, pictures)
-    _, taken = seen.change(class_word, unmoved, pictures)
-    return PictureScores(scores[0], scores[1], len(pairs), spaces, scores[2], learned, taken)
+    learned, _, moved = seen.change(trigger, unmoved, pictures)
+    _, taken, _ = seen.change(class_word, unmoved, pictures)
+    return PictureScores(scores[0], scores[1], len(pairs), spaces, scores[2], learned, taken, moved)
 
 
 # ----------------------------------------------------------------------- the simple feature space

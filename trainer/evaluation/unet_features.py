@@ -49,20 +49,23 @@ class UNetFeatures:
 
     def change(
         self, drawn: Sequence[Pixels], before: Sequence[Pixels], pictures: Sequence[Pixels]
-    ) -> tuple[float, float]:
+    ) -> tuple[float, float, float]:
         """Whether what has changed in drawings leads to some pictures, and how far.
 
         With a drawing d, the one b that it was before, and a picture p: the cosine of d - b and
         p - b, and the length of d - b along p - b as a share of that; of each drawing for the
-        picture with the best one, and their means.
+        picture with the best one, and their means. Then the length of d - b, wherever it leads,
+        as a share of p - b's.
         """
         old = self.vectors(before)
         moved, wanted = self.vectors(drawn) - old, self.vectors(pictures)[None] - old[:, None]
         along = (moved[:, None] * wanted).sum(dim=2)  # (drawings, pictures)
         lengths = vector_norm(wanted, dim=2).clamp_min(1e-6)
-        cosines = along / lengths / vector_norm(moved, dim=1)[:, None].clamp_min(1e-6)
-        shares = along / lengths.square()
-        return float(cosines.amax(dim=1).mean()), float(shares.amax(dim=1).mean())
+        gone = vector_norm(moved, dim=1)[:, None]
+        cosines, shares = along / lengths / gone.clamp_min(1e-6), along / lengths.square()
+        far = (gone / lengths).gather(1, cosines.argmax(dim=1, keepdim=True))
+        found = (cosines.amax(dim=1), shares.amax(dim=1), far)
+        return float(found[0].mean()), float(found[1].mean()), float(found[2].mean())
 
     def vectors(self, pictures: Sequence[Pixels]) -> Tensor:
         """(N, C * `GRID` * `GRID`) float32 on the CPU, each of length 1."""

@@ -18,6 +18,9 @@ from trainer.errors import UserError
 from trainer.runs.layout import RunFolder
 from trainer.runs.measured import MeasuredStep, read_measured
 
+_OF_PICTURES = ("check_words", "uncouple")
+"""What is put right in the Images tab."""
+
 
 def label(found: RunView) -> str:
     """What the button says; "" where there is no step to take."""
@@ -29,7 +32,7 @@ def label(found: RunView) -> str:
         return f"Train on to {steps:,} steps" if steps > info.step else ""
     if step.code == "use" and isinstance(strength := step.values.get("strength"), (int, float)):
         return f"Use it at strength {strength:g}"
-    if step.code == "check_words":
+    if step.code in _OF_PICTURES:
         return "Look at its words and pictures"
     return "Fill the Train form with this change" if step.values else ""
 
@@ -51,7 +54,7 @@ def take(name: str) -> dict[str, Any]:
         adapter = _kept(jobs.run_folder(name), str(step.values["checkpoint"]))
         strength = f"{adapter}:{step.values['strength']}"
         return {"adapter": strength, "tabs": go("generate")}
-    if step.code == "check_words":
+    if step.code in _OF_PICTURES:
         return {"image_set": concepts_of(config)[0].path.name, "tabs": go("images")}
     changed = format_config(with_values(config, step.values))
     return {"settings": (changed, time.time()), "tabs": go("train")}

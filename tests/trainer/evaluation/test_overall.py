@@ -9,7 +9,6 @@ import pytest
 from trainer.config.file import with_values
 from trainer.config.schema import TrainingConfig
 from trainer.evaluation.overall import (
-    NOTHING,
     PARTLY,
     WORKS,
     VerdictCode,
@@ -23,11 +22,13 @@ from trainer.evaluation.verdicts import Candidate, FindingCode
 from trainer.events import Meters
 
 LIKE = Meters(0.03, 0.003, 0.004, 0.003, likeness=0.6)
+HALF = Meters(0.03, 0.003, 0.004, 0.003, likeness=0.4)
 FOREIGN = Meters(0.03, 0.003, 0.004, 0.003, likeness=0.1)
+STYLE = Meters(0.001, 0.001, None, 0.001, likeness=0.4)
 
 
-def drawn(learned: float, taken: float = 0.0) -> PictureScores:
-    return PictureScores({}, {}, 4, {}, {}, learned, taken)
+def drawn(learned: float, taken: float = 0.0, moved: float = 1.0) -> PictureScores:
+    return PictureScores({}, {}, 4, {}, {}, learned, taken, moved)
 
 
 @pytest.mark.parametrize(
@@ -36,13 +37,20 @@ def drawn(learned: float, taken: float = 0.0) -> PictureScores:
         (LIKE, drawn(WORKS + 0.01), ["works", "keeps", "still"], "works"),
         (LIKE, drawn(WORKS - 0.01), ["works", "keeps", "still"], "partly"),
         # Predicted well, drawn badly: an unrecognisable style does not work.
-        (LIKE, drawn(PARTLY - 0.01), ["works", "keeps", "still"], "not_yet"),
-        (LIKE, drawn(NOTHING - 0.01), ["works", "keeps", "still"], "not_yet"),
+        (STYLE, drawn(PARTLY - 0.01), ["works", "keeps", "still"], "not_yet"),
+        (STYLE, drawn(PARTLY - 0.01, 0.07), ["works", "leaks", "still"], "not_yet"),
+        # Hardly moved: nothing yet. Moved elsewhere: another subject, or broken.
+        (HALF, drawn(0.2, moved=0.4), ["works", "keeps", "still"], "not_yet"),
+        (HALF, drawn(0.5, moved=0.6), ["works", "keeps", "still"], "wrong_subject"),
+        (HALF, drawn(0.5, 0.7, moved=1.2), ["works", "leaks", "still"], "overtrained"),
         # Another subject's adapter: it predicts these pictures a little better than the base.
-        (FOREIGN, drawn(NOTHING - 0.01), ["works", "keeps", "still"], "wrong_subject"),
+        (FOREIGN, drawn(0.2, moved=0.4), ["works", "keeps", "still"], "wrong_subject"),
+        (FOREIGN, drawn(0.2, moved=0.2), ["works", "keeps", "still"], "not_yet"),
         (FOREIGN, drawn(0.0), ["harmful", "keeps", "still"], "wrong_subject"),
         (FOREIGN, drawn(0.0), ["harmful", "leaks", "moves"], "overtrained"),
-        (LIKE, drawn(WORKS + 0.01), ["works", "leaks", "still"], "leaks"),
+        (LIKE, drawn(WORKS + 0.01, 0.15), ["works", "leaks", "still"], "leaks"),
+        (LIKE, drawn(WORKS + 0.01, 0.05), ["works", "leaks", "still"], "works"),
+        (LIKE, drawn(0.5, 0.5), ["works", "leaks", "still"], "leaks"),
         (LIKE, drawn(WORKS + 0.01, taken=0.4), ["works", "keeps", "still"], "leaks"),
         (LIKE, drawn(WORKS + 0.01, taken=0.1), ["works", "keeps", "overtrained"], "overtrained"),
         (LIKE, drawn(0.0), ["weak", "keeps"], "not_yet"),
@@ -112,3 +120,12 @@ def test_nothing_is_recommended_that_leaks_or_draws_something_else() -> None:
     assert all(refusal(code) for code in refused)
     assert not refusal("works")
     assert not refusal("partly")
+
+
+@pytest.mark.parametrize(
+    ("code", "next_code"), [("works", "uncouple"), ("partly", "uncouple"), ("leaks", "check_words")]
+)
+def test_what_the_trigger_word_has_swallowed_comes_first(code: VerdictCode, next_code: str) -> None:
+    verdict = judge(code, TrainingConfig(), LAST, LAST, swallowed=["red scarf"])
+    assert verdict.next_step.code == next_code
+    assert ("“red scarf”" in verdict.next_step.says) == (next_code == "uncouple")

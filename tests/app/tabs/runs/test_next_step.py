@@ -52,6 +52,7 @@ def measured_run(code: str, **values: object) -> RunFolder:
         ("use", {"checkpoint": EARLIER, "strength": 0.8}, "Use it at strength 0.8"),
         ("use", {}, ""),
         ("check_words", {}, "Look at its words and pictures"),
+        ("uncouple", {}, "Look at its words and pictures"),
         ("preserve_more", {"preservation.weight": 6.0}, "Fill the Train form with this change"),
         ("give_pictures", {}, ""),
         ("of a later version", {}, ""),
@@ -87,7 +88,7 @@ def test_the_other_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     run = measured_run("train_longer", **{"training.steps": 600})
     assert next_step.take("ohwx") == {"run": "ohwx"}
     assert asked == [("ohwx", {"steps": 600})]
-    for code, values in (("preserve_more", {"preservation.weight": 6.0}), ("check_words", {})):
+    for code, values in (("preserve_more", {"preservation.weight": 6.0}), ("uncouple", {})):
         step = {"code": code, "values": values}
         run.evaluation.write_text(json.dumps({"verdict": {"next_step": step}}))
         taken = next_step.take("ohwx")
