@@ -142,15 +142,13 @@ def listening_findings(found: Listening) -> Iterator[AdapterFinding]:
     """In words: whether it listens, and what the trigger word has swallowed."""
     if found.listens is not None:
         scenes = ", ".join(f"“{one.words}”" for one in found.scenes)
-        share = f"{max(0.0, found.listens):.0%}"
         if found.listens < DEAF:
-            says = f"It hardly listens: {scenes} change what the trigger word draws only {share}"
-            hint = " as much as with the class word. Try an earlier checkpoint or a lower strength."
+            says = f"It hardly listens: {scenes} change next to nothing of what it draws."
+            hint = " Try an earlier checkpoint or a lower strength."
             yield AdapterFinding("deaf", says + hint, False)
         else:
-            says = (
-                f"It listens: {scenes} change the drawing {share} as much as with the class word."
-            )
+            share = f"{found.listens:.0%} as much" if found.listens < 0.95 else "as much"
+            says = f"It listens: {scenes} change the drawing {share} as with the class word."
             yield AdapterFinding("listens", says, True)
     if found.swallowed:
         words = ", ".join(f"“{text}”" for text in found.swallowed)
