@@ -12,7 +12,7 @@ from diffusers import UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.config.schema import TrainingConfig
-from trainer.evaluation import drift, likeness, meters, overall, prompts, verdicts
+from trainer.evaluation import drift, likeness, listening, meters, overall, prompts, verdicts
 from trainer.models.families import FAMILIES, FamilyName
 from trainer.places import PROJECT
 
@@ -36,8 +36,13 @@ def test_the_bounds_of_the_verdict() -> None:
     for said in (
         f"*learned* from {overall.WORKS}",
         f"**Partly**: from {overall.PARTLY}",
-        f"less than {overall.FOREIGN} better while *learned* is below {overall.NOTHING}",
+        f"(*learned* {overall.PARTLY}, or likeness {overall.LIKE})",
         f"*taken* is above {overall.TAKEN}",
+        f"or above {overall.TAKEN_SOME} where a finding says",
+        f"farther than the set is (*moved* {overall.OVERSHOT})",
+        f"*moved* is above {overall.MOVED}, or above {overall.MOVED_SOME} with a likeness below "
+        f"{overall.FOREIGN}",
+        f"*listens* below {listening.DEAF}",
         f"more than {verdicts.CLASS_LEAK} times as far",
         f"collateral above {verdicts.COLLATERAL}",
         f"more than {verdicts.GAP_SHARE} of the trained pictures",
