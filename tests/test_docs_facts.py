@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -101,3 +102,13 @@ def test_defaults_that_pages_name() -> None:
     assert config.checkpoints.keep == 2
     assert Path("runs/ohwx/adapters/step-000300.safetensors").name in text_of("docs/generating.md")
     assert 300 % config.evaluation.every == 0
+
+
+def test_what_preservation_costs_and_does() -> None:
+    """The round numbers that the guide gives are those of the lab report."""
+    report = (PROJECT / "docs/notes/subjects.md").read_text(encoding="utf-8")
+    (time,) = re.findall(r"^\| default \| \d+ \| ([\d.]+) \|$", report, re.MULTILINE)
+    moved = re.findall(r"^\| default \| 4 (?:\| [^|]+ ){3}\| ([\d.]+) \|", report, re.MULTILINE)
+    guide = text_of("docs/keeping-the-rest-still.md")
+    assert f"about {float(time):.1f} times as long" in guide
+    assert f"the class word moves {min(moved)} to {max(moved)} times as far" in guide
