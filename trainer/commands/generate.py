@@ -1,11 +1,13 @@
 """``generate``: pictures from a prompt, with any number of adapters."""
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 from trainer.commands.command import Base, command, option, say
 from trainer.config.fields import field_help
+from trainer.data.captions import literal_marks
 from trainer.data.names import display_name
 from trainer.places import shown
 
@@ -57,6 +59,8 @@ def generate(
         "guidance": guidance,
         "out": out,
     }
+    for marks in filter(None, {literal_marks(prompt), literal_marks(negative)}):
+        say(marks, sys.stderr)
     Studio().generate(GenerateRequest.of(request), saved=lambda path: say(shown(path)))
     for file in (AdapterUse.parse(text).file for text in adapters or ()):
         names = bundled_embeddings(read_header(file).tensors) if file.is_file() else []

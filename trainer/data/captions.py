@@ -188,6 +188,16 @@ def read_prompt_syntax(caption: str, trigger: str) -> str:
     return ", ".join(tag for tag in tags if tag)
 
 
+def literal_marks(prompt: str) -> str:
+    """What is to be said of a prompt to draw by, if it has marks of other tools; "" if not."""
+    if read_prompt_syntax(prompt, "") == prompt:
+        return ""
+    return (
+        "Drawn as it stands: weights such as (red hat:1.2), \\( and <lora:name:1> have no meaning "
+        "here. Leave them out; adapters and strengths have fields and options of their own."
+    )
+
+
 def compose_caption(
     caption: str | None, config: CaptionsConfig, *, seed: int, step: int, image_id: str
 ) -> str:

@@ -17,6 +17,7 @@ from app.tabs.adapters import words as adapter_words
 from app.tabs.generate import draw, drawing
 from app.tabs.generate.drawing import AdapterSetting, parse_adapter, read_settings
 from app.tabs.generate.form import LARGEST_SEED, NO_CHOICE, ROWS, GenerateForm
+from trainer.data.captions import literal_marks
 from trainer.errors import UserError
 
 
@@ -141,6 +142,11 @@ def _put_words(prompt: str, *chosen: str | None) -> str:
 
 
 def _words_shown(prompt: str, known: list[adapter_words.Words]) -> list[Any]:
+    said, button = _triggers_shown(prompt, known)
+    return [said + (quiet(marks) if (marks := literal_marks(prompt)) else ""), button]
+
+
+def _triggers_shown(prompt: str, known: list[adapter_words.Words]) -> list[Any]:
     if not known and drawing.adapter_choices():
         text = "No adapter is chosen: the base model draws alone."
         return [quiet(text), gr.Button(visible=False)]

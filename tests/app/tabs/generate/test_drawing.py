@@ -11,10 +11,11 @@ from PIL.PngImagePlugin import PngInfo
 
 from app import jobs
 from app.tabs.adapters import words as adapter_words
-from app.tabs.generate import drawing
+from app.tabs.generate import drawing, tab
 from app.tabs.generate.drawing import AdapterSetting, Settings, parse_adapter, read_settings
 from tests.app.drawing_for_tests import Machine
 from trainer import places
+from trainer.data.captions import literal_marks
 from trainer.errors import UserError
 from trainer.generation.sampling import Drawing, save_picture
 from trainer.generation.stack import AdapterUse
@@ -271,3 +272,19 @@ def test_an_infinite_strength_is_not_restored(tmp_path: Path) -> None:
     assert restored.settings.prompt == "a"
     assert restored.settings.adapters == (AdapterSetting("file/style.safetensors", 1.0),)
     assert restored.missing == ("the adapter cat:1e999",)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "marked"),
+    [
+        ("an ohwx car, (red:1.2)", True),
+        ("((smile)), car", True),
+        (r"mario \(nintendo\)", True),
+        ("a car <lora:mine:0.8>", True),
+        ("a car (1990), ratio 16:9 :)", False),
+    ],
+)
+def test_marks_that_mean_nothing_here_are_said(prompt: str, marked: bool) -> None:
+    said, _ = tab._words_shown(prompt, [adapter_words.Words(("ohwx",))])
+    assert ("Drawn as it stands" in said) == marked == bool(literal_marks(prompt))
+    assert "Trigger word" in said
