@@ -21,7 +21,7 @@ from trainer.data.captions import (
 )
 from trainer.data.columns import TextColumn, caption_of, choose_text_column
 from trainer.data.encodings import ENCODING_NAMES, find_encoding, utf8_or_none
-from trainer.data.findings import Finding, ImageProblem, Severity
+from trainer.data.findings import ImageProblem
 from trainer.data.names import display_name, list_names, matching_key
 from trainer.data.pairing import PictureIndex, in_one_folder
 from trainer.data.scan import CAPTION_SUFFIXES, FolderContents, FoundFile, is_about
@@ -83,17 +83,13 @@ def _read_sidecars(contents: FolderContents, index: PictureIndex) -> dict[str, s
             names = list_names([picture.shown for picture in owners])
             message = f"It belongs to several pictures, and all get it: {names}. Name them apart."
             contents.doubt(file.name, "warning", message)
-    if orphans:
-        message = (
-            "No picture beside it has its name, so it is used for nothing. A caption must be named "
-            "like its picture."
-        )
-        about_set = all(is_about(name) for name in orphans)
-        severity: Severity = "note" if about_set else "warning"
-        contents.findings.append(Finding.of_several(orphans, severity, message))
-    if distant:
-        message = "Captions of pictures with the same names in another folder."
-        contents.findings.append(Finding.of_several(distant, "note", message))
+    message = (
+        "No picture beside it has its name, so it is used for nothing. A caption must be named "
+        "like its picture."
+    )
+    contents.doubt_all(orphans, "note" if all(map(is_about, orphans)) else "warning", message)
+    message = "Captions of pictures with the same names in another folder."
+    contents.doubt_all(distant, "note", message)
     for picture in contents.pictures:
         found = sorted(candidates[picture.name], key=lambda file: _rank(file, picture))
         if len(found) > 1:
@@ -121,14 +117,14 @@ def _judge_encoding(contents: FolderContents, index: PictureIndex) -> str | None
             "It is not in UTF-8, and which other encoding it is in can't be told from so little "
             "text: the caption is not used. Save it as UTF-8."
         )
-        contents.findings.append(Finding.of_several(list(strange), "error", message))
+        contents.doubt_all(list(strange), "error", message)
         return None
     first = decode_caption(next(iter(strange.values())), encoding)
     message = (
         f"Not in UTF-8: read as {ENCODING_NAMES.get(encoding, encoding)}. The first begins: "
         f"{display_name(first[:40])}. If that is not what was written, save them as UTF-8."
     )
-    contents.findings.append(Finding.of_several(list(strange), "warning", message))
+    contents.doubt_all(list(strange), "warning", message)
     return encoding
 
 

@@ -159,7 +159,11 @@ def plan_entry(entry: ImageEntry, images: ImagesConfig, step: int, *, upscale: b
     )
 
 
-def _small_pictures(found: FittedSet) -> Iterator[Finding]:
+Doubt = tuple[Sequence[str], Severity, str]
+"""Names of what is doubtful, how grave that is, and why; nothing where there are no names."""
+
+
+def _small_pictures(found: FittedSet) -> Iterator[Doubt]:
     for number, side in enumerate(found.images.sides):
         images = found.images.at(side)
         smaller = [
@@ -168,25 +172,24 @@ def _small_pictures(found: FittedSet) -> Iterator[Finding]:
             if picture.in_each_size[number].crop.size
             != plan_entry(picture.entry, images, found.step, upscale=True).size
         ]
-        if smaller:
-            message = (
-                f"Smaller than resolution {side} asks for, so trained in a smaller "
-                "bucket. Use a larger version, or set images.upscale to enlarge it."
-            )
-            yield Finding.of_several(smaller, "note", message)
-
-
-def _long_captions(found: FittedSet) -> Iterator[Finding]:
-    if cut := found.cut_captions:
         message = (
-            f"{len(cut)} captions have more than the {found.captions.max_tokens} tokens that are "
-            "read (captions.max_tokens): the rest is cut off. Shorten them, or raise it. The "
-            "trigger is always kept."
+            f"Smaller than resolution {side} asks for, so trained in a smaller "
+            "bucket. Use a larger version, or set images.upscale to enlarge it."
         )
-        yield Finding.of_several(cut, "warning", message)
+        yield smaller, "note", message
 
 
-def _nothing_to_cut(found: FittedSet) -> Iterator[Finding]:
+def _long_captions(found: FittedSet) -> Iterator[Doubt]:
+    cut = found.cut_captions or []
+    message = (
+        f"{len(cut)} captions have more than the {found.captions.max_tokens} tokens that are "
+        "read (captions.max_tokens): the rest is cut off. Shorten them, or raise it. The "
+        "trigger is always kept."
+    )
+    yield cut, "warning", message
+
+
+def _nothing_to_cut(found: FittedSet) -> Iterator[Doubt]:
     """Pictures of which a random crop shows all."""
     whole = [
         picture.entry.name
@@ -194,15 +197,14 @@ def _nothing_to_cut(found: FittedSet) -> Iterator[Finding]:
         if picture.entry.header.width <= picture.crop.resize_width
         and (picture.crop.resize_width, picture.crop.resize_height) == picture.crop.size
     ]
-    if whole and found.images.random_crop:
-        message = (
-            "No larger than what is trained on, so images.random_crop leaves it whole. Use a "
-            "larger version of it, or a lower resolution."
-        )
-        yield Finding.of_several(whole, "warning", message)
+    message = (
+        "No larger than what is trained on, so images.random_crop leaves it whole. Use a "
+        "larger version of it, or a lower resolution."
+    )
+    yield whole if found.images.random_crop else (), "warning", message
 
 
-def _nothing_to_drop(found: FittedSet) -> Iterator[Finding]:
+def _nothing_to_drop(found: FittedSet) -> Iterator[Doubt]:
     """Captions without tags for what is set about tags, and protected tags that none has."""
     captions = found.captions
     tags = [tags_of(entry.caption or "") for entry in found.captioned]
@@ -210,120 +212,104 @@ def _nothing_to_drop(found: FittedSet) -> Iterator[Finding]:
     if captions.tag_dropout or captions.shuffle_tags:
         pairs = zip(found.captioned, tags, strict=True)
         few = [entry.name for entry, own in pairs if len(own) <= captions.keep_tags]
-        if few:
-            message = (
-                f"It has no more than {counted(captions.keep_tags, 'tag')} between commas "
-                "(captions.keep_tags), so none is left out or shuffled."
-            )
-            severity: Severity = "warning" if len(few) == len(tags) else "note"
-            yield Finding.of_several(few, severity, message)
-    if unknown := [tag for tag in captions.protected_tags if tag.strip().casefold() not in known]:
         message = (
-            "A protected tag (captions.protected_tags) that no caption has. Check its spelling."
+            f"It has no more than {counted(captions.keep_tags, 'tag')} between commas "
+            "(captions.keep_tags), so none is left out or shuffled."
         )
-        yield Finding.of_several(unknown, "warning", message)
+        yield few, "warning" if len(few) == len(tags) else "note", message
+    unknown = [tag for tag in captions.protected_tags if tag.strip().casefold() not in known]
+    message = "A protected tag (captions.protected_tags) that no caption has. Check its spelling."
+    yield unknown, "warning", message
 
 
-def _sticking_words(found: FittedSet) -> Iterator[Finding]:
-    if words := list(found.sticking_words):
-        message = (
-            "In nearly all of the captions, so training can't tell these "
-            "words from the trigger. That is as it should be for what you will write in prompts "
-            "too; leave out what belongs to the trigger."
-        )
-        yield Finding(list_names(words, limit=8), "note", message)
+def _sticking_words(found: FittedSet) -> Iterator[Doubt]:
+    names = list_names(list(found.sticking_words), limit=8)
+    message = (
+        "In nearly all of the captions, so training can't tell these "
+        "words from the trigger. That is as it should be for what you will write in prompts "
+        "too; leave out what belongs to the trigger."
+    )
+    yield [names] if names else (), "note", message
 
 
-def _missing_masks(found: FittedSet) -> Iterator[Finding]:
-    if found.masked is None:
-        return
-    if not any(found.masked):
-        return  # `_idle_settings` says it once
-    pairs = zip(found.entries, found.masked, strict=True)
-    if without := [entry.name for entry, masked in pairs if not masked]:
+def _missing_masks(found: FittedSet) -> Iterator[Doubt]:
+    if found.masked and any(found.masked):  # otherwise `_idle_settings` says it once
+        pairs = zip(found.entries, found.masked, strict=True)
         message = f'No mask, though images.masks is "{found.images.masks}": all of it counts.'
-        yield Finding.of_several(without, "warning", message)
+        yield [entry.name for entry, masked in pairs if not masked], "warning", message
 
 
-def _idle_settings(found: FittedSet) -> Iterator[Finding]:
+def _idle_settings(found: FittedSet) -> Iterator[Doubt]:
     """Settings that these pictures give nothing to do; `trainer.config.effects` has the others."""
     images, default = found.images, type(found.images).model_fields["background"].default
     tags = any("," in (entry.caption or "") for entry in found.captioned)
     clear = any(entry.header.has_alpha for entry in found.entries)
-    idle = {
-        "images.masks": (
-            found.masked is not None and not any(found.masked),
-            f'"{images.masks}" has no effect, since no picture here has a mask: all counts.',
-        ),
-        "images.background": (
-            images.background != default and not clear,
-            f"{images.background} has no effect, since no picture here has transparent pixels.",
-        ),
-        "captions.shuffle_tags": (
-            found.captions.shuffle_tags and not tags,
-            "It has no effect, since no caption here has tags, with commas between them.",
-        ),
-    }
-    for name, (is_idle, message) in idle.items():
-        if is_idle and found.entries:
-            yield Finding(name, "warning", message)
-
-
-def _several_captions(found: FittedSet) -> Iterator[Finding]:
-    lines = {entry.name: len(caption_lines(entry.caption)) for entry in found.captioned}
-    if several := [name for name, count in lines.items() if count > 1]:
+    if found.masked is not None and found.entries and not any(found.masked):
+        message = f'"{images.masks}" has no effect, since no picture here has a mask: all counts.'
+        yield ["images.masks"], "warning", message
+    if images.background != default and found.entries and not clear:
         message = (
-            f"Several captions, a line each ({sum(lines[name] for name in several)} in all). One "
-            "of them is chosen at each step. Join them in one line if that is not meant."
+            f"{images.background} has no effect, since no picture here has transparent pixels."
         )
-        many = max(lines.values()) > _MANY_LINES
-        yield Finding.of_several(several, "warning" if many else "note", message)
-    if choices := [entry.name for entry in found.captioned if has_wildcards(entry.caption or "")]:
-        if found.captions.wildcards:
-            message = "Choices such as {red|blue}: at each step one option of each is taken."
-            yield Finding.of_several(choices, "note", message)
-        else:
-            message = (
-                "Choices such as {red|blue} are trained as they stand, braces and all: "
-                "captions.wildcards = true takes one option at each step."
-            )
-            yield Finding.of_several(choices, "warning", message)
+        yield ["images.background"], "warning", message
+    if found.captions.shuffle_tags and found.entries and not tags:
+        message = "It has no effect, since no caption here has tags, with commas between them."
+        yield ["captions.shuffle_tags"], "warning", message
 
 
-def _prompt_syntax(found: FittedSet) -> Iterator[Finding]:
+def _several_captions(found: FittedSet) -> Iterator[Doubt]:
+    lines = {entry.name: len(caption_lines(entry.caption)) for entry in found.captioned}
+    several = [name for name, count in lines.items() if count > 1]
+    many = max(lines.values(), default=0) > _MANY_LINES
+    message = (
+        f"Several captions, a line each ({sum(lines[name] for name in several)} in all). One "
+        "of them is chosen at each step. Join them in one line if that is not meant."
+    )
+    yield several, "warning" if many else "note", message
+    choices = [entry.name for entry in found.captioned if has_wildcards(entry.caption or "")]
+    if found.captions.wildcards:
+        message = "Choices such as {red|blue}: at each step one option of each is taken."
+        yield choices, "note", message
+    else:
+        message = (
+            "Choices such as {red|blue} are trained as they stand, braces and all: "
+            "captions.wildcards = true takes one option at each step."
+        )
+        yield choices, "warning", message
+
+
+def _prompt_syntax(found: FittedSet) -> Iterator[Doubt]:
     trigger = found.captions.trigger
     written = [
         entry.name
         for entry in found.captioned
         if any(read_prompt_syntax(one, trigger) != one for one in caption_lines(entry.caption))
     ]
-    if written:
-        message = (
-            "Written as a prompt of another tool: brackets without their backslash, words without "
-            "weights and [trigger] as the trigger word are trained."
-        )
-        yield Finding.of_several(written, "note", message)
+    message = (
+        "Written as a prompt of another tool: brackets without their backslash, words without "
+        "weights and [trigger] as the trigger word are trained."
+    )
+    yield written, "note", message
 
 
-def _large_cuts(found: FittedSet) -> Iterator[Finding]:
+def _large_cuts(found: FittedSet) -> Iterator[Doubt]:
     cuts = {picture.entry.name: picture.crop.cut_off for picture in found.fitted}
     large = {name: cut for name, cut in cuts.items() if cut >= _LARGE_CUT}
-    if large:
-        least, most = min(large.values()), max(large.values())
-        share = f"{100 * least:.0f}" + (f" to {100 * most:.0f}" if most - least > 0.005 else "")
-        bucket = (
-            f"a bucket (of at most {MAX_BUCKET_ASPECT:.0f} : 1, in steps of {found.step} pixels)"
-            if found.images.buckets
-            else "a square, since images.buckets is off"
-        )
-        message = (
-            f"{share} % of it is cut off to fit {bucket}. "
-            "Is what matters in the middle? If not, cut it yourself."
-        )
-        yield Finding.of_several(list(large), "warning", message)
+    least, most = min(large.values(), default=0), max(large.values(), default=0)
+    share = f"{100 * least:.0f}" + (f" to {100 * most:.0f}" if most - least > 0.005 else "")
+    bucket = (
+        f"a bucket (of at most {MAX_BUCKET_ASPECT:.0f} : 1, in steps of {found.step} pixels)"
+        if found.images.buckets
+        else "a square, since images.buckets is off"
+    )
+    message = (
+        f"{share} % of it is cut off to fit {bucket}. "
+        "Is what matters in the middle? If not, cut it yourself."
+    )
+    yield list(large), "warning", message
 
 
-def _hidden_pictures(found: FittedSet) -> Iterator[Finding]:
+def _hidden_pictures(found: FittedSet) -> Iterator[Doubt]:
     colours: dict[str, list[str]] = defaultdict(list)
     for entry in found.entries:
         colour = entry.background(found.images.background)
@@ -334,10 +320,10 @@ def _hidden_pictures(found: FittedSet) -> Iterator[Finding]:
             f"Nothing can be seen on this background ({found.images.background}), so "
             f"{colour} is put below. Set images.background to have one colour below all."
         )
-        yield Finding.of_several(names, "warning", message)
+        yield names, "warning", message
 
 
-CHECKS: tuple[Callable[[FittedSet], Iterator[Finding]], ...] = (
+CHECKS: tuple[Callable[[FittedSet], Iterator[Doubt]], ...] = (
     _small_pictures,
     _long_captions,
     _nothing_to_cut,
@@ -350,6 +336,12 @@ CHECKS: tuple[Callable[[FittedSet], Iterator[Finding]], ...] = (
     _large_cuts,
     _hidden_pictures,
 )
+
+
+def findings_of(found: FittedSet) -> list[Finding]:
+    """What all checks find."""
+    doubts = (doubt for check in CHECKS for doubt in check(found))
+    return [Finding.of_several(*doubt) for doubt in doubts if doubt[0]]
 
 
 def sticking_words(captions: Sequence[str], known: Sequence[str] = ()) -> dict[str, int]:

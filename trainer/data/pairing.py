@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from trainer.data.buckets import Focus
-from trainer.data.findings import Finding, Severity
+from trainer.data.findings import Severity
 from trainer.data.names import list_names, matching_key
 from trainer.data.scan import FolderContents, FoundFile, look_into
 from trainer.runs.atomic import write_text
@@ -218,11 +218,10 @@ class _Taking:
                 )
         self.contents.pictures = sorted(self.pictures, key=lambda file: file.name)
         for (severity, message), names in self.said.items():
-            self.contents.findings.append(Finding.of_several(names, severity, message))
-        if self.contents.masks:
-            names = sorted({file.shown for file in self.contents.masks.values()})
-            message = 'Masks of pictures: used with images.masks = "files", and never trained on.'
-            self.contents.findings.append(Finding.of_several(names, "note", message))
+            self.contents.doubt_all(names, severity, message)
+        names = sorted({file.shown for file in self.contents.masks.values()})
+        message = 'Masks of pictures: used with images.masks = "files", and never trained on.'
+        self.contents.doubt_all(names, "note", message)
 
     def _say(self, file: FoundFile, severity: Severity, message: str) -> None:
         self.said[severity, message].append(file.shown)

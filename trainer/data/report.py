@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 
 from trainer.config.schema import CaptionsConfig, ImagesConfig
 from trainer.data.captions import CHUNK_TOKENS, caption_lines
-from trainer.data.checks import CHECKS, FittedSet, plan_entry
+from trainer.data.checks import FittedSet, findings_of, plan_entry
 from trainer.data.findings import Finding, ImageProblem, merge_findings
 from trainer.data.masks import mask_problem
 from trainer.data.names import display_name, list_names
@@ -169,7 +169,6 @@ def describe_set(
     images = images.model_copy(update={"resolution": resolution})
     fitted, refused = _fit_entries(image_set.entries, images, step)
     found = FittedSet(image_set, fitted, images, captions, step, count_chunks)
-    doubts = [finding for check in CHECKS for finding in check(found)]
     cuts = [one.crop for picture in fitted for one in picture.in_each_size]
     sizes = Counter("{} × {}".format(*crop.size) for crop in cuts)
     return SetReport(
@@ -190,7 +189,7 @@ def describe_set(
         class_pictures=dict(image_set.class_folders),
         splits=dict(image_set.splits),
         masks=None if found.masked is None else sum(found.masked),
-        findings=merge_findings([*image_set.findings, *refused, *doubts]),
+        findings=merge_findings([*image_set.findings, *refused, *findings_of(found)]),
         fitted=fitted,
     )
 

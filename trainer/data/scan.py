@@ -127,6 +127,11 @@ class FolderContents:
         """Adds a finding about a file or folder."""
         self.findings.append(Finding(display_name(name), severity, message))
 
+    def doubt_all(self, shown: Sequence[str], severity: Severity, message: str) -> None:
+        """Adds one finding about all of these, where there are any."""
+        if shown:
+            self.findings.append(Finding.of_several(shown, severity, message))
+
 
 def look_into(root: Path, limit: int) -> FolderContents:
     """Sort the files below a folder, in all its folders, by what they are for.
@@ -167,10 +172,9 @@ def _name_others(contents: FolderContents) -> None:
     for kind, names in kinds.items():
         what = counted(len(names), "file")
         message = f"{what} of a kind that is not read ({kind}), so not trained on. {_EXPORT}"
-        contents.findings.append(Finding.of_several(names, "warning", message))
-    if rest:
-        message = "Not looked at. If this is a picture, export it as PNG or JPEG."
-        contents.findings.append(Finding.of_several(rest, "note", message))
+        contents.doubt_all(names, "warning", message)
+    message = "Not looked at. If this is a picture, export it as PNG or JPEG."
+    contents.doubt_all(rest, "note", message)
 
 
 def _put_aside(contents: FolderContents) -> None:

@@ -54,12 +54,12 @@ def wire(form: GenerateForm) -> None:
     shown += [form.sheet, form.slider, form.pairs, form.remembered, form.history]
 
     def draw(request: gr.Request, compare: bool, remembered: Any, *values: Any) -> Iterator[Any]:
-        def work(*told: Any) -> None:
-            pictures_work(read_form(values), compare)(*told)
+        def work(drawn: Drawn, tell: Progress, stop: ShouldStop) -> None:
+            draw_pictures(read_form(values), compare, drawn, tell, stop)
 
         yield from show_drawing(form, request.session_hash, remembered, work)
 
-    def draw_grid(
+    def draw_plan(
         request: gr.Request,
         chosen: Any,
         strengths: str,
@@ -67,15 +67,16 @@ def wire(form: GenerateForm) -> None:
         remembered: Any,
         *values: Any,
     ) -> Iterator[Any]:
-        def work(*told: Any) -> None:
+        def work(drawn: Drawn, tell: Progress, stop: ShouldStop) -> None:
             settings = read_form(values)
-            grid_work(settings, chosen or [], strengths, prompts or settings.prompt)(*told)
+            plan = grid.read_plan(chosen or [], strengths, prompts or settings.prompt)
+            draw_grid(settings, plan, drawn, tell, stop)
 
         yield from show_drawing(form, request.session_hash, remembered, work)
 
     plan: list[Component] = [form.grid_adapters, form.grid_strengths, form.grid_prompts]
     form.draw.click(draw, [form.compare, form.remembered, *form.settings], shown, **_DRAWING)
-    form.grid_draw.click(draw_grid, [*plan, form.remembered, *form.settings], shown, **_DRAWING)
+    form.grid_draw.click(draw_plan, [*plan, form.remembered, *form.settings], shown, **_DRAWING)
     form.stop.click(_stop, None, None, queue=False, **QUIET)
     form.pictures.select(_choose_pair, form.pairs, form.slider, queue=False, **QUIET)
     gr.on(
@@ -92,48 +93,47 @@ def wire(form: GenerateForm) -> None:
 # ------------------------------------------------------------------------------ what is drawn
 
 
-def pictures_work(settings: Settings, compare: bool) -> Work:
+def draw_pictures(
+    settings: Settings, compare: bool, drawn: Drawn, tell: Progress, stop: ShouldStop
+) -> None:
     """The pictures of the form and, for comparison, the base model's of the same seeds."""
+    both = compare and bool(settings.adapters)
 
-    def work(drawn: Drawn, tell: Progress, stop: ShouldStop) -> None:
-        both = compare and bool(settings.adapters)
+    def tell_own(step: int, total: int, message: str) -> None:
+        tell(step, 2 * total if both else total, message)
 
-        def tell_own(step: int, total: int, message: str) -> None:
-            tell(step, 2 * total if both else total, message)
+    own = drawing.draw(settings, tell_own, stop)
+    seeds = range(settings.seed, settings.seed + len(own))
+    drawn.pictures += [(path, f"seed {seed}") for seed, path in zip(seeds, own, strict=True)]
+    if not both:
+        return
 
-        own = drawing.draw(settings, tell_own, stop)
-        seeds = range(settings.seed, settings.seed + len(own))
-        drawn.pictures += [(path, f"seed {seed}") for seed, path in zip(seeds, own, strict=True)]
-        if not both:
-            return
+    def tell_base(step: int, total: int, message: str) -> None:
+        tell(total + step, 2 * total, f"{message}, base model")
 
-        def tell_base(step: int, total: int, message: str) -> None:
-            tell(total + step, 2 * total, f"{message}, base model")
-
-        plain = drawing.draw(replace(settings, adapters=()), tell_base, stop)
-        for seed, path, base in zip(seeds, own, plain, strict=True):
-            drawn.pictures.append((base, f"base, seed {seed}"))
-            drawn.pairs |= dict.fromkeys(map(drawing.name_of, (path, base)), drawing.name_of(base))
-
-    return work
+    plain = drawing.draw(replace(settings, adapters=()), tell_base, stop)
+    for seed, path, base in zip(seeds, own, plain, strict=True):
+        drawn.pictures.append((base, f"base, seed {seed}"))
+        drawn.pairs |= dict.fromkeys(map(drawing.name_of, (path, base)), drawing.name_of(base))
 
 
-def grid_work(settings: Settings, chosen: list[str], strengths: str, prompts: str) -> Work:
+def draw_grid(
+    settings: Settings,
+    plan: grid.GridPlan,
+    drawn: Drawn,
+    tell: Progress,
+    stop: ShouldStop,
+) -> None:
     """A sheet of pictures; a stop leaves the rest of it empty."""
-
-    def work(drawn: Drawn, tell: Progress, stop: ShouldStop) -> None:
-        plan = grid.read_plan(chosen, strengths, prompts)
-        plan.check()
-        cells, found = plan.cells(), {}
-        try:
-            for number, cell in enumerate(cells):
-                tell(number, len(cells), f"Drawing {number + 1} of {len(cells)}")
-                found[cell] = drawing.draw(grid.settings_of(cell, settings), None, stop)[0]
-        finally:
-            if found:
-                drawn.sheet = (grid.save_sheet(plan, found, settings), plan.arithmetic())
-
-    return work
+    plan.check()
+    cells, found = plan.cells(), {}
+    try:
+        for number, cell in enumerate(cells):
+            tell(number, len(cells), f"Drawing {number + 1} of {len(cells)}")
+            found[cell] = drawing.draw(grid.settings_of(cell, settings), None, stop)[0]
+    finally:
+        if found:
+            drawn.sheet = (grid.save_sheet(plan, found, settings), plan.arithmetic())
 
 
 def plan_in_words(chosen: list[str] | None, strengths: str, prompts: str, prompt: str) -> str:

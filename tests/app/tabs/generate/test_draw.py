@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from app.client import Stopped
 from app.shared import for_scripts
-from app.tabs.generate import draw, drawing, tab
+from app.tabs.generate import draw, drawing, grid, tab
 from app.tabs.generate.drawing import AdapterSetting, Settings
 from app.tabs.generate.form import GenerateForm, read_form
 from tests.app.drawing_for_tests import Machine
@@ -31,7 +32,7 @@ def last_update(form: GenerateForm, work: draw.Work) -> dict[Any, Any]:
 
 
 def test_every_seed_is_drawn_with_and_without(machine: Machine, form: GenerateForm) -> None:
-    last = last_update(form, draw.pictures_work(FORM, compare=True))
+    last = last_update(form, partial(draw.draw_pictures, FORM, True))
     asked = [(arguments["seed"], len(arguments["adapters"])) for _, arguments in machine.asked]
     assert asked == [(7, 1), (7, 0)]
     pairs = last[form.pairs]
@@ -50,7 +51,7 @@ def test_every_seed_is_drawn_with_and_without(machine: Machine, form: GenerateFo
 def test_nothing_is_compared_where_there_is_nothing_to_compare(
     machine: Machine, form: GenerateForm, settings: Settings, compare: bool
 ) -> None:
-    last = last_update(form, draw.pictures_work(settings, compare))
+    last = last_update(form, partial(draw.draw_pictures, settings, compare))
     assert len(machine.asked) == 1
     assert [base for _, base in last[form.pairs]] == ["", ""]
 
@@ -61,7 +62,8 @@ def test_a_stopped_grid_keeps_what_was_drawn(machine: Machine, form: GenerateFor
             raise Stopped
 
     machine.before = stop_at_third
-    work = draw.grid_work(FORM, ["cat", "cat@50"], "0, 0.5, 1", "one\ntwo")
+    plan = grid.read_plan(["cat", "cat@50"], "0, 0.5, 1", "one\ntwo")
+    work = partial(draw.draw_grid, FORM, plan)
     last = last_update(form, work)
     assert "Stopped" in last[form.status]
     names = last[form.remembered]
@@ -84,7 +86,7 @@ def test_what_went_wrong_stands_where_the_pictures_would(
         raise error
 
     machine.before = fail
-    last = last_update(form, draw.pictures_work(FORM, compare=True))
+    last = last_update(form, partial(draw.draw_pictures, FORM, True))
     assert said in last[form.status]
     assert "secret" not in last[form.status]
     assert form.remembered not in last
