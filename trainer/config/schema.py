@@ -13,12 +13,12 @@ from pathlib import Path
 
 from pydantic import model_validator
 
+from trainer.config.adapting import AdapterConfig
 from trainer.config.optimizers import OptimizerConfig
 from trainer.config.picturing import ImagesConfig
 from trainer.config.preserving import PreservationConfig
 from trainer.config.section import Section, Several, field
 from trainer.config.sections import (
-    AdapterConfig,
     BaseModelConfig,
     CaptionsConfig,
     CheckpointsConfig,

@@ -1,0 +1,115 @@
+"""The section of the configuration about the adapter: its kind, layers and ranks."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import field_validator
+
+from trainer.config.layers import number_by_pattern, number_for
+from trainer.config.section import (
+    FilePath,
+    Section,
+    Several,
+    field,
+)
+
+
+class AdapterConfig(Section, title="Adapter"):
+    """The LoRA (arXiv 2106.09685): W x + (alpha / rank) B A x, on attention and around it."""
+
+    kind: Literal["lora", "rslora", "dora"] = field(
+        "lora", title="Kind of adapter", memory=True, needs={"adapter.start_from": None}
+    )
+    """Kind of adapter. rslora divides alpha by the square root of the rank (arXiv 2312.03732), so
+    that high ranks learn as fast; every tool reads it. dora also trains the lengths of the weights
+    (arXiv 2402.09353), takes more time and memory, and has no file that tools read alike: it is
+    written as a plain adapter, by SVD, and the run says how much that differs."""
+    start_from: FilePath | None = field(
+        None,
+        title="Go on from an adapter file",
+        flag="--start-from FILE",
+        private=True,
+        place=True,
+        memory=True,
+    )
+    """Adapter file to go on from, anyone's, in any layout that is read here. Its layers, ranks,
+    alpha and weights are taken over, so that kind, targets, rank and alpha have no effect; the
+    optimizer begins anew. A copy lies in the run's folder. Empty: a new adapter."""
+    targets: Literal["attention", "feed-forward", "convolution"] = field(
+        "feed-forward", title="Layers to adapt", memory=True, needs={"adapter.start_from": None}
+    )
+    """Layers to adapt. feed-forward: attention, the layers behind it and the projections around it,
+    as sd-scripts does; with them shapes are learned while the rest stays. attention: its four
+    projections only, for less memory and a file half as large; colours and patterns come, shapes
+    late. convolution: also the UNet's residual blocks (LoCon), for styles and textures; slower,
+    with a file about twice as large for SD 1 and 2, and a tenth larger for SDXL."""
+    rank: int = field(
+        16, ge=1, le=1024, flag="--rank R", memory=True, needs={"adapter.start_from": None}
+    )
+    """Rank of each low-rank pair. 4 to 16 for one subject, 32 and more for styles or several
+    subjects; the file grows with it."""
+    alpha: float | None = field(
+        None, gt=0, le=4096, memory=True, needs={"adapter.start_from": None}
+    )
+    """Scale of the adapter: its output is multiplied by alpha / rank (rslora: alpha over the rank's
+    square root). Empty: equal to the rank, so that changing the rank does not change the strength
+    of a plain adapter."""
+    only: Several[str] = field(
+        (),
+        title="Only these layers, one a line",
+        max_length=100,
+        memory=True,
+        needs={"adapter.start_from": None},
+    )
+    """Patterns of the layers to adapt, of those that targets names: diffusers' names behind unet,
+    text_encoder or text_encoder_2, with * for anything, such as unet.up_blocks.* or *.attn2.*.
+    Empty: all of them."""
+    without: Several[str] = field(
+        (),
+        title="Not these layers, one a line",
+        max_length=100,
+        memory=True,
+        needs={"adapter.start_from": None},
+    )
+    """Patterns of layers to leave alone, as for adapter.only; they come after it."""
+    ranks: Several[str] = field(
+        (),
+        title="Ranks by layer, one a line",
+        max_length=100,
+        memory=True,
+        needs={"adapter.start_from": None},
+    )
+    """Ranks of layers that shall have another one: PATTERN = RANK, such as unet.up_blocks.* = 32
+    (patterns as for adapter.only); of several that fit the last one counts. Their alpha goes along,
+    so that they act as strongly."""
+    dropout: float = field(0.0, title="Adapter dropout", ge=0.0, lt=1.0)
+    """Share of the inputs of each adapted layer that is set to zero at random, so that the adapter
+    does not rely on a few of them. 0 to below 1."""
+    unet: bool = field(True, title="Train the UNet", memory=True)
+    """Train the UNet's layers."""
+    text_encoder: bool = field(
+        True, title="Train the text encoder", flag="--train-text-encoder", memory=True
+    )
+    """Train the text encoder's layers too: binds the trigger word better for subjects, needs
+    somewhat more memory and time."""
+
+    @field_validator("ranks")
+    @classmethod
+    def _check_ranks(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
+        for line in lines:
+            if number_by_pattern(line)[1] not in range(1, 1025):
+                raise ValueError(f"{line!r} given, expected a whole number from 1 to 1024")
+        return lines
+
+    @property
+    def scale(self) -> tuple[int, float]:
+        """The rank, and the alpha whose alpha / rank is what the output is multiplied by."""
+        alpha = self.rank if self.alpha is None else self.alpha
+        return self.rank, alpha * (self.rank**0.5 if self.kind == "rslora" else 1.0)
+
+    def scale_of(self, layer: str) -> tuple[int, float]:
+        """Rank and alpha of one layer, by its name as in `only`."""
+        rank, alpha = self.scale
+        own = rank if self.start_from else int(number_for(layer, self.ranks, rank))
+        return own, alpha if own == rank else alpha * own / rank
