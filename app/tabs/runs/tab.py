@@ -11,11 +11,11 @@ import gradio as gr
 from markupsafe import escape
 
 from app import jobs
-from app.forms import label_of
 from app.jobs import QUEUED, UNSTARTED, RunInfo
 from app.render import render
 from app.shared import QUIET, Shared, elem, for_scripts, go, says_errors
 from app.tabs.runs import html, next_step
+from app.tabs.runs.form import BUTTONS, LISTED, RunParts
 from app.tabs.runs.reader import RunView, view
 from trainer import places
 from trainer.config.file import format_config, with_values
@@ -24,15 +24,6 @@ from trainer.runs.layout import RunFolder
 from trainer.runs.wishes import is_wished, take_back
 
 TICK = 2.0  # seconds
-_LISTED = 100
-_BUTTONS = {
-    "stop": "stop", "pause": "pause", "preview": "draw-now", "prompts": "prompts",
-    "resume": "resume", "anyway": "resume-anyway", "longer": "longer", "draw": "generate",
-    "again": "settings", "delete": "delete", "next": "next-step",
-}  # fmt: skip
-"""What can be done with a run, and the button's element id without the tab's name."""
-
-_id = partial(elem, "runs")
 
 
 def build(shared: Shared) -> None:
@@ -43,94 +34,6 @@ def build(shared: Shared) -> None:
     _compare(shared)
     gr.api(for_scripts(run_status), api_name="run_status", queue=False)
     gr.api(for_scripts(stop_training), api_name="stop_training", queue=False)
-
-
-# ------------------------------------------------------------------------------ the parts
-
-
-class RunParts:
-    """The tab's components, put in where it is made.
-
-    Attributes:
-        areas: what shows HTML, by the names of `_contents`.
-        buttons: by the names of `_buttons`.
-    """
-
-    def __init__(self) -> None:
-        self.areas: dict[str, gr.HTML] = {}
-        self.buttons: dict[str, gr.Button] = {}
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=1, min_width=240):
-                self.search = gr.Textbox(
-                    label="Find a run", placeholder="part of its name", elem_id=_id("search"),
-                    max_length=100, visible=False,
-                )  # fmt: skip
-                self.names = gr.Radio([], label="Runs, the newest first", elem_id=_id("list"))
-                self.older = gr.Button(visible=False, size="sm", elem_id=_id("older"))
-            with gr.Column(scale=4, min_width=340):
-                self._add_area("head")
-                with gr.Row():
-                    for name in _BUTTONS:
-                        if name != "next":  # which stands below the verdict
-                            self._add_button(name)
-                with gr.Group(visible=False, elem_id=_id("question")) as self.question:
-                    self.asked = gr.HTML(elem_id=_id("asked"))
-                    with gr.Row():
-                        self.yes = gr.Button(
-                            "Delete it", variant="stop", size="sm", elem_id=_id("delete-yes")
-                        )
-                        self.no = gr.Button("Keep it", size="sm", elem_id=_id("delete-no"))
-                with gr.Group(visible=False, elem_id=_id("length")) as self.length:
-                    self.steps = gr.Number(
-                        label="Steps in all", precision=0, minimum=1, elem_id=_id("steps"),
-                        info="The learning-rate schedule is stretched over them, so the rate rises "
-                        "again and then goes on falling.",
-                    )  # fmt: skip
-                    with gr.Row():
-                        self.more = gr.Button(
-                            "Train on", variant="primary", size="sm", elem_id=_id("longer-yes")
-                        )
-                        self.enough = gr.Button("Leave it", size="sm", elem_id=_id("longer-no"))
-                with gr.Group(visible=False, elem_id=_id("others")) as self.others:
-                    self.prompts = gr.Textbox(
-                        label=label_of("previews.prompts"), lines=3, max_length=10_000,
-                        info="{trigger} and {class} are replaced. Empty: as at first.",
-                        elem_id=_id("other-prompts"),
-                    )  # fmt: skip
-                    self.count = gr.Number(
-                        label=label_of("previews.count"), precision=0, elem_id=_id("other-count")
-                    )
-                    with gr.Row():
-                        self.use = gr.Button(
-                            "Draw these from now on", variant="primary", size="sm",
-                            elem_id=_id("others-yes"),
-                        )  # fmt: skip
-                        self.keep = gr.Button("Leave them", size="sm", elem_id=_id("others-no"))
-                self._add_area("verdict")
-                self._add_button("next")
-                self._add_area("board")
-                self._add_area("meters")
-                with gr.Row(equal_height=False):
-                    with gr.Column(min_width=320):
-                        self._add_area("chart")
-                    with gr.Column(min_width=320):
-                        self._add_area("log")
-        self.seen, self.listed = gr.State({}), gr.State(_LISTED)
-
-    @property
-    def watched(self) -> dict[str, Any]:
-        """What the timer keeps true, by the names of `_contents`."""
-        lists = {"search": self.search, "names": self.names, "older": self.older}
-        return {**lists, **self.areas, **self.buttons}
-
-    def _add_area(self, name: str) -> None:
-        self.areas[name] = gr.HTML(elem_id=_id(name))
-
-    def _add_button(self, name: str) -> None:
-        self.buttons[name] = gr.Button(
-            visible=False, size="sm", elem_id=_id(_BUTTONS[name]), scale=0, min_width=150,
-            variant="primary" if name in ("stop", "resume", "draw", "next") else "secondary",
-        )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------ watching
@@ -160,11 +63,11 @@ def _watch(parts: RunParts, shared: Shared) -> None:
         **QUIET,
         queue=False,
     )
-    parts.older.click(lambda count: count + _LISTED, parts.listed, parts.listed, **QUIET)
+    parts.older.click(lambda count: count + LISTED, parts.listed, parts.listed, **QUIET)
 
 
 def moment(
-    chosen: str | None, wished: str, seen: dict[str, Any], search: str = "", listed: int = _LISTED
+    chosen: str | None, wished: str, seen: dict[str, Any], search: str = "", listed: int = LISTED
 ) -> tuple[dict[str, Any], list[str]]:
     """What every part shows now, and the names of those that have to be sent.
 
@@ -225,7 +128,7 @@ def _drawn(found: RunView) -> dict[str, str]:
 def _buttons(found: RunView | None) -> dict[str, tuple[bool, str, bool]]:
     """(visible, label, clickable) of every button."""
     if found is None:
-        return dict.fromkeys(_BUTTONS, (False, "", True))
+        return dict.fromkeys(BUTTONS, (False, "", True))
     info = found.info
     ended = info.phase in ("stopped", "failed", UNSTARTED)
     folder = RunFolder(places.RUNS / info.name)
@@ -374,12 +277,12 @@ def _settings(name: str) -> tuple[tuple[str, float], gr.Tabs]:
 
 
 def _compare(shared: Shared) -> None:
-    with gr.Accordion("Compare runs", open=False, elem_id=_id("compare")):
+    with gr.Accordion("Compare runs", open=False, elem_id=elem("runs", "compare")):
         chosen = gr.Dropdown(
             [], multiselect=True, max_choices=html.MOST_COMPARED, label="Runs side by side",
-            info="Two to four.", elem_id=_id("compared-names"),
+            info="Two to four.", elem_id=elem("runs", "compared-names"),
         )  # fmt: skip
-        area = gr.HTML(elem_id=_id("compared"))
+        area = gr.HTML(elem_id=elem("runs", "compared"))
     chosen.change(html.compared, chosen, area, **QUIET)
 
     def refresh(names: list[str]) -> gr.Dropdown:
