@@ -136,11 +136,8 @@ def _shown(names: Sequence[str], most: int = 5) -> str:
 def _is_text(value: object) -> bool:
     if is_sequence(value):
         return bool(value) and all(isinstance(item, str) for item in value)
-    return isinstance(value, str) and bool(value.strip()) and not _is_number(value)
-
-
-def _is_number(value: str) -> bool:
-    return re.fullmatch(r"[\s\d.,:%+-]+", value) is not None
+    # Text that is neither empty nor a number.
+    return isinstance(value, str) and not re.fullmatch(r"[\s\d.,:%+-]*", value)
 
 
 def _has_sentences(values: Sequence[object]) -> bool:

@@ -14,7 +14,6 @@ from trainer.events import Phase, Reason
 from trainer.runs.atomic import write_json
 from trainer.runs.layout import RunFolder
 
-PHASES: tuple[Phase, ...] = get_args(Phase)
 ENDED: frozenset[Phase] = frozenset(get_args(Reason))
 
 
@@ -23,7 +22,7 @@ class Status:
     """One moment of a run.
 
     Attributes:
-        phase: what goes on; one of `PHASES`.
+        phase: what goes on; see `trainer.events.Phase`.
         step: optimizer steps done.
         total_steps: optimizer steps in all.
         eta_seconds: time left, or None while it is not known.

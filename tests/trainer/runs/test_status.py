@@ -7,15 +7,15 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from trainer.events import Phase
 from trainer.places import PROJECT
 from trainer.runs.layout import RunFolder, create_run
 from trainer.runs.status import (
     ENDED,
-    PHASES,
-    Phase,
     Status,
     effective_status,
     is_alive,
@@ -30,7 +30,7 @@ def run(tmp_path: Path) -> RunFolder:
     return create_run(tmp_path, "run")
 
 
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("phase", get_args(Phase))
 def test_status_comes_back(phase: Phase, run: RunFolder) -> None:
     status = Status(phase, 3, 10, 12.5, os.getpid(), 1.25, "ü")
     write_status(run, status)
