@@ -34,8 +34,8 @@ from trainer.runs.layout import RunFolder, create_run, list_runs
 from trainer.runs.status import (
     ENDED,
     Status,
+    at_work,
     effective_status,
-    is_alive,
     lengthen,
     read_status,
     write_status,
@@ -247,8 +247,8 @@ def stop(name: str) -> None:
     with _one_at_a_time():
         if _leave_queue(name):
             return
-        status = read_status(run)
-        if status is None or status.phase in ENDED or not is_alive(status):
+        status = at_work(run)
+        if status is None:
             raise UserError(f"{name} is not running.", "There is nothing to stop.")
         _stopping.add((name, status.pid))
         psutil.Process(status.pid).terminate()

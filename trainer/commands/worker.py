@@ -36,7 +36,7 @@ from trainer.events import Progress
 from trainer.generation.studio import GenerateRequest, Studio
 from trainer.places import RUNS
 from trainer.runs.layout import list_runs
-from trainer.runs.status import ENDED, effective_status
+from trainer.runs.status import at_work
 from trainer.untyped import is_list, is_mapping
 
 Arguments = Mapping[str, object]
@@ -160,8 +160,7 @@ def refuse_while_training(runs: Path) -> None:
 def training_now(runs: Path) -> str | None:
     """The run that is at work, in words, or None."""
     for run in list_runs(runs):
-        status = effective_status(run)
-        if status is not None and status.phase not in ENDED:
+        if status := at_work(run):
             return f"the run {run.name} is at step {status.step} of {status.total_steps}"
     return None
 

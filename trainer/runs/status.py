@@ -90,14 +90,19 @@ def effective_status(run: RunFolder) -> Status | None:
     return replace(status, phase="stopped", eta_seconds=None, message=message, code="killed")
 
 
+def at_work(run: RunFolder) -> Status | None:
+    """The status of a run that a process works on; None of any other."""
+    status = read_status(run)
+    return status if status and status.phase not in ENDED and is_alive(status) else None
+
+
 def lengthen(run: RunFolder, steps: int) -> None:
     """Sets how many steps a run has in all, so that it trains on to them when it is resumed.
 
     Raises:
         UserError: it has done as many already, or a process works on it.
     """
-    status = effective_status(run)
-    if status and status.phase not in ENDED:
+    if at_work(run):
         raise UserError(f"{run.name} is training now.", "Stop it first.")
     config = read_config(run.config, of_run=True)
     done = max(run.checkpoint_steps(), default=0)
