@@ -28,7 +28,7 @@ COMMANDS = [
     *(f"adapter {action}" for action in ("inspect", "verify", "convert", "resize", "merge")),
     *(f"adapter {action}" for action in ("extract", "recipe", "download")),
 ]
-WORKS = "Works in diffusers; not in A1111, Forge, ComfyUI, InvokeAI, sd-scripts (its base model"
+WORKS = "Works in diffusers; not in A1111, Forge, ComfyUI, InvokeAI, sd-scripts (it is for the"
 
 
 @pytest.fixture(autouse=True)
