@@ -53,7 +53,7 @@ def _check(path: Path, mode: int) -> None:
 def digest_of(stream: IO[bytes]) -> str:
     """SHA-256 hex of all that a stream has from here on."""
     digest = hashlib.sha256()
-    while piece := stream.read(8 << 20):
+    while piece := stream.read(1 << 20):
         digest.update(piece)
     return digest.hexdigest()
 

@@ -28,7 +28,9 @@ WORKER = """
 import signal, sys, time
 from pathlib import Path
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
-Path(sys.argv[1], "started").write_text(" ".join(sys.argv[2:]))
+started = Path(sys.argv[1], "started")
+started.with_suffix(".new").write_text(" ".join(sys.argv[2:]))
+started.with_suffix(".new").rename(started)  # whole, since the test reads it once it is there
 time.sleep(120)
 """
 REAL = subprocess.Popen

@@ -246,8 +246,10 @@ def parse_config(text: str, source: str = "", *, of_run: bool = False) -> Traini
         reason = "the line is not complete" if ended else error.msg
         mistake = _twice(text, error.lineno) or Mistake("", reason, error.lineno)
         raise ConfigError(source, [mistake], _TOML) from error
-    except ValueError as error:  # a number of thousands of digits
-        raise ConfigError(source, [Mistake("", str(error))], _TOML) from error
+    except ValueError as error:
+        raise ConfigError(
+            source, [Mistake("", "a number has thousands of digits")], _TOML
+        ) from error
     except RecursionError:
         raise ConfigError(source, [Mistake("", "lists nested too deeply")], _TOML) from None
     tree = as_it_began(tree) if of_run else tree
