@@ -132,8 +132,8 @@ def _fill_prompt(prompt: str, filled: str, *chosen: str | None) -> list[Any]:
     return [prompt, filled, *_words_shown(prompt, known)]
 
 
-def _check_words(prompt: str, *chosen: str | None) -> list[Any]:
-    return _words_shown(prompt, adapter_words.of_all(chosen, ask=False))
+def _check_words(prompt: str | None, *chosen: str | None) -> list[Any]:
+    return _words_shown(prompt or "", adapter_words.of_all(chosen, ask=False))
 
 
 def _put_words(prompt: str, *chosen: str | None) -> str:

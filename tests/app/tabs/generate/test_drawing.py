@@ -288,3 +288,8 @@ def test_marks_that_mean_nothing_here_are_said(prompt: str, marked: bool) -> Non
     said, _ = tab._words_shown(prompt, [adapter_words.Words(("ohwx",))])
     assert ("Drawn as it stands" in said) == marked == bool(literal_marks(prompt))
     assert "Trigger word" in said
+
+
+def test_a_browser_may_send_no_prompt() -> None:
+    said, _ = tab._check_words(None)
+    assert "Drawn as it stands" not in said
