@@ -30,6 +30,7 @@ from trainer.config.sections import (
     PreviewsConfig,
     TrainingSection,
 )
+from trainer.config.tracking import TrackingConfig
 
 
 class Contradiction(ValueError):
@@ -56,6 +57,7 @@ class TrainingConfig(Section):
     checkpoints: CheckpointsConfig = CheckpointsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     output: OutputConfig = OutputConfig()
+    tracking: TrackingConfig = TrackingConfig()
     concepts: Several[ConceptConfig] = field((), title="Several subjects", max_length=32)
     """Several concepts in one adapter, each a [[concepts]] table. Where there are any, images.path,
     captions.trigger and captions.class_word stay empty."""

@@ -130,6 +130,9 @@ ELSEWHERE = {
         "trainer/preservation/test_rows.py::"
         "test_regularisation_pictures_of_the_set_are_class_pictures"
     ),
+    "tracking.tracker": "trainer/training/test_tracking.py::test_a_run_tells_a_tracker",
+    "tracking.project": "trainer/training/test_tracking.py::test_wandb_gets_its_project",
+    "tracking.webhook": "trainer/training/test_tracking.py::test_the_end_is_told_to_a_webhook",
     "training.gradient_checkpointing": MODES,
     "training.non_finite": (
         "trainer/training/test_guard.py::test_it_goes_back_to_a_checkpoint_and_on_at_half_the_rate"
