@@ -115,7 +115,18 @@ TAKEN: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     (K, {"unet_lr": 1e-4, "text_encoder_lr": 5e-5},
      {"optimizer.learning_rate": 1e-4, "optimizer.text_encoder_learning_rate": 5e-5}),
     (K, {"learning_rate": 1e-3}, {"optimizer.text_encoder_learning_rate": 1e-3}),
-    (K, {"text_encoder_lr": [5e-5, 1e-5]}, {"optimizer.text_encoder_learning_rate": 5e-5}),
+    (K, {"text_encoder_lr": [5e-5, 1e-5]},
+     {"optimizer.text_encoder_learning_rate": 5e-5,
+      "optimizer.text_encoder_2_learning_rate": 1e-5}),
+    (K, {"loss_type": "huber", "huber_c": 0.2},
+     {"objective.loss": "huber", "objective.huber_c": 0.2}),
+    (K, {"loss_type": "l2", "huber_c": 0.2, "huber_schedule": "snr"}, {"objective.huber_c": 0.1}),
+    (K, {"multires_noise_iterations": 6, "multires_noise_discount": 0.2, "ip_noise_gamma": 0.1},
+     {"objective.multires_noise": 0.2, "objective.input_perturbation": 0.1}),
+    (K, {"multires_noise_iterations": 0, "multires_noise_discount": 0.2},
+     {"objective.multires_noise": 0.0}),
+    (K, {"log_with": "wandb", "log_tracker_name": "foxes"},
+     {"tracking.tracker": "wandb", "tracking.project": "foxes"}),
     (K, {"learning_rate": 1e-4, "text_encoder_lr": 0}, {"adapter.text_encoder": False}),
     (K, {"network_train_unet_only": True}, {"adapter.text_encoder": False}),
     (K, {"network_train_text_encoder_only": True},
@@ -219,7 +230,6 @@ SAID: list[tuple[str, dict[str, Any], str]] = [
     (K, {"optimizer_type": "CAME"}, "adamw trains instead"),
     (K, {"max_train_epochs": 10}, "pictures x repeats x epochs"),
     (K, {"lr_scheduler": "constant", "lr_warmup_steps": 100}, "no warm-up there"),
-    (K, {"text_encoder_lr": [5e-5, 1e-5]}, "Both text encoders have one rate"),
     (K, {"caption_extension": ".tags"}, "Captions are read from .txt and .caption"),
     (K, {"no_such_option": 3}, "no_such_option: Not known here."),
     (K, {"network_alpha": 4096 * 2}, "adapter.alpha: 8192.0 given"),
@@ -240,7 +250,7 @@ def test_said(trainer: str, settings: dict[str, Any], words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("max_timestep", 1000), ("loss_type", "l2"), ("num_machines", 1)]
+    ("key", "value"), [("max_timestep", 1000), ("huber_c", 0.1), ("num_machines", 1)]
 )
 def test_what_changes_nothing_is_not_said(key: str, value: object) -> None:
     """As kohya_ss writes every setting of its window into the file."""

@@ -37,8 +37,8 @@ _RATE, _TEXT_RATE = "optimizer.learning_rate", "optimizer.text_encoder_learning_
 def finish(moving: Moving) -> None:
     """Settles what no single row of a table could."""
     for rule in (
-        _prediction, _layers, _optimizer, _rates, _weighting, _preservation, _masks, _resolution,
-        _captions, amounts.sets, amounts.length, amounts.schedule, _prompts, _output,
+        _prediction, _layers, _optimizer, _rates, _weighting, _loss, _preservation, _masks,
+        _resolution, _captions, amounts.sets, amounts.length, amounts.schedule, _prompts, _output,
     ):  # fmt: skip
         rule(moving)
 
@@ -129,7 +129,7 @@ def _rates(moving: Moving) -> None:
     text = moving.fact("text_rate")
     if is_list(text):
         if any(one != text[0] for one in text):
-            moving.miss("text_rate", "Both text encoders have one rate here: the first.")
+            moving.settle("text_rate", "optimizer.text_encoder_2_learning_rate", number(text[1]))
         text = text[0] if text else None
     own = (moving.fact("unet_rate"), text)
     if all(one is not None and number(one) == 0 for one in own):  # so kohya_ss writes "the same"
@@ -174,6 +174,20 @@ def _weighting(moving: Moving) -> None:
     note = "" if capped else "Every timestep counts the same there, and with 0 here too."
     moving.settle("min_snr", weighting, "min_snr", note)
     moving.settle("min_snr", gamma, capped)
+
+
+def _loss(moving: Moving) -> None:
+    shape = str(moving.fact("loss") or "").casefold()
+    if shape in ("l2", "mse", ""):
+        moving.drop("objective.huber_c", "objective.huber_schedule")
+    elif shape in ("huber", "smooth_l1"):
+        moving.settle("loss", "objective.loss", shape)
+    else:
+        moving.miss("loss", "The loss is the squared error instead, or huber: objective.loss.")
+    if is_on(moving.fact("multires")):
+        discount = number(moving.fact("multires_discount")) or 0.3
+        note = "All halvings of the resolution are mixed in here."
+        moving.settle("multires", "objective.multires_noise", discount, note)
 
 
 def _preservation(moving: Moving) -> None:
@@ -268,6 +282,12 @@ def _prompts(moving: Moving) -> None:
 
 
 def _output(moving: Moving) -> None:
+    tracker = str(moving.fact("log_with") or "").casefold()
+    if is_on(moving.fact("wandb")) or tracker in ("wandb", "all"):
+        note = "All others are left out." if tracker == "all" else ""
+        moving.settle("log_with" if tracker else "wandb", "tracking.tracker", "wandb", note)
+    elif tracker == "tensorboard":
+        moving.settle("log_with", "tracking.tracker", tracker)
     text = str(moving.fact("description") or "")[:2000]
     if text and not moving.values.get("output.description"):
         moving.settle("description", "output.description", text)
