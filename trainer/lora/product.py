@@ -14,6 +14,16 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+COPY = "in_base_format"
+"""Attribute of a parameter that has its copy in the base model's number format, while it is up to
+date (`trainer.training.copies`)."""
+
+
+def in_format_of(inputs: Tensor, parameter: Tensor) -> Tensor:
+    """A parameter in the number format of what it is multiplied with."""
+    copy: Tensor | None = getattr(parameter, COPY, None)
+    return parameter.to(inputs.dtype) if copy is None or copy.dtype != inputs.dtype else copy
+
 
 class AdaptedProduct(torch.autograd.Function):
     """Keeps the input and ``A x``; the frozen layer's weight is taken from it when it is needed."""
@@ -36,9 +46,14 @@ class AdaptedProduct(torch.autograd.Function):
         """Gradients of the input, down and up."""
         rows, inner, down, up = ctx.saved_tensors
         gradient = gradient.reshape(-1, gradient.shape[-1])  # (N, out)
-        of_inner = (gradient @ up).mul_(ctx.scale)  # (N, rank)
+        of_inner = _times(gradient @ up, ctx.scale)  # (N, rank)
         of_inputs = None
         if ctx.needs_input_grad[0]:
             of_inputs = (gradient @ ctx.layer.weight).addmm_(of_inner, down).view(ctx.shape)
-        of_up = (gradient.T @ inner).mul_(ctx.scale)
+        of_up = _times(gradient.T @ inner, ctx.scale)
         return of_inputs, None, of_inner.T @ rows, of_up, None
+
+
+def _times(product: Tensor, scale: float) -> Tensor:
+    """Alpha over rank is 1 unless somebody chose another: then there is nothing to start."""
+    return product if scale == 1.0 else product.mul_(scale)

@@ -27,7 +27,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers.activations import QuickGELUActivation
 
-from trainer.lora.product import AdaptedProduct
+from trainer.lora.product import AdaptedProduct, in_format_of
 
 Forward = Callable[..., Tensor]
 
@@ -233,7 +233,8 @@ def adapted_linear(layer: AdaptedLinear, inputs: Tensor, *args: Any, **options: 
         return type(layer).forward(layer, inputs, *args, **options)
     name = active[0]
     down, up = (cast(nn.Linear, part[name]).weight for part in (layer.lora_A, layer.lora_B))
-    down, up, scale = down.to(inputs.dtype), up.to(inputs.dtype), cast(float, layer.scaling[name])
+    down, up = in_format_of(inputs, down), in_format_of(inputs, up)
+    scale = cast(float, layer.scaling[name])
     if isinstance(layer.lora_dropout[name], nn.Identity):
         return cast(Tensor, AdaptedProduct.apply(inputs, layer.base_layer, down, up, scale))
     inner = F.linear(layer.lora_dropout[name](inputs), down)  # (…, rank)

@@ -44,6 +44,7 @@ from trainer.runs.atomic import replacing, writing
 from trainer.runs.layout import RunFolder
 from trainer.training.batches import Batches, all_captions
 from trainer.training.checkpoints import TrainingState, copy_to_cpu
+from trainer.training.copies import Copies
 from trainer.training.optimizers import (
     Schedule,
     learning_rates,
@@ -64,6 +65,7 @@ class Session:
         held_out: the validation split, with its captions.
         alpha_bar: (T,) of the noise schedule, on the device.
         memory_mode: the present one.
+        copies: the adapter's matrices in the base model's number format, for each pass.
         exact: gradients are the same bits every time; on a CPU they are so anyway.
         setback: the step after which the learning rate was halved; 0: none.
         initial: the state before the first step, where the run may have to go back to it.
@@ -88,6 +90,7 @@ class Session:
     alpha_bar: Tensor
     memory_mode: MemoryMode
     exact: bool
+    copies: Copies
     step: int = 0
     setback: int = 0
     initial: TrainingState | None = None
@@ -248,6 +251,7 @@ def prepare(
         alpha_bar=base.noise_scheduler().alphas_cumprod.to(device.torch_device),
         memory_mode=mode,
         exact=device.torch_device.type == "cuda",
+        copies=Copies([one for one in parameters if one.dim() == 2], device.dtype),
     )
     if training.non_finite == "halve":
         session.initial = session.state()

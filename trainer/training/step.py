@@ -117,7 +117,11 @@ def add_gradients(session: Session, batch: Batch, preserves: bool) -> Tensor:
     session.train_mode()
     sums = torch.zeros(2, dtype=torch.float64)
     for trained, preserved in _passes(session, batch, preserves):
-        with repeating(session.exact):
+        # With pictures of two sizes the UNet is called twice.
+        once = not (trained and preserved) or (
+            trained.latents.shape[1:] == preserved.points.noised.shape[1:]
+        )
+        with repeating(session.exact), session.copies.used(once):
             loss, preservation = batch_loss(session, trained, preserved)
             total = loss + session.config.preservation.weight * preservation
             session.scaler.scale(total).backward()
