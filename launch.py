@@ -8,8 +8,8 @@
 
 Standard library only, and a syntax that old Pythons can read, so that they get a sentence instead
 of a traceback. The environment is `.venv` beside this file, unless the one that this is started in
-satisfies requirements.txt exactly. TORCH_INDEX_URL names a package index to take torch from, for
-another build of it than the usual one.
+satisfies requirements.txt exactly. Which build of torch suits this machine is chosen when it is
+installed (`torch_build`); TORCH_INDEX_URL names another package index to take it from.
 """
 
 import errno
@@ -40,10 +40,9 @@ PIPED: Dict[str, Any] = {
     "encoding": "utf-8",
     "errors": "replace",
 }
-COMMANDS = (
-    "train, resume, generate, trigger, check-images, evaluate, fit, import, adapter, doctor "
-    "and test"
-)
+COMMANDS = "train, resume, generate, trigger, check-images, evaluate, fit, import, adapter, doctor"
+AMD_CARD = Path("/dev/kfd")
+BUILDS = "https://download.pytorch.org/whl/"  # of torch, for each kind of card
 
 # What pip or the system says -> what is wrong, and the way out. The first that fits counts.
 CAUSES = (
@@ -243,14 +242,16 @@ def install(files: Sequence[Path]) -> None:
         if UNFINISHED.exists() or not pip_works():
             make_venv()
         stamp = read_stamp()
-        index = os.environ.get("TORCH_INDEX_URL", "")
-        if index and stamp.get("torch_index") != index:
-            version = dict(requirements(files[0]))["torch"]
-            say(f"Installing torch {version} from TORCH_INDEX_URL")
-            pip(["--force-reinstall", "--index-url", index, f"torch=={version}"])
+        index = stamp.get("torch_index", "")
+        indexes, reason = torch_build()
+        version = dict(requirements(files[0])).get("torch", "")
+        if not indexes:
+            say(f"Taking torch's usual build {reason}.")
+        elif index not in indexes or stamp.get("torch", version) != version:
+            index = install_torch(version, indexes, reason)
         say("Installing what Rarebit needs (a few minutes, and about 6 GB, the first time).")
         pip([argument for file in files for argument in ("-r", str(file))])
-        stamp = {"python": venv_version(), "torch_index": index or stamp.get("torch_index", "")}
+        stamp = {"python": venv_version(), "torch_index": index, "torch": version}
         stamp["requirements"] = fingerprint(files[0])
         stamp.update({file.parent.name: fingerprint(file) for file in files[1:]})
         STAMP.write_text(json.dumps(stamp, indent=1), encoding="utf-8")
@@ -258,6 +259,36 @@ def install(files: Sequence[Path]) -> None:
     except OSError as error:
         raise explain(f"{error} (Errno {error.errno})") from error
     say(f"Installed in {time.monotonic() - start:.0f} s.")
+
+
+def torch_build() -> Tuple[List[str], str]:
+    """The package indexes of torch for this machine, the best first; [] for the usual; and why."""
+    if os.environ.get("TORCH_INDEX_URL"):
+        return [os.environ["TORCH_INDEX_URL"]], "from TORCH_INDEX_URL"
+    if sys.platform == "darwin":
+        return [], "for macOS (with Apple's GPUs)"
+    if shutil.which("nvidia-smi"):
+        # For Windows the usual build knows processors alone.
+        kinds = ["cu130", "cu128", "cu126"] if sys.platform == "win32" else []
+        return [BUILDS + kind for kind in kinds], "for NVIDIA cards (CUDA)"
+    if sys.platform == "linux" and AMD_CARD.exists():
+        kinds = ["rocm7.2", "rocm7.1", "rocm7.0", "rocm6.4"]
+        return [BUILDS + kind for kind in kinds], "for AMD cards (ROCm)"
+    return [], "(no card of NVIDIA's or AMD's was found)"
+
+
+def install_torch(version: str, indexes: Sequence[str], reason: str) -> str:
+    """Installs the first build that is there; returns its index, or "" where none is."""
+    for index in indexes:
+        say(f"Installing torch {version} {reason}")
+        try:
+            pip(["--force-reinstall", "--index-url", index, f"torch=={version}"])
+            return index
+        except Trouble:
+            if os.environ.get("TORCH_INDEX_URL"):
+                raise
+    say(f"{BUILDS} has no torch {version} {reason}: the usual build may not use the card.")
+    return ""
 
 
 def pip_works() -> bool:
@@ -376,6 +407,7 @@ def environment_for_rarebit() -> Dict[str, str]:
     rest = environment.get("PYTHONPATH")
     environment["PYTHONPATH"] = str(HERE) + (os.pathsep + rest if rest else "")
     environment["PYTHONSAFEPATH"] = "1"  # and not something of the same name in that folder
+    environment.setdefault("PYTHONUTF8", "1")  # Windows' own encoding lacks letters of captions
     return environment
 
 

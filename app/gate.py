@@ -54,10 +54,12 @@ class Hosts:
     Attributes:
         names: in lower case, without ports.
         addresses: whether any address in figures is one as well. A rebound name is never one.
+        proxied: those under which a proxy may show the page by TLS, while it asks for another.
     """
 
     names: frozenset[str]
     addresses: bool = False
+    proxied: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, host: str, given: tuple[str, ...] = ()) -> Hosts:
@@ -66,7 +68,13 @@ class Hosts:
         if is_open(host):
             own = socket.gethostname()
             names |= {own, own.partition(".")[0], f"{own.partition('.')[0]}.local"}
-        return cls(frozenset(name.casefold() for name in names), is_open(host))
+        proxied = frozenset(name.casefold() for name in given)
+        return cls(frozenset(name.casefold() for name in names), is_open(host), proxied)
+
+    def shows(self, origin: str) -> bool:
+        """Whether an Origin header is a proxy's for this page: another port is another program."""
+        scheme, _, name = origin.casefold().partition("://")
+        return scheme == "https" and name in self.proxied
 
     def knows(self, netloc: str | None) -> bool:
         """Whether a Host header, such as ``localhost:7860`` or ``[::1]:7860``, is one of them."""
@@ -126,7 +134,7 @@ class OwnPageMiddleware:
             await PlainTextResponse(_UNKNOWN_NAME, 400)(scope, receive, send_closed)
             return
         scope = self._without_forgeries(scope)
-        if not _is_own(scope):
+        if not _is_own(scope, self.hosts):
             refusal = PlainTextResponse("Refused: this page belongs to another site.", 403)
             await refusal(scope, receive, send_closed)
             return
@@ -141,11 +149,12 @@ class OwnPageMiddleware:
         return {**scope, "headers": kept}
 
 
-def _is_own(scope: Scope) -> bool:
+def _is_own(scope: Scope, hosts: Hosts) -> bool:
     headers = Headers(scope=scope)
     origin = headers.get("origin")
     own = (headers.get("host"), headers.get("x-forwarded-host"))
-    if origin is not None and urlsplit(origin).netloc not in own:
+    known = origin is None or urlsplit(origin).netloc in own or hosts.shows(origin)
+    if not known:
         return False
     # Programs other than browsers do not say from where they ask.
     if headers.get("sec-fetch-site", "none") in ("same-origin", "none"):

@@ -41,6 +41,7 @@ from trainer.runs.status import (
     write_status,
 )
 from trainer.runs.wishes import Wish, wish_for
+from trainer.system import CREATION_FLAGS, NEW_SESSION, ask_to_stop
 from trainer.text import counted
 
 ServiceProcess = subprocess.Popen[str]
@@ -251,7 +252,7 @@ def stop(name: str) -> None:
         if status is None:
             raise UserError(f"{name} is not running.", "There is nothing to stop.")
         _stopping.add((name, status.pid))
-        psutil.Process(status.pid).terminate()
+        ask_to_stop(status.pid, run.stop_request)
 
 
 def ask(name: str, wish: Wish, values: dict[str, Any] | None = None) -> None:
@@ -342,7 +343,8 @@ def _spawn_training(run: RunFolder, accept_changes: bool = False) -> None:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # neither Ctrl-C nor the end of the server reaches it
+            start_new_session=NEW_SESSION,
+            creationflags=CREATION_FLAGS,
         )
     _children.append(worker)
     started = psutil.Process(worker.pid).create_time()
@@ -364,7 +366,8 @@ def spawn_service() -> ServiceProcess:
         text=True,
         encoding="utf-8",
         errors="replace",
-        start_new_session=True,
+        start_new_session=NEW_SESSION,
+        creationflags=CREATION_FLAGS,
     )
 
 

@@ -262,7 +262,7 @@ class MemoryUsed(RunEvent):
     Attributes:
         step: steps done.
         peak_gib: the most that tensors took on the GPU; without one, of the whole process.
-        device: "cuda" or "cpu".
+        device: "cuda", "mps", "xpu" or "cpu".
         mode: what the frozen layers keep for the backward pass.
         rows: rows of the largest forward pass with gradients.
         checkpointing: full gradient checkpointing.

@@ -255,6 +255,10 @@ def _accelerators() -> Iterator[Accelerator]:
         free, total = torch.cuda.mem_get_info(index)
         name = torch.cuda.get_device_name(index)
         yield Accelerator(name, round(total / GIB, 1), round(free / GIB, 1))
+    for index in range(torch.xpu.device_count()):
+        free, total = torch.xpu.mem_get_info(index)
+        name = torch.xpu.get_device_name(index)
+        yield Accelerator(name, round(total / GIB, 1), round(free / GIB, 1))
     if torch.backends.mps.is_available():
         total = torch.mps.recommended_max_memory()
         free = total - torch.mps.driver_allocated_memory()

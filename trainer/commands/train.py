@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -48,6 +49,7 @@ from trainer.runs.status import (
     write_status,
 )
 from trainer.text import duration
+from trainer.training.group import Group, check_launcher
 from trainer.training.processes import end_with_launcher, launch
 
 if TYPE_CHECKING:
@@ -161,6 +163,20 @@ Overrides = Annotated[
         "--set",
     ),
 ]
+Processes = Annotated[
+    int,
+    option("N", "Train with N processes on this machine, one a GPU; they share each batch."),
+]
+Nodes = Annotated[
+    int,
+    option("N", "Train on N machines; on each the same command, but for --node-rank."),
+]
+NodeRank = Annotated[
+    int, option("K", "Which machine this is, from 0; 0 is the main one, which writes the run.")
+]
+Main = Annotated[
+    str | None, option("ADDRESS[:PORT]", "The main machine, as the others reach it (port 29500).")
+]
 Accept = Annotated[
     bool, typer.Option("--accept-changes", help="Go on although the image set has changed since.")
 ]
@@ -195,10 +211,10 @@ def train(
     config: ConfigFile = None,
     presets: Presets = None,
     overrides: Overrides = None,
-    processes: Annotated[
-        int,
-        option("N", "Train with N processes on this machine, one a GPU; they share each batch."),
-    ] = 1,
+    processes: Processes = 1,
+    nodes: Nodes = 1,
+    node_rank: NodeRank = 0,
+    main: Main = None,
     **fields: object,
 ) -> int:
     """Train into a new run folder. Later sources win: file, preset, fields, ``--set``.
@@ -209,18 +225,21 @@ def train(
     Raises:
         UserError: a mistake in the configuration or the images; no run folder is left behind.
     """
+    group = Group(processes, nodes, node_rank, main)
     if concepts:
         fields["concepts"] = [parse_concept(text) for text in concepts]
     whole = gathered_config(config, presets, fields, overrides)
     check_essentials(whole, hint=_ESSENTIALS)
     if _is_follower():
         return _run(whole, _shared_run(run), resume=False)
+    if group.rank:
+        return _help(group, whole, RunFolder(run or RUNS / run_name(whole)), [])
     given = run is not None and run.is_dir()
     folder = _new_run(_shared_run(run).path if _is_distributed() else run, whole)
     write_config(folder.config, whole)
     try:
-        if processes > 1:
-            return launch(processes, ["worker", str(folder.path)])
+        if group.is_several:
+            return _launch(group, folder, [])
         return _run(whole, folder, resume=False)
     finally:
         # Refused or stopped before anything was trained: leave nothing behind.
@@ -246,21 +265,27 @@ def resume(
     ] = None,
     accept_changes: Accept = False,
     processes: Annotated[int, option("N", "As for train; may differ from it.")] = 1,
+    nodes: Nodes = 1,
+    node_rank: NodeRank = 0,
+    main: Main = None,
 ) -> int:
     """Go on with a run; one of which nothing was saved starts again.
 
     Raises:
         UserError: anything that the user can put right.
     """
+    group = Group(processes, nodes, node_rank, main)
     folder = open_run(RUNS / run if not run.exists() and (RUNS / run).is_dir() else run)
     if steps is not None:
         lengthen(folder, steps)
     going_on = bool(folder.checkpoint_steps())
     if not going_on:
         say(f"Nothing was saved of {shown(folder.path)}: it starts again, with its settings.")
-    if processes > 1:
-        flags = ["--resume"] * going_on + ["--accept-changes"] * accept_changes
-        return launch(processes, ["worker", str(folder.path), *flags])
+    flags = ["--resume"] * going_on + ["--accept-changes"] * accept_changes
+    if group.rank:
+        return _help(group, read_config(folder.config, of_run=True), folder, flags)
+    if group.is_several:
+        return _launch(group, folder, flags)
     return worker(folder.path, resume=going_on, accept_changes=accept_changes)
 
 
@@ -270,14 +295,18 @@ def worker(
     *,
     resume: Annotated[bool, typer.Option("--resume")] = False,
     accept_changes: Accept = False,
+    settings: Annotated[
+        Path | None, option("FILE", "Its configuration, on a helping machine.")
+    ] = None,
 ) -> int:
     """Train the run in a folder whose configuration is written already."""
-    folder = open_run(run)
+    folder = RunFolder(run) if settings else open_run(run)
     try:
-        config = read_config(folder.config, of_run=True)
+        config = read_config(settings or folder.config, of_run=True)
         return _run(config, folder, resume=resume, accept_changes=accept_changes)
     except UserError as error:
-        note_failure(folder, error)
+        if settings is None:
+            note_failure(folder, error)
         raise
 
 
@@ -311,6 +340,27 @@ def _shared_run(path: Path | None) -> RunFolder:
     return RunFolder(path)
 
 
+def _launch(group: Group, folder: RunFolder, flags: list[str]) -> int:
+    if group.nodes > 1:
+        place, rank = "{}, port {}".format(*group.endpoint), group.rank
+        say(f"Machine {rank} of 0 to {group.nodes - 1}; they meet at {place}.")
+    return launch(group, ["worker", str(folder.path), *flags])
+
+
+def _help(group: Group, config: TrainingConfig, folder: RunFolder, flags: list[str]) -> int:
+    """Trains beside the main machine, which alone writes the run.
+
+    Its folder is used here only where that one is lost, and to resume from.
+    """
+    with TemporaryDirectory(prefix="rarebit-") as temporary:
+        settings = Path(temporary) / "config.toml"
+        write_config(settings, config)
+        status = _launch(group, folder, [*flags, "--settings", str(settings)])
+    if not status:
+        say("Done. The run's folder is on the main machine.")
+    return status
+
+
 def _new_run(path: Path | None, config: TrainingConfig) -> RunFolder:
     if path is None:
         return create_run(RUNS, run_name(config))
@@ -325,6 +375,7 @@ def _new_run(path: Path | None, config: TrainingConfig) -> RunFolder:
 def _run(
     config: TrainingConfig, folder: RunFolder, *, resume: bool, accept_changes: bool = False
 ) -> int:
+    check_launcher()
     if not _is_follower():
         say("Loading …")
     from trainer.commands.train import ProgressPrinter

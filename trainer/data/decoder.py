@@ -32,6 +32,7 @@ from trainer.data.colours import WHITE
 from trainer.data.images import ImageFacts, ImageProblem, ImageSource
 from trainer.places import PROJECT
 from trainer.runs.atomic import write_text
+from trainer.system import CREATION_FLAGS, NEW_SESSION
 from trainer.untyped import as_table
 
 try:
@@ -104,7 +105,8 @@ class _Helper:
             env={**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for whoever asks, whose end ends this
+            start_new_session=NEW_SESSION,  # Ctrl-C is for whoever asks, whose end ends this
+            creationflags=CREATION_FLAGS,
         )
         self.impatient = False
 

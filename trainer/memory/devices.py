@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
@@ -151,6 +151,39 @@ def repeating(wanted: bool) -> Generator[None]:
         torch.use_deterministic_algorithms(before, warn_only=warns)
 
 
+def _has_bf16(device: torch.device) -> bool:
+    """Whether a GPU computes in bf16 (Apple's from macOS 14 on)."""
+    if device.type == "mps":
+        return torch.backends.mps.is_macos_or_newer(14, 0)
+    supported: Callable[[], bool] = getattr(torch, device.type).is_bf16_supported
+    return supported()
+
+
+def empty_cache() -> None:
+    """Gives memory that torch keeps for later back to the GPU, of whatever kind."""
+    if torch.accelerator.is_available():
+        kind = torch.accelerator.current_accelerator()
+        if kind is not None:
+            getattr(torch, kind.type).empty_cache()
+
+
+def card_bytes() -> int | None:
+    """Memory of this machine's GPU, of whatever kind; None where there is none."""
+    kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if kind is None:
+        return None
+    if kind.type == "mps":
+        return torch.mps.recommended_max_memory()
+    return cast(int, getattr(torch, kind.type).get_device_properties(0).total_memory)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Most memory of a GPU that was in use at once; Apple's tells only what is in use now."""
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    return cast(int, getattr(torch, device.type).max_memory_allocated(device))
+
+
 def choose_device(
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto", *, offload: bool = False
 ) -> Device:
@@ -178,9 +211,8 @@ def choose_device(
         # Read when cuBLAS starts: with it products are the same every time (`repeating`).
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if precision == "auto":
-        chosen: Precision = "fp32"
-        if device.type == "cuda":
-            chosen = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        chosen: Precision = "fp32" if device.type == "cpu" else "fp16"
+        chosen = "bf16" if device.type != "cpu" and _has_bf16(device) else chosen
     else:
         chosen = precision
     if chosen == "fp16" and device.type == "cpu":
@@ -188,9 +220,9 @@ def choose_device(
             "training.precision fp16 can't be used on a CPU: it would be a hundred times slower.",
             "Use fp32 or bf16.",
         )
-    if chosen == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+    if chosen == "bf16" and device.type != "cpu" and not _has_bf16(device):
         raise UserError(
-            f"training.precision bf16 is not supported by {torch.cuda.get_device_name(device)}.",
+            f"training.precision bf16 is not supported by this machine's GPU ({device.type}).",
             "Use fp16.",
         )
     return Device(

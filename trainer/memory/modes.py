@@ -25,7 +25,7 @@ from trainer.config.schema import TrainingConfig
 from trainer.config.sections import CHECKPOINTING_COST
 from trainer.errors import UserError, out_of_memory
 from trainer.events import MemoryUsed
-from trainer.memory.devices import ROWS, Device
+from trainer.memory.devices import ROWS, Device, peak_bytes
 from trainer.memory.layers import lean_layers, plain_layers
 from trainer.memory.quantized import Bits, quantize_base
 from trainer.models.base import BaseModel
@@ -200,7 +200,7 @@ def load_training_base(
     config = resolve(config, base)
     base.tiling = config.memory.vae_tiling == "on"
     # On a GPU passes without gradients have no more rows than fit where training does.
-    if device.torch_device.type == "cuda":
+    if device.torch_device.type != "cpu":
         device = replace(device, rows=memory_mode_of(config).rows_without_gradients)
     return base, config, device
 
@@ -235,7 +235,7 @@ GIB = 2**30
 
 def memory_used(device: torch.device, step: int, mode: MemoryMode) -> MemoryUsed:
     """Reads the counters."""
-    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _process_peak()
+    peak = _process_peak() if device.type == "cpu" else peak_bytes(device)
     return MemoryUsed(
         step=step,
         peak_gib=round(peak / GIB, 3),

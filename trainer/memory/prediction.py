@@ -9,7 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import torch
 from transformers import CLIPTokenizer
 
 from trainer.config.concepts import captions_of, concepts_of
@@ -23,7 +22,7 @@ from trainer.data.report import check_resolutions
 from trainer.data.sets import read_captions
 from trainer.errors import UserError
 from trainer.lora.starting import read_start, taken_over
-from trainer.memory.devices import Precision
+from trainer.memory.devices import Precision, card_bytes
 from trainer.memory.modes import (
     MemoryMode,
     memory_mode_of,
@@ -200,8 +199,7 @@ def _card(given: float | None) -> tuple[float, str]:
         if not 0 < given <= 4096:
             raise UserError(f"A card with {given:g} GiB is not possible.", "Give --vram in GiB.")
         return given, "given"
-    if torch.cuda.is_available():
-        size = cast(int, torch.cuda.get_device_properties(0).total_memory)
+    if (size := card_bytes()) is not None:
         return size / GIB, "the GPU of this machine"
     return ASSUMED_CARD_GIB, "assumed, as there is no GPU here"
 

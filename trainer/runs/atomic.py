@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trainer.errors import UserError
+from trainer.system import IS_WINDOWS, replace_file
 
 # Ours, and the ".tmpAbC123" that safetensors leaves when it is killed.
 _ORPHAN = re.compile(r"\..+\.[0-9a-f]{8}\.tmp|\.tmp[0-9A-Za-z]{6}")
@@ -55,7 +56,7 @@ def replacing(path: Path, *, sync: bool = True) -> Generator[Path]:
         temporary.chmod(mode)
         if sync:
             _flush_file(temporary)
-        temporary.replace(path)
+        replace_file(temporary, path)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()
@@ -157,7 +158,7 @@ def _flush_file(path: Path) -> None:
 
 def _flush_folder(folder: Path) -> None:
     """Forces a rename to the disk where the system lets folders be opened (not on Windows)."""
-    if os.name == "nt":
+    if IS_WINDOWS:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:

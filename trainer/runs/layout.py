@@ -73,6 +73,11 @@ class RunFolder:
     def name(self) -> str:
         return self.path.name
 
+    @property
+    def stop_request(self) -> Path:
+        """There where the run is asked to stop and no signal can say it (`trainer.system`)."""
+        return self.path / ".stop"
+
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / step_name(step)
 
@@ -207,7 +212,8 @@ def run_lock(run: RunFolder) -> Generator[None]:
         ) from None
     try:
         with writing(f"the lock of {run.path}"):
-            _holder_file(run).write_text(json.dumps({"pid": os.getpid(), "since": time.time()}))
+            told = json.dumps({"pid": os.getpid(), "since": time.time()})
+            _holder_file(run).write_text(told, encoding="utf-8")
         yield
     finally:
         with suppress(OSError):

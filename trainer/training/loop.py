@@ -29,6 +29,7 @@ from trainer.events import (
 )
 from trainer.generation.sampling import BATCH, Drawing, draw, save_picture
 from trainer.lora.attach import disabled
+from trainer.memory.devices import empty_cache
 from trainer.memory.modes import (
     SpillWatch,
     describe_step_down,
@@ -75,7 +76,7 @@ def train(session: Session, stop: Stop, measuring: Measuring | None = None) -> I
     """
     config = session.config
     total = config.training.steps
-    on_gpu = session.device.torch_device.type == "cuda"
+    on_gpu = session.device.torch_device.type != "cpu"
     if on_gpu:
         yield from dry_step(session)
     if session.step == 0:
@@ -195,7 +196,7 @@ def _step_down(session: Session, error: torch.OutOfMemoryError) -> Warned:
     set_mode(session.base, now.mode, now.checkpointing, trains_text=trains_text)
     # The traceback holds on to the failed step's tensors.
     error.__traceback__ = None
-    torch.cuda.empty_cache()
+    empty_cache()
     return Warned(describe_step_down(session.step, before, now))
 
 
@@ -211,7 +212,7 @@ def _preview(session: Session, strength: int) -> Iterator[RunEvent]:
         with writing(f"the previews of step {session.step}"):
             folder = draw_previews(session, strength=strength)
     except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
+        empty_cache()
         yield Warned(
             f"Not enough GPU memory for the previews of step {session.step}: they were left out. "
             "Lower previews.count, or set previews.every = 0."
@@ -227,7 +228,7 @@ def _measure(session: Session, measuring: Measuring) -> Iterator[RunEvent]:
     try:
         measured = measuring.measure()
     except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
+        empty_cache()
         yield Warned(
             f"Not enough GPU memory to measure at step {session.step}: it was left out. "
             "Set evaluation.enabled = false to train without."

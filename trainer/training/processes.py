@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -16,7 +17,11 @@ from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any, cast
 
+import psutil
+
 from trainer.errors import UserError
+from trainer.system import IS_WINDOWS, was_asked_to_stop
+from trainer.training.group import Group
 
 LAUNCHER = "RAREBIT_LAUNCHER"
 """The variable with the process id of the launcher, …"""
@@ -52,7 +57,7 @@ def end_with_launcher(
 ) -> threading.Thread | None:
     """Where `launch` started this process: ends it, as Ctrl-C does, once the launcher is gone."""
     launcher = int(os.environ.get(LAUNCHER, "0"))
-    if not launcher or os.name == "nt":
+    if not launcher or IS_WINDOWS:
         return None
 
     def watch() -> None:
@@ -68,31 +73,42 @@ def end_with_launcher(
 
 
 STOPPED = 130
+PATIENCE_SECONDS = 600
+"""How long a machine waits for the others."""
+_ANY_PORT = 9
 
 
-def launch(count: int, arguments: list[str]) -> int:
-    """Run ``python -m trainer ARGUMENTS`` in ``count`` processes, by torch's elastic launcher.
+def launch(group: Group, arguments: list[str]) -> int:
+    """Run ``python -m trainer ARGUMENTS`` in a group's processes of this machine.
 
-    Each gets one GPU, or its share of the cores. Returns the exit status of the first that
-    failed, or 0.
+    They find each other and those of the other machines. Each gets one GPU, or its share of the
+    cores. Returns the exit status of the first that failed, or 0.
 
     Raises:
-        UserError: one of them refused to go on, or has ended unexpectedly.
+        UserError: one of them refused to go on, or has ended unexpectedly; or the other machines
+            can't be reached.
     """
     # Imported late: every command asks this module where its mistakes are said.
+    from torch.distributed import DistNetworkError, DistStoreError
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    count, (address, port) = group.processes, group.endpoint
     config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
+        min_nodes=group.nodes,
+        max_nodes=group.nodes,
         nproc_per_node=count,
         run_id="rarebit",
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
+        rdzv_backend="static" if group.nodes > 1 else "c10d",
+        rdzv_endpoint=f"[{address}]:{port}" if group.nodes > 1 else "localhost:0",
+        rdzv_configs={"rank": group.rank, "timeout": PATIENCE_SECONDS} if group.nodes > 1 else {},
         max_restarts=0,
     )
+    if group.nodes > 1 and (interface := _interface_to(address)):
+        # By itself gloo takes the one that the machine's own name leads to, often 127.0.0.1.
+        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+            os.environ.setdefault(name, interface)
     if "OMP_NUM_THREADS" not in os.environ:
         os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // count))
     # The processes say themselves what is wrong; the launcher would add a page of its own.
@@ -107,10 +123,35 @@ def launch(count: int, arguments: list[str]) -> int:
             return error.get_first_failure()[1].exitcode
         except SignalException:
             return STOPPED
+        except (DistNetworkError, DistStoreError) as error:
+            where = f"{address}, port {port}"
+            raise UserError(
+                f"The {group.nodes} machines did not find each other at {where}, within "
+                f"{PATIENCE_SECONDS // 60} minutes.",
+                "Start the same command on each, with --node-rank 0 on the main one, and open the "
+                "ports between them.",
+            ) from error
         finally:
             for name in (LAUNCHER, REFUSALS):
                 del os.environ[name]
     return 0
+
+
+def _interface_to(address: str) -> str | None:
+    """The network interface of this machine through which it reaches an address."""
+    try:
+        kind, _, _, _, place = socket.getaddrinfo(address, _ANY_PORT, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(kind, socket.SOCK_DGRAM) as probe:
+            probe.connect(place)  # sends nothing
+            own = probe.getsockname()[0]
+    except OSError:
+        return None
+    found = psutil.net_if_addrs().items()
+    names = [
+        name for name, known in found if any(one.address.partition("%")[0] == own for one in known)
+    ]
+    # The main machine reaches its own address through itself.
+    return names[0] if names else None
 
 
 class StopRequest:
@@ -119,13 +160,24 @@ class StopRequest:
     Before the loop runs there is nothing to save, and the signal interrupts at once; `defer` is
     called when there is. A second Ctrl-C leaves at once: everything on disk is written
     atomically, so nothing is damaged.
+
+    Args:
+        file: says the same where other processes have no such signals.
     """
 
-    def __init__(self) -> None:
-        self.requested = False
+    def __init__(self, file: Path | None = None) -> None:
+        self._signalled = False
+        self._file = file
         self.deferred = False
 
+    @property
+    def requested(self) -> bool:
+        """Whether the run is to end after this step."""
+        return self._signalled or (self._file is not None and was_asked_to_stop(self._file))
+
     def __enter__(self) -> StopRequest:
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)  # meant for a process before this one
         self._previous = {number: signal.signal(number, self._handle) for number in _signals()}
         return self
 
@@ -140,15 +192,17 @@ class StopRequest:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self.deferred:
             raise KeyboardInterrupt
-        if self.requested and number == signal.SIGINT:
+        if self._signalled and number == signal.SIGINT:
             sys.stderr.write("\nLeaving at once; the last checkpoint is whole.\n")
             sys.stderr.flush()
             os._exit(130)
-        self.requested = True
+        self._signalled = True
 
 
 def _signals() -> list[signal.Signals]:
     wanted = [signal.SIGINT, signal.SIGTERM]
+    break_key: signal.Signals | None = getattr(signal, "SIGBREAK", None)  # on Windows alone
+    wanted += [break_key] if break_key else []
     if hasattr(signal, "SIGHUP"):  # not on Windows
         # A run under nohup ignores it: it is meant to outlive its terminal.
         ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN

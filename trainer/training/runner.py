@@ -12,7 +12,8 @@ import torch
 
 from trainer import __version__
 from trainer.config.effects import idle_settings
-from trainer.config.file import write_config
+from trainer.config.fields import public_values
+from trainer.config.file import read_config, write_config
 from trainer.config.schema import TrainingConfig
 from trainer.data.captions import caption_lines
 from trainer.errors import Code, UserError
@@ -33,7 +34,7 @@ from trainer.events import (
     Working,
     no_progress,
 )
-from trainer.memory.devices import Device, choose_device
+from trainer.memory.devices import Device, choose_device, empty_cache
 from trainer.memory.modes import too_small_a_card
 from trainer.places import cache_folder
 from trainer.runs.atomic import OLD, DiskError, disk_error, sweep_orphans, writing
@@ -52,6 +53,7 @@ from trainer.training.optimizers import rates_in_words
 from trainer.training.processes import StopRequest
 from trainer.training.resume import check_resumable
 from trainer.training.session import Session, prepare
+from trainer.training.tracking import Telling, check_tracking
 
 STATUS_INTERVAL = 1.0
 """Seconds between two writings of the status while its phase stays the same."""
@@ -198,13 +200,15 @@ def run_training(
         return _follow(start)
     with writing(f"the run folder {run.path}"):
         prepare_folder(run)
-    with run_lock(run), EventLog(run.events) as log, StopRequest() as stop:
+    with run_lock(run), EventLog(run.events) as log, StopRequest(run.stop_request) as stop:
         sweep_orphans(run.path, below=True)
         forget_wishes(run)
         sweep_orphans(cache_folder(), age=OLD, below=True)
         done = max(run.checkpoint_steps(), default=0) if resume else 0
         recorder = Recorder(run, log, config.training.steps, listener, done)
         try:
+            check_tracking(config)
+            recorder.listener = _both(listener, Telling(config, run, recorder.warn, done))
             session = start.session(recorder.warn, recorder.working, recorder.record)
             # Only now is the configuration known to be sound, and every default filled in.
             write_config(run.config, session.config)
@@ -225,6 +229,14 @@ def run_training(
             raise
 
 
+def _both(first: Listener, second: Listener) -> Listener:
+    def tell(event: RunEvent) -> None:
+        first(event)
+        second(event)
+
+    return tell
+
+
 def _follow(start: _Start) -> Result:
     """A process that only trains: the main one writes the run folder."""
     session = start.session(lambda _: None, no_progress)
@@ -235,12 +247,23 @@ def _follow(start: _Start) -> Result:
             for event in train(session, lambda: stop.requested):
                 finished = not isinstance(event, Ended)
         except UserError as error:
-            if error.code == "process_lost":  # perhaps the main one, which has the lock otherwise
-                with suppress(UserError, OSError), run_lock(session.run):
-                    session.device = replace(session.device, rank=0)
-                    _save_what_is_learned(session)
+            if error.code == "process_lost" and session.step:
+                _save_for_the_main_one(session)
             raise
     return Result(session.run, session.step, finished, None)
+
+
+def _save_for_the_main_one(session: Session) -> None:
+    """A checkpoint where the main process may be lost; it has the lock otherwise."""
+    with suppress(UserError, OSError):
+        prepare_folder(session.run)  # on a machine that only helped it is not there yet
+        if not session.run.config.exists():
+            write_config(session.run.config, session.config)
+        if public_values(read_config(session.run.config)) != public_values(session.config):
+            return  # another run of this name
+        with run_lock(session.run):
+            session.device = replace(session.device, rank=0)
+            _save_what_is_learned(session)
 
 
 def _train(session: Session, recorder: Recorder, stop: StopRequest) -> Result:
@@ -290,7 +313,7 @@ def _assess(session: Session, recorder: Recorder) -> Assessment | None:
     try:
         return assess_run(session)
     except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
+        empty_cache()
         recorder.warn("Not enough GPU memory to measure the adapter at the end.")
     except UserError as error:
         recorder.warn(f"The adapter was not measured at the end: {error.message}")

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
 from trainer.config.file import with_values
 from trainer.config.schema import TrainingConfig
+from trainer.memory import devices
 from trainer.memory.devices import Device
 
 
@@ -63,3 +65,31 @@ def test_without_offload_nothing_leaves() -> None:
 def test_weights_in_16_bits_of_an_older_file_are_read_as_full() -> None:
     config = with_values(TrainingConfig(), {"memory.base_weights": "half"})
     assert config.memory.base_weights == "full"
+
+
+@pytest.mark.parametrize("kind", ["cuda", "xpu", "mps"])
+def test_every_kind_of_gpu_is_freed_and_measured(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its own functions, which torch names alike, but for Apple's."""
+    freed: list[str] = []
+    fake = SimpleNamespace(
+        empty_cache=lambda: freed.append(kind),
+        get_device_properties=lambda index: SimpleNamespace(total_memory=8 << 30),
+        recommended_max_memory=lambda: 8 << 30,
+        max_memory_allocated=lambda device: 3 << 30,
+        driver_allocated_memory=lambda: 3 << 30,
+        is_bf16_supported=lambda: True,
+    )
+    monkeypatch.setattr(torch, kind, fake)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device(kind))
+    devices.empty_cache()
+    assert freed == [kind]
+    assert devices.card_bytes() == 8 << 30
+    assert devices.peak_bytes(torch.device(kind)) == 3 << 30
+
+
+def test_without_a_gpu_there_is_nothing_to_free() -> None:
+    devices.empty_cache()
+    assert devices.card_bytes() is None

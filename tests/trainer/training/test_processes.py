@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -15,6 +17,7 @@ import pytest
 
 from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import digest, make_images, small_config, train_small
+from trainer.commands.cli import main
 from trainer.config.file import write_config
 from trainer.errors import UserError
 from trainer.events import StepDone
@@ -22,7 +25,7 @@ from trainer.places import PROJECT
 from trainer.runs.layout import RunFolder, open_run
 from trainer.runs.log import last_of, read_events
 from trainer.runs.status import read_status
-from trainer.training import processes
+from trainer.training import group, processes
 from trainer.training.processes import StopRequest
 
 
@@ -295,3 +298,175 @@ def test_ctrl_c_before_the_first_step_leaves_nothing(tiny_base: TinyBase, tmp_pa
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert not run.exists()
+
+
+class Machines:
+    """Two machines: network namespaces joined by a cable where that is allowed, else this one."""
+
+    def __init__(self) -> None:
+        self.prefixes: list[list[str]] = [[], []]
+        self.address = "127.0.0.1"
+        self._names = [f"rarebit{os.getpid()}{end}" for end in "ab"]
+        one, two = self._names
+        cable = [
+            *(["netns", "add", name] for name in self._names),
+            ["-n", one, "link", "add", "up0", "type", "veth", "peer", "name", "up1", "netns", two],
+        ]
+        for number, name in enumerate(self._names):
+            cable += [
+                ["-n", name, "addr", "add", f"10.77.0.{number + 1}/24", "dev", f"up{number}"],
+                ["-n", name, "link", "set", f"up{number}", "up"],
+                ["-n", name, "link", "set", "lo", "up"],
+            ]
+        if shutil.which("ip") and all(self._ip(*command) for command in cable):
+            self.prefixes = [["ip", "netns", "exec", name] for name in self._names]
+            self.address = "10.77.0.1"
+
+    @property
+    def are_two(self) -> bool:
+        return bool(self.prefixes[0])
+
+    def close(self) -> None:
+        for name in self._names:
+            self._ip("netns", "del", name)
+
+    @staticmethod
+    def _ip(*arguments: str) -> bool:
+        return not subprocess.run(["ip", *arguments], capture_output=True, check=False).returncode
+
+    def start(self, tmp_path: Path, *arguments: str) -> list[subprocess.Popen[str]]:
+        """The same command on both, each with folders of its own."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        return [
+            subprocess.Popen(
+                [
+                    *(*prefix, sys.executable, "-m", "trainer", *arguments, "--nodes", "2"),
+                    *("--run", str(tmp_path / f"run{rank}"), "--node-rank", str(rank)),
+                    *("--main", f"{self.address}:{port}"),
+                ],
+                cwd=PROJECT,
+                env=environment(tmp_path / str(rank)),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank, prefix in enumerate(self.prefixes)
+        ]
+
+
+@pytest.fixture
+def machines() -> Iterator[Machines]:
+    found = Machines()
+    yield found
+    found.close()
+
+
+@pytest.mark.slow
+def test_two_machines_train_what_one_does(
+    alone: tuple[Path, RunFolder], machines: Machines, tmp_path: Path
+) -> None:
+    """The main one alone writes the run."""
+    file, one = alone
+    started = machines.start(tmp_path, "train", "--config", str(file))
+    said = [process.communicate() for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    assert_same_losses(one, open_run(tmp_path / "run0"))
+    assert (tmp_path / "run0" / "adapter.safetensors").is_file()
+    assert not (tmp_path / "run1").exists()
+    assert "on the main machine" in said[1][0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_lost_machine_ends_the_run_with_its_checkpoint(
+    lost: int, tiny_base: TinyBase, machines: Machines, tmp_path: Path
+) -> None:
+    """Where the main one is lost, the other saves, and its folder goes on."""
+    file, run = tmp_path / "config.toml", RunFolder(tmp_path / "run0")
+    images = make_images(tmp_path / "images", count=4)
+    changes = {"training__steps": 5000, "checkpoints__every": 0, "previews__every": 0}
+    write_config(file, small_config(tiny_base("sd1"), images, **changes))
+    started = machines.start(tmp_path, "train", "--config", str(file))
+    while not run.events.exists() or max(losses(run), default=0) < 3:
+        assert [process.poll() for process in started] == [None, None]
+        time.sleep(0.1)
+    launcher = psutil.Process(started[lost].pid)
+    for process in (*launcher.children(recursive=True), launcher):
+        process.kill()
+    _, said = started[1 - lost].communicate()
+    assert started[1 - lost].returncode == 2
+    assert said.count("error: ") == 1 and "has ended unexpectedly" in said
+    kept = RunFolder(tmp_path / f"run{1 - lost}")
+    assert kept.checkpoint_steps()[-1] >= 3
+    step = kept.checkpoint_steps()[-1]
+    done = command(tmp_path, "resume", str(kept.path), "--steps", str(step + 1))
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--nodes", "2"], "--main"),
+        (["--node-rank", "1"], "--nodes"),
+        (["--nodes", "2", "--node-rank", "2", "--main", "a"], "0 to 1"),
+        (["--processes", "0"], "1 or more"),
+        (["--nodes", "2", "--main", "a:port"], "ADDRESS:PORT"),
+    ],
+)
+def test_what_is_no_group_is_refused(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("main", "place"),
+    [
+        ("10.0.0.1", ("10.0.0.1", 29500)),
+        ("10.0.0.1:7000", ("10.0.0.1", 7000)),
+        ("gpu-box", ("gpu-box", 29500)),
+        ("[fe80::1]:7000", ("fe80::1", 7000)),
+        ("fe80::1", ("fe80::1", 29500)),
+    ],
+)
+def test_where_machines_meet(main: str, place: tuple[str, int]) -> None:
+    assert group.Group(nodes=2, main=main).endpoint == place
+
+
+@pytest.mark.parametrize(
+    ("variables", "launcher"),
+    [
+        ({"MASTER_ADDR": "10.0.0.1", "ACCELERATE_MIXED_PRECISION": "no"}, "accelerate launch"),
+        ({"SLURM_STEP_NUM_TASKS": "4"}, "srun"),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, "mpirun"),
+    ],
+)
+def test_processes_that_do_not_see_each_other_are_refused(
+    variables: dict[str, str], launcher: str
+) -> None:
+    """accelerate launch --cpu --num_machines 2 trained the whole run on each machine."""
+    with pytest.raises(UserError, match=f"{launcher} has started several"):
+        group.check_launcher(variables)
+    group.check_launcher({**variables, "WORLD_SIZE": "2"})
+    group.check_launcher({"MASTER_ADDR": "10.0.0.1"})
+    group.check_launcher({"SLURM_STEP_NUM_TASKS": "1"})
+
+
+@pytest.mark.slow
+def test_accelerate_launch_of_two_machines_is_refused(
+    alone: tuple[Path, RunFolder], tmp_path: Path
+) -> None:
+    """Its environment, as accelerate itself makes it."""
+    arguments = ["--cpu", "--num_machines", "2", "--num_processes", "2", "--machine_rank", "0"]
+    arguments += ["--main_process_ip", "127.0.0.1", "--main_process_port", "29999", "-m", "trainer"]
+    run = ["train", "--config", str(alone[0]), "--run", str(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", *arguments, *run],
+        cwd=PROJECT, env=environment(tmp_path), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "do not see each other" in done.stderr
+    assert not (tmp_path / "run").exists()

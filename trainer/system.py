@@ -1,0 +1,54 @@
+"""What differs between operating systems. Nothing else asks which one it runs on for these."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import psutil
+
+IS_WINDOWS = os.name == "nt"
+_PATIENCE_SECONDS = 2.0
+# For a process that neither Ctrl-C nor the end of whoever starts it reaches: a session of its own,
+# or on Windows a group of its own without a window (subprocess has these names there alone).
+NEW_SESSION = not IS_WINDOWS
+CREATION_FLAGS = 0x200 | 0x08000000 if IS_WINDOWS else 0
+
+
+def ask_to_stop(pid: int, request: Path) -> None:
+    """Asks a run's process to finish its step, save and end.
+
+    Windows has no signal that another process's handler could answer: there a file says it.
+
+    Args:
+        request: the file that the process looks for.
+    """
+    if IS_WINDOWS:
+        request.touch()
+    else:
+        psutil.Process(pid).terminate()
+
+
+def was_asked_to_stop(request: Path) -> bool:
+    """Whether `ask_to_stop` has left its file."""
+    return IS_WINDOWS and request.exists()
+
+
+def replace_file(source: Path, target: Path) -> None:
+    """Renames a file over another.
+
+    Windows refuses while somebody reads the other, such as the page a run's status: it waits.
+
+    Raises:
+        OSError: from the file system.
+    """
+    until = time.monotonic() + (_PATIENCE_SECONDS if IS_WINDOWS else 0)
+    while True:
+        try:
+            source.replace(target)
+            return
+        except PermissionError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(0.01)
