@@ -1,4 +1,4 @@
-# The page in a container. Docs: docs/machines.md
+# The page in a container. Docs: docs/notes/machines.md
 #
 #   docker build -t rarebit .                                    with NVIDIA cards (and without)
 #   docker build -t rarebit --build-arg \

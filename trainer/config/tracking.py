@@ -20,11 +20,10 @@ class TrackingConfig(Section, title="Telling elsewhere"):
     project: str = aside(
         "rarebit",
         title="Project of Weights & Biases",
-        min_length=1,
         max_length=100,
         needs={"tracking.tracker": "wandb"},
     )
-    """Name of the project that the run appears in there."""
+    """Name of the project that the run appears in there. Empty: rarebit."""
     webhook: str = aside("", title="Webhook", max_length=2000)
     """Address (https) that is told when a run has finished or failed: a topic of ntfy, such as
     https://ntfy.sh/my-topic, or a webhook of a Discord channel. It stands in the run's config.toml:

@@ -93,7 +93,9 @@ def _start(config: TrainingConfig, run: RunFolder, step: int) -> Any:
         tracker = TensorBoardTracker("", place, purge_step=step + 1 if step else None)
     else:
         name = run.path.name
-        tracker = WandBTracker(config.tracking.project, name=name, group=name, dir=str(run.path))
+        tracker = WandBTracker(
+            config.tracking.project or "rarebit", name=name, group=name, dir=str(run.path)
+        )
     tracker.start()
     if not step:
         values = public_values(config)
