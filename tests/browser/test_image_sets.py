@@ -5,11 +5,16 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 from playwright.sync_api import FilePayload, Locator, Page, expect
 
 from tests.browser.conftest import NewVisit
 from tests.browser.serving import Server
+from trainer.config.schema import ImagesConfig
+from trainer.data.images import load_rgb
+from trainer.data.report import fit_pictures
+from trainer.data.sets import scan_image_set
 
 SCRIPT = "<script>window.hacked = 1</script>"
 NAME = '<img src=x onerror="window.hacked = 1">.png'
@@ -68,6 +73,65 @@ def test_a_caption_edited_in_two_tabs(server: Server, visit: NewVisit) -> None:
     other.get_by_role("button", name="Keep mine").click()
     expect(other.locator("#images-status")).to_contain_text("Saved")
     assert {"first", "second"} & captions_there(server) == {"second"}
+
+
+def halves() -> bytes:
+    """Red on the left, blue on the right, twice as wide as high."""
+    image = Image.new("RGB", (192, 96), (200, 0, 0))
+    image.paste((0, 0, 200), (96, 0, 192, 96))
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("place", [0.95, 0.05])
+def test_a_click_chooses_what_is_trained(place: float, server: Server, visit: NewVisit) -> None:
+    """From the click to a file beside the caption, and to the pixels that train."""
+    page = visit().open("Images")
+    title = f"halves {place}"
+    upload(page, title, [payload("a.png", halves()), payload("a.txt", b"two halves")])
+    choose(page, 0)
+    shown = page.locator("#images-large img")
+    box = shown.bounding_box()
+    assert box is not None
+    # It is shown as large as it is, in the middle.
+    x = box["width"] / 2 + (place - 0.5) * 192
+    shown.click(position={"x": x, "y": box["height"] / 2})
+    across = page.get_by_label("Crop around, from left (%)")
+    expect(across).not_to_have_value("50")
+    folder = next(server.datasets.glob(f"halves-{str(place).replace('.', '*')}*"))
+    entry = scan_image_set(folder).entries[0]
+    assert entry.focus is not None and abs(entry.focus[0] - place) < 0.03
+    assert [path.suffix for path in sorted(folder.glob("0*"))] == [".focus", ".png", ".txt"]
+    images = ImagesConfig.model_validate({"resolution": 64, "buckets": False})
+    crop = fit_pictures(scan_image_set(folder), images, 32).fitted[0].crop
+    whole = load_rgb(folder / entry.name).resize((crop.resize_width, crop.resize_height))
+    trained = whole.crop((crop.left, crop.top, crop.left + 64, crop.top + 64))
+    colour = np.asarray(trained).reshape(-1, 3).mean(0)
+    assert (colour[2] > 190) == (place > 0.5) and (colour[0] > 190) == (place < 0.5)
+    page.get_by_role("button", name="Cut in the middle").click()
+    expect(across).to_have_value("50")
+    assert not list(folder.glob("*.focus"))
+
+
+def test_pictures_are_shown_by_tag(visit: NewVisit) -> None:
+    page = visit().open("Images")
+    files = [payload(f"{name}.png", picture(seed)) for seed, name in enumerate("abcd", 20)]
+    captions = {"a": "car, red", "b": "car, blue", "c": "red", "d": "dog"}
+    files += [payload(f"{name}.txt", text.encode()) for name, text in captions.items()]
+    upload(page, "by tag", files)
+    gallery = page.locator("#images-gallery").get_by_role("button")
+    expect(gallery).to_have_count(4)
+    page.locator("#images-tag").get_by_role("combobox").click()
+    page.get_by_role("option", name="red (2)").click()
+    expect(gallery).to_have_count(2)
+    choose(page, 1)
+    expect(caption(page)).to_have_value("red")
+    page.get_by_role("button", name="Next").click()
+    expect(caption(page)).to_have_value("car, red")
+    page.locator("#images-tag").get_by_role("combobox").click()
+    page.get_by_role("option", name="every picture").click()
+    expect(gallery).to_have_count(4)
 
 
 def test_a_set_is_renamed_and_deleted(server: Server, visit: NewVisit) -> None:
