@@ -48,6 +48,8 @@ REASONS: dict[str, str] = {
     r"(?<![\\(])\({2,}([^()\\]+)\){2,}": "a run of brackets is begun once; the parts share nothing",
     r"x[^/]*/": "begins with a mark that is in a name once",
     r"x +\"": "spaces after a comma: none is looked at twice",
+    r"(?is)<(think|thinking|reasoning)>.*?(?:</\1>|\Z)": "an opening without an end takes the rest",
+    r"(?m)^[ \t]{0,8}```.*$": "begins at a line's start, and ends at its end",
     r"(?P<run>.+)@(?P<step>\d{1,7})": "matched as a whole: one repeat",
 }
 

@@ -19,6 +19,17 @@ ADAPTERS = Path(os.environ.get("RAREBIT_ADAPTERS") or PROJECT / "models" / "user
 PICTURES = Path(os.environ.get("RAREBIT_PICTURES") or PROJECT / "pictures")
 """What the page draws, in a folder for each day."""
 
+SERVERS = Path(os.environ.get("RAREBIT_SERVERS") or PROJECT / "caption-servers.toml")
+"""Servers that the owner of this machine lets the page ask for captions."""
+
+CAPTIONERS = PROJECT / "models" / "user" / "captioners"
+"""Models that make captions, a folder each in transformers' layout, for the page."""
+
+
+def captioner_folders() -> list[str]:
+    """The names of those models."""
+    return sorted(path.parent.name for path in CAPTIONERS.glob("*/config.json"))
+
 
 def cache_folder() -> Path:
     """Folder of cached latents and text embeddings; ``RAREBIT_CACHE`` moves it."""

@@ -14,12 +14,14 @@ from typer.exceptions import TyperException
 # Each of these modules declares its commands when it is imported, in the order of --help.
 from trainer.commands import (
     adapter,
+    caption,
     check_images,
     doctor,
     evaluate,
     fit,
     generate,
     import_settings,
+    mask,
     service,
     train,
     trigger,
@@ -28,7 +30,7 @@ from trainer.commands.command import app, perform
 from trainer.errors import UserError
 
 _COMMANDS = (
-    *(adapter, check_images, doctor, evaluate, fit, generate, import_settings),
+    *(adapter, caption, check_images, doctor, evaluate, fit, generate, import_settings, mask),
     *(service, train, trigger),
 )
 

@@ -27,6 +27,7 @@ from typing import Any, TextIO
 from pydantic import ConfigDict, ValidationError, create_model
 
 from trainer.commands import adapter
+from trainer.commands.caption import propose
 from trainer.commands.check_images import check_images
 from trainer.commands.command import as_user_error
 from trainer.commands.trigger import judge_words, suggest_words
@@ -80,6 +81,7 @@ def verb_table(studio: Studio, runs: Path = RUNS) -> dict[str, Verb]:
         "trigger.judge": as_verb(judge_words),
         "trigger.suggest": as_verb(suggest_words),
         "check-images": as_verb(check_images),
+        "caption": lambda arguments, progress: caption(studio, runs, arguments, progress),
         "fit": fit,
         **{f"adapter.{action.__name__}": as_verb(action) for action in actions},
     }
@@ -115,18 +117,61 @@ def generate(
     Raises:
         UserError: the device is busy, or the request can't be fulfilled.
     """
-    refuse_while_training(runs)
-    looked = time.monotonic()
+    look = watching(runs)
+    look()
 
     def watchful(step: int, total: int, message: str) -> None:
-        nonlocal looked
-        if time.monotonic() - looked > LOOK_AROUND_SECONDS:
-            looked = time.monotonic()
-            refuse_while_training(runs)
+        look()
         progress(step, total, message)
 
     files = studio.generate(GenerateRequest.of(arguments), watchful)
     return {"files": [str(path) for path in files]}
+
+
+def caption(
+    studio: Studio, runs: Path, arguments: Arguments, progress: Progress
+) -> dict[str, object]:
+    """Captions that nothing has written yet; see `trainer.commands.caption.CaptionRequest`.
+
+    A model of this machine sees pictures only while nothing trains, and in the place of what the
+    studio holds; a server does so beside a training.
+
+    Raises:
+        UserError: the device is busy, or the request can't be fulfilled.
+    """
+    look, ended = watching(runs), threading.Event()
+
+    def watchful(step: int, total: int, message: str) -> None:
+        try:
+            progress(step, total, message)
+        except Cancelled:
+            ended.set()  # the thread that looks at a picture ends too
+            raise
+
+    def check() -> None:
+        if ended.is_set():
+            raise Cancelled
+        studio.forget()
+        look()
+
+    return propose(arguments, watchful, check)
+
+
+def watching(runs: Path) -> Callable[[], None]:
+    """`refuse_while_training`, now and whenever it is called, but for what was looked at just now.
+
+    Raises:
+        UserError: as there.
+    """
+    looked = float("-inf")
+
+    def look() -> None:
+        nonlocal looked
+        if time.monotonic() - looked > LOOK_AROUND_SECONDS:
+            looked = time.monotonic()
+            refuse_while_training(runs)
+
+    return look
 
 
 def fit(arguments: Arguments, progress: Progress) -> dict[str, object]:

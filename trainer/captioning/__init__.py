@@ -1,0 +1,1 @@
+"""Captions that models make: the base model itself, a server, or a local model."""

@@ -1,0 +1,96 @@
+"""Captions by the base model itself, which need no further model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from PIL import Image
+
+from trainer.captioning.candidates import STYLES, class_candidates
+from trainer.captioning.classifier import BaseClassifier, Seen
+from trainer.captioning.wording import Wording
+from trainer.memory.devices import choose_device
+from trainer.models.base import BaseModel
+from trainer.models.load import load_base
+from trainer.triggers.lab import open_lab
+
+KNOWN = 0.25
+"""A candidate is tried where it means so much of an everyday word to the base (see `Meaning`)."""
+KNOWN_STYLE = 0.4
+"""Of a style: its words stand where unknown ones make anything look likelier."""
+
+
+class BaseCaptioner:
+    """Says the class word, the background and the style that a base model sees.
+
+    Args:
+        name: of the base model.
+        words: the user's own candidates for the class word, tried whatever they mean.
+        check: is called between forward passes; what it raises ends the work.
+    """
+
+    parallel = 1
+
+    def __init__(
+        self, name: str, words: Sequence[str] = (), check: Callable[[], None] = lambda: None
+    ) -> None:
+        self.title = f"the base model {name}"
+        device = choose_device("auto")
+        base = load_base(name, dtype=device.dtype)
+        device.put(base.unet, *base.text_encoders)
+        things = [*dict.fromkeys([*words, *known_words(name, class_candidates())])]
+        self.classifier = BaseClassifier(
+            base, device, things, known_words(name, STYLES, KNOWN_STYLE), check
+        )
+        self._seen: dict[str, Seen] = {}
+
+    @property
+    def base(self) -> BaseModel:
+        """The base model."""
+        return self.classifier.base
+
+    def caption(self, name: str, picture: Image.Image, wording: Wording) -> str:
+        """The words for one picture by itself."""
+        seen = self.classifier.look(picture, wording.class_word)
+        self._seen[name] = seen
+        return seen.caption(wording.purpose, wording.class_word)
+
+    def settle(self, captions: dict[str, str], wording: Wording) -> dict[str, str]:
+        """One class word and one style for all, where the pictures are of one thing or person.
+
+        The word with the largest gain over all pictures wins: what each of them shows is noise.
+        """
+        if wording.purpose == "style":
+            return captions
+        seen = {name: self._seen[name] for name in captions}
+        gains = Counter[str]()
+        for one in seen.values():
+            gains.update({word: max(0.0, gain) for word, gain in one.things.items()})
+        styles = Counter(one.style for one in seen.values())
+        word = wording.class_word or next((word for word, _ in gains.most_common(1)), "")
+        if word and not wording.class_word:
+            self.title += (
+                f", which takes the subject for “{word}”: give the class word to correct it"
+            )
+        style = next((style for style, _ in styles.most_common(1)), "")
+        return {
+            name: replace(one, style=style).caption(wording.purpose, word)
+            for name, one in seen.items()
+        }
+
+
+def known_words(base_name: str, words: Iterable[str], least: float = KNOWN) -> list[str]:
+    """Those of the words that a base model's text encoders know.
+
+    All of them where the encoders are untrained and tell no difference.
+    """
+    words = list(words)
+    meanings = open_lab(base_name).measure(words, "")
+    found = [
+        word
+        for word, meaning in zip(words, meanings, strict=True)
+        if meaning.share is None or meaning.share >= least
+    ]
+    return found or words

@@ -1,0 +1,180 @@
+"""``caption``: captions for the pictures of a set, by the base model, a server or a local model."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from pydantic import Field, ValidationError
+
+from trainer.captioning.wording import MOST_WORDS, Purpose, Wording, check_wording
+from trainer.commands.command import Base, command, option, say_progress
+from trainer.config.fields import field_help
+from trainer.config.section import FilePath, Section, Several
+from trainer.errors import UserError
+from trainer.events import Progress
+from trainer.places import CAPTIONERS, SERVERS, captioner_folders
+
+if TYPE_CHECKING:
+    from trainer.captioning.sets import CaptionedSet, Captioner
+
+PURPOSES = "What the set is to teach: thing (default), person or style."
+
+
+@command("caption", "propose captions for an image set, and write them")
+def caption(
+    folder: Annotated[Path, typer.Argument(metavar="DIR")],
+    *,
+    base: Base = "tiny-emoji",
+    server: Annotated[
+        str,
+        option("URL", "Ask a server with OpenAI's protocol, such as http://127.0.0.1:11434/v1."),
+    ] = "",
+    model: Annotated[
+        str,
+        option(
+            "NAME", "The server's model; without --server a local model's folder or its hub id."
+        ),
+    ] = "",
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch the model of a hub id where it is not here.")
+    ] = False,
+    purpose: Annotated[Literal["thing", "person", "style"], option(None, PURPOSES)] = "thing",
+    trigger: Annotated[str, option("WORD", field_help("captions.trigger"))] = "",
+    class_word: Annotated[str, option("WORD", field_help("captions.class_word"))] = "",
+    leave_out: Annotated[
+        list[str] | None, option("WORDS", "No caption has these. Give it once for each.")
+    ] = None,
+    candidates: Annotated[
+        list[str] | None,
+        option("WORD", "A class word that the base model tries as well. Give it once for each."),
+    ] = None,
+    prompt: Annotated[str, option("TEXT", "Ask this instead of the instructions.")] = "",
+    words: Annotated[int, option("N", f"Most words of a caption ({MOST_WORDS}).", "--words")] = (
+        MOST_WORDS
+    ),
+    picture: Annotated[
+        list[str] | None, option("NAME", "Only this picture. Give it once for each.", "--picture")
+    ] = None,
+    all: Annotated[bool, typer.Option("--all", help="Pictures that have a caption, too.")] = False,
+    write: Annotated[
+        bool, typer.Option("--write", help="Write the captions beside the pictures.")
+    ] = False,
+    parallel: Annotated[int, option("N", "Requests at a time to a server (4).")] = 4,
+    timeout: Annotated[float, option("SECONDS", "Wait so long for a server's answer (120).")] = 120,
+) -> "CaptionedSet":
+    """Proposes captions; without --write nothing is changed, and with it only what is empty.
+
+    Raises:
+        UserError: there is no such set, server or model, or it can't go on.
+        OSError: a caption cannot be written.
+    """
+    from trainer.captioning.server import ServerCaptioner, server_of
+    from trainer.captioning.sets import caption_set, write_captions
+
+    wording = check_wording(
+        Wording(purpose, trigger, class_word, tuple(leave_out or ()), prompt, words)
+    )
+
+    def load() -> "Captioner":
+        if server:
+            return ServerCaptioner(server_of(server, model, parallel, timeout))
+        if model:
+            return _local_captioner(model, download=download)
+        return _base_captioner(base, candidates or ())
+
+    found = caption_set(
+        folder, load, wording, everything=all, pictures=picture or (), progress=say_progress
+    )
+    return write_captions(found) if write else found
+
+
+class CaptionRequest(Section):
+    """What the page asks for.
+
+    Only servers that the machine's owner wrote down and models in `places.CAPTIONERS`, by name.
+    """
+
+    folder: FilePath
+    server: str = Field(default="", max_length=200)
+    model: str = Field(default="", max_length=200)
+    base: str = Field(default="tiny-emoji", min_length=1)
+    purpose: Purpose = "thing"
+    trigger: str = Field(default="", max_length=200)
+    class_word: str = Field(default="", max_length=200)
+    leave_out: Several[str] = Field(default=(), max_length=200)
+    candidates: Several[str] = Field(default=(), max_length=200)
+    prompt: str = ""
+    words: int = MOST_WORDS
+    everything: bool = False
+    pictures: Several[str] = Field(default=(), max_length=10_000)
+
+
+def propose(
+    values: object, progress: Progress, check: Callable[[], None] = lambda: None
+) -> dict[str, object]:
+    """What ``caption --json`` prints, for a `CaptionRequest`; writes nothing.
+
+    Args:
+        check: is called before and while a model is used on this machine; what it raises ends it.
+
+    Raises:
+        UserError: as `caption`.
+    """
+    from trainer.captioning.server import ServerCaptioner, owner_servers
+    from trainer.captioning.sets import caption_set
+
+    try:
+        asked = CaptionRequest.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    wording = check_wording(
+        Wording(
+            *(asked.purpose, asked.trigger, asked.class_word, asked.leave_out),
+            *(asked.prompt, asked.words),
+        )
+    )
+
+    def load() -> "Captioner":
+        if asked.server:
+            servers = owner_servers()
+            if asked.server not in servers:
+                raise UserError(
+                    f"There is no server {asked.server} in {SERVERS.name}.",
+                    "The owner of this machine writes it there.",
+                )
+            return ServerCaptioner(servers[asked.server])
+        check()
+        if asked.model:
+            if asked.model not in captioner_folders():
+                raise UserError(
+                    f"There is no model {asked.model} in {CAPTIONERS}.", "Put it there."
+                )
+            return _local_captioner(str(CAPTIONERS / asked.model), check)
+        return _base_captioner(asked.base, asked.candidates, check)
+
+    return caption_set(
+        asked.folder,
+        load,
+        wording,
+        everything=asked.everything,
+        pictures=asked.pictures,
+        progress=progress,
+    ).as_dict()
+
+
+def _base_captioner(
+    base: str, candidates: Sequence[str] = (), check: Callable[[], None] = lambda: None
+) -> "Captioner":
+    from trainer.captioning.base import BaseCaptioner
+
+    return BaseCaptioner(base, candidates, check)
+
+
+def _local_captioner(
+    name: str, check: Callable[[], None] = lambda: None, *, download: bool = False
+) -> "Captioner":
+    from trainer.captioning.models import LocalCaptioner, find_model
+
+    return LocalCaptioner(find_model(name, download), check)
