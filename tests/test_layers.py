@@ -29,7 +29,10 @@ CODE_LOADERS = {
 }
 LIGHT = ("errors", "events", "seeds", "places", "system", "text", "untyped")
 LIGHT_PACKAGES = ("config", "runs", "data")
-LIGHT_MODULES = ("trainer.models.families", "trainer.models.identify")
+LIGHT_MODULES = (
+    *("trainer.models.families", "trainer.models.identify"),
+    *("trainer.captioning.wording", "trainer.captioning.server"),
+)
 HEAVY_MODULES = ("trainer.data.latents", "trainer.data.cache")
 
 

@@ -6,23 +6,8 @@ from typing import Literal
 
 Code = Literal[
     "", "user_error", "images_changed", "non_finite", "disk_refused", "disk_full", "out_of_memory",
-    "device_busy", "cancelled", "user_stop", "process_lost", "killed", "defect",
+    "device_busy", "model_missing", "cancelled", "user_stop", "process_lost", "killed", "defect",
 ]  # fmt: skip
-    "",
-    "user_error",
-    "images_changed",
-    "non_finite",
-    "disk_refused",
-    "disk_full",
-    "out_of_memory",
-    "device_busy",
-    "model_missing",
-    "cancelled",
-    "user_stop",
-    "process_lost",
-    "killed",
-    "defect",
-]
 """What went wrong, for programs: status.json, the end event and the worker's answers carry it.
 
 "" is nothing; "user_error" any mistake that no program tells apart; "defect" a fault of this one's.

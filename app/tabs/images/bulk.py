@@ -102,7 +102,7 @@ class Bulk:
         if shown is None or shown.set_id != opened:
             raise UserError("Look first at what would change.", "Press “Show what would change”.")
         owned = find_set(places.DATASETS, opened).owned
-        folder, picture = self._to_write(opened, picture, session)
+        folder, picture = to_write(opened, picture, session)
         done = apply_edit(folder, shown.edit, shown.seen if owned else read_captions(folder))
         gr.Info(f"{len(done)} captions changed: {shown.edit}. Undo stands below the pictures.")
         cleared = {p.preview: "", p.words: "", p.apply: _apply_button(0), p.previewed: None}
@@ -116,7 +116,7 @@ class Bulk:
 
     def remove(self, opened: str, picture: str, session: CaptionSession, base: str) -> Updates:
         """Take a picture out; undo brings it back."""
-        folder, picture = self._to_write(opened, picture, session)
+        folder, picture = to_write(opened, picture, session)
         remove_picture(folder, picture)
         return self.show_again(folder, picture, session, base)
 
@@ -146,18 +146,18 @@ class Bulk:
         down: float | None = None,
     ) -> Updates:
         """The middle of the crop, in percent from left and top; None: that of the picture."""
-        folder, picture = self._to_write(opened, picture, session)
+        folder, picture = to_write(opened, picture, session)
         given = None if across is None or down is None else (across / 100, down / 100)
         if given and not all(0 <= share <= 1 for share in given):
             raise UserError("The middle of the crop lies outside the picture.", "Use 0 to 100.")
         set_focus(folder, picture, given)
         return self.show_again(folder, picture, session, base)
 
-    def _to_write(
-        self, opened: str, picture: str, session: CaptionSession
-    ) -> tuple[SetFolder, str]:
-        folder = find_set(places.DATASETS, opened)
-        return (folder, picture) if folder.owned else session.copy(places.DATASETS, folder, picture)
+
+def to_write(opened: str, picture: str, session: CaptionSession) -> tuple[SetFolder, str]:
+    """The set that an edit goes to, a copy where it is read only, and a picture's name in it."""
+    folder = find_set(places.DATASETS, opened)
+    return (folder, picture) if folder.owned else session.copy(places.DATASETS, folder, picture)
 
 
 def _apply_button(changes: int) -> gr.Button:

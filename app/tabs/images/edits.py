@@ -130,17 +130,35 @@ def apply_edit(image_set: SetFolder, edit: Edit, seen: Mapping[str, str]) -> lis
     Raises:
         UserError: a caption has changed since (then nothing is done), or nothing can be saved.
     """
+    changes = preview(seen, edit)
+    apply_changes(image_set, changes, str(edit), seen)
+    return changes
+
+
+def apply_changes(
+    image_set: SetFolder,
+    changes: Sequence[Change],
+    what: str,
+    seen: Mapping[str, str] | None = None,
+) -> None:
+    """Write captions that were shown; it can be undone.
+
+    Args:
+        seen: further captions that must not have changed.
+
+    Raises:
+        UserError: a caption has changed since (then nothing is done), or nothing can be saved.
+    """
+    expected = {**{one.picture: one.before for one in changes}, **(seen or {})}
     with saving:
         now = read_captions(image_set)
-        if any(now.get(picture) != caption for picture, caption in seen.items()):
+        if any(now.get(picture) != caption for picture, caption in expected.items()):
             raise UserError(
                 "Captions have changed since the preview, perhaps in another tab. Nothing was "
                 "done.",
                 "Look at the preview again.",
             )
-        changes = preview(seen, edit)
-        write_captions(image_set, changes, str(edit))
-    return changes
+        write_captions(image_set, changes, what)
 
 
 def write_captions(image_set: SetFolder, changes: Sequence[Change], what: str) -> None:

@@ -14,6 +14,7 @@ from app.shared import elem
 from app.tabs.images.captions import CaptionSession
 from app.tabs.images.edits import MAX_TEXT
 from app.tabs.images.imagesets import MAX_TITLE, MAX_WORD, set_choices
+from trainer.captioning.wording import MAX_PROMPT
 from trainer.data.captions import MAX_CAPTION_CHARACTERS
 from trainer.data.images import PICTURE_SUFFIXES
 from trainer.data.pairing import FOCUS_SUFFIX
@@ -70,6 +71,8 @@ class Parts:
                     self._lay_out_gallery()
                 with part(gr.Column, "editor", scale=2, min_width=320):
                     self._lay_out_editor()
+            with part(gr.Accordion, "captioning", "Captions by a model", open=False):
+                self._lay_out_captioning()
             with part(gr.Accordion, "bulk", "Change all captions", open=False):
                 self._lay_out_bulk()
             self.undo = part(gr.Button, "undo", "Nothing to undo", visible=False, size="sm")
@@ -92,6 +95,7 @@ class Parts:
         self.stamp = gr.Number(0, visible=False)
         self.session = gr.State(CaptionSession())
         self.previewed = gr.State(None)
+        self.proposed = gr.State(None)
         self.remembered = gr.BrowserState(
             "", storage_key="rarebit-image-set", secret="no secret: an image set's name"
         )
@@ -285,3 +289,68 @@ class Parts:
                 min_width=140,
             )
         self.preview = part(gr.HTML, "bulk-changes")
+
+    def _lay_out_captioning(self) -> None:
+        with gr.Row(equal_height=True):
+            self.captioner = part(
+                gr.Dropdown,
+                "captioner",
+                choices=[("The base model itself", "base")],
+                value="base",
+                label="Who looks at the pictures",
+                info="Servers are those that the owner of this machine wrote down.",
+            )
+            self.purpose = part(
+                gr.Radio,
+                "purpose",
+                [("A thing", "thing"), ("A person", "person"), ("A style", "style")],
+                value="thing",
+                label="What the set is to teach",
+                info="What all pictures share is left to the trigger and the class word.",
+            )
+            self.which = part(
+                gr.Radio,
+                "which",
+                [("Without a caption", "empty"), ("All", "all"), ("This picture", "one")],
+                value="empty",
+                label="Which pictures",
+            )
+        with gr.Row(equal_height=True):
+            text: dict[str, Any] = {"value": "", "min_width": 200}
+            self.leave_out = part(
+                gr.Textbox,
+                "leave-out",
+                label="Leave out",
+                placeholder="blue, red lights",
+                info="Words that no caption may have, with commas between them.",
+                max_length=2000,
+                **text,
+            )
+            self.instruction = part(
+                gr.Textbox,
+                "instruction",
+                label="Instruction for a server's model",
+                placeholder="as is usual for what the set is to teach",
+                info="{class} is the class word. The base model takes no instructions.",
+                max_length=MAX_PROMPT,
+                **text,
+            )
+        with gr.Row():
+            self.propose = part(gr.Button, "propose", "Propose captions", min_width=160)
+            self.caption_stop = part(gr.Button, "caption-stop", "Stop", visible=False, min_width=90)
+            self.check_words = part(
+                gr.Button, "check-words", "Check the words of the captions", min_width=160
+            )
+        self.caption_progress = part(gr.HTML, "caption-progress")
+        self.made = part(gr.HTML, "proposals")
+        self.word_report = part(gr.HTML, "word-report")
+        with gr.Row():
+            self.take_out = part(gr.Button, "take-out", "Take out", visible=False, min_width=160)
+            self.keep_captions = part(
+                gr.Button,
+                "write-captions",
+                "Write them",
+                variant="primary",
+                visible=False,
+                min_width=160,
+            )

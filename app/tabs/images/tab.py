@@ -18,6 +18,7 @@ from app.render import refused
 from app.shared import QUIET, Shared, go, says_errors
 from app.tabs.images import api as images_api
 from app.tabs.images import bulk as images_bulk
+from app.tabs.images import captioning as images_captioning
 from app.tabs.images import gallery as images_gallery
 from app.tabs.images import manage as images_manage
 from app.tabs.images import words as images_words
@@ -45,6 +46,7 @@ def build(shared: Shared) -> None:
     noted.then(says_errors(tab.reread), *tab.rereading, **QUIET)
     images_gallery.wire(parts, shared)
     images_bulk.wire(parts, shared, tab.show_again, tab.everything)
+    images_captioning.wire(parts, shared, tab.show_again, tab.everything)
     images_manage.wire(parts, shared, tab.everything)
     images_api.expose()
 
