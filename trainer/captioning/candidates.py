@@ -1,4 +1,4 @@
-"""Words that a base model may know: what the classifier tries on a picture. Never torch.
+"""Words that a base model may know: what the classifier tries on a picture.
 
 Class words come from the tables of things that the house has already, and from `MORE`. Which of
 them a base model understands is measured (`trainer.triggers.meaning`), not listed.
@@ -7,7 +7,7 @@ them a base model understands is measured (`trainer.triggers.meaning`), not list
 from __future__ import annotations
 
 from trainer.evaluation.things import KINDS
-from trainer.preservation.words import OTHER_SUBJECTS
+from trainer.preservation.prompts import OTHER_SUBJECTS
 from trainer.triggers.reference import EVERYDAY, READABLE
 
 NEUTRAL = "thing"

@@ -20,9 +20,10 @@ from torch import Tensor
 from trainer.captioning.candidates import BACKGROUNDS, NEUTRAL, STYLES
 from trainer.captioning.masks import apart_from_background
 from trainer.data.latents import encode_pixels
-from trainer.diffusion import Points, add_noise, predict, sample_errors, target
+from trainer.diffusion import Points, add_noise, predict, target
 from trainer.evaluation.prompts import with_article
 from trainer.lora.attach import disabled
+from trainer.losses import sample_errors
 from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
 from trainer.seeds import derive_seed
