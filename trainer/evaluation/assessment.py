@@ -15,7 +15,7 @@ from trainer.data.latents import LatentSource, MaskSource
 from trainer.evaluation.board import draw_board
 from trainer.evaluation.listening import Listening, listening_findings, measure_listening
 from trainer.evaluation.meters import MeasuredConcept, MeterBench, mean_meters
-from trainer.evaluation.overall import Verdict, judge, refusal, verdict_code, worst
+from trainer.evaluation.overall import Verdict, VerdictCode, judge, refusal, verdict_code, worst
 from trainer.evaluation.pictorial import PictureScores, score_pictures
 from trainer.evaluation.target import AdapterAt, Target, one_concept, run_files
 from trainer.evaluation.verdicts import (
@@ -201,13 +201,7 @@ def assess(
             )  # fmt: skip
     finally:
         detach(base, NAME)
-    earlier = [one.meters for one in checkpoints[:-1]] if len(concepts) == 1 else []
-    found = [findings(meters, dead=dead, earlier=earlier) for meters in seen.each]
-    found[0] += listening_findings(seen.listening) if seen.listening else ()
-    code = worst([
-        verdict_code(meters, shown, {finding.code for finding in some})
-        for meters, shown, some in zip(seen.each, seen.drawn, found, strict=True)
-    ])  # fmt: skip
+    found, code = _judged(seen, checkpoints, dead)
     recommended = recommend(checkpoints, strengths, dead=dead, refused=refusal(code))
     place = target.run.path if target.run else target.result.path
     return Assessment(
@@ -245,6 +239,20 @@ class _Seen:
     bleed: list[list[float | None]]
     drawn: list[PictureScores | None]
     listening: Listening | None
+
+
+def _judged(
+    seen: _Seen, checkpoints: Sequence[Candidate], dead: bool
+) -> tuple[list[list[AdapterFinding]], VerdictCode]:
+    """The findings on each concept, and the verdict on the worst."""
+    earlier = [one.meters for one in checkpoints[:-1]] if len(seen.each) == 1 else []
+    found = [findings(meters, dead=dead, earlier=earlier) for meters in seen.each]
+    found[0] += listening_findings(seen.listening) if seen.listening else ()
+    code = worst([
+        verdict_code(meters, shown, {finding.code for finding in some})
+        for meters, shown, some in zip(seen.each, seen.drawn, found, strict=True)
+    ])  # fmt: skip
+    return found, code
 
 
 def _look(
