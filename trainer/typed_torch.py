@@ -18,6 +18,11 @@ inv: Callable[[Tensor], Tensor] = _linalg.inv
 eigh: Callable[[Tensor], tuple[Tensor, Tensor]] = _linalg.eigh
 
 
+def floats(values: Tensor) -> list[float]:
+    """The numbers of a vector."""
+    return cast("list[float]", values.tolist())
+
+
 def split(tensor: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
     """A tensor cut along its first axis into pieces of the given sizes."""
     return cast("tuple[Tensor, ...]", tensor.split(sizes))

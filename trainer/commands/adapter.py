@@ -1,5 +1,6 @@
 """``adapter``: inspect, verify, convert, resize, merge, extract and pass on adapter files."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -115,6 +116,13 @@ def resize(
     *,
     rank: Rank = None,
     energy: Energy = None,
+    keep_likeness: Annotated[
+        float | None,
+        option("SHARE", "Share of its likeness to keep, as 0.99; a rank for each layer."),
+    ] = None,
+    images: Annotated[Path | None, option("DIR", "Pictures to measure likeness on.")] = None,
+    trigger: Annotated[str | None, option("WORD", "Instead of what the file says.")] = None,
+    class_word: Annotated[str | None, option("WORD", "Instead of what the file says.")] = None,
     base: Annotated[
         str | None,
         option(
@@ -139,9 +147,14 @@ def resize(
     from trainer.lora import editing
     from trainer.lora.loading import check_fit, plain_on
 
-    _one_goal(rank, energy)
+    _one_goal({"--rank": rank, "--energy": energy, "--keep-likeness": keep_likeness})
     output = Output(out, precision, force, sidecars).checked([file])
     adapter = Source(leave_out_unknown, embeddings).read(file)
+    if keep_likeness is not None:
+        from trainer.commands.adapter_repair import keep_likeness_of
+
+        measured_by = (images, trigger, class_word, base)
+        return keep_likeness_of(file, adapter, keep_likeness, output, measured_by)
     on = BaseOnDevice.of([adapter], base)
     if not adapter.needs_base:
         result = editing.resize(adapter, rank=rank, energy=energy)
@@ -235,7 +248,7 @@ def extract(
     from trainer.lora import editing
     from trainer.models.load import load_base
 
-    _one_goal(rank, energy)
+    _one_goal({"--rank": rank, "--energy": energy})
     output = Output(out, precision or "fp16", force, sidecars).checked([Path(base), Path(tuned)])
     found = editing.extract(load_base(base), load_base(tuned), out.stem, rank=rank, energy=energy)
     return Extracted(found, write(found.adapter, found.adapter, output))
@@ -290,6 +303,7 @@ def download(
     return Passed({"file": str(out), "files": names}, [shown(out), *names])
 
 
-def _one_goal(rank: int | None, energy: float | None) -> None:
-    if (rank is None) == (energy is None):
-        raise UserError("One of --rank and --energy is required, and not both.")
+def _one_goal(goals: Mapping[str, object]) -> None:
+    if sum(goal is not None for goal in goals.values()) != 1:
+        names = " and ".join(", ".join(goals).rsplit(", ", 1))
+        raise UserError(f"One of {names} is required, and not more.")

@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 # Each of these modules declares its commands when it is imported, in the order of --help.
 from trainer.commands import (
     adapter,
+    adapter_repair,
     caption,
     check_images,
     doctor,
@@ -30,8 +31,8 @@ from trainer.commands.command import app, perform
 from trainer.errors import UserError
 
 _COMMANDS = (
-    *(adapter, caption, check_images, doctor, evaluate, fit, generate, import_settings, mask),
-    *(service, train, trigger),
+    *(adapter, adapter_repair, caption, check_images, doctor, evaluate, fit, generate),
+    *(import_settings, mask, service, train, trigger),
 )
 
 # Read by GNU's OpenMP when torch is loaded. By default threads that wait for each other spin for

@@ -26,7 +26,7 @@ from typing import Any, TextIO
 
 from pydantic import ConfigDict, ValidationError, create_model
 
-from trainer.commands import adapter
+from trainer.commands import adapter, adapter_repair
 from trainer.commands.caption import propose
 from trainer.commands.check_images import check_images
 from trainer.commands.command import as_user_error
@@ -75,6 +75,8 @@ def verb_table(studio: Studio, runs: Path = RUNS) -> dict[str, Verb]:
         adapter.merge,
         adapter.extract,
         adapter.download,
+        adapter_repair.tune,
+        adapter_repair.together,
     )
     return {
         "generate": lambda arguments, progress: generate(studio, runs, arguments, progress),

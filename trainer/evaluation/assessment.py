@@ -7,17 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from trainer.config.concepts import concepts_of
-from trainer.config.schema import ConceptConfig
 from trainer.data.cache import TensorCache
-from trainer.data.gather import read_sets, split_pictures
-from trainer.data.latents import LatentSource, MaskSource
 from trainer.evaluation.board import draw_board
 from trainer.evaluation.listening import Listening, listening_findings, measure_listening
 from trainer.evaluation.meters import MeasuredConcept, MeterBench, mean_meters
 from trainer.evaluation.overall import Verdict, VerdictCode, judge, refusal, verdict_code, worst
 from trainer.evaluation.pictorial import PictureScores, score_pictures
-from trainer.evaluation.target import AdapterAt, Target, one_concept, run_files
+from trainer.evaluation.target import AdapterAt, Target, bench_of, run_files
 from trainer.evaluation.verdicts import (
     AdapterFinding,
     Candidate,
@@ -38,7 +34,6 @@ from trainer.runs.atomic import write_json
 from trainer.runs.layout import RunFolder
 from trainer.runs.log import read_events
 from trainer.runs.meters import METERS
-from trainer.training.batches import all_captions
 from trainer.training.session import Session
 from trainer.untyped import is_mapping, is_sequence
 
@@ -182,7 +177,7 @@ def assess(
     """
     notes: list[str] = []
     progress(0, 1, "the base model's own pictures")
-    bench = _bench_of(base, target, device, cache, notes)
+    bench = bench_of(base, [target], device, cache, notes)
     concepts = bench.concepts
     checkpoints = _measure_files(base, target, bench, progress, known or {})
     adapter = read_adapter(target.result.path)
@@ -278,24 +273,6 @@ def _side(base: BaseModel, target: Target) -> int:
     return target.config.images.resolution or base.default_resolution
 
 
-def _bench_of(
-    base: BaseModel, target: Target, device: Device, cache: TensorCache, notes: list[str]
-) -> MeterBench:
-    """The concepts of a target, with what the base model does with their pictures."""
-    config = target.config
-    with device.instead([base.vae], []):
-        return MeterBench(
-            base,
-            [_measured(base, target, one, notes) for one in concepts_of(config)],
-            device,
-            cache,
-            LatentSource(base, cache, config.images.background),
-            masks=MaskSource(config.images, base.vae_scale_factor),
-            objective=config.objective,
-            side=config.images.resolution,
-        )
-
-
 def assess_run(session: Session) -> Assessment:
     """Measures what a finished training has made, and writes it into the run folder.
 
@@ -359,27 +336,6 @@ def candidate_json(one: Candidate) -> dict[str, object]:
 def meters_json(meters: Meters) -> dict[str, object]:
     """All meters of one measurement."""
     return {**asdict(meters), **{name: getattr(meters, name) for name in DERIVED_METERS}}
-
-
-def _measured(
-    base: BaseModel, target: Target, concept: ConceptConfig, notes: list[str]
-) -> MeasuredConcept:
-    """A concept with what there is of its pictures."""
-    words = (concept.trigger, concept.class_word)
-    if concept.path == Path():
-        return MeasuredConcept(*words)
-    if not concept.path.exists():
-        notes.append(f"The image set {concept.path} is not there any more: no likeness.")
-        return MeasuredConcept(*words)
-    config = one_concept(target.config, concept)
-    if not target.has_split:
-        section = config.evaluation.model_copy(update={"validation": 0.0})
-        config = config.model_copy(update={"evaluation": section})
-    splits = split_pictures(config, read_sets(config, base.resolution_step))
-    trained, validation = (
-        tuple(zip(split, all_captions(base, split, config), strict=True)) for split in splits
-    )
-    return MeasuredConcept(*words, trained, validation)
 
 
 def _measure_files(

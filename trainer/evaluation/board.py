@@ -30,8 +30,7 @@ class BoardCell:
     row: str
     column: str
     prompt: str
-    strength: float
-    seeds: tuple[int, ...]
+    strength: float = 1.0
 
 
 def draw_board(
@@ -44,9 +43,7 @@ def draw_board(
     *,
     count: int,
     side: int,
-    seed: int = 1,
     inference_steps: int = 15,
-    guidance: float = 4.0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Draws the board into a PNG file, and what it shows into ``board.json`` beside it.
@@ -59,48 +56,78 @@ def draw_board(
         count: pictures in a cell.
         side: of a picture, in pixels.
     """
+    rows = board_rows(prompts)
+    cells = [
+        BoardCell(kind, name, prompt, strength)
+        for name, strength in COLUMNS
+        for kind, prompt in rows.items()
+    ]
+    without = without_word(rows["trigger"], trigger)
+    cells.append(BoardCell("trigger", REMOVED, without, 1.0))
+    try:
+        draw_cells(
+            base, cells, lambda cell: set_strength(base, adapter, cell.strength), device, path,
+            count=count, side=side, inference_steps=inference_steps, progress=progress,
+        )  # fmt: skip
+    finally:
+        set_strength(base, adapter, 1.0)
+
+
+def board_rows(prompts: PromptSets) -> dict[str, str]:
+    """The first prompt of each kind that there is."""
     kinds = {
         "trigger": prompts.trigger,
         "class word": prompts.class_word,
         "neighbour": prompts.neighbours,
         "unrelated": prompts.unrelated,
     }
-    rows = {kind: texts[0] for kind, texts in kinds.items() if texts}
-    seeds = tuple(range(seed, seed + count))
-    cells = [
-        BoardCell(kind, name, prompt, strength, seeds)
-        for name, strength in COLUMNS
-        for kind, prompt in rows.items()
-    ]
-    without = without_word(rows["trigger"], trigger)
-    cells.append(BoardCell("trigger", REMOVED, without, 1.0, seeds))
+    return {kind: texts[0] for kind, texts in kinds.items() if texts}
+
+
+def draw_cells(
+    base: BaseModel,
+    cells: Sequence[BoardCell],
+    put_on: Callable[[BoardCell], None],
+    device: Device,
+    path: Path,
+    *,
+    count: int,
+    side: int,
+    inference_steps: int = 15,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Draws cells into a PNG file, and what they show into a JSON file beside it.
+
+    Args:
+        put_on: sets the adapters on the base for a cell.
+        count: pictures in a cell, the same seeds in each.
+        side: of a picture, in pixels.
+    """
     pictures: list[list[Image.Image]] = []
-    try:
-        for cell in cells:
-            progress(len(pictures), len(cells))
-            set_strength(base, adapter, cell.strength)
-            drawings = [
-                Drawing(cell.prompt, "", number, side, side, inference_steps, guidance)
-                for number in seeds
-            ]
-            pictures.append(draw(base, drawings, device))
-    finally:
-        set_strength(base, adapter, 1.0)
+    for cell in cells:
+        progress(len(pictures), len(cells))
+        put_on(cell)
+        drawings = [
+            Drawing(cell.prompt, "", seed, side, side, inference_steps, guidance=4.0)
+            for seed in range(1, count + 1)
+        ]
+        pictures.append(draw(base, drawings, device))
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        _sheet(rows, cells, pictures, side).save(temporary, format="PNG")
-    write_json(path.with_suffix(".json"), {"cells": [asdict(cell) for cell in cells]})
+        _sheet(cells, pictures, side).save(temporary, format="PNG")
+    seeds = [*range(1, count + 1)]
+    shown = [{**asdict(cell), "seeds": seeds} for cell in cells]
+    write_json(path.with_suffix(".json"), {"cells": shown})
 
 
 def _sheet(
-    rows: dict[str, str],
-    cells: Sequence[BoardCell],
-    pictures: Sequence[Sequence[Image.Image]],
-    side: int,
+    cells: Sequence[BoardCell], pictures: Sequence[Sequence[Image.Image]], side: int
 ) -> Image.Image:
     tile = side * max(1, _SHOWN // side)
-    columns = [*(name for name, _ in COLUMNS), REMOVED]
-    width = len(cells[0].seeds) * (tile + 2) + _GAP
+    columns = list(dict.fromkeys(cell.column for cell in cells))
+    rows = {cell.row: cell.prompt for cell in reversed(cells)}
+    rows = {cell.row: rows[cell.row] for cell in cells}
+    width = len(pictures[0]) * (tile + 2) + _GAP
     lefts = {name: _LEFT + place * width for place, name in enumerate(columns)}
     tops = {kind: 2 * _LINE + place * (tile + _GAP) for place, kind in enumerate(rows)}
     size = (_LEFT + len(columns) * width, 2 * _LINE + _GAP + len(rows) * (tile + _GAP))

@@ -70,7 +70,7 @@ class MeasuredConcept:
 
 
 @dataclass(frozen=True)
-class _Reference:
+class Reference:
     """Pictures at their points, and the base model's errors there."""
 
     examples: list[Example]
@@ -121,7 +121,7 @@ class MeterBench:
             )
             for concept in concepts
         ]
-        self._references = [self._references_of(concept) for concept in concepts]
+        self.references = [self._references_of(concept) for concept in concepts]
         self.last_drifts: dict[str, float] = {}
         prompts = [prompt for sets in self.prompts for prompt in sets.all]
         self.probes = make_probes(base, prompts, device, cache, settings, side=side)
@@ -131,7 +131,7 @@ class MeterBench:
         self.last_drifts = drift(self.base, self.probes, self.device)
         return [
             self._measure(*one)
-            for one in zip(self.concepts, self.prompts, self._references, strict=True)
+            for one in zip(self.concepts, self.prompts, self.references, strict=True)
         ]
 
     def bleed(self) -> list[list[float | None]]:
@@ -145,7 +145,7 @@ class MeterBench:
             for own in self.concepts
         ]
 
-    def _references_of(self, concept: MeasuredConcept) -> tuple[_Reference | None, ...]:
+    def _references_of(self, concept: MeasuredConcept) -> tuple[Reference | None, ...]:
         """Of the checked pictures; of trained ones, where those are others; and of the checked
         ones with the trigger taken out of their captions."""
         pairs, trigger = concept.checked, concept.trigger
@@ -155,20 +155,20 @@ class MeterBench:
             self._reference([(picture, without_word(text, trigger)) for picture, text in pairs]),
         )
 
-    def _reference(self, pairs: Sequence[Captioned]) -> _Reference | None:
+    def _reference(self, pairs: Sequence[Captioned]) -> Reference | None:
         if not pairs or self._latents is None:
             return None
         examples = make_examples(
             self.base, pairs, self._latents, self._objective, masks=self._masks
         )
         with disabled(self.base):
-            return _Reference(examples, self._losses(examples))
+            return Reference(examples, self._losses(examples))
 
     def _measure(
         self,
         concept: MeasuredConcept,
         prompts: PromptSets,
-        references: tuple[_Reference | None, ...],
+        references: tuple[Reference | None, ...],
     ) -> Meters:
         checked, trained, without = references
         meters = Meters(
@@ -195,7 +195,7 @@ class MeterBench:
     def _losses(self, examples: Sequence[Example]) -> Losses:
         return measure_losses(self.base, examples, self.device)
 
-    def _likeness(self, reference: _Reference | None) -> float | None:
+    def _likeness(self, reference: Reference | None) -> float | None:
         return likeness(self._losses(reference.examples), reference.base) if reference else None
 
 

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from pydantic import TypeAdapter, ValidationError
 
 from trainer.config.concepts import concepts_of
 from trainer.config.file import read_config
 from trainer.config.schema import ConceptConfig, TrainingConfig
+from trainer.data.cache import TensorCache
+from trainer.data.gather import read_sets, split_pictures
+from trainer.data.latents import LatentSource, MaskSource
 from trainer.errors import UserError
+from trainer.evaluation.drift import ProbeSettings
+from trainer.evaluation.meters import MeasuredConcept, MeterBench
 from trainer.lora.metadata import CONFIG_KEY
+from trainer.memory.devices import Device, choose_device
+from trainer.memory.modes import load_training_base
+from trainer.models.base import BaseModel
 from trainer.models.safetensors_header import read_header
-from trainer.places import RUNS
+from trainer.places import RUNS, cache_folder
 from trainer.runs.layout import RunFolder, open_run
+from trainer.training.batches import all_captions
 from trainer.untyped import is_table
 
 _OBJECT = TypeAdapter(dict[str, object])
@@ -89,6 +99,59 @@ def find_target(
         raise UserError(f"{place} does not say its trigger word.", "Give it with --trigger WORD.")
     recorded = _recorded(_metadata(files[-1].path))
     return Target(config, files, run, has_split="evaluation" in recorded)
+
+
+def load_target(target: Target) -> tuple[BaseModel, Target, Device, TensorCache]:
+    """The base model of a target on its device, and the target with its configuration resolved.
+
+    Raises:
+        UserError: as `load_base`.
+    """
+    config = target.config
+    # On a GPU as it was trained, so that it fits; a CPU is faster in its own way.
+    on_gpu = torch.accelerator.is_available()
+    device = choose_device(
+        config.training.precision if on_gpu else "auto",
+        offload=on_gpu and config.memory.offload,
+    )
+    model, config, device = load_training_base(config, device)
+    device.put(model.unet, *model.text_encoders)
+    cache = TensorCache(cache_folder(), lambda _: None)
+    return model, replace(target, config=config), device, cache
+
+
+def bench_of(
+    base: BaseModel,
+    targets: Sequence[Target],
+    device: Device,
+    cache: TensorCache,
+    notes: list[str],
+    settings: ProbeSettings | None = None,
+) -> MeterBench:
+    """The concepts of targets, with what the base model does with their pictures.
+
+    Args:
+        targets: with configurations resolved for this base; the first says how pictures are read.
+        notes: is told what can't be measured.
+        settings: how finely drift is measured.
+    """
+    config = targets[0].config
+    with device.instead([base.vae], []):
+        return MeterBench(
+            base,
+            [
+                _measured(base, target, concept, notes)
+                for target in targets
+                for concept in concepts_of(target.config)
+            ],
+            device,
+            cache,
+            LatentSource(base, cache, config.images.background),
+            masks=MaskSource(config.images, base.vae_scale_factor),
+            objective=config.objective,
+            side=config.images.resolution,
+            settings=settings,
+        )
 
 
 def run_files(run: RunFolder) -> tuple[AdapterAt, ...]:
@@ -174,3 +237,24 @@ def _metadata(path: Path) -> dict[str, str]:
 def _adapter_at(path: Path) -> AdapterAt:
     step = _metadata(path).get("ss_steps", "")
     return AdapterAt(path, int(step) if step.isdecimal() else None)
+
+
+def _measured(
+    base: BaseModel, target: Target, concept: ConceptConfig, notes: list[str]
+) -> MeasuredConcept:
+    """A concept with what there is of its pictures."""
+    words = (concept.trigger, concept.class_word)
+    if concept.path == Path():
+        return MeasuredConcept(*words)
+    if not concept.path.exists():
+        notes.append(f"The image set {concept.path} is not there any more: no likeness.")
+        return MeasuredConcept(*words)
+    config = one_concept(target.config, concept)
+    if not target.has_split:
+        section = config.evaluation.model_copy(update={"validation": 0.0})
+        config = config.model_copy(update={"evaluation": section})
+    splits = split_pictures(config, read_sets(config, base.resolution_step))
+    trained, validation = (
+        tuple(zip(split, all_captions(base, split, config), strict=True)) for split in splits
+    )
+    return MeasuredConcept(*words, trained, validation)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -185,8 +185,14 @@ def set_strength(
     text = strength if text_encoder_strength is None else text_encoder_strength
     check_strength(strength, text)
     _require(base, name)
+    layers = adapted_layers(base, name)
+    set_strengths(base, name, {key: strength if key.part == "unet" else text for key in layers})
+
+
+def set_strengths(base: BaseModel, name: str, strengths: Mapping[ModuleKey, float]) -> None:
+    """Sets how strongly an adapter acts in each of its layers."""
     for key, layer in adapted_layers(base, name).items():
-        layer.set_scale(name, strength if key.part == "unet" else text)
+        layer.set_scale(name, strengths[key])
         activate(layer)
 
 

@@ -66,19 +66,28 @@ class Extraction:
     left_out_share: float = 0.0
 
 
-def resize(adapter: Adapter, *, rank: int | None = None, energy: float | None = None) -> Adapter:
+def resize(
+    adapter: Adapter,
+    *,
+    rank: int | None = None,
+    energy: float | None = None,
+    ranks: Mapping[ModuleKey, int] | None = None,
+) -> Adapter:
     """The nearest adapter of a smaller rank, by singular value decomposition of each layer.
 
     Args:
         rank: of every layer, at most; layers of less stay at theirs.
         energy: or the share of each layer's energy to keep, above 0 and up to 1.
+        ranks: or the rank of each layer, at most.
 
     Raises:
         UserError: a number is out of range, or its change depends on the base model.
     """
-    _check_size(rank, energy)
+    if ranks is None:
+        _check_size(rank, energy)
     factors: dict[ModuleKey, tuple[Tensor, Tensor]] = {}
     for key, layer in adapter.layers.items():
+        rank = ranks[key] if ranks else rank
         if layer.form is not None and layer.form.name == "full difference":
             factors[key] = nearest(full_change(layer), rank, energy)
             continue
@@ -124,6 +133,42 @@ def merge(adapters: Sequence[tuple[Adapter, float]], names: Sequence[str]) -> Ad
         left_out=tuple(name for adapter, _ in adapters for name in adapter.left_out),
     )  # fmt: skip
     return _with_layers(merged, factors, shapes)
+
+
+def scaled(adapter: Adapter, strengths: Mapping[ModuleKey, float]) -> Adapter:
+    """An adapter of pairs of matrices that acts in each layer as strongly as asked for.
+
+    Layers of strength 0 are left out.
+
+    Raises:
+        UserError: none is left.
+    """
+    layers = {
+        key: replace(layer, up=strengths[key] * layer.up)
+        for key, layer in adapter.layers.items()
+        if strengths[key]
+    }
+    if not layers:
+        raise UserError(f"{adapter.source} would be left without any layer.")
+    return replace(adapter, layers=layers)
+
+
+def without_shared(adapter: Adapter, others: Sequence[Adapter]) -> Adapter:
+    """An adapter without what it reads in directions that others read too.
+
+    In each layer A becomes A (1 - V V^T), with V an orthonormal basis of the rows of the others' A:
+    on an input of theirs it does nothing. Orthogonal Adaptation (arXiv 2312.02432) trains adapters
+    so from the start; arXiv 2510.03262 warns that concepts may blend all the same.
+    """
+    layers = dict(adapter.layers)
+    for key, layer in adapter.layers.items():
+        read = [other.layers[key].down for other in others if key in other.layers]
+        if read:
+            basis = typed_torch.qr(torch.cat(read).double().flatten(1).T)[0]
+            down = layer.down.double().flatten(1)
+            apart = (down - down @ basis @ basis.T).float().reshape(layer.down.shape)
+            layers[key] = replace(layer, down=apart)
+    return replace(adapter, layers=layers)
 
 
 def approximate(

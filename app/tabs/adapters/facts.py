@@ -21,6 +21,13 @@ _FAMILIES = {
     "sdxl": "Stable Diffusion XL",
 }
 _PARTS = {"unet": "UNet", "te": "text encoder", "te1": "text encoder 1", "te2": "text encoder 2"}
+_METERS = {
+    "likeness": "Likeness to the pictures",
+    "effect": "What the trigger word changes",
+    "class_drift": "What the class word changes",
+    "neighbour_drift": "Things like it",
+    "unrelated_drift": "Other things",
+}
 _ORDER = ("text", "te", "down", "mid", "up")  # from the text to the picture
 
 Facts = Mapping[str, Any]
@@ -99,7 +106,23 @@ def result(facts: Facts) -> str:
         else f"differs by {100 * difference:.2g} % of the adapter's change",
         *(note.rstrip(".") for note in facts.get("notes", ())),
     ]
-    return render("adapters.html", "result", "; ".join(filter(None, parts)), facts["works"])
+    what = "; ".join(filter(None, parts))
+    return render("adapters.html", "result", what, facts["works"], _measured(facts))
+
+
+def _measured(facts: Facts) -> list[tuple[str, str]]:
+    """What a repair measured, as rows of a table."""
+    if "before" in facts:
+        before, after = facts["before"], facts["after"]
+        return [
+            (title, f"{before[name]:.3f} → {after[name]:.3f}")
+            for name, title in _METERS.items()
+            if before.get(name) is not None and after.get(name) is not None
+        ]
+    return [
+        (f"{way}{', as it is written' if way == facts['best'] else ''}", f"{share:.0%} kept")
+        for way, share in facts.get("shares", {}).items()
+    ]
 
 
 def _part(name: str) -> str:

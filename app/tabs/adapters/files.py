@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from filecmp import cmp
 from functools import lru_cache
@@ -13,9 +13,11 @@ from typing import Any
 
 from gradio.utils import get_upload_folder
 
-from app import client
+from app import client, jobs
 from app.files import Upload, disk_trouble, slug
+from app.tabs.images.imagesets import find_set
 from trainer import places
+from trainer.config.file import ConfigError, read_config
 from trainer.data.names import display_name
 from trainer.errors import UserError
 from trainer.runs.atomic import replacing
@@ -25,6 +27,8 @@ SUFFIX = ".safetensors"
 LARGEST = 4_000_000_000
 SECONDS = 180.0
 """How long the worker may take for one file."""
+MEASURING_SECONDS = 7200.0
+"""How long it may measure an adapter: large base models on old cards take their time."""
 
 _PREFIX = "file/"
 
@@ -181,12 +185,19 @@ def convert(choice: ListedAdapter, layout: str, precision: str) -> tuple[ListedA
     return _make("adapter.convert", arguments, f"{choice.title} {layout} {precision}")
 
 
-def resize(choice: ListedAdapter, rank: int | None, share: float) -> tuple[ListedAdapter, Any]:
-    """Smaller ranks: at most ``rank``, or what keeps ``share`` of each layer.
+def resize(
+    choice: ListedAdapter, rank: int | None, share: float, images: str = "", keep: float = 0.0
+) -> tuple[ListedAdapter, Any]:
+    """Smaller ranks: at most ``rank``, or what keeps ``share`` of each layer; or, where ``keep`` is
+    given, what keeps that share of the likeness to an image set.
 
     Raises:
         UserError: as `convert`.
     """
+    if keep:
+        goal = {"keep_likeness": keep, "images": _images(choice, images), "file": _path(choice)}
+        name = f"{choice.title} small"
+        return _make("adapter.resize", goal, name, MEASURING_SECONDS)
     goal: dict[str, object] = {"rank": rank} if rank else {"energy": share}
     name = f"{choice.title} rank {rank}" if rank else f"{choice.title} {100 * share:.0f} percent"
     return _make("adapter.resize", {"file": _path(choice), **goal}, name)
@@ -207,10 +218,79 @@ def merge(
     return _make("adapter.merge", {"files": files, "rank": rank}, name)
 
 
-def _make(verb: str, arguments: dict[str, object], name: str) -> tuple[ListedAdapter, Any]:
+def tune(
+    choice: ListedAdapter, images: str, trigger: str, class_word: str, only: str
+) -> tuple[ListedAdapter, Any]:
+    """Other strengths of its blocks, as measured on pictures; or one half of it alone.
+
+    Args:
+        images: id of an image set; of a run's adapter its own unless given.
+        only: ``subject`` or ``style``; "" for all of it.
+
+    Raises:
+        UserError: as `convert`.
+    """
+    known = {"trigger": trigger.strip(), "class_word": class_word.strip(), "only": only}
+    arguments: dict[str, object] = {name: value or None for name, value in known.items()}
+    arguments |= {"file": _path(choice), "images": _images(choice, images)}
+    name = f"{choice.title} {only or 'tuned'}"
+    return _make("adapter.tune", arguments, name, MEASURING_SECONDS)
+
+
+def together(chosen: Sequence[ListedAdapter]) -> tuple[ListedAdapter, Any]:
+    """Adapters of runs in one file that keeps most of each, as measured on their image sets.
+
+    Raises:
+        UserError: fewer than two, a file that no run here made, or as `convert`.
+    """
+    if len(chosen) < 2:
+        raise UserError("A merge needs two adapters.", "Choose at least one more.")
+    images = [_images(choice, "") for choice in chosen]
+    missing = [choice.title for choice, found in zip(chosen, images, strict=True) if not found]
+    if missing:
+        raise UserError(
+            f"It is not known here which pictures {', '.join(missing)} was trained on.",
+            "Measured merges are made of adapters that were trained here; Merge takes all.",
+        )
+    name = " with ".join(choice.title for choice in chosen)
+    arguments = {"files": [_path(choice) for choice in chosen], "images": images}
+    return _make("adapter.together", arguments, name, MEASURING_SECONDS)
+
+
+def _images(choice: ListedAdapter, set_id: str) -> str | None:
+    """The folder of an image set; unless one is chosen, that of the run that made the adapter."""
+    if set_id:
+        return str(find_set(places.DATASETS, set_id).path.resolve())
+    if not choice.run:
+        return None
+    try:
+        path = read_config(jobs.run_folder(choice.run).config).images.path
+    except ConfigError:
+        return None
+    return str(path.resolve()) if path != Path() else None
+
+
+def _make(
+    verb: str, arguments: dict[str, object], name: str, seconds: float = SECONDS
+) -> tuple[ListedAdapter, Any]:
     path = free_path(name)
-    answer = client.call(verb, {**arguments, "out": str(path.resolve())}, SECONDS)
+    answer = client.call(verb, {**arguments, "out": str(path.resolve())}, seconds)
     return find_adapter(f"{_PREFIX}{path.name}"), answer
+
+
+def board_of(answer: Mapping[str, Any]) -> str:
+    """A copy of a repair's board where Gradio may serve it from; "" where there is none.
+
+    Raises:
+        UserError: there is no room.
+    """
+    if "board" not in answer:
+        return ""
+    path = Path(answer["board"])
+    with disk_trouble():
+        folder = Path(get_upload_folder()) / "boards" / secrets.token_hex(8)
+        folder.mkdir(parents=True)
+        return str(shutil.copy2(path, folder / path.name))
 
 
 def download(choice: ListedAdapter) -> Path:

@@ -16,6 +16,7 @@ from app.render import refused
 from app.shared import PRIVATE, QUIET, Shared, elem, for_scripts, go, says_errors
 from app.tabs.adapters import facts, files
 from app.tabs.adapters.files import ListedAdapter, find_adapter, list_adapters
+from app.tabs.images.imagesets import set_choices
 from trainer.errors import UserError
 
 Updates = dict[Block, object]
@@ -75,6 +76,9 @@ class Desk:
                     interactive=False, elem_id=_id("file"), **hidden,
                 )  # fmt: skip
         self.made = gr.HTML(elem_id=_id("made"))
+        self.board = gr.Image(
+            label="Before and after", interactive=False, visible=False, elem_id=_id("board")
+        )
         with gr.Column(elem_id=_id("desk"), **hidden) as self.column:
             with gr.Row(equal_height=False):
                 with gr.Column(scale=2, min_width=320):
@@ -84,6 +88,7 @@ class Desk:
             self._lay_out_convert()
             self._lay_out_resize()
             self._lay_out_merge()
+            self._lay_out_tune()
             with gr.Accordion("What the file says of itself", open=False, elem_id=_id("more")):
                 self.metadata = gr.HTML(elem_id=_id("metadata"))
 
@@ -91,12 +96,12 @@ class Desk:
     def shown(self) -> list[Block]:
         """What tells of the chosen adapter, and the lists that it stands in."""
         shown: list[Block] = [self.facts, self.chart, self.proof, self.metadata, self.column]
-        return [*shown, self.file, self.made, self.use, self.download, *self.lists]
+        return [*shown, self.file, self.made, self.board, self.use, self.download, *self.lists]
 
     @property
     def lists(self) -> list[Component]:
         """What the list of adapters stands in."""
-        return [self.chosen, *self.others]
+        return [self.chosen, *self.others, self.images]
 
     def _lay_out_convert(self) -> None:
         layouts = {
@@ -125,6 +130,11 @@ class Desk:
                     0.5, 0.999, 0.99, step=0.001,
                     label="Share of each layer's change to keep", elem_id=_id("share"),
                 )  # fmt: skip
+            self.keep = gr.Slider(
+                0, 1, 0, step=0.01, label="Or share of its likeness to keep",
+                info="A rank for each layer, measured on the pictures chosen below; 0: as above.",
+                elem_id=_id("keep"),
+            )  # fmt: skip
             self.resize = gr.Button("Make a smaller one", elem_id=_id("resize"))
 
     def _lay_out_merge(self) -> None:
@@ -149,10 +159,40 @@ class Desk:
                 elem_id=_id("merge-rank"),
             )  # fmt: skip
             self.merge = gr.Button("Merge", elem_id=_id("merge"))
+            self.together = gr.Button(
+                "Measure, and merge so that each keeps most of its likeness",
+                elem_id=_id("together"),
+            )
+
+    def _lay_out_tune(self) -> None:
+        parts = {"all of it": "", "subject only (SDXL)": "subject", "style only (SDXL)": "style"}
+        with gr.Accordion("Repair by measurement", open=False, elem_id=_id("tune-fold")):
+            self.images = gr.Dropdown(
+                _sets(), value="", label="Pictures", elem_id=_id("images"),
+                info="Some of its subject. Best are those that it was not trained on.",
+            )  # fmt: skip
+            with gr.Row(equal_height=True):
+                self.trigger = gr.Textbox(
+                    label="Trigger word", info="Empty: what the file says.", max_length=60,
+                    elem_id=_id("trigger"),
+                )  # fmt: skip
+                self.class_word = gr.Textbox(
+                    label="Class word", info="Empty: what the file says.", max_length=60,
+                    elem_id=_id("class-word"),
+                )  # fmt: skip
+            self.only = gr.Radio([*parts.items()], value="", label="Keep", elem_id=_id("only"))
+            self.measured_by = [self.images, self.trigger, self.class_word, self.only]
+            self.tune = gr.Button(
+                "Choose the strength of each block so that it leaks least", elem_id=_id("tune")
+            )
 
 
 def _choices() -> list[tuple[str, str]]:
     return [(choice.title, choice.id) for choice in list_adapters()]
+
+
+def _sets() -> list[tuple[str, str]]:
+    return [("those of its run", ""), *set_choices()]
 
 
 def _others() -> list[tuple[str, str]]:
@@ -183,8 +223,18 @@ def _wire(desk: Desk, shared: Shared) -> None:
     def convert(chosen: str | None, layout: str, precision: str) -> Updates:
         return _new(desk, files.convert(find_adapter(chosen or ""), layout, precision))
 
-    def resize(chosen: str | None, rank: float | None, share: float) -> Updates:
-        return _new(desk, files.resize(find_adapter(chosen or ""), _rank(rank), share))
+    def resize(
+        chosen: str | None, rank: float | None, share: float, keep: float, images: str
+    ) -> Updates:
+        choice = find_adapter(chosen or "")
+        return _new(desk, files.resize(choice, _rank(rank), share, images, keep))
+
+    def tune(chosen: str | None, images: str, trigger: str, word: str, only: str) -> Updates:
+        choice = find_adapter(chosen or "")
+        return _new(desk, files.tune(choice, images, trigger, word, only))
+
+    def together(*ids: str | None) -> Updates:
+        return _new(desk, files.together([find_adapter(one) for one in ids if one]))
 
     def merge(chosen: str | None, rank: float | None, *rows: Any) -> Updates:
         ids, strengths = [chosen or "", *rows[:_MORE]], rows[_MORE:]
@@ -204,7 +254,9 @@ def _wire(desk: Desk, shared: Shared) -> None:
         (desk.chosen.input, choose, [desk.chosen]),
         (desk.drop.upload, bring, [desk.drop]),
         (desk.convert.click, convert, [desk.chosen, desk.layout, desk.precision]),
-        (desk.resize.click, resize, [desk.chosen, desk.rank, desk.share]),
+        (desk.resize.click, resize, [desk.chosen, desk.rank, desk.share, desk.keep, desk.images]),
+        (desk.tune.click, tune, [desk.chosen, *desk.measured_by]),
+        (desk.together.click, together, [desk.chosen, *desk.others]),
         (desk.merge.click, merge, merged),
         (desk.download.click, download, [desk.chosen]),
     ):
@@ -225,10 +277,13 @@ def _lists(desk: Desk, chosen: str | None) -> Updates:
     return {
         desk.chosen: gr.Dropdown(choices=known, value=value),
         **{one: gr.Dropdown(choices=_others()) for one in desk.others},
+        desk.images: gr.Dropdown(choices=_sets()),
     }
 
 
-def _show(desk: Desk, choice: ListedAdapter, made: str = "", listed: bool = False) -> Updates:
+def _show(
+    desk: Desk, choice: ListedAdapter, made: str = "", listed: bool = False, board: str = ""
+) -> Updates:
     """One adapter; `made` says how it came to be, and `listed` puts a new one into the lists."""
     found, verified = files.inspect(choice), files.verify(choice)
     return {
@@ -241,13 +296,15 @@ def _show(desk: Desk, choice: ListedAdapter, made: str = "", listed: bool = Fals
         desk.download: gr.Button(visible=True),
         desk.file: gr.File(value=None, visible=False),
         desk.made: made,
+        desk.board: gr.Image(value=board or None, visible=bool(board)),
         **(_lists(desk, choice.id) if listed else {}),
     }
 
 
 def _new(desk: Desk, made: tuple[ListedAdapter, facts.Facts]) -> Updates:
     choice, answer = made
-    return _show(desk, choice, facts.result(answer), listed=True)
+    board = files.board_of(answer)
+    return _show(desk, choice, facts.result(answer), listed=True, board=board)
 
 
 def _told_here(desk: Desk, handler: Callable[..., Updates]) -> Callable[..., Updates]:

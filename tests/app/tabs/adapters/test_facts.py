@@ -92,3 +92,14 @@ def test_a_tools_verdict(matched: int, works: bool, said: str) -> None:
 def test_what_became_of_it(difference: float, said: str) -> None:
     text = facts.result(RESULT | {"difference": difference, "works": "works in ComfyUI"})
     assert said in text and "3 layers of rank 4 to 8" in text and "It works in ComfyUI." in text
+
+
+def test_what_a_repair_measured() -> None:
+    made = RESULT | {"difference": 0.0, "works": "works"}
+    meters = {"likeness": 0.5, "class_drift": 0.1, "neighbour_drift": None}
+    tuned = made | {"before": meters, "after": meters | {"class_drift": 0.04}}
+    words = harmless(facts.result(tuned)).text
+    assert "0.500 → 0.500" in words and "0.100 → 0.040" in words and "like it" not in words
+    joined = made | {"shares": {"addition": 0.5, "by block": 0.9}, "best": "by block"}
+    words = harmless(facts.result(joined)).text
+    assert "by block, as it is written" in words and "90%" in words

@@ -8,7 +8,15 @@ import pytest
 
 from app import client
 from app.files import Upload
-from app.tabs.adapters.files import find_adapter, list_adapters, take_in
+from app.tabs.adapters.files import (
+    board_of,
+    find_adapter,
+    list_adapters,
+    resize,
+    take_in,
+    together,
+    tune,
+)
 from tests.corpus.names import NAUGHTY
 from trainer import places
 from trainer.errors import UserError
@@ -72,3 +80,41 @@ def test_an_id_is_never_a_path(adapter_id: str, tmp_path: Path) -> None:
     brought(tmp_path, "a.safetensors")
     with pytest.raises(UserError):
         find_adapter(adapter_id)
+
+
+def test_what_a_repair_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are those that were chosen, or those of the run that made the adapter."""
+    monkeypatch.setattr(places, "DATASETS", tmp_path / "datasets")
+    (tmp_path / "datasets" / "cats").mkdir(parents=True)
+    run = tmp_path / "runs" / "own"
+    run.mkdir(parents=True)
+    (run / "config.toml").write_text('[images]\npath = "my-cats"\n')
+    (run / "adapter.safetensors").write_bytes(b"x")
+    asked: list[tuple[str, dict[str, object]]] = []
+
+    def call(verb: str, arguments: dict[str, object], timeout: float) -> dict[str, object]:
+        asked.append((verb, arguments))
+        Path(str(arguments["out"])).write_bytes(b"x")
+        return {}
+
+    own, cats = find_adapter("own"), str(tmp_path / "datasets" / "cats")
+    monkeypatch.setattr(client, "call", lambda *_: {})
+    other = find_adapter(brought(tmp_path, "cat.safetensors"))
+    monkeypatch.setattr(client, "call", call)
+    made, _ = tune(own, "", " zwx ", "", "style")
+    assert made.id == "file/own-style.safetensors"
+    tune(other, "cats", "", "", "")
+    resize(own, None, 0.9, "", 0.95)
+    together([own, own])
+    (_, first), (_, second), (_, third), (_, fourth) = asked
+    assert (first["trigger"], first["only"]) == ("zwx", "style")
+    assert [Path(str(one["images"])).name for one in (first, third)] == ["my-cats", "my-cats"]
+    assert (second["images"], second["trigger"], third["keep_likeness"]) == (cats, None, 0.95)
+    assert [verb for verb, _ in asked] == [f"adapter.{v}" for v in
+        ("tune", "tune", "resize", "together")]  # fmt: skip
+    assert len(fourth["images"]) == len(fourth["files"]) == 2  # pyright: ignore
+    with pytest.raises(UserError, match="not known here which pictures cat was"):
+        together([own, other])
+    (tmp_path / "b.board.png").write_bytes(b"png")
+    assert Path(board_of({"board": str(tmp_path / "b.board.png")})).read_bytes() == b"png"
+    assert board_of({}) == ""

@@ -1,0 +1,357 @@
+"""``adapter tune`` and ``adapter together``: adapters mended by what is measured on pictures."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from trainer.commands.adapter import Embeddings, File, Force, LeaveOut, Precision, Sidecars
+from trainer.commands.command import adapter_app, command, option
+from trainer.errors import UserError
+from trainer.places import shown
+
+if TYPE_CHECKING:
+    from trainer.commands.adapter_files import Output, Written
+    from trainer.data.cache import TensorCache
+    from trainer.evaluation.meters import MeterBench
+    from trainer.evaluation.repair import Together
+    from trainer.evaluation.target import Target
+    from trainer.events import Meters
+    from trainer.lora.adapter import Adapter
+    from trainer.memory.devices import Device
+    from trainer.models.base import BaseModel
+
+Images = Annotated[Path | None, option("DIR", "Pictures to measure likeness on.")]
+Trigger = Annotated[str | None, option("WORD", "Instead of what the file says.")]
+MeasuredOn = Annotated[
+    str | None,
+    option("NAME", "The base model to measure on; the one it was trained on (tiny-emoji)."),
+]
+NewFile = Annotated[Path | None, option("FILE", "The new file; beside the old one unless given.")]
+_SHOWN = ("likeness", "effect", "class_drift", "neighbour_drift", "unrelated_drift")
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """An adapter with other strengths in its blocks, before and after."""
+
+    strengths: Mapping[str, float]
+    before: "Meters"
+    after: "Meters"
+    board: Path
+    file: "Written"
+
+    def as_dict(self) -> dict[str, object]:
+        """For ``--json`` and for the page."""
+        from trainer.evaluation.assessment import finite, meters_json
+
+        return {
+            **self.file.as_dict(),
+            "strengths": dict(self.strengths),
+            "before": finite(meters_json(self.before)),
+            "after": finite(meters_json(self.after)),
+            "board": str(self.board),
+        }
+
+    def lines(self) -> list[str]:
+        """For people."""
+        from trainer.runs.meters import METERS
+
+        titles = {meter.name: meter.title for meter in METERS}
+        rows = [
+            f"  {titles.get(name, name.replace('_', ' ')):<20} {before:.3f} -> {after:.3f}"
+            for name in _SHOWN
+            if (before := getattr(self.before, name)) is not None
+            and (after := getattr(self.after, name)) is not None
+        ]
+        changed = [f"  {block:<42} {strength:g}" for block, strength in self.strengths.items()]
+        return [
+            "Before and after:", *rows, "Strength of each block:", *changed,
+            f"Board: {shown(self.board)}", *self.file.lines(),
+        ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What adapters do to each other, and the file that holds them all."""
+
+    names: tuple[str, ...]
+    found: "Together"
+    board: Path
+    file: "Written"
+
+    def as_dict(self) -> dict[str, object]:
+        """For ``--json`` and for the page."""
+        found = self.found
+        shares = {way: found.share(each) for way, each in found.merges.items()}
+        return {
+            **self.file.as_dict(),
+            "adapters": list(self.names),
+            "alone": found.alone,
+            "cross": found.cross,
+            "together": found.both,
+            "strengths": found.strengths,
+            "merges": found.merges,
+            "shares": shares,
+            "best": found.best,
+            "board": str(self.board),
+        }
+
+    def lines(self) -> list[str]:
+        """For people."""
+        found = self.found
+        lines = [
+            f"Pictures of {name}: likeness {found.alone[place]:.3f} with it alone, "
+            f"{found.both[place]:.3f} with all at strength 1; "
+            + ", ".join(
+                f"{found.cross[place][other]:.3f} with {one} alone"
+                for other, one in enumerate(self.names)
+                if other != place
+            )
+            for place, name in enumerate(self.names)
+        ]
+        pairs = zip(self.names, found.strengths, strict=True)
+        lines += [
+            f"Best strengths: {', '.join(f'{name} {strength:.2f}' for name, strength in pairs)}.",
+            "Of its likeness, the worse off keeps:",
+            *(f"  {way:<28} {found.share(each):.0%}" for way, each in found.merges.items()),
+            f"Written: {found.best}. Board: {shown(self.board)}",
+        ]
+        return [*lines, *self.file.lines()]
+
+
+@command("tune", "strengths of its blocks, chosen by measuring", group=adapter_app)
+def tune(
+    file: File,
+    *,
+    images: Images = None,
+    trigger: Trigger = None,
+    class_word: Trigger = None,
+    base: MeasuredOn = None,
+    keep: Annotated[float, option("SHARE", "Share of the likeness to keep (0.97).")] = 0.97,
+    only: Annotated[
+        Literal["subject", "style"] | None, option(None, "Of SDXL: this half of it alone.")
+    ] = None,
+    out: NewFile = None,
+    precision: Precision = None,
+    force: Force = False,
+    sidecars: Sidecars = False,
+    leave_out_unknown: LeaveOut = False,
+    embeddings: Embeddings = "keep",
+) -> Repaired:
+    """Write an adapter whose blocks have the strengths that leak least and keep the likeness.
+
+    Raises:
+        UserError: it can't be read or measured, nothing does better, or the output exists.
+    """
+    from trainer.commands.adapter_files import Output, Source, write
+    from trainer.evaluation import repair
+    from trainer.evaluation.board import board_rows
+    from trainer.evaluation.target import load_target
+
+    check_share("--keep", keep)
+    out = out or file.with_name(f"{file.stem}-{only or 'tuned'}.safetensors")
+    output = Output(out, precision, force, sidecars).checked([file])
+    board = _new_board(out, force)
+    adapter = Source(leave_out_unknown, embeddings).read(file)
+    target = target_of(file, images, trigger, class_word, base)
+    model, target, device, cache = load_target(target)
+    plain = plain_of(adapter, model)
+    bench = measuring_bench(model, [target], device, cache)
+    found = repair.only(bench, plain, only) if only else repair.tune(bench, plain, keep)
+    note = {"rarebit.tuned": json.dumps(found.strengths)}
+    result = replace(found.adapter, metadata={**adapter.metadata, **note})
+    written = write(result, result, output, file)
+    states = {"base model": (), "before": (adapter,), "after": (written.adapter,)}
+    _draw(bench, target, states, board_rows(bench.prompts[0]), board)
+    return Repaired(found.strengths, found.before, found.after, board, written)
+
+
+@command("together", "what adapters do to each other, and one of them all", group=adapter_app)
+def together(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE")],
+    *,
+    images: Annotated[
+        list[Path] | None, option("DIR", "Pictures of each adapter, in their order.")
+    ] = None,
+    trigger: Annotated[list[str] | None, option("WORD", "Of each adapter, in their order.")] = None,
+    class_word: Annotated[
+        list[str] | None, option("WORD", "Of each adapter, in their order.")
+    ] = None,
+    base: MeasuredOn = None,
+    out: NewFile = None,
+    precision: Precision = None,
+    force: Force = False,
+    sidecars: Sidecars = False,
+    leave_out_unknown: LeaveOut = False,
+    embeddings: Embeddings = "keep",
+) -> Joined:
+    """Measure adapters beside each other, and write the one that keeps most of each.
+
+    Raises:
+        UserError: fewer than two, one can't be read or measured, or the output exists.
+    """
+    from trainer.commands.adapter_files import Output, Source, write
+    from trainer.config.resolve import resolve
+    from trainer.evaluation import repair
+    from trainer.evaluation.target import load_target
+    from trainer.training.checkpoints import adapter_label
+
+    count = len(files)
+    if count < 2:
+        raise UserError("Two adapters are needed.", "Name at least one more.")
+    given = {"--images": images, "--trigger": trigger, "--class-word": class_word}
+    wrong = [
+        f"{name} {len(some)} times" for name, some in given.items() if some and len(some) != count
+    ]
+    if wrong:
+        raise UserError(
+            f"There are {count} adapters, and {' and '.join(wrong)}.", "Give each once an adapter."
+        )
+    labels = [adapter_label(file) for file in files]
+    names = tuple(
+        label if labels.count(label) == 1 else f"{label} {number}"
+        for number, label in enumerate(labels, 1)
+    )
+    out = out or files[0].with_name(f"{' and '.join(names)}.safetensors")
+    output = Output(out, precision, force, sidecars).checked(files)
+    board = _new_board(out, force)
+    source = Source(leave_out_unknown, embeddings)
+    adapters = [source.read(file) for file in files]
+    targets = [
+        target_of(
+            file,
+            images[place] if images else None,
+            trigger[place] if trigger else None,
+            class_word[place] if class_word else None,
+            base,
+        )
+        for place, file in enumerate(files)
+    ]
+    model, first, device, cache = load_target(targets[0])
+    plain = [plain_of(one, model) for one in adapters]
+    others = [replace(one, config=resolve(one.config, model)) for one in targets[1:]]
+    bench = measuring_bench(model, [first, *others], device, cache)
+    if len(bench.concepts) != count:
+        raise UserError("Each adapter may have one trigger word here.", "Name it with --trigger.")
+    found = repair.put_together(bench, plain, names)
+    written = write(found.merged, found.merged, output, files[0])
+    states = {name: (one,) for name, one in zip(names, adapters, strict=True)}
+    states |= {"all of them": tuple(adapters), "the new file": (written.adapter,)}
+    rows = {name: sets.trigger[0] for name, sets in zip(names, bench.prompts, strict=True)}
+    _draw(bench, first, states, rows, board)
+    return Joined(names, found, board, written)
+
+
+def keep_likeness_of(
+    file: Path,
+    adapter: "Adapter",
+    share: float,
+    output: "Output",
+    measured_by: tuple[Path | None, str | None, str | None, str | None],
+) -> "Written":
+    """Write an adapter with the ranks that keep a share of its likeness.
+
+    Args:
+        measured_by: pictures, trigger word, class word and base model, each if it is given.
+
+    Raises:
+        UserError: as `tune`.
+    """
+    from trainer.commands.adapter_files import write
+    from trainer.evaluation import repair
+    from trainer.evaluation.target import load_target
+
+    check_share("--keep-likeness", share)
+    model, target, device, cache = load_target(target_of(file, *measured_by))
+    plain = plain_of(adapter, model)
+    bench = measuring_bench(model, [target], device, cache)
+    result, before, after = repair.smallest(bench, plain, share)
+    written = write(plain, result, output, file)
+    sizes = " to ".join(f"{path.stat().st_size / 1e6:.2g} MB" for path in (file, output.path))
+    notes = (f"Likeness {before:.3f} to {after:.3f}, file {sizes}.",)
+    return replace(written, notes=notes)
+
+
+def target_of(
+    file: Path, images: Path | None, trigger: str | None, class_word: str | None, base: str | None
+) -> "Target":
+    """What an adapter file is measured by.
+
+    Raises:
+        UserError: no trigger word is known, or there are no pictures.
+    """
+    from trainer.config.concepts import concepts_of
+    from trainer.evaluation.target import find_target
+
+    given = {"base": base, "trigger": trigger, "class_word": class_word}
+    of_run = file.name == "adapter.safetensors" and (file.parent / "config.toml").is_file()
+    target = find_target(file.parent if of_run else file, **given, images=images)
+    for concept in concepts_of(target.config):
+        if concept.path == Path() or not concept.path.exists():
+            where = f" {concept.path} is not there." if concept.path != Path() else ""
+            raise UserError(
+                f"Likeness of {file} is measured on pictures.{where}",
+                "Give some of its subject with --images DIR; those that it was not trained on are "
+                "best.",
+            )
+    return target
+
+
+def measuring_bench(
+    base: "BaseModel", targets: "Sequence[Target]", device: "Device", cache: "TensorCache"
+) -> "MeterBench":
+    """The meters of targets that have pictures."""
+    from trainer.evaluation.target import bench_of
+
+    return bench_of(base, targets, device, cache, [])
+
+
+def plain_of(adapter: "Adapter", base: "BaseModel") -> "Adapter":
+    """An adapter of pairs of matrices; others as nearly as makes no difference to pictures.
+
+    Raises:
+        UserError: it does not fit the base model.
+    """
+    from trainer.lora.editing import approximate
+    from trainer.lora.loading import check_fit
+
+    check_fit(base, adapter)
+    return adapter if adapter.is_plain else approximate(base, adapter, energy=0.9999).adapter
+
+
+def check_share(name: str, share: float) -> None:
+    """Refuses what is no share of a likeness to keep.
+
+    Raises:
+        UserError: naming the option.
+    """
+    if not 0 < share <= 1:
+        raise UserError(f"{name} can't be {share:g}.", "0.97 keeps 97 % of the likeness.")
+
+
+def _new_board(out: Path, force: bool) -> Path:
+    board = out.with_suffix(".board.png")
+    if board.exists() and not force:
+        raise UserError(f"{board} exists already.", "--force replaces it.")
+    return board
+
+
+def _draw(
+    bench: "MeterBench",
+    target: "Target",
+    states: "Mapping[str, tuple[Adapter, ...]]",
+    rows: Mapping[str, str],
+    board: Path,
+) -> None:
+    """A board with a column for each state of the adapters, and a row for each prompt."""
+    from trainer.evaluation.board import BoardCell, draw_cells
+    from trainer.evaluation.repair import switching
+
+    cells = [BoardCell(row, state, prompt) for state in states for row, prompt in rows.items()]
+    side = target.config.images.resolution or bench.base.default_resolution
+    with switching(bench.base, states) as put_on:
+        draw_cells(bench.base, cells, put_on, bench.device, board, count=2, side=side)
