@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 # Pages whose commands are tried; those of adapter files are in tests/trainer/commands.
 GUIDE = ("command-line", "first-adapter", "images", "trigger-words", "generating", "measuring",
-         "speed-and-memory", "coming-from-kohya")  # fmt: skip
+         "speed-and-memory", "coming-from-kohya", "captioning")  # fmt: skip
 PAGES = ("README.md", *(f"docs/{name}.md" for name in GUIDE))
 RUN = {"generate", "resume", "check-images", "trigger"}  # the others have tests of their own
 
