@@ -12,7 +12,6 @@ from trainer.captioning.candidates import STYLES, class_candidates
 from trainer.captioning.classifier import BaseClassifier, Seen
 from trainer.captioning.wording import Wording
 from trainer.memory.devices import choose_device
-from trainer.models.base import BaseModel
 from trainer.models.load import load_base
 from trainer.triggers.lab import open_lab
 
@@ -46,11 +45,6 @@ class BaseCaptioner:
         )
         self._seen: dict[str, Seen] = {}
 
-    @property
-    def base(self) -> BaseModel:
-        """The base model."""
-        return self.classifier.base
-
     def caption(self, name: str, picture: Image.Image, wording: Wording) -> str:
         """The words for one picture by itself."""
         seen = self.classifier.look(picture, wording.class_word)
@@ -58,9 +52,10 @@ class BaseCaptioner:
         return seen.caption(wording.purpose, wording.class_word)
 
     def settle(self, captions: dict[str, str], wording: Wording) -> dict[str, str]:
-        """One class word and one style for all, where the pictures are of one thing or person.
+        """One class word for all and no style, where the pictures are of one thing or person.
 
         The word with the largest gain over all pictures wins: what each of them shows is noise.
+        The style is what all of them share, and is left to the trigger.
         """
         if wording.purpose == "style":
             return captions
@@ -68,15 +63,13 @@ class BaseCaptioner:
         gains = Counter[str]()
         for one in seen.values():
             gains.update({word: max(0.0, gain) for word, gain in one.things.items()})
-        styles = Counter(one.style for one in seen.values())
         word = wording.class_word or next((word for word, _ in gains.most_common(1)), "")
         if word and not wording.class_word:
             self.title += (
                 f", which takes the subject for “{word}”: give the class word to correct it"
             )
-        style = next((style for style, _ in styles.most_common(1)), "")
         return {
-            name: replace(one, style=style).caption(wording.purpose, word)
+            name: replace(one, style="").caption(wording.purpose, word)
             for name, one in seen.items()
         }
 

@@ -113,9 +113,9 @@ def test_settling_on_one_class_word(captioner: BaseCaptioner) -> None:
     }
     names = dict.fromkeys("abc", "")
     assert captioner.settle(names, Wording()) == {
-        "a": "flat emoji of a fish, red background",
-        "b": "flat emoji of a fish",
-        "c": "flat emoji of a fish",
+        "a": "a fish, red background",
+        "b": "a fish",
+        "c": "a fish",
     }
     assert "takes the subject for “fish”" in captioner.title
     style = {"a": "x"}
