@@ -31,7 +31,7 @@ MAX_JSON_BYTES = 8_000_000
 _MAX_LINE = 1_000_000
 """Characters of a line of JSON: the same."""
 _MAX_ROWS = 300_000  # of a set of at most 100,000 pictures
-_MAX_ROW_FINDINGS = 20
+_NAMES = "\0"  # stands for the names of the rows with one fault: no name has it
 _MOST_FOLDERS = 20
 """That a picture is looked for in, where a table's name has more in front."""
 _LOOKED_AT = 200
@@ -155,22 +155,24 @@ def _take_rows(
     texts: dict[str, str],
     contents: FolderContents,
 ) -> None:
-    unusable = joined = 0
+    joined = 0
+    unusable: dict[str, list[tuple[int, str]]] = {}  # lines and names by what is wrong
     for number, row in enumerate(table.rows()):
         if number == _MAX_ROWS:
             raise ValueError(f"it has more than {_MAX_ROWS:,} rows")
-        reason = row.problem
+        reason, shown = row.problem, ""
         if not reason:
             name, text, mended = _cells(row, table, name_column, text_column)
             joined += mended
-            reason = _take(name, text, text_column, table, file, index, texts)
+            reason, shown = _take(name, text, text_column, table, file, index, texts)
         if reason:
-            unusable += 1
-            if unusable <= _MAX_ROW_FINDINGS:
-                contents.doubt(file.name, "warning", f"Line {row.line} is not used: {reason}.")
-    if unusable > _MAX_ROW_FINDINGS:
-        message = f"{unusable - _MAX_ROW_FINDINGS} more rows cannot be used for the like reasons."
-        contents.doubt(file.name, "warning", message)
+            unusable.setdefault(reason, []).append((row.line, shown))
+    for reason, rows in unusable.items():
+        which = f"Line {rows[0][0]} is"
+        if len(rows) > 1:
+            which = f"{len(rows):,} lines ({list_names([str(line) for line, _ in rows])}) are"
+        why = reason.replace(_NAMES, list_names([name for _, name in rows]))
+        contents.doubt(file.name, "warning", f"{which} not used: {why}.")
     if joined:
         message = (
             f"{joined} rows have more commas than columns, as texts with commas that are not in "
@@ -206,34 +208,34 @@ def _take(
     file: FoundFile,
     index: PictureIndex,
     texts: dict[str, str],
-) -> str:
-    """Gives a row's caption to its picture; or a reason why not."""
+) -> tuple[str, str]:
+    """Gives a row's caption to its picture; or a reason why not, and the name in it."""
     if not isinstance(file_name, str) or not file_name.strip():
-        return "it has no file_name"
+        return "no file_name is there", ""
     caption = caption_of(text, column)
     if caption is None:
-        return "its text is not in quotes"
+        return "the text is not in quotes", ""
     if len(file_name) > MAX_NAME:
-        return "its file_name is longer than any path"
+        return "the file_name is longer than any path", ""
     given = file_name.strip().replace("\\", "/")
     shown = display_name(given)
     found = find_named(given, file, index)
     if found is None:
         found = index.across("", posixpath.basename(given)) if table.loose else None
     if found is None:
-        return f"{shown} lies outside the set"
+        return f"{_NAMES} lies outside the set", shown
     if not found:
-        return f"there is no picture {shown}"
+        return f"there is no picture {_NAMES}", shown
     if not in_one_folder(found):
         names = list_names([picture.shown for picture in found])
-        return f"{shown} may be any of {names}"
+        return f"{shown} may be any of {names}", ""
     if table.delimiter and isinstance(text, str) and _swallows_rows(text, table, file, index):
-        return "a quote that is not closed takes in the rows after it"
+        return "a quote that is not closed takes in the rows after it", ""
     if found[0].name in texts:
-        return f"{shown} has a row already"
+        return f"{_NAMES} has a row already", shown
     if caption:
         texts.update((picture.name, caption) for picture in found)
-    return ""
+    return "", ""
 
 
 def find_named(given: str, table: FoundFile, index: PictureIndex) -> list[FoundFile] | None:
@@ -358,7 +360,7 @@ def _json_lines(text: str) -> Iterator[_Row]:
     # Not splitlines(): a JSON string may hold other line separators as they are.
     for number, line in enumerate(io.StringIO(text, newline="\n"), start=1):
         if len(line) > _MAX_LINE:
-            yield _Row(number, problem=f"it has more than {_MAX_LINE:,} characters")
+            yield _Row(number, problem=f"more than {_MAX_LINE:,} characters")
         elif line.strip():
             try:
                 row = json.loads(line)
@@ -367,7 +369,7 @@ def _json_lines(text: str) -> Iterator[_Row]:
             if is_table(row):
                 yield _Row(number, row)
             else:
-                yield _Row(number, problem="it is no JSON object in braces")
+                yield _Row(number, problem="no JSON object in braces")
 
 
 def _open_json(text: str, file: FoundFile, index: PictureIndex) -> _Table | None:

@@ -140,14 +140,29 @@ def test_a_bad_table_is_named(content: str, reason: str, tmp_path: Path) -> None
 def test_short_rows_are_no_rows(tmp_path: Path) -> None:
     image_set = scan(tmp_path, {"metadata.csv": "text,file_name\nlonely\nx,a.png\n"})
     assert captions_of(image_set)["a.png"] == "x"
-    assert about(image_set, "metadata.csv", "Line 2 is not used: it has no file_name")
+    assert about(image_set, "metadata.csv", "Line 2 is not used: no file_name is there")
 
 
-def test_many_bad_rows_are_cut_short(tmp_path: Path) -> None:
-    image_set = scan(tmp_path, {"metadata.jsonl": "x\n" * 5000})
-    findings = about(image_set, "metadata.jsonl")
-    assert len(findings) == 21
-    assert "4980 more rows" in findings[-1].message
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        (
+            "metadata.jsonl",
+            "x\n" * 5000,
+            "5,000 lines (1, 2, 3 and 4997 more) are not used: no JSON object in braces.",
+        ),
+        (
+            "metadata.csv",
+            "file_name,text\na.png,x\n" + "".join(f"gone{n}.png,y\n" for n in range(30)),
+            "30 lines (3, 4, 5 and 27 more) are not used: there is no picture gone0.png, "
+            "gone1.png, gone2.png and 27 more.",
+        ),
+    ],
+)
+def test_bad_rows_of_one_kind_are_one_warning(
+    file: str, content: str, said: str, tmp_path: Path
+) -> None:
+    assert [one.message for one in about(scan(tmp_path, {file: content}), file)] == [said]
 
 
 def test_a_huge_table_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
