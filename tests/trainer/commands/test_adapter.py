@@ -221,7 +221,10 @@ def test_force_replaces_but_never_what_is_read(
         (["inspect", "nowhere.safetensors"], "is not a file"),
         (["convert", "cat.safetensors", "--out", "a.ckpt"], "does not end in .safetensors"),
         (["resize", "cat.safetensors", "--out", "a.safetensors", "--rank", "0"], "can't be 0"),
-        (["resize", "cat.safetensors", "--out", "a.safetensors"], "--rank and --energy"),
+        (
+            ["resize", "cat.safetensors", "--out", "a.safetensors"],
+            "--rank, --energy and --keep-likeness",
+        ),
         (["merge", "cat.safetensors:nan", "--out", "a.safetensors"], "can't be nan"),
         (["merge", "cat.safetensors", "--base", "my-base", "--out", "my-base"], "exists already"),
         (
