@@ -260,6 +260,7 @@ print("STATUS", asked("https://7.proxy.example"), asked("https://another.example
 page.terminate()
 page.wait()
 """
+    (tmp_path / "rarebit").symlink_to(PROJECT)  # as a cell of a fresh session has cloned it
     script = tmp_path / "cells.py"
     script.write_text("\n\n".join([*notebook_cells(), check]), encoding="utf-8")
     path = os.pathsep.join([str(tmp_path), str(PROJECT)])
