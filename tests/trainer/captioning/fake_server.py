@@ -45,7 +45,7 @@ def serving(fake: Fake) -> Iterator[Fake]:
     """The server on a free port, until the block ends."""
 
     class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:
             """Says nothing."""
 
         def do_POST(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -42,8 +43,8 @@ TEMPLATE = (
 )
 
 
-def tokenizer(*more: str) -> AutoTokenizer:
-    found = AutoTokenizer.from_pretrained(PROJECT / "models" / "clip-tokenizer")
+def tokenizer(*more: str) -> Any:
+    found: Any = AutoTokenizer.from_pretrained(PROJECT / "models" / "clip-tokenizer")
     found.add_tokens(list(more), special_tokens=True)
     return found
 
@@ -63,9 +64,11 @@ def make_blip(folder: Path) -> Path:
 def make_llava(folder: Path) -> Path:
     words = tokenizer("<image>")
     image = words.convert_tokens_to_ids("<image>")
-    text = LlamaConfig(**SMALL, vocab_size=len(words), num_key_value_heads=2)
+    small: dict[str, Any] = SMALL
+    vision: dict[str, Any] = VISION
+    text = LlamaConfig(**small, vocab_size=len(words), num_key_value_heads=2)
     config = LlavaConfig(
-        vision_config=CLIPVisionConfig(**VISION), text_config=text, image_token_index=image
+        vision_config=CLIPVisionConfig(**vision), text_config=text, image_token_index=image
     )
     LlavaForConditionalGeneration(config).save_pretrained(folder)
     size = {"height": 28, "width": 28}

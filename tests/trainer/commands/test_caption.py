@@ -14,7 +14,7 @@ from trainer.captioning.sets import CANCELLED, caption_set
 from trainer.captioning.wording import Wording
 from trainer.commands.caption import propose
 from trainer.commands.cli import main
-from trainer.errors import UserError
+from trainer.errors import Code, UserError
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_mistakes(
 
 
 @pytest.mark.parametrize("code", [CANCELLED, "device_busy"])
-def test_what_was_done_before_the_end_is_kept(code: str, folder: Path) -> None:
+def test_what_was_done_before_the_end_is_kept(code: Code, folder: Path) -> None:
     def progress(done: int, total: int, what: str) -> None:
         if done:
             raise UserError("ended", code=code)

@@ -45,7 +45,8 @@ class Room:
     ) -> Any:
         """The last answer of the button, with all updates before it."""
         request, picture = Mock(session_hash="s"), "1.png"
-        steps = self.room.propose(request, name, picture, self.session, "tiny-emoji", *form, which)
+        propose: Any = self.room.propose  # whose form is a tuple of this length
+        steps = propose(request, name, picture, self.session, "tiny-emoji", *form, which)
         together: dict[Any, Any] = {}
         for step in steps:
             together |= step
@@ -144,9 +145,10 @@ def test_one_click_takes_out_what_nearly_all_have(room: Room, mine: str) -> None
     for name, text in zip(room.captions(mine), ["sea", "hill", "sky", "wood"], strict=True):
         now = room.captions(mine)[name]
         save_caption(folder, name, f"a shiny car, {text}", version_of(now))
-    checked = room.room.check_words(mine, "tiny-emoji", "thing")
+    checked: dict[Any, Any] = dict(room.room.check_words(mine, "tiny-emoji", "thing"))
     assert "shiny" in checked[room.parts.word_report]
-    proposed = room.room.take_out(checked[room.parts.proposed])[room.parts.proposed]
+    taken: dict[Any, Any] = dict(room.room.take_out(checked[room.parts.proposed]))
+    proposed = taken[room.parts.proposed]
     room.room.write(mine, "", room.session, "tiny-emoji", proposed)
     assert sorted(room.captions(mine).values()) == [
         f"a car, {x}" for x in ("hill", "sea", "sky", "wood")
