@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import filelock
 import psutil
@@ -40,15 +39,12 @@ from trainer.runs.status import (
     read_status,
     write_status,
 )
-from trainer.runs.wishes import Wish, wish_for
 from trainer.system import CREATION_FLAGS, NEW_SESSION, ask_to_stop
 from trainer.text import counted
 
 ServiceProcess = subprocess.Popen[str]
 
 QUEUED, UNSTARTED = "queued", "unstarted"
-WORKING = ("training", "paused", "previewing", "measuring")
-"""Phases of a run that heeds what is asked of it."""
 FRESH = 1.0  # seconds for which what was read of the runs is good enough for everyone
 _LOG = "worker.log"  # what the worker prints, in the run's folder
 _stopping: set[tuple[str, int]] = set()  # (run, pid) that were asked to stop
@@ -253,18 +249,6 @@ def stop(name: str) -> None:
             raise UserError(f"{name} is not running.", "There is nothing to stop.")
         _stopping.add((name, status.pid))
         ask_to_stop(status.pid, run.stop_request)
-
-
-def ask(name: str, wish: Wish, values: dict[str, Any] | None = None) -> None:
-    """Asks something of a run that trains.
-
-    Raises:
-        UserError: there is no such run, or it does not train.
-    """
-    run = run_folder(name)
-    if info(run).phase not in WORKING:
-        raise UserError(f"{name} does not train now.", "Start or resume it first.")
-    wish_for(run, wish, values)
 
 
 def delete(name: str) -> None:

@@ -21,9 +21,11 @@ from trainer import places
 from trainer.config.file import format_config, with_values
 from trainer.errors import UserError
 from trainer.runs.layout import RunFolder
-from trainer.runs.wishes import is_wished, take_back
+from trainer.runs.wishes import Wish, is_wished, take_back, wish_for
 
 TICK = 2.0  # seconds
+_HEEDING = ("training", "paused", "previewing", "measuring")
+"""Phases of a run that heeds what is asked of it."""
 
 
 def build(shared: Shared) -> None:
@@ -134,7 +136,7 @@ def _buttons(found: RunView | None) -> dict[str, tuple[bool, str, bool]]:
     folder = RunFolder(places.RUNS / info.name)
     leave = "Take out of the queue" if info.phase == QUEUED else "Stop and save"
     changed, step = info.code == "images_changed", next_step.label(found)
-    heeds = info.phase in jobs.WORKING and info.alive and not info.stopping
+    heeds = info.phase in _HEEDING and info.alive and not info.stopping
     pauses, draws = is_wished(folder, "pause"), is_wished(folder, "draw")
     return {
         "stop": (info.alive or info.phase == QUEUED, leave, not info.stopping),
@@ -187,7 +189,7 @@ def _act(parts: RunParts, shared: Shared) -> None:
         "resume": jobs.resume,
         "anyway": partial(jobs.resume, accept_changes=True),
         "pause": _pause,
-        "preview": partial(jobs.ask, wish="draw"),
+        "preview": partial(ask, wish="draw"),
     }
     for key, job in jobs_of.items():
         buttons[key].click(_pressing(job), name, show, **QUIET)
@@ -224,13 +226,25 @@ def _pressing(job: Callable[[str], None]) -> Callable[[str], str]:
     return says_errors(press)
 
 
+def ask(name: str, wish: Wish, values: dict[str, Any] | None = None) -> None:
+    """Asks something of a run that trains.
+
+    Raises:
+        UserError: there is no such run, or it does not train.
+    """
+    run = jobs.run_folder(name)
+    if jobs.info(run).phase not in _HEEDING:
+        raise UserError(f"{name} does not train now.", "Start or resume it first.")
+    wish_for(run, wish, values)
+
+
 def _pause(name: str) -> None:
     """Or goes on where it is paused."""
     run = jobs.run_folder(name)
     if is_wished(run, "pause"):
         take_back(run, "pause")
     else:
-        jobs.ask(name, "pause")
+        ask(name, "pause")
 
 
 def _ask_previews(name: str) -> tuple[str, int, gr.Group]:
@@ -244,7 +258,7 @@ def _change_previews(name: str, prompts: str, count: float | None) -> tuple[gr.G
     changes = {"prompts": lines, "count": int(count or 0)}
     settings = {f"previews.{field}": value for field, value in changes.items()}
     with_values(next_step.readable(name), settings)  # refuses what is wrong, by its field's name
-    jobs.ask(name, "previews", changes)
+    ask(name, "previews", changes)
     return _hide(), name
 
 

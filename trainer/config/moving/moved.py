@@ -29,7 +29,7 @@ _SAME = {
 _UNKNOWN = "Not known here."
 
 
-class Row(NamedTuple):
+class TheirSetting(NamedTuple):
     """A line of a table; see above."""
 
     key: str
@@ -39,10 +39,10 @@ class Row(NamedTuple):
 
 
 @lru_cache(maxsize=3)
-def table(trainer: str) -> Mapping[str, Row]:
+def table(trainer: str) -> Mapping[str, TheirSetting]:
     """The settings of a trainer by name."""
     text = (Path(__file__).parent / f"{trainer}.tsv").read_text(encoding="utf-8")
-    rows = [Row(*line.split("\t")) for line in text.splitlines()[1:]]
+    rows = [TheirSetting(*line.split("\t")) for line in text.splitlines()[1:]]
     return {row.key: row for row in rows}
 
 
@@ -210,7 +210,7 @@ def move(theirs: Theirs, look: Look = lambda path: None) -> Moved:
     return _validated(moving)
 
 
-def _apply(moving: Moving, row: Row) -> None:
+def _apply(moving: Moving, row: TheirSetting) -> None:
     value = moving.theirs.values.get(row.key)
     given = value is not None and value != "" and value != []
     if not given:

@@ -210,7 +210,7 @@ def test_a_run_that_trains_is_paused_and_draws_when_asked() -> None:
         (True, "Draw previews now"),
         (True, "Other previews …"),
     ]
-    jobs.ask("ohwx", "draw")
+    tab.ask("ohwx", "draw")
     tab._pause("ohwx")
     tab._change_previews("ohwx", " a house \n\n", 3)
     assert wished_values(run, "previews") == {"prompts": ["a house"], "count": 3}
@@ -225,7 +225,7 @@ def test_a_run_that_trains_is_paused_and_draws_when_asked() -> None:
     now, _ = tab.moment(None, "", {})
     assert not any(now[key][0] for key in ("pause", "preview", "prompts"))
     with pytest.raises(UserError, match="does not train"):
-        jobs.ask("ohwx", "draw")
+        tab.ask("ohwx", "draw")
 
 
 # ------------------------------------------------------------------------------ saying
