@@ -151,7 +151,11 @@ class Bulk:
         if given and not all(0 <= share <= 1 for share in given):
             raise UserError("The middle of the crop lies outside the picture.", "Use 0 to 100.")
         set_focus(folder, picture, given)
-        return self.show_again(folder, picture, session, base)
+        updates = self.show_again(folder, picture, session, base)
+        p = self.parts
+        # The pictures beside each other do not change: those with a tag stay chosen.
+        same = (p.gallery, p.listed, p.tag) if folder.id == opened else ()
+        return {part: update for part, update in updates.items() if part not in same}
 
 
 def to_write(opened: str, picture: str, session: CaptionSession) -> tuple[SetFolder, str]:
