@@ -254,7 +254,7 @@ def owner_servers(path: Path | None = None) -> dict[str, Server]:
     """
     file = path or places.SERVERS
     try:
-        tree = tomlkit.parse(file.read_text("utf-8")).unwrap()
+        tree = tomlkit.parse(file.read_text(encoding="utf-8")).unwrap()
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeError, TOMLKitError) as error:

@@ -254,7 +254,7 @@ def _write(picture: Path | None, one: Proposal) -> str:
         return "It is the row of a table, which is not written to."
     path = picture.with_suffix(".txt")
     try:
-        there = clean_lines(path.read_text("utf-8", errors="replace"))
+        there = clean_lines(path.read_text(encoding="utf-8", errors="replace"))
     except FileNotFoundError:
         there = None
     if there is None and one.before:
