@@ -51,6 +51,8 @@ REASONS: dict[str, str] = {
     r"(?is)<(think|thinking|reasoning)>.*?(?:</\1>|\Z)": "an opening without an end takes the rest",
     r"(?m)^[ \t]{0,8}```.*$": "begins at a line's start, and ends at its end",
     r"(?P<run>.+)@(?P<step>\d{1,7})": "matched as a whole: one repeat",
+    r"(?:(?:down|up)_blocks\.\d+|mid_block)(?:\.attentions\.\d+)?": "over a layer's name; each run "
+    "of digits ends at a dot or the end",
 }
 
 

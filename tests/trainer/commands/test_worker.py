@@ -239,7 +239,7 @@ def test_adapter_verbs_answer_what_the_command_prints(tmp_path: Path, tiny_base:
     for wrong in ({"rank": "x"}, {"rank": 1, "unheard": 1}, {"layout": "kohya"}):
         with pytest.raises(UserError, match=r"rank|unheard|layout"):
             table["adapter.resize"]({"file": str(adapter), "out": "x", **wrong}, lambda *_: None)
-    with pytest.raises(UserError, match="--rank and --energy"):
+    with pytest.raises(UserError, match="--rank, --energy and --keep-likeness"):
         table["adapter.resize"]({"file": str(adapter), "out": "x"}, lambda *_: None)
 
 
