@@ -138,7 +138,8 @@ def test_malformed_headers_are_refused_quickly_in_little_memory(case: str, tmp_p
     path.write_bytes(content)
     started = time.process_time()
     assert reason in refusal(path).message
-    assert time.process_time() - started < 1.0
+    # CPU seconds, far more than a busy machine needs: looking at every pair takes minutes.
+    assert time.process_time() - started < 15.0
 
 
 @pytest.mark.parametrize(
