@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import tempfile
-import time
 import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -283,9 +282,7 @@ def test_the_scan_survives_what_is_no_picture(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "good.txt")
     (tmp_path / "zero.png").symlink_to("/dev/zero")
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
-    start = time.monotonic()
-    image_set = scan_image_set(tmp_path)
-    assert time.monotonic() - start < 2
+    image_set = scan_image_set(tmp_path)  # pytest's own limit ends one that waits or never ends
     assert [entry.name for entry in image_set.entries] == ["good.png"]
     for name, _, word in disguised():
         assert about(image_set, name, word)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +49,8 @@ def test_the_field_is_named_before_anything_is_built(
     folder = Path(shutil.copytree(tiny_base("sd1"), tmp_path / "base"))
     config = json.loads((folder / file).read_bytes())
     (folder / file).write_text(json.dumps({**config, **changes}))
-    started = time.process_time()
     with pytest.raises(UserError) as caught:
         identify(str(folder))
-    assert time.process_time() - started < 2
     assert str(folder / file) in caught.value.message
     assert "can't be right" in caught.value.message
     assert "\n" not in caught.value.message

@@ -7,7 +7,6 @@ import hashlib
 import json
 import shutil
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -187,10 +186,8 @@ def test_download_takes_what_is_needed_once(cache: Path, serving: list[str]) -> 
 
 
 def refusal() -> UserError:
-    started = time.monotonic()
     with pytest.raises(UserError) as caught:
         identify(NAME)
-    assert time.monotonic() - started < 5
     assert NAME in caught.value.message
     assert caught.value.hint
     return caught.value

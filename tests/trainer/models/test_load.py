@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +53,8 @@ def refusal(name: Path | str, **options: Any) -> str:
 
 
 @pytest.mark.parametrize("name", TINY_NAMES)
-def test_folders_load_whole_frozen_and_fast(name: TinyName, tiny_base: TinyBase) -> None:
-    started = time.process_time()
+def test_folders_load_whole_and_frozen(name: TinyName, tiny_base: TinyBase) -> None:
     base = load_base(str(tiny_base(name)))
-    assert time.process_time() - started < 2.0
     assert base.family.name == name.removesuffix("-v")
     assert base.prediction_type == ("v_prediction" if name == "sd2-v" else "epsilon")
     assert (base.vae_scale_factor, base.resolution_step, base.default_resolution) == (2, 16, 32)
