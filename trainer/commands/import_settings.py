@@ -1,6 +1,6 @@
 """``import``: settings of other trainers as a configuration of ours."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -84,6 +84,7 @@ def import_settings(
     theirs = as_theirs(
         [(str(file), read_text(file)) for file in files], partial(_read_named, files[0].parent)
     )
+    theirs.sets[:] = [replace(one, path=_placed(files[0].parent, one.path)) for one in theirs.sets]
     moved = move(theirs, count_pictures)
     if out is not None:
         write_config(out, moved.config)
@@ -96,6 +97,14 @@ def _read_named(folder: Path, name: str) -> str | None:
         if path.is_file():
             return read_text(path)
     return None
+
+
+def _placed(folder: Path, name: str) -> str:
+    """The whole path of a relative one, which leads from here or from beside their file, so that
+    the configuration can be trained from any folder; as it is where nothing is there."""
+    if not name or Path(name).is_absolute():
+        return name
+    return next((str(one.resolve()) for one in (Path(name), folder / name) if one.is_dir()), name)
 
 
 def count_pictures(path: Path) -> SetFacts | None:

@@ -398,6 +398,19 @@ def test_command_counts_writes_and_never_overwrites(tmp_path: Path) -> None:
         import_settings([file], out=out)
 
 
+def test_command_writes_where_relative_folders_are(tmp_path: Path) -> None:
+    """They lead from beside the file; what it writes is trained from any folder."""
+    for folder in ("img/5_ohwx cat", "reg/1_cat"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "1.png").write_bytes(b"")
+    settings = {"train_data_dir": "./img", "reg_data_dir": "./reg", "network_dim": 8}
+    (tmp_path / "k.json").write_text(json.dumps(settings))
+    config = import_settings([tmp_path / "k.json"]).moved.config
+    assert config.images.path == tmp_path / "img"
+    assert config.preservation.folder == str(tmp_path / "reg")
+    assert config.captions.class_word == "cat"
+
+
 def test_command_reads_the_dataset_file_that_is_named(tmp_path: Path) -> None:
     (tmp_path / "d.toml").write_text(DATASET)
     (tmp_path / "k.toml").write_text('network_dim = 8\ndataset_config = "d.toml"\n')
