@@ -44,7 +44,8 @@ def is_hub_id(name: str) -> bool:
 def find(name: str) -> Path | None:
     """A base model on this machine; None where it is not, or not whole, or may be on the hub.
 
-    Looked for in this order: a name in ``models/``, a folder or file, the hub's cache.
+    Looked for in this order: a name in ``models/``, a folder or file, the name of a file in
+    ``models/``, the hub's cache.
     """
     if built_in := built_in_models().get(name):
         return built_in
@@ -52,6 +53,8 @@ def find(name: str) -> Path | None:
         path = Path(name).expanduser()
         if path.exists():
             return path
+    if file := next((path for path in built_in_models().values() if path.name == name), None):
+        return file
     cached = hub.cached_snapshot(name) if is_hub_id(name) else None
     return cached if cached and not missing_parts(cached) else None
 

@@ -18,7 +18,7 @@ from tests.trainer.models.conftest import CopyOf
 from tests.trainer.models.original_layout import write_original
 from trainer.errors import UserError
 from trainer.models import families, hub
-from trainer.models.identify import NAMES, BaseIdentity, identify, read_facts, short_name_of
+from trainer.models.identify import NAMES, BaseIdentity, find, identify, read_facts, short_name_of
 from trainer.models.noise import Prediction
 
 UNET, SCHEDULER = "unet/config.json", "scheduler/scheduler_config.json"
@@ -386,12 +386,13 @@ def test_near_misses_say_what_to_give(tiny_base: TinyBase, tmp_path: Path) -> No
 def test_names_in_models_come_first_and_mistakes_are_answered(
     tiny_base: TinyBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(families, "MODELS_FOLDER", tmp_path)
     shutil.copytree(tiny_base("sd1"), tmp_path / "tiny-one")
     (tmp_path / "user").mkdir()
     write_original(tiny_base("sdxl"), tmp_path / "user" / "my-own.safetensors")
+    monkeypatch.setattr(families, "MODELS_FOLDER", tmp_path)
     assert identify("tiny-one").path == tmp_path / "tiny-one"
     assert identify("my-own").family.name == "sdxl"
+    assert find("my-own.safetensors") == tmp_path / "user" / "my-own.safetensors"
     with pytest.raises(UserError) as caught:
         identify("tiny-on")
     assert "tiny-one" in caught.value.hint
