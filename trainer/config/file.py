@@ -164,7 +164,7 @@ def format_config(config: TrainingConfig) -> str:
     blocks = ["# Configuration of a Rarebit run. Lines without effect start with #."]
     for name, section in sections().items():
         fields = [field for field in all_fields().values() if field.section == name]
-        title = _comment((section.__doc__ or "").strip().splitlines()[0])
+        title = _comment(" ".join((section.__doc__ or "").split("\n\n")[0].split()))
         blocks.append(f"{title}\n[{name}]\n{_lines(fields[0], tree[name])}")
         blocks += [_lines(field, tree[name]) for field in fields[1:]]
     for concept in tree["concepts"]:
