@@ -119,7 +119,7 @@ def test_the_guide_is_short() -> None:
     """What is added has to be worth what it displaces; numbers and reasons go into docs/notes."""
     count = {page.name: len(text_of(page).split()) for page in (README, *GUIDE)}
     assert count.pop("README.md") < 700
-    assert sum(count.values()) < 10_900
+    assert sum(count.values()) <= 10_350
 
 
 def test_defaults_that_differ_from_other_trainers() -> None:
