@@ -166,6 +166,8 @@ def test_only_so_many_come_at_once(page: Page) -> None:
         waiting = [asyncio.create_task(asked(door, body(1, whole=False))) for _ in range(3)]
         while len(left(page.folder)) < 3:
             await asyncio.sleep(0)
+        for _ in range(20):  # until each waits for more: wait_for swallows an earlier cancel
+            await asyncio.sleep(0)
         refused = [await asked(door, body(1)) for _ in range(200)]
         for one in waiting:
             one.cancel()
