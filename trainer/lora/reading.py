@@ -41,7 +41,7 @@ _CROSS_ATTENTION_WIDTHS: dict[int, FamilyName] = {768: "sd1", 1024: "sd2", 2048:
 _LITERAL = re.compile(r"\^?(?:[\w-]|\\?\.)+\$?")
 
 
-def read_adapter(path: Path, *, leave_out_unknown: bool = False) -> Adapter:
+def read_adapter(path: Path | str, *, leave_out_unknown: bool = False) -> Adapter:
     """Reads an adapter in any layout of `trainer.lora.layouts`, with any ranks and alphas.
 
     Args:
@@ -51,6 +51,7 @@ def read_adapter(path: Path, *, leave_out_unknown: bool = False) -> Adapter:
         UserError: the file is damaged, of another kind (which is named), incomplete, or has
             numbers that are not finite.
     """
+    path = Path(path)
     header = read_header(path)
     grouped = group_layers(path, header.tensors, leave_out_unknown=leave_out_unknown)
     names = grouped.layers

@@ -36,7 +36,7 @@ _ROOM = 256
 
 def write_adapter(
     adapter: Adapter,
-    path: Path,
+    path: Path | str,
     layout: WritableLayout = "kohya",
     precision: Precision = "fp16",
 ) -> list[str]:
@@ -72,7 +72,7 @@ def write_adapter(
         )
     room = MAX_HEADER - sum(len(name) + _ROOM for name in tensors) - 1024
     fitting, left_out = _trim_metadata(metadata, room)
-    write_tensors(path, tensors, fitting)
+    write_tensors(Path(path), tensors, fitting)
     return left_out
 
 

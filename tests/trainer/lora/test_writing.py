@@ -359,3 +359,10 @@ def test_numbers_that_are_not_finite_are_not_written(
     assert list(tmp_path.iterdir()) == []
     if value == 1e6:
         write_adapter(adapter, tmp_path / "a", precision="bf16")
+
+
+def test_a_file_may_be_named_by_a_text(tmp_path: Path) -> None:
+    """As `train`, `evaluate` and `generate` take it."""
+    name = str(tmp_path / "a.safetensors")
+    write_adapter(small_adapter(), name)
+    assert read_adapter(name).layers.keys() == small_adapter().layers.keys()
