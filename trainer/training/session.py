@@ -161,9 +161,12 @@ class Session:
         for module, trains in ((self.base.unet, True), *encoders):
             if module.training != trains:  # switching goes through every layer
                 module.train(trains)
-        for part, named in self.attachment.parameters.items():
-            for _, parameter in named if part != "unet" else ():
-                parameter.requires_grad_(trains_text)
+        parts = self.attachment.parameters.items()
+        of_text = (one for part, named in parts if part != "unet" for _, one in named)
+        for parameter in of_text:
+            if parameter.requires_grad == trains_text:
+                break  # all are alike
+            parameter.requires_grad_(trains_text)
 
     @contextmanager
     def averaged(self) -> Generator[None]:
