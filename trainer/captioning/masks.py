@@ -123,10 +123,10 @@ def mask_of(entry: ImageEntry, source: Source, soft: float = 0.0) -> Image.Image
         picture = load_rgb(data, entry.background(WHITE))
         small = picture.copy()
         small.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
-        apart = apart_from_background(np.asarray(small))
-        if apart is None:
+        subject = apart_from_background(np.asarray(small))
+        if subject is None:
             raise ImageProblem("Its background is not of one colour.", "Mask it by hand.")
-        mask = Image.fromarray((_without_holes(apart) * 255).astype(np.uint8))
+        mask = Image.fromarray((_without_holes(subject) * 255).astype(np.uint8))
         mask = mask.resize(picture.size, Image.Resampling.BILINEAR)
     covers = np.asarray(mask, np.float64).mean() / 255
     if not LEAST <= covers <= MOST:
@@ -150,15 +150,15 @@ def apart_from_background(pixels: NDArray[np.uint8]) -> NDArray[np.bool_] | None
     width = max(1, min(pixels.shape[:2]) // 20)
     ring = np.ones(pixels.shape[:2], bool)
     ring[width:-width, width:-width] = False
-    apart = np.abs(values - np.median(values[ring], axis=0)).max(axis=2) > PLAIN
-    return None if apart[ring].mean() > MOST_OTHER else apart
+    subject = np.abs(values - np.median(values[ring], axis=0)).max(axis=2) > PLAIN
+    return None if subject[ring].mean() > MOST_OTHER else subject
 
 
-def _without_holes(apart: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _without_holes(subject: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The same, with what is of the background's colour but within the subject."""
-    height, width = apart.shape
+    height, width = subject.shape
     canvas = Image.new("L", (width + 2, height + 2))
-    canvas.paste(Image.fromarray(apart.astype(np.uint8) * 255), (1, 1))
+    canvas.paste(Image.fromarray(subject.astype(np.uint8) * 255), (1, 1))
     ImageDraw.floodfill(canvas, (0, 0), 128)
     return np.asarray(canvas)[1:-1, 1:-1] != 128
 
