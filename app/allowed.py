@@ -31,7 +31,8 @@ def is_image_set(folder: Path) -> bool:
     No browser may have any other folder of this machine looked into.
     """
     path = places.PROJECT / folder
-    own = path.parent == places.DATASETS and path.name[0] not in "._"
+    inside = path.relative_to(places.DATASETS).parts if path.is_relative_to(places.DATASETS) else ()
+    own = bool(inside) and all(part[0] not in "._" for part in inside)
     return path.is_dir() and (own or path in _used())
 
 

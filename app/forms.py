@@ -8,7 +8,7 @@ by itself. A form's values are a list in the order of `field_names`;
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +38,8 @@ _KINDS: dict[str, Kind] = {
     "array": "lines",
     "string": "text",
 }
+_SOURCE = re.compile(r"\s\([^()]{0,150}arXiv[^()]{0,150}\)")
+_OF_SUBJECT = re.compile(r"concepts (\d{1,3})\.(\w{1,30})")
 _EMPTY_LINE = '""'  # how the empty prompt is written in a list of one text a line
 
 
@@ -78,14 +80,19 @@ def explanation(name: str) -> str:
     """What a field is for, without its label again in front."""
     if name == CONCEPTS:
         return (
-            "One subject a line: image set | trigger word | class word | share, and | what its "
-            "errors count beside the others'. Empty: the one subject of the choices above."
+            "One subject a line: image set | trigger word | class word | share of the training | "
+            "what its errors count beside the others'. The last two may be left out."
         )
     if name == "images.path":
         return "One of the image sets on this machine. Your own pictures become one in Images."
-    text, label = all_fields()[name].description, label_of(name)
+    text, label = without_sources(all_fields()[name].description), label_of(name)
     text = text.removeprefix(f"{label}: ").removeprefix(f"{label}. ")
     return text[:1].upper() + text[1:]
+
+
+def without_sources(text: str) -> str:
+    """A text of the configuration without the papers it names: docs/configuration.md has them."""
+    return _SOURCE.sub("", text)
 
 
 def make_component(name: str, shown: Shown) -> Component:
@@ -211,14 +218,24 @@ def read_form(shown: Sequence[Shown]) -> TrainingConfig:
 
 def preset_values(name: str) -> dict[str, Shown]:
     """What the components of a preset's fields show, by the field's name."""
+    return shown_values(PRESETS[name].values)
+
+
+def shown_values(values: Mapping[str, object]) -> dict[str, Shown]:
+    """What the components of some fields show, by the field's name."""
     fields = all_fields()
-    return {key: to_shown(fields[key], value) for key, value in PRESETS[name].values.items()}
+    return {key: to_shown(fields[key], value) for key, value in values.items()}
 
 
 def _shown_concept(one: ConceptConfig) -> str:
     """``image set | trigger | class word | share``, and the loss weight where there is one."""
-    shown = f"{shown_folder(one.path)} | {one.trigger} | {one.class_word} | {one.repeats}"
+    shown = f"{shown_subject(one.path, one.trigger, one.class_word)} | {one.repeats}"
     return shown if one.loss_weight == 1 else f"{shown} | {one.loss_weight:g}"
+
+
+def shown_subject(path: Path, trigger: str, class_word: str) -> str:
+    """``image set | trigger | class word``."""
+    return f"{shown_folder(path)} | {trigger} | {class_word}"
 
 
 def _plain_concept(line: str) -> dict[str, object]:
@@ -247,7 +264,11 @@ def mistakes_by_field(error: ConfigError) -> dict[str, str]:
     for mistake in error.mistakes:
         message, names = mistake.message, mistake.fields or (mistake.field,)
         if names[0] not in known:
-            message = f"{mistake.field}: {message}".lstrip(": ")
+            of_subject = _OF_SUBJECT.fullmatch(mistake.field)
+            if of_subject and message.startswith('""'):
+                message = "give a rare word behind the first |, such as ohwx"
+            where = "line {}, {}".format(*of_subject.groups()) if of_subject else mistake.field
+            message = f"{where.replace('_', ' ')}: {message}".lstrip(": ")
             names = (CONCEPTS if mistake.field.startswith(CONCEPTS) else "",)
         for name in names:
             found.setdefault(name, _sentence(message))

@@ -168,6 +168,8 @@ def test_no_other_field_names_a_folder_of_this_machine(
 
 
 def test_a_way_out_of_the_image_sets_is_none(runs: Path) -> None:
+    inner = places.DATASETS / "teddy-and-peacock" / "teddy"
+    assert is_image_set(inner) and not is_image_set(inner / "../../../runs")
     for folder in (places.DATASETS / "..", places.DATASETS, places.DATASETS / "../runs"):
         assert not is_image_set(folder)
     for base in ("tiny-emoji", "models/tiny-emoji", "someone/on-the-hub", "not-there"):

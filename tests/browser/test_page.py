@@ -117,6 +117,10 @@ def test_what_is_chosen_survives_a_reload_and_is_told_as_it_is(visit: NewVisit) 
                           ("Quick", "300")):  # fmt: skip
         page.locator("#train-length label", has_text=length).click()
         expect(summary).to_contain_text(f"{steps} steps of 4")
+    page.locator("#train-kind label", has_text="A style").click()
+    page.locator("#train-hold label", has_text="Firmly").click()
+    for set_by_it in ("Rank32", "Mirror half of the timeon", "Preservation weight8"):
+        expect(summary).to_contain_text(set_by_it)
     page.locator("#train-captions-trigger input, #train-captions-trigger textarea").fill("ohwx")
     window.go("Generate")
     before = page.evaluate("() => localStorage['rarebit-generate']")
@@ -128,7 +132,26 @@ def test_what_is_chosen_survives_a_reload_and_is_told_as_it_is(visit: NewVisit) 
     expect(page.locator("#generate-prompt textarea")).to_have_value("a photo of ohwx")
     window.go("Train")
     expect(summary).to_contain_text("300 steps of 4")
-    expect(page.locator("#train-length input:checked")).to_have_value("quick")
+    for question, answer in (("length", "quick"), ("kind", "style"), ("hold", "firm")):
+        expect(page.locator(f"#train-{question} input:checked")).to_have_value(answer)
+
+
+def test_several_subjects_are_put_together(visit: NewVisit) -> None:
+    """A set's line is added with its words; what was typed of one subject is there again after."""
+    page = visit().open("Train")
+    page.locator("#train-captions-trigger").get_by_role("textbox").fill("zkrv")
+    page.locator("#train-kind label", has_text="Several of them").click()
+    expect(page.locator("#train-one")).to_be_hidden()
+    page.locator("#train-one-more").get_by_role("combobox").click()
+    page.get_by_role("option", name="police-car", exact=True).click()
+    page.get_by_role("button", name="Add it").click()
+    lines = page.locator("#train-concepts textarea")
+    expect(lines).to_have_value("police-car |  | ")
+    expect(page.locator("#train-summary")).to_contain_text("ine 1, trigger: give a rare word")
+    lines.fill("police-car | ohwx | car")
+    expect(page.locator("#train-summary")).to_contain_text("learns ohwx car from the 12 pictures")
+    page.locator("#train-kind label", has_text="A thing").click()
+    expect(page.locator("#train-captions-trigger").get_by_role("textbox")).to_have_value("zkrv")
 
 
 def test_a_setting_is_found_by_its_words(visit: NewVisit) -> None:

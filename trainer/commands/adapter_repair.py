@@ -166,7 +166,7 @@ def tune(
     result = replace(found.adapter, metadata={**adapter.metadata, **note})
     written = write(result, result, output, file)
     states = {"base model": (), "before": (adapter,), "after": (written.adapter,)}
-    _draw(bench, target, states, board_rows(bench.prompts[0]), board)
+    _draw(bench, target, states, board_rows(bench.prompts_by_trigger), board)
     return Repaired(found.strengths, found.before, found.after, board, written)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from trainer.config.fields import all_fields, get_value
 from trainer.config.file import with_values
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
@@ -62,7 +63,7 @@ _ALL = (
     ),
     Preset(
         "subject",
-        "One person, animal or object: the text encoder learns too, the class word is preserved.",
+        "One person or animal: more captions are cut to trigger and class word, which carry it.",
         {"adapter.rank": 16, "adapter.text_encoder": True, "captions.dropout": 0.1},
     ),
     Preset(
@@ -74,6 +75,21 @@ _ALL = (
             "captions.dropout": 0.0,
             "images.flip": True,
         },
+    ),
+    Preset(
+        "several",
+        "Several people or things in one adapter, each with a word of its own: more rank.",
+        {"adapter.rank": 32},
+    ),
+    Preset(
+        "loose",
+        "The rest may move a little: it is held less, and on every second step, which saves time.",
+        {"preservation.weight": 2.0, "preservation.every": 2},
+    ),
+    Preset(
+        "firm",
+        "The rest has to stay as it is, though the subject may then come later.",
+        {"preservation.weight": 8.0},
     ),
     Preset(
         "sd1-6gb",
@@ -139,6 +155,81 @@ _ALL = (
 )
 
 PRESETS: Mapping[str, Preset] = {preset.name: preset for preset in _ALL}
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question that sets several fields.
+
+    Attributes:
+        title: how it is asked.
+        answers: what each answer is called, by its preset; no preset's name: the defaults.
+    """
+
+    title: str
+    answers: Mapping[str, str]
+
+    @property
+    def fields(self) -> list[str]:
+        """What the presets of its answers set."""
+        named = [PRESETS[name].values for name in self.answers if name in PRESETS]
+        return list(dict.fromkeys(field for values in named for field in values))
+
+
+QUESTIONS: Mapping[str, Question] = {
+    "kind": Question(
+        "What the pictures show",
+        {
+            "thing": "A thing",
+            "subject": "A person or an animal",
+            "style": "A style",
+            "several": "Several of them",
+        },
+    ),
+    "length": Question("How long", {"quick": "Quick", "normal": "Normal", "thorough": "Thorough"}),
+    "hold": Question(
+        "How still everything else is held",
+        {"loose": "Loosely", "usual": "As usual", "firm": "Firmly"},
+    ),
+}
+"""What Train asks first. The first answers of a new form: `FIRST_ANSWERS`."""
+
+FIRST_ANSWERS: Mapping[str, str] = {"kind": "thing", "length": "normal", "hold": "usual"}
+
+
+def answered(answers: Mapping[str, str | None]) -> dict[str, object]:
+    """The values of all fields that the questions are about.
+
+    Where two answers set a field, the one that differs from its default counts: a style that is
+    trained normally has a style's rank.
+    """
+    fields = all_fields()
+    names = dict.fromkeys(name for question in QUESTIONS.values() for name in question.fields)
+    values: dict[str, object] = {name: fields[name].default for name in names}
+    for answer in answers.values():
+        preset = PRESETS.get(answer or "")
+        for name, value in preset.values.items() if preset else ():
+            if value != fields[name].default:
+                values[name] = value
+    return values
+
+
+def answers_of(config: TrainingConfig) -> dict[str, str | None]:
+    """The answers that a configuration amounts to; None where it is none of them."""
+    found: dict[str, str | None] = {}
+    for key, question in QUESTIONS.items():
+        others = [name for k, other in QUESTIONS.items() if k != key for name in other.fields]
+        own = [name for name in question.fields if name not in others]
+        fitting = (
+            answer
+            for answer in question.answers
+            if (values := answered({key: answer}))
+            and all(get_value(config, name) == values[name] for name in own)
+        )
+        found[key] = next(fitting, None)
+    if config.concepts:
+        found["kind"] = "several"
+    return found
 
 
 def apply_preset(config: TrainingConfig, name: str) -> TrainingConfig:

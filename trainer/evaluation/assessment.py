@@ -190,7 +190,7 @@ def assess(
         board = board if board_pictures else None
         if board is not None:
             draw_board(
-                base, NAME, bench.prompts[0], concepts[0].trigger, device, board,
+                base, NAME, bench.prompts_by_trigger, device, board,
                 count=board_pictures, side=_side(base, target),
                 progress=lambda done, total: progress(done, total, "the bleed board"),
             )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,8 +36,7 @@ class BoardCell:
 def draw_board(
     base: BaseModel,
     adapter: str,
-    prompts: PromptSets,
-    trigger: str,
+    prompts: Mapping[str, PromptSets],
     device: Device,
     path: Path,
     *,
@@ -53,6 +52,7 @@ def draw_board(
 
     Args:
         adapter: name of the adapter on the base; at full strength again afterwards.
+        prompts: of each concept, by its trigger word.
         count: pictures in a cell.
         side: of a picture, in pixels.
     """
@@ -62,8 +62,9 @@ def draw_board(
         for name, strength in COLUMNS
         for kind, prompt in rows.items()
     ]
-    without = without_word(rows["trigger"], trigger)
-    cells.append(BoardCell("trigger", REMOVED, without, 1.0))
+    for trigger in prompts:
+        row = _row("trigger", trigger, prompts)
+        cells.append(BoardCell(row, REMOVED, without_word(rows[row], trigger), 1.0))
     try:
         draw_cells(
             base, cells, lambda cell: set_strength(base, adapter, cell.strength), device, path,
@@ -73,15 +74,23 @@ def draw_board(
         set_strength(base, adapter, 1.0)
 
 
-def board_rows(prompts: PromptSets) -> dict[str, str]:
-    """The first prompt of each kind that there is."""
-    kinds = {
-        "trigger": prompts.trigger,
-        "class word": prompts.class_word,
-        "neighbour": prompts.neighbours,
-        "unrelated": prompts.unrelated,
-    }
+def board_rows(prompts: Mapping[str, PromptSets]) -> dict[str, str]:
+    """The first prompt of each kind that there is, by the row's name.
+
+    Args:
+        prompts: of each concept, by its trigger word, which a row of several concepts names.
+    """
+    kinds: dict[str, Sequence[str]] = {}
+    for trigger, one in prompts.items():
+        kinds |= {_row("trigger", trigger, prompts): one.trigger}
+        kinds |= {_row("class word", trigger, prompts): one.class_word}
+    first = next(iter(prompts.values()))
+    kinds |= {"neighbour": first.neighbours, "unrelated": first.unrelated}
     return {kind: texts[0] for kind, texts in kinds.items() if texts}
+
+
+def _row(kind: str, trigger: str, prompts: Mapping[str, PromptSets]) -> str:
+    return f"{kind}, {trigger}" if len(prompts) > 1 else kind
 
 
 def draw_cells(

@@ -126,6 +126,12 @@ class MeterBench:
         prompts = [prompt for sets in self.prompts for prompt in sets.all]
         self.probes = make_probes(base, prompts, device, cache, settings, side=side)
 
+    @property
+    def prompts_by_trigger(self) -> dict[str, PromptSets]:
+        """The prompts of each concept, by its trigger word."""
+        triggers = (concept.trigger for concept in self.concepts)
+        return dict(zip(triggers, self.prompts, strict=True))
+
     def measure(self) -> list[Meters]:
         """The meters of each concept, for the adapters as they are on the model now."""
         self.last_drifts = drift(self.base, self.probes, self.device)

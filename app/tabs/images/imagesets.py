@@ -153,6 +153,14 @@ def delete_set(image_set: SetFolder) -> None:
         shutil.rmtree(doomed)
 
 
+def subjects_in(image_set: SetFolder) -> list[Path]:
+    """Its folder; of a set without pictures of its own, the folders in it that have some."""
+    contents = contents_of(image_set)
+    folders = {file.path.parent for file in contents.pictures}
+    inner = folders and image_set.path not in folders and not contents.tables
+    return sorted(folders) if inner and len(folders) > 1 else [image_set.path]
+
+
 def find_set(root: Path, set_id: str) -> SetFolder:
     """The set of an id. The id is compared, never made part of a path.
 

@@ -79,7 +79,10 @@ def _check_unused(image_set: SetFolder) -> None:
         if not run.alive and not run.place:
             continue
         config = read_config(jobs.run_folder(run.name).config)
-        if any(places.PROJECT / one.path == image_set.path for one in concepts_of(config)):
+        if any(
+            (places.PROJECT / one.path).is_relative_to(image_set.path)
+            for one in concepts_of(config)
+        ):
             raise UserError(
                 f"{run.name} learns from {title_of(image_set)}.",
                 "Stop it, or let it finish, first.",

@@ -33,13 +33,14 @@ def wire(parts: Parts, shared: Shared) -> Dependency:
     told: list[Component] = [shared.trigger, shared.class_word]
     last: dict[str, Any] = {**QUIET, "trigger_mode": "always_last", "js": _LATER}
     noted = gr.on(typed, says_errors(remember), words, told, **last)
-    gr.on(typed, judge, [*words, shared.base], p.verdict, **last)
+    told_of = [p.verdict, p.suggestions]
+    gr.on(typed, judge, [*words, shared.base], told_of, **last)
     suggested = [p.suggestions, p.verdict, p.suggest]
     p.suggest.click(suggest, [*words, shared.base], suggested, **QUIET)
     taken = p.suggestions.input(
         says_errors(take), [p.suggestions, p.opened, p.class_word], [p.trigger, *told], **QUIET
     )
-    taken.then(judge, [*words, shared.base], p.verdict, **QUIET)
+    taken.then(judge, [*words, shared.base], told_of, **QUIET)
     # Another tab may have changed the words.
     shared.rooms["images"].select(
         lambda *words: words, [shared.trigger, shared.class_word], words[1:], **QUIET
@@ -67,18 +68,28 @@ def take(chosen: str, opened: str, class_word: str) -> tuple[str, str, str]:
     return trigger, trigger, class_word
 
 
-def judge(opened: str, trigger: str, class_word: str, base: str) -> Iterator[str]:
-    """The verdict on a trigger word; typing is never held up by it."""
+def judge(opened: str, trigger: str, class_word: str, base: str) -> Iterator[tuple[object, object]]:
+    """The verdict on a trigger word, and a better one where it is not good; typing never waits."""
     word = _word(trigger)
     if not word:
-        yield ""
+        yield "", gr.skip()
         return
-    yield html("status", f"Looking at “{word}” …")
+    yield html("status", f"Looking at “{word}” …"), gr.skip()
     try:
         (judged,) = ask_about_words("judge", base, class_word, opened, words=[word])
-        yield html("verdict", judged)
+        yield html("verdict", judged), gr.skip()
+        if judged["verdict"] != "good":
+            better = ask_about_words("suggest", base, class_word, opened, count=1)
+            yield gr.skip(), _choices_of(better, word, "A better word")
     except UserError as error:
-        yield html("status", f"No verdict: {error.message}")
+        yield html("status", f"No verdict: {error.message}"), gr.skip()
+
+
+def _choices_of(found: list[dict[str, Any]], trigger: str, label: str) -> gr.Radio:
+    words = {one["word"]: one["known_as"] for one in found}
+    choices = [(f"{word} ({known})" if known else word, word) for word, known in words.items()]
+    chosen = trigger if trigger in words else None
+    return gr.Radio(choices=choices, value=chosen, label=label, visible=bool(words))
 
 
 def suggest(
@@ -92,10 +103,7 @@ def suggest(
     except UserError as error:
         yield gr.skip(), html("status", f"No verdict: {error.message}"), ready
         return
-    words = {one["word"]: one["known_as"] for one in found}
-    choices = [(f"{word} ({known})" if known else word, word) for word, known in words.items()]
-    chosen = trigger if trigger in words else None
-    yield gr.Radio(choices=choices, value=chosen, visible=bool(words)), gr.skip(), ready
+    yield _choices_of(found, trigger, "Suggestions"), gr.skip(), ready
 
 
 def ask_about_words(

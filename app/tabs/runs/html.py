@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from app.render import quiet, render
 from app.tabs.runs.pictures import MOST_OWN, own_pictures, picture_url, run_files
 from app.tabs.runs.reader import RunView, view
 from trainer import events, places
-from trainer.config.concepts import concepts_of, subject_of
+from trainer.config.concepts import concepts_of, subject_of, triggers_of
 from trainer.config.fields import all_fields, get_value, shown
 from trainer.data.captions import word_pattern
 from trainer.data.names import display_name
@@ -179,13 +180,13 @@ def board(found: RunView, rows: int = _MOST_ROWS) -> str:
         return render("runs.html", "empty", "Previews", text)
     table = {step: _pictures(found, step) for step in spread(found.preview_steps, rows)}
     prompts = list(dict.fromkeys(prompt for cells in table.values() for prompt in cells))
-    trigger = found.config.captions.trigger if found.config else ""
+    triggers = triggers_of(found.config) if found.config else []
     cells = [
         (_row_name(step), [cells.get(prompt, []) for prompt in prompts])
         for step, cells in table.items()
     ]
     across = max(sum(map(len, row)) for _, row in cells)
-    marked = [_marked(prompt, trigger) for prompt in prompts]
+    marked = [_marked(prompt, triggers) for prompt in prompts]
     return render("runs.html", "board", marked, cells, across)
 
 
@@ -215,11 +216,14 @@ def _pictures(found: RunView, step: int) -> dict[str, list[ShownPreview]]:
     return pictures
 
 
-def _marked(prompt: str, trigger: str) -> Markup:
+def _marked(prompt: str, triggers: Sequence[str]) -> Markup:
     text = str(escape(display_name(prompt)))
-    if trigger.strip():
-        word = word_pattern(str(escape(display_name(trigger))))
-        text = word.sub(lambda match: f"<mark>{match[0]}</mark>", text)
+    words = [
+        word_pattern(str(escape(display_name(trigger)))) for trigger in triggers if trigger.strip()
+    ]
+    if words:  # all at once, so that none is looked for in the marks of another
+        either = re.compile("|".join(word.pattern for word in words), words[0].flags)
+        text = either.sub(lambda match: f"<mark>{match[0]}</mark>", text)
     return Markup(text)
 
 

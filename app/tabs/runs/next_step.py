@@ -55,7 +55,10 @@ def take(name: str) -> dict[str, Any]:
         strength = f"{adapter}:{step.values['strength']}"
         return {"adapter": strength, "tabs": go("generate")}
     if step.code in _OF_PICTURES:
-        return {"image_set": concepts_of(config)[0].path.name, "tabs": go("images")}
+        folder = places.PROJECT / concepts_of(config)[0].path
+        inside = folder.is_relative_to(places.DATASETS)
+        name = folder.relative_to(places.DATASETS).parts[0] if inside else folder.name
+        return {"image_set": name, "tabs": go("images")}
     changed = format_config(with_values(config, step.values))
     return {"settings": (changed, time.time()), "tabs": go("train")}
 

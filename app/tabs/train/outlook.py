@@ -18,6 +18,7 @@ from trainer.config.concepts import check_essentials, concepts_of, preserved_sha
 from trainer.config.effects import idle_settings
 from trainer.config.fields import all_fields, get_value, shown
 from trainer.config.file import ConfigError, read_config
+from trainer.config.presets import answered
 from trainer.config.schema import TrainingConfig
 from trainer.config.sections import CHECKPOINTING_COST
 from trainer.data.order import validation_count
@@ -59,7 +60,8 @@ def summary(config: TrainingConfig | None, wrong: Wrong) -> str:
         return render("train.html", "wrong", mistakes)
     found = (_missing(config), lessons(config), arithmetic(config))
     idle = [(label_of(one.field), one.message) for one in idle_settings(config)]
-    return render("train.html", "summary", config, *found, time_needed(config), idle)
+    settings = [(label_of(name), shown(get_value(config, name))) for name in answered({})]
+    return render("train.html", "summary", config, *found, time_needed(config), idle, settings)
 
 
 def _missing(config: TrainingConfig) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 
 from app import jobs
 from app.forms import (
@@ -18,30 +18,28 @@ from app.forms import (
     explanation,
     field_names,
     form_values,
-    make_component,
     preset_values,
-    read_form,
+    shown_subject,
+    shown_values,
 )
 from app.render import render
-from app.shared import QUIET, Shared, elem, for_scripts, go, says_errors
-from app.tabs.images.imagesets import find_set, set_choices
+from app.shared import QUIET, Shared, for_scripts, go, says_errors
+from app.tabs.images.imagesets import find_set, read_notes, set_choices, subjects_in
 from app.tabs.images.words import remember
 from app.tabs.train import outlook
+from app.tabs.train.form import IN_FRONT, TrainForm
 from app.tabs.train.loading import read_settings
 from trainer import places
-from trainer.config.fields import all_fields, sections
+from trainer.config.fields import all_fields
 from trainer.config.file import (
     apply_overrides,
     format_config,
     parse_config,
     with_values,
 )
-from trainer.config.presets import PRESETS, apply_preset
+from trainer.config.presets import QUESTIONS, answered, answers_of, apply_preset
 from trainer.config.schema import TrainingConfig
 
-LENGTHS = ("quick", "normal", "thorough")
-_FIRST = "normal"
-_IN_FRONT: tuple[str, ...] = ("base.name", "images.path", "captions.trigger", "captions.class_word")
 _SAVE = """(text) => {
     if (!text) return;
     const link = document.createElement('a');
@@ -50,7 +48,6 @@ _SAVE = """(text) => {
     link.click();
     URL.revokeObjectURL(link.href);
 }"""
-_id = partial(elem, "train")
 
 
 def build(shared: Shared) -> None:
@@ -58,112 +55,10 @@ def build(shared: Shared) -> None:
     form = TrainForm(shared.remembered["train"])
     _follow(form, shared)
     _follow_the_other_tabs(form, shared)
+    _take_several(form)
     _fill(form, shared)
     _start(form, shared)
     gr.api(for_scripts(start_training), api_name="start_training", queue=False)
-
-
-# ------------------------------------------------------------------------------ the parts
-
-
-class TrainForm:
-    """The tab's components, put in where it is made."""
-
-    def __init__(self, remembered: gr.BrowserState) -> None:
-        self.remembered = remembered
-        self.names = field_names()
-        self._first = dict(
-            zip(self.names, form_values(apply_preset(TrainingConfig(), _FIRST)), strict=True)
-        )
-        self.fields: dict[str, Component] = {}
-        self.folds: dict[str, gr.Accordion] = {}
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=3, min_width=320):
-                self._lay_out_choices()
-            with gr.Column(scale=2, min_width=300):
-                self.summary = gr.HTML(elem_id=_id("summary"))
-                self.memory = gr.HTML(outlook.NO_MEMORY_LINE, elem_id=_id("memory"))
-                self.start = gr.Button("Start training", variant="primary", elem_id=_id("start"))
-                self.queue = gr.Button(
-                    "Queue behind the one that trains", visible=False, elem_id=_id("queue")
-                )
-        with gr.Accordion("Everything else", open=False, elem_id=_id("more")) as self.everything:
-            self._lay_out_files()
-            # page.js shows the settings that hold what is typed.
-            gr.Textbox(
-                label="Find a setting", placeholder="words of its name or explanation",
-                max_length=100, elem_id=_id("find"),
-            )  # fmt: skip
-            for section in sections():
-                self._lay_out_section(section)
-        self.text, self.shown_wrong = gr.Textbox(visible=False), gr.State({})
-
-    @property
-    def values(self) -> list[Component]:
-        """All fields in the order of the configuration."""
-        return [self.fields[name] for name in self.names]
-
-    @property
-    def folded(self) -> list[gr.Accordion]:
-        return [self.everything, *dict.fromkeys(self.folds.values())]
-
-    @property
-    def outputs(self) -> list[Any]:
-        """What `_tell` updates."""
-        return [self.summary, self.queue, *self.folded, *self.values, self.shown_wrong]
-
-    @property
-    def filled(self) -> list[Any]:
-        """What is filled as a whole, by a file, a run, or what this browser remembers."""
-        return [*self.values, self.length, self.preset, self.text]
-
-    def _add(self, name: str) -> None:
-        self.fields[name] = make_component(name, self._first[name])
-
-    def _lay_out_choices(self) -> None:
-        base, images, *words = _IN_FRONT
-        with gr.Group():
-            self._add(base)
-            self._add(images)
-            with gr.Row():
-                for name in words:
-                    self._add(name)
-        steps = {name: PRESETS[name].values["training.steps"] for name in LENGTHS}
-        self.length = gr.Radio(
-            [(f"{name.capitalize()} · {count:,} steps", name) for name, count in steps.items()],
-            value=_FIRST, label="How long", elem_id=_id("length"),
-        )  # fmt: skip
-
-    def _lay_out_files(self) -> None:
-        """Where settings come from, and where they can go."""
-        presets = [(f"{one.name}: {one.reason}", one.name) for one in PRESETS.values()]
-        with gr.Row(equal_height=False):
-            self.preset = gr.Dropdown(
-                [("none", ""), *presets], value="", label="Preset", elem_id=_id("preset"), scale=3,
-                info="Sets some fields and leaves the others as they are.",
-            )  # fmt: skip
-            self.load = gr.UploadButton(
-                "Load settings", file_types=[".toml", ".json", ".yaml", ".yml"], type="binary",
-                file_count="multiple", elem_id=_id("load"), min_width=150, size="md",
-            )  # fmt: skip
-            self.save = gr.Button("Save settings", elem_id=_id("save"), min_width=150, size="md")
-        self.moved = gr.HTML(elem_id=_id("moved"))
-
-    def _lay_out_section(self, section: str) -> None:
-        """A folded part; the list of concepts goes with the words."""
-        names = [field.name for field in all_fields().values() if field.section == section]
-        names = [name for name in names if name not in _IN_FRONT]
-        names += [CONCEPTS] * (section == "captions")
-        if not names:
-            return
-        model = sections()[section]
-        introduction = " ".join((model.__doc__ or "").split("\n\n")[0].split())
-        with gr.Accordion(model.title(), open=False, elem_id=_id(f"section-{section}")) as fold:
-            gr.Markdown(introduction, elem_classes=["quiet"])
-            with gr.Row(elem_classes=["fields"]):
-                for name in names:
-                    self._add(name)
-        self.folds |= dict.fromkeys(names, fold)
 
 
 # ------------------------------------------------------------------------------ following
@@ -174,21 +69,29 @@ def _follow(form: TrainForm, shared: Shared) -> None:
 
     def describe(*inputs: Any) -> list[Any]:
         *shown, before, has_arrived = inputs
-        config, wrong = outlook.look(shown, complete=False)
-        now = dict(zip(form.names, shown, strict=True)) if has_arrived else gr.skip()
+        config, wrong = outlook.look(form.counted(shown), complete=False)
+        names = [*form.names, *form.answers]
+        now = dict(zip(names, shown, strict=True)) if has_arrived else gr.skip()
         return [*_tell(form, config, wrong, before), now]
 
-    # A preset fills the form first: what is told before is told of the choice before.
+    def predict_memory(*shown: Shown) -> str:
+        return outlook.memory_line(*form.counted(shown))
+
+    # A choice fills the form first: what is told before is told of the choice before.
+    answers = [*form.answers.values()]
+    fillings = [
+        radio.input(partial(_answer_updates, form, key), answers, form.components, **QUIET)
+        for key, radio in form.answers.items()
+    ]
     preset = partial(_preset_updates, form)
-    by_length = form.length.input(preset, form.length, form.values, **QUIET)
-    by_preset = form.preset.input(preset, form.preset, form.values, **QUIET)
+    fillings.append(form.preset.input(preset, form.preset, form.components, **QUIET))
     # Until then a page shows the defaults, which are not to be remembered.
     has_arrived = gr.State(False)
     restored = [*form.filled, has_arrived]
     arrived = shared.page.load(says_errors(_restore), form.remembered, restored, **QUIET)
     # Other tabs choose what stands in front, too.
     edited = [
-        component.change if name in _IN_FRONT else component.input  # type: ignore[attr-defined]
+        component.change if name in (*IN_FRONT, CONCEPTS) else component.input  # type: ignore[attr-defined]
         for name, component in form.fields.items()
     ]
     changed = [*edited, form.text.change, shared.rooms["train"].select]
@@ -196,16 +99,25 @@ def _follow(form: TrainForm, shared: Shared) -> None:
     shown = [*form.values, form.shown_wrong, has_arrived]
     told = [*form.outputs, form.remembered]
     gr.on(changed, describe, shown, told, **always)
-    gr.on(changed, outlook.memory_line, form.values, form.memory, **always)
-    for filling in (by_length, by_preset, arrived):
+    gr.on(changed, predict_memory, form.values, form.memory, **always)
+    for filling in (*fillings, arrived):
         filling.then(describe, shown, told, **always)
-    for filling in (by_length, by_preset):  # a page that was only loaded starts no worker
-        filling.then(outlook.memory_line, form.values, form.memory, **always)
+    for filling in fillings:  # a page that was only loaded starts no worker
+        filling.then(predict_memory, form.values, form.memory, **always)
 
 
 def _preset_updates(form: TrainForm, name: str) -> list[Any]:
-    """Updates for `TrainForm.values`: a preset sets some fields and leaves the others."""
-    values = preset_values(name) if name else {}
+    """Updates for `TrainForm.components`: a preset sets some fields and leaves the others."""
+    return _updates(form, preset_values(name) if name else {})
+
+
+def _answer_updates(form: TrainForm, key: str, *answers: str | None) -> list[Any]:
+    """The same for an answer: what its question is about, as all answers together have it."""
+    values = answered(dict(zip(form.answers, answers, strict=True)))
+    return _updates(form, shown_values({name: values[name] for name in QUESTIONS[key].fields}))
+
+
+def _updates(form: TrainForm, values: dict[str, Shown]) -> list[Any]:
     return [gr.update(value=values[key]) if key in values else gr.skip() for key in form.names]
 
 
@@ -219,20 +131,17 @@ def _restore(remembered: dict[str, Shown]) -> list[Any]:
         if name == CONCEPTS
         or (name in fields and (not fields[name].choices or value in fields[name].choices))
     }
-    values = [known.get(name, gr.skip()) for name in field_names()]
-    steps = remembered.get("training.steps")
-    length = _length_of(steps) if steps else gr.skip()
-    return [*values, length, gr.skip(), gr.skip(), True]
-
-
-def _length_of(steps: object) -> str | None:
-    """The choice of "How long" with so many steps."""
-    return next((n for n in LENGTHS if PRESETS[n].values["training.steps"] == steps), None)
+    for key, question in QUESTIONS.items():
+        if key in remembered and remembered[key] in (None, *question.answers):
+            known[key] = remembered[key]
+    values = [known.get(name, gr.skip()) for name in (*field_names(), *QUESTIONS)]
+    return [*values, gr.skip(), gr.skip(), True]
 
 
 def _follow_the_other_tabs(form: TrainForm, shared: Shared) -> None:
     """What is chosen in one tab is chosen in all."""
-    base, images, *words = (form.fields[name] for name in _IN_FRONT)
+    base, images, *words = (form.fields[name] for name in IN_FRONT)
+    shared.image_set.change(lambda value: value, shared.image_set, form.one_more, **QUIET)
     for component, state in ((base, shared.base), (images, shared.image_set)):
         chosen: Any = component
         chosen.input(lambda value: value, chosen, state, **QUIET, queue=False)
@@ -257,12 +166,43 @@ def _follow_the_other_tabs(form: TrainForm, shared: Shared) -> None:
     gr.on(
         [shared.rooms["train"].select, shared.page.load],
         # Without a value: it may have been chosen while the answer was on its way.
-        lambda: gr.Dropdown(choices=set_choices()),
+        lambda: [gr.Dropdown(choices=set_choices())] * 2,
         None,
-        form.fields["images.path"],
+        [images, form.one_more],
         **QUIET,
         queue=False,
     )
+
+
+def _take_several(form: TrainForm) -> None:
+    """One subject or several: what is asked follows the answer, and nothing typed is lost."""
+
+    def show(kind: str | None) -> tuple[gr.Column, gr.Column]:
+        several = kind == "several"
+        return gr.Column(visible=not several), gr.Column(visible=several)
+
+    def add(chosen: str | None, lines: str) -> str:
+        if not chosen:
+            return lines
+        folder = find_set(places.DATASETS, chosen)
+        notes = read_notes(folder)
+        words = (notes.trigger, notes.class_word)
+        new = [
+            shown_subject(_in_project(path), *(words if path == folder.path else ("", "")))
+            for path in subjects_in(folder)
+        ]
+        known = {line.partition("|")[0].strip() for line in lines.splitlines()}
+        fresh = [line for line in new if line.partition("|")[0].strip() not in known]
+        return "\n".join([*filter(None, map(str.strip, lines.splitlines())), *fresh])
+
+    lines, kind = form.fields[CONCEPTS], form.answers["kind"]
+    kind.change(show, kind, [form.one, form.several], **QUIET, queue=False)
+    form.add_one.click(says_errors(add), [form.one_more, lines], lines, **QUIET)
+
+
+def _in_project(path: Path) -> Path:
+    """A path as a configuration has it, which may go to another machine."""
+    return path.relative_to(places.PROJECT) if path.is_relative_to(places.PROJECT) else path
 
 
 def _remember_words(
@@ -308,7 +248,11 @@ def _fill(form: TrainForm, shared: Shared) -> None:
     form.load.upload(says_errors(_load), form.load, [*form.filled, form.moved], **QUIET)
     of_run = says_errors(lambda told: _filled(parse_config(told[0], "The run's settings")))
     shared.settings.change(of_run, shared.settings, form.filled, **QUIET)
-    form.save.click(says_errors(_save), form.values, form.text, **QUIET).success(
+
+    def save(*shown: Shown) -> str:
+        return format_config(form.read(*shown))
+
+    form.save.click(says_errors(save), form.values, form.text, **QUIET).success(
         None, form.text, None, js=_SAVE, api_visibility="private"
     )
 
@@ -320,13 +264,8 @@ def _load(files: list[bytes] | None) -> list[Any]:
 
 
 def _filled(config: TrainingConfig) -> list[Any]:
-    length = _length_of(config.training.steps)
     # The time makes it another text each time, so that what follows it is updated.
-    return [*form_values(config), length, "", f"# {time.time()}"]
-
-
-def _save(*shown: Shown) -> str:
-    return format_config(read_form(shown))
+    return [*form_values(config), *answers_of(config).values(), "", f"# {time.time()}"]
 
 
 # ------------------------------------------------------------------------------ starting
@@ -336,7 +275,7 @@ def _start(form: TrainForm, shared: Shared) -> None:
     def pressing(begin: Callable[[TrainingConfig], str]) -> Callable[..., list[Any]]:
         def press(*inputs: Any) -> list[Any]:
             *shown, before = inputs
-            config, wrong = outlook.look(shown, complete=True)
+            config, wrong = outlook.look(form.counted(shown), complete=True)
             if config is None:
                 return [gr.skip(), gr.skip(), *_tell(form, None, wrong, before)]
             name = begin(config)
@@ -374,7 +313,7 @@ def start_training(
     """
     folder = chosen_folder(find_set(places.DATASETS, image_set).id)  # an id is never a path
     chosen = (base, folder.as_posix(), trigger, class_word)
-    values = dict(zip(_IN_FRONT, chosen, strict=True))
+    values = dict(zip(IN_FRONT, chosen, strict=True))
     config = with_values(apply_preset(TrainingConfig(), length), values)
     config = apply_overrides(config, [line for line in settings.splitlines() if line.strip()])
     # The image set is the one that was named, whatever the settings say.

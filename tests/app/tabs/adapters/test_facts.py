@@ -82,7 +82,7 @@ def test_a_tools_verdict(matched: int, works: bool, said: str) -> None:
     verdict = {"works": works, "matched": {"unet": matched}, "total": {"unet": 4}}
     text = facts.proof({"tools": {"ComfyUI": verdict | {"strength_exact": works, "notes": []}}})
     words = harmless(text).text
-    assert said in words and f"{matched} of 4 tensors read" in words
+    assert said in words and f"{matched} of 4 parts read" in words
     assert ("strength exact" in words) == works
 
 

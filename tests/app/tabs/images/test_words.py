@@ -62,8 +62,8 @@ def test_a_worker_that_cannot(answer: Answer) -> None:
     answer(UserError("The device is busy.", "Wait."))
     *_, (words, _) = images_words.measure("cars", "tiny-emoji")
     assert "The device is busy." in words
-    *_, verdict = images_words.judge("cars", "ohwx", "", "tiny-emoji")
-    assert "No verdict: The device is busy." in verdict
+    *_, (verdict, _) = images_words.judge("cars", "ohwx", "", "tiny-emoji")
+    assert "No verdict: The device is busy." in str(verdict)
     *_, (_, verdict, _) = images_words.suggest("cars", "", "", "tiny-emoji")
     assert "No verdict: The device is busy." in str(verdict)
 
@@ -74,10 +74,12 @@ def test_a_word_is_judged_and_words_are_suggested(answer: Answer, tmp_path: Path
     judged["known_as"] = "the weather in Ohio"
     judged["pieces"] = [{"text": "oh", "id": 1}, {"text": "wx</w>", "id": 2}]
     asked = answer([judged])
-    waiting, verdict = images_words.judge("cars", "ohwx", "car", "tiny-emoji")
-    assert "Looking at “ohwx”" in waiting
-    text = " ".join(harmless(verdict).text.split())
-    assert text == "Good ohwx The base model reads oh + wx. Nearest to: ox. It is rare."
+    (waiting, _), (verdict, _) = images_words.judge("cars", "ohwx", "car", "tiny-emoji")
+    assert "Looking at “ohwx”" in str(waiting)
+    head, why = " ".join(harmless(str(verdict)).text.split()).split(" Why ")
+    assert head == "Good ohwx Nobody else means anything by it."
+    for part in ("The base model reads oh + wx.", "Nearest to: ox.", "It is rare."):
+        assert part in why
     *_, (choices, _, _) = images_words.suggest("cars", "", "car", "tiny-emoji")
     assert isinstance(choices, gr.Radio) and choices.choices == [
         ("ohwx (the weather in Ohio)", "ohwx")
@@ -87,7 +89,16 @@ def test_a_word_is_judged_and_words_are_suggested(answer: Answer, tmp_path: Path
         ("trigger.judge", {**about, "words": ["ohwx"]}),
         ("trigger.suggest", about),
     ]
-    assert [*images_words.judge("cars", " ", "", "tiny-emoji")] == [""]
+    assert [said for said, _ in images_words.judge("cars", " ", "", "tiny-emoji")] == [""]
+
+
+def test_a_doubtful_word_gets_one_line_and_a_better_word(answer: Answer) -> None:
+    judged = {"word": "cat", "verdict": "taken", "pieces": [], "reads_like": []}
+    asked = answer([{**judged, "reasons": ["It is a word.", "number 2368"], "known_as": ""}])
+    *_, (_, better) = images_words.judge("cars", "cat", "", "tiny-emoji")
+    assert isinstance(better, gr.Radio) and better.label == "A better word"
+    assert [verb for verb, _ in asked] == ["trigger.judge", "trigger.suggest"]
+    assert asked[1][1]["count"] == 1
 
 
 def test_words_are_noted_with_their_set(answer: Answer, tmp_path: Path) -> None:
