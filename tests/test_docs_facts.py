@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -12,10 +13,14 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import first_command
+from trainer.config.concepts import preserved_share
+from trainer.config.presets import apply_preset
 from trainer.config.schema import TrainingConfig
 from trainer.evaluation import drift, likeness, listening, meters, overall, prompts, verdicts
 from trainer.models.families import FAMILIES, FamilyName
 from trainer.places import PROJECT
+from trainer.preservation.rows import RowSchedule
 
 
 def text_of(name: str) -> str:
@@ -83,6 +88,35 @@ def test_how_much_a_picture_takes(
     assert found == pytest.approx(forward, abs=0.01)
     assert (3 if family == "sdxl" else 2) * found == pytest.approx(step, rel=0.02)
     assert f"{step:g} TFLOP" in text_of("docs/first-adapter.md")
+
+
+@pytest.mark.parametrize(("place", "preset", "each"), [(0, "normal", 1.6), (1, "sdxl-11gb", 20)])
+def test_how_long_a_card_is_reckoned_to_take(place: int, preset: str, each: float) -> None:
+    """docs/first-adapter.md: steps, pictures of a step, TFLOP of each, half of what is rated."""
+    text = (PROJECT / "docs/first-adapter.md").read_text(encoding="utf-8")
+    config = apply_preset(TrainingConfig(), preset)
+    batch = config.training.batch_size * config.training.accumulation
+    every = config.preservation.every
+    pictures = batch + RowSchedule(preserved_share(config), every, batch).count(batch)
+    assert (pictures, every) == (5, 1) and "five pictures a step" in text
+    assert f"`{preset}`, {config.training.steps:,} steps |" in text
+    rows = re.findall(r"^\| [\w ]+, (\d+) TFLOPS \| (.+) \| (.+) \|$", text, re.MULTILINE)
+    assert len(rows) > 3 and "half of the card's rated speed" in text
+    for rated, *told in rows:
+        seconds = config.training.steps * max(0.2, pictures * each / (0.5 * int(rated)))
+        hours = seconds > 2 * 3600
+        said = f"{seconds / 3600:.1f} hours" if hours else f"{seconds / 60:.0f} minutes"
+        assert told[place] == said, rated
+    assert "no step under 0.2 seconds" in text
+
+
+def test_how_long_the_first_command_takes() -> None:
+    """The README's minutes are those that `benchmarks.first_command` measured of this command."""
+    found = json.loads(first_command.RESULT.read_text(encoding="utf-8"))
+    assert found["command"] == first_command.first_command()
+    minutes = math.ceil(found["cpu_seconds"] / 60)
+    said = f"{TrainingConfig().training.steps} steps, at most {minutes} minutes of one core"
+    assert f"{said} of an {found['machine']}" in text_of("README.md")
 
 
 def test_what_good_numbers_are() -> None:
