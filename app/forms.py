@@ -216,9 +216,17 @@ def read_form(shown: Sequence[Shown]) -> TrainingConfig:
     return validate(tree, unknown=wrong)
 
 
-def preset_values(name: str) -> dict[str, Shown]:
-    """What the components of a preset's fields show, by the field's name."""
-    return shown_values(PRESETS[name].values)
+def preset_values(name: str, base: str = "") -> dict[str, Shown]:
+    """What the components of a preset's fields show, by the field's name.
+
+    Args:
+        base: the base model that the form shows. One that the user chose stays.
+    """
+    values = dict(PRESETS[name].values)
+    offered = {one.values.get("base.name") for one in PRESETS.values()}
+    if base and base not in {*offered, all_fields()["base.name"].default}:
+        values.pop("base.name", None)
+    return shown_values(values)
 
 
 def shown_values(values: Mapping[str, object]) -> dict[str, Shown]:

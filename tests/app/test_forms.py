@@ -114,6 +114,13 @@ def test_labels_are_unlike() -> None:
     assert sorted(labels) == sorted(set(labels))
 
 
+def test_a_preset_leaves_the_base_model_that_was_chosen() -> None:
+    """An artist's own SDXL file is not exchanged for one that would be downloaded."""
+    theirs = {base: "base.name" in preset_values("sdxl-11gb", base) for base in ("my.safetensors",
+              "", "tiny-emoji", str(PRESETS["sd1-6gb"].values["base.name"]))}  # fmt: skip
+    assert [*theirs.values()] == [False, True, True, True]
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_fills_the_components_of_its_fields(name: str) -> None:
     whole = form_values(apply_preset(TrainingConfig(), name))

@@ -83,8 +83,8 @@ def _follow(form: TrainForm, shared: Shared) -> None:
         radio.input(partial(_answer_updates, form, key), answers, form.components, **QUIET)
         for key, radio in form.answers.items()
     ]
-    preset = partial(_preset_updates, form)
-    fillings.append(form.preset.input(preset, form.preset, form.components, **QUIET))
+    preset, chosen = partial(_preset_updates, form), [form.preset, form.fields["base.name"]]
+    fillings.append(form.preset.input(preset, chosen, form.components, **QUIET))
     # Until then a page shows the defaults, which are not to be remembered.
     has_arrived = gr.State(False)
     restored = [*form.filled, has_arrived]
@@ -106,9 +106,9 @@ def _follow(form: TrainForm, shared: Shared) -> None:
         filling.then(predict_memory, form.values, form.memory, **always)
 
 
-def _preset_updates(form: TrainForm, name: str) -> list[Any]:
+def _preset_updates(form: TrainForm, name: str, base: str | None) -> list[Any]:
     """Updates for `TrainForm.components`: a preset sets some fields and leaves the others."""
-    return _updates(form, preset_values(name) if name else {})
+    return _updates(form, preset_values(name, base or "") if name else {})
 
 
 def _answer_updates(form: TrainForm, key: str, *answers: str | None) -> list[Any]:
