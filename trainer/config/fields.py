@@ -152,6 +152,16 @@ def may_change_on_resume(dotted: str) -> bool:
     return all_fields()[dotted].resume
 
 
+def free_settings() -> list[str]:
+    """What may be changed when a run goes on: sections as ``[name]``, and single fields."""
+    found: list[str] = []
+    for section in sections():
+        fields = [field for field in all_fields().values() if field.section == section]
+        free = [field.name for field in fields if field.resume and not field.place]
+        found += [f"[{section}]"] if len(free) == len(fields) else free
+    return found
+
+
 def nearest(dotted: str) -> list[str]:
     """The fields or the section that someone may have meant by a name that is not known."""
     last = dotted.rpartition(".")[2]

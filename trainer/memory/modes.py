@@ -339,6 +339,6 @@ class SpillWatch:
         return (
             f"Steps have become {seconds / usual:.0f} times slower ({usual:.2g} s before, "
             f"{seconds:.2g} s now). GPU memory has probably spilled into main memory: close other "
-            "programs that use the GPU, or stop, and resume with a smaller batch or "
+            "programs that use the GPU. If that does not help, stop, and start a new run with "
             "training.gradient_checkpointing = true."
         )

@@ -62,8 +62,9 @@ def refuse_non_finite(session: Session, losses: Tensor, norm: Tensor, backward: 
     raise NonFiniteError(
         f"The {what} of step {session.step + 1} is not a number (pictures: {names}{where}). The "
         f"adapter was left as it was after step {session.step}.{again}",
-        "Look at these pictures; lower optimizer.learning_rate; use training.precision fp32 or "
-        'bf16. training.non_finite = "halve" goes back and on at half the rate, by itself.',
+        "Look at these pictures. Start a new run with a lower optimizer.learning_rate or with "
+        'training.precision fp32 or bf16; or resume with training.non_finite = "halve" in '
+        "config.toml, which goes back and on at half the rate.",
         "non_finite",
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from trainer.config.earlier import as_it_began, changes_since
-from trainer.config.fields import may_change_on_resume
+from trainer.config.fields import free_settings, may_change_on_resume
 from trainer.config.schema import TrainingConfig
 from trainer.data.sets import Picture
 from trainer.errors import UserError
@@ -52,7 +52,7 @@ def check_resumable(session: Session, state: TrainingState, accept_changes: bool
             + "; ".join(f"{key}: was {changed[key][0]}, is {changed[key][1]}" for key in fixed)
             + ".",
             "Set them back in the run's config.toml, or start a new run. Free to change are: "
-            "training.steps, checkpoints, previews, evaluation (not its validation), output.",
+            f"{', '.join(free_settings())}.",
         )
     pictures = _image_changes(state.images, image_table(session.pictures))
     if pictures and not accept_changes:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from trainer.config.fields import (
     all_fields,
     field_help,
+    free_settings,
     may_change_on_resume,
     nearest,
     public_values,
@@ -213,4 +214,8 @@ def test_what_is_declared_of_a_field_is_found() -> None:
     assert may_change_on_resume("concepts.0.path") and may_change_on_resume("training.steps")
     assert not may_change_on_resume("concepts.0.trigger")
     assert not may_change_on_resume("adapter.rank")
+    free = free_settings()
+    for field in all_fields().values():
+        named = field.name in free or f"[{field.section}]" in free
+        assert named == (field.resume and not field.place), field.name
     assert all_fields()["adapter.rank"].memory and not all_fields()["previews.every"].memory

@@ -241,6 +241,7 @@ def test_spilling_is_said_once() -> None:
     said = [watch.notice(40.0) for _ in range(6)]
     assert [message is not None for message in said] == [False, False, True, False, False, False]
     assert "80 times slower" in str(said[2])
+    assert "a new run with training.gradient_checkpointing" in str(said[2])  # no resume takes it
 
 
 def test_slow_from_the_start_is_no_spill() -> None:
