@@ -40,7 +40,6 @@ PIPED: Dict[str, Any] = {
     "encoding": "utf-8",
     "errors": "replace",
 }
-COMMANDS = "train, resume, generate, trigger, check-images, evaluate, fit, import, adapter, doctor"
 AMD_CARD = Path("/dev/kfd")
 BUILDS = "https://download.pytorch.org/whl/"  # of torch, for each kind of card
 
@@ -129,7 +128,7 @@ def dispatch(arguments: List[str]) -> int:
         if not (HERE / "app").is_dir():
             raise Trouble(
                 "This copy of Rarebit has no web UI (the folder app/ is not there).",
-                f"The commands are {COMMANDS}: python launch.py train --help",
+                "The command line is there: python launch.py --help lists its commands.",
             )
         return replace_process(prepare(), ["-m", "app", *rest])
     return replace_process(prepare(), ["-m", "trainer", *arguments])

@@ -58,12 +58,12 @@ def check_places(config: TrainingConfig) -> None:
     names = [name for name, field in all_fields().items() if field.place and name != "images.path"]
     values = {name: str(get_value(config, name) or "") for name in names}
     mistakes = [
-        Mistake(name, f"{value} is not in datasets/, models/ or runs/, nor of a run")
+        Mistake(name, f"{value} is not in datasets/, models/ or runs/: the page opens nothing else")
         for name, value in values.items()
         if value and not _may_name(value)
     ]
     if mistakes:
-        hint = "The page opens no other files of this machine; the command line does."
+        hint = "Put it into one of these folders. The command line opens any other."
         raise ConfigError("", mistakes, hint)
 
 

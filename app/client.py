@@ -141,9 +141,9 @@ class ServiceClient:
                     if call.answered:
                         break
             raise UserError(
-                "The worker that this page asks has ended unexpectedly.",
-                "Try again: another one starts by itself. If it happens again, the memory may not "
-                "suffice for this base model.",
+                "The process that works for this page has ended unexpectedly.",
+                "Try again: another one starts by itself. If it happens again, the machine may "
+                "have too little memory for this base model.",
             )
         finally:
             self._turn.release()
@@ -174,10 +174,8 @@ class ServiceClient:
                     self.close()
                     if stopping:
                         raise Stopped from None
-                    said = (
-                        f"There was no answer within {call.timeout:.0f} seconds, so this was ended."
-                    )
-                    hint = "Try it again; where the machine is slow, ask for less at once."
+                    said = f"There was no answer within {call.timeout:.0f} seconds: it was ended."
+                    hint = "Try again; if the machine is slow, ask for less at once."
                     raise UserError(said, hint) from None
                 continue
             if line is None:

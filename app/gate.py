@@ -336,7 +336,7 @@ class BoundsMiddleware:
             if not refused:
                 raise
         if refused and not started:
-            text = {408: "It came too slowly.", 413: "It is too large."}[refused]
+            text = {408: "The upload came too slowly.", 413: "The upload is too large."}[refused]
             headers = {"connection": "close"}
             await PlainTextResponse(text, refused, headers)(scope, receive, send)
 

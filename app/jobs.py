@@ -304,7 +304,7 @@ def _one_at_a_time() -> Iterator[None]:
         with filelock.FileLock(places.RUNS / ".jobs.lock", timeout=20):
             yield
     except filelock.Timeout:
-        raise UserError("Another start is still being prepared.", "Try again.") from None
+        raise UserError("Another start is being prepared.", "Try again in a moment.") from None
     except psutil.Error as error:
         raise UserError("The process has just ended.", "Look at the run again.") from error
 

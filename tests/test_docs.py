@@ -13,6 +13,7 @@ from trainer.config.fields import all_fields, concept_fields, sections, shown
 from trainer.config.glossary import glossary_page
 from trainer.config.moving.moved import table
 from trainer.data.images import FORMATS
+from trainer.data.sniffing import READ
 from trainer.lora.family_layers import ModuleKey, family_layers
 from trainer.models.families import FamilyName
 from trainer.places import PROJECT
@@ -86,6 +87,7 @@ def test_the_formats_of_pictures_are_those_that_are_read() -> None:
     assert named is not None
     told = set(re.split(", | OR ", named[1].upper()))
     assert told == {{"HEIF": "HEIC"}.get(name, name) for name in FORMATS} - {"DIB"}
+    assert told == set(READ.upper().split(", "))  # as messages have them
 
 
 def kind_of(key: ModuleKey) -> str:

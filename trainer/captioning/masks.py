@@ -118,20 +118,22 @@ def mask_of(entry: ImageEntry, source: Source, soft: float = 0.0) -> Image.Image
     if source == "alpha":
         mask = load_alpha(data)
         if mask is None:
-            raise ImageProblem("It has no transparency.", "--from background may do.")
+            raise ImageProblem("It has no transparency.", "Try --from background.")
     else:
         picture = load_rgb(data, entry.background(WHITE))
         small = picture.copy()
         small.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
         subject = apart_from_background(np.asarray(small))
         if subject is None:
-            raise ImageProblem("Its background is not of one colour.", "Mask it by hand.")
+            raise ImageProblem("Its background has several colours.", "Paint its mask by hand.")
         mask = Image.fromarray((_without_holes(subject) * 255).astype(np.uint8))
         mask = mask.resize(picture.size, Image.Resampling.BILINEAR)
     covers = np.asarray(mask, np.float64).mean() / 255
     if not LEAST <= covers <= MOST:
         what = "all" if covers > MOST else "hardly anything"
-        raise ImageProblem(f"Its mask would let {what} count.", "Leave it without one.")
+        raise ImageProblem(
+            f"A mask would keep {what} of it.", "Paint one by hand, or leave it without."
+        )
     if soft > 0:
         mask = mask.filter(ImageFilter.GaussianBlur(soft * min(mask.size)))
     return mask
@@ -165,7 +167,7 @@ def _without_holes(subject: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def _write(entry: ImageEntry, mask: Image.Image) -> str:
     if not isinstance(entry.source, ImageFile):
-        raise ImageProblem("It is the row of a table, beside which no file can lie.")
+        raise ImageProblem("It comes from a table, where no mask file can lie beside it.")
     path = entry.source.path.with_suffix(".mask.png")
     if path.exists():
         raise ImageProblem(f"{path.name} is there already, and is left alone.")

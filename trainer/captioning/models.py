@@ -90,7 +90,7 @@ def find_model(name: str, download: bool = False) -> Path:
     except Exception as error:  # its HTTP client's are not ours to name
         first = (str(error) or type(error).__name__).strip().splitlines()[0][:200]
         raise UserError(
-            f"{name} cannot be downloaded ({first}).", "Check name and network."
+            f"{name} cannot be downloaded ({first}).", "Check the name and the network."
         ) from None
 
 
@@ -101,7 +101,7 @@ def _size(name: str) -> str:
     try:
         info = HfApi().model_info(name, timeout=TIMEOUT_SECONDS, files_metadata=True)
     except Exception:  # no network, no such model: then its size is not known
-        return "its size is not known, as the hub does not answer for it"
+        return "its size is not known, since the hub does not answer"
     wanted = [file for file in info.siblings or [] if Path(file.rfilename).match("*.safetensors")]
     return f"{sum(file.size or 0 for file in wanted) / 1e9:.1f} GB to download"
 
@@ -123,9 +123,9 @@ class LocalCaptioner:
         kind = str(config.get("model_type") or "")
         if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
             raise UserError(
-                f"{folder.name} is no model that writes about pictures (model_type {kind!r}).",
-                "BLIP, Florence-2 and chat models that see are; code in a model's folder is not "
-                "run: for Florence-2 take one of florence-community.",
+                f"{folder.name} is not a model that captions pictures (model_type {kind!r}).",
+                "Take BLIP, Florence-2 or a chat model that sees pictures. Code in a model's "
+                "folder is never run: for Florence-2 take one of florence-community.",
             )
         device = choose_device("auto")
         self.device = device.torch_device
@@ -141,7 +141,7 @@ class LocalCaptioner:
             first = (str(error) or type(error).__name__).strip().splitlines()[0][:300]
             raise UserError(
                 f"{folder.name} cannot be loaded: {first}",
-                "Only whole models with safetensors weights are.",
+                "Give the folder of a complete model with safetensors weights.",
             ) from None
         self.model = model.eval().requires_grad_(False).to(self.device)
         template = getattr(cast(object, self.processor), "chat_template", None)

@@ -75,7 +75,9 @@ class Server(Section):
         except ValueError:
             valid = False
         if not valid:
-            raise UserError(f"{self.address!r} is no server's address.", f"Such as {_EXAMPLE}")
+            raise UserError(
+                f"{self.address!r} is not a server's address.", f"Give one such as {_EXAMPLE}"
+            )
         for end in ("/chat/completions", "/v1"):
             text = text.removesuffix(end)
         return f"{text}/v1/chat/completions"
@@ -178,7 +180,7 @@ def _check(status: int, data: bytes, server: Server) -> None:
     if status in (401, 403):
         raise UserError(
             f"{at} wants a key, or refuses this one ({status}{said}).",
-            f"Set the variable {KEY_VARIABLE}, or key in {places.SERVERS.name}.",
+            f"Set the variable {KEY_VARIABLE}, or write key into {places.SERVERS.name}.",
         )
     if status == 404:
         model = server.model or "a model by that name"
@@ -188,11 +190,11 @@ def _check(status: int, data: bytes, server: Server) -> None:
         )
     if 300 <= status < 400:
         raise UserError(
-            f"{at} sends requests elsewhere ({status}), which is not followed.",
-            "Give the address that it leads to.",
+            f"{at} sends requests to another address ({status}), which is not followed.",
+            "Give that address itself.",
         )
     reason = f"{at} refused this picture ({status}{said})."
-    hint = "Does its model see pictures?" if status == 400 else "Try it again later."
+    hint = "Choose a model that sees pictures." if status == 400 else "Try it again later."
     raise ImageProblem(reason, hint)
 
 
@@ -217,7 +219,7 @@ def answer_in(data: bytes, at: str) -> str:
         value: Any = json.loads(data)
     except (ValueError, RecursionError):
         kind = "a web page" if data.lstrip()[:1] == b"<" else "no JSON"
-        raise ImageProblem(f"{at} answered with {kind}.", "Is it the address of its API?") from None
+        raise ImageProblem(f"{at} answered with {kind}.", "Give the address of its API.") from None
     choices = value.get("choices") if is_mapping(value) else None
     first = choices[0] if is_list(choices) and choices else None
     message = first.get("message") if is_mapping(first) else None
@@ -226,7 +228,7 @@ def answer_in(data: bytes, at: str) -> str:
         text = " ".join(str(part.get("text", "")) for part in text if is_mapping(part))
     if not isinstance(text, str) or not text.strip():
         raise ImageProblem(
-            f"{at} answered without a caption.", "Does its model see pictures? Try another one."
+            f"{at} answered without a caption.", "Choose a model that sees pictures."
         )
     return text
 
@@ -264,7 +266,7 @@ def owner_servers(path: Path | None = None) -> dict[str, Server]:
         try:
             found[str(name)] = server = Server.model_validate(value)
         except ValidationError:
-            raise UserError(f"{file.name}: [{name}] is no server.", _FORM) from None
+            raise UserError(f"{file.name}: [{name}] does not describe a server.", _FORM) from None
         _ = server.url
     return found
 

@@ -118,7 +118,7 @@ class CaptionedSet:
             yield f"{counted(self.kept, 'picture')} with a caption left alone; --all takes them too"
         yield from self.report.lines()
         if self.stopped:
-            yield "Stopped: what was done until then stands above."
+            yield "Stopped: the captions made until then are above."
         if self.written:
             yield f"{counted(len(self.written), 'caption')} written."
         elif self.proposals:
@@ -172,7 +172,9 @@ def caption_set(
         said = made.settle(said, wording)
     finished = {name: wording.finish(text) for name, text in said.items()}
     problems |= {
-        name: "Nothing is left of its caption." for name, text in finished.items() if not text
+        name: "Nothing is left of its caption without the words to leave out."
+        for name, text in finished.items()
+        if not text
     }
     proposals = tuple(
         Proposal(one.name, one.caption or "", finished[one.name])
@@ -251,15 +253,15 @@ def write_captions(found: CaptionedSet) -> CaptionedSet:
 def _write(picture: Path | None, one: Proposal) -> str:
     """Write a caption; gives why it was not, or ""."""
     if picture is None:
-        return "It is the row of a table, which is not written to."
+        return "Its caption is in a table, and tables are never changed."
     path = picture.with_suffix(".txt")
     try:
         there = clean_lines(path.read_text(encoding="utf-8", errors="replace"))
     except FileNotFoundError:
         there = None
     if there is None and one.before:
-        return "Its caption stands in another file, which is not written to."
+        return "Its caption is in a file of another name, which is not changed."
     if there and there != one.before:
-        return "Its caption has been changed meanwhile, and is left alone."
+        return "Its caption was changed in the meantime, and is left alone."
     write_text(path, f"{one.after}\n")
     return ""

@@ -103,7 +103,7 @@ def check_wording(wording: Wording) -> Wording:
     """
     if not 1 <= wording.words <= GREATEST_WORDS:
         raise UserError(
-            f"A caption of at most {wording.words} words?", f"Use 1 to {GREATEST_WORDS}."
+            f"A caption cannot have at most {wording.words} words.", f"Use 1 to {GREATEST_WORDS}."
         )
     if len(wording.prompt) > MAX_PROMPT:
         raise UserError(f"The prompt is longer than {MAX_PROMPT} characters.", "Shorten it.")
@@ -168,9 +168,9 @@ class WordReport:
                 f"{word} ({count})" for word, count in self.common.items()
             )
         if self.swallowed:
-            yield f"in every one, so that the trigger will mean it: {', '.join(self.swallowed)}"
+            yield f"in every caption, so the trigger word will mean it: {', '.join(self.swallowed)}"
         if self.over_long:
-            yield f"over-long: {', '.join(self.over_long)}"
+            yield f"too long: {', '.join(self.over_long)}"
 
 
 def report_words(captions: Mapping[str, str], wording: Wording) -> WordReport:

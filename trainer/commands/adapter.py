@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from trainer.commands.command import adapter_app, command, option
+from trainer.commands.command import (
+    FileClassWord,
+    FileTrigger,
+    adapter_app,
+    command,
+    option,
+)
 from trainer.errors import UserError
 from trainer.places import shown
 
@@ -27,14 +33,17 @@ Sidecars = Annotated[
     bool, typer.Option("--sidecars", help="Also write the .json and .png that tools show.")
 ]
 Rank = Annotated[int | None, option("N", "Rank of every layer, at most.")]
-Energy = Annotated[float | None, option("SHARE", "Share of each layer to keep, as 0.99.")]
+Energy = Annotated[
+    float | None, option("SHARE", "Share of each layer's change to keep, such as 0.99.")
+]
 ComparedBase = Annotated[str | None, option("NAME", "A base model to compare it with.")]
 LeaveOut = Annotated[
     bool,
     typer.Option("--leave-out-unknown", help="Read what is understood, and name what is lost."),
 ]
 Embeddings = Annotated[
-    Literal["keep", "drop"], option(None, "What becomes of embeddings in the file (keep).")
+    Literal["keep", "drop"],
+    option(None, "Keep embeddings that are in the file, or drop them (keep)."),
 ]
 
 
@@ -118,17 +127,17 @@ def resize(
     energy: Energy = None,
     keep_likeness: Annotated[
         float | None,
-        option("SHARE", "Share of its likeness to keep, as 0.99; a rank for each layer."),
+        option("SHARE", "Share of its likeness to keep, such as 0.99; each layer gets a rank."),
     ] = None,
     images: Annotated[Path | None, option("DIR", "Pictures to measure likeness on.")] = None,
-    trigger: Annotated[str | None, option("WORD", "Instead of what the file says.")] = None,
-    class_word: Annotated[str | None, option("WORD", "Instead of what the file says.")] = None,
+    trigger: FileTrigger = None,
+    class_word: FileClassWord = None,
     base: Annotated[
         str | None,
         option(
             "NAME",
-            "A base model to compare predictions on, needed for DoRA; the one that it was trained "
-            "on unless given, if that is here.",
+            "Base model to compare predictions on, needed for DoRA. Unless given: the one that it "
+            "was trained on, where that is here.",
         ),
     ] = None,
     out: Out,
@@ -181,7 +190,7 @@ def merge(
     ] = None,
     layout: Annotated[
         Literal["folder", "single-file"] | None,
-        option(None, "Of the new base model; that of --base unless given."),
+        option(None, "Layout of the new base model; that of --base unless given."),
     ] = None,
     out: Out,
     precision: Precision = None,
@@ -230,8 +239,8 @@ def merge(
 @command("extract", "make an adapter of a tuned base model and its base", group=adapter_app)
 def extract(
     *,
-    base: Annotated[str, option("NAME", "The model before.")],
-    tuned: Annotated[str, option("NAME", "The model after.")],
+    base: Annotated[str, option("NAME", "The base model that it was tuned from.")],
+    tuned: Annotated[str, option("NAME", "The tuned model.")],
     rank: Rank = None,
     energy: Energy = None,
     out: Out,
@@ -282,8 +291,12 @@ def recipe(
 def download(
     file: File,
     *,
-    name: Annotated[str, option("NAME", "Of the files in it; the title unless given.")] = "",
-    picture: Annotated[Path | None, option("FILE", "The run's last preview unless given.")] = None,
+    name: Annotated[
+        str, option("NAME", "Name of the files in the zip file; the title unless given.")
+    ] = "",
+    picture: Annotated[
+        Path | None, option("FILE", "The picture to show; the run's last preview unless given.")
+    ] = None,
     out: Annotated[Path, option("ZIP", "The new file.")],
     force: Force = False,
 ) -> Passed:
@@ -295,7 +308,7 @@ def download(
     from trainer.lora.sharing import share
 
     if out.suffix != ".zip":
-        raise UserError(f"{out} does not end in .zip.")
+        raise UserError(f"{out} does not end in .zip.", "Give --out a name that does.")
     if out.exists() and not (force and out.is_file() and not out.samefile(file)):
         raise UserError(f"{out} exists already.", "--force replaces it.")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -306,4 +319,4 @@ def download(
 def _one_goal(goals: Mapping[str, object]) -> None:
     if sum(goal is not None for goal in goals.values()) != 1:
         names = " and ".join(", ".join(goals).rsplit(", ", 1))
-        raise UserError(f"One of {names} is required, and not more.")
+        raise UserError(f"This needs one of {names}, and only one.")

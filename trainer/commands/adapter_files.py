@@ -58,11 +58,17 @@ class Output:
             UserError: the output is a source, exists, or has a name that tools would not list.
         """
         if self.path.suffix != ".safetensors":
-            raise UserError(f"{self.path} does not end in .safetensors.", "Tools look for that.")
+            raise UserError(
+                f"{self.path} does not end in .safetensors.",
+                "Tools look for that: give such a name.",
+            )
         targets = [self.path, *(sidecar_paths(self.path) if self.sidecars else ())]
         for target in targets:
             if any(target.exists() and target.samefile(s) for s in sources if s.exists()):
-                raise UserError(f"{target} is read here: it is never replaced.", "Choose another.")
+                raise UserError(
+                    f"{target} is one of the files that are read, which are never replaced.",
+                    "Give --out another name.",
+                )
             if target.exists() and not (self.force and target.is_file()):
                 raise UserError(f"{target} exists already.", "--force replaces it.")
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -186,7 +192,7 @@ class Written:
             lines.append(f"Lost, since not understood: {shorten(map(display_name, self.lost))}.")
         lines += [f"It {self.works}.", *(f"Wrote {shown(path)}" for path in self.sidecars)]
         if self.left_out:
-            lines.append(f"No room in the metadata for {', '.join(self.left_out[:5])}.")
+            lines.append(f"The metadata had no room for {', '.join(self.left_out[:5])}.")
         return lines
 
 
@@ -257,8 +263,8 @@ class Extracted:
         lines = [first, f"Against the tuned model's layers, it {found.difference.in_words()}."]
         if found.left_out:
             lines.append(
-                f"No adapter holds {100 * found.left_out_share:.2g} % of the whole change: "
-                f"{shorten(found.left_out)}."
+                f"{100 * found.left_out_share:.2g} % of the whole change is in layers that no "
+                f"adapter can hold: {shorten(found.left_out)}."
             )
         return [*lines, *rest]
 

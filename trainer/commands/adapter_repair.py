@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from trainer.commands.adapter import Embeddings, File, Force, LeaveOut, Precision, Sidecars
-from trainer.commands.command import adapter_app, command, option
+from trainer.commands.command import (
+    FileBase,
+    FileClassWord,
+    FileTrigger,
+    adapter_app,
+    command,
+    option,
+)
 from trainer.errors import UserError
 from trainer.places import shown
 
@@ -25,11 +32,6 @@ if TYPE_CHECKING:
     from trainer.models.base import BaseModel
 
 Images = Annotated[Path | None, option("DIR", "Pictures to measure likeness on.")]
-Trigger = Annotated[str | None, option("WORD", "Instead of what the file says.")]
-MeasuredOn = Annotated[
-    str | None,
-    option("NAME", "The base model to measure on; the one it was trained on (tiny-emoji)."),
-]
 NewFile = Annotated[Path | None, option("FILE", "The new file; beside the old one unless given.")]
 _SHOWN = ("likeness", "effect", "class_drift", "neighbour_drift", "unrelated_drift")
 
@@ -116,24 +118,26 @@ class Joined:
         pairs = zip(self.names, found.strengths, strict=True)
         lines += [
             f"Best strengths: {', '.join(f'{name} {strength:.2f}' for name, strength in pairs)}.",
-            "Of its likeness, the worse off keeps:",
+            "How much of its likeness the adapter keeps that loses most:",
             *(f"  {way:<28} {found.share(each):.0%}" for way, each in found.merges.items()),
             f"Written: {found.best}. Board: {shown(self.board)}",
         ]
         return [*lines, *self.file.lines()]
 
 
-@command("tune", "strengths of its blocks, chosen by measuring", group=adapter_app)
+@command(
+    "tune", "write a file whose blocks have other strengths, chosen by measuring", group=adapter_app
+)
 def tune(
     file: File,
     *,
     images: Images = None,
-    trigger: Trigger = None,
-    class_word: Trigger = None,
-    base: MeasuredOn = None,
+    trigger: FileTrigger = None,
+    class_word: FileClassWord = None,
+    base: FileBase = None,
     keep: Annotated[float, option("SHARE", "Share of the likeness to keep (0.97).")] = 0.97,
     only: Annotated[
-        Literal["subject", "style"] | None, option(None, "Of SDXL: this half of it alone.")
+        Literal["subject", "style"] | None, option(None, "SDXL only: keep this half of it alone.")
     ] = None,
     out: NewFile = None,
     precision: Precision = None,
@@ -170,18 +174,24 @@ def tune(
     return Repaired(found.strengths, found.before, found.after, board, written)
 
 
-@command("together", "what adapters do to each other, and one of them all", group=adapter_app)
+@command(
+    "together",
+    "measure adapters together, and write one that keeps most of each",
+    group=adapter_app,
+)
 def together(
     files: Annotated[list[Path], typer.Argument(metavar="FILE")],
     *,
     images: Annotated[
-        list[Path] | None, option("DIR", "Pictures of each adapter, in their order.")
+        list[Path] | None, option("DIR", "Image set of each adapter, in the order of the files.")
     ] = None,
-    trigger: Annotated[list[str] | None, option("WORD", "Of each adapter, in their order.")] = None,
+    trigger: Annotated[
+        list[str] | None, option("WORD", "Trigger word of each, in the same order.")
+    ] = None,
     class_word: Annotated[
-        list[str] | None, option("WORD", "Of each adapter, in their order.")
+        list[str] | None, option("WORD", "Class word of each, in the same order.")
     ] = None,
-    base: MeasuredOn = None,
+    base: FileBase = None,
     out: NewFile = None,
     precision: Precision = None,
     force: Force = False,
@@ -202,14 +212,14 @@ def together(
 
     count = len(files)
     if count < 2:
-        raise UserError("Two adapters are needed.", "Name at least one more.")
+        raise UserError("This needs two adapters.", "Name at least one more.")
     given = {"--images": images, "--trigger": trigger, "--class-word": class_word}
     wrong = [
         f"{name} {len(some)} times" for name, some in given.items() if some and len(some) != count
     ]
     if wrong:
         raise UserError(
-            f"There are {count} adapters, and {' and '.join(wrong)}.", "Give each once an adapter."
+            f"There are {count} adapters, and {' and '.join(wrong)}.", "Give one for each adapter."
         )
     labels = [adapter_label(file) for file in files]
     names = tuple(
@@ -236,7 +246,7 @@ def together(
     others = [replace(one, config=resolve(one.config, model)) for one in targets[1:]]
     bench = measuring_bench(model, [first, *others], device, cache)
     if len(bench.concepts) != count:
-        raise UserError("Each adapter may have one trigger word here.", "Name it with --trigger.")
+        raise UserError("Each adapter may have one trigger word here.", "Say which with --trigger.")
     found = repair.put_together(bench, plain, names)
     written = write(found.merged, found.merged, output, files[0])
     states = {name: (one,) for name, one in zip(names, adapters, strict=True)}

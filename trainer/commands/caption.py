@@ -43,25 +43,31 @@ def caption(
     trigger: Annotated[str, option("WORD", field_help("captions.trigger"))] = "",
     class_word: Annotated[str, option("WORD", field_help("captions.class_word"))] = "",
     leave_out: Annotated[
-        list[str] | None, option("WORDS", "No caption has these. Give it once for each.")
+        list[str] | None, option("WORDS", "Words that no caption may have. Give it once for each.")
     ] = None,
     candidates: Annotated[
         list[str] | None,
-        option("WORD", "A class word that the base model tries as well. Give it once for each."),
+        option("WORD", "Another class word for the base model to try. Give it once for each."),
     ] = None,
-    prompt: Annotated[str, option("TEXT", "Ask this instead of the instructions.")] = "",
-    words: Annotated[int, option("N", f"Most words of a caption ({MOST_WORDS}).", "--words")] = (
-        MOST_WORDS
-    ),
+    prompt: Annotated[
+        str, option("TEXT", "Instructions for the model, instead of the built-in ones.")
+    ] = "",
+    words: Annotated[
+        int, option("N", f"A caption has at most so many words ({MOST_WORDS}).", "--words")
+    ] = (MOST_WORDS),
     picture: Annotated[
         list[str] | None, option("NAME", "Only this picture. Give it once for each.", "--picture")
     ] = None,
-    all: Annotated[bool, typer.Option("--all", help="Pictures that have a caption, too.")] = False,
+    all: Annotated[bool, typer.Option("--all", help="Also pictures that have a caption.")] = False,
     write: Annotated[
         bool, typer.Option("--write", help="Write the captions beside the pictures.")
     ] = False,
-    parallel: Annotated[int, option("N", "Requests at a time to a server (4).")] = 4,
-    timeout: Annotated[float, option("SECONDS", "Wait so long for a server's answer (120).")] = 120,
+    parallel: Annotated[
+        int, option("N", "How many requests to send to a server at a time (4).")
+    ] = 4,
+    timeout: Annotated[
+        float, option("SECONDS", "How long to wait for a server's answer (120).")
+    ] = 120,
 ) -> "CaptionedSet":
     """Proposes captions; without --write nothing is changed, and with it only what is empty.
 

@@ -88,7 +88,7 @@ def show_picture(
     pairs = zip(report.concepts, report.reports, strict=True)
     found = [(concept, one) for concept, part in pairs for one in part.fitted if _fits(one, name)]
     if not found:
-        message = f"No picture that trains is called {name}."
+        message = f"No picture that is trained on is called {name}."
         raise UserError(message, "check-images without --show lists what is left out, and why.")
     concept, picture = found[0]
     target = out or Path(f"{Path(picture.entry.name).stem}-as-trained.png")
@@ -187,7 +187,7 @@ def check_images(
             "Such as: check-images DIR --trigger WORD, or: check-images --concept DIR:WORD:CLASS",
         )
     if out is not None and show is None:
-        raise UserError("--out goes with --show NAME.", "Or leave it out.")
+        raise UserError("--out needs --show NAME.", "Add that, or leave --out away.")
     values: dict[str, object] = {
         "base.name": base,
         "images.path": str(folder or "."),

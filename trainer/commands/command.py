@@ -44,6 +44,15 @@ def option(metavar: str | None, help: str, *names: str) -> Any:
 
 
 Base = Annotated[str, option("NAME", field_help("base.name"))]
+FileBase = Annotated[
+    str | None, option("NAME", "Base model to measure on; unless given, the one it was trained on.")
+]
+FileTrigger = Annotated[
+    str | None, option("WORD", "Its trigger word; unless given, the one in the file.")
+]
+FileClassWord = Annotated[
+    str | None, option("WORD", "Its class word; unless given, the one in the file.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

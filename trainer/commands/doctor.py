@@ -243,7 +243,7 @@ def _advice(machine: Machine, packages: tuple[Package, ...]) -> Iterator[str]:
             )
         yield "Without a GPU, train the built-in model; Stable Diffusion takes many hours."
     if machine.free_disk_gib < ENOUGH_DISK_GIB:
-        yield f"Only {machine.free_disk_gib} GiB of disk are free: checkpoints need more."
+        yield f"Only {machine.free_disk_gib} GiB of disk are free: make room for checkpoints."
     if any(not package.fits for package in packages):
         yield "Start with `python launch.py` to get the versions that were tested together."
 

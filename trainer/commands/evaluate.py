@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trainer.commands.command import command, option, say_progress
+from trainer.commands.command import (
+    FileBase,
+    FileClassWord,
+    FileTrigger,
+    command,
+    option,
+    say_progress,
+)
 from trainer.config.fields import field_help
 
 if TYPE_CHECKING:
@@ -16,13 +23,15 @@ if TYPE_CHECKING:
 def evaluate(
     place: Annotated[
         Path,
-        typer.Argument(metavar="RUN_OR_ADAPTER", help="A run's folder or name, or any file."),
+        typer.Argument(
+            metavar="RUN_OR_ADAPTER", help="A run's folder or name, or an adapter file."
+        ),
     ],
     *,
-    base: Annotated[str | None, option("NAME", "Instead of the one it was trained on.")] = None,
-    trigger: Annotated[str | None, option("WORD", "Instead of what the file says.")] = None,
-    class_word: Annotated[str | None, option("WORD", "Instead of what the file says.")] = None,
-    images: Annotated[Path | None, option("DIR", "The image set, to measure likeness by.")] = None,
+    base: FileBase = None,
+    trigger: FileTrigger = None,
+    class_word: FileClassWord = None,
+    images: Annotated[Path | None, option("DIR", "Its image set, to measure likeness by.")] = None,
     scorers: Annotated[Path | None, option("DIR", field_help("evaluation.scorers"))] = None,
 ) -> "Assessment":
     """Measure a run or an adapter file; how far it is, it says on stderr.

@@ -60,8 +60,8 @@ class Imported:
 
 @command(
     "import",
-    "take over another trainer's settings; kohya's, OneTrainer's or ai-toolkit's: say what of them "
-    "differs or is not here",
+    "turn settings of kohya, OneTrainer or ai-toolkit into a configuration, and say what is "
+    "different or missing here",
 )
 def import_settings(
     files: Annotated[

@@ -19,7 +19,9 @@ def mask(
     source: Annotated[
         Literal["alpha", "background"],
         option(
-            None, "What tells the subject: transparency, or a background of one colour.", "--from"
+            None,
+            "How to find the subject: by transparency, or by a background of one colour.",
+            "--from",
         ),
     ] = "background",
     soft: Annotated[
@@ -38,5 +40,5 @@ def mask(
     from trainer.captioning.masks import mask_set
 
     if not 0 <= soft <= 0.25:
-        raise UserError(f"--soft {soft:g} is not between 0 and 0.25.", "0.01 is a soft edge.")
+        raise UserError(f"--soft {soft:g} is not between 0 and 0.25.", "0.01 makes a soft edge.")
     return mask_set(folder, source, write=write, soft=soft, progress=say_progress)

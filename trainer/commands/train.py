@@ -58,7 +58,8 @@ Concepts = Annotated[
     ),
 ]
 ConfigFile = Annotated[
-    Path | None, option("FILE", "Start from a TOML file; presets and options win over it.")
+    Path | None,
+    option("FILE", "Start from a configuration file (TOML); presets and options win over it."),
 ]
 Presets = Annotated[
     list[str] | None,
@@ -68,7 +69,7 @@ Overrides = Annotated[
     list[str] | None,
     option(
         "section.key=value",
-        "Set any field of the configuration; can be repeated. See docs/configuration.md.",
+        "Set any field of the configuration (docs/configuration.md). Can be repeated.",
         "--set",
     ),
 ]
@@ -78,7 +79,7 @@ Processes = Annotated[
 ]
 Nodes = Annotated[
     int,
-    option("N", "Train on N machines; on each the same command, but for --node-rank."),
+    option("N", "Train on N machines: run the same command on each, with its own --node-rank."),
 ]
 NodeRank = Annotated[
     int, option("K", "Which machine this is, from 0; 0 is the main one, which writes the run.")
@@ -170,10 +171,12 @@ def resume(
     *,
     steps: Annotated[
         int | None,
-        option("N", "Train on to so many steps in all; a finished run is trained longer so."),
+        option("N", "Steps in all; with more of them a finished run is trained longer."),
     ] = None,
     accept_changes: Accept = False,
-    processes: Annotated[int, option("N", "As for train; may differ from it.")] = 1,
+    processes: Annotated[
+        int, option("N", "Train with N processes on this machine; may differ from before.")
+    ] = 1,
     nodes: Nodes = 1,
     node_rank: NodeRank = 0,
     main: Main = None,
@@ -189,7 +192,7 @@ def resume(
         lengthen(folder, steps)
     going_on = bool(folder.checkpoint_steps())
     if not going_on:
-        say(f"Nothing was saved of {shown(folder.path)}: it starts again, with its settings.")
+        say(f"{shown(folder.path)} has no checkpoint: it starts again, with its settings.")
     flags = ["--resume"] * going_on + ["--accept-changes"] * accept_changes
     if group.rank:
         return _help(group, read_config(folder.config, of_run=True), folder, flags)

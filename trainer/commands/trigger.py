@@ -69,9 +69,9 @@ def trigger(
     base: Base = "tiny-emoji",
     class_word: Annotated[str, option("WORD", field_help("captions.class_word"))] = "",
     images: Annotated[
-        Path | None, option("DIR", "An image set whose captions count as used.")
+        Path | None, option("DIR", "An image set: a word of its captions is not rare.")
     ] = None,
-    count: Annotated[int, option("N", "Suggestions (5).")] = SUGGESTIONS,
+    count: Annotated[int, option("N", "How many suggestions (5).")] = SUGGESTIONS,
     pictures: Annotated[
         Path | None, option("DIR", "Draw each word alone, with the same seeds.")
     ] = None,

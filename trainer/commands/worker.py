@@ -199,7 +199,7 @@ def refuse_while_training(runs: Path) -> None:
     if name is not None:
         raise UserError(
             f"The device is busy: {name}.",
-            "Wait until it has finished, or stop it on the Runs screen.",
+            "Wait until it has finished, or stop it in the Runs tab.",
             "device_busy",
         )
 

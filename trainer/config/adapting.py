@@ -80,9 +80,9 @@ class AdapterConfig(Section, title="Adapter"):
         memory=True,
         needs={"adapter.start_from": None},
     )
-    """Ranks of layers that shall have another one: PATTERN = RANK, such as unet.up_blocks.* = 32
-    (patterns as for adapter.only); of several that fit the last one counts. Their alpha goes along,
-    so that they act as strongly."""
+    """Other ranks for some layers: PATTERN = RANK, such as unet.up_blocks.* = 32 (patterns as for
+    adapter.only); of several that fit the last one counts. Alpha changes with the rank, so that
+    these layers act as strongly."""
     dropout: float = field(0.0, title="Adapter dropout", ge=0.0, lt=1.0)
     """Share of the inputs of each adapted layer that is set to zero at random, so that the adapter
     does not rely on a few of them. 0 to below 1."""

@@ -91,7 +91,7 @@ def parse_concept(text: str) -> dict[str, str]:
         return {"path": folder, "trigger": trigger.strip(), "class_word": class_word.strip()}
     raise UserError(
         f"--concept {text} is not of the form DIR:TRIGGER or DIR:TRIGGER:CLASS.",
-        "Such as --concept datasets/teddy-and-peacock/teddy:ohwx:bear",
+        "Write for example --concept datasets/teddy-and-peacock/teddy:ohwx:bear",
     )
 
 
@@ -115,6 +115,8 @@ def check_essentials(
         elif not is_there(concept.path):
             mistakes.append(Mistake(folder, f"the image folder {concept.path} does not exist"))
         if not concept.trigger.strip():
-            mistakes.append(Mistake(trigger, "no trigger word was given; take a rare one as ohwx"))
+            mistakes.append(
+                Mistake(trigger, "no trigger word was given; take a rare word such as ohwx")
+            )
     if mistakes:
         raise ConfigError("", mistakes, hint)

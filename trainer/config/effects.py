@@ -94,8 +94,8 @@ def _odd_rates(config: TrainingConfig) -> Iterator[Idle]:
         if finds and rate < _LEAST_MULTIPLIER:
             yield Idle(
                 field,
-                f"{shown(rate)} is what the rate that {name} finds by itself is multiplied by, so "
-                "next to nothing will be learned. Leave it empty, or set it to 1.",
+                f"{name} finds the rate by itself, and multiplies it by {shown(rate)}: next to "
+                "nothing will be learned. Leave it empty, or set it to 1.",
             )
         elif not finds and rate > _HIGHEST_RATE:
             yield Idle(

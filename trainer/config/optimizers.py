@@ -69,7 +69,9 @@ class OptimizerConfig(Section, title="Learning rate and optimizer"):
     4 to 16 to converge faster."""
     weight_decay: float = field(0.01, ge=0.0, le=1.0)
     """How strongly every step draws the adapter's weights towards 0 (decoupled weight decay)."""
-    max_gradient_norm: float = field(1.0, title="Longest gradient", ge=0.0, le=1000.0)
+    max_gradient_norm: float = field(
+        1.0, title="Gradient clipping (longest gradient)", ge=0.0, le=1000.0
+    )
     """Gradients longer than this are shortened to it, so that one odd batch does no harm. 0:
     never."""
     schedule: Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"] = field(

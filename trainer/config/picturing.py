@@ -28,15 +28,15 @@ class ImagesConfig(Section, title="Pictures"):
     """Image set: a folder of pictures (flat, nested, or kohya's N_name folders), or a folder with
     metadata.jsonl, metadata.csv or a parquet table. Never written to."""
     resolution: PictureSide | None = field(None, flag="--resolution PX", memory=True)
-    """Side in pixels of a square of the area that pictures are fitted to; a multiple of 64 (of 32
-    for the built-in model). Empty: the base model's own."""
+    """How large pictures are in training: the side of a square in pixels; other shapes get the same
+    area. A multiple of 64 (of 32 for the built-in model). Empty: the base model's own."""
     resolutions: Several[PictureSide] = field((), title="Several resolutions", memory=True)
     """Train every picture at each of these resolutions in turn, such as [512, 768]: in an epoch
     each picture comes up once at each. images.resolution is then one of them (empty: the largest),
     and previews and measuring go by it. Empty: images.resolution alone."""
     buckets: bool = field(True, title="Keep the pictures' shapes (buckets)", memory=True)
-    """Fit each picture to the nearest of several aspect ratios of the same area. Off: everything is
-    cut to a square."""
+    """Fit each picture to the nearest of several shapes of the same area. Off: everything is cut to
+    a square."""
     upscale: bool = field(False, title="Enlarge small pictures")
     """Enlarge pictures that are smaller than their bucket. Off: they train in a smaller bucket,
     since enlarging teaches blur."""

@@ -13,13 +13,13 @@ PRESERVED = {"preservation.method": ("prediction", "pictures"), "preservation.we
 class PreservationConfig(Section, title="Keeping everything else as it was"):
     """Keeping everything else as it was (DreamBooth, arXiv 2208.12242, section 3.3).
 
-    On every k-th step a few more rows go through the model beside the pictures. The adapter must
-    not change what comes out of them: what the base model predicted for them (prediction), or
+    On every k-th step a few more prompts go through the model together with the pictures. The
+    adapter must not change what comes out of them: what the base model predicted (prediction), or
     pictures of the class (pictures). See docs/keeping-the-rest-still.md.
     """
 
     method: Literal["prediction", "pictures", "none"] = field(
-        "prediction", title="What holds the rest in place", memory=True
+        "prediction", title="How the rest is kept still", memory=True
     )
     """prediction: the base model's own predictions for the class word, for things like it, for all
     kinds of others and for the empty prompt; no pictures are needed. pictures: DreamBooth's class
@@ -37,20 +37,24 @@ class PreservationConfig(Section, title="Keeping everything else as it was"):
     class pictures as pictures in every step). 0: none, and the class word will come to mean the
     trained subject too."""
     every: PositiveInt = field(1, title="Preserve on every k-th step", needs=PRESERVED)
-    """Preserve on every k-th step: 1 holds best and costs most time. At 2, twice the weight does
-    about the same for the class word."""
+    """Preserve on every k-th step: 1 preserves best and takes most time. At 2, twice the weight
+    does about the same for the class word."""
     share: float = field(
         0.25,
-        title="Rows to preserve for each picture",
+        title="Preserved prompts for each picture",
         gt=0.0,
         le=4.0,
         memory=True,
         needs=PRESERVED,
     )
-    """On such a step, rows to preserve for each picture; at least one row. With several concepts as
-    many for each of them (method prediction)."""
+    """On such a step, how many prompts (or class pictures) are preserved for each picture; at least
+    one. With several concepts as many for each of them (method prediction)."""
     pictures: int = field(
-        16, title="Pictures drawn for it before training", ge=1, le=2000, needs=PRESERVED
+        16,
+        title="Pictures that the base model draws before training",
+        ge=1,
+        le=2000,
+        needs=PRESERVED,
     )
     """How many pictures the base model draws before training; they are cached, and drawn once.
     prediction: each step of drawing them is stored with what the base model predicted there.

@@ -188,7 +188,7 @@ QUESTIONS: Mapping[str, Question] = {
     ),
     "length": Question("How long", {"quick": "Quick", "normal": "Normal", "thorough": "Thorough"}),
     "hold": Question(
-        "How still everything else is held",
+        "How firmly everything else stays the same",
         {"loose": "Loosely", "usual": "As usual", "firm": "Firmly"},
     ),
 }

@@ -86,7 +86,7 @@ class TrainingConfig(Section):
         one, several = self.images.resolution, self.images.resolutions
         if several and one is not None and one not in several:
             raise Contradiction(
-                f"images.resolution {one} is none of images.resolutions "
+                f"images.resolution {one} is not among images.resolutions "
                 f"{', '.join(map(str, several))}: add it there, or leave it empty",
                 "images.resolution",
                 "images.resolutions",
@@ -124,7 +124,7 @@ def _refuse_alike(triggers: Sequence[str]) -> None:
             raise Contradiction(message, "concepts")
         if one in other:
             raise Contradiction(
-                f"the trigger words {first!r} and {second!r} contain each other, so one would "
-                "call both: choose another",
+                f"one of the trigger words {first!r} and {second!r} contains the other, so it "
+                "would call both: choose another",
                 "concepts",
             )

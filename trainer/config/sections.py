@@ -40,15 +40,15 @@ class BaseModelConfig(Section, title="Base model"):
         "auto", title="Prediction type"
     )
     """What the UNet predicts, and whether its noise schedule ends in pure noise. auto reads it from
-    the model. Set it where a file lost its marks: v_prediction_zero_snr for merges of SDXL
-    v-prediction models (such as NoobAI's), which auto takes for epsilon then, and previews before
-    the first step are noise; v_prediction or epsilon for an SD 2 file that was taken for the other;
-    epsilon also takes the usual noise schedule."""
+    the model. Set it where auto is wrong, so that previews before the first step are noise:
+    v_prediction_zero_snr for merges of SDXL v-prediction models (such as NoobAI's) that lost their
+    marks; v_prediction or epsilon for an SD 2 file that was taken for the other. epsilon also takes
+    the usual noise schedule."""
     clip_skip: int = field(1, title="Clip skip", ge=1, le=12, before=1)
     """SD 1 only: which layer of the text encoder is read, counted from the last one. 2 for anime
-    models that were trained so, and whoever draws with the adapter sets the same; 1 for all others.
-    Training, previews and measuring do alike."""
-    vae: str = field("", title="VAE apart", max_length=4000, resume=True, private=True, place=True)
+    models that were trained that way; then set the same in the tool that you draw with. 1 for all
+    others. Training, previews and measuring all use it."""
+    vae: str = field("", title="Other VAE", max_length=4000, resume=True, private=True, place=True)
     """File (.safetensors) or folder of a VAE to use instead of the base model's own, or for a file
     that has none. It must be one for the same family: SD 1 and 2 share theirs, SDXL has another.
     Empty: the base model's own."""
@@ -69,23 +69,24 @@ class CaptionsConfig(Section, title="Words and captions"):
     suffix: str = field("", title="After every caption", max_length=200)
     """Text put after every caption."""
     dropout: Probability = field(0.05, title="Caption dropout")
-    """Share of the time that a caption is reduced to trigger and class word, so that these two
-    carry the subject. 0 to 1."""
+    """Share of the time that a caption is reduced to trigger word and class word, so that these two
+    stand for the subject. 0 to 1."""
     shuffle_tags: bool = field(False)
     """Shuffle comma-separated tags, differently every time. For tag captions only."""
     keep_tags: int = field(
         1,
-        title="Leading tags that stay",
+        title="Leading tags that always stay",
         ge=0,
         le=75,
         needs={"captions.shuffle_tags or captions.tag_dropout": True},
     )
-    """How many leading tags stay in place when tags are shuffled or left out. The trigger always
-    stays."""
+    """How many leading tags stay in place when tags are shuffled or left out. The trigger word
+    always stays."""
     tag_dropout: Probability = field(0.0, title="Dropout of single tags")
-    """Share of the time that each comma-separated tag is left out of a caption, so that what they
-    name is not bound to all of them together. The leading captions.keep_tags, those with trigger or
-    class word and captions.protected_tags stay. For tag captions only. 0 to 1."""
+    """Share of the time that each comma-separated tag is left out of a caption, so that each is
+    learned for itself and not only together with the others. The leading captions.keep_tags,
+    captions.protected_tags and those with the trigger word or class word stay. For tag captions
+    only. 0 to 1."""
     protected_tags: Several[str] = field(
         (), title="Tags never left out, one a line", needs={"captions.tag_dropout": True}
     )
@@ -120,7 +121,7 @@ class ConceptConfig(Section):
     """Share of the concept in training: at 2 it comes up twice as often as one with 1, however many
     pictures each has."""
     loss_weight: float = field(1.0, gt=0.0, le=100.0)
-    """What an error on this concept's pictures counts beside the others'."""
+    """How much an error on this concept's pictures counts, compared with the others'."""
 
 
 CHECKPOINTING_COST = 1.32
@@ -151,9 +152,9 @@ class TrainingSection(Section, title="Length, batches and precision"):
         before=1.0,
         needs={"adapter.text_encoder": True},
     )
-    """After so much of the run the text encoder's adapter stays as it is, and steps take less time.
-    It learns the trigger word early, and goes on towards the training pictures alone. 1: it learns
-    to the end."""
+    """After this share of the run the text encoder's adapter stays as it is, and steps take less
+    time. It learns the trigger word early, and later only fits the training pictures more closely.
+    1: it learns to the end."""
     gradient_checkpointing: bool = field(False, memory=True)
     """Recompute activations instead of keeping them: much less memory, about a third more time, the
     same result."""
@@ -188,18 +189,18 @@ class MemoryConfig(Section, title="Memory"):
     vae_tiling: Literal["auto", "on", "off"] = field("auto", title="VAE in tiles", memory=True)
     """Encode and decode pictures of more than 512 x 512 pixels in overlapping tiles: less memory
     while latents are cached and previews decoded, for slight differences. auto: for pictures of
-    more than 1024 px, and beside base_weights below full."""
+    more than 1024 px, and where base_weights is below full."""
     pictures_at_once: int | None = field(
-        None, title="Pictures at once in the card", ge=1, le=512, memory=True
+        None, title="Pictures in one pass", ge=1, le=512, memory=True
     )
     """Pictures in one forward pass. A larger batch takes several passes, one after another, with
     the same result. Empty: the whole batch at once."""
     preserve_apart: bool = field(
-        False, title="Preserve in a pass of its own", memory=True, needs=PRESERVED
+        False, title="Separate pass for preservation", memory=True, needs=PRESERVED
     )
     """Give the preserved prompts a forward pass of their own: somewhat slower, and a fifth less
     memory for activations."""
-    offload: bool = field(True, title="Keep parts off the card", memory=True)
+    offload: bool = field(True, title="Move idle parts to main memory", memory=True)
     """The VAE and text encoders that are not trained wait in main memory while they are not needed,
     and so does the UNet while previews are decoded."""
 
@@ -211,9 +212,9 @@ class MemoryConfig(Section, title="Memory"):
 
 
 class ObjectiveConfig(Section, title="Loss"):
-    """What is minimised."""
+    """What training makes smaller."""
 
-    weighting: Literal["debiased", "min_snr"] = field("debiased", title="What a timestep counts")
+    weighting: Literal["debiased", "min_snr"] = field("debiased", title="Weight of each timestep")
     """What a timestep counts. debiased (arXiv 2310.08442): the noisier, the more; there the words
     decide what is drawn, so the trigger word is learned in fewer steps. It counts by what an error
     of the prediction does to the picture: 1 / sqrt(SNR) for epsilon, sqrt(1 - alpha_bar) for
@@ -232,7 +233,7 @@ class ObjectiveConfig(Section, title="Loss"):
     objective.huber_c. What is preserved counts by its square in any case."""
     huber_c: float = field(
         0.1,
-        title="Where a Huber loss turns straight",
+        title="Huber threshold",
         gt=0.0,
         le=10.0,
         before=0.1,
@@ -241,7 +242,7 @@ class ObjectiveConfig(Section, title="Loss"):
     """Errors much below it count by their square, those above by their size."""
     huber_schedule: Literal["snr", "exponential", "constant"] = field(
         "snr",
-        title="How it changes with the noise",
+        title="Huber threshold over the noise",
         before="snr",
         needs={"objective.loss": ["huber", "smooth_l1"]},
     )
@@ -266,8 +267,8 @@ class PreviewsConfig(Section, title="Previews"):
     """Steps between previews. 0: only at the end."""
     prompts: Several[str] = aside((), title="Preview prompts, one a line")
     """Prompts to draw; {trigger} and {class} are replaced. Other tools' options in a prompt, such
-    as --n or --w, are drawn as words. Empty: one with the trigger, the same one without it, and a
-    scene that no caption names."""
+    as --n or --w, are drawn as words. Empty: one with the trigger word, the same one without it,
+    and a scene that no caption names."""
     negative: str = aside("", title="Negative prompt of previews")
     """Negative prompt of all previews."""
     count: int = aside(2, title="Pictures for each prompt", ge=1, le=16)
@@ -318,8 +319,8 @@ class EvaluationConfig(Section, title="Measuring the adapter"):
     board: int = aside(
         1, title="Pictures in a cell of the board", ge=0, le=8, needs={"evaluation.enabled": True}
     )
-    """Pictures in each cell of the board that is drawn at the end: trigger, class word, neighbour
-    and unrelated thing at several strengths. 0: no board."""
+    """Pictures in each cell of the board that is drawn at the end: trigger word, class word, a
+    thing like it and an unrelated one, at several strengths. 0: no board."""
     scorers: FilePath | None = field(
         None,
         title="Folder of scoring models",

@@ -10,10 +10,10 @@ from trainer.config.section import Section, field
 aside = partial(field, resume=True, private=True)
 
 
-class TrackingConfig(Section, title="Telling elsewhere"):
+class TrackingConfig(Section, title="Reporting to other programs"):
     """What a run tells other programs. Nothing here changes the result."""
 
-    tracker: Literal["none", "tensorboard", "wandb"] = aside("none", title="Curves go to")
+    tracker: Literal["none", "tensorboard", "wandb"] = aside("none", title="Send curves to")
     """Another program that shows the curves, besides the page and report.html. tensorboard: files
     in the run's folder tensorboard. wandb: Weights & Biases, where you are logged in. Each has to
     be installed beside Rarebit. none: neither."""

@@ -69,7 +69,7 @@ def _read_sidecars(contents: FolderContents, index: PictureIndex) -> dict[str, s
         if not owners and (owners := index.elsewhere(file.stem)):
             if not in_one_folder(owners):
                 names = list_names([picture.shown for picture in owners])
-                message = f"Whose caption it is cannot be told, so it is used for nothing: {names}."
+                message = f"Several pictures have its name, so it is not used: {names}. Move it."
                 contents.doubt(file.name, "error", message)
                 continue
             distant.append(file.shown)
@@ -81,14 +81,14 @@ def _read_sidecars(contents: FolderContents, index: PictureIndex) -> dict[str, s
         texts[file.name] = _read(file, contents)
         if len(owners) > 1:
             names = list_names([picture.shown for picture in owners])
-            message = f"It belongs to several pictures, and all get it: {names}. Name them apart."
+            message = f"It belongs to several pictures, and all get it: {names}. Rename them."
             contents.doubt(file.name, "warning", message)
     message = (
-        "No picture beside it has its name, so it is used for nothing. A caption must be named "
+        "No picture beside it has its name, so it is not used. A caption must be named "
         "like its picture."
     )
     contents.doubt_all(orphans, "note" if all(map(is_about, orphans)) else "warning", message)
-    message = "Captions of pictures with the same names in another folder."
+    message = "It has the name of a picture in another folder, and is the caption of that."
     contents.doubt_all(distant, "note", message)
     for picture in contents.pictures:
         found = sorted(candidates[picture.name], key=lambda file: _rank(file, picture))
@@ -194,7 +194,7 @@ def _read(file: FoundFile, contents: FolderContents) -> str:
         return ""  # `_judge_encoding` has said so
     text = decode_caption(data, contents.encoding)
     if not text:
-        message = "It is empty: trigger and class word will be the caption instead."
+        message = "It is empty: the trigger word and class word will be the caption."
         contents.doubt(file.name, "warning", message)
     whole = decode_text(data, cut=True, encoding=contents.encoding)
     if TRANSLATION.search(whole) and not TRANSLATION.search(text):

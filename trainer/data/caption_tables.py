@@ -135,7 +135,7 @@ def _read_table(
             found = list_names([display_name(name[:40]) for name in columns], 5) or "none"
             raise ValueError(f"it needs the columns file_name and text, and has: {found}")
         captions = choose_text_column(columns).name is not None
-        message = "It names no picture of this set, so it is used for nothing."
+        message = "It names no picture of this set, so it is not used."
         contents.doubt(file.name, "warning" if captions else "note", message)
         return
     rest = {name: values for name, values in columns.items() if name != name_column}
@@ -211,7 +211,7 @@ def _take(
 ) -> tuple[str, str]:
     """Gives a row's caption to its picture; or a reason why not, and the name in it."""
     if not isinstance(file_name, str) or not file_name.strip():
-        return "no file_name is there", ""
+        return "it has no file_name", ""
     caption = caption_of(text, column)
     if caption is None:
         return "the text is not in quotes", ""

@@ -184,7 +184,7 @@ def _long_captions(found: FittedSet) -> Iterator[Doubt]:
     message = (
         f"{len(cut)} captions have more than the {found.captions.max_tokens} tokens that are "
         "read (captions.max_tokens): the rest is cut off. Shorten them, or raise it. The "
-        "trigger is always kept."
+        "trigger word is always read."
     )
     yield cut, "warning", message
 
@@ -198,8 +198,8 @@ def _nothing_to_cut(found: FittedSet) -> Iterator[Doubt]:
         and (picture.crop.resize_width, picture.crop.resize_height) == picture.crop.size
     ]
     message = (
-        "No larger than what is trained on, so images.random_crop leaves it whole. Use a "
-        "larger version of it, or a lower resolution."
+        "No larger than the size that it is trained at, so images.random_crop cuts nothing "
+        "off. Use a larger version of it, or a lower resolution."
     )
     yield whole if found.images.random_crop else (), "warning", message
 
@@ -225,9 +225,9 @@ def _nothing_to_drop(found: FittedSet) -> Iterator[Doubt]:
 def _sticking_words(found: FittedSet) -> Iterator[Doubt]:
     names = list_names(list(found.sticking_words), limit=8)
     message = (
-        "In nearly all of the captions, so training can't tell these "
-        "words from the trigger. That is as it should be for what you will write in prompts "
-        "too; leave out what belongs to the trigger."
+        "In nearly all captions, so training can't tell these words from the trigger word. "
+        "Keep those that you will write in every prompt too; take out those that belong to "
+        "the trigger word."
     )
     yield [names] if names else (), "note", message
 
@@ -286,8 +286,8 @@ def _prompt_syntax(found: FittedSet) -> Iterator[Doubt]:
         if any(read_prompt_syntax(one, trigger) != one for one in caption_lines(entry.caption))
     ]
     message = (
-        "Written as a prompt of another tool: brackets without their backslash, words without "
-        "weights and [trigger] as the trigger word are trained."
+        "Written as a prompt for another tool. It is trained without backslashes before "
+        "brackets and without weights, and with the trigger word in place of [trigger]."
     )
     yield written, "note", message
 
@@ -304,7 +304,7 @@ def _large_cuts(found: FittedSet) -> Iterator[Doubt]:
     )
     message = (
         f"{share} % of it is cut off to fit {bucket}. "
-        "Is what matters in the middle? If not, cut it yourself."
+        "If what matters is not in the middle, choose the middle in the Images tab, or cut it."
     )
     yield list(large), "warning", message
 
@@ -317,8 +317,8 @@ def _hidden_pictures(found: FittedSet) -> Iterator[Doubt]:
             colours[colour].append(entry.name)
     for colour, names in colours.items():
         message = (
-            f"Nothing can be seen on this background ({found.images.background}), so "
-            f"{colour} is put below. Set images.background to have one colour below all."
+            f"Nothing of it would be seen on the background {found.images.background}, so it gets "
+            f"{colour}. Set images.background to a colour that suits all pictures."
         )
         yield names, "warning", message
 

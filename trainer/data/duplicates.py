@@ -80,7 +80,7 @@ def duplicate_findings(
     findings = [*_about_groups(names, copies, message)]
     distinct = list(first_of.values())
     if len(distinct) > MAX_COMPARED:
-        message = f"Of more than {MAX_COMPARED:,} pictures, near duplicates are not looked for."
+        message = f"Near duplicates are not looked for in more than {MAX_COMPARED:,} pictures."
         return [*findings, Finding(f"{len(distinct):,} pictures", "note", message)]
     pairs = [
         (distinct[first], distinct[later]) for first, later in near_pairs(thumbnails[distinct])

@@ -135,7 +135,10 @@ def with_class_pictures(
         return config
     names = list_names([display_name(folder.name) for folder, _ in found])
     if settings.method == "none" or settings.weight == 0 or settings.folder:
-        notice(f"The regularisation pictures in {names} are used for nothing, by the settings.")
+        notice(
+            f"The regularisation pictures in {names} are not used: preservation.method, weight "
+            "or folder says otherwise."
+        )
         return config
     if settings.method == "prediction":
         notice(

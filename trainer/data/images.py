@@ -80,7 +80,7 @@ _PROBLEMS = (
     ),
     (
         ("unsupported",),
-        "It is of a rare kind of its format that is not read.",
+        "It is of a rare variant of its format, which is not read.",
         "Save it again with an image editor, as PNG or JPEG.",
     ),
 )

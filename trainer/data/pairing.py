@@ -26,6 +26,7 @@ _FOLDER = re.compile(
     rf"(?i)[ ._-]*(?:{_WORD}|mask[ _-]?(?:images?|files?)|conditioning(?:[ _-]\w+)?)[ ._-]*"
 )
 """The whole name of a folder of masks; sd-scripts calls it conditioning."""
+_CONDITIONING = "A picture that steers another tool (conditioning, as for ControlNet): not used."
 MAX_NAME = 4096
 """Characters of a path; what is longer names nothing."""
 
@@ -175,13 +176,13 @@ class _Taking:
     def _give(self, file: FoundFile, owners: list[FoundFile]) -> None:
         shown = list_names([owner.shown for owner in owners])
         if _CONDITION.search(file.stem):
-            self._say(file, "warning", "A picture that another tool conditions on: not used.")
+            self._say(file, "warning", _CONDITIONING)
         elif not in_one_folder(owners):
             self._say(
                 file,
                 "error",
-                f"It looks like a mask, but of which picture cannot be told ({shown}): it is used "
-                "for nothing. Put it beside its picture, as NAME.mask.png.",
+                f"It looks like a mask, but it cannot be told of which picture ({shown}), so it is "
+                "not used. Put it beside its picture, as NAME.mask.png.",
             )
         else:
             if len(owners) > 1:
@@ -204,10 +205,10 @@ class _Taking:
                 self._say(
                     file,
                     "warning",
-                    "A mask, but no picture beside it has its name, so it is used for nothing.",
+                    "A mask, but no picture beside it has its name, so it is not used.",
                 )
             elif _CONDITION.search(file.stem):
-                self._say(file, "warning", "A picture that another tool conditions on: not used.")
+                self._say(file, "warning", _CONDITIONING)
             else:
                 self.pictures.append(file)
                 self._say(

@@ -108,7 +108,7 @@ class SetReport:
             yield Fact(f"commonest tags: {_counts(dict(list(common.items())[:_TAGS_SHOWN]))}")
         if self.lacking_trigger:
             names = list_names(self.lacking_trigger)
-            yield Fact(f"without the trigger, which will be put in front: {names}")
+            yield Fact(f"without the trigger word, which will be put in front: {names}")
         longer = {n: count for n, count in (self.caption_chunks or {}).items() if n != "1"}
         if longer:
             long = sum(longer.values())
@@ -147,7 +147,7 @@ class SetReport:
             raise UserError(
                 f"None of the {self.left_out} pictures in {self.path} can be used at resolution "
                 f"{self.resolution}: {reasons[-1]}",
-                "Mend them as it says, or choose another folder.",
+                "Do what it says, or choose another folder.",
             )
 
 

@@ -25,6 +25,7 @@ from trainer.data.names import display_name
 from trainer.data.pairing import find_focuses, read_folder
 from trainer.data.parquet import ParquetRow, forget_tables, open_table
 from trainer.data.scan import FolderContents, FoundFile, repeats_findings, repeats_of
+from trainer.data.sniffing import READ
 from trainer.errors import UserError
 from trainer.events import Progress
 
@@ -34,9 +35,9 @@ _SEEN = 16
 _MOST_COLOUR = 20
 """Of 255 levels between the channels of an eighth of a mask, on the average."""
 FOLDER_RULES = (
-    "An image set is a folder of pictures (JPEG, PNG, WebP, AVIF, HEIC, BMP, GIF, TIFF), with or "
-    "without folders in it. Captions are .txt files named like the pictures, or a metadata.jsonl "
-    "or metadata.csv with file_name and text, or a parquet table with image and text."
+    f"An image set is a folder of pictures ({READ}), with or without folders in it. Captions are "
+    ".txt files named like the pictures, or a metadata.jsonl or metadata.csv with file_name and "
+    "text, or a parquet table with image and text."
 )
 
 Inspect = Callable[[Path], ImageFacts]
@@ -365,7 +366,7 @@ def _set_findings(used: list[tuple[_Listed, ImageFacts]]) -> Iterator[Finding]:
         (
             uncaptioned,
             "warning" if len(uncaptioned) < len(used) else "note",
-            "No caption: trigger and class word will be the caption.",
+            "No caption: the trigger word and class word will be the caption.",
         ),
         (
             names if len(used) == 1 else [],

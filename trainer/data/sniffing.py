@@ -6,6 +6,9 @@ import re
 
 from trainer.data.findings import ImageProblem
 
+READ = "JPEG, PNG, WebP, AVIF, HEIC, BMP, GIF, TIFF"
+"""The formats of pictures, as users know them; `trainer.data.images.FORMATS` has Pillow's names."""
+
 _EXPORT = "Open it in an image editor and export it as PNG or JPEG."
 _DOWNLOAD = "Download the picture itself again."
 _UNPACK = "Unpack it, and point to the folder."
@@ -64,8 +67,4 @@ def unread_reason(start: bytes) -> ImageProblem:
             return ImageProblem(reason, _AGAIN)
     if not re.search(rb"[\x00-\x08\x0b\x0e-\x1f]", start):
         return ImageProblem("It is a text file, not a picture.", "Move it out, or rename it.")
-    return ImageProblem(
-        "It is not a picture in a format that is read here (JPEG, PNG, WebP, AVIF, HEIC, BMP, "
-        "GIF, TIFF).",
-        _EXPORT,
-    )
+    return ImageProblem(f"It is not a picture in a format that is read here ({READ}).", _EXPORT)

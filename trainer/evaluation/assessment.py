@@ -107,14 +107,15 @@ class Assessment:
         result += [finding.says for finding in self.findings]
         if self.pictures:
             parts = [
-                f"{name} {self.pictures.trigger[name]:.2f} with the trigger, "
-                f"{self.pictures.class_word[name]:.2f} without"
+                f"{name} {self.pictures.trigger[name]:.2f} with the trigger word, "
+                f"{self.pictures.class_word[name]:.2f} without it"
                 for name in self.pictures.trigger
             ]
             result.append(
-                f"Drawings with the trigger turn towards the set by {self.pictures.learned:.2f} of "
-                f"1; without it they went {self.pictures.taken:.0%} of the way. Pictures like the "
-                f"set: {'; '.join(parts)}."
+                "With the trigger word, drawings turn towards the set by "
+                f"{self.pictures.learned:.2f} of 1; without it they have gone "
+                f"{self.pictures.taken:.0%} of that way. How like the set they are: "
+                f"{'; '.join(parts)}."
             )
         result += [*self.notes, "", *table([*self.checkpoints, *self.strengths[:-1]]), ""]
         chosen, why = self.recommended.candidate, self.recommended.why

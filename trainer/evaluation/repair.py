@@ -172,7 +172,7 @@ def only(bench: MeterBench, adapter: Adapter, part: Half) -> Tuned:
     kept = (after.likeness or 0.0) / max(before.likeness or 0.0, 1e-6)
     if kept < CONFIRMED:
         raise UserError(
-            f"The meters don't confirm it: {block} alone keeps {max(kept, 0):.0%} of the likeness.",
+            f"By itself {block} keeps only {max(kept, 0):.0%} of the likeness.",
             f"This adapter has its {part} elsewhere too; nothing is written.",
         )
     return _tuned(adapter, knobs, inside, before, after)
@@ -279,7 +279,7 @@ def _check_likeness(name: str, measured: float) -> None:
         raise UserError(
             f"{name} predicts these pictures no better than the base model does (likeness "
             f"{measured:.3f}): there is nothing to keep.",
-            "Are these pictures, the trigger word and the base model its own?",
+            "Give the pictures, the trigger word and the base model that it was made with.",
         )
 
 

@@ -113,7 +113,7 @@ def _works(meters: Meters) -> _Said:
     if meters.likeness < 0:
         return (
             "harmful",
-            f"The adapter is broken: with the trigger word {which} of the set are predicted "
+            f"The adapter is broken: with the trigger word, {which} of the set are predicted "
             f"{better} worse than by the base model.",
         )
     if meters.likeness < WEAK_LIKENESS:
@@ -124,7 +124,7 @@ def _works(meters: Meters) -> _Said:
         )
     return (
         "works",
-        f"With the trigger word {which} of the set are predicted {better} better than by the base "
+        f"With the trigger word, {which} of the set are predicted {better} better than by the base "
         "model.",
     )
 

@@ -110,7 +110,9 @@ def check_new(path: Path, layout: BaseLayout) -> None:
         what = "folder" if layout == "folder" else "file"
         raise UserError(f"{path} exists already.", f"Give the name of a new {what}.")
     if layout == "single-file" and path.suffix != ".safetensors":
-        raise UserError(f"{path} does not end in .safetensors.", "Tools look for that.")
+        raise UserError(
+            f"{path} does not end in .safetensors.", "Tools look for that: give such a name."
+        )
 
 
 def precision_of(source: BaseIdentity) -> Precision:

@@ -67,8 +67,8 @@ def write_adapter(
         raise UserError(
             f"The adapter can't be saved in {precision}: NaN, infinite or too large numbers in "
             f"{shorten(broken)}.",
-            "Where only fp16 is too narrow, save in fp32 or bf16; after training, go back to an "
-            "earlier checkpoint and train with a lower learning rate.",
+            "If they are only too large for fp16, save in fp32 or bf16. Otherwise take an earlier "
+            "file of the run's adapters folder, or train with a lower learning rate.",
         )
     room = MAX_HEADER - sum(len(name) + _ROOM for name in tensors) - 1024
     fitting, left_out = _trim_metadata(metadata, room)

@@ -78,7 +78,9 @@ def no_such_base(name: str) -> UserError:
     built_in = sorted(built_in_models())
     close = difflib.get_close_matches(name, built_in, n=1)
     return UserError(
-        f"There is no base model {name!r}: no such built-in name, folder or file.",
+        f"{name} is a kind of base model, which only `fit` takes."
+        if name in NAMES
+        else f"There is no base model {name!r}: no such built-in name, folder or file.",
         f"Did you mean {close[0]}?"
         if close
         else f"Built-in: {', '.join(built_in) or 'none'}. Or give a diffusers folder, a "

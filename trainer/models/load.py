@@ -206,8 +206,8 @@ def _failures_named(place: Path) -> Generator[None]:
             first = "some of its weights are missing or have other names."
         raise UserError(
             f"{place} cannot be loaded: {first}",
-            "Its weights and its configuration do not belong together, or its sizes are not "
-            "those of the standard model.",
+            "Its weights do not belong to its configuration, or it is not built like the standard "
+            "model: download it again, or take another one.",
         ) from problem
 
 

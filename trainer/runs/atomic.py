@@ -194,13 +194,13 @@ def disk_error(error: OSError, what: str) -> DiskError:
     if error.errno in _NO_SUCH_PATH:
         return DiskError(
             f"The file system has no such path{place}: {error.strerror}.",
-            "Give another path: each name in it of at most 255 bytes, and all but the last "
+            "Give another path. A name in it may have 255 bytes, and all before the last must be "
             "folders.",
             "disk_refused",
         )
     return DiskError(
         f"The file system refuses {what}{place}: {error.strerror or error}.",
-        "See to the disk and the rights on that folder; a run that has a checkpoint goes on with: "
+        "Check the disk, and your rights on that folder; a run that has a checkpoint goes on with: "
         "resume RUN",
         "disk_refused",
     )

@@ -51,13 +51,13 @@ class Telling:
         except Exception as error:  # of another program, over a network: anything
             self._tracker = None
             told = f"{type(error).__name__}: {error}"
-            self._warn(f"{self._config.tracking.tracker} is told nothing any more ({told}).")
+            self._warn(f"No more curves go to {self._config.tracking.tracker} ({told}).")
         url = self._config.tracking.webhook
         if url and isinstance(event, Ended) and event.code != "user_stop":
             try:
                 send(url, *words_of(event, self._run, self._config))
             except (URLError, OSError, ValueError) as error:
-                self._warn(f"The webhook could not be told of the end: {error}.")
+                self._warn(f"The webhook could not be called at the end: {error}.")
 
 
 def check_tracking(config: TrainingConfig) -> None:

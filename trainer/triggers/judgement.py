@@ -163,7 +163,7 @@ def judge(
 
 def _unusable(word: str, text: str) -> str:
     if len(word.strip()) > MAX_CHARACTERS:
-        return f"It has {len(word.strip()):,} characters; a trigger is one short word."
+        return f"It has {len(word.strip()):,} characters; a trigger word is one short word."
     if word.strip():
         return "Nothing is left of it once control and invisible characters are taken out."
     return "It is empty, and the empty prompt already stands for any picture at all."
@@ -183,7 +183,7 @@ def _form(word: str, text: str) -> Iterator[Reason]:
         yield "taken", f"It has no letters: {_signs(text)}."
         return
     if " " in text:
-        yield "weak", f"It is {len(text.split())} words; a trigger should be one."
+        yield "weak", f"It is {len(text.split())} words; a trigger word should be one."
     if any(run.isdigit() for run in runs):
         yield "weak", "Each digit is a piece of its own, which also means a number."
     marks = {char for run in runs for char in run if not run[0].isalnum()}

@@ -250,7 +250,7 @@ def together(chosen: Sequence[ListedAdapter]) -> tuple[ListedAdapter, Any]:
     if missing:
         raise UserError(
             f"It is not known here which pictures {', '.join(missing)} was trained on.",
-            "Measured merges are made of adapters that were trained here; Merge takes all.",
+            "Choose adapters that were trained here, or merge without measuring.",
         )
     name = " with ".join(choice.title for choice in chosen)
     arguments = {"files": [_path(choice) for choice in chosen], "images": images}

@@ -290,7 +290,7 @@ def generate(
         width, height: in pixels; 0 for the base model's own.
     """
     if not 1 <= count <= MOST_COUNT:
-        raise UserError(f"{count} pictures at once are not drawn.", f"1 to {MOST_COUNT} are.")
+        raise UserError(f"{count} pictures can't be drawn at once.", f"Ask for 1 to {MOST_COUNT}.")
     lines = filter(None, map(str.strip, adapters.splitlines()))
     chosen = tuple(map(parse_adapter, lines))
     settings = Settings(prompt, negative, chosen, base, count, seed, steps, guidance, width, height)

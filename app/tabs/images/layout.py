@@ -306,7 +306,7 @@ class Parts:
                 [("A thing", "thing"), ("A person", "person"), ("A style", "style")],
                 value="thing",
                 label="What the set is to teach",
-                info="What all pictures share is left to the trigger and the class word.",
+                info="What all pictures share is left to the trigger word and the class word.",
             )
             self.which = part(
                 gr.Radio,

@@ -42,6 +42,7 @@ from trainer.data.pairing import (
     write_focus,
 )
 from trainer.data.scan import FolderContents, FoundFile, folder_repeats
+from trainer.data.sniffing import READ
 from trainer.errors import UserError
 from trainer.runs.atomic import replacing, temporary_name
 
@@ -184,7 +185,7 @@ def _sort_in(
     if not any((incoming, found.captions, found.masks, found.focuses)):
         raise UserError(
             " ".join(["There is no picture among the files.", *remarks[-1:], *remarks[:2]]),
-            "JPEG, PNG, WebP, AVIF, BMP, GIF and TIFF are read, or a zip file of them.",
+            f"Drop pictures ({READ}), or a zip file of them.",
         )
     before = len(contents_of(into).pictures) if into else 0
     if before + len(incoming) > limits.pictures:

@@ -63,7 +63,7 @@ class RunParts:
                         self.more = gr.Button(
                             "Train on", variant="primary", size="sm", elem_id=_id("longer-yes")
                         )
-                        self.enough = gr.Button("Leave it", size="sm", elem_id=_id("longer-no"))
+                        self.enough = gr.Button("Cancel", size="sm", elem_id=_id("longer-no"))
                 with gr.Group(visible=False, elem_id=_id("others")) as self.others:
                     self.prompts = gr.Textbox(
                         label=label_of("previews.prompts"), lines=3, max_length=10_000,
@@ -78,7 +78,7 @@ class RunParts:
                             "Draw these from now on", variant="primary", size="sm",
                             elem_id=_id("others-yes"),
                         )  # fmt: skip
-                        self.keep = gr.Button("Leave them", size="sm", elem_id=_id("others-no"))
+                        self.keep = gr.Button("Cancel", size="sm", elem_id=_id("others-no"))
                 self._add_area("verdict")
                 self._add_button("next")
                 self._add_area("board")

@@ -112,12 +112,12 @@ def test_a_model_is_ended_between_two_words(folders: dict[str, Path]) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"model_type": "bert"}, "no model that writes about pictures"),
+        ({"model_type": "bert"}, "not a model that captions pictures"),
         (
             {"model_type": "florence2_x", "auto_map": {"AutoModel": "evil.E"}},
-            "no model that writes",
+            "not a model that captions",
         ),
-        ({}, "no model that writes about pictures"),
+        ({}, "not a model that captions pictures"),
         ({"model_type": "blip"}, "cannot be loaded"),
     ],
 )

@@ -45,7 +45,7 @@ def test_addresses_as_people_write_them(address: str) -> None:
     ["ftp://a", "file:///etc/passwd", "http://", "http://a:b@c", "http://a?x=1", "http://a:99999"],
 )
 def test_what_is_no_address(address: str) -> None:
-    with pytest.raises(UserError, match="no server's address"):
+    with pytest.raises(UserError, match="not a server's address"):
         _ = Server(address=address).url
 
 
@@ -58,7 +58,7 @@ def test_what_is_no_address(address: str) -> None:
         ("error500", ImageProblem, "refused this picture"),
         ("error401", UserError, "wants a key"),
         ("error404", UserError, "has no llava"),
-        ("redirect", UserError, "elsewhere"),
+        ("redirect", UserError, "another address"),
         ("hang", ImageProblem, "no answer within"),
         ("trickle", ImageProblem, "no answer within"),
         ("cut", ImageProblem, "broke off"),
@@ -115,11 +115,11 @@ def test_the_same_fault_again_and_again_ends_the_work(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[a]\nmodel = 'x'", "no server"),
-        ("[a]\naddress = 'file:///x'", "no server's address"),
-        ("[a]\naddress = 'http://b'\ntimeout = 'soon'", "no server"),
-        ("[a]\naddress = 'http://b'\nport = 3", "no server"),
-        ("a = 3", "no server"),
+        ("[a]\nmodel = 'x'", "does not describe a server"),
+        ("[a]\naddress = 'file:///x'", "not a server's address"),
+        ("[a]\naddress = 'http://b'\ntimeout = 'soon'", "does not describe a server"),
+        ("[a]\naddress = 'http://b'\nport = 3", "does not describe a server"),
+        ("a = 3", "does not describe a server"),
         ("[a", "cannot be read"),
     ],
 )

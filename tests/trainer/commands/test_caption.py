@@ -55,7 +55,7 @@ def test_only_what_was_asked_for_is_written(
     answer = json.loads(capsys.readouterr().out)
     assert answer["written"] == written and files_of(folder) == texts
     if options == ["--write", "--all"]:
-        assert "another file" in answer["problems"]["b.png"]
+        assert "another name" in answer["problems"]["b.png"]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_only_what_was_asked_for_is_written(
     [
         (["nowhere"], "does not exist"),
         (["set", "--picture", "x.png"], "no such picture"),
-        (["set", "--server", "ftp://a"], "no server's address"),
+        (["set", "--server", "ftp://a"], "not a server's address"),
         (["set", "--server", "http://127.0.0.1:9", "--parallel", "0"], "--parallel 0"),
         (["set", "--words", "0"], "at most 0 words"),
         (["set", "--model", "/no/model"], "no folder"),
@@ -107,7 +107,7 @@ def test_a_caption_that_came_meanwhile_stays(folder: Path) -> None:
         server = Server(address=fake.address)
         found = caption_set(folder, lambda: ServerCaptioner(server), Wording(), progress=progress)
     written = write_captions(found)
-    assert not written.written and "changed meanwhile" in written.problems["c.png"]
+    assert not written.written and "changed in the meantime" in written.problems["c.png"]
     assert files_of(folder)["c.txt"] == "typed meanwhile"
 
 

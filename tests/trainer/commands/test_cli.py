@@ -292,7 +292,7 @@ def test_a_run_of_which_nothing_was_saved_starts_again_with_its_settings(
     assert main(["train", "--images", str(images), "--trigger", "x", "--run", str(run.path)]) == 2
     assert f"launch.py resume {run.path}" in capsys.readouterr().err
     assert main(["resume", str(run.path)]) == 0
-    assert "Nothing was saved" in capsys.readouterr().out
+    assert "has no checkpoint" in capsys.readouterr().out
     assert read_config(run.config).training.seed == 7
     assert run.adapter.is_file()
     (tmp_path / "other").mkdir()

@@ -51,7 +51,7 @@ def ask(folder: Path, capsys: pytest.CaptureFixture[str], *options: str) -> dict
         (
             "background",
             {"alpha.png", "plain.png", "large.png"},
-            {"noise.png": "not of one colour", "empty.png": "hardly anything"},
+            {"noise.png": "several colours", "empty.png": "hardly anything"},
         ),
     ],
 )

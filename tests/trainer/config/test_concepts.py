@@ -79,8 +79,8 @@ def test_several_concepts_have_their_own_words() -> None:
     ("concepts", "words"),
     [
         ([{"trigger": "ohwx"}, {"trigger": "OHWX"}], "two concepts have the trigger word 'ohwx'"),
-        ([{"trigger": "ohwx"}, {"trigger": "a ohwxb"}], "contain each other"),
-        ([{"trigger": "ohwxb"}, {"trigger": "ohwx"}], "contain each other"),
+        ([{"trigger": "ohwx"}, {"trigger": "a ohwxb"}], "contains the other"),
+        ([{"trigger": "ohwxb"}, {"trigger": "ohwx"}], "contains the other"),
         ([{"trigger": ""}], 'concepts 1.trigger: "" given, expected a text that is not empty'),
         ([TWO[0], {"path": "x"}], "concepts 2.trigger: nothing given"),
         ([{**TWO[0], "repeats": 0}], "concepts 1.repeats: 0 given, expected a whole number from 1"),

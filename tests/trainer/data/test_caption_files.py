@@ -140,7 +140,7 @@ def test_a_bad_table_is_named(content: str, reason: str, tmp_path: Path) -> None
 def test_short_rows_are_no_rows(tmp_path: Path) -> None:
     image_set = scan(tmp_path, {"metadata.csv": "text,file_name\nlonely\nx,a.png\n"})
     assert captions_of(image_set)["a.png"] == "x"
-    assert about(image_set, "metadata.csv", "Line 2 is not used: no file_name is there")
+    assert about(image_set, "metadata.csv", "Line 2 is not used: it has no file_name")
 
 
 @pytest.mark.parametrize(

@@ -291,7 +291,7 @@ def test_the_smallest_pictures_are_read(kind: str, size: tuple[int, int]) -> Non
 def test_unsupported_kinds_are_not_called_damaged() -> None:
     bitmap = bytearray(encode(pattern(), "BMP"))
     bitmap[28] = 7  # bits per pixel
-    with pytest.raises(ImageProblem, match="rare kind"):
+    with pytest.raises(ImageProblem, match="rare variant"):
         inspect_image(bytes(bitmap))
 
 

@@ -86,7 +86,7 @@ def test_captions_written_as_prompts_of_other_tools(
     words = CaptionsConfig(trigger="ohwx", dropout=0.0)
     assert compose_caption(caption, words, seed=0, step=0, image_id="") == trained
     report = described(tmp_path, {"a.png": picture(1), "a.txt": caption}, trigger="ohwx")
-    said = [one for one in report.findings if "prompt of another tool" in one.message]
+    said = [one for one in report.findings if "prompt for another tool" in one.message]
     assert bool(said) == (trained != f"ohwx, {caption}")
     assert report.lacking_trigger == ([] if "rigger" in caption else ["a.png"])
 
@@ -134,7 +134,7 @@ def test_a_picture_that_its_background_would_hide(
     assert fitted.entry.background(wanted) == below
     pixels = np.asarray(load_rgb(tmp_path / "a.png", below)).astype(int)
     assert np.ptp(pixels) > 16
-    said = [one for one in report.findings if "Nothing can be seen on this" in one.message]
+    said = [one for one in report.findings if "Nothing of it would be seen on" in one.message]
     assert bool(said) == (below != wanted)
 
 

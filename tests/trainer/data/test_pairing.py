@@ -97,7 +97,7 @@ MASKS: dict[str, tuple[str, dict[str, str | None], tuple[str, str] | None]] = {
     "ambiguous": (
         "x/a.png; y/a.png; masks/a.png",
         {"x/a.png": None, "y/a.png": None},
-        ("masks/a.png", r"cannot be told .x/a.png, y/a.png"),
+        ("masks/a.png", r"cannot be told of which picture .x/a.png, y/a.png"),
     ),
     "a picture of a mask": (
         "gas_mask.png; b.png",
@@ -159,7 +159,7 @@ CAPTIONS: dict[str, tuple[str, dict[str, str | None], tuple[str, str] | None]] =
     "ambiguous": (
         "x/a.png; y/a.png; captions/a.txt",
         {"x/a.png": None, "y/a.png": None},
-        ("captions/a.txt", "cannot be told"),
+        ("captions/a.txt", "Several pictures have its name"),
     ),
     "dots and spaces": (
         "my v1.5 cat.png; my v1.5 cat.txt",

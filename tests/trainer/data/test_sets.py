@@ -33,7 +33,7 @@ LAYOUTS: dict[str, tuple[str, dict[str, str], dict[str, str | None], tuple[str, 
             **{"a.png": "first", "b.png": "second", "c.png": "third", "d.png": "fourth"},
             "e.png": None,
         },
-        ("e.png", "No caption: trigger and class word"),
+        ("e.png", "No caption: the trigger word and class word"),
     ),
     "nested folders": (
         "x/a.png y/z/a.png a.png",

@@ -434,6 +434,7 @@ def test_short_names_stand_for_families(short: str, side: int) -> None:
     found = read_facts(short)
     assert (found.resolution, found.latent_factor) == (side, 8)
     assert (found.family.name, found.prediction_type) == NAMES[short]
+    assert "only `fit` takes" in refusal(short)
 
 
 def test_what_is_here_is_asked_whatever_its_name(

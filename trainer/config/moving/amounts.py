@@ -16,7 +16,7 @@ _SCHEDULES = {
 _SAVED = "A file for each is in the run's folder adapters, and each is measured."
 _HOW_TO_COUNT = (
     "Training counts steps here. Set training.steps to pictures x repeats x epochs / (batch size x "
-    "accumulation); the pictures could not be counted, so it is as it is here."
+    "accumulation); the pictures could not be counted, so it has its default."
 )
 
 
@@ -24,7 +24,7 @@ def sets(moving: Moving) -> None:
     """Folders of pictures: one image set, or several concepts."""
     for one in moving.theirs.sets:
         if one.role == "validation":
-            reason = "Put it as a folder validation into the image set."
+            reason = "Put these pictures into the image set, in a folder called validation."
             moving.lose("validation", one.path, reason)
     trained = [one for one in moving.theirs.sets if one.role == "train" and one.path]
     if len(trained) == 1:
@@ -57,7 +57,7 @@ def _single(moving: Moving, one: TheirSet) -> None:
         moving.lose(
             "trigger word",
             None,
-            "There is none in the file, and training needs one: captions.trigger.",
+            "The file has none, and training needs one: set captions.trigger.",
         )
 
 
@@ -68,8 +68,8 @@ def _several(moving: Moving, sets: Sequence[TheirSet]) -> None:
     triggers = [trigger.casefold() for trigger, _ in words]
     if not all(triggers) or len(set(triggers)) < len(triggers):
         reason = (
-            "Here an image set is one folder. Put them as folders N_name (N: the repeats) into "
-            "one, or give each a trigger word of its own: concepts."
+            "Here an image set is one folder. Put these into one folder, as N_name (N: the "
+            "repeats), or give each a trigger word of its own (concepts)."
         )
         moving.lose("image folders", named, reason)
         return
@@ -112,7 +112,7 @@ def length(moving: Moving) -> None:
         every = moving.values.get("evaluation.every", 100)
         moving.settle("save_state", "checkpoints.every", every)
     if is_on(moving.fact("no_samples")):
-        moving.settle("no_samples", "previews.every", 0, "At the end there are some all the same.")
+        moving.settle("no_samples", "previews.every", 0, "Some are still drawn at the end.")
 
 
 def _batches(moving: Moving) -> int | None:
@@ -139,7 +139,7 @@ def schedule(moving: Moving) -> None:
     if name in _SCHEDULES:
         moving.settle("schedule", "optimizer.schedule", ours)
     else:
-        moving.settle("schedule", "optimizer.schedule", ours, "It is the nearest one here.")
+        moving.settle("schedule", "optimizer.schedule", ours, "It is the nearest schedule here.")
     if ours == "cosine_with_restarts":
         cycles = int(number(moving.fact("cycles")) or 1)
         moving.settle("cycles", "optimizer.schedule_cycles", cycles)

@@ -201,14 +201,16 @@ def _preservation(moving: Moving) -> None:
         key = moving.facts.get("output_preservation", ("concept type", "PRIOR_PREDICTION", True))
         moving.take(key[0], key[1], method, "prediction", note)
         if moving.was_given("output_weight"):
-            moving.miss("output_weight", "Its weight is not to be compared: preservation.weight.")
+            moving.miss(
+                "output_weight", "Weights mean something else here: see preservation.weight."
+            )
         return
     if not pictures:
         moving.take("class pictures", "none", method, "none", given=False)
         return
     for one in pictures[1:]:
-        moving.lose("class pictures", one.path, "One folder of class pictures is taken: the first.")
-    note = "As many of them as of the pictures are in each step, as there."
+        moving.lose("class pictures", one.path, "Only the first folder of class pictures is taken.")
+    note = "Each step has as many of them as of your pictures, as there."
     moving.take("class pictures", pictures[0].path, method, "pictures", note)
     moving.values |= {"preservation.folder": pictures[0].path, "preservation.share": 1.0}
     if "prior_weight" in moving.facts:
@@ -220,7 +222,7 @@ def _masks(moving: Moving) -> None:
     outside = number(moving.fact("outside"))
     for fact, kind in (("masks", "files"), ("alpha", "alpha")):
         if is_on(moving.fact(fact)):
-            note = "The mean is over what counts here, over the whole picture there."
+            note = "Here the mean is over what the mask keeps, there over the whole picture."
             moving.settle(
                 fact, "images.masks", kind, note if moving.theirs.trainer == KOHYA else ""
             )
@@ -251,14 +253,14 @@ def _captions(moving: Moving) -> None:
     loose = any(moving.values.get(f"captions.{name}") for name in ("shuffle_tags", "tag_dropout"))
     if loose and "keep" in moving.facts:
         kept = int(number(moving.fact("keep")) or 0)
-        note = "The trigger word stays besides here, so that it is one less." if kept else ""
+        note = "Here the trigger word stays in any case, so this is one less." if kept else ""
         moving.settle("keep", "captions.keep_tags", max(0, kept - 1), note)
     extension = str(moving.fact("caption_extension") or ".txt").strip()
     if moving.was_given("caption_extension") and extension.lstrip(".") not in ("txt", "caption"):
         reason = "Captions are read from .txt and .caption here (and from tables), not from these."
         moving.miss("caption_extension", reason)
     if is_on(moving.fact("random_crop")):
-        note = "Up to a tenth of each side is cut off; other parts of larger pictures there."
+        note = "Here up to a tenth of each side is cut off; there, whatever does not fit."
         moving.settle("random_crop", "images.random_crop", 0.1, note)
 
 
@@ -278,13 +280,15 @@ def _prompts(moving: Moving) -> None:
         value = str(found[0]) if kind is str else kind(number(found[0]) or 0)
         moving.take(f"prompts: {name}", found[0], field, value)
         if any(one != found[0] for one in found):
-            moving.lose(f"prompts: {name}", found[1:], "One holds for all prompts here: the first.")
+            moving.lose(
+                f"prompts: {name}", found[1:], "Here one value holds for all prompts: the first."
+            )
 
 
 def _output(moving: Moving) -> None:
     tracker = str(moving.fact("log_with") or "").casefold()
     if is_on(moving.fact("wandb")) or tracker in ("wandb", "all"):
-        note = "All others are left out." if tracker == "all" else ""
+        note = "The other trackers are left out." if tracker == "all" else ""
         moving.settle("log_with" if tracker else "wandb", "tracking.tracker", "wandb", note)
     elif tracker == "tensorboard":
         moving.settle("log_with", "tracking.tracker", tracker)

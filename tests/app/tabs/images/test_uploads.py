@@ -351,7 +351,7 @@ def test_files_of_one_name_are_never_mixed_up(tmp_path: Path) -> None:
     assert found == dict.fromkeys(names)
     said = " ".join(result.remarks)
     assert "1.txt came 2 times, with different content" in said
-    assert "3.txt: Whose caption it is cannot be told" in said and "twin" not in said
+    assert "3.txt: Several pictures have its name" in said and "twin" not in said
     assert "2.png came 2 times, and is stored once" in said
 
 
