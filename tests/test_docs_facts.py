@@ -18,6 +18,7 @@ from trainer.config.concepts import preserved_share
 from trainer.config.presets import apply_preset
 from trainer.config.schema import TrainingConfig
 from trainer.evaluation import drift, likeness, listening, meters, overall, prompts, verdicts
+from trainer.memory.prediction import CONTEXT_GIB, FRAGMENTATION
 from trainer.models.families import FAMILIES, FamilyName
 from trainer.places import PROJECT
 from trainer.preservation.rows import RowSchedule
@@ -108,6 +109,23 @@ def test_how_long_a_card_is_reckoned_to_take(place: int, preset: str, each: floa
         said = f"{seconds / 3600:.1f} hours" if hours else f"{seconds / 60:.0f} minutes"
         assert told[place] == said, rated
     assert "no step under 0.2 seconds" in text
+
+
+def test_what_the_guide_says_of_memory() -> None:
+    """Predicted and measured figures are those of the lab report; what is assumed is the code's."""
+    report = (PROJECT / "docs/notes/speed-and-memory.md").read_text(encoding="utf-8")
+    on_a_gpu = report.split("## On a GPU")[1].split("- **With")[0]
+    off = [abs(float(one)) for one in re.findall(r"\| ([-+][\d.]+) % \|", on_a_gpu)]
+    guide = text_of("docs/speed-and-memory.md")
+    assert len(off) > 10 and f"{min(off)} to {max(off)} % more tensors than predicted" in guide
+    assert f"up to {max(off)} % more than predicted" in text_of("docs/first-adapter.md")
+    for row, said in (
+        ("SD 1.5, 512 px, batch 1, text encoder trained", "text encoder is predicted to take {}"),
+        ("SDXL, 1024 px, batch 1, UNet only", "SDXL at 1024 px {}"),
+    ):
+        found = re.search(rf"^\| {row} \| [\d.]+ \| [\d.]+ \| ([\d.]+) \|", report, re.MULTILINE)
+        assert found is not None and said.format(f"{found[1]} GiB") in guide
+    assert f"{CONTEXT_GIB} GiB for CUDA itself, and {FRAGMENTATION:.0%}" in guide.replace(" %", "%")
 
 
 def test_how_long_the_first_command_takes() -> None:
