@@ -50,7 +50,7 @@ _ALL = (
     ),
     Preset(
         "thorough",
-        "Overnight: more rank, averaged at the end, and many checkpoints to choose from.",
+        "Overnight: more rank, averaged at the end, and the last ten checkpoints kept.",
         {
             "training.steps": 3000,
             "training.ema_decay": 0.99,

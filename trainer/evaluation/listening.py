@@ -144,7 +144,7 @@ def listening_findings(found: Listening) -> Iterator[AdapterFinding]:
         scenes = ", ".join(f"“{one.words}”" for one in found.scenes)
         if found.listens < DEAF:
             says = f"It hardly listens: {scenes} change next to nothing of what it draws."
-            hint = " Try an earlier checkpoint or a lower strength."
+            hint = " Try an earlier adapter or a lower strength."
             yield AdapterFinding("deaf", says + hint, False)
         else:
             share = f"{found.listens:.0%} as much" if found.listens < 0.95 else "as much"

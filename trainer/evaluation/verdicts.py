@@ -256,7 +256,7 @@ def recommend(
     if (chosen.file, chosen.strength) != (last.file, last.strength) and last.side_effects > 0:
         share = chosen.side_effects / last.side_effects
         change = f"{1 - share:.0%} less" if share <= 1 else f"{share - 1:.0%} more"
-        why += f"; the rest moves {change} than with the last checkpoint at full strength"
+        why += f"; the rest moves {change} than with the last adapter at full strength"
     elif len(checkpoints) > 1:
-        why += "; no earlier checkpoint and no lower strength is as like and clearly calmer"
+        why += "; no earlier adapter and no lower strength is as like and clearly calmer"
     return Recommendation(chosen, f"{why}.")

@@ -198,7 +198,7 @@ def _family_of_tensors(path: Path, header: SafetensorsHeader, has_vae: bool) -> 
             kind for pattern, kind in _OTHER_FILES if any(map(re.compile(pattern).search, tensors))
         )
         raise wrong_kind(
-            path, next(kinds, "no Stable Diffusion checkpoint (its tensors have other names)")
+            path, next(kinds, "no Stable Diffusion model (its tensors have other names)")
         )
     if has("edm_mean", "edm_vpred."):
         raise wrong_kind(path, "a model with the EDM noise schedule (Playground, CosXL)")
@@ -216,12 +216,12 @@ def _family_of_tensors(path: Path, header: SafetensorsHeader, has_vae: bool) -> 
     )
     if family is None:
         raise UserError(
-            f"{path} holds a UNet without a text encoder.", "Use a whole checkpoint of the model."
+            f"{path} holds a UNet without a text encoder.", "Use a file of the whole model."
         )
     if has_vae and not has(VAE):
         raise UserError(
             f"{path} holds no VAE.",
-            "Give the file of one with base.vae (--set base.vae=FILE), or use a whole checkpoint.",
+            "Give one with base.vae (--set base.vae=FILE), or use a file of the whole model.",
         )
     return family
 

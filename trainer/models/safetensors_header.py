@@ -27,7 +27,7 @@ _MAX_DIMENSIONS = 8
 
 _FOREIGN: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "a git-lfs pointer: the weights were not downloaded"),
-    (b"PK\x03\x04", "a zip archive or PyTorch checkpoint (pickle), renamed"),
+    (b"PK\x03\x04", "a zip archive or PyTorch file (pickle), renamed"),
     (b"GGUF", "a GGUF file, renamed"),
     (b"\x1f\x8b", "a gzip archive, renamed"),
     (b"\x89HDF", "an HDF5 file, renamed"),
@@ -97,7 +97,7 @@ def _foreign_kind(start: bytes) -> str | None:
             return kind
     # A header of 640 bytes begins like a pickle of protocol 2; only the JSON tells them apart.
     if start[0] == 0x80 and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        return None if start[8:9] == b"{" else "a PyTorch checkpoint (pickle), renamed"
+        return None if start[8:9] == b"{" else "a PyTorch file (pickle), renamed"
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         return "a web page: the download gave an error or login page"

@@ -102,7 +102,7 @@ def _check_count(path: Path, part: str, found: int, options: Mapping[str, Any]) 
     if found != expected:
         raise UserError(
             f"{path} has {found} tensors for the {part}, the standard model {expected}.",
-            "Only whole checkpoints of the standard architecture can be trained here.",
+            "Only whole models of the standard architecture can be trained here.",
         )
 
 
@@ -115,5 +115,5 @@ def _check_filled(path: Path, modules: Mapping[str, torch.nn.Module]) -> None:
             listed = f"{len(empty)} missing ({', '.join(empty[:5])}{more})"
             raise UserError(
                 f"{path} lacks weights of the {part}: {listed}.",
-                "Use a whole checkpoint of the model.",
+                "Use a file of the whole model.",
             )

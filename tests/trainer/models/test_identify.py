@@ -220,7 +220,7 @@ OTHER_FILES: dict[str, tuple[dict[str, torch.Tensor], str]] = {
     "flux adapter": ({"lora_unet_double_blocks_0.lora_up.weight": torch.zeros(1)}, "adapter"),
     "vae": ({"encoder.conv_in.weight": torch.zeros(1)}, "VAE alone"),
     "one part": ({"down_blocks.0.resnets.0.conv1.weight": torch.zeros(1)}, "one part"),
-    "anything": ({"weight": torch.zeros(1)}, "no Stable Diffusion checkpoint"),
+    "anything": ({"weight": torch.zeros(1)}, "no Stable Diffusion model"),
 }
 
 
