@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from benchmarks import trigger_study
 from benchmarks.study_report import (
     MEASURING,
     PAGE,
@@ -143,3 +146,19 @@ def test_the_pages_have_a_place_for_the_tables(
     write_docs(rows, tmp_path / "no pictures")
     assert tables(rows) in (tmp_path / PAGE.name).read_text(encoding="utf-8")
     assert bounds_table(rows) in (tmp_path / MEASURING.name).read_text(encoding="utf-8")
+
+
+def test_a_study_that_is_done_says_how_to_do_it_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A clone has the study's results: it would train nothing, without a word."""
+    rows = read_results(trigger_study.RESULTS)
+    base = SimpleNamespace(fingerprint=rows[-1]["base"])
+    keys = {row["key"] for row in rows if row["base"] == base.fingerprint}
+    done = [one for one in study(400) if one.key in keys]
+    assert done
+    monkeypatch.setattr(trigger_study, "load_base", lambda name: base)
+    monkeypatch.setattr(trigger_study, "study", lambda steps: done)
+    monkeypatch.setattr(sys, "argv", ["trigger_study"])
+    trigger_study.main()
+    assert "0 trainings to do" in (said := capsys.readouterr().out) and "--runs FILE" in said

@@ -164,6 +164,12 @@ def test_help_needs_no_heavy_library() -> None:
     assert done.returncode == 0
 
 
+def test_the_help_leads_to_the_page_and_the_tests(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "the page opens in the browser; ui --help" in told and "launch.py test runs" in told
+
+
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.split() == ["rarebit", __version__]
