@@ -96,7 +96,8 @@ def convert(
     file: File,
     *,
     layout: Annotated[
-        Literal["kohya", "kohya-sgm", "diffusers"], option(None, "Names (kohya).")
+        Literal["kohya", "kohya-sgm", "diffusers"],
+        option(None, "Whose names its layers get (kohya)."),
     ] = "kohya",
     base: ComparedBase = None,
     out: Out,
@@ -173,7 +174,7 @@ def resize(
     if on is None:
         raise UserError(
             f"{file} is {adapter.other_kinds}: what it changes depends on the base model.",
-            "Name the base model with --base, and it is computed there.",
+            "Name the base model with --base, to compute it there.",
         )
     check_fit(on.base, adapter)
     result = editing.approximate(on.base, adapter, rank=rank, energy=energy).adapter

@@ -198,7 +198,9 @@ def _next_step(
     if code in LONGER:
         return NextStep("train_longer", "Train it longer.")
     if code == "leaks" and not config.captions.class_word and not config.concepts:
-        return NextStep("check_words", "Give the class word: it is what has to keep its meaning.")
+        return NextStep(
+            "check_words", "Train again with the class word, so that it keeps its meaning."
+        )
     if code == "leaks" and held.method != "prediction":
         return NextStep(
             "preserve_more",
@@ -235,9 +237,13 @@ def _next_step(
             {"checkpoint": chosen.file, "strength": chosen.strength},
         )
     return {
-        "dead": NextStep("check_rate", "Train again; a learning rate of nearly 0 does this."),
+        "dead": NextStep(
+            "check_rate", "Train again at a higher learning rate: one of nearly 0 does this."
+        ),
         "unmeasured": NextStep("give_pictures", "Give the image set with --images."),
     }.get(
         code,
-        NextStep("check_words", "Is this the adapter of these pictures, with their trigger word?"),
+        NextStep(
+            "check_words", "Check that these pictures and this trigger word are the adapter's own."
+        ),
     )

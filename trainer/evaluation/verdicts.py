@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from trainer.events import WEAK_LIKENESS, Meters
+from trainer.text import counted
 
 FindingCode = Literal[
     "dead", "works", "weak", "harmful", "leaks", "keeps", "neighbours", "moves", "still",
@@ -109,23 +110,22 @@ def _works(meters: Meters) -> _Said:
             "How like the pictures it draws was not measured: give the image set with --images.",
         )
     better = f"{abs(meters.likeness):.0%}"
-    which = "held-out pictures" if meters.held_out else "the pictures"
+    which = "pictures kept out of training" if meters.held_out else "the pictures of the set"
     if meters.likeness < 0:
         return (
             "harmful",
-            f"The adapter is broken: with the trigger word, {which} of the set are predicted "
+            f"The adapter is broken: with the trigger word, {which} are predicted "
             f"{better} worse than by the base model.",
         )
     if meters.likeness < WEAK_LIKENESS:
         return (
             "weak",
-            f"The trigger word hardly works: {which} of the set are predicted only {better} "
+            f"The trigger word hardly works: {which} are predicted only {better} "
             "better than by the base model. Train longer, or at a higher rate.",
         )
     return (
         "works",
-        f"With the trigger word, {which} of the set are predicted {better} better than by the base "
-        "model.",
+        f"With the trigger word, {which} are predicted {better} better than by the base model.",
     )
 
 
@@ -179,14 +179,14 @@ def _overtrained(meters: Meters, earlier: Sequence[Meters]) -> Iterator[_Said]:
         yield (
             "few_held_out",
             "Whether it has learned the pictures by heart can't be told from "
-            f"{meters.held_out} held-out picture{'s' * (meters.held_out > 1)}.",
+            f"{counted(meters.held_out, 'picture')} kept out of training.",
         )
     elif missing > GAP_SHARE:
         yield (
             "overtrained",
             f"It is overtrained: {min(missing, 1):.0%} of what it learned of the trained "
-            "pictures does not hold for held-out ones. Train for fewer steps, or on more "
-            "pictures.",
+            "pictures does not hold for those kept out of training. Train for fewer steps, or on "
+            "more pictures.",
         )
 
 

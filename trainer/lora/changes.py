@@ -66,7 +66,7 @@ def _check_free(layer: LoraLayer) -> None:
     if layer.needs_base:
         raise UserError(
             f"This adapter is {layer.kind}: what it changes depends on the base model.",
-            "Name the base model with --base, and it is computed there.",
+            "Name the base model with --base, to compute it there.",
         )
 
 

@@ -58,7 +58,7 @@ class Taken:
     given: bool = True
 
     def __str__(self) -> str:
-        there = "" if self.given else " there unless given"
+        there = "" if self.given else " by default there"
         text = f"{self.key} = {shown_value(self.theirs)}{there}: {self.field} = {shown(self.ours)}."
         return f"{text} {self.note}".strip()
 
