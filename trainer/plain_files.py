@@ -67,7 +67,10 @@ def check_model_folder(folder: Path) -> None:
     places = [folder, *(path for path in folder.iterdir() if path.is_dir())]
     files = [path for place in places for path in place.iterdir() if not path.is_dir()]
     if len(files) > MOST_FILES:
-        raise UserError(f"{folder} holds more than {MOST_FILES} files: it is no model's folder.")
+        raise UserError(
+            f"{folder} holds more than {MOST_FILES} files: it is no model's folder.",
+            "Give the folder of one model, as it was downloaded or saved by diffusers.",
+        )
     for path in files:
         try:
             status = path.stat()
@@ -78,4 +81,7 @@ def check_model_folder(folder: Path) -> None:
             hint = "Download the folder again, or take it out."
             raise UserError(f"{path} cannot be read: {error.strerror}.", hint) from None
         if status.st_size > _MOST_TEXT and path.suffix.casefold() not in _WEIGHTS:
-            raise UserError(f"{path} has {status.st_size / 1e6:,.0f} MB: it is no part of a model.")
+            raise UserError(
+                f"{path} has {status.st_size / 1e6:,.0f} MB: it is no part of a model.",
+                "Take it out of the folder.",
+            )

@@ -212,7 +212,10 @@ def merge(
     choices = [AdapterUse.parse(text) for text in files]
     two = [choice.label for choice in choices if choice.text_encoder_strength is not None]
     if two:
-        raise UserError(f"merge takes one strength for each file, not two: {', '.join(two)}.")
+        raise UserError(
+            f"merge takes one strength for each file, not two: {', '.join(two)}.",
+            "Write FILE:STRENGTH, such as cat.safetensors:0.8.",
+        )
     chosen = [(choice.file, choice.strength) for choice in choices]
     output = Output(out, precision, force, sidecars)
     if base is not None:

@@ -339,7 +339,9 @@ def merge_into_base(
     found = digests(again, precision)
     wrong = [name for name in expected if found.get(name) != expected[name]]
     if wrong or again.prediction_type != prediction:
+        names = shorten(wrong or ["prediction type"])
         raise UserError(
-            f"{output.path} is not what was to be written: {shorten(wrong or ['prediction type'])}."
+            f"{output.path} is not what was to be written: {names}.",
+            "Write it again, to another disk if you can: this one may be faulty.",
         )
     return Merged(output.path, layout, precision, base_name, len(changes), worst, str(where))

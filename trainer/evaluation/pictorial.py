@@ -251,7 +251,10 @@ def find_scorers(folder: Path) -> dict[str, Scorer]:
         UserError: there is none, or one that can't be loaded.
     """
     if not folder.is_dir():
-        raise UserError(f"The folder of scorers {folder} does not exist.")
+        raise UserError(
+            f"The folder of scorers {folder} does not exist.",
+            "Check evaluation.scorers (--scorers), or leave it empty.",
+        )
     places = [folder] if (folder / "config.json").is_file() else sorted(folder.iterdir())
     found = {place.name: _load(place) for place in places if (place / "config.json").is_file()}
     if not found:
@@ -274,7 +277,8 @@ def _load(place: Path) -> Scorer:
         ) from error
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"The scorer {place} can't be loaded: {reason}") from error
+        hint = "Download it again, or take it out of the folder."
+        raise UserError(f"The scorer {place} can't be loaded: {reason}", hint) from error
     try:
         settings = json.loads((place / "preprocessor_config.json").read_bytes())
         mean, deviation = list(settings["image_mean"]), list(settings["image_std"])

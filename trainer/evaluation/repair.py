@@ -44,6 +44,7 @@ _COLLATERAL = 0.25
 _BELOW = 100.0
 """How much likeness below the goal counts."""
 _NAME = "repaired"
+_ALL_BLOCKS = "Without --only all blocks' strengths are chosen by measurement."
 
 
 @dataclass(frozen=True)
@@ -159,12 +160,14 @@ def only(bench: MeterBench, adapter: Adapter, part: Half) -> Tuned:
         raise UserError(
             f"Which block holds the {part} is known of Stable Diffusion XL, and {base.name} is "
             f"for {base.family.title}.",
-            "Without --only all blocks' strengths are chosen by measurement.",
+            _ALL_BLOCKS,
         )
     knobs = knobs_of(adapter.layers, _NAME)
     inside = torch.tensor([float(knob.name.startswith(block)) for knob in knobs])
     if not inside.any():
-        raise UserError(f"The adapter has no layers in {block}, which holds the {part}.")
+        raise UserError(
+            f"The adapter has no layers in {block}, which holds the {part}.", _ALL_BLOCKS
+        )
     with _on(base, {_NAME: adapter}):
         before = mean_meters(bench.measure())
         turn(base, knobs, inside)

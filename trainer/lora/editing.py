@@ -39,6 +39,7 @@ Factors = Mapping[ModuleKey, tuple[Tensor, Tensor]]
 """For each layer up (out, r) and down (r, everything else), in float64."""
 
 _FINEST_FIRST: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
+_ONE_KIND = "Only adapters for one kind of base model can be merged."
 _NOISE = 1e-7
 """A relative change of a weight below this is rounding: of fp32, and far below that of fp16."""
 _COMMON = (
@@ -149,7 +150,8 @@ def scaled(adapter: Adapter, strengths: Mapping[ModuleKey, float]) -> Adapter:
         if strengths[key]
     }
     if not layers:
-        raise UserError(f"{adapter.source} would be left without any layer.")
+        hint = "Give at least one of its blocks a strength above 0."
+        raise UserError(f"{adapter.source} would be left without any layer.", hint)
     return replace(adapter, layers=layers)
 
 
@@ -299,7 +301,10 @@ def _check_together(adapters: Sequence[tuple[Adapter, float]]) -> dict[ModuleKey
     wrong: list[ModuleKey] = []
     for adapter, strength in adapters:
         if not math.isfinite(strength):
-            raise UserError(f"{adapter.source}: an adapter's strength can't be {strength}.")
+            raise UserError(
+                f"{adapter.source}: an adapter's strength can't be {strength}.",
+                "Give a number, such as 0.8.",
+            )
         if adapter.family is not None:
             families[adapter.family] = adapter.source
         for key, layer in adapter.layers.items():
@@ -307,11 +312,11 @@ def _check_together(adapters: Sequence[tuple[Adapter, float]]) -> dict[ModuleKey
                 wrong.append(key)
     if len(families) > 1:
         each = ", ".join(f"{source} is for {FAMILIES[f].title}" for f, source in families.items())
-        raise UserError(f"These adapters are for different base models: {each}.")
+        raise UserError(f"These adapters are for different base models: {each}.", _ONE_KIND)
     if wrong:
         raise UserError(
             f"These adapters have layers of different shapes: {shorten(wrong)}.",
-            "Only adapters for one kind of base model can be merged.",
+            _ONE_KIND,
         )
     return shapes
 

@@ -244,7 +244,10 @@ def _read_configs(
     beside = path.with_name(_CONFIG_FILE)
     if not text and any(layer.layout == "peft" for layer in names.values()) and beside.is_file():
         if beside.stat().st_size > _MAX_CONFIG_BYTES:
-            raise UserError(f"{beside} is larger than {_MAX_CONFIG_BYTES} bytes.")
+            raise UserError(
+                f"{beside} is larger than {_MAX_CONFIG_BYTES} bytes.",
+                "Get the file again, or in kohya's layout.",
+            )
         source, text = _CONFIG_FILE, beside.read_text(encoding="utf-8", errors="replace")
     if not text:
         return {}

@@ -56,7 +56,8 @@ def build(facts: BaseFacts, dtype: torch.dtype) -> BaseModel:
                 encoders.append(build(config, dtype=dtype, **options))
     except (TypeError, ValueError, KeyError) as problem:
         raise UserError(
-            f"The configuration of this {facts.family.title} model cannot be used: {problem}"
+            f"The configuration of this {facts.family.title} model cannot be used: {problem}",
+            "Download the model again, or choose another one.",
         ) from problem
     torch.nn.Module.to(unet, dtype)  # as diffusers types its own, it takes no number format
     for module in (unet, vae, *encoders):

@@ -81,7 +81,8 @@ def read_header(path: Path) -> SafetensorsHeader:
         tensors = {name: _entry(name, value, 8 + length) for name, value in content.items()}
         return SafetensorsHeader(tensors, metadata, 8 + length)
     except OSError as problem:
-        raise UserError(f"{path} cannot be read: {problem.strerror}.") from None
+        hint = "Check that you may read it."
+        raise UserError(f"{path} cannot be read: {problem.strerror}.", hint) from None
     except (ValueError, SafetensorError) as problem:
         said = str(problem).removeprefix("Error while deserializing header: ")
         said = said.replace(_UNCOVERED, "it is cut short, or longer than its header says")

@@ -37,6 +37,7 @@ ImageFacts = list[Any]
 FORMAT = 1
 _TENSORS = ("adapter", "ema", "optimizer")
 _FACTS = ("step", "ema_steps", "scaler", "config", "images", "base", "setback")
+_OTHERS = "Use an earlier checkpoint of the run, or a file in its folder adapters."
 _FILES = (*(f"{name}.safetensors" for name in _TENSORS), "state.json")
 
 
@@ -160,10 +161,10 @@ def _verified_files(folder: Path) -> dict[str, bytes]:
         files = {file: (folder / file).read_bytes() for file in _FILES}
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         reason = error if isinstance(error, OSError) else "its manifest.json is damaged"
-        raise UserError(f"The checkpoint {folder} can't be read: {reason}.") from error
+        raise UserError(f"The checkpoint {folder} can't be read: {reason}.", _OTHERS) from error
     for file, data in files.items():
         if (len(data), hashlib.sha256(data).hexdigest()) != sums[file]:
-            raise UserError(f"The checkpoint {folder} is damaged: {file} was changed.")
+            raise UserError(f"The checkpoint {folder} is damaged: {file} was changed.", _OTHERS)
     return files
 
 
@@ -242,7 +243,8 @@ def read_checkpoint_adapter(folder: Path) -> Adapter:
     layers: dict[ModuleKey, LoraLayer] = {}
     for key, matrices in sorted(pairs.items()):
         if set(matrices) - {_MAGNITUDE} != set(_MATRICES):
-            raise UserError(f"The checkpoint {folder} is of another kind of adapter: {key}.")
+            message = f"The checkpoint {folder} is of another kind of adapter: {key}."
+            raise UserError(message, _OTHERS)
         down, up = (matrices[name] for name in _MATRICES)
         lengths = matrices.get(_MAGNITUDE)
         magnitude = None if lengths is None else Magnitude(lengths.flatten(), "rows")

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from trainer.config.moving.theirs import AI_TOOLKIT, Theirs, TheirSet, is_on, number, squares
+from trainer.config.moving.theirs import (
+    AI_TOOLKIT,
+    WANTED,
+    Theirs,
+    TheirSet,
+    is_on,
+    number,
+    squares,
+)
 from trainer.errors import UserError
 from trainer.untyped import as_table, is_list, is_table
 
@@ -27,15 +35,17 @@ def read_ai_toolkit(tree: Mapping[str, Any], open_named: Callable[[str], str | N
     process = as_table(processes[0]) if processes else {}
     kind = str(process.get("type", ""))
     if kind not in _TRAINERS:
-        raise UserError(f"These settings are of the kind {kind}, not for training a LoRA.")
+        raise UserError(f"These settings are for {kind or 'nothing'}, not for a LoRA.", WANTED)
     if "network" not in process:
-        raise UserError("These settings train a whole model, not a LoRA: they have no network.")
+        raise UserError(
+            "These settings train a whole model, not a LoRA: they have no network.", WANTED
+        )
     model = as_table(process.get("model"))
     arch = str(model.get("arch") or "").partition(":")[0]
     named = [name for name in _NOT_OURS if is_on(model.get(f"is_{name}"))]
     if named or arch not in _FAMILIES:
         what = arch or named[0]
-        raise UserError(f"These settings are for {what}, and Rarebit trains SD 1, SD 2 and SDXL.")
+        raise UserError(f"These settings are for {what}, which Rarebit does not train.", WANTED)
     theirs = Theirs(AI_TOOLKIT)
     if len(processes) > 1:
         theirs.lost.append(("config.process", len(processes), "The first alone is taken."))

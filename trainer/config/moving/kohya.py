@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from trainer.config.moving.theirs import KOHYA, Theirs, TheirSet, is_on, number, squares
+from trainer.config.moving.theirs import KOHYA, WANTED, Theirs, TheirSet, is_on, number, squares
 from trainer.errors import UserError
 from trainer.untyped import as_table, is_list, is_table
 
@@ -61,9 +61,11 @@ def read_kohya(tree: Mapping[str, Any], open_named: Callable[[str], str | None])
     theirs = Theirs(KOHYA, values)
     for key, model in _OTHER_MODELS.items():
         if is_on(values.pop(key, False)):
-            raise UserError(f"These settings are for {model}, and Rarebit trains Stable Diffusion.")
+            raise UserError(
+                f"These settings are for {model}, which Rarebit does not train.", WANTED
+            )
     if not {"LoRA_type", "network_module"} & values.keys() and _NO_LORA & values.keys():
-        raise UserError("These settings train a whole model or an embedding, not a LoRA.")
+        raise UserError("These settings train a whole model or an embedding, not a LoRA.", WANTED)
     _read_window(values)
     for old, new in _RENAMED.items():
         if old in values:

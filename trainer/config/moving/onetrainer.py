@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from trainer.config.moving.theirs import ONETRAINER, Theirs, TheirSet, is_on, number
+from trainer.config.moving.theirs import ONETRAINER, WANTED, Theirs, TheirSet, is_on, number
 from trainer.errors import UserError
 from trainer.untyped import as_table, is_list, is_table
 
@@ -31,10 +31,10 @@ def read_onetrainer(tree: Mapping[str, Any], open_named: Callable[[str], str | N
     method = str(tree.get("training_method", "FINE_TUNE" if "model_type" in tree else "LORA"))
     if method != "LORA":
         what = method.replace("_", " ").casefold()
-        raise UserError(f"These settings are for training of the kind {what}, not for a LoRA.")
+        raise UserError(f"These settings are for {what}, not for a LoRA.", WANTED)
     model = str(tree.get("model_type", _FAMILIES[0]))
     if not model.startswith(_FAMILIES) or model.endswith(_OTHERS):
-        raise UserError(f"These settings are for {model}, and Rarebit trains SD 1, SD 2 and SDXL.")
+        raise UserError(f"These settings are for {model}, which Rarebit does not train.", WANTED)
     theirs = Theirs(ONETRAINER, dict(_flat({k: v for k, v in tree.items() if not is_list(v)})))
     _read_every(theirs.values)
     _read_encoders(theirs, model)

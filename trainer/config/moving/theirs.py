@@ -15,6 +15,7 @@ from trainer.errors import UserError
 from trainer.untyped import as_table, is_list, is_table
 
 KOHYA, ONETRAINER, AI_TOOLKIT = "kohya", "onetrainer", "ai-toolkit"
+WANTED = "Give the settings of a LoRA for Stable Diffusion 1, 2 or XL."
 NAMES = {
     KOHYA: "kohya's sd-scripts",
     ONETRAINER: "OneTrainer",
