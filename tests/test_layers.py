@@ -31,7 +31,7 @@ LIGHT = ("errors", "events", "seeds", "places", "system", "text", "untyped")
 LIGHT_PACKAGES = ("config", "runs", "data")
 LIGHT_MODULES = (
     *("trainer.models.families", "trainer.models.identify"),
-    *("trainer.captioning.wording", "trainer.captioning.server"),
+    *("trainer.captioning.wording", "trainer.captioning.server", "trainer.captioning.masks"),
 )
 HEAVY_MODULES = ("trainer.data.latents", "trainer.data.cache")
 
@@ -135,12 +135,15 @@ def test_nobody_loads_code_from_data() -> None:
             assert not flags & {"allow_pickle", "trust_remote_code", "shell"}, path
 
 
+OPENERS = ("Image.open", "PIL.Image.open", "cv2.imread", "cv2.imdecode", "cv2.VideoCapture")
+
+
 def test_one_door_for_pictures() -> None:
     opening = {
         path
         for path in files("trainer", "app")
-        if any(name in ("Image.open", "PIL.Image.open") for name, _ in calls(path))
-        or tops(path) & {"cv2", "imageio", "skimage", "torchvision"}
+        if any(name in OPENERS for name, _ in calls(path))
+        or tops(path) & {"imageio", "skimage", "torchvision"}
     }
     assert shown(opening) == ["trainer/data/images.py"]
 

@@ -23,12 +23,21 @@ SERVERS = Path(os.environ.get("RAREBIT_SERVERS") or PROJECT / "caption-servers.t
 """Servers that the owner of this machine lets the page ask for captions."""
 
 CAPTIONERS = PROJECT / "models" / "user" / "captioners"
-"""Models that make captions, a folder each in transformers' layout, for the page."""
+"""Models that make captions, a folder each: transformers' layout or a tagger's, for the page."""
+MASKERS = PROJECT / "models" / "user" / "maskers"
+"""Models that make masks, a folder each in transformers' layout or an ONNX file, for the page."""
 
 
 def captioner_folders() -> list[str]:
-    """The names of those models."""
-    return sorted(path.parent.name for path in CAPTIONERS.glob("*/config.json"))
+    """The names of those that make captions."""
+    marks = ("config.json", "selected_tags.csv")
+    return sorted({path.parent.name for mark in marks for path in CAPTIONERS.glob(f"*/{mark}")})
+
+
+def masker_models() -> list[str]:
+    """The names of those that make masks."""
+    folders = {path.parent.name for path in MASKERS.glob("*/config.json")}
+    return sorted(folders | {path.name for path in MASKERS.glob("*.onnx")})
 
 
 def cache_folder() -> Path:

@@ -9,8 +9,9 @@ from playwright.sync_api import ConsoleMessage, Page, Request, expect
 PATIENCE = 240_000  # milliseconds: the machine that runs the tests may be busy
 expect.set_options(timeout=PATIENCE)
 
-# What Gradio says of a connection that a reload or the end of the server has cut.
+# What Gradio says of a connection that a reload or the end of the server has cut, and needlessly.
 _LEAVING = (
+    "No draw texture found for layer",  # of its editor, which loads a layer twice and keeps one
     "Failed to load resource",
     "AbortError: signal is aborted",
     "Connection errored out",

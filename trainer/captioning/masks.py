@@ -1,4 +1,6 @@
-"""Masks without a model: from transparency, and from a plain background. Never torch.
+"""Masks for the pictures of a set, and ways to make them that need no model. Never torch.
+
+Those are transparency, a plain background, and GrabCut (Rother et al., SIGGRAPH 2004) in a box.
 
 White is what counts in training. A mask is proposed, looked at, and only then written beside its
 picture as ``NAME.mask.png``; one that is there is never replaced.
@@ -7,7 +9,7 @@ picture as ``NAME.mask.png``; one that is there is never replaced.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -20,12 +22,18 @@ from trainer.data.colours import WHITE
 from trainer.data.findings import ImageProblem
 from trainer.data.gather import scan_again
 from trainer.data.images import load_alpha, load_rgb
+from trainer.data.names import list_names
 from trainer.data.sets import ImageEntry, ImageFile
+from trainer.errors import UserError
 from trainer.events import Progress, no_progress
 from trainer.runs.atomic import write_bytes
 from trainer.text import counted
 
-Source = Literal["alpha", "background"]
+Source = Literal["alpha", "background", "grabcut"]
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom, as shares of width and height."""
+Maker = Callable[[ImageEntry], Image.Image]
+"""Makes a picture's mask, of its size, mode L; raises `ImageProblem` where it can't."""
 
 PLAIN = 24
 """Colours of a border that differ by less, of 255, are one."""
@@ -35,6 +43,49 @@ SIDE = 512
 """Pixels of the longer side at which a background is looked for."""
 LEAST, MOST = 0.005, 0.995
 """Share of a picture that a mask covers, where it means anything."""
+EVERYTHING: Box = (0.03, 0.03, 0.97, 0.97)
+"""The box where none is given: GrabCut needs a border that it may take for background."""
+ROUNDS = 5
+POINT = 0.1
+"""A box whose sides are shorter than this share is meant as a point."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is to be found in a picture: what a text says, or what lies in a box."""
+
+    text: str = ""
+    box: Box | None = None
+
+    @property
+    def middle(self) -> tuple[float, float]:
+        """Of the box, from left and top."""
+        left, top, right, bottom = self.box or EVERYTHING
+        return (left + right) / 2, (top + bottom) / 2
+
+    @property
+    def is_point(self) -> bool:
+        """Whether the box is as small as a point."""
+        left, top, right, bottom = self.box or EVERYTHING
+        return max(right - left, bottom - top) < POINT
+
+
+def check_box(box: Sequence[float]) -> Box:
+    """The same, where it is one.
+
+    Raises:
+        UserError: it is not within the picture, or has no inside.
+    """
+    if len(box) == 2:
+        box = (*box, *box)
+    inside = len(box) == 4 and all(0 <= share <= 1 for share in box)
+    if not inside or box[0] > box[2] or box[1] > box[3]:
+        raise UserError(
+            f"{' '.join(f'{share:g}' for share in box)} is no box in a picture.",
+            "Give left, top, right and bottom as shares of width and height, such as 0.2 0.1 0.8 "
+            "0.9; or the two of a point.",
+        )
+    return box[0], box[1], box[2], box[3]
 
 
 @dataclass(frozen=True)
@@ -79,27 +130,38 @@ class MaskedSet:
 
 
 def mask_set(
-    root: Path, source: Source, *, write: bool, soft: float = 0.0, progress: Progress = no_progress
+    root: Path,
+    make: Maker,
+    *,
+    write: bool,
+    soft: float = 0.0,
+    pictures: Collection[str] = (),
+    progress: Progress = no_progress,
 ) -> MaskedSet:
     """Masks for the pictures of a set that have none.
 
     Args:
         soft: width of the edge's blur, as a share of the shorter side.
+        pictures: only those of these names.
 
     Raises:
-        UserError: there is no such set, or nothing in it can be used.
+        UserError: there is no such set or picture, or nothing in it can be used.
         OSError: a file cannot be written.
     """
     entries = scan_again(root).entries
-    wanted = [entry for entry in entries if entry.mask is None]
-    found = MaskedSet((), {}, len(entries) - len(wanted))
+    if unknown := set(pictures) - {entry.name for entry in entries}:
+        raise UserError(
+            f"{root} has no such picture: {list_names(sorted(unknown))}.", "Check the name."
+        )
+    asked = [entry for entry in entries if not pictures or entry.name in pictures]
+    wanted = [entry for entry in asked if entry.mask is None]
+    found = MaskedSet((), {}, len(asked) - len(wanted))
     for number, entry in enumerate(wanted):
         progress(number, len(wanted), "Masking")
         try:
-            mask = mask_of(entry, source, soft)
-            covers = float(np.asarray(mask, np.float64).mean() / 255)
-            one = ProposedMask(entry.name, round(covers, 4))
-            file = _write(entry, mask) if write else ""
+            mask = make(entry)
+            one = ProposedMask(entry.name, round(checked(mask), 4))
+            file = _write(entry, softened(mask, soft)) if write else ""
         except ImageProblem as problem:
             found = replace(found, problems={**found.problems, entry.name: str(problem)})
         else:
@@ -108,8 +170,11 @@ def mask_set(
     return found
 
 
-def mask_of(entry: ImageEntry, source: Source, soft: float = 0.0) -> Image.Image:
+def mask_of(entry: ImageEntry, source: Source, box: Box | None = None) -> Image.Image:
     """A picture's mask, of its size, mode L.
+
+    Args:
+        box: that GrabCut looks in.
 
     Raises:
         ImageProblem: there is nothing to make one from.
@@ -119,24 +184,81 @@ def mask_of(entry: ImageEntry, source: Source, soft: float = 0.0) -> Image.Image
         mask = load_alpha(data)
         if mask is None:
             raise ImageProblem("It has no transparency.", "Try --from background.")
+        return mask
+    picture = load_rgb(data, entry.background(WHITE))
+    small = picture.copy()
+    small.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
+    pixels = np.asarray(small)
+    if source == "grabcut":
+        subject = in_box(pixels, box or EVERYTHING)
     else:
-        picture = load_rgb(data, entry.background(WHITE))
-        small = picture.copy()
-        small.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
-        subject = apart_from_background(np.asarray(small))
-        if subject is None:
+        apart = apart_from_background(pixels)
+        if apart is None:
             raise ImageProblem("Its background has several colours.", "Paint its mask by hand.")
-        mask = Image.fromarray((_without_holes(subject) * 255).astype(np.uint8))
-        mask = mask.resize(picture.size, Image.Resampling.BILINEAR)
-    covers = np.asarray(mask, np.float64).mean() / 255
+        subject = _without_holes(apart)
+    mask = Image.fromarray((subject * 255).astype(np.uint8))
+    return mask.resize(picture.size, Image.Resampling.BILINEAR)
+
+
+def in_box(pixels: NDArray[np.uint8], box: Box) -> NDArray[np.bool_]:
+    """What differs within a box from what lies around it (GrabCut).
+
+    Args:
+        pixels: (H, W, 3).
+
+    Returns:
+        (H, W).
+
+    Raises:
+        ImageProblem: the box leaves nothing around it, or there is nothing in it.
+    """
+    import cv2  # it takes a while, and is needed for this alone
+
+    height, width = pixels.shape[:2]
+    left, right = round(box[0] * width), round(box[2] * width)
+    top, bottom = round(box[1] * height), round(box[3] * height)
+    if (right - left) * (bottom - top) == width * height:
+        raise ImageProblem("The box is the whole picture.", "Leave some background around it.")
+    if right - left < 2 or bottom - top < 2:
+        raise ImageProblem("The box is too small.", "Draw it around the whole subject.")
+    found = np.zeros((height, width), np.uint8)
+    models = np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.setRNGSeed(0)
+    place = (left, top, right - left, bottom - top)
+    try:
+        cv2.grabCut(
+            np.ascontiguousarray(pixels), found, place, *models, ROUNDS, cv2.GC_INIT_WITH_RECT
+        )
+    except cv2.error:
+        raise ImageProblem("GrabCut tells nothing apart in it.", "Draw another box.") from None
+    return (found == cv2.GC_FGD) | (found == cv2.GC_PR_FGD)
+
+
+def checked(mask: Image.Image) -> float:
+    """The share of a picture that its mask lets count.
+
+    Raises:
+        ImageProblem: that is all of it, or nothing.
+    """
+    covers = float(np.asarray(mask, np.float64).mean() / 255)
     if not LEAST <= covers <= MOST:
         what = "all" if covers > MOST else "hardly anything"
         raise ImageProblem(
             f"A mask would keep {what} of it.", "Paint one by hand, or leave it without."
         )
-    if soft > 0:
-        mask = mask.filter(ImageFilter.GaussianBlur(soft * min(mask.size)))
-    return mask
+    return covers
+
+
+def softened(mask: Image.Image, soft: float) -> Image.Image:
+    """A mask with its edges blurred by a share of the shorter side."""
+    return mask.filter(ImageFilter.GaussianBlur(soft * min(mask.size))) if soft > 0 else mask
+
+
+def as_png(mask: Image.Image) -> bytes:
+    """The bytes of a mask's file."""
+    stream = io.BytesIO()
+    mask.save(stream, "PNG")
+    return stream.getvalue()
 
 
 def apart_from_background(pixels: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
@@ -171,7 +293,5 @@ def _write(entry: ImageEntry, mask: Image.Image) -> str:
     path = entry.source.path.with_suffix(".mask.png")
     if path.exists():
         raise ImageProblem(f"{path.name} is there already, and is left alone.")
-    stream = io.BytesIO()
-    mask.save(stream, "PNG")
-    write_bytes(path, stream.getvalue())
+    write_bytes(path, as_png(mask))
     return path.name

@@ -1,109 +1,33 @@
 """Captions by local models in transformers' layout: BLIP, Florence-2, and chat models that see.
 
 A model is what its ``config.json`` says; transformers' Auto classes build it. No code of a model is
-run, and only weights as safetensors are read. Nothing is downloaded unless that is asked for.
+run, and only weights as safetensors are read.
 """
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import huggingface_hub
 import torch
-from huggingface_hub import HfApi
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
+from trainer.captioning.finding import WORKING_SHARE, first_line, weights_of
 from trainer.captioning.wording import Wording
 from trainer.data.findings import ImageProblem
 from trainer.errors import UserError
 from trainer.memory.devices import choose_device
 from trainer.models.configs import read_json
-from trainer.models.hub import TIMEOUT_SECONDS, cached_snapshot
 
 Kind = Literal["chat", "task", "plain"]
 
-FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")
-"""What is downloaded of a repository: no code and no pickles."""
 TASK = "<MORE_DETAILED_CAPTION>"
 """What Florence-2 is asked (arXiv 2311.06242); it takes no instructions."""
 MOST_TOKENS = 200
-WORKING_SHARE = 0.25
-"""Assumed: memory beside the weights while a caption is written, as a share of them."""
-
-
-@dataclass(frozen=True)
-class KnownModel:
-    """A model that is known to be good.
-
-    Attributes:
-        gigabytes: of its download, about.
-        card: GiB of a card's memory, about.
-    """
-
-    repository: str
-    gigabytes: float
-    licence: str
-    card: float
-
-
-KNOWN_MODELS = (
-    KnownModel("Salesforce/blip-image-captioning-base", 1.0, "BSD-3-Clause", 1.5),
-    KnownModel("florence-community/Florence-2-base", 0.5, "MIT", 1.5),
-    KnownModel("florence-community/Florence-2-large", 1.6, "MIT", 2.5),
-    KnownModel("HuggingFaceTB/SmolVLM-500M-Instruct", 1.0, "Apache-2.0", 2.0),
-    KnownModel("Qwen/Qwen2-VL-2B-Instruct", 4.4, "Apache-2.0", 6.0),
-    KnownModel("fancyfeast/llama-joycaption-beta-one-hf-llava", 17.0, "Llama 3.1", 20.0),
-)
-
-
-def find_model(name: str, download: bool = False) -> Path:
-    """The folder of a model: a local one, or an earlier download of a hub id.
-
-    Args:
-        download: whether it may be fetched.
-
-    Raises:
-        UserError: it is not here; what fetching it means is said.
-    """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.is_absolute() or name.count("/") != 1:
-        raise UserError(f"There is no folder {name}.", "Give a model's folder, or a hub id.")
-    found = cached_snapshot(name)
-    if found is not None and any(found.glob("*.safetensors")):
-        return found
-    if not download:
-        raise UserError(
-            f"{name} is not on this machine: {_size(name)}.",
-            "Add --download to fetch it, or give the folder of a model that is here.",
-            "model_missing",
-        )
-    try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(FILES)))
-    except Exception as error:  # its HTTP client's are not ours to name
-        first = (str(error) or type(error).__name__).strip().splitlines()[0][:200]
-        raise UserError(
-            f"{name} cannot be downloaded ({first}).", "Check the name and the network."
-        ) from None
-
-
-def _size(name: str) -> str:
-    for known in KNOWN_MODELS:
-        if known.repository == name:
-            return f"about {known.gigabytes} GB to download, licence {known.licence}"
-    try:
-        info = HfApi().model_info(name, timeout=TIMEOUT_SECONDS, files_metadata=True)
-    except Exception:  # no network, no such model: then its size is not known
-        return "its size is not known, since the hub does not answer"
-    wanted = [file for file in info.siblings or [] if Path(file.rfilename).match("*.safetensors")]
-    return f"{sum(file.size or 0 for file in wanted) / 1e9:.1f} GB to download"
 
 
 class LocalCaptioner:
@@ -138,9 +62,8 @@ class LocalCaptioner:
         except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            first = (str(error) or type(error).__name__).strip().splitlines()[0][:300]
             raise UserError(
-                f"{folder.name} cannot be loaded: {first}",
+                f"{folder.name} cannot be loaded: {first_line(error)}",
                 "Give the folder of a complete model with safetensors weights.",
             ) from None
         self.model = model.eval().requires_grad_(False).to(self.device)
@@ -191,8 +114,3 @@ class LocalCaptioner:
         """Whether each row is at its end: none is."""
         self.check()
         return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
-
-
-def weights_of(folder: Path) -> int:
-    """Bytes of a model's weights as they lie on the disk."""
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))

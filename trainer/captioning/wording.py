@@ -21,6 +21,8 @@ MOST_WORDS = 50
 """About what fits 75 tokens."""
 GREATEST_WORDS = 300
 MAX_PROMPT = 4000
+GENERAL, CHARACTER = 0.35, 0.85
+"""From so much on a tagger says a tag, and the name of a character: what WD14's pages advise."""
 
 _INSTRUCTIONS: dict[Purpose, str] = {
     "thing": "Say what is around it: background, surroundings, light, angle, distance, and "

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from pydantic import Field, ValidationError
 
-from trainer.captioning.wording import MOST_WORDS, Purpose, Wording, check_wording
+from trainer.captioning.wording import (
+    CHARACTER,
+    GENERAL,
+    MOST_WORDS,
+    Purpose,
+    Wording,
+    check_wording,
+)
 from trainer.commands.command import Base, command, option, say_progress
 from trainer.config.fields import field_help
 from trainer.config.section import FilePath, Section, Several
@@ -62,6 +69,15 @@ def caption(
     write: Annotated[
         bool, typer.Option("--write", help="Write the captions beside the pictures.")
     ] = False,
+    general: Annotated[
+        float, option("SHARE", f"A tagger says tags from so much on ({GENERAL}).", "--general")
+    ] = GENERAL,
+    character: Annotated[
+        float,
+        option(
+            "SHARE", f"And the names of characters from so much on ({CHARACTER}).", "--character"
+        ),
+    ] = CHARACTER,
     parallel: Annotated[
         int, option("N", "How many requests to send to a server at a time (4).")
     ] = 4,
@@ -78,6 +94,11 @@ def caption(
     from trainer.captioning.server import ServerCaptioner, server_of
     from trainer.captioning.sets import caption_set, write_captions
 
+    for name, share in (("general", general), ("character", character)):
+        if not 0 <= share <= 1:
+            raise UserError(
+                f"--{name} {share:g} is not between 0 and 1.", "0.35 is usual for tags."
+            )
     wording = check_wording(
         Wording(purpose, trigger, class_word, tuple(leave_out or ()), prompt, words)
     )
@@ -86,7 +107,7 @@ def caption(
         if server:
             return ServerCaptioner(server_of(server, model, parallel, timeout))
         if model:
-            return _local_captioner(model, download=download)
+            return _local_captioner(model, download=download, general=general, character=character)
         return _base_captioner(base, candidates or ())
 
     found = caption_set(
@@ -179,8 +200,20 @@ def _base_captioner(
 
 
 def _local_captioner(
-    name: str, check: Callable[[], None] = lambda: None, *, download: bool = False
+    name: str,
+    check: Callable[[], None] = lambda: None,
+    *,
+    download: bool = False,
+    general: float = GENERAL,
+    character: float = CHARACTER,
 ) -> "Captioner":
-    from trainer.captioning.models import LocalCaptioner, find_model
+    from trainer.captioning.finding import find_model
 
-    return LocalCaptioner(find_model(name, download), check)
+    folder = find_model(name, download)
+    if (folder / "selected_tags.csv").is_file():
+        from trainer.captioning.onnx_models import Tagger
+
+        return Tagger(folder, check, general=general, character=character)
+    from trainer.captioning.models import LocalCaptioner
+
+    return LocalCaptioner(folder, check)

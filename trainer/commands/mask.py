@@ -1,4 +1,4 @@
-"""``mask``: masks for the pictures of a set, from transparency or a plain background."""
+"""``mask``: masks for the pictures of a set, without a model or by a local one."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -17,13 +17,32 @@ def mask(
     folder: Annotated[Path, typer.Argument(metavar="DIR")],
     *,
     source: Annotated[
-        Literal["alpha", "background"],
+        Literal["alpha", "background", "grabcut"],
         option(
             None,
-            "How to find the subject: by transparency, or by a background of one colour.",
+            "How to find the subject: by transparency, by a background of one colour, or by what "
+            "differs within --box.",
             "--from",
         ),
     ] = "background",
+    model: Annotated[
+        str, option("NAME", "A local model instead: its folder, an ONNX file, or a hub id.")
+    ] = "",
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch the model of a hub id where it is not here.")
+    ] = False,
+    text: Annotated[str, option("WORDS", "What a CLIPSeg model finds.")] = "",
+    box: Annotated[
+        str,
+        option(
+            "NUMBERS",
+            "For grabcut and SAM: left, top, right and bottom as shares of the picture, such as "
+            '"0.2 0.1 0.8 0.9"; for SAM also a point.',
+        ),
+    ] = "",
+    picture: Annotated[
+        list[str] | None, option("NAME", "Only this picture. Give it once for each.", "--picture")
+    ] = None,
     soft: Annotated[
         float, option("SHARE", "Blur of the edge, as a share of the shorter side (0).")
     ] = 0.0,
@@ -34,11 +53,28 @@ def mask(
     """Proposes masks for the pictures that have none; without --write nothing is changed.
 
     Raises:
-        UserError: there is no such set, nothing in it can be used, or --soft is out of range.
+        UserError: there is no such set or model, nothing in it can be used, or an option is out of
+            range.
         OSError: a mask cannot be written.
     """
-    from trainer.captioning.masks import mask_set
+    from trainer.captioning.makers import by_model, without_model
+    from trainer.captioning.masks import Prompt, check_box, mask_set
 
     if not 0 <= soft <= 0.25:
         raise UserError(f"--soft {soft:g} is not between 0 and 0.25.", "0.01 makes a soft edge.")
-    return mask_set(folder, source, write=write, soft=soft, progress=say_progress)
+    try:
+        shares = [float(word) for word in box.replace(",", " ").split()]
+    except ValueError:
+        raise UserError(
+            f"--box {box}: these are no numbers.", 'Such as "0.2 0.1 0.8 0.9".'
+        ) from None
+    prompt = Prompt(text, check_box(shares) if shares else None)
+    if model:
+        from trainer.captioning.finding import find_model
+
+        make = by_model(find_model(model, download), prompt)
+    else:
+        make = without_model(source, prompt)
+    return mask_set(
+        folder, make, write=write, soft=soft, pictures=picture or (), progress=say_progress
+    )

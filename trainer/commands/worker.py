@@ -84,6 +84,7 @@ def verb_table(studio: Studio, runs: Path = RUNS) -> dict[str, Verb]:
         "trigger.suggest": as_verb(suggest_words),
         "check-images": as_verb(check_images),
         "caption": lambda arguments, progress: caption(studio, runs, arguments, progress),
+        "mask": lambda arguments, progress: mask(studio, runs, arguments, progress),
         "fit": fit,
         **{f"adapter.{action.__name__}": as_verb(action) for action in actions},
     }
@@ -157,6 +158,26 @@ def caption(
         look()
 
     return propose(arguments, watchful, check)
+
+
+def mask(studio: Studio, runs: Path, arguments: Arguments, progress: Progress) -> dict[str, object]:
+    """A mask for one picture, see `trainer.captioning.makers.propose_mask`.
+
+    A model looks for it only while nothing trains, and in the place of what the studio holds.
+
+    Raises:
+        UserError: the device is busy, or nothing is found.
+    """
+    from trainer.captioning.makers import propose_mask
+
+    look = watching(runs)
+
+    def check() -> None:
+        progress(0, 1, "Looking for the subject")
+        studio.forget()
+        look()
+
+    return propose_mask(arguments, check)
 
 
 def watching(runs: Path) -> Callable[[], None]:

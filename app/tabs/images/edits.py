@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from app.files import disk_trouble
 from app.tabs.images.captions import caption_paths, read_captions, saving, write_caption
 from app.tabs.images.imagesets import SetFolder, contents_of, picture_path
+from app.tabs.images.storage import mask_path
 from trainer.data.buckets import Focus
 from trainer.data.captions import (
     caption_lines,
@@ -24,7 +25,7 @@ from trainer.data.captions import (
     without_word,
 )
 from trainer.data.names import display_name, list_names
-from trainer.data.pairing import FOCUS_SUFFIX, write_focus
+from trainer.data.pairing import FOCUS_SUFFIX, looks_like_mask, write_focus
 from trainer.errors import UserError
 from trainer.runs.atomic import temporary_name, write_bytes
 
@@ -186,15 +187,50 @@ def remove_picture(image_set: SetFolder, picture: str) -> None:
     """
     with saving, disk_trouble():
         captions, path = caption_paths(image_set), picture_path(image_set, picture)
-        folder = temporary_name(image_set.hidden / REMOVED / "x").name.strip(".")
-        target = image_set.hidden / REMOVED / folder
-        target.mkdir(parents=True)
-        done = Done(f"{display_name(path.name)} removed", picture=picture, folder=folder)
-        _write_history(image_set, [*history(image_set), done])
-        mask = contents_of(image_set).masks.get(picture)
-        for file in (captions[picture], path.with_suffix(FOCUS_SUFFIX), mask and mask.path, path):
-            if file and file.exists():
-                file.rename(target / file.name)
+        files = [captions[picture], path.with_suffix(FOCUS_SUFFIX), path]
+        _put_aside(image_set, picture, files, f"{display_name(path.name)} removed")
+
+
+def _put_aside(
+    image_set: SetFolder, picture: str, files: Sequence[Path], what: str, made: str = ""
+) -> None:
+    """Take a picture's mask and further files away, so that undo can bring them back.
+
+    The caller holds `saving`.
+
+    Args:
+        what: is done, in a few words.
+        made: name of a file beside the picture that takes their place, which undo removes.
+    """
+    folder = temporary_name(image_set.hidden / REMOVED / "x").name.strip(".")
+    target = image_set.hidden / REMOVED / folder
+    target.mkdir(parents=True)
+    done = Done(what, picture=picture, folder=folder, made=made)
+    _write_history(image_set, [*history(image_set), done])
+    if mask := contents_of(image_set).masks.get(picture):
+        # It may lie in another folder, and be named as the picture is.
+        mask.path.rename(target / mask_path(image_set.path / picture, mask.path).name)
+    for file in filter(Path.exists, files):
+        file.rename(target / file.name)
+
+
+def change_mask(image_set: SetFolder, picture: str, mask: bytes | None) -> None:
+    """Give a picture a mask in place of the one that it has, or none; undo brings the old one back.
+
+    Args:
+        mask: a PNG file.
+
+    Raises:
+        UserError: the set is not the page's own, has no such picture, or nothing can be written.
+    """
+    image_set.check_owned()
+    with saving, disk_trouble():
+        path = picture_path(image_set, picture)
+        new = path.with_suffix(".mask.png")
+        what = f"{'mask of' if mask else 'no mask for'} {display_name(path.name)}"
+        _put_aside(image_set, picture, [], what, new.name if mask else "")
+        if mask:
+            write_bytes(new, mask)
 
 
 def set_focus(image_set: SetFolder, picture: str, focus: Focus | None) -> None:
@@ -217,15 +253,17 @@ class Done:
 
     Attributes:
         what: in a few words.
-        captions: before and after, by picture; empty for a removal.
-        picture: the removed one, or "".
-        folder: below the set's hidden folder, where what was removed lies.
+        captions: before and after, by picture; empty where files were taken away.
+        picture: the one whose files were taken away, or "".
+        folder: below the set's hidden folder, where these lie.
+        made: name of a file beside the picture that took their place.
     """
 
     what: str
     captions: dict[str, tuple[str, str]] = field(default_factory=dict)
     picture: str = ""
     folder: str = ""
+    made: str = ""
 
 
 _history = TypeAdapter(list[Done])
@@ -282,7 +320,13 @@ def _bring_back(image_set: SetFolder, done: Done) -> str:
     source = image_set.hidden / REMOVED / PurePosixPath(done.folder).name
     below = [part for part in PurePosixPath(done.picture).parent.parts if part not in ("..", "/")]
     target = Path(image_set.path, *below)
+    name = PurePosixPath(done.picture).name
+    returns = (source / name).exists()
     with disk_trouble():
+        if done.made and not looks_like_mask(PurePosixPath(done.made).stem):
+            raise UserError("The list of what can be undone is damaged.", "Nothing was changed.")
+        if done.made:
+            (target / PurePosixPath(done.made).name).unlink(missing_ok=True)
         for file in sorted(
             source.iterdir(), key=lambda path: path.suffix not in (".txt", FOCUS_SUFFIX)
         ):
@@ -290,4 +334,4 @@ def _bring_back(image_set: SetFolder, done: Done) -> str:
                 target.mkdir(parents=True, exist_ok=True)
                 file.rename(target / file.name)
         shutil.rmtree(source, ignore_errors=True)
-    return f"{display_name(PurePosixPath(done.picture).name)} is back."
+    return f"{display_name(name)} is back." if returns else f"Undone: {done.what}."

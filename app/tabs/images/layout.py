@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import gradio as gr
 
 from app.files import file_drop
-from app.render import render
-from app.shared import elem
 from app.tabs.images.captions import CaptionSession
 from app.tabs.images.edits import MAX_TEXT
 from app.tabs.images.imagesets import MAX_TITLE, MAX_WORD, set_choices
+from app.tabs.images.mask_parts import MaskParts
+from app.tabs.images.parts import html, part
 from trainer.captioning.wording import MAX_PROMPT
 from trainer.data.captions import MAX_CAPTION_CHARACTERS
 from trainer.data.images import PICTURE_SUFFIXES
 from trainer.data.pairing import FOCUS_SUFFIX
 from trainer.data.scan import CAPTION_SUFFIXES, TABLE_SUFFIXES
-
-Part = TypeVar("Part")
-
-html = partial(render, "images.html")
-"""The HTML that a macro of the tab's template makes of some values."""
 
 # A request's number is the time of its typing. What was typed is sent a moment later, so that not
 # every key is a request; a number that comes too late tells the server so.
@@ -36,23 +29,25 @@ STAMP_LATER = STAMP.replace(
     "return values;", "return new Promise(done => setTimeout(() => done(values), 300));"
 )
 
-# Page Down and Page Up go from picture to picture while a caption or the pictures have the focus.
+# Page Down and Page Up go from picture to picture while a caption or the pictures have the focus;
+# letters work on the mask while it is painted and nothing is typed.
 KEYS = """() => {
     if (window.rarebitKeys) return;
     window.rarebitKeys = true;
+    const steps = {PageDown: 'images-next', PageUp: 'images-previous'};
+    const masks = {i: 'invert', r: 'rectangle', s: 'save', Delete: 'clear'};
     document.addEventListener('keydown', event => {
-        const target = {PageDown: 'images-next', PageUp: 'images-previous'}[event.key];
-        if (!target || event.ctrlKey || event.altKey || event.metaKey) return;
-        if (!event.target.closest('#images-caption, #images-gallery, #images-steps')) return;
+        if (event.ctrlKey || event.altKey || event.metaKey) return;
+        const near = places => event.target.closest(places);
+        let target = near('#images-caption, #images-gallery, #images-steps') && steps[event.key];
+        if (!target && masks[event.key] && !near('input, textarea, [role=listbox]'))
+            target = `images-mask-${masks[event.key]}`;
+        const button = target && document.getElementById(target);
+        if (!button || !button.offsetParent) return;
         event.preventDefault();
-        document.getElementById(target).click();
+        button.click();
     });
 }"""
-
-
-def part(make: Callable[..., Part], thing: str, *args: Any, **options: Any) -> Part:
-    """A component of this tab, with its element id."""
-    return make(*args, elem_id=elem("images", thing), **options)
 
 
 class Parts:
@@ -212,6 +207,7 @@ class Parts:
             self.across = part(gr.Number, "across", label="Crop around, from left (%)", **place)
             self.down = part(gr.Number, "down", label="from top (%)", **place)
             self.middle = part(gr.Button, "middle", "Cut in the middle", min_width=120)
+        self.mask = MaskParts()
         self.text = part(
             gr.Textbox,
             "caption",

@@ -21,6 +21,7 @@ from app.tabs.images import bulk as images_bulk
 from app.tabs.images import captioning as images_captioning
 from app.tabs.images import gallery as images_gallery
 from app.tabs.images import manage as images_manage
+from app.tabs.images import masking as images_masking
 from app.tabs.images import words as images_words
 from app.tabs.images.captions import CaptionSession, Outcome
 from app.tabs.images.edits import history
@@ -46,6 +47,7 @@ def build(shared: Shared) -> None:
     noted.then(says_errors(tab.reread), *tab.rereading, **QUIET)
     images_gallery.wire(parts, shared)
     images_bulk.wire(parts, shared, tab.show_again, tab.everything)
+    images_masking.wire(parts, shared, tab.show_again, tab.everything)
     images_captioning.wire(parts, shared, tab.show_again, tab.everything)
     images_manage.wire(parts, shared, tab.everything)
     images_api.expose()

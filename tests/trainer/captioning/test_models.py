@@ -24,7 +24,8 @@ from transformers import (
 )
 
 from tests.trainer.data.folders_for_tests import picture, put
-from trainer.captioning.models import KNOWN_MODELS, LocalCaptioner, find_model
+from trainer.captioning.finding import KNOWN_MODELS, find_model
+from trainer.captioning.models import LocalCaptioner
 from trainer.captioning.sets import caption_set
 from trainer.captioning.wording import Wording
 from trainer.errors import UserError
@@ -135,25 +136,27 @@ def test_what_is_no_such_model(config: dict, message: str, tmp_path: Path) -> No
 
 
 def test_nothing_is_fetched_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.captioning.models.cached_snapshot", lambda _: None)
+    monkeypatch.setattr("trainer.captioning.finding.cached_snapshot", lambda _: None)
     monkeypatch.setattr(
         "huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("fetched")
     )
-    known = KNOWN_MODELS[0]
+    known = KNOWN_MODELS["captions"][0]
     with pytest.raises(
         UserError, match=f"about {known.gigabytes} GB to download, licence"
     ) as missing:
         find_model(known.repository)
     assert missing.value.code == "model_missing" and "--download" in missing.value.hint
-    with pytest.raises(UserError, match="no folder"):
+    with pytest.raises(UserError, match="no model"):
         find_model("/nowhere/at/all")
 
 
-def test_the_guide_lists_the_known_models() -> None:
-    text = (PROJECT / "docs" / "captioning.md").read_text("utf-8")
+def test_the_notes_list_the_known_models() -> None:
+    text = (PROJECT / "docs" / "notes" / "captioning.md").read_text("utf-8")
     told = re.findall(
         r"^\| `([^`]+)` \| ([\d.]+) GB \| ([^|]+) \| ([\d.]+) GiB \|", text, re.MULTILINE
     )
     assert told == [
-        (one.repository, str(one.gigabytes), one.licence, str(one.card)) for one in KNOWN_MODELS
+        (one.repository, str(one.gigabytes), one.licence, str(one.card))
+        for group in KNOWN_MODELS.values()
+        for one in group
     ]

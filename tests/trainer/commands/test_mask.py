@@ -1,4 +1,4 @@
-"""``mask``: from transparency and from a plain background; nothing there is replaced."""
+"""``mask``: without a model and by local ones; nothing that is there is replaced."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from tests.trainer.captioning.test_onnx_models import remover
 from tests.trainer.data.folders_for_tests import picture, put
-from trainer.captioning.masks import mask_of
+from trainer.captioning.makers import propose_mask
+from trainer.captioning.masks import Box, in_box, mask_of, softened
 from trainer.commands.cli import main
+from trainer.data.findings import ImageProblem
 from trainer.data.sets import scan_image_set
+from trainer.errors import UserError
+from trainer.places import MASKERS
 
 
 def drawn(kind: str, size: tuple[int, int] = (200, 120)) -> bytes:
@@ -86,7 +91,7 @@ def test_what_is_within_the_subject_belongs_to_it(folder: Path) -> None:
         assert mask.getpixel((width // 2, height // 2)) == 255 and mask.getpixel((2, 2)) == 0
     alpha = mask_of(entries["alpha.png"], "alpha")
     assert alpha.getpixel((100, 60)) == 0 and alpha.getpixel((100, 35)) == 255
-    soft = np.asarray(mask_of(entries["plain.png"], "background", 0.03))
+    soft = np.asarray(softened(mask_of(entries["plain.png"], "background"), 0.03))
     assert len(np.unique(soft)) > 20
 
 
@@ -94,3 +99,60 @@ def test_what_is_within_the_subject_belongs_to_it(folder: Path) -> None:
 def test_a_wrong_edge(soft: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["mask", str(folder), "--soft", soft]) == 2
     assert "--soft" in capsys.readouterr().err
+
+
+def noisy() -> np.ndarray:
+    """A disc of one noise on another."""
+    source = np.random.default_rng(0)
+    pixels = source.integers(0, 90, (120, 200, 3))
+    rows, columns = np.mgrid[:120, :200]
+    disc = (rows - 60) ** 2 + (columns - 120) ** 2 < 30**2
+    pixels[disc] += 150
+    return pixels.astype(np.uint8)
+
+
+@pytest.mark.parametrize("box", [(0.4, 0.2, 0.8, 0.8), (0.03, 0.03, 0.97, 0.97)])
+def test_grabcut_finds_what_differs_in_a_box(box: Box) -> None:
+    found = in_box(noisy(), box)
+    rows, columns = np.mgrid[:120, :200]
+    disc = (rows - 60) ** 2 + (columns - 120) ** 2 < 30**2
+    assert (found == disc).mean() > 0.97
+    assert np.array_equal(found, in_box(noisy(), box))
+
+
+@pytest.mark.parametrize("box", [(0, 0, 1, 1), (0.5, 0.5, 0.5, 0.9)])
+def test_a_box_without_sense(box: Box) -> None:
+    with pytest.raises(ImageProblem):
+        in_box(noisy(), box)
+
+
+@pytest.mark.parametrize("box", ["1 2 3", "0.9 0 0.1 1", "-1 0 1 1", "a b c d", "nan 0 1 1"])
+def test_a_wrong_box(box: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["mask", str(folder), "--from", "grabcut", "--box", box]) == 2
+    assert "0.2 0.1 0.8 0.9" in capsys.readouterr().err
+
+
+def test_masks_by_a_model_for_some_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(noisy()).save(stream, "PNG")
+    images = put(tmp_path / "set", {"a.png": stream.getvalue(), "b.png": stream.getvalue()})
+    model = remover(tmp_path / "models" / "red.onnx", 0.5)
+    found = ask(images, capsys, "--model", str(model), "--picture", "a.png", "--write")
+    assert found["written"] == ["a.mask.png"] and len(found["masks"]) == 1
+    mask = np.asarray(Image.open(images / "a.mask.png"))
+    assert mask[60, 120] > 150 > mask[10, 10]
+    found = ask(images, capsys, "--from", "grabcut", "--box", "0.4 0.2 0.8 0.8", "--write")
+    assert found["written"] == ["b.mask.png"] and found["kept"] == 1
+    assert main(["mask", str(images), "--picture", "c.png"]) == 2
+    assert main(["mask", str(images), "--model", str(tmp_path / "none.onnx")]) == 2
+    assert "no model" in capsys.readouterr().err
+    # The page names models, and no paths.
+    asked = {"folder": str(images), "picture": "a.png", "text": "", "box": None}
+    assert 0 < propose_mask({**asked, "source": "grabcut"})["covers"] < 1
+    with pytest.raises(UserError, match="no model"):
+        propose_mask({**asked, "source": f"model {model}"})
+    monkeypatch.setattr("trainer.places.MASKERS", model.parent)
+    assert model.parent != MASKERS
+    assert 0 < propose_mask({**asked, "source": "model red.onnx"})["covers"] < 1
