@@ -82,7 +82,7 @@ def test_a_background_is_removed(name: str, factor: float, side: int | str, tmp_
     """Whatever its scale: the subject is white, the rest black, and the size the picture's."""
     mask = BackgroundRemover(remover(tmp_path / name, factor, side)).mask(halves(), Prompt())
     found = np.asarray(mask)
-    assert mask.size == (40, 20) and (found[:, 25:] > 250).all() and (found[:, :15] < 5).all()
+    assert mask.size == (40, 20) and (found[:, 25:] > 235).all() and (found[:, :15] < 20).all()
 
 
 def test_nothing_to_tell_apart(tmp_path: Path) -> None:
@@ -120,11 +120,10 @@ def test_tags_over_their_threshold(
     """Without ratings and signs; red is read as red."""
     images = put(tmp_path / "set", {"a.png": picture(1)})
     made = Tagger(tagger(tmp_path / "wd"), general=general, character=character)
-    if said is None:
-        with pytest.raises(UserError, match="sure of no tag"):
-            caption_set(images, lambda: made, Wording())
-        return
     found = caption_set(images, lambda: made, Wording(trigger="ohwx"))
+    if said is None:
+        assert "sure of no tag" in found.problems["a.png"] and not found.proposals
+        return
     assert [one.after for one in found.proposals] == [said] and found.captioner == "wd"
     blue = Image.new("RGB", (30, 60), (0, 0, 255))
     assert made.caption("b", blue, Wording()) == said
