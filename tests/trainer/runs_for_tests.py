@@ -51,6 +51,13 @@ SMALL: dict[str, Any] = {
 }
 
 
+AVERAGING: list[dict[str, Any]] = [
+    {"training__ema_decay": 0.5},
+    {"optimizer__name": "adamw_schedule_free"},
+]
+"""Ways in which what is drawn, measured and exported differs from what trains, or does not."""
+
+
 def small_config(base: Path, images: Path, **changes: Any) -> TrainingConfig:
     """A configuration that trains in a second; changes by dotted name with "__" for the dot."""
     values = {**SMALL, "base.name": str(base), "images.path": str(images)}

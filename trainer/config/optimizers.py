@@ -20,10 +20,12 @@ class OptimizerFacts:
         rate: learning rate that suits it, as a share of AdamW's; None: it finds the rate by itself,
             and takes 1 as the multiplier of what it finds.
         state: bytes of its state for each byte of parameters.
+        averages: it averages the weights itself, which takes the place of a schedule and of an EMA.
     """
 
     rate: float | None
     state: float
+    averages: bool = False
 
 
 OPTIMIZERS: Mapping[str, OptimizerFacts] = {
@@ -32,18 +34,30 @@ OPTIMIZERS: Mapping[str, OptimizerFacts] = {
     "prodigy": OptimizerFacts(rate=None, state=4.0),  # also where it began, and a running sum
     "lion": OptimizerFacts(rate=0.2, state=1.0),  # one moment; every step is of one length
     "adafactor": OptimizerFacts(rate=1.0, state=0.15),  # rows and columns
+    # A second iterate in place of the first moment.
+    "adamw_schedule_free": OptimizerFacts(rate=1.0, state=2.0, averages=True),
+    # A moment, and twice rows and columns. One of its averages starts at 0 and is not corrected for
+    # it, which makes the first steps far longer than the rate.
+    "came": OptimizerFacts(rate=0.05, state=1.3),
 }
+
+AVERAGED_ELSEWHERE = {
+    "optimizer.name": [k for k, facts in OPTIMIZERS.items() if not facts.averages]
+}
+"""What a field needs that an optimizer which averages by itself has no use for."""
 
 
 class OptimizerConfig(Section, title="Learning rate and optimizer"):
     """How each step changes the adapter's weights, and how far."""
 
-    name: Literal["adamw", "adamw8bit", "prodigy", "lion", "adafactor"] = field(
-        "adamw", title="Optimizer", memory=True
-    )
+    name: Literal[
+        "adamw", "adamw8bit", "prodigy", "lion", "adafactor", "adamw_schedule_free", "came"
+    ] = field("adamw", title="Optimizer", memory=True)
     """Optimizer. adamw8bit keeps its two moments in 8 bits; prodigy finds the learning rate by
     itself, and is given what to multiply it by; lion learns with a fifth of AdamW's rate; adafactor
-    hardly needs memory."""
+    hardly needs memory; adamw_schedule_free averages the weights instead of lowering the rate; came
+    is adafactor with a momentum that trusts steady steps, and learns with a twentieth of AdamW's
+    rate."""
     learning_rate: Rate | None = field(
         None, title="Learning rate (UNet)", needs={"adapter.unet": True}
     )
@@ -75,19 +89,19 @@ class OptimizerConfig(Section, title="Learning rate and optimizer"):
     """Gradients longer than this are shortened to it, so that one odd batch does no harm. 0:
     never."""
     schedule: Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"] = field(
-        "cosine", title="Learning-rate schedule"
+        "cosine", title="Learning-rate schedule", needs=AVERAGED_ELSEWHERE
     )
     """How the learning rate changes after the warm-up. constant: not at all. linear, cosine: it
     falls to 0. cosine_with_restarts: so it does optimizer.schedule_cycles times, from the full rate
     each time. polynomial: it falls as the share of steps left to the power of
-    optimizer.schedule_power."""
+    optimizer.schedule_power. With adamw_schedule_free it stays in any case."""
     schedule_cycles: int = field(
         3,
         title="Cycles of the schedule",
         ge=1,
         le=1000,
         before=1,
-        needs={"optimizer.schedule": "cosine_with_restarts"},
+        needs={"optimizer.schedule": "cosine_with_restarts", **AVERAGED_ELSEWHERE},
     )
     """How often the rate falls to 0 with cosine_with_restarts. With 1 it is cosine."""
     schedule_power: float = field(
@@ -96,13 +110,18 @@ class OptimizerConfig(Section, title="Learning rate and optimizer"):
         gt=0.0,
         le=100.0,
         before=1.0,
-        needs={"optimizer.schedule": "polynomial"},
+        needs={"optimizer.schedule": "polynomial", **AVERAGED_ELSEWHERE},
     )
     """Power of the polynomial schedule. With 1 it is linear; the higher, the earlier the rate
     falls."""
     warmup: Probability = field(0.05)
     """Share of the run over which the learning rate rises to its full value, in equal parts from
     the first step on. It goes before every schedule."""
+
+    @property
+    def averages(self) -> bool:
+        """Whether the optimizer averages the weights by itself."""
+        return OPTIMIZERS[self.name].averages
 
     @field_validator("layer_rates")
     @classmethod

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import field_validator
 
+from trainer.config.optimizers import AVERAGED_ELSEWHERE
 from trainer.config.preserving import PRESERVED
 from trainer.config.section import (
     FilePath,
@@ -158,7 +159,14 @@ class TrainingSection(Section, title="Length, batches and precision"):
     gradient_checkpointing: bool = field(False, memory=True)
     """Recompute activations instead of keeping them: much less memory, about a third more time, the
     same result."""
-    ema_decay: float = field(0.0, title="Running average (EMA decay)", ge=0.0, lt=1.0, memory=True)
+    ema_decay: float = field(
+        0.0,
+        title="Running average (EMA decay)",
+        ge=0.0,
+        lt=1.0,
+        memory=True,
+        needs=AVERAGED_ELSEWHERE,
+    )
     """Decay of a running average of the adapter, which then becomes the result. 0: none; 0.99 to
     0.999 smooths noisy small runs."""
     non_finite: Literal["stop", "halve"] = field(

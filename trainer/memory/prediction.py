@@ -295,7 +295,7 @@ class _Predictor:
         config = self.config
         step, other = self._step(mode), self._others(mode)
         optimizer = optimizer_bytes(config.optimizer.name, step.adapter)
-        averages = step.adapter if config.training.ema_decay else 0
+        averages = 0 if config.optimizer.averages or not config.training.ema_decay else step.adapter
         trained = step.adapter + optimizer + averages
         idle = not (config.memory.offload or config.adapter.text_encoder)
         weights = step.base_weights + (other.text_encoders if idle else 0)

@@ -48,7 +48,7 @@ class TrainingState:
     Attributes:
         step: optimizer steps done.
         adapter: the adapter's parameters by "part/name", float32.
-        ema: their running averages in the same order, empty without EMA.
+        ema: their averages in the same order, by EMA or by the optimizer; empty without.
         ema_steps: updates of the averages so far.
         optimizer: ``state_dict()`` of the optimizer.
         scaler: ``state_dict()`` of the fp16 gradient scaler, empty in other precisions.

@@ -104,9 +104,25 @@ def make_optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> Opt
 
     if config.name == "lion":
         return pytorch_optimizer.Lion(groups, **options)
+    if config.name == "came":
+        return pytorch_optimizer.CAME(groups, **options)
+    if config.name == "adamw_schedule_free":
+        return pytorch_optimizer.ScheduleFreeAdamW(groups, **options)
     # Without bias correction the second moment is far too small at first: for a hundred steps they
     # are 3 to 6 times as long as the distance that was found, and the base model is destroyed.
     return pytorch_optimizer.Prodigy([_one_group(groups)], bias_correction=True, **options)
+
+
+@torch.no_grad()
+def own_averages(optimizer: Optimizer, parameters: Iterable[Parameter]) -> list[Tensor]:
+    """The averages x that a schedule-free optimizer keeps, one for each parameter.
+
+    It trains y = (1 - beta) z + beta x (arXiv 2405.15682, eq. 3), and keeps y and z. What has not
+    been moved yet is its own average.
+    """
+    beta: float = optimizer.param_groups[0]["betas"][0]
+    ends = [(one, optimizer.state.get(one, {}).get("z")) for one in parameters]
+    return [y.detach() if z is None else torch.lerp(y, z, 1 - 1 / beta) for y, z in ends]
 
 
 def _one_group(groups: list[dict[str, Any]]) -> dict[str, Any]:
@@ -134,11 +150,11 @@ def make_schedule(config: OptimizerConfig, total_steps: int) -> Schedule:
     It rises in equal parts to 1 over the warm-up, the first step's being one part: no step is taken
     in vain. What follows is one of diffusers' schedules over the steps that are left. A function
     needs no state in a checkpoint, and a run whose number of steps is changed before it is resumed
-    goes on along the new curve.
+    goes on along the new curve. An optimizer that averages by itself keeps its rate.
     """
     warmup = round(config.warmup * total_steps)
     scheduler = get_scheduler(
-        config.schedule,
+        "constant" if config.averages else config.schedule,
         torch.optim.SGD([Parameter(torch.zeros(1))]),
         num_warmup_steps=0,
         num_training_steps=max(1, total_steps - warmup),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -50,6 +50,7 @@ from trainer.training.optimizers import (
     learning_rates,
     make_optimizer,
     make_schedule,
+    own_averages,
     parameter_groups,
 )
 from trainer.training.resume import image_table
@@ -108,11 +109,11 @@ class Session:
     def state(self) -> TrainingState:
         """The training state, copied."""
         parameters = self.parameters
-        averages = dict(zip(parameters, _shadows(self.ema), strict=True)) if self.ema else {}
+        averages = self.averages()
         return TrainingState(
             step=self.step,
             adapter=copy_to_cpu(parameters),
-            ema=copy_to_cpu(averages),
+            ema=copy_to_cpu(dict(zip(parameters, averages, strict=True)) if averages else {}),
             ema_steps=cast(int, self.ema.optimization_step) if self.ema else 0,
             optimizer=self.optimizer.state_dict(),
             scaler=self.scaler.state_dict(),
@@ -137,11 +138,9 @@ class Session:
                 f"The checkpoint is of another adapter: it lacks {missing}, and has {unexpected}.",
                 "Resume with the base model and the rank that the run began with.",
             )
-        for name, parameter in parameters.items():
-            parameter.copy_(state.adapter[name])
+        _fill(parameters.values(), [state.adapter[name] for name in parameters])
         if self.ema:
-            for shadow, name in zip(_shadows(self.ema), parameters, strict=True):
-                shadow.copy_(state.ema[name])
+            _fill(_shadows(self.ema), [state.ema[name] for name in parameters])
             self.ema.optimization_step = state.ema_steps
         self.optimizer.load_state_dict(state.optimizer)
         if state.scaler:
@@ -170,17 +169,31 @@ class Session:
 
     @contextmanager
     def averaged(self) -> Generator[None]:
-        """The running averages in place of the adapter, until the block ends."""
-        if self.ema is None:
+        """The averages in place of the adapter until the block ends; then it has its own bits."""
+        averages, parameters = self.averages(), self.parameters
+        if averages is None:
             yield
             return
-        parameters = list(self.parameters.values())
-        self.ema.store(parameters)
-        self.ema.copy_to(parameters)
+        own = copy_to_cpu(parameters)
         try:
+            _fill(parameters.values(), averages)
             yield
         finally:
-            self.ema.restore(parameters)
+            _fill(parameters.values(), own.values())
+
+    def averages(self) -> list[Tensor] | None:
+        """What is exported, drawn and measured in place of `parameters`; None: they themselves."""
+        if self.ema:
+            return _shadows(self.ema)
+        if self.config.optimizer.averages:
+            return own_averages(self.optimizer, self.parameters.values())
+        return None
+
+
+@torch.no_grad()
+def _fill(parameters: Iterable[Tensor], values: Iterable[Tensor]) -> None:
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)
 
 
 def _shadows(averages: EMAModel) -> list[Tensor]:
@@ -230,7 +243,7 @@ def prepare(
     mode = memory_mode_of(config)
     set_mode(base, mode.mode, mode.checkpointing, trains_text=trains_text)
     parameters = [parameter for named in attachment.parameters.values() for _, parameter in named]
-    decay = training.ema_decay
+    decay = 0.0 if config.optimizer.averages else training.ema_decay
     pairs = list(zip(pictures, captions, strict=True))
     class_folders = sets.class_folders() if config.preservation.regularization else []
     session = Session(

@@ -44,6 +44,17 @@ def idle(values: dict[str, Any]) -> dict[str, str]:
         ),
         ({"optimizer.schedule_cycles": 2}, {"optimizer.schedule_cycles": "cosine_with_restarts"}),
         ({"optimizer.schedule_cycles": 2, "optimizer.schedule": "cosine_with_restarts"}, {}),
+        (
+            {
+                "optimizer.name": "adamw_schedule_free",
+                "optimizer.schedule": "linear",
+                "training.ema_decay": 0.9,
+            },
+            {
+                "optimizer.schedule": "optimizer.name is adamw_schedule_free",
+                "training.ema_decay": "0.9 has no effect",
+            },
+        ),
         ({"images.mask_outside": 0.0}, {"images.mask_outside": "not alpha or files"}),
         ({"previews.prompts": ["ohwx --n blurry"]}, {"previews.prompts": "--n would be drawn"}),
         ({"previews.prompts": ["ohwx - a cat, well-lit"]}, {}),

@@ -167,7 +167,7 @@ def test_all_mistakes_at_once_with_line_and_field(tmp_path: Path) -> None:
         "  line 10: optimizer.learning_rate: -0.0001 given, expected a number above 0 up to 100, "
         "or nothing",
         '  line 11: optimizer.name: "adamm" given, expected one of adamw, adamw8bit, prodigy, '
-        "lion, adafactor",
+        "lion, adafactor, adamw_schedule_free, came",
         "  line 14: training.steps: 1000000000 given, expected a whole number from 1 to 1,000,000",
         '  line 15: training.batch_size: "4" given, expected a whole number from 1 to 512',
         '  line 21: previews.prompts: 3 given, expected a list of texts, such as ["one", "two"]',

@@ -136,10 +136,13 @@ TAKEN: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     (K, {"optimizer_type": "PagedAdamW8bit"}, {"optimizer.name": "adamw8bit"}),
     (K, {"optimizer_type": "DAdaptAdam", "learning_rate": 1}, {"optimizer.name": "prodigy"}),
     (K, {"optimizer_type": "Lion"}, {"optimizer.name": "lion", "optimizer.weight_decay": 0.0}),
+    (K, {"optimizer_type": "AdamWScheduleFree"},
+     {"optimizer.name": "adamw_schedule_free", "optimizer.weight_decay": 0.0}),
+    (K, {"optimizer_type": "CAME"}, {"optimizer.name": "came", "optimizer.weight_decay": 0.0}),
     (K, {"optimizer_type": "Adafactor"}, {"optimizer.learning_rate": None}),
     (K, {"optimizer_type": "Adafactor", "optimizer_args": ["relative_step=False"],
          "learning_rate": 4e-4}, {"optimizer.learning_rate": 4e-4}),
-    (K, {"optimizer_type": "CAME", "learning_rate": 1e-5},
+    (K, {"optimizer_type": "SGDNesterov", "learning_rate": 1e-5},
      {"optimizer.name": "adamw", "optimizer.learning_rate": None}),
     (K, {"lr_scheduler": "cosine", "lr_warmup_steps": 100, "max_train_steps": 2000},
      {"optimizer.schedule": "cosine", "optimizer.warmup": 0.05}),
@@ -227,7 +230,7 @@ def test_taken(trainer: str, settings: dict[str, Any], ours: dict[str, Any]) -> 
 
 SAID: list[tuple[str, dict[str, Any], str]] = [
     (K, {"network_module": "lycoris.kohya", "network_args": ["algo=lokr"]}, "not trained"),
-    (K, {"optimizer_type": "CAME"}, "adamw trains instead"),
+    (K, {"optimizer_type": "SGDNesterov"}, "adamw trains instead"),
     (K, {"max_train_epochs": 10}, "pictures x repeats x epochs"),
     (K, {"lr_scheduler": "constant", "lr_warmup_steps": 100}, "no warm-up there"),
     (K, {"caption_extension": ".tags"}, "Captions are read from .txt and .caption"),
@@ -238,7 +241,7 @@ SAID: list[tuple[str, dict[str, Any], str]] = [
     (K, {"output_name": "mine"}, "always called adapter.safetensors"),
     (K, {"dataset_config": "sets.toml"}, "Give that file too"),
     (ONE, {"lora_alpha": 1.0, "epochs": 30}, "pictures x repeats x epochs"),
-    (ONE, {"optimizer": {"optimizer": "CAME"}}, "adamw trains instead"),
+    (ONE, {"optimizer": {"optimizer": "TIGER"}}, "adamw trains instead"),
     (AI, {"network.type": "lokr"}, "not trained"),
     (AI, {"train.loss_type": "mae"}, "squared error"),
 ]

@@ -9,7 +9,13 @@ import pytest
 
 from tests.conftest import TinyBase
 from tests.tiny_models import TINY_NAMES
-from tests.trainer.runs_for_tests import digest, make_images, small_config, train_small
+from tests.trainer.runs_for_tests import (
+    AVERAGING,
+    digest,
+    make_images,
+    small_config,
+    train_small,
+)
 from trainer.evaluation import drift
 from trainer.evaluation.drift import ProbeSettings
 from trainer.evaluation.watching import Watch, history
@@ -30,9 +36,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drift, "ProbeSettings", lambda: settings)
 
 
-@pytest.mark.parametrize("name", TINY_NAMES)
+@pytest.mark.parametrize(("name", "averaging"), zip(TINY_NAMES, AVERAGING * 2, strict=True))
 def test_measuring_changes_nothing_and_is_recorded(
-    tiny_base: TinyBase, tmp_path: Path, name: str
+    tiny_base: TinyBase, tmp_path: Path, name: str, averaging: dict[str, Any]
 ) -> None:
     images = make_images(tmp_path / "images", count=9)
     digests = set()
@@ -41,7 +47,7 @@ def test_measuring_changes_nothing_and_is_recorded(
             tiny_base(name),
             images,
             adapter__dropout=0.3,
-            training__ema_decay=0.5,
+            **averaging,
             evaluation__enabled=enabled,
             evaluation__every=2,
         )

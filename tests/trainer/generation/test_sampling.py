@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.conftest import TinyBase
 from tests.tiny_models import TINY_NAMES
-from tests.trainer.runs_for_tests import make_images, small_config, train_small
+from tests.trainer.runs_for_tests import AVERAGING, make_images, small_config, train_small
 from trainer.commands.cli import main
 from trainer.config.schema import AdapterConfig
 from trainer.errors import UserError
@@ -91,14 +91,14 @@ def test_a_picture_carries_its_settings(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", TINY_NAMES)
+@pytest.mark.parametrize(("name", "averaging"), zip(TINY_NAMES, AVERAGING * 2, strict=True))
 def test_the_file_draws_what_the_last_previews_showed(
-    tiny_base: TinyBase, tmp_path: Path, name: str
+    tiny_base: TinyBase, tmp_path: Path, name: str, averaging: dict[str, Any]
 ) -> None:
     config = small_config(
         tiny_base(name),
         make_images(tmp_path / "images"),
-        training__ema_decay=0.5,
+        **averaging,
         previews__guidance=4.0,
         previews__inference_steps=3,
     )

@@ -107,7 +107,7 @@ def test_repeated_shapes_are_those_that_torch_finds() -> None:
             assert tensor.dtype == found.dtype
 
 
-@pytest.mark.parametrize("name", ["adamw", "adamw8bit", "prodigy", "lion"])
+@pytest.mark.parametrize("name", ["adamw", "adamw8bit", "prodigy", "lion", "adamw_schedule_free"])
 def test_state_of_the_optimizers(name: str) -> None:
     from trainer.config.schema import OptimizerConfig
 

@@ -12,6 +12,7 @@ from torch.nn import Parameter
 
 from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import make_images, small_config, train_small
+from trainer.config.optimizers import OPTIMIZERS
 from trainer.config.schema import OptimizerConfig
 from trainer.errors import UserError
 from trainer.lora.changes import relative_difference
@@ -77,7 +78,7 @@ def run(tmp_path: Path) -> RunFolder:
     return RunFolder(tmp_path / "run")
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit", "lion", "adafactor", "prodigy"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_state_comes_back_exactly(run: RunFolder, optimizer: str) -> None:
     state = _state(12, optimizer)
     folder = save_checkpoint(run, state, keep=1)

@@ -19,6 +19,7 @@ from trainer.training.optimizers import (
     gradient_norm,
     make_optimizer,
     make_schedule,
+    own_averages,
     parameter_groups,
     rates_in_words,
     set_learning_rates,
@@ -144,6 +145,28 @@ def test_no_schedule_is_another_under_a_second_name() -> None:
 def test_the_older_name_of_a_constant_schedule_is_read() -> None:
     named = OptimizerConfig.model_validate({"schedule": "constant_with_warmup"})
     assert named.schedule == "constant"
+
+
+def test_an_optimizer_that_averages_keeps_its_rate() -> None:
+    found = factors(10, name="adamw_schedule_free", schedule="linear", warmup=0.2)
+    assert found == [0.5, *[1.0] * 9]
+
+
+def test_averages_are_those_of_the_paper() -> None:
+    """arXiv 2405.15682, eq. 3 to 5, with equal weights: x is the mean of all z after the first."""
+    trained = Parameter(torch.zeros(3, 2))
+    groups = parameter_groups({"unet": [("x.lora_B", trained)]}, RATES)
+    config = OptimizerConfig(name="adamw_schedule_free", weight_decay=0.0)
+    optimizer = make_optimizer(config, groups)
+    assert torch.equal(own_averages(optimizer, [trained])[0], trained)  # not moved yet
+    steps: list[torch.Tensor] = []
+    for number in range(5):
+        trained.grad = torch.full((3, 2), float(number - 1))
+        optimizer.step()
+        steps.append(optimizer.state[trained]["z"].clone())
+    average = torch.stack(steps).mean(0)
+    torch.testing.assert_close(own_averages(optimizer, [trained])[0], average)
+    torch.testing.assert_close(trained.detach(), 0.1 * steps[-1] + 0.9 * average)
 
 
 def test_gradient_norm_is_over_everything() -> None:

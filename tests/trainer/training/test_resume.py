@@ -51,6 +51,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "captions__dropout": 0.5,
         "training__batch_size": 3,
         "base__clip_skip": 2,
+        "optimizer__name": "adamw_schedule_free",
     },
     "versions of pictures, several resolutions, single tags, restarts": {
         "images__random_crop": 0.3,
@@ -69,6 +70,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "EMA, preservation every 3rd step, layers by name": {
         "training__ema_decay": 0.9,
         "preservation__every": 3,
+        "optimizer__name": "came",
         "optimizer__lora_plus_ratio": 4.0,
         "adapter__only": ["unet.*"],
         "adapter__without": ["unet.mid_block.*"],

@@ -16,7 +16,8 @@ _OPTIMIZERS = {
     "adamw": "adamw", "adam": "adamw", "pagedadamw": "adamw", "pagedadamw32bit": "adamw",
     "adamw8bit": "adamw8bit", "adam8bit": "adamw8bit", "adamw8": "adamw8bit", "adam8": "adamw8bit",
     "pagedadamw8bit": "adamw8bit", "lion": "lion", "lion8bit": "lion", "pagedlion8bit": "lion",
-    "adafactor": "adafactor", "prodigy": "prodigy",
+    "adafactor": "adafactor", "prodigy": "prodigy", "came": "came", "came8bit": "came",
+    "adamwschedulefree": "adamw_schedule_free", "schedulefreeadamw": "adamw_schedule_free",
 }  # fmt: skip
 _NO_DECAY = (
     "adam",
@@ -27,6 +28,8 @@ _NO_DECAY = (
     "pagedlion8bit",
     "adafactor",
     "prodigy",
+    "came",
+    "adamwschedulefree",
 )
 """Optimizers whose weight decay is 0 there unless it is given."""
 _FINDS_RATE = ("dadapt", "prodigy")
@@ -97,7 +100,9 @@ def _optimizer(moving: Moving) -> None:
     ours, note = _OPTIMIZERS.get(name), ""
     if ours is None and name.startswith(_FINDS_RATE):
         ours, note = "prodigy", "It is the one here that finds the rate by itself."
-    elif ours is not None and name not in (ours, "adam", "adam8bit"):
+    elif ours is not None and name not in (
+        ours.replace("_", ""), "adam", "adam8bit", "schedulefreeadamw"
+    ):  # fmt: skip
         note = "It is the nearest one here."
     if ours is None:
         moving.miss("optimizer", "It is not here: adamw trains instead, at the rates it has here.")
