@@ -145,6 +145,17 @@ class TrainingSection(Section, title="Length, batches and precision"):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = field("auto", memory=True)
     """Arithmetic of the frozen model; the adapter stays fp32. auto: bf16 where the GPU has it, else
     fp16; fp32 on a CPU."""
+    exact: Literal["auto", "on", "off"] = field("auto", title="Exact to the last bit", resume=True)
+    """Whether a step gives the same bits every time, so that a resumed run is byte for byte one
+    that never stopped. On an NVIDIA GPU that takes kernels which cost 1.2 of the card's time
+    (H200, SD 1.5); other kinds of GPU have none, and a processor repeats anyway. auto: where the
+    GPU can. on: or the run does not start. off: a resumed run comes close."""
+    compile: bool = field(False, title="Compile the UNet's blocks", resume=True)
+    """Have torch.compile put the operations of the UNet's transformer blocks together. The first
+    step of each picture size may then take minutes, once on a machine; what later steps gain was
+    never timed on a card, and fit does not know what memory it takes. Losses are the same but for
+    rounding, so that a resumed run comes close, but not to the last bit. Where it fails the run
+    goes on without, and says so."""
     stop_text_encoder_after: float = field(
         1.0,
         title="Share of the run that trains the text encoder",

@@ -13,8 +13,10 @@ from accelerate import PartialState
 from torch import nn
 
 from trainer.errors import UserError
+from trainer.events import Notice
 
 if TYPE_CHECKING:
+    from trainer.config.schema import TrainingSection
     from trainer.models.base import BaseModel
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -26,6 +28,8 @@ DTYPES: dict[Precision, torch.dtype] = {
 }
 
 ROWS = 16
+
+NO_CLOSER = "a resumed run comes close to one that never stopped, but not to the last bit"
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,33 @@ def together() -> Generator[None]:
 
 def _place(module: nn.Module) -> torch.device:
     return next(module.parameters()).device
+
+
+def is_exact(training: TrainingSection, kind: str, notice: Notice) -> bool:
+    """Whether gradients are computed by kernels that are chosen for repeating to the last bit.
+
+    Args:
+        kind: of the device; a CPU repeats with all its kernels.
+        notice: is told where a resumed run is not byte for byte the same.
+
+    Raises:
+        UserError: it is demanded where it can't be.
+    """
+    why = ""
+    if training.compile:
+        why = "With training.compile"
+    elif kind != "cpu" and training.exact == "off":
+        why = "With training.exact off"
+    elif kind not in ("cpu", "cuda"):
+        why = f"On this kind of GPU ({kind})"
+    if why and training.exact == "on":
+        raise UserError(
+            f"{why} {NO_CLOSER}, which training.exact = on demands.",
+            "Set training.exact to auto or off.",
+        )
+    if why:
+        notice(f"{why} {NO_CLOSER}.")
+    return kind == "cuda" and not why
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from trainer.events import (
 )
 from trainer.generation.sampling import BATCH, Drawing, draw, save_picture
 from trainer.lora.attach import disabled
-from trainer.memory.devices import empty_cache
+from trainer.memory.devices import NO_CLOSER, empty_cache
 from trainer.memory.modes import (
     SpillWatch,
     describe_step_down,
@@ -94,6 +94,9 @@ def train(session: Session, stop: Stop, measuring: Measuring | None = None) -> I
         except torch.OutOfMemoryError as error:
             yield _step_down(session, error)
             memory_said = False
+            continue
+        except Exception as error:
+            yield _without_compiling(session, error)
             continue
         yield done
         if on_gpu and (slowness := spill.notice(done.seconds)):
@@ -164,14 +167,20 @@ def dry_step(session: Session) -> Iterator[RunEvent]:
         except torch.OutOfMemoryError as error:
             yield _step_down(session, error)
             continue
-        except RuntimeError as error:
+        except Exception as error:
+            if session.compiled.calls:
+                yield _without_compiling(session, error)
+                continue
             if "deterministic" not in str(error) or not session.exact:
                 raise
+            if session.config.training.exact == "on":
+                raise UserError(
+                    "training.exact is on, but on this GPU a step of this configuration can't be "
+                    f"repeated to the last bit ({error}).",
+                    "Set training.exact to auto or off.",
+                ) from error
             session.exact = False
-            yield Warned(
-                "On this GPU a step of this configuration can't be repeated to the last bit: a "
-                f"resumed run will come close to one that never stopped, and no closer ({error})."
-            )
+            yield Warned(f"With this configuration {NO_CLOSER} ({error}).")
             continue
         session.optimizer.zero_grad(set_to_none=True)
         return
@@ -194,10 +203,26 @@ def _step_down(session: Session, error: torch.OutOfMemoryError) -> Warned:
     session.device = replace(session.device, rows=rows)  # previews and measuring step down too
     trains_text = session.config.adapter.text_encoder
     set_mode(session.base, now.mode, now.checkpointing, trains_text=trains_text)
+    session.compiled.again()
     # The traceback holds on to the failed step's tensors.
     error.__traceback__ = None
     empty_cache()
     return Warned(describe_step_down(session.step, before, now))
+
+
+def _without_compiling(session: Session, error: Exception) -> Warned:
+    """Goes on as if ``training.compile`` were off: compilers fail in many ways.
+
+    Raises:
+        Exception: the error, where nothing was compiled.
+    """
+    if session.moving or isinstance(error, UserError) or not session.compiled.calls:
+        raise error
+    session.compiled.calls.clear()
+    session.optimizer.zero_grad(set_to_none=True)
+    cause = getattr(error, "inner_exception", error)  # what a backend of torch.compile met
+    reason = str(cause).strip().partition("\n")[0] or type(cause).__name__
+    return Warned(f"The UNet could not be compiled; training goes on without. ({reason})")
 
 
 def _is_due(every: int, step: int) -> bool:

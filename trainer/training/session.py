@@ -28,7 +28,7 @@ from trainer.lora.attach import Attachment, attach, check_patterns, chosen_targe
 from trainer.lora.loading import check_fit, plain_on
 from trainer.lora.names import ModuleKey, count_layers, count_parts
 from trainer.lora.starting import read_start, taken_over
-from trainer.memory.devices import Device
+from trainer.memory.devices import Device, is_exact
 from trainer.memory.modes import (
     MemoryMode,
     load_training_base,
@@ -44,6 +44,7 @@ from trainer.runs.atomic import replacing, writing
 from trainer.runs.layout import RunFolder
 from trainer.training.batches import Batches, all_captions
 from trainer.training.checkpoints import TrainingState, copy_to_cpu
+from trainer.training.compiled import CompiledBlocks
 from trainer.training.copies import Copies
 from trainer.training.optimizers import (
     Schedule,
@@ -67,6 +68,7 @@ class Session:
         alpha_bar: (T,) of the noise schedule, on the device.
         memory_mode: the present one.
         copies: the adapter's matrices in the base model's number format, for each pass.
+        compiled: the UNet's blocks for training steps, where they are to be compiled.
         exact: gradients are the same bits every time; on a CPU they are so anyway.
         setback: the step after which the learning rate was halved; 0: none.
         initial: the state before the first step, where the run may have to go back to it.
@@ -92,6 +94,7 @@ class Session:
     memory_mode: MemoryMode
     exact: bool
     copies: Copies
+    compiled: CompiledBlocks
     step: int = 0
     setback: int = 0
     initial: TrainingState | None = None
@@ -266,8 +269,9 @@ def prepare(
         ),
         alpha_bar=base.noise_scheduler().alphas_cumprod.to(device.torch_device),
         memory_mode=mode,
-        exact=device.torch_device.type == "cuda",
-        copies=Copies([one for one in parameters if one.dim() == 2], device.dtype),
+        exact=is_exact(training, device.torch_device.type, notice),
+        copies=Copies([one for one in parameters if one.dim() in (2, 4)], device.dtype),
+        compiled=CompiledBlocks(base.unet, training.compile),
     )
     if training.non_finite == "halve":
         session.initial = session.state()

@@ -121,7 +121,7 @@ def add_gradients(session: Session, batch: Batch, preserves: bool) -> Tensor:
         once = not (trained and preserved) or (
             trained.latents.shape[1:] == preserved.points.noised.shape[1:]
         )
-        with repeating(session.exact), session.copies.used(once):
+        with repeating(session.exact), session.copies.used(once), session.compiled.used():
             loss, preservation = batch_loss(session, trained, preserved)
             total = loss + session.config.preservation.weight * preservation
             session.scaler.scale(total).backward()

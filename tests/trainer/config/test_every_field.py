@@ -134,6 +134,11 @@ ELSEWHERE = {
     "tracking.project": "trainer/training/test_tracking.py::test_wandb_gets_its_project",
     "tracking.webhook": "trainer/training/test_tracking.py::test_the_end_is_told_to_a_webhook",
     "training.gradient_checkpointing": MODES,
+    "training.exact": (
+        "trainer/memory/test_modes.py::"
+        "test_what_cannot_repeat_exactly_is_said_and_trained_all_the_same"
+    ),
+    "training.compile": "trainer/training/test_compiled.py::test_compiled_losses_are_the_same",
     "training.non_finite": (
         "trainer/training/test_guard.py::test_it_goes_back_to_a_checkpoint_and_on_at_half_the_rate"
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import torch
 
 from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import digest, make_images, small_config, train_small
-from trainer.config.schema import TrainingConfig
+from trainer.config.schema import TrainingConfig, TrainingSection
 from trainer.errors import UserError
 from trainer.events import Ended, MemoryUsed, RunEvent, StepDone, Warned
+from trainer.memory.devices import is_exact
 from trainer.memory.modes import SpillWatch, memory_mode_of, smaller_modes, too_small_a_card
 from trainer.runs.layout import RunFolder
 from trainer.runs.log import read_events
@@ -157,11 +159,42 @@ def test_what_cannot_repeat_exactly_is_said_and_trained_all_the_same(
 
     monkeypatch.setattr(step, "batch_loss", picky)
     monkeypatch.setattr("trainer.training.runner.train", with_exact_steps)
+    with pytest.raises(UserError, match=r"exact is on, .* \(some_backward"):
+        train_small(small(training__exact="on"), tmp_path / "on")
     result, collected = train_small(small(), tmp_path / "run")
     assert result.finished and len(losses(collected)) == 4
     (warning,) = (e.message for e in collected.of(Warned) if "to the last bit" in e.message)
     assert "some_backward" in warning
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "exact", "said"),
+    [
+        ({}, "cpu", False, ""),
+        ({"exact": "on"}, "cpu", False, ""),
+        ({"exact": "off"}, "cpu", False, ""),
+        ({}, "cuda", True, ""),
+        ({"exact": "on"}, "cuda", True, ""),
+        ({"exact": "off"}, "cuda", False, "With training.exact off a resumed run comes close"),
+        ({}, "mps", False, "On this kind of GPU (mps) a resumed run comes close"),
+        ({"exact": "on"}, "xpu", None, "On this kind of GPU (xpu) a resumed run comes close"),
+        ({"compile": True}, "cuda", False, "With training.compile a resumed run comes close"),
+        ({"compile": True}, "cpu", False, "With training.compile a resumed run comes close"),
+        ({"compile": True, "exact": "on"}, "cpu", None, "With training.compile a resumed run"),
+    ],
+)
+def test_exactness_is_a_choice(
+    values: dict[str, Any], kind: str, exact: bool | None, said: str
+) -> None:
+    training = TrainingSection.model_validate(values)
+    notices: list[str] = []
+    if exact is None:
+        with pytest.raises(UserError, match=re.escape(said)):
+            is_exact(training, kind, notices.append)
+        return
+    assert is_exact(training, kind, notices.append) == exact
+    assert [one[: len(said)] for one in notices] == [said] * bool(said)
 
 
 def test_other_errors_of_a_dry_step_stay_errors(

@@ -1,0 +1,71 @@
+"""A compiled UNet trains as it does otherwise, and where compiling fails without it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import torch
+
+from tests.conftest import TinyBase
+from tests.trainer.runs_for_tests import make_images, session_for, small_config, train_small
+from trainer.events import StepDone, Warned
+from trainer.training.session import Session
+from trainer.training.step import add_gradients
+
+
+def gradients(session: Session) -> tuple[torch.Tensor, torch.Tensor]:
+    """Losses of a step and all its gradients."""
+    losses = [add_gradients(session, batch, True) for batch in session.batches.step(0)]
+    found = [p.grad.flatten() for p in session.parameters.values() if p.grad is not None]
+    session.optimizer.zero_grad(set_to_none=True)
+    return torch.stack(losses).sum(0), torch.cat(found)
+
+
+@pytest.mark.slow
+def test_compiled_losses_are_the_same(
+    tiny_base: TinyBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a backend that needs no compiler of C++ and takes seconds."""
+    monkeypatch.setattr("trainer.training.compiled.BACKEND", "aot_eager")
+    images = make_images(tmp_path / "images")
+    changes = {"training__compile": True, "training__gradient_checkpointing": True}
+    session = session_for(tiny_base("sd1"), images, tmp_path / "run", **changes)
+    with torch.no_grad():
+        for parameter in session.parameters.values():
+            parameter.add_(0.01)  # B is zero at first
+    calls = dict(session.compiled.calls)
+    assert {type(module).__name__ for module in calls} == {"BasicTransformerBlock"}
+    used: list[int] = []
+    session.compiled.calls = {
+        module: lambda *given, call=call, **named: used.append(1) or call(*given, **named)
+        for module, call in calls.items()
+    }
+    compiled = gradients(session)
+    assert used
+    session.compiled.calls = {}
+    eager = gradients(session)
+    for one, other in zip(compiled, eager, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.slow
+def test_where_compiling_fails_it_is_said_and_trained_without(
+    tiny_base: TinyBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> NoReturn:
+        raise OSError("no C++ compiler found\nmore")
+
+    monkeypatch.setattr("trainer.training.compiled.BACKEND", broken)
+    base, images = tiny_base("sd1"), make_images(tmp_path / "images")
+    losses: list[list[float]] = []
+    for wanted in (True, False):
+        config = small_config(base, images, training__steps=2, training__compile=wanted)
+        result, collected = train_small(config, tmp_path / str(wanted))
+        assert result.finished
+        losses.append([event.loss for event in collected.of(StepDone)])
+        said = [event.message for event in collected.of(Warned)]
+        assert sum("no C++ compiler found" in one and "more" not in one for one in said) == wanted
+        assert sum("not to the last bit" in one for one in said) == wanted
+    assert losses[0] == losses[1]
