@@ -62,7 +62,7 @@ def count(base: str, *, text_encoder: bool, one_by_one: bool = False) -> Counter
     model.unet.train()
     set_mode(model, "lean", False, trains_text=text_encoder)
     work = phases.Workload(512, 512, "bf16", config, 1, "lean", False)
-    matrices = [one for own in named.values() for _, one in own if one.dim() == 2]
+    matrices = [one for own in named.values() for _, one in own if one.dim() in (2, 4)]
     copies, launches = Copies(matrices, DTYPES["bf16"]), Launches()
     with fused_attention(), launches, copies.used(not one_by_one):
         loss, _ = batch_loss(phases._Model(model, work), phases._batch(model, work), None)

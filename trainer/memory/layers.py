@@ -21,12 +21,14 @@ from diffusers.models.activations import GEGLU
 from diffusers.models.attention import BasicTransformerBlock, FeedForward
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from diffusers.models.resnet import ResnetBlock2D
+from peft.tuners.lora import Conv2d as AdaptedConv2d
 from peft.tuners.lora import Linear as AdaptedLinear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers.activations import QuickGELUActivation
 
+from trainer.lora.layers import AdaptedLayer, get_weights
 from trainer.lora.product import AdaptedProduct, in_format_of
 
 Forward = Callable[..., Tensor]
@@ -231,18 +233,39 @@ def adapted_linear(layer: AdaptedLinear, inputs: Tensor, *args: Any, **options: 
     PEFT computes the second part in that of A and B, which are float32: a copy of every input in
     twice the size would be kept. The gradients of A and B are float32 in both cases.
     """
-    active = [name for name in layer.active_adapters if name in layer.lora_A]
-    usual = len(active) == 1 and not (args or options or layer.disable_adapters or layer.merged)
-    if not usual or layer.lora_variant or layer.lora_bias[active[0]]:
+    name = _plain_adapter(layer, args, options)
+    if name is None:
         return type(layer).forward(layer, inputs, *args, **options)
-    name = active[0]
-    down, up = (cast(nn.Linear, part[name]).weight for part in (layer.lora_A, layer.lora_B))
-    down, up = in_format_of(inputs, down), in_format_of(inputs, up)
+    down, up = (in_format_of(inputs, weight) for weight in get_weights(layer, name))
     scale = cast(float, layer.scaling[name])
     if isinstance(layer.lora_dropout[name], nn.Identity):
         return cast(Tensor, AdaptedProduct.apply(inputs, layer.base_layer, down, up, scale))
     inner = F.linear(layer.lora_dropout[name](inputs), down)  # (…, rank)
     return layer.base_layer(inputs) + F.linear(inner, up) * scale
+
+
+def _adapted_convolution(
+    layer: AdaptedConv2d, inputs: Tensor, *args: Any, **options: Any
+) -> Tensor:
+    """The same for a convolution, (B, C, H, W) to (B, D, H', W')."""
+    name = _plain_adapter(layer, args, options)
+    if name is None:
+        return type(layer).forward(layer, inputs, *args, **options)
+    added = cast(Tensor, layer.lora_dropout[name](inputs))
+    for part, weight in zip((layer.lora_A, layer.lora_B), get_weights(layer, name), strict=True):
+        run = cast(nn.Conv2d, part[name])._conv_forward  # pyright: ignore[reportPrivateUsage]
+        added = run(added, in_format_of(inputs, weight), None)
+    scale = cast(float, layer.scaling[name])
+    return layer.base_layer(inputs) + (added if scale == 1.0 else added * scale)
+
+
+def _plain_adapter(layer: AdaptedLayer, *others: Any) -> str | None:
+    """The name of a layer's only active adapter, where A and B are all that there is to it."""
+    active = [name for name in layer.active_adapters if name in layer.lora_A]
+    usual = len(active) == 1 and not (any(others) or layer.disable_adapters or layer.merged)
+    if not usual or layer.lora_variant or layer.lora_bias[active[0]]:
+        return None
+    return active[0]
 
 
 class _Recomputed:
@@ -293,6 +316,8 @@ def _lean_forwards(root: nn.Module, recompute: bool) -> Iterator[tuple[nn.Module
     for module in root.modules():
         if isinstance(module, AdaptedLinear):
             yield module, MethodType(adapted_linear, module)
+        elif isinstance(module, AdaptedConv2d):
+            yield module, MethodType(_adapted_convolution, module)
         elif isinstance(module, nn.Conv2d):
             if _is_frozen(module) and module.padding_mode == "zeros":
                 yield module, MethodType(_convolution, module)

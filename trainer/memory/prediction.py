@@ -69,7 +69,7 @@ PHASES = {
 
 _MEASURED_CAPTIONS = 64
 """The longest in characters: the longest in tokens is among them."""
-_VERSION = 6  # of what is counted: results of another one are not used
+_VERSION = 7  # of what is counted: results of another one are not used
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft")
 
 Result = TypeVar("Result", StepMemory, OtherMemory)

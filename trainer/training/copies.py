@@ -20,7 +20,7 @@ class Copies:
     """Copies of parameters, which a forward and a backward pass use in their place.
 
     Args:
-        parameters: float32; those of the adapter's linear layers.
+        parameters: float32; those of the adapter's layers.
         dtype: of the frozen weights; in float32 nothing is copied.
     """
 

@@ -69,11 +69,11 @@ def test_nothing_is_copied_in_float32() -> None:
     assert Copies([Parameter(torch.ones(2, 2))], torch.float32).parameters == []
 
 
-@pytest.mark.parametrize(("base", "most"), [("sd15", 0.73), ("sdxl", 0.66)])
+@pytest.mark.parametrize(("base", "most"), [("sd15", 0.69), ("sdxl", 0.66)])
 def test_a_step_starts_less(base: str, most: float) -> None:
     """Of a full-size model without weights; benchmarks/launches.py prints the table."""
     before = count(base, text_encoder=True, one_by_one=True)
     now = count(base, text_encoder=True)
     assert now.total() <= most * before.total()
     assert now["mul_"] < 0.1 * before["mul_"]
-    assert now["_to_copy"] < 0.3 * before["_to_copy"]
+    assert now["_to_copy"] < 0.1 * before["_to_copy"]
