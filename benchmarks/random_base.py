@@ -14,7 +14,10 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from benchmarks.memory import fill
+from trainer.memory.phases import build
 from trainer.models.families import MODELS_FOLDER
+from trainer.models.identify import read_facts
 
 Size = Literal["full", "small", "tiny"]
 
@@ -76,6 +79,26 @@ def make_base(folder: Path, size: Size, seed: int = 0) -> Path:
     pipeline.save_pretrained(folder)
     shutil.rmtree(folder / "tokenizer")
     shutil.copytree(_TOKENIZER, folder / "tokenizer")
+    return folder
+
+
+def write_sdxl(folder: Path, device: torch.device, like: str = "sdxl") -> Path:
+    """Writes a base model of SDXL's sizes with random weights in bf16; one that is there stays.
+
+    Args:
+        device: where the weights are drawn.
+        like: what ``fit`` takes for a base model.
+    """
+    if (folder / "model_index.json").exists():
+        return folder
+    facts = read_facts(like)
+    for name, module in build(facts, torch.bfloat16).modules().items():
+        fill(module, device)
+        module.to("cpu").save_pretrained(folder / name)  # type: ignore[operator]
+    for name, own in zip(("tokenizer", "tokenizer_2"), facts.family.tokenizer_folders, strict=True):
+        shutil.copytree(own, folder / name)
+    shutil.copytree(facts.config_folder / "scheduler", folder / "scheduler")
+    shutil.copy(facts.config_folder / "model_index.json", folder)
     return folder
 
 

@@ -19,12 +19,17 @@ from trainer.runs.atomic import write_text
 
 
 def in_a_process(
-    module: str, *arguments: str, through: Sequence[str] = (), **environment: str
+    module: str,
+    *arguments: str,
+    through: Sequence[str] = (),
+    timeout: float | None = None,
+    **environment: str,
 ) -> dict[str, Any]:
     """Runs ``python -m MODULE ARGUMENTS`` on one thread; the JSON object of its last line.
 
     Args:
         through: a command that starts the process.
+        timeout: seconds after which it is ended.
         environment: variables beside those of this process.
     """
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -35,6 +40,7 @@ def in_a_process(
         stdout=subprocess.PIPE,
         text=True,
         check=True,
+        timeout=timeout,
     )
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -1,0 +1,252 @@
+"""Everything that a card is asked, in one go: one JSON, one table.
+
+    python -m benchmarks.gpu --minutes 8 [--peer-dir A-CHECKOUT-OF-DIFFUSERS] [--out gpu.json]
+    python -m benchmarks.gpu --device cpu --tiny
+
+Each case runs in a process of its own, the most telling first; those for which no time is left are
+named. SD 1.5 and SDXL have full size and random weights: steps (seconds, and the most bytes of
+tensors beside what ``fit`` predicts) with torch's usual kernels, with those that repeat to the last
+bit, and compiled; the preset ``sdxl-11gb`` to its end, where torch may allocate 10.5 GiB; runs that
+are killed and gone on from, with weights as they are, in 8 and in 4 bits; and diffusers' own script
+beside this trainer. ``--tiny`` does it with the built-in model, in this process, to see that it
+works: its times are no times of a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from benchmarks.memory import GIB, REPEATS, Bench, Case, wait_for
+from benchmarks.random_base import TRIGGER, make_base, make_pictures, write_sdxl
+from benchmarks.shared import in_a_process, markdown, seconds_each
+from trainer.config.file import with_values
+from trainer.config.presets import PRESETS
+from trainer.config.schema import TrainingConfig
+from trainer.events import RunEvent, StepDone, Warned
+from trainer.memory.devices import repeating
+from trainer.memory.prediction import predict
+from trainer.runs.atomic import write_json
+from trainer.runs.layout import RunFolder
+from trainer.training import compiled
+from trainer.training.copies import Copies
+from trainer.training.runner import run_training
+
+LIMIT_GIB, OPTIMIZER = 10.5, "optimizer.safetensors"
+NO_GPU = "Times of a processor: they say nothing of a GPU."
+COLUMNS = {
+    "case": "case", "what": "what", "seconds": "s a step", "gib": "GiB", "predicted": "predicted",
+    "remark": "remark",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Job:
+    """A case of one of `KINDS`: its base model, preset, weights or trainer, and where it writes."""
+
+    kind: str
+    subject: str
+    device: str
+    tiny: bool
+    folder: str
+    batch: int = 1
+    peer: str = ""
+
+    def row(self, what: str, **found: object) -> dict[str, Any]:
+        """A line of the table."""
+        name = f"{self.kind} {self.subject}" + f", batch {self.batch}" * (self.kind == "step")
+        return {"case": name, "what": what, **found}
+
+
+def jobs(options: argparse.Namespace, folder: str) -> Iterator[Job]:
+    """All that is measured, the most telling first."""
+    first = Job("step", "sd15", options.device, options.tiny, folder, peer=options.peer_dir)
+    bases = ("tiny-emoji",) if options.tiny else ("sd15", "sdxl")
+    yield from (replace(first, subject=base) for base in bases)
+    yield replace(first, kind="run", subject="sdxl-11gb")
+    yield from (replace(first, kind="resume", subject=bits) for bits in ("full", "8bit", "4bit"))
+    if not options.tiny:
+        yield from (replace(first, subject=base, batch=4) for base in bases)
+    trainers = ("rarebit", "diffusers") if options.peer_dir else ()
+    yield from (replace(first, kind="peer", subject=trainer) for trainer in trainers)
+
+
+# -------------------------------------------------------------------------------- the cases
+
+
+def steps(job: Job) -> list[dict[str, Any]]:
+    """Single steps of the UNet's adapter: memory, and time by kernels."""
+    side = {"sd15": 512, "sdxl": 1024}.get(job.subject, 64)
+    precision = "fp32" if job.device == "cpu" else "bf16"
+    case = Case(job.subject, side, ("lean",), rows=job.batch, precision=precision)
+    bench = Bench(case, torch.device(job.device))
+    memory, repeats = bench.memory("lean"), 1 if job.tiny else REPEATS
+    copies = Copies(bench.parameters, bench.base.unet.dtype)
+
+    def step() -> None:
+        with copies.used():
+            bench.gradients()
+        bench.optimizer.step()
+        bench.optimizer.zero_grad(set_to_none=True)
+        wait_for(bench.device)
+
+    def row(what: str, **more: object) -> dict[str, Any]:
+        return job.row(what, seconds=median(seconds_each(step, repeats)), **more)
+
+    step()
+    rows = [row("usual kernels", gib=memory["measured"], predicted=memory["predicted"])]
+    with repeating(True):
+        rows.append(row("exact kernels"))
+    if job.tiny:
+        compiled.BACKEND = "eager"  # the real one takes minutes on a processor
+    blocks = compiled.CompiledBlocks(bench.base.unet, True)
+    try:
+        with blocks.used():
+            first = seconds_each(step, 1)[0]
+            rows.append(row("compiled", remark=f"first step {first:.1f} s"))
+    except Exception as error:
+        rows.append(job.row("compiled", remark=f"failed: {str(error).splitlines()[0]}"))
+    return rows
+
+
+def whole_run(job: Job) -> list[dict[str, Any]]:
+    """The preset to its end, with previews, a checkpoint and the measuring, in few steps."""
+    folder, cuda = Path(job.folder), job.device == "cuda"
+    place = "tiny-emoji" if job.tiny else str(write_sdxl(folder / "sdxl", torch.device(job.device)))
+    if cuda:
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, LIMIT_GIB * GIB / total))
+        torch.cuda.reset_peak_memory_stats()
+    values = {**PRESETS[job.subject].values, "base.name": place, "evaluation.board": 0}
+    values |= {"training.steps": 2 if job.tiny else 12, "evaluation.enabled": not job.tiny}
+    config = _config(job, values)
+    seen: list[RunEvent] = []
+    result = run_training(config, RunFolder(folder / "run"), seen.append)
+    said = [event.message for event in seen if isinstance(event, Warned)]
+    return [
+        job.row(
+            "to its end" if result.finished else "stopped",
+            seconds=median(event.seconds for event in seen if isinstance(event, StepDone)),
+            gib=round(torch.cuda.max_memory_reserved() / GIB, 2) if cuda else "",
+            predicted=predict(config, LIMIT_GIB).peak_gib,
+            remark=" ".join(one for one in said if "memory" in one),
+        )
+    ]
+
+
+def resumed(job: Job) -> list[dict[str, Any]]:
+    """Whether a run that was killed and gone on from leaves the bytes of one that was not."""
+    values = {"training.steps": 3, "checkpoints.every": 1, "evaluation.enabled": False}
+    config = _config(job, {**values, "memory.base_weights": job.subject, "training.batch_size": 2})
+    runs = [RunFolder(Path(job.folder) / f"{job.subject}-{name}") for name in ("whole", "parts")]
+
+    def kill(event: RunEvent) -> None:
+        if isinstance(event, StepDone) and event.step == 2:
+            raise KeyboardInterrupt
+
+    run_training(config, runs[0], lambda _: None)
+    with suppress(KeyboardInterrupt):
+        run_training(config, runs[1], kill)
+    run_training(config, runs[1], lambda _: None, resume=True)
+    files = [run.adapter for run in runs], [run.checkpoint(3) / OPTIMIZER for run in runs]
+    same = all(one.read_bytes() == other.read_bytes() for one, other in files)
+    return [job.row("resumed", remark="the same bytes" if same else "OTHER BYTES")]
+
+
+def peer(job: Job) -> list[dict[str, Any]]:
+    """A trainer's own script on SD 1.5: the UNet's attention layers, without preservation."""
+    from benchmarks.contestants import CONTESTANTS, Clock, Work
+
+    base = make_base(Path(job.folder) / "sd15", "tiny" if job.tiny else "full")
+    side, device = (128 if job.tiny else 512), torch.device(job.device)
+    images = make_pictures(Path(job.folder) / "pictures-peer", 4, side)
+    precision = "fp32" if device.type == "cpu" else "bf16"
+    out, clock = Path(job.folder) / job.subject, Clock()
+    out.mkdir(exist_ok=True)
+    work = Work(str(base), str(images), str(out), side, 1, 20, precision, peer=job.peer)
+    CONTESTANTS[job.subject](work, clock)
+    each = [later - earlier for earlier, later in zip(clock.wall, clock.wall[1:], strict=False)]
+    gib = torch.cuda.max_memory_allocated() / GIB if device.type == "cuda" else clock.peak / GIB
+    return [job.row(f"{job.subject} on SD 1.5", seconds=median(each[5:]), gib=round(gib, 2))]
+
+
+KINDS: Mapping[str, Callable[[Job], list[dict[str, Any]]]] = {
+    "step": steps, "run": whole_run, "resume": resumed, "peer": peer
+}  # fmt: skip
+
+
+def _config(job: Job, values: Mapping[str, object]) -> TrainingConfig:
+    side = 1024 if job.kind == "run" and not job.tiny else 64
+    images = make_pictures(Path(job.folder) / f"pictures-{side}", 5, side)
+    own = {"images.path": str(images), "images.resolution": side, "captions.trigger": TRIGGER}
+    own |= {"captions.class_word": "cloud", "previews.count": 1, "previews.inference_steps": 4}
+    return with_values(TrainingConfig(), {**values, **own})
+
+
+# -------------------------------------------------------------------------------- all of it
+
+
+def run_all(options: argparse.Namespace, folder: str) -> None:
+    """Case after case while there is time; the JSON is written after each."""
+    cuda, started = options.device == "cuda", time.monotonic()
+    machine = torch.cuda.get_device_name() if cuda else "a processor"
+    found: dict[str, Any] = {"machine": machine, "torch": torch.__version__, "rows": []}
+    found |= {"left_out": [], "note": "" if cuda else NO_GPU}
+    for job in jobs(options, folder):
+        left = 60 * options.minutes - (time.monotonic() - started)
+        if left < 5:
+            found["left_out"].append(job.row("")["case"])
+            continue
+        try:
+            child = ("benchmarks.gpu", "--child", json.dumps(asdict(job)))
+            rows = KINDS[job.kind](job) if job.tiny else in_a_process(*child, timeout=left)["rows"]
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            rows = [job.row("failed", remark=type(error).__name__)]
+        found["rows"] += rows
+        write_json(options.out, found)
+    write_json(options.out, found)
+    print(f"{machine}. {found['note']}\n\n{table(found['rows'])}")
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows in Markdown."""
+    found = [[row.get(name, "") for name in COLUMNS] for row in rows]
+    cells = [[f"{one:.3g}" if isinstance(one, float) else one for one in line] for line in found]
+    return markdown(list(COLUMNS.values()), cells)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs what the command line asks for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="the built-in model, to try the script")
+    parser.add_argument("--peer-dir", default="", help="a checkout of diffusers")
+    parser.add_argument("--out", type=Path, default=Path("gpu.json"))
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.child:
+        job = Job(**json.loads(options.child))
+        print(json.dumps({"rows": KINDS[job.kind](job)}))
+        return 0
+    if not (options.tiny if options.device == "cpu" else torch.cuda.is_available()):
+        parser.error("without CUDA the script can only be tried: --device cpu --tiny")
+    with tempfile.TemporaryDirectory() as folder:
+        run_all(options, folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
