@@ -105,7 +105,7 @@ def check_wording(wording: Wording) -> Wording:
     """
     if not 1 <= wording.words <= GREATEST_WORDS:
         raise UserError(
-            f"A caption cannot have at most {wording.words} words.", f"Use 1 to {GREATEST_WORDS}."
+            f"A caption can't be limited to {wording.words} words.", f"Use 1 to {GREATEST_WORDS}."
         )
     if len(wording.prompt) > MAX_PROMPT:
         raise UserError(f"The prompt is longer than {MAX_PROMPT} characters.", "Shorten it.")

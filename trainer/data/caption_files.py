@@ -69,7 +69,9 @@ def _read_sidecars(contents: FolderContents, index: PictureIndex) -> dict[str, s
         if not owners and (owners := index.elsewhere(file.stem)):
             if not in_one_folder(owners):
                 names = list_names([picture.shown for picture in owners])
-                message = f"Several pictures have its name, so it is not used: {names}. Move it."
+                message = (
+                    f"Several pictures have its name ({names}): not used. Put it beside its own."
+                )
                 contents.doubt(file.name, "error", message)
                 continue
             distant.append(file.shown)

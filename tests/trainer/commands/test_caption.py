@@ -65,7 +65,7 @@ def test_only_what_was_asked_for_is_written(
         (["set", "--picture", "x.png"], "no such picture"),
         (["set", "--server", "ftp://a"], "not a server's address"),
         (["set", "--server", "http://127.0.0.1:9", "--parallel", "0"], "--parallel 0"),
-        (["set", "--words", "0"], "at most 0 words"),
+        (["set", "--words", "0"], "limited to 0 words"),
         (["set", "--model", "/no/model"], "no model"),
     ],
 )
