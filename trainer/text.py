@@ -33,6 +33,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def capital(text: str) -> str:
+    """The same, as the beginning of a line."""
+    return text[:1].upper() + text[1:]
+
+
 def numbered(stem: str) -> Iterator[str]:
     """``cat``, ``cat-2``, ``cat-3`` …: names to try until one is free."""
     yield stem

@@ -21,7 +21,7 @@ from trainer.events import (
 )
 from trainer.runs.meters import METERS
 from trainer.runs.status import running_mean
-from trainer.text import duration
+from trainer.text import capital, duration
 
 LOG_INTERVAL = 5.0
 LOSS_WEIGHT = 0.05
@@ -41,14 +41,16 @@ class ProgressPrinter:
     def __call__(self, event: RunEvent) -> None:
         if isinstance(event, Prepared):
             self.total = event.total_steps
-            self._say(event.summary)
+            self._say(capital(event.summary))
             self._say(event.arithmetic)
             if event.step:
                 self._say(f"Going on after step {event.step}.")
         elif isinstance(event, ImagesRead):
             self._say(f"Images: {event.summary}")
         elif isinstance(event, Working) and event.total:
-            self._show(f"{event.what} {event.done}/{event.total}", event.done == event.total)
+            self._show(
+                f"{capital(event.what)} {event.done}/{event.total}", event.done == event.total
+            )
         elif isinstance(event, StepDone):
             self._step(event)
         elif isinstance(event, (Warned, RolledBack)):

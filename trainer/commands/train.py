@@ -35,6 +35,7 @@ from trainer.runs.status import (
     read_status,
     write_status,
 )
+from trainer.text import capital
 from trainer.training.group import Group, check_launcher
 from trainer.training.processes import end_with_launcher, launch
 
@@ -321,9 +322,9 @@ def _lines(config: TrainingConfig, result: "Result") -> list[str]:
         f"Adapter:   {shown(run.adapter)}",
         f"Previews:  {shown(run.previews)}",
         f"Report:    {shown(run.report)}",
-        result.adapter.summary,
+        f"{capital(result.adapter.summary)}.",
         "Try it:",
         f"  python launch.py generate {shlex.join([*tried, '--out', 'pictures'])}",
         *(result.assessment.sentences() if result.assessment else ()),
-        f"{works[0].upper()}{works[1:]}.",
+        f"{capital(works)}.",
     ]

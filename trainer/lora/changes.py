@@ -244,8 +244,8 @@ class Comparison:
         """In one line, what was compared and everything that is wrong."""
         count = count_layers(count_parts(self.matched))
         limit = TOLERANCES[self.precision]
-        difference = f"differ by up to {self.worst:.1e} of the adapter's change in {self.precision}"
-        parts = [f"read back: {count} {difference}"]
+        difference = f"{self.worst:.1e} of the adapter's change ({self.precision})"
+        parts = [f"the file, read back, holds {count} to within {difference}"]
         if self.worst > limit:
             parts.append(f"more than {limit:.0e} in {self.worst_layer}: save in fp32")
         if self.missing:

@@ -60,7 +60,7 @@ def test_train_resume_and_generate(
     assert main([*arguments, *settings(training__steps=3, adapter__rank=4)]) == 0
     output = capsys.readouterr().out
     for part in (
-        "trains 48 UNet layers",
+        "Trains 48 UNet layers",
         "step 3/3",
         "loss",
         "rate",

@@ -113,8 +113,9 @@ def test_a_file_is_exact_but_for_its_precision(
     assert (report.in_words() == "is exact") == (precision == "fp32")
     assert len(report.matched) == {"sd1": 40, "sdxl": 76}[family]
     assert report.summary() == (
-        f"read back: {'64 UNet and 12' if family == 'sdxl' else '32 UNet and 8'} text-encoder "
-        f"layers differ by up to {report.worst:.1e} of the adapter's change in {precision}"
+        "the file, read back, holds "
+        f"{'64 UNet and 12' if family == 'sdxl' else '32 UNet and 8'} text-encoder layers "
+        f"to within {report.worst:.1e} of the adapter's change ({precision})"
     )
 
 
