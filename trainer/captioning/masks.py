@@ -230,7 +230,7 @@ def in_box(pixels: NDArray[np.uint8], box: Box) -> NDArray[np.bool_]:
             np.ascontiguousarray(pixels), found, place, *models, ROUNDS, cv2.GC_INIT_WITH_RECT
         )
     except cv2.error:
-        raise ImageProblem("GrabCut tells nothing apart in it.", "Draw another box.") from None
+        raise ImageProblem("GrabCut finds no subject in it.", "Draw another box.") from None
     return (found == cv2.GC_FGD) | (found == cv2.GC_PR_FGD)
 
 

@@ -99,13 +99,13 @@ class BackgroundRemover(OnnxModel):
             mean, deviation = MEAN, 1.0
         found = self.run(((pixels - mean) / deviation).astype(np.float32))
         if found.ndim != 4 or found.shape[:2] != (1, 1) or not np.isfinite(found).all():
-            raise ImageProblem(f"{self.name} gives no mask.", "Is it a model for masks?")
+            raise ImageProblem(f"{self.name} gives no mask.", "Choose a model that makes masks.")
         subject: NDArray[np.float32] = found[0, 0]
         if subject.min() < -0.01 or subject.max() > 1.01:  # BiRefNet ends before the sigmoid
             subject = np.asarray(1 / (1 + np.exp(-np.clip(subject, -30, 30))), np.float32)
         low, high = float(subject.min()), float(subject.max())
         if high - low < LEAST_RANGE:
-            raise ImageProblem(f"{self.name} tells no subject from the background.")
+            raise ImageProblem(f"{self.name} finds no subject before a background.")
         levels = np.asarray((subject - low) / (high - low) * 255, np.float32)
         scaled = Image.fromarray(np.asarray(levels.round(), np.uint8))
         return scaled.resize(picture.size, Image.Resampling.BILINEAR)
@@ -163,7 +163,9 @@ class Tagger(OnnxModel):
             if share >= self.least.get(tag.category, 2.0) and not is_face(tag.name)
         ]
         if not said:
-            raise ImageProblem(f"{self.title} is sure of no tag.", "Lower the thresholds.")
+            raise ImageProblem(
+                f"{self.title} is sure of no tag.", "Lower the confidences that it needs."
+            )
         said.sort(key=lambda tag: tag.category != _CHARACTER)
         return ", ".join(tag.name for tag in said)
 

@@ -122,7 +122,7 @@ class Segmenter:
         """(h, w), above 0 where a text fits half as well as where it fits best."""
         if not text.strip():
             raise UserError(
-                f"{self.name} finds what a text says, and there is none.",
+                f"{self.name} needs a text that says what to find.",
                 "Say what to find with --text, such as --text dog.",
             )
         words = self.words([text.strip()], return_tensors="pt", truncation=True).to(self.device)

@@ -70,13 +70,11 @@ def caption(
         bool, typer.Option("--write", help="Write the captions beside the pictures.")
     ] = False,
     general: Annotated[
-        float, option("SHARE", f"A tagger says tags from so much on ({GENERAL}).", "--general")
+        float, option("SHARE", f"How sure a tagger must be of a tag ({GENERAL}).", "--general")
     ] = GENERAL,
     character: Annotated[
         float,
-        option(
-            "SHARE", f"And the names of characters from so much on ({CHARACTER}).", "--character"
-        ),
+        option("SHARE", f"How sure it must be of a character's name ({CHARACTER}).", "--character"),
     ] = CHARACTER,
     parallel: Annotated[
         int, option("N", "How many requests to send to a server at a time (4).")

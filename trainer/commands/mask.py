@@ -66,7 +66,7 @@ def mask(
         shares = [float(word) for word in box.replace(",", " ").split()]
     except ValueError:
         raise UserError(
-            f"--box {box}: these are no numbers.", 'Such as "0.2 0.1 0.8 0.9".'
+            f"--box {box}: these are not numbers.", 'Write such as "0.2 0.1 0.8 0.9".'
         ) from None
     prompt = Prompt(text, check_box(shares) if shares else None)
     if model:

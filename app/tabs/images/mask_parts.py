@@ -83,7 +83,7 @@ class MaskParts:
                     choices=FINDERS,
                     value="grabcut",
                     label="Found by",
-                    info="GrabCut and SAM look in the box of what you painted; all of it without.",
+                    info="GrabCut and SAM look around what you painted, or everywhere.",
                     min_width=180,
                 )
                 self.text = part(

@@ -87,7 +87,7 @@ def test_a_background_is_removed(name: str, factor: float, side: int | str, tmp_
 
 def test_nothing_to_tell_apart(tmp_path: Path) -> None:
     made = BackgroundRemover(remover(tmp_path / "a.onnx"))
-    with pytest.raises(ImageProblem, match="tells no subject"):
+    with pytest.raises(ImageProblem, match="finds no subject"):
         made.mask(Image.new("RGB", (9, 9), "red"), Prompt())
 
 

@@ -146,7 +146,7 @@ def test_a_text_is_needed_and_may_fit_nothing(
     models: dict[str, Segmenter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = models["clipseg"]
-    with pytest.raises(UserError, match="there is none"):
+    with pytest.raises(UserError, match="needs a text"):
         made.mask(IMAGE, Prompt(" "))
     logits = torch.full((32, 32), -9.0)
     answer = type("Answer", (), {"logits": logits})
