@@ -26,13 +26,14 @@ from trainer.commands import (
     service,
     train,
     trigger,
+    tune,
 )
 from trainer.commands.command import app, perform
 from trainer.errors import UserError
 
 _COMMANDS = (
     *(adapter, adapter_repair, caption, check_images, doctor, evaluate, fit, generate),
-    *(import_settings, mask, service, train, trigger),
+    *(import_settings, mask, service, train, trigger, tune),
 )
 
 # Read by GNU's OpenMP when torch is loaded. By default threads that wait for each other spin for

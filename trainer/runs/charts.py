@@ -23,10 +23,12 @@ class Line:
     Attributes:
         kind: CSS class, such as "raw" or "smooth".
         points: (x, y) with rising x; points whose y is not finite are left out.
+        label: beside a single point; a word of ours.
     """
 
     kind: str
     points: Sequence[Point]
+    label: str = ""
 
 
 def line_chart(lines: Sequence[Line], x_label: str, *, from_zero: bool = False) -> str:
@@ -35,7 +37,7 @@ def line_chart(lines: Sequence[Line], x_label: str, *, from_zero: bool = False) 
     The y axis spans the lines of a kind other than "raw", and the bulk of the raw ones: a single
     spike is cut off rather than flattening everything else.
     """
-    finite = [Line(line.kind, _finite(line.points)) for line in lines]
+    finite = [Line(line.kind, _finite(line.points), line.label) for line in lines]
     xs = [x for line in finite for x, _ in line.points]
     if not xs:
         return ""
@@ -64,6 +66,10 @@ def line_chart(lines: Sequence[Line], x_label: str, *, from_zero: bool = False) 
         if len(shown) == 1:
             x, y = shown[0]
             parts.append(f'<circle class="{line.kind}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>')
+            side = "y" if x > _WIDTH - 100 else "point"
+            if line.label:
+                place_of = f'x="{x + (-7 if side == "y" else 7):.1f}" y="{y + 4:.1f}"'
+                parts.append(f'<text class="{side}" {place_of}>{line.label}</text>')
         elif shown:
             moves = "L".join(f"{x:.1f} {y:.1f}" for x, y in shown)
             parts.append(f'<path class="{line.kind}" d="M{moves}"/>')

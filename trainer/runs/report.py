@@ -75,18 +75,23 @@ def templates_in(folder: Path, **options: Any) -> jinja2.Environment:
     )
 
 
-def write_report(run: RunFolder) -> Path:
-    """Writes the report of a run in whatever state it is; gives its path.
-
-    The page asks nothing of the network, runs no script, and shows every text of the user's as
-    text. Of paths it shows the last part only.
-    """
+def page_templates() -> jinja2.Environment:
+    """The templates of pages about runs."""
     environment = templates_in(_TEMPLATES)
     environment.filters |= {
         "cut": _cut,
         "shell": shlex.quote,
         "python": partial(json.dumps, ensure_ascii=False),
     }
+    return environment
+
+
+def write_report(run: RunFolder) -> Path:
+    """Writes the report of a run in whatever state it is; gives its path.
+
+    The page asks nothing of the network, runs no script, and shows every text of the user's as
+    text. Of paths it shows the last part only.
+    """
     events = read_events(run)
     try:
         config, problem = read_config(run.config, of_run=True), ""
@@ -94,26 +99,30 @@ def write_report(run: RunFolder) -> Path:
         config, problem = TrainingConfig(), error.message
     concepts = concepts_of(config)
     subject = subject_of(concepts[0])
-    page = environment.get_template("report.html").render(
-        name=config.output.name or run.name,
-        file_name=run.name,
-        config=config,
-        problem=problem,
-        trigger=concepts[0].trigger,
-        subjects=[subject_of(concept) for concept in concepts],
-        subject=subject,
-        base_name=_last_part(config.base.name),
-        prompt=f"a picture of {subject or '…'}",
-        base_kind=base_kind(config.base.name),
-        outcome=_outcome(events),
-        facts=list(_facts(run, config, events)),
-        board=read_board(run),
-        charts=[chart for chart in _charts(events) if chart.svg],
-        meters=_meters(events),
-        measured=read_measured(run),
-        measured_columns=[meter.title for meter in METERS],
-        settings=_settings(config),
-        warnings=[event.message for event in events if isinstance(event, (Warned, RolledBack))],
+    page = (
+        page_templates()
+        .get_template("report.html")
+        .render(
+            name=config.output.name or run.name,
+            file_name=run.name,
+            config=config,
+            problem=problem,
+            trigger=concepts[0].trigger,
+            subjects=[subject_of(concept) for concept in concepts],
+            subject=subject,
+            base_name=_last_part(config.base.name),
+            prompt=f"a picture of {subject or '…'}",
+            base_kind=base_kind(config.base.name),
+            outcome=_outcome(events),
+            facts=list(_facts(run, config, events)),
+            board=read_board(run),
+            charts=[chart for chart in _charts(events) if chart.svg],
+            meters=_meters(events),
+            measured=read_measured(run),
+            measured_columns=[meter.title for meter in METERS],
+            settings=_settings(config),
+            warnings=[event.message for event in events if isinstance(event, (Warned, RolledBack))],
+        )
     )
     write_text(run.report, page)
     return run.report

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -136,6 +136,7 @@ class Result:
         finished: False when it was stopped on request.
         adapter: the exported file and what was found of it; None when stopped.
         assessment: what was measured of it; None when stopped or where nothing was measured.
+        asked_to_stop: by the user, perhaps too late for it.
     """
 
     run: RunFolder
@@ -143,6 +144,20 @@ class Result:
     finished: bool
     adapter: Exported | None
     assessment: Assessment | None = None
+    asked_to_stop: bool = False
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Where a run stops by itself; it is resumed as one that was stopped.
+
+    Attributes:
+        step: after which its state is saved; before the last one.
+        look: is given the session then. Nothing that it does to it is saved.
+    """
+
+    step: int
+    look: Callable[[Session], None] = lambda _: None
 
 
 @dataclass(frozen=True)
@@ -183,12 +198,14 @@ def run_training(
     *,
     resume: bool = False,
     accept_changes: bool = False,
+    pause: Pause | None = None,
 ) -> Result:
     """Train into a run folder, or go on with it.
 
     Args:
         resume: go on from the newest whole checkpoint.
         accept_changes: resume although the image set has changed.
+        pause: where to stop before the end; None: nowhere. The schedule is that of the whole run.
 
     Raises:
         UserError: anything that the user can put right; the run's log says it too.
@@ -212,7 +229,7 @@ def run_training(
             session = start.session(recorder.warn, recorder.working, recorder.record)
             # Only now is the configuration known to be sound, and every default filled in.
             write_config(run.config, session.config)
-            return _train(session, recorder, stop)
+            return _train(session, recorder, stop, pause)
         except KeyboardInterrupt:
             before = f"step {done + 1}" if done else "the first step"
             recorder.end("stopped", "user_stop", f"stopped before {before}")
@@ -266,7 +283,7 @@ def _save_for_the_main_one(session: Session) -> None:
             _save_what_is_learned(session)
 
 
-def _train(session: Session, recorder: Recorder, stop: StopRequest) -> Result:
+def _train(session: Session, recorder: Recorder, stop: StopRequest, pause: Pause | None) -> Result:
     run, config = session.run, session.config
     summary = f"{session.attachment.summary()}, with {rates_in_words(config)}"
     total = config.training.steps
@@ -275,10 +292,12 @@ def _train(session: Session, recorder: Recorder, stop: StopRequest) -> Result:
     stop.defer()
     measuring = Watch(session) if config.evaluation.enabled else None
     try:
-        for event in train(session, lambda: stop.requested, measuring):
+        for event in _until(session, stop, pause, measuring):
             if isinstance(event, Ended):
+                if pause and session.step >= pause.step:
+                    pause.look(session)
                 recorder.end(event.reason, event.code, event.message)
-                return Result(run, event.step, False, None)
+                return Result(run, event.step, False, None, asked_to_stop=stop.requested)
             recorder.record(event)
     except (UserError, OSError):
         _save_what_is_learned(session, recorder.record)
@@ -291,7 +310,18 @@ def _train(session: Session, recorder: Recorder, stop: StopRequest) -> Result:
     with writing(f"the time-lapse {run.timelapse}"):
         write_timelapse(run)
     recorder.end("finished", "", f"{exported.summary}; {exported.works}")
-    return Result(run, session.step, True, exported, assessment)
+    return Result(run, session.step, True, exported, assessment, stop.requested)
+
+
+def _until(
+    session: Session, stop: StopRequest, pause: Pause | None, measuring: Watch | None
+) -> Iterator[RunEvent]:
+    """The events of the training, up to where it is to pause."""
+    last = pause.step if pause else session.config.training.steps + 1
+    if session.step >= last:  # killed after it was saved there
+        yield Ended(session.step, "stopped", "user_stop", f"stopped at step {session.step}")
+        return
+    yield from train(session, lambda: stop.requested or session.step + 1 >= last, measuring)
 
 
 def _save_what_is_learned(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,8 @@ from trainer.runs.report import step_points
 from trainer.runs.status import read_status
 from trainer.training.checkpoints import TrainingState, load_latest, save_checkpoint
 from trainer.training.resume import changed_settings
-from trainer.training.runner import run_training
+from trainer.training.runner import Pause, run_training
+from trainer.training.session import Session
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -356,3 +359,36 @@ def test_lines_and_wildcards_are_chosen_alike_after_a_resume(
     run_until(config, tmp_path / "run", None, resume=True)
     files = [RunFolder(tmp_path / name).adapter for name in ("whole", "run")]
     assert digest(files[0]) == digest(files[1])
+
+
+def test_a_paused_run_is_the_same_bytes(tiny_base: TinyBase, tmp_path: Path) -> None:
+    """It stops by itself and is looked at there; what the look does to it is not saved."""
+    config = small_config(tiny_base("sd1"), make_images(tmp_path / "images"))
+    whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
+    run_training(config, whole, lambda _: None)
+    seen: list[int] = []
+
+    def look(session: Session) -> None:
+        seen.append(session.step)
+        for parameter in session.parameters.values():
+            parameter.data.zero_()
+
+    first = run_training(config, parts, lambda _: None, pause=Pause(2, look))
+    # As if it had been killed after it was saved there: it is looked at, and trains no further.
+    again = run_training(config, parts, lambda _: None, resume=True, pause=Pause(2, look))
+    assert [one.step for one in (first, again)] == seen == [2, 2]
+    assert not first.finished and not first.asked_to_stop
+    last = run_training(config, parts, lambda _: None, resume=True)
+    assert last.finished
+    assert digest(whole.adapter) == digest(parts.adapter)
+
+
+def test_a_stop_that_comes_too_late_is_told(tiny_base: TinyBase, tmp_path: Path) -> None:
+    config = small_config(tiny_base("sd1"), make_images(tmp_path / "images"), training__steps=1)
+
+    def listen(event: RunEvent) -> None:
+        if isinstance(event, StepDone):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    result = run_training(config, RunFolder(tmp_path / "run"), listen)
+    assert result.finished and result.asked_to_stop

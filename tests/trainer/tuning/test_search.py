@@ -1,0 +1,208 @@
+"""A search keeps the better half, its budget, and what it has done before a stop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer.config.file import read_config, with_values, write_config
+from trainer.config.schema import TrainingConfig
+from trainer.errors import UserError
+from trainer.tuning.choice import Choice, Pair, choose
+from trainer.tuning.cost import run_cost
+from trainer.tuning.result import write_result
+from trainer.tuning.search import BUDGET, Search
+from trainer.tuning.space import changes, searched
+from trainer.tuning.trials import Seen, Trial
+
+CONFIG = with_values(
+    TrainingConfig(),
+    {"captions.trigger": "ohwx", "captions.class_word": "cat", "adapter.alpha": 16.0,
+     "optimizer.learning_rate": 1e-3, "optimizer.text_encoder_learning_rate": 5e-4},
+)  # fmt: skip
+ALL = ["rate", "rank", "layers", "length", "weight"]
+
+
+def drawn_of(config: TrainingConfig, step: int) -> float:
+    """More at a higher rate, and later; another seed changes it by 0.01."""
+    rate = config.optimizer.learning_rate or 0.0
+    return 100 * rate + step / 10_000 + 0.01 * config.training.seed
+
+
+class Imagined(Trial):
+    """A run that is not trained: what would be seen of it is computed."""
+
+    left = 10**9
+    """How often one is trained before the user stops."""
+    drawn: Callable[[TrainingConfig, int], float] = staticmethod(drawn_of)
+    refused: str = ""
+
+    def train(self, step: int, tell: Any = None, *, look: bool = True) -> None:
+        if Imagined.left == 0:
+            raise KeyboardInterrupt
+        Imagined.left -= 1
+        if self.name == self.refused:
+            raise UserError("The loss is not finite.", code="non_finite")
+        assert step > self.done or look
+        run = self.run
+        run.checkpoint(min(step, self.steps)).mkdir(parents=True, exist_ok=True)
+        write_config(run.config, self.config)
+        seen = {"drawn": type(self).drawn(self.config, step), "taken": 0.0, "leak": 0.1}
+        folder = run.bleed_board.parent
+        folder.mkdir(exist_ok=True)
+        if step == self.steps:
+            run.adapter.touch()
+            run.evaluation.write_text(json.dumps({
+                "leak": 0.1, "listening": {"listens": 0.9}, "verdict": {"code": "works"}
+            }))  # fmt: skip
+            pictures = {"learned": seen["drawn"], "taken": 0.0}
+            (folder / "details.json").write_text(json.dumps({"pictures": pictures}))
+        elif look:
+            file = folder / "looks.json"
+            kept = json.loads(file.read_text()) if file.exists() else {}
+            file.write_text(json.dumps({**kept, str(step): seen}))
+
+    def pace(self) -> float:
+        return 1.0
+
+
+@pytest.fixture(autouse=True)
+def as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Imagined, "left", 10**9)
+
+
+def search(folder: Path, config: TrainingConfig = CONFIG, names: list[str] = ALL) -> Search:
+    return Search(config, folder, names, lambda _: None, Imagined)
+
+
+def last_steps(found: Search) -> dict[str, int]:
+    names = {f"trial-{number + 1}" for number in range(found.count)}
+    return {trial.name: trial.done for trial in found.trials if trial.name in names}
+
+
+def test_the_better_half_goes_on(tmp_path: Path) -> None:
+    found = search(tmp_path)
+    choice = found.run()
+    looks, count = found.looks, found.count
+    values = {one.name: drawn_of(one.config, looks) for one in found.trials}
+    tried = sorted(last_steps(found), key=lambda name: -values[name])
+    assert count == len(tried) > 4
+    went_on = [name for name in tried if last_steps(found)[name] > looks]
+    assert len(went_on) == ceil(count / 2)
+    assert [values[name] for name in went_on] == [values[name] for name in tried][: len(went_on)]
+    assert choice.trial is not None and choice.trial.name == tried[0]
+    assert choice.trial.done == choice.trial.steps
+    assert f"{tried[0]}-again" in [one.name for one in found.trials]
+
+
+def test_a_search_that_was_stopped_comes_to_the_same(tmp_path: Path) -> None:
+    whole = search(tmp_path / "whole")
+    expected = whole.run()
+    choice, stops, parts = None, 0, whole
+    while choice is None:
+        Imagined.left = 1  # one training each time
+        parts = search(tmp_path / "parts")
+        try:
+            choice = parts.run()
+        except KeyboardInterrupt:
+            stops += 1
+    assert stops > 10
+    assert [(one.name, one.config) for one in parts.trials] == [
+        (one.name, one.config) for one in whole.trials
+    ]
+    assert choice.why == expected.why
+
+
+@pytest.mark.parametrize("steps", [3, 400])
+@pytest.mark.parametrize("names", [ALL, ["rate"]])
+@pytest.mark.parametrize("previews", [0, 50])
+def test_the_budget_is_kept(tmp_path: Path, steps: int, names: list[str], previews: int) -> None:
+    config = with_values(CONFIG, {"training.steps": steps, "previews.every": previews})
+    found = search(tmp_path, config, names)
+    found.run()
+    assert found.spent <= found.planned(found.count) <= found.budget
+    assert found.budget == BUDGET * run_cost(config)
+
+
+def test_settings_that_cannot_be_trained_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Imagined, "refused", "trial-1")
+    found = search(tmp_path)
+    found.run()
+    assert last_steps(found)["trial-1"] == 0
+    monkeypatch.setattr(Imagined, "refused", "defaults")
+    with pytest.raises(UserError, match="not finite"):
+        search(tmp_path / "defaults").run()
+
+
+def test_another_search_is_not_gone_on_with(tmp_path: Path) -> None:
+    search(tmp_path).run()
+    with pytest.raises(UserError, match="other settings"):
+        search(tmp_path, with_values(CONFIG, {"adapter.rank": 4})).run()
+
+
+def test_what_is_given_stays() -> None:
+    assert searched(CONFIG, set()) == ALL
+    assert searched(CONFIG, {"adapter.rank", "training.steps"}) == ["rate", "layers", "weight"]
+    nothing_held = with_values(CONFIG, {"preservation.method": "none"})
+    assert "weight" not in searched(nothing_held, set())
+    with_patterns = with_values(CONFIG, {"adapter.only": ["unet.*"]})
+    assert "layers" not in searched(with_patterns, set())
+
+
+def test_a_proposal_as_fields() -> None:
+    found = changes(CONFIG, {"rate": 2.0, "rank": 0.5, "layers": "attention", "length": 1.5})
+    assert found == {
+        "optimizer.learning_rate": 2e-3,
+        "optimizer.text_encoder_learning_rate": 1e-3,
+        "adapter.rank": 8,
+        "adapter.alpha": 16.0,
+        "adapter.targets": "attention",
+        "training.steps": 600,
+    }
+
+
+DEFAULTS = Pair((Seen(0.50, 0.05, 0.2, 0.8, "works"), Seen(0.54, 0.01, 0.1, 0.9, "works")))
+BETTER = Seen(0.7, 0.0, 0.1, 0.9, "works")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "says"),
+    [
+        (BETTER, BETTER, ""),
+        (Seen(0.53, 0.0, 0.1, 0.9), BETTER, "only by 0.03"),  # a second seed changes as much
+        (BETTER, Seen(0.3, 0.0, 0.1, 0.9), "no more of the set with a second seed"),
+        (Seen(0.7, 0.2, 0.1, 0.9), BETTER, "without the trigger word"),
+        (Seen(0.7, 0.0, 0.5, 0.9), BETTER, "the class word more"),
+        (Seen(0.7, 0.0, 0.1, 0.4), BETTER, "listens less"),
+        (Seen(0.7, 0.0, 0.1, 0.9, "overtrained"), BETTER, "overtrained"),
+        (BETTER, None, ""),
+    ],
+)
+def test_only_what_chance_does_not_explain_is_recommended(
+    tmp_path: Path, first: Seen, second: Seen | None, says: str
+) -> None:
+    trial = search(tmp_path).defaults
+    choice: Choice = choose(DEFAULTS, [(trial, first)], lambda _: second)
+    assert (choice.trial is trial) == (not says and second is not None)
+    assert says in choice.why
+    assert ("as good" in choice.why) == (choice.trial is None)
+
+
+def test_what_is_written(tmp_path: Path) -> None:
+    found = search(tmp_path)
+    tuned = write_result(found, found.run())
+    answer = json.loads((tmp_path / "tune.json").read_text())
+    assert answer == json.loads(json.dumps(tuned.as_dict()))
+    best = next(one for one in found.trials if one.name == answer["recommended"]["run"])
+    recommended = read_config(Path(answer["recommended"]["config"]))
+    assert recommended == with_values(found.begun, best.changed)
+    assert recommended.previews == CONFIG.previews  # those of the search's runs are sparse
+    assert best.name in (tmp_path / "report.html").read_text()
+    assert not (tmp_path / "config.toml").exists()  # or the folder would be listed as a run

@@ -1,0 +1,1 @@
+"""Searches over settings: short trainings, of which the better half goes on."""

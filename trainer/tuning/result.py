@@ -1,0 +1,149 @@
+"""What a search has found: a table, a page with pictures, and a configuration to train with."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from trainer.config.concepts import run_name
+from trainer.config.fields import shown as in_words
+from trainer.config.file import with_values, write_config
+from trainer.places import shown
+from trainer.runs.atomic import write_json
+from trainer.runs.study import Part, pictures_of, trade_off, write_study
+from trainer.tuning.choice import Choice
+from trainer.tuning.cost import run_cost
+from trainer.tuning.search import Search
+from trainer.tuning.trials import Seen, Trial
+
+_HEAD = ("run", "settings", "steps", "drawn", "taken", "leak", "listens")
+_MEANS = (
+    "Drawn: how straight what the trigger word changes leads to the set, 1 at most. Taken: how far "
+    "drawings without it have gone there too. Leak: how far the class word moves, as a share of "
+    "the effect. Listens: how much scenes change a drawing. Compare runs of equally many steps."
+)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The result of ``tune``.
+
+    Attributes:
+        config: the file of the recommended settings.
+        report: the page.
+        times: the work of all runs, as a multiple of one run with the settings to begin with.
+    """
+
+    choice: Choice
+    runs: list[tuple[Trial, int, Seen]]
+    config: Path
+    report: Path
+    times: float
+
+    def as_dict(self) -> dict[str, object]:
+        """For ``tune --json``, and ``tune.json`` in its folder."""
+        trial = self.choice.trial
+        return {
+            "recommended": {
+                "run": trial.name if trial else "defaults",
+                "settings": trial.changed if trial else {},
+                "better": trial is not None,
+                "why": self.choice.why,
+                "config": str(self.config),
+                "adapter": str(trial.run.adapter) if trial else None,
+            },
+            "times": round(self.times, 2),
+            "report": str(self.report),
+            "runs": [
+                {
+                    "run": one.name,
+                    "folder": str(one.run.path),
+                    "settings": one.changed,
+                    "steps": one.steps,
+                    "done": step,
+                    **asdict(seen),
+                }
+                for one, step, seen in self.runs
+            ],
+        }
+
+    def lines(self) -> list[str]:
+        """For people."""
+        rows = [_HEAD, *table(self.runs)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        trial = self.choice.trial
+        ready = [f"Its adapter is ready:  {shown(trial.run.adapter)}"] if trial else []
+        return [
+            *lines,
+            "",
+            self.choice.why,
+            *ready,
+            f"Train with it:  {self.command}",
+            f"Report:  {shown(self.report)}",
+        ]
+
+    @property
+    def command(self) -> str:
+        """That trains with what is recommended."""
+        return f"python launch.py train --config {shown(self.config)}"
+
+
+def table(runs: list[tuple[Trial, int, Seen]]) -> list[tuple[str, ...]]:
+    """A line for each run."""
+    return [
+        (
+            trial.name,
+            settings_of(trial),
+            f"{step} of {trial.steps}",
+            *(f"{value:.2f}" for value in (seen.drawn, seen.taken, seen.leak)),
+            "" if seen.listens is None else f"{seen.listens:.2f}",
+        )
+        for trial, step, seen in runs
+    ]
+
+
+def settings_of(trial: Trial) -> str:
+    """What differs from what the search began with, in words."""
+    changed = trial.changed.items()
+    return ", ".join(f"{name.partition('.')[2]} {in_words(value)}" for name, value in changed)
+
+
+def write_result(search: Search, choice: Choice) -> Tuned:
+    """Writes ``recommended.toml``, ``tune.json`` and ``report.html`` into the search's folder."""
+    folder, chosen = search.folder, choice.trial
+    seen = [(one, *last) for one in search.trials if (last := _last_seen(one, search.looks))]
+    config = with_values(search.begun, chosen.changed if chosen else {})
+    recommended, report = folder / "recommended.toml", folder / "report.html"
+    write_config(recommended, config)
+    times = search.spent / run_cost(search.measured)
+    tuned = Tuned(choice, seen, recommended, report, times)
+    best = chosen.name if chosen else "defaults"
+    ends = [(one, last) for one, step, last in seen if step == one.steps]
+    ranked = sorted(seen, key=lambda row: (row[1] == row[0].steps, row[1], row[2].drawn))[::-1]
+    points = [(one.name, 100 * last.taken, last.drawn, one.name == best) for one, last in ends]
+    write_json(folder / "tune.json", tuned.as_dict())
+    write_study(
+        report,
+        f"Settings for {run_name(search.config)}",
+        [choice.why],
+        [
+            Part("All runs", _MEANS, [_HEAD, *table(seen)], best),
+            Part(
+                "The trade-off",
+                "Upwards: drawn like the set. To the right: drawn without the trigger word too. "
+                "Runs that went to their end.",
+                chart=trade_off(points, "taken, %"),
+            ),
+            pictures_of("The three best", [(one.name, one.run) for one, *_ in ranked[:3]]),
+        ],
+        tuned.command,
+    )
+    return tuned
+
+
+def _last_seen(trial: Trial, looks: int) -> tuple[int, Seen] | None:
+    for step in (trial.steps, 2 * looks, looks):
+        if seen := trial.seen(step):
+            return step, seen
+    return None

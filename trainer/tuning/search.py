@@ -1,0 +1,242 @@
+"""Successive halving over short runs, within a budget, and what it comes to.
+
+The settings that the search begins with ("the defaults") are trained with two seeds: what the
+second one changes is what others have to exceed. Optuna proposes those (TPE, arXiv 2304.11127), and
+decides which half of them goes on (successive halving, arXiv 1502.07943) after a quarter and after
+half of the steps. The best is trained to its end, and where it is better with the second seed too.
+Every run has the schedule of its whole length; one that goes on is resumed.
+
+Nothing is kept of a search but its runs. It is played again from them, with the same proposals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainer.config.fields import get_value
+from trainer.config.file import read_config, with_values, write_config
+from trainer.config.schema import TrainingConfig
+from trainer.errors import UserError
+from trainer.runs.layout import RunFolder
+from trainer.seeds import derive_seed
+from trainer.text import counted, duration
+from trainer.tuning.choice import Choice, Pair, choose
+from trainer.tuning.cost import end_cost, look_cost, run_cost, step_cost
+from trainer.tuning.space import changes, distributions, guesses
+from trainer.tuning.trials import Seen, Tell, Trial, trial_config
+
+if TYPE_CHECKING:
+    import optuna
+
+BUDGET = 6.0
+"""At most so many times the cost of one run with the settings that the search begins with."""
+MOST = 8
+"""Settings that are tried beside them."""
+_PROBE = 4
+"""Steps whose time tells how long all will take."""
+
+
+class Search:
+    """A search, and how far it has come.
+
+    Args:
+        config: what it begins with.
+        folder: where its runs lie, and what it was asked.
+        names: what is searched; see `trainer.tuning.space.searched`.
+        tell: is told, in sentences, how it goes.
+        make: makes a trial.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        folder: Path,
+        names: list[str],
+        tell: Tell,
+        make: Callable[..., Trial] = Trial,
+    ) -> None:
+        self.config, self.folder, self.names, self.tell = config, folder, names, tell
+        self.trials: list[Trial] = []
+        self._make = make
+        self.looks = max(1, config.training.steps // 4)
+        self.defaults = self._trial("defaults", config, {})
+
+    def run(self) -> Choice:
+        """Searches, from where it was stopped.
+
+        Raises:
+            UserError: the defaults can't be trained, or anything else that the user can put right.
+            KeyboardInterrupt: stopped by the user; everything is saved.
+        """
+        self._begin()
+        for step in (self.looks, 2 * self.looks):
+            self._reach(self.defaults, step)
+        pair = [self._reach(self.defaults), self._reach(self._with_other_seed(self.defaults))]
+        seen = tuple(one for one in pair if one)
+        if len(seen) < 2:
+            raise UserError(f"Your settings can't be trained: {self.defaults.failed}")
+        finalists = self._halved()
+        finished = [(trial, end) for trial in finalists if (end := self._end_of(trial))]
+        return choose(Pair(seen), finished, lambda trial: self._reach(self._with_other_seed(trial)))
+
+    # ------------------------------------------------------------------------------ its cost
+
+    @cached_property
+    def budget(self) -> float:
+        """In forward passes, as all costs."""
+        return BUDGET * run_cost(self.measured)
+
+    @property
+    def measured(self) -> TrainingConfig:
+        """What the search begins with; measuring is not left out."""
+        return with_values(self.config, {"evaluation.enabled": True})
+
+    def planned(self, count: int) -> float:
+        """The most that a search of so many settings costs."""
+        config, steps = self.defaults.config, self.config.training.steps
+        longest = 1.5 * steps if "length" in self.names else steps
+        step, look, end = step_cost(config), look_cost(config), end_cost(config)
+        defaults = 2 * (steps * step + end + look)
+        halving = (count + ceil(count / 2)) * (self.looks * step + look)
+        best = (2 * longest - 2 * self.looks) * step + 2 * end
+        return defaults + halving + best
+
+    @property
+    def count(self) -> int:
+        """So many settings fit the budget."""
+        fitting = (count for count in range(2, MOST + 1) if self.planned(count) <= self.budget)
+        return max(fitting, default=2)
+
+    @property
+    def spent(self) -> float:
+        """What all runs have cost so far."""
+        return sum(self._cost_to(trial, trial.done) for trial in self.trials)
+
+    def _cost_to(self, trial: Trial, step: int) -> float:
+        looks = sum(trial.looked_at(look) for look in (self.looks, 2 * self.looks))
+        passes = step * step_cost(trial.config) + looks * look_cost(trial.config)
+        return passes + (end_cost(trial.config) if step == trial.steps else 0)
+
+    # ------------------------------------------------------------------------------ its steps
+
+    def _begin(self) -> None:
+        asked = self.folder / "asked.toml"
+        if asked.is_file() and read_config(asked, of_run=True) != self.config:
+            raise UserError(
+                f"{self.folder} is a search with other settings.",
+                "Give --run another name, or the same settings to go on with it.",
+            )
+        if not asked.is_file():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_config(asked, self.config)
+        if not self.defaults.done:
+            self.defaults.train(min(_PROBE, self.looks), self.tell, look=False)
+        most, training = self.planned(self.count), self.config.training
+        seconds = most / step_cost(self.defaults.config) * self.defaults.pace()
+        self.tell(
+            f"{counted(self.count, 'setting')} beside yours: {self.looks} steps of each, as many "
+            f"again of the better half, and the best to its end; that and yours with two seeds. "
+            f"At most {BUDGET * most / self.budget:.1f} times the work of one run of "
+            f"{training.steps} steps of {training.batch_size}, measuring counted: about "
+            f"{duration(seconds, rough=True)}, by the time of the first steps."
+        )
+
+    def _trial(self, name: str, config: TrainingConfig, changed: dict[str, object]) -> Trial:
+        run = RunFolder(self.folder / name)
+        trial = self._make(name, run, trial_config(config, self.looks), changed)
+        self.trials.append(trial)
+        return trial
+
+    def _with_other_seed(self, trial: Trial) -> Trial:
+        seed = (self.config.training.seed + 1) % 2**31
+        config = with_values(self.begun, {**trial.changed, "training.seed": seed})
+        return self._trial(f"{trial.name}-again", config, trial.changed)
+
+    @cached_property
+    def begun(self) -> TrainingConfig:
+        """What the search begins with, with what the base model recommends filled in."""
+        run = read_config(self.defaults.run.config, of_run=True)
+        filled = {name: getattr(run, name) for name in ("adapter", "images", "optimizer")}
+        return self.config.model_copy(update=filled)
+
+    def _reach(self, trial: Trial, step: int | None = None) -> Seen | None:
+        step = min(step or trial.steps, trial.steps)
+        if seen := trial.seen(step):
+            return seen
+        what = ", ".join(f"{name} {value}" for name, value in trial.changed.items())
+        self.tell(f"{trial.name}{f' ({what})' if what else ''}: to step {step} of {trial.steps}")
+        seen = trial.reach(step)
+        self.tell(f"  {seen}" if seen else f"  can't be trained: {trial.failed}")
+        return seen
+
+    def _halved(self) -> list[Trial]:
+        """The proposals that are left after two halvings, the best first."""
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = optuna.create_study(direction="maximize")
+        for params in guesses(self.begun, self.names):
+            study.enqueue_trial(params)
+        going: list[tuple[optuna.Trial, Trial]] = []
+        for number in range(1, self.count + 1):
+            # A seed for each proposal: a search that goes on proposes what it would have proposed.
+            seed = derive_seed(self.config.training.seed, number, "tune") % 2**32
+            study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=4)
+            asked = study.ask(distributions(self.names))
+            changed = changes(self.begun, asked.params)
+            new = {
+                key: value for key, value in changed.items() if value != get_value(self.begun, key)
+            }
+            trial = self._trial(f"trial-{number}", with_values(self.begun, changed), new)
+            going += self._report(study, asked, trial, self.looks)
+        going = _better_half(study, going, self.looks)
+        later = [one for pair in going for one in self._report(study, *pair, 2 * self.looks)]
+        return [trial for _, trial in reversed(_better_half(study, later, self.looks))]
+
+    def _report(
+        self, study: optuna.Study, asked: optuna.Trial, trial: Trial, step: int
+    ) -> list[tuple[optuna.Trial, Trial]]:
+        """The trial, once it was seen; none where it can't be trained."""
+        from optuna.trial import TrialState
+
+        seen = self._reach(trial, step)
+        if seen is None:
+            study.tell(asked, state=TrialState.FAIL)
+            return []
+        trial.value = seen.value(self.defaults.seen(step))
+        asked.report(trial.value, step)
+        return [(asked, trial)]
+
+    def _end_of(self, trial: Trial) -> Seen | None:
+        """Trains to the end, if the plan has room for it with a second seed too."""
+        whole = self._cost_to(trial, trial.steps)
+        more = 2 * whole - self._cost_to(trial, trial.done)
+        if trial.done < trial.steps and self.spent + more > self.planned(self.count):
+            return None
+        return self._reach(trial)
+
+
+def _better_half(
+    study: optuna.Study, going: list[tuple[optuna.Trial, Trial]], first: int
+) -> list[tuple[optuna.Trial, Trial]]:
+    """Those that go on, rising by their value.
+
+    Optuna's halving is asynchronous: whoever asks first goes on. Asked from the worst to the best,
+    with none let through before half of them have asked, it keeps the better half.
+    """
+    import optuna
+
+    study.pruner = optuna.pruners.SuccessiveHalvingPruner(
+        min_resource=first, reduction_factor=2, bootstrap_count=len(going) // 2
+    )
+    kept: list[tuple[optuna.Trial, Trial]] = []
+    for asked, trial in sorted(going, key=lambda pair: pair[1].value):
+        if asked.should_prune():
+            study.tell(asked, state=optuna.trial.TrialState.PRUNED)
+        else:
+            kept.append((asked, trial))
+    return kept

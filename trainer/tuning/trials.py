@@ -1,0 +1,220 @@
+"""The runs of a search: ordinary run folders, trained to a step, looked at, and gone on with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.config.file import read_config, with_values, write_config
+from trainer.config.schema import TrainingConfig
+from trainer.errors import UserError
+from trainer.evaluation.pictorial import PictureScores, score_pictures
+from trainer.evaluation.watching import Watch, history
+from trainer.events import Meters, RunEvent, StepDone, Warned, no_progress
+from trainer.runs.atomic import write_json
+from trainer.runs.layout import RunFolder
+from trainer.runs.log import last_of, read_events
+from trainer.runs.status import read_status
+from trainer.training.loop import draw_previews
+from trainer.training.runner import Pause, run_training
+from trainer.training.session import Session
+from trainer.tuning.cost import DRAWN
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a run draws at one step, or at its end.
+
+    Attributes:
+        drawn: how straight what the trigger word changes in the drawings leads to the set, to 1.
+        taken: how far the drawings without the trigger word have gone to the set; 1: all the way.
+        leak: how far the class word or things like it move, as a share of the effect.
+        listens: how much scenes change the drawing; None before the end, and without a class word
+            that the base model knows.
+        verdict: the verdict's code at the end; empty before.
+    """
+
+    drawn: float
+    taken: float
+    leak: float
+    listens: float | None = None
+    verdict: str = ""
+
+    def __str__(self) -> str:
+        heard = "" if self.listens is None else f", listens {self.listens:.2f}"
+        return f"drawn {self.drawn:.2f}, taken {self.taken:.2f}, leak {self.leak:.2f}{heard}"
+
+    def value(self, reference: Seen | None) -> float:
+        """What the search raises: `drawn`, less what leaks more than in the reference."""
+        if reference is None:
+            return self.drawn
+        more = (self.taken - max(reference.taken, 0.0), self.leak - reference.leak)
+        return self.drawn - sum(max(0.0, excess) for excess in more)
+
+
+def trial_config(config: TrainingConfig, looks: int) -> TrainingConfig:
+    """A configuration for a run that is searched with: few previews, measured when looked at.
+
+    Args:
+        looks: steps between two looks.
+    """
+    previews = config.previews
+    return with_values(
+        config,
+        {
+            "previews.every": 0,
+            "previews.count": 1,
+            "previews.inference_steps": min(previews.inference_steps, 15),
+            "checkpoints.every": 0,
+            "evaluation.enabled": True,
+            "evaluation.every": looks,
+            "evaluation.early_stop": 0,
+            "evaluation.board": 0,
+            "tracking.tracker": "none",
+            "tracking.webhook": "",
+        },
+    )
+
+
+@dataclass
+class Trial:
+    """One run of the search, under a name that says which.
+
+    Attributes:
+        changed: the fields that differ from what the search began with.
+        failed: why it can't be trained; empty where it can.
+        value: what the search goes by, as last seen.
+    """
+
+    name: str
+    run: RunFolder
+    config: TrainingConfig
+    changed: dict[str, object]
+    failed: str = ""
+    value: float = 0.0
+
+    @property
+    def done(self) -> int:
+        """The last step whose state was saved."""
+        return max(self.run.checkpoint_steps(), default=0)
+
+    def looked_at(self, step: int) -> bool:
+        """Whether it was looked at there on its way."""
+        return step < self.steps and self.seen(step) is not None
+
+    @property
+    def steps(self) -> int:
+        """How many it has in all."""
+        return self.config.training.steps
+
+    def seen(self, step: int) -> Seen | None:
+        """What was seen at a step before, or at the end; None where it has not come so far."""
+        if step < self.steps:
+            looks = _read(self._looks)
+            return Seen(**looks[str(step)]) if str(step) in looks else None
+        found, details = _read(self.run.evaluation), _read(self._looks.with_name("details.json"))
+        if not found or not self.run.adapter.is_file():
+            return None
+        drawn = details.get("pictures") or {"learned": 0.0, "taken": 0.0}  # none of a dead one
+        listening = found["listening"] or {"listens": None}
+        return Seen(
+            drawn["learned"],
+            drawn["taken"],
+            found["leak"] or 0.0,
+            listening["listens"],
+            found["verdict"]["code"],
+        )
+
+    def reach(self, step: int) -> Seen | None:
+        """Trains on to a step and looks; what was done before a stop is not done again.
+
+        Returns:
+            What was seen; None where these settings can't be trained, see `failed`.
+
+        Raises:
+            UserError: anything else that the user can put right.
+            KeyboardInterrupt: asked to stop; everything is saved.
+        """
+        if seen := self.seen(step):
+            return seen
+        status = read_status(self.run)
+        if status and status.phase == "failed" and status.code in _OF_SETTINGS:
+            self.failed = status.message
+            return None
+        try:
+            self.train(step)
+        except UserError as error:
+            if error.code not in _OF_SETTINGS:
+                raise
+            self.failed = error.message
+            return None
+        return self.seen(step)
+
+    def train(self, step: int, tell: Tell = lambda _: None, *, look: bool = True) -> None:
+        """Trains on to a step.
+
+        Args:
+            tell: is told what the user should know.
+            look: whether the run is looked at there; at its end it always is.
+        """
+        going_on = bool(self.run.checkpoint_steps())
+        # What else must not change, resuming checks.
+        if going_on and read_config(self.run.config, of_run=True).training.steps != self.steps:
+            raise UserError(
+                f"{self.run.path} was begun with other settings.",
+                "Begin anew with --run another name.",
+            )
+        if not going_on:
+            self.run.path.mkdir(parents=True, exist_ok=True)
+            write_config(self.run.config, self.config)
+
+        def listen(event: RunEvent) -> None:
+            if isinstance(event, Warned) and not going_on:
+                tell(f"Note: {event.message}")
+
+        pause = Pause(step, self._look if look else lambda _: None) if step < self.steps else None
+        result = run_training(self.config, self.run, listen, resume=going_on, pause=pause)
+        if result.asked_to_stop:
+            raise KeyboardInterrupt
+
+    def pace(self) -> float:
+        """Seconds of a step, as the run's log has them: the middle one, the first left out."""
+        done = list(last_of(read_events(self.run), StepDone).values())
+        seconds = sorted(event.seconds for event in done[1:] or done)
+        return seconds[len(seconds) // 2]
+
+    @property
+    def _looks(self) -> Path:
+        return self.run.bleed_board.with_name("looks.json")
+
+    def _look(self, session: Session) -> None:
+        concept = Watch(session).bench.concepts[0]
+        with session.averaged():
+            drawn = score_pictures(session.base, concept, session.device, DRAWN, None, no_progress)
+        draw_previews(session, strength=1)
+        measured = history(read_events(self.run), session.step)
+        seen = _seen(drawn, measured[session.step])
+        self._looks.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self._looks, {**_read(self._looks), str(session.step): asdict(seen)})
+
+
+_OF_SETTINGS = ("non_finite", "out_of_memory")
+
+
+def _seen(drawn: PictureScores | None, meters: Meters) -> Seen:
+    if drawn is None:
+        return Seen(0.0, 0.0, meters.leak or 0.0)
+    return Seen(drawn.learned, drawn.taken, meters.leak or 0.0)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object that this program has written; empty where there is none."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
