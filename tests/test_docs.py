@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -160,6 +162,30 @@ def test_tools_and_where_a_file_goes() -> None:
     report = text_of(PROJECT / "trainer/runs/templates/report.html")
     for tool in ("A1111", "Forge", "ComfyUI"):
         assert rows[tool].strip("`").removeprefix("ComfyUI/") in report
+
+
+def messages() -> Iterator[tuple[str, str]]:
+    """What is said to the user: refusals, options and next steps by their place, and fields."""
+    for field in all_fields().values():
+        yield field.name, f"{field.title}. {field.description}"
+    sayings = {"UserError", "ImageProblem", "option", "NextStep", "AdapterFinding"}
+    for file in (*PROJECT.glob("app/**/*.py"), *PROJECT.glob("trainer/**/*.py")):
+        for call in ast.walk(ast.parse(text_of(file))):
+            if isinstance(call, ast.Call) and getattr(call.func, "id", "") in sayings:
+                texts = [node.value for node in ast.walk(call) if isinstance(node, ast.Constant)]
+                place = f"{file.relative_to(PROJECT).as_posix()}:{call.lineno}"
+                yield place, " ".join(text for text in texts if isinstance(text, str))
+
+
+def test_messages_have_one_name_for_one_thing() -> None:
+    """The trigger word is called so, and no word stands there that only its writers know."""
+    named = re.compile(r"(?<![\w.{-])[Tt]rigger\b(?! ?words?|[}_]| ohwx)")
+    private = re.compile(
+        r"\b(keeper|rung|kin|spoken|told|held|resting|network dim|concept token)\b"
+    )
+    found = list(messages())
+    assert len(found) > 400
+    assert [where for where, text in found if named.search(text) or private.search(text)] == []
 
 
 def test_the_glossary_is_that_of_the_page() -> None:

@@ -357,7 +357,7 @@ class OutputConfig(Section, title="Adapter file"):
 
     name: str = field("", title="Title", max_length=100, resume=True)
     """Title of the adapter in its metadata, and name of the run's folder where none is given. The
-    file itself is always called adapter.safetensors. Empty: trigger and class word."""
+    file itself is always called adapter.safetensors. Empty: trigger word and class word."""
     precision: Literal["fp32", "fp16", "bf16"] = field(
         "fp16", title="Number format of the file", resume=True
     )

@@ -25,6 +25,6 @@ class TrackingConfig(Section, title="Reporting to other programs"):
     )
     """Name of the project that the run appears in there. Empty: rarebit."""
     webhook: str = aside("", title="Webhook", max_length=2000)
-    """Address (https) that is told when a run has finished or failed: a topic of ntfy, such as
+    """Address (https) that gets a message when a run finishes or fails: a topic of ntfy, such as
     https://ntfy.sh/my-topic, or a webhook of a Discord channel. It stands in the run's config.toml:
     whoever has it can write there. Empty: none."""
