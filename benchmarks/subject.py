@@ -20,6 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -296,14 +297,28 @@ def tables(rows: Sequence[Mapping[str, Any]], half: str) -> str:
         ]
         if not pairs:
             continue
-        shares = []
-        for key in ("features", "outline", "class", "near", "unrelated", "seconds"):
-            shown = [row[key] / plain[key] for row, plain in pairs if row[key] and plain[key]]
-            shares.append(f"{sum(shown) / len(shown):.2f}" if shown else "–")
-        recognised = sum(row["recognised"] for row, _ in pairs) / len(pairs)
-        lines.append([arm, len(pairs), *shares[:2], f"{8 * recognised:.1f} of 8", *shares[2:]])
+        shares = [
+            with_interval(
+                [row[key] / plain[key] for row, plain in pairs if row[key] and plain[key]]
+            )
+            for key in ("features", "outline", "class", "near", "unrelated", "seconds")
+        ]
+        recognised = with_interval([8 * row["recognised"] for row, _ in pairs], ".1f")
+        lines.append([arm, len(pairs), *shares[:2], f"{recognised} of 8", *shares[2:]])
     header = ["arm", "trainings", "features", "outline", "recognised", "class word", "neighbours"]
     return markdown([*header, "unrelated", "time"], lines)
+
+
+def with_interval(values: Sequence[float], form: str = ".2f") -> str:
+    """The mean, and where there are more than four values its 95 % interval by bootstrap."""
+    if not values:
+        return "–"
+    mean = format(np.mean(values), form)
+    if len(values) < 5:
+        return mean
+    drawn = np.random.default_rng(0).choice(values, (10_000, len(values))).mean(axis=1)
+    low, high = np.percentile(drawn, (2.5, 97.5))
+    return f"{mean} ({low:{form}} to {high:{form}})"
 
 
 def main() -> None:
