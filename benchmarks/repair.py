@@ -142,11 +142,11 @@ class Room:
             detach(self.base, "measured")
         return {**asdict(meters), "leak": meters.leak, "others": others}
 
-    def single(self, name: str, kind: str) -> dict[str, Any]:
+    def single(self, name: str, kind: str, keep: float = KEEP) -> dict[str, Any]:
         """One adapter tuned, and made smaller."""
         adapter = read_adapter(made(self.work, name, kind))
         tuning, held = self.bench([name], "tune", kind), self.bench([name], "held", kind)
-        found = tune(tuning, adapter, KEEP)
+        found = tune(tuning, adapter, keep)
         small, *_ = smallest(tuning, adapter, 0.99)
         size, less = (sum(x.rank for x in one.layers.values()) for one in (adapter, small))
         return {
@@ -230,6 +230,7 @@ def main() -> None:
     split(options.work)
     room, done = Room(options.work), {row["key"] for row in rows}
     works = {f"{name}, {kind}": (room.single, name, kind) for kind in KINDS for name in SETS}
+    works["car, leak, --keep 0.95"] = (room.single, "car", "leak", 0.95)
     works["teddy and peacock"] = (room.pair, "teddy", "peacock")
     for key, (work, *arguments) in works.items():
         if key not in done and (not options.only or key in options.only):
