@@ -109,6 +109,13 @@ def test_a_click_chooses_what_is_trained(place: float, server: Server, visit: Ne
     trained = whole.crop((crop.left, crop.top, crop.left + 64, crop.top + 64))
     colour = np.asarray(trained).reshape(-1, 3).mean(0)
     assert (colour[2] > 190) == (place > 0.5) and (colour[0] > 190) == (place < 0.5)
+    facts = page.locator("#images-facts")
+    page.get_by_role("button", name="Turn right").click()
+    expect(facts).to_contain_text("turned by 90°")
+    focus = scan_image_set(folder).entries[0].focus
+    assert focus is not None and focus.turns == 1 and abs(focus.down - place) < 0.03
+    page.get_by_role("button", name="Turn left").click()
+    expect(facts).not_to_contain_text("turned")
     page.get_by_role("button", name="Cut in the middle").click()
     expect(across).to_have_value("50")
     assert not list(folder.glob("*.focus"))

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
+from trainer.data.buckets import Box
 from trainer.data.colours import WHITE
 from trainer.data.findings import ImageProblem
 from trainer.data.gather import scan_again
@@ -30,8 +31,6 @@ from trainer.runs.atomic import write_bytes
 from trainer.text import counted
 
 Source = Literal["alpha", "background", "grabcut"]
-Box = tuple[float, float, float, float]
-"""Left, top, right and bottom, as shares of width and height."""
 Maker = Callable[[ImageEntry], Image.Image]
 """Makes a picture's mask, of its size, mode L; raises `ImageProblem` where it can't."""
 

@@ -18,6 +18,7 @@ from trainer.data.colours import WHITE
 from trainer.data.findings import ImageProblem
 from trainer.data.gather import scan_again
 from trainer.data.images import load_rgb
+from trainer.data.masks import seen
 from trainer.data.names import list_names
 from trainer.data.sets import ImageEntry, ImageFile
 from trainer.errors import UserError
@@ -200,6 +201,7 @@ def _ask(
 
     def one(entry: ImageEntry) -> str:
         picture = load_rgb(entry.read(), entry.background(WHITE))
+        picture = seen(picture, entry.focus) if entry.focus else picture
         return captioner.caption(entry.name, picture, wording)
 
     waiting, at_work, same = list(reversed(wanted)), dict[Future[str], str](), list[str]()

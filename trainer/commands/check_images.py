@@ -100,7 +100,7 @@ def show_picture(
         name=picture.entry.name,
         captions=_captions(picture, config, concept, tokenizers),
         crop=(
-            f"{picture.entry.header.width} × {picture.entry.header.height}, resized to "
+            f"{picture.entry.size[0]} × {picture.entry.size[1]}, resized to "
             f"{crop.resize_width} × {crop.resize_height}, cut at ({crop.left}, {crop.top}) to "
             f"{crop.width} × {crop.height}, on {below}"
         ),

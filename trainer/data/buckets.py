@@ -10,11 +10,68 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 from trainer.data.findings import ImageProblem
 
-Focus = tuple[float, float]
-"""What matters most in a picture: its place as shares of width and height, from the top left."""
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom, as shares of width and height."""
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+
+
+class Focus(NamedTuple):
+    """How a picture is seen, and what matters most in it.
+
+    It is turned, mirrored and cut to a box, in this order; what is left is fitted to a bucket.
+
+    Attributes:
+        across, down: the place that matters most in what is left, as shares from the top left.
+        turns: quarter turns, clockwise, 0 to 3.
+        mirrored: left and right are exchanged.
+        box: of the turned and mirrored picture; `WHOLE` leaves it whole.
+    """
+
+    across: float = 0.5
+    down: float = 0.5
+    turns: int = 0
+    mirrored: bool = False
+    box: Box = WHOLE
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the picture is seen as it is: only where it is cut is chosen."""
+        return self[2:] == _PLAIN
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of what is left of a picture, in pixels."""
+        if self.turns % 2:
+            width, height = height, width
+        left, top, right, bottom = pixels_of(self.box, width, height)
+        return right - left, bottom - top
+
+    def turned(self) -> Focus:
+        """A quarter turn clockwise further: everything stays in its place in the picture."""
+        left, top, right, bottom = self.box
+        # The picture is turned before it is mirrored, so what was mirrored turns the other way.
+        turns = (self.turns + (3 if self.mirrored else 1)) % 4
+        box = (1 - bottom, left, 1 - top, right)
+        return Focus(1 - self.down, self.across, turns, self.mirrored, box)
+
+    def flipped(self) -> Focus:
+        """Left and right exchanged: everything stays in its place in the picture."""
+        left, top, right, bottom = self.box
+        box = (1 - right, top, 1 - left, bottom)
+        return Focus(1 - self.across, self.down, self.turns, not self.mirrored, box)
+
+
+_PLAIN = (0, False, WHOLE)
+
+
+def pixels_of(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
+    """A box in pixels of a picture, at least one wide and high."""
+    left, top = min(round(box[0] * width), width - 1), min(round(box[1] * height), height - 1)
+    return left, top, max(round(box[2] * width), left + 1), max(round(box[3] * height), top + 1)
+
 
 MAX_PICTURE_ASPECT = 4.0
 MAX_BUCKET_ASPECT = 2.0
@@ -26,10 +83,11 @@ _MIN_BUCKET_AREA = 0.75  # of resolution²: smaller ones would waste what the re
 class CropPlan:
     """Resize to (resize_width, resize_height), then cut out width × height at (left, top).
 
-    All in pixels; width and height are multiples of the step. What follows is of versions of a
-    picture (`trainer.data.order`).
+    All in pixels; width and height are multiples of the step. Rotation, brightness and hue are of
+    versions of a picture (`trainer.data.order`).
 
     Attributes:
+        turns, mirrored, box: of the picture, before all else; see `Focus`.
         rotation: in degrees, before resizing, anticlockwise; corners without picture are cut off.
         brightness: factor of all pixels.
         hue: by how much hues are turned, in degrees.
@@ -44,6 +102,9 @@ class CropPlan:
     rotation: float = 0.0
     brightness: float = 1.0
     hue: float = 0.0
+    turns: int = 0
+    mirrored: bool = False
+    box: Box = WHOLE
 
     @property
     def size(self) -> tuple[int, int]:
@@ -53,7 +114,9 @@ class CropPlan:
     @property
     def cut_off(self) -> float:
         """The share of the picture's area that training does not see."""
-        return 1 - self.width * self.height / (self.resize_width * self.resize_height)
+        left, top, right, bottom = self.box
+        kept = self.width * self.height / (self.resize_width * self.resize_height)
+        return 1 - kept * (right - left) * (bottom - top)
 
 
 @lru_cache(maxsize=64)
@@ -97,7 +160,7 @@ def plan_crop(
     enlarging, unless ``upscale``.
 
     Args:
-        width, height: of the upright picture, in pixels.
+        width, height: of what is left of the upright picture (`Focus.size`), in pixels.
         resolution, step: in pixels; resolution a multiple of step.
         buckets: False: cut everything to a square.
         upscale: enlarge pictures that are smaller than their bucket.
@@ -117,7 +180,10 @@ def plan_crop(
         side = resolution if upscale else min(resolution, width, height)
         target = (_floor(side, step), _floor(side, step))
     crop = _fill(width, height, *target)
-    return crop if focus is None else _centred(crop, focus)
+    if focus is None:
+        return crop
+    centred = _centred(crop, focus)
+    return replace(centred, turns=focus.turns, mirrored=focus.mirrored, box=focus.box)
 
 
 def _check_shape(width: int, height: int, step: int, upscale: bool) -> None:
@@ -185,9 +251,10 @@ def _centred(crop: CropPlan, focus: Focus) -> CropPlan:
     )
 
 
-def crop_facts(crop: CropPlan) -> dict[str, float]:
+def crop_facts(crop: CropPlan) -> dict[str, object]:
     """A cut for cache keys. What is not used is not named, so that plain cuts keep their keys."""
-    unused = {"rotation": 0.0, "brightness": 1.0, "hue": 0.0}
+    unused: dict[str, object] = {"rotation": 0.0, "brightness": 1.0, "hue": 0.0}
+    unused |= {"turns": 0, "mirrored": False, "box": WHOLE}
     return {key: value for key, value in asdict(crop).items() if unused.get(key) != value}
 
 

@@ -153,9 +153,8 @@ class FittedSet:
 
 def plan_entry(entry: ImageEntry, images: ImagesConfig, step: int, *, upscale: bool) -> CropPlan:
     """How a picture is cut. Raises `ImageProblem` as `plan_crop`."""
-    size = entry.header.width, entry.header.height
     return plan_crop(
-        *size, images.resolution or 0, step, images.buckets, upscale, focus=entry.focus
+        *entry.size, images.resolution or 0, step, images.buckets, upscale, focus=entry.focus
     )
 
 
@@ -194,7 +193,7 @@ def _nothing_to_cut(found: FittedSet) -> Iterator[Doubt]:
     whole = [
         picture.entry.name
         for picture in found.fitted
-        if picture.entry.header.width <= picture.crop.resize_width
+        if picture.entry.size[0] <= picture.crop.resize_width
         and (picture.crop.resize_width, picture.crop.resize_height) == picture.crop.size
     ]
     message = (

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from trainer.config.schema import ImagesConfig
-from trainer.data.buckets import CropPlan
+from trainer.data.buckets import WHOLE, CropPlan, Focus, pixels_of
 from trainer.data.findings import ImageProblem
 from trainer.data.images import load_alpha, load_grey, read_file
 
@@ -33,12 +33,13 @@ def fit(
     """Resize and crop a picture, and all else that ``crop`` says; mirror it if ``flip``.
 
     Args:
-        image: mode RGB or L, upright, of the shape that ``crop`` was planned for. Colours of mode
-            L, which are those of a mask, stay.
+        image: mode RGB or L, upright and whole, that ``crop`` was planned for. Colours of mode L,
+            which are those of a mask, stay.
 
     Returns:
         (crop.height, crop.width, 3) uint8; without the last axis for mode L.
     """
+    image = seen(image, crop)
     if crop.rotation:
         image = _rotated(image, crop.rotation)
     resized = image.resize((crop.resize_width, crop.resize_height), resampling)
@@ -48,6 +49,24 @@ def fit(
         cut = _coloured(cut, crop)
     pixels = np.array(cut, dtype=np.uint8)
     return np.ascontiguousarray(pixels[:, ::-1]) if flip else pixels
+
+
+_TURNS = (
+    None,
+    Image.Transpose.ROTATE_270,  # anticlockwise
+    Image.Transpose.ROTATE_180,
+    Image.Transpose.ROTATE_90,
+)
+
+
+def seen(image: Image.Image, view: CropPlan | Focus, *, whole: bool = False) -> Image.Image:
+    """A picture turned, mirrored and cut to a box as it is seen; ``whole``: not cut."""
+    turn = _TURNS[view.turns % 4]
+    image = image if turn is None else image.transpose(turn)
+    image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if view.mirrored else image
+    if whole or view.box == WHOLE:
+        return image
+    return image.crop(pixels_of(view.box, *image.size))
 
 
 def _rotated(image: Image.Image, degrees: float) -> Image.Image:

@@ -189,8 +189,8 @@ def _variant(picture: Picture, images: ImagesConfig, purpose: tuple[int, str, in
 
 def _other_crop(picture: Picture, share: float, purpose: tuple[int, str, int]) -> CropPlan:
     """A cut of at least a share of what is cut now, anywhere; never enlarged for it."""
-    crop, header = picture.crop, picture.entry.header
-    factor = min(1 / share, max(1.0, header.width / crop.resize_width))
+    crop = picture.crop
+    factor = min(1 / share, max(1.0, picture.entry.size[0] / crop.resize_width))
     width, height = round(crop.resize_width * factor), round(crop.resize_height * factor)
     return replace(
         crop,

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from trainer.data.buckets import Focus
+from trainer.data.buckets import WHOLE, Focus
 from trainer.data.findings import Severity
 from trainer.data.names import list_names, matching_key
 from trainer.data.scan import FolderContents, FoundFile, look_into
@@ -265,8 +265,12 @@ def _unmarked(name: str) -> Iterator[str]:
 FOCUS_SUFFIX = ".focus"
 """``NAME.focus`` beside ``NAME.png`` holds two numbers, the shares of width and height from the top
 left corner: ``0.5 0.2`` is the middle of the upper part. Training cuts as near to that as the edges
-let it."""
-_FOCUS_BYTES = 100
+let it. Behind them may stand ``turn 90`` (degrees, clockwise), ``flip`` and ``crop 0.1 0 0.9 1``
+(left, top, right and bottom of the turned picture); the two numbers are then of what is left."""
+_FOCUS_BYTES = 200
+_FOCUS = re.compile(
+    r"(\S+) (\S+)(?: turn (0|90|180|270))?( flip)?(?: crop (\S+ \S+ \S+ \S+))?", re.IGNORECASE
+)
 
 
 def find_focuses(contents: FolderContents) -> dict[str, Focus]:
@@ -281,7 +285,8 @@ def find_focuses(contents: FolderContents) -> dict[str, Focus]:
                 file.name,
                 "warning",
                 "It does not hold two numbers from 0 to 1, such as 0.5 0.2 (from the left and from "
-                "the top), so the picture is cut in its middle. Mend it, or delete it.",
+                "the top), and behind them at most turn 90, flip and crop 0.1 0 0.9 1, so the "
+                "picture is taken as it is. Mend it, or delete it.",
             )
         elif not pictures or not in_one_folder(pictures):
             message = "It says where to cut a picture, but "
@@ -293,7 +298,7 @@ def find_focuses(contents: FolderContents) -> dict[str, Focus]:
 
 
 def write_focus(path: Path, focus: Focus | None) -> None:
-    """Keep the place of the picture at a path; None: its middle again.
+    """Keep how the picture at a path is seen; None: as it is.
 
     Raises:
         OSError: it cannot be written.
@@ -302,13 +307,31 @@ def write_focus(path: Path, focus: Focus | None) -> None:
     if focus is None:
         file.unlink(missing_ok=True)
     else:
-        write_text(file, "{:.4f} {:.4f}\n".format(*focus))
+        write_text(file, f"{words_of(focus)}\n")
+
+
+def words_of(focus: Focus) -> str:
+    """What stands in the file."""
+    words = [f"{focus.across:.4f} {focus.down:.4f}"]
+    words += [f"turn {90 * focus.turns}"] if focus.turns else []
+    words += ["flip"] if focus.mirrored else []
+    words += ["crop {:.4f} {:.4f} {:.4f} {:.4f}".format(*focus.box)] if focus.box != WHOLE else []
+    return " ".join(words)
 
 
 def _read_focus(path: Path) -> Focus | None:
     try:
         with path.open("rb") as stream:
-            across, down = map(float, stream.read(_FOCUS_BYTES).decode("utf-8-sig").split())
+            words = stream.read(_FOCUS_BYTES + 1).decode("utf-8-sig")
+        found = _FOCUS.fullmatch(" ".join(words.split()))
+        if found is None or len(words) > _FOCUS_BYTES:
+            return None
+        across, down = float(found[1]), float(found[2])
+        left, top, right, bottom = (float(word) for word in (found[5] or "0 0 1 1").split())
     except (OSError, ValueError):
         return None
-    return (across, down) if 0 <= across <= 1 and 0 <= down <= 1 else None
+    inside = all(0 <= share <= 1 for share in (across, down, left, top, right, bottom))
+    if not inside or left >= right or top >= bottom:
+        return None
+    turns = int(found[3] or 0) // 90
+    return Focus(across, down, turns, bool(found[4]), (left, top, right, bottom))

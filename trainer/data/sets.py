@@ -67,7 +67,7 @@ class ImageEntry:
         source: where its bytes are.
         ink: see `trainer.data.images.ImageFacts`.
         mask: of a file of its own, see `trainer.data.masks`.
-        focus: what is to be in the middle of its crop; None: its own middle.
+        focus: how it is seen, and what is to be in the middle of its crop; None: as it is.
     """
 
     id: str
@@ -79,6 +79,12 @@ class ImageEntry:
     mask: MaskFile | None = None
     focus: Focus | None = None
     ink: tuple[int, ...] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of what is seen of it, in pixels."""
+        own = self.header.width, self.header.height
+        return own if self.focus is None else self.focus.size(*own)
 
     def background(self, wanted: str) -> str:
         """The colour below its transparent parts: the one wanted, where anything is seen on it.
@@ -137,8 +143,8 @@ class Picture:
     def sizes(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
         """What SDXL is conditioned on: (height, width) in pixels before fitting, (top, left) of the
         crop, and (height, width) of what is trained on."""
-        header, crop = self.entry.header, self.crop
-        return (header.height, header.width), (crop.top, crop.left), (crop.height, crop.width)
+        crop, (width, height) = self.crop, self.entry.size
+        return (height, width), (crop.top, crop.left), (crop.height, crop.width)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch import Tensor
 from trainer.config.schema import ObjectiveConfig
 from trainer.data.latents import LatentSource, MaskSource
 from trainer.data.sets import Picture
-from trainer.diffusion import Points, Sizes, add_noise, predict, stratified_timesteps, target
+from trainer.diffusion import Points, add_noise, predict, stratified_timesteps, target
 from trainer.losses import loss_weights, sample_errors
 from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
@@ -97,7 +97,7 @@ def make_examples(
             prompts=tuple(caption for _, caption in members for _ in range(timesteps)),
             noised=add_noise(clean, noise, alpha_bar, steps),
             timesteps=steps,
-            sizes=tuple(_sizes(picture) for picture in shown for _ in range(timesteps)),
+            sizes=tuple(picture.sizes for picture in shown for _ in range(timesteps)),
         )
         wanted = target(clean, noise, alpha_bar, steps, prediction)
         weights = loss_weights(alpha_bar, steps, prediction, objective)
@@ -136,8 +136,3 @@ def _noise(picture: Picture, like: Tensor, count: int, seed: int) -> Tensor:
     purpose = derive_seed(seed, "validation noise", picture.entry.id)
     generator = torch.Generator().manual_seed(purpose)
     return torch.randn((count, *like.shape[1:]), generator=generator)
-
-
-def _sizes(picture: Picture) -> Sizes:
-    header, crop = picture.entry.header, picture.crop
-    return (header.height, header.width), (crop.top, crop.left), (crop.height, crop.width)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from trainer.config.earlier import as_it_began, changes_since
 from trainer.config.fields import free_settings, may_change_on_resume
 from trainer.config.schema import TrainingConfig
+from trainer.data.pairing import words_of
 from trainer.data.sets import Picture
 from trainer.errors import UserError
 from trainer.training.checkpoints import ImageFacts, TrainingState
@@ -107,8 +108,9 @@ def image_table(pictures: Sequence[Picture]) -> dict[str, ImageFacts]:
             equal = sum(other.startswith(f"{key}{_EQUAL}") for other in table)
             table[f"{key}{_EQUAL}{equal}"] = table[key]
         # Earlier versions had no place: it stands there only where one was chosen.
-        focus = [list(entry.focus)] if entry.focus else []
-        table[key] = [entry.name, caption, entry.repeats, mask, *focus]
+        focus = [] if entry.focus is None else [list(entry.focus[:2])]
+        view = [] if entry.focus is None or entry.focus.is_plain else [words_of(entry.focus)]
+        table[key] = [entry.name, caption, entry.repeats, mask, *focus, *view]
     return table
 
 
@@ -123,7 +125,7 @@ def _image_changes(old: dict[str, ImageFacts], new: dict[str, ImageFacts]) -> li
         "other caption": [new[key] for key in both if new[key][1] != old[key][1]],
         "other repeats": [new[key] for key in both if new[key][2] != old[key][2]],
         "other mask": [new[key] for key in both if new[key][3:4] != old[key][3:4]],
-        "other middle of the crop": [new[key] for key in both if new[key][4:] != old[key][4:]],
+        "another crop or turn": [new[key] for key in both if new[key][4:] != old[key][4:]],
     }
     return [
         f"{kind}: {_few([str(picture[0]) for picture in pictures])}"

@@ -16,13 +16,11 @@ from app.tabs.images.edits import (
     apply_edit,
     preview,
     remove_picture,
-    set_focus,
     undo,
 )
 from app.tabs.images.imagesets import SetFolder, find_set
 from app.tabs.images.layout import Parts, html
 from app.tabs.images.setview import look_at
-from app.tabs.images.thumbnails import place_in
 from trainer import places
 from trainer.errors import UserError
 
@@ -62,14 +60,6 @@ def wire(parts: Parts, shared: Shared, show_again: ShowAgain, shown: list[Block]
     p.remove.click(_ask, p.picture, [p.remove_row, p.remove_now], **QUIET)
     p.remove_not.click(lambda: gr.Row(visible=False), None, p.remove_row, **QUIET)
     p.remove_now.click(says_errors(bulk.remove), here, changed, **QUIET)
-    place = [*here, p.across, p.down]
-    for event, handler, given in (
-        (p.large.select, says_errors(bulk.point), here),
-        (p.across.submit, says_errors(bulk.place), place),
-        (p.down.submit, says_errors(bulk.place), place),
-    ):
-        event(handler, given, shown, **QUIET)
-    p.middle.click(says_errors(bulk.place), here, shown, **QUIET)
 
 
 def look(
@@ -119,43 +109,6 @@ class Bulk:
         folder, picture = to_write(opened, picture, session)
         remove_picture(folder, picture)
         return self.show_again(folder, picture, session, base)
-
-    def point(
-        self,
-        event: gr.SelectData,
-        opened: str,
-        picture: str,
-        session: CaptionSession,
-        base: str,
-    ) -> Updates:
-        """The picture was clicked on where the middle of its crop is to be."""
-        view = look_at(find_set(places.DATASETS, opened), base)
-        shown = next((one for one in view.pictures if one.name == picture), None)
-        if shown is None:
-            raise UserError("The picture was removed in another tab.", "Choose another one.")
-        across, down = place_in(shown, *event.index)
-        return self.place(opened, picture, session, base, 100 * across, 100 * down)
-
-    def place(
-        self,
-        opened: str,
-        picture: str,
-        session: CaptionSession,
-        base: str,
-        across: float | None = None,
-        down: float | None = None,
-    ) -> Updates:
-        """The middle of the crop, in percent from left and top; None: that of the picture."""
-        folder, picture = to_write(opened, picture, session)
-        given = None if across is None or down is None else (across / 100, down / 100)
-        if given and not all(0 <= share <= 1 for share in given):
-            raise UserError("The middle of the crop lies outside the picture.", "Use 0 to 100.")
-        set_focus(folder, picture, given)
-        updates = self.show_again(folder, picture, session, base)
-        p = self.parts
-        # The pictures beside each other do not change: those with a tag stay chosen.
-        same = (p.gallery, p.listed, p.tag) if folder.id == opened else ()
-        return {part: update for part, update in updates.items() if part not in same}
 
 
 def to_write(opened: str, picture: str, session: CaptionSession) -> tuple[SetFolder, str]:

@@ -207,6 +207,22 @@ class Parts:
             self.across = part(gr.Number, "across", label="Crop around, from left (%)", **place)
             self.down = part(gr.Number, "down", label="from top (%)", **place)
             self.middle = part(gr.Button, "middle", "Cut in the middle", min_width=120)
+        with part(gr.Row, "frame", visible=False) as self.frame_row:
+            self.left = part(gr.Button, "turn-left", "Turn left", min_width=90)
+            self.right = part(gr.Button, "turn-right", "Turn right", min_width=90)
+            self.flip = part(gr.Button, "flip", "Mirror", min_width=90)
+            self.around = part(gr.Button, "around", "Around the mask", min_width=120)
+            self.zoom = part(
+                gr.Slider,
+                "zoom",
+                label="Closer",
+                info="How many times as large",
+                minimum=1,
+                maximum=4,
+                step=0.05,
+                value=1,
+                min_width=160,
+            )
         self.mask = MaskParts()
         self.text = part(
             gr.Textbox,

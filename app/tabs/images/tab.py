@@ -19,6 +19,7 @@ from app.shared import QUIET, Shared, go, says_errors
 from app.tabs.images import api as images_api
 from app.tabs.images import bulk as images_bulk
 from app.tabs.images import captioning as images_captioning
+from app.tabs.images import framing as images_framing
 from app.tabs.images import gallery as images_gallery
 from app.tabs.images import manage as images_manage
 from app.tabs.images import masking as images_masking
@@ -47,6 +48,7 @@ def build(shared: Shared) -> None:
     noted.then(says_errors(tab.reread), *tab.rereading, **QUIET)
     images_gallery.wire(parts, shared)
     images_bulk.wire(parts, shared, tab.show_again, tab.everything)
+    images_framing.wire(parts, shared, tab.show_again, tab.everything)
     images_masking.wire(parts, shared, tab.show_again, tab.everything)
     images_captioning.wire(parts, shared, tab.show_again, tab.everything)
     images_manage.wire(parts, shared, tab.everything)
@@ -96,7 +98,7 @@ class ImagesTab:
             *self.saved,
             *(p.picture, p.text, p.loaded, p.large, p.facts, p.remove_row, p.gallery),
             *(p.listed, p.tag),
-            *(p.focus_row, p.across, p.down, p.tags),
+            *(p.focus_row, p.frame_row, p.across, p.down, p.zoom, p.tags),
             *(p.findings, p.buckets, p.undo, p.desk, p.use, p.try_it, p.manage),
             *(p.trigger, p.class_word, p.verdict, p.measured, shared.trigger, shared.class_word),
         ]
@@ -231,7 +233,7 @@ class ImagesTab:
             p.text: gr.Textbox(value="", label="Caption", interactive=False),
             p.loaded: "",
             p.large: gr.Image(value=None, visible=False),
-            p.focus_row: gr.Row(visible=False),
+            **images_framing.show(p, None),
             p.facts: html("no_picture"),
             p.status: "",
             p.clash: gr.Column(visible=False),
@@ -343,7 +345,6 @@ class ImagesTab:
         p, chosen = self.parts, view.pictures[place]
         session.see(view.folder, chosen.name, chosen.caption)
         name = display_name(chosen.name)
-        across, down = (chosen.entry.focus if chosen.entry else None) or (0.5, 0.5)
         return {
             p.picture: chosen.name,
             p.text: gr.Textbox(
@@ -353,9 +354,7 @@ class ImagesTab:
             ),
             p.loaded: chosen.caption,
             p.large: gr.Image(value=thumbnails([chosen])[0], visible=True),
-            p.focus_row: gr.Row(visible=chosen.crop is not None),
-            p.across: round(100 * across),
-            p.down: round(100 * down),
+            **images_framing.show(p, chosen),
             p.facts: html("facts", chosen),
             p.clash: gr.Column(visible=False),
             p.remove_row: gr.Row(visible=False),

@@ -17,11 +17,11 @@ from PIL import Image, ImageDraw
 
 from app.files import disk_trouble
 from app.tabs.images.setview import PictureView
-from trainer.data.buckets import CropPlan, Focus
+from trainer.data.buckets import CropPlan
 from trainer.data.colours import WHITE
 from trainer.data.decoder import load_rgb
 from trainer.data.images import ImageProblem
-from trainer.data.masks import MaskFile
+from trainer.data.masks import MaskFile, seen
 from trainer.runs.atomic import replacing
 
 SIDE = 480
@@ -90,20 +90,19 @@ def _draw(
     except ImageProblem:
         return _blank()
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    small = seen(small, crop, whole=True) if crop else small
     if mask:
         with suppress(ImageProblem):  # the set's findings say what is wrong with it
-            inside = (
-                load_rgb(mask.read(), "#000000")
-                .convert("L")
-                .resize(small.size, Image.Resampling.BOX)
-            )
+            whole = load_rgb(mask.read(), "#000000").convert("L")
+            whole = seen(whole, crop, whole=True) if crop else whole
+            inside = whole.resize(small.size, Image.Resampling.BOX)
             dark = Image.blend(small, Image.new("RGB", small.size, _NIGHT), _PALE)
             small = Image.composite(small, dark, inside)
     return small if crop is None else show_crop(small, crop)
 
 
 def show_crop(picture: Image.Image, crop: CropPlan) -> Image.Image:
-    """A picture (RGB, the whole of it at any size) with what is cut off pale, and a line."""
+    """A picture (RGB, whole, turned, at any size) with what is cut off pale, and a line."""
     left, top, right, bottom = box_of(crop, picture.width, picture.height)
     if (left, top, right, bottom) == (0, 0, picture.width, picture.height):
         return picture
@@ -115,22 +114,26 @@ def show_crop(picture: Image.Image, crop: CropPlan) -> Image.Image:
 
 def box_of(crop: CropPlan, width: int, height: int) -> tuple[int, int, int, int]:
     """What is left of a picture shown at width × height: left, top, right, bottom in pixels."""
-    across, down = width / crop.resize_width, height / crop.resize_height
+    left, top, right, bottom = crop.box
+    across = (right - left) * width / crop.resize_width
+    down = (bottom - top) * height / crop.resize_height
     return (
-        round(crop.left * across),
-        round(crop.top * down),
-        round((crop.left + crop.width) * across),
-        round((crop.top + crop.height) * down),
+        round(left * width + crop.left * across),
+        round(top * height + crop.top * down),
+        round(left * width + (crop.left + crop.width) * across),
+        round(top * height + (crop.top + crop.height) * down),
     )
 
 
-def place_in(picture: PictureView, x: float, y: float) -> Focus:
-    """What lies at a pixel of a picture's thumbnail, as shares of width and height."""
+def place_in(picture: PictureView, x: float, y: float) -> tuple[float, float]:
+    """What lies at a pixel of a picture's thumbnail, as shares of width and height, turned."""
     if picture.entry is None:
         return 0.5, 0.5
-    header = picture.entry.header
-    scale = min(1.0, SIDE / max(header.width, header.height))
-    across, down = x / (scale * header.width), y / (scale * header.height)
+    header, focus = picture.entry.header, picture.entry.focus
+    sides = header.width, header.height
+    width, height = reversed(sides) if focus and focus.turns % 2 else sides
+    scale = min(1.0, SIDE / max(sides))
+    across, down = x / (scale * width), y / (scale * height)
     return min(max(across, 0.0), 1.0), min(max(down, 0.0), 1.0)
 
 

@@ -5,16 +5,20 @@ One table for all: what lies in a folder, which pictures train with which mask, 
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from tests.corpus.pictures import encode
 from tests.trainer.data.folders_for_tests import about, captions_of, picture, put
 from trainer.config.schema import ImagesConfig
-from trainer.data.buckets import Focus, plan_crop
+from trainer.data.buckets import Focus, pixels_of, plan_crop
+from trainer.data.images import load_rgb
+from trainer.data.masks import fit, read_mask, seen
 from trainer.data.pairing import write_focus
 from trainer.data.report import fit_pictures
 from trainer.data.sets import ImageSet, scan_image_set
@@ -188,8 +192,11 @@ def test_captions_belong_to_pictures_by_name(layout: str, tmp_path: Path) -> Non
     ("focus", "left"),
     [(None, 32), ((0.5, 0.5), 32), ((0.0, 0.5), 0), ((0.3, 0.9), 6), ((1.0, 0.0), 64)],
 )
-def test_the_crop_is_as_near_to_it_as_the_edges_let_it(focus: Focus | None, left: int) -> None:
-    plan = plan_crop(128, 64, 64, 32, buckets=False, upscale=False, focus=focus)
+def test_the_crop_is_as_near_to_it_as_the_edges_let_it(
+    focus: tuple[float, float] | None, left: int
+) -> None:
+    near = focus and Focus(*focus)
+    plan = plan_crop(128, 64, 64, 32, buckets=False, upscale=False, focus=near)
     assert (plan.left, plan.top, plan.size) == (left, 0, (64, 64))
 
 
@@ -204,6 +211,10 @@ def test_the_crop_is_as_near_to_it_as_the_edges_let_it(focus: Focus | None, left
         ({"a.focus": "nan 0"}, 32, "from 0 to 1"),
         ({"a.focus": "left"}, 32, "from 0 to 1"),
         ({"a.focus": b"\xff" * 999}, 32, "from 0 to 1"),
+        ({"a.focus": "0.5 0.5 turn 45"}, 32, "from 0 to 1"),
+        ({"a.focus": "0.5 0.5 crop 0 0 2 1"}, 32, "from 0 to 1"),
+        ({"a.focus": "0.5 0.5 crop 0.5 0 0.5 1"}, 32, "from 0 to 1"),
+        ({"a.focus": "0 0.5 FLIP\n"}, 0, ""),
         ({"b.focus": "0 0"}, 32, "none beside it"),
     ],
 )
@@ -219,11 +230,65 @@ def test_it_stands_in_a_file_beside_the_picture(
         assert len(found) == bool(doubt)
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+VIEWS = [
+    Focus(0.25, 1.0),
+    Focus(turns=1),
+    Focus(0.2, 0.3, 3, True),
+    Focus(mirrored=True, box=(0.1, 0.2, 0.8, 0.9)),
+    Focus(0.1, 0.9, 2, True, (0.5, 0.0, 1.0, 0.25)),
+]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_what_is_written_is_read(view: Focus, tmp_path: Path) -> None:
     put(tmp_path, {"a.png": picture(1)})
-    write_focus(tmp_path / "a.png", (0.25, 1.0))
-    assert scan_image_set(tmp_path).entries[0].focus == (0.25, 1.0)
+    write_focus(tmp_path / "a.png", view)
+    assert scan_image_set(tmp_path).entries[0].focus == view
     write_focus(tmp_path / "a.png", None)
     write_focus(tmp_path / "a.png", None)
     assert scan_image_set(tmp_path).entries[0].focus is None
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("masked", [False, True])
+def test_what_is_trained_is_what_is_seen(view: Focus, masked: bool, tmp_path: Path) -> None:
+    """Turned, mirrored, cut: pixels and mask alike, as numpy does it; the file stays as it is."""
+    pixels = np.random.default_rng(0).integers(0, 256, (160, 240), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    put(tmp_path, {"a.png": stream.getvalue(), "a.mask.png": stream.getvalue()})
+    write_focus(tmp_path / "a.png", view)
+    image_set = scan_image_set(tmp_path)
+    images = ImagesConfig.model_validate({"resolution": 64, "upscale": True, "masks": "files"})
+    (shown,) = fit_pictures(image_set, images, 32).fitted
+    expected = np.rot90(pixels, -view.turns)
+    expected = expected[:, ::-1] if view.mirrored else expected
+    left, top, right, bottom = pixels_of(view.box, expected.shape[1], expected.shape[0])
+    expected = expected[top:bottom, left:right]
+    assert shown.entry.size == expected.shape[::-1] and shown.sizes[0] == expected.shape
+    size = (shown.crop.resize_width, shown.crop.resize_height)
+    how = Image.Resampling.BOX if masked else Image.Resampling.LANCZOS
+    resized = np.asarray(Image.fromarray(np.ascontiguousarray(expected)).resize(size, how))
+    box = slice(shown.crop.top, shown.crop.top + shown.crop.height)
+    wanted = resized[box, shown.crop.left : shown.crop.left + shown.crop.width]
+    if masked:
+        found = read_mask(shown.entry, images, shown.crop)
+    else:
+        found = fit(load_rgb(shown.entry.read()), shown.crop, False)[..., 0]
+    assert found is not None and np.array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("view", [Focus(), *VIEWS])
+def test_turns_and_mirrors_keep_everything_in_its_place(view: Focus) -> None:
+    """Four turns, and two mirrors, are none; one turn shows the same part of the picture."""
+    once = view.turned()
+    back = once.turned().turned().turned()
+    for other in (back, view.flipped().flipped()):
+        assert other[2:4] == view[2:4]
+        assert [*other[:2], *other.box] == pytest.approx([*view[:2], *view.box])
+    image = Image.fromarray(np.arange(160 * 240, dtype=np.uint16).reshape(160, 240) % 251)
+    image = image.convert("L")
+    shown = np.asarray(seen(image, view))
+    assert np.array_equal(np.asarray(seen(image, once)), np.rot90(shown, -1))
+    assert np.array_equal(np.asarray(seen(image, view.flipped())), shown[:, ::-1])

@@ -25,6 +25,7 @@ from app.tabs.images.imagesets import SetFolder, find_set
 from app.tabs.images.storage import copy_set
 from tests.app.sets_for_tests import made, tree
 from tests.trainer.data.folders_for_tests import picture, put
+from trainer.data.buckets import Focus
 from trainer.data.captions import clean_caption, contains_word
 from trainer.data.sets import scan_image_set
 from trainer.errors import UserError
@@ -156,15 +157,15 @@ def test_a_forged_history_reaches_nothing_outside(cars: SetFolder, tmp_path: Pat
 
 
 def test_the_middle_of_a_crop_goes_with_its_picture(cars: SetFolder, tmp_path: Path) -> None:
-    set_focus(cars, A, (0.25, 0.5))
+    set_focus(cars, A, Focus(0.25, 0.5))
     copy = copy_set(tmp_path / "datasets", cars)
     entries = {entry.name: entry for entry in scan_image_set(copy.path).entries}
-    assert [entries[name].focus for name in (A, B)] == [(0.25, 0.5), None]
+    assert [entries[name].focus for name in (A, B)] == [Focus(0.25, 0.5), None]
     assert (cars.path / "0001-a.focus").exists()
     remove_picture(cars, A)
     assert not [name for name in tree(cars.path) if name.startswith("0001")]
     undo(cars)
-    assert scan_image_set(cars.path).entries[0].focus == (0.25, 0.5)
+    assert scan_image_set(cars.path).entries[0].focus == Focus(0.25, 0.5)
     set_focus(cars, A, None)
     assert scan_image_set(cars.path).entries[0].focus is None
 

@@ -25,6 +25,7 @@ from tests.app.tabs.images.test_archives import make_zip
 from tests.corpus.names import NAUGHTY
 from tests.corpus.pictures import encode
 from tests.trainer.data.folders_for_tests import picture, put
+from trainer.data.buckets import Focus
 from trainer.errors import UserError
 from trainer.places import PROJECT
 
@@ -486,7 +487,7 @@ def test_chosen_cuts_come_along(way: str, tmp_path: Path) -> None:
     assert result.focuses == 2
     assert [one for one in result.remarks if "lost.focus" in one]
     image_set = scan(result.image_set)
-    assert [entry.focus for entry in image_set.entries] == [(0.5, 0.2), (1, 0)]
+    assert [entry.focus for entry in image_set.entries] == [Focus(0.5, 0.2), Focus(1, 0)]
     assert not [one for one in image_set.findings if "focus" in one.name]
 
 
