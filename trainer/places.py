@@ -34,6 +34,23 @@ def captioner_folders() -> list[str]:
     return sorted({path.parent.name for mark in marks for path in CAPTIONERS.glob(f"*/{mark}")})
 
 
+WORKING_SHARE = 0.25
+"""Assumed: memory beside the weights of such a model while it works, as a share of them."""
+
+
+def weights_of(path: Path) -> int:
+    """Bytes of a model's weights as they lie on the disk: a folder's, or an ONNX file's."""
+    if path.is_file():
+        return path.stat().st_size
+    files = [*path.glob("*.safetensors")] or [*path.glob("*.onnx")]
+    return sum(file.stat().st_size for file in files)
+
+
+def memory_said(path: Path) -> str:
+    """At most the memory that a model takes, in words."""
+    return f"at most {weights_of(path) * (1 + WORKING_SHARE) / 2**30:.1f} GiB"
+
+
 def masker_models() -> list[str]:
     """The names of those that make masks."""
     folders = {path.parent.name for path in MASKERS.glob("*/config.json")}

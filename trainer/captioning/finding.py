@@ -5,6 +5,7 @@ Nothing is downloaded unless that is asked for, and then no code and no pickles.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,12 +15,14 @@ from huggingface_hub import HfApi
 
 from trainer.errors import UserError
 from trainer.models.hub import TIMEOUT_SECONDS, cached_snapshot
+from trainer.models.safetensors_header import read_header
+from trainer.places import RUNS, WORKING_SHARE, weights_of
+from trainer.runs.layout import list_runs
+from trainer.runs.status import at_work
 
 FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")
 """What is downloaded of a repository in transformers' layout."""
 TAGGER_FILES = ("model.onnx", "selected_tags.csv")
-WORKING_SHARE = 0.25
-"""Assumed: memory beside the weights while a model works, as a share of them."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,6 @@ KNOWN_MODELS: dict[Literal["captions", "tags", "masks"], tuple[KnownModel, ...]]
         KnownModel("Salesforce/blip-image-captioning-base", 1.0, "BSD-3-Clause", 1.5),
         KnownModel("florence-community/Florence-2-base", 0.5, "MIT", 1.5),
         KnownModel("florence-community/Florence-2-large", 1.6, "MIT", 2.5),
-        KnownModel("HuggingFaceTB/SmolVLM-500M-Instruct", 1.0, "Apache-2.0", 2.0),
         KnownModel("Qwen/Qwen2-VL-2B-Instruct", 4.4, "Apache-2.0", 6.0),
         KnownModel("fancyfeast/llama-joycaption-beta-one-hf-llava", 17.0, "Llama 3.1", 20.0),
     ),
@@ -115,12 +117,32 @@ def _size(name: str) -> str:
     return f"{sum(file.size or 0 for file in wanted) / 1e9:.1f} GB to download"
 
 
-def weights_of(path: Path) -> int:
-    """Bytes of a model's weights as they lie on the disk: a folder's, or an ONNX file's."""
-    if path.is_file():
-        return path.stat().st_size
-    files = [*path.glob("*.safetensors")] or [*path.glob("*.onnx")]
-    return sum(file.stat().st_size for file in files)
+def memory_of(path: Path, bytes_each: int) -> float:
+    """About the GiB that a model takes while it works.
+
+    Args:
+        bytes_each: of a weight as it is loaded; an ONNX file's stay as they are.
+
+    Raises:
+        UserError: its weights are damaged.
+    """
+    files = () if path.is_file() else path.glob("*.safetensors")
+    tensors = (one for file in files for one in read_header(file).tensors.values())
+    size = bytes_each * sum(math.prod(one.shape) for one in tensors)
+    return (size or weights_of(path)) * (1 + WORKING_SHARE) / 2**30
+
+
+def loading(name: str, path: Path | None = None, bytes_each: int = 4) -> str:
+    """What is said before a model is loaded: the memory that it takes, and who else is at work.
+
+    Args:
+        path: of a local model; None: a base model, whose memory `fit` tells.
+    """
+    said = f"Loading {name}"
+    said += f": about {memory_of(path, bytes_each):.1f} GiB of memory" if path else ""
+    if busy := next((run for run in list_runs(RUNS) if at_work(run)), None):
+        said += f", beside the run {busy.name}, which is training"
+    return said
 
 
 def first_line(error: Exception) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from trainer import places
+from trainer.captioning.finding import loading
 from trainer.captioning.masks import Maker, Prompt, Source, as_png, check_box, checked, mask_of
 from trainer.data.colours import WHITE
 from trainer.data.findings import ImageProblem
@@ -17,6 +18,7 @@ from trainer.data.gather import scan_again
 from trainer.data.images import load_rgb
 from trainer.data.sets import ImageEntry
 from trainer.errors import UserError
+from trainer.events import Progress, no_progress
 from trainer.untyped import is_list
 
 
@@ -33,10 +35,13 @@ class MaskModel(Protocol):
         ...
 
 
-def by_model(path: Path, prompt: Prompt, check: Callable[[], None] = lambda: None) -> Maker:
+def by_model(
+    path: Path, prompt: Prompt, say: Callable[[str], None], check: Callable[[], None] = lambda: None
+) -> Maker:
     """What makes masks with a local model, which is loaded for the first picture.
 
     Args:
+        say: is told what is loaded.
         check: is called before each picture; what it raises ends the work.
     """
     loaded: list[MaskModel] = []
@@ -44,6 +49,7 @@ def by_model(path: Path, prompt: Prompt, check: Callable[[], None] = lambda: Non
     def make(entry: ImageEntry) -> Image.Image:
         picture = load_rgb(entry.read(), entry.background(WHITE))
         if not loaded:
+            say(loading(path.name, path))
             loaded.append(_load(path, check))
         return loaded[0].mask(picture, prompt)
 
@@ -66,7 +72,9 @@ def _load(path: Path, check: Callable[[], None]) -> MaskModel:
 
 
 def propose_mask(
-    values: Mapping[str, object], check: Callable[[], None] = lambda: None
+    values: Mapping[str, object],
+    progress: Progress = no_progress,
+    check: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """A mask for one picture, for the page: ``{"png": base64}``; writes nothing.
 
@@ -89,7 +97,7 @@ def propose_mask(
         check()
         if name not in places.masker_models():
             raise UserError(f"There is no model {name} in {places.MASKERS}.", "Put it there.")
-        make = by_model(places.MASKERS / name, prompt, check)
+        make = by_model(places.MASKERS / name, prompt, lambda what: progress(0, 0, what), check)
     else:
         source: Source = kind if kind in ("alpha", "grabcut") else "background"
         make = without_model(source, prompt)

@@ -7,16 +7,24 @@ run, and only weights as safetensors are read.
 from __future__ import annotations
 
 import gc
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+import transformers
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
-from trainer.captioning.finding import WORKING_SHARE, first_line, weights_of
+from trainer.captioning.finding import first_line
 from trainer.captioning.wording import Wording
 from trainer.data.findings import ImageProblem
 from trainer.errors import UserError
@@ -41,8 +49,7 @@ class LocalCaptioner:
 
     def __init__(self, folder: Path, check: Callable[[], None] = lambda: None) -> None:
         self.check = check
-        gib = weights_of(folder) * (1 + WORKING_SHARE) / 2**30
-        self.title = f"{folder.name} (about {gib:.1f} GiB of memory)"
+        self.title = folder.name
         config = read_json(folder / "config.json")
         kind = str(config.get("model_type") or "")
         if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
@@ -55,7 +62,7 @@ class LocalCaptioner:
         self.device = device.torch_device
         safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:
-            self.processor: Any = AutoProcessor.from_pretrained(folder, **safe)
+            self.processor = _processor(folder, kind, safe)
             model: Any = AutoModelForImageTextToText.from_pretrained(
                 folder, dtype=device.dtype, use_safetensors=True, **safe
             )
@@ -114,3 +121,43 @@ class LocalCaptioner:
         """Whether each row is at its end: none is."""
         self.check()
         return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+
+
+def _processor(folder: Path, kind: str, safe: dict[str, Any]) -> Any:
+    """What prepares pictures and texts for a model.
+
+    That of a model that sees videos as well wants torchvision for these, which is not needed here:
+    it is put together without them.
+    """
+    whole: Any = AutoProcessor
+    try:
+        return whole.from_pretrained(folder, **safe)
+    except ImportError:
+        if kind not in PROCESSOR_MAPPING_NAMES:
+            raise
+    made: Any = getattr(transformers, cast(str, PROCESSOR_MAPPING_NAMES[kind]))
+
+    def check(self: Any, name: str, argument: object) -> object:
+        """The class that a part has to be of; no videos are none."""
+        return (
+            type(None)
+            if argument is None
+            else made.check_argument_for_proper_class(self, name, argument)
+        )
+
+    words: Any = cast(Any, AutoTokenizer).from_pretrained(folder, **safe)
+    said = folder / "processor_config.json"
+    given = read_json(said) if said.is_file() else {}
+    more = {
+        name: given[name]
+        for name in inspect.signature(made.__init__).parameters
+        if isinstance(given.get(name), int)
+    }
+    without_videos: Any = type(made.__name__, (made,), {"check_argument_for_proper_class": check})
+    return without_videos(
+        image_processor=AutoImageProcessor.from_pretrained(folder, **safe),
+        tokenizer=words,
+        video_processor=None,
+        chat_template=words.chat_template,
+        **more,
+    )

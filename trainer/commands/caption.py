@@ -101,12 +101,17 @@ def caption(
         Wording(purpose, trigger, class_word, tuple(leave_out or ()), prompt, words)
     )
 
+    def say(what: str) -> None:
+        say_progress(0, 0, what)
+
     def load() -> "Captioner":
         if server:
             return ServerCaptioner(server_of(server, model, parallel, timeout))
         if model:
-            return _local_captioner(model, download=download, general=general, character=character)
-        return _base_captioner(base, candidates or ())
+            return _local_captioner(
+                model, say, download=download, general=general, character=character
+            )
+        return _base_captioner(base, say, candidates or ())
 
     found = caption_set(
         folder, load, wording, everything=all, pictures=picture or (), progress=say_progress
@@ -161,6 +166,9 @@ def propose(
         )
     )
 
+    def say(what: str) -> None:
+        progress(0, 0, what)
+
     def load() -> "Captioner":
         if asked.server:
             servers = owner_servers()
@@ -176,8 +184,8 @@ def propose(
                 raise UserError(
                     f"There is no model {asked.model} in {CAPTIONERS}.", "Put it there."
                 )
-            return _local_captioner(str(CAPTIONERS / asked.model), check)
-        return _base_captioner(asked.base, asked.candidates, check)
+            return _local_captioner(str(CAPTIONERS / asked.model), say, check)
+        return _base_captioner(asked.base, say, asked.candidates, check)
 
     return caption_set(
         asked.folder,
@@ -190,28 +198,37 @@ def propose(
 
 
 def _base_captioner(
-    base: str, candidates: Sequence[str] = (), check: Callable[[], None] = lambda: None
+    base: str,
+    say: Callable[[str], None],
+    candidates: Sequence[str] = (),
+    check: Callable[[], None] = lambda: None,
 ) -> "Captioner":
     from trainer.captioning.base import BaseCaptioner
+    from trainer.captioning.finding import loading
 
+    say(loading(f"the base model {base}"))
     return BaseCaptioner(base, candidates, check)
 
 
 def _local_captioner(
     name: str,
+    say: Callable[[str], None],
     check: Callable[[], None] = lambda: None,
     *,
     download: bool = False,
     general: float = GENERAL,
     character: float = CHARACTER,
 ) -> "Captioner":
-    from trainer.captioning.finding import find_model
+    from trainer.captioning.finding import find_model, loading
 
     folder = find_model(name, download)
     if (folder / "selected_tags.csv").is_file():
         from trainer.captioning.onnx_models import Tagger
 
+        say(loading(folder.name, folder))
         return Tagger(folder, check, general=general, character=character)
     from trainer.captioning.models import LocalCaptioner
+    from trainer.memory.devices import choose_device
 
+    say(loading(folder.name, folder, choose_device("auto").dtype.itemsize))
     return LocalCaptioner(folder, check)

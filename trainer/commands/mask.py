@@ -72,7 +72,7 @@ def mask(
     if model:
         from trainer.captioning.finding import find_model
 
-        make = by_model(find_model(model, download), prompt)
+        make = by_model(find_model(model, download), prompt, lambda what: say_progress(0, 0, what))
     else:
         make = without_model(source, prompt)
     return mask_set(

@@ -173,11 +173,10 @@ def mask(studio: Studio, runs: Path, arguments: Arguments, progress: Progress) -
     look = watching(runs)
 
     def check() -> None:
-        progress(0, 1, "Looking for the subject")
         studio.forget()
         look()
 
-    return propose_mask(arguments, check)
+    return propose_mask(arguments, progress, check)
 
 
 def watching(runs: Path) -> Callable[[], None]:

@@ -90,7 +90,10 @@ def captioners() -> list[tuple[str, str]]:
     return [
         ("The base model itself", BASE),
         *((f"Server {name} ({one.shown})", f"server {name}") for name, one in servers.items()),
-        *((f"Model {name}", f"model {name}") for name in places.captioner_folders()),
+        *(
+            (f"Model {name} ({places.memory_said(places.CAPTIONERS / name)})", f"model {name}")
+            for name in places.captioner_folders()
+        ),
     ]
 
 
