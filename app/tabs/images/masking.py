@@ -75,7 +75,10 @@ def wire(parts: Parts, shared: Shared, show_again: ShowAgain, shown: list[Block]
 
 def finders() -> list[tuple[str, str]]:
     """(label, value) of what may find a subject here."""
-    models = ((f"Model {name}", f"model {name}") for name in places.masker_models())
+    models = (
+        (f"Model {name} ({places.memory_said(places.MASKERS / name)})", f"model {name}")
+        for name in places.masker_models()
+    )
     return [*FINDERS, *models]
 
 
@@ -143,11 +146,13 @@ class Masking:
             return {m.status: gr.skip()}
         if not about:
             return {m.open: gr.Button(visible=bool(picture)), m.status: ""}
-        said = self._save_left(about, session, painted, states, soft)
+        saved, said = self._save_left(about, session, painted, states, soft)
         if not picture or about[0] != opened:
             return {**self.closed(), m.open: gr.Button(visible=bool(picture)), m.status: said}
-        folder = find_set(places.DATASETS, opened)
-        again = self.show_again(folder, picture, session, base) if said else {}
+        again: Updates = {}
+        if saved:  # where the set was read only, in a copy, which is shown from now on
+            folder, picture = to_write(opened, picture, session)
+            again, opened = self.show_again(folder, picture, session, base), folder.id
         return {**again, **self.open(opened, picture, session, base), m.status: said}
 
     def _save_left(
@@ -157,17 +162,18 @@ class Masking:
         painted: Painted | None,
         states: States | None,
         soft: float,
-    ) -> str:
-        """What is said of what was left unsaved, which is saved now; "" where there is nothing."""
+    ) -> tuple[bool, str]:
+        """Whether what was left unsaved is saved now, and what is said of it."""
         name = display_name(about[1])
         try:
             mask = layer_of(painted, states)
             if states and not (mask.getbbox() and changed(mask, states[0])):
-                return ""
+                return False, ""
             self._write(about, session, mask, soft)
         except UserError as error:
-            return html("status", f"The mask of {name} is not saved. {error}", "bad")
-        return html("status", f"The mask of {name} is saved as well. Undo brings the old one back.")
+            return False, html("status", f"The mask of {name} is not saved. {error}", "bad")
+        said = f"The mask of {name} is saved as well. Undo brings the old one back."
+        return True, html("status", said)
 
     def _write(
         self, about: Sequence[str], session: CaptionSession, mask: Image.Image, soft: float

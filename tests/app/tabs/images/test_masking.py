@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
 from gradio.data_classes import FileData
 from PIL import Image, ImageDraw
 
+from app import client as service
+from app.tabs.images.captions import CaptionSession
 from app.tabs.images.edits import change_mask, history, remove_picture, undo
+from app.tabs.images.imagesets import find_set
 from app.tabs.images.mask_parts import OPACITY, PAINT, as_mask
-from app.tabs.images.masking import boxed, changed, layer_of
+from app.tabs.images.masking import Masking, boxed, changed, layer_of
 from tests.app.sets_for_tests import made, tree
+from tests.trainer.data.folders_for_tests import put
+from trainer import places
+from trainer.captioning.makers import propose_mask
 from trainer.captioning.masks import as_png
 from trainer.data.sets import scan_image_set
 from trainer.errors import UserError
@@ -99,3 +109,74 @@ def test_masks_are_replaced_removed_and_undone(tmp_path: Path) -> None:
     remove_picture(images, "0001-a.png")
     assert undo(images) == "0001-a.png is back."
     assert scan_image_set(images.path).entries[0].mask
+
+
+@pytest.fixture
+def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Masking:
+    """Two pictures of a disc, which are read only; what a whole tab shows is left out."""
+    pixels = np.random.default_rng(0).integers(0, 90, (120, 200, 3))
+    rows, columns = np.mgrid[:120, :200]
+    pixels[(rows - 60) ** 2 + (columns - 120) ** 2 < 30**2] += 150
+    stream = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(stream, "PNG")
+    put(tmp_path / "datasets", {f"discs/{name}.png": stream.getvalue() for name in "ab"})
+    monkeypatch.setattr(places, "DATASETS", tmp_path / "datasets")
+    monkeypatch.setattr("app.tabs.images.masking.get_upload_folder", lambda: str(tmp_path))
+    monkeypatch.setattr(service, "call", lambda verb, asked, _: propose_mask(asked))
+    return Masking(MagicMock(), lambda *_: {})
+
+
+def masks_in(name: str) -> dict[str, float]:
+    """How much of each picture of a set counts."""
+    entries = scan_image_set(find_set(places.DATASETS, name).path).entries
+    return {
+        one.name: round(float(np.asarray(Image.open(one.mask.path)).mean()) / 255, 2)
+        for one in entries
+        if one.mask
+    }
+
+
+def test_a_subject_is_found_and_saved_in_a_copy(room: Masking) -> None:
+    """GrabCut looks in the box of what was painted; a set that is read only is copied."""
+    m, session = room.parts.mask, CaptionSession()
+    shown: dict[Any, Any] = room.open("discs", "a.png", session, "sd15")
+    assert shown[m.about] == ["discs", "a.png"]
+    line = Image.new("L", (200, 120))
+    ImageDraw.Draw(line).line((85, 25, 155, 95), 255)
+    given: Any = (shown[m.about], {"layers": [line]}, shown[m.states])
+    found: dict[Any, Any] = {}
+    for step in room.find(*given, "grabcut", ""):
+        found |= step
+    assert "12% of the picture" in found[m.status] or "11% of the picture" in found[m.status]
+    states: Any = found[m.states]
+    saved: dict[Any, Any] = room.save(
+        *("discs", "a.png", session, "sd15", found[m.about], {"layers": [states[1]]}, states, 0.0)
+    )
+    copy, name = saved[m.about]
+    assert copy != "discs" and name == "a.png" and not masks_in("discs")
+    assert masks_in(copy) == {"a.png": pytest.approx(0.12, abs=0.02)}
+    refused: dict[Any, Any] = {}
+    for step in room.find(*given, "alpha", ""):
+        refused |= step
+    assert "no transparency" in refused[m.status] and m.editor not in refused
+
+
+@pytest.mark.parametrize(("painted", "kept"), [(True, True), (False, False)])
+def test_what_was_painted_is_saved_on_the_way_to_another_picture(
+    painted: bool, kept: bool, room: Masking
+) -> None:
+    m, session = room.parts.mask, CaptionSession()
+    shown: dict[Any, Any] = room.open("discs", "a.png", session, "sd15")
+    layer = Image.new("L", (200, 120))
+    if painted:
+        layer.paste(255, (0, 0, 100, 120))
+    values: Any = (shown[m.about], {"layers": [layer]}, shown[m.states], 0.0)
+    same = room.follow("discs", "a.png", session, "sd15", *values)
+    assert set(same) == {m.status}
+    after: dict[Any, Any] = room.follow("discs", "b.png", session, "sd15", *values)
+    assert ("saved as well" in after[m.status]) == kept
+    sets = [one.name for one in places.DATASETS.iterdir() if one.is_dir() and one.name[0] != "."]
+    assert len(sets) == 1 + kept
+    shown_now = next(iter(set(sets) - {"discs"}), "discs")
+    assert after[m.about] == [shown_now, "b.png"]
+    assert masks_in(shown_now) == ({"a.png": 0.5} if kept else {})
