@@ -83,9 +83,6 @@ def jobs(options: argparse.Namespace, folder: str) -> Iterator[Job]:
     yield from (replace(first, kind="peer", subject=trainer) for trainer in trainers)
 
 
-# -------------------------------------------------------------------------------- the cases
-
-
 def steps(job: Job) -> list[dict[str, Any]]:
     """Single steps of the UNet's adapter: memory, and time by kernels."""
     side = {"sd15": 512, "sdxl": 1024}.get(job.subject, 64)
@@ -193,9 +190,6 @@ def _config(job: Job, values: Mapping[str, object]) -> TrainingConfig:
     own = {"images.path": str(images), "images.resolution": side, "captions.trigger": TRIGGER}
     own |= {"captions.class_word": "cloud", "previews.count": 1, "previews.inference_steps": 4}
     return with_values(TrainingConfig(), {**values, **own})
-
-
-# -------------------------------------------------------------------------------- all of it
 
 
 def run_all(options: argparse.Namespace, folder: str) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 from trainer.places import cache_folder
 
 BACKEND = "inductor"
+CACHE_FOLDER = "TORCHINDUCTOR_CACHE_DIR"
 GRAPHS = 256
 """Most versions of a block: one for each size of its input, with and without preserved rows."""
 
@@ -32,10 +33,12 @@ class CompiledBlocks:
         self.calls: dict[nn.Module, Callable[..., Any]] = {}
         if not wanted:
             return
-        # Read when something is compiled for the first time.
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
         from torch._dynamo import config
+        from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
+        # Other libraries have torch choose a temporary folder; one that the user chose stays.
+        if os.environ.get(CACHE_FOLDER) in (None, default_cache_dir()):
+            os.environ[CACHE_FOLDER] = str(cache_folder() / "compiled")
         cast(Any, config).recompile_limit = cast(Any, config).accumulated_recompile_limit = GRAPHS
         unet.compile_repeated_blocks(backend=BACKEND, dynamic=False, fullgraph=True)
         for module in unet.modules():

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 import torch
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import make_images, session_for, small_config, train_small
 from trainer.events import StepDone, Warned
+from trainer.places import cache_folder
+from trainer.training.compiled import CACHE_FOLDER
 from trainer.training.session import Session
 from trainer.training.step import add_gradients
 
@@ -29,9 +33,11 @@ def test_compiled_losses_are_the_same(
 ) -> None:
     """With a backend that needs no compiler of C++ and takes seconds."""
     monkeypatch.setattr("trainer.training.compiled.BACKEND", "aot_eager")
+    monkeypatch.setenv(CACHE_FOLDER, default_cache_dir())
     images = make_images(tmp_path / "images")
     changes = {"training__compile": True, "training__gradient_checkpointing": True}
     session = session_for(tiny_base("sd1"), images, tmp_path / "run", **changes)
+    assert os.environ[CACHE_FOLDER] == str(cache_folder() / "compiled")
     with torch.no_grad():
         for parameter in session.parameters.values():
             parameter.add_(0.01)  # B is zero at first
