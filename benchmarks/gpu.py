@@ -145,8 +145,8 @@ def whole_run(job: Job) -> list[dict[str, Any]]:
 
 def resumed(job: Job) -> list[dict[str, Any]]:
     """Whether a run that was killed and gone on from leaves the bytes of one that was not."""
-    values = {"training.steps": 3, "checkpoints.every": 1, "evaluation.enabled": False}
-    config = _config(job, {**values, "memory.base_weights": job.subject, "training.batch_size": 2})
+    values = {"training.steps": 2, "checkpoints.every": 1, "evaluation.enabled": False}
+    config = _config(job, {**values, "memory.base_weights": job.subject, "training.batch_size": 1})
     runs = [RunFolder(Path(job.folder) / f"{job.subject}-{name}") for name in ("whole", "parts")]
 
     def kill(event: RunEvent) -> None:
@@ -157,7 +157,7 @@ def resumed(job: Job) -> list[dict[str, Any]]:
     with suppress(KeyboardInterrupt):
         run_training(config, runs[1], kill)
     run_training(config, runs[1], lambda _: None, resume=True)
-    files = [run.adapter for run in runs], [run.checkpoint(3) / OPTIMIZER for run in runs]
+    files = [run.adapter for run in runs], [run.checkpoint(2) / OPTIMIZER for run in runs]
     same = all(one.read_bytes() == other.read_bytes() for one, other in files)
     return [job.row("resumed", remark="the same bytes" if same else "OTHER BYTES")]
 
@@ -188,7 +188,8 @@ def _config(job: Job, values: Mapping[str, object]) -> TrainingConfig:
     side = 1024 if job.kind == "run" and not job.tiny else 64
     images = make_pictures(Path(job.folder) / f"pictures-{side}", 5, side)
     own = {"images.path": str(images), "images.resolution": side, "captions.trigger": TRIGGER}
-    own |= {"captions.class_word": "cloud", "previews.count": 1, "previews.inference_steps": 4}
+    own |= {"captions.class_word": "cloud", "preservation.pictures": 2, "previews.count": 1}
+    own |= {"previews.prompts": ["{trigger}"], "previews.inference_steps": 2}
     return with_values(TrainingConfig(), {**values, **own})
 
 
