@@ -60,8 +60,8 @@ class Imported:
 
 @command(
     "import",
-    "turn settings of kohya, OneTrainer or ai-toolkit into a configuration, and say what is "
-    "different or missing here",
+    "turn another trainer's settings into a configuration, and say what is different or missing "
+    "here; those of kohya, OneTrainer and ai-toolkit",
 )
 def import_settings(
     files: Annotated[

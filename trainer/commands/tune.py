@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 @command(
     "tune",
-    "find learning rate, rank, layers, steps and preservation weight for a folder of pictures, by "
-    "short trainings, of which the better half goes on; what you set yourself stays",
+    "find settings for a folder of pictures, by short trainings of which the better half goes on: "
+    "learning rate, rank, layers, steps and preservation weight; what you set yourself stays",
     fields=[field for field in all_fields().values() if field.flag],
 )
 def tune(
