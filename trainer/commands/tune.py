@@ -46,7 +46,8 @@ def tune(
         )
     folder = run or RUNS / f"{run_name(whole)}-tune"
     if (folder / "config.toml").is_file():
-        raise UserError(f"{folder} is a run.", "Give the search another folder with --run DIR.")
+        hint = "Give the search another folder with --run DIR."
+        raise UserError(f"{folder} is a run, not a search.", hint)
     say("Loading …", sys.stderr)
     from trainer.tuning.result import write_result
     from trainer.tuning.search import Search

@@ -18,8 +18,8 @@ from trainer.tuning.trials import Seen, Trial
 
 _HEAD = ("run", "settings", "steps", "drawn", "taken", "leak", "listens")
 _MEANS = (
-    "Drawn: how straight what the trigger word changes leads to the set, 1 at most. Taken: how far "
-    "drawings without it have gone there too. Leak: how far the class word moves, as a share of "
+    "Drawn: how directly the trigger word turns drawings towards the set, at most 1. Taken: how "
+    "far drawings without it have gone there too. Leak: how far the class word moves, a share of "
     "the effect. Listens: how much scenes change a drawing. Compare runs of equally many steps."
 )
 
