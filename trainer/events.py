@@ -257,11 +257,11 @@ class CheckpointSaved(RunEvent):
 
 @dataclass(frozen=True)
 class MemoryUsed(RunEvent):
-    """Memory of this process so far.
+    """Memory of this run so far.
 
     Attributes:
         step: steps done.
-        peak_gib: the most that tensors took on the GPU; without one, of the whole process.
+        peak_gib: the most that tensors took on the GPU; without one, that the process took.
         device: "cuda", "mps", "xpu" or "cpu".
         mode: what the frozen layers keep for the backward pass.
         rows: rows of the largest forward pass with gradients.

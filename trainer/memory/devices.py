@@ -215,6 +215,12 @@ def peak_bytes(device: torch.device) -> int:
     return cast(int, getattr(torch, device.type).max_memory_allocated(device))
 
 
+def forget_peak(device: torch.device) -> None:
+    """Lets `peak_bytes` count from here: several runs of one process each have their own."""
+    if device.type not in ("cpu", "mps"):
+        getattr(torch, device.type).reset_peak_memory_stats(device)
+
+
 def choose_device(
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto", *, offload: bool = False
 ) -> Device:

@@ -32,6 +32,7 @@ class Part:
         best: the name that stands out.
         chart: SVG of our own (`Markup`).
         prompts: of the pictures, in the order of each strip.
+        images: whole pictures: their names and data URIs.
     """
 
     title: str
@@ -41,6 +42,7 @@ class Part:
     chart: str = ""
     prompts: Sequence[str] = ()
     strips: Sequence[Strip] = ()
+    images: Sequence[tuple[str, str]] = ()
 
 
 def write_study(

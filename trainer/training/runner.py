@@ -34,7 +34,7 @@ from trainer.events import (
     Working,
     no_progress,
 )
-from trainer.memory.devices import Device, choose_device, empty_cache
+from trainer.memory.devices import Device, choose_device, empty_cache, forget_peak
 from trainer.memory.modes import too_small_a_card
 from trainer.places import cache_folder
 from trainer.runs.atomic import OLD, DiskError, disk_error, sweep_orphans, writing
@@ -212,6 +212,7 @@ def run_training(
         KeyboardInterrupt: stopped before the first step.
     """
     device = choose_device(config.training.precision, offload=config.memory.offload)
+    forget_peak(device.torch_device)
     start = _Start(config, run, device, resume, accept_changes)
     if not device.is_main:
         return _follow(start)
