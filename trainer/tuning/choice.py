@@ -107,15 +107,11 @@ def _worse(found: Pair, defaults: Pair) -> str:
 
 
 def _better(trial: Trial, found: Pair, defaults: Pair, chance: float) -> str:
-    share = (
-        f"{found.drawn / defaults.drawn - 1:.0%} more than with yours, "
-        if defaults.drawn > 0
-        else ""
-    )
+    more = f"{found.drawn / defaults.drawn - 1:.0%} " if defaults.drawn > 0 else ""
     heard = "" if found.listens is None else f", and listens as well ({found.listens:.2f})"
     return (
-        f"{trial.name} draws {share}{found.drawn:.2f} of the set for {defaults.drawn:.2f}, as the "
-        f"mean of two seeds; another seed changes yours by {chance:.2f}. Without the trigger word "
-        f"it takes no more ({found.taken:.2f}), the class word moves no farther "
-        f"({found.leak:.2f}){heard}."
+        f"{trial.name} draws {more}more of the set than your settings: {found.drawn:.2f} instead "
+        f"of {defaults.drawn:.2f}, each the mean of two seeds; another seed changes yours by "
+        f"{chance:.2f}. Without the trigger word it draws no more of it ({found.taken:.2f}), and "
+        f"moves the class word no farther ({found.leak:.2f}){heard}."
     )
