@@ -163,6 +163,8 @@ class Meters:
         training_loss: on pictures that were trained on, at the same points.
         base_loss: the base model's validation loss.
         held_out: pictures of the validation split that were measured; 0 without one.
+        gap_low_noise, gap_middle_noise, gap_high_noise: `gap` at each of the three timesteps, from
+            where details are decided to where the whole picture is; None without a split.
     """
 
     effect: float = 0.0
@@ -176,6 +178,9 @@ class Meters:
     training_loss: float | None = None
     base_loss: float | None = None
     held_out: int = 0
+    gap_low_noise: float | None = None
+    gap_middle_noise: float | None = None
+    gap_high_noise: float | None = None
 
     @property
     def class_leak(self) -> float | None:
@@ -218,6 +223,9 @@ class Meters:
             return value
         return value / self.effect if self.effect > 0 else None
 
+
+GAPS = ("gap_low_noise", "gap_middle_noise", "gap_high_noise")
+"""Fields of `Meters`: the gap by noise, from the least to the most."""
 
 DERIVED_METERS = ("leak", "class_leak", "neighbour_leak", "collateral", "gap", "likeness_taken")
 """Properties of `Meters` that a line has beside its fields, for scripts."""

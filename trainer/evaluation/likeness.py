@@ -128,7 +128,12 @@ def measure_losses(base: BaseModel, examples: Sequence[Example], device: Device)
 
 def likeness(adapted: Losses, base: Losses) -> float:
     """How much better than the base model the pictures are predicted, see above."""
-    return 1.0 - (adapted.by_timestep / base.by_timestep.clamp_min(1e-12)).mean().item()
+    return likeness_by_noise(adapted, base).mean().item()
+
+
+def likeness_by_noise(adapted: Losses, base: Losses) -> Tensor:
+    """(T,), the same at each timestep, from the least noise to the most."""
+    return 1.0 - adapted.by_timestep / base.by_timestep.clamp_min(1e-12)
 
 
 def _noise(picture: Picture, like: Tensor, count: int, seed: int) -> Tensor:

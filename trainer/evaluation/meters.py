@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from trainer.config.schema import ObjectiveConfig
 from trainer.data.cache import TensorCache
@@ -19,11 +19,12 @@ from trainer.evaluation.likeness import (
     Example,
     Losses,
     likeness,
+    likeness_by_noise,
     make_examples,
     measure_losses,
 )
 from trainer.evaluation.prompts import PromptSets, prompt_sets
-from trainer.events import Meters
+from trainer.events import GAPS, Meters
 from trainer.lora.attach import disabled
 from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
@@ -188,6 +189,10 @@ class MeterBench:
             return meters
         losses = self._losses(checked.examples)
         on_trained = self._losses(trained.examples) if trained else losses
+        if trained:
+            now = likeness_by_noise(on_trained, trained.base)
+            gaps = cast("list[float]", (now - likeness_by_noise(losses, checked.base)).tolist())
+            meters = replace(meters, **dict(zip(GAPS, gaps, strict=True)))
         return replace(
             meters,
             likeness=likeness(losses, checked.base),

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from trainer.events import WEAK_LIKENESS, Meters
+from trainer.events import GAPS, WEAK_LIKENESS, Meters
 from trainer.text import counted
 
 FindingCode = Literal[
@@ -33,6 +33,11 @@ GAP_SHARE = 0.4
 """Of the trained pictures' likeness: more than this missing on held-out ones is overtraining."""
 LOSS_AGAIN = 0.1
 """Of the best likeness: having lost more than this since an earlier step is overtraining."""
+GAP_WORDS = (
+    "there is little noise, which decides details",
+    "there is some noise, which decides parts",
+    "there is much noise, which decides the whole picture",
+)
 AS_GOOD = 0.95
 """A checkpoint with this share of the best likeness is as good by eye."""
 CALMER = 0.85
@@ -185,9 +190,16 @@ def _overtrained(meters: Meters, earlier: Sequence[Meters]) -> Iterator[_Said]:
         yield (
             "overtrained",
             f"It is overtrained: {min(missing, 1):.0%} of what it learned of the trained "
-            "pictures does not hold for those kept out of training. Train for fewer steps, or on "
-            "more pictures.",
+            f"pictures does not hold for those kept out of training{_where_it_opens(meters)}. "
+            "Train for fewer steps, or on more pictures.",
         )
+
+
+def _where_it_opens(meters: Meters) -> str:
+    """At how much noise the trained pictures are ahead most; empty where that is not known."""
+    gaps = {words: getattr(meters, name) for name, words in zip(GAPS, GAP_WORDS, strict=True)}
+    known = {words: gap for words, gap in gaps.items() if gap is not None}
+    return f"; most where {max(known, key=known.__getitem__)}" if known else ""
 
 
 def compared_likeness(meters: Meters) -> float | None:

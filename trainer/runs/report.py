@@ -21,6 +21,7 @@ from trainer.config.file import read_config
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
 from trainer.events import (
+    GAPS,
     Ended,
     Evaluated,
     Prepared,
@@ -179,8 +180,25 @@ def _charts(events: Sequence[RunEvent]) -> Iterator[Chart]:
     held_out = any(isinstance(event, Validated) and event.held_out for event in events)
     note = "How far the predicted noise is off. It varies with the noise drawn; see the mean."
     yield _chart("Loss", note, loss_lines(losses, preserved, validated, [], held_out))
+    yield _gap_chart(events)
     rates = Line("smooth", step_points(events, StepDone, "learning_rate"))
     yield _chart("Learning rate", "", [(rates, "learning rate")], from_zero=True)
+
+
+def _gap_chart(events: Sequence[RunEvent]) -> Chart:
+    """Where it overfits: how far trained pictures are ahead of those kept out, by noise."""
+    found = [(float(step), one.meters) for step, one in last_of(events, Evaluated).items()]
+    kinds = (("second", "little noise"), ("third", "some"), ("smooth", "much"))
+    drawn: list[tuple[Line, str]] = []
+    for name, (kind, label) in zip(GAPS, kinds, strict=True):
+        values = [(step, getattr(meters, name)) for step, meters in found]
+        drawn.append((Line(kind, [one for one in values if one[1] is not None]), label))
+    note = (
+        "How much better pictures are predicted that were trained on than those kept out, by how "
+        "much noise they are hidden under. Rising lines are learning by heart: of details under "
+        "little noise, of whole pictures under much."
+    )
+    return _chart("Trained pictures ahead of the others", note, drawn)
 
 
 def _chart(

@@ -8,7 +8,7 @@ import pytest
 
 from trainer.evaluation.meters import mean_meters, spread
 from trainer.evaluation.verdicts import Candidate, best_candidate, findings, recommend
-from trainer.events import Meters
+from trainer.events import GAPS, Meters
 
 GOOD = Meters(
     0.0273, 0.0092, 0.0189, 0.0093,
@@ -59,6 +59,16 @@ def test_all_is_well_with_a_good_one_only() -> None:
     for bad in (LEAKING, BROKEN, BY_HEART):
         assert not all(finding.good for finding in findings(bad))
     assert codes(GOOD, dead=True) == ["dead"]
+
+
+@pytest.mark.parametrize(
+    ("gaps", "says"),
+    [((0.7, 0.4, 0.1), "details"), ((0.1, 0.2, 0.6), "whole picture"), ((None,) * 3, "")],
+)
+def test_where_it_learns_by_heart_is_said(gaps: tuple[float | None, ...], says: str) -> None:
+    meters = replace(BY_HEART, **dict(zip(GAPS, gaps, strict=True)))
+    [found] = [one.says for one in findings(meters) if one.code == "overtrained"]
+    assert says in found and ("noise" in found) == bool(says)
 
 
 def test_likeness_lost_since_an_earlier_step_is_overtraining() -> None:

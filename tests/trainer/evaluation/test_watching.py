@@ -19,7 +19,7 @@ from tests.trainer.runs_for_tests import (
 from trainer.evaluation import drift
 from trainer.evaluation.drift import ProbeSettings
 from trainer.evaluation.watching import Watch, history
-from trainer.events import Ended, Evaluated, Meters, Validated, Warned
+from trainer.events import GAPS, Ended, Evaluated, Meters, Validated, Warned
 from trainer.lora.reading import read_adapter
 from trainer.memory.devices import choose_device
 from trainer.runs.layout import RunFolder
@@ -66,6 +66,8 @@ def test_measuring_changes_nothing_and_is_recorded(
         if enabled:
             assert logged[4].effect > 0
             assert logged[4].likeness != 0
+            gaps = [getattr(logged[4], gap) for gap in GAPS]
+            assert len(set(gaps)) == 3 and sum(gaps) / 3 == pytest.approx(logged[4].gap, abs=1e-6)
     assert len(digests) == 1
 
 

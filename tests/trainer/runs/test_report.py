@@ -209,6 +209,16 @@ def test_meters_of_the_last_evaluation(run: RunFolder) -> None:
     assert "0.72" in page.text and "0.125" in page.text and "0.375" not in page.text
 
 
+def test_where_it_overfits_is_drawn_over_the_run(run: RunFolder) -> None:
+    title = "Trained pictures ahead of the others"
+    assert title not in Page(write_report(run)).text
+    gaps = Meters(0.1, held_out=3, gap_low_noise=0.3, gap_middle_noise=0.2, gap_high_noise=0.1)
+    log_events(run, Evaluated(10, gaps), Evaluated(20, gaps))
+    page = Page(write_report(run))
+    assert title in page.text
+    assert all(label in page.text for label in ("little noise", "some", "much"))
+
+
 def test_steps_done_again_after_a_resume_count_once(run: RunFolder) -> None:
     log_events(run, Prepared(step=40), StepDone(41, 9.0))
     points = step_points(read_events(run), StepDone, "loss")
