@@ -11,7 +11,10 @@ Nothing is kept of a search but its runs. It is played again from them, with the
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from math import ceil
 from pathlib import Path
@@ -21,6 +24,7 @@ from trainer.config.fields import get_value
 from trainer.config.file import read_config, with_values, write_config
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
+from trainer.runs.atomic import write_text
 from trainer.runs.layout import RunFolder
 from trainer.seeds import derive_seed
 from trainer.text import counted, duration
@@ -124,14 +128,23 @@ class Search:
     # ------------------------------------------------------------------------------ its steps
 
     def _begin(self) -> None:
-        asked = self.folder / "asked.toml"
-        if asked.is_file() and read_config(asked, of_run=True) != self.config:
-            raise UserError(
-                f"{self.folder} is a search with other settings.",
-                "Give --run another name, or the same settings to go on with it.",
-            )
-        if not asked.is_file():
+        asked, pictures = self.folder / "asked.toml", self.folder / "pictures.sha256"
+        content = _content_of(self.config.images.path)
+        if asked.is_file():
+            if read_config(asked, of_run=True) != self.config:
+                raise UserError(
+                    f"{self.folder} is a search with other settings.",
+                    "Give --run another name, or the same settings to go on with it.",
+                )
+            if pictures.is_file() and pictures.read_text(encoding="ascii") != content:
+                raise UserError(
+                    f"The image set has changed since the search {self.folder} began.",
+                    "Give --run another name to search anew.",
+                    "images_changed",
+                )
+        else:
             self.folder.mkdir(parents=True, exist_ok=True)
+            write_text(pictures, content)
             write_config(asked, self.config)
         if not self.defaults.done:
             self.defaults.train(min(_PROBE, self.looks), self.tell, look=False)
@@ -218,6 +231,16 @@ class Search:
         if trial.done < trial.steps and self.spent + more > self.planned(self.count):
             return None
         return self._reach(trial)
+
+
+def _content_of(path: Path) -> str:
+    """SHA-256 of all files of an image set, with their names."""
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        with suppress(OSError):  # folders, and what reading the set will complain of
+            content = file.read_bytes()
+            digest.update(os.fsencode(f"{file.relative_to(path)}\n{len(content)}\n") + content)
+    return digest.hexdigest()
 
 
 def _better_half(

@@ -21,7 +21,8 @@ from trainer.tuning.trials import Seen
 
 CONFIG = with_values(
     TrainingConfig(),
-    {"captions.trigger": "ohwx", "captions.class_word": "cat", "adapter.alpha": 16.0,
+    {"images.path": "nowhere", "captions.trigger": "ohwx", "captions.class_word": "cat",
+     "adapter.alpha": 16.0,
      "optimizer.learning_rate": 1e-3, "optimizer.text_encoder_learning_rate": 5e-4},
 )  # fmt: skip
 ALL = ["rate", "rank", "layers", "length", "weight"]
@@ -101,6 +102,18 @@ def test_another_search_is_not_gone_on_with(tmp_path: Path) -> None:
     search(tmp_path).run()
     with pytest.raises(UserError, match="other settings"):
         search(tmp_path, with_values(CONFIG, {"adapter.rank": 4})).run()
+
+
+def test_a_set_that_has_changed_is_not_taken_for_the_one_before(tmp_path: Path) -> None:
+    caption = tmp_path / "set" / "1.txt"
+    caption.parent.mkdir()
+    caption.write_text("a cat")
+    config = with_values(CONFIG, {"images.path": str(caption.parent)})
+    search(tmp_path / "search", config).run()
+    search(tmp_path / "search", config).run()
+    caption.write_text("a dog")
+    with pytest.raises(UserError, match="image set has changed"):
+        search(tmp_path / "search", config).run()
 
 
 def test_what_is_given_stays() -> None:
