@@ -145,7 +145,8 @@ def test_a_subject_is_found_and_saved_in_a_copy(room: Masking) -> None:
     ImageDraw.Draw(line).line((85, 25, 155, 95), 255)
     given: Any = (shown[m.about], {"layers": [line]}, shown[m.states])
     found: dict[Any, Any] = {}
-    for step in room.find(*given, "grabcut", ""):
+    find: Any = room.find
+    for step in find(*given, "grabcut", ""):
         found |= step
     assert "12% of the picture" in found[m.status] or "11% of the picture" in found[m.status]
     states: Any = found[m.states]
@@ -156,7 +157,7 @@ def test_a_subject_is_found_and_saved_in_a_copy(room: Masking) -> None:
     assert copy != "discs" and name == "a.png" and not masks_in("discs")
     assert masks_in(copy) == {"a.png": pytest.approx(0.12, abs=0.02)}
     refused: dict[Any, Any] = {}
-    for step in room.find(*given, "alpha", ""):
+    for step in find(*given, "alpha", ""):
         refused |= step
     assert "no transparency" in refused[m.status] and m.editor not in refused
 
