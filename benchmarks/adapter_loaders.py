@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -30,11 +31,14 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.tiny_models import make_tiny
-from tests.trainer.lora.helpers import random_adapter
+from tests.trainer.lora.helpers import nudge, random_adapter
+from trainer.config.schema import AdapterConfig
 from trainer.lora.adapter import Adapter, Magnitude
+from trainer.lora.attach import attach, detach
 from trainer.lora.changes import change_on
 from trainer.lora.layers import find_layers, find_targets, parts_of
-from trainer.lora.names import ModuleKey, Part, Targets
+from trainer.lora.loading import collect
+from trainer.lora.names import ModuleKey, Part, Targets, parse_kohya_name
 from trainer.lora.writing import WritableLayout, write_adapter
 from trainer.models.base import BaseModel
 from trainer.models.families import FamilyName
@@ -59,6 +63,9 @@ def main() -> None:
                 _plain("diffusers", diffusers, base, family, targets, folder)
             for by in ("rows", "columns"):
                 _dora("LyCORIS", lycoris, base, family, by, folder)
+            for kind in ("loha", "lokr"):
+                _of_lycoris("LyCORIS", lycoris_modules, base, family, kind, folder)
+                _of_lycoris("diffusers", diffusers, base, family, kind, folder)
 
 
 def _sdxl_unet() -> UNet2DConditionModel:
@@ -123,6 +130,21 @@ def _dora(
     _report(f"{program} {family} DoRA by {by}", loader, base, path, expected)
 
 
+@torch.no_grad()
+def _of_lycoris(
+    program: str, loader: Loader, base: BaseModel, family: str, kind: str, folder: Path
+) -> None:
+    """As training writes it, all layers of the UNet."""
+    config = {"kind": kind, "targets": "convolution", "rank": 3, "alpha": 2.0, "factor": 4}
+    attach(base, AdapterConfig.model_validate({**config, "text_encoder": False}), seed=0)
+    nudge(base)
+    adapter = collect(base)
+    detach(base)
+    path = folder / "adapter.safetensors"
+    write_adapter(adapter, path, "kohya", "fp32")
+    _report(f"{program} {family} {kind}", loader, base, path, _changes(base, adapter))
+
+
 def _adapter(base: BaseModel, targets: Targets) -> Adapter:
     """Random, alpha unequal to the rank."""
     return random_adapter(base, dict.fromkeys(find_targets(base, targets), (3, 2.0)))
@@ -182,15 +204,30 @@ def diffusers(base: BaseModel, path: Path) -> Changes:
 
 def lycoris(base: BaseModel, path: Path) -> Changes:
     """LyCORIS' own modules from the file, merged into a copy of the UNet."""
+    network, unet = _lycoris_network(base, path)
+    network.merge_to(1.0)
+    return _moved(base, {"unet": unet})
+
+
+def lycoris_modules(base: BaseModel, path: Path) -> Changes:
+    """What LyCORIS' modules compute with. Merged, 4.1.3 scales LoHa and LoKr twice by alpha."""
+    found: Changes = {}
+    for module in _lycoris_network(base, path)[0].loras:
+        key = parse_kohya_name(module.lora_name.replace("lycoris_", "lora_unet_"))
+        if key:
+            found[key] = module.get_weight(module.shape).double().flatten(1)
+    return found
+
+
+def _lycoris_network(base: BaseModel, path: Path) -> tuple[Any, nn.Module]:
+    """The modules of a file, and the copy of the UNet that they are on."""
     from lycoris import create_lycoris_from_weights
 
     tensors = {
         name.replace("lora_unet_", "lycoris_"): tensor for name, tensor in load_file(path).items()
     }
     unet = copy.deepcopy(base.unet)
-    network, _ = create_lycoris_from_weights(1.0, "", unet, tensors)
-    network.merge_to(1.0)
-    return _moved(base, {"unet": unet})
+    return create_lycoris_from_weights(1.0, "", unet, tensors)[0], unet
 
 
 if __name__ == "__main__":

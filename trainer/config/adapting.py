@@ -14,17 +14,37 @@ from trainer.config.section import (
     field,
 )
 
+AdapterKind = Literal["lora", "rslora", "dora", "loha", "lokr"]
+PAIRS: tuple[AdapterKind, ...] = ("lora", "rslora", "dora")
+"""The kinds that train pairs of matrices, A and B."""
+
 
 class AdapterConfig(Section, title="Adapter"):
     """The LoRA (arXiv 2106.09685): W x + (alpha / rank) B A x, on attention and around it."""
 
-    kind: Literal["lora", "rslora", "dora"] = field(
+    kind: AdapterKind = field(
         "lora", title="Kind of adapter", memory=True, needs={"adapter.start_from": None}
     )
     """Kind of adapter. rslora divides alpha by the square root of the rank (arXiv 2312.03732), so
     that high ranks learn as fast; every tool reads it. dora also trains the lengths of the weights
     (arXiv 2402.09353), takes more time and memory, and has no file that tools read alike: it is
-    written as a plain adapter, by SVD, and the run says how much that differs."""
+    written as a plain adapter, by SVD, and the run says how much that differs. loha (arXiv
+    2108.06098) adds the product, element by element, of two low-rank matrices: a file twice as
+    large holds a change of rank × rank. lokr (arXiv 2309.14859) adds the Kronecker product of two
+    small matrices, W1 ⊗ W2, in a file a fraction as large. Both take more time, and are written as
+    LyCORIS does."""
+    factor: int = field(
+        8,
+        title="Factor of LoKr",
+        ge=-1,
+        le=64,
+        memory=True,
+        needs={"adapter.kind": "lokr"},
+    )
+    """LoKr: W1 has so many rows and columns (or the nearest lower numbers that divide the layer's)
+    and is trained whole; W2 is as much smaller than the layer. W2 is a product of two matrices of
+    adapter.rank, or whole where that is not larger. More makes the file smaller, and gives the
+    adapter less to learn with. -1: both about as large, the smallest file."""
     start_from: FilePath | None = field(
         None,
         title="Go on from an adapter file",
@@ -83,7 +103,9 @@ class AdapterConfig(Section, title="Adapter"):
     """Other ranks for some layers: PATTERN = RANK, such as unet.up_blocks.* = 32 (patterns as for
     adapter.only); of several that fit the last one counts. Alpha changes with the rank, so that
     these layers act as strongly."""
-    dropout: float = field(0.0, title="Adapter dropout", ge=0.0, lt=1.0)
+    dropout: float = field(
+        0.0, title="Adapter dropout", ge=0.0, lt=1.0, needs={"adapter.kind": list(PAIRS)}
+    )
     """Share of the inputs of each adapted layer that is set to zero at random, so that the adapter
     does not rely on a few of them. 0 to below 1."""
     unet: bool = field(True, title="Train the UNet", memory=True)

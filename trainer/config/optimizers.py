@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import field_validator
 
+from trainer.config.adapting import PAIRS
 from trainer.config.layers import number_by_pattern
 from trainer.config.section import Probability, Rate, Section, Several, field
 
@@ -46,6 +47,9 @@ AVERAGED_ELSEWHERE = {
 }
 """What a field needs that an optimizer which averages by itself has no use for."""
 
+KIND_RATES: Mapping[str, float] = {"loha": 2.0}
+"""Learning rate that suits a kind of adapter, as a share of LoRA's, which is the others' too."""
+
 
 class OptimizerConfig(Section, title="Learning rate and optimizer"):
     """How each step changes the adapter's weights, and how far."""
@@ -61,8 +65,9 @@ class OptimizerConfig(Section, title="Learning rate and optimizer"):
     learning_rate: Rate | None = field(
         None, title="Learning rate (UNet)", needs={"adapter.unet": True}
     )
-    """Learning rate of the UNet's adapter. Empty: what suits the base model and the optimizer (1e-4
-    for SD 1, SD 2 and SDXL with adamw; a fifth of that with lion; 1 with prodigy)."""
+    """Learning rate of the UNet's adapter. Empty: what suits the base model, the optimizer and the
+    kind of adapter (1e-4 for SD 1, SD 2 and SDXL with adamw; a fifth of that with lion; twice
+    as much for loha; 1 with prodigy)."""
     text_encoder_learning_rate: Rate | None = field(
         None, title="Learning rate (text encoder)", needs={"adapter.text_encoder": True}
     )
@@ -78,7 +83,9 @@ class OptimizerConfig(Section, title="Learning rate and optimizer"):
     """What the learning rate is multiplied by in some layers: PATTERN = FACTOR, such as
     unet.mid_block.* = 0.5 (patterns as for adapter.only); of several that fit the last one
     counts."""
-    lora_plus_ratio: float = field(1.0, title="LoRA+ ratio", ge=1.0, le=64.0)
+    lora_plus_ratio: float = field(
+        1.0, title="LoRA+ ratio", ge=1.0, le=64.0, needs={"adapter.kind": list(PAIRS)}
+    )
     """LoRA+ (arXiv 2402.12354): learning rate of B over that of A. 1 is plain LoRA; the paper found
     4 to 16 to converge faster."""
     weight_decay: float = field(0.01, ge=0.0, le=1.0)

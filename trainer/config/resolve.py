@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trainer.config.optimizers import OPTIMIZERS
+from trainer.config.optimizers import KIND_RATES, OPTIMIZERS
 from trainer.config.schema import TrainingConfig
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def resolve(config: TrainingConfig, base: BaseModel) -> TrainingConfig:
     if base.name in BUILT_IN_RATES:
         rates = BUILT_IN_RATES[base.name].times(min(1.0, BUILT_IN_ALPHA / alpha))
     factor = OPTIMIZERS[optimizer.name].rate
-    rates = Rates(1.0, 1.0) if factor is None else rates.times(factor)
+    kind = KIND_RATES.get(config.adapter.kind, 1.0)
+    rates = Rates(1.0, 1.0) if factor is None else rates.times(factor * kind)
     resolution = next(iter(config.images.sides), base.default_resolution)
     values = {
         "memory": {

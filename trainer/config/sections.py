@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import field_validator
 
+from trainer.config.adapting import PAIRS
 from trainer.config.optimizers import AVERAGED_ELSEWHERE
 from trainer.config.preserving import PRESERVED
 from trainer.config.section import (
@@ -150,7 +151,12 @@ class TrainingSection(Section, title="Length, batches and precision"):
     that never stopped. On an NVIDIA GPU that takes kernels which cost 1.2 of the card's time
     (H200, SD 1.5); other kinds of GPU have none, and a processor repeats anyway. auto: where the
     GPU can. on: or the run does not start. off: a resumed run comes close."""
-    compile: bool = field(False, title="Compile the UNet's blocks", resume=True)
+    compile: bool = field(
+        False,
+        title="Compile the UNet's blocks",
+        resume=True,
+        needs={"adapter.kind": list(PAIRS)},
+    )
     """Have torch.compile put the operations of the UNet's transformer blocks together. The first
     step of each picture size may then take minutes, once on a machine; what later steps gain was
     never timed on a card, and fit does not know what memory it takes. Losses are the same but for

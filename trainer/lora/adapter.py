@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from trainer.lora.family_layers import ModuleKey
 from trainer.lora.layouts import LayerNames
-from trainer.lora.lycoris import LycorisForm, form_change
+from trainer.lora.lycoris import FormName, LycorisForm, form_change, read_form
 from trainer.memory.devices import Precision
 from trainer.models.families import FamilyName
 
@@ -54,6 +55,28 @@ class LoraLayer:
     ) -> LoraLayer:
         """A layer of one of LyCORIS's other kinds."""
         return cls(torch.empty(0, 0), torch.empty(0, 0), alpha, magnitude, form)
+
+    @classmethod
+    def of_trained(
+        cls, tensors: Mapping[str, Tensor], scale: tuple[int, float], largest: tuple[int, ...]
+    ) -> LoraLayer:
+        """A layer of what trains, by the names that it has there (`layers.parameters_on`).
+
+        Args:
+            scale: the rank and the alpha that it is trained with.
+            largest: as of `read_form`.
+
+        Raises:
+            ValueError: the tensors don't go together.
+        """
+        rank, alpha = scale
+        if "lora_A" in tensors:
+            lengths = tensors.get("magnitude")
+            magnitude = None if lengths is None else Magnitude(lengths.flatten(), "rows")
+            return cls(tensors["lora_A"], tensors["lora_B"], float(alpha), magnitude)
+        name: FormName = "LoHa" if "hada_w1_a" in tensors else "LoKr"
+        form = read_form(name, tensors, largest)
+        return cls.of_form(form, alpha * form.rank / rank)  # W1 ⊗ W2, both whole, has no rank
 
     @property
     def rank(self) -> int:

@@ -1,12 +1,12 @@
 """Adapters on the live modules of a base model: attach, switch, remove.
 
 A layer's output becomes ``W x + strength · (alpha / rank) · B A x`` (arXiv 2106.09685, eq. 3) for
-each adapter on it. The wrapped layers are PEFT's, put in place by ``inject_adapter_in_model``.
-diffusers' and transformers' own ``add_adapter`` rest on the same function, but each keeps a
-register of its own, sets gradient flags when adapters are switched, and leaves the wrappers in
-place when the last adapter goes. Here nothing but the layers knows of adapters, switching one
-touches no gradient flag, and detaching puts the original modules back. Nothing is ever merged into
-the base weights. So all of this is exact.
+each adapter on it, or that of LoHa or LoKr (`trainer.lora.lycoris`). The wrapped layers are PEFT's,
+put in place by ``inject_adapter_in_model``. diffusers' and transformers' own ``add_adapter`` rest
+on the same function, but each keeps a register of its own, sets gradient flags when adapters are
+switched, and leaves the wrappers in place when the last adapter goes. Here nothing but the layers
+knows of adapters, switching one touches no gradient flag, and detaching puts the original modules
+back. Nothing is ever merged into the base weights. So all of this is exact.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from trainer.config.schema import AdapterConfig
 from trainer.errors import UserError
 from trainer.lora.adapter import Adapter
 from trainer.lora.layers import (
+    LycorisLayer,
     activate,
     adapted_layers,
+    draw_weights,
     find_layers,
     find_targets,
-    get_magnitude,
-    get_weights,
     injected,
+    parameters_on,
     parts_of,
     preserved_gradient_flags,
     remove,
@@ -84,7 +85,8 @@ def attach(
     """Puts an adapter to train on the layers that the configuration asks for, or that `start` has.
 
     A is drawn as PEFT draws it, but as a function of (seed, part, path) alone; B is zero and DoRA's
-    magnitudes are those of the weights, so the model's output stays as it was. The parameters are
+    magnitudes are those of the weights, so the model's output stays as it was; LoHa and LoKr begin
+    so too (`draw_weights`). The parameters are
     float32 whatever the dtype of the base. The adapter's dropout follows the mode of the modules:
     ``unet.train()`` switches it on.
 
@@ -99,24 +101,25 @@ def attach(
         targets = {key: (layer.rank, layer.alpha) for key, layer in start.layers.items()}
     else:
         targets = {key: config.scale_of(str(key)) for key in chosen_targets(base, config)}
-    dora = config.kind == "dora" and not start
-    with injected(base, name, targets, config.dropout, dora=dora) as new:
+    kind = "lora" if start else config.kind
+    with injected(base, name, targets, config.dropout, kind=kind, factor=config.factor) as new:
         for key, layer in new.items():
-            down, up = (weight.shape for weight in get_weights(layer, name))
+            if isinstance(layer, LycorisLayer):
+                draw_weights(layer, name, derive_seed(seed, "adapter", key.part, key.path))
+                continue
+            weights = parameters_on(layer, name)
+            down, up = weights["lora_A"].shape, weights["lora_B"].shape
             initial = _initial_down(seed, key, down), torch.zeros(up)
             if start:
                 initial = start.layers[key].down, start.layers[key].up
             set_weights(layer, name, *initial, trainable=True)
-            if dora:
+            if kind == "dora":
                 set_initial_magnitude(layer, name)
     layers = sorted(adapted_layers(base, name).items(), key=lambda item: item[0])
     parameters: dict[Part, list[tuple[str, Parameter]]] = defaultdict(list)
     for key, layer in layers:
-        for matrix, weight in zip(("lora_A", "lora_B"), get_weights(layer, name), strict=True):
-            parameters[key.part].append((f"{key.path}.{matrix}", weight))
-        magnitude = get_magnitude(layer, name)
-        if magnitude is not None:
-            parameters[key.part].append((f"{key.path}.magnitude", magnitude))
+        for kind, weight in parameters_on(layer, name).items():
+            parameters[key.part].append((f"{key.path}.{kind}", weight))
     return Attachment(
         name=name,
         parameters=dict(parameters),
@@ -225,7 +228,7 @@ def disabled(base: BaseModel) -> Generator[None]:
 
 def attached(base: BaseModel) -> list[str]:
     """Names of the adapters on the base model."""
-    names = (name for layer in adapted_layers(base).values() for name in layer.lora_A)
+    names = (name for layer in adapted_layers(base).values() for name in layer.r)
     return list(dict.fromkeys(names))
 
 

@@ -290,8 +290,10 @@ def _with_layers(
             (up * (rank / alpha)).reshape(outputs, rank, *kernel).float().contiguous(),
             float(alpha),
         )
-    scale = {"ss_network_dim": str(alpha), "ss_network_alpha": str(float(alpha))}
-    return replace(adapter, layers=layers, metadata={**adapter.metadata, **scale})
+    now = {"ss_network_dim": str(alpha), "ss_network_alpha": str(float(alpha))}
+    if "ss_network_module" in adapter.metadata and not adapter.is_plain:
+        now |= {"ss_network_module": "networks.lora", "ss_network_args": "{}"}
+    return replace(adapter, layers=layers, metadata={**adapter.metadata, **now})
 
 
 def _check_together(adapters: Sequence[tuple[Adapter, float]]) -> dict[ModuleKey, tuple[int, ...]]:

@@ -1,9 +1,9 @@
 """The live layers of a base model, and PEFT's wrappers around them.
 
 A wrapper leaves the original layer as it is and adds ``strength · (alpha / rank) · B A x`` for each
-active adapter, in the order in which they came. A wrapper's scales alone say which of its adapters
-are active; one with scale 0 is not even computed. No gradient flag changes in passing, though
-PEFT's own switches set them.
+active adapter, in the order in which they came; with LoHa and LoKr the product of x and a matrix
+made of theirs. A wrapper's scales alone say which of its adapters are active; one with scale 0 is
+not even computed. No gradient flag changes in passing, though PEFT's own switches set them.
 """
 
 from __future__ import annotations
@@ -16,18 +16,24 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
+from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftConfig, inject_adapter_in_model
+from peft.tuners.loha.layer import LoHaLayer
+from peft.tuners.lokr.layer import LoKrLayer
 from peft.tuners.lora import Conv2d as AdaptedConv2d
 from peft.tuners.lora import Linear as AdaptedLinear
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from trainer.config.adapting import AdapterKind
 from trainer.lora.family_layers import PARTS, ModuleKey, Part
 from trainer.lora.names import Targets, canonical_path, is_target
 from trainer.models.base import BaseModel
 from trainer.typed_torch import named_modules
 
-AdaptedLayer = AdaptedLinear | AdaptedConv2d
+LycorisLayer = LoHaLayer | LoKrLayer
+AdaptedLayer = AdaptedLinear | AdaptedConv2d | LycorisLayer
+_ALWAYS = -1.0
+"""PEFT leaves a LoHa or LoKr out where a random number is not above its share: 0 may be drawn."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,7 @@ def adapted_layers(base: BaseModel, name: str | None = None) -> dict[ModuleKey, 
     return {
         key: live.module
         for key, live in find_layers(base).items()
-        if isinstance(live.module, AdaptedLayer) and (name is None or name in live.module.lora_A)
+        if isinstance(live.module, AdaptedLayer) and (name is None or name in names_on(live.module))
     }
 
 
@@ -105,17 +111,19 @@ def injected(
     scales: Mapping[ModuleKey, tuple[int, float]],
     dropout: float = 0.0,
     *,
-    dora: bool = False,
+    kind: AdapterKind = "lora",
+    factor: int = -1,
 ) -> Generator[dict[ModuleKey, AdaptedLayer]]:
     """Wraps layers for a new adapter and gives the wrappers.
 
-    The weights lie on the meta device; the block has to set them (`set_weights`). When it fails, as
-    for want of memory, the adapter is taken off again. Dropout follows the mode of the original
-    layers.
+    The weights lie on the meta device; the block has to set them (`set_weights`, `draw_weights`).
+    When it fails, as for want of memory, the adapter is taken off again. Dropout follows the mode
+    of the original layers.
 
     Args:
         scales: (rank, alpha) of each layer to adapt.
-        dora: whether it has magnitudes too.
+        dropout: not of LoHa and LoKr.
+        factor: of LoKr, see its field.
 
     Raises:
         ValueError: the name is taken, or can't name a module.
@@ -132,12 +140,16 @@ def injected(
     try:
         with preserved_gradient_flags(adapted_layers(base).values()):
             for part, ranks_by_path in ranks.items():
-                _wrap(parts_of(base)[part], name, ranks_by_path, dropout, dora)
+                _wrap(parts_of(base)[part], name, ranks_by_path, dropout, kind, factor)
         layers = adapted_layers(base, name)
         for key, layer in layers.items():
-            layer.lora_alpha[name] = scales[key][1]
+            # PEFT makes everything in training mode, whatever the model is in.
+            _alphas(layer)[name] = scales[key][1]
             layer.set_scale(name, 1.0)
-            # PEFT makes it in training mode, whatever the model is in.
+            if isinstance(layer, LycorisLayer):
+                layer.training = original_layer(layer).training
+                layer.module_dropout[name] = _ALWAYS
+                continue
             layer.lora_dropout[name].train(original_layer(layer).training)
             for matrices in (layer.lora_A, layer.lora_B):
                 if isinstance(matrices[name], nn.Conv2d):
@@ -153,20 +165,32 @@ def injected(
         raise
 
 
-def _wrap(root: nn.Module, name: str, ranks: Mapping[str, int], dropout: float, dora: bool) -> None:
+def _wrap(
+    root: nn.Module,
+    name: str,
+    ranks: Mapping[str, int],
+    dropout: float,
+    kind: AdapterKind,
+    factor: int,
+) -> None:
     paths: dict[int, list[str]] = defaultdict(list)
     for path, rank in ranks.items():
         paths[rank].append(path)
     # One pattern for each rank: PEFT tries all of them on every layer.
     patterns = {_any_of(some): rank for rank, some in paths.items()}
-    config = LoraConfig(
-        r=next(iter(paths)),
-        rank_pattern=patterns if len(patterns) > 1 else {},
-        lora_dropout=dropout,
-        use_dora=dora,
+    options: dict[str, Any] = {
+        "r": next(iter(paths)),
+        "rank_pattern": patterns if len(patterns) > 1 else {},
         # A pattern has to match whole paths; a list would match the ends of others as well.
-        target_modules=_any_of(ranks),
-    )
+        "target_modules": _any_of(ranks),
+    }
+    config: PeftConfig
+    if kind == "loha":
+        config = LoHaConfig(**options)
+    elif kind == "lokr":
+        config = LoKrConfig(decompose_factor=factor, **options)
+    else:
+        config = LoraConfig(lora_dropout=dropout, use_dora=kind == "dora", **options)
     # On the meta device nothing is drawn from the global generator.
     inject_adapter_in_model(config, root, name, low_cpu_mem_usage=True)
     # PEFT's register of a model's adapters: it would warn of every further one.
@@ -178,9 +202,9 @@ def _any_of(paths: Iterable[str]) -> str:
 
 
 def set_weights(
-    layer: AdaptedLayer, name: str, down: Tensor, up: Tensor, *, trainable: bool
+    layer: AdaptedLinear | AdaptedConv2d, name: str, down: Tensor, up: Tensor, *, trainable: bool
 ) -> None:
-    """Gives an injected adapter its weights, as float32 on the device of the original layer.
+    """Gives an injected LoRA its weights, as float32 on the device of the original layer.
 
     Args:
         down: A, (rank, in) or (rank, in, height, width).
@@ -192,8 +216,30 @@ def set_weights(
         module.weight = Parameter(value, requires_grad=trainable)
 
 
+def draw_weights(layer: LycorisLayer, name: str, seed: int) -> None:
+    """Gives an injected LoHa or LoKr the weights that training begins with, as float32.
+
+    PEFT's own start, as a function of the seed alone: one matrix is zero, so nothing changes. Of
+    LoKr it is LyCORIS's: with W1 at zero, a matrix of few numbers would have to learn alone.
+    """
+    device = original_layer(layer).weight.device
+    kinds = list(parameters_on(layer, name))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        for kind in kinds:
+            matrices = getattr(layer, kind)
+            matrices[name] = Parameter(torch.empty(matrices[name].shape))
+        if isinstance(layer, LoKrLayer):
+            layer.reset_adapter_parameters_lycoris_way(name)
+        else:
+            layer.reset_adapter_parameters(name)
+    for kind in kinds:
+        matrices = getattr(layer, kind)
+        matrices[name] = Parameter(matrices[name].detach().to(device))
+
+
 @torch.no_grad()
-def set_initial_magnitude(layer: AdaptedLayer, name: str) -> None:
+def set_initial_magnitude(layer: AdaptedLinear | AdaptedConv2d, name: str) -> None:
     """Gives a DoRA adapter the lengths of the original weight's rows, trainable.
 
     Computed as PEFT computes those that it divides by: with B = 0 the quotient is exactly 1.
@@ -204,16 +250,36 @@ def set_initial_magnitude(layer: AdaptedLayer, name: str) -> None:
     part.weight = Parameter(lengths.contiguous())
 
 
-def get_magnitude(layer: AdaptedLayer, name: str) -> Parameter | None:
-    """A DoRA adapter's magnitudes on a layer, the live parameter; None of a plain adapter."""
-    if name not in (layer.lora_magnitude_vector or {}):
-        return None
-    return cast(Parameter, layer.lora_magnitude_vector[name].weight)
+def parameters_on(layer: AdaptedLayer, name: str) -> dict[str, Parameter]:
+    """An adapter's live parameters on a layer: ``lora_A`` and ``lora_B``, with DoRA's
+    ``magnitude``; or LyCORIS's, such as ``hada_w1_a``."""
+    if isinstance(layer, LycorisLayer):
+        found: dict[str, Any] = {kind: getattr(layer, kind) for kind in layer.adapter_layer_names}
+        return {kind: matrices[name] for kind, matrices in found.items() if name in matrices}
+    modules = {"lora_A": layer.lora_A, "lora_B": layer.lora_B}
+    if name in (layer.lora_magnitude_vector or {}):
+        modules["magnitude"] = layer.lora_magnitude_vector
+    return {kind: cast(Parameter, some[name].weight) for kind, some in modules.items()}
 
 
-def get_weights(layer: AdaptedLayer, name: str) -> tuple[Parameter, Parameter]:
-    """An adapter's A and B on a layer, the live parameters."""
+def get_weights(layer: AdaptedLinear | AdaptedConv2d, name: str) -> tuple[Parameter, Parameter]:
+    """A LoRA's A and B on a layer, the live parameters."""
     return cast(Parameter, layer.lora_A[name].weight), cast(Parameter, layer.lora_B[name].weight)
+
+
+def names_on(layer: AdaptedLayer) -> list[str]:
+    """The adapters on a layer, in the order in which they came."""
+    return list(cast("dict[str, int]", layer.r))
+
+
+def scale_on(layer: AdaptedLayer, name: str) -> tuple[int, float]:
+    """An adapter's rank and alpha on a layer."""
+    return cast("dict[str, int]", layer.r)[name], float(_alphas(layer)[name])
+
+
+def _alphas(layer: AdaptedLayer) -> dict[str, Any]:
+    found: Any = layer.alpha if isinstance(layer, LycorisLayer) else layer.lora_alpha
+    return cast("dict[str, Any]", found)
 
 
 def original_layer(layer: nn.Module) -> nn.Linear | nn.Conv2d:
@@ -227,13 +293,13 @@ def remove(live: LiveLayer, names: Iterable[str]) -> None:
     layer = live.module
     if not isinstance(layer, AdaptedLayer):
         return
-    gone = [name for name in names if name in layer.lora_A]
+    gone = [name for name in names if name in names_on(layer)]
     with preserved_gradient_flags([layer]):
         # PEFT warns when it has to choose others to be active.
         layer.set_adapter([name for name in layer.active_adapters if name not in gone])
         for name in gone:
             layer.delete_adapter(name)
-    if not layer.lora_A:
+    if not layer.r:
         parent, _, child = live.path.rpartition(".")
         setattr(live.root.get_submodule(parent), child, live.original)
 
@@ -241,7 +307,7 @@ def remove(live: LiveLayer, names: Iterable[str]) -> None:
 def activate(layer: AdaptedLayer) -> None:
     """Makes those adapters active whose scale is not 0, in the order in which they came."""
     with preserved_gradient_flags([layer]):
-        layer.set_adapter([name for name in layer.lora_A if layer.scaling[name] != 0])
+        layer.set_adapter([name for name in names_on(layer) if layer.scaling[name] != 0])
 
 
 @contextmanager

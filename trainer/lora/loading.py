@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from trainer.errors import UserError
-from trainer.lora.adapter import Adapter, LoraLayer, Magnitude
+from trainer.lora.adapter import Adapter, LoraLayer
 from trainer.lora.attach import attached, check_strength, set_strength
 from trainer.lora.changes import change_on, matrices
-from trainer.lora.family_layers import ModuleKey, without_kernel
+from trainer.lora.family_layers import ModuleKey, largest_shape, without_kernel
 from trainer.lora.layers import (
+    LycorisLayer,
     adapted_layers,
     find_layers,
     find_targets,
-    get_magnitude,
-    get_weights,
     injected,
+    parameters_on,
+    scale_on,
     set_weights,
 )
 from trainer.lora.names import count_parts, shorten
@@ -39,10 +39,8 @@ def collect(base: BaseModel, name: str = "default") -> Adapter:
         raise ValueError(f"no adapter {name!r} on {base.name}: it has {attached(base) or 'none'}")
     copies: dict[ModuleKey, LoraLayer] = {}
     for key, layer in sorted(layers.items(), key=lambda item: item[0]):
-        down, up = (_copy(weight) for weight in get_weights(layer, name))
-        lengths = get_magnitude(layer, name)
-        magnitude = None if lengths is None else Magnitude(_copy(lengths).flatten(), "rows")
-        copies[key] = LoraLayer(down, up, float(cast(float, layer.lora_alpha[name])), magnitude)
+        tensors = {kind: _copy(one) for kind, one in parameters_on(layer, name).items()}
+        copies[key] = LoraLayer.of_trained(tensors, scale_on(layer, name), largest_shape(key))
     return Adapter(copies, base.family.name)
 
 
@@ -64,6 +62,7 @@ def load_into(base: BaseModel, adapter: Adapter, name: str, strength: float = 1.
     with injected(base, name, scales) as new:
         for key, layer in new.items():
             weights = adapter.layers[key]
+            assert not isinstance(layer, LycorisLayer)
             set_weights(layer, name, weights.down, weights.up, trainable=False)
     set_strength(base, name, strength)
 

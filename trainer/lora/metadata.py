@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from trainer import __version__
+from trainer.config.adapting import PAIRS
 from trainer.config.concepts import class_words_of, triggers_of
 from trainer.config.fields import public_values
 from trainer.config.file import validate
@@ -30,6 +31,8 @@ from trainer.untyped import is_table
 
 CONFIG_KEY = "rarebit.config"
 _BASE_KEY = "rarebit.base"
+_LYCORIS = "lycoris.kohya"
+"""sd-scripts' name of the module that reads LoHa and LoKr."""
 MAX_TAGS = 500
 MAX_TAG_LENGTH = 100
 MAX_LENGTH = 100_000
@@ -92,7 +95,7 @@ def completed(adapter: Adapter, title: str) -> dict[str, str]:
     needed = {
         "ss_base_model_version": family.base_model_version,
         "ss_v2": str(family.name == "sd2"),
-        "ss_network_module": "networks.lora",
+        "ss_network_module": "networks.lora" if adapter.is_plain else _LYCORIS,
         "ss_output_name": title,
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": family.architecture(
@@ -190,7 +193,12 @@ def _kohya(config: TrainingConfig, base: BaseModel, facts: TrainingFacts) -> dic
         "network_dim": rank,
         "network_alpha": float(alpha),
         "network_dropout": adapter.dropout,
-        "network_args": _json(convolutions if adapter.targets == "convolution" else {}),
+        "network_module": "networks.lora" if adapter.kind in PAIRS else _LYCORIS,
+        "network_args": _json(
+            (convolutions if adapter.targets == "convolution" else {})
+            | ({} if adapter.kind in PAIRS else {"algo": adapter.kind})
+            | ({"factor": str(adapter.factor)} if adapter.kind == "lokr" else {})
+        ),
         "learning_rate": rate,
         "unet_lr": rate if adapter.unet else None,
         "text_encoder_lr": text_rate if adapter.text_encoder else None,

@@ -27,6 +27,7 @@ _FIRST_UPSAMPLER = "^lora_unet_up_blocks_0_upsamplers_0_conv"
 """A1111's table of names has it where SD 1 has it."""
 _CONVOLUTION_NOTE = "SDXL convolutions by diffusers names lose one module: convert to kohya-sgm"
 _OTHER_KINDS_NOTE = "only LoRA was tried: resize makes a plain adapter of it"
+_BY_SOURCE: tuple[Tool, ...] = ("A1111", "Forge", "ComfyUI", "InvokeAI")
 _NO_EMBEDDINGS: tuple[Tool, ...] = ("Forge", "ComfyUI", "sd-scripts")
 _ONE_ALPHA = "gives all layers one alpha"
 _HIDDEN_NOTE = "without ss_base_model_version it is listed as for SD 1"
@@ -168,8 +169,19 @@ def _with_embeddings(adapter: Adapter) -> set[ModuleKey]:
     return set(adapter.names) if adapter.embeddings else set()
 
 
+def _as_trained(adapter: Adapter) -> set[ModuleKey]:
+    """LoHa and LoKr as training writes them, without Tucker's core."""
+    return {
+        key
+        for key, layer in adapter.layers.items()
+        if layer.form and layer.kind in ("LoHa", "LoKr")
+        if not {"hada_t1", "lokr_t2"} & layer.form.tensors.keys()
+    }
+
+
 def _other_kinds(adapter: Adapter) -> set[ModuleKey]:
-    return {key for key, layer in adapter.layers.items() if layer.form is not None}
+    others = {key for key, layer in adapter.layers.items() if layer.form is not None}
+    return others - _as_trained(adapter)
 
 
 def _scaled_apart(adapter: Adapter) -> set[ModuleKey]:
@@ -288,6 +300,9 @@ _FAULTS = (
         TOOLS, "lost", "layers of {parts} have the shapes of no such model", _sized_otherwise(True)
     ),
     LoaderFault(TOOLS, "lost", _OTHER_KINDS_NOTE, _other_kinds),
+    LoaderFault(("sd-scripts",), "lost", "reads LoHa and LoKr through LyCORIS", _as_trained),
+    LoaderFault(("diffusers",), "all lost", "reads no LoHa and LoKr", _as_trained),
+    LoaderFault(_BY_SOURCE, "noted", "LoHa and LoKr: by its source, not tried", _as_trained),
     LoaderFault(TOOLS, "lost", "names that were tried nowhere: convert", _in_layout("other")),
     LoaderFault(TOOLS, "inexact", "only LyCORIS reads .scalar: convert", _scaled_apart),
     LoaderFault(("sd-scripts",), "inexact", "takes an alpha of 0 for the rank", _zero_alphas),

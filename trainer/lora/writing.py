@@ -47,10 +47,10 @@ def write_adapter(
     Raises:
         UserError: a number is not finite or too large for the precision, or a layer has no name in
             the layout, or is none of SD 1, SD 2 or SDXL; it is named. Or it is of a kind, such as
-            DoRA, that has no layout that tools read alike.
+            DoRA, that has no layout that tools read alike, or not this one.
         OSError: from the file system.
     """
-    _check_writable(adapter)
+    _check_writable(adapter, layout)
     metadata = {key: value for key, value in adapter.metadata.items() if key != PEFT_METADATA}
     if layout == "diffusers":
         config = _peft_config(adapter)
@@ -76,12 +76,14 @@ def write_adapter(
     return left_out
 
 
-def _check_writable(adapter: Adapter) -> None:
-    if not adapter.is_plain:
+def _check_writable(adapter: Adapter, layout: WritableLayout) -> None:
+    by_lycoris = not adapter.needs_base and "full difference" not in adapter.kinds
+    if not adapter.is_plain and not (by_lycoris and layout != "diffusers"):
         base = " --base NAME" if adapter.needs_base else ""
+        held = "there is no file that tools read alike"
         raise UserError(
-            f"{adapter.source} is {adapter.other_kinds}, for which there is no file that tools "
-            "read alike.",
+            f"{adapter.source} is {adapter.other_kinds}, "
+            f"{'which the diffusers layout does not hold' if by_lycoris else f'for which {held}'}.",
             f"adapter resize FILE{base} --rank N makes a plain adapter of it.",
         )
     if unknown := [key for key in adapter.layers if not is_known(key)]:
@@ -173,6 +175,14 @@ def _trim_metadata(metadata: Mapping[str, str], limit: int) -> tuple[dict[str, s
 def _tensors(adapter: Adapter, layout: WritableLayout, dtype: torch.dtype) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for key, layer in adapter.layers.items():
+        if layer.form is not None:
+            name = (kohya_name if layout == "kohya" else _sgm_name)(adapter.family, key)
+            own, alpha = dict(layer.form.tensors), layer.alpha
+            if {"lokr_w1", "lokr_w2"} <= own.keys():  # where both are whole no tool heeds alpha
+                own["lokr_w1"], alpha = own["lokr_w1"] * alpha, 1.0
+            tensors |= {f"{name}.{kind}": tensor.to(dtype) for kind, tensor in own.items()}
+            tensors[f"{name}.alpha"] = torch.tensor(alpha, dtype=torch.float32)
+            continue
         down, up = (matrix.to(dtype, copy=True) for matrix in (layer.down, layer.up))
         if layout == "diffusers":
             tensors |= {f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": up}

@@ -28,7 +28,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers.activations import QuickGELUActivation
 
-from trainer.lora.layers import AdaptedLayer, get_weights
+from trainer.lora.layers import LycorisLayer, get_weights
 from trainer.lora.product import AdaptedProduct, in_format_of
 
 Forward = Callable[..., Tensor]
@@ -259,7 +259,7 @@ def _adapted_convolution(
     return layer.base_layer(inputs) + (added if scale == 1.0 else added * scale)
 
 
-def _plain_adapter(layer: AdaptedLayer, *others: Any) -> str | None:
+def _plain_adapter(layer: AdaptedLinear | AdaptedConv2d, *others: Any) -> str | None:
     """The name of a layer's only active adapter, where A and B are all that there is to it."""
     active = [name for name in layer.active_adapters if name in layer.lora_A]
     usual = len(active) == 1 and not (any(others) or layer.disable_adapters or layer.merged)
@@ -268,16 +268,41 @@ def _plain_adapter(layer: AdaptedLayer, *others: Any) -> str | None:
     return active[0]
 
 
+def adapted_otherwise(layer: LycorisLayer, inputs: Tensor) -> Tensor:
+    """``W x + ΔW x`` of LoHa and LoKr in the number format of x.
+
+    ΔW is as large as W. It is made again in the backward pass, and not kept.
+    """
+    active = [name for name in layer.active_adapters if name in layer.r]
+    if len(active) != 1 or layer.disable_adapters:
+        return type(layer).forward(layer, inputs)
+    result = layer.base_layer(inputs)
+    if not torch.is_grad_enabled():
+        return result + _changed(layer, active[0], inputs)
+    options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+    checkpoint = torch.utils.checkpoint.checkpoint
+    return result + checkpoint(_changed, layer, active[0], inputs, **options)
+
+
+def _changed(layer: LycorisLayer, name: str, inputs: Tensor) -> Tensor:
+    change = layer.get_delta_weight(name).to(inputs.dtype)
+    if change.dim() == 2:
+        return F.linear(inputs, change)
+    base = cast(nn.Conv2d, layer.base_layer)
+    return F.conv2d(inputs, change, None, base.stride, base.padding, base.dilation, base.groups)
+
+
 class _Recomputed:
     """The forward of a feed-forward layer and the norm ahead of it: only their input is kept."""
 
     def __init__(self, norm: nn.Module, layer: nn.Module) -> None:
         self.norm, self.layer = norm, layer
+        self.drops = any(one.p > 0 for one in layer.modules() if isinstance(one, nn.Dropout))
 
     def __call__(self, inputs: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
             return self._compute(inputs)
-        options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+        options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": self.drops}
         return cast(Tensor, torch.utils.checkpoint.checkpoint(self._compute, inputs, **options))
 
     def _compute(self, inputs: Tensor) -> Tensor:
@@ -318,6 +343,8 @@ def _lean_forwards(root: nn.Module, recompute: bool) -> Iterator[tuple[nn.Module
             yield module, MethodType(adapted_linear, module)
         elif isinstance(module, AdaptedConv2d):
             yield module, MethodType(_adapted_convolution, module)
+        elif isinstance(module, LycorisLayer):
+            yield module, MethodType(adapted_otherwise, module)
         elif isinstance(module, nn.Conv2d):
             if _is_frozen(module) and module.padding_mode == "zeros":
                 yield module, MethodType(_convolution, module)

@@ -24,7 +24,8 @@ from torch import Tensor
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
 from trainer.events import Notice
-from trainer.lora.adapter import Adapter, LoraLayer, Magnitude
+from trainer.lora.adapter import Adapter, LoraLayer
+from trainer.lora.family_layers import largest_shape
 from trainer.lora.names import ModuleKey, Part
 from trainer.lora.reading import read_adapter
 from trainer.runs.atomic import building_folder
@@ -214,10 +215,6 @@ def copy_to_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-_MATRICES = ("lora_A", "lora_B")
-_MAGNITUDE = "magnitude"
-
-
 def read_any_adapter(path: Path) -> Adapter:
     """An adapter from a file, or from the folder of a checkpoint.
 
@@ -235,21 +232,19 @@ def read_checkpoint_adapter(folder: Path) -> Adapter:
     """
     state = load_checkpoint(folder)
     config = TrainingConfig.model_validate(state.config)
-    pairs: dict[ModuleKey, dict[str, Tensor]] = defaultdict(dict)
+    trained: dict[ModuleKey, dict[str, Tensor]] = defaultdict(dict)
     for name, tensor in (state.ema or state.adapter).items():
         part, _, rest = name.partition("/")
-        path, _, matrix = rest.rpartition(".")
-        pairs[ModuleKey(_part(part, folder), path)][matrix] = tensor
+        path, _, kind = rest.rpartition(".")
+        trained[ModuleKey(_part(part, folder), path)][kind] = tensor
     layers: dict[ModuleKey, LoraLayer] = {}
-    for key, matrices in sorted(pairs.items()):
-        if set(matrices) - {_MAGNITUDE} != set(_MATRICES):
+    for key, tensors in sorted(trained.items()):
+        scale = config.adapter.scale_of(str(key))
+        try:
+            layers[key] = LoraLayer.of_trained(tensors, scale, largest_shape(key))
+        except (KeyError, ValueError):
             message = f"The checkpoint {folder} is of another kind of adapter: {key}."
-            raise UserError(message, _OTHERS)
-        down, up = (matrices[name] for name in _MATRICES)
-        lengths = matrices.get(_MAGNITUDE)
-        magnitude = None if lengths is None else Magnitude(lengths.flatten(), "rows")
-        _, alpha = config.adapter.scale_of(str(key))
-        layers[key] = LoraLayer(down, up, float(alpha), magnitude)
+            raise UserError(message, _OTHERS) from None
     return Adapter(layers, source=adapter_label(folder))
 
 

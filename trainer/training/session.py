@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import cast
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from trainer.conditioning import TextSource
+from trainer.config.adapting import PAIRS
 from trainer.config.layers import number_by_pattern
 from trainer.config.schema import OptimizerConfig, TrainingConfig
 from trainer.data.cache import TensorCache
@@ -270,12 +272,18 @@ def prepare(
         alpha_bar=base.noise_scheduler().alphas_cumprod.to(device.torch_device),
         memory_mode=mode,
         exact=is_exact(training, device.torch_device.type, notice),
-        copies=Copies([one for one in parameters if one.dim() in (2, 4)], device.dtype),
-        compiled=CompiledBlocks(base.unet, training.compile),
+        copies=Copies(_of_pairs(attachment), device.dtype),
+        compiled=CompiledBlocks(base.unet, training.compile and config.adapter.kind in PAIRS),
     )
     if training.non_finite == "halve":
         session.initial = session.state()
     return session
+
+
+def _of_pairs(attachment: Attachment) -> list[Parameter]:
+    """The A and B of all layers."""
+    named = chain.from_iterable(attachment.parameters.values())
+    return [one for name, one in named if ".lora_" in name]
 
 
 def _make_optimizer(config: OptimizerConfig, attachment: Attachment) -> Optimizer:

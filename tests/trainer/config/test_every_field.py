@@ -47,6 +47,7 @@ CHANGED: dict[str, tuple[Any, dict[str, Any]]] = {
     "captions.protected_tags": (["red", "blue"], {"captions.tag_dropout": 0.9}),
     "captions.max_tokens": (75, {"captions.suffix": "x y z " * 33}),
     "adapter.kind": ("rslora", {}),
+    "adapter.factor": (2, {"adapter.kind": "lokr"}),
     "adapter.targets": ("attention", {}),
     "adapter.only": (["unet.up_blocks.*"], {}),
     "adapter.without": (["unet.up_blocks.*"], {}),

@@ -110,7 +110,12 @@ TAKEN: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     (K, {"network_module": "lycoris.kohya", "network_args": ["dora_wd=True"]},
      {"adapter.kind": "dora"}),
     (K, {"network_module": "lycoris.kohya", "network_args": ["algo=lokr", "factor=8"],
-         "network_dim": 100000}, {"adapter.kind": "lora", "adapter.rank": 16}),
+         "network_dim": 100000, "learning_rate": 1e-3},
+     {"adapter.kind": "lokr", "adapter.factor": 8, "adapter.rank": 16, "adapter.alpha": None,
+      "optimizer.learning_rate": None}),
+    (K, {"network_module": "lycoris.kohya", "network_args": ["algo=loha"], "network_alpha": 1},
+     {"adapter.kind": "loha", "adapter.factor": 8, "adapter.alpha": None}),
+    (ONE, {"peft_type": "LOKR"}, {"adapter.kind": "lokr", "adapter.factor": -1}),
     (K, {"network_args": ["loraplus_lr_ratio=16"]}, {"optimizer.lora_plus_ratio": 16.0}),
     (K, {"unet_lr": 1e-4, "text_encoder_lr": 5e-5},
      {"optimizer.learning_rate": 1e-4, "optimizer.text_encoder_learning_rate": 5e-5}),
@@ -229,7 +234,8 @@ def test_taken(trainer: str, settings: dict[str, Any], ours: dict[str, Any]) -> 
 
 
 SAID: list[tuple[str, dict[str, Any], str]] = [
-    (K, {"network_module": "lycoris.kohya", "network_args": ["algo=lokr"]}, "not trained"),
+    (K, {"network_module": "lycoris.kohya", "network_args": ["algo=diag-oft"]}, "not trained"),
+    (K, {"network_module": "lycoris.kohya", "network_args": ["algo=lokr"]}, "are not taken"),
     (K, {"optimizer_type": "SGDNesterov"}, "adamw trains instead"),
     (K, {"max_train_epochs": 10}, "pictures x repeats x epochs"),
     (K, {"lr_scheduler": "constant", "lr_warmup_steps": 100}, "no warm-up there"),
@@ -242,7 +248,7 @@ SAID: list[tuple[str, dict[str, Any], str]] = [
     (K, {"dataset_config": "sets.toml"}, "Give that file too"),
     (ONE, {"lora_alpha": 1.0, "epochs": 30}, "pictures x repeats x epochs"),
     (ONE, {"optimizer": {"optimizer": "TIGER"}}, "adamw trains instead"),
-    (AI, {"network.type": "lokr"}, "not trained"),
+    (AI, {"network.type": "lorm"}, "not trained"),
     (AI, {"train.loss_type": "mae"}, "squared error"),
 ]
 

@@ -23,7 +23,7 @@ from trainer.lora.layers import (
     adapted_layers,
     find_layers,
     find_targets,
-    get_weights,
+    parameters_on,
     parts_of,
 )
 from trainer.lora.names import ModuleKey, Part, Targets, parse_kohya_name
@@ -92,9 +92,10 @@ def all_equal(one: Mapping[Part, Tensor], other: Mapping[Part, Tensor]) -> bool:
 def nudge(base: BaseModel, name: str = "default", seed: int = 0) -> None:
     """Random weights for an adapter that is on a base, as if it had trained."""
     for index, layer in enumerate(adapted_layers(base, name).values()):
-        down, up = get_weights(layer, name)
-        down.copy_(random_tensor(seed + 2 * index, *down.shape) * 0.3)
-        up.copy_(random_tensor(seed + 2 * index + 1, *up.shape) * 0.3)
+        named = parameters_on(layer, name)
+        named.pop("magnitude", None)
+        for number, one in enumerate(named.values()):
+            one.copy_(random_tensor(seed + 2 * index + number, *one.shape) * 0.3)
 
 
 def random_adapter(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.conftest import TinyBase
@@ -28,15 +29,15 @@ from trainer.errors import UserError
 from trainer.lora.adapter import Adapter, Magnitude
 from trainer.lora.attach import attach, detach, set_strength
 from trainer.lora.baking import bake
-from trainer.lora.changes import change_on, energy_of
+from trainer.lora.changes import change_on, compare, energy_of
 from trainer.lora.editing import approximate, merge, resize
 from trainer.lora.inspection import inspect_file
 from trainer.lora.layers import (
     adapted_layers,
     find_layers,
     find_targets,
-    get_magnitude,
     get_weights,
+    parameters_on,
 )
 from trainer.lora.loading import collect, load_into, plain_on
 from trainer.lora.names import ModuleKey, Targets, kohya_name
@@ -59,7 +60,7 @@ COUNTS: dict[tuple[str, Targets], tuple[int, int]] = {
 
 
 @pytest.mark.parametrize(("family", "targets"), COUNTS)
-@pytest.mark.parametrize("kind", ["lora", "rslora", "dora"])
+@pytest.mark.parametrize("kind", ["lora", "rslora", "dora", "loha", "lokr"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_a_fresh_adapter_changes_nothing_and_learns_everywhere(
     base_of: BaseOf, family: str, targets: Targets, kind: str, dtype: torch.dtype
@@ -72,7 +73,10 @@ def test_a_fresh_adapter_changes_nothing_and_learns_everywhere(
     assert all_equal(outputs(base), before)
     assert torch.equal(torch.get_rng_state(), random_state)
     named = [(f"{part}.{n}", p) for part, some in attachment.parameters.items() for n, p in some]
-    assert len(named) == (3 if kind == "dora" else 2) * sum(attachment.layers.values())
+    each = {"dora": [3], "loha": [4], "lokr": [2, 3]}.get(kind, [2])  # matrices
+    assert {name.rpartition(".")[0] for name, _ in named} == set(map(str, adapted_layers(base)))
+    assert len(named) / sum(attachment.layers.values()) >= each[0]
+    assert len(named) / sum(attachment.layers.values()) <= each[-1]
     nudge(base)
     denoise(base).float().square().sum().backward()
     assert [name for name, p in named if p.grad is None or not p.grad.any()] == []
@@ -112,14 +116,14 @@ def trained(base: BaseModel, targets: Targets, kind: str = "dora") -> Adapter:
     attach(base, adapter_config(rank=3, alpha=2.0, kind=kind, targets=targets), seed=0)
     nudge(base)
     for index, layer in enumerate(adapted_layers(base).values()):
-        magnitude = get_magnitude(layer, "default")
+        magnitude = parameters_on(layer, "default").get("magnitude")
         if magnitude is not None:
             magnitude *= 1 + 0.2 * random_tensor(1000 + index, *magnitude.shape)
     return collect(base)
 
 
 @pytest.mark.parametrize("family", NAMES)
-@pytest.mark.parametrize("kind", ["lora", "dora"])
+@pytest.mark.parametrize("kind", ["lora", "dora", "loha", "lokr"])
 def test_a_loaded_adapter_gives_what_the_trained_one_gave(
     base_of: BaseOf, family: str, kind: str
 ) -> None:
@@ -132,11 +136,53 @@ def test_a_loaded_adapter_gives_what_the_trained_one_gave(
     for part, result in outputs(base).items():
         change = (live[part] - plain[part]).norm()
         assert change > 0.01 * plain[part].norm()
-        assert (result - live[part]).norm() <= (1e-5 if kind == "dora" else 0) * change
+        assert (result - live[part]).norm() <= (0 if kind == "lora" else 1e-5) * change
     set_strength(base, "again", 0.0)
     assert all_equal(outputs(base), plain)
     if kind == "lora":
         assert plain_on(base, adapter).layers == adapter.layers
+
+
+@pytest.mark.parametrize("family", NAMES)
+@pytest.mark.parametrize("kind", ["loha", "lokr"])
+@pytest.mark.parametrize("rank", [2, 64])
+def test_loha_and_lokr_are_written_as_lycoris_does(
+    base_of: BaseOf, tmp_path: Path, family: str, kind: str, rank: int
+) -> None:
+    """LyCORIS's names and shapes; no scale where W1 and W2 are whole, since tools heed none."""
+    base = base_of(family)
+    config = adapter_config(
+        kind=kind, rank=rank, alpha=1.5, targets="convolution", factor=4,
+        ranks=["unet.mid_block.* = 3"],
+    )  # fmt: skip
+    attach(base, config, seed=0)
+    nudge(base)
+    adapter, path = collect(base), tmp_path / "a.safetensors"
+    assert adapter.dead_layers() == []
+    detach(base)
+    saved = written(adapter, path, precision="fp32")
+    assert compare(adapter, saved).exact and saved.kinds == [{"loha": "LoHa"}.get(kind, "LoKr")]
+    tensors = load_file(path)
+    for key, live in find_layers(base).items():
+        own = f"{kohya_name(base.family.name, key)}."
+        mine = {n.removeprefix(own): t for n, t in tensors.items() if n.startswith(own)}
+        if not mine:
+            continue
+        alpha = float(mine.pop("alpha"))
+        if kind == "loha":
+            change = mine["hada_w1_a"] @ mine["hada_w1_b"] * (mine["hada_w2_a"] @ mine["hada_w2_b"])
+            assert len(mine) == 4
+            change *= alpha / len(mine["hada_w1_b"])
+        else:
+            second = mine.get("lokr_w2")
+            if second is None:
+                second = mine["lokr_w2_a"] @ mine["lokr_w2_b"] * alpha / len(mine["lokr_w2_b"])
+            first = mine["lokr_w1"]
+            change = torch.kron(first.reshape(*first.shape, *[1] * (second.dim() - 2)), second)
+        expected = change_on(adapter.layers[key], live.weight)
+        torch.testing.assert_close(change.reshape(expected.shape).double(), expected)
+    with pytest.raises(UserError, match="diffusers layout does not hold"):
+        write_adapter(adapter, path, "diffusers")
 
 
 def by_hand(weight: Tensor, change: Tensor, lengths: Tensor, by: str) -> Tensor:

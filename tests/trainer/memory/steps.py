@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +26,9 @@ def rounded_base(folder: Path, bits: Bits, dtype: torch.dtype = torch.float32) -
     return base
 
 
-def adapted(base: BaseModel) -> list[nn.Parameter]:
+def adapted(base: BaseModel, **settings: Any) -> list[nn.Parameter]:
     """The parameters of an adapter that is attached and trains."""
-    attachment = attach(base, AdapterConfig(rank=4), seed=0)
+    attachment = attach(base, AdapterConfig(rank=4, **settings), seed=0)
     parameters = [p for named in attachment.parameters.values() for _, p in named]
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -40,6 +41,7 @@ def adapted(base: BaseModel) -> list[nn.Parameter]:
 
 def follow(base: BaseModel, parameters: list[nn.Parameter], side: int = 16) -> list[int]:
     """The most bytes alive in a step, and in one beside the gradients of it, which stay."""
+    torch.manual_seed(8)  # for dropout
     for parameter in parameters:
         parameter.grad = None
     noised = torch.randn(2, 4, side, side, generator=torch.Generator().manual_seed(6))

@@ -134,12 +134,39 @@ def test_whole_models_in_every_mode(tiny_base: TinyBase, name: str, bits: Bits) 
     assert [type(live.module) for live in find_layers(base).values()] == kinds
 
 
-def test_half_precision_stays_near(tiny_base: TinyBase) -> None:
+@pytest.mark.parametrize(
+    ("settings", "bits"),
+    [
+        ({"kind": "loha", "targets": "convolution"}, "full"),
+        ({"kind": "lokr", "targets": "convolution", "factor": 4}, "full"),
+        ({"kind": "loha"}, "8bit"),
+        ({"kind": "lokr"}, "4bit"),
+        ({"dropout": 0.5}, "full"),
+    ],
+)
+def test_other_adapters_in_every_mode(
+    tiny_base: TinyBase, settings: dict[str, Any], bits: Bits
+) -> None:
+    """LoHa and LoKr; and what dropout draws is drawn again alike in the backward pass."""
+    base = rounded_base(tiny_base("sd1"), bits)
+    parameters = adapted(base, **settings)
+    wanted, peaks = gradients(base, parameters), [follow(base, parameters)[0]]
+    assert len(wanted) == len(parameters)
+    for mode, checkpointing in MODES[1:]:
+        set_mode(base, mode, checkpointing, trains_text=True)  # type: ignore[arg-type]
+        for ours, theirs in zip(gradients(base, parameters), wanted, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
+        peaks.append(follow(base, parameters)[0])
+    assert max(peaks[1:]) < peaks[0]
+
+
+@pytest.mark.parametrize("kind", ["lora", "loha", "lokr"])
+def test_half_precision_stays_near(tiny_base: TinyBase, kind: str) -> None:
     """The adapter computes in the number format of its input, and its gradients are float32."""
     exact, base = (
         rounded_base(tiny_base("sd1"), "full", dtype) for dtype in (torch.float32, torch.bfloat16)
     )
-    wanted, parameters = gradients(exact, adapted(exact)), adapted(base)
+    wanted, parameters = gradients(exact, adapted(exact, kind=kind)), adapted(base, kind=kind)
     set_mode(base, "lean", False, trains_text=True)
     found = gradients(base, parameters)
     assert {gradient.dtype for gradient in found} == {torch.float32}

@@ -178,6 +178,8 @@ def test_a_damaged_one_of_the_same_step_is_replaced(run: RunFolder) -> None:
 KINDS: dict[str, dict[str, Any]] = {
     "rslora": {"adapter__alpha": 3.0},
     "dora": {"adapter__targets": "convolution", "output__dora_rank": 1000},
+    "loha": {"adapter__alpha": 3.0, "adapter__targets": "convolution"},
+    "lokr": {"adapter__alpha": 3.0, "adapter__targets": "convolution"},
 }
 
 

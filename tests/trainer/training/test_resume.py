@@ -87,6 +87,18 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "preservation__method": "pictures",
         "preservation__share": 0.5,
     },
+    "LoHa with convolutions, EMA": {
+        "adapter__kind": "loha",
+        "adapter__targets": "convolution",
+        "adapter__ranks": ["unet.mid_block.* = 3"],
+        "training__ema_decay": 0.9,
+    },
+    "LoKr, weights in 4 bits": {
+        "adapter__kind": "lokr",
+        "adapter__factor": 4,
+        "memory__base_weights": "4bit",
+        "training__gradient_checkpointing": True,
+    },
     "rsLoRA, weights and optimizer in 8 bits": {
         "adapter__kind": "rslora",
         "memory__base_weights": "8bit",

@@ -30,7 +30,7 @@ _OTHER_MODELS = {
     "hunyuan_image_checkbox": "HunyuanImage",
 }
 _ONLY_LYCORIS = (
-    *("factor", "decompose_both", "use_cp", "use_tucker", "use_scalar", "rank_dropout_scale"),
+    *("decompose_both", "use_cp", "use_tucker", "use_scalar", "rank_dropout_scale"),
     *(
         "constrain",
         "rescaled",

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
+from trainer.config.adapting import PAIRS, AdapterKind
 from trainer.config.moving import amounts
 from trainer.config.moving.moved import Moving
 from trainer.config.moving.theirs import KOHYA, is_on, number
 from trainer.untyped import is_list
 
-_KINDS = {"lora": "lora", "locon": "lora", "dora": "dora", "rslora": "rslora"}
+_KINDS = {"locon": "lora", **{kind: kind for kind in get_args(AdapterKind)}}
 _OPTIMIZERS = {
     "adamw": "adamw", "adam": "adamw", "pagedadamw": "adamw", "pagedadamw32bit": "adamw",
     "adamw8bit": "adamw8bit", "adam8bit": "adamw8bit", "adamw8": "adamw8bit", "adam8": "adamw8bit",
@@ -70,7 +72,16 @@ def _layers(moving: Moving) -> None:
         moving.lose(moving.facts["kind"][0], moving.facts["kind"][1], reason)
         moving.drop("adapter.rank", "adapter.alpha")
         return
-    moving.settle("kind", "adapter.kind", kind)
+    note = ""
+    if kind not in PAIRS:
+        note = (
+            "Its training begins with other numbers here, so rank, alpha and rates are not taken."
+        )
+        moving.drop("adapter.rank", "adapter.alpha")
+        moving.facts = {k: v for k, v in moving.facts.items() if not k.endswith("rate")}
+    moving.settle("kind", "adapter.kind", kind, note)
+    if kind == "lokr" and (factor := number(moving.fact("factor"))) is not None:
+        moving.settle("factor", "adapter.factor", int(factor))
     if is_on(moving.fact("eight_bits")):
         note = "They are rounded in another way here."
         moving.settle("eight_bits", "memory.base_weights", "8bit", note)
