@@ -282,9 +282,12 @@ def call_unet(base: BaseModel, points: Points, text: TextConditioning) -> Tensor
         (N, C, H, W): noise or velocity, as the model was trained to give.
     """
     hidden = text.hidden
+    timesteps = points.timesteps.to(hidden.device)
+    # Its layers ask for it, also when they are computed again in the backward pass.
+    base.training_timesteps = timesteps if base.unet.training else None
     return base.unet(
         points.noised.to(hidden.device, hidden.dtype),
-        points.timesteps.to(hidden.device),
+        timesteps,
         encoder_hidden_states=hidden,
         encoder_attention_mask=text.mask,
         added_cond_kwargs=added_conditioning(text.pooled, points.sizes),

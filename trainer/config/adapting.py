@@ -108,6 +108,18 @@ class AdapterConfig(Section, title="Adapter"):
     )
     """Share of the inputs of each adapted layer that is set to zero at random, so that the adapter
     does not rely on a few of them. 0 to below 1."""
+    t_lora_min_rank: int | None = field(
+        None,
+        title="T-LoRA: rank at the noisiest timestep",
+        ge=1,
+        le=1024,
+        memory=True,
+        needs={"adapter.kind": ["lora", "rslora"], "adapter.unet": True},
+    )
+    """T-LoRA (arXiv 2507.05964): of the UNet's rank only so much trains at the noisiest timestep,
+    and in equal steps more up to all of it where there is no noise. Meant for very few pictures,
+    whose poses and backgrounds are learned where the noise is strong. The file is a plain LoRA:
+    previews, meters and all tools use the whole rank at every timestep. Empty: off."""
     unet: bool = field(True, title="Train the UNet", memory=True)
     """Train the UNet's layers."""
     text_encoder: bool = field(

@@ -41,7 +41,7 @@ def idle_settings(config: TrainingConfig) -> list[Idle]:
     Args:
         config: as it was given; once resolved, all rates are set.
     """
-    found = (_without_effect, _lonely_share, _odd_rates, _options_in_prompts)
+    found = (_without_effect, _whole_rank, _lonely_share, _odd_rates, _options_in_prompts)
     return [idle for find in found for idle in find(config)]
 
 
@@ -71,6 +71,15 @@ def _unmet(config: TrainingConfig, field: ConfigField) -> Iterator[str]:
         if present not in allowed:
             needed = " or ".join(map(shown, allowed))
             yield f"{name} is {shown(present)}, not {needed}"
+
+
+def _whole_rank(config: TrainingConfig) -> Iterator[Idle]:
+    """T-LoRA whose least rank is all that there is."""
+    adapter = config.adapter
+    least, own = adapter.t_lora_min_rank, bool(adapter.ranks or adapter.start_from)
+    if least and least >= adapter.rank and not own:
+        message = f"{least} has no effect, since adapter.rank is {adapter.rank}. Set a lower one."
+        yield Idle("adapter.t_lora_min_rank", message)
 
 
 def _lonely_share(config: TrainingConfig) -> Iterator[Idle]:

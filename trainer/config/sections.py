@@ -155,7 +155,7 @@ class TrainingSection(Section, title="Length, batches and precision"):
         False,
         title="Compile the UNet's blocks",
         resume=True,
-        needs={"adapter.kind": list(PAIRS)},
+        needs={"adapter.kind": list(PAIRS), "adapter.t_lora_min_rank": None},
     )
     """Have torch.compile put the operations of the UNet's transformer blocks together. The first
     step of each picture size may then take minutes, once on a machine; what later steps gain was

@@ -27,6 +27,8 @@ from trainer.config.schema import AdapterConfig
 from trainer.errors import UserError
 from trainer.lora.adapter import Adapter
 from trainer.lora.layers import (
+    AdaptedConv2d,
+    AdaptedLinear,
     LycorisLayer,
     activate,
     adapted_layers,
@@ -34,6 +36,7 @@ from trainer.lora.layers import (
     find_layers,
     find_targets,
     injected,
+    names_on,
     parameters_on,
     parts_of,
     preserved_gradient_flags,
@@ -42,6 +45,7 @@ from trainer.lora.layers import (
     set_weights,
 )
 from trainer.lora.names import ModuleKey, Part, count_layers
+from trainer.lora.rank_mask import mask_ranks
 from trainer.memory.quantized import parameter_count
 from trainer.models.base import BaseModel
 from trainer.seeds import derive_seed
@@ -102,6 +106,7 @@ def attach(
     else:
         targets = {key: config.scale_of(str(key)) for key in chosen_targets(base, config)}
     kind = "lora" if start else config.kind
+    masked: list[AdaptedLinear | AdaptedConv2d] = []
     with injected(base, name, targets, config.dropout, kind=kind, factor=config.factor) as new:
         for key, layer in new.items():
             if isinstance(layer, LycorisLayer):
@@ -115,11 +120,15 @@ def attach(
             set_weights(layer, name, *initial, trainable=True)
             if kind == "dora":
                 set_initial_magnitude(layer, name)
+            elif config.t_lora_min_rank and key.part == "unet":
+                masked.append(layer)
+    if config.t_lora_min_rank:
+        mask_ranks(base, masked, name, config.t_lora_min_rank)
     layers = sorted(adapted_layers(base, name).items(), key=lambda item: item[0])
     parameters: dict[Part, list[tuple[str, Parameter]]] = defaultdict(list)
     for key, layer in layers:
-        for kind, weight in parameters_on(layer, name).items():
-            parameters[key.part].append((f"{key.path}.{kind}", weight))
+        for matrix, weight in parameters_on(layer, name).items():
+            parameters[key.part].append((f"{key.path}.{matrix}", weight))
     return Attachment(
         name=name,
         parameters=dict(parameters),
@@ -228,7 +237,7 @@ def disabled(base: BaseModel) -> Generator[None]:
 
 def attached(base: BaseModel) -> list[str]:
     """Names of the adapters on the base model."""
-    names = (name for layer in adapted_layers(base).values() for name in layer.r)
+    names = (name for layer in adapted_layers(base).values() for name in names_on(layer))
     return list(dict.fromkeys(names))
 
 

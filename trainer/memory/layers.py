@@ -10,6 +10,7 @@ names stay as they are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import MethodType
 from typing import Any, cast
 
@@ -28,8 +29,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers.activations import QuickGELUActivation
 
-from trainer.lora.layers import LycorisLayer, get_weights
+from trainer.lora.layers import LycorisLayer, get_weights, names_on
 from trainer.lora.product import AdaptedProduct, in_format_of
+from trainer.lora.rank_mask import MASK, RankMask
 
 Forward = Callable[..., Tensor]
 
@@ -238,9 +240,12 @@ def adapted_linear(layer: AdaptedLinear, inputs: Tensor, *args: Any, **options: 
         return type(layer).forward(layer, inputs, *args, **options)
     down, up = (in_format_of(inputs, weight) for weight in get_weights(layer, name))
     scale = cast(float, layer.scaling[name])
-    if isinstance(layer.lora_dropout[name], nn.Identity):
+    mask: RankMask | None = getattr(layer.lora_A[name], MASK, None)
+    masked = mask is not None and mask.is_active
+    if isinstance(layer.lora_dropout[name], nn.Identity) and not masked:
         return cast(Tensor, AdaptedProduct.apply(inputs, layer.base_layer, down, up, scale))
     inner = F.linear(layer.lora_dropout[name](inputs), down)  # (…, rank)
+    inner = mask(inner) if mask else inner
     return layer.base_layer(inputs) + F.linear(inner, up) * scale
 
 
@@ -255,6 +260,8 @@ def _adapted_convolution(
     for part, weight in zip((layer.lora_A, layer.lora_B), get_weights(layer, name), strict=True):
         run = cast(nn.Conv2d, part[name])._conv_forward  # pyright: ignore[reportPrivateUsage]
         added = run(added, in_format_of(inputs, weight), None)
+        mask: RankMask | None = getattr(part[name], MASK, None)  # A's alone
+        added = mask(added) if mask else added
     scale = cast(float, layer.scaling[name])
     return layer.base_layer(inputs) + (added if scale == 1.0 else added * scale)
 
@@ -273,15 +280,15 @@ def adapted_otherwise(layer: LycorisLayer, inputs: Tensor) -> Tensor:
 
     ΔW is as large as W. It is made again in the backward pass, and not kept.
     """
-    active = [name for name in layer.active_adapters if name in layer.r]
+    active = [name for name in layer.active_adapters if name in names_on(layer)]
     if len(active) != 1 or layer.disable_adapters:
-        return type(layer).forward(layer, inputs)
+        return cast(Tensor, cast(Any, type(layer)).forward(layer, inputs))
     result = layer.base_layer(inputs)
     if not torch.is_grad_enabled():
         return result + _changed(layer, active[0], inputs)
     options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
-    checkpoint = torch.utils.checkpoint.checkpoint
-    return result + checkpoint(_changed, layer, active[0], inputs, **options)
+    made = partial(_changed, layer, active[0])
+    return result + cast(Tensor, torch.utils.checkpoint.checkpoint(made, inputs, **options))
 
 
 def _changed(layer: LycorisLayer, name: str, inputs: Tensor) -> Tensor:

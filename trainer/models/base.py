@@ -53,6 +53,7 @@ class BaseModel:
         tiling: whether large pictures go through the VAE in tiles.
         clip_skip: which layer of SD 1's text encoder is read, counted from the last.
         max_tokens: how much of a prompt is read (`trainer.models.text`); None: all of it.
+        training_timesteps: (N,) of the UNet's last call in training mode; None after another.
     """
 
     name: str
@@ -72,6 +73,7 @@ class BaseModel:
     tiling: bool = False
     max_tokens: int | None = None
     clip_skip: int = 1
+    training_timesteps: torch.Tensor | None = None
 
     @property
     def output_key(self) -> str:

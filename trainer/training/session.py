@@ -273,11 +273,16 @@ def prepare(
         memory_mode=mode,
         exact=is_exact(training, device.torch_device.type, notice),
         copies=Copies(_of_pairs(attachment), device.dtype),
-        compiled=CompiledBlocks(base.unet, training.compile and config.adapter.kind in PAIRS),
+        compiled=CompiledBlocks(base.unet, training.compile and _is_compilable(config)),
     )
     if training.non_finite == "halve":
         session.initial = session.state()
     return session
+
+
+def _is_compilable(config: TrainingConfig) -> bool:
+    """Whether the adapter's layers compute alike in every call."""
+    return config.adapter.kind in PAIRS and not config.adapter.t_lora_min_rank
 
 
 def _of_pairs(attachment: Attachment) -> list[Parameter]:

@@ -117,10 +117,7 @@ def add_gradients(session: Session, batch: Batch, preserves: bool) -> Tensor:
     session.train_mode()
     sums = torch.zeros(2, dtype=torch.float64)
     for trained, preserved in _passes(session, batch, preserves):
-        # With pictures of two sizes the UNet is called twice.
-        once = not (trained and preserved) or (
-            trained.latents.shape[1:] == preserved.points.noised.shape[1:]
-        )
+        once = not (trained and preserved) or _is_one_call(trained, preserved)
         with repeating(session.exact), session.copies.used(once), session.compiled.used():
             loss, preservation = batch_loss(session, trained, preserved)
             total = loss + session.config.preservation.weight * preservation
@@ -138,11 +135,19 @@ def _passes(
         rows = None
         if preserves and session.preservation:
             rows = session.preservation.rows(session.step, part.slots, part.total)
-        if rows and session.memory_mode.preserve_apart:
+        # Layers that train by timestep know that of the last call, also in the backward pass.
+        by_timestep = session.config.adapter.t_lora_min_rank is not None
+        apart = session.memory_mode.preserve_apart
+        if rows and (apart or (by_timestep and not _is_one_call(part, rows))):
             yield part, None
             yield None, rows
         else:
             yield part, rows
+
+
+def _is_one_call(batch: Batch, rows: PreservedRows) -> bool:
+    """Whether the UNet is called once for both: it is called for each size of pictures."""
+    return batch.latents.shape[1:] == rows.points.noised.shape[1:]
 
 
 def batch_loss(

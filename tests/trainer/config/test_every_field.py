@@ -55,6 +55,7 @@ CHANGED: dict[str, tuple[Any, dict[str, Any]]] = {
     "adapter.alpha": (1.0, {}),
     "adapter.ranks": (["unet.mid_block.* = 3"], {}),
     "adapter.dropout": (0.5, {}),
+    "adapter.t_lora_min_rank": (1, {"adapter.rank": 4}),
     "adapter.unet": (False, {}),
     "adapter.text_encoder": (False, {}),
     "optimizer.name": ("lion", {}),

@@ -87,6 +87,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "preservation__method": "pictures",
         "preservation__share": 0.5,
     },
+    "T-LoRA, dropout": {
+        "adapter__rank": 4,
+        "adapter__t_lora_min_rank": 1,
+        "adapter__dropout": 0.1,
+        "images__resolutions": [32, 64],
+        "images__upscale": True,
+    },
     "LoHa with convolutions, EMA": {
         "adapter__kind": "loha",
         "adapter__targets": "convolution",
