@@ -22,7 +22,7 @@ from transformers import CLIPTextModelWithProjection
 from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
 from trainer.models.families import PredictionType
-from trainer.models.text import padded_ids, token_chunks
+from trainer.models.text import learned_words, padded_ids, token_chunks
 from trainer.seeds import derive_seed
 from trainer.typed_torch import split
 
@@ -188,14 +188,15 @@ def encode(base: BaseModel, prompts: Sequence[str], device: torch.device | str) 
     """
     states: list[Tensor] = []
     pooled: Tensor | None = None
+    places = base.embedding_ids()
     chunked = [
-        [token_chunks(tokenizer, prompt, base.max_tokens) for prompt in prompts]
+        [token_chunks(tokenizer, prompt, base.max_tokens, places) for prompt in prompts]
         for tokenizer in base.tokenizers
     ]
     counts = [max(map(len, of_prompt)) for of_prompt in zip(*chunked, strict=True)]
     is_sdxl = base.family.name == "sdxl"
     parts = zip(base.tokenizers, base.text_encoders, chunked, strict=True)
-    for tokenizer, encoder, of_prompts in parts:
+    for number, (tokenizer, encoder, of_prompts) in enumerate(parts):
         rows = [
             chunk
             for chunks, count in zip(of_prompts, counts, strict=True)
@@ -203,11 +204,13 @@ def encode(base: BaseModel, prompts: Sequence[str], device: torch.device | str) 
         ]
         ids, mask = padded_ids(tokenizer, rows)  # (R, 77), R chunks of all prompts
         wants_mask = not is_sdxl and bool(getattr(encoder.config, "use_attention_mask", False))
-        output = encoder(
-            ids.to(device),
-            attention_mask=mask.to(device) if wants_mask else None,
-            output_hidden_states=is_sdxl or base.clip_skip > 1,
-        )
+        learned = [vectors[number] for vectors in base.embeddings.values()]
+        with learned_words(encoder, ids, learned):
+            output = encoder(
+                ids.clamp_min(0).to(device),
+                attention_mask=mask.to(device) if wants_mask else None,
+                output_hidden_states=is_sdxl or base.clip_skip > 1,
+            )
         if is_sdxl:
             states.append(output.hidden_states[-2])
         elif base.clip_skip > 1:

@@ -65,5 +65,5 @@ def generate(
     for file in (AdapterUse.parse(text).file for text in adapters or ()):
         names = bundled_embeddings(read_header(file).tensors) if file.is_file() else []
         if names:
-            unused = shorten(display_name(name[:80]) for name in names)
-            say(f"Drawn without the embeddings that are bundled with {shown(file)}: {unused}.")
+            words = shorten(display_name(name[:80]) for name in names)
+            say(f"Bundled with {shown(file)}, and drawn where a prompt names them: {words}.")

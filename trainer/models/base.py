@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -53,6 +53,8 @@ class BaseModel:
         tiling: whether large pictures go through the VAE in tiles.
         clip_skip: which layer of SD 1's text encoder is read, counted from the last.
         max_tokens: how much of a prompt is read (`trainer.models.text`); None: all of it.
+        embeddings: learned vectors by the word that stands for them in prompts, (n, D) for each
+            text encoder.
         training_timesteps: (N,) of the UNet's last call in training mode; None after another.
     """
 
@@ -74,6 +76,7 @@ class BaseModel:
     max_tokens: int | None = None
     clip_skip: int = 1
     training_timesteps: torch.Tensor | None = None
+    embeddings: dict[str, list[torch.Tensor]] = field(default_factory=dict[str, list[torch.Tensor]])
 
     @property
     def output_key(self) -> str:
@@ -92,6 +95,15 @@ class BaseModel:
         names = ("text_encoder", "text_encoder_2")
         encoders = dict(zip(names, self.text_encoders, strict=False))
         return {"unet": self.unet, "vae": self.vae, **encoders}
+
+    def embedding_ids(self) -> dict[str, list[int]]:
+        """For each word of `embeddings` its ids: -1, -2 … over all of their vectors."""
+        places: dict[str, list[int]] = {}
+        count = 0
+        for word, vectors in self.embeddings.items():
+            places[word] = [-1 - count - row for row in range(len(vectors[0]))]
+            count += len(vectors[0])
+        return places
 
     def scaled(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents of the VAE, (B, 4, H, W), as the UNet takes them."""

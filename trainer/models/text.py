@@ -8,14 +8,16 @@ sd-scripts cuts anywhere and keeps one start and one end: these differ in single
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformers import CLIPTokenizer
+from transformers import CLIPTokenizer, PreTrainedModel
 
 from trainer.data.captions import CHUNK_TOKENS
 
@@ -45,20 +47,45 @@ def token_ids(tokenizer: CLIPTokenizer, text: str) -> list[int]:
     return known[text]
 
 
+def with_embeddings(
+    tokenizer: CLIPTokenizer, text: str, places: Mapping[str, Sequence[int]]
+) -> list[int]:
+    """The tokens of a text in which some words stand for learned vectors.
+
+    Args:
+        places: for each word, in any case, the ids that take its place. ComfyUI's ``embedding:``
+            before it is left out.
+    """
+    names = sorted(places, key=len, reverse=True)
+    words = "|".join(map(re.escape, names))
+    by_name = {name.casefold(): ids for name, ids in places.items()}
+    found: list[int] = []
+    # Every second part is a word.
+    parts = re.split(rf"(?:\bembedding:)?(?<!\w)({words})(?!\w)", text, flags=re.IGNORECASE)
+    for number, part in enumerate(parts):
+        found += by_name[part.casefold()] if number % 2 else token_ids(tokenizer, part)
+    return found
+
+
 def longest_prompt(tokenizer: CLIPTokenizer) -> int:
     """The number of tokens of a text encoder's input: 77, its start and end among them."""
     return cast(int, tokenizer.model_max_length)
 
 
 def token_chunks(
-    tokenizer: CLIPTokenizer, text: str, max_tokens: int | None = None
+    tokenizer: CLIPTokenizer,
+    text: str,
+    max_tokens: int | None = None,
+    places: Mapping[str, Sequence[int]] | None = None,
 ) -> list[list[int]]:
     """The tokens of a text by chunks: at least one, which may be empty.
 
     Args:
         max_tokens: what is beyond so many whole chunks is cut off; None: nothing is.
+        places: as of `with_embeddings`.
     """
-    ids, size = token_ids(tokenizer, text), longest_prompt(tokenizer) - 2
+    ids = with_embeddings(tokenizer, text, places) if places else token_ids(tokenizer, text)
+    size = longest_prompt(tokenizer) - 2
     most = None if max_tokens is None else max(1, max_tokens // CHUNK_TOKENS)
     chunks: list[list[int]] = []
     start = 0
@@ -73,8 +100,10 @@ def token_chunks(
 
 def _word_end(tokenizer: CLIPTokenizer, ids: list[int], end: int) -> int:
     """The last end of a word at or before a place, where there is one near enough."""
-    last = tokenizer.convert_ids_to_tokens(ids[end - _LONGEST_WORD : end])
-    found = [place for place, piece in enumerate(last, start=1) if piece.endswith("</w>")]
+    last = ids[end - _LONGEST_WORD : end]
+    pieces = tokenizer.convert_ids_to_tokens([max(one, 0) for one in last])
+    ends = (one < 0 or piece.endswith("</w>") for one, piece in zip(last, pieces, strict=True))
+    found = [place for place, is_end in enumerate(ends, start=1) if is_end]
     return end - len(last) + found[-1] if found else end
 
 
@@ -92,6 +121,32 @@ def padded_ids(tokenizer: CLIPTokenizer, chunks: Sequence[Sequence[int]]) -> tup
         ids[row, : len(whole)] = torch.tensor(whole)
         mask[row, : len(whole)] = 1
     return ids, mask
+
+
+@contextmanager
+def learned_words(
+    encoder: PreTrainedModel, ids: Tensor, learned: Sequence[Tensor]
+) -> Generator[None]:
+    """Within the block a text encoder reads learned vectors where ids are below 0.
+
+    Args:
+        ids: (R, 77); the encoder is given any others in place of these.
+        learned: (n, D) each; together the vectors of the ids -1, -2 …
+    """
+    where = ids < 0
+    if not where.any():
+        yield
+        return
+
+    def put(_: torch.nn.Module, __: object, features: Tensor) -> Tensor:
+        vectors = torch.cat(list(learned))[-1 - ids[where]].to(features)
+        return features.masked_scatter(where[..., None].to(features.device), vectors)
+
+    hook = encoder.get_input_embeddings().register_forward_hook(put)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def count_tokens(tokenizers: Sequence[CLIPTokenizer], text: str) -> int:

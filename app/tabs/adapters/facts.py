@@ -51,7 +51,7 @@ def what_it_is(choice: ListedAdapter, facts: Facts) -> str:
         "Made with": facts["metadata"].get("ss_sd_model_name", ""),
         "Trigger words": facts["trigger_words"],
         "Kind": " and ".join(kind for kind in facts.get("kinds", ()) if kind != "LoRA"),
-        "Embeddings": f"{', '.join(embeddings)}; pictures are drawn here without them"
+        "Embeddings": f"{', '.join(embeddings)}; drawn where a prompt names them"
         if (embeddings := facts.get("embeddings", ()))
         else "",
         "Rank": _span(ranks),

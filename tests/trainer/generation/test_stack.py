@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.trainer.lora.conftest import BaseOf
-from tests.trainer.lora.helpers import all_equal, equal, outputs, random_adapter
+from tests.trainer.lora.helpers import (
+    all_equal,
+    equal,
+    outputs,
+    random_adapter,
+    random_tensor,
+)
+from trainer.diffusion import encode
 from trainer.errors import UserError
 from trainer.generation.stack import AdapterStack, AdapterUse
 from trainer.lora.attach import attached
@@ -160,3 +169,92 @@ def test_a_file_whose_name_ends_in_a_number(tmp_path: Path) -> None:
     path.touch()
     assert AdapterUse.parse(str(path)) == AdapterUse(path)
     assert AdapterUse.parse(f"{path}:2") == AdapterUse(path, 2.0)
+
+
+# -- embeddings that are bundled with an adapter
+
+
+def with_embeddings(base: BaseModel, path: Path, words: dict[str, int]) -> Path:
+    """An adapter of the UNet with learned vectors, so many for each word."""
+    keys = [key for key in find_targets(base) if key.part == "unet"]
+    adapter = random_adapter(base, dict.fromkeys(keys, (2, 1.0)))
+    names = ("clip_l", "clip_g") if base.family.name == "sdxl" else ("string_to_param.*",)
+    embeddings = {
+        word: {
+            name: random_tensor(seed, count, encoder.config.hidden_size)
+            for name, encoder in zip(names, base.text_encoders, strict=True)
+        }
+        for seed, (word, count) in enumerate(words.items(), start=40)
+    }
+    write_adapter(replace(adapter, embeddings=embeddings), path, precision="fp32")
+    return path
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bundled_embeddings_stand_for_their_words(
+    base_of: BaseOf, tmp_path: Path, family: str
+) -> None:
+    """As if the word's own tokens had these vectors; without the word nothing changes."""
+    base = base_of(family)
+    prompts = ["a photo of fox1", "a photo, fox12", "a fox2, fox1"]
+    plain = encode(base, [*prompts, "a photo of cat, a red dog"], "cpu")
+    file = with_embeddings(base, tmp_path / "a", {"fox1": 1, "<fox-2>": 3})
+    stack = AdapterStack(base)
+    stack.set([AdapterUse(file)])
+    found = encode(base, prompts, "cpu")
+    assert [torch.equal(one, other) for one, other in zip(found.hidden, plain.hidden, strict=False)
+            ] == [False, True, False]  # fmt: skip
+    # The same in any case, and with ComfyUI's mark before it.
+    for text in ("a photo of FOX1", "a photo of embedding:fox1"):
+        assert torch.equal(encode(base, [text], "cpu").hidden[0], found.hidden[0])
+    # One vector, in the vocabulary instead.
+    learned, ids, kept = base.embeddings["fox1"], [], []
+    tables = [encoder.get_input_embeddings().weight for encoder in base.text_encoders]
+    for tokenizer, table, vectors in zip(base.tokenizers, tables, learned, strict=True):
+        ids += tokenizer("cat", add_special_tokens=False)["input_ids"]
+        kept.append(table[ids[-1]].clone())
+        table[ids[-1]] = vectors[0]
+    expected = encode(base, ["a photo of cat"], "cpu")
+    for table, number, vector in zip(tables, ids, kept, strict=True):
+        table[number] = vector
+    torch.testing.assert_close(expected.hidden[0], found.hidden[0])
+    if expected.pooled is not None and found.pooled is not None:
+        torch.testing.assert_close(expected.pooled[0], found.pooled[0])
+    long = "a <fox-2> " * 40  # of 160 tokens
+    assert encode(base, [long], "cpu").hidden.shape[1] == 3 * 77
+    stack.clear()
+
+
+def test_embeddings_go_with_their_adapter(base_of: BaseOf, tmp_path: Path) -> None:
+    base = base_of("sd1")
+    file, stack = with_embeddings(base, tmp_path / "a", {"fox1": 2}), AdapterStack(base)
+    plain = encode(base, ["a fox1"], "cpu").hidden
+    for choices_, same in (
+        ([AdapterUse(file, 0.0)], True),
+        ([AdapterUse(file, 0.0, 1.0)], False),
+        ([AdapterUse(file, 0.5)], False),
+        ([], True),
+    ):
+        stack.set(choices_)
+        assert torch.equal(encode(base, ["a fox1"], "cpu").hidden, plain) == same
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"clip_l": torch.ones(2, 7)}, "clip_l 2 x 7"),
+        ({"clip_g": torch.ones(2, 1280)}, "clip_g 2 x 1280"),
+        ({"clip_l_out": torch.ones(16)}, "clip_l_out 16"),
+    ],
+)
+def test_an_embedding_for_another_base_is_refused(
+    base_of: BaseOf, tmp_path: Path, tensors: dict[str, torch.Tensor], words: str
+) -> None:
+    base, path = base_of("sd1"), tmp_path / "a"
+    adapter = random_adapter(base, dict.fromkeys(find_targets(base), (2, 1.0)))
+    write_adapter(replace(adapter, embeddings={"fox1": tensors}), path)
+    stack, before = AdapterStack(base), outputs(base)
+    with pytest.raises(UserError, match=f"embedding, fox1, that does not fit .*{words}"):
+        stack.set([AdapterUse(path)])
+    assert all_equal(outputs(base), before) and attached(base) == []

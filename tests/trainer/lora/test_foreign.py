@@ -295,6 +295,7 @@ def test_forms_are_read_and_made_plain(tmp_path: Path, case: str) -> None:
         assert proof.summary().startswith("works in A1111, Forge, ComfyUI, InvokeAI; not in")
         assert converted(path) == 0
         assert compare(read_adapter(path), read_adapter(out)).exact
+        out.unlink()
     else:
         assert proof.summary().startswith(NONE + NOT_TRIED)
         assert converted(path) == 2

@@ -13,10 +13,10 @@ from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import make_images
 from trainer.commands.cli import main
 from trainer.config.file import with_values
-from trainer.config.schema import TrainingConfig
+from trainer.config.schema import AdapterConfig, TrainingConfig
 from trainer.errors import UserError
-from trainer.memory.modes import memory_mode_of, smaller_modes
-from trainer.memory.phases import build
+from trainer.memory.modes import Mode, memory_mode_of, smaller_modes
+from trainer.memory.phases import StepMemory, Workload, build, step_memory
 from trainer.memory.prediction import PHASES, STEP, Fit, predict
 from trainer.models.identify import read_facts
 
@@ -94,6 +94,19 @@ def test_more_of_anything_needs_more(tiny_base: TinyBase) -> None:
     assert activations(images__resolution=512) > 2 * plain
     assert activations(preservation__weight=1.0) > 1.15 * plain
     assert activations(training__precision="fp32") > 1.5 * plain
+
+
+def test_each_kind_of_adapter_is_followed(tiny_base: TinyBase) -> None:
+    facts = read_facts(str(tiny_base("sd1")))
+
+    def step(mode: Mode = "lean", **adapter: Any) -> StepMemory:
+        config = AdapterConfig.model_validate(adapter)
+        return step_memory(facts, Workload(64, 64, "bf16", config, 1, mode, False))
+
+    lora, loha, lokr = (step(kind=kind) for kind in ("lora", "loha", "lokr"))
+    assert lokr.adapter < lora.adapter < loha.adapter
+    assert step("plain", kind="loha").activations > 1.1 * loha.activations
+    assert step(t_lora_min_rank=1).activations > lora.activations
 
 
 def test_prompts_of_text_features_alone_are_counted(tiny_base: TinyBase) -> None:
