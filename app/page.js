@@ -15,6 +15,7 @@
   let row = null; // of tabs; another one is a page made anew
   let wanted = ''; // the tab to go back to
   let found = 0;
+  let shown = null; // the tab chosen when last looked
   const goBack = () => {
     wanted = location.hash.slice(1);
     found = 0;
@@ -42,8 +43,12 @@
       if (!found) target.click();
       return;
     }
-    const chosen = nameOf(tabs.find(isChosen));
-    if (chosen) remember(chosen);
+    const chosen = tabs.find(isChosen);
+    if (!chosen) return;
+    // What led to another tab is hidden with its own: the keyboard goes on from the tab.
+    if (shown && chosen !== shown && document.activeElement === document.body) chosen.focus();
+    shown = chosen;
+    remember(nameOf(chosen));
   }, 200);
 })();
 
@@ -144,5 +149,72 @@
       ? document.querySelectorAll('[id^="train-section-"] button.label-wrap:not(.open)') : [];
     for (const header of folded) header.click();
     for (const wait of [0, 200, 600, 1500, 4000]) setTimeout(show, wait);
+  });
+})();
+
+// Keys: arrows, Home and End go through the tabs and through pictures beside each other; Esc answers
+// a question by leaving everything as it is.
+(() => {
+  const LEAVE = {
+    'runs-question': ['runs-delete-no', 'runs-delete'],
+    'runs-length': ['runs-longer-no', 'runs-longer'],
+    'runs-others': ['runs-others-no', 'runs-prompts'],
+    'images-question': ['images-delete-not', 'images-delete'],
+    'images-remove-row': ['images-remove-not', 'images-remove'],
+  }; // what is asked: the button that leaves it, and the one that had it asked
+  const byId = (id) => document.getElementById(id);
+  const below = (items, at, step) => {
+    const { left, top } = items[at].getBoundingClientRect();
+    const inColumn = (one) => Math.abs(one.getBoundingClientRect().left - left) < 4;
+    const rows = items.filter(inColumn).map((one) => [one.getBoundingClientRect().top, one]);
+    const next = rows.filter(([y]) => (y - top) * step > 4);
+    return next.length ? items.indexOf(next.at(step > 0 ? 0 : -1)[1]) : at;
+  };
+  const place = (key, items, at) => ({
+    ArrowLeft: () => Math.max(at - 1, 0),
+    ArrowRight: () => Math.min(at + 1, items.length - 1),
+    ArrowUp: () => below(items, at, -1),
+    ArrowDown: () => below(items, at, 1),
+    Home: () => 0,
+    End: () => items.length - 1,
+  })[key]?.();
+
+  document.addEventListener('keydown', (event) => {
+    if (event.ctrlKey || event.altKey || event.metaKey || event.shiftKey) return;
+    if (event.key === 'Escape' && !event.target.closest?.('dialog, [role=combobox]')) {
+      const asked = Object.keys(LEAVE).find((id) => byId(id)?.checkVisibility());
+      if (!asked) return;
+      byId(LEAVE[asked][0])?.click();
+      byId(LEAVE[asked][1])?.focus();
+      return;
+    }
+    const button = event.target.closest?.('[role=tab], .grid-container button, [type=radio]');
+    const row = button?.closest('[role=tablist], .grid-container, .wrap');
+    if (!row) return;
+    const isRadio = button.matches('[type=radio]');
+    const kind = isRadio ? '[type=radio]' : '[role=tab], button';
+    const items = [...row.querySelectorAll(kind)].filter((one) => one.checkVisibility());
+    const key = (isRadio && { ArrowUp: 'ArrowLeft', ArrowDown: 'ArrowRight' }[event.key]) || event.key;
+    const to = place(key, items, items.indexOf(button));
+    if (to === undefined || !items[to]) return;
+    event.preventDefault();
+    items[to].focus();
+    if (!button.matches('button:not([role=tab])')) items[to].click();
+  }, true);
+
+  // The radios of a list have names of their own in gradio 6.31, so that each is a stop of its own:
+  // Tab goes to the chosen one, and from there out of the list.
+  const others = (radio) => [...radio.closest('.wrap').querySelectorAll('[type=radio]')];
+  document.addEventListener('keydown', (event) => {
+    if (event.key !== 'Tab' || !event.target.matches?.('.wrap [type=radio]')) return;
+    const left = others(event.target).filter((one) => one !== event.target);
+    for (const one of left) one.tabIndex = -1;
+    setTimeout(() => left.forEach((one) => one.removeAttribute('tabindex')));
+  });
+  document.addEventListener('focusin', (event) => {
+    if (!event.target.matches?.('.wrap [type=radio]:focus-visible')) return;
+    const list = others(event.target);
+    if (list.includes(event.relatedTarget)) return;
+    list.find((one) => one.checked)?.focus();
   });
 })();

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Page, expect
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
 from safetensors.numpy import save_file
 
 from app.shared import TABS
@@ -18,6 +19,7 @@ from tests.browser.serving import Server
 from trainer.config.file import with_values, write_config
 from trainer.config.schema import TrainingConfig
 from trainer.runs.layout import RunFolder
+from trainer.runs.report import write_report
 from trainer.runs.status import Status, write_status
 
 # Serious faults of gradio 6.31's own markup, by rule and a part of the element: an empty gallery.
@@ -194,15 +196,26 @@ def test_the_address_names_the_tab(visit: NewVisit) -> None:
     expect(page).to_have_url(f"{window.url}/#adapters")
 
 
-def test_the_next_step_is_one_press_away(server: Server, visit: NewVisit) -> None:
-    """A verdict names an earlier checkpoint and a strength: Generate has them after a press."""
-    run = RunFolder(server.runs / "mine")
+def finished_run(server: Server, name: str) -> RunFolder:
+    """A run as if it had been trained, with previews of two steps."""
+    run = RunFolder(server.runs / name)
     run.adapters.mkdir(parents=True)
     words = {"images.path": "datasets/police-car", "captions.trigger": "ohwx"}
     write_config(run.config, with_values(TrainingConfig(), words))
     write_status(run, Status("finished", 400, 400))
     save_file({"lora_unet_x.alpha": np.ones(1, np.float32)}, run.adapter_at(200))
     shutil.copy(run.adapter_at(200), run.adapter)
+    for step in (0, 400):
+        run.preview(step).mkdir(parents=True)
+        Image.new("RGB", (64, 64), (step // 2, 0, 0)).save(run.preview(step) / "00.png")
+        record = {"file": "00.png", "prompt": "ohwx car", "seed": 1}
+        (run.preview(step) / "prompts.json").write_text(json.dumps([record]))
+    return run
+
+
+def test_the_next_step_is_one_press_away(server: Server, visit: NewVisit) -> None:
+    """A verdict names an earlier checkpoint and a strength: Generate has them after a press."""
+    run = finished_run(server, "mine")
     values = {"checkpoint": "adapters/step-000200.safetensors", "strength": 0.6}
     step = {"code": "use", "says": "Use the one of step 200.", "values": values}
     run.evaluation.write_text(json.dumps({"verdict": {"says": "It works.", "next_step": step}}))
@@ -213,3 +226,135 @@ def test_the_next_step_is_one_press_away(server: Server, visit: NewVisit) -> Non
         "mine-step-200"
     )
     expect(page.locator("#generate-strength-1").get_by_role("spinbutton")).to_have_value("0.6")
+
+
+# What holds the focus, from inside to outside, and whether one sees that it does: by its look or
+# that of what is around it. A list that opens with the focus is seen anyway.
+FOCUS = """() => {
+    const one = document.activeElement, chain = [];
+    for (let at = one; at; at = at.parentElement) chain.push(at);
+    const look = () => chain.slice(0, 4).map(at => {
+        const style = getComputedStyle(at);
+        return [style.outline, style.boxShadow, style.borderColor, style.backgroundColor];
+    }).flat().join();
+    const ids = chain.map(at => at.id).filter(Boolean);
+    if (one === document.body || one.getAttribute('role') === 'combobox') return [ids, true];
+    const there = look();
+    one.blur();
+    const away = look();
+    one.focus();
+    return [ids, there !== away];
+}"""
+
+
+def reach(page: Page, thing: str) -> None:
+    """Presses Tab until something within an element has the focus; each stop is seen."""
+    for _ in range(120):
+        page.keyboard.press("Tab")
+        ids, is_seen = page.evaluate(FOCUS)
+        assert is_seen, ids
+        if thing in ids:
+            return
+    raise AssertionError(f"{thing} is not reached")
+
+
+def test_a_walk_by_keyboard_alone(server: Server, visit: NewVisit) -> None:
+    """Images, Train, Runs, Generate and Adapters; lists, tabs, pictures and questions by arrows."""
+    for name in ("walked", "walked-2"):
+        finished_run(server, name)
+    page = visit().open()
+    press = page.keyboard.press
+    reach(page, "images-try")
+    press("Enter")
+    expect(page.locator("#train-captions-trigger").get_by_role("textbox")).to_have_value("ohwx")
+    reach(page, "train-kind")
+    press("ArrowDown")
+    expect(page.locator("#train-kind input:checked")).to_have_value("subject")
+    reach(page, "train-more")
+    press("Enter")
+    reach(page, "train-find")
+    page.keyboard.type("weight decay")
+    expect(page.locator("#train-optimizer-weight-decay")).to_be_visible()
+
+    reach(page, "tab-train-button")
+    press("ArrowRight")
+    reach(page, "runs-list")
+    press("ArrowDown")
+    chosen = page.locator("#runs-list input:checked")
+    expect(page.locator("#runs-head h2")).to_have_text(chosen.input_value())
+    reach(page, "runs-delete")
+    press("Enter")
+    expect(page.locator("#runs-delete-yes")).to_be_visible()
+    press("Escape")
+    expect(page.locator("#runs-delete-yes")).to_be_hidden()
+    assert "runs-delete" in page.evaluate(FOCUS)[0]
+    reach(page, "runs-board")
+    press("Tab")
+    press("Enter")
+    caption = page.locator("dialog figcaption")
+    expect(caption).to_contain_text("base model")
+    press("ArrowRight")
+    expect(caption).to_contain_text("step 400")
+    press("Escape")
+    expect(page.locator("dialog")).to_be_hidden()
+
+    reach(page, "tab-runs-button")
+    press("ArrowRight")
+    reach(page, "generate-prompt")
+    page.keyboard.type("ohwx car")
+    adapter = page.locator("#generate-adapter-1").get_by_role("combobox")
+    choose_by_arrows(page, "generate-adapter-1")
+    expect(adapter).not_to_have_value("none")
+    reach(page, "generate-draw")
+
+    reach(page, "tab-generate-button")
+    press("End")
+    expect(page.locator("#tab-adapters")).to_be_visible()
+    choose_by_arrows(page, "adapters-chosen")
+    # It was looked at: what stands in for an adapter here has layers that no base model has.
+    expect(page.locator("#adapters-made")).to_contain_text("lora_unet_x")
+
+    reach(page, "tab-adapters-button")
+    press("Home")
+    reach(page, "images-gallery")
+    press("End")
+    press("ArrowLeft")
+    press("Enter")
+    expect(page.locator("#images-caption textarea")).to_be_editable()
+    expect(page.locator("#images-caption")).to_contain_text("11 of 12")
+
+
+def choose_by_arrows(page: Page, thing: str) -> None:
+    """Opens a list and takes the option below the first."""
+    reach(page, thing)
+    page.keyboard.press("ArrowDown")
+    expect(page.get_by_role("option").nth(1)).to_be_visible()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+
+
+OVERFLOWS = """parts => [...document.querySelectorAll(parts)]
+    .filter(one => one.scrollWidth > one.clientWidth + 1).map(one => one.outerHTML.slice(0, 80))"""
+
+
+def test_a_report_fits_a_phone_and_prints_uncut(server: Server, chromium: Browser) -> None:
+    run = finished_run(server, "reported-" + "W" * 40)
+    record = json.loads((run.preview(0) / "prompts.json").read_text())
+    for step in range(50, 400, 50):
+        shutil.copytree(run.preview(0), run.preview(step))
+    text = json.dumps([{**record[0], "prompt": "ohwx car " + "w" * 120}])
+    for step in run.preview_steps():
+        (run.preview(step) / "prompts.json").write_text(text)
+    rows = [
+        {"adapter": f"adapters/step-{n:06}.safetensors", "step": n, "likeness": 0.5}
+        for n in (200, 400)
+    ]
+    run.evaluation.write_text(json.dumps({"checkpoints": rows, "verdict": {"says": "It works."}}))
+    report = write_report(run)
+    page = chromium.new_page(viewport={"width": 390, "height": 800})
+    page.goto(report.as_uri())
+    assert page.evaluate(OVERFLOWS, "html") == []
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 700, "height": 1000})
+    assert page.evaluate(OVERFLOWS, "html, .board, pre, .wide") == []
+    page.close()

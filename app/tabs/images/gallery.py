@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import gradio as gr
 from gradio.blocks import Block
 
+from app.render import cut
 from app.shared import QUIET, Shared, says_errors
 from app.tabs.images.imagesets import find_set
 from app.tabs.images.layout import Parts
@@ -18,6 +20,7 @@ from trainer.data.names import display_name
 
 Updates = dict[Block, object]
 MOST_TAGS = 300
+_LABEL = 90  # characters of a caption under its picture
 _MARKS = {"error": "✕ ", "warning": "! "}
 
 
@@ -38,15 +41,32 @@ def has_tag(picture: PictureView, tag: str) -> bool:
     return not tag or any(tag in tags_of(line) for line in picture.caption.split("\n"))
 
 
-def show(parts: Parts, pictures: Sequence[PictureView]) -> Updates:
-    """These pictures, and the names by which a click finds them."""
-    labels = [_MARKS.get(one.severity or "", "") + display_name(one.name) for one in pictures]
+def show(parts: Parts, pictures: Sequence[PictureView], chosen: int | None = None) -> Updates:
+    """These pictures, one of them chosen, and the names by which a click finds them."""
+    labels = labels_of(pictures)
     return {
         parts.gallery: gr.Gallery(
-            value=list(zip(thumbnails(pictures), labels, strict=True)), selected_index=None
+            value=list(zip(thumbnails(pictures), labels, strict=True)), selected_index=chosen
         ),
         parts.listed: [one.name for one in pictures],
     }
+
+
+def labels_of(pictures: Sequence[PictureView]) -> list[str]:
+    """What stands under each picture: its caption, or its name, after a mark where it needs one.
+
+    What is so of most pictures marks none of them: it is said once, below.
+    """
+    said = Counter(text for one in pictures for text in {doubt.message for doubt in one.findings})
+    most = max(1.0, len(pictures) / 2)
+    labels: list[str] = []
+    for one in pictures:
+        own = {doubt.severity for doubt in one.findings if said[doubt.message] <= most}
+        mark = next((mark for severity, mark in _MARKS.items() if severity in own), "")
+        first = next(iter(one.caption.splitlines()), "").strip()
+        caption = display_name(first) or f"no caption · {display_name(one.name)}"
+        labels.append(cut(f"{mark}{caption}", _LABEL))
+    return labels
 
 
 def show_all(parts: Parts, view: SetView) -> Updates:

@@ -26,7 +26,14 @@ from app.tabs.images import masking as images_masking
 from app.tabs.images import words as images_words
 from app.tabs.images.captions import CaptionSession, Outcome
 from app.tabs.images.edits import history
-from app.tabs.images.imagesets import SetFolder, find_set, list_sets, read_notes, set_choices
+from app.tabs.images.imagesets import (
+    SetFolder,
+    find_set,
+    list_sets,
+    read_notes,
+    set_choices,
+    title_of,
+)
 from app.tabs.images.layout import KEYS, STAMP, STAMP_LATER, Parts, html
 from app.tabs.images.setview import SetView, look_at
 from app.tabs.images.thumbnails import thumbnails
@@ -268,7 +275,7 @@ class ImagesTab:
             **self.open(stored.image_set.id, base, session),
             p.drop: None,
             p.title: "",
-            p.remarks: html("stored", stored, title),
+            p.remarks: html("stored", stored, title_of(stored.image_set)),
         }
 
     # -------------------------------------------------------------------------- one caption
@@ -337,7 +344,10 @@ class ImagesTab:
         place = view.place(name)
         if place is None or name == picture:
             return updates
-        chosen = {self.parts.gallery: gr.Gallery(selected_index=at)}
+        chosen: Updates = {self.parts.gallery: gr.Gallery(selected_index=at)}
+        if picture and typed.text != typed.loaded:  # it stands under its picture
+            shown = [view.pictures[n] for one in typed.listed if (n := view.place(one)) is not None]
+            chosen = images_gallery.show(self.parts, shown or view.pictures, at)
         return {**updates, **self.show(view, place, typed.session), **chosen}
 
     def show(self, view: SetView, place: int, session: CaptionSession) -> Updates:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+import time
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from app.tabs.images.imagesets import (
     SetFolder,
     SetNotes,
     contents_of,
+    free_title,
     make_set,
     read_notes,
     write_notes,
@@ -33,6 +35,7 @@ from app.tabs.images.storage import Incoming, mask_path, write_pictures
 from trainer.data.buckets import Focus
 from trainer.data.caption_files import find_captions
 from trainer.data.findings import merge_findings
+from trainer.data.images import PICTURE_SUFFIXES
 from trainer.data.names import display_name, list_names, matching_key
 from trainer.data.pairing import (
     FOCUS_SUFFIX,
@@ -46,6 +49,7 @@ from trainer.data.sniffing import READ
 from trainer.errors import UserError
 from trainer.runs.atomic import replacing, temporary_name
 
+_NAMING = (*PICTURE_SUFFIXES, ".zip")
 _TWIN = "∕twin-"
 """How a folder begins that a file was put into to tell it from another of its name."""
 
@@ -79,7 +83,8 @@ def store_uploads(
 
     Args:
         root: the folder of all image sets.
-        title: of the new set; without one its name comes from the upload.
+        title: of the new set; without one its name comes from the upload. Both are made another
+            where a set has it already.
         into: the set to add to.
 
     Raises:
@@ -96,7 +101,7 @@ def store_uploads(
         staging.mkdir()
         try:
             files = _stage(uploads, staging, limits)
-            return _sort_in(root, files, title or _title_of(uploads), into, limits)
+            return _sort_in(root, files, _free(root, title, uploads), into, limits)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
@@ -153,11 +158,18 @@ def _without_common_folder(names: list[str]) -> list[str]:
     return names
 
 
-def _title_of(uploads: Sequence[Upload]) -> str:
-    """A zip file's name serves; that of one picture among many does not."""
-    if len(uploads) == 1 and uploads[0].name.casefold().endswith(".zip"):
-        return PurePosixPath(uploads[0].name).stem
-    return ""
+def _free(root: Path, title: str, uploads: Sequence[Upload]) -> str:
+    """A name that no set has: as typed, or that of the zip file or the first picture.
+
+    Where it is taken, one that was typed gets a number, any other the date of today.
+    """
+    if title:
+        return free_title(root, title)
+    named = [upload for upload in uploads if upload.path.suffix.lower() in _NAMING] or uploads
+    stem = display_name(PurePosixPath(named[0].name).stem).strip()[: MAX_TITLE - 20]
+    if free_title(root, stem) == stem:
+        return stem
+    return free_title(root, f"{stem} {time.strftime('%Y-%m-%d')}")
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from app.tabs.runs.reader import RunView, view
 from trainer import events, places
 from trainer.config.concepts import concepts_of, subject_of, triggers_of
 from trainer.config.fields import all_fields, get_value, shown
-from trainer.data.captions import word_pattern
+from trainer.data.captions import contains_word, word_pattern
 from trainer.data.names import display_name
 from trainer.errors import UserError
 from trainer.runs.board import preview_records, spread
@@ -236,8 +237,21 @@ def verdict(found: RunView) -> str:
     measured = read_measured(run)
     if found.config is None or not (measured.findings or run.adapter.is_file()):
         return ""
-    newest = _newest(found)[:MOST_OWN]
-    return render("runs.html", "verdict", measured, own_pictures(run), newest, run_files(run))
+    drawn = _of_each(found)[:MOST_OWN]
+    return render("runs.html", "verdict", measured, own_pictures(run), drawn, run_files(run))
+
+
+def _of_each(found: RunView) -> list[ShownPreview]:
+    """The newest previews; of several concepts in turns, those with their trigger words."""
+    triggers = triggers_of(found.config) if found.config else []
+    if len(triggers) < 2 or not found.preview_steps:
+        return _newest(found)
+    by_prompt = _pictures(found, found.preview_steps[-1])
+    each = [
+        [one for prompt, some in by_prompt.items() if contains_word(prompt, word) for one in some]
+        for word in triggers
+    ]
+    return [one for turn in zip_longest(*each) for one in turn if one]
 
 
 def meters(found: RunView) -> str:

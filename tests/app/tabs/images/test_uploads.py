@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import shutil
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +18,15 @@ from app.files import Upload
 from app.tabs.images import storage, uploads
 from app.tabs.images.archives import Limits
 from app.tabs.images.edits import remove_picture, undo
-from app.tabs.images.imagesets import HIDDEN, SetFolder, find_set, list_sets, read_notes, scan
+from app.tabs.images.imagesets import (
+    HIDDEN,
+    SetFolder,
+    find_set,
+    list_sets,
+    read_notes,
+    scan,
+    title_of,
+)
 from app.tabs.images.storage import copy_set
 from app.tabs.images.uploads import store_uploads
 from tests.app.sets_for_tests import stored, tree, upload
@@ -510,3 +519,14 @@ def test_folders_of_uploads_keep_what_they_mean(
     image_set = scan(stored(tmp_path, {"all.zip": fill}).image_set)
     assert {**image_set.class_folders, **image_set.splits} == roles
     assert len(image_set.entries) == 2 - len(roles)
+
+
+def test_a_set_is_named_after_what_was_dropped(tmp_path: Path) -> None:
+    """The first picture's name, then with the date, then with a number; a typed one is numbered."""
+    titles: list[str] = []
+    for seed, title in enumerate(("", "", "", "cat", "cat")):
+        sent = upload(tmp_path / str(seed), {"0.txt": "nobody's", "Miez 1.png": picture(seed)})
+        made = store_uploads(tmp_path / "datasets", sent, title=title)
+        titles.append(title_of(made.image_set))
+    today = time.strftime("%Y-%m-%d")
+    assert titles == ["Miez 1", f"Miez 1 {today}", f"Miez 1 {today} 2", "cat", "cat 2"]
