@@ -52,6 +52,14 @@ def show(parts: Parts, pictures: Sequence[PictureView], chosen: int | None = Non
     }
 
 
+def choose(parts: Parts, view: SetView, listed: Sequence[str], at: int, changed: bool) -> Updates:
+    """Marks a picture as chosen; where a caption has changed, what stands under them is new."""
+    if not changed:
+        return {parts.gallery: gr.Gallery(selected_index=at)}
+    shown = [view.pictures[n] for one in listed if (n := view.place(one)) is not None]
+    return show(parts, shown or view.pictures, at)
+
+
 def labels_of(pictures: Sequence[PictureView]) -> list[str]:
     """What stands under each picture: its caption, or its name, after a mark where it needs one.
 

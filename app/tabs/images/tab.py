@@ -26,14 +26,7 @@ from app.tabs.images import masking as images_masking
 from app.tabs.images import words as images_words
 from app.tabs.images.captions import CaptionSession, Outcome
 from app.tabs.images.edits import history
-from app.tabs.images.imagesets import (
-    SetFolder,
-    find_set,
-    list_sets,
-    read_notes,
-    set_choices,
-    title_of,
-)
+from app.tabs.images.imagesets import SetFolder, find_set, list_sets, read_notes, set_choices
 from app.tabs.images.layout import KEYS, STAMP, STAMP_LATER, Parts, html
 from app.tabs.images.setview import SetView, look_at
 from app.tabs.images.thumbnails import thumbnails
@@ -275,7 +268,7 @@ class ImagesTab:
             **self.open(stored.image_set.id, base, session),
             p.drop: None,
             p.title: "",
-            p.remarks: html("stored", stored, title_of(stored.image_set)),
+            p.remarks: html("stored", stored),
         }
 
     # -------------------------------------------------------------------------- one caption
@@ -344,10 +337,8 @@ class ImagesTab:
         place = view.place(name)
         if place is None or name == picture:
             return updates
-        chosen: Updates = {self.parts.gallery: gr.Gallery(selected_index=at)}
-        if picture and typed.text != typed.loaded:  # it stands under its picture
-            shown = [view.pictures[n] for one in typed.listed if (n := view.place(one)) is not None]
-            chosen = images_gallery.show(self.parts, shown or view.pictures, at)
+        changed = bool(picture) and typed.text != typed.loaded
+        chosen = images_gallery.choose(self.parts, view, typed.listed, at, changed)
         return {**updates, **self.show(view, place, typed.session), **chosen}
 
     def show(self, view: SetView, place: int, session: CaptionSession) -> Updates:

@@ -29,6 +29,7 @@ from app.tabs.images.imagesets import (
     free_title,
     make_set,
     read_notes,
+    title_of,
     write_notes,
 )
 from app.tabs.images.storage import Incoming, mask_path, write_pictures
@@ -69,6 +70,11 @@ class Stored:
     remarks: tuple[str, ...]
     masks: int = 0
     focuses: int = 0
+
+    @property
+    def title(self) -> str:
+        """What the set is called."""
+        return title_of(self.image_set)
 
 
 def store_uploads(
