@@ -38,6 +38,7 @@ from trainer.generation.studio import GenerateRequest, Studio
 from trainer.places import RUNS
 from trainer.runs.layout import list_runs
 from trainer.runs.status import at_work
+from trainer.runs.wishes import gives_room
 from trainer.untyped import is_list, is_mapping
 
 Arguments = Mapping[str, object]
@@ -225,9 +226,11 @@ def refuse_while_training(runs: Path) -> None:
 
 
 def training_now(runs: Path) -> str | None:
-    """The run that is at work, in words, or None."""
+    """The run that is at work, in words, or None; one that waits for a drawing is not."""
     for run in list_runs(runs):
         if status := at_work(run):
+            if status.phase == "paused" and gives_room(run):
+                continue
             return f"the run {run.name} is at step {status.step} of {status.total_steps}"
     return None
 

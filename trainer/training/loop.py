@@ -39,7 +39,7 @@ from trainer.memory.modes import (
     too_small_a_card,
 )
 from trainer.runs.atomic import building_folder, write_json, writing
-from trainer.runs.wishes import is_wished, take_back, wished_values
+from trainer.runs.wishes import gives_room, is_wished, take_back, wished_values
 from trainer.scenes import in_scene, scenes_for
 from trainer.training.checkpoints import save_checkpoint
 from trainer.training.export import keep_adapter
@@ -149,7 +149,9 @@ def _heed_wishes(session: Session, stop: Stop) -> Iterator[RunEvent]:
     if is_wished(run, "pause") and session.device.world > 1:
         take_back(run, "pause")
         yield Warned("A training of several processes can't be paused: stop and resume it.")
-    while is_wished(run, "pause") and not stop():
+    if session.device.world > 1:
+        take_back(run, "room")
+    while (is_wished(run, "pause") or gives_room(run)) and not stop():
         yield Working("paused", phase="paused")
         time.sleep(PAUSE_SECONDS)
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -20,6 +20,7 @@ from app import client, jobs
 from app.client import ShouldStop
 from app.files import disk_trouble
 from app.tabs.adapters.files import find_adapter, list_adapters
+from app.tabs.generate.turn import take_turn
 from trainer import places
 from trainer.data.decoder import read_texts
 from trainer.errors import UserError
@@ -112,12 +113,10 @@ def draw(
 
     Raises:
         Stopped: as ``should_stop`` wished.
-        UserError: the device is busy, or something of the settings does not work.
+        UserError: something of the settings does not work.
     """
     if not settings.prompt.strip():
         raise UserError("The prompt is empty.", "Say what to draw, with the trigger word in it.")
-    if busy := jobs.busy():
-        raise busy_error(busy)
     adapters = [asdict(adapter) for adapter in settings.adapters]
     for adapter in adapters:
         adapter["file"] = str(adapter_path(adapter.pop("id")))
@@ -128,17 +127,12 @@ def draw(
         "height": settings.height or None,
         "out": str(todays_folder()),
     }
-    value = client.call("generate", arguments, SILENCE_SECONDS, on_progress, should_stop)
+
+    def ask(stop: ShouldStop) -> Any:
+        return client.call("generate", arguments, SILENCE_SECONDS, on_progress, stop)
+
+    value = take_turn(ask, on_progress, should_stop)
     return [Path(file) for file in value["files"]]
-
-
-def busy_error(run: jobs.RunInfo) -> UserError:
-    """Why nothing can be drawn now, and what to do."""
-    at = f", step {run.step:,} of {run.total_steps:,}" if run.total_steps else ""
-    return UserError(
-        f"The device is busy: {run.name} is training{at}.",
-        "Draw when it has finished, or stop it in Runs; it can go on later.",
-    )
 
 
 # ------------------------------------------------------------------------------ files

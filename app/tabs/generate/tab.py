@@ -58,7 +58,7 @@ def _choices() -> list[tuple[str, str]]:
 
 def _busy() -> str:
     run = jobs.overview.busy()
-    return render("generate.html", "busy", drawing.busy_error(run)) if run else ""
+    return render("generate.html", "busy", run.name) if run else ""
 
 
 # ------------------------------------------------------------------------------ adapters
