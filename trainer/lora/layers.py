@@ -262,9 +262,10 @@ def parameters_on(layer: AdaptedLayer, name: str) -> dict[str, Parameter]:
     return {kind: cast(Parameter, some[name].weight) for kind, some in modules.items()}
 
 
-def get_weights(layer: AdaptedLinear | AdaptedConv2d, name: str) -> tuple[Parameter, Parameter]:
+def get_weights(layer: AdaptedLayer, name: str) -> tuple[Parameter, Parameter]:
     """A LoRA's A and B on a layer, the live parameters."""
-    return cast(Parameter, layer.lora_A[name].weight), cast(Parameter, layer.lora_B[name].weight)
+    of_lora = cast(Any, layer)
+    return of_lora.lora_A[name].weight, of_lora.lora_B[name].weight
 
 
 def names_on(layer: AdaptedLayer) -> list[str]:

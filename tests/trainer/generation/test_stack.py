@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests.trainer.lora.conftest import BaseOf
 from tests.trainer.lora.helpers import (
@@ -210,7 +212,7 @@ def test_bundled_embeddings_stand_for_their_words(
         assert torch.equal(encode(base, [text], "cpu").hidden[0], found.hidden[0])
     # One vector, in the vocabulary instead.
     learned, ids, kept = base.embeddings["fox1"], [], []
-    tables = [encoder.get_input_embeddings().weight for encoder in base.text_encoders]
+    tables = [cast(Tensor, encoder.get_input_embeddings().weight) for encoder in base.text_encoders]
     for tokenizer, table, vectors in zip(base.tokenizers, tables, learned, strict=True):
         ids += tokenizer("cat", add_special_tokens=False)["input_ids"]
         kept.append(table[ids[-1]].clone())

@@ -36,7 +36,6 @@ from trainer.lora.layers import (
     adapted_layers,
     find_layers,
     find_targets,
-    get_weights,
     parameters_on,
 )
 from trainer.lora.loading import collect, load_into, plain_on
@@ -97,7 +96,7 @@ def test_the_scale_of_a_layer(
     nudge(base)
     scale = (rank if alpha is None else alpha) / (math.sqrt(rank) if kind == "rslora" else rank)
     for key, layer in adapted_layers(base).items():
-        down, up = get_weights(layer, "default")
+        down, up = parameters_on(layer, "default").values()
         inputs = random_tensor(0, 3, down.shape[1])
         change = layer(inputs) - find_layers(base)[key].original(inputs)
         torch.testing.assert_close(change, scale * inputs @ (up @ down).T, atol=1e-4, rtol=1e-4)
