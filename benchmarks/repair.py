@@ -29,9 +29,12 @@ from trainer.config.schema import TrainingConfig
 from trainer.data.cache import TensorCache
 from trainer.evaluation.drift import ProbeSettings, drift, make_probes, mean_drift
 from trainer.evaluation.meters import MeterBench
+from trainer.evaluation.pictorial import Scores
 from trainer.evaluation.repair import (
+    DrawnLikeness,
     likenesses,
     put_together,
+    share_kept,
     smallest,
     tune,
 )
@@ -132,21 +135,22 @@ class Room:
 
     def measure(self, bench: MeterBench, name: str, adapter: Adapter) -> dict[str, Any]:
         """The meters, and the drift of things that tuning did not ask for."""
-        prompts = SETS[name][3]
+        drawings, prompts = DrawnLikeness(bench), SETS[name][3]
         probes = make_probes(self.base, prompts, self.device, self.cache, OTHER_SEED)
         load_into(self.base, adapter, "measured")
         try:
             meters = bench.measure()[0]
             others = mean_drift(drift(self.base, probes, self.device), prompts)
+            drawn = drawings.gains()[0]
         finally:
             detach(self.base, "measured")
-        return {**asdict(meters), "leak": meters.leak, "others": others}
+        return {**asdict(meters), "leak": meters.leak, "others": others, "drawn": drawn}
 
-    def single(self, name: str, kind: str, keep: float = KEEP) -> dict[str, Any]:
+    def single(self, name: str, kind: str) -> dict[str, Any]:
         """One adapter tuned, and made smaller."""
         adapter = read_adapter(made(self.work, name, kind))
         tuning, held = self.bench([name], "tune", kind), self.bench([name], "held", kind)
-        found = tune(tuning, adapter, keep)
+        found = tune(tuning, adapter, KEEP)
         small, *_ = smallest(tuning, adapter, 0.99)
         size, less = (sum(x.rank for x in one.layers.values()) for one in (adapter, small))
         return {
@@ -165,6 +169,7 @@ class Room:
         found = put_together(self.bench(names, "tune"), adapters, names)
         held = self.bench(names, "held")
         seen: dict[str, list[float]] = {}
+        drawings, drawn = DrawnLikeness(held), dict[str, list[Scores]]()
         for way, some in {
             "alone 0": adapters[:1],
             "alone 1": adapters[1:],
@@ -173,11 +178,12 @@ class Room:
         }.items():
             for number, adapter in enumerate(some):
                 load_into(self.base, adapter, f"held{number}")
-            seen[way] = likenesses(held)
+            seen[way], drawn[way] = likenesses(held), drawings.gains()
             detach(self.base)
         return {
             "alone": found.alone, "cross": found.cross, "strengths": found.strengths,
-            "merges": found.merges, "best": found.best, "held": seen,
+            "merges": found.merges, "drawn": found.drawn, "best": found.best, "held": seen,
+            "held_drawn": drawn,
         }  # fmt: skip
 
 
@@ -187,17 +193,21 @@ def write_docs(rows: Sequence[dict[str, Any]]) -> None:
     def both(row: dict[str, Any], key: str) -> str:
         return f"{row['before'][key]:.3f} → {row['after'][key]:.3f}"
 
+    def drawn(row: dict[str, Any], which: str) -> str:
+        return f"{share_kept([row['before']['drawn']], [row[which]['drawn']]):.2f}"
+
     def share(row: dict[str, Any], key: str) -> str:
         return f"{row['after'][key] / row['before'][key]:.2f}"
 
     singles = [row for row in rows if "before" in row]
     table = markdown(
-        ["adapter", "likeness", "class word", "of before", "other things", "of before",
-         "as a share of the trigger word's", "sum of ranks", "likeness then"],
+        ["adapter", "likeness", "drawings keep", "class word", "of before", "other things",
+         "of before", "sum of ranks", "likeness then", "drawings keep"],
         [
-            [row["key"], both(row, "likeness"), both(row, "class_drift"), share(row, "class_drift"),
-             both(row, "others"), share(row, "others"), both(row, "leak"),
-             f"{row['ranks'][0]} → {row['ranks'][1]}", f"{row['smaller']['likeness']:.3f}"]
+            [row["key"], both(row, "likeness"), drawn(row, "after"), both(row, "class_drift"),
+             share(row, "class_drift"), both(row, "others"), share(row, "others"),
+             f"{row['ranks'][0]} → {row['ranks'][1]}", f"{row['smaller']['likeness']:.3f}",
+             drawn(row, "smaller")]
             for row in singles
         ],
     )  # fmt: skip
@@ -208,10 +218,16 @@ def write_docs(rows: Sequence[dict[str, Any]]) -> None:
             for held in [row["held"]]
             for n in (0, 1)
         ]
+        + [
+            f"{share_kept([own['alone 0'][0], own['alone 1'][1]], own[way]):.2f}"
+            for own in [row["held_drawn"]]
+            for way in ("both", "new")
+        ]
         for row in rows
         if "held" in row
     ]
     header = ["pair", "kept", "first: alone, both, new", "second: alone, both, new"]
+    header += ["drawings keep, both", "new"]
     write_between_marks(PAGE, "repair", "\n\n".join([table, markdown(header, pairs)]))
 
 
@@ -230,14 +246,14 @@ def main() -> None:
     split(options.work)
     room, done = Room(options.work), {row["key"] for row in rows}
     works = {f"{name}, {kind}": (room.single, name, kind) for kind in KINDS for name in SETS}
-    works["car, leak, --keep 0.95"] = (room.single, "car", "leak", 0.95)
     works["teddy and peacock"] = (room.pair, "teddy", "peacock")
-    for key, (work, *arguments) in works.items():
-        if key not in done and (not options.only or key in options.only):
-            result = {"key": key, **work(*arguments)}
-            with RESULTS.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(result) + "\n")
-            print(key, flush=True)
+    wanted = [key for key in options.only or works if key not in done]
+    for key in wanted:
+        work, *arguments = works[key]
+        result = {"key": key, **work(*arguments)}
+        with RESULTS.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(result) + "\n")
+        print(key, flush=True)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ class Repaired:
     strengths: Mapping[str, float]
     before: "Meters"
     after: "Meters"
+    drawn: float | None
     board: Path
     file: "Written"
 
@@ -55,6 +56,7 @@ class Repaired:
             "strengths": dict(self.strengths),
             "before": finite(meters_json(self.before)),
             "after": finite(meters_json(self.after)),
+            "drawn_kept": self.drawn,
             "board": str(self.board),
         }
 
@@ -69,6 +71,10 @@ class Repaired:
             if (before := getattr(self.before, name)) is not None
             and (after := getattr(self.after, name)) is not None
         ]
+        if self.drawn is not None:
+            rows.append(
+                f"  Drawings with the trigger word keep {self.drawn:.0%} of their likeness."
+            )
         changed = [f"  {block:<42} {strength:g}" for block, strength in self.strengths.items()]
         return [
             "Before and after:", *rows, "Strength of each block:", *changed,
@@ -98,6 +104,7 @@ class Joined:
             "strengths": found.strengths,
             "merges": found.merges,
             "shares": shares,
+            "drawn": found.drawn,
             "best": found.best,
             "board": str(self.board),
         }
@@ -135,7 +142,9 @@ def tune(
     trigger: FileTrigger = None,
     class_word: FileClassWord = None,
     base: FileBase = None,
-    keep: Annotated[float, option("SHARE", "Share of the likeness to keep (0.97).")] = 0.97,
+    keep: Annotated[
+        float, option("SHARE", "Share of the likeness to keep, predicted and drawn (0.97).")
+    ] = 0.97,
     only: Annotated[
         Literal["subject", "style"] | None, option(None, "SDXL only: keep this half of it alone.")
     ] = None,
@@ -171,7 +180,7 @@ def tune(
     written = write(result, result, output, file)
     states = {"base model": (), "before": (adapter,), "after": (written.adapter,)}
     _draw(bench, target, states, board_rows(bench.prompts_by_trigger), board)
-    return Repaired(found.strengths, found.before, found.after, board, written)
+    return Repaired(found.strengths, found.before, found.after, found.drawn, board, written)
 
 
 @command(

@@ -84,6 +84,51 @@ class PictureScores:
     moved: float
 
 
+class Drawings:
+    """Draws by the captions of some of a concept's pictures, always with the same seeds.
+
+    Attributes:
+        captions: of these pictures, with the trigger word; none where there are no pictures.
+        pictures: as training sees them.
+    """
+
+    def __init__(
+        self,
+        base: BaseModel,
+        concept: MeasuredConcept,
+        device: Device,
+        count: int,
+        inference_steps: int = 15,
+        guidance: float = 4.0,
+    ) -> None:
+        self._base, self._device = base, device
+        pairs = spread((*concept.validation, *concept.trained), count)
+        self._crops = [one.crop for one, _ in pairs]
+        self._how = (inference_steps, guidance)
+        self.captions = [text for _, text in pairs]
+        self.pictures = [
+            fit(load_rgb(one.entry.read(), "#ffffff"), one.crop, False) for one, _ in pairs
+        ]
+
+    def drawn(self, captions: Sequence[str]) -> list[Pixels]:
+        """A drawing for each picture, with the adapters that are on the model."""
+        drawings = [
+            Drawing(text, "", FIRST_SEED + number, crop.width, crop.height, *self._how)
+            for number, (text, crop) in enumerate(zip(captions, self._crops, strict=True))
+        ]
+        alike = len({(one.width, one.height) for one in drawings}) == 1
+        groups = [drawings] if alike else [[one] for one in drawings]
+        return [
+            np.asarray(shown) for group in groups for shown in draw(self._base, group, self._device)
+        ]
+
+    def likeness(self) -> Scores:
+        """Of drawings with the trigger word to the pictures, without further models."""
+        shown = self.drawn(self.captions)
+        seen = UNetFeatures(self._base, self._device).likeness(shown, self.pictures)
+        return {"simple": likeness_in_pairs(shown, self.pictures), UNET: seen}
+
+
 def score_pictures(
     base: BaseModel,
     concept: MeasuredConcept,
@@ -103,8 +148,9 @@ def score_pictures(
         count: how many captions.
         scorers: folder of CLIP or DINO models; None: none.
     """
-    pairs = spread((*concept.validation, *concept.trained), count)
-    if not pairs:
+    drawings = Drawings(base, concept, device, count, inference_steps, guidance)
+    pictures = drawings.pictures
+    if not pictures:
         return None
     seen = UNetFeatures(base, device)
     models = {UNET: seen, **(find_scorers(scorers) if scorers else {})}
@@ -112,31 +158,25 @@ def score_pictures(
     spaces |= {
         name: f"cosine of {model.kind} features" for name, model in models.items() if name != UNET
     }
-    pictures = [fit(load_rgb(one.entry.read(), "#ffffff"), one.crop, False) for one, _ in pairs]
 
     def drawn_by(captions: Sequence[str]) -> list[Pixels]:
         progress(0, 1, "pictures to compare with the set")
-        drawings = [
-            Drawing(text, "", FIRST_SEED + number, one.crop.width, one.crop.height,
-                    inference_steps, guidance)
-            for number, (text, (one, _)) in enumerate(zip(captions, pairs, strict=True))
-        ]  # fmt: skip
-        alike = len({(one.width, one.height) for one in drawings}) == 1
-        groups = [drawings] if alike else [[one] for one in drawings]
-        return [np.asarray(shown) for group in groups for shown in draw(base, group, device)]
+        return drawings.drawn(captions)
 
     def scores_of(shown: Sequence[Pixels]) -> Scores:
         found = {name: model.likeness(shown, pictures) for name, model in models.items()}
         return {"simple": likeness_in_pairs(shown, pictures), **found}
 
-    plain = [without_word(text, concept.trigger) for _, text in pairs]
-    trigger, class_word = drawn_by([text for _, text in pairs]), drawn_by(plain)
+    plain = [without_word(text, concept.trigger) for text in drawings.captions]
+    trigger, class_word = drawn_by(drawings.captions), drawn_by(plain)
     with disabled(base):
         unmoved = drawn_by(plain)
     scores = [scores_of(shown) for shown in (trigger, class_word, unmoved)]
     learned, _, moved = seen.change(trigger, unmoved, pictures)
     _, taken, _ = seen.change(class_word, unmoved, pictures)
-    return PictureScores(scores[0], scores[1], len(pairs), spaces, scores[2], learned, taken, moved)
+    return PictureScores(
+        scores[0], scores[1], len(pictures), spaces, scores[2], learned, taken, moved
+    )
 
 
 # ----------------------------------------------------------------------- the simple feature space

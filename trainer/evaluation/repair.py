@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -17,6 +17,7 @@ from trainer.errors import UserError
 from trainer.evaluation.board import BoardCell
 from trainer.evaluation.likeness import likeness, measure_losses
 from trainer.evaluation.meters import MeterBench, mean_meters
+from trainer.evaluation.pictorial import Drawings, Scores
 from trainer.evaluation.surface import Knob, Surface, descend, knobs_of, turn
 from trainer.events import Meters
 from trainer.lora.adapter import Adapter
@@ -44,6 +45,10 @@ _COLLATERAL = 0.25
 _BELOW = 100.0
 """How much likeness below the goal counts."""
 _NAME = "repaired"
+_DRAWN = 4
+"""Drawings for each concept, with each choice that is tried."""
+_GAINED = 0.02
+"""Likeness of drawings that counts as gained; below it there is nothing to keep."""
 _ALL_BLOCKS = "Without --only all blocks' strengths are chosen by measurement."
 
 
@@ -54,12 +59,14 @@ class Tuned:
     Attributes:
         adapter: with the strengths in its weights.
         strengths: by block.
+        drawn: the share that it keeps of what drawings with the trigger word gained in likeness.
     """
 
     adapter: Adapter
     strengths: dict[str, float]
     before: Meters
     after: Meters
+    drawn: float | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,7 @@ class Together:
         strengths: of each adapter, where the worst off keeps most.
         at_strengths: likeness of each concept there.
         merges: the ways of merging, with the likeness of each concept.
+        drawn: the least share that drawings of a concept keep of their likeness, by the same ways.
         best: the one that keeps most, and what it makes.
     """
 
@@ -82,6 +90,7 @@ class Together:
     strengths: list[float]
     at_strengths: list[float]
     merges: dict[str, list[float]]
+    drawn: dict[str, float]
     best: str
     merged: Adapter
 
@@ -114,39 +123,74 @@ def spill(meters: Meters) -> float:
 def tune(bench: MeterBench, adapter: Adapter, keep: float) -> Tuned:
     """Chooses the strength of each block: the least leak where the likeness is kept.
 
+    Predictions of an adapter that knows its pictures by heart get better where it draws worse. So
+    what is drawn has to be kept too.
+
     Args:
         bench: of the adapter's concepts, on a base model without it.
         adapter: of pairs of matrices.
-        keep: share of the likeness.
+        keep: share of the likeness, of predictions and of drawings.
 
     Raises:
         UserError: no strengths do better.
     """
     knobs = knobs_of(adapter.layers, _NAME)
     best = torch.ones(len(knobs), dtype=torch.float64)
+    drawings, kept = DrawnLikeness(bench), 1.0
     with _on(bench.base, {_NAME: adapter}):
         before = after = mean_meters(bench.measure())
         _check_likeness("The adapter", before.likeness or 0.0)
+        gained = drawings.gains()
         goal = keep * (before.likeness or 0.0)
         for _ in range(ROUNDS):
             surface = Surface(bench, knobs, best)
             proposed = descend(_leaking(bench, surface, goal, spill(before)), best)
-            # The predictions are not quite linear: half of the way may do where all does not.
-            for share in (1.0, 0.5, 0.25):
+            # The predictions are not quite linear, and drawings less: a part of the way may do.
+            for share in (1.0, 0.5, 0.25, 0.1):
                 tried = best + share * (proposed - best)
                 turn(bench.base, knobs, tried)
                 found = mean_meters(bench.measure())
-                if (found.likeness or 0.0) >= goal and spill(found) < spill(after):
-                    best, after = tried, found
+                if (found.likeness or 0.0) < goal or spill(found) >= spill(after):
+                    continue
+                if (drawn := share_kept(gained, drawings.gains())) >= keep:
+                    best, after, kept = tried, found, drawn
                     break
             else:
                 break
     if after is before:
         raise UserError(
-            "No strengths of its blocks leak less and keep the likeness.",
+            "No strengths of its blocks leak less and keep the likeness of what it draws.",
             "It is as good as this can make it; nothing is written.",
         )
-    return _tuned(adapter, knobs, best, before, after)
+    return replace(_tuned(adapter, knobs, best, before, after), drawn=kept)
+
+
+class DrawnLikeness:
+    """What drawings by the captions of each concept's pictures gain in likeness by adapters."""
+
+    def __init__(self, bench: MeterBench) -> None:
+        base, device = bench.base, bench.device
+        self._drawings = [Drawings(base, concept, device, _DRAWN) for concept in bench.concepts]
+        self._unadapted = [one.likeness() for one in self._drawings]
+
+    def gains(self) -> list[Scores]:
+        """Of each concept, with the adapters that are on the model now."""
+        pairs = zip(self._drawings, self._unadapted, strict=True)
+        return [
+            {space: score - unadapted[space] for space, score in one.likeness().items()}
+            for one, unadapted in pairs
+        ]
+
+
+def share_kept(gained: Sequence[Scores], now: Sequence[Scores]) -> float:
+    """The least share of what drawings of some concept gained that is left; 1 where none had."""
+    shares = [
+        after[space] / before
+        for own, after in zip(gained, now, strict=True)
+        for space, before in own.items()
+        if before > _GAINED
+    ]
+    return min(shares, default=1.0)
 
 
 def only(bench: MeterBench, adapter: Adapter, part: Half) -> Tuned:
@@ -192,11 +236,13 @@ def put_together(bench: MeterBench, adapters: Sequence[Adapter], names: Sequence
     whole = [Knob(name, name, tuple(one.layers)) for name, one in placed.items()]
     blocks = [knob for name, one in placed.items() for knob in knobs_of(one.layers, name)]
     ones = torch.ones(count, dtype=torch.float64)
+    drawings, gained = DrawnLikeness(bench), list[Scores]()
     with _on(base, placed):
         columns: list[list[float]] = []
         for number in range(count):
             turn(base, whole, [float(number == other) for other in range(count)])
             columns.append(likenesses(bench))
+            gained.append(drawings.gains()[number])
         alone = [columns[number][number] for number in range(count)]
         for name, own in zip(names, alone, strict=True):
             _check_likeness(name, own)
@@ -218,14 +264,17 @@ def put_together(bench: MeterBench, adapters: Sequence[Adapter], names: Sequence
         ways[f"{name} gives way"] = [*at_best[:number], giving, *at_best[number + 1 :]]
     merged = {way: merge([(one, 1.0) for one in some], names) for way, some in ways.items()}
     merges: dict[str, list[float]] = {}
+    drawn: dict[str, float] = {}
     for way, one in merged.items():
         with _on(base, {_NAME: one}):
             merges[way] = likenesses(bench)
-    best = max(merges, key=lambda way: least_share(merges[way], alone))
+            drawn[way] = share_kept(gained, drawings.gains())
+    best = max(merges, key=lambda way: min(least_share(merges[way], alone), drawn[way]))
     cross = [[column[number] for column in columns] for number in range(count)]
     return Together(
-        alone, cross, both, floats(strengths), merges["best strengths"], merges, best, merged[best]
-    )
+        alone, cross, both, floats(strengths), merges["best strengths"], merges, drawn, best,
+        merged[best],
+    )  # fmt: skip
 
 
 def smallest(bench: MeterBench, adapter: Adapter, keep: float) -> tuple[Adapter, float, float]:
@@ -236,7 +285,7 @@ def smallest(bench: MeterBench, adapter: Adapter, keep: float) -> tuple[Adapter,
 
     Args:
         bench: of the adapter's concepts, on a base model without it.
-        keep: share of the likeness, above 0 and up to 1.
+        keep: share of the likeness, of predictions and of drawings, above 0 and up to 1.
 
     Returns:
         The adapter, and the likeness before and after.
@@ -244,10 +293,11 @@ def smallest(bench: MeterBench, adapter: Adapter, keep: float) -> tuple[Adapter,
     Raises:
         UserError: there is no likeness to keep.
     """
-    knobs = knobs_of(adapter.layers, _NAME, str)
+    knobs, drawings = knobs_of(adapter.layers, _NAME, str), DrawnLikeness(bench)
     with _on(bench.base, {_NAME: adapter}):
         before = min(likenesses(bench))
         _check_likeness("The adapter", before)
+        gained = drawings.gains()
         ones = torch.ones(len(knobs), dtype=torch.float64)
         surface = Surface(bench, knobs, ones, with_drift=False)
         whole = surface.likeness(ones).mean()
@@ -270,7 +320,8 @@ def smallest(bench: MeterBench, adapter: Adapter, keep: float) -> tuple[Adapter,
         tried = resize(adapter, ranks=_ranks(adapter, [key for _, key in worth[:count]]))
         with _on(bench.base, {_NAME: tried}):
             reached = min(likenesses(bench))
-        if reached >= keep * before:
+            kept = reached >= keep * before and share_kept(gained, drawings.gains()) >= keep
+        if kept:
             high, found, after = count, tried, reached
         else:
             low = count

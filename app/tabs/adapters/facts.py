@@ -114,13 +114,18 @@ def _measured(facts: Facts) -> list[tuple[str, str]]:
     """What a repair measured, as rows of a table."""
     if "before" in facts:
         before, after = facts["before"], facts["after"]
-        return [
+        rows = [
             (title, f"{before[name]:.3f} → {after[name]:.3f}")
             for name, title in _METERS.items()
             if before.get(name) is not None and after.get(name) is not None
         ]
+        drawn = facts.get("drawn_kept")
+        return rows if drawn is None else [*rows, ("likeness of drawings", f"{drawn:.0%} kept")]
     return [
-        (f"{way}{', as it is written' if way == facts['best'] else ''}", f"{share:.0%} kept")
+        (
+            f"{way}{', as it is written' if way == facts['best'] else ''}",
+            f"{share:.0%} kept, of drawings {facts['drawn'][way]:.0%}",
+        )
         for way, share in facts.get("shares", {}).items()
     ]
 

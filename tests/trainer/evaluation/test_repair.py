@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from trainer.config.schema import TrainingConfig
 from trainer.data.cache import TensorCache
 from trainer.diffusion import predict
 from trainer.errors import UserError
+from trainer.evaluation import repair
 from trainer.evaluation.drift import ProbeSettings
 from trainer.evaluation.meters import MeterBench, Reference
 from trainer.evaluation.repair import likenesses, only, put_together, smallest, spill, tune
@@ -134,6 +136,46 @@ def test_tuning_takes_back_what_only_leaks(tiny_base: TinyBase, make_bench: Make
     load_into(bench.base, found.adapter, "it")
     assert bench.measure()[0].likeness == pytest.approx(found.after.likeness, rel=1e-2)
     detach(bench.base, "it")
+
+
+def test_what_is_drawn_is_kept_as_well(
+    tiny_base: TinyBase, make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Predictions get better where an adapter that is overtrained draws worse."""
+    base = on_device(tiny_base("sd1"))
+    good, bad = part_of(base, of_text=False), part_of(base, of_text=True, seed=70)
+    bench = make_bench("sd1", good)
+    both = replace(good, layers={**good.layers, **bad.layers})
+    monkeypatch.setattr(repair, "share_kept", lambda *_: 0.9)
+    with pytest.raises(UserError, match="keep the likeness of what it draws"):
+        tune(bench, both, 0.97)
+    assert smallest(bench, both, 0.97)[0] is both
+    monkeypatch.setattr(repair, "share_kept", lambda *_: 0.98)
+    assert tune(bench, both, 0.97).drawn == 0.98
+
+
+@pytest.mark.parametrize(
+    ("gained", "now", "kept"),
+    [
+        ([{"simple": 0.2, "unet": 0.1}], [{"simple": 0.1, "unet": 0.1}], 0.5),
+        ([{"simple": 0.2}, {"simple": 0.4}], [{"simple": 0.3}, {"simple": 0.3}], 0.75),
+        ([{"simple": 0.01, "unet": -0.1}], [{"simple": 0.0, "unet": 0.0}], 1.0),
+        ([{"simple": 0.1}], [{"simple": -0.1}], -1.0),
+    ],
+)
+def test_a_share_of_what_drawings_gained(gained: Any, now: Any, kept: float) -> None:
+    assert repair.share_kept(gained, now) == pytest.approx(kept)
+
+
+def test_drawings_gain_by_what_is_on_the_model(tiny_base: TinyBase, make_bench: MakeBench) -> None:
+    adapter = adapter_for(on_device(tiny_base("sd1")), 2, 4.0, seed=5)
+    bench = make_bench("sd1", adapter)
+    drawings = repair.DrawnLikeness(bench)
+    assert drawings.gains() == [{"simple": 0.0, "unet": 0.0}]
+    load_into(bench.base, adapter, "it")
+    (gained,) = drawings.gains()
+    detach(bench.base, "it")
+    assert any(gained.values()) and drawings.gains() == [{"simple": 0.0, "unet": 0.0}]
 
 
 def test_ranks_by_likeness_leave_what_brings_nothing(

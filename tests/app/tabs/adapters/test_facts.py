@@ -97,9 +97,11 @@ def test_what_became_of_it(difference: float, said: str) -> None:
 def test_what_a_repair_measured() -> None:
     made = RESULT | {"difference": 0.0, "works": "works"}
     meters = {"likeness": 0.5, "class_drift": 0.1, "neighbour_drift": None}
-    tuned = made | {"before": meters, "after": meters | {"class_drift": 0.04}}
+    tuned = made | {"before": meters, "after": meters | {"class_drift": 0.04}, "drawn_kept": 0.98}
     words = harmless(facts.result(tuned)).text
     assert "0.500 → 0.500" in words and "0.100 → 0.040" in words and "like it" not in words
+    assert "98% kept" in words
     joined = made | {"shares": {"addition": 0.5, "by block": 0.9}, "best": "by block"}
+    joined["drawn"] = {"addition": 0.4, "by block": 0.8}
     words = harmless(facts.result(joined)).text
-    assert "by block, as it is written" in words and "90%" in words
+    assert "by block, as it is written" in words and "90% kept, of drawings 80%" in words
