@@ -197,8 +197,9 @@ def warnings_of(row: Row) -> list[set[str]]:
 
 
 def as_meters(values: dict[str, Any]) -> Meters:
-    """The meters that a row holds, which has shares beside them."""
-    return Meters(**{one.name: values[one.name] for one in fields(Meters)})
+    """The meters that a row holds, which has shares beside them; earlier rows have fewer."""
+    names = {one.name for one in fields(Meters)}
+    return Meters(**{name: value for name, value in values.items() if name in names})
 
 
 def bounds_table(rows: Sequence[Row]) -> str:

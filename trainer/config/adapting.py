@@ -39,6 +39,7 @@ class AdapterConfig(Section, title="Adapter"):
         ge=-1,
         le=64,
         memory=True,
+        before=8,
         needs={"adapter.kind": "lokr"},
     )
     """LoKr: W1 has so many rows and columns (or the nearest lower numbers that divide the layer's)
