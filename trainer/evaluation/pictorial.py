@@ -87,6 +87,10 @@ class PictureScores:
 class Drawings:
     """Draws by the captions of some of a concept's pictures, always with the same seeds.
 
+    Args:
+        count: of drawings; of fewer pictures no more, unless `repeated`.
+        repeated: whether captions are drawn again, with other seeds, until there are so many.
+
     Attributes:
         captions: of these pictures, with the trigger word; none where there are no pictures.
         pictures: as training sees them.
@@ -100,9 +104,12 @@ class Drawings:
         count: int,
         inference_steps: int = 15,
         guidance: float = 4.0,
+        repeated: bool = False,
     ) -> None:
         self._base, self._device = base, device
         pairs = spread((*concept.validation, *concept.trained), count)
+        if repeated:
+            pairs = (pairs * count)[:count]
         self._crops = [one.crop for one, _ in pairs]
         self._how = (inference_steps, guidance)
         self.captions = [text for _, text in pairs]

@@ -45,7 +45,7 @@ _COLLATERAL = 0.25
 _BELOW = 100.0
 """How much likeness below the goal counts."""
 _NAME = "repaired"
-_DRAWN = 4
+_DRAWN = 8
 """Drawings for each concept, with each choice that is tried."""
 _GAINED = 0.02
 """Likeness of drawings that counts as gained; below it there is nothing to keep."""
@@ -170,7 +170,9 @@ class DrawnLikeness:
 
     def __init__(self, bench: MeterBench) -> None:
         base, device = bench.base, bench.device
-        self._drawings = [Drawings(base, concept, device, _DRAWN) for concept in bench.concepts]
+        self._drawings = [
+            Drawings(base, concept, device, _DRAWN, repeated=True) for concept in bench.concepts
+        ]
         self._unadapted = [one.likeness() for one in self._drawings]
 
     def gains(self) -> list[Scores]:
