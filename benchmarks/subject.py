@@ -284,9 +284,9 @@ def key_of(line: dict[str, Any]) -> str:
 
 
 def tables(rows: Sequence[Mapping[str, Any]], half: str) -> str:
-    """What was measured of the arms on a half of the sets, each divided by plain training there."""
-    sets = [one.name for one in SUBJECTS if one.half == half]
-    sets += [name for name, own in STYLE_NAMES.items() if own == half]
+    """What was measured of the arms on a half of the subjects, or on the styles, each divided by
+    plain training there."""
+    sets = [one.name for one in SUBJECTS if one.half == half] or list(STYLE_NAMES)
     found = {(row["arm"], row["set"], row["seed"]): row for row in rows}
     lines = []
     for arm in dict.fromkeys(row["arm"] for row in rows):
@@ -318,6 +318,8 @@ def with_interval(values: Sequence[float], form: str = ".2f") -> str:
         return mean
     drawn = np.random.default_rng(0).choice(values, (10_000, len(values))).mean(axis=1)
     low, high = np.percentile(drawn, (2.5, 97.5))
+    if low == high:
+        return mean
     return f"{mean} ({low:{form}} to {high:{form}})"
 
 
@@ -335,7 +337,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     results = options.out / "results.jsonl"
     if options.write_docs:
-        for half in ("chosen", "untouched"):
+        for half in ("chosen", "untouched", "styles"):
             write_between_marks(DOCS, half, tables(list(rows_of(results)), half))
         return
     bench = Bench(options.work, options.wheel)

@@ -130,7 +130,10 @@ class Drawings:
         ]
 
     def likeness(self) -> Scores:
-        """Of drawings with the trigger word to the pictures, without further models."""
+        """Of drawings with the trigger word to the pictures, without further models; empty
+        without pictures."""
+        if not self.pictures:
+            return {}
         shown = self.drawn(self.captions)
         seen = UNetFeatures(self._base, self._device).likeness(shown, self.pictures)
         return {"simple": likeness_in_pairs(shown, self.pictures), UNET: seen}
