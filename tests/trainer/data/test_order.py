@@ -224,7 +224,14 @@ def test_keys_of_plain_cuts_are_those_of_before() -> None:
     ]  # fmt: skip
 
 
-PLAN = {"resize_width": 64, "resize_height": 64, "left": 0, "top": 0, "width": 64, "height": 64}
+PLAN: Any = {
+    "resize_width": 64,
+    "resize_height": 64,
+    "left": 0,
+    "top": 0,
+    "width": 64,
+    "height": 64,
+}
 
 
 @pytest.mark.parametrize("degrees", [-45.0, -7.0, 3.0, 45.0])
