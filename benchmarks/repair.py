@@ -29,12 +29,10 @@ from trainer.config.schema import TrainingConfig
 from trainer.data.cache import TensorCache
 from trainer.evaluation.drift import ProbeSettings, drift, make_probes, mean_drift
 from trainer.evaluation.meters import MeterBench
-from trainer.evaluation.pictorial import Scores
+from trainer.evaluation.pictorial import DrawnLikeness, Scores, share_kept
 from trainer.evaluation.repair import (
-    DrawnLikeness,
     likenesses,
     put_together,
-    share_kept,
     smallest,
     tune,
 )

@@ -20,7 +20,7 @@ from trainer.runs.layout import safe_name
 from trainer.runs.log import read_events
 
 if TYPE_CHECKING:
-    from trainer.tuning.trials import Seen, Trial
+    from trainer.tuning.trials import Trial, TrialScores
 
 STEPS = 100
 _HEAD = ("run", "verdict", "drawn", "taken", "leak", "listens", "s a step", "GiB", "GiB by fit")
@@ -42,7 +42,7 @@ class Proven:
     """
 
     run: str
-    seen: "Seen | None"
+    seen: "TrialScores | None"
     failed: str
     seconds: float | None
     peak_gib: float | None
@@ -58,7 +58,7 @@ class Proven:
 
 
 @dataclass(frozen=True)
-class Proof:
+class BaseProof:
     """The result of ``prove``."""
 
     base: str
@@ -93,7 +93,7 @@ def prove(
     presets: Presets = None,
     overrides: Overrides = None,
     **fields: object,
-) -> Proof:
+) -> BaseProof:
     """Train, measure and write; how it goes is said on stderr. Your pictures are not used.
 
     Raises:
@@ -126,7 +126,7 @@ def prove(
                 predicted_gib=predicted[trial.name],
             )
         )
-    proof = Proof(Path(yours.base.name).name, look(), found, folder / "proof.html")
+    proof = BaseProof(Path(yours.base.name).name, look(), found, folder / "proof.html")
     _write(proof, trials)
     return proof
 
@@ -166,7 +166,7 @@ def _peak(trial: "Trial") -> float | None:
     return max((event.peak_gib for event in events if event.device != "cpu"), default=None)
 
 
-def _write(proof: Proof, trials: "list[Trial]") -> None:
+def _write(proof: BaseProof, trials: "list[Trial]") -> None:
     from trainer.runs.board import data_uri, read_png
     from trainer.runs.study import Part, pictures_of, write_study
 

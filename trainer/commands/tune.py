@@ -12,7 +12,7 @@ from trainer.errors import UserError
 from trainer.places import RUNS, shown
 
 if TYPE_CHECKING:
-    from trainer.tuning.result import Tuned
+    from trainer.tuning.result import SearchResult
 
 
 @command(
@@ -31,7 +31,7 @@ def tune(
     presets: Presets = None,
     overrides: Overrides = None,
     **fields: object,
-) -> "Tuned":
+) -> "SearchResult":
     """Search, at most six times the work of one run; how it goes is said on stderr.
 
     Raises:

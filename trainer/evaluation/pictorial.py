@@ -31,7 +31,7 @@ from trainer.data.captions import without_word
 from trainer.data.images import load_rgb
 from trainer.data.masks import fit
 from trainer.errors import UserError
-from trainer.evaluation.meters import MeasuredConcept, spread
+from trainer.evaluation.meters import MeasuredConcept, MeterBench, spread
 from trainer.evaluation.unet_features import UNetFeatures
 from trainer.events import Progress
 from trainer.generation.sampling import Drawing, draw
@@ -46,6 +46,10 @@ Scores = dict[str, float]
 """Likeness by the name of the feature space."""
 
 UNET = "unet"
+_DRAWN = 8
+"""Drawings for each concept, with adapters that are compared."""
+_GAINED = 0.02
+"""Likeness of drawings that counts as gained; below it there is nothing to keep."""
 SIDE = 64
 FIRST_SEED = 100
 # model_type in config.json -> (what it is called, its class): no configuration chooses code.
@@ -187,6 +191,36 @@ def score_pictures(
     return PictureScores(
         scores[0], scores[1], len(pictures), spaces, scores[2], learned, taken, moved
     )
+
+
+class DrawnLikeness:
+    """What drawings by the captions of each concept's pictures gain in likeness by adapters."""
+
+    def __init__(self, bench: MeterBench) -> None:
+        base, device = bench.base, bench.device
+        self._drawings = [
+            Drawings(base, concept, device, _DRAWN, repeated=True) for concept in bench.concepts
+        ]
+        self._unadapted = [one.likeness() for one in self._drawings]
+
+    def gains(self) -> list[Scores]:
+        """Of each concept, with the adapters that are on the model now."""
+        pairs = zip(self._drawings, self._unadapted, strict=True)
+        return [
+            {space: score - unadapted[space] for space, score in one.likeness().items()}
+            for one, unadapted in pairs
+        ]
+
+
+def share_kept(gained: Sequence[Scores], now: Sequence[Scores]) -> float:
+    """The least share of what drawings of some concept gained that is left; 1 where none had."""
+    shares = [
+        after[space] / before
+        for own, after in zip(gained, now, strict=True)
+        for space, before in own.items()
+        if before > _GAINED
+    ]
+    return min(shares, default=1.0)
 
 
 # ----------------------------------------------------------------------- the simple feature space

@@ -17,7 +17,7 @@ from trainer.errors import UserError
 from trainer.evaluation.board import BoardCell
 from trainer.evaluation.likeness import likeness, measure_losses
 from trainer.evaluation.meters import MeterBench, mean_meters
-from trainer.evaluation.pictorial import Drawings, Scores
+from trainer.evaluation.pictorial import DrawnLikeness, Scores, share_kept
 from trainer.evaluation.surface import Knob, Surface, descend, knobs_of, turn
 from trainer.events import Meters
 from trainer.lora.adapter import Adapter
@@ -45,10 +45,6 @@ _COLLATERAL = 0.25
 _BELOW = 100.0
 """How much likeness below the goal counts."""
 _NAME = "repaired"
-_DRAWN = 8
-"""Drawings for each concept, with each choice that is tried."""
-_GAINED = 0.02
-"""Likeness of drawings that counts as gained; below it there is nothing to keep."""
 _ALL_BLOCKS = "Without --only all blocks' strengths are chosen by measurement."
 
 
@@ -163,36 +159,6 @@ def tune(bench: MeterBench, adapter: Adapter, keep: float) -> Tuned:
             "It is as good as this can make it; nothing is written.",
         )
     return replace(_tuned(adapter, knobs, best, before, after), drawn=kept)
-
-
-class DrawnLikeness:
-    """What drawings by the captions of each concept's pictures gain in likeness by adapters."""
-
-    def __init__(self, bench: MeterBench) -> None:
-        base, device = bench.base, bench.device
-        self._drawings = [
-            Drawings(base, concept, device, _DRAWN, repeated=True) for concept in bench.concepts
-        ]
-        self._unadapted = [one.likeness() for one in self._drawings]
-
-    def gains(self) -> list[Scores]:
-        """Of each concept, with the adapters that are on the model now."""
-        pairs = zip(self._drawings, self._unadapted, strict=True)
-        return [
-            {space: score - unadapted[space] for space, score in one.likeness().items()}
-            for one, unadapted in pairs
-        ]
-
-
-def share_kept(gained: Sequence[Scores], now: Sequence[Scores]) -> float:
-    """The least share of what drawings of some concept gained that is left; 1 where none had."""
-    shares = [
-        after[space] / before
-        for own, after in zip(gained, now, strict=True)
-        for space, before in own.items()
-        if before > _GAINED
-    ]
-    return min(shares, default=1.0)
 
 
 def only(bench: MeterBench, adapter: Adapter, part: Half) -> Tuned:

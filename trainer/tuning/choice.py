@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from trainer.tuning.trials import Seen, Trial
+from trainer.tuning.trials import Trial, TrialScores
 
 _BAD = ("dead", "leaks", "overtrained", "wrong_subject")
 
@@ -14,7 +14,7 @@ _BAD = ("dead", "leaks", "overtrained", "wrong_subject")
 class Pair:
     """The same settings with two seeds."""
 
-    seen: tuple[Seen, ...]
+    seen: tuple[TrialScores, ...]
 
     @property
     def drawn(self) -> float:
@@ -50,8 +50,8 @@ class Choice:
 
 def choose(
     defaults: Pair,
-    finalists: Iterable[tuple[Trial, Seen]],
-    confirm: Callable[[Trial], Seen | None],
+    finalists: Iterable[tuple[Trial, TrialScores]],
+    confirm: Callable[[Trial], TrialScores | None],
 ) -> Choice:
     """The first of the finalists that is better than the defaults with both seeds together.
 

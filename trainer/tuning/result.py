@@ -14,7 +14,7 @@ from trainer.runs.study import Part, pictures_of, trade_off, write_study
 from trainer.tuning.choice import Choice
 from trainer.tuning.cost import run_cost
 from trainer.tuning.search import Search
-from trainer.tuning.trials import Seen, Trial
+from trainer.tuning.trials import Trial, TrialScores
 
 _HEAD = ("run", "settings", "steps", "drawn", "taken", "leak", "listens")
 _MEANS = (
@@ -25,7 +25,7 @@ _MEANS = (
 
 
 @dataclass(frozen=True)
-class Tuned:
+class SearchResult:
     """The result of ``tune``.
 
     Attributes:
@@ -35,7 +35,7 @@ class Tuned:
     """
 
     choice: Choice
-    runs: list[tuple[Trial, int, Seen]]
+    runs: list[tuple[Trial, int, TrialScores]]
     config: Path
     report: Path
     times: float
@@ -89,7 +89,7 @@ class Tuned:
         return f"python launch.py train --config {shown(self.config)}"
 
 
-def table(runs: list[tuple[Trial, int, Seen]]) -> list[tuple[str, ...]]:
+def table(runs: list[tuple[Trial, int, TrialScores]]) -> list[tuple[str, ...]]:
     """A line for each run."""
     return [
         (
@@ -109,7 +109,7 @@ def settings_of(trial: Trial) -> str:
     return ", ".join(f"{name.partition('.')[2]} {in_words(value)}" for name, value in changed)
 
 
-def write_result(search: Search, choice: Choice) -> Tuned:
+def write_result(search: Search, choice: Choice) -> SearchResult:
     """Writes ``recommended.toml``, ``tune.json`` and ``report.html`` into the search's folder."""
     folder, chosen = search.folder, choice.trial
     seen = [(one, *last) for one in search.trials if (last := _last_seen(one, search.looks))]
@@ -117,7 +117,7 @@ def write_result(search: Search, choice: Choice) -> Tuned:
     recommended, report = folder / "recommended.toml", folder / "report.html"
     write_config(recommended, config)
     times = search.spent / run_cost(search.measured)
-    tuned = Tuned(choice, seen, recommended, report, times)
+    tuned = SearchResult(choice, seen, recommended, report, times)
     best = chosen.name if chosen else "defaults"
     ends = [(one, last) for one, step, last in seen if step == one.steps]
     ranked = sorted(seen, key=lambda row: (row[1] == row[0].steps, row[1], row[2].drawn))[::-1]
@@ -142,7 +142,7 @@ def write_result(search: Search, choice: Choice) -> Tuned:
     return tuned
 
 
-def _last_seen(trial: Trial, looks: int) -> tuple[int, Seen] | None:
+def _last_seen(trial: Trial, looks: int) -> tuple[int, TrialScores] | None:
     for step in (trial.steps, 2 * looks, looks):
         if seen := trial.seen(step):
             return step, seen

@@ -31,7 +31,7 @@ from trainer.text import counted, duration
 from trainer.tuning.choice import Choice, Pair, choose
 from trainer.tuning.cost import end_cost, look_cost, run_cost, step_cost
 from trainer.tuning.space import changes, distributions, guesses
-from trainer.tuning.trials import Seen, Tell, Trial, trial_config
+from trainer.tuning.trials import Tell, Trial, TrialScores, trial_config
 
 if TYPE_CHECKING:
     import optuna
@@ -176,7 +176,7 @@ class Search:
         filled = {name: getattr(run, name) for name in ("adapter", "images", "optimizer")}
         return self.config.model_copy(update=filled)
 
-    def _reach(self, trial: Trial, step: int | None = None) -> Seen | None:
+    def _reach(self, trial: Trial, step: int | None = None) -> TrialScores | None:
         step = min(step or trial.steps, trial.steps)
         if seen := trial.seen(step):
             return seen
@@ -224,7 +224,7 @@ class Search:
         asked.report(trial.value, step)
         return [(asked, trial)]
 
-    def _end_of(self, trial: Trial) -> Seen | None:
+    def _end_of(self, trial: Trial) -> TrialScores | None:
         """Trains to the end, if the plan has room for it with a second seed too."""
         whole = self._cost_to(trial, trial.steps)
         more = 2 * whole - self._cost_to(trial, trial.done)

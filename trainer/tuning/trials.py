@@ -27,7 +27,7 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Seen:
+class TrialScores:
     """What a run draws at one step, or at its end.
 
     Attributes:
@@ -49,7 +49,7 @@ class Seen:
         heard = "" if self.listens is None else f", listens {self.listens:.2f}"
         return f"drawn {self.drawn:.2f}, taken {self.taken:.2f}, leak {self.leak:.2f}{heard}"
 
-    def value(self, reference: Seen | None) -> float:
+    def value(self, reference: TrialScores | None) -> float:
         """What the search raises: `drawn`, less what leaks more than in the reference."""
         if reference is None:
             return self.drawn
@@ -112,17 +112,17 @@ class Trial:
         """How many it has in all."""
         return self.config.training.steps
 
-    def seen(self, step: int) -> Seen | None:
+    def seen(self, step: int) -> TrialScores | None:
         """What was seen at a step before, or at the end; None where it has not come so far."""
         if step < self.steps:
             looks = _read(self._looks)
-            return Seen(**looks[str(step)]) if str(step) in looks else None
+            return TrialScores(**looks[str(step)]) if str(step) in looks else None
         found, details = _read(self.run.evaluation), _read(self._looks.with_name("details.json"))
         if not found or not self.run.adapter.is_file():
             return None
         drawn = details.get("pictures") or {"learned": 0.0, "taken": 0.0}  # none of a dead one
         listening = found["listening"] or {"listens": None}
-        return Seen(
+        return TrialScores(
             drawn["learned"],
             drawn["taken"],
             found["leak"] or 0.0,
@@ -130,7 +130,7 @@ class Trial:
             found["verdict"]["code"],
         )
 
-    def reach(self, step: int) -> Seen | None:
+    def reach(self, step: int) -> TrialScores | None:
         """Trains on to a step and looks; what was done before a stop is not done again.
 
         Returns:
@@ -206,10 +206,10 @@ class Trial:
 _OF_SETTINGS = ("non_finite", "out_of_memory")
 
 
-def _seen(drawn: PictureScores | None, meters: Meters) -> Seen:
+def _seen(drawn: PictureScores | None, meters: Meters) -> TrialScores:
     if drawn is None:
-        return Seen(0.0, 0.0, meters.leak or 0.0)
-    return Seen(drawn.learned, drawn.taken, meters.leak or 0.0)
+        return TrialScores(0.0, 0.0, meters.leak or 0.0)
+    return TrialScores(drawn.learned, drawn.taken, meters.leak or 0.0)
 
 
 def _read(path: Path) -> dict[str, Any]:

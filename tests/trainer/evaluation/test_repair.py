@@ -19,7 +19,7 @@ from trainer.config.schema import TrainingConfig
 from trainer.data.cache import TensorCache
 from trainer.diffusion import predict
 from trainer.errors import UserError
-from trainer.evaluation import repair
+from trainer.evaluation import pictorial, repair
 from trainer.evaluation.drift import ProbeSettings
 from trainer.evaluation.meters import MeterBench, Reference
 from trainer.evaluation.repair import likenesses, only, put_together, smallest, spill, tune
@@ -164,13 +164,13 @@ def test_what_is_drawn_is_kept_as_well(
     ],
 )
 def test_a_share_of_what_drawings_gained(gained: Any, now: Any, kept: float) -> None:
-    assert repair.share_kept(gained, now) == pytest.approx(kept)
+    assert pictorial.share_kept(gained, now) == pytest.approx(kept)
 
 
 def test_drawings_gain_by_what_is_on_the_model(tiny_base: TinyBase, make_bench: MakeBench) -> None:
     adapter = adapter_for(on_device(tiny_base("sd1")), 2, 4.0, seed=5)
     bench = make_bench("sd1", adapter)
-    drawings = repair.DrawnLikeness(bench)
+    drawings = pictorial.DrawnLikeness(bench)
     assert drawings.gains() == [{"simple": 0.0, "unet": 0.0}]
     load_into(bench.base, adapter, "it")
     (gained,) = drawings.gains()

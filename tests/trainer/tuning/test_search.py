@@ -17,7 +17,7 @@ from trainer.tuning.cost import run_cost
 from trainer.tuning.result import write_result
 from trainer.tuning.search import BUDGET, Search
 from trainer.tuning.space import changes, searched
-from trainer.tuning.trials import Seen
+from trainer.tuning.trials import TrialScores
 
 CONFIG = with_values(
     TrainingConfig(),
@@ -137,25 +137,27 @@ def test_a_proposal_as_fields() -> None:
     }
 
 
-DEFAULTS = Pair((Seen(0.50, 0.05, 0.2, 0.8, "works"), Seen(0.54, 0.01, 0.1, 0.9, "works")))
-BETTER = Seen(0.7, 0.0, 0.1, 0.9, "works")
+DEFAULTS = Pair(
+    (TrialScores(0.50, 0.05, 0.2, 0.8, "works"), TrialScores(0.54, 0.01, 0.1, 0.9, "works"))
+)
+BETTER = TrialScores(0.7, 0.0, 0.1, 0.9, "works")
 
 
 @pytest.mark.parametrize(
     ("first", "second", "says"),
     [
         (BETTER, BETTER, ""),
-        (Seen(0.53, 0.0, 0.1, 0.9), BETTER, "only by 0.03"),  # a second seed changes as much
-        (BETTER, Seen(0.3, 0.0, 0.1, 0.9), "no more of the set with a second seed"),
-        (Seen(0.7, 0.2, 0.1, 0.9), BETTER, "without the trigger word"),
-        (Seen(0.7, 0.0, 0.5, 0.9), BETTER, "the class word more"),
-        (Seen(0.7, 0.0, 0.1, 0.4), BETTER, "listens less"),
-        (Seen(0.7, 0.0, 0.1, 0.9, "overtrained"), BETTER, "overtrained"),
+        (TrialScores(0.53, 0.0, 0.1, 0.9), BETTER, "only by 0.03"),  # a second seed changes as much
+        (BETTER, TrialScores(0.3, 0.0, 0.1, 0.9), "no more of the set with a second seed"),
+        (TrialScores(0.7, 0.2, 0.1, 0.9), BETTER, "without the trigger word"),
+        (TrialScores(0.7, 0.0, 0.5, 0.9), BETTER, "the class word more"),
+        (TrialScores(0.7, 0.0, 0.1, 0.4), BETTER, "listens less"),
+        (TrialScores(0.7, 0.0, 0.1, 0.9, "overtrained"), BETTER, "overtrained"),
         (BETTER, None, ""),
     ],
 )
 def test_only_what_chance_does_not_explain_is_recommended(
-    tmp_path: Path, first: Seen, second: Seen | None, says: str
+    tmp_path: Path, first: TrialScores, second: TrialScores | None, says: str
 ) -> None:
     trial = search(tmp_path).defaults
     choice: Choice = choose(DEFAULTS, [(trial, first)], lambda _: second)
