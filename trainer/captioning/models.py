@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import gc
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -38,6 +39,24 @@ TASK = "<MORE_DETAILED_CAPTION>"
 MOST_TOKENS = 200
 
 
+@contextmanager
+def loading(folder: Path) -> Generator[None]:
+    """Says of a model's folder, in one sentence, why it could not be loaded.
+
+    Raises:
+        UserError: it could not; too little memory is raised as it is.
+    """
+    try:
+        yield
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise UserError(
+            f"{folder.name} cannot be loaded: {first_line(error)}",
+            "Give the folder of a complete model with safetensors weights.",
+        ) from None
+
+
 class LocalCaptioner:
     """A model in a folder.
 
@@ -61,18 +80,11 @@ class LocalCaptioner:
         device = choose_device("auto")
         self.device = device.torch_device
         safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        try:
+        with loading(folder):
             self.processor = _processor(folder, kind, safe)
             model: Any = AutoModelForImageTextToText.from_pretrained(
                 folder, dtype=device.dtype, use_safetensors=True, **safe
             )
-        except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            raise UserError(
-                f"{folder.name} cannot be loaded: {first_line(error)}",
-                "Give the folder of a complete model with safetensors weights.",
-            ) from None
         self.model = model.eval().requires_grad_(False).to(self.device)
         template = getattr(cast(object, self.processor), "chat_template", None)
         self.kind: Kind = "task" if kind == "florence2" else "chat" if template else "plain"

@@ -23,8 +23,8 @@ from transformers import (
     CLIPSegForImageSegmentation,
 )
 
-from trainer.captioning.finding import first_line
 from trainer.captioning.masks import Prompt
+from trainer.captioning.models import loading
 from trainer.captioning.onnx_models import DEVIATION, MEAN
 from trainer.data.findings import ImageProblem
 from trainer.errors import UserError
@@ -71,7 +71,7 @@ class Segmenter:
         made: Any = CLIPSegForImageSegmentation if kind == "clipseg" else AutoModelForMaskGeneration
         if kind == "clipseg":  # it is no Auto class, and takes no word on remote code
             safe.pop("trust_remote_code")
-        try:
+        with loading(folder):
             self.words: Any = (
                 AutoTokenizer.from_pretrained(folder, local_files_only=True)
                 if self.kind == "text"
@@ -80,13 +80,6 @@ class Segmenter:
             model: Any = made.from_pretrained(
                 folder, dtype=torch.float32, use_safetensors=True, **safe
             )
-        except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            raise UserError(
-                f"{folder.name} cannot be loaded: {first_line(error)}",
-                "Give the folder of a complete model with safetensors weights.",
-            ) from None
         self.model = model.eval().requires_grad_(False).to(self.device)
 
     @torch.inference_mode()

@@ -58,7 +58,7 @@ class Proven:
 
 
 @dataclass(frozen=True)
-class BaseProof:
+class ProofPage:
     """The result of ``prove``."""
 
     base: str
@@ -93,7 +93,7 @@ def prove(
     presets: Presets = None,
     overrides: Overrides = None,
     **fields: object,
-) -> BaseProof:
+) -> ProofPage:
     """Train, measure and write; how it goes is said on stderr. Your pictures are not used.
 
     Raises:
@@ -126,7 +126,7 @@ def prove(
                 predicted_gib=predicted[trial.name],
             )
         )
-    proof = BaseProof(Path(yours.base.name).name, look(), found, folder / "proof.html")
+    proof = ProofPage(Path(yours.base.name).name, look(), found, folder / "proof.html")
     _write(proof, trials)
     return proof
 
@@ -166,7 +166,7 @@ def _peak(trial: "Trial") -> float | None:
     return max((event.peak_gib for event in events if event.device != "cpu"), default=None)
 
 
-def _write(proof: BaseProof, trials: "list[Trial]") -> None:
+def _write(proof: ProofPage, trials: "list[Trial]") -> None:
     from trainer.runs.board import data_uri, read_png
     from trainer.runs.study import Part, pictures_of, write_study
 

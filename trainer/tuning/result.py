@@ -112,7 +112,7 @@ def settings_of(trial: Trial) -> str:
 def write_result(search: Search, choice: Choice) -> SearchResult:
     """Writes ``recommended.toml``, ``tune.json`` and ``report.html`` into the search's folder."""
     folder, chosen = search.folder, choice.trial
-    seen = [(one, *last) for one in search.trials if (last := _last_seen(one, search.looks))]
+    seen = [(one, *last) for one in search.trials if (last := _last_seen(one, search.interval))]
     config = with_values(search.begun, chosen.changed if chosen else {})
     recommended, report = folder / "recommended.toml", folder / "report.html"
     write_config(recommended, config)
@@ -142,8 +142,8 @@ def write_result(search: Search, choice: Choice) -> SearchResult:
     return tuned
 
 
-def _last_seen(trial: Trial, looks: int) -> tuple[int, TrialScores] | None:
-    for step in (trial.steps, 2 * looks, looks):
+def _last_seen(trial: Trial, interval: int) -> tuple[int, TrialScores] | None:
+    for step in (trial.steps, 2 * interval, interval):
         if seen := trial.seen(step):
             return step, seen
     return None

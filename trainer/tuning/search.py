@@ -66,7 +66,7 @@ class Search:
         self.config, self.folder, self.names, self.tell = config, folder, names, tell
         self.trials: list[Trial] = []
         self._make = make
-        self.looks = max(1, config.training.steps // 4)
+        self.interval = max(1, config.training.steps // 4)
         self.defaults = self._trial("defaults", config, {})
 
     def run(self) -> Choice:
@@ -77,7 +77,7 @@ class Search:
             KeyboardInterrupt: stopped by the user; everything is saved.
         """
         self._begin()
-        for step in (self.looks, 2 * self.looks):
+        for step in (self.interval, 2 * self.interval):
             self._reach(self.defaults, step)
         pair = [self._reach(self.defaults), self._reach(self._with_other_seed(self.defaults))]
         seen = tuple(one for one in pair if one)
@@ -105,8 +105,8 @@ class Search:
         longest = 1.5 * steps if "length" in self.names else steps
         step, look, end = step_cost(config), look_cost(config), end_cost(config)
         defaults = 2 * (steps * step + end + look)
-        halving = (count + ceil(count / 2)) * (self.looks * step + look)
-        best = (2 * longest - 2 * self.looks) * step + 2 * end
+        halving = (count + ceil(count / 2)) * (self.interval * step + look)
+        best = (2 * longest - 2 * self.interval) * step + 2 * end
         return defaults + halving + best
 
     @property
@@ -121,7 +121,7 @@ class Search:
         return sum(self._cost_to(trial, trial.done) for trial in self.trials)
 
     def _cost_to(self, trial: Trial, step: int) -> float:
-        looks = sum(trial.looked_at(look) for look in (self.looks, 2 * self.looks))
+        looks = sum(trial.looked_at(look) for look in (self.interval, 2 * self.interval))
         passes = step * step_cost(trial.config) + looks * look_cost(trial.config)
         return passes + (end_cost(trial.config) if step == trial.steps else 0)
 
@@ -147,20 +147,20 @@ class Search:
             write_text(pictures, content)
             write_config(asked, self.config)
         if not self.defaults.done:
-            self.defaults.train(min(_PROBE, self.looks), self.tell, look=False)
+            self.defaults.train(min(_PROBE, self.interval), self.tell, look=False)
         most, training = self.planned(self.count), self.config.training
         seconds = most / step_cost(self.defaults.config) * self.defaults.pace()
         self.tell(
-            f"{counted(self.count, 'setting')} beside yours: {self.looks} steps of each, as many "
-            f"again of the better half, and the best to its end; that and yours with two seeds. "
-            f"At most {BUDGET * most / self.budget:.1f} times the work of one run of "
+            f"{counted(self.count, 'setting')} beside yours: {self.interval} steps of each, as "
+            f"many again of the better half, and the best to its end; that and yours with two "
+            f"seeds. At most {BUDGET * most / self.budget:.1f} times the work of one run of "
             f"{training.steps} steps of {training.batch_size}, measuring counted: about "
             f"{duration(seconds, rough=True)}, by the time of the first steps."
         )
 
     def _trial(self, name: str, config: TrainingConfig, changed: dict[str, object]) -> Trial:
         run = RunFolder(self.folder / name)
-        trial = self._make(name, run, trial_config(config, self.looks), changed)
+        trial = self._make(name, run, trial_config(config, self.interval), changed)
         self.trials.append(trial)
         return trial
 
@@ -205,10 +205,10 @@ class Search:
                 key: value for key, value in changed.items() if value != get_value(self.begun, key)
             }
             trial = self._trial(f"trial-{number}", with_values(self.begun, changed), new)
-            going += self._report(study, asked, trial, self.looks)
-        going = _better_half(study, going, self.looks)
-        later = [one for pair in going for one in self._report(study, *pair, 2 * self.looks)]
-        return [trial for _, trial in reversed(_better_half(study, later, self.looks))]
+            going += self._report(study, asked, trial, self.interval)
+        going = _better_half(study, going, self.interval)
+        later = [one for pair in going for one in self._report(study, *pair, 2 * self.interval)]
+        return [trial for _, trial in reversed(_better_half(study, later, self.interval))]
 
     def _report(
         self, study: optuna.Study, asked: optuna.Trial, trial: Trial, step: int

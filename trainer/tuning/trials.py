@@ -57,11 +57,11 @@ class TrialScores:
         return self.drawn - sum(max(0.0, excess) for excess in more)
 
 
-def trial_config(config: TrainingConfig, looks: int) -> TrainingConfig:
+def trial_config(config: TrainingConfig, interval: int) -> TrainingConfig:
     """A configuration for a run that is searched with: few previews, measured when looked at.
 
     Args:
-        looks: steps between two looks.
+        interval: steps between two measurements.
     """
     previews = config.previews
     return with_values(
@@ -72,7 +72,7 @@ def trial_config(config: TrainingConfig, looks: int) -> TrainingConfig:
             "previews.inference_steps": min(previews.inference_steps, 15),
             "checkpoints.every": 0,
             "evaluation.enabled": True,
-            "evaluation.every": looks,
+            "evaluation.every": interval,
             "evaluation.early_stop": 0,
             "evaluation.board": 0,
             "tracking.tracker": "none",

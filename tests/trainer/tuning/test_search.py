@@ -45,7 +45,7 @@ def last_steps(found: Search) -> dict[str, int]:
 def test_the_better_half_goes_on(tmp_path: Path) -> None:
     found = search(tmp_path)
     choice = found.run()
-    looks, count = found.looks, found.count
+    looks, count = found.interval, found.count
     values = {one.name: drawn_of(one.config, looks) for one in found.trials}
     tried = sorted(last_steps(found), key=lambda name: -values[name])
     assert count == len(tried) > 4
