@@ -65,7 +65,7 @@
     const title = percent ? `${percent} % · Rarebit` : 'Rarebit';
     if (document.title !== title) document.title = title;
     if (ended && ended !== told && document.hidden && window.Notification?.permission === 'granted') {
-      new Notification('Rarebit', { body: ended });
+      new Notification('Rarebit', { body: window.rarebitSay?.(ended) ?? ended });
     }
     told = ended ?? told;
   }, 1000);
@@ -158,6 +158,7 @@
   const LEAVE = {
     'runs-question': ['runs-delete-no', 'runs-delete'],
     'runs-length': ['runs-longer-no', 'runs-longer'],
+    'runs-publishing': ['runs-publish-no', 'runs-publish'],
     'runs-others': ['runs-others-no', 'runs-prompts'],
     'images-question': ['images-delete-not', 'images-delete'],
     'images-remove-row': ['images-remove-not', 'images-remove'],

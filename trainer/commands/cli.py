@@ -24,6 +24,7 @@ from trainer.commands import (
     import_settings,
     mask,
     prove,
+    publish,
     service,
     train,
     trigger,
@@ -34,7 +35,7 @@ from trainer.errors import UserError
 
 _COMMANDS = (
     *(adapter, adapter_repair, caption, check_images, doctor, evaluate, fit, generate),
-    *(import_settings, mask, prove, service, train, trigger, tune),
+    *(import_settings, mask, prove, publish, service, train, trigger, tune),
 )
 
 # Read by GNU's OpenMP when torch is loaded. By default threads that wait for each other spin for

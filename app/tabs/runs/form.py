@@ -9,12 +9,13 @@ import gradio as gr
 
 from app.forms import label_of
 from app.shared import elem
+from app.tabs.runs.publishing import PublishParts
 
 LISTED = 100
 BUTTONS = {
     "stop": "stop", "pause": "pause", "preview": "draw-now", "prompts": "prompts",
     "resume": "resume", "anyway": "resume-anyway", "longer": "longer", "draw": "generate",
-    "again": "settings", "delete": "delete", "next": "next-step",
+    "again": "settings", "publish": "publish", "delete": "delete", "next": "next-step",
 }  # fmt: skip
 """What can be done with a run, and the button's element id without the tab's name."""
 
@@ -79,6 +80,7 @@ class RunParts:
                             elem_id=_id("others-yes"),
                         )  # fmt: skip
                         self.keep = gr.Button("Cancel", size="sm", elem_id=_id("others-no"))
+                self.publishing = PublishParts()
                 self._add_area("verdict")
                 self._add_button("next")
                 self._add_area("board")

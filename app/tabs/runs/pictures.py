@@ -14,6 +14,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from app.jobs import run_folder
+from app.tabs.runs.publishing import zip_response
 from trainer import places
 from trainer.config.concepts import concepts_of
 from trainer.config.file import read_config
@@ -65,7 +66,7 @@ def run_files(run: RunFolder) -> list[tuple[str, str]]:
 
 def routes() -> list[Route]:
     """What answers those addresses: PNG files of previews and evaluations, the pictures that a run
-    learns from, its adapter, its report and its time-lapse, and nothing else."""
+    learns from, its adapter, its report, its time-lapse and its zip, and nothing else."""
     return [
         Route("/pictures/{run}/{folder}/{file}", _answer),
         Route("/files/{run}/{file}", _answer_file),
@@ -92,6 +93,8 @@ async def _answer_file(request: Request) -> Response:
     except (UserError, ValueError):
         return Response("No such run.", 404)
     file = request.path_params["file"]
+    if file == f"{run.name}.zip":
+        return await run_in_threadpool(zip_response, run, bool(request.query_params.get("tags")))
     if file == run.adapter.name and run.adapter.is_file():
         return FileResponse(run.adapter, filename=f"{run.name}.safetensors")
     if file == run.timelapse.name and run.timelapse.is_file():

@@ -160,6 +160,7 @@ def _buttons(found: RunView | None) -> dict[str, tuple[bool, str, bool]]:
             "Change the settings" if info.phase == "failed" else "Fill the Train form",
             True,
         ),
+        "publish": (not info.alive and folder.adapter.is_file(), "Publish …", True),
         "delete": (not info.alive, "Delete …", True),
         "next": (bool(step), step, True),
     }
@@ -200,6 +201,7 @@ def _act(parts: RunParts, shared: Shared) -> None:
     buttons["longer"].click(_ask_length, name, [parts.steps, parts.length], **QUIET)
     parts.more.click(says_errors(_train_longer), [name, parts.steps], [parts.length, show], **QUIET)
     buttons["delete"].click(_ask, name, [parts.asked, parts.question], **QUIET)
+    parts.publishing.wire(buttons["publish"], name)
     closing = {parts.enough: parts.length, parts.no: parts.question, parts.keep: parts.others}
     for close, group in closing.items():
         gr.on([close.click, parts.names.input], _hide, None, group, **QUIET)

@@ -1,0 +1,68 @@
+"""``publish``: a finished run for others, on the Hugging Face hub or as a zip."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from trainer.commands.command import command, option
+
+
+@dataclass(frozen=True)
+class Published:
+    """What was done, and what is or would be public.
+
+    Attributes:
+        says: the contents, a line each.
+        address: on the hub; "" where nothing was uploaded.
+        zip: the file that was written; "" for none.
+    """
+
+    says: list[str]
+    address: str
+    zip: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"contents": self.says, "address": self.address, "zip": self.zip}
+
+    def lines(self) -> list[str]:
+        done = [f"Wrote {self.zip}."] if self.zip else []
+        done += [f"Uploaded: {self.address}"] if self.address else ["Nothing was uploaded."]
+        return ["It holds:", *(f"  {line}" for line in self.says), *done]
+
+
+@command("publish", "show what a run would publish; with --to or --zip, do it")
+def publish(
+    place: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder or name.")],
+    *,
+    to: Annotated[
+        str, option("OWNER/NAME", "Upload to the Hugging Face hub; private unless --public.")
+    ] = "",
+    public: Annotated[
+        bool, typer.Option("--public", help="Everyone may see what is uploaded.")
+    ] = False,
+    archive: Annotated[
+        Path | None,
+        option("FILE", "Write a zip for model sites: adapter, pictures, card.", "--zip"),
+    ] = None,
+    keep_tags: Annotated[
+        bool,
+        typer.Option("--keep-tags", help="Leave the tags of your captions in the adapter's file."),
+    ] = False,
+) -> Published:
+    """Without --to and --zip only says what would be public. The token is HF_TOKEN or your login's.
+
+    Raises:
+        UserError: there is no adapter, the zip is there already, or the hub refuses.
+    """
+    from trainer import places
+    from trainer.runs.layout import open_run
+    from trainer.runs.publishing import publication, upload, write_zip
+
+    named = places.RUNS / place
+    one = publication(
+        open_run(named if named.is_dir() and not place.is_dir() else place), keep_tags
+    )
+    written = str(write_zip(one, archive)) if archive else ""
+    return Published(one.says(), upload(one, to, public=public) if to else "", written)

@@ -1,0 +1,224 @@
+"""A finished run as others see it: its adapter, pictures that it drew, and a card about both.
+
+What is published is made here and nowhere else, so that what is said to become public is what does:
+no picture or caption of the image set, no path of this machine.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from trainer.config.concepts import class_words_of, concepts_of, subject_of, triggers_of
+from trainer.config.fields import all_fields, get_value, public_values, shown
+from trainer.config.file import read_config
+from trainer.config.schema import TrainingConfig
+from trainer.data.captions import contains_word
+from trainer.errors import UserError
+from trainer.runs.atomic import replacing
+from trainer.runs.board import preview_records, read_png
+from trainer.runs.layout import RunFolder, safe_name
+from trainer.runs.measured import read_measured
+from trainer.runs.report import base_kind, page_templates
+
+MOST_PICTURES = 6
+_MOST_BYTES = 12_000_000  # of a picture
+_OF_CAPTIONS = ("ss_tag_frequency", "ss_dataset_dirs")
+"""Metadata with words of the captions and names of folders."""
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+_LARGEST_HEADER = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What becomes public.
+
+    Attributes:
+        name: of the adapter's file, without a suffix.
+        files: contents by the name that each gets, the adapter's aside.
+        adapter: the run's adapter.
+        keep_tags: whether its metadata keep words of the captions.
+        prompts: those that the card shows with its pictures.
+    """
+
+    name: str
+    files: dict[str, bytes]
+    adapter: Path
+    keep_tags: bool
+    prompts: tuple[str, ...]
+
+    def says(self) -> list[str]:
+        """What will be public, a line each."""
+        pictures = len(self.files) - 1
+        tags = "with the tags" if self.keep_tags else "without the tags"
+        return [
+            f"{self.name}.safetensors: the adapter, {tags} of your captions.",
+            "README.md: a card with trigger word, verdict and settings, without folders.",
+            f"{pictures} of the pictures that the adapter drew, with their prompts, which may "
+            f"repeat a caption: {'; '.join(self.prompts)}"
+            if pictures
+            else "No pictures: the run has no previews.",
+            "Not: the pictures and captions of your image set.",
+        ]
+
+
+def publication(run: RunFolder, keep_tags: bool = False) -> Publication:
+    """What a run publishes.
+
+    Raises:
+        UserError: it has no adapter yet, or its settings cannot be read.
+    """
+    if not run.adapter.is_file():
+        raise UserError(f"{run.name} has no adapter yet.", "Let it train to its end first.")
+    config = read_config(run.config, of_run=True)
+    name = safe_name(config.output.name or run.name)
+    pictures = _pictures(run, config)
+    numbered = [(f"images/{at}.png", prompt) for at, (prompt, _) in enumerate(pictures, 1)]
+    files = {file: data for (file, _), (_, data) in zip(numbered, pictures, strict=True)}
+    files["README.md"] = _card(run, config, name, numbered).encode()
+    prompts = tuple(dict.fromkeys(prompt for prompt, _ in pictures))
+    return Publication(name, files, run.adapter, keep_tags, prompts)
+
+
+def _pictures(run: RunFolder, config: TrainingConfig) -> list[tuple[str, bytes]]:
+    """(prompt, PNG) of the newest previews, those with a trigger word first."""
+    steps, triggers = run.preview_steps(), triggers_of(config)
+    found: list[tuple[str, bytes]] = []
+    for record in preview_records(run, steps[-1]) if steps else []:
+        prompt = str(record["prompt"])
+        file = run.preview(steps[-1]) / Path(str(record["file"])).name
+        if data := read_png(file, _MOST_BYTES):
+            found.append((prompt, data))
+    found.sort(key=lambda one: not any(contains_word(one[0], word) for word in triggers))
+    return found[:MOST_PICTURES]
+
+
+def _card(
+    run: RunFolder, config: TrainingConfig, name: str, pictures: list[tuple[str, str]]
+) -> str:
+    """A model card: front matter that the hub reads, and the same for people."""
+    measured, base = read_measured(run), config.base.name
+    public, kind = public_values(config), base_kind(base)
+    front: dict[str, Any] = {
+        "base_model": base if kind == "hub" else None,
+        "instance_prompt": ", ".join(triggers_of(config)) or None,
+        "license": config.output.license or None,
+        "library_name": "diffusers",
+        "tags": ["text-to-image", "stable-diffusion", "lora", "diffusers", "rarebit"],
+        "widget": [{"text": prompt, "output": {"url": file}} for file, prompt in pictures] or None,
+    }
+    settings = [
+        (field.title, shown(get_value(config, field.name)))
+        for field in all_fields().values()
+        if field.key in public.get(field.section, {})
+        and not field.place
+        and field.section not in ("output", "base")
+        and get_value(config, field.name) != field.default
+    ]
+    return (
+        page_templates()
+        .get_template("card.md")
+        .render(
+            # JSON is YAML, and escapes whatever a prompt may hold.
+            front={key: json.dumps(value) for key, value in front.items() if value},
+            name=name,
+            subjects=[subject_of(concept) for concept in concepts_of(config)],
+            triggers=triggers_of(config),
+            class_words=class_words_of(config),
+            base=base if kind == "hub" else Path(base.replace("\\", "/")).name,
+            pictures=pictures,
+            verdict=measured.verdict.replace(run.adapter.name, f"{name}.safetensors"),
+            findings=[one.says for one in measured.findings],
+            description=config.output.description,
+            author=config.output.author,
+            settings=settings,
+        )
+    )
+
+
+def write_adapter(one: Publication, target: IO[bytes]) -> None:
+    """The adapter, byte for byte but for the words of captions in its metadata."""
+    with one.adapter.open("rb") as source:
+        size = int.from_bytes(source.read(8), "little")
+        if size > _LARGEST_HEADER:
+            raise UserError(f"{one.adapter.name} is no adapter file.", "Train the run again.")
+        header = json.loads(source.read(size))
+        if not one.keep_tags:
+            for key in _OF_CAPTIONS:
+                header.get("__metadata__", {}).pop(key, None)
+        data = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        data += b" " * (-len(data) % 8)  # tensors begin at a multiple of 8
+        target.write(len(data).to_bytes(8, "little") + data)
+        while block := source.read(2**20):
+            target.write(block)
+
+
+def write_zip(one: Publication, target: Path) -> Path:
+    """A zip for model sites: adapter, pictures, card.
+
+    Raises:
+        UserError: the file is there already.
+    """
+    if target.exists():
+        raise UserError(f"{target} is there already.", "Give another name, or remove it.")
+    with replacing(target) as partial, zipfile.ZipFile(partial, "w") as archive:
+        with archive.open(f"{one.name}.safetensors", "w", force_zip64=True) as adapter:
+            write_adapter(one, adapter)
+        for name, data in one.files.items():
+            archive.writestr(name, data)
+    return target
+
+
+def upload(one: Publication, repository: str, token: str = "", public: bool = False) -> str:
+    """Uploads to the Hugging Face hub; returns the address.
+
+    Args:
+        token: of the user's; empty: the one that ``hf auth login`` or HF_TOKEN keeps. It is
+            neither stored nor said.
+
+    Raises:
+        UserError: the name is none, there is no token, or the hub refuses.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi, get_token
+
+    if not _REPOSITORY.fullmatch(repository):
+        raise UserError(f"“{repository}” is no name on the hub.", "Write it as OWNER/NAME.")
+    token = token.strip() or get_token() or ""
+    if not token:
+        raise UserError(
+            "The hub needs a token of yours that may write.",
+            "Make one at huggingface.co/settings/tokens, and give it here, as HF_TOKEN, or once "
+            "with: hf auth login",
+        )
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=token)
+    adapter = io.BytesIO()
+    write_adapter(one, adapter)
+    try:
+        address = str(api.create_repo(repository, private=not public, exist_ok=True))
+        if not public and not api.model_info(repository).private:
+            raise UserError(
+                f"{repository} is there already, and is public: nothing was uploaded.",
+                "Choose another name, or say that it shall be public.",
+            )
+        contents = {**one.files, f"{one.name}.safetensors": adapter.getvalue()}
+        api.create_commit(
+            repository,
+            [CommitOperationAdd(name, data) for name, data in contents.items()],
+            commit_message=f"Publish {one.name}",
+        )
+    except UserError:
+        raise
+    except Exception as problem:  # the HTTP client's own are not ours to name
+        first = (str(problem) or type(problem).__name__).strip().splitlines()[0][:200]
+        raise UserError(
+            f"The hub did not take it: {first.replace(token, '…')}",
+            "Check the name, that the token may write there, and the network. What was uploaded "
+            "before this may be there.",
+        ) from None
+    return address
