@@ -59,9 +59,10 @@ def serve(address: Address, open_browser: bool = True) -> None:
     """
     check_address(address)
     _prepare_environment()
-    from app import jobs  # gradio takes seconds to import: only when it is sure to be needed
+    # Gradio takes seconds to import: only when it is sure to be needed.
+    from app import jobs, languages
     from app.page import build_page
-    from app.tabs.runs.pictures import routes
+    from app.tabs.runs import pictures
     from app.theme import make_theme, read_head, read_style
 
     sweep_leftovers()
@@ -80,7 +81,7 @@ def serve(address: Address, open_browser: bool = True) -> None:
         max_file_size=LARGEST_UPLOAD,
         app_kwargs={
             "middleware": middleware(address, Path(os.environ["GRADIO_TEMP_DIR"])),
-            "routes": routes(),
+            "routes": [*pictures.routes(), *languages.routes()],
             **dict.fromkeys(("docs_url", "redoc_url", "openapi_url")),
         },
         state_session_capacity=1000,

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from gradio.themes import Base, Color, sizes
 
+from app.languages import LANGUAGES
+
 _STYLE = Path(__file__).with_name("style.css")
-_SCRIPT = Path(__file__).with_name("page.js")
+_SCRIPTS = tuple(Path(__file__).with_name(name) for name in ("language.js", "page.js"))
 
 _SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
 _MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
@@ -98,5 +100,7 @@ def read_style() -> str:
 
 
 def read_head() -> str:
-    """What the page's head gets: the script for addresses, titles and enlarged pictures."""
-    return f"<script>{_SCRIPT.read_text(encoding='utf-8')}</script>"
+    """What the page's head gets: the scripts for languages, addresses, titles and pictures."""
+    scripts = [f"window.rarebitLanguages = {list(LANGUAGES)};"]
+    scripts += [path.read_text(encoding="utf-8") for path in _SCRIPTS]
+    return f"<script>{''.join(scripts)}</script>"

@@ -53,8 +53,11 @@ def visit(chromium: Browser, server: Server) -> Iterator[NewVisit]:
     """
     visits: list[Visit] = []
 
-    def new(width: int = 1280, height: int = 800, dark: bool = False) -> Visit:
+    def new(
+        width: int = 1280, height: int = 800, dark: bool = False, language: str = "en-US"
+    ) -> Visit:
         context = chromium.new_context(
+            locale=language,
             viewport={"width": width, "height": height},
             color_scheme="dark" if dark else "light",
             accept_downloads=True,

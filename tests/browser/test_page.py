@@ -13,6 +13,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 from safetensors.numpy import save_file
 
+from app.languages import LANGUAGES, catalogue
 from app.shared import TABS
 from tests.browser.conftest import NewVisit
 from tests.browser.serving import Server
@@ -92,6 +93,30 @@ def test_a_phone_shows_every_screen(visit: NewVisit) -> None:
     for tab in TABS.values():
         window.go(tab)
         assert not page.evaluate(too_wide), tab
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_page_speaks_the_browsers_language(visit: NewVisit, language: str) -> None:
+    """What is there at first and what the server says later; what is typed stays as it is."""
+    words = catalogue(language)
+    window = visit(width=390, language=language)
+    page = window.page
+    page.goto(window.url)
+    expect(page.locator("#tab-images-button")).to_have_text(words["Images"])
+    expect(page.locator("#images-try")).to_have_text(words["Try it with the police car"])
+    expect(page.locator("html")).to_have_attribute("lang", language)
+    title = page.locator("#images-title").get_by_role("textbox")
+    title.fill("Images")
+    page.locator("#tab-train-button").click()
+    expect(page.locator("#train-summary h2")).to_have_text(words["What will be trained"])
+    expect(page.locator("#train-length")).to_contain_text(words["Quick · 300 steps"])
+    expect(page.locator("#train-summary")).to_contain_text(
+        words["{} steps of {}"].replace("{}", "1,000", 1).partition("{}")[0]
+    )
+    wide = "document.documentElement.scrollWidth > document.documentElement.clientWidth + 1"
+    assert not page.evaluate(wide)
+    page.locator("#tab-images-button").click()
+    expect(title).to_have_value("Images")
 
 
 # Loses what scripts click, as a page does that is not alive yet: for more than ten seconds, the

@@ -1,0 +1,176 @@
+"""Every word that the page may show, gathered from what makes it: the components, templates, code.
+
+A word is a text as the page shows it, with ``{}`` for what is filled in; `shorn` of the signs
+around it. ``python -m tests.app.page_words`` prints those that a language lacks.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from typing import Any, get_args
+
+import gradio as gr
+import jinja2
+from jinja2 import nodes
+
+from app.languages import LANGUAGES, catalogue
+from app.page import build_page
+from trainer.config.presets import PRESETS
+from trainer.events import Phase
+from trainer.places import PROJECT
+from trainer.runs.meters import METERS
+
+ELSEWHERE = {"__main__", "server", "gate", "theme", "client", "api"}
+"""Modules of the app whose words a terminal or a script reads."""
+SPOKEN = (
+    "evaluation/verdicts", "evaluation/overall", "evaluation/listening", "triggers/judgement",
+    "data/checks", "data/report", "data/duplicates", "data/colours", "data/findings",
+    "data/scan", "data/pairing", "data/images", "runs/charts", "runs/publishing",
+)  # fmt: skip
+"""Modules of the trainer whose sentences the page shows every day."""
+SINGLE = (
+    "learns", "from", "steps", "and", "Pause", "Resume", "Queue", "Publish …", "Uploaded",
+    "Delete", "Delete …", "Loss", "Log", "Report", "step {}", "seed {}", "once", "{} times",
+)  # fmt: skip
+"""Single words in code, which look like names of things."""
+SLOT = "{}"
+_PART = "\x1e"
+_ATTRIBUTES = ("title", "alt", "aria-label", "placeholder")
+_NAME = re.compile(r"[a-z_]+|\d\w\w")  # an argument's
+_SENTENCE = re.compile(r"[A-Za-z]{2,}.* [A-Za-z]", re.DOTALL)
+_CODE = re.compile(
+    r"=>|\breturn\b|^<|default-src|max-age|^\s*\(|__|^role=|^tuple|(across|last|like) (name|stem)$"
+)
+_NO_TEXT = re.compile(r"no secret|no component|No such|Not logged|ohwx")  # for scripts
+_UNSHOWN = {
+    "a photo of", "in a garden", "my cat", "blue, red lights", "{}. It {}.", "It is",
+    "ohwx, ohwx car", "an ohwx car",
+}  # fmt: skip
+"""Prompts, examples, and what only scripts read or joins other words."""
+
+
+def shorn(text: str) -> str:
+    """A text without the signs around it that belong to what stands beside it."""
+    text = " ".join(text.split())
+    return re.sub(r"^[\s,.;:·()+…]+|[\s,;:·(+]+$", "", text)
+
+
+def words() -> set[str]:
+    """All of them."""
+    found = {*_components(), *_templates(), *_literals(), *SINGLE, *get_args(Phase)}
+    found |= {one.reason for one in PRESETS.values()}
+    for meter in METERS:
+        found |= {meter.title, meter.explanation}
+    texts = {text for text in map(shorn, found) if re.search(r"[A-Za-z]{2}", text)}
+    return {text for text in texts - _UNSHOWN if not _NO_TEXT.match(text)}
+
+
+class _Texts(HTMLParser):
+    """The texts of some HTML, and those of its attributes."""
+
+    def __init__(self, markup: str) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self.feed(markup)
+        self.close()
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.texts += [value for name, value in attrs if name in _ATTRIBUTES and value]
+
+
+def _components() -> Iterator[str]:
+    """What the page's components show at first."""
+    shown: list[Any] = [build_page()]
+    while shown:
+        one = shown.pop()
+        shown += getattr(one, "children", [])
+        for name in ("label", "info", "placeholder"):
+            text = getattr(one, name, None)
+            if isinstance(text, str) and not (_NAME.fullmatch(text) or _CODE.search(text)):
+                yield from text.split("`")
+        if isinstance(one, (gr.Button, gr.Markdown, gr.HTML)) and isinstance(one.value, str):
+            yield from (part for text in _Texts(one.value).texts for part in text.split("`"))
+        if isinstance(one, (gr.Radio, gr.CheckboxGroup, gr.Dropdown)):
+            names = [str(name) for name, value in one.choices if name != value]
+            yield from (name for name in names if name.partition(":")[0] not in PRESETS)
+
+
+def _templates() -> Iterator[str]:
+    """The texts of app/templates/, and those that they give to each other."""
+    environment = jinja2.Environment()
+    for path in sorted((PROJECT / "app" / "templates").glob("*.html")):
+        tree = environment.parse(path.read_text("utf-8"))
+        for macro in tree.find_all(nodes.Macro):
+            # What is there at times parts texts, but not the attributes of an element.
+            markup = re.sub(
+                r"<[^<>]*>", lambda m: m[0].replace(_PART, ""), "".join(_markup(macro.body))
+            )
+            markup = re.sub(rf"({re.escape(SLOT)})+", SLOT, markup)
+            for text in _Texts(markup).texts:
+                yield from text.split(_PART)
+        for constant in tree.find_all(nodes.Const):
+            if isinstance(constant.value, str) and _SENTENCE.search(constant.value):
+                yield re.sub(r"%%", "%", re.sub(r"%(?:\.\d)?[dsf]", SLOT, constant.value))
+
+
+def _markup(body: list[Any]) -> Iterator[str]:
+    """A template's text with slots for values. What is there at times stands apart."""
+    for node in body:
+        match node:
+            case nodes.TemplateData():
+                yield node.data
+            case nodes.Output():
+                yield from _markup(node.nodes)
+            case nodes.If() | nodes.For() | nodes.CallBlock():
+                for inner in (node.body, getattr(node, "elif_", []), getattr(node, "else_", [])):
+                    yield from (_PART, *_markup(inner), _PART)
+            case nodes.Expr():
+                yield SLOT
+            case _:
+                pass
+
+
+def _literals() -> Iterator[str]:
+    """The sentences in the code of the app, and in some of the trainer's."""
+    paths = [path for path in (PROJECT / "app").rglob("*.py") if path.stem not in ELSEWHERE]
+    paths += [PROJECT / "trainer" / f"{name}.py" for name in SPOKEN]
+    for path in sorted(paths):
+        tree = ast.parse(path.read_text("utf-8"))
+        quiet: set[ast.AST] = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Expr):
+                quiet.add(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                quiet.update(node.values)
+        for node in ast.walk(tree):
+            match node:
+                case ast.Call(func=ast.Name(id="counted"), args=[_, ast.Constant(value=str(noun))]):
+                    yield from (f"{SLOT} {noun}", f"{SLOT} {noun}s")
+                case _:
+                    pass
+            text = "" if node in quiet else _text(node)
+            if _SENTENCE.search(text) and not _CODE.search(text):
+                yield from text.split("\n")
+
+
+def _text(node: ast.AST) -> str:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        parts = [str(v.value) if isinstance(v, ast.Constant) else SLOT for v in node.values]
+        return "".join(parts)
+    return ""
+
+
+if __name__ == "__main__":
+    everything = words()
+    for language in LANGUAGES:
+        missing = sorted(everything - set(catalogue(language)))
+        print(json.dumps(dict.fromkeys(missing, ""), indent=0, ensure_ascii=False))
