@@ -29,7 +29,7 @@ ELSEWHERE = {"__main__", "server", "gate", "theme", "client", "api"}
 SPOKEN = (
     "evaluation/verdicts", "evaluation/overall", "evaluation/listening", "triggers/judgement",
     "data/checks", "data/report", "data/duplicates", "data/colours", "data/findings",
-    "data/scan", "data/pairing", "data/images", "runs/charts", "runs/publishing",
+    "data/scan", "data/pairing", "data/images", "runs/charts", "runs/publishing", "models/hub",
 )  # fmt: skip
 """Modules of the trainer whose sentences the page shows every day."""
 SINGLE = (

@@ -6,7 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+from trainer import places
 from trainer.commands.command import command, option
+from trainer.runs.layout import RunFolder, open_run
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,25 @@ def publish(
     Raises:
         UserError: there is no adapter, the zip is there already, or the hub refuses.
     """
-    from trainer import places
-    from trainer.runs.layout import open_run
-    from trainer.runs.publishing import publication, upload, write_zip
+    from trainer.runs.publishing import publication, write_zip
 
-    named = places.RUNS / place
-    one = publication(
-        open_run(named if named.is_dir() and not place.is_dir() else place), keep_tags
-    )
+    one = publication(_run(place), keep_tags)
     written = str(write_zip(one, archive)) if archive else ""
-    return Published(one.says(), upload(one, to, public=public) if to else "", written)
+    address = upload_run(place, to, public=public, keep_tags=keep_tags).address if to else ""
+    return Published(one.says(), address, written)
+
+
+def upload_run(
+    place: Path, to: str, token: str = "", public: bool = False, keep_tags: bool = False
+) -> Published:
+    """Uploads what a run publishes; see `trainer.models.hub.upload`."""
+    from trainer.models.hub import upload
+    from trainer.runs.publishing import contents, publication
+
+    one = publication(_run(place), keep_tags)
+    return Published(one.says(), upload(to, contents(one), token, public), "")
+
+
+def _run(place: Path) -> RunFolder:
+    named = places.RUNS / place
+    return open_run(named if named.is_dir() and not place.is_dir() else place)

@@ -30,6 +30,7 @@ from trainer.commands import adapter, adapter_repair
 from trainer.commands.caption import propose
 from trainer.commands.check_images import check_images
 from trainer.commands.command import as_user_error
+from trainer.commands.publish import upload_run
 from trainer.commands.trigger import judge_words, suggest_words
 from trainer.config.file import validate
 from trainer.errors import UserError
@@ -87,6 +88,7 @@ def verb_table(studio: Studio, runs: Path = RUNS) -> dict[str, Verb]:
         "caption": lambda arguments, progress: caption(studio, runs, arguments, progress),
         "mask": lambda arguments, progress: mask(studio, runs, arguments, progress),
         "fit": fit,
+        "publish": as_verb(upload_run),
         **{f"adapter.{action.__name__}": as_verb(action) for action in actions},
     }
 

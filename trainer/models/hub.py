@@ -1,14 +1,16 @@
-"""Downloading a base model from the Hugging Face hub: only weights as safetensors, and texts."""
+"""The Hugging Face hub: a base model from it, only safetensors and texts; and files to it."""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -24,6 +26,7 @@ TIMEOUT_SECONDS = 4.0
 """For the first answer of the hub; the download itself may take as long as it takes."""
 
 _TEXTS = ("model_index.json", "scheduler/*.json", "tokenizer*/*.json", "tokenizer*/*.txt")
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _ELSE = "or give a folder or a .safetensors file."
 
 
@@ -108,3 +111,45 @@ def _variant(name: str) -> str:
     middle = name.rsplit("/", 1)[-1].split(".")[1:-1]
     words = [word.split("-")[0] for word in middle if word not in ("safetensors", "index")]
     return words[0] if words else ""
+
+
+def upload(repository: str, files: Mapping[str, bytes], token: str, public: bool) -> str:
+    """Uploads files in one commit; returns the address.
+
+    Args:
+        repository: made where it is not there.
+        token: of the user's; empty: the one that ``hf auth login`` or HF_TOKEN keeps. It is
+            neither stored nor said.
+
+    Raises:
+        UserError: the name is none, there is no token, or the hub refuses.
+    """
+    if not _NAME.fullmatch(repository):
+        raise UserError(f"“{repository}” is no name on the hub.", "Write it as OWNER/NAME.")
+    token = token.strip() or huggingface_hub.get_token() or ""
+    if not token:
+        raise UserError(
+            "The hub needs a token of yours that may write.",
+            "Make one at huggingface.co/settings/tokens, and give it here, as HF_TOKEN, or once "
+            "with: hf auth login",
+        )
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=token)
+    try:
+        address = str(api.create_repo(repository, private=not public, exist_ok=True))
+        if not public and not api.model_info(repository).private:
+            raise UserError(
+                f"{repository} is there already, and is public: nothing was uploaded.",
+                "Choose another name, or say that it shall be public.",
+            )
+        operations = [CommitOperationAdd(name, data) for name, data in files.items()]
+        api.create_commit(repository, operations, commit_message="Publish an adapter")
+    except UserError:
+        raise
+    except Exception as problem:  # its HTTP client's are not ours to name
+        first = (str(problem) or type(problem).__name__).strip().splitlines()[0][:200]
+        raise UserError(
+            f"The hub did not take it: {first.replace(token, '…')}",
+            "Check the name, that the token may write there, and the network. What was uploaded "
+            "before this may be there.",
+        ) from None
+    return address

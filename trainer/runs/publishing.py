@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +29,6 @@ MOST_PICTURES = 6
 _MOST_BYTES = 12_000_000  # of a picture
 _OF_CAPTIONS = ("ss_tag_frequency", "ss_dataset_dirs")
 """Metadata with words of the captions and names of folders."""
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _LARGEST_HEADER = 16 * 2**20
 
 
@@ -159,6 +156,13 @@ def write_adapter(one: Publication, target: IO[bytes]) -> None:
             target.write(block)
 
 
+def contents(one: Publication) -> dict[str, bytes]:
+    """Every file with its name."""
+    adapter = io.BytesIO()
+    write_adapter(one, adapter)
+    return {**one.files, f"{one.name}.safetensors": adapter.getvalue()}
+
+
 def write_zip(one: Publication, target: Path) -> Path:
     """A zip for model sites: adapter, pictures, card.
 
@@ -168,57 +172,6 @@ def write_zip(one: Publication, target: Path) -> Path:
     if target.exists():
         raise UserError(f"{target} is there already.", "Give another name, or remove it.")
     with replacing(target) as partial, zipfile.ZipFile(partial, "w") as archive:
-        with archive.open(f"{one.name}.safetensors", "w", force_zip64=True) as adapter:
-            write_adapter(one, adapter)
-        for name, data in one.files.items():
+        for name, data in contents(one).items():
             archive.writestr(name, data)
     return target
-
-
-def upload(one: Publication, repository: str, token: str = "", public: bool = False) -> str:
-    """Uploads to the Hugging Face hub; returns the address.
-
-    Args:
-        token: of the user's; empty: the one that ``hf auth login`` or HF_TOKEN keeps. It is
-            neither stored nor said.
-
-    Raises:
-        UserError: the name is none, there is no token, or the hub refuses.
-    """
-    from huggingface_hub import CommitOperationAdd, HfApi, get_token
-
-    if not _REPOSITORY.fullmatch(repository):
-        raise UserError(f"“{repository}” is no name on the hub.", "Write it as OWNER/NAME.")
-    token = token.strip() or get_token() or ""
-    if not token:
-        raise UserError(
-            "The hub needs a token of yours that may write.",
-            "Make one at huggingface.co/settings/tokens, and give it here, as HF_TOKEN, or once "
-            "with: hf auth login",
-        )
-    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=token)
-    adapter = io.BytesIO()
-    write_adapter(one, adapter)
-    try:
-        address = str(api.create_repo(repository, private=not public, exist_ok=True))
-        if not public and not api.model_info(repository).private:
-            raise UserError(
-                f"{repository} is there already, and is public: nothing was uploaded.",
-                "Choose another name, or say that it shall be public.",
-            )
-        contents = {**one.files, f"{one.name}.safetensors": adapter.getvalue()}
-        api.create_commit(
-            repository,
-            [CommitOperationAdd(name, data) for name, data in contents.items()],
-            commit_message=f"Publish {one.name}",
-        )
-    except UserError:
-        raise
-    except Exception as problem:  # the HTTP client's own are not ours to name
-        first = (str(problem) or type(problem).__name__).strip().splitlines()[0][:200]
-        raise UserError(
-            f"The hub did not take it: {first.replace(token, '…')}",
-            "Check the name, that the token may write there, and the network. What was uploaded "
-            "before this may be there.",
-        ) from None
-    return address

@@ -11,13 +11,15 @@ import gradio as gr
 from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, Response
 
+from app import client as service
 from app import jobs
 from app.render import refused, render
 from app.shared import PRIVATE, QUIET, elem, says_errors
 from trainer.errors import UserError
 from trainer.runs.layout import RunFolder
-from trainer.runs.publishing import publication, upload, write_zip
+from trainer.runs.publishing import publication, write_zip
 
+UPLOAD_SECONDS = 3600.0  # a slow line, and an adapter of some hundred MB
 _id = partial(elem, "runs")
 
 
@@ -71,9 +73,10 @@ def _contents(name: str, tags: bool, address: str = "") -> str:
 def _upload(name: str, repository: str, token: str, public: bool, tags: bool) -> tuple[str, str]:
     """Says where it is now, or why not; the token leaves the page in any case."""
     try:
-        one = publication(jobs.run_folder(name), tags)
-        address = upload(one, repository.strip(), token, public=public)
-        return _contents(name, tags, address), ""
+        given = {"to": repository.strip(), "token": token, "public": public, "keep_tags": tags}
+        run = str(jobs.run_folder(name).path)
+        answer = service.call("publish", {"place": run, **given}, UPLOAD_SECONDS)
+        return _contents(name, tags, answer["address"]), ""
     except UserError as error:
         return refused(error), ""
 
