@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 
 Images = Annotated[Path | None, option("DIR", "Pictures to measure likeness on.")]
 NewFile = Annotated[Path | None, option("FILE", "The new file; beside the old one unless given.")]
+TRAIN_ON = (
+    "To leak still less: train --start-from this file, with its pictures and words, for 300 steps. "
+    "The rest is held meanwhile, and its trigger word goes on learning."
+)
+"""Strengths teach nothing; what does is said behind them."""
 _SHOWN = ("likeness", "effect", "class_drift", "neighbour_drift", "unrelated_drift")
 
 
@@ -78,7 +83,7 @@ class Repaired:
         changed = [f"  {block:<42} {strength:g}" for block, strength in self.strengths.items()]
         return [
             "Before and after:", *rows, "Strength of each block:", *changed,
-            f"Board: {shown(self.board)}", *self.file.lines(),
+            f"Board: {shown(self.board)}", *self.file.lines(), TRAIN_ON,
         ]  # fmt: skip
 
 

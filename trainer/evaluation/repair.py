@@ -156,7 +156,8 @@ def tune(bench: MeterBench, adapter: Adapter, keep: float) -> Tuned:
     if after is before:
         raise UserError(
             "No strengths of its blocks leak less and keep the likeness of what it draws.",
-            "It is as good as this can make it; nothing is written.",
+            "Nothing is written. What strengths can't mend, training on from the file does: "
+            "train --start-from FILE, with its pictures and words, for 300 steps.",
         )
     return replace(_tuned(adapter, knobs, best, before, after), drawn=kept)
 

@@ -17,7 +17,8 @@ from app import client, jobs
 from app.files import Upload, disk_trouble, slug
 from app.tabs.images.imagesets import find_set
 from trainer import places
-from trainer.config.file import ConfigError, read_config
+from trainer.config.file import ConfigError, format_config, read_config, with_values
+from trainer.config.schema import TrainingConfig
 from trainer.data.names import display_name
 from trainer.errors import UserError
 from trainer.runs.atomic import replacing
@@ -29,6 +30,8 @@ SECONDS = 180.0
 """How long the worker may take for one file."""
 MEASURING_SECONDS = 7200.0
 """How long it may measure an adapter: large base models on old cards take their time."""
+STEPS_ON = 300
+"""Steps that train on with the rest held: they were enough (docs/notes/adapter-files.md)."""
 
 _PREFIX = "file/"
 
@@ -235,6 +238,42 @@ def tune(
     arguments |= {"file": _path(choice), "images": _images(choice, images)}
     name = f"{choice.title} {only or 'tuned'}"
     return _make("adapter.tune", arguments, name, MEASURING_SECONDS)
+
+
+def settings_to_train_on(
+    choice: ListedAdapter, images: str, trigger: str, class_word: str, base: str
+) -> str:
+    """A configuration that trains on from an adapter while the rest is held, as TOML.
+
+    That mends what strengths of blocks cannot: an adapter that never learned to tell its trigger
+    word from other words.
+
+    Args:
+        images, trigger, class_word: as of `tune`.
+        base: the base model that is chosen; of a run's adapter its own.
+
+    Raises:
+        UserError: no pictures or no trigger word are known.
+    """
+    folder = _images(choice, images)
+    if not folder:
+        raise UserError("No pictures are chosen.", "Choose some of its subject, under Pictures.")
+    config = TrainingConfig()
+    if choice.run:
+        of_run = read_config(jobs.run_folder(choice.run).config)
+        config = config.model_copy(update={"base": of_run.base, "captions": of_run.captions})
+    elif base:
+        config = with_values(config, {"base.name": base})
+    known = inspect(choice)["trigger_words"]
+    words = {"captions.trigger": trigger.strip(), "captions.class_word": class_word.strip()}
+    if not words["captions.trigger"] and not config.captions.trigger and known:
+        words["captions.trigger"] = str(known[0])[:60]
+    values = {name: word for name, word in words.items() if word}
+    values |= {"images.path": folder, "adapter.start_from": str(choice.path.resolve())}
+    config = with_values(config, {**values, "training.steps": STEPS_ON})
+    if not config.captions.trigger:
+        raise UserError("Its trigger word is not known.", "Write it under Trigger word.")
+    return format_config(config)
 
 
 def together(chosen: Sequence[ListedAdapter]) -> tuple[ListedAdapter, Any]:

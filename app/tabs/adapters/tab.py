@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -185,6 +186,9 @@ class Desk:
             self.tune = gr.Button(
                 "Choose the strength of each block so that it leaks least", elem_id=_id("tune")
             )
+            self.train_on = gr.Button(
+                "Fill the Train form to train on from it, with the rest held", elem_id=_id("on")
+            )
 
 
 def _choices() -> list[tuple[str, str]]:
@@ -236,6 +240,10 @@ def _wire(desk: Desk, shared: Shared) -> None:
     def together(*ids: str | None) -> Updates:
         return _new(desk, files.together([find_adapter(one) for one in ids if one]))
 
+    def train_on(chosen: str | None, *given: str) -> Updates:
+        text = files.settings_to_train_on(find_adapter(chosen or ""), *given)
+        return {shared.settings: (text, time.time()), shared.tabs: go("train"), desk.made: ""}
+
     def merge(chosen: str | None, rank: float | None, *rows: Any) -> Updates:
         ids, strengths = [chosen or "", *rows[:_MORE]], rows[_MORE:]
         pairs = zip(ids, strengths, strict=True)
@@ -265,6 +273,11 @@ def _wire(desk: Desk, shared: Shared) -> None:
             show_progress_on=[desk.made], **PRIVATE,
         )  # fmt: skip
     packed.success(None, desk.file, None, js=_FETCH, api_visibility="private")
+    desk.train_on.click(
+        _told_here(desk, train_on),
+        [desk.chosen, desk.images, desk.trigger, desk.class_word, shared.base],
+        [shared.settings, shared.tabs, desk.made], **QUIET,
+    )  # fmt: skip
     desk.use.click(
         lambda chosen: (chosen, go("generate")), desk.chosen, [shared.adapter, shared.tabs], **QUIET
     )

@@ -13,12 +13,15 @@ from app.tabs.adapters.files import (
     find_adapter,
     list_adapters,
     resize,
+    settings_to_train_on,
     take_in,
     together,
     tune,
 )
 from tests.corpus.names import NAUGHTY
 from trainer import places
+from trainer.config.file import parse_config
+from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
 
 
@@ -80,6 +83,43 @@ def test_an_id_is_never_a_path(adapter_id: str, tmp_path: Path) -> None:
     brought(tmp_path, "a.safetensors")
     with pytest.raises(UserError):
         find_adapter(adapter_id)
+
+
+def test_settings_to_train_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Words that are given count before the run's, and these before the file's."""
+    monkeypatch.setattr(places, "DATASETS", tmp_path / "datasets")
+    (tmp_path / "datasets" / "cats").mkdir(parents=True)
+    run = tmp_path / "runs" / "own"
+    run.mkdir(parents=True)
+    (run / "config.toml").write_text(
+        '[images]\npath = "my-cats"\n[captions]\ntrigger = "zwx"\n[adapter]\nrank = 4\n'
+    )
+    (run / "adapter.safetensors").write_bytes(b"x")
+    monkeypatch.setattr(client, "call", lambda *_: {"trigger_words": ["ohwx"]})
+    own = find_adapter("own")
+    other = find_adapter(brought(tmp_path, "cat.safetensors"))
+    rows = {
+        (own, "", "", ""): ("my-cats", "zwx", "", "tiny-emoji"),
+        (own, "cats", "bnha", "cat"): ("cats", "bnha", "cat", "tiny-emoji"),
+        (other, "cats", "", "cat"): ("cats", "ohwx", "cat", "sd15"),
+    }
+    for (choice, images, trigger, word), expected in rows.items():
+        text = settings_to_train_on(choice, images, trigger, word, "sd15")
+        config = parse_config(text, "")
+        words = config.captions
+        assert (config.images.path.name, words.trigger, words.class_word, config.base.name) == (
+            expected
+        )
+        assert config.adapter.start_from == choice.path.resolve()
+        assert config.preservation.method == TrainingConfig().preservation.method
+    monkeypatch.setattr(client, "call", lambda *_: {"trigger_words": []})
+    silent = find_adapter(brought(tmp_path, "dog.safetensors"))
+    for choice, images, message in (
+        (other, "", "No pictures are chosen"),
+        (silent, "cats", "trigger word is not known"),
+    ):
+        with pytest.raises(UserError, match=message):
+            settings_to_train_on(choice, images, "", "", "")
 
 
 def test_what_a_repair_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

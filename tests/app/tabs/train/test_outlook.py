@@ -66,6 +66,13 @@ def test_the_summary_says_what_is_missing_and_escapes_what_users_write() -> None
     said = outlook.summary(with_values(config, words), {})
     assert "rank 16 for <b>model</b> (UNet and text encoder) learns" in said
     assert "<script" not in said and "&lt;script" in said
+    on = with_values(
+        config, {"captions.trigger": "ohwx", "adapter.start_from": "old/cat.safetensors"}
+    )
+    assert (
+        "The adapter <b>cat</b> for <b>tiny-emoji</b> (UNet and text encoder) goes on to learn"
+        in (outlook.summary(on, {}))
+    )
     idle = outlook.summary(with_values(config, {"objective.min_snr_gamma": 3.0}), {})
     assert "Min-SNR gamma</b>: 3 has no effect" in idle
     wrong = outlook.summary(None, {"adapter.rank": EVIL, "": "Both."})
