@@ -1,6 +1,6 @@
 """Are adapters mended by measurement? A leaking and an overtrained one of three sets, and a pair.
 
-    python -m benchmarks.repair --work DIR [--write-docs]
+    python -m benchmarks.repair --work DIR [--wheel FILE] [--write-docs]
 
 Adapters are trained on half of a bundled set with the built-in base model, without preservation:
 few steps make one that leaks, a threefold learning rate one that is overtrained as well. A quarter
@@ -20,10 +20,14 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
+from benchmarks.judge import Judge, likeness, looks
 from benchmarks.shared import markdown, rows_of, write_between_marks
 from trainer.config.file import with_values
 from trainer.config.resolve import resolve
@@ -31,7 +35,7 @@ from trainer.config.schema import TrainingConfig
 from trainer.data.cache import TensorCache
 from trainer.evaluation.drift import ProbeSettings, drift, make_probes, mean_drift
 from trainer.evaluation.meters import MeterBench
-from trainer.evaluation.pictorial import DrawnLikeness, Scores, share_kept
+from trainer.evaluation.pictorial import Drawings, DrawnLikeness, Scores, share_kept
 from trainer.evaluation.repair import (
     likenesses,
     put_together,
@@ -67,6 +71,7 @@ PARTS = ("train", "train", "held", "tune")
 OTHER_SEED = ProbeSettings(pictures=2, seed=7)
 KEEP = 0.97
 STEPS_ON = 300
+JUDGED = ("features", "outline")
 
 
 def split(work: Path) -> None:
@@ -119,8 +124,8 @@ def trained(name: str, images: Path, steps: int, how: dict[str, Any]) -> Adapter
 class Room:
     """The base model, and what measures on it."""
 
-    def __init__(self, work: Path) -> None:
-        self.work = work
+    def __init__(self, work: Path, wheel: Path | None) -> None:
+        self.work, self.judge = work, Judge(wheel) if wheel else None
         self.base, _, self.device, _ = load_target(
             self.target("teddy", "tune", made(work, "teddy", "leak"))
         )
@@ -150,9 +155,20 @@ class Room:
             meters = bench.measure()[0]
             others = mean_drift(drift(self.base, probes, self.device), prompts)
             drawn = drawings.gains()[0]
+            judged = self.judged(bench) if self.judge else {}
         finally:
             detach(self.base, "measured")
-        return {**asdict(meters), "leak": meters.leak, "others": others, "drawn": drawn}
+        return {**asdict(meters), "leak": meters.leak, "others": others, "drawn": drawn, **judged}
+
+    def judged(self, bench: MeterBench) -> dict[str, float]:
+        """Features and outline of drawings, as `benchmarks.judge` sees them."""
+        drawings = Drawings(self.base, bench.concepts[0], self.device, 8, repeated=True)
+        drawn, shown = (
+            looks(self.judge, [Image.fromarray(np.asarray(one)) for one in some])
+            for some in (drawings.drawn(drawings.captions), drawings.pictures)
+        )
+        pairs = [likeness(one, shown) for one in drawn]
+        return {"features": mean(one for one, _ in pairs), "outline": mean(one for _, one in pairs)}
 
     def single(self, name: str, kind: str) -> dict[str, Any]:
         """One adapter tuned, and made smaller."""
@@ -231,7 +247,10 @@ def write_docs(rows: Sequence[dict[str, Any]]) -> None:
          f"{row['smaller']['likeness']:.3f}", drawn(row, "smaller")]
         for row in rows if "ranks" in row
     ]  # fmt: skip
-    on = [measured(row) for row in rows if row["key"].endswith(", on")]
+    on = [
+        [*measured(row), *(f"{row['after'][x] / row['before'][x]:.2f}" for x in JUDGED)]
+        for row in rows if row["key"].endswith(", on")
+    ]  # fmt: skip
     pairs = [
         [row["key"], row["best"]]
         + [
@@ -250,7 +269,11 @@ def write_docs(rows: Sequence[dict[str, Any]]) -> None:
     header = ["pair", "kept", "first: alone, both, new", "second: alone, both, new"]
     header += ["drawings keep, both", "new"]
     smaller = ["sum of ranks", "likeness then", "drawings keep"]
-    tables = [markdown([*columns, *smaller], tuned), markdown(columns, on), markdown(header, pairs)]
+    tables = [
+        markdown([*columns, *smaller], tuned),
+        markdown([*columns, *JUDGED], on),
+        markdown(header, pairs),
+    ]
     write_between_marks(PAGE, "repair", "\n\n".join(tables))
 
 
@@ -258,6 +281,7 @@ def main() -> None:
     """Does what is missing, or writes the docs from what is there."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--wheel", type=Path, help="Weights of `benchmarks.judge`.")
     parser.add_argument("--only", nargs="*", default=[], help='Such as "car, over".')
     parser.add_argument("--write-docs", action="store_true")
     options = parser.parse_args()
@@ -267,7 +291,7 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     split(options.work)
-    room, done = Room(options.work), {row["key"] for row in rows}
+    room, done = Room(options.work, options.wheel), {row["key"] for row in rows}
     works = {f"{name}, {kind}": (room.single, name, kind) for kind in KINDS for name in SETS}
     works |= {f"{key}, on": (room.trained_on, *rest) for key, (_, *rest) in works.items()}
     works["teddy and peacock"] = (room.pair, "teddy", "peacock")
