@@ -271,7 +271,7 @@ def write_docs(rows: Sequence[dict[str, Any]]) -> None:
     smaller = ["sum of ranks", "likeness then", "drawings keep"]
     tables = [
         markdown([*columns, *smaller], tuned),
-        markdown([*columns, *JUDGED], on),
+        markdown(["trained on", *columns[1:], *JUDGED], on),
         markdown(header, pairs),
     ]
     write_between_marks(PAGE, "repair", "\n\n".join(tables))
