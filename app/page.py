@@ -44,7 +44,9 @@ def build_page() -> gr.Blocks:
         title="Rarebit", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
     ) as page:
         timer = gr.Timer(TICK)
-        states = [gr.State(value) for value in ("", "", "", "tiny-emoji", "", "", ("", 0.0))]
+        states = [
+            gr.State(value) for value in ("", "", "", "tiny-emoji", "", "", ("", 0.0), ("", 0.0))
+        ]
         remembered = {
             name: gr.BrowserState(first, storage_key=f"rarebit-{name}", secret=f"rarebit-{name}")
             for name, first in REMEMBERED.items()

@@ -55,6 +55,7 @@ class Shared:
         adapter: an adapter to draw with: a run's name, or the id of an adapter file; ``:0.8``
             after it is the strength.
         settings: (TOML text of a whole configuration, time) to fill the form in Train with.
+        preview_prompt: (a prompt, time) to add to those of the previews in Train.
         remembered: what a browser keeps over a reload, by `REMEMBERED`. Outside of the tabs: what
             lies in one is read only once somebody has looked into it.
     """
@@ -70,6 +71,7 @@ class Shared:
     run: gr.State
     adapter: gr.State
     settings: gr.State
+    preview_prompt: gr.State
     remembered: dict[str, gr.BrowserState]
 
 

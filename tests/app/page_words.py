@@ -33,8 +33,9 @@ SPOKEN = (
 )  # fmt: skip
 """Modules of the trainer whose sentences the page shows every day."""
 SINGLE = (
-    "learns", "from", "steps", "and", "Pause", "Resume", "Queue", "Publish …", "Uploaded",
-    "Delete", "Delete …", "Loss", "Log", "Report", "step {}", "seed {}", "once", "{} times",
+    "learns", "from", "verdict", "steps", "and", "Pause", "Resume", "Queue", "Publish …",
+    "Uploaded", "Delete", "Delete …", "Loss", "Log", "Report", "step {}", "seed {}", "once",
+    "{} times",
 )  # fmt: skip
 """Single words in code, which look like names of things."""
 SLOT = "{}"

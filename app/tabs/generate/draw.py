@@ -22,8 +22,6 @@ from app.tabs.generate.form import GenerateForm, read_form
 from trainer.errors import UserError
 from trainer.events import Progress
 
-REMEMBERED = 60
-
 Updates = dict[Component, Any]
 
 _stops: dict[str, threading.Event] = {}  # what each browser's own button stops
@@ -207,8 +205,7 @@ def _results(form: GenerateForm, drawn: Drawn, remembered: object) -> Updates:
     if not names:
         return {}
     gallery = [(drawing.to_show(path), caption) for path, caption in drawn.pictures]
-    earlier = [drawing.name_of(path) for path in drawing.pictures_of(remembered)]
-    newest = [*names, *earlier][:REMEMBERED]
+    newest = drawing.names_of([*names, *drawing.names_of(remembered)])
     pairs = [[name, drawn.pairs.get(name, "")] for name in names]
     return {
         # Where there is a slider, a click chooses its pair instead of enlarging one picture.
@@ -227,7 +224,11 @@ def _results(form: GenerateForm, drawn: Drawn, remembered: object) -> Updates:
 
 def earlier_pictures(names: object) -> gr.Gallery:
     """The gallery of remembered pictures; not there while there are none."""
-    shown = [drawing.to_show(path) for path in drawing.pictures_of(names)]
+    shown = [
+        (drawing.to_show(path), "★" if name.startswith(drawing.FAVOURITE) else "")
+        for name in drawing.names_of(names)
+        if (path := drawing.picture_of(name))
+    ]
     return gr.Gallery(value=shown, visible=bool(shown))
 
 

@@ -8,7 +8,6 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -26,13 +25,17 @@ from trainer.data.decoder import read_texts
 from trainer.errors import UserError
 from trainer.events import Progress
 from trainer.runs.layout import RunFolder, list_runs
+from trainer.untyped import is_list
 
 MOST_COUNT = 16
+REMEMBERED = 60
+FAVOURITE = "*"
+"""Before the remembered name of a picture that stays."""
 SILENCE_SECONDS = 300.0
 """A denoising step of a large base model on a slow machine takes minutes."""
 
 _CHECKPOINT = re.compile(r"(?P<run>.+)@(?P<step>\d{1,7})")
-_NAME = re.compile(r"\d{4}-\d\d-\d\d/[0-9A-Za-z][\w-]{0,80}\.png")
+_NAME = re.compile(r"\*?\d{4}-\d\d-\d\d/[0-9A-Za-z][\w-]{0,80}\.png")
 
 
 @dataclass(frozen=True)
@@ -159,14 +162,15 @@ def picture_of(name: object) -> Path | None:
     """The file of a remembered name; None for whatever is not one. Names come from browsers."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         return None
-    path = places.PICTURES / name
+    path = places.PICTURES / name.removeprefix(FAVOURITE)
     return path if path.is_file() and not path.is_symlink() else None
 
 
-def pictures_of(names: object) -> list[Path]:
-    """The files of remembered names, without those that are gone."""
-    found = map(picture_of, names if isinstance(names, Sequence) else ())
-    return [path for path in found if path is not None]
+def names_of(names: object) -> list[str]:
+    """Remembered names without those that are gone: favourites first, which all stay."""
+    known = [name for name in (names if is_list(names) else ()) if picture_of(name)]
+    favourites = [name for name in known if name.startswith(FAVOURITE)]
+    return favourites + [name for name in known if name not in favourites][:REMEMBERED]
 
 
 @lru_cache(maxsize=1)

@@ -89,6 +89,10 @@ class GenerateForm:
                 "Put the trigger word in front", size="sm", visible=False, elem_id=_id("put"),
                 scale=0, min_width=160,
             )  # fmt: skip
+            self.use_prompt = gr.Button(
+                "Use as preview prompt", size="sm", elem_id=_id("use-prompt"), scale=0,
+                min_width=160,
+            )  # fmt: skip
         self.rows = [AdapterRow(number + 1) for number in range(ROWS)]
         self.add = gr.Button("Add another adapter", size="sm", elem_id=_id("add"), min_width=140)
         with gr.Row(equal_height=True):
@@ -183,6 +187,8 @@ class GenerateForm:
                 label="Earlier pictures", columns=6, allow_preview=False,
                 buttons=["download_all"], elem_id=_id("history"), **gallery,
             )  # fmt: skip
+            self.favourite = gr.Button(visible=False, size="sm", elem_id=_id("favourite"))
+        self.picked = gr.State("")  # the earlier picture that was chosen last
         self.pairs = gr.State([])
         self.filled = gr.State("")  # the prompt as the page has filled it in
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,10 @@ def build(shared: Shared) -> None:
     _restore(form)
     _remember(form, shared)
     draw.wire(form)
+    form.use_prompt.click(
+        lambda prompt: (prompt.strip(), time.time()) if prompt.strip() else gr.skip(),
+        form.prompt, shared.preview_prompt, queue=False, **QUIET,
+    )  # fmt: skip
     draw.add_api()
 
 
@@ -173,6 +178,12 @@ def _restore(form: GenerateForm) -> None:
     dropped = form.dropped.upload(says_errors(_restore_dropped), form.dropped, filled, **PRIVATE)
     dropped.then(lambda: None, None, form.dropped, queue=False, **QUIET)
     form.history.select(says_errors(_restore_earlier), form.remembered, filled, **PRIVATE)
+    picked = [form.picked, form.favourite]
+    form.history.select(_pick, form.remembered, picked, queue=False, **QUIET)
+    form.favourite.click(
+        _toggle, [form.picked, form.remembered], [form.remembered, form.history, *picked],
+        queue=False, **QUIET,
+    )  # fmt: skip
     form.new_seed.click(
         lambda: random.randint(0, LARGEST_SEED), None, form.seed, queue=False, **QUIET
     )
@@ -218,10 +229,29 @@ def _restore_dropped(file: str | None) -> list[Any]:
 
 
 def _restore_earlier(names: object, event: gr.SelectData) -> list[Any]:
-    found = drawing.pictures_of(names)
-    if not isinstance(event.index, int) or not 0 <= event.index < len(found):
+    found = [drawing.picture_of(name) for name in drawing.names_of(names)]
+    path = found[event.index] if event.index in range(len(found)) else None
+    if path is None:
         raise UserError("This picture is gone.", "Draw it again, or choose another.")
-    return _restored(found[event.index])
+    return _restored(path)
+
+
+def _pick(names: object, event: gr.SelectData) -> tuple[str, gr.Button]:
+    """Notes what was chosen, and offers to keep it."""
+    known = drawing.names_of(names)
+    at = event.index if isinstance(event.index, int) else -1
+    name = known[at] if 0 <= at < len(known) else ""
+    was = name.startswith(drawing.FAVOURITE)
+    label = "No longer a favourite" if was else "Keep as a favourite"
+    return name, gr.Button(label, visible=bool(name))
+
+
+def _toggle(picked: str, names: object) -> tuple[list[str], gr.Gallery, str, gr.Button]:
+    """Favourites stand first, and stay however much is drawn."""
+    rest = [name for name in drawing.names_of(names) if name != picked]
+    bare = picked.removeprefix(drawing.FAVOURITE)
+    kept = drawing.names_of([bare if bare != picked else drawing.FAVOURITE + bare, *rest])
+    return kept, draw.earlier_pictures(kept), "", gr.Button(visible=False)
 
 
 def _restored(path: Path) -> list[Any]:

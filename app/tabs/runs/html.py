@@ -349,9 +349,24 @@ def compared(names: Sequence[str]) -> str:
         Markup(_figure("Loss, smoothed", curves)) if curves else "",
         [found.info.name for found in views],
         [state(found.info) for found in views],
-        [_newest(found) for found in views],
+        [read_measured(RunFolder(places.RUNS / found.info.name)).verdict or "–" for found in views],
+        _side_by_side(views),
         rows,
     )
+
+
+def _side_by_side(views: Sequence[RunView]) -> list[tuple[Markup, list[list[ShownPreview]]]]:
+    """The newest previews of each run by prompt, whatever trigger words the runs have."""
+    words = {word for one in views if one.config for word in triggers_of(one.config)}
+    found: dict[str, list[list[ShownPreview]]] = {}
+    for at, one in enumerate(views):
+        triggers = triggers_of(one.config) if one.config else []
+        drawn = _pictures(one, one.preview_steps[-1]) if one.preview_steps else {}
+        for prompt, pictures in drawn.items():
+            text = _marked(prompt, triggers)
+            row = re.sub(r"<mark>[^<]*</mark>", "<mark>…</mark>", text) if len(words) > 1 else text
+            found.setdefault(str(row), [[] for _ in views])[at] += pictures
+    return [(Markup(text), cells) for text, cells in found.items()]
 
 
 def _newest(found: RunView) -> list[ShownPreview]:

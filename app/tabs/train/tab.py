@@ -249,12 +249,27 @@ def _fill(form: TrainForm, shared: Shared) -> None:
     of_run = says_errors(lambda told: _filled(parse_config(told[0], "The run's settings")))
     shared.settings.change(of_run, shared.settings, form.filled, **QUIET)
 
+    prompts = form.fields["previews.prompts"]
+    given = [shared.preview_prompt, prompts]
+    added = shared.preview_prompt.change(_add_prompt, given, prompts, **QUIET)
+    added.then(lambda: f"# {time.time()}", None, form.text, **QUIET)
+
     def save(*shown: Shown) -> str:
         return format_config(form.read(*shown))
 
     form.save.click(says_errors(save), form.values, form.text, **QUIET).success(
         None, form.text, None, js=_SAVE, api_visibility="private"
     )
+
+
+def _add_prompt(given: tuple[str, float], lines: str) -> str:
+    """One more preview prompt; where there was none, the usual ones are no longer drawn."""
+    known = [line for line in lines.splitlines() if line.strip()]
+    if not known:
+        gr.Info("Previews draw this prompt alone, instead of the usual ones.")
+    else:
+        gr.Info("It stands among the preview prompts in Train.")
+    return "\n".join(dict.fromkeys([*known, given[0]]))
 
 
 def _load(files: list[bytes] | None) -> list[Any]:

@@ -103,8 +103,23 @@ def test_a_browser_gets_back_only_what_was_drawn(machine: Machine, name: object)
         (folder / file).write_bytes(b"x")
     (folder / "link.png").symlink_to(folder / "000001.png")
     assert drawing.picture_of(name) is None
-    assert drawing.pictures_of([name, "2026-01-02/000001.png"]) == [folder / "000001.png"]
-    assert drawing.pictures_of(name if not isinstance(name, list) else None) == []
+    assert drawing.names_of([name, "2026-01-02/000001.png"]) == ["2026-01-02/000001.png"]
+    assert drawing.names_of(name if not isinstance(name, list) else None) == []
+
+
+def test_a_favourite_stands_first_and_stays_however_much_is_drawn(machine: Machine) -> None:
+    folder = places.PICTURES / "2026-01-02"
+    folder.mkdir(parents=True)
+    names = [f"2026-01-02/{number:06}.png" for number in range(drawing.REMEMBERED + 5)]
+    for name in names:
+        (places.PICTURES / name).write_bytes(b"x")
+    oldest = names[drawing.REMEMBERED - 1]
+    kept, *_ = tab._toggle(oldest, names)
+    assert kept[0] == f"*{oldest}"
+    assert drawing.names_of([*names[-5:], *kept])[0] == f"*{oldest}"
+    assert len(drawing.names_of([*names[-5:], *kept])) == drawing.REMEMBERED + 1
+    assert drawing.picture_of(kept[0]) == places.PICTURES / oldest
+    assert tab._toggle(kept[0], kept)[0][0] == oldest
 
 
 def test_a_copy_is_shown_and_follows_its_picture(machine: Machine) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+from PIL import Image
 
 from app import jobs
 from app.jobs import RunInfo
@@ -316,6 +317,25 @@ def test_comparing_shows_what_differs_and_only_that() -> None:
     assert "Rank" in table and ">8<" in table and ">32<" in table
     assert "Batch size" not in table
     assert "two to four" in html.compared(["one"])
+
+
+def test_comparing_begins_with_pictures_of_the_same_prompt() -> None:
+    """Runs with different trigger words stand beside each other, by what differs in them."""
+    for name, trigger in (("one", "ohwx"), ("two", "zkrv")):
+        run = make_run(name, "finished", **{"captions.trigger": trigger})
+        folder = run.preview(9)
+        folder.mkdir(parents=True)
+        records = []
+        for at, prompt in enumerate((f"a {trigger} car", "a car")):
+            Image.new("RGB", (8, 8)).save(folder / f"0{at}.png")
+            records.append({"file": f"0{at}.png", "prompt": prompt, "seed": 1})
+        (folder / "prompts.json").write_text(json.dumps(records))
+        verdict = {"verdict": {"code": "works", "says": f"It works: {name}."}}
+        run.evaluation.write_text(json.dumps(verdict))
+    table = html.compared(["one", "two"])
+    assert table.count("a <mark>…</mark> car") == 1
+    assert table.count("<img") == 4
+    assert 0 < table.index("<img") < table.index("It works: one.") < table.index("Trigger word")
 
 
 def test_a_run_of_several_concepts_names_each_of_them() -> None:
