@@ -29,6 +29,7 @@ from app.gate import (
     make_folder,
     sweep_folders,
 )
+from app.sending import LightMiddleware
 from trainer import places
 from trainer.errors import UserError
 from trainer.runs.atomic import OLD, sweep_orphans
@@ -147,6 +148,7 @@ def middleware(address: Address, uploads: Path | None = None) -> list[Middleware
     return [
         Middleware(OwnPageMiddleware, hosts=Hosts.of(address.host, address.names)),
         Middleware(SlowLoginMiddleware),
+        Middleware(LightMiddleware),
         *([Middleware(BoundsMiddleware, folder=uploads)] if uploads else []),
     ]
 

@@ -43,6 +43,22 @@ def page_of(address: Address) -> TestClient:
     return TestClient(app, base_url=f"http://127.0.0.1:{address.port}")
 
 
+def test_the_page_comes_packed_and_scripts_are_kept() -> None:
+    """A script's name changes with its content; a refusal is kept by nobody."""
+
+    def answer(request: Request) -> PlainTextResponse:
+        missing = request.url.path.endswith("gone.js")
+        return PlainTextResponse("word " * 2000, 404 if missing else 200)
+
+    routes = [Route("/", answer), Route("/{path:path}", answer)]
+    app = Starlette(routes=routes, middleware=middleware(Address()))
+    client = TestClient(app, base_url="http://127.0.0.1:7860")
+    assert client.get("/").headers["content-encoding"] == "gzip"
+    kept = {path: client.get(path).headers.get("cache-control", "") for path in
+            ("/", "/assets/a-1f.js", "/assets/gone.js", "/pictures/a.png")}  # fmt: skip
+    assert {path for path, said in kept.items() if "immutable" in said} == {"/assets/a-1f.js"}
+
+
 HERE = "http://127.0.0.1:7860"
 
 

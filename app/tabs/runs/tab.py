@@ -30,10 +30,10 @@ _HEEDING = ("training", "paused", "previewing", "measuring")
 
 def build(shared: Shared) -> None:
     """Puts the tab's components in."""
+    _compare(shared)
     parts = RunParts()
     _watch(parts, shared)
     _act(parts, shared)
-    _compare(shared)
     gr.api(for_scripts(run_status), api_name="run_status", queue=False)
     gr.api(for_scripts(stop_training), api_name="stop_training", queue=False)
 
@@ -293,7 +293,7 @@ def _settings(name: str) -> tuple[tuple[str, float], gr.Tabs]:
 
 
 def _compare(shared: Shared) -> None:
-    with gr.Accordion("Compare runs", open=False, elem_id=elem("runs", "compare")):
+    with gr.Accordion("Compare runs", open=False, elem_id=elem("runs", "compare")) as fold:
         chosen = gr.Dropdown(
             [], multiselect=True, max_choices=html.MOST_COMPARED, label="Runs side by side",
             info="Two to four.", elem_id=elem("runs", "compared-names"),
@@ -301,9 +301,12 @@ def _compare(shared: Shared) -> None:
         area = gr.HTML(elem_id=elem("runs", "compared"))
     chosen.change(html.compared, chosen, area, **QUIET)
 
-    def refresh(names: list[str]) -> gr.Dropdown:
+    def refresh(names: list[str], fresh: bool = False) -> gr.Dropdown:
         known = [run.name for run in jobs.overview.runs()]
-        return gr.Dropdown(choices=known, value=[name for name in names if name in known])
+        kept = [name for name in names if name in known]
+        return gr.Dropdown(choices=known, value=kept or (known[:3] if fresh else []))
+
+    fold.expand(partial(refresh, fresh=True), chosen, chosen, **QUIET)
 
     shared.rooms["runs"].select(refresh, chosen, chosen, **QUIET)
 
