@@ -7,17 +7,20 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.commands import command
+from tests.trainer.runs_for_tests import measure_quickly
+from trainer.commands import command, train
 from trainer.commands.cli import main
 from trainer.places import PROJECT
+from trainer.runs.layout import RunFolder
 
 # The main job is run first, for all that come after it.
 pytestmark = pytest.mark.slow
@@ -48,19 +51,6 @@ def can_run(arguments: list[str]) -> bool:
     return arguments[0] in RUN and there
 
 
-def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command as the README has it, from a copy that shares this environment."""
-    return subprocess.run(
-        [sys.executable, "-m", "trainer", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(folder)},
-        capture_output=True,
-        text=True,
-        timeout=1500,
-        check=False,
-    )
-
-
 @pytest.mark.parametrize("arguments", commands(), ids=" ".join)
 def test_every_command_is_one(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
     monkeypatch.setattr(command, "perform", lambda *_: 0)  # only the arguments are looked at
@@ -75,24 +65,35 @@ def test_the_verbs_are_shown() -> None:
 
 
 @pytest.fixture(scope="module")
-def main_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The README's first command, run in a copy of the project. Minutes, and worth it: it is what
-    everybody does first."""
-    copy = tmp_path_factory.mktemp("project")
-    for name in ("trainer", "models", "datasets"):
-        shutil.copytree(PROJECT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    done = run(commands()[0], copy)
-    assert done.returncode == 0, done.stderr
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder like a fresh copy of the source, where commands are given."""
+    copy, back = tmp_path_factory.mktemp("project"), Path.cwd()
+    (copy / "datasets").symlink_to(PROJECT / "datasets")
+    with pytest.MonkeyPatch.context() as patch:
+        measure_quickly(patch)
+        patch.setattr(train, "RUNS", copy / "runs")
+        os.chdir(copy)
+        yield copy
+        os.chdir(back)
+
+
+@pytest.fixture(scope="module")
+def main_job(project: Path) -> Path:
+    """The README's first command, which everybody does first; in 60 steps instead of 400."""
+    said = StringIO()
+    with redirect_stdout(said):
+        assert main([*commands()[0], "--steps", "60"]) == 0
     for part in ("step 1", "loss", "left", "Adapter:", "Previews:", "Report:", "Try it:"):
-        assert part in done.stdout
-    return copy
+        assert part in said.getvalue()
+    # The guide draws with the adapter of a later step.
+    run = RunFolder(project / "runs" / "ohwx")
+    shutil.copy(run.adapter, run.adapter_at(300))
+    return run.path
 
 
-@pytest.mark.timeout(1800)
 def test_the_main_job_shows_the_concept_and_keeps_the_rest(main_job: Path) -> None:
     """The pictures with the trigger come near the image set; those without it move far less."""
-    previews = main_job / "runs" / "ohwx" / "previews"
-    base, last = min(previews.iterdir()), max(previews.iterdir())
+    base, last = (pick((main_job / "previews").iterdir()) for pick in (min, max))
     moved: dict[bool, list[float]] = {True: [], False: []}
     for record in json.loads((last / "prompts.json").read_text()):
         before, after = (np.asarray(Image.open(f / record["file"]), float) for f in (base, last))
@@ -102,13 +103,8 @@ def test_the_main_job_shows_the_concept_and_keeps_the_rest(main_job: Path) -> No
     assert np.mean(moved[False]) < 0.6 * np.mean(moved[True])
 
 
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize(
-    "arguments",
-    [one for one in commands() if can_run(one)],
-    ids=" ".join,
-)
-def test_the_commands_after_it(main_job: Path, arguments: list[str]) -> None:
-    done = run(arguments, main_job)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+@pytest.mark.usefixtures("main_job")
+@pytest.mark.parametrize("arguments", filter(can_run, commands()), ids=" ".join)
+def test_the_commands_after_it(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.strip()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from trainer.config.file import with_values
 from trainer.config.schema import TrainingConfig
+from trainer.evaluation import assessment, drift
+from trainer.evaluation.drift import ProbeSettings
 from trainer.events import RunEvent
 from trainer.memory.devices import choose_device
 from trainer.runs.layout import RunFolder
@@ -63,6 +67,14 @@ def small_config(base: Path, images: Path, **changes: Any) -> TrainingConfig:
     values = {**SMALL, "base.name": str(base), "images.path": str(images)}
     values |= {key.replace("__", "."): value for key, value in changes.items()}
     return with_values(TrainingConfig(), values)
+
+
+def measure_quickly(patch: pytest.MonkeyPatch) -> None:
+    """From now on all that is measured is, but at one timestep, by drawings of one step."""
+    settings = ProbeSettings(timesteps=1, inference_steps=1)
+    patch.setattr(drift, "ProbeSettings", lambda **_: settings)
+    for name in ("draw_board", "score_pictures", "measure_listening"):
+        patch.setattr(assessment, name, partial(getattr(assessment, name), inference_steps=1))
 
 
 class Killed(BaseException):

@@ -16,15 +16,23 @@ from trainer.places import PROJECT
 PYTHON = re.findall(r"```python\n(.*?)```", (PROJECT / "docs/python.md").read_text(), re.DOTALL)
 
 
+QUICKLY = """
+import pytest
+from tests.trainer.runs_for_tests import measure_quickly
+measure_quickly(pytest.MonkeyPatch())
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
 def test_the_code_of_the_documentation_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a process of its own, since the places of runs are read when the library is loaded."""
     (tmp_path / "datasets").symlink_to(PROJECT / "datasets")
     script = tmp_path / "all.py"
-    script.write_text("\n".join([*PYTHON, "print(len(pictures), result.run.path.parent.name)"]))
+    script.write_text(
+        "\n".join([QUICKLY, *PYTHON, "print(len(pictures), result.run.path.parent.name)"])
+    )
     environment = {"PYTHONPATH": str(PROJECT), "RAREBIT_RUNS": str(tmp_path / "my-runs")}
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for name, value in environment.items():

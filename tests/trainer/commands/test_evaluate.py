@@ -6,7 +6,6 @@ import json
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,13 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import TinyBase
 from tests.tiny_models import TINY_NAMES
-from tests.trainer.runs_for_tests import make_images, small_config, train_small
+from tests.trainer.runs_for_tests import make_images, measure_quickly, small_config, train_small
 from trainer.commands import train as train_command
 from trainer.commands.cli import main
 from trainer.config.file import read_config
 from trainer.config.schema import TrainingConfig
 from trainer.data.images import read_texts
-from trainer.evaluation import assessment, drift
-from trainer.evaluation.drift import ProbeSettings
+from trainer.evaluation import assessment
 from trainer.evaluation.overall import VerdictCode, judge
 from trainer.evaluation.verdicts import Candidate
 from trainer.events import Evaluated, Meters
@@ -42,12 +40,8 @@ KEYS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Iterator[None]:
-    """Base pictures in one denoising step, at one timestep; a board of few steps."""
-    settings = ProbeSettings(timesteps=1, inference_steps=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(drift, "ProbeSettings", lambda: settings)
-        for name in ("draw_board", "score_pictures", "measure_listening"):
-            patch.setattr(assessment, name, partial(getattr(assessment, name), inference_steps=1))
+        measure_quickly(patch)
         yield
 
 

@@ -13,11 +13,10 @@ from tests.trainer.runs_for_tests import (
     AVERAGING,
     digest,
     make_images,
+    measure_quickly,
     small_config,
     train_small,
 )
-from trainer.evaluation import drift
-from trainer.evaluation.drift import ProbeSettings
 from trainer.evaluation.watching import Watch, history
 from trainer.events import GAPS, Ended, Evaluated, Meters, Validated, Warned
 from trainer.lora.reading import read_adapter
@@ -31,9 +30,7 @@ METERS = Meters(0.1, 0.05, 0.04, 0.02, likeness=0.1, validation_loss=0.5, traini
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Base pictures in one denoising step, at one timestep."""
-    settings = ProbeSettings(timesteps=1, inference_steps=1)
-    monkeypatch.setattr(drift, "ProbeSettings", lambda: settings)
+    measure_quickly(monkeypatch)
 
 
 @pytest.mark.parametrize(("name", "averaging"), zip(TINY_NAMES, AVERAGING * 2, strict=True))
