@@ -14,6 +14,7 @@ from trainer.data.captions import (
     MAX_CAPTION_BYTES,
     MAX_CAPTION_CHARACTERS,
     caption_variants,
+    clean_caption,
     compose_caption,
     contains_word,
     decode_caption,
@@ -57,6 +58,7 @@ def test_a_megabyte_is_cut_between_characters(character: str, shift: int) -> Non
     text = decode_caption(b"x" * shift + character.encode() * 500_000)
     assert set(text) <= {"x", character}
     assert len(text) in (MAX_CAPTION_CHARACTERS, MAX_CAPTION_BYTES // len(character.encode()))
+    assert len(clean_caption(character * 20_000)) == MAX_CAPTION_CHARACTERS
 
 
 @given(st.binary(max_size=300))

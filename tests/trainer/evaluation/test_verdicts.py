@@ -42,6 +42,7 @@ def codes(meters: Meters, **more: object) -> list[str]:
         (BY_HEART, ["works", "keeps", "still", "overtrained"]),
         (replace(BY_HEART, held_out=2), ["works", "keeps", "still", "few_held_out"]),
         (replace(GOOD, class_drift=0.025), ["works", "leaks", "still"]),  # by the class word alone
+        (replace(GOOD, likeness_without=0.4), ["works", "leaks", "still"]),  # by the captions alone
         (NO_PICTURES, ["unmeasured", "keeps", "still"]),
         (Meters(0.03, 0.029, 0.02, 0.01), ["unmeasured", "leaks", "still"]),
         (Meters(0.03, 0.01, 0.04, 0.01), ["unmeasured", "neighbours", "still"]),

@@ -58,6 +58,13 @@ def test_resizing_takes_the_nearest_of_its_rank(shape: str, rank: int) -> None:
     assert compare(before, after).worst == pytest.approx(left_over, abs=1e-6)
 
 
+def test_resizing_to_a_rank_for_each_layer(base_of: BaseOf) -> None:
+    before = adapter_for(base_of("sd1"), 6, 3.0)
+    ranks = {key: 1 + place % 3 for place, key in enumerate(before.layers)}
+    after = resize(before, ranks=ranks)
+    assert {key: layer.rank for key, layer in after.layers.items()} == ranks
+
+
 @pytest.mark.parametrize("energy", [0.5, 0.9, 0.99, 1.0])
 def test_resizing_by_energy_takes_that_share_with_one_alpha(base_of: BaseOf, energy: float) -> None:
     before = adapter_for(base_of("sd1"), 6, 3.0)

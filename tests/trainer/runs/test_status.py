@@ -11,6 +11,9 @@ from typing import get_args
 
 import pytest
 
+from trainer.config.file import read_config, write_config
+from trainer.config.schema import TrainingConfig
+from trainer.errors import UserError
 from trainer.events import Phase
 from trainer.places import PROJECT
 from trainer.runs.layout import RunFolder, create_run
@@ -19,6 +22,7 @@ from trainer.runs.status import (
     Status,
     effective_status,
     is_alive,
+    lengthen,
     own_status,
     read_status,
     write_status,
@@ -67,6 +71,19 @@ def test_own_process_lives_and_a_reused_pid_does_not() -> None:
     assert not is_alive(replace(status, process_started=status.process_started - 60))
     assert not is_alive(replace(status, pid=2**22 + 1))
     assert not is_alive(replace(status, pid=-1))
+
+
+def test_a_run_is_lengthened_beyond_what_it_has_done(run: RunFolder) -> None:
+    write_config(run.config, TrainingConfig())
+    run.checkpoint(5).mkdir(parents=True)
+    for steps in (4, 5):
+        with pytest.raises(UserError, match="has done 5 steps already"):
+            lengthen(run, steps)
+    lengthen(run, 6)
+    assert read_config(run.config).training.steps == 6
+    write_status(run, own_status("training", 5, 6))
+    with pytest.raises(UserError, match="is training now"):
+        lengthen(run, 7)
 
 
 def test_killed_run_is_shown_as_stopped(run: RunFolder) -> None:

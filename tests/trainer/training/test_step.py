@@ -232,6 +232,21 @@ def test_the_preservation_weight_is_a_factor_of_its_gradients(
     torch.testing.assert_close(at(5.0) - own, 5 * (once - own), rtol=1e-2, atol=1e-5)
 
 
+def test_preserved_rows_of_parts_are_shares_of_one_mean(session: Callable[..., Session]) -> None:
+    """However a batch is cut to fit the memory."""
+    made = session(training__batch_size=4, preservation__every=1, preservation__share=1.0)
+    for _ in range(2):
+        training_step(made, never)
+    batch = next(made.batches.step(2))
+    assert made.preservation
+    rows = made.preservation.rows(2, batch.slots, batch.total)
+    assert rows and rows.count == len(rows.points) > 1
+    whole, own = gradients(made, batch, preserves=True), gradients(made, batch)
+    torch.testing.assert_close(
+        gradients(made, *batch.parts(1), preserves=True) - own, whole - own, rtol=1e-2, atol=1e-5
+    )
+
+
 def test_preservation_leaves_the_class_word_alone(session: Callable[..., Session]) -> None:
     def drift(weight: float) -> float:
         made = session(preservation__weight=weight, preservation__every=1, training__steps=25)

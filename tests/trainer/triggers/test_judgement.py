@@ -119,8 +119,19 @@ def test_a_known_word_that_hardly_moves_the_sentence_is_said_to_stand_out(lab: T
     assert "stands out" not in " ".join(moving.reasons)
 
 
+@pytest.mark.parametrize(
+    ("share", "rank", "like"), [(0.3, 1.0, ("dog",)), (0.3, 0.8, ()), (0.2, 1.0, ())]
+)
+def test_likeness_is_told_of_what_means_more_than_rare_words(
+    lab: TriggerLab, share: float, rank: float, like: tuple[str, ...]
+) -> None:
+    measured = Meaning(share, rank, moves=0.3, reads_like=("dog",))
+    assert judge("ohwx", lab.read, lab.lists, measured).reads_like == like
+
+
 def test_class_word_and_captions(lab: TriggerLab) -> None:
-    assert one(lab, "ohwx", class_word="ohwx").verdict == "taken"
+    for class_word in ("ohwx", "red ohwx"):
+        assert one(lab, "ohwx", class_word=class_word).verdict == "taken"
     assert one(lab, "xqz", captions=["a xqz car", "a car"]).verdict == "weak"
     everywhere = one(lab, "xqz", captions=["a xqz car", "xqz, red"])
     assert everywhere.verdict == "good"
