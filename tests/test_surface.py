@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.trainer.runs_for_tests import measure_quickly
 from trainer.commands.cli import main
 from trainer.config.fields import all_fields
 from trainer.places import PROJECT
@@ -111,7 +112,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("line", SURFACE["json"])
-def test_json(line: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json(
+    line: str,
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    measure_quickly(monkeypatch)
     arguments = arguments_of(line, run, tmp_path)
     now = shape(json.loads(said(capsys, arguments)))
     assert list(missing(SURFACE["json"][line], now)) == []

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import TinyBase
-from tests.trainer.runs_for_tests import make_images, small_config
+from tests.trainer.runs_for_tests import make_images, measure_quickly, small_config
 from trainer.commands.cli import main
 from trainer.config.file import write_config
 
@@ -30,6 +30,7 @@ def test_commands_only_read_the_image_set(
     tiny_base: TinyBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The image set, the base model and the folder that the commands are started in."""
+    measure_quickly(monkeypatch)
     monkeypatch.setenv("RAREBIT_CACHE", str(tmp_path / "ours" / "cache"))
     yours = tmp_path / "yours"
     yours.mkdir()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tests.conftest import TinyBase
 from tests.trainer.memory.steps import gradients, rounded_base
-from tests.trainer.runs_for_tests import make_images, small_config, train_small
+from tests.trainer.runs_for_tests import make_images, measure_quickly, small_config, train_small
 from trainer.commands.cli import main
 from trainer.config.schema import AdapterConfig, TrainingConfig
 from trainer.errors import UserError
@@ -125,8 +125,11 @@ def test_a_platform_without_the_package_gets_one_sentence(
     assert TrainingConfig().memory.base_weights == "auto"
 
 
-def test_a_whole_run_and_its_evaluation(tiny_base: TinyBase, tmp_path: Path) -> None:
+def test_a_whole_run_and_its_evaluation(
+    tiny_base: TinyBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Previews, export and measuring in the run; then `evaluate`, on the same rounded base."""
+    measure_quickly(monkeypatch)
     config = small_config(
         tiny_base("sd1"),
         make_images(tmp_path / "images"),

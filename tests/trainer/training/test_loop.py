@@ -9,7 +9,13 @@ import pytest
 from PIL import Image
 
 from tests.conftest import TinyBase
-from tests.trainer.runs_for_tests import digest, make_images, small_config, train_small
+from tests.trainer.runs_for_tests import (
+    digest,
+    make_images,
+    measure_quickly,
+    small_config,
+    train_small,
+)
 from trainer.config.file import read_config
 from trainer.events import Ended, Prepared, PreviewSaved, RunEvent, StepDone, Warned, Working
 from trainer.runs.layout import RunFolder
@@ -32,6 +38,7 @@ def test_what_a_run_does_shows_as_phases(
     def note(_: object, status: Status) -> None:
         phases.extend([status.phase] if status.phase not in phases[-1:] else [])
 
+    measure_quickly(monkeypatch)
     monkeypatch.setattr("trainer.training.runner.write_status", note)
     changes = {"evaluation__enabled": True, "evaluation__every": 0, "evaluation__board": 0}
     config = small_config(tiny_base("sd1"), images, previews__every=2, **changes)

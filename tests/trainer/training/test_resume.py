@@ -17,6 +17,7 @@ from tests.trainer.runs_for_tests import (
     Killed,
     digest,
     make_images,
+    measure_quickly,
     session_for,
     small_config,
 )
@@ -249,8 +250,11 @@ def test_what_decided_the_past_may_not(
         run_until(changed, run, None, resume=True)
 
 
-def test_killed_between_previews_and_checkpoint(tiny_base: TinyBase, tmp_path: Path) -> None:
+def test_killed_between_previews_and_checkpoint(
+    tiny_base: TinyBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What was drawn and measured at a step is replaced when the step is made again."""
+    measure_quickly(monkeypatch)
     images = make_images(tmp_path / "images")
     config = small_config(
         tiny_base("sd1"),
