@@ -58,9 +58,16 @@ COUNTS: dict[tuple[str, Targets], tuple[int, int]] = {
 }
 
 
-@pytest.mark.parametrize(("family", "targets"), COUNTS)
-@pytest.mark.parametrize("kind", ["lora", "rslora", "dora", "loha", "lokr"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+# Plain ones on each kind of layers; the others on all of them at once, and in bf16 of one family.
+KINDS = ("lora", "rslora", "dora", "loha", "lokr")
+FRESH: list[tuple[str, Targets, str, torch.dtype]] = [
+    *((family, targets, "lora", torch.float32) for family, targets in COUNTS),
+    *((family, "convolution", kind, torch.float32) for family in NAMES for kind in KINDS[1:]),
+    *(("sdxl", "convolution", kind, torch.bfloat16) for kind in KINDS),
+]
+
+
+@pytest.mark.parametrize(("family", "targets", "kind", "dtype"), FRESH)
 def test_a_fresh_adapter_changes_nothing_and_learns_everywhere(
     base_of: BaseOf, family: str, targets: Targets, kind: str, dtype: torch.dtype
 ) -> None:

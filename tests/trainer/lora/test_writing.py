@@ -78,10 +78,9 @@ def test_live_adapter_survives_the_file(
     assert all_equal(outputs(base), adapted) == (precision == "fp32")
 
 
-@pytest.mark.parametrize("family", NAMES)
+@pytest.mark.parametrize(("family", "precision"), zip(NAMES, ROUNDING, strict=True))
 @pytest.mark.parametrize("layout", ["kohya", "diffusers"])
 @pytest.mark.parametrize(("rank", "alpha"), SCALES)
-@pytest.mark.parametrize("precision", ROUNDING)
 def test_every_layout_comes_back(
     base_of: BaseOf,
     tmp_path: Path,

@@ -53,15 +53,16 @@ def losses(run: RunFolder) -> dict[int, tuple[float, float | None]]:
     }
 
 
-@pytest.fixture
-def alone(tiny_base: TinyBase, tmp_path: Path) -> tuple[Path, RunFolder]:
+@pytest.fixture(scope="module")
+def alone(tiny_base: TinyBase, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunFolder]:
     """A configuration file, and what one process makes of it."""
-    images = make_images(tmp_path / "images", count=5)
+    folder = tmp_path_factory.mktemp("alone")
+    images = make_images(folder / "images", count=5)
     changes = {"training__batch_size": 4, "images__flip": True}
     config = small_config(tiny_base("sd1"), images, **changes)
-    write_config(tmp_path / "config.toml", config)
-    train_small(config, tmp_path / "alone")
-    return tmp_path / "config.toml", open_run(tmp_path / "alone")
+    write_config(folder / "config.toml", config)
+    train_small(config, folder / "alone")
+    return folder / "config.toml", open_run(folder / "alone")
 
 
 def assert_same_losses(one: RunFolder, two: RunFolder) -> None:
@@ -401,8 +402,7 @@ def test_a_lost_machine_ends_the_run_with_its_checkpoint(
     kept = RunFolder(tmp_path / f"run{1 - lost}")
     assert kept.checkpoint_steps()[-1] >= 3
     step = kept.checkpoint_steps()[-1]
-    done = command(tmp_path, "resume", str(kept.path), "--steps", str(step + 1))
-    assert done.returncode == 0, done.stderr
+    assert main(["resume", str(kept.path), "--steps", str(step + 1)]) == 0
 
 
 @pytest.mark.parametrize(
