@@ -19,7 +19,7 @@ from trainer.commands.cli import main
 from trainer.config.schema import AdapterConfig
 from trainer.errors import UserError
 from trainer.generation import sampling
-from trainer.generation.sampling import BATCH, Drawing, Painter, draw, save_picture
+from trainer.generation.sampling import BATCH, Drawing, Painter, draw, draw_latents, save_picture
 from trainer.generation.stack import AdapterUse
 from trainer.lora.attach import attach, detach, set_strength
 from trainer.lora.loading import load_into
@@ -43,6 +43,19 @@ def test_a_seed_is_a_picture_whatever_is_drawn_beside_it(tiny_base: TinyBase, na
     assert alone.size == (32, 32)
     assert np.abs(pixels(alone) - pixels(among[-1])).max() <= 1  # batches round differently
     assert np.abs(pixels(alone) - pixels(among[0])).max() > 1
+
+
+@pytest.mark.parametrize(("guidance", "heeds"), [(4.0, True), (1.0, False), (0.5, False)])
+def test_a_negative_prompt_is_heeded_with_guidance_alone(
+    tiny_base: TinyBase, guidance: float, heeds: bool
+) -> None:
+    base, device = load_base(str(tiny_base("sd1"))), choose_device("fp32")
+    plain = replace(DRAWING, guidance=guidance, inference_steps=2)
+    one, other = (
+        draw_latents(base, [replace(plain, negative=words)], device) for words in ("", "a house")
+    )
+    assert len(one) == len(other) == 1
+    assert torch.equal(one, other) is not heeds
 
 
 def test_drawing_leaves_no_trace(tiny_base: TinyBase) -> None:

@@ -128,6 +128,17 @@ def test_patterns_choose_layers(
     assert {str(key) for key in adapted_layers(base, "default")} == names
 
 
+def test_layers_that_clip_skip_leaves_unread_are_not_adapted(
+    base_of: BaseOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = base_of("sd1")
+    every = set(chosen_targets(base, CONFIG))
+    monkeypatch.setattr(base, "clip_skip", 2)  # of two layers
+    left_out = {str(key) for key in every - set(chosen_targets(base, CONFIG))}
+    assert len(left_out) == 4
+    assert all(name.startswith("text_encoder.text_model.encoder.layers.1.") for name in left_out)
+
+
 @pytest.mark.parametrize(("name", "block"), [("b-lora-style", 1), ("b-lora-content", 0)])
 def test_b_lora_adapts_one_block_of_sdxl(name: str, block: int) -> None:
     config = apply_preset(TrainingConfig(), name).adapter

@@ -19,10 +19,11 @@ from trainer.diffusion import Points, predict
 from trainer.errors import UserError
 from trainer.lora.attach import disabled
 from trainer.lora.layers import adapted_layers
+from trainer.losses import feature_drift
 from trainer.training.batches import Batch
 from trainer.training.optimizers import gradient_norm
 from trainer.training.session import Session
-from trainer.training.step import add_gradients, batch_loss, training_step
+from trainer.training.step import TEXT_SHARE, add_gradients, batch_loss, training_step
 
 
 @pytest.fixture
@@ -245,6 +246,30 @@ def test_preserved_rows_of_parts_are_shares_of_one_mean(session: Callable[..., S
     torch.testing.assert_close(
         gradients(made, *batch.parts(1), preserves=True) - own, whole - own, rtol=1e-2, atol=1e-5
     )
+
+
+def test_text_features_count_by_their_share(session: Callable[..., Session]) -> None:
+    made = session(preservation__every=1)
+    for _ in range(2):
+        training_step(made, never)
+    assert made.preservation
+    rows = made.preservation.rows(2, (0, 1), 2)
+    assert rows and rows.text_features
+    with torch.no_grad():
+        plain, whole = (
+            batch_loss(made, None, replace(rows, text_features=features))[1]
+            for features in (False, True)
+        )
+        student, teacher = (of(rows.prompts) for of in (made.text.student, made.text.teacher))
+    moved = feature_drift(student.hidden, teacher.hidden)
+    assert moved > 0
+    torch.testing.assert_close(whole - plain, TEXT_SHARE * moved, rtol=1e-3, atol=1e-8)
+
+
+def test_every_second_step_preserves_where_that_is_asked(session: Callable[..., Session]) -> None:
+    made = session(preservation__every=2)
+    said = [training_step(made, never)[0].preservation for _ in range(4)]
+    assert [one is not None for one in said] == [True, False, True, False]
 
 
 def test_preservation_leaves_the_class_word_alone(session: Callable[..., Session]) -> None:
