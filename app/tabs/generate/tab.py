@@ -30,9 +30,10 @@ def build(shared: Shared) -> None:
     _restore(form)
     _remember(form, shared)
     draw.wire(form)
+    # In the queue: gradio 6.31 tells only of changes of a state that went through it.
     form.use_prompt.click(
         lambda prompt: (prompt.strip(), time.time()) if prompt.strip() else gr.skip(),
-        form.prompt, shared.preview_prompt, queue=False, **QUIET,
+        form.prompt, shared.preview_prompt, **QUIET,
     )  # fmt: skip
     draw.add_api()
 

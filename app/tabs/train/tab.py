@@ -250,7 +250,7 @@ def _fill(form: TrainForm, shared: Shared) -> None:
     shared.settings.change(of_run, shared.settings, form.filled, **QUIET)
 
     prompts = form.fields["previews.prompts"]
-    given = [shared.preview_prompt, prompts]
+    given = [shared.preview_prompt, form.remembered]  # a folded field is not in the page yet
     added = shared.preview_prompt.change(_add_prompt, given, prompts, **QUIET)
     added.then(lambda: f"# {time.time()}", None, form.text, **QUIET)
 
@@ -262,8 +262,9 @@ def _fill(form: TrainForm, shared: Shared) -> None:
     )
 
 
-def _add_prompt(given: tuple[str, float], lines: str) -> str:
+def _add_prompt(given: tuple[str, float], remembered: dict[str, Shown]) -> str:
     """One more preview prompt; where there was none, the usual ones are no longer drawn."""
+    lines = str(remembered.get("previews.prompts") or "")
     known = [line for line in lines.splitlines() if line.strip()]
     if not known:
         gr.Info("Previews draw this prompt alone, instead of the usual ones.")
