@@ -269,6 +269,7 @@ page.wait()
         cwd=tmp_path,
         env={
             **os.environ, "PYTHONPATH": path, "STEPS": "2", "PORT": "7893",
+            "MORE": "--set evaluation.enabled=false --set previews.inference_steps=2",
             "RAREBIT_CACHE": str(tmp_path / "cache"), "RAREBIT_RUNS": str(tmp_path / "runs"),
         },
         capture_output=True, text=True, check=False,
