@@ -16,7 +16,7 @@ from tests.conftest import TinyBase
 from tests.trainer.commands.test_adapter import ALL_DOCUMENTED
 from tests.trainer.runs_for_tests import make_images, small_config, train_small
 from trainer.commands.cli import main
-from trainer.evaluation import board, drift
+from trainer.evaluation import board, drift, pictorial
 from trainer.evaluation.drift import ProbeSettings
 from trainer.lora.metadata import CONFIG_KEY
 from trainer.lora.reading import read_adapter
@@ -31,6 +31,7 @@ def quick() -> Iterator[None]:
     settings = ProbeSettings(timesteps=1, inference_steps=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(drift, "ProbeSettings", lambda: settings)
+        patch.setattr(pictorial, "_DRAWN", 2)
         patch.setattr(board, "draw_cells", partial(board.draw_cells, inference_steps=1))
         yield
 

@@ -44,6 +44,8 @@ def make_bench(
     """Gives a bench of two pictures whose perfect predictions are those of an adapter."""
     folder = tmp_path_factory.mktemp("repair")
     images = make_images(folder / "images", count=2)
+    patch = pytest.MonkeyPatch()
+    patch.setattr(pictorial, "_DRAWN", 2)
 
     def make(name: str, *perfect: Adapter) -> MeterBench:
         base = on_device(tiny_base(name))
@@ -60,6 +62,7 @@ def make_bench(
         return bench
 
     yield make
+    patch.undo()
 
 
 def _perfect(
