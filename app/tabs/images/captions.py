@@ -50,13 +50,16 @@ def read_caption(image_set: SetFolder, picture: str) -> str:
     return _read(_caption_path(image_set, picture))
 
 
-def read_captions(image_set: SetFolder) -> dict[str, str]:
+def read_captions(image_set: SetFolder, suffix: str = ".txt") -> dict[str, str]:
     """All captions of one of the page's own sets, by picture; "" where there is none.
+
+    Args:
+        suffix: of another kind of short texts beside pictures.
 
     Raises:
         UserError: as `read_caption`.
     """
-    return {picture: _read(path) for picture, path in caption_paths(image_set).items()}
+    return {picture: _read(path) for picture, path in caption_paths(image_set, suffix).items()}
 
 
 def save_caption(image_set: SetFolder, picture: str, text: str, version: str) -> str:
@@ -92,14 +95,14 @@ def write_caption(path: Path, text: str) -> None:
             path.unlink(missing_ok=True)
 
 
-def caption_paths(image_set: SetFolder) -> dict[str, Path]:
-    """The caption file of each picture, there or not.
+def caption_paths(image_set: SetFolder, suffix: str = ".txt") -> dict[str, Path]:
+    """The caption file of each picture, there or not; or that with another suffix.
 
     Raises:
         UserError: the set is not the page's own.
     """
     image_set.check_owned()
-    return {file.name: file.path.with_suffix(".txt") for file in contents_of(image_set).pictures}
+    return {file.name: file.path.with_suffix(suffix) for file in contents_of(image_set).pictures}
 
 
 def _caption_path(image_set: SetFolder, picture: str) -> Path:

@@ -25,11 +25,13 @@ from trainer.data.captions import (
     without_word,
 )
 from trainer.data.names import display_name, list_names
-from trainer.data.pairing import FOCUS_SUFFIX, looks_like_mask, write_focus
+from trainer.data.pairing import FOCUS_SUFFIX, looks_like_mask, words_of
 from trainer.errors import UserError
 from trainer.runs.atomic import temporary_name, write_bytes
 
 EditKind = Literal["front", "end", "remove", "replace"]
+TextSuffix = Literal[".txt", ".focus"]
+"""Of captions, and of how pictures are turned and cut."""
 MAX_TEXT = 500
 MOST_ENTRIES = 20
 REMOVED = "removed"
@@ -162,19 +164,22 @@ def apply_changes(
         write_captions(image_set, changes, what)
 
 
-def write_captions(image_set: SetFolder, changes: Sequence[Change], what: str) -> None:
+def write_captions(
+    image_set: SetFolder, changes: Sequence[Change], what: str, suffix: TextSuffix = ".txt"
+) -> None:
     """Write captions, so that it can be undone. The caller holds `saving`.
 
     Args:
         what: is done, in a few words.
+        suffix: of the files.
 
     Raises:
         UserError: nothing can be saved.
     """
     if changes:
         pairs = {change.picture: (change.before, change.after) for change in changes}
-        _write_history(image_set, [*history(image_set), Done(what, pairs)])
-    paths = caption_paths(image_set)
+        _write_history(image_set, [*history(image_set), Done(what, pairs, suffix=suffix)])
+    paths = caption_paths(image_set, suffix)
     for change in changes:
         write_caption(paths[change.picture], change.after)
 
@@ -234,14 +239,18 @@ def change_mask(image_set: SetFolder, picture: str, mask: bytes | None) -> None:
 
 
 def set_focus(image_set: SetFolder, picture: str, focus: Focus | None) -> None:
-    """Choose what is to be in the middle of a picture's crop; None: its own middle.
+    """Choose how a picture is turned and cut; None: as it is. It can be undone.
 
     Raises:
         UserError: the set is not the page's own, has no such picture, or nothing can be saved.
     """
     image_set.check_owned()
-    with saving, disk_trouble():
-        write_focus(picture_path(image_set, picture), focus)
+    what = f"crop of {display_name(picture_path(image_set, picture).name)}"
+    with saving:
+        before = read_captions(image_set, FOCUS_SUFFIX)[picture]
+        after = words_of(focus) if focus else ""
+        if after != before:
+            write_captions(image_set, [Change(picture, before, after)], what, FOCUS_SUFFIX)
 
 
 # ------------------------------------------------------------------------------ undo
@@ -254,6 +263,7 @@ class Done:
     Attributes:
         what: in a few words.
         captions: before and after, by picture; empty where files were taken away.
+        suffix: of their files; that of crops where these were changed.
         picture: the one whose files were taken away, or "".
         folder: below the set's hidden folder, where these lie.
         made: name of a file beside the picture that took their place.
@@ -261,6 +271,7 @@ class Done:
 
     what: str
     captions: dict[str, tuple[str, str]] = field(default_factory=dict)
+    suffix: TextSuffix = ".txt"
     picture: str = ""
     folder: str = ""
     made: str = ""
@@ -304,11 +315,12 @@ def undo(image_set: SetFolder) -> str:
 
 
 def _restore(image_set: SetFolder, done: Done) -> str:
-    now, paths = read_captions(image_set), caption_paths(image_set)
+    now, paths = read_captions(image_set, done.suffix), caption_paths(image_set, done.suffix)
     same = [name for name, (_, after) in done.captions.items() if now.get(name) == after]
     for name in same:
         write_caption(paths[name], done.captions[name][0])
-    message = f"Undone in {len(same)} captions: {done.what}."
+    where = f" in {len(same)} captions" if done.suffix == ".txt" else ""
+    message = f"Undone{where}: {done.what}."
     changed = [display_name(name) for name in done.captions if name not in same]
     if changed:
         message += f" Left alone, since they were changed or removed later: {list_names(changed)}."

@@ -170,6 +170,23 @@ def test_the_middle_of_a_crop_goes_with_its_picture(cars: SetFolder, tmp_path: P
     assert scan_image_set(cars.path).entries[0].focus is None
 
 
+def test_turns_and_crops_are_undone(cars: SetFolder) -> None:
+    """One by one, captions left as they are; what has changed on the disk since is left alone."""
+    views = [Focus(0.25, 0.5), Focus(turns=1, mirrored=True), Focus(box=(0.1, 0, 0.9, 0.5)), None]
+    for view in views:
+        set_focus(cars, A, view)
+        set_focus(cars, A, view)  # no change, and nothing to undo
+    before = read_captions(cars)
+    for view in (*views[2::-1], None):
+        assert undo(cars) == f"Undone: crop of {A}."
+        assert scan_image_set(cars.path).entries[0].focus == view
+    assert not history(cars) and read_captions(cars) == before
+    set_focus(cars, A, views[0])
+    (cars.path / "0001-a.focus").write_text("0.1 0.1")
+    assert "Left alone" in undo(cars)
+    assert scan_image_set(cars.path).entries[0].focus == Focus(0.1, 0.1)
+
+
 @pytest.mark.parametrize(
     ("edit", "after"),
     [
