@@ -35,8 +35,12 @@
     let next = 0;
     return text.replace(/\{(\d?)\}/g, (_, at) => part(slots[at ? at - 1 : next++]));
   };
+  const capital = (text) => text[0].toUpperCase() + text.slice(1);
   const found = (core) => {
     if (Object.hasOwn(words, core)) return words[core];
+    // A mistake in the middle of a line becomes a sentence.
+    const inside = core[0]?.toLowerCase() + core.slice(1).replace(/\.$/, '');
+    if (/^\p{Lu}/u.test(core) && Object.hasOwn(words, inside)) return capital(`${words[inside]}.`);
     for (const [source, text] of patterns) {
       const match = source.exec(core);
       if (match) return fill(text, match.slice(1));

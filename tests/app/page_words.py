@@ -28,8 +28,9 @@ ELSEWHERE = {"__main__", "server", "gate", "theme", "client", "api"}
 """Modules of the app whose words a terminal or a script reads."""
 SPOKEN = (
     "evaluation/verdicts", "evaluation/overall", "evaluation/listening", "triggers/judgement",
-    "data/checks", "data/report", "data/duplicates", "data/colours", "data/findings",
-    "data/scan", "data/pairing", "data/images", "runs/charts", "runs/publishing", "models/hub",
+    "data/checks", "data/report", "data/duplicates", "data/colours", "data/findings", "data/sets",
+    "data/scan", "data/pairing", "data/images", "data/caption_files", "runs/charts",
+    "runs/publishing", "config/concepts", "models/hub",
 )  # fmt: skip
 """Modules of the trainer whose sentences the page shows every day."""
 SINGLE = (
