@@ -43,7 +43,6 @@ def build_page() -> gr.Blocks:
     with gr.Blocks(
         title="Rarebit", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
     ) as page:
-        timer = gr.Timer(TICK)
         states = [
             gr.State(value) for value in ("", "", "", "tiny-emoji", "", "", ("", 0.0), ("", 0.0))
         ]
@@ -54,22 +53,22 @@ def build_page() -> gr.Blocks:
         with gr.Row(elem_id="masthead"):
             gr.HTML("<h1>Rarebit</h1>")
             now = gr.Button("", visible=False, size="sm", elem_id="now")
-            progress = gr.HTML(elem_id="told", elem_classes=["unseen"])
+            training = gr.HTML(elem_id="told", elem_classes=["unseen"])
         with gr.Tabs(elem_id="tabs") as tabs:
             rooms = {
                 name: gr.Tab(label, id=name, elem_id=f"tab-{name}") for name, label in TABS.items()
             }
-        shared = Shared(page, tabs, rooms, timer, *states, remembered=remembered)
+        shared = Shared(page, tabs, rooms, training, *states, remembered=remembered)
         for name, room in rooms.items():
             with room:
                 _BUILDERS[name](shared)
         gr.HTML(render("page.html", "glossary", GLOSSARY))
-        _show_what_trains(now, progress, shared)
+        _show_what_trains(now, shared)
         page.load(None, None, None, js=EVERY_EDIT, api_visibility="private")
     return page
 
 
-def _show_what_trains(now: gr.Button, progress: gr.HTML, shared: Shared) -> None:
+def _show_what_trains(now: gr.Button, shared: Shared) -> None:
     """A line in the header, on every tab, that leads to the run."""
 
     def look(seen: tuple[str, str]) -> tuple[Any, Any, Any]:
@@ -90,6 +89,6 @@ def _show_what_trains(now: gr.Button, progress: gr.HTML, shared: Shared) -> None
         return (busy.name if busy else ""), go("runs")
 
     seen = gr.State(("", ""))
-    outputs = [now, progress, seen]
-    gr.on([shared.timer.tick, shared.page.load], look, seen, outputs, queue=False, **QUIET)
+    outputs = [now, shared.training, seen]
+    gr.on([gr.Timer(TICK).tick, shared.page.load], look, seen, outputs, queue=False, **QUIET)
     now.click(lead, None, [shared.run, shared.tabs], queue=False, **QUIET)

@@ -46,7 +46,7 @@ class Shared:
         page: the whole page, for ``page.load``.
         tabs: the row of tabs; `go` gives an update that selects one.
         rooms: each tab by id, for ``rooms["runs"].select``.
-        timer: ticks while the page is open.
+        training: how far the run that trains is, for scripts; it changes as that does.
         image_set: id of the chosen image set, a folder's name in ``datasets/``; "" for none.
         trigger: the trigger word.
         class_word: the class word.
@@ -63,7 +63,7 @@ class Shared:
     page: gr.Blocks
     tabs: gr.Tabs
     rooms: dict[str, gr.Tab]
-    timer: gr.Timer
+    training: gr.HTML
     image_set: gr.State
     trigger: gr.State
     class_word: gr.State

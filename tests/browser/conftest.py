@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -45,22 +46,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture
-def visit(chromium: Browser, server: Server) -> Iterator[NewVisit]:
-    """Opens windows, each as another person's: ``visit()`` or ``visit(width=400)``.
-
-    Afterwards none of them may have met an error, or asked another host for anything.
-    """
+@contextmanager
+def visiting(chromium: Browser, server: Server) -> Iterator[NewVisit]:
+    """Opens windows; afterwards none may have met an error, or asked another host for anything."""
     visits: list[Visit] = []
 
-    def new(
-        width: int = 1280, height: int = 800, dark: bool = False, language: str = "en-US"
-    ) -> Visit:
+    def new(width: int = 1280, height: int = 800, language: str = "en-US") -> Visit:
         context = chromium.new_context(
-            locale=language,
-            viewport={"width": width, "height": height},
-            color_scheme="dark" if dark else "light",
-            accept_downloads=True,
+            locale=language, viewport={"width": width, "height": height}, accept_downloads=True
         )
         visits.append(Visit(context.new_page(), server.url))
         return visits[-1]
@@ -69,3 +62,19 @@ def visit(chromium: Browser, server: Server) -> Iterator[NewVisit]:
     for one in visits:
         one.page.context.close()
     assert [one.faults for one in visits] == [[] for _ in visits], server.log()[-2000:]
+
+
+@pytest.fixture
+def visit(chromium: Browser, server: Server) -> Iterator[NewVisit]:
+    """Opens windows, each as another person's: ``visit()`` or ``visit(width=400)``."""
+    with visiting(chromium, server) as new:
+        yield new
+
+
+@pytest.fixture(scope="module")
+def window(chromium: Browser, server: Server) -> Iterator[Visit]:
+    """An open page that the tests of a file share: to load it takes longest of all."""
+    with visiting(chromium, server) as new:
+        one = new()
+        one.open()
+        yield one

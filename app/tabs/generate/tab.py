@@ -53,7 +53,8 @@ def _follow_the_machine(form: GenerateForm, shared: Shared) -> None:
 
     lists = [*form.adapters, form.grid_adapters, form.base]
     gr.on([page.load, room.select], choices, None, lists, queue=False, **QUIET)
-    gr.on([room.select, page.load, shared.timer.tick], _busy, None, form.busy, queue=False, **QUIET)
+    looks = [room.select, page.load, shared.training.change]
+    gr.on(looks, _busy, None, form.busy, queue=False, **QUIET)
     page.load(draw.earlier_pictures, form.remembered, form.history, queue=False, **QUIET)
     shared.base.change(lambda base: base, shared.base, form.base, queue=False, **QUIET)
 
