@@ -35,6 +35,9 @@ from trainer.errors import UserError
 from trainer.runs.atomic import OLD, sweep_orphans
 
 LARGEST_UPLOAD = "1gb"  # a zip of a large image set
+MOST_WINDOWS = 50
+"""Of a browser that are remembered, the latest used: gradio 6.31 keeps a copy of all components for
+each, 1.4 MB here, also when it is closed. An open one asks every two seconds."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def serve(address: Address, open_browser: bool = True) -> None:
             "routes": [*pictures.routes(), *languages.routes()],
             **dict.fromkeys(("docs_url", "redoc_url", "openapi_url")),
         },
-        state_session_capacity=1000,
+        state_session_capacity=MOST_WINDOWS,
         quiet=True,
         prevent_thread_lock=True,
     )
