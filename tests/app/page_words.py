@@ -36,7 +36,7 @@ SPOKEN = (
 SINGLE = (
     "learns", "from", "verdict", "steps", "and", "Pause", "Resume", "Queue", "Publish …",
     "Uploaded", "Delete", "Delete …", "Loss", "Log", "Report", "step {}", "seed {}", "once",
-    "{} times",
+    "{} times", "Undone{}: {}.",
 )  # fmt: skip
 """Single words in code, which look like names of things."""
 SLOT = "{}"
