@@ -7,13 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from trainer.commands.command import (
-    FileClassWord,
-    FileTrigger,
-    adapter_app,
-    command,
-    option,
-)
+from trainer.commands.command import FileClassWord, FileTrigger, adapter_app, command, option
 from trainer.errors import UserError
 from trainer.places import shown
 

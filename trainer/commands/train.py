@@ -20,21 +20,12 @@ from trainer.config.file import apply_overrides, read_config, with_values, write
 from trainer.config.presets import apply_preset
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
-from trainer.events import (
-    StepDone,
-)
+from trainer.events import StepDone
 from trainer.places import RUNS, shown
 from trainer.runs.atomic import remove
 from trainer.runs.layout import RunFolder, create_run, open_run
 from trainer.runs.log import read_events
-from trainer.runs.status import (
-    ENDED,
-    is_alive,
-    lengthen,
-    own_status,
-    read_status,
-    write_status,
-)
+from trainer.runs.status import ENDED, is_alive, lengthen, own_status, read_status, write_status
 from trainer.text import capital
 from trainer.training.group import Group, check_launcher
 from trainer.training.processes import end_with_launcher, launch
@@ -75,12 +66,10 @@ Overrides = Annotated[
     ),
 ]
 Processes = Annotated[
-    int,
-    option("N", "Train with N processes on this machine, one a GPU; they share each batch."),
+    int, option("N", "Train with N processes on this machine, one a GPU; they share each batch.")
 ]
 Nodes = Annotated[
-    int,
-    option("N", "Train on N machines: run the same command on each, with its own --node-rank."),
+    int, option("N", "Train on N machines: run the same command on each, with its own --node-rank.")
 ]
 NodeRank = Annotated[
     int, option("K", "Which machine this is, from 0; 0 is the main one, which writes the run.")
@@ -171,8 +160,7 @@ def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder, or its name.")],
     *,
     steps: Annotated[
-        int | None,
-        option("N", "Steps in all; with more of them a finished run is trained longer."),
+        int | None, option("N", "Steps in all; with more of them a finished run is trained longer.")
     ] = None,
     accept_changes: Accept = False,
     processes: Annotated[

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 def tune(
     *,
     run: Annotated[
-        Path | None,
-        option("DIR", "Folder of the search; the same command again goes on with it."),
+        Path | None, option("DIR", "Folder of the search; the same command again goes on with it.")
     ] = None,
     config: ConfigFile = None,
     presets: Presets = None,

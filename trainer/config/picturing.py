@@ -5,14 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from trainer.config.section import (
-    FilePath,
-    PictureSide,
-    Probability,
-    Section,
-    Several,
-    field,
-)
+from trainer.config.section import FilePath, PictureSide, Probability, Section, Several, field
 
 _MASKED = {"images.masks": ("alpha", "files")}
 _VARIANTS = 8

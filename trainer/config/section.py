@@ -32,11 +32,7 @@ class Section(BaseModel):
     """A group of fields: frozen, unknown keys refused, types taken strictly."""
 
     model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
     @field_validator("*", mode="before")

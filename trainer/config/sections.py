@@ -11,14 +11,7 @@ from pydantic import field_validator
 from trainer.config.adapting import PAIRS
 from trainer.config.optimizers import AVERAGED_ELSEWHERE
 from trainer.config.preserving import PRESERVED
-from trainer.config.section import (
-    FilePath,
-    PositiveInt,
-    Probability,
-    Section,
-    Several,
-    field,
-)
+from trainer.config.section import FilePath, PositiveInt, Probability, Section, Several, field
 
 aside = partial(field, resume=True, private=True)
 """A field that changes nothing about the adapter: what is drawn, measured or saved on the way."""

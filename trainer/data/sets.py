@@ -249,12 +249,7 @@ def scan_image_set(
         for (one, facts), mask in zip(used, masks, strict=True)
     )
     return ImageSet(
-        root,
-        entries,
-        tuple(findings),
-        tuple(left_out),
-        contents.class_folders,
-        contents.splits,
+        root, entries, tuple(findings), tuple(left_out), contents.class_folders, contents.splits
     )
 
 
@@ -391,6 +386,5 @@ def _nothing_usable(root: Path, findings: list[Finding]) -> UserError:
     reasons = f" {' '.join(serious[:3])}" if serious else ""
     more = f" There are {len(serious) - 3} more findings." if len(serious) > 3 else ""
     return UserError(
-        f"{display_name(str(root))} holds no picture that can be used.{reasons}{more}",
-        FOLDER_RULES,
+        f"{display_name(str(root))} holds no picture that can be used.{reasons}{more}", FOLDER_RULES
     )

@@ -57,9 +57,7 @@ def block_of(key: ModuleKey) -> str:
 
 
 def knobs_of(
-    layers: Iterable[ModuleKey],
-    adapter: str,
-    name: Callable[[ModuleKey], str] = block_of,
+    layers: Iterable[ModuleKey], adapter: str, name: Callable[[ModuleKey], str] = block_of
 ) -> list[Knob]:
     """One knob for each block of an adapter."""
     groups: dict[str, list[ModuleKey]] = {}

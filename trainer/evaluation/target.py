@@ -111,8 +111,7 @@ def load_target(target: Target) -> tuple[BaseModel, Target, Device, TensorCache]
     # On a GPU as it was trained, so that it fits; a CPU is faster in its own way.
     on_gpu = torch.accelerator.is_available()
     device = choose_device(
-        config.training.precision if on_gpu else "auto",
-        offload=on_gpu and config.memory.offload,
+        config.training.precision if on_gpu else "auto", offload=on_gpu and config.memory.offload
     )
     model, config, device = load_training_base(config, device)
     device.put(model.unet, *model.text_encoders)

@@ -317,8 +317,7 @@ def _check_together(adapters: Sequence[tuple[Adapter, float]]) -> dict[ModuleKey
         raise UserError(f"These adapters are for different base models: {each}.", _ONE_KIND)
     if wrong:
         raise UserError(
-            f"These adapters have layers of different shapes: {shorten(wrong)}.",
-            _ONE_KIND,
+            f"These adapters have layers of different shapes: {shorten(wrong)}.", _ONE_KIND
         )
     return shapes
 
@@ -345,9 +344,7 @@ def _merged_metadata(
     return common | {"rarebit.merged": json.dumps(recipe, ensure_ascii=False)}
 
 
-def _merged_embeddings(
-    adapters: Sequence[tuple[Adapter, float]],
-) -> dict[str, dict[str, Tensor]]:
+def _merged_embeddings(adapters: Sequence[tuple[Adapter, float]]) -> dict[str, dict[str, Tensor]]:
     """The bundled embeddings of all."""
     merged: dict[str, dict[str, Tensor]] = {}
     for adapter, _ in adapters:

@@ -158,14 +158,7 @@ class QuickGelu(torch.autograd.Function):
 def _group_norm(inputs: Tensor, norm: nn.GroupNorm) -> tuple[Tensor, Tensor, Tensor]:
     batch, channels, height, width = inputs.shape
     return torch.ops.aten.native_group_norm(
-        inputs,
-        norm.weight,
-        norm.bias,
-        batch,
-        channels,
-        height * width,
-        norm.num_groups,
-        norm.eps,
+        inputs, norm.weight, norm.bias, batch, channels, height * width, norm.num_groups, norm.eps
     )
 
 

@@ -8,9 +8,7 @@ from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from diffusers.loaders.single_file_utils import (
-    create_diffusers_clip_model_from_ldm,  # pyright: ignore[reportUnknownVariableType]
-)
+from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm  # pyright: ignore[reportUnknownVariableType]
 from safetensors import safe_open
 from torch import Tensor
 
@@ -114,6 +112,5 @@ def _check_filled(path: Path, modules: Mapping[str, torch.nn.Module]) -> None:
             more = ", ..." if len(empty) > 5 else ""
             listed = f"{len(empty)} missing ({', '.join(empty[:5])}{more})"
             raise UserError(
-                f"{path} lacks weights of the {part}: {listed}.",
-                "Use a file of the whole model.",
+                f"{path} lacks weights of the {part}: {listed}.", "Use a file of the whole model."
             )

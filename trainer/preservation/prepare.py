@@ -64,10 +64,7 @@ def drawn_pictures(
             guidance=GUIDANCE,
         )
         key = content_key(
-            kind="class picture",
-            base=base.output_key,
-            dtype=device.precision,
-            **asdict(drawing),
+            kind="class picture", base=base.output_key, dtype=device.precision, **asdict(drawing)
         )
         with disabled(base):
             found = text.cache.get_or_make(

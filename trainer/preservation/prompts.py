@@ -52,13 +52,7 @@ OTHER_SUBJECTS: tuple[str, ...] = tuple(thing for things in OTHERS.values() for 
 STAND_INS: tuple[str, ...] = ("sks", "ohwx", "zwx", "bnha", "qxv", "vnty", "hjx", "olis")
 """Words that hardly mean anything: what any rare word is to the model, but for the trigger."""
 
-WORDINGS = (
-    "{}",
-    "a photo of {}",
-    "a picture of {}",
-    "a drawing of {}",
-    "{} on a plain background",
-)
+WORDINGS = ("{}", "a photo of {}", "a picture of {}", "a drawing of {}", "{} on a plain background")
 NEIGHBOURS = 16
 CAPTION_WORDINGS = 16
 TURNS = (

@@ -15,12 +15,7 @@ from torch import Tensor
 
 from trainer.config.concepts import captions_of, concepts_of
 from trainer.config.schema import CaptionsConfig, TrainingConfig
-from trainer.data.captions import (
-    CHUNK_TOKENS,
-    compose_caption,
-    plain_captions,
-    protect_trigger,
-)
+from trainer.data.captions import CHUNK_TOKENS, compose_caption, plain_captions, protect_trigger
 from trainer.data.latents import LatentSource, MaskSource
 from trainer.data.order import SampleOrder, flip_choice, variant_choice, variants_of
 from trainer.data.sets import Picture

@@ -31,12 +31,7 @@ from trainer.lora.loading import check_fit, plain_on
 from trainer.lora.names import ModuleKey, count_layers, count_parts
 from trainer.lora.starting import read_start, taken_over
 from trainer.memory.devices import Device, is_exact
-from trainer.memory.modes import (
-    MemoryMode,
-    load_training_base,
-    memory_mode_of,
-    set_mode,
-)
+from trainer.memory.modes import MemoryMode, load_training_base, memory_mode_of, set_mode
 from trainer.models.base import BaseModel
 from trainer.models.text import count_chunks
 from trainer.places import cache_folder

@@ -55,9 +55,7 @@ def _single(moving: Moving, one: TheirSet) -> None:
         moving.values.setdefault("captions.class_word", class_word)
     if not moving.values.get("captions.trigger"):
         moving.lose(
-            "trigger word",
-            None,
-            "The file has none, and training needs one: set captions.trigger.",
+            "trigger word", None, "The file has none, and training needs one: set captions.trigger."
         )
 
 

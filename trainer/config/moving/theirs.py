@@ -16,11 +16,7 @@ from trainer.untyped import as_table, is_list, is_table
 
 KOHYA, ONETRAINER, AI_TOOLKIT = "kohya", "onetrainer", "ai-toolkit"
 WANTED = "Give the settings of a LoRA for Stable Diffusion 1, 2 or XL."
-NAMES = {
-    KOHYA: "kohya's sd-scripts",
-    ONETRAINER: "OneTrainer",
-    AI_TOOLKIT: "ai-toolkit",
-}
+NAMES = {KOHYA: "kohya's sd-scripts", ONETRAINER: "OneTrainer", AI_TOOLKIT: "ai-toolkit"}
 _MARKS: Mapping[str, frozenset[str]] = {
     ONETRAINER: frozenset(
         {"training_method", "model_type", "base_model_name", "concept_file_name", "lora_rank"}
