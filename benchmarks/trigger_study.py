@@ -31,7 +31,7 @@ from trainer.evaluation.drift import ProbeSettings, drift, make_probes, mean_dri
 from trainer.evaluation.meters import MeterBench
 from trainer.evaluation.pictorial import score_pictures
 from trainer.evaluation.watching import concepts_with_pictures
-from trainer.events import DERIVED_METERS, Meters
+from trainer.events import Meters
 from trainer.generation.sampling import Drawing, draw
 from trainer.lora.attach import disabled
 from trainer.memory.devices import choose_device
@@ -217,7 +217,7 @@ def compare_pictures(session: Session) -> list[dict[str, float]]:
 
 def measured_row(meters: Meters) -> dict[str, float | None]:
     """The meters as they are written down, with the shares."""
-    return asdict(meters) | {name: getattr(meters, name) for name in DERIVED_METERS}
+    return asdict(meters) | {name: getattr(meters, name) for name in Meters.beside}
 
 
 def draw_board(session: Session, run: Run, folder: Path) -> None:

@@ -16,7 +16,7 @@ from trainer.config.glossary import glossary_page
 from trainer.config.moving.moved import table
 from trainer.data.images import FORMATS
 from trainer.data.sniffing import READ
-from trainer.lora.family_layers import ModuleKey, family_layers
+from trainer.lora.names import ModuleKey, family_layers
 from trainer.models.families import FamilyName
 from trainer.places import PROJECT
 

@@ -27,7 +27,7 @@ CODE_LOADERS = {
     "shelve",
     "marshal",
 }
-LIGHT = ("errors", "events", "seeds", "places", "system", "text", "untyped")
+LIGHT = ("answers", "errors", "events", "seeds", "places", "system", "text", "untyped")
 LIGHT_PACKAGES = ("config", "runs", "data")
 LIGHT_MODULES = (
     *("trainer.models.families", "trainer.models.identify"),

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from trainer.answers import Answer
 from trainer.errors import Code
 from trainer.untyped import is_table
 
@@ -148,7 +149,7 @@ WEAK_LIKENESS = 0.03
 
 
 @dataclass(frozen=True)
-class Meters:
+class Meters(Answer):
     """What was measured of one concept, or the mean over several.
 
     Attributes:
@@ -166,6 +167,8 @@ class Meters:
         gap_low_noise, gap_middle_noise, gap_high_noise: `gap` at each of the three timesteps, from
             where details are decided to where the whole picture is; None without a split.
     """
+
+    beside = ("leak", "class_leak", "neighbour_leak", "collateral", "gap", "likeness_taken")
 
     effect: float = 0.0
     class_drift: float | None = None
@@ -226,9 +229,6 @@ class Meters:
 
 GAPS = ("gap_low_noise", "gap_middle_noise", "gap_high_noise")
 """Fields of `Meters`: the gap by noise, from the least to the most."""
-
-DERIVED_METERS = ("leak", "class_leak", "neighbour_leak", "collateral", "gap", "likeness_taken")
-"""Properties of `Meters` that a line has beside its fields, for scripts."""
 
 
 @dataclass(frozen=True)
@@ -335,7 +335,7 @@ def to_line(event: RunEvent) -> str:
     fields = asdict(event)
     if isinstance(event, Evaluated):
         seconds, meters = fields.pop("seconds"), fields.pop("meters")
-        derived = {name: getattr(event.meters, name) for name in DERIVED_METERS}
+        derived = {name: getattr(event.meters, name) for name in Meters.beside}
         fields |= {**meters, **derived, "seconds": seconds}
     record = {"time": fields.pop("time"), "event": event.kind, **fields}
     plain = {key: _plain(value) for key, value in record.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 
 def duration(seconds: float, *, rough: bool = False) -> str:
@@ -31,6 +31,13 @@ def duration(seconds: float, *, rough: bool = False) -> str:
 def counted(number: int, noun: str) -> str:
     """``1 picture``, ``1,200 pictures``."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def aligned(rows: Sequence[Sequence[str]], *, right: bool = False) -> list[str]:
+    """A table in columns as wide as their widest cell, which stands on the left or on the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    put = str.rjust if right else str.ljust
+    return ["  ".join(map(put, row, widths)).rstrip() for row in rows]
 
 
 def capital(text: str) -> str:

@@ -16,6 +16,11 @@ def as_table(value: object) -> dict[str, Any]:
     return value if is_table(value) else {}
 
 
+def as_tables(value: object) -> list[dict[str, Any]]:
+    """The items of a list, each as a table; none where it is no list."""
+    return [as_table(one) for one in value] if is_list(value) else []
+
+
 def is_mapping(value: object) -> TypeGuard[Mapping[str, Any]]:
     """Like `is_table`, for a mapping of any type."""
     return isinstance(value, Mapping)

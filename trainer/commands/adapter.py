@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from trainer.answers import Answer
 from trainer.commands.command import FileClassWord, FileTrigger, adapter_app, command, option
 from trainer.errors import UserError
 from trainer.places import shown
@@ -42,18 +43,16 @@ Embeddings = Annotated[
 
 
 @dataclass(frozen=True)
-class Passed:
+class Passed(Answer):
     """Files that were written beside the adapter, with what to say of them."""
 
     facts: dict[str, object]
     said: list[str]
 
     def as_dict(self) -> dict[str, object]:
-        """For ``--json``."""
         return self.facts
 
     def lines(self) -> list[str]:
-        """For people."""
         return self.said
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from trainer.answers import Answer, plain
 from trainer.data.names import display_name
 from trainer.errors import UserError
 from trainer.evaluation.drift import prediction_difference
@@ -126,18 +127,20 @@ class BaseOnDevice:
 
 
 @dataclass(frozen=True)
-class Written:
+class Written(Answer):
     """An adapter file that was written, and what it is.
 
     Attributes:
         difference: of what was read back from what was meant.
         works: in which tools.
-        left_out: keys of the metadata that found no room.
+        metadata_left_out: keys of the metadata that found no room.
         base: name of the base model that predictions were compared on; empty where on none.
         prediction_difference: of its predictions, as a share of what the adapter changes in them.
         lost: names of the tensors of the sources that were not understood, and are not in it.
         notes: what else there is to say.
     """
+
+    unsaid = ("path", "adapter", "difference", "sidecars", "base")
 
     path: Path
     layout: WritableLayout
@@ -145,35 +148,25 @@ class Written:
     adapter: Adapter
     difference: Comparison
     works: str
-    left_out: list[str]
+    metadata_left_out: list[str]
     sidecars: list[Path]
     base: str = ""
     prediction_difference: float | None = None
     lost: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
-    def as_dict(self) -> dict[str, object]:
-        """For ``--json`` and for the page."""
-        worst = self.difference.worst_layer
-        return {
+    def as_dict(self) -> dict[str, Any]:
+        return super().as_dict() | {
             "file": str(self.path),
-            "layout": self.layout,
-            "precision": self.precision,
             "layers": len(self.adapter.layers),
             "ranks": self.adapter.ranks,
             "difference": self.difference.overall,
             "worst_difference": self.difference.worst,
-            "worst_layer": None if worst is None else str(worst),
-            "works": self.works,
-            "metadata_left_out": self.left_out,
-            "prediction_difference": self.prediction_difference,
+            "worst_layer": plain(self.difference.worst_layer),
             "embeddings": [display_name(name[:80]) for name in self.adapter.embeddings],
-            "lost": list(self.lost),
-            "notes": list(self.notes),
         }
 
     def lines(self) -> list[str]:
-        """For people."""
         lines = [
             f"{shown(self.path)}: {self.adapter.size_in_words}, {self.layout} layout, "
             f"{self.precision}",
@@ -191,8 +184,8 @@ class Written:
         if self.lost:
             lines.append(f"Lost, since not understood: {shorten(map(display_name, self.lost))}.")
         lines += [f"It {self.works}.", *(f"Wrote {shown(path)}" for path in self.sidecars)]
-        if self.left_out:
-            lines.append(f"The metadata had no room for {', '.join(self.left_out[:5])}.")
+        if self.metadata_left_out:
+            lines.append(f"The metadata had no room for {', '.join(self.metadata_left_out[:5])}.")
         return lines
 
 
@@ -229,7 +222,7 @@ def write(
         adapter=written,
         difference=compare(before, written),
         works=works_in(judge(written)),
-        left_out=left_out,
+        metadata_left_out=left_out,
         sidecars=write_sidecars(after, output.path, picture) if output.sidecars else [],
         base=on.base.name if on else "",
         prediction_difference=predicted,
@@ -239,14 +232,13 @@ def write(
 
 
 @dataclass(frozen=True)
-class Extracted:
+class Extracted(Answer):
     """An adapter that was found between two base models, and its file."""
 
     found: Extraction
     file: Written
 
-    def as_dict(self) -> dict[str, object]:
-        """For ``--json`` and for the page."""
+    def as_dict(self) -> dict[str, Any]:
         facts = self.file.as_dict()
         same = ("file", "layout", "precision", "layers", "ranks", "works")
         return {name: facts[name] for name in same} | {
@@ -258,7 +250,6 @@ class Extracted:
         }
 
     def lines(self) -> list[str]:
-        """For people."""
         found, (first, *rest) = self.found, self.file.lines()
         lines = [first, f"Against the tuned model's layers, it {found.difference.in_words()}."]
         if found.left_out:
@@ -270,7 +261,7 @@ class Extracted:
 
 
 @dataclass(frozen=True)
-class Merged:
+class Merged(Answer):
     """A base model with adapters in its weights.
 
     Attributes:
@@ -278,6 +269,8 @@ class Merged:
         layers: how many were changed.
         rounding: the most of a layer's change that the number format rounds off; `worst_layer`'s.
     """
+
+    unsaid = ("path", "source", "worst_layer")
 
     path: Path
     layout: BaseLayout
@@ -288,14 +281,10 @@ class Merged:
     worst_layer: str
 
     def as_dict(self) -> dict[str, object]:
-        """For ``--json`` and for the page."""
-        facts = asdict(self)
-        del facts["path"], facts["source"], facts["worst_layer"]
         place = "folder" if self.layout == "folder" else "file"
-        return {place: str(self.path), **facts, "verified": True}
+        return {place: str(self.path), **super().as_dict(), "verified": True}
 
     def lines(self) -> list[str]:
-        """For people."""
         return [
             f"{shown(self.path)}: {self.source} with {self.layers} layers changed, {self.layout}, "
             f"{self.precision}",

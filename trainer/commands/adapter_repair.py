@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from trainer.answers import Answer, plain
 from trainer.commands.adapter import Embeddings, File, Force, LeaveOut, Precision, Sidecars
 from trainer.commands.command import (
     FileBase,
@@ -39,34 +40,24 @@ TRAIN_ON = (
 )
 """Strengths teach nothing; what does is said behind them."""
 _SHOWN = ("likeness", "effect", "class_drift", "neighbour_drift", "unrelated_drift")
+_TOGETHER = ("alone", "cross", "strengths", "merges", "drawn", "best")
 
 
 @dataclass(frozen=True)
-class Repaired:
+class Repaired(Answer):
     """An adapter with other strengths in its blocks, before and after."""
 
     strengths: Mapping[str, float]
     before: "Meters"
     after: "Meters"
-    drawn: float | None
+    drawn_kept: float | None
     board: Path
     file: "Written"
 
     def as_dict(self) -> dict[str, object]:
-        """For ``--json`` and for the page."""
-        from trainer.evaluation.assessment import finite, meters_json
-
-        return {
-            **self.file.as_dict(),
-            "strengths": dict(self.strengths),
-            "before": finite(meters_json(self.before)),
-            "after": finite(meters_json(self.after)),
-            "drawn_kept": self.drawn,
-            "board": str(self.board),
-        }
+        return super().as_dict() | self.file.as_dict()
 
     def lines(self) -> list[str]:
-        """For people."""
         from trainer.runs.meters import METERS
 
         titles = {meter.name: meter.title for meter in METERS}
@@ -76,9 +67,9 @@ class Repaired:
             if (before := getattr(self.before, name)) is not None
             and (after := getattr(self.after, name)) is not None
         ]
-        if self.drawn is not None:
+        if self.drawn_kept is not None:
             rows.append(
-                f"  Drawings with the trigger word keep {self.drawn:.0%} of their likeness."
+                f"  Drawings with the trigger word keep {self.drawn_kept:.0%} of their likeness."
             )
         changed = [f"  {block:<42} {strength:g}" for block, strength in self.strengths.items()]
         return [
@@ -88,46 +79,34 @@ class Repaired:
 
 
 @dataclass(frozen=True)
-class Joined:
+class Joined(Answer):
     """What adapters do to each other, and the file that holds them all."""
 
-    names: tuple[str, ...]
+    adapters: tuple[str, ...]
     found: "Together"
     board: Path
     file: "Written"
 
     def as_dict(self) -> dict[str, object]:
-        """For ``--json`` and for the page."""
         found = self.found
+        measured = plain({name: getattr(found, name) for name in _TOGETHER})
         shares = {way: found.share(each) for way, each in found.merges.items()}
-        return {
-            **self.file.as_dict(),
-            "adapters": list(self.names),
-            "alone": found.alone,
-            "cross": found.cross,
-            "together": found.both,
-            "strengths": found.strengths,
-            "merges": found.merges,
-            "shares": shares,
-            "drawn": found.drawn,
-            "best": found.best,
-            "board": str(self.board),
-        }
+        own = {"adapters": list(self.adapters), "board": str(self.board)}
+        return self.file.as_dict() | own | measured | {"together": found.both, "shares": shares}
 
     def lines(self) -> list[str]:
-        """For people."""
         found = self.found
         lines = [
             f"Pictures of {name}: likeness {found.alone[place]:.3f} with it alone, "
             f"{found.both[place]:.3f} with all at strength 1; "
             + ", ".join(
                 f"{found.cross[place][other]:.3f} with {one} alone"
-                for other, one in enumerate(self.names)
+                for other, one in enumerate(self.adapters)
                 if other != place
             )
-            for place, name in enumerate(self.names)
+            for place, name in enumerate(self.adapters)
         ]
-        pairs = zip(self.names, found.strengths, strict=True)
+        pairs = zip(self.adapters, found.strengths, strict=True)
         lines += [
             f"Best strengths: {', '.join(f'{name} {strength:.2f}' for name, strength in pairs)}.",
             "How much of its likeness the adapter keeps that loses most:",

@@ -1,13 +1,14 @@
 """``check-images``: what training would make of a folder, or of the folders of several concepts."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import typer
 
+from trainer.answers import Answer
 from trainer.commands.command import Base, command, option
 from trainer.commands.train import Concepts
 from trainer.config.concepts import captions_of, parse_concept
@@ -41,7 +42,7 @@ class ShownCaption:
 
 
 @dataclass(frozen=True)
-class ShownPicture:
+class ShownPicture(Answer):
     """One picture as it trains.
 
     Attributes:
@@ -55,9 +56,6 @@ class ShownPicture:
     captions: list[ShownCaption]
     crop: str
     file: str
-
-    def as_dict(self) -> dict[str, object]:
-        return asdict(self)
 
     def lines(self) -> Iterator[str]:
         yield self.name

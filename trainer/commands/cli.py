@@ -7,36 +7,21 @@ import os
 import sys
 from collections.abc import Sequence
 from functools import partial
+from importlib import import_module
 from importlib.metadata import entry_points
 
 from typer.exceptions import TyperException
 
-# Each of these modules declares its commands when it is imported, in the order of --help.
-from trainer.commands import (
-    adapter,
-    adapter_repair,
-    caption,
-    check_images,
-    doctor,
-    evaluate,
-    fit,
-    generate,
-    import_settings,
-    mask,
-    prove,
-    publish,
-    service,
-    train,
-    trigger,
-    tune,
-)
 from trainer.commands.command import app, perform
 from trainer.errors import UserError
 
-_COMMANDS = (
-    *(adapter, adapter_repair, caption, check_images, doctor, evaluate, fit, generate),
-    *(import_settings, mask, prove, publish, service, train, trigger, tune),
-)
+# Each of these modules declares its commands when it is imported, in the order of --help.
+for _module in (
+    *("adapter", "adapter_repair", "caption", "check_images", "doctor", "evaluate"),
+    *("fit", "generate", "import_settings", "mask", "prove", "publish", "service"),
+    *("train", "trigger", "tune"),
+):
+    import_module(f"trainer.commands.{_module}")
 
 # Read by GNU's OpenMP when torch is loaded. By default threads that wait for each other spin for
 # milliseconds: beside two busy processes on two cores a step of the built-in model then took 4 to

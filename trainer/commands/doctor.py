@@ -9,13 +9,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 from packaging.requirements import Requirement
 
+from trainer.answers import Answer
 from trainer.commands.command import command
 from trainer.places import PROJECT, RUNS, shown
 from trainer.runs.atomic import write_bytes
@@ -76,7 +77,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Answer):
     """Everything that `doctor` says of a machine.
 
     Attributes:
@@ -92,13 +93,17 @@ class Diagnosis:
     checks: tuple[Check, ...]
     advice: tuple[str, ...]
 
+    beside = ("passed",)
+
+    @property
+    def passed(self) -> bool:
+        """Whether all parts of the self-test did."""
+        return all(check.passed for check in self.checks)
+
     @property
     def exit_status(self) -> int:
         """1 where a part of the self-test failed."""
-        return 0 if all(check.passed for check in self.checks) else 1
-
-    def as_dict(self) -> dict[str, object]:
-        return {**asdict(self), "passed": self.exit_status == 0}
+        return int(not self.passed)
 
     def lines(self) -> Iterator[str]:
         machine = self.machine

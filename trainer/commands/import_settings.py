@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from trainer.answers import Answer, plain
 from trainer.commands.command import command, option
 from trainer.config.fields import all_fields, get_value
 from trainer.config.file import read_text, write_config
@@ -20,14 +21,14 @@ _MOST_PICTURES = 100_000
 
 
 @dataclass(frozen=True)
-class Imported:
+class Imported(Answer):
     """What `import_settings` gives: the settings, and the file they were written to."""
 
     moved: Moved
     out: Path | None
 
     def as_dict(self) -> dict[str, Any]:
-        """The answer for ``--json``; values are those that are not as they are here anyway."""
+        """``values`` are those that are not as they are here anyway."""
         moved, config = self.moved, self.moved.config
         tree = config.model_dump(mode="json")
         values = {
@@ -38,20 +39,13 @@ class Imported:
         return {
             "trainer": moved.trainer,
             "values": values | ({"concepts": tree["concepts"]} if tree["concepts"] else {}),
-            "taken": [
-                {"key": one.key, "theirs": one.theirs, "field": one.field, "ours": one.ours,
-                 "given": one.given, "note": one.note}
-                for one in moved.taken
-            ],
-            "without_counterpart": [
-                {"key": one.key, "theirs": one.theirs, "reason": one.reason} for one in moved.lost
-            ],
+            "taken": plain(moved.taken),
+            "without_counterpart": plain(moved.lost),
             "not_needed": list(moved.needless),
-            "written": str(self.out) if self.out else None,
-        }  # fmt: skip
+            "written": plain(self.out),
+        }
 
     def lines(self) -> list[str]:
-        """The same for people."""
         if self.out is None:
             return [*self.moved.lines(), "Write it to a file with --out FILE.toml."]
         how = f"Train with it:  python launch.py train --config {self.out}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from trainer import __version__
+from trainer.answers import Answer
 from trainer.commands.command import command, option, say
 from trainer.commands.doctor import Machine, look
 from trainer.commands.train import ConfigFile, Overrides, Presets, gathered_config
@@ -18,6 +19,7 @@ from trainer.events import MemoryUsed
 from trainer.places import PROJECT, RUNS, shown
 from trainer.runs.layout import safe_name
 from trainer.runs.log import read_events
+from trainer.text import aligned
 
 if TYPE_CHECKING:
     from trainer.tuning.trials import Trial, TrialScores
@@ -58,7 +60,7 @@ class Proven:
 
 
 @dataclass(frozen=True)
-class ProofPage:
+class ProofPage(Answer):
     """The result of ``prove``."""
 
     base: str
@@ -67,16 +69,11 @@ class ProofPage:
     page: Path
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
         rows = [dict(zip(_HEAD, one.row(), strict=True)) for one in self.runs]
         return {"base": self.base, "runs": rows, "page": str(self.page)}
 
     def lines(self) -> Iterator[str]:
-        """For people."""
-        rows = [_HEAD, *(one.row() for one in self.runs)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
-            yield "  ".join(map(str.ljust, row, widths)).rstrip()
+        yield from aligned([_HEAD, *(one.row() for one in self.runs)])
         yield f"One page to attach to a report:  {shown(self.page)}"
 
 
@@ -168,7 +165,7 @@ def _peak(trial: "Trial") -> float | None:
 
 def _write(proof: ProofPage, trials: "list[Trial]") -> None:
     from trainer.runs.board import data_uri, read_png
-    from trainer.runs.study import Part, pictures_of, write_study
+    from trainer.runs.report import Part, pictures_of, write_study
 
     machine = proof.machine
     cards = ", ".join(f"{one.name}, {one.memory_gib} GiB" for one in machine.accelerators)

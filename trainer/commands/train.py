@@ -27,8 +27,7 @@ from trainer.runs.layout import RunFolder, create_run, open_run
 from trainer.runs.log import read_events
 from trainer.runs.status import ENDED, is_alive, lengthen, own_status, read_status, write_status
 from trainer.text import capital
-from trainer.training.group import Group, check_launcher
-from trainer.training.processes import end_with_launcher, launch
+from trainer.training.processes import Group, check_launcher, end_with_launcher, launch
 
 if TYPE_CHECKING:
     from trainer.training.runner import Result

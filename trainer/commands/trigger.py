@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trainer.answers import Answer
 from trainer.commands.command import Base, command, option
 from trainer.config.fields import field_help
 from trainer.config.mistakes import on_one_line
@@ -27,7 +28,7 @@ PICTURE_SEED = 1
 
 
 @dataclass(frozen=True)
-class TriggerAnswer:
+class TriggerAnswer(Answer):
     """Verdicts and suggestions.
 
     Attributes:
@@ -35,16 +36,12 @@ class TriggerAnswer:
         pictures: what it draws for each of the words, where that was asked for.
     """
 
+    unsaid = ("base", "pictures")
+
     base: str
     words: list["Judgement"]
     suggestions: list["Judgement"]
     pictures: list[Path]
-
-    def as_dict(self) -> dict[str, object]:
-        return {
-            "words": [one.as_dict() for one in self.words],
-            "suggestions": [one.as_dict() for one in self.suggestions],
-        }
 
     def lines(self) -> Iterator[str]:
         for one in self.words:

@@ -6,8 +6,7 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from trainer.config.layers import number_by_pattern, number_for
-from trainer.config.section import FilePath, Section, Several, field
+from trainer.config.section import FilePath, Section, Several, field, number_by_pattern, number_for
 
 AdapterKind = Literal["lora", "rslora", "dora", "loha", "lokr"]
 PAIRS: tuple[AdapterKind, ...] = ("lora", "rslora", "dora")

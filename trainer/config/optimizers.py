@@ -9,8 +9,7 @@ from typing import Literal
 from pydantic import field_validator
 
 from trainer.config.adapting import PAIRS
-from trainer.config.layers import number_by_pattern
-from trainer.config.section import Probability, Rate, Section, Several, field
+from trainer.config.section import Probability, Rate, Section, Several, field, number_by_pattern
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+
+import tomli
 
 from trainer.config.fields import all_fields, get_value
 from trainer.config.file import with_values
@@ -26,135 +29,20 @@ class Preset:
     values: Mapping[str, object]
 
 
-_ALL = (
-    Preset(
-        "quick",
-        "A first look within minutes: do the pictures and the trigger word work at all?",
-        {
-            "training.steps": 300,
-            "previews.every": 100,
-            "previews.count": 1,
-            "previews.inference_steps": 15,
-            "checkpoints.every": 0,
-        },
-    ),
-    Preset(
-        "normal",
-        "Ten to thirty pictures of one thing: what to try first.",
-        {
-            "training.steps": 1000,
-            "adapter.rank": 16,
-            "previews.every": 200,
-            "checkpoints.every": 200,
-        },
-    ),
-    Preset(
-        "thorough",
-        "Overnight: more rank, averaged at the end, and the last ten checkpoints kept.",
-        {
-            "training.steps": 3000,
-            "training.ema_decay": 0.99,
-            "adapter.rank": 32,
-            "previews.every": 300,
-            "previews.count": 4,
-            "checkpoints.every": 300,
-            "checkpoints.keep": 10,
-        },
-    ),
-    Preset(
-        "subject",
-        "One person or animal: more captions are cut to trigger and class word, which carry it.",
-        {"adapter.rank": 16, "adapter.text_encoder": True, "captions.dropout": 0.1},
-    ),
-    Preset(
-        "style",
-        "A way of drawing: more rank, mirrored pictures; the text encoder learns the trigger word.",
-        {
-            "adapter.rank": 32,
-            "adapter.text_encoder": True,
-            "captions.dropout": 0.0,
-            "images.flip": True,
-        },
-    ),
-    Preset(
-        "several",
-        "Several people or things in one adapter, each with a word of its own: more rank.",
-        {"adapter.rank": 32},
-    ),
-    Preset(
-        "loose",
-        "The rest may move a little: it is held less, and on every second step, which saves time.",
-        {"preservation.weight": 2.0, "preservation.every": 2},
-    ),
-    Preset(
-        "firm",
-        "The rest has to stay as it is, though the subject may then come later.",
-        {"preservation.weight": 8.0},
-    ),
-    Preset(
-        "sd1-6gb",
-        "Stable Diffusion 1.5 on a card with 6 GB: checkpointing, the batch collected in fours.",
-        {
-            "base.name": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-            "images.resolution": 512,
-            "training.batch_size": 1,
-            "training.accumulation": 4,
-            "training.gradient_checkpointing": True,
-            "training.steps": 1200,
-        },
-    ),
-    Preset(
-        "sdxl-11gb",
-        "SDXL at 1024 pixels on a card with 11 GB: UNet only, checkpointing, batches of one.",
-        {
-            "base.name": "stabilityai/stable-diffusion-xl-base-1.0",
-            "images.resolution": 1024,
-            "adapter.rank": 16,
-            "adapter.text_encoder": False,
-            "training.batch_size": 1,
-            "training.accumulation": 4,
-            "training.gradient_checkpointing": True,
-            "training.steps": 1500,
-            "previews.every": 250,
-            "checkpoints.every": 250,
-        },
-    ),
-    Preset(
-        "b-lora-style",
-        "The style of one picture, for SDXL: the block that decides how things are drawn (B-LoRA).",
-        {
-            "base.name": "stabilityai/stable-diffusion-xl-base-1.0",
-            "adapter.only": ("unet.up_blocks.0.attentions.1.*",),
-            "adapter.targets": "attention",
-            "adapter.text_encoder": False,
-            "adapter.rank": 64,
-        },
-    ),
-    Preset(
-        "b-lora-content",
-        "The thing of one picture, for SDXL: the block that decides what is drawn (B-LoRA).",
-        {
-            "base.name": "stabilityai/stable-diffusion-xl-base-1.0",
-            "adapter.only": ("unet.up_blocks.0.attentions.0.*",),
-            "adapter.targets": "attention",
-            "adapter.text_encoder": False,
-            "adapter.rank": 64,
-        },
-    ),
-    Preset(
-        "prodigy",
-        "Prodigy finds the learning rate by itself: for pictures on which the usual rate fails.",
-        {
-            "optimizer.name": "prodigy",
-            "optimizer.learning_rate": 1.0,
-            "optimizer.text_encoder_learning_rate": 1.0,
-            "optimizer.schedule": "cosine",
-            "optimizer.warmup": 0.0,
-        },
-    ),
-)
+def _read_presets() -> Iterator[Preset]:
+    """Those of ``presets.toml``, which has fields as a configuration file has them."""
+    tables = tomli.loads(Path(__file__).with_name("presets.toml").read_text(encoding="utf-8"))
+    for name, table in tables.items():
+        reason = table.pop("reason")
+        values = {
+            f"{section}.{key}": value
+            for section, fields in table.items()
+            for key, value in fields.items()
+        }
+        yield Preset(name, reason, values)
 
-PRESETS: Mapping[str, Preset] = {preset.name: preset for preset in _ALL}
+
+PRESETS: Mapping[str, Preset] = {preset.name: preset for preset in _read_presets()}
 
 
 @dataclass(frozen=True)

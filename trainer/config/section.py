@@ -8,7 +8,8 @@ of adapters and the prediction of memory read it from there (`trainer.config.fie
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
@@ -93,3 +94,26 @@ def field(
         facts["before"] = cast("Any", before)
     extra = cast("Any", Field)
     return extra(default, title=title, json_schema_extra=facts, **limits)
+
+
+def number_by_pattern(line: str) -> tuple[str, float]:
+    """The pattern and the number of a line.
+
+    Raises:
+        ValueError: it is not of this form.
+    """
+    pattern, equals, number = (part.strip() for part in line.rpartition("="))
+    try:
+        if pattern and equals:
+            return pattern, float(number)
+    except ValueError:
+        pass
+    raise ValueError(f"{line!r} is not PATTERN = NUMBER, such as unet.up_blocks.* = 2")
+
+
+def number_for(layer: str, lines: Iterable[str], otherwise: float) -> float:
+    """What the lines say of a layer, such as ``unet.mid_block.attentions.0.proj_in``."""
+    fitting = [
+        number for pattern, number in map(number_by_pattern, lines) if fnmatchcase(layer, pattern)
+    ]
+    return fitting[-1] if fitting else otherwise

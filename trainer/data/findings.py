@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from trainer.answers import Answer
 from trainer.data.names import list_names
 
 Severity = Literal["error", "warning", "note"]
@@ -29,7 +30,7 @@ class ImageProblem(Exception):
 
 
 @dataclass(frozen=True)
-class Finding:
+class Finding(Answer):
     """One doubt about a picture, a caption, a folder or the whole set.
 
     Attributes:
@@ -51,10 +52,8 @@ class Finding:
         return cls(list_names(names), severity, message, tuple(names))
 
     def as_dict(self) -> dict[str, object]:
-        """As ``--json`` prints it; ``pictures`` are all names."""
-        about = list(self.pictures or (self.name,))
-        values = {"name": self.name, "severity": self.severity, "message": self.message}
-        return {**values, "pictures": about}
+        """``pictures`` are all names."""
+        return {**super().as_dict(), "pictures": list(self.pictures or (self.name,))}
 
     def in_words(self, limit: int = 3) -> str:
         """Name and message, with at most so many names."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from trainer.answers import Answer, plain
 from trainer.config.concepts import captions_of, concepts_of
 from trainer.config.schema import ConceptConfig, TrainingConfig
 from trainer.data.decoder import ScanCache
@@ -20,7 +21,7 @@ from trainer.places import cache_folder
 
 
 @dataclass(frozen=True)
-class SetsReport:
+class SetsReport(Answer):
     """The image set of each concept of a run, and what concerns more than one of them.
 
     What ``check-images`` prints, and what a training begins with.
@@ -67,8 +68,7 @@ class SetsReport:
         if len(self.reports) == 1:
             report = self.reports[0]
             return replace(report, findings=[*report.findings, *self.shared]).as_dict()
-        findings = [one.as_dict() for one in self.shared]
-        return {"concepts": [one.as_dict() for one in self.reports], "findings": findings}
+        return {"concepts": plain(self.reports), "findings": plain(self.shared)}
 
     def lines(self) -> Iterator[str]:
         for report in self.reports:

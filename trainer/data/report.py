@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
+from trainer.answers import Answer
 from trainer.config.schema import CaptionsConfig, ImagesConfig
 from trainer.data.captions import CHUNK_TOKENS, caption_lines
 from trainer.data.checks import FittedSet, findings_of, plan_entry
@@ -39,7 +40,7 @@ class Fact:
 
 
 @dataclass(frozen=True)
-class SetReport:
+class SetReport(Answer):
     """What an image set comes to at a resolution.
 
     Attributes:
@@ -65,6 +66,8 @@ class SetReport:
         fitted: the pictures that will train, with their cuts.
     """
 
+    unsaid = ("fitted",)
+
     path: str
     resolution: int
     pictures: int
@@ -84,12 +87,6 @@ class SetReport:
     splits: dict[str, int]
     findings: list[Finding]
     fitted: list[Picture] = field(repr=False)
-
-    def as_dict(self) -> dict[str, object]:
-        """The report as plain values, for JSON."""
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
-        del values["fitted"]
-        return {**values, "findings": [one.as_dict() for one in self.findings]}
 
     def facts(self) -> Iterator[Fact]:
         """All that is counted, in the order in which it is said."""

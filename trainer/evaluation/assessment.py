@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from trainer.answers import Answer, plain
 from trainer.data.cache import TensorCache
 from trainer.evaluation.board import draw_board
 from trainer.evaluation.listening import Listening, listening_findings, measure_listening
@@ -23,7 +23,7 @@ from trainer.evaluation.verdicts import (
     recommend,
 )
 from trainer.evaluation.watching import history
-from trainer.events import DERIVED_METERS, Meters, Progress, no_progress
+from trainer.events import Meters, Progress, no_progress
 from trainer.lora.attach import detach, set_strength
 from trainer.lora.loading import load_into
 from trainer.lora.reading import read_adapter
@@ -34,16 +34,18 @@ from trainer.runs.atomic import write_json
 from trainer.runs.layout import RunFolder
 from trainer.runs.log import read_events
 from trainer.runs.meters import METERS
+from trainer.text import aligned
 from trainer.training.session import Session
-from trainer.untyped import is_mapping, is_sequence
 
 NAME = "measured"
+_SUMMED_UP = ("effect", "leak", "collateral", "validation_loss")
+_OWN = ("trigger", "class_word", "verdict", "listening")
 STRENGTHS = (0.6, 0.8)
 """Below full strength, what is tried for the recommended checkpoint."""
 
 
 @dataclass(frozen=True)
-class Assessment:
+class Assessment(Answer):
     """What was found.
 
     Attributes:
@@ -75,31 +77,22 @@ class Assessment:
     notes: list[str] = field(default_factory=list[str])
 
     def as_dict(self) -> dict[str, object]:
-        """For ``evaluate --json`` and a run's ``evaluation.json``."""
+        """Also for a run's ``evaluation.json``."""
         meters, chosen = self.checkpoints[-1].meters, self.recommended.candidate
-        found = {
-            "effect": meters.effect,
-            "leak": meters.leak,
-            "collateral": meters.collateral,
-            "validation_loss": meters.validation_loss,
-            "trigger": self.trigger,
-            "class_word": self.class_word,
-            "verdict": asdict(self.verdict),
-            "listening": asdict(self.listening) if self.listening else None,
-            "checkpoints": [candidate_json(one) for one in self.checkpoints],
-            "recommended": {
-                "checkpoint": chosen.file if chosen else None,
-                "step": chosen.step if chosen else None,
-                "strength": chosen.strength if chosen else None,
-                "why": self.recommended.why,
-                "findings": [asdict(finding) for finding in self.findings],
-                "strengths": [candidate_json(one) for one in self.strengths],
-            },
+        found = {name: getattr(meters, name) for name in _SUMMED_UP}
+        found |= {name: getattr(self, name) for name in _OWN}
+        found["checkpoints"] = [candidate_json(one) for one in self.checkpoints]
+        found["recommended"] = {
+            "checkpoint": chosen.file if chosen else None,
+            "step": chosen.step if chosen else None,
+            "strength": chosen.strength if chosen else None,
+            "why": self.recommended.why,
+            "findings": self.findings,
+            "strengths": [candidate_json(one) for one in self.strengths],
         }
-        return {name: finite(value) for name, value in found.items()}
+        return plain(found)
 
     def lines(self) -> list[str]:
-        """For people."""
         words = self.trigger + (f", class word {self.class_word}" if self.class_word else "")
         command = self.verdict.next_step.command
         result = [f"Trigger word {words}", "", self.verdict_line]
@@ -130,10 +123,10 @@ class Assessment:
     def details(self) -> dict[str, object]:
         """What the object has no room for."""
         return {
-            "concepts": {name: meters_json(meters) for name, meters in self.each.items()},
+            "concepts": self.each,
             "bleed": self.bleed,
             "prompts": self.prompts,
-            "pictures": asdict(self.pictures) if self.pictures else None,
+            "pictures": self.pictures,
             "notes": self.notes,
         }
 
@@ -303,16 +296,7 @@ def write_assessment(assessment: Assessment, run: RunFolder) -> None:
     details = run.bleed_board.with_name("details.json")
     details.parent.mkdir(parents=True, exist_ok=True)
     write_json(run.evaluation, assessment.as_dict())
-    write_json(details, finite(assessment.details()))
-
-
-def finite(value: object) -> object:
-    """The same with None for what is not a number, which JSON can't say."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if is_mapping(value):
-        return {str(key): finite(item) for key, item in value.items()}
-    return [finite(item) for item in value] if is_sequence(value) else value
+    write_json(details, plain(assessment.details()))
 
 
 def table(candidates: Sequence[Candidate]) -> list[str]:
@@ -324,19 +308,13 @@ def table(candidates: Sequence[Candidate]) -> list[str]:
         rows.append(
             [step, f"{one.strength:g}", *("-" if v is None else f"{v:.3f}" for v in values)]
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(map(str.rjust, row, widths)) for row in rows]
+    return aligned(rows, right=True)
 
 
 def candidate_json(one: Candidate) -> dict[str, object]:
     """A checkpoint at a strength, with its meters."""
     place = {"checkpoint": one.file, "step": one.step, "strength": one.strength}
-    return {**place, **meters_json(one.meters)}
-
-
-def meters_json(meters: Meters) -> dict[str, object]:
-    """All meters of one measurement."""
-    return {**asdict(meters), **{name: getattr(meters, name) for name in DERIVED_METERS}}
+    return {**place, **one.meters.as_dict()}
 
 
 def _measure_files(

@@ -24,8 +24,8 @@ from trainer.lora.adapter import Adapter
 from trainer.lora.attach import detach
 from trainer.lora.changes import singular_values
 from trainer.lora.editing import merge, resize, scaled, without_shared
-from trainer.lora.family_layers import ModuleKey
 from trainer.lora.loading import load_into
+from trainer.lora.names import ModuleKey
 from trainer.models.base import BaseModel
 from trainer.typed_torch import floats
 

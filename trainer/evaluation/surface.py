@@ -22,7 +22,7 @@ from torch import Tensor
 from trainer.diffusion import predict
 from trainer.evaluation.meters import MeterBench
 from trainer.lora.attach import set_strengths
-from trainer.lora.family_layers import ModuleKey
+from trainer.lora.names import ModuleKey
 from trainer.models.base import BaseModel
 from trainer.typed_torch import floats
 

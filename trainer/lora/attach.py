@@ -1,7 +1,7 @@
 """Adapters on the live modules of a base model: attach, switch, remove.
 
 A layer's output becomes ``W x + strength · (alpha / rank) · B A x`` (arXiv 2106.09685, eq. 3) for
-each adapter on it, or that of LoHa or LoKr (`trainer.lora.lycoris`). The wrapped layers are PEFT's,
+each adapter on it, or that of LoHa or LoKr (`trainer.lora.adapter`). The wrapped layers are PEFT's,
 put in place by ``inject_adapter_in_model``. diffusers' and transformers' own ``add_adapter`` rest
 on the same function, but each keeps a register of its own, sets gradient flags when adapters are
 switched, and leaves the wrappers in place when the last adapter goes. Here nothing but the layers
@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from trainer.config.layers import number_by_pattern
 from trainer.config.schema import AdapterConfig
+from trainer.config.section import number_by_pattern
 from trainer.errors import UserError
 from trainer.lora.adapter import Adapter
 from trainer.lora.layers import (

@@ -19,10 +19,8 @@ from torch import Tensor
 
 from trainer import typed_torch
 from trainer.errors import UserError
-from trainer.lora.adapter import Adapter, LoraLayer
-from trainer.lora.family_layers import ModuleKey
-from trainer.lora.lycoris import form_change, form_factors, kronecker_halves
-from trainer.lora.names import count_layers, count_parts, shorten
+from trainer.lora.adapter import Adapter, LoraLayer, form_change, form_factors, kronecker_halves
+from trainer.lora.names import ModuleKey, count_layers, count_parts, shorten
 from trainer.memory.devices import Precision
 
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-6, "fp16": 2e-3, "bf16": 1e-2}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from trainer import typed_torch
+from trainer.answers import Answer
 from trainer.data.names import display_name
 from trainer.lora.adapter import Adapter
 from trainer.lora.changes import rank_for, singular_values
@@ -35,74 +36,64 @@ MAX_TAGS = 8
 
 @dataclass(frozen=True)
 class LayerFacts:
-    """One layer: its energy is the Frobenius norm of alpha / rank · BA; `enough` keeps 99 %."""
+    """One layer: its energy is the Frobenius norm of alpha / rank · BA, of which `enough_rank`
+    keeps 99 %."""
 
-    key: ModuleKey
     rank: int
     alpha: float
     energy: float
-    enough: int
-
-    @property
-    def block(self) -> str:
-        """The block that it lies in: such as ``unet.down_blocks.1``; a text encoder is one."""
-        if self.key.part != "unet":
-            return self.key.part
-        depth = 2 if self.key.path.startswith(("down_blocks.", "up_blocks.")) else 1
-        return display_name(".".join(["unet", *self.key.path.split(".")[:depth]]))
+    enough_rank: int
 
 
 @dataclass(frozen=True)
-class AdapterInspection:
+class AdapterInspection(Answer):
     """What is in an adapter file.
 
     Attributes:
-        energies: of each block, and of each text encoder, greatest first.
-        fall: for ranks 1, 2, 4, … the share of the energy that the strongest directions of each
+        file: its name.
+        energy_by_block: of each block, and of each text encoder, greatest first.
+        energy_kept_by_rank: for ranks 1, 2, 4, … the share that the strongest directions of each
             layer have.
-        enough: the rank that keeps 99 % of the energy of all layers together.
+        enough_rank: that keeps 99 % of the energy of all layers together.
         trigger_words: as the file says; may be empty.
         tags: the commonest in the captions that it was trained on.
         metadata: cut and escaped.
-        is_dora: whether it has magnitudes, which all numbers here leave out.
+        dora: whether it has magnitudes, which all numbers here leave out.
         kinds: the kinds of its layers.
         unmeasured: those of them whose strength depends on the base model, counted here as 0.
         embeddings: names of the embeddings that are bundled with it.
         left_out: names of tensors that were not read.
     """
 
-    path: Path
+    file: str
     family: FamilyName | None
     layouts: tuple[str, ...]
-    layers: tuple[LayerFacts, ...]
-    energies: dict[str, float]
-    fall: dict[int, float]
-    enough: int
+    layers: dict[ModuleKey, LayerFacts]
+    energy_by_block: dict[str, float]
+    energy_kept_by_rank: dict[int, float]
+    enough_rank: int
     trigger_words: tuple[str, ...]
     tags: tuple[str, ...]
     metadata: dict[str, str]
-    is_dora: bool
+    dora: bool
     kinds: tuple[str, ...] = ("LoRA",)
     unmeasured: tuple[str, ...] = ()
     embeddings: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
-        """The report for people."""
         title = FAMILIES[self.family].title if self.family else "an unknown base"
-        counts = ", ".join(
-            f"{n} in {p}" for p, n in count_parts(x.key for x in self.layers).items()
-        )
-        total = math.hypot(*self.energies.values())
+        counts = ", ".join(f"{n} in {part}" for part, n in count_parts(self.layers).items())
+        total = math.hypot(*self.energy_by_block.values())
         lines = [
-            f"{display_name(self.path.name)}: for {title}, {' and '.join(self.layouts)} layout",
+            f"{display_name(self.file)}: for {title}, {' and '.join(self.layouts)} layout",
             f"Layers: {counts}",
-            f"Rank / alpha: {_scales(self.layers)}",
+            f"Rank / alpha: {_scales(self.layers.values())}",
             f"Trigger words: {', '.join(self.trigger_words) or 'none in the file'}",
         ]
-        if self.is_dora:
+        if self.dora:
             lines.append("DoRA: the strengths are those of its matrices, without its magnitudes.")
-        if self.kinds != ("LoRA",) and not self.is_dora:
+        if self.kinds != ("LoRA",) and not self.dora:
             lines.append(f"Kind: {' and '.join(self.kinds)}")
         if self.unmeasured:
             kinds = " and ".join(self.unmeasured)
@@ -114,39 +105,13 @@ class AdapterInspection:
         if self.tags:
             lines.append(f"Commonest tags: {', '.join(self.tags)}")
         lines.append(f"Strength by block (Frobenius norm of the change, {total:.3g} in all):")
-        lines += [f"  {block:<28} {energy:.3g}" for block, energy in self.energies.items()]
-        falls = ", ".join(f"rank {rank}: {100 * share:.1f} %" for rank, share in self.fall.items())
+        lines += [f"  {block:<28} {energy:.3g}" for block, energy in self.energy_by_block.items()]
+        kept = self.energy_kept_by_rank.items()
+        falls = ", ".join(f"rank {rank}: {100 * share:.1f} %" for rank, share in kept)
         lines.append(f"Energy that smaller ranks keep: {falls}")
-        lines.append(f"Rank {self.enough} would have kept {100 * ENOUGH:.0f} % of it.")
+        lines.append(f"Rank {self.enough_rank} would have kept {100 * ENOUGH:.0f} % of it.")
         lines += [f"  {key} = {value}" for key, value in self.metadata.items()]
         return lines
-
-    def as_dict(self) -> dict[str, object]:
-        """For ``--json``."""
-        return {
-            "file": self.path.name,
-            "family": self.family,
-            "layouts": list(self.layouts),
-            "layers": {
-                str(layer.key): {
-                    "rank": layer.rank,
-                    "alpha": layer.alpha,
-                    "energy": layer.energy,
-                    "enough_rank": layer.enough,
-                }
-                for layer in self.layers
-            },
-            "energy_by_block": self.energies,
-            "energy_kept_by_rank": {str(rank): share for rank, share in self.fall.items()},
-            "enough_rank": self.enough,
-            "dora": self.is_dora,
-            "kinds": list(self.kinds),
-            "embeddings": list(self.embeddings),
-            "left_out": list(self.left_out),
-            "trigger_words": list(self.trigger_words),
-            "tags": list(self.tags),
-            "metadata": self.metadata,
-        }
 
 
 def inspect_file(path: Path, *, leave_out_unknown: bool = False) -> AdapterInspection:
@@ -159,40 +124,47 @@ def inspect_file(path: Path, *, leave_out_unknown: bool = False) -> AdapterInspe
         UserError: the file can't be read, or has numbers that are not finite.
     """
     adapter = read_adapter(path, leave_out_unknown=leave_out_unknown)
-    layers: list[LayerFacts] = []
+    layers: dict[ModuleKey, LayerFacts] = {}
     squares: list[Tensor] = []
+    energies: dict[str, float] = defaultdict(float)
     for key, layer in adapter.layers.items():
         # What DoRA changes in all depends on the base model; its low-rank half does not.
         half = replace(layer, magnitude=None)
         values = torch.zeros(1, dtype=torch.float64) if half.needs_base else singular_values(half)
         energy, enough = float(typed_torch.norm(values)), rank_for(values, None, ENOUGH)
-        layers.append(LayerFacts(key, layer.rank, layer.alpha, energy, enough))
+        layers[key] = LayerFacts(layer.rank, layer.alpha, energy, enough)
         squares.append(values.square())
+        energies[block_of(key)] = math.hypot(energies[block_of(key)], energy)
     shares = _shares_by_rank(squares)
     ranks = sorted({2**n for n in range(len(shares).bit_length())} | {len(shares)})
-    energies: dict[str, float] = defaultdict(float)
-    for layer in layers:
-        energies[layer.block] = math.hypot(energies[layer.block], layer.energy)
     return AdapterInspection(
-        path=path,
+        file=path.name,
         family=adapter.family,
         layouts=tuple(layouts_of(adapter.names)),
-        layers=tuple(layers),
-        energies=dict(sorted(energies.items(), key=lambda item: -item[1])),
-        fall={rank: shares[rank - 1] for rank in ranks},
-        enough=next(rank for rank, share in enumerate(shares, 1) if share >= ENOUGH),
+        layers=layers,
+        energy_by_block=dict(sorted(energies.items(), key=lambda item: -item[1])),
+        energy_kept_by_rank={rank: shares[rank - 1] for rank in ranks},
+        enough_rank=next(rank for rank, share in enumerate(shares, 1) if share >= ENOUGH),
         trigger_words=trigger_words(adapter),
         tags=_tags(adapter.metadata),
         metadata={
             shown(key, 80): shown(adapter.metadata[key])
             for key in sorted(adapter.metadata)[:MAX_KEYS]
         },
-        is_dora=any(layer.magnitude is not None for layer in adapter.layers.values()),
+        dora=any(layer.magnitude is not None for layer in adapter.layers.values()),
         kinds=tuple(adapter.kinds),
         unmeasured=tuple(kind for kind in adapter.kinds if kind in ("OFT", "GLoRA")),
         embeddings=tuple(shown(name, 80) for name in adapter.embeddings),
         left_out=adapter.left_out,
     )
+
+
+def block_of(key: ModuleKey) -> str:
+    """The block that a layer lies in: such as ``unet.down_blocks.1``; a text encoder is one."""
+    if key.part != "unet":
+        return key.part
+    depth = 2 if key.path.startswith(("down_blocks.", "up_blocks.")) else 1
+    return display_name(".".join(["unet", *key.path.split(".")[:depth]]))
 
 
 def trigger_words(adapter: Adapter) -> tuple[str, ...]:
@@ -223,7 +195,7 @@ def _shares_by_rank(squares: list[Tensor]) -> list[float]:
     return [*shares[:-1].tolist(), 1.0]
 
 
-def _scales(layers: tuple[LayerFacts, ...]) -> str:
+def _scales(layers: Iterable[LayerFacts]) -> str:
     counted = Counter((layer.rank, layer.alpha) for layer in layers)
     named = [
         f"{rank} / {alpha:g} ({count} layers)" for (rank, alpha), count in counted.most_common(5)

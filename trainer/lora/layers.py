@@ -25,8 +25,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from trainer.config.adapting import AdapterKind
-from trainer.lora.family_layers import PARTS, ModuleKey, Part
-from trainer.lora.names import Targets, canonical_path, is_target
+from trainer.lora.names import PARTS, ModuleKey, Part, Targets, canonical_path, is_target
 from trainer.models.base import BaseModel
 from trainer.typed_torch import named_modules
 

@@ -21,11 +21,17 @@ import torch
 from torch import Tensor
 
 from trainer.errors import UserError
-from trainer.lora.adapter import Adapter, LoraLayer, Magnitude
-from trainer.lora.family_layers import PARTS, ModuleKey, Part, fitting_families, largest_shape
+from trainer.lora.adapter import Adapter, FormName, LoraLayer, Magnitude, read_form
 from trainer.lora.layouts import LayerNames, group_layers
-from trainer.lora.lycoris import FormName, read_form
-from trainer.lora.names import canonical_path, shorten
+from trainer.lora.names import (
+    PARTS,
+    ModuleKey,
+    Part,
+    canonical_path,
+    fitting_families,
+    largest_shape,
+    shorten,
+)
 from trainer.memory.devices import Precision
 from trainer.models.families import FAMILIES, FamilyName
 from trainer.models.safetensors_header import SafetensorsHeader, read_header

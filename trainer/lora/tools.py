@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
+from trainer.answers import Answer
 from trainer.lora.adapter import Adapter
-from trainer.lora.family_layers import PARTS, ModuleKey, Part, unfit_layers
 from trainer.lora.layouts import Layout
-from trainer.lora.names import attentions
+from trainer.lora.names import PARTS, ModuleKey, Part, attentions, unfit_layers
 from trainer.models.families import FAMILIES, FamilyName
 
 Tool = Literal["A1111", "Forge", "ComfyUI", "InvokeAI", "sd-scripts", "diffusers"]
@@ -34,31 +34,27 @@ _HIDDEN_NOTE = "without ss_base_model_version it is listed as for SD 1"
 
 
 @dataclass(frozen=True)
-class ToolVerdict:
+class ToolVerdict(Answer):
     """What a tool makes of a file.
 
     Attributes:
         matched: of each part the tensors that it loads.
         total: of each part the tensors in the file.
-        exact: whether what it loads has the strength that it was made with.
+        strength_exact: whether what it loads has the strength that it was made with.
         notes: what is lost or wrong, and why.
     """
 
-    tool: Tool
+    beside = ("works",)
+
     matched: dict[Part, int]
     total: dict[Part, int]
-    exact: bool
+    strength_exact: bool
     notes: tuple[str, ...]
 
     @property
     def works(self) -> bool:
         """Whether everything is loaded, with its strength."""
-        return self.exact and self.matched == self.total
-
-    @property
-    def loads(self) -> bool:
-        """Whether it loads anything."""
-        return any(self.matched.values())
+        return self.strength_exact and self.matched == self.total
 
 
 class LoaderFault(NamedTuple):
@@ -77,14 +73,14 @@ class LoaderFault(NamedTuple):
     layers: Callable[[Adapter], set[ModuleKey]]
 
 
-def judge(adapter: Adapter) -> tuple[ToolVerdict, ...]:
+def judge(adapter: Adapter) -> dict[Tool, ToolVerdict]:
     """What each tool makes of an adapter that was read from a file, by what was measured.
 
     A file of which nothing tells the family is judged as for SD 1.
     """
     found = [(fault, layers) for fault in _FAULTS if (layers := fault.layers(adapter))]
     total = _count(adapter, set())
-    verdicts: list[ToolVerdict] = []
+    verdicts: dict[Tool, ToolVerdict] = {}
     for tool in TOOLS:
         mine = [(fault, layers) for fault, layers in found if tool in fault.tools]
         lost: set[ModuleKey] = set()
@@ -92,19 +88,19 @@ def judge(adapter: Adapter) -> tuple[ToolVerdict, ...]:
             lost |= {"lost": layers, "all lost": set(adapter.layers)}.get(fault.effect, set())
         exact = all(fault.effect != "inexact" for fault, _ in mine)
         notes = tuple(fault.note.format(parts=_parts(layers)) for fault, layers in mine)
-        verdicts.append(ToolVerdict(tool, _count(adapter, lost), total, exact, notes))
-    return tuple(verdicts)
+        verdicts[tool] = ToolVerdict(_count(adapter, lost), total, exact, notes)
+    return verdicts
 
 
-def works_in(verdicts: tuple[ToolVerdict, ...]) -> str:
+def works_in(verdicts: Mapping[Tool, ToolVerdict]) -> str:
     """In one line, where the file works, and what is wrong elsewhere."""
-    good = [verdict.tool for verdict in verdicts if verdict.works]
+    good = [tool for tool, verdict in verdicts.items() if verdict.works]
     lines = [f"works in {', '.join(good) if good else 'none of the usual tools'}"]
     by_reason: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for verdict in verdicts:
+    for tool, verdict in verdicts.items():
         if not verdict.works:
-            how = "only in part in" if verdict.loads else "not in"
-            by_reason[how, "; ".join(verdict.notes)].append(verdict.tool)
+            how = "only in part in" if any(verdict.matched.values()) else "not in"
+            by_reason[how, "; ".join(verdict.notes)].append(tool)
     lines += [f"{how} {', '.join(tools)} ({why})" for (how, why), tools in by_reason.items()]
     return "; ".join(lines)
 

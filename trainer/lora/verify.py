@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trainer import typed_torch
+from trainer.answers import Answer
 from trainer.data.names import display_name
 from trainer.lora.adapter import Adapter
 from trainer.lora.attach import detach
@@ -16,9 +16,10 @@ from trainer.lora.layouts import Layout, layouts_of
 from trainer.lora.loading import collect, load_into, plain_on, uncovered
 from trainer.lora.names import PROJECTIONS, ModuleKey, attentions, shorten
 from trainer.lora.reading import read_adapter
-from trainer.lora.tools import ToolVerdict, judge, works_in
+from trainer.lora.tools import Tool, ToolVerdict, judge, works_in
 from trainer.models.base import BaseModel
 from trainer.models.families import FAMILIES, FamilyName
+from trainer.text import capital
 
 _NAME = "verify"
 
@@ -31,56 +32,48 @@ class BaseProof:
         name: of the base model.
         layers: how many it adapts.
         missing: attention layers, of the parts that it adapts, that it says nothing about.
-        worst: greatest relative difference between the file's change and the one that the live
-            model has, over all layers.
-        strongest: greatest change of a layer's weight relative to that weight (Frobenius norms).
+        worst_difference: greatest relative difference between the file's change and the one that
+            the live model has, over all layers.
+        strongest_change: the greatest of a layer's weight, relative to it (Frobenius norms).
         strongest_layer: where that is.
     """
 
     name: str
     layers: int
     missing: tuple[ModuleKey, ...]
-    worst: float
-    strongest: float
+    worst_difference: float
+    strongest_change: float
     strongest_layer: ModuleKey
 
     def line(self) -> str:
         """The report for people."""
         return (
             f"On {self.name}: {self.layers} layers changed, as the file says to within "
-            f"{self.worst:.1e}; the strongest change is {100 * self.strongest:.2g} % of its weight "
-            f"({self.strongest_layer})."
+            f"{self.worst_difference:.1e}; the strongest change is "
+            f"{100 * self.strongest_change:.2g} % of its weight ({self.strongest_layer})."
         )
-
-    def as_dict(self) -> dict[str, object]:
-        """For ``--json``."""
-        return {
-            "name": self.name,
-            "layers": self.layers,
-            "missing": [str(key) for key in self.missing],
-            "worst_difference": self.worst if math.isfinite(self.worst) else None,
-            "strongest_change": self.strongest,
-            "strongest_layer": str(self.strongest_layer),
-        }
 
 
 @dataclass(frozen=True)
-class Proof:
+class Proof(Answer):
     """Everything that `verify_file` finds out about an adapter file.
 
     Attributes:
+        file: its name.
         layouts: usually one.
-        verdicts: what each tool makes of it.
+        tools: what each tool makes of it.
         dead: layers that change nothing.
         incomplete: attentions of which some projections are missing in the file.
         base: where a base model was given.
     """
 
-    path: Path
+    beside = ("summary",)
+
+    file: str
     family: FamilyName | None
     layouts: tuple[Layout, ...]
     layers: int
-    verdicts: tuple[ToolVerdict, ...]
+    tools: dict[Tool, ToolVerdict]
     dead: tuple[ModuleKey, ...]
     incomplete: tuple[str, ...]
     base: BaseProof | None
@@ -88,9 +81,10 @@ class Proof:
     embeddings: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
 
+    @property
     def summary(self) -> str:
         """In one line, where it works and what is odd about it."""
-        parts = [works_in(self.verdicts)]
+        parts = [works_in(self.tools)]
         if self.dead:
             which = "all layers" if len(self.dead) == self.layers else shorten(self.dead)
             parts.append(f"without effect (B = 0): {which}")
@@ -104,50 +98,22 @@ class Proof:
         return "; ".join(parts)
 
     def lines(self) -> list[str]:
-        """The report for people."""
         title = FAMILIES[self.family].title if self.family else "an unknown base model"
         lines = [
-            f"{display_name(self.path.name)}: {self.layers} layers for {title}, "
+            f"{display_name(self.file)}: {self.layers} layers for {title}, "
             f"{' and '.join(self.layouts)} layout"
             + ("" if self.kinds == ("LoRA",) else f", {' and '.join(self.kinds)}")
         ]
-        for verdict in self.verdicts:
+        for tool, verdict in self.tools.items():
             counts = ", ".join(
                 f"{part} {verdict.matched[part]}/{verdict.total[part]}" for part in verdict.total
             )
-            strength = "exact" if verdict.exact else "WRONG"
+            strength = "exact" if verdict.strength_exact else "WRONG"
             why = f"  ({'; '.join(verdict.notes)})" if verdict.notes else ""
-            lines.append(f"  {verdict.tool:<10}  keys: {counts}  strength: {strength}{why}")
+            lines.append(f"  {tool:<10}  keys: {counts}  strength: {strength}{why}")
         if self.base is not None:
             lines.append(self.base.line())
-        summary = self.summary()
-        return [*lines, summary[0].upper() + summary[1:] + "."]
-
-    def as_dict(self) -> dict[str, object]:
-        """For ``--json``."""
-        return {
-            "file": self.path.name,
-            "family": self.family,
-            "layouts": list(self.layouts),
-            "layers": self.layers,
-            "tools": {
-                verdict.tool: {
-                    "works": verdict.works,
-                    "matched": verdict.matched,
-                    "total": verdict.total,
-                    "strength_exact": verdict.exact,
-                    "notes": list(verdict.notes),
-                }
-                for verdict in self.verdicts
-            },
-            "dead": [str(key) for key in self.dead],
-            "incomplete": list(self.incomplete),
-            "kinds": list(self.kinds),
-            "embeddings": list(self.embeddings),
-            "left_out": list(self.left_out),
-            "base": self.base and self.base.as_dict(),
-            "summary": self.summary(),
-        }
+        return [*lines, f"{capital(self.summary)}."]
 
 
 def verify_file(
@@ -166,11 +132,11 @@ def verify_file(
     if base is not None:
         adapter = replace(adapter, family=base.family.name)
     return Proof(
-        path=path,
+        file=path.name,
         family=adapter.family,
         layouts=tuple(layouts_of(adapter.names)),
         layers=len(adapter.layers),
-        verdicts=judge(adapter),
+        tools=judge(adapter),
         dead=tuple(adapter.dead_layers()),
         incomplete=tuple(_incomplete(adapter)),
         base=None if base is None else _on_base(base, adapter),
@@ -196,8 +162,8 @@ def _on_base(base: BaseModel, adapter: Adapter) -> BaseProof:
         name=base.name,
         layers=len(live.layers),
         missing=tuple(uncovered(base, adapter)),
-        worst=compare(adapter, live).worst,
-        strongest=strengths[strongest],
+        worst_difference=compare(adapter, live).worst,
+        strongest_change=strengths[strongest],
         strongest_layer=strongest,
     )
 

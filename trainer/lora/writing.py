@@ -20,8 +20,7 @@ from torch import Tensor
 
 from trainer.errors import UserError
 from trainer.lora.adapter import Adapter, LoraLayer
-from trainer.lora.family_layers import PARTS, ModuleKey, is_known
-from trainer.lora.names import kohya_name, shorten, to_sgm
+from trainer.lora.names import PARTS, ModuleKey, is_known, kohya_name, shorten, to_sgm
 from trainer.lora.reading import GREATEST_ALPHA, PEFT_METADATA
 from trainer.memory.devices import DTYPES, Precision
 from trainer.models.families import FamilyName

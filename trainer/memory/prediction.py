@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 from transformers import CLIPTokenizer
 
+from trainer.answers import Answer
 from trainer.config.concepts import captions_of, concepts_of
 from trainer.config.effects import Idle, idle_settings
 from trainer.config.resolve import wants_tiles
@@ -21,7 +22,7 @@ from trainer.data.captions import CHUNK_TOKENS, compose_caption, plain_captions
 from trainer.data.report import check_resolutions
 from trainer.data.sets import read_captions
 from trainer.errors import UserError
-from trainer.lora.starting import read_start, taken_over
+from trainer.lora.loading import read_start, taken_over
 from trainer.memory.devices import Precision, card_bytes
 from trainer.memory.modes import (
     MemoryMode,
@@ -76,7 +77,7 @@ Result = TypeVar("Result", StepMemory, OtherMemory)
 
 
 @dataclass(frozen=True)
-class Fit:
+class Fit(Answer):
     """A prediction.
 
     Attributes:
@@ -112,9 +113,6 @@ class Fit:
     slowdown: float
     idle: tuple[Idle, ...] = ()
     caption_tokens: int = CHUNK_TOKENS
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
     def lines(self) -> Iterator[str]:
         """For people: a table and a sentence or two."""

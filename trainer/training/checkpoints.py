@@ -25,8 +25,7 @@ from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
 from trainer.events import Notice
 from trainer.lora.adapter import Adapter, LoraLayer
-from trainer.lora.family_layers import largest_shape
-from trainer.lora.names import ModuleKey, Part
+from trainer.lora.names import ModuleKey, Part, largest_shape
 from trainer.lora.reading import read_adapter
 from trainer.runs.atomic import building_folder
 from trainer.runs.layout import RunFolder, step_of

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from trainer.config.layers import number_for
 from trainer.config.optimizers import OPTIMIZERS, OptimizerConfig
 from trainer.config.schema import TrainingConfig
+from trainer.config.section import number_for
 from trainer.errors import UserError
 from trainer.lora.names import Part
 
@@ -57,7 +57,7 @@ def parameter_groups(
     Args:
         parameters: for each part ("unet", "text_encoder", …) its named adapter parameters.
         rates: peak rate of each part's A.
-        layer_rates: what it is multiplied by in some layers (`trainer.config.layers`).
+        layer_rates: what it is multiplied by in some layers (`trainer.config.section`).
 
     Returns:
         Groups as torch optimizers take them, each with its peak rate also under ``initial_lr``.

@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from trainer.config.earlier import as_it_began, changes_since
 from trainer.config.fields import free_settings, may_change_on_resume
+from trainer.config.file import as_it_began, changes_since
 from trainer.config.schema import TrainingConfig
 from trainer.data.pairing import words_of
 from trainer.data.sets import Picture

@@ -17,8 +17,8 @@ from torch.optim import Optimizer
 
 from trainer.conditioning import TextSource
 from trainer.config.adapting import PAIRS
-from trainer.config.layers import number_by_pattern
 from trainer.config.schema import OptimizerConfig, TrainingConfig
+from trainer.config.section import number_by_pattern
 from trainer.data.cache import TensorCache
 from trainer.data.gather import SetsReport, read_sets, split_pictures, with_class_pictures
 from trainer.data.latents import LatentSource, MaskSource
@@ -27,9 +27,8 @@ from trainer.errors import UserError
 from trainer.events import ImagesRead, Notice, Progress, RunEvent
 from trainer.lora.adapter import Adapter
 from trainer.lora.attach import Attachment, attach, check_patterns, chosen_targets
-from trainer.lora.loading import check_fit, plain_on
+from trainer.lora.loading import check_fit, plain_on, read_start, taken_over
 from trainer.lora.names import ModuleKey, count_layers, count_parts
-from trainer.lora.starting import read_start, taken_over
 from trainer.memory.devices import Device, is_exact
 from trainer.memory.modes import MemoryMode, load_training_base, memory_mode_of, set_mode
 from trainer.models.base import BaseModel

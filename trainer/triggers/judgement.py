@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
 from transformers import CLIPTokenizer
 
+from trainer.answers import Answer
 from trainer.data.captions import clean_caption, contains_word
 from trainer.models.text import Piece, pieces
 from trainer.triggers.meaning import MOST_COMPARED, Meaning
@@ -98,7 +99,7 @@ _RUN = re.compile(r"[^\W\d_]+|\d|(?:[^\w\s]|_)+")
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Judgement(Answer):
     """A word, and why to take it as a trigger or not.
 
     Attributes:
@@ -114,10 +115,6 @@ class Judgement:
     reads_like: tuple[str, ...]
     reasons: tuple[str, ...]
     known_as: str = ""
-
-    def as_dict(self) -> dict[str, object]:
-        """For JSON, in the form that the command line promises."""
-        return asdict(self)
 
 
 def cleaned(word: str) -> str:

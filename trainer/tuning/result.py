@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from trainer.answers import Answer
 from trainer.config.concepts import run_name
 from trainer.config.fields import shown as in_words
 from trainer.config.file import with_values, write_config
 from trainer.places import shown
 from trainer.runs.atomic import write_json
-from trainer.runs.study import Part, pictures_of, trade_off, write_study
-from trainer.tuning.choice import Choice
-from trainer.tuning.cost import run_cost
-from trainer.tuning.search import Search
-from trainer.tuning.trials import Trial, TrialScores
+from trainer.runs.report import Part, pictures_of, trade_off, write_study
+from trainer.text import aligned
+from trainer.tuning.search import Choice, Search
+from trainer.tuning.trials import Trial, TrialScores, run_cost
 
 _HEAD = ("run", "settings", "steps", "drawn", "taken", "leak", "listens")
 _MEANS = (
@@ -25,7 +25,7 @@ _MEANS = (
 
 
 @dataclass(frozen=True)
-class SearchResult:
+class SearchResult(Answer):
     """The result of ``tune``.
 
     Attributes:
@@ -41,7 +41,7 @@ class SearchResult:
     times: float
 
     def as_dict(self) -> dict[str, object]:
-        """For ``tune --json``, and ``tune.json`` in its folder."""
+        """Also for ``tune.json`` in its folder."""
         trial = self.choice.trial
         return {
             "recommended": {
@@ -68,14 +68,10 @@ class SearchResult:
         }
 
     def lines(self) -> list[str]:
-        """For people."""
-        rows = [_HEAD, *table(self.runs)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         trial = self.choice.trial
         ready = [f"Its adapter is ready:  {shown(trial.run.adapter)}"] if trial else []
         return [
-            *lines,
+            *aligned([_HEAD, *table(self.runs)]),
             "",
             self.choice.why,
             *ready,

@@ -33,8 +33,7 @@ from trainer.runs.charts import (
     validated_on,
 )
 from trainer.runs.layout import RunFolder
-from trainer.runs.measured import read_measured
-from trainer.runs.meters import METERS
+from trainer.runs.meters import METERS, read_measured
 from trainer.text import duration
 
 MOST_POINTS = 2000

@@ -16,7 +16,7 @@ from trainer.config.file import format_config, with_values
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
 from trainer.runs.layout import RunFolder
-from trainer.runs.measured import MeasuredStep, read_measured
+from trainer.runs.meters import MeasuredStep, read_measured
 
 _OF_PICTURES = ("check_words", "uncouple")
 """What is put right in the Images tab."""

@@ -28,7 +28,7 @@ from trainer.evaluation.verdicts import Candidate
 from trainer.events import Evaluated, Meters
 from trainer.runs.layout import RunFolder
 from trainer.runs.log import read_events
-from trainer.runs.measured import read_measured
+from trainer.runs.meters import read_measured
 from trainer.scenes import SCENES
 
 Trained = Callable[[str], RunFolder]

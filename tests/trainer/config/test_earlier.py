@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
-from trainer.config.earlier import as_it_began, changes_since
 from trainer.config.fields import all_fields
-from trainer.config.file import format_config, read_config
+from trainer.config.file import as_it_began, changes_since, format_config, read_config
 from trainer.config.schema import TrainingConfig
 from trainer.training.optimizers import make_schedule
 

@@ -18,7 +18,6 @@ from trainer.config.schema import AdapterConfig
 from trainer.diffusion import added_conditioning, encode
 from trainer.lora.adapter import Adapter, LoraLayer
 from trainer.lora.changes import compare
-from trainer.lora.family_layers import family_layers
 from trainer.lora.layers import (
     adapted_layers,
     find_layers,
@@ -26,7 +25,7 @@ from trainer.lora.layers import (
     parameters_on,
     parts_of,
 )
-from trainer.lora.names import ModuleKey, Part, Targets, parse_kohya_name
+from trainer.lora.names import ModuleKey, Part, Targets, family_layers, parse_kohya_name
 from trainer.lora.reading import read_adapter
 from trainer.lora.writing import write_adapter
 from trainer.models.base import BaseModel

@@ -88,8 +88,8 @@ def test_resized_files_work_in_every_tool(tmp_path: Path) -> None:
     after = resize(read_adapter(path), energy=0.8)
     assert len(after.ranks) > 1
     write_adapter(after, path)
-    assert verify_file(path).summary().startswith("works in A1111, Forge, ComfyUI")
-    assert all(verdict.works for verdict in verify_file(path).verdicts)
+    assert verify_file(path).summary.startswith("works in A1111, Forge, ComfyUI")
+    assert all(verdict.works for verdict in verify_file(path).tools.values())
 
 
 @pytest.mark.parametrize("values", [{"rank": 0}, {"energy": 0.0}, {"energy": 1.1}])

@@ -15,12 +15,12 @@ from tests.trainer.lora.test_tools import EVERYWHERE, SGM, TEXT, UNET, text, une
 from trainer.commands.cli import main
 from trainer.config.schema import AdapterConfig
 from trainer.errors import UserError
+from trainer.lora.adapter import form_change
 from trainer.lora.changes import change_on, compare, full_change, singular_values
 from trainer.lora.editing import resize
-from trainer.lora.family_layers import family_layers
-from trainer.lora.lycoris import form_change
+from trainer.lora.loading import read_start
+from trainer.lora.names import family_layers
 from trainer.lora.reading import read_adapter
-from trainer.lora.starting import read_start
 from trainer.lora.verify import verify_file
 
 Tensors = dict[str, Tensor]
@@ -237,15 +237,15 @@ def test_read_and_converted(tmp_path: Path, case: str) -> None:
     tensors, words = READ[case]
     path = saved(tmp_path, tensors)
     proof = verify_file(path)
-    assert words in proof.summary()
-    assert (proof.summary() == words) or words != EVERYWHERE
+    assert words in proof.summary
+    assert (proof.summary == words) or words != EVERYWHERE
     assert converted(path) == 0
     before, after = read_adapter(path), read_adapter(tmp_path / "out.safetensors")
     assert compare(before, after).worst < 1e-6
     assert before.layers.keys() == after.layers.keys()
     assert before.embeddings.keys() == after.embeddings.keys()
     if "sizes" not in case:
-        said = verify_file(tmp_path / "out.safetensors").summary()
+        said = verify_file(tmp_path / "out.safetensors").summary
         mixed = "works in A1111, Forge, ComfyUI, InvokeAI, sd-scripts; "  # by then several alphas
         expected = {"bundled embeddings": words, ".scalar": mixed}.get(case, EVERYWHERE)
         assert said.startswith(expected)
@@ -292,12 +292,12 @@ def test_forms_are_read_and_made_plain(tmp_path: Path, case: str) -> None:
     assert proof.kinds == (name,)
     out = tmp_path / "out.safetensors"
     if name in ("LoHa", "LoKr"):
-        assert proof.summary().startswith("works in A1111, Forge, ComfyUI, InvokeAI; not in")
+        assert proof.summary.startswith("works in A1111, Forge, ComfyUI, InvokeAI; not in")
         assert converted(path) == 0
         assert compare(read_adapter(path), read_adapter(out)).exact
         out.unlink()
     else:
-        assert proof.summary().startswith(NONE + NOT_TRIED)
+        assert proof.summary.startswith(NONE + NOT_TRIED)
         assert converted(path) == 2
         assert not out.exists()
     with pytest.raises(UserError, match=f"is {name}, which a training cannot go on from"):
@@ -313,7 +313,7 @@ def test_forms_are_read_and_made_plain(tmp_path: Path, case: str) -> None:
     found = singular_values(layer)
     torch.testing.assert_close(found, values[: len(found)], atol=1e-9, rtol=1e-6)
     assert resize(before, energy=0.9).ranks[0] < len(values)
-    assert verify_file(out).summary().startswith("works in A1111, Forge, ComfyUI")
+    assert verify_file(out).summary.startswith("works in A1111, Forge, ComfyUI")
     merged = [
         "--rank",
         "1280",

@@ -12,7 +12,7 @@ import torch
 from tests.trainer.lora.conftest import BaseOf
 from tests.trainer.lora.helpers import adapter_for, change_of
 from trainer.lora.adapter import Adapter, LoraLayer
-from trainer.lora.inspection import LayerFacts, inspect_file, shown
+from trainer.lora.inspection import block_of, inspect_file, shown
 from trainer.lora.names import ModuleKey
 from trainer.lora.writing import write_adapter
 
@@ -40,12 +40,12 @@ def test_what_is_in_a_file(tmp_path: Path) -> None:
     }
     write_adapter(Adapter(layers, "sd1", metadata), path, precision="fp32")
     found = inspect_file(path)
-    assert found.energies == pytest.approx(
+    assert found.energy_by_block == pytest.approx(
         {"unet.down_blocks.1": 4.0, "unet.mid_block": math.sqrt(9.01), "text_encoder": 0.0}
     )
-    assert found.fall == pytest.approx({1: 25 / 25.01, 2: 1.0})
-    assert found.enough == 1
-    assert {layer.key.path: layer.enough for layer in found.layers} == dict.fromkeys(
+    assert found.energy_kept_by_rank == pytest.approx({1: 25 / 25.01, 2: 1.0})
+    assert found.enough_rank == 1
+    assert {key.path: layer.enough_rank for key, layer in found.layers.items()} == dict.fromkeys(
         [key.path for key in layers], 1
     )
     assert found.trigger_words == ("ohwx",)
@@ -60,12 +60,11 @@ def test_live_shapes(base_of: BaseOf, tmp_path: Path) -> None:
     adapter, path = adapter_for(base_of("sdxl"), None), tmp_path / "a.safetensors"
     write_adapter(adapter, path, precision="fp32")
     found = inspect_file(path)
-    by_key = {layer.key: layer for layer in found.layers}
     for key, layer in adapter.layers.items():
-        assert (by_key[key].rank, by_key[key].alpha) == (layer.rank, layer.alpha)
-        assert by_key[key].energy == pytest.approx(float(change_of(layer).norm()), rel=1e-5)
-    assert {"text_encoder", "text_encoder_2", "unet.mid_block"} <= found.energies.keys()
-    assert found.fall[3] == 1.0
+        assert (found.layers[key].rank, found.layers[key].alpha) == (layer.rank, layer.alpha)
+        assert found.layers[key].energy == pytest.approx(float(change_of(layer).norm()), rel=1e-5)
+    assert {"text_encoder", "text_encoder_2", "unet.mid_block"} <= found.energy_by_block.keys()
+    assert found.energy_kept_by_rank[3] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -108,4 +107,4 @@ def test_shown() -> None:
     ],
 )
 def test_blocks(path: str, block: str) -> None:
-    assert LayerFacts(ModuleKey("unet", path), 1, 1.0, 1.0, 1).block == block
+    assert block_of(ModuleKey("unet", path)) == block

@@ -267,12 +267,12 @@ def test_dora_is_never_half_used(base_of: BaseOf, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="DoRA") as caught:
             use()
         assert "--base" in caught.value.hint
-    assert inspect_file(path).is_dora
+    assert inspect_file(path).dora
     assert "without its magnitudes" in "\n".join(inspect_file(path).lines())
     proof = verify_file(path, base)
     assert proof.base is not None
-    assert proof.base.worst < 1e-6
-    assert not any(verdict.works for verdict in proof.verdicts)
+    assert proof.base.worst_difference < 1e-6
+    assert not any(verdict.works for verdict in proof.tools.values())
 
 
 FORMS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -317,7 +317,7 @@ def test_others_kinds_are_drawn_with_baked_and_made_plain(
     assert all_equal(outputs(base), before)
     proof = verify_file(tmp_path / "a.safetensors", base)
     assert proof.base is not None
-    assert proof.base.worst < 1e-5
+    assert proof.base.worst_difference < 1e-5
     plain = approximate(base, adapter, rank=1000)
     assert plain.difference.worst < 1e-5
     load_into(base, written(plain.adapter, tmp_path / "b.safetensors", precision="fp32"), "b")

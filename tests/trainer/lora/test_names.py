@@ -9,7 +9,6 @@ from typing import get_args
 import pytest
 
 from tests.trainer.lora.helpers import on_meta
-from trainer.lora.family_layers import family_layers
 from trainer.lora.layers import find_layers, find_targets
 from trainer.lora.names import (
     ModuleKey,
@@ -17,6 +16,7 @@ from trainer.lora.names import (
     Targets,
     canonical_path,
     count_layers,
+    family_layers,
     is_target,
     kohya_name,
     parse_kohya_name,

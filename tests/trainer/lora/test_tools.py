@@ -45,7 +45,7 @@ def proof_of(
 
 
 def working(proof: Proof) -> set[str]:
-    return {verdict.tool for verdict in proof.verdicts if verdict.works}
+    return {tool for tool, verdict in proof.tools.items() if verdict.works}
 
 
 FACTS: dict[str, tuple[FamilyName, dict[str, float | None], set[str], str]] = {
@@ -126,14 +126,14 @@ def test_facts(tmp_path: Path, case: str) -> None:
     proof = proof_of(tmp_path, sized_files(names, family))
     assert proof.family == family
     assert working(proof) == tools
-    assert words in proof.summary()
+    assert words in proof.summary
     if tools == ALL and len(names) % 4 == 0:
-        assert proof.summary() == EVERYWHERE
+        assert proof.summary == EVERYWHERE
 
 
 def test_keys_are_counted_by_part(tmp_path: Path) -> None:
     names = {**unet(), **text("lora_te1")}
-    verdicts = {v.tool: v for v in proof_of(tmp_path, sized_files(names)).verdicts}
+    verdicts = proof_of(tmp_path, sized_files(names)).tools
     assert verdicts["sd-scripts"].total == {"unet": 12, "text_encoder": 12}
     assert verdicts["sd-scripts"].matched == {"unet": 12, "text_encoder": 0}
     assert verdicts["ComfyUI"].matched == verdicts["ComfyUI"].total
@@ -151,7 +151,9 @@ def test_sdxl_convolutions(tmp_path: Path, name: str) -> None:
     others = unet(SGM if "output_blocks" in name else UNET)
     proof = proof_of(tmp_path, sized_files({**others, name: 1.0}, "sdxl"))
     assert working(proof) == UPSAMPLERS[name]
-    lost = {v.tool: sum(v.total.values()) - sum(v.matched.values()) for v in proof.verdicts}
+    lost = {
+        tool: sum(v.total.values()) - sum(v.matched.values()) for tool, v in proof.tools.items()
+    }
     assert lost == {tool: 0 if tool in UPSAMPLERS[name] else 3 for tool in ALL}
 
 
@@ -160,7 +162,7 @@ def test_diffusers_layout(base_of: BaseOf, tmp_path: Path) -> None:
     write_adapter(adapter_for(base_of("sd1")), path, "diffusers")
     proof = verify_file(path)
     assert working(proof) == {"diffusers"}
-    assert "not in Forge (drops files in this layout whole" in proof.summary()
+    assert "not in Forge (drops files in this layout whole" in proof.summary
     renamed = {name.replace("lora_A.", "lora_A.default."): t for name, t in load_file(path).items()}
     assert working(proof_of(tmp_path, renamed)) == set()
 
@@ -183,12 +185,12 @@ def test_a1111_lists_files_without_a_version_as_sd1(
 def test_dead_and_half_empty_are_named(tmp_path: Path) -> None:
     tensors = sized_files({**unet(), f"{UNET}_attn1_to_q": 1.0})
     tensors[f"{UNET}_attn2_to_v.lora_up.weight"].zero_()
-    summary = proof_of(tmp_path, tensors).summary()
+    summary = proof_of(tmp_path, tensors).summary
     assert "without effect (B = 0): unet.mid_block.attentions.0" in summary
     assert "half-empty: it lacks unet.mid_block.attentions.0.transformer_blocks.0.attn1." in summary
     for tensor in tensors.values():
         tensor.zero_()
-    assert "(B = 0): all layers" in proof_of(tmp_path, tensors).summary()
+    assert "(B = 0): all layers" in proof_of(tmp_path, tensors).summary
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
@@ -200,10 +202,10 @@ def test_on_a_base_model(base_of: BaseOf, tmp_path: Path, family: str) -> None:
     proof = verify_file(path, base)
     assert proof.base is not None
     assert (proof.base.layers, proof.base.missing) == (len(adapter.layers), ())
-    assert proof.base.worst <= 1e-6
-    assert proof.base.strongest > 0
+    assert proof.base.worst_difference <= 1e-6
+    assert proof.base.strongest_change > 0
     assert working(proof) == {"diffusers"}
-    assert "train on Stable Diffusion for these)" in proof.summary()
+    assert "train on Stable Diffusion for these)" in proof.summary
     assert attached(base) == []
     assert all_equal(outputs(base), before)
 
@@ -217,7 +219,7 @@ def test_half_of_a_base_model(base_of: BaseOf, tmp_path: Path) -> None:
     proof = verify_file(path, base)
     assert proof.base is not None
     assert set(proof.base.missing) == set(keys[4:])
-    assert f"({len(keys) - 4} in all)" in proof.summary()
+    assert f"({len(keys) - 4} in all)" in proof.summary
 
 
 def test_of_another_family(base_of: BaseOf, tmp_path: Path) -> None:

@@ -12,12 +12,10 @@ from tests.trainer.tuning.imagined import Imagined, drawn_of
 from trainer.config.file import read_config, with_values
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
-from trainer.tuning.choice import Choice, Pair, choose
-from trainer.tuning.cost import run_cost
 from trainer.tuning.result import write_result
-from trainer.tuning.search import BUDGET, Search
+from trainer.tuning.search import BUDGET, Choice, Pair, Search, choose
 from trainer.tuning.space import changes, searched
-from trainer.tuning.trials import TrialScores
+from trainer.tuning.trials import TrialScores, run_cost
 
 CONFIG = with_values(
     TrainingConfig(),

@@ -68,12 +68,23 @@ class Theirs:
     prompts: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     lost: list[tuple[str, Any, str]] = field(default_factory=list[tuple[str, Any, str]])
 
-    def first_of(self, name: str, found: Sequence[Any]) -> Any:
-        """The first of several folders' values; where they differ, that is said."""
-        if any(one != found[0] for one in found):
-            reason = "It differs between the folders, and here is one for the run: the first."
-            self.lost.append((name, list(found), reason))
-        return found[0]
+    def common(
+        self, folders: Sequence[Mapping[str, Any]], without: Iterable[str] = (), prefix: str = ""
+    ) -> dict[str, Any]:
+        """The settings of several folders as one; the first counts where they differ: it is said.
+
+        Args:
+            without: settings that each folder has for itself.
+            prefix: before the names, here and in what is said.
+        """
+        shared: dict[str, Any] = {}
+        for name in dict.fromkeys(key for one in folders for key in one if key not in without):
+            first, *others = found = [one.get(name) for one in folders]
+            shared[prefix + name] = first
+            if any(one != first for one in others):
+                reason = "It differs between the folders, and here is one for the run: the first."
+                self.lost.append((prefix + name, found, reason))
+        return shared
 
 
 class _Plain(yaml.SafeLoader):
@@ -133,10 +144,8 @@ def as_theirs(texts: Iterable[tuple[str, str]], open_named: Callable[[str], str 
     Raises:
         UserError: a file is no such settings, or they are for another kind of model.
     """
-    # Here, since these bring a tree to this module's forms.
-    from trainer.config.moving.ai_toolkit import read_ai_toolkit
-    from trainer.config.moving.kohya import read_kohya
-    from trainer.config.moving.onetrainer import read_onetrainer
+    # Here, since it brings a tree to this module's forms.
+    from trainer.config.moving import readers
 
     trees = [(source, parse(text, source)) for source, text in texts]
     found = [(source, tree, trainer_of(tree)) for source, tree in trees]
@@ -145,11 +154,15 @@ def as_theirs(texts: Iterable[tuple[str, str]], open_named: Callable[[str], str 
         sources = ", ".join(source for source, _ in trees)
         what = "are settings of different trainers" if known else "is no trainer's settings known"
         raise UserError(f"{sources}: this {what} here.", _HINT)
-    reader = {KOHYA: read_kohya, ONETRAINER: read_onetrainer, AI_TOOLKIT: read_ai_toolkit}
+    read = {
+        KOHYA: readers.read_kohya,
+        ONETRAINER: readers.read_onetrainer,
+        AI_TOOLKIT: readers.read_ai_toolkit,
+    }
     merged: dict[str, Any] = {}
     for _, tree, _ in found:
         merged |= tree
-    return reader[known[0]](merged, open_named)
+    return read[known[0]](merged, open_named)
 
 
 def number(value: Any) -> float | None:
