@@ -198,8 +198,8 @@ def check_images(
     }
     config = with_values(TrainingConfig(), values, "the command line")
     identity = identify(base, whole=False)
-    images = {"resolution": next(iter(config.images.sides), identity.resolution)}
-    config = config.model_copy(update={"images": config.images.model_copy(update=images)})
+    side = next(iter(config.images.sides), identity.resolution)
+    config = config.changed(images={"resolution": side})
     tokenizers = load_tokenizers(identity)
     report = read_sets(
         config,

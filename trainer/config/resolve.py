@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trainer.config.optimizers import KIND_RATES, OPTIMIZERS
@@ -14,19 +13,9 @@ if TYPE_CHECKING:
 _LARGEST_WHOLE = 1024  # px: the VAE takes larger pictures in tiles
 
 
-@dataclass(frozen=True)
-class Rates:
-    """Peak learning rates of the adapter with AdamW."""
-
-    unet: float
-    text_encoder: float
-
-    def times(self, factor: float) -> Rates:
-        return Rates(factor * self.unet, factor * self.text_encoder)
-
-
-# Small models take larger steps than their families: measured on the example sets, with alpha 16.
-BUILT_IN_RATES = {"tiny-emoji": Rates(unet=4e-3, text_encoder=6e-3)}
+# Peak rates with AdamW, of the UNet's adapter and of the text encoder's. Small models take larger
+# steps than their families: measured on the example sets, with alpha 16.
+BUILT_IN_RATES = {"tiny-emoji": (4e-3, 6e-3)}
 BUILT_IN_ALPHA = 16.0
 """Above it their rates fall as it rises, since an adapter moves by rate times alpha: with alpha and
 rank 32 at the full rates, training on the style set ended in noise."""
@@ -47,28 +36,19 @@ def resolve(config: TrainingConfig, base: BaseModel) -> TrainingConfig:
     """The configuration with every ``None`` replaced by what suits the base model."""
     optimizer, family = config.optimizer, base.family
     alpha = config.adapter.alpha or float(config.adapter.rank)
-    rates = Rates(family.learning_rate, family.text_encoder_learning_rate)
-    if base.name in BUILT_IN_RATES:
-        rates = BUILT_IN_RATES[base.name].times(min(1.0, BUILT_IN_ALPHA / alpha))
-    factor = OPTIMIZERS[optimizer.name].rate
-    kind = KIND_RATES.get(config.adapter.kind, 1.0)
-    rates = Rates(1.0, 1.0) if factor is None else rates.times(factor * kind)
+    rates = (family.learning_rate, family.text_encoder_learning_rate)
+    if built_in := BUILT_IN_RATES.get(base.name):
+        rates = tuple(min(1.0, BUILT_IN_ALPHA / alpha) * rate for rate in built_in)
+    share, kind = OPTIMIZERS[optimizer.name].rate, KIND_RATES.get(config.adapter.kind, 1.0)
+    unet, text = (1.0 if share is None else share * kind * rate for rate in rates)
     resolution = next(iter(config.images.sides), base.default_resolution)
-    values = {
-        "memory": {
-            "vae_tiling": "on"
-            if wants_tiles(config, max(config.images.sides, default=resolution))
-            else "off"
+    tiles = wants_tiles(config, max(config.images.sides, default=resolution))
+    return config.changed(
+        memory={"vae_tiling": "on" if tiles else "off"},
+        images={"resolution": resolution},
+        adapter={"alpha": alpha},
+        optimizer={
+            "learning_rate": optimizer.learning_rate or unet,
+            "text_encoder_learning_rate": optimizer.text_encoder_learning_rate or text,
         },
-        "images": {"resolution": resolution},
-        "adapter": {"alpha": alpha},
-        "optimizer": {
-            "learning_rate": optimizer.learning_rate or rates.unet,
-            "text_encoder_learning_rate": optimizer.text_encoder_learning_rate
-            or rates.text_encoder,
-        },
-    }
-    sections = {
-        name: getattr(config, name).model_copy(update=changes) for name, changes in values.items()
-    }
-    return config.model_copy(update=sections)
+    )

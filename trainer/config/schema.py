@@ -7,7 +7,7 @@ A field that is ``None`` takes the base model's recommendation (`trainer.models.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -61,6 +61,11 @@ class TrainingConfig(Section):
     concepts: Several[ConceptConfig] = field((), title="Several subjects", max_length=32)
     """Several concepts in one adapter, each a [[concepts]] table. Where there are any, images.path,
     captions.trigger and captions.class_word stay empty."""
+
+    def changed(self, **sections: Mapping[str, object]) -> TrainingConfig:
+        """The same with other values in some fields of some sections; not validated."""
+        found = {name: getattr(self, name).model_copy(update=one) for name, one in sections.items()}
+        return self.model_copy(update=found)
 
     @model_validator(mode="after")
     def _concepts_stand_alone(self) -> TrainingConfig:

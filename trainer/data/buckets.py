@@ -120,20 +120,18 @@ class CropPlan:
 
 
 @lru_cache(maxsize=64)
-def make_buckets(
-    resolution: int, step: int, max_aspect: float = MAX_BUCKET_ASPECT
-) -> tuple[tuple[int, int], ...]:
+def make_buckets(resolution: int, step: int) -> tuple[tuple[int, int], ...]:
     """The (width, height) that pictures are sorted into, narrow to wide.
 
     The square, and for each width and each height the longest other side that keeps the area
-    within resolution² and the aspect ratio within ``max_aspect``, where that leaves at least three
-    quarters of resolution² and no other bucket is both wider and taller.
+    within resolution² and the aspect ratio within `MAX_BUCKET_ASPECT`, where that leaves at least
+    three quarters of resolution² and no other bucket is both wider and taller.
 
     Args:
         resolution, step: in pixels; resolution at least step.
     """
-    longest = int(resolution * max_aspect)
-    sizes = _longest_sides((longest, longest), resolution, step, max_aspect)
+    longest = int(resolution * MAX_BUCKET_ASPECT)
+    sizes = _longest_sides((longest, longest), resolution, step)
     enough = _MIN_BUCKET_AREA * resolution**2
     large = {size for size in sizes if size[0] * size[1] >= enough}
     best = {
@@ -174,7 +172,7 @@ def plan_crop(
     if buckets:
         target = _nearest(width / height, make_buckets(resolution, step))
         if not upscale and (target[0] > width or target[1] > height):
-            smaller = _longest_sides((width, height), resolution, step, MAX_BUCKET_ASPECT)
+            smaller = _longest_sides((width, height), resolution, step)
             target = _nearest(width / height, smaller)
     else:
         side = resolution if upscale else min(resolution, width, height)
@@ -202,19 +200,19 @@ def _check_shape(width: int, height: int, step: int, upscale: bool) -> None:
         )
 
 
-def _longest_sides(
-    limits: tuple[int, int], resolution: int, step: int, max_aspect: float
-) -> set[tuple[int, int]]:
+def _longest_sides(limits: tuple[int, int], resolution: int, step: int) -> set[tuple[int, int]]:
     """For each width the greatest height, and for each height the greatest width.
 
-    Within ``limits`` (width, height), an area of resolution², and ``max_aspect``. Never empty
+    Within ``limits`` (width, height), an area of resolution², and the greatest aspect. Never empty
     where the limits and the resolution are at least a step.
     """
 
+    aspect = MAX_BUCKET_ASPECT
+
     def along(first_limit: int, second_limit: int) -> Iterator[tuple[int, int]]:
-        for first in range(step, min(first_limit, int(resolution * max_aspect)) + 1, step):
-            second = _floor(min(second_limit, resolution**2 / first, first * max_aspect), step)
-            if second and first <= second * max_aspect:
+        for first in range(step, min(first_limit, int(resolution * aspect)) + 1, step):
+            second = _floor(min(second_limit, resolution**2 / first, first * aspect), step)
+            if second and first <= second * aspect:
                 yield first, second
 
     wide = {(width, height) for height, width in along(limits[1], limits[0])}

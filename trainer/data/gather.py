@@ -145,8 +145,7 @@ def with_class_pictures(
             f"The pictures in {names} are used as class pictures of prior preservation, in place "
             "of the base model's predictions. preservation.regularization = false leaves them out."
         )
-    changes = {"preservation": settings.model_copy(update={"method": "pictures"})}
-    return config.model_copy(update=changes)
+    return config.changed(preservation={"method": "pictures"})
 
 
 def split_pictures(

@@ -230,13 +230,7 @@ def _left_out(refused: Iterable[tuple[str, ImageProblem]]) -> Iterator[Finding]:
         yield Finding.of_several([name for name, _ in same], "error", f"Left out. {reason}")
 
 
-def fit_pictures(
-    image_set: ImageSet,
-    images: ImagesConfig,
-    step: int,
-    captions: CaptionsConfig | None = None,
-    count_chunks: Callable[[str], int] | None = None,
-) -> SetReport:
+def fit_pictures(image_set: ImageSet, images: ImagesConfig, step: int) -> SetReport:
     """As `describe_set`, with the resolution of ``images``, where all is as a training needs it.
 
     Args:
@@ -248,10 +242,7 @@ def fit_pictures(
     """
     resolution = images.resolution or 0
     check_resolutions(images, step)
-    words = captions or CaptionsConfig()
-    report = describe_set(
-        image_set, images, words, resolution=resolution, step=step, count_chunks=count_chunks
-    )
+    report = describe_set(image_set, images, CaptionsConfig(), resolution=resolution, step=step)
     report.check_usable()
     return report
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from trainer.data.captions import without_word
+from trainer.evaluation.pictorial import HOW
 from trainer.evaluation.prompts import PromptSets
 from trainer.generation.sampling import Drawing, draw
 from trainer.lora.attach import set_strength
@@ -42,7 +43,6 @@ def draw_board(
     *,
     count: int,
     side: int,
-    inference_steps: int = 15,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Draws the board into a PNG file, and what it shows into ``board.json`` beside it.
@@ -68,7 +68,7 @@ def draw_board(
     try:
         draw_cells(
             base, cells, lambda cell: set_strength(base, adapter, cell.strength), device, path,
-            count=count, side=side, inference_steps=inference_steps, progress=progress,
+            count=count, side=side, progress=progress,
         )  # fmt: skip
     finally:
         set_strength(base, adapter, 1.0)
@@ -102,7 +102,6 @@ def draw_cells(
     *,
     count: int,
     side: int,
-    inference_steps: int = 15,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Draws cells into a PNG file, and what they show into a JSON file beside it.
@@ -117,8 +116,7 @@ def draw_cells(
         progress(len(pictures), len(cells))
         put_on(cell)
         drawings = [
-            Drawing(cell.prompt, "", seed, side, side, inference_steps, guidance=4.0)
-            for seed in range(1, count + 1)
+            Drawing(cell.prompt, "", seed, side, side, *HOW) for seed in range(1, count + 1)
         ]
         pictures.append(draw(base, drawings, device))
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -71,7 +71,6 @@ def make_examples(
     *,
     masks: MaskSource | None = None,
     timesteps: int = TIMESTEPS,
-    seed: int = 0,
 ) -> list[Example]:
     """The points at which pictures are predicted by their captions: a pure function of content.
 
@@ -90,7 +89,7 @@ def make_examples(
         shown = [picture for picture, _ in members]
         clean = torch.stack([latents.latents(picture, False) for picture in shown])
         clean = clean.repeat_interleave(timesteps, dim=0)  # (N, C, H, W)
-        noise = torch.cat([_noise(picture, clean, timesteps, seed) for picture in shown])
+        noise = torch.cat([_noise(picture, clean, timesteps) for picture in shown])
         steps = strata.repeat(len(members))
         counting = masks.weights(shown, [False] * len(shown)) if masks else None
         points = Points(
@@ -136,8 +135,8 @@ def likeness_by_noise(adapted: Losses, base: Losses) -> Tensor:
     return 1.0 - adapted.by_timestep / base.by_timestep.clamp_min(1e-12)
 
 
-def _noise(picture: Picture, like: Tensor, count: int, seed: int) -> Tensor:
+def _noise(picture: Picture, like: Tensor, count: int) -> Tensor:
     """(count, C, H, W), by the picture's content alone."""
-    purpose = derive_seed(seed, "validation noise", picture.entry.id)
-    generator = torch.Generator().manual_seed(purpose)
+    seed = derive_seed(0, "validation noise", picture.entry.id)
+    generator = torch.Generator().manual_seed(seed)
     return torch.randn((count, *like.shape[1:]), generator=generator)

@@ -25,7 +25,7 @@ import numpy as np
 
 from trainer.data.captions import contains_word, without_word, word_pattern
 from trainer.evaluation.meters import MeasuredConcept
-from trainer.evaluation.pictorial import Vector, features
+from trainer.evaluation.pictorial import HOW, Vector, features
 from trainer.evaluation.verdicts import AdapterFinding
 from trainer.generation.sampling import Drawing, draw
 from trainer.lora.attach import disabled
@@ -72,12 +72,7 @@ class Listening:
 
 
 def measure_listening(
-    base: BaseModel,
-    concept: MeasuredConcept,
-    device: Device,
-    side: int,
-    inference_steps: int = 15,
-    guidance: float = 4.0,
+    base: BaseModel, concept: MeasuredConcept, device: Device, side: int
 ) -> Listening:
     """Draws scenes and caption words with the adapter that is on the model, and without it.
 
@@ -95,9 +90,7 @@ def measure_listening(
         prompts = [subject, *(in_scene(subject, concept.class_word, scene) for scene in scenes)]
         prompts += [", ".join(filter(None, (subject, text))) for text in words]
         drawings = [
-            Drawing(prompt, "", seed, side, side, inference_steps, guidance)
-            for prompt in prompts
-            for seed in SEEDS
+            Drawing(prompt, "", seed, side, side, *HOW) for prompt in prompts for seed in SEEDS
         ]
         shown = [np.asarray(picture) for picture in draw(base, drawings, device)]
         rows = np.stack([np.concatenate(features(picture)) for picture in shown])

@@ -46,6 +46,8 @@ Scores = dict[str, float]
 """Likeness by the name of the feature space."""
 
 UNET = "unet"
+HOW = (15, 4.0)
+"""Inference steps and guidance of what is drawn to be measured."""
 _DRAWN = 8
 """Drawings for each concept, with adapters that are compared."""
 _GAINED = 0.02
@@ -106,8 +108,6 @@ class Drawings:
         concept: MeasuredConcept,
         device: Device,
         count: int,
-        inference_steps: int = 15,
-        guidance: float = 4.0,
         repeated: bool = False,
     ) -> None:
         self._base, self._device = base, device
@@ -115,7 +115,6 @@ class Drawings:
         if repeated:
             pairs = (pairs * count)[:count]
         self._crops = [one.crop for one, _ in pairs]
-        self._how = (inference_steps, guidance)
         self.captions = [text for _, text in pairs]
         self.pictures = [
             fit(load_rgb(one.entry.read(), "#ffffff"), one.crop, False) for one, _ in pairs
@@ -124,7 +123,7 @@ class Drawings:
     def drawn(self, captions: Sequence[str]) -> list[Pixels]:
         """A drawing for each picture, with the adapters that are on the model."""
         drawings = [
-            Drawing(text, "", FIRST_SEED + number, crop.width, crop.height, *self._how)
+            Drawing(text, "", FIRST_SEED + number, crop.width, crop.height, *HOW)
             for number, (text, crop) in enumerate(zip(captions, self._crops, strict=True))
         ]
         alike = len({(one.width, one.height) for one in drawings}) == 1
@@ -150,8 +149,6 @@ def score_pictures(
     count: int,
     scorers: Path | None,
     progress: Progress,
-    inference_steps: int = 15,
-    guidance: float = 4.0,
 ) -> PictureScores | None:
     """Draws by captions of a concept's pictures, and compares; None without pictures.
 
@@ -162,7 +159,7 @@ def score_pictures(
         count: how many captions.
         scorers: folder of CLIP or DINO models; None: none.
     """
-    drawings = Drawings(base, concept, device, count, inference_steps, guidance)
+    drawings = Drawings(base, concept, device, count)
     pictures = drawings.pictures
     if not pictures:
         return None

@@ -146,8 +146,8 @@ class Surface:
         return rows
 
 
-def descend(objective: Callable[[Tensor], Tensor], start: Tensor, most: float = MOST) -> Tensor:
-    """Strengths between 0 and `most` where an objective is small, by Adam from some strengths."""
+def descend(objective: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
+    """Strengths between 0 and `MOST` where an objective is small, by Adam from some strengths."""
     strengths = start.double().clone().requires_grad_()
     optimizer = torch.optim.Adam([strengths], lr=0.02)
     for _ in range(_DESCENT):
@@ -155,5 +155,5 @@ def descend(objective: Callable[[Tensor], Tensor], start: Tensor, most: float = 
         objective(strengths).backward()
         optimizer.step()
         with torch.no_grad():
-            strengths.clamp_(0, most)
+            strengths.clamp_(0, MOST)
     return strengths.detach()

@@ -91,8 +91,7 @@ def find_target(
     else:
         run, files, config = None, (_adapter_at(place),), config_of(_metadata(place))
     if base:
-        section = config.base.model_copy(update={"name": base, "prediction": "auto"})
-        config = config.model_copy(update={"base": section})
+        config = config.changed(base={"name": base, "prediction": "auto"})
     if trigger or class_word or images is not None:
         config = _with_words(config, trigger, class_word, images)
     if not all(concept.trigger for concept in concepts_of(config)):
@@ -182,19 +181,14 @@ def config_of(metadata: Mapping[str, str]) -> TrainingConfig:
     words: dict[str, object] = dict(captions) if is_table(captions) else {}
     trigger = str(words.get("trigger") or metadata.get("modelspec.trigger_phrase", ""))
     changes = {"trigger": trigger[:60], "class_word": str(words.get("class_word") or "")[:60]}
-    config = TrainingConfig()
-    return config.model_copy(update={"captions": config.captions.model_copy(update=changes)})
+    return TrainingConfig().changed(captions=changes)
 
 
 def one_concept(config: TrainingConfig, concept: ConceptConfig) -> TrainingConfig:
     """The configuration of a run of this concept alone."""
     words = {"trigger": concept.trigger, "class_word": concept.class_word}
-    changes = {
-        "concepts": (),
-        "captions": config.captions.model_copy(update=words),
-        "images": config.images.model_copy(update={"path": concept.path}),
-    }
-    return config.model_copy(update=changes)
+    alone = config.model_copy(update={"concepts": ()})
+    return alone.changed(captions=words, images={"path": concept.path})
 
 
 def _with_words(
@@ -250,8 +244,7 @@ def _measured(
         return MeasuredConcept(*words)
     config = one_concept(target.config, concept)
     if not target.has_split:
-        section = config.evaluation.model_copy(update={"validation": 0.0})
-        config = config.model_copy(update={"evaluation": section})
+        config = config.changed(evaluation={"validation": 0.0})
     splits = split_pictures(config, read_sets(config, base.resolution_step))
     trained, validation = (
         tuple(zip(split, all_captions(base, split, config), strict=True)) for split in splits

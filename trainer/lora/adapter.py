@@ -236,11 +236,9 @@ class LoraLayer:
     form: LycorisForm | None = None
 
     @classmethod
-    def of_form(
-        cls, form: LycorisForm, alpha: float, magnitude: Magnitude | None = None
-    ) -> LoraLayer:
+    def of_form(cls, form: LycorisForm, alpha: float) -> LoraLayer:
         """A layer of one of LyCORIS's other kinds."""
-        return cls(torch.empty(0, 0), torch.empty(0, 0), alpha, magnitude, form)
+        return cls(torch.empty(0, 0), torch.empty(0, 0), alpha, form=form)
 
     @classmethod
     def of_trained(

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trainer.config.schema import AdapterConfig
+from trainer.config.schema import AdapterConfig, TrainingConfig
 from trainer.errors import UserError
 from trainer.lora.adapter import Adapter, LoraLayer
 from trainer.lora.attach import attached, check_strength, set_strength
@@ -201,7 +201,7 @@ def read_start(path: Path, config: AdapterConfig) -> Adapter:
     return replace(adapter, layers=layers)
 
 
-def taken_over(config: AdapterConfig, start: Adapter) -> AdapterConfig:
+def taken_over(config: TrainingConfig, start: Adapter) -> TrainingConfig:
     """The configuration with what the adapter decides: its parts, greatest rank and alpha."""
     parts = count_parts(start.layers)
     changes = {
@@ -211,7 +211,7 @@ def taken_over(config: AdapterConfig, start: Adapter) -> AdapterConfig:
         "unet": "unet" in parts,
         "text_encoder": parts.keys() != {"unet"},
     }
-    return config.model_copy(update=changes)
+    return config.changed(adapter=changes)
 
 
 def _with_alpha(layer: LoraLayer, alpha: float) -> LoraLayer:

@@ -323,9 +323,8 @@ def count_layers(layers: Mapping[Part, int]) -> str:
     return f"{named} layer{'' if unet + text == 1 else 's'}"
 
 
-def shorten(names: Iterable[object], limit: int = 5) -> str:
-    """The first few names and how many there are: ``a, b, … (7 in all)``."""
+def shorten(names: Iterable[object]) -> str:
+    """The first five names and how many there are: ``a, b, … (7 in all)``."""
     listed = [str(name) for name in names]
-    if len(listed) <= limit:
-        return ", ".join(listed)
-    return f"{', '.join(listed[:limit])}, … ({len(listed)} in all)"
+    more = f", … ({len(listed)} in all)" if len(listed) > 5 else ""
+    return ", ".join(listed[:5]) + more

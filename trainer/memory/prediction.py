@@ -240,9 +240,7 @@ class _Predictor:
 
     def __init__(self, config: TrainingConfig) -> None:
         if given := config.adapter.start_from:
-            start = read_start(given.expanduser(), config.adapter)
-            adapter = taken_over(config.adapter, start)
-            config = config.model_copy(update={"adapter": adapter})
+            config = taken_over(config, read_start(given.expanduser(), config.adapter))
         self.config = config
         self.facts = facts = read_facts(
             config.base.name, prediction=config.base.prediction, vae=config.base.vae

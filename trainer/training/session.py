@@ -219,8 +219,7 @@ def prepare(
     """
     start = _start(config, run, device, notice)
     if start:
-        adapter = taken_over(config.adapter, start)
-        config = config.model_copy(update={"adapter": adapter})
+        config = taken_over(config, start)
     base, config, device = _open_base(config, device)
     training, trains_text = config.training, config.adapter.text_encoder
     sets = _read_sets(base, config, progress)
@@ -360,7 +359,7 @@ def _open_base(config: TrainingConfig, device: Device) -> tuple[BaseModel, Train
         # What patterns leave no layer of does not train.
         parts = {key.part for key in chosen_targets(base, adapter)}
         trained = {"unet": "unet" in parts, "text_encoder": parts != {"unet"}}
-        config = config.model_copy(update={"adapter": adapter.model_copy(update=trained)})
+        config = config.changed(adapter=trained)
     if not config.adapter.text_encoder:
         device.put_away(*base.text_encoders)
     return base, config, device
