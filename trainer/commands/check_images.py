@@ -83,8 +83,12 @@ def show_picture(
     Raises:
         UserError: there is no such picture, or the file is there already or can't be written.
     """
-    pairs = zip(report.concepts, report.reports, strict=True)
-    found = [(concept, one) for concept, part in pairs for one in part.fitted if _fits(one, name)]
+    found = [
+        (concept, one)
+        for concept, part in report.pairs
+        for one in part.fitted
+        if one.entry.name == name or one.entry.name.endswith(f"/{name}")
+    ]
     if not found:
         message = f"No picture that is trained on is called {name}."
         raise UserError(message, "check-images without --show lists what is left out, and why.")
@@ -104,11 +108,6 @@ def show_picture(
         ),
         file=str(target),
     )
-
-
-def _fits(picture: Picture, name: str) -> bool:
-    shown = picture.entry.name
-    return shown == name or shown.endswith(f"/{name}")
 
 
 def _write(picture: Picture, images: ImagesConfig, target: Path) -> str:

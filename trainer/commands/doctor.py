@@ -256,14 +256,11 @@ def _advice(machine: Machine, packages: tuple[Package, ...]) -> Iterator[str]:
 def _accelerators() -> Iterator[Accelerator]:
     import torch
 
-    for index in range(torch.cuda.device_count()):
-        free, total = torch.cuda.mem_get_info(index)
-        name = torch.cuda.get_device_name(index)
-        yield Accelerator(name, round(total / GIB, 1), round(free / GIB, 1))
-    for index in range(torch.xpu.device_count()):
-        free, total = torch.xpu.mem_get_info(index)
-        name = torch.xpu.get_device_name(index)
-        yield Accelerator(name, round(total / GIB, 1), round(free / GIB, 1))
+    for kind in (torch.cuda, torch.xpu):
+        for index in range(kind.device_count()):
+            free, total = kind.mem_get_info(index)
+            name = kind.get_device_name(index)
+            yield Accelerator(name, round(total / GIB, 1), round(free / GIB, 1))
     if torch.backends.mps.is_available():
         total = torch.mps.recommended_max_memory()
         free = total - torch.mps.driver_allocated_memory()

@@ -145,7 +145,7 @@ def caption(
     Raises:
         UserError: the device is busy, or the request can't be fulfilled.
     """
-    look, ended = watching(runs), threading.Event()
+    make_room, ended = _making_room(studio, runs), threading.Event()
 
     def watchful(step: int, total: int, message: str) -> None:
         try:
@@ -157,8 +157,7 @@ def caption(
     def check() -> None:
         if ended.is_set():
             raise Cancelled
-        studio.forget()
-        look()
+        make_room()
 
     return propose(arguments, watchful, check)
 
@@ -173,13 +172,7 @@ def mask(studio: Studio, runs: Path, arguments: Arguments, progress: Progress) -
     """
     from trainer.captioning.makers import propose_mask
 
-    look = watching(runs)
-
-    def check() -> None:
-        studio.forget()
-        look()
-
-    return propose_mask(arguments, progress, check)
+    return propose_mask(arguments, progress, _making_room(studio, runs))
 
 
 def watching(runs: Path) -> Callable[[], None]:
@@ -197,6 +190,17 @@ def watching(runs: Path) -> Callable[[], None]:
             refuse_while_training(runs)
 
     return look
+
+
+def _making_room(studio: Studio, runs: Path) -> Callable[[], None]:
+    """`watching`; what the studio holds makes room as well."""
+    look = watching(runs)
+
+    def check() -> None:
+        studio.forget()
+        look()
+
+    return check
 
 
 def fit(arguments: Arguments, progress: Progress) -> dict[str, object]:

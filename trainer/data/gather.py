@@ -38,12 +38,16 @@ class SetsReport(Answer):
     def summary(self) -> str:
         if len(self.reports) == 1:
             return self.reports[0].summary
-        pairs = zip(self.concepts, self.reports, strict=True)
-        return "; ".join(f"{concept.path.name}: {report.summary}" for concept, report in pairs)
+        return "; ".join(f"{one.path.name}: {report.summary}" for one, report in self.pairs)
+
+    @property
+    def pairs(self) -> Iterator[tuple[ConceptConfig, SetReport]]:
+        """Each concept with its report."""
+        return zip(self.concepts, self.reports, strict=True)
 
     def warnings(self) -> Iterator[str]:
         """What should be put right, or known before a training: errors and warnings."""
-        for concept, report in zip(self.concepts, self.reports, strict=True):
+        for concept, report in self.pairs:
             yield from (
                 f"{self.prefix(concept)}{finding}"
                 for finding in report.findings
@@ -53,10 +57,9 @@ class SetsReport(Answer):
 
     def class_folders(self) -> list[tuple[Path, ConceptConfig]]:
         """The folders of regularisation pictures, each with the concept in whose set it lies."""
-        pairs = zip(self.concepts, self.reports, strict=True)
         return [
             (concept.path.expanduser() / folder, concept)
-            for concept, report in pairs
+            for concept, report in self.pairs
             for folder in report.class_pictures
         ]
 
@@ -160,7 +163,7 @@ def split_pictures(
     """
     groups: list[list[Picture]] = []
     validation: list[Picture] = []
-    for number, (concept, found) in enumerate(zip(report.concepts, report.reports, strict=True)):
+    for number, (concept, found) in enumerate(report.pairs):
         found.check_usable()
         prefix = report.prefix(concept)
         pictures = [

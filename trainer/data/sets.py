@@ -352,29 +352,21 @@ def _set_findings(used: list[tuple[_Listed, ImageFacts]]) -> Iterator[Finding]:
     digests = [facts.digest for _, facts in used]
     yield from duplicate_findings(names, digests, np.stack([facts.thumbnail for _, facts in used]))
     uncaptioned = [one.name for one, _ in used if one.caption is None]
+    animated = [one.name for one, facts in used if facts.header.frames > 1]
+    clear = [one.name for one, facts in used if facts.transparent]
+    grave: Severity = "warning" if len(uncaptioned) < len(used) else "note"
+    filled = (
+        "Transparent in parts: these are filled with the background colour (images.background)."
+    )
+    single = (
+        "It is the only picture: the adapter will copy it instead of learning what it shows. Ten "
+        "to twenty different ones work well."
+    )
     shared: tuple[tuple[list[str], Severity, str], ...] = (
-        (
-            [one.name for one, facts in used if facts.header.frames > 1],
-            "note",
-            "Animated, or of several pages: only the first picture is used.",
-        ),
-        (
-            [one.name for one, facts in used if facts.transparent],
-            "note",
-            "Transparent in parts: these are filled with the background colour "
-            "(images.background).",
-        ),
-        (
-            uncaptioned,
-            "warning" if len(uncaptioned) < len(used) else "note",
-            "No caption: the trigger word and class word will be the caption.",
-        ),
-        (
-            names if len(used) == 1 else [],
-            "warning",
-            "It is the only picture: the adapter will copy it instead of learning what it shows. "
-            "Ten to twenty different ones work well.",
-        ),
+        (animated, "note", "Animated, or of several pages: only the first picture is used."),
+        (clear, "note", filled),
+        (uncaptioned, grave, "No caption: the trigger word and class word will be the caption."),
+        (names if len(used) == 1 else [], "warning", single),
     )
     for about, severity, message in shared:
         if about:

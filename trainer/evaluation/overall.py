@@ -192,58 +192,36 @@ def _next_step(
     code: VerdictCode, config: TrainingConfig, chosen: Candidate | None, last: Candidate
 ) -> NextStep:
     held = config.preservation
+    values: dict[str, object]
+    if chosen and (code == "works" or (code == "overtrained" and chosen.step != last.step)):
+        values = {"checkpoint": chosen.file, "strength": chosen.strength}
+        return NextStep("use", f"Use {chosen.file} at strength {chosen.strength:g}.", values)
     if code in LONGER and last.step:
         steps = math.ceil(LONGER[code] * last.step / 100) * 100
         return NextStep("train_longer", f"Train on, to {steps} steps.", {"training.steps": steps})
-    if code in LONGER:
-        return NextStep("train_longer", "Train it longer.")
-    if code == "leaks" and not config.captions.class_word and not config.concepts:
-        return NextStep(
-            "check_words", "Train again with the class word, so that it keeps its meaning."
-        )
-    if code == "leaks" and held.method != "prediction":
-        return NextStep(
-            "preserve_more",
-            "Train again with preservation.method = prediction.",
-            {"preservation.method": "prediction"},
-        )
-    if code == "leaks":
-        values: dict[str, object] = {
-            "preservation.every": 1,
-            "preservation.weight": 2 * held.weight,
-        }
-        return NextStep(
-            "preserve_more",
-            f"Train again, preserving at every step with weight {2 * held.weight:g}.",
-            values,
-        )
-    if code == "overtrained" and chosen and chosen.step != last.step:
-        return NextStep(
-            "use",
-            f"Use {chosen.file} at strength {chosen.strength:g}.",
-            {"checkpoint": chosen.file, "strength": chosen.strength},
-        )
+    if code == "leaks" and (config.captions.class_word or config.concepts):
+        if held.method != "prediction":
+            values = {"preservation.method": "prediction"}
+            says = "Train again with preservation.method = prediction."
+        else:
+            values = {"preservation.every": 1, "preservation.weight": 2 * held.weight}
+            says = f"Train again, preserving at every step with weight {2 * held.weight:g}."
+        return NextStep("preserve_more", says, values)
     if code == "overtrained":
         steps = max(1, (last.step or config.training.steps) // 2)
-        return NextStep(
-            "train_less",
-            f"Train again for {steps} steps, or on more pictures.",
-            {"training.steps": steps},
-        )
-    if code == "works" and chosen:
-        return NextStep(
-            "use",
-            f"Use {chosen.file} at strength {chosen.strength:g}.",
-            {"checkpoint": chosen.file, "strength": chosen.strength},
-        )
-    return {
-        "dead": NextStep(
-            "check_rate", "Train again at a higher learning rate: one of nearly 0 does this."
-        ),
-        "unmeasured": NextStep("give_pictures", "Give the image set with --images."),
-    }.get(
-        code,
-        NextStep(
-            "check_words", "Check that these pictures and this trigger word are the adapter's own."
-        ),
-    )
+        says = f"Train again for {steps} steps, or on more pictures."
+        return NextStep("train_less", says, {"training.steps": steps})
+    return NextStep(*_OTHERWISE.get(code, _CHECK_WORDS))
+
+
+_CHECK_WORDS: tuple[NextCode, str] = (
+    "check_words",
+    "Check that these pictures and this trigger word are the adapter's own.",
+)
+_OTHERWISE: dict[VerdictCode, tuple[NextCode, str]] = {
+    **dict.fromkeys(LONGER, ("train_longer", "Train it longer.")),
+    "leaks": ("check_words", "Train again with the class word, so that it keeps its meaning."),
+    "dead": ("check_rate", "Train again at a higher learning rate: one of nearly 0 does this."),
+    "unmeasured": ("give_pictures", "Give the image set with --images."),
+}
+"""What to do where nothing of this adapter or its settings decides it."""
