@@ -19,6 +19,7 @@ from typing import Any
 
 from trainer.data.columns import caption_of, choose_text_column
 from trainer.data.encodings import ENCODING_NAMES, find_encoding, utf8_or_none
+from trainer.data.findings import Severity
 from trainer.data.names import display_name, list_names
 from trainer.data.pairing import MAX_NAME, PictureIndex, in_one_folder
 from trainer.data.scan import FolderContents, FoundFile
@@ -111,7 +112,7 @@ def read_tables(contents: FolderContents, index: PictureIndex) -> dict[str, str]
     texts: dict[str, str] = {}
     for file in contents.metadata:
         try:
-            _read_table(file, index, texts, contents)
+            _Reader(file, index, contents, texts).read()
         except (OSError, ValueError, RecursionError, csv.Error) as error:
             reason = getattr(error, "strerror", None) or str(error)
             message = f"The table cannot be read any further: {reason}."
@@ -119,66 +120,207 @@ def read_tables(contents: FolderContents, index: PictureIndex) -> dict[str, str]
     return texts
 
 
-def _read_table(
-    file: FoundFile, index: PictureIndex, texts: dict[str, str], contents: FolderContents
-) -> None:
-    """The captions of one table; says what is wrong with at most 20 of its rows."""
-    documented = file.path.name.casefold() in DOCUMENTED
-    table = _open(file, index, contents)
-    columns = table.columns(index) if table else {}
-    if table and not columns and table.header is None and documented:  # says why no line is a row
-        _take_rows(file, table, "file_name", "text", index, texts, contents)
-        return
-    name_column = _name_column(columns, file, index)
-    if table is None or name_column is None:
-        if documented:
-            found = list_names([display_name(name[:40]) for name in columns], 5) or "none"
-            raise ValueError(f"it needs the columns file_name and text, and has: {found}")
-        captions = choose_text_column(columns).name is not None
-        message = "It names no picture of this set, so it is not used."
-        contents.doubt(file.name, "warning" if captions else "note", message)
-        return
-    rest = {name: values for name, values in columns.items() if name != name_column}
-    column = choose_text_column(rest)
-    if column.message:
-        contents.doubt(file.name, column.severity, column.message)
-    if column.name:
-        _take_rows(file, table, name_column, column.name, index, texts, contents)
+@dataclass(frozen=True)
+class _Reader:
+    """Reads one table.
 
+    Attributes:
+        texts: captions by the names of their pictures, those of earlier tables among them.
+    """
 
-def _take_rows(
-    file: FoundFile,
-    table: _Table,
-    name_column: str,
-    text_column: str,
-    index: PictureIndex,
-    texts: dict[str, str],
-    contents: FolderContents,
-) -> None:
-    joined = 0
-    unusable: dict[str, list[tuple[int, str]]] = {}  # lines and names by what is wrong
-    for number, row in enumerate(table.rows()):
-        if number == _MAX_ROWS:
-            raise ValueError(f"it has more than {_MAX_ROWS:,} rows")
-        reason, shown = row.problem, ""
-        if not reason:
-            name, text, mended = _cells(row, table, name_column, text_column)
-            joined += mended
-            reason, shown = _take(name, text, text_column, table, file, index, texts)
-        if reason:
-            unusable.setdefault(reason, []).append((row.line, shown))
-    for reason, rows in unusable.items():
-        which = f"Line {rows[0][0]} is"
-        if len(rows) > 1:
-            which = f"{len(rows):,} lines ({list_names([str(line) for line, _ in rows])}) are"
-        why = reason.replace(_NAMES, list_names([name for _, name in rows]))
-        contents.doubt(file.name, "warning", f"{which} not used: {why}.")
-    if joined:
+    file: FoundFile
+    index: PictureIndex
+    contents: FolderContents
+    texts: dict[str, str]
+
+    def read(self) -> None:
+        """Takes its captions; says what is wrong with at most 20 of its rows."""
+        documented = self.file.path.name.casefold() in DOCUMENTED
+        table = self._open()
+        columns = table.columns(self.index) if table else {}
+        if table and not columns and table.header is None and documented:
+            self._take_rows(table, "file_name", "text")  # says why no line is a row
+            return
+        name_column = self._name_column(columns)
+        if table is None or name_column is None:
+            if documented:
+                found = list_names([display_name(name[:40]) for name in columns], 5) or "none"
+                raise ValueError(f"it needs the columns file_name and text, and has: {found}")
+            captions = choose_text_column(columns).name is not None
+            message = "It names no picture of this set, so it is not used."
+            self._doubt("warning" if captions else "note", message)
+            return
+        rest = {name: values for name, values in columns.items() if name != name_column}
+        column = choose_text_column(rest)
+        if column.message:
+            self._doubt(column.severity, column.message)
+        if column.name:
+            self._take_rows(table, name_column, column.name)
+
+    def _doubt(self, severity: Severity, message: str) -> None:
+        self.contents.doubt(self.file.name, severity, message)
+
+    def _take_rows(self, table: _Table, name_column: str, text_column: str) -> None:
+        joined = 0
+        unusable: dict[str, list[tuple[int, str]]] = {}  # lines and names by what is wrong
+        for number, row in enumerate(table.rows()):
+            if number == _MAX_ROWS:
+                raise ValueError(f"it has more than {_MAX_ROWS:,} rows")
+            reason, shown = row.problem, ""
+            if not reason:
+                name, text, mended = _cells(row, table, name_column, text_column)
+                joined += mended
+                reason, shown = self._take(name, text, text_column, table)
+            if reason:
+                unusable.setdefault(reason, []).append((row.line, shown))
+        for reason, rows in unusable.items():
+            which = f"Line {rows[0][0]} is"
+            if len(rows) > 1:
+                which = f"{len(rows):,} lines ({list_names([str(line) for line, _ in rows])}) are"
+            why = reason.replace(_NAMES, list_names([name for _, name in rows]))
+            self._doubt("warning", f"{which} not used: {why}.")
+        if joined:
+            message = (
+                f"{joined} rows have more commas than columns, as texts with commas that are not "
+                f"in quotes do: all of it is taken for {display_name(text_column[:40])}."
+            )
+            self._doubt("warning" if len(table.header or ()) > 2 else "note", message)
+
+    def _take(self, file_name: object, text: object, column: str, table: _Table) -> tuple[str, str]:
+        """Gives a row's caption to its picture; or a reason why not, and the name in it."""
+        if not isinstance(file_name, str) or not file_name.strip():
+            return "it has no file_name", ""
+        caption = caption_of(text, column)
+        if caption is None:
+            return "the text is not in quotes", ""
+        if len(file_name) > MAX_NAME:
+            return "the file_name is longer than any path", ""
+        given = file_name.strip().replace("\\", "/")
+        shown = display_name(given)
+        found = self._named(given)
+        if found is None and table.loose:
+            found = self.index.across("", posixpath.basename(given))
+        if found is None:
+            return f"{_NAMES} lies outside the set", shown
+        if not found:
+            return f"there is no picture {_NAMES}", shown
+        if not in_one_folder(found):
+            names = list_names([picture.shown for picture in found])
+            return f"{shown} may be any of {names}", ""
+        if table.delimiter and isinstance(text, str) and self._swallows_rows(text, table):
+            return "a quote that is not closed takes in the rows after it", ""
+        if found[0].name in self.texts:
+            return f"{_NAMES} has a row already", shown
+        if caption:
+            self.texts.update((picture.name, caption) for picture in found)
+        return "", ""
+
+    def _named(self, given: str) -> list[FoundFile] | None:
+        return find_named(given.replace("\\", "/"), self.file, self.index)
+
+    def _swallows_rows(self, text: str, table: _Table) -> bool:
+        lines = text.split("\n")[1:] if "\n" in text else ()
+        firsts = (line.split(table.delimiter)[0].strip() for line in lines)
+        return any(find_named(first, self.file, self.index) for first in firsts)
+
+    def _name_column(self, columns: Mapping[str, Sequence[object]]) -> str | None:
+        """The column that names pictures: file_name, or the one that names most of the set's."""
+        plain = {name.strip().casefold(): name for name in reversed(list(columns))}
+        if "file_name" in plain:
+            return plain["file_name"]
+        hits: dict[str, tuple[int, int]] = {}
+        for name, values in columns.items():
+            known = name.strip().casefold() in _FILE_COLUMNS
+            rank = _FILE_COLUMNS.index(name.strip().casefold()) if known else len(_FILE_COLUMNS)
+            names = {value for value in values if isinstance(value, str) and len(value) <= MAX_NAME}
+            count = sum(bool(self._named(text)) for value in names if (text := value.strip()))
+            if count and (known or count * 2 >= len(names)):
+                hits[name] = (count, -rank)
+        return max(hits, key=lambda name: hits[name]) if hits else None
+
+    # -------------------------------------------------------------------------- kinds of files
+
+    def _open(self) -> _Table | None:
+        """A table by its file's suffix; None for a JSON file that is none."""
+        suffix = self.file.path.suffix.casefold()
+        limit = MAX_JSON_BYTES if suffix == ".json" else MAX_TABLE_BYTES
+        with open_file(self.file.path) as stream:
+            data = stream.read(limit + 1)
+        if len(data) > limit:
+            raise ValueError(f"it has more than {limit // 1_000_000} MB")
+        text = self._text(data)
+        if suffix == ".json":
+            return self._open_json(text)
+        return _Table(text) if suffix in (".jsonl", ".ndjson") else self._open_csv(text)
+
+    def _text(self, data: bytes) -> str:
+        """A table's text; says how it was read where it is no UTF-8.
+
+        Its encoding is its own, or else that of the caption files beside it.
+
+        Raises:
+            ValueError: it can't be told.
+        """
+        if (text := utf8_or_none(data)) is not None:
+            return text
+        encoding = find_encoding([data]) or self.contents.encoding
+        if not encoding:
+            raise ValueError(
+                "it is not in UTF-8, and which other encoding it is in can't be told. Save it as "
+                "UTF-8"
+            )
+        text = data.decode(encoding, errors="ignore")
+        strange = next((line for line in text.splitlines() if not line.isascii()), text)
         message = (
-            f"{joined} rows have more commas than columns, as texts with commas that are not in "
-            f"quotes do: all of it is taken for {display_name(text_column[:40])}."
+            f"Not in UTF-8: read as {ENCODING_NAMES.get(encoding, encoding)}. A line of it: "
+            f"{display_name(strange[:60])}. If that is not what was written, save it as UTF-8."
         )
-        contents.doubt(file.name, "warning" if len(table.header or ()) > 2 else "note", message)
+        self._doubt("warning", message)
+        return text
+
+    def _open_csv(self, text: str) -> _Table:
+        """A table with a header line, or without one where its first row names a picture.
+
+        Separated by commas, or as Excel may by semicolons, or by tabs.
+        """
+        first = text.partition("\n")[0]
+        found = [mark for mark in "\t;|" if mark in first]
+        delimiter = found[0] if found and (found[0] == "\t" or "," not in first) else ","
+        rows = (row for row in _reader(text, delimiter) if row)
+        header = tuple(name.strip() for name in next(rows, list[str]()))
+        known = any(name.casefold() in ("file_name", "text") for name in header)
+        if not known and len(header) > 1:
+            for place, cells in ((0, ("file_name", "text")), (-1, ("text", "file_name"))):
+                if self._named(header[place]):
+                    return _Table(text, delimiter, cells)
+        return _Table(text, delimiter, header, skip=1)
+
+    def _open_json(self, text: str) -> _Table | None:
+        """A list of rows; or rows, or captions, by the names of their pictures, as sd-scripts'."""
+        value = json.loads(text)
+        if is_table(value):
+            lists = [one for one in value.values() if is_list(one) and one and is_table(one[0])]
+            keyed = {
+                key: one if is_table(one) else {"text": one}
+                for key, one in value.items()
+                if is_table(one) or is_list(one) or isinstance(one, str)
+            }
+            if any(map(self._names_picture, keyed)):
+                rows = [
+                    _Row(number, {**one, "file_name": key})
+                    for number, (key, one) in enumerate(keyed.items(), start=1)
+                ]
+                return _Table("", values=rows, loose=True)
+            value = lists[0] if len(lists) == 1 else [value]
+        if not is_list(value):
+            return None
+        rows = [_Row(number, row) for number, row in enumerate(value, 1) if is_table(row)]
+        return _Table("", values=rows) if rows else None
+
+    def _names_picture(self, key: str) -> bool:
+        found = self._named(key)
+        last = posixpath.basename(key.replace("\\", "/"))
+        return bool(self.index.across("", last) if found is None else found)
 
 
 def _cells(
@@ -198,44 +340,6 @@ def _cells(
     name = cells[place] if place < len(cells) else None
     text = cells[at] if 0 <= at < len(cells) else None
     return name, text, extra > 0 and at >= 0
-
-
-def _take(
-    file_name: object,
-    text: object,
-    column: str,
-    table: _Table,
-    file: FoundFile,
-    index: PictureIndex,
-    texts: dict[str, str],
-) -> tuple[str, str]:
-    """Gives a row's caption to its picture; or a reason why not, and the name in it."""
-    if not isinstance(file_name, str) or not file_name.strip():
-        return "it has no file_name", ""
-    caption = caption_of(text, column)
-    if caption is None:
-        return "the text is not in quotes", ""
-    if len(file_name) > MAX_NAME:
-        return "the file_name is longer than any path", ""
-    given = file_name.strip().replace("\\", "/")
-    shown = display_name(given)
-    found = find_named(given, file, index)
-    if found is None:
-        found = index.across("", posixpath.basename(given)) if table.loose else None
-    if found is None:
-        return f"{_NAMES} lies outside the set", shown
-    if not found:
-        return f"there is no picture {_NAMES}", shown
-    if not in_one_folder(found):
-        names = list_names([picture.shown for picture in found])
-        return f"{shown} may be any of {names}", ""
-    if table.delimiter and isinstance(text, str) and _swallows_rows(text, table, file, index):
-        return "a quote that is not closed takes in the rows after it", ""
-    if found[0].name in texts:
-        return f"{_NAMES} has a row already", shown
-    if caption:
-        texts.update((picture.name, caption) for picture in found)
-    return "", ""
 
 
 def find_named(given: str, table: FoundFile, index: PictureIndex) -> list[FoundFile] | None:
@@ -259,97 +363,6 @@ def find_named(given: str, table: FoundFile, index: PictureIndex) -> list[FoundF
     return index.elsewhere(name) if len(parts) == 1 else []
 
 
-def _swallows_rows(text: str, table: _Table, file: FoundFile, index: PictureIndex) -> bool:
-    lines = text.split("\n")[1:] if "\n" in text else ()
-    return any(find_named(line.split(table.delimiter)[0].strip(), file, index) for line in lines)
-
-
-def _name_column(
-    columns: Mapping[str, Sequence[object]], file: FoundFile, index: PictureIndex
-) -> str | None:
-    """The column that names pictures: file_name, or the one that names most of the set's."""
-    plain = {name.strip().casefold(): name for name in reversed(list(columns))}
-    if "file_name" in plain:
-        return plain["file_name"]
-    hits: dict[str, tuple[int, int]] = {}
-    for name, values in columns.items():
-        known = name.strip().casefold() in _FILE_COLUMNS
-        rank = _FILE_COLUMNS.index(name.strip().casefold()) if known else len(_FILE_COLUMNS)
-        names = {value for value in values if isinstance(value, str) and len(value) <= MAX_NAME}
-        count = sum(
-            bool(find_named(value.strip().replace("\\", "/"), file, index))
-            for value in names
-            if value.strip()
-        )
-        if count and (known or count * 2 >= len(names)):
-            hits[name] = (count, -rank)
-    return max(hits, key=lambda name: hits[name]) if hits else None
-
-
-# ------------------------------------------------------------------------------ kinds of files
-
-
-def _open(file: FoundFile, index: PictureIndex, contents: FolderContents) -> _Table | None:
-    """A table by its file's suffix; None for a JSON file that is none."""
-    suffix = file.path.suffix.casefold()
-    limit = MAX_JSON_BYTES if suffix == ".json" else MAX_TABLE_BYTES
-    with open_file(file.path) as stream:
-        data = stream.read(limit + 1)
-    if len(data) > limit:
-        raise ValueError(f"it has more than {limit // 1_000_000} MB")
-    text = _text(data, file, contents)
-    if suffix == ".json":
-        return _open_json(text, file, index)
-    if suffix in (".jsonl", ".ndjson"):
-        return _Table(text)
-    return _open_csv(text, file, index)
-
-
-def _text(data: bytes, file: FoundFile, contents: FolderContents) -> str:
-    """A table's text; says how it was read where it is no UTF-8."""
-    if (text := utf8_or_none(data)) is not None:
-        return text
-    text, encoding = _decode(data, contents.encoding)
-    strange = next((line for line in text.splitlines() if not line.isascii()), text)
-    message = (
-        f"Not in UTF-8: read as {ENCODING_NAMES.get(encoding, encoding)}. A line of it: "
-        f"{display_name(strange[:60])}. If that is not what was written, save it as UTF-8."
-    )
-    contents.doubt(file.name, "warning", message)
-    return text
-
-
-def _decode(data: bytes, encoding: str | None) -> tuple[str, str]:
-    """What is no UTF-8, and its encoding: its own, or else that of the caption files beside it.
-
-    Raises:
-        ValueError: it can't be told.
-    """
-    if name := find_encoding([data]) or encoding:
-        return data.decode(name, errors="ignore"), name
-    raise ValueError(
-        "it is not in UTF-8, and which other encoding it is in can't be told. Save it as UTF-8"
-    )
-
-
-def _open_csv(text: str, file: FoundFile, index: PictureIndex) -> _Table:
-    """A table with a header line, or without one where its first row names a picture.
-
-    Separated by commas, or as Excel may by semicolons, or by tabs.
-    """
-    first = text.partition("\n")[0]
-    found = [mark for mark in "\t;|" if mark in first]
-    delimiter = found[0] if found and (found[0] == "\t" or "," not in first) else ","
-    rows = (row for row in _reader(text, delimiter) if row)
-    header = tuple(name.strip() for name in next(rows, list[str]()))
-    known = any(name.casefold() in ("file_name", "text") for name in header)
-    if not known and len(header) > 1:
-        for place, cells in ((0, ("file_name", "text")), (-1, ("text", "file_name"))):
-            if find_named(header[place].replace("\\", "/"), file, index):
-                return _Table(text, delimiter, cells)
-    return _Table(text, delimiter, header, skip=1)
-
-
 def _reader(text: str, delimiter: str) -> Any:
     # In “a.png, "one, two"” the quotes count only where the space before them does not.
     spaced = re.search(rf"{re.escape(delimiter)} +\"", text) is not None
@@ -370,30 +383,3 @@ def _json_lines(text: str) -> Iterator[_Row]:
                 yield _Row(number, row)
             else:
                 yield _Row(number, problem="no JSON object in braces")
-
-
-def _open_json(text: str, file: FoundFile, index: PictureIndex) -> _Table | None:
-    """A list of rows; or rows, or captions, by the names of their pictures, as sd-scripts has."""
-    value = json.loads(text)
-    if is_table(value):
-        lists = [one for one in value.values() if is_list(one) and one and is_table(one[0])]
-        keyed = {
-            key: one if is_table(one) else {"text": one}
-            for key, one in value.items()
-            if is_table(one) or is_list(one) or isinstance(one, str)
-        }
-        if any(_names_picture(key, file, index) for key in keyed):
-            named = [{**one, "file_name": key} for key, one in keyed.items()]
-            rows = [_Row(number, row) for number, row in enumerate(named, start=1)]
-            return _Table("", values=rows, loose=True)
-        value = lists[0] if len(lists) == 1 else [value]
-    if not is_list(value):
-        return None
-    rows = [_Row(number, row) for number, row in enumerate(value, 1) if is_table(row)]
-    return _Table("", values=rows) if rows else None
-
-
-def _names_picture(key: str, file: FoundFile, index: PictureIndex) -> bool:
-    given = key.replace("\\", "/")
-    found = find_named(given, file, index)
-    return bool(index.across("", posixpath.basename(given)) if found is None else found)

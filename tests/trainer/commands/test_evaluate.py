@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import TinyBase
 from tests.tiny_models import TINY_NAMES
 from tests.trainer.runs_for_tests import make_images, measure_quickly, small_config, train_small
+from trainer.answers import plain
 from trainer.commands import train as train_command
 from trainer.commands.cli import main
 from trainer.config.file import read_config
@@ -237,7 +238,7 @@ def test_several_concepts(
 
 
 def test_numbers_that_are_none_in_json() -> None:
-    assert assessment.finite({"a": [float("nan"), 1.0], "b": (float("inf"), "x")}) == {
+    assert plain({"a": [float("nan"), 1.0], "b": (float("inf"), "x")}) == {
         "a": [None, 1.0],
         "b": [None, "x"],
     }
