@@ -11,14 +11,10 @@ from trainer.untyped import is_mapping, is_sequence
 
 
 class Answer:
-    """The base of a dataclass that a command gives; most have ``lines`` as well.
+    """The base of a dataclass that a command gives; most have ``lines`` as well."""
 
-    Attributes:
-        unsaid: names of the fields that are not in its JSON.
-        beside: names of the properties that its JSON has beside the fields.
-    """
-
-    unsaid: ClassVar[tuple[str, ...]] = ()
+    unsaid: ClassVar[tuple[str, ...]] = ()  # names of the fields that are not in its JSON
+    # Names of the properties that its JSON has beside the fields.
     beside: ClassVar[tuple[str, ...]] = ()
 
     def as_dict(self) -> dict[str, Any]:

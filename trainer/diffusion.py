@@ -123,16 +123,12 @@ class TextConditioning:
     Prompts of a batch may have different numbers of chunks. The shorter ones are filled up with
     zeros, which the UNet does not attend to: what a prompt means does not depend on the batch. The
     drawing tools come to the same (ComfyUI repeats the shorter one; A1111 asks the UNet twice).
-
-    Attributes:
-        hidden: (B, L, D) text features, L = 77 for each chunk of the longest prompt.
-        pooled: (B, P) of SDXL's second encoder, of each prompt's first chunk; None for SD 1 and
-            SD 2.
-        lengths: B, how many of the L features each prompt has; empty: all of them.
     """
 
-    hidden: Tensor
+    hidden: Tensor  # (B, L, D) text features, L = 77 for each chunk of the longest prompt
+    # (B, P) of SDXL's second encoder, of each prompt's first chunk; None for SD 1 and SD 2.
     pooled: Tensor | None
+    # B, how many of the L features each prompt has; empty: all of them.
     lengths: tuple[int, ...] = ()
 
     @classmethod
@@ -237,19 +233,12 @@ def encode(base: BaseModel, prompts: Sequence[str], device: torch.device | str) 
 
 @dataclass(frozen=True)
 class Points:
-    """Where the UNet is asked for a prediction; all of one size.
+    """Where the UNet is asked for a prediction; all of one size."""
 
-    Attributes:
-        prompts: N, the text of each.
-        noised: (N, C, H, W) float32.
-        timesteps: (N,) int64.
-        sizes: N, used by SDXL only.
-    """
-
-    prompts: tuple[str, ...]
-    noised: Tensor
-    timesteps: Tensor
-    sizes: tuple[Sizes, ...]
+    prompts: tuple[str, ...]  # N, the text of each
+    noised: Tensor  # (N, C, H, W) float32
+    timesteps: Tensor  # (N,) int64
+    sizes: tuple[Sizes, ...]  # N, used by SDXL only
 
     def __len__(self) -> int:
         return len(self.prompts)

@@ -47,101 +47,67 @@ CACHING: Phase = "caching"
 
 @dataclass(frozen=True)
 class RunEvent:
-    """Something that happened in a run.
-
-    Attributes:
-        time: when it was logged, in seconds since 1970; 0 before.
-    """
+    """Something that happened in a run."""
 
     kind: ClassVar[str]
+    # When it was logged, in seconds since 1970; 0 before.
     time: float = field(default=0.0, kw_only=True, compare=False)
 
 
 @dataclass(frozen=True)
 class Working(RunEvent):
-    """Slow work other than training steps; it is not logged.
-
-    Attributes:
-        what: in words.
-        done: how much is done, of ``total``.
-        phase: the run's phase meanwhile.
-    """
+    """Slow work other than training steps; it is not logged."""
 
     kind = "working"
-    what: str
-    done: int = 0
+    what: str  # in words
+    done: int = 0  # how much is done, of ``total``
     total: int = 0
-    phase: Phase = "preparing"
+    phase: Phase = "preparing"  # the run's phase meanwhile
 
 
 @dataclass(frozen=True)
 class Prepared(RunEvent):
-    """Training is about to begin, or goes on after a stop.
-
-    Attributes:
-        summary: what will train, in one line.
-        arithmetic: pictures, batches and steps, in one line.
-        step: steps done before.
-        version: of Rarebit; empty in runs of versions before 0.2.
-    """
+    """Training is about to begin, or goes on after a stop."""
 
     kind = "start"
-    summary: str = ""
-    arithmetic: str = ""
-    step: int = 0
+    summary: str = ""  # what will train, in one line
+    arithmetic: str = ""  # pictures, batches and steps, in one line
+    step: int = 0  # steps done before
     total_steps: int = 0
-    version: str = ""
+    version: str = ""  # of Rarebit; empty in runs of versions before 0.2
 
 
 @dataclass(frozen=True)
 class ImagesRead(RunEvent):
-    """The image sets of a run are read; warnings about them follow.
-
-    Attributes:
-        summary: what they come to, in one line.
-    """
+    """The image sets of a run are read; warnings about them follow."""
 
     kind = "images"
-    summary: str = ""
+    summary: str = ""  # what they come to, in one line
 
 
 @dataclass(frozen=True)
 class StepDone(RunEvent):
-    """One optimizer step.
-
-    Attributes:
-        step: steps done, this one included.
-        loss: mean weighted squared error over the step's samples.
-        preservation: the same for the preserved prompts; None on a step without them.
-        learning_rate: the UNet's (the text encoder's, where only that trains).
-        gradient_norm: before clipping.
-        seconds: wall time of the step.
-    """
+    """One optimizer step."""
 
     kind = "step"
-    step: int
-    loss: float = math.nan
+    step: int  # steps done, this one included
+    loss: float = math.nan  # mean weighted squared error over the step's samples
+    # The same for the preserved prompts; None on a step without them.
     preservation: float | None = None
-    learning_rate: float = math.nan
-    gradient_norm: float = math.nan
-    seconds: float = 0.0
+    learning_rate: float = math.nan  # the UNet's (the text encoder's, where only that trains)
+    gradient_norm: float = math.nan  # before clipping
+    seconds: float = 0.0  # wall time of the step
 
 
 @dataclass(frozen=True)
 class Validated(RunEvent):
-    """Loss on the validation split, at fixed noise and timesteps.
-
-    Attributes:
-        loss: on the validation split; on trained pictures where there is none.
-        training_loss: on trained pictures, at the same points.
-        held_out: pictures of the validation split that were measured.
-    """
+    """Loss on the validation split, at fixed noise and timesteps."""
 
     kind = "validation"
     step: int
-    loss: float = math.nan
-    training_loss: float = math.nan
-    held_out: int = 0
+    loss: float = math.nan  # on the validation split; on trained pictures where there is none
+    training_loss: float = math.nan  # on trained pictures, at the same points
+    held_out: int = 0  # pictures of the validation split that were measured
 
 
 WEAK_LIKENESS = 0.03
@@ -150,37 +116,27 @@ WEAK_LIKENESS = 0.03
 
 @dataclass(frozen=True)
 class Meters(Answer):
-    """What was measured of one concept, or the mean over several.
-
-    Attributes:
-        effect: drift for prompts with the trigger word; 0 is no effect at all.
-        class_drift, neighbour_drift, unrelated_drift: the same for the class word, for things
-            like it, and for unrelated things and the empty prompt; None where nothing was asked.
-        likeness: how much better than the base model pictures of the set are predicted with the
-            trigger (of the validation split, where there is one); None without pictures.
-        likeness_without: the same with the trigger taken out of the captions.
-        likeness_trained: the same as likeness, on pictures that were trained on.
-        validation_loss: on the same pictures as likeness, weighed as in training.
-        training_loss: on pictures that were trained on, at the same points.
-        base_loss: the base model's validation loss.
-        held_out: pictures of the validation split that were measured; 0 without one.
-        gap_low_noise, gap_middle_noise, gap_high_noise: `gap` at each of the three timesteps, from
-            where details are decided to where the whole picture is; None without a split.
-    """
+    """What was measured of one concept, or the mean over several."""
 
     beside = ("leak", "class_leak", "neighbour_leak", "collateral", "gap", "likeness_taken")
 
-    effect: float = 0.0
+    effect: float = 0.0  # drift for prompts with the trigger word; 0 is no effect at all
+    # class_drift, neighbour_drift, unrelated_drift: the same for the class word, for things like
+    # it, and for unrelated things and the empty prompt; None where nothing was asked.
     class_drift: float | None = None
     neighbour_drift: float | None = None
     unrelated_drift: float | None = None
+    # How much better than the base model pictures of the set are predicted with the trigger (of the
+    # validation split, where there is one); None without pictures.
     likeness: float | None = None
-    likeness_without: float | None = None
-    likeness_trained: float | None = None
-    validation_loss: float | None = None
-    training_loss: float | None = None
-    base_loss: float | None = None
-    held_out: int = 0
+    likeness_without: float | None = None  # the same with the trigger taken out of the captions
+    likeness_trained: float | None = None  # the same as likeness, on pictures that were trained on
+    validation_loss: float | None = None  # on the same pictures as likeness, weighed as in training
+    training_loss: float | None = None  # on pictures that were trained on, at the same points
+    base_loss: float | None = None  # the base model's validation loss
+    held_out: int = 0  # pictures of the validation split that were measured; 0 without one
+    # gap_low_noise, gap_middle_noise, gap_high_noise: `gap` at each of the three timesteps, from
+    # where details are decided to where the whole picture is; None without a split.
     gap_low_noise: float | None = None
     gap_middle_noise: float | None = None
     gap_high_noise: float | None = None
@@ -233,16 +189,12 @@ GAPS = ("gap_low_noise", "gap_middle_noise", "gap_high_noise")
 
 @dataclass(frozen=True)
 class Evaluated(RunEvent):
-    """The meters at one step: the mean over the concepts. Its line has the meters beside the step.
-
-    Attributes:
-        seconds: wall time of the measuring.
-    """
+    """The meters at one step: the mean over concepts. Its line has the meters beside the step."""
 
     kind = "evaluation"
     step: int
     meters: Meters
-    seconds: float = 0.0
+    seconds: float = 0.0  # wall time of the measuring
 
 
 @dataclass(frozen=True)
@@ -265,24 +217,16 @@ class CheckpointSaved(RunEvent):
 
 @dataclass(frozen=True)
 class MemoryUsed(RunEvent):
-    """Memory of this run so far.
-
-    Attributes:
-        step: steps done.
-        peak_gib: the most that tensors took on the GPU; without one, that the process took.
-        device: "cuda", "mps", "xpu" or "cpu".
-        mode: what the frozen layers keep for the backward pass.
-        rows: rows of the largest forward pass with gradients.
-        checkpointing: full gradient checkpointing.
-    """
+    """Memory of this run so far."""
 
     kind = "memory"
-    step: int = 0
+    step: int = 0  # steps done
+    # The most that tensors took on the GPU; without one, that the process took.
     peak_gib: float = math.nan
-    device: str = ""
-    mode: str = ""
-    rows: int = 0
-    checkpointing: bool = False
+    device: str = ""  # "cuda", "mps", "xpu" or "cpu"
+    mode: str = ""  # what the frozen layers keep for the backward pass
+    rows: int = 0  # rows of the largest forward pass with gradients
+    checkpointing: bool = False  # full gradient checkpointing
 
 
 @dataclass(frozen=True)
@@ -296,34 +240,23 @@ class Warned(RunEvent):
 
 @dataclass(frozen=True)
 class RolledBack(RunEvent):
-    """Training goes on from an earlier step, at a lower learning rate.
-
-    Attributes:
-        step: where it goes on from.
-        failed_step: the step whose numbers were not finite.
-        message: all of it in words.
-    """
+    """Training goes on from an earlier step, at a lower learning rate."""
 
     kind = "rollback"
-    step: int
-    failed_step: int = 0
-    message: str = ""
+    step: int  # where it goes on from
+    failed_step: int = 0  # the step whose numbers were not finite
+    message: str = ""  # all of it in words
 
 
 @dataclass(frozen=True)
 class Ended(RunEvent):
-    """The run is over.
-
-    Attributes:
-        code: why, where it is not finished; see `trainer.errors.Code`.
-        message: the same for a person.
-    """
+    """The run is over."""
 
     kind = "end"
     step: int = 0
     reason: Reason = "failed"
-    code: Code = ""
-    message: str = ""
+    code: Code = ""  # why, where it is not finished; see `trainer.errors.Code`
+    message: str = ""  # the same for a person
 
 
 LOGGED = {one.kind: one for one in RunEvent.__subclasses__() if one is not Working}

@@ -39,18 +39,12 @@ from trainer.places import shown
 
 @dataclass(frozen=True)
 class Output:
-    """Where a result goes and how.
-
-    Attributes:
-        precision: None for that of the file.
-        force: whether an existing file may be replaced; never one that is read.
-        sidecars: whether its .json and .png are written too.
-    """
+    """Where a result goes and how."""
 
     path: Path
-    precision: Precision | None
-    force: bool
-    sidecars: bool
+    precision: Precision | None  # None for that of the file
+    force: bool  # whether an existing file may be replaced; never one that is read
+    sidecars: bool  # whether its .json and .png are written too
 
     def checked(self, sources: Sequence[Path]) -> Output:
         """The same; refuses to lose a file.
@@ -78,15 +72,10 @@ class Output:
 
 @dataclass(frozen=True)
 class Source:
-    """How a file is read that a new one is made of.
+    """How a file is read that a new one is made of."""
 
-    Attributes:
-        leave_out_unknown: whether what is not understood is left out, and named.
-        embeddings: what becomes of bundled embeddings.
-    """
-
-    leave_out_unknown: bool = False
-    embeddings: Literal["keep", "drop"] = "keep"
+    leave_out_unknown: bool = False  # whether what is not understood is left out, and named
+    embeddings: Literal["keep", "drop"] = "keep"  # what becomes of bundled embeddings
 
     def read(self, path: Path) -> Adapter:
         """The adapter.
@@ -128,17 +117,7 @@ class BaseOnDevice:
 
 @dataclass(frozen=True)
 class Written(Answer):
-    """An adapter file that was written, and what it is.
-
-    Attributes:
-        difference: of what was read back from what was meant.
-        works: in which tools.
-        metadata_left_out: keys of the metadata that found no room.
-        base: name of the base model that predictions were compared on; empty where on none.
-        prediction_difference: of its predictions, as a share of what the adapter changes in them.
-        lost: names of the tensors of the sources that were not understood, and are not in it.
-        notes: what else there is to say.
-    """
+    """An adapter file that was written, and what it is."""
 
     unsaid = ("path", "adapter", "difference", "sidecars", "base")
 
@@ -146,14 +125,16 @@ class Written(Answer):
     layout: WritableLayout
     precision: Precision
     adapter: Adapter
-    difference: Comparison
-    works: str
-    metadata_left_out: list[str]
+    difference: Comparison  # of what was read back from what was meant
+    works: str  # in which tools
+    metadata_left_out: list[str]  # keys of the metadata that found no room
     sidecars: list[Path]
-    base: str = ""
+    base: str = ""  # name of the base model that predictions were compared on; empty where on none
+    # Of its predictions, as a share of what the adapter changes in them.
     prediction_difference: float | None = None
+    # Names of the tensors of the sources that were not understood, and are not in it.
     lost: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what else there is to say
 
     def as_dict(self) -> dict[str, Any]:
         return super().as_dict() | {
@@ -262,21 +243,16 @@ class Extracted(Answer):
 
 @dataclass(frozen=True)
 class Merged(Answer):
-    """A base model with adapters in its weights.
-
-    Attributes:
-        source: name of the base model that it was made from.
-        layers: how many were changed.
-        rounding: the most of a layer's change that the number format rounds off; `worst_layer`'s.
-    """
+    """A base model with adapters in its weights."""
 
     unsaid = ("path", "source", "worst_layer")
 
     path: Path
     layout: BaseLayout
     precision: Precision
-    source: str
-    layers: int
+    source: str  # name of the base model that it was made from
+    layers: int  # how many were changed
+    # The most of a layer's change that the number format rounds off; `worst_layer`'s.
     rounding: float
     worst_layer: str
 

@@ -43,19 +43,13 @@ class ShownCaption:
 
 @dataclass(frozen=True)
 class ShownPicture(Answer):
-    """One picture as it trains.
+    """One picture as it trains."""
 
-    Attributes:
-        name: of the picture.
-        captions: each that may come up, trigger word inserted, without dropout and shuffling.
-        crop: resized to, cut at and size, in pixels, and the colour below transparent parts.
-        file: the picture as it is cut, and its mask beside it where there is one.
-    """
-
-    name: str
+    name: str  # of the picture
+    # Each that may come up, trigger word inserted, without dropout and shuffling.
     captions: list[ShownCaption]
-    crop: str
-    file: str
+    crop: str  # resized to, cut at and size, in pixels, and the colour below transparent parts
+    file: str  # the picture as it is cut, and its mask beside it where there is one
 
     def lines(self) -> Iterator[str]:
         yield self.name

@@ -78,20 +78,14 @@ class Check:
 
 @dataclass(frozen=True)
 class Diagnosis(Answer):
-    """Everything that `doctor` says of a machine.
-
-    Attributes:
-        device: what a run would use, such as "cuda:0".
-        precision: what ``training.precision = "auto"`` means here.
-        advice: what is worth changing, one sentence each.
-    """
+    """Everything that `doctor` says of a machine."""
 
     machine: Machine
-    device: str
-    precision: str
+    device: str  # what a run would use, such as "cuda:0"
+    precision: str  # what ``training.precision = "auto"`` means here
     packages: tuple[Package, ...]
     checks: tuple[Check, ...]
-    advice: tuple[str, ...]
+    advice: tuple[str, ...]  # what is worth changing, one sentence each
 
     beside = ("passed",)
 

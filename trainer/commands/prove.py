@@ -36,18 +36,13 @@ _MEANS = (
 
 @dataclass(frozen=True)
 class Proven:
-    """One training: what was seen, and what it took.
-
-    Attributes:
-        failed: why it could not be trained; empty where it could.
-        peak_gib: None without a GPU.
-    """
+    """One training: what was seen, and what it took."""
 
     run: str
     seen: "TrialScores | None"
-    failed: str
+    failed: str  # why it could not be trained; empty where it could
     seconds: float | None
-    peak_gib: float | None
+    peak_gib: float | None  # None without a GPU
     predicted_gib: float
 
     def row(self) -> tuple[str, ...]:

@@ -29,19 +29,14 @@ PICTURE_SEED = 1
 
 @dataclass(frozen=True)
 class TriggerAnswer(Answer):
-    """Verdicts and suggestions.
-
-    Attributes:
-        base: the base model's name.
-        pictures: what it draws for each of the words, where that was asked for.
-    """
+    """Verdicts and suggestions."""
 
     unsaid = ("base", "pictures")
 
-    base: str
+    base: str  # the base model's name
     words: list["Judgement"]
     suggestions: list["Judgement"]
-    pictures: list[Path]
+    pictures: list[Path]  # what it draws for each of the words, where that was asked for
 
     def lines(self) -> Iterator[str]:
         for one in self.words:

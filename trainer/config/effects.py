@@ -21,15 +21,10 @@ _HIGHEST_RATE = 0.1
 
 @dataclass(frozen=True)
 class Idle:
-    """A setting that does not do what whoever set it may expect.
+    """A setting that does not do what whoever set it may expect."""
 
-    Attributes:
-        field: its dotted name.
-        message: why, and the way out, without the field's name.
-    """
-
-    field: str
-    message: str
+    field: str  # its dotted name
+    message: str  # why, and the way out, without the field's name
 
     def __str__(self) -> str:
         return f"{self.field}: {self.message}"

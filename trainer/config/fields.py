@@ -19,30 +19,22 @@ _FACTS = ("resume", "private", "place", "memory", "needs")
 
 @dataclass(frozen=True)
 class ConfigField:
-    """One field of the configuration, as the command line, the page and the docs show it.
+    """One field of the configuration, as the command line, the page and the docs show it."""
 
-    Attributes:
-        name: dotted, such as ``adapter.rank``.
-        default: None also where the field must be given.
-        description: its help.
-        title: its label on the page.
-        flag, metavar: its option on the command line, such as ``--rank`` and ``R``; or empty.
-        resume, private, place, memory, needs: see `trainer.config.section.field`.
-        schema: its JSON schema.
-    """
-
-    name: str
-    default: Any
-    description: str
-    title: str
+    name: str  # dotted, such as ``adapter.rank``
+    default: Any  # None also where the field must be given
+    description: str  # its help
+    title: str  # its label on the page
+    # flag, metavar: its option on the command line, such as ``--rank`` and ``R``; or empty.
     flag: str
     metavar: str
+    # resume, private, place, memory, needs: see `trainer.config.section.field`.
     resume: bool
     private: bool
     place: bool
     memory: bool
     needs: Mapping[str, Any]
-    schema: Mapping[str, Any]
+    schema: Mapping[str, Any]  # its JSON schema
 
     @property
     def section(self) -> str:

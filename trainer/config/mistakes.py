@@ -21,18 +21,12 @@ MAX_SHOWN = 100
 
 @dataclass(frozen=True)
 class Mistake:
-    """One thing wrong with a configuration.
+    """One thing wrong with a configuration."""
 
-    Attributes:
-        field: dotted name; empty where the whole is meant.
-        message: what was given and what is expected, without the field's name.
-        line: where in the file, counted from 1; None if it came from elsewhere.
-        fields: those that contradict each other; empty for a mistake of one field.
-    """
-
-    field: str
-    message: str
-    line: int | None = None
+    field: str  # dotted name; empty where the whole is meant
+    message: str  # what was given and what is expected, without the field's name
+    line: int | None = None  # where in the file, counted from 1; None if it came from elsewhere
+    # Those that contradict each other; empty for a mistake of one field.
     fields: tuple[str, ...] = ()
 
     def __str__(self) -> str:

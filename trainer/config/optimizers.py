@@ -14,17 +14,13 @@ from trainer.config.section import Probability, Rate, Section, Several, field, n
 
 @dataclass(frozen=True)
 class OptimizerFacts:
-    """What is known of an optimizer. docs/notes/optimizers.md has what these rates came to.
+    """What is known of an optimizer. docs/notes/optimizers.md has what these rates came to."""
 
-    Attributes:
-        rate: learning rate that suits it, as a share of AdamW's; None: it finds the rate by itself,
-            and takes 1 as the multiplier of what it finds.
-        state: bytes of its state for each byte of parameters.
-        averages: it averages the weights itself, which takes the place of a schedule and of an EMA.
-    """
-
+    # Learning rate that suits it, as a share of AdamW's; None: it finds the rate by itself, and
+    # takes 1 as the multiplier of what it finds.
     rate: float | None
-    state: float
+    state: float  # bytes of its state for each byte of parameters
+    # It averages the weights itself, which takes the place of a schedule and of an EMA.
     averages: bool = False
 
 

@@ -16,17 +16,11 @@ from trainer.errors import UserError
 
 @dataclass(frozen=True)
 class Preset:
-    """A partial configuration.
+    """A partial configuration."""
 
-    Attributes:
-        name: what the command line and the page call it.
-        reason: when to take it, in one line.
-        values: fields by dotted name; all others stay as they are.
-    """
-
-    name: str
-    reason: str
-    values: Mapping[str, object]
+    name: str  # what the command line and the page call it
+    reason: str  # when to take it, in one line
+    values: Mapping[str, object]  # fields by dotted name; all others stay as they are
 
 
 def _read_presets() -> Iterator[Preset]:
@@ -47,14 +41,10 @@ PRESETS: Mapping[str, Preset] = {preset.name: preset for preset in _read_presets
 
 @dataclass(frozen=True)
 class Question:
-    """A question that sets several fields.
+    """A question that sets several fields."""
 
-    Attributes:
-        title: how it is asked.
-        answers: what each answer is called, by its preset; no preset's name: the defaults.
-    """
-
-    title: str
+    title: str  # how it is asked
+    # What each answer is called, by its preset; no preset's name: the defaults.
     answers: Mapping[str, str]
 
     @property

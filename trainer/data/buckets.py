@@ -23,19 +23,14 @@ class Focus(NamedTuple):
     """How a picture is seen, and what matters most in it.
 
     It is turned, mirrored and cut to a box, in this order; what is left is fitted to a bucket.
-
-    Attributes:
-        across, down: the place that matters most in what is left, as shares from the top left.
-        turns: quarter turns, clockwise, 0 to 3.
-        mirrored: left and right are exchanged.
-        box: of the turned and mirrored picture; `WHOLE` leaves it whole.
     """
 
+    # across, down: the place that matters most in what is left, as shares from the top left.
     across: float = 0.5
     down: float = 0.5
-    turns: int = 0
-    mirrored: bool = False
-    box: Box = WHOLE
+    turns: int = 0  # quarter turns, clockwise, 0 to 3
+    mirrored: bool = False  # left and right are exchanged
+    box: Box = WHOLE  # of the turned and mirrored picture; `WHOLE` leaves it whole
 
     @property
     def is_plain(self) -> bool:
@@ -85,12 +80,6 @@ class CropPlan:
 
     All in pixels; width and height are multiples of the step. Rotation, brightness and hue are of
     versions of a picture (`trainer.data.order`).
-
-    Attributes:
-        turns, mirrored, box: of the picture, before all else; see `Focus`.
-        rotation: in degrees, before resizing, anticlockwise; corners without picture are cut off.
-        brightness: factor of all pixels.
-        hue: by how much hues are turned, in degrees.
     """
 
     resize_width: int
@@ -99,9 +88,11 @@ class CropPlan:
     top: int
     width: int
     height: int
+    # In degrees, before resizing, anticlockwise; corners without picture are cut off.
     rotation: float = 0.0
-    brightness: float = 1.0
-    hue: float = 0.0
+    brightness: float = 1.0  # factor of all pixels
+    hue: float = 0.0  # by how much hues are turned, in degrees
+    # turns, mirrored, box: of the picture, before all else; see `Focus`.
     turns: int = 0
     mirrored: bool = False
     box: Box = WHOLE

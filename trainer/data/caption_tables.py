@@ -57,21 +57,15 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Table:
-    """An open table.
-
-    Attributes:
-        delimiter: between cells; "" for JSON.
-        header: names of the columns by their places; None where each row names its own.
-        skip: rows that are none.
-        values: the rows of a JSON file.
-        loose: a path that leads elsewhere counts by its last part, as sd-scripts writes them.
-    """
+    """An open table."""
 
     text: str
-    delimiter: str = ""
+    delimiter: str = ""  # between cells; "" for JSON
+    # Names of the columns by their places; None where each row names its own.
     header: tuple[str, ...] | None = None
-    skip: int = 0
-    values: Sequence[_Row] | None = None
+    skip: int = 0  # rows that are none
+    values: Sequence[_Row] | None = None  # the rows of a JSON file
+    # A path that leads elsewhere counts by its last part, as sd-scripts writes them.
     loose: bool = False
 
     def rows(self) -> Iterator[_Row]:
@@ -122,15 +116,12 @@ def read_tables(contents: FolderContents, index: PictureIndex) -> dict[str, str]
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads one table.
-
-    Attributes:
-        texts: captions by the names of their pictures, those of earlier tables among them.
-    """
+    """Reads one table."""
 
     file: FoundFile
     index: PictureIndex
     contents: FolderContents
+    # Captions by the names of their pictures, those of earlier tables among them.
     texts: dict[str, str]
 
     def read(self) -> None:

@@ -46,22 +46,14 @@ _COMMON_WORDS = frozenset(
 
 @dataclass(frozen=True)
 class FittedSet:
-    """An image set as a training would use it: what checks and facts are about.
+    """An image set as a training would use it: what checks and facts are about."""
 
-    Attributes:
-        image_set: as it was read.
-        fitted: the pictures that will train, with their cuts.
-        images: with its resolution filled in.
-        captions: how captions are made.
-        step: bucket sides are multiples of it, in pixels.
-        count_chunks: of a text, see `trainer.models.text`; None: captions are not measured.
-    """
-
-    image_set: ImageSet
-    fitted: list[Picture]
-    images: ImagesConfig
-    captions: CaptionsConfig
-    step: int
+    image_set: ImageSet  # as it was read
+    fitted: list[Picture]  # the pictures that will train, with their cuts
+    images: ImagesConfig  # with its resolution filled in
+    captions: CaptionsConfig  # how captions are made
+    step: int  # bucket sides are multiples of it, in pixels
+    # Of a text, see `trainer.models.text`; None: captions are not measured.
     count_chunks: Callable[[str], int] | None = None
 
     @cached_property

@@ -36,14 +36,10 @@ _TAGS = re.compile(r".*(?:tag|keyword).*")
 
 @dataclass(frozen=True)
 class TextColumn:
-    """The column of the captions.
+    """The column of the captions."""
 
-    Attributes:
-        name: None where there is none, or it cannot be told.
-        severity, message: what to say about it; "" for nothing.
-    """
-
-    name: str | None
+    name: str | None  # None where there is none, or it cannot be told
+    # severity, message: what to say about it; "" for nothing.
     severity: Severity = "note"
     message: str = ""
 

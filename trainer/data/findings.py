@@ -31,19 +31,14 @@ class ImageProblem(Exception):
 
 @dataclass(frozen=True)
 class Finding(Answer):
-    """One doubt about a picture, a caption, a folder or the whole set.
+    """One doubt about a picture, a caption, a folder or the whole set."""
 
-    Attributes:
-        name: what it is about, fit for showing (see `trainer.data.names.display_name`).
-        severity: "error": it cannot be used, and is left out; "warning": used, but probably not
-            as meant; "note": worth knowing.
-        message: one or two plain sentences without the name: what is the case, and the way out.
-        pictures: all that it holds for, where `name` lists only the first of them.
-    """
-
-    name: str
+    name: str  # what it is about, fit for showing (see `trainer.data.names.display_name`)
+    # "error": it cannot be used, and is left out; "warning": used, but probably not as meant;
+    # "note": worth knowing.
     severity: Severity
-    message: str
+    message: str  # one or two plain sentences without the name: what is the case, and the way out
+    # All that it holds for, where `name` lists only the first of them.
     pictures: tuple[str, ...] = ()
 
     @classmethod

@@ -25,12 +25,9 @@ class SetsReport(Answer):
     """The image set of each concept of a run, and what concerns more than one of them.
 
     What ``check-images`` prints, and what a training begins with.
-
-    Attributes:
-        concepts: of the run; one for each report.
     """
 
-    concepts: tuple[ConceptConfig, ...]
+    concepts: tuple[ConceptConfig, ...]  # of the run; one for each report
     reports: list[SetReport]
     shared: list[Finding]
 

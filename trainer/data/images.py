@@ -92,42 +92,30 @@ ImageSource = str | Path | bytes
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What is known of a picture without its pixels.
+    """What is known of a picture without its pixels."""
 
-    Attributes:
-        width, height: in pixels, upright (after EXIF orientation).
-        format: Pillow's name, one of `FORMATS`.
-        frames: 1, or more for an animation or several pages (2 stands for any number where
-            counting means reading the whole file: GIF and TIFF).
-        has_alpha: there is an alpha channel or a transparent colour, used or not.
-    """
-
+    # width, height: in pixels, upright (after EXIF orientation).
     width: int
     height: int
-    format: str
+    format: str  # Pillow's name, one of `FORMATS`
+    # 1, or more for an animation or several pages (2 stands for any number where counting means
+    # reading the whole file: GIF and TIFF).
     frames: int
-    has_alpha: bool
+    has_alpha: bool  # there is an alpha channel or a transparent colour, used or not
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What is found of a picture by decoding it once from end to end.
+    """What is found of a picture by decoding it once from end to end."""
 
-    Attributes:
-        header: its header.
-        digest: SHA-256 of the file's bytes, in hex.
-        transparent: some part of it can be seen through.
-        thumbnail: (8, 9, 3) uint8, upright on white, without a plain border: what near duplicates
-            are told by.
-        ink: the darkest and the brightest value of each channel of what can be seen of a
-            transparent picture (2 % at either end left out); None where it is opaque, and empty
-            where it is transparent all over.
-    """
-
-    header: ImageHeader
-    digest: str
-    transparent: bool
+    header: ImageHeader  # its header
+    digest: str  # SHA-256 of the file's bytes, in hex
+    transparent: bool  # some part of it can be seen through
+    # (8, 9, 3) uint8, upright on white, without a plain border: what near duplicates are told by.
     thumbnail: np.ndarray
+    # The darkest and the brightest value of each channel of what can be seen of a transparent
+    # picture (2 % at either end left out); None where it is opaque, and empty where it is
+    # transparent all over.
     ink: tuple[int, ...] | None = None
 
     @classmethod

@@ -102,16 +102,11 @@ MAX_STRETCH = 0.02
 
 @dataclass(frozen=True)
 class MaskFile:
-    """The mask of a picture.
-
-    Attributes:
-        digest: SHA-256 of its bytes, in hex, when the set was read.
-        name: fit for showing: below the set's folder.
-    """
+    """The mask of a picture."""
 
     path: Path
-    digest: str
-    name: str
+    digest: str  # SHA-256 of its bytes, in hex, when the set was read
+    name: str  # fit for showing: below the set's folder
 
     def read(self) -> bytes:
         """The file's bytes. Raises `ImageProblem` where it cannot be read, or was changed."""

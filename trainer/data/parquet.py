@@ -39,18 +39,13 @@ def _parquet() -> Any:
 
 @dataclass(frozen=True)
 class ParquetRow:
-    """Where a picture of a table lies.
+    """Where a picture of a table lies."""
 
-    Attributes:
-        path: of the parquet file.
-        group, offset: row group, and row within it.
-        column: such as "image" or "image.bytes".
-    """
-
-    path: Path
+    path: Path  # of the parquet file
+    # group, offset: row group, and row within it.
     group: int
     offset: int
-    column: str
+    column: str  # such as "image" or "image.bytes"
 
     def read(self) -> bytes:
         """The picture's file as bytes.

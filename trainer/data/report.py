@@ -28,65 +28,44 @@ _TAGS_SHOWN = 12
 
 @dataclass(frozen=True)
 class Fact:
-    """One thing that is counted in a set.
+    """One thing that is counted in a set."""
 
-    Attributes:
-        line: as the whole report says it; "" is not said there.
-        short: in the short form that opens every training; "" is not said there.
-    """
-
-    line: str
-    short: str = ""
+    line: str  # as the whole report says it; "" is not said there
+    short: str = ""  # in the short form that opens every training; "" is not said there
 
 
 @dataclass(frozen=True)
 class SetReport(Answer):
-    """What an image set comes to at a resolution.
-
-    Attributes:
-        path: of the set.
-        resolution: in pixels.
-        pictures: how many will train; ``left_out`` will not.
-        shown_per_epoch: pictures with their repeats.
-        captions: how many pictures have one of their own.
-        caption_lines: how many captions there are in all; a picture may have several.
-        formats: pictures by format.
-        buckets: pictures by size as "width × height", most pictures first.
-        lacking_trigger: pictures whose caption lacks the trigger, which is then put in front.
-        caption_chunks: captions, as they are trained, by the chunks of 75 tokens that they take;
-            None where not counted.
-        cut_captions: pictures whose caption has more than ``captions.max_tokens``; None where not
-            counted.
-        sticking_words: words in at least 80 % of the captions, with the number of captions.
-        tags: the comma-separated parts of the captions, with the number of captions, most first.
-        masks: pictures with the mask that the configuration asks for; None where it asks for none.
-        class_pictures: of regularisation, by folder.
-        splits: what is kept out to test by, with how many pictures or tables.
-        findings: doubts, the gravest first.
-        fitted: the pictures that will train, with their cuts.
-    """
+    """What an image set comes to at a resolution."""
 
     unsaid = ("fitted",)
 
-    path: str
-    resolution: int
-    pictures: int
+    path: str  # of the set
+    resolution: int  # in pixels
+    pictures: int  # how many will train; ``left_out`` will not
     left_out: int
-    shown_per_epoch: int
-    captions: int
-    caption_lines: int
-    formats: dict[str, int]
-    buckets: dict[str, int]
+    shown_per_epoch: int  # pictures with their repeats
+    captions: int  # how many pictures have one of their own
+    caption_lines: int  # how many captions there are in all; a picture may have several
+    formats: dict[str, int]  # pictures by format
+    buckets: dict[str, int]  # pictures by size as "width × height", most pictures first
+    # Pictures whose caption lacks the trigger, which is then put in front.
     lacking_trigger: list[str]
+    # Captions, as they are trained, by the chunks of 75 tokens that they take; None where not
+    # counted.
     caption_chunks: dict[str, int] | None
+    # Pictures whose caption has more than ``captions.max_tokens``; None where not counted.
     cut_captions: list[str] | None
+    # Words in at least 80 % of the captions, with the number of captions.
     sticking_words: dict[str, int]
+    # The comma-separated parts of the captions, with the number of captions, most first.
     tags: dict[str, int]
+    # Pictures with the mask that the configuration asks for; None where it asks for none.
     masks: int | None
-    class_pictures: dict[str, int]
-    splits: dict[str, int]
-    findings: list[Finding]
-    fitted: list[Picture] = field(repr=False)
+    class_pictures: dict[str, int]  # of regularisation, by folder
+    splits: dict[str, int]  # what is kept out to test by, with how many pictures or tables
+    findings: list[Finding]  # doubts, the gravest first
+    fitted: list[Picture] = field(repr=False)  # the pictures that will train, with their cuts
 
     def facts(self) -> Iterator[Fact]:
         """All that is counted, in the order in which it is said."""

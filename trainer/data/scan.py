@@ -59,14 +59,10 @@ _FILES_PER_PICTURE = 10
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A regular file of an image set.
-
-    Attributes:
-        name: the path below the set's folder, with "/" between folders, exactly as it is on disk.
-    """
+    """A regular file of an image set."""
 
     path: Path
-    name: str
+    name: str  # the path below the set's folder, with "/" between folders, exactly as it is on disk
 
     @property
     def shown(self) -> str:
@@ -91,16 +87,7 @@ class FoundFile:
 
 @dataclass
 class FolderContents:
-    """The files of an image set by kind, each kind sorted by name.
-
-    Attributes:
-        masks: by the names of their pictures, once `trainer.data.pairing.take_masks` found them.
-        class_folders: folders of class pictures, and how many each holds; none of their files is
-            in any list.
-        encoding: of the caption files that are no UTF-8, once
-            `trainer.data.caption_files.find_captions` has found it.
-        splits: the same of what is kept out of a public set to test by.
-    """
+    """The files of an image set by kind, each kind sorted by name."""
 
     pictures: list[FoundFile] = field(default_factory=list[FoundFile])
     captions: list[FoundFile] = field(default_factory=list[FoundFile])
@@ -108,9 +95,14 @@ class FolderContents:
     tables: list[FoundFile] = field(default_factory=list[FoundFile])
     focuses: list[FoundFile] = field(default_factory=list[FoundFile])
     others: list[FoundFile] = field(default_factory=list[FoundFile])
+    # By the names of their pictures, once `trainer.data.pairing.take_masks` found them.
     masks: dict[str, FoundFile] = field(default_factory=dict[str, FoundFile])
+    # Folders of class pictures, and how many each holds; none of their files is in any list.
     class_folders: dict[str, int] = field(default_factory=dict[str, int])
+    # The same of what is kept out of a public set to test by.
     splits: dict[str, int] = field(default_factory=dict[str, int])
+    # Of the caption files that are no UTF-8, once `trainer.data.caption_files.find_captions` has
+    # found it.
     encoding: str | None = None
     findings: list[Finding] = field(default_factory=list[Finding])
 

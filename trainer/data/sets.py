@@ -56,29 +56,18 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class ImageEntry:
-    """A picture that can be trained on, and its caption as it was when the set was read.
+    """A picture that can be trained on, and its caption as it was when the set was read."""
 
-    Attributes:
-        id: the first 32 hex digits of the SHA-256 of the file's bytes: equal for equal files.
-        name: fit for showing: below the set's folder, with "/", invisible characters escaped.
-        caption: None where there is none; several are a line each.
-        repeats: how often it comes up in an epoch.
-        header: size (upright) and kind.
-        source: where its bytes are.
-        ink: see `trainer.data.images.ImageFacts`.
-        mask: of a file of its own, see `trainer.data.masks`.
-        focus: how it is seen, and what is to be in the middle of its crop; None: as it is.
-    """
-
-    id: str
-    name: str
-    caption: str | None
-    repeats: int
-    header: ImageHeader
-    source: ImageFile | ParquetRow
-    mask: MaskFile | None = None
+    id: str  # the first 32 hex digits of the SHA-256 of the file's bytes: equal for equal files
+    name: str  # fit for showing: below the set's folder, with "/", invisible characters escaped
+    caption: str | None  # None where there is none; several are a line each
+    repeats: int  # how often it comes up in an epoch
+    header: ImageHeader  # size (upright) and kind
+    source: ImageFile | ParquetRow  # where its bytes are
+    mask: MaskFile | None = None  # of a file of its own, see `trainer.data.masks`
+    # How it is seen, and what is to be in the middle of its crop; None: as it is.
     focus: Focus | None = None
-    ink: tuple[int, ...] | None = None
+    ink: tuple[int, ...] | None = None  # see `trainer.data.images.ImageFacts`
 
     @property
     def size(self) -> tuple[int, int]:
@@ -123,15 +112,12 @@ class ImageEntry:
 
 @dataclass(frozen=True)
 class Picture:
-    """An entry, how it is cut, and which of the run's concepts it shows, counted from 0.
-
-    Attributes:
-        others: how it is cut for each further resolution of ``images.resolutions``.
-    """
+    """An entry, how it is cut, and which of the run's concepts it shows, counted from 0."""
 
     entry: ImageEntry
     crop: CropPlan
     concept: int = 0
+    # How it is cut for each further resolution of ``images.resolutions``.
     others: tuple[CropPlan, ...] = ()
 
     @property
@@ -149,19 +135,15 @@ class Picture:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """The pictures that can be used, in the order of their names, and what is doubtful.
-
-    Attributes:
-        left_out: names of the pictures that cannot be used; a finding says why.
-        class_folders: of regularisation pictures, with how many; see `trainer.data.scan`.
-        splits: what is not trained on since it is kept out to test by, with how many.
-    """
+    """The pictures that can be used, in the order of their names, and what is doubtful."""
 
     root: Path
     entries: tuple[ImageEntry, ...]
     findings: tuple[Finding, ...]
-    left_out: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()  # names of the pictures that cannot be used; a finding says why
+    # Of regularisation pictures, with how many; see `trainer.data.scan`.
     class_folders: Mapping[str, int] = field(default_factory=dict[str, int])
+    # What is not trained on since it is kept out to test by, with how many.
     splits: Mapping[str, int] = field(default_factory=dict[str, int])
 
 

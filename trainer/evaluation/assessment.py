@@ -46,35 +46,25 @@ STRENGTHS = (0.6, 0.8)
 
 @dataclass(frozen=True)
 class Assessment(Answer):
-    """What was found.
+    """What was found."""
 
-    Attributes:
-        trigger, class_word: of all concepts, comma-separated.
-        checkpoints: every file at full strength, in its order, the result last.
-        strengths: the recommended checkpoint at several strengths, rising.
-        each: the result's meters for each concept, by trigger and class word.
-        bleed: likeness of the row's pictures under the column's trigger; empty for one concept.
-        prompts: the drift of every prompt with the result.
-        findings: what the meters say of the result.
-        verdict: what it is worth; of several concepts, that of the worst.
-        pictures, listening: of the first concept.
-        notes: what could not be measured, and why.
-    """
-
+    # trigger, class_word: of all concepts, comma-separated.
     trigger: str
     class_word: str
-    checkpoints: list[Candidate]
-    strengths: list[Candidate]
-    each: dict[str, Meters]
+    checkpoints: list[Candidate]  # every file at full strength, in its order, the result last
+    strengths: list[Candidate]  # the recommended checkpoint at several strengths, rising
+    each: dict[str, Meters]  # the result's meters for each concept, by trigger and class word
+    # Likeness of the row's pictures under the column's trigger; empty for one concept.
     bleed: list[list[float | None]]
-    prompts: dict[str, float]
-    findings: list[AdapterFinding]
+    prompts: dict[str, float]  # the drift of every prompt with the result
+    findings: list[AdapterFinding]  # what the meters say of the result
     recommended: Recommendation
-    verdict: Verdict
+    verdict: Verdict  # what it is worth; of several concepts, that of the worst
+    # pictures, listening: of the first concept.
     pictures: PictureScores | None = None
     listening: Listening | None = None
     board: Path | None = None
-    notes: list[str] = field(default_factory=list[str])
+    notes: list[str] = field(default_factory=list[str])  # what could not be measured, and why
 
     def as_dict(self) -> dict[str, object]:
         """Also for a run's ``evaluation.json``."""

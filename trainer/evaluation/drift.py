@@ -36,35 +36,23 @@ _GREATEST_SIDE = 512
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """How finely drift is measured.
+    """How finely drift is measured."""
 
-    Attributes:
-        pictures: of the base model for each prompt.
-        timesteps: strata of the noise schedule; each picture is measured in all of them.
-        inference_steps, guidance: of the pictures.
-        seed: of pictures and noise.
-    """
-
-    pictures: int = 1
-    timesteps: int = 2
+    pictures: int = 1  # of the base model for each prompt
+    timesteps: int = 2  # strata of the noise schedule; each picture is measured in all of them
+    # inference_steps, guidance: of the pictures.
     inference_steps: int = 8
     guidance: float = 4.0
-    seed: int = 0
+    seed: int = 0  # of pictures and noise
 
 
 @dataclass(frozen=True)
 class Probes:
-    """Prompts, each with its points, and what the base model predicts there.
+    """Prompts, each with its points, and what the base model predicts there."""
 
-    Attributes:
-        prompts: without doubles.
-        points: those of the first prompt, then those of the second, and so on.
-        unmoved: the base model's predictions, (N, C, H, W) float32 on the CPU.
-    """
-
-    prompts: tuple[str, ...]
-    points: Points
-    unmoved: Tensor
+    prompts: tuple[str, ...]  # without doubles
+    points: Points  # those of the first prompt, then those of the second, and so on
+    unmoved: Tensor  # the base model's predictions, (N, C, H, W) float32 on the CPU
 
 
 def make_probes(

@@ -35,32 +35,21 @@ the caption does."""
 
 @dataclass(frozen=True)
 class Example:
-    """Pictures of one size at their points.
+    """Pictures of one size at their points."""
 
-    Attributes:
-        points: all timesteps of the first picture, then those of the second, and so on.
-        wanted: (N, C, H, W), what a perfect model would predict.
-        weights: (N,), how training weighs them.
-        masks: (N, 1, H, W), how much each place counts; None where all count alike.
-    """
-
-    points: Points
-    wanted: Tensor
-    weights: Tensor
+    points: Points  # all timesteps of the first picture, then those of the second, and so on
+    wanted: Tensor  # (N, C, H, W), what a perfect model would predict
+    weights: Tensor  # (N,), how training weighs them
+    # (N, 1, H, W), how much each place counts; None where all count alike.
     masks: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Errors at fixed points.
+    """Errors at fixed points."""
 
-    Attributes:
-        weighted: mean loss, weighed as in training.
-        by_timestep: (T,), plain squared error for each timestep, averaged over the pictures.
-    """
-
-    weighted: float
-    by_timestep: Tensor
+    weighted: float  # mean loss, weighed as in training
+    by_timestep: Tensor  # (T,), plain squared error for each timestep, averaged over the pictures
 
 
 def make_examples(

@@ -43,32 +43,24 @@ SWALLOWED = 0.5
 
 @dataclass(frozen=True)
 class Heard:
-    """What some words of a prompt do; see the head of this file.
-
-    Attributes:
-        weight: |b(w)|², what the base model itself makes of the words.
-    """
+    """What some words of a prompt do; see the head of this file."""
 
     words: str
     heard: float
     without: float
     already: float
-    weight: float
+    weight: float  # |b(w)|², what the base model itself makes of the words
 
 
 @dataclass(frozen=True)
 class Listening:
-    """What it makes of scenes that no picture shows, and of its captions' words.
-
-    Attributes:
-        listens: the scenes' mean, each counted as the base model knows it; None without scenes.
-        swallowed: words of the captions that the trigger word draws, asked or not.
-    """
+    """What it makes of scenes that no picture shows, and of its captions' words."""
 
     scenes: tuple[Heard, ...]
     captions: tuple[Heard, ...]
+    # The scenes' mean, each counted as the base model knows it; None without scenes.
     listens: float | None
-    swallowed: tuple[str, ...]
+    swallowed: tuple[str, ...]  # words of the captions that the trigger word draws, asked or not
 
 
 def measure_listening(

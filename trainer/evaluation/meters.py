@@ -38,16 +38,13 @@ PICTURES = 3
 
 @dataclass(frozen=True)
 class MeasuredConcept:
-    """A concept, and the pictures that it is measured by.
-
-    Attributes:
-        trained: pictures that the adapter was trained on, with their captions; may be empty.
-        validation: pictures of the set that it was not trained on; empty for small sets.
-    """
+    """A concept, and the pictures that it is measured by."""
 
     trigger: str
     class_word: str
+    # Pictures that the adapter was trained on, with their captions; may be empty.
     trained: tuple[Captioned, ...] = ()
+    # Pictures of the set that it was not trained on; empty for small sets.
     validation: tuple[Captioned, ...] = ()
 
     @property

@@ -65,20 +65,14 @@ _SAYS: dict[VerdictCode, str] = {
 
 @dataclass(frozen=True)
 class NextStep:
-    """What to do now.
+    """What to do now."""
 
-    Attributes:
-        code: which, for programs.
-        says: the same as a sentence.
-        values: what it takes: ``checkpoint`` and ``strength`` to use, or fields of the
-            configuration by dotted name to train with.
-        command: that does it, to be typed as it is; empty where none does.
-    """
-
-    code: NextCode
-    says: str
+    code: NextCode  # which, for programs
+    says: str  # the same as a sentence
+    # What it takes: ``checkpoint`` and ``strength`` to use, or fields of the configuration by
+    # dotted name to train with.
     values: dict[str, object] = field(default_factory=dict[str, object])
-    command: str = ""
+    command: str = ""  # that does it, to be typed as it is; empty where none does
 
 
 @dataclass(frozen=True)

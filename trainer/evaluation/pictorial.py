@@ -67,27 +67,16 @@ _CLIP = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.2757771
 
 @dataclass(frozen=True)
 class PictureScores:
-    """Likeness of drawn pictures to the image set, by feature space.
+    """Likeness of drawn pictures to the image set, by feature space."""
 
-    Attributes:
-        trigger: of pictures drawn by captions of the set with the trigger, with the adapter.
-        class_word: the same captions without the trigger.
-        drawn: how many pictures each.
-        spaces: what each name stands for.
-        base: the same captions without the trigger, drawn by the base model.
-        learned: whether what the trigger word has changed leads to the set; 0 to about 1.
-        taken: how far drawings without it have gone towards the set, 1 for all of the way.
-        moved: how far drawings with it have gone from the base model's, wherever to.
-    """
-
-    trigger: Scores
-    class_word: Scores
-    drawn: int
-    spaces: dict[str, str]
-    base: Scores
-    learned: float
-    taken: float
-    moved: float
+    trigger: Scores  # of pictures drawn by captions of the set with the trigger, with the adapter
+    class_word: Scores  # the same captions without the trigger
+    drawn: int  # how many pictures each
+    spaces: dict[str, str]  # what each name stands for
+    base: Scores  # the same captions without the trigger, drawn by the base model
+    learned: float  # whether what the trigger word has changed leads to the set; 0 to about 1
+    taken: float  # how far drawings without it have gone towards the set, 1 for all of the way
+    moved: float  # how far drawings with it have gone from the base model's, wherever to
 
 
 class Drawings:
@@ -291,20 +280,14 @@ def _outlines(small: Vector) -> Vector:
 
 @dataclass(frozen=True)
 class Scorer:
-    """A model that turns pictures into vectors.
+    """A model that turns pictures into vectors."""
 
-    Attributes:
-        kind: such as "CLIP".
-        side: in pixels, of the squares that it takes.
-        mean, deviation: of each channel, by which pixels in 0 to 1 are normalised.
-        encode: (B, 3, side, side) to (B, D).
-    """
-
-    kind: str
-    side: int
+    kind: str  # such as "CLIP"
+    side: int  # in pixels, of the squares that it takes
+    # mean, deviation: of each channel, by which pixels in 0 to 1 are normalised.
     mean: Sequence[float]
     deviation: Sequence[float]
-    encode: Callable[[Tensor], Tensor]
+    encode: Callable[[Tensor], Tensor]  # (B, 3, side, side) to (B, D)
 
     def likeness(self, drawn: Sequence[Pixels], pictures: Sequence[Pixels]) -> float:
         """The mean cosine over all pairs, as CLIP-I and DINO scores (arXiv 2208.12242, 4.1)."""

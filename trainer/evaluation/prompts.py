@@ -33,19 +33,12 @@ _ADJECTIVES = r"(?:(?!(?:of|in|on|at|by|to|with|and|or|from|for|near|like)\b)[\w
 
 @dataclass(frozen=True)
 class PromptSets:
-    """What is measured for one concept.
+    """What is measured for one concept."""
 
-    Attributes:
-        trigger: prompts with the trigger word.
-        class_word: the same without it.
-        neighbours: things like the class word; empty without a class word.
-        unrelated: other things, and the empty prompt.
-    """
-
-    trigger: tuple[str, ...]
-    class_word: tuple[str, ...]
-    neighbours: tuple[str, ...]
-    unrelated: tuple[str, ...]
+    trigger: tuple[str, ...]  # prompts with the trigger word
+    class_word: tuple[str, ...]  # the same without it
+    neighbours: tuple[str, ...]  # things like the class word; empty without a class word
+    unrelated: tuple[str, ...]  # other things, and the empty prompt
 
     @property
     def all(self) -> tuple[str, ...]:

@@ -35,15 +35,10 @@ _BLOCK = re.compile(r"(?:(?:down|up)_blocks\.\d+|mid_block)(?:\.attentions\.\d+)
 
 @dataclass(frozen=True)
 class Knob:
-    """Layers of an adapter whose strength is chosen together.
+    """Layers of an adapter whose strength is chosen together."""
 
-    Attributes:
-        name: such as ``unet.mid_block.attentions.0.attn2``.
-        adapter: its name on the base model.
-    """
-
-    name: str
-    adapter: str
+    name: str  # such as ``unet.mid_block.attentions.0.attn2``
+    adapter: str  # its name on the base model
     layers: tuple[ModuleKey, ...]
 
 

@@ -42,18 +42,13 @@ class AdapterAt:
 
 @dataclass(frozen=True)
 class Target:
-    """What is measured, on what base, by which words and pictures.
+    """What is measured, on what base, by which words and pictures."""
 
-    Attributes:
-        config: the run's, or what the file's metadata tells of it, with the caller's changes.
-        files: rising by step, the result last.
-        run: the run folder; None for a file by itself.
-        has_split: whether training kept a validation split as `config` says; older files had none.
-    """
-
+    # The run's, or what the file's metadata tells of it, with the caller's changes.
     config: TrainingConfig
-    files: tuple[AdapterAt, ...]
-    run: RunFolder | None
+    files: tuple[AdapterAt, ...]  # rising by step, the result last
+    run: RunFolder | None  # the run folder; None for a file by itself
+    # Whether training kept a validation split as `config` says; older files had none.
     has_split: bool
 
     @property

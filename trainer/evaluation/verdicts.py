@@ -46,30 +46,19 @@ CALMER = 0.85
 
 @dataclass(frozen=True)
 class AdapterFinding:
-    """One thing that the meters say.
+    """One thing that the meters say."""
 
-    Attributes:
-        code: which, for programs.
-        says: the same as a sentence.
-        good: whether it is as it should be.
-    """
-
-    code: FindingCode
-    says: str
-    good: bool
+    code: FindingCode  # which, for programs
+    says: str  # the same as a sentence
+    good: bool  # whether it is as it should be
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An adapter file at a strength, and its meters.
+    """An adapter file at a strength, and its meters."""
 
-    Attributes:
-        file: its name in the run folder.
-        step: after how many steps it was written; None for a file that does not say.
-    """
-
-    file: str
-    step: int | None
+    file: str  # its name in the run folder
+    step: int | None  # after how many steps it was written; None for a file that does not say
     strength: float
     meters: Meters
 

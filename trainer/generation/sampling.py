@@ -26,22 +26,16 @@ OnStep = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Drawing:
-    """All that a picture is made from, besides the model and its adapters.
-
-    Attributes:
-        seed: of the first noise; drawn on the CPU, so that every device draws the same picture.
-        width, height: in pixels.
-        inference_steps: denoising steps.
-        guidance: scale of classifier-free guidance (arXiv 2207.12598); 1 and less: none.
-    """
+    """All that a picture is made from, besides the model and its adapters."""
 
     prompt: str
     negative: str
-    seed: int
+    seed: int  # of the first noise; drawn on the CPU, so that every device draws the same picture
+    # width, height: in pixels.
     width: int
     height: int
-    inference_steps: int
-    guidance: float
+    inference_steps: int  # denoising steps
+    guidance: float  # scale of classifier-free guidance (arXiv 2207.12598); 1 and less: none
 
 
 @torch.no_grad()

@@ -33,18 +33,13 @@ class AdapterUse:
     """An adapter and how strongly it acts; 0 is exactly the base model.
 
     The ranges hold where pydantic makes one, as of a request.
-
-    Attributes:
-        file: an adapter file, or the folder of a run's checkpoint.
-        strength: in the UNet.
-        text_encoder_strength: in the text encoders; None: the same.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    file: Path
-    strength: Strength = 1.0
-    text_encoder_strength: Strength | None = None
+    file: Path  # an adapter file, or the folder of a run's checkpoint
+    strength: Strength = 1.0  # in the UNet
+    text_encoder_strength: Strength | None = None  # in the text encoders; None: the same
 
     @property
     def by_part(self) -> tuple[float, float]:
@@ -79,15 +74,11 @@ Stamp = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class _Slot:
-    """An adapter that is on the base: its name there, its file, and what the file was.
-
-    Attributes:
-        embeddings: bundled with it, by the words that stand for them.
-    """
+    """An adapter that is on the base: its name there, its file, and what the file was."""
 
     name: str
     stamp: Stamp
-    embeddings: Mapping[str, list[Tensor]]
+    embeddings: Mapping[str, list[Tensor]]  # bundled with it, by the words that stand for them
 
 
 class AdapterStack:

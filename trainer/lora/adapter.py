@@ -28,19 +28,15 @@ _RANKED: dict[FormName, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class LycorisForm:
-    """A layer's change of the weight, unscaled.
-
-    Attributes:
-        tensors: float32, by the names that they have behind the layer's in the file.
-        shape: of the change: (out, in) or (out, in, height, width); of OFT, which the tensors do
-            not tell wholly, (out,).
-        rank: what alpha is divided by.
-    """
+    """A layer's change of the weight, unscaled."""
 
     name: FormName
+    # Float32, by the names that they have behind the layer's in the file.
     tensors: Mapping[str, Tensor]
+    # Of the change: (out, in) or (out, in, height, width); of OFT, which the tensors do not tell
+    # wholly, (out,).
     shape: tuple[int, ...]
-    rank: int
+    rank: int  # what alpha is divided by
 
     @property
     def needs_base(self) -> bool:
@@ -205,35 +201,24 @@ def _sizes(name: FormName, tensors: Mapping[str, Tensor]) -> tuple[tuple[int, ..
 
 @dataclass(frozen=True)
 class Magnitude:
-    """The lengths that DoRA (arXiv 2402.09353, eq. 5) gives to the parts of a weight.
+    """The lengths that DoRA (arXiv 2402.09353, eq. 5) gives to the parts of a weight."""
 
-    Attributes:
-        values: float32 on the CPU, one for each row or column.
-        by: ``rows`` for each output, as PEFT has it; ``columns`` for each input, as LyCORIS and the
-            paper.
-    """
-
-    values: Tensor
+    values: Tensor  # float32 on the CPU, one for each row or column
+    # ``rows`` for each output, as PEFT has it; ``columns`` for each input, as LyCORIS and the
+    # paper.
     by: Literal["rows", "columns"]
 
 
 @dataclass(frozen=True)
 class LoraLayer:
-    """One layer's adapter, float32 on the CPU.
+    """One layer's adapter, float32 on the CPU."""
 
-    Attributes:
-        down: A, (rank, in) or (rank, in, height, width).
-        up: B, (out, rank) or (out, rank, 1, 1).
-        alpha: the change of the weight is alpha / rank · up · down.
-        magnitude: of DoRA, whose change depends on the base model's weight (`change_on`).
-        form: of LyCORIS's other kinds; down and up are then empty.
-    """
-
-    down: Tensor
-    up: Tensor
-    alpha: float
+    down: Tensor  # A, (rank, in) or (rank, in, height, width)
+    up: Tensor  # B, (out, rank) or (out, rank, 1, 1)
+    alpha: float  # the change of the weight is alpha / rank · up · down
+    # Of DoRA, whose change depends on the base model's weight (`change_on`).
     magnitude: Magnitude | None = None
-    form: LycorisForm | None = None
+    form: LycorisForm | None = None  # of LyCORIS's other kinds; down and up are then empty
 
     @classmethod
     def of_form(cls, form: LycorisForm, alpha: float) -> LoraLayer:
@@ -293,27 +278,20 @@ class LoraLayer:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A trained LoRA in memory, apart from any model.
+    """A trained LoRA in memory, apart from any model."""
 
-    Attributes:
-        layers: by part and canonical path.
-        family: of the base model that it is for; None where nothing tells.
-        metadata: as the tools show it, see `trainer.lora.metadata`.
-        source: what messages call it, such as the path of its file.
-        names: what its tensors are called in the file that it was read from; else empty.
-        precision: coarsest number format of the matrices in that file; in memory all are float32.
-        embeddings: tensors of the bundled embeddings, by the embedding's name and their own.
-        left_out: names of the tensors in that file that were not read.
-    """
-
-    layers: dict[ModuleKey, LoraLayer]
-    family: FamilyName | None = None
+    layers: dict[ModuleKey, LoraLayer]  # by part and canonical path
+    family: FamilyName | None = None  # of the base model that it is for; None where nothing tells
+    # As the tools show it, see `trainer.lora.metadata`.
     metadata: dict[str, str] = field(default_factory=dict[str, str])
-    source: str = "The adapter"
+    source: str = "The adapter"  # what messages call it, such as the path of its file
+    # What its tensors are called in the file that it was read from; else empty.
     names: dict[ModuleKey, LayerNames] = field(default_factory=dict[ModuleKey, LayerNames])
+    # Coarsest number format of the matrices in that file; in memory all are float32.
     precision: Precision = "fp32"
+    # Tensors of the bundled embeddings, by the embedding's name and their own.
     embeddings: dict[str, dict[str, Tensor]] = field(default_factory=dict[str, dict[str, Tensor]])
-    left_out: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()  # names of the tensors in that file that were not read
 
     @property
     def kinds(self) -> list[str]:

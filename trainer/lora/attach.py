@@ -53,21 +53,14 @@ from trainer.seeds import derive_seed
 
 @dataclass(frozen=True)
 class Attachment:
-    """An adapter in training.
+    """An adapter in training."""
 
-    Attributes:
-        name: the adapter's name on this base model.
-        parameters: for each part that it adapts its trainable parameters, float32, in a fixed
-            order, named such as ``down_blocks.0.….attn1.to_q.lora_A`` whatever the libraries'
-            versions.
-        layers: how many layers it adapts in each part.
-        base_parameters: parameters of the UNet and the text encoders together.
-    """
-
-    name: str
+    name: str  # the adapter's name on this base model
+    # For each part that it adapts its trainable parameters, float32, in a fixed order, named such
+    # as ``down_blocks.0.….attn1.to_q.lora_A`` whatever the libraries' versions.
     parameters: dict[Part, list[tuple[str, Parameter]]]
-    layers: dict[Part, int]
-    base_parameters: int
+    layers: dict[Part, int]  # how many layers it adapts in each part
+    base_parameters: int  # parameters of the UNet and the text encoders together
 
     def summary(self) -> str:
         """What trains, in one line."""

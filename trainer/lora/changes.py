@@ -201,27 +201,17 @@ def rank_for(values: Tensor, rank: int | None, energy: float | None) -> int:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How an adapter differs from the one that it was made of, or should be.
+    """How an adapter differs from the one that it was made of, or should be."""
 
-    Attributes:
-        overall: Frobenius norm of the difference of all layers' changes over that of the changes.
-        worst: the greatest of a single layer, relative to that layer's change.
-        worst_layer: where that is; None where nothing differs.
-        matched: layers that are in both.
-        missing: layers of the first that the second lacks.
-        unexpected: layers of the second that the first lacks.
-        dead: layers of the second that change nothing.
-        precision: of the second's file.
-    """
-
+    # Frobenius norm of the difference of all layers' changes over that of the changes.
     overall: float
-    worst: float
-    worst_layer: ModuleKey | None
-    matched: tuple[ModuleKey, ...] = ()
-    missing: tuple[ModuleKey, ...] = ()
-    unexpected: tuple[ModuleKey, ...] = ()
-    dead: tuple[ModuleKey, ...] = ()
-    precision: Precision = "fp32"
+    worst: float  # the greatest of a single layer, relative to that layer's change
+    worst_layer: ModuleKey | None  # where that is; None where nothing differs
+    matched: tuple[ModuleKey, ...] = ()  # layers that are in both
+    missing: tuple[ModuleKey, ...] = ()  # layers of the first that the second lacks
+    unexpected: tuple[ModuleKey, ...] = ()  # layers of the second that the first lacks
+    dead: tuple[ModuleKey, ...] = ()  # layers of the second that change nothing
+    precision: Precision = "fp32"  # of the second's file
 
     @property
     def exact(self) -> bool:

@@ -53,18 +53,13 @@ _COMMON = (
 
 @dataclass(frozen=True)
 class Extraction:
-    """An adapter made of full changes.
-
-    Attributes:
-        difference: how it differs from the changes of its own layers.
-        left_out: tensors that changed and that no adapter holds: biases, norms, embeddings.
-        left_out_share: Frobenius norm of their change over that of all changes.
-    """
+    """An adapter made of full changes."""
 
     adapter: Adapter
-    difference: Comparison
+    difference: Comparison  # how it differs from the changes of its own layers
+    # Tensors that changed and that no adapter holds: biases, norms, embeddings.
     left_out: tuple[str, ...] = ()
-    left_out_share: float = 0.0
+    left_out_share: float = 0.0  # Frobenius norm of their change over that of all changes
 
 
 def resize(

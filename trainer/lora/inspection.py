@@ -47,39 +47,25 @@ class LayerFacts:
 
 @dataclass(frozen=True)
 class AdapterInspection(Answer):
-    """What is in an adapter file.
+    """What is in an adapter file."""
 
-    Attributes:
-        file: its name.
-        energy_by_block: of each block, and of each text encoder, greatest first.
-        energy_kept_by_rank: for ranks 1, 2, 4, … the share that the strongest directions of each
-            layer have.
-        enough_rank: that keeps 99 % of the energy of all layers together.
-        trigger_words: as the file says; may be empty.
-        tags: the commonest in the captions that it was trained on.
-        metadata: cut and escaped.
-        dora: whether it has magnitudes, which all numbers here leave out.
-        kinds: the kinds of its layers.
-        unmeasured: those of them whose strength depends on the base model, counted here as 0.
-        embeddings: names of the embeddings that are bundled with it.
-        left_out: names of tensors that were not read.
-    """
-
-    file: str
+    file: str  # its name
     family: FamilyName | None
     layouts: tuple[str, ...]
     layers: dict[ModuleKey, LayerFacts]
-    energy_by_block: dict[str, float]
+    energy_by_block: dict[str, float]  # of each block, and of each text encoder, greatest first
+    # For ranks 1, 2, 4, … the share that the strongest directions of each layer have.
     energy_kept_by_rank: dict[int, float]
-    enough_rank: int
-    trigger_words: tuple[str, ...]
-    tags: tuple[str, ...]
-    metadata: dict[str, str]
-    dora: bool
-    kinds: tuple[str, ...] = ("LoRA",)
+    enough_rank: int  # that keeps 99 % of the energy of all layers together
+    trigger_words: tuple[str, ...]  # as the file says; may be empty
+    tags: tuple[str, ...]  # the commonest in the captions that it was trained on
+    metadata: dict[str, str]  # cut and escaped
+    dora: bool  # whether it has magnitudes, which all numbers here leave out
+    kinds: tuple[str, ...] = ("LoRA",)  # the kinds of its layers
+    # Those of them whose strength depends on the base model, counted here as 0.
     unmeasured: tuple[str, ...] = ()
-    embeddings: tuple[str, ...] = ()
-    left_out: tuple[str, ...] = ()
+    embeddings: tuple[str, ...] = ()  # names of the embeddings that are bundled with it
+    left_out: tuple[str, ...] = ()  # names of tensors that were not read
 
     def lines(self) -> list[str]:
         title = FAMILIES[self.family].title if self.family else "an unknown base"

@@ -37,17 +37,11 @@ _ALWAYS = -1.0
 
 @dataclass(frozen=True)
 class LiveLayer:
-    """A linear layer or convolution in a live model, with or without a wrapper.
+    """A linear layer or convolution in a live model, with or without a wrapper."""
 
-    Attributes:
-        root: the UNet or text encoder.
-        path: from the root, by today's names of the libraries.
-        module: what is there now.
-    """
-
-    root: nn.Module
-    path: str
-    module: nn.Linear | nn.Conv2d | AdaptedLayer
+    root: nn.Module  # the UNet or text encoder
+    path: str  # from the root, by today's names of the libraries
+    module: nn.Linear | nn.Conv2d | AdaptedLayer  # what is there now
 
     @property
     def original(self) -> nn.Linear | nn.Conv2d:

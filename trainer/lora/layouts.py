@@ -36,14 +36,11 @@ FORMS: dict[str, tuple[tuple[Kind, ...], ...]] = {
 
 @dataclass(frozen=True)
 class LayerNames:
-    """How a layer's tensors are called in a file.
-
-    Attributes:
-        tensors: by kind; of LoRA always down and up. mid is the kernel of a convolution whose down
-            matrix has none (LoCon's third matrix), magnitude is DoRA's.
-    """
+    """How a layer's tensors are called in a file."""
 
     layout: Layout
+    # By kind; of LoRA always down and up. mid is the kernel of a convolution whose down matrix has
+    # none (LoCon's third matrix), magnitude is DoRA's.
     tensors: dict[Kind, str] = field(default_factory=dict[Kind, str])
 
     @property
@@ -69,16 +66,12 @@ class TensorName(NamedTuple):
 
 @dataclass(frozen=True)
 class Grouped:
-    """The tensors of a file by what they are.
-
-    Attributes:
-        embeddings: names of the tensors of bundled embeddings, by the names of these.
-        left_out: names of the tensors that are not read.
-    """
+    """The tensors of a file by what they are."""
 
     layers: dict[ModuleKey, LayerNames]
+    # Names of the tensors of bundled embeddings, by the names of these.
     embeddings: dict[str, list[str]]
-    left_out: list[str]
+    left_out: list[str]  # names of the tensors that are not read
 
 
 _EMBEDDING = re.compile(r"bundle_emb\.(.+?)\.(?:string_to_param\.\*|[^.]+)")

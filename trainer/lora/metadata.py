@@ -41,25 +41,18 @@ MAX_LENGTH = 100_000
 
 @dataclass(frozen=True)
 class TrainingFacts:
-    """What the configuration does not say.
+    """What the configuration does not say."""
 
-    Attributes:
-        title: shown name; also that of ``<lora:NAME:1>`` in prompts.
-        steps: optimizer steps that went into the adapter.
-        epochs: passes over the images, counting the one it ended in.
-        folders: for each folder of the image set its repeats and number of images.
-        tags: for each folder how often each tag (or caption) occurs.
-        buckets: number of images of each (width, height).
-        start: the adapter file that the training went on from, and its SHA-256.
-    """
-
-    title: str
-    steps: int
-    epochs: int
+    title: str  # shown name; also that of ``<lora:NAME:1>`` in prompts
+    steps: int  # optimizer steps that went into the adapter
+    epochs: int  # passes over the images, counting the one it ended in
+    # For each folder of the image set its repeats and number of images.
     folders: Mapping[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+    # For each folder how often each tag (or caption) occurs.
     tags: Mapping[str, Mapping[str, int]] = field(default_factory=dict[str, Mapping[str, int]])
+    # Number of images of each (width, height).
     buckets: Mapping[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
-    start: str = ""
+    start: str = ""  # the adapter file that the training went on from, and its SHA-256
 
 
 def build_metadata(config: TrainingConfig, base: BaseModel, facts: TrainingFacts) -> dict[str, str]:

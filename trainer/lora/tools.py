@@ -35,21 +35,14 @@ _HIDDEN_NOTE = "without ss_base_model_version it is listed as for SD 1"
 
 @dataclass(frozen=True)
 class ToolVerdict(Answer):
-    """What a tool makes of a file.
-
-    Attributes:
-        matched: of each part the tensors that it loads.
-        total: of each part the tensors in the file.
-        strength_exact: whether what it loads has the strength that it was made with.
-        notes: what is lost or wrong, and why.
-    """
+    """What a tool makes of a file."""
 
     beside = ("works",)
 
-    matched: dict[Part, int]
-    total: dict[Part, int]
-    strength_exact: bool
-    notes: tuple[str, ...]
+    matched: dict[Part, int]  # of each part the tensors that it loads
+    total: dict[Part, int]  # of each part the tensors in the file
+    strength_exact: bool  # whether what it loads has the strength that it was made with
+    notes: tuple[str, ...]  # what is lost or wrong, and why
 
     @property
     def works(self) -> bool:
@@ -58,18 +51,13 @@ class ToolVerdict(Answer):
 
 
 class LoaderFault(NamedTuple):
-    """What some tools do wrong with some files.
-
-    Attributes:
-        effect: the layers concerned are lost, or the whole file is; strengths are wrong; or it is
-            only noted.
-        note: in a few words; ``{parts}`` stands for the parts of the layers concerned.
-        layers: the layers of a file that it concerns; none where the file is fine.
-    """
+    """What some tools do wrong with some files."""
 
     tools: tuple[Tool, ...]
+    # The layers concerned are lost, or the whole file is; strengths are wrong; or it is only noted.
     effect: Literal["lost", "all lost", "inexact", "noted"]
-    note: str
+    note: str  # in a few words; ``{parts}`` stands for the parts of the layers concerned
+    # The layers of a file that it concerns; none where the file is fine.
     layers: Callable[[Adapter], set[ModuleKey]]
 
 

@@ -26,24 +26,17 @@ _NAME = "verify"
 
 @dataclass(frozen=True)
 class BaseProof:
-    """How an adapter lies on a base model.
+    """How an adapter lies on a base model."""
 
-    Attributes:
-        name: of the base model.
-        layers: how many it adapts.
-        missing: attention layers, of the parts that it adapts, that it says nothing about.
-        worst_difference: greatest relative difference between the file's change and the one that
-            the live model has, over all layers.
-        strongest_change: the greatest of a layer's weight, relative to it (Frobenius norms).
-        strongest_layer: where that is.
-    """
-
-    name: str
-    layers: int
+    name: str  # of the base model
+    layers: int  # how many it adapts
+    # Attention layers, of the parts that it adapts, that it says nothing about.
     missing: tuple[ModuleKey, ...]
+    # Greatest relative difference between the file's change and the one that the live model has,
+    # over all layers.
     worst_difference: float
-    strongest_change: float
-    strongest_layer: ModuleKey
+    strongest_change: float  # the greatest of a layer's weight, relative to it (Frobenius norms)
+    strongest_layer: ModuleKey  # where that is
 
     def line(self) -> str:
         """The report for people."""
@@ -56,27 +49,18 @@ class BaseProof:
 
 @dataclass(frozen=True)
 class Proof(Answer):
-    """Everything that `verify_file` finds out about an adapter file.
-
-    Attributes:
-        file: its name.
-        layouts: usually one.
-        tools: what each tool makes of it.
-        dead: layers that change nothing.
-        incomplete: attentions of which some projections are missing in the file.
-        base: where a base model was given.
-    """
+    """Everything that `verify_file` finds out about an adapter file."""
 
     beside = ("summary",)
 
-    file: str
+    file: str  # its name
     family: FamilyName | None
-    layouts: tuple[Layout, ...]
+    layouts: tuple[Layout, ...]  # usually one
     layers: int
-    tools: dict[Tool, ToolVerdict]
-    dead: tuple[ModuleKey, ...]
-    incomplete: tuple[str, ...]
-    base: BaseProof | None
+    tools: dict[Tool, ToolVerdict]  # what each tool makes of it
+    dead: tuple[ModuleKey, ...]  # layers that change nothing
+    incomplete: tuple[str, ...]  # attentions of which some projections are missing in the file
+    base: BaseProof | None  # where a base model was given
     kinds: tuple[str, ...] = ("LoRA",)
     embeddings: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()

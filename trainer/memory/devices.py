@@ -34,22 +34,17 @@ NO_CLOSER = "a resumed run comes close to one that never stopped, but not to the
 
 @dataclass(frozen=True)
 class Device:
-    """Where and how this process computes.
+    """Where and how this process computes."""
 
-    Attributes:
-        torch_device: of this process.
-        precision: number format of the frozen weights, in which the adapter computes as well.
-        rank, world: this process and how many train together.
-        offload: modules that are not in use wait in main memory; on a CPU this changes nothing.
-        rows: most rows of a forward pass without gradients.
-    """
-
-    torch_device: torch.device
+    torch_device: torch.device  # of this process
+    # Number format of the frozen weights, in which the adapter computes as well.
     precision: Precision
+    # rank, world: this process and how many train together.
     rank: int = 0
     world: int = 1
+    # Modules that are not in use wait in main memory; on a CPU this changes nothing.
     offload: bool = False
-    rows: int = ROWS
+    rows: int = ROWS  # most rows of a forward pass without gradients
 
     @property
     def dtype(self) -> torch.dtype:

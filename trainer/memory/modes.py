@@ -41,26 +41,16 @@ _HALVING_COST = 1.1
 
 @dataclass(frozen=True)
 class MemoryMode:
-    """One way to compute a training step.
+    """One way to compute a training step."""
 
-    Attributes:
-        mode: what the frozen layers keep.
-        checkpointing: full gradient checkpointing as well.
-        pictures_at_once: pictures in one forward pass, of a batch of `batch`.
-        preserve_apart: whether rows to preserve get a pass of their own.
-        share: rows to preserve for each picture; 0: none.
-        weights: number format of the frozen weights.
-        tiling: whether large pictures go through the VAE in tiles.
-    """
-
-    mode: Mode
-    checkpointing: bool
-    pictures_at_once: int
-    preserve_apart: bool
+    mode: Mode  # what the frozen layers keep
+    checkpointing: bool  # full gradient checkpointing as well
+    pictures_at_once: int  # pictures in one forward pass, of a batch of `batch`
+    preserve_apart: bool  # whether rows to preserve get a pass of their own
     batch: int
-    share: float
-    weights: Bits = "full"
-    tiling: bool = False
+    share: float  # rows to preserve for each picture; 0: none
+    weights: Bits = "full"  # number format of the frozen weights
+    tiling: bool = False  # whether large pictures go through the VAE in tiles
 
     @property
     def separates(self) -> bool:

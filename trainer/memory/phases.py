@@ -102,47 +102,32 @@ class _Blanks:
 
 @dataclass(frozen=True)
 class Workload:
-    """What a training step's memory depends on.
+    """What a training step's memory depends on."""
 
-    Attributes:
-        width, height: of the largest bucket, in pixels.
-        rows: of one forward pass. Rows to preserve take what pictures take.
-        mode: what frozen layers keep: plain, lean or feed_forward.
-        checkpointing: full gradient checkpointing.
-        weights: number format of the frozen weights: full, 8bit or 4bit.
-        texts: further prompts that go through training text encoders, but not through the UNet.
-        chunks: of 75 tokens, in each caption.
-    """
-
+    # width, height: of the largest bucket, in pixels.
     width: int
     height: int
     precision: Precision
     adapter: AdapterConfig
-    rows: int
-    mode: Mode
-    checkpointing: bool
-    weights: Bits = "full"
+    rows: int  # of one forward pass. Rows to preserve take what pictures take.
+    mode: Mode  # what frozen layers keep: plain, lean or feed_forward
+    checkpointing: bool  # full gradient checkpointing
+    weights: Bits = "full"  # number format of the frozen weights: full, 8bit or 4bit
+    # Further prompts that go through training text encoders, but not through the UNet.
     texts: int = 0
-    chunks: int = 1
+    chunks: int = 1  # of 75 tokens, in each caption
 
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Bytes of one training step.
+    """Bytes of one training step."""
 
-    Attributes:
-        base_weights: of the UNet and those text encoders that stay on the card.
-        adapter: A and B, float32. All of its gradients take as much.
-        gradients: of the adapter, those that are there at the peak.
-        activations: everything else at the peak.
-        besides: the most that there is at any time besides gradients; the activations of a step
-            that begins with gradients of an earlier pass.
-    """
-
-    base_weights: int
-    adapter: int
-    gradients: int
-    activations: int
+    base_weights: int  # of the UNet and those text encoders that stay on the card
+    adapter: int  # A and B, float32. All of its gradients take as much.
+    gradients: int  # of the adapter, those that are there at the peak
+    activations: int  # everything else at the peak
+    # The most that there is at any time besides gradients; the activations of a step that begins
+    # with gradients of an earlier pass.
     besides: int
 
     def accumulating(self) -> StepMemory:
@@ -275,21 +260,13 @@ def _points(base: BaseModel, width: int, height: int, rows: int, chunks: int) ->
 
 @dataclass(frozen=True)
 class OtherMemory:
-    """Bytes of the phases without gradients, each by itself.
+    """Bytes of the phases without gradients, each by itself."""
 
-    Attributes:
-        vae: its weights, float32.
-        text_encoders: their weights.
-        encoding: what the VAE makes while it encodes one picture of the largest bucket.
-        decoding: the same for one preview.
-        predicting: what the UNet makes in the largest pass without gradients.
-    """
-
-    vae: int
-    text_encoders: int
-    encoding: int
-    decoding: int
-    predicting: int
+    vae: int  # its weights, float32
+    text_encoders: int  # their weights
+    encoding: int  # what the VAE makes while it encodes one picture of the largest bucket
+    decoding: int  # the same for one preview
+    predicting: int  # what the UNet makes in the largest pass without gradients
 
 
 def other_memory(

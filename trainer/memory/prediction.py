@@ -78,40 +78,28 @@ Result = TypeVar("Result", StepMemory, OtherMemory)
 
 @dataclass(frozen=True)
 class Fit(Answer):
-    """A prediction.
+    """A prediction."""
 
-    Attributes:
-        base: the base model's kind, for people.
-        resolution, batch_size: what was asked about.
-        vram_gib: the card; `vram_source` says where that comes from.
-        peak_gib: predicted, with what is assumed.
-        parts: GiB by part. Those of `STEP` together are the training step's; those of `PHASES` are
-            the whole of these phases; context and fragmentation are assumed and added to the
-            largest of the five.
-        fits: whether the peak is below the card's memory.
-        plan: configuration fields to change so that it fits; empty where it fits already.
-        plan_peak_gib: the peak with them; of the smallest plan there is, where nothing fits.
-        plan_fits: whether the plan fits.
-        slowdown: time of a step with the plan beside that without, about.
-        idle: settings that will do nothing beside the others.
-        caption_tokens: room for so many tokens in each caption: 75, or more where the image set's
-            captions are longer and ``captions.max_tokens`` lets them.
-    """
-
-    base: str
+    base: str  # the base model's kind, for people
+    # resolution, batch_size: what was asked about.
     resolution: int
     batch_size: int
     precision: str
-    vram_gib: float
+    vram_gib: float  # the card; `vram_source` says where that comes from
     vram_source: str
-    peak_gib: float
+    peak_gib: float  # predicted, with what is assumed
+    # GiB by part. Those of `STEP` together are the training step's; those of `PHASES` are the whole
+    # of these phases; context and fragmentation are assumed and added to the largest of the five.
     parts: dict[str, float]
-    fits: bool
+    fits: bool  # whether the peak is below the card's memory
+    # Configuration fields to change so that it fits; empty where it fits already.
     plan: dict[str, Any]
-    plan_peak_gib: float
-    plan_fits: bool
-    slowdown: float
-    idle: tuple[Idle, ...] = ()
+    plan_peak_gib: float  # the peak with them; of the smallest plan there is, where nothing fits
+    plan_fits: bool  # whether the plan fits
+    slowdown: float  # time of a step with the plan beside that without, about
+    idle: tuple[Idle, ...] = ()  # settings that will do nothing beside the others
+    # Room for so many tokens in each caption: 75, or more where the image set's captions are longer
+    # and ``captions.max_tokens`` lets them.
     caption_tokens: int = CHUNK_TOKENS
 
     def lines(self) -> Iterator[str]:

@@ -28,15 +28,10 @@ _BLOCK = {"8bit": 256, "4bit": 64}
 
 
 class _Quantized(nn.Module):
-    """What both kinds of layers have in place of their weight.
+    """What both kinds of layers have in place of their weight."""
 
-    Attributes:
-        codes: uint8; one, or for 4 bits half a one, for each value of the weight.
-        scales: float32, one for each block of values.
-    """
-
-    codes: Tensor
-    scales: Tensor
+    codes: Tensor  # uint8; one, or for 4 bits half a one, for each value of the weight
+    scales: Tensor  # float32, one for each block of values
     bits: Bits
     shape: torch.Size
     dtype: torch.dtype

@@ -32,50 +32,32 @@ TILE = 512
 
 @dataclass
 class BaseModel:
-    """The frozen modules of a base model, in evaluation mode.
+    """The frozen modules of a base model, in evaluation mode."""
 
-    Attributes:
-        name: as the user gave it.
-        family: what is common to its kind.
-        prediction_type: what the UNet predicts.
-        unet: the denoiser, (B, 4, H, W) latents in and out.
-        vae: pictures to latents and back.
-        text_encoders: one, or two for SDXL.
-        tokenizers: one for each text encoder.
-        scheduler_config: the noise schedule, as keyword arguments of diffusers' schedulers.
-        vae_scale_factor: pixels for each latent along a side: 8, and less for small models.
-        default_resolution: side in pixels of the squares that the UNet was trained on.
-        zero_empty_prompt: SDXL only: pipelines use zeros where no negative prompt is given.
-        fingerprint: SHA-256 over its files, so over everything that its output depends on.
-        vae_fingerprint: the same of the VAE alone, for cached latents.
-        weights: how the frozen weights of the UNet and the text encoders are kept: full, 8bit or
-            4bit (`trainer.memory.quantized`).
-        tiling: whether large pictures go through the VAE in tiles.
-        clip_skip: which layer of SD 1's text encoder is read, counted from the last.
-        max_tokens: how much of a prompt is read (`trainer.models.text`); None: all of it.
-        embeddings: learned vectors by the word that stands for them in prompts, (n, D) for each
-            text encoder.
-        training_timesteps: (N,) of the UNet's last call in training mode; None after another.
-    """
-
-    name: str
-    family: Family
-    prediction_type: PredictionType
-    unet: UNet2DConditionModel
-    vae: AutoencoderKL
-    text_encoders: list[TextEncoder]
-    tokenizers: list[CLIPTokenizer]
+    name: str  # as the user gave it
+    family: Family  # what is common to its kind
+    prediction_type: PredictionType  # what the UNet predicts
+    unet: UNet2DConditionModel  # the denoiser, (B, 4, H, W) latents in and out
+    vae: AutoencoderKL  # pictures to latents and back
+    text_encoders: list[TextEncoder]  # one, or two for SDXL
+    tokenizers: list[CLIPTokenizer]  # one for each text encoder
+    # The noise schedule, as keyword arguments of diffusers' schedulers.
     scheduler_config: dict[str, Any]
-    vae_scale_factor: int
-    default_resolution: int
-    zero_empty_prompt: bool
-    fingerprint: str
-    vae_fingerprint: str
+    vae_scale_factor: int  # pixels for each latent along a side: 8, and less for small models
+    default_resolution: int  # side in pixels of the squares that the UNet was trained on
+    zero_empty_prompt: bool  # SDXL only: pipelines use zeros where no negative prompt is given
+    fingerprint: str  # SHA-256 over its files, so over everything that its output depends on
+    vae_fingerprint: str  # the same of the VAE alone, for cached latents
+    # How the frozen weights of the UNet and the text encoders are kept: full, 8bit or 4bit
+    # (`trainer.memory.quantized`).
     weights: str = "full"
-    tiling: bool = False
+    tiling: bool = False  # whether large pictures go through the VAE in tiles
+    # How much of a prompt is read (`trainer.models.text`); None: all of it.
     max_tokens: int | None = None
-    clip_skip: int = 1
+    clip_skip: int = 1  # which layer of SD 1's text encoder is read, counted from the last
+    # (N,) of the UNet's last call in training mode; None after another.
     training_timesteps: torch.Tensor | None = None
+    # Learned vectors by the word that stands for them in prompts, (n, D) for each text encoder.
     embeddings: dict[str, list[torch.Tensor]] = field(default_factory=dict[str, list[torch.Tensor]])
 
     @property

@@ -18,29 +18,18 @@ CONFIGS_FOLDER = MODELS_FOLDER / "configs"
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """One family of base models.
+    """One family of base models."""
 
-    Attributes:
-        name: the short name.
-        title: as people write it.
-        text_encoder_prefixes: prefix of kohya keys for each text encoder, in order.
-        base_model_version: ``ss_base_model_version`` of adapters for it.
-        architectures: see `architecture`, for each prediction type.
-        config_names: folder under ``models/configs``, for each prediction type.
-        tokenizer_names: folder under ``models``, for each text encoder.
-        learning_rate: recommended rate for the UNet's adapter.
-        text_encoder_learning_rate: recommended rate for the text encoders' adapters.
-    """
-
-    name: FamilyName
-    title: str
-    text_encoder_prefixes: tuple[str, ...]
-    base_model_version: str
-    architectures: dict[PredictionType, str]
+    name: FamilyName  # the short name
+    title: str  # as people write it
+    text_encoder_prefixes: tuple[str, ...]  # prefix of kohya keys for each text encoder, in order
+    base_model_version: str  # ``ss_base_model_version`` of adapters for it
+    architectures: dict[PredictionType, str]  # see `architecture`, for each prediction type
+    # Folder under ``models/configs``, for each prediction type.
     config_names: dict[PredictionType, str]
-    tokenizer_names: tuple[str, ...]
-    learning_rate: float = 1e-4
-    text_encoder_learning_rate: float = 5e-5
+    tokenizer_names: tuple[str, ...]  # folder under ``models``, for each text encoder
+    learning_rate: float = 1e-4  # recommended rate for the UNet's adapter
+    text_encoder_learning_rate: float = 5e-5  # recommended rate for the text encoders' adapters
 
     @property
     def parts(self) -> tuple[str, ...]:

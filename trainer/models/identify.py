@@ -91,17 +91,12 @@ def no_such_base(name: str) -> UserError:
 
 @dataclass(frozen=True)
 class BaseFacts:
-    """What is known of a base model before its weights are loaded.
+    """What is known of a base model before its weights are loaded."""
 
-    Attributes:
-        family: SD 1, SD 2 or SDXL.
-        prediction_type: what its UNet predicts.
-        config_folder: a folder in diffusers' layout with the configurations of its parts; for a
-            single file that of its family.
-    """
-
-    family: Family
-    prediction_type: PredictionType
+    family: Family  # SD 1, SD 2 or SDXL
+    prediction_type: PredictionType  # what its UNet predicts
+    # A folder in diffusers' layout with the configurations of its parts; for a single file that of
+    # its family.
     config_folder: Path
 
     @property
@@ -126,20 +121,13 @@ class BaseFacts:
 
 @dataclass(frozen=True)
 class BaseIdentity(BaseFacts):
-    """A base model on this machine that was recognised by its content.
+    """A base model on this machine that was recognised by its content."""
 
-    Attributes:
-        name: as the user gave it.
-        path: its folder in diffusers' layout, or its single file.
-        zero_terminal_snr: whether its noise schedule ends in pure noise (arXiv 2305.08891).
-        detail: how the prediction type was recognised, for people.
-        vae: a VAE that is given apart: its file, or its folder in diffusers' layout.
-    """
-
-    name: str
-    path: Path
-    zero_terminal_snr: bool
-    detail: str
+    name: str  # as the user gave it
+    path: Path  # its folder in diffusers' layout, or its single file
+    zero_terminal_snr: bool  # whether its noise schedule ends in pure noise (arXiv 2305.08891)
+    detail: str  # how the prediction type was recognised, for people
+    # A VAE that is given apart: its file, or its folder in diffusers' layout.
     vae: Path | None = None
 
     @property

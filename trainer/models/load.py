@@ -110,19 +110,13 @@ def _check_clip_skip(identity: BaseIdentity, encoder: TextEncoder, clip_skip: in
 
 @dataclass(frozen=True)
 class TextPart:
-    """What a base model reads prompts with, without the parts that draw.
-
-    Attributes:
-        text_encoders: one, or two for SDXL, frozen, on the CPU.
-        tokenizers: one for each text encoder.
-        fingerprint: SHA-256 over the text encoders and their vocabularies.
-    """
+    """What a base model reads prompts with, without the parts that draw."""
 
     name: str
     family: Family
-    text_encoders: list[TextEncoder]
-    tokenizers: list[CLIPTokenizer]
-    fingerprint: str
+    text_encoders: list[TextEncoder]  # one, or two for SDXL, frozen, on the CPU
+    tokenizers: list[CLIPTokenizer]  # one for each text encoder
+    fingerprint: str  # SHA-256 over the text encoders and their vocabularies
 
 
 def load_text_part(name: str) -> TextPart:

@@ -49,17 +49,11 @@ class NoiseSchedule(BaseModel):
 
 @dataclass(frozen=True)
 class NoiseProcess:
-    """What a model was trained to undo.
+    """What a model was trained to undo."""
 
-    Attributes:
-        prediction: what the UNet predicts.
-        zero_terminal_snr: whether the noise schedule ends in pure noise (arXiv 2305.08891).
-        detail: how that was recognised, for people.
-    """
-
-    prediction: PredictionType
-    zero_terminal_snr: bool
-    detail: str
+    prediction: PredictionType  # what the UNet predicts
+    zero_terminal_snr: bool  # whether the noise schedule ends in pure noise (arXiv 2305.08891)
+    detail: str  # how that was recognised, for people
 
 
 def read_schedule(path: Path, config: Mapping[str, Any]) -> NoiseSchedule:

@@ -68,19 +68,14 @@ OTHER_TRIGGER_EVERY = 2
 
 @dataclass(frozen=True)
 class PreservedPrompts:
-    """The prompts to preserve, by kinds that take turns.
+    """The prompts to preserve, by kinds that take turns."""
 
-    Attributes:
-        captions: the set's own with the trigger taken out: the phrasings that training sees.
-        class_words: the class words in other phrasings.
-        neighbours: things like the class words, in the captions' phrasings and in others.
-        others: all kinds of things, likewise, and the user's own prompts.
-    """
-
+    # The set's own with the trigger taken out: the phrasings that training sees.
     captions: tuple[str, ...]
-    class_words: tuple[str, ...]
+    class_words: tuple[str, ...]  # the class words in other phrasings
+    # Things like the class words, in the captions' phrasings and in others.
     neighbours: tuple[str, ...]
-    others: tuple[str, ...]
+    others: tuple[str, ...]  # all kinds of things, likewise, and the user's own prompts
 
     def choose(self, number: int, *, seed: int, purpose: str) -> str:
         """Prompt ``number`` of an endless row: a pure function of its arguments.

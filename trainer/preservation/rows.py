@@ -27,21 +27,14 @@ variety."""
 
 @dataclass(frozen=True)
 class PreservedRows:
-    """What one forward pass preserves.
+    """What one forward pass preserves."""
 
-    Attributes:
-        points: R prompts with their noised latents and timesteps.
-        wanted: (R, C, H, W), what the UNet is to predict there.
-        texts: further prompts, of which only the text features are preserved; may be empty.
-        count: such rows in the whole step, over batches and processes: the loss's denominator.
-        text_features: whether the text features of all these prompts are preserved.
-    """
-
-    points: Points
-    wanted: Tensor
+    points: Points  # R prompts with their noised latents and timesteps
+    wanted: Tensor  # (R, C, H, W), what the UNet is to predict there
+    # Further prompts, of which only the text features are preserved; may be empty.
     texts: tuple[str, ...]
-    count: int
-    text_features: bool
+    count: int  # such rows in the whole step, over batches and processes: the loss's denominator
+    text_features: bool  # whether the text features of all these prompts are preserved
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -64,17 +57,11 @@ class Preservation(Protocol):
 
 @dataclass(frozen=True)
 class RowSchedule:
-    """How many rows are preserved in which step.
+    """How many rows are preserved in which step."""
 
-    Attributes:
-        share: rows for each picture of a step that preserves.
-        every: each k-th step preserves.
-        largest: pictures in the largest step.
-    """
-
-    share: float
-    every: int
-    largest: int
+    share: float  # rows for each picture of a step that preserves
+    every: int  # each k-th step preserves
+    largest: int  # pictures in the largest step
 
     def count(self, total: int) -> int:
         """Rows in a step of ``total`` pictures; at least one."""
@@ -150,16 +137,11 @@ class PredictionPreservation:
 
 @dataclass(frozen=True)
 class ClassPicture:
-    """One picture of the class to train on.
-
-    Attributes:
-        latents: (C, H, W) float32 on the CPU.
-        sizes: what SDXL is conditioned on.
-    """
+    """One picture of the class to train on."""
 
     prompt: str
-    latents: Tensor
-    sizes: Sizes
+    latents: Tensor  # (C, H, W) float32 on the CPU
+    sizes: Sizes  # what SDXL is conditioned on
 
 
 class PicturePreservation:

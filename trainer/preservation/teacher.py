@@ -50,15 +50,11 @@ class Teacher:
     """The base model, and what it takes to ask it.
 
     UNet and text encoders have to be on the device; an adapter on them is switched off meanwhile.
-
-    Attributes:
-        size: of all pictures, (height, width) in pixels.
-        seed: of everything that is drawn at random.
     """
 
     text: TextSource
-    size: Size
-    seed: int
+    size: Size  # of all pictures, (height, width) in pixels
+    seed: int  # of everything that is drawn at random
 
     @property
     def base(self) -> BaseModel:

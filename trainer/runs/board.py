@@ -22,20 +22,13 @@ _MOST_BYTES = 24_000_000  # of pictures in one page
 
 @dataclass(frozen=True)
 class PreviewPicture:
-    """One preview picture.
+    """One preview picture."""
 
-    Attributes:
-        step: after how many optimizer steps.
-        seed: of its noise.
-        strength: of the adapter; 0 is the base model alone.
-        uri: ``data:image/png;base64,…``.
-        width, height: in pixels.
-    """
-
-    step: int
-    seed: int
-    strength: float
-    uri: str
+    step: int  # after how many optimizer steps
+    seed: int  # of its noise
+    strength: float  # of the adapter; 0 is the base model alone
+    uri: str  # ``data:image/png;base64,…``
+    # width, height: in pixels.
     width: int
     height: int
 
@@ -50,17 +43,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Board:
-    """What the page shows of the previews.
+    """What the page shows of the previews."""
 
-    Attributes:
-        steps: the columns.
-        skipped: how many steps with previews are left out to keep the page small.
-        rows: one for each prompt.
-    """
-
-    steps: tuple[int, ...]
-    skipped: int
-    rows: tuple[Row, ...]
+    steps: tuple[int, ...]  # the columns
+    skipped: int  # how many steps with previews are left out to keep the page small
+    rows: tuple[Row, ...]  # one for each prompt
 
 
 def read_board(run: RunFolder) -> Board:

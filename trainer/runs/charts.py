@@ -18,17 +18,11 @@ _MOST_POINTS = 900
 
 @dataclass(frozen=True)
 class Line:
-    """One curve.
+    """One curve."""
 
-    Attributes:
-        kind: CSS class, such as "raw" or "smooth".
-        points: (x, y) with rising x; points whose y is not finite are left out.
-        label: beside a single point; a word of ours.
-    """
-
-    kind: str
-    points: Sequence[Point]
-    label: str = ""
+    kind: str  # CSS class, such as "raw" or "smooth"
+    points: Sequence[Point]  # (x, y) with rising x; points whose y is not finite are left out
+    label: str = ""  # beside a single point; a word of ours
 
 
 def line_chart(lines: Sequence[Line], x_label: str, *, from_zero: bool = False) -> str:

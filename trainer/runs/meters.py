@@ -18,18 +18,12 @@ from trainer.runs.layout import RunFolder
 
 @dataclass(frozen=True)
 class Meter:
-    """What one number of an evaluation means.
+    """What one number of an evaluation means."""
 
-    Attributes:
-        name: its key in an ``evaluation`` event and in ``evaluation.json``.
-        meaning: in plain English, without a full stop.
-        unit: what 1 stands for.
-        better: which way is better; "neither" where a good and a bad adapter may have the same.
-    """
-
-    name: str
-    meaning: str
-    unit: str
+    name: str  # its key in an ``evaluation`` event and in ``evaluation.json``
+    meaning: str  # in plain English, without a full stop
+    unit: str  # what 1 stands for
+    # Which way is better; "neither" where a good and a bad adapter may have the same.
     better: Literal["more", "less", "neither"]
 
     @property
@@ -158,25 +152,17 @@ class _Evaluation(BaseModel):
 
 @dataclass(frozen=True)
 class Measured:
-    """What a page shows of a run's evaluation.
-
-    Attributes:
-        chosen: the checkpoint and the strength that are recommended; both None where none is.
-        recommended: the same as a sentence, or why there is none.
-        verdict: what the adapter is worth, and the next step; empty in runs of earlier versions.
-        works: whether that is as it should be.
-        next_step: the same next step, to be taken.
-        board: the bleed board as a data URI; empty without one.
-    """
+    """What a page shows of a run's evaluation."""
 
     findings: list[MeasuredFinding]
     rows: list[MeasuredRow]
+    # The checkpoint and the strength that are recommended; both None where none is.
     chosen: tuple[str | None, float | None]
-    recommended: str
-    verdict: str
-    works: bool
-    next_step: MeasuredStep
-    board: str
+    recommended: str  # the same as a sentence, or why there is none
+    verdict: str  # what the adapter is worth, and the next step; empty in runs of earlier versions
+    works: bool  # whether that is as it should be
+    next_step: MeasuredStep  # the same next step, to be taken
+    board: str  # the bleed board as a data URI; empty without one
 
 
 def read_measured(run: RunFolder) -> Measured:

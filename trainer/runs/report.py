@@ -249,24 +249,17 @@ class Strip:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the page; what is empty is left out.
-
-    Attributes:
-        rows: of the table, the head first; the first cell is the run's name.
-        best: the name that stands out.
-        chart: SVG of our own (`Markup`).
-        prompts: of the pictures, in the order of each strip.
-        images: whole pictures: their names and data URIs.
-    """
+    """A part of the page; what is empty is left out."""
 
     title: str
     note: str = ""
+    # Of the table, the head first; the first cell is the run's name.
     rows: Sequence[Sequence[str]] = ()
-    best: str = ""
-    chart: str = ""
-    prompts: Sequence[str] = ()
+    best: str = ""  # the name that stands out
+    chart: str = ""  # SVG of our own (`Markup`)
+    prompts: Sequence[str] = ()  # of the pictures, in the order of each strip
     strips: Sequence[Strip] = ()
-    images: Sequence[tuple[str, str]] = ()
+    images: Sequence[tuple[str, str]] = ()  # whole pictures: their names and data URIs
 
 
 def write_study(

@@ -19,28 +19,19 @@ ENDED: frozenset[Phase] = frozenset(get_args(Reason))
 
 @dataclass(frozen=True)
 class Status:
-    """One moment of a run.
+    """One moment of a run."""
 
-    Attributes:
-        phase: what goes on; see `trainer.events.Phase`.
-        step: optimizer steps done.
-        total_steps: optimizer steps in all.
-        eta_seconds: time left, or None while it is not known.
-        pid: the process that trains.
-        process_started: when that process started, in seconds since 1970: a pid alone may have
-            been given to another process since.
-        message: one sentence for a person.
-        code: why the run has ended, where it is not finished.
-    """
-
-    phase: Phase
-    step: int = 0
-    total_steps: int = 0
-    eta_seconds: float | None = None
-    pid: int = 0
+    phase: Phase  # what goes on; see `trainer.events.Phase`
+    step: int = 0  # optimizer steps done
+    total_steps: int = 0  # optimizer steps in all
+    eta_seconds: float | None = None  # time left, or None while it is not known
+    pid: int = 0  # the process that trains
+    # When that process started, in seconds since 1970: a pid alone may have been given to another
+    # process since.
     process_started: float = 0.0
-    message: str = ""
+    message: str = ""  # one sentence for a person
     # A later version may have more codes; its runs are shown all the same.
+    # Why the run has ended, where it is not finished.
     code: Annotated[Code, BeforeValidator(lambda code: code if code in get_args(Code) else "")] = ""
 
 

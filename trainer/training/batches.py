@@ -37,32 +37,22 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """The tensors of samples of one size, on the CPU.
+    """The tensors of samples of one size, on the CPU."""
 
-    Attributes:
-        names: B, of the pictures.
-        slots: B, counted over the whole step.
-        captions: B.
-        sizes: B, what SDXL is conditioned on.
-        latents, noise: (B, C, H, W) float32.
-        timesteps: (B,) int64.
-        weights: (B,) float32, what each sample counts.
-        masks: (B, 1, H, W) float32, how much each place counts; None where all count alike.
-        perturbed: (B, C, H, W) noise that the UNet is shown in place of `noise`, which it has to
-            predict; None: the same.
-        total: samples in the whole step, over batches and processes: the loss's denominator.
-    """
-
-    names: tuple[str, ...]
-    slots: tuple[int, ...]
-    captions: tuple[str, ...]
-    sizes: tuple[Sizes, ...]
+    names: tuple[str, ...]  # B, of the pictures
+    slots: tuple[int, ...]  # B, counted over the whole step
+    captions: tuple[str, ...]  # B
+    sizes: tuple[Sizes, ...]  # B, what SDXL is conditioned on
+    # latents, noise: (B, C, H, W) float32.
     latents: Tensor
     noise: Tensor
-    timesteps: Tensor
-    total: int
-    weights: Tensor
+    timesteps: Tensor  # (B,) int64
+    total: int  # samples in the whole step, over batches and processes: the loss's denominator
+    weights: Tensor  # (B,) float32, what each sample counts
+    # (B, 1, H, W) float32, how much each place counts; None where all count alike.
     masks: Tensor | None = None
+    # (B, C, H, W) noise that the UNet is shown in place of `noise`, which it has to predict; None:
+    # the same.
     perturbed: Tensor | None = None
 
     def parts(self, size: int) -> Iterator[Batch]:

@@ -43,31 +43,20 @@ _FILES = (*(f"{name}.safetensors" for name in _TENSORS), "state.json")
 
 @dataclass
 class TrainingState:
-    """All that has to survive for a resumed run to equal one that never stopped.
+    """All that has to survive for a resumed run to equal one that never stopped."""
 
-    Attributes:
-        step: optimizer steps done.
-        adapter: the adapter's parameters by "part/name", float32.
-        ema: their averages in the same order, by EMA or by the optimizer; empty without.
-        ema_steps: updates of the averages so far.
-        optimizer: ``state_dict()`` of the optimizer.
-        scaler: ``state_dict()`` of the fp16 gradient scaler, empty in other precisions.
-        config: the whole configuration, as JSON values.
-        images: what was trained on, by the pictures' ids.
-        base: fingerprint of the base model.
-        setback: the step after whose numbers, which were not finite, the learning rate was halved;
-            0: never.
-    """
-
-    step: int
-    adapter: dict[str, Tensor]
+    step: int  # optimizer steps done
+    adapter: dict[str, Tensor]  # the adapter's parameters by "part/name", float32
+    # Their averages in the same order, by EMA or by the optimizer; empty without.
     ema: dict[str, Tensor]
-    ema_steps: int
-    optimizer: dict[str, Any]
+    ema_steps: int  # updates of the averages so far
+    optimizer: dict[str, Any]  # ``state_dict()`` of the optimizer
+    # ``state_dict()`` of the fp16 gradient scaler, empty in other precisions.
     scaler: dict[str, Any]
-    config: dict[str, Any]
-    images: dict[str, ImageFacts]
-    base: str
+    config: dict[str, Any]  # the whole configuration, as JSON values
+    images: dict[str, ImageFacts]  # what was trained on, by the pictures' ids
+    base: str  # fingerprint of the base model
+    # The step after whose numbers, which were not finite, the learning rate was halved; 0: never.
     setback: int = 0
 
 

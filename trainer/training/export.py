@@ -25,19 +25,12 @@ from trainer.training.session import Session
 
 @dataclass(frozen=True)
 class Exported:
-    """An adapter file.
+    """An adapter file."""
 
-    Attributes:
-        path: where it lies.
-        summary: one line: what was compared and how exactly it repeats the live model.
-        works: in which tools it works, in one line.
-        exact: whether it is the live adapter, but for the rounding of its precision.
-    """
-
-    path: Path
-    summary: str
-    works: str
-    exact: bool
+    path: Path  # where it lies
+    summary: str  # one line: what was compared and how exactly it repeats the live model
+    works: str  # in which tools it works, in one line
+    exact: bool  # whether it is the live adapter, but for the rounding of its precision
 
 
 def export_adapter(session: Session, path: Path) -> Exported:

@@ -36,19 +36,12 @@ _SEVERAL = {
 
 @dataclass(frozen=True)
 class Group:
-    """Processes that train one run together.
+    """Processes that train one run together."""
 
-    Attributes:
-        processes: on each machine.
-        nodes: machines.
-        rank: which of them this is; 0 writes the run.
-        main: address of that one, with a port or not.
-    """
-
-    processes: int = 1
-    nodes: int = 1
-    rank: int = 0
-    main: str | None = None
+    processes: int = 1  # on each machine
+    nodes: int = 1  # machines
+    rank: int = 0  # which of them this is; 0 writes the run
+    main: str | None = None  # address of that one, with a port or not
 
     def __post_init__(self) -> None:
         """Refuses what is no such group.

@@ -130,33 +130,23 @@ class Recorder:
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended.
-
-    Attributes:
-        finished: False when it was stopped on request.
-        adapter: the exported file and what was found of it; None when stopped.
-        assessment: what was measured of it; None when stopped or where nothing was measured.
-        asked_to_stop: by the user, perhaps too late for it.
-    """
+    """How a run ended."""
 
     run: RunFolder
     step: int
-    finished: bool
-    adapter: Exported | None
+    finished: bool  # False when it was stopped on request
+    adapter: Exported | None  # the exported file and what was found of it; None when stopped
+    # What was measured of it; None when stopped or where nothing was measured.
     assessment: Assessment | None = None
-    asked_to_stop: bool = False
+    asked_to_stop: bool = False  # by the user, perhaps too late for it
 
 
 @dataclass(frozen=True)
 class Pause:
-    """Where a run stops by itself; it is resumed as one that was stopped.
+    """Where a run stops by itself; it is resumed as one that was stopped."""
 
-    Attributes:
-        step: after which its state is saved; before the last one.
-        look: is given the session then. Nothing that it does to it is saved.
-    """
-
-    step: int
+    step: int  # after which its state is saved; before the last one
+    # Is given the session then. Nothing that it does to it is saved.
     look: Callable[[Session], None] = lambda _: None
 
 

@@ -56,28 +56,15 @@ from trainer.triggers.lab import doubt
 
 @dataclass
 class Session:
-    """A run in memory. Its `state` and `restore` say what has to survive a restart.
-
-    Attributes:
-        captions: of `pictures`, as they are trained.
-        held_out: the validation split, with its captions.
-        alpha_bar: (T,) of the noise schedule, on the device.
-        memory_mode: the present one.
-        copies: the adapter's matrices in the base model's number format, for each pass.
-        compiled: the UNet's blocks for training steps, where they are to be compiled.
-        exact: gradients are the same bits every time; on a CPU they are so anyway.
-        setback: the step after which the learning rate was halved; 0: none.
-        initial: the state before the first step, where the run may have to go back to it.
-        moving: the optimizer is at work: a failure now leaves a torn state.
-    """
+    """A run in memory. Its `state` and `restore` say what has to survive a restart."""
 
     config: TrainingConfig
     run: RunFolder
     device: Device
     base: BaseModel
     pictures: list[Picture]
-    captions: list[str]
-    held_out: list[tuple[Picture, str]]
+    captions: list[str]  # of `pictures`, as they are trained
+    held_out: list[tuple[Picture, str]]  # the validation split, with its captions
     batches: Batches
     text: TextSource
     attachment: Attachment
@@ -86,15 +73,16 @@ class Session:
     ema: EMAModel | None
     scaler: torch.amp.GradScaler
     preservation: Preservation | None
-    alpha_bar: Tensor
-    memory_mode: MemoryMode
-    exact: bool
-    copies: Copies
-    compiled: CompiledBlocks
+    alpha_bar: Tensor  # (T,) of the noise schedule, on the device
+    memory_mode: MemoryMode  # the present one
+    exact: bool  # gradients are the same bits every time; on a CPU they are so anyway
+    copies: Copies  # the adapter's matrices in the base model's number format, for each pass
+    compiled: CompiledBlocks  # the UNet's blocks for training steps, where they are to be compiled
     step: int = 0
-    setback: int = 0
+    setback: int = 0  # the step after which the learning rate was halved; 0: none
+    # The state before the first step, where the run may have to go back to it.
     initial: TrainingState | None = None
-    moving: bool = False
+    moving: bool = False  # the optimizer is at work: a failure now leaves a torn state
 
     @property
     def parameters(self) -> dict[str, Parameter]:

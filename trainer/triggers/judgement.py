@@ -24,17 +24,11 @@ _SINGLE = re.compile(r"([a-z]{3,5})</w>")
 
 @dataclass(frozen=True)
 class Reading:
-    """What the text encoders see of a word.
+    """What the text encoders see of a word."""
 
-    Attributes:
-        pieces: by the first tokenizer.
-        second: by SDXL's second one; the same, but for damaged vocabularies.
-        changes: sentences on where the pieces become others.
-    """
-
-    pieces: tuple[Piece, ...]
-    second: tuple[Piece, ...]
-    changes: tuple[str, ...]
+    pieces: tuple[Piece, ...]  # by the first tokenizer
+    second: tuple[Piece, ...]  # by SDXL's second one; the same, but for damaged vocabularies
+    changes: tuple[str, ...]  # sentences on where the pieces become others
 
 
 def read_word(tokenizers: Sequence[CLIPTokenizer], word: str) -> Reading:
@@ -100,20 +94,15 @@ _RUN = re.compile(r"[^\W\d_]+|\d|(?:[^\w\s]|_)+")
 
 @dataclass(frozen=True)
 class Judgement(Answer):
-    """A word, and why to take it as a trigger or not.
+    """A word, and why to take it as a trigger or not."""
 
-    Attributes:
-        word: as given, cut to what can be shown.
-        reads_like: known words that it moves a sentence towards, as measured on the base model.
-        reasons: sentences, the decisive ones first; never empty.
-        known_as: what it stands for elsewhere, however little that matters; empty for nothing.
-    """
-
-    word: str
+    word: str  # as given, cut to what can be shown
     verdict: Verdict
     pieces: tuple[Piece, ...]
+    # Known words that it moves a sentence towards, as measured on the base model.
     reads_like: tuple[str, ...]
-    reasons: tuple[str, ...]
+    reasons: tuple[str, ...]  # sentences, the decisive ones first; never empty
+    # What it stands for elsewhere, however little that matters; empty for nothing.
     known_as: str = ""
 
 

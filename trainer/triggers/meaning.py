@@ -41,53 +41,44 @@ _RULES = 4
 
 @dataclass(frozen=True)
 class Meaning:
-    """What one word means to a base model's text encoders.
+    """What one word means to a base model's text encoders."""
 
-    Attributes:
-        share: 0 as little as rare entries, 1 as much as everyday words; None where the encoder is
-            untrained, and tells no difference.
-        rank: share of rare entries that mean less, 0 to 1; for a word of several pieces, of
-            nonsense of as many.
-        moves: how far it moves "a photo of {word}" from where rare entries leave it, relative to
-            everyday words.
-        reads_like: known words that move a sentence in the same direction, nearest first.
-    """
-
+    # 0 as little as rare entries, 1 as much as everyday words; None where the encoder is untrained,
+    # and tells no difference.
     share: float | None
+    # Share of rare entries that mean less, 0 to 1; for a word of several pieces, of nonsense of as
+    # many.
     rank: float
+    # How far it moves "a photo of {word}" from where rare entries leave it, relative to everyday
+    # words.
     moves: float
+    # Known words that move a sentence in the same direction, nearest first.
     reads_like: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Everyday words and rare entries as one encoder sees them.
+    """Everyday words and rare entries as one encoder sees them."""
 
-    Attributes:
-        plain: (1 + C, D) states of the sentences without the word: of that with nothing else,
-            where rare entries leave it on average.
-        middle: (E,) mean embedding of the rare entries.
-        zero, one: (4,) medians of the signals: rare entries, everyday words.
-        nonsense: (4, 2) medians of the first two signals for nonsense of 2 to 5 pieces, which
-            moves a sentence by its length alone.
-        weights: (4,) how well a signal tells them apart, 0 to 1.
-        known: (K, E) normalised embeddings of known words that are one piece.
-        ranks: (5, Q) quantiles of the shares of rare entries, and of nonsense of 2 to 5 pieces.
-        directions: (R, (1 + C)·D) normalised shifts of the known words that mean something here.
-        means: (R,) which of the known words these are.
-        direction_level: cosine that rare entries hardly ever reach with any known word.
-    """
-
+    # (1 + C, D) states of the sentences without the word: of that with nothing else, where rare
+    # entries leave it on average.
     plain: Tensor
-    middle: Tensor
+    middle: Tensor  # (E,) mean embedding of the rare entries
+    # zero, one: (4,) medians of the signals: rare entries, everyday words.
     zero: Tensor
     one: Tensor
+    # (4, 2) medians of the first two signals for nonsense of 2 to 5 pieces, which moves a sentence
+    # by its length alone.
     nonsense: Tensor
-    weights: Tensor
-    known: Tensor
+    weights: Tensor  # (4,) how well a signal tells them apart, 0 to 1
+    known: Tensor  # (K, E) normalised embeddings of known words that are one piece
+    # (5, Q) quantiles of the shares of rare entries, and of nonsense of 2 to 5 pieces.
     ranks: Tensor = field(default_factory=lambda: torch.empty(0))
+    # (R, (1 + C)·D) normalised shifts of the known words that mean something here.
     directions: Tensor = field(default_factory=lambda: torch.empty(0))
+    # (R,) which of the known words these are.
     means: Tensor = field(default_factory=lambda: torch.empty(0))
+    # Cosine that rare entries hardly ever reach with any known word.
     direction_level: Tensor = field(default_factory=lambda: torch.tensor(1.0))
 
     def shares(self, signals: Tensor, counts: Tensor) -> Tensor:

@@ -52,17 +52,11 @@ _CODES = sorted(LANGUAGES)
 
 @dataclass(frozen=True)
 class Known:
-    """How often a word is written.
+    """How often a word is written."""
 
-    Attributes:
-        english: Zipf frequency in English; 0 where it isn't listed.
-        other: the greatest Zipf frequency in another language.
-        language: that language's English name; empty where there is none.
-    """
-
-    english: float = 0.0
-    other: float = 0.0
-    language: str = ""
+    english: float = 0.0  # Zipf frequency in English; 0 where it isn't listed
+    other: float = 0.0  # the greatest Zipf frequency in another language
+    language: str = ""  # that language's English name; empty where there is none
 
 
 class WordLists:

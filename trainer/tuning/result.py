@@ -26,19 +26,13 @@ _MEANS = (
 
 @dataclass(frozen=True)
 class SearchResult(Answer):
-    """The result of ``tune``.
-
-    Attributes:
-        config: the file of the recommended settings.
-        report: the page.
-        times: the work of all runs, as a multiple of one run with the settings to begin with.
-    """
+    """The result of ``tune``."""
 
     choice: Choice
     runs: list[tuple[Trial, int, TrialScores]]
-    config: Path
-    report: Path
-    times: float
+    config: Path  # the file of the recommended settings
+    report: Path  # the page
+    times: float  # the work of all runs, as a multiple of one run with the settings to begin with
 
     def as_dict(self) -> dict[str, object]:
         """Also for ``tune.json`` in its folder."""

@@ -306,15 +306,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class Choice:
-    """What to train with.
+    """What to train with."""
 
-    Attributes:
-        trial: None: the settings that the search began with are as good.
-        found: what it does with both seeds; of the defaults where there is no better trial.
-    """
-
-    trial: Trial | None
-    found: Pair
+    trial: Trial | None  # None: the settings that the search began with are as good
+    found: Pair  # what it does with both seeds; of the defaults where there is no better trial
     why: str
 
 

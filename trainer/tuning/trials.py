@@ -75,22 +75,17 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class TrialScores:
-    """What a run draws at one step, or at its end.
+    """What a run draws at one step, or at its end."""
 
-    Attributes:
-        drawn: how straight what the trigger word changes in the drawings leads to the set, to 1.
-        taken: how far the drawings without the trigger word have gone to the set; 1: all the way.
-        leak: how far the class word or things like it move, as a share of the effect.
-        listens: how much scenes change the drawing; None before the end, and without a class word
-            that the base model knows.
-        verdict: the verdict's code at the end; empty before.
-    """
-
+    # How straight what the trigger word changes in the drawings leads to the set, to 1.
     drawn: float
+    # How far the drawings without the trigger word have gone to the set; 1: all the way.
     taken: float
-    leak: float
+    leak: float  # how far the class word or things like it move, as a share of the effect
+    # How much scenes change the drawing; None before the end, and without a class word that the
+    # base model knows.
     listens: float | None = None
-    verdict: str = ""
+    verdict: str = ""  # the verdict's code at the end; empty before
 
     def __str__(self) -> str:
         heard = "" if self.listens is None else f", listens {self.listens:.2f}"
@@ -130,20 +125,14 @@ def trial_config(config: TrainingConfig, interval: int) -> TrainingConfig:
 
 @dataclass
 class Trial:
-    """One run of the search, under a name that says which.
-
-    Attributes:
-        changed: the fields that differ from what the search began with.
-        failed: why it can't be trained; empty where it can.
-        value: what the search goes by, as last seen.
-    """
+    """One run of the search, under a name that says which."""
 
     name: str
     run: RunFolder
     config: TrainingConfig
-    changed: dict[str, object]
-    failed: str = ""
-    value: float = 0.0
+    changed: dict[str, object]  # the fields that differ from what the search began with
+    failed: str = ""  # why it can't be trained; empty where it can
+    value: float = 0.0  # what the search goes by, as last seen
 
     @property
     def done(self) -> int:

@@ -142,17 +142,13 @@ class Moving:
 
 @dataclass(frozen=True)
 class Moved:
-    """Another trainer's settings as a configuration, with what became of each.
-
-    Attributes:
-        needless: settings that are always so here, or nothing of the training's.
-    """
+    """Another trainer's settings as a configuration, with what became of each."""
 
     trainer: str
     config: TrainingConfig
     taken: tuple[Taken, ...]
     lost: tuple[Lost, ...]
-    needless: tuple[str, ...]
+    needless: tuple[str, ...]  # settings that are always so here, or nothing of the training's
 
     def groups(self) -> list[tuple[str, list[str]]]:
         """Headings and sentences, for people."""

@@ -37,35 +37,26 @@ _HINT = (
 
 @dataclass(frozen=True)
 class TheirSet:
-    """A folder of pictures as another trainer's settings name it.
-
-    Attributes:
-        words: trigger and class word where the settings have them, such as ``sks girl``.
-        role: what it is for: to train on, class pictures, or validation.
-    """
+    """A folder of pictures as another trainer's settings name it."""
 
     path: str
     repeats: int = 1
-    words: str = ""
-    role: str = "train"
+    words: str = ""  # trigger and class word where the settings have them, such as ``sks girl``
+    role: str = "train"  # what it is for: to train on, class pictures, or validation
 
 
 @dataclass
 class Theirs:
-    """Settings of another trainer.
+    """Settings of another trainer."""
 
-    Attributes:
-        trainer: `KOHYA`, `ONETRAINER` or `AI_TOOLKIT`.
-        values: what is set, by the trainer's own name for it; parts of nested names have dots.
-        prompts: those to draw, each with ``prompt`` and perhaps ``negative``, ``seed``, ``steps``
-            and ``guidance``.
-        lost: found to have no counterpart while reading: name, value, reason.
-    """
-
-    trainer: str
+    trainer: str  # `KOHYA`, `ONETRAINER` or `AI_TOOLKIT`
+    # What is set, by the trainer's own name for it; parts of nested names have dots.
     values: dict[str, Any] = field(default_factory=dict[str, Any])
     sets: list[TheirSet] = field(default_factory=list[TheirSet])
+    # Those to draw, each with ``prompt`` and perhaps ``negative``, ``seed``, ``steps`` and
+    # ``guidance``.
     prompts: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    # Found to have no counterpart while reading: name, value, reason.
     lost: list[tuple[str, Any, str]] = field(default_factory=list[tuple[str, Any, str]])
 
     def common(
