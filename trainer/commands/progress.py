@@ -5,20 +5,8 @@ from __future__ import annotations
 import sys
 import time
 
+from trainer import events
 from trainer.commands.command import say
-from trainer.events import (
-    CheckpointSaved,
-    Ended,
-    Evaluated,
-    ImagesRead,
-    Prepared,
-    PreviewSaved,
-    RolledBack,
-    RunEvent,
-    StepDone,
-    Warned,
-    Working,
-)
 from trainer.runs.meters import METERS
 from trainer.runs.status import running_mean
 from trainer.text import capital, duration
@@ -38,30 +26,30 @@ class ProgressPrinter:
         self.last_printed = 0.0
         self.unfinished = False
 
-    def __call__(self, event: RunEvent) -> None:
-        if isinstance(event, Prepared):
+    def __call__(self, event: events.RunEvent) -> None:
+        if isinstance(event, events.Prepared):
             self.total = event.total_steps
             self._say(capital(event.summary))
             self._say(event.arithmetic)
             if event.step:
                 self._say(f"Going on after step {event.step}.")
-        elif isinstance(event, ImagesRead):
+        elif isinstance(event, events.ImagesRead):
             self._say(f"Images: {event.summary}")
-        elif isinstance(event, Working) and event.total:
+        elif isinstance(event, events.Working) and event.total:
             self._show(
                 f"{capital(event.what)} {event.done}/{event.total}", event.done == event.total
             )
-        elif isinstance(event, StepDone):
+        elif isinstance(event, events.StepDone):
             self._step(event)
-        elif isinstance(event, (Warned, RolledBack)):
+        elif isinstance(event, (events.Warned, events.RolledBack)):
             self._say(f"Note: {event.message}")
-        elif isinstance(event, PreviewSaved):
+        elif isinstance(event, events.PreviewSaved):
             self._say(f"Previews of step {event.step} are in {event.folder}")
-        elif isinstance(event, Evaluated):
+        elif isinstance(event, events.Evaluated):
             self._say(measured(event))
-        elif isinstance(event, CheckpointSaved):
+        elif isinstance(event, events.CheckpointSaved):
             self._say(f"Saved a checkpoint at step {event.step}")
-        elif isinstance(event, Ended):
+        elif isinstance(event, events.Ended):
             self.close()
 
     def close(self) -> None:
@@ -70,7 +58,7 @@ class ProgressPrinter:
             say("")
             self.unfinished = False
 
-    def _step(self, event: StepDone) -> None:
+    def _step(self, event: events.StepDone) -> None:
         self.loss = running_mean(self.loss, event.loss, LOSS_WEIGHT)
         self.pace = running_mean(self.pace, event.seconds)
         left = (self.total - event.step) * self.pace
@@ -95,7 +83,7 @@ class ProgressPrinter:
         say(line)
 
 
-def measured(event: Evaluated) -> str:
+def measured(event: events.Evaluated) -> str:
     """The meters in one line."""
     values = {meter.title: getattr(event.meters, meter.name) for meter in METERS}
     shown = [f"{title} {value:.3f}" for title, value in values.items() if value is not None]

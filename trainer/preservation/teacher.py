@@ -20,17 +20,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trainer import diffusion
 from trainer.conditioning import TextSource
 from trainer.data.cache import content_key
-from trainer.diffusion import (
-    Points,
-    Size,
-    TextConditioning,
-    add_noise,
-    call_unet,
-    clean_and_noise,
-    evaluating,
-)
 from trainer.events import Progress
 from trainer.lora.attach import disabled
 from trainer.models.base import BaseModel
@@ -53,7 +45,7 @@ class Teacher:
     """
 
     text: TextSource
-    size: Size  # of all pictures, (height, width) in pixels
+    size: diffusion.Size  # of all pictures, (height, width) in pixels
     seed: int  # of everything that is drawn at random
 
     @property
@@ -94,7 +86,7 @@ class Teacher:
             for name in ("noised", "timesteps", "predicted")
         )
         sizes = ((self.size, (0, 0), self.size),) * len(words)
-        return Predictions(Points(tuple(words), noised, timesteps, sizes), predicted)
+        return Predictions(diffusion.Points(tuple(words), noised, timesteps, sizes), predicted)
 
     def _of_drawings(self, prompts: Sequence[str], first: int) -> dict[str, Tensor]:
         """At the points of some drawings: deterministic DDIM (arXiv 2010.02502, eq. 12, eta = 0)
@@ -115,7 +107,7 @@ class Teacher:
                 ]
                 guided = unnamed.float() + GUIDANCE * (named.float() - unnamed.float())
                 if place + 1 < len(timesteps):
-                    clean, noise = clean_and_noise(
+                    clean, noise = diffusion.clean_and_noise(
                         noised,
                         guided,
                         self._alpha_bar,
@@ -142,7 +134,7 @@ class Teacher:
                 numbers = range(first, first + len(prompts))
                 noise = torch.stack([self._noise("look noise", n, timestep) for n in numbers])
                 step = torch.full((len(prompts),), timestep, device=own.device)
-                noised = add_noise(own, noise, self._alpha_bar, step)
+                noised = diffusion.add_noise(own, noise, self._alpha_bar, step)
                 pieces.append((noised, self._ask(noised, timestep, text), timestep))
             return self._collected(pieces)
 
@@ -152,14 +144,16 @@ class Teacher:
         return self.text.cache.get_or_make(key, compute)
 
     @torch.no_grad()
-    def _ask(self, noised: Tensor, timestep: int, text: TextConditioning) -> Tensor:
+    def _ask(self, noised: Tensor, timestep: int, text: diffusion.TextConditioning) -> Tensor:
         """The UNet's output without the adapter, (N, C, H, W) on the device."""
         count, rows = len(noised), self.text.device.rows
         sizes = ((self.size, (0, 0), self.size),) * count
-        points = Points(("",) * count, noised, torch.full((count,), timestep), sizes)
+        points = diffusion.Points(("",) * count, noised, torch.full((count,), timestep), sizes)
         parts = [slice(at, at + rows) for at in range(0, count, rows)]
-        with disabled(self.base), evaluating(self.base):
-            return torch.cat([call_unet(self.base, points[part], text[part]) for part in parts])
+        with disabled(self.base), diffusion.evaluating(self.base):
+            return torch.cat(
+                [diffusion.call_unet(self.base, points[part], text[part]) for part in parts]
+            )
 
     def _collected(self, pieces: Sequence[tuple[Tensor, Tensor, int]]) -> dict[str, Tensor]:
         """Noised latents, predictions and timesteps, on the CPU in the UNet's number format."""

@@ -12,32 +12,16 @@ from typing import Protocol
 
 import torch
 
+from trainer import events
 from trainer.config.concepts import concepts_of, subject_of
 from trainer.config.file import with_values, write_config
 from trainer.config.schema import ConceptConfig
 from trainer.data.captions import without_word
 from trainer.errors import UserError
-from trainer.events import (
-    CheckpointSaved,
-    Ended,
-    Evaluated,
-    PreviewSaved,
-    RunEvent,
-    Validated,
-    Warned,
-    Working,
-)
 from trainer.generation.sampling import BATCH, Drawing, draw, save_picture
 from trainer.lora.attach import disabled
+from trainer.memory import modes
 from trainer.memory.devices import NO_CLOSER, empty_cache
-from trainer.memory.modes import (
-    SpillWatch,
-    describe_step_down,
-    memory_used,
-    next_smaller,
-    set_mode,
-    too_small_a_card,
-)
 from trainer.runs.atomic import building_folder, write_json, writing
 from trainer.runs.wishes import gives_room, is_wished, take_back, wished_values
 from trainer.scenes import in_scene, scenes_for
@@ -54,7 +38,7 @@ PAUSE_SECONDS = 0.5
 class Measuring(Protocol):
     """Measures a session while it trains. The runner brings it: the loop knows no meter."""
 
-    def measure(self) -> Sequence[Validated | Evaluated | None]:
+    def measure(self) -> Sequence[events.Validated | events.Evaluated | None]:
         """What is measured at the session's present step."""
         ...
 
@@ -63,7 +47,9 @@ class Measuring(Protocol):
         ...
 
 
-def train(session: Session, stop: Stop, measuring: Measuring | None = None) -> Iterator[RunEvent]:
+def train(
+    session: Session, stop: Stop, measuring: Measuring | None = None
+) -> Iterator[events.RunEvent]:
     """Train from the session's step to the configured number of steps.
 
     Args:
@@ -81,7 +67,7 @@ def train(session: Session, stop: Stop, measuring: Measuring | None = None) -> I
         yield from dry_step(session)
     if session.step == 0:
         yield from _preview(session, strength=0)
-    spill = SpillWatch()
+    spill = modes.SpillWatch()
     memory_said = False
     while session.step < total:
         yield from _heed_wishes(session, stop)
@@ -100,11 +86,11 @@ def train(session: Session, stop: Stop, measuring: Measuring | None = None) -> I
             continue
         yield done
         if on_gpu and (slowness := spill.notice(done.seconds)):
-            yield Warned(slowness)
+            yield events.Warned(slowness)
         last = session.step == total
         if last or not memory_said:
             memory_said = True
-            yield memory_used(session.device.torch_device, session.step, session.memory_mode)
+            yield modes.memory_used(session.device.torch_device, session.step, session.memory_mode)
         if last or _is_due(config.previews.every, session.step):
             yield from _preview(session, strength=1)
         early = False
@@ -116,18 +102,18 @@ def train(session: Session, stop: Stop, measuring: Measuring | None = None) -> I
         if last or stopping or early or _is_due(config.checkpoints.every, session.step):
             yield from save_state(session)
         if early and not last:
-            yield Warned(
+            yield events.Warned(
                 f"Training ends after step {session.step}: in the last "
                 f"{config.evaluation.early_stop} measurements the likeness has not improved."
             )
             break
         if stopping and not last:
             message = f"stopped at step {session.step}"
-            yield Ended(session.step, "stopped", "user_stop", message)
+            yield events.Ended(session.step, "stopped", "user_stop", message)
             return
 
 
-def _heed_wishes(session: Session, stop: Stop) -> Iterator[RunEvent]:
+def _heed_wishes(session: Session, stop: Stop) -> Iterator[events.RunEvent]:
     """Does what was asked of the run since the step before (`trainer.runs.wishes`)."""
     run = session.run
     if not session.device.is_main or not run.wishes.is_dir():
@@ -139,24 +125,24 @@ def _heed_wishes(session: Session, stop: Stop) -> Iterator[RunEvent]:
             values = {f"previews.{name}": value for name, value in changes.items()}
             session.config = with_values(session.config, values)
             write_config(run.config, session.config)
-            yield Warned("The next previews draw other prompts, as was asked.")
+            yield events.Warned("The next previews draw other prompts, as was asked.")
         except UserError as error:
-            yield Warned(f"The previews stay as they are: {error.message}")
+            yield events.Warned(f"The previews stay as they are: {error.message}")
     if is_wished(run, "draw"):
         take_back(run, "draw")
         if session.step not in run.preview_steps():
             yield from _preview(session, strength=1 if session.step else 0)
     if is_wished(run, "pause") and session.device.world > 1:
         take_back(run, "pause")
-        yield Warned("A training of several processes can't be paused: stop and resume it.")
+        yield events.Warned("A training of several processes can't be paused: stop and resume it.")
     if session.device.world > 1:
         take_back(run, "room")
     while (is_wished(run, "pause") or gives_room(run)) and not stop():
-        yield Working("paused", phase="paused")
+        yield events.Working("paused", phase="paused")
         time.sleep(PAUSE_SECONDS)
 
 
-def dry_step(session: Session) -> Iterator[RunEvent]:
+def dry_step(session: Session) -> Iterator[events.RunEvent]:
     """Forward and backward pass at the largest size, thrown away: what does not fit, or can't be
     repeated exactly, shows at once.
 
@@ -182,13 +168,13 @@ def dry_step(session: Session) -> Iterator[RunEvent]:
                     "Set training.exact to auto or off.",
                 ) from error
             session.exact = False
-            yield Warned(f"With this configuration {NO_CLOSER} ({error}).")
+            yield events.Warned(f"With this configuration {NO_CLOSER} ({error}).")
             continue
         session.optimizer.zero_grad(set_to_none=True)
         return
 
 
-def _step_down(session: Session, error: torch.OutOfMemoryError) -> Warned:
+def _step_down(session: Session, error: torch.OutOfMemoryError) -> events.Warned:
     """Go to the next memory mode after a step that did not fit.
 
     Raises:
@@ -197,22 +183,22 @@ def _step_down(session: Session, error: torch.OutOfMemoryError) -> Warned:
     """
     before = session.memory_mode
     session.optimizer.zero_grad(set_to_none=True)
-    now = next_smaller(before)
+    now = modes.next_smaller(before)
     if now is None or session.moving or session.device.world > 1:
-        raise too_small_a_card("for a training step", session.config, before) from error
+        raise modes.too_small_a_card("for a training step", session.config, before) from error
     session.memory_mode = now
     rows = min(session.device.rows, now.rows_without_gradients)
     session.device = replace(session.device, rows=rows)  # previews and measuring step down too
     trains_text = session.config.adapter.text_encoder
-    set_mode(session.base, now.mode, now.checkpointing, trains_text=trains_text)
+    modes.set_mode(session.base, now.mode, now.checkpointing, trains_text=trains_text)
     session.compiled.again()
     # The traceback holds on to the failed step's tensors.
     error.__traceback__ = None
     empty_cache()
-    return Warned(describe_step_down(session.step, before, now))
+    return events.Warned(modes.describe_step_down(session.step, before, now))
 
 
-def _without_compiling(session: Session, error: Exception) -> Warned:
+def _without_compiling(session: Session, error: Exception) -> events.Warned:
     """Goes on as if ``training.compile`` were off: compilers fail in many ways.
 
     Raises:
@@ -224,39 +210,39 @@ def _without_compiling(session: Session, error: Exception) -> Warned:
     session.optimizer.zero_grad(set_to_none=True)
     cause = getattr(error, "inner_exception", error)  # what a backend of torch.compile met
     reason = str(cause).strip().partition("\n")[0] or type(cause).__name__
-    return Warned(f"The UNet could not be compiled; training goes on without. ({reason})")
+    return events.Warned(f"The UNet could not be compiled; training goes on without. ({reason})")
 
 
 def _is_due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _preview(session: Session, strength: int) -> Iterator[RunEvent]:
+def _preview(session: Session, strength: int) -> Iterator[events.RunEvent]:
     if not session.device.is_main:
         return
-    yield Working("previews", phase="previewing")
+    yield events.Working("previews", phase="previewing")
     try:
         with writing(f"the previews of step {session.step}"):
             folder = draw_previews(session, strength=strength)
     except torch.OutOfMemoryError:
         empty_cache()
-        yield Warned(
+        yield events.Warned(
             f"Not enough GPU memory for the previews of step {session.step}: they were left out. "
             "Lower previews.count, or set previews.every = 0."
         )
         return
-    yield PreviewSaved(session.step, str(folder.relative_to(session.run.path)))
+    yield events.PreviewSaved(session.step, str(folder.relative_to(session.run.path)))
 
 
-def _measure(session: Session, measuring: Measuring) -> Iterator[RunEvent]:
+def _measure(session: Session, measuring: Measuring) -> Iterator[events.RunEvent]:
     if not session.device.is_main:
         return
-    yield Working("measuring", phase="measuring")
+    yield events.Working("measuring", phase="measuring")
     try:
         measured = measuring.measure()
     except torch.OutOfMemoryError:
         empty_cache()
-        yield Warned(
+        yield events.Warned(
             f"Not enough GPU memory to measure at step {session.step}: it was left out. "
             "Set evaluation.enabled = false to train without."
         )
@@ -266,7 +252,7 @@ def _measure(session: Session, measuring: Measuring) -> Iterator[RunEvent]:
         keep_adapter(session, session.run.adapter_at(session.step))
 
 
-def save_state(session: Session) -> Iterator[RunEvent]:
+def save_state(session: Session) -> Iterator[events.RunEvent]:
     """Write a checkpoint, and the adapter as it is now.
 
     Raises:
@@ -276,7 +262,7 @@ def save_state(session: Session) -> Iterator[RunEvent]:
         with writing(f"the checkpoint of step {session.step}"):
             keep_adapter(session, session.run.adapter_at(session.step))
             folder = save_checkpoint(session.run, session.state(), session.config.checkpoints.keep)
-        yield CheckpointSaved(session.step, str(folder.relative_to(session.run.path)))
+        yield events.CheckpointSaved(session.step, str(folder.relative_to(session.run.path)))
 
 
 def preview_prompts(session: Session) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from trainer import __version__
+from trainer import __version__, events
 from trainer.config.effects import idle_settings
 from trainer.config.fields import public_values
 from trainer.config.file import read_config, write_config
@@ -19,21 +19,6 @@ from trainer.data.captions import caption_lines
 from trainer.errors import Code, UserError
 from trainer.evaluation.assessment import Assessment, assess_run
 from trainer.evaluation.watching import Watch
-from trainer.events import (
-    CACHING,
-    Ended,
-    Notice,
-    Phase,
-    Prepared,
-    Progress,
-    Reason,
-    RolledBack,
-    RunEvent,
-    StepDone,
-    Warned,
-    Working,
-    no_progress,
-)
 from trainer.memory.devices import Device, choose_device, empty_cache, forget_peak
 from trainer.memory.modes import too_small_a_card
 from trainer.places import cache_folder
@@ -58,7 +43,7 @@ from trainer.training.tracking import Telling, check_tracking
 STATUS_INTERVAL = 1.0
 """Seconds between two writings of the status while its phase stays the same."""
 
-Listener = Callable[[RunEvent], None]
+Listener = Callable[[events.RunEvent], None]
 
 
 class Recorder:
@@ -73,41 +58,41 @@ class Recorder:
         self._pace: float | None = None
         write_status(run, self.status)
 
-    def phase(self, phase: Phase, **changes: Any) -> None:
+    def phase(self, phase: events.Phase, **changes: Any) -> None:
         """Enter a phase, and write it at once."""
         self._write(replace(self.status, phase=phase, **changes), at_once=True)
 
     def warn(self, message: str) -> None:
         """Record something that the user should know."""
-        self.record(Warned(message))
+        self.record(events.Warned(message))
 
     def working(self, done: int, total: int, what: str) -> None:
         """Record the progress of slow work before training."""
-        phase: Phase = "caching" if what == CACHING else "preparing"
-        self.record(Working(what, done, total, phase))
+        phase: events.Phase = "caching" if what == events.CACHING else "preparing"
+        self.record(events.Working(what, done, total, phase))
 
-    def record(self, event: RunEvent) -> None:
+    def record(self, event: events.RunEvent) -> None:
         """Record one event in the log and the status, and pass it on."""
-        if isinstance(event, Warned):
+        if isinstance(event, events.Warned):
             event = replace(event, step=self.status.step)
-        if isinstance(event, Working):
+        if isinstance(event, events.Working):
             self._write(replace(self.status, phase=event.phase))
         else:
             self.log.append(event)
-        if isinstance(event, StepDone):
+        if isinstance(event, events.StepDone):
             self._pace = running_mean(self._pace, event.seconds)
             left = round((self.status.total_steps - event.step) * self._pace, 1)
             status = replace(self.status, phase="training", step=event.step, eta_seconds=left)
             self._write(status)
-        elif isinstance(event, RolledBack):
+        elif isinstance(event, events.RolledBack):
             self.status = replace(self.status, step=event.step)
         self.listener(event)
 
-    def end(self, reason: Reason, code: Code, message: str) -> None:
+    def end(self, reason: events.Reason, code: Code, message: str) -> None:
         """The last words of a run, each as far as the disk takes them if it has failed anyway."""
         step = self.status.step
         last_words: list[Callable[[], object]] = [
-            lambda: self.record(Ended(step, reason, code, message)),
+            lambda: self.record(events.Ended(step, reason, code, message)),
             lambda: self.phase(reason, eta_seconds=None, message=message, code=code),
         ]
         if step:
@@ -162,9 +147,9 @@ class _Start:
 
     def session(
         self,
-        notice: Notice,
-        progress: Progress,
-        record: Callable[[RunEvent], None] = lambda _: None,
+        notice: events.Notice,
+        progress: events.Progress,
+        record: Callable[[events.RunEvent], None] = lambda _: None,
     ) -> Session:
         """The prepared session, at the step where it goes on."""
         state = load_latest(self.run, notice) if self.resume else None
@@ -238,7 +223,7 @@ def run_training(
 
 
 def _both(first: Listener, second: Listener) -> Listener:
-    def tell(event: RunEvent) -> None:
+    def tell(event: events.RunEvent) -> None:
         first(event)
         second(event)
 
@@ -247,13 +232,13 @@ def _both(first: Listener, second: Listener) -> Listener:
 
 def _follow(start: _Start) -> Result:
     """A process that only trains: the main one writes the run folder."""
-    session = start.session(lambda _: None, no_progress)
+    session = start.session(lambda _: None, events.no_progress)
     with StopRequest() as stop:
         stop.defer()
         finished = True
         try:
             for event in train(session, lambda: stop.requested):
-                finished = not isinstance(event, Ended)
+                finished = not isinstance(event, events.Ended)
         except UserError as error:
             if error.code == "process_lost" and session.step:
                 _save_for_the_main_one(session)
@@ -278,13 +263,15 @@ def _train(session: Session, recorder: Recorder, stop: StopRequest, pause: Pause
     run, config = session.run, session.config
     summary = f"{session.attachment.summary()}, with {rates_in_words(config)}"
     total = config.training.steps
-    recorder.record(Prepared(summary, _arithmetic(session), session.step, total, __version__))
+    recorder.record(
+        events.Prepared(summary, _arithmetic(session), session.step, total, __version__)
+    )
     recorder.phase("training", step=session.step, total_steps=total)
     stop.defer()
     measuring = Watch(session) if config.evaluation.enabled else None
     try:
         for event in _until(session, stop, pause, measuring):
-            if isinstance(event, Ended):
+            if isinstance(event, events.Ended):
                 if pause and session.step >= pause.step:
                     pause.look(session)
                 recorder.end(event.reason, event.code, event.message)
@@ -306,17 +293,17 @@ def _train(session: Session, recorder: Recorder, stop: StopRequest, pause: Pause
 
 def _until(
     session: Session, stop: StopRequest, pause: Pause | None, measuring: Watch | None
-) -> Iterator[RunEvent]:
+) -> Iterator[events.RunEvent]:
     """The events of the training, up to where it is to pause."""
     last = pause.step if pause else session.config.training.steps + 1
     if session.step >= last:  # killed after it was saved there
-        yield Ended(session.step, "stopped", "user_stop", f"stopped at step {session.step}")
+        yield events.Ended(session.step, "stopped", "user_stop", f"stopped at step {session.step}")
         return
     yield from train(session, lambda: stop.requested or session.step + 1 >= last, measuring)
 
 
 def _save_what_is_learned(
-    session: Session, record: Callable[[RunEvent], None] = lambda _: None
+    session: Session, record: Callable[[events.RunEvent], None] = lambda _: None
 ) -> None:
     """A checkpoint before a run fails, where the state is whole and the disk lets it."""
     if session.moving or session.step in (0, *session.run.checkpoint_steps()):

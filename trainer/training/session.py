@@ -38,18 +38,11 @@ from trainer.preservation.prepare import prepare_preservation
 from trainer.preservation.rows import Preservation
 from trainer.runs.atomic import replacing, writing
 from trainer.runs.layout import RunFolder
+from trainer.training import optimizers
 from trainer.training.batches import Batches, all_captions
 from trainer.training.checkpoints import TrainingState, copy_to_cpu
 from trainer.training.compiled import CompiledBlocks
 from trainer.training.copies import Copies
-from trainer.training.optimizers import (
-    Schedule,
-    learning_rates,
-    make_optimizer,
-    make_schedule,
-    own_averages,
-    parameter_groups,
-)
 from trainer.training.resume import image_table
 from trainer.triggers.lab import doubt
 
@@ -69,7 +62,7 @@ class Session:
     text: TextSource
     attachment: Attachment
     optimizer: Optimizer
-    schedule: Schedule
+    schedule: optimizers.Schedule
     ema: EMAModel | None
     scaler: torch.amp.GradScaler
     preservation: Preservation | None
@@ -173,7 +166,7 @@ class Session:
         if self.ema:
             return _shadows(self.ema)
         if self.config.optimizer.averages:
-            return own_averages(self.optimizer, self.parameters.values())
+            return optimizers.own_averages(self.optimizer, self.parameters.values())
         return None
 
 
@@ -244,7 +237,7 @@ def prepare(
         text=text,
         attachment=attachment,
         optimizer=_make_optimizer(config.optimizer, attachment),
-        schedule=make_schedule(config.optimizer, training.steps),
+        schedule=optimizers.make_schedule(config.optimizer, training.steps),
         ema=EMAModel(parameters, decay=decay) if decay else None,
         scaler=torch.amp.GradScaler(device.torch_device.type, enabled=device.precision == "fp16"),
         preservation=prepare_preservation(
@@ -290,8 +283,10 @@ def _make_optimizer(config: OptimizerConfig, attachment: Attachment) -> Optimize
             "adapted.",
             "Leave it empty; it is for SDXL, which has two.",
         )
-    ratio, rates = config.lora_plus_ratio, learning_rates(config)
-    return make_optimizer(config, parameter_groups(parameters, rates, ratio, config.layer_rates))
+    ratio, rates = config.lora_plus_ratio, optimizers.learning_rates(config)
+    return optimizers.make_optimizer(
+        config, optimizers.parameter_groups(parameters, rates, ratio, config.layer_rates)
+    )
 
 
 def _attach(
