@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -40,19 +39,6 @@ class PreservedRows:
     def prompts(self) -> tuple[str, ...]:
         """All prompts whose text features are needed, those of the points first."""
         return (*self.points.prompts, *self.texts)
-
-
-class Preservation(Protocol):
-    """Gives each batch the rows that it preserves."""
-
-    def rows(self, step: int, slots: Sequence[int], total: int) -> PreservedRows | None:
-        """The rows of a batch in a step that preserves: a pure function of its arguments.
-
-        Args:
-            slots: of the batch's pictures, counted over the whole step.
-            total: pictures in the whole step.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -88,27 +74,23 @@ class Predictions:
     predicted: Tensor
 
 
+@dataclass(frozen=True)
 class PredictionPreservation:
-    """Rows from the base model's predictions: each comes up equally often, in changing order.
+    """Rows from the base model's predictions: each comes up equally often, in changing order."""
 
-    Args:
-        text_features: whether text features are preserved too.
-        seed: of the order.
-    """
-
-    def __init__(
-        self,
-        known: Predictions,
-        prompts: PreservedPrompts,
-        schedule: RowSchedule,
-        text_features: bool,
-        seed: int,
-    ) -> None:
-        self.known, self.prompts = known, prompts
-        self.schedule, self.text_features, self.seed = schedule, text_features, seed
+    known: Predictions
+    prompts: PreservedPrompts
+    schedule: RowSchedule
+    text_features: bool  # whether text features are preserved too
+    seed: int  # of the order
 
     def rows(self, step: int, slots: Sequence[int], total: int) -> PreservedRows | None:
-        """See `Preservation`."""
+        """The rows of a batch in a step that preserves: a pure function of its arguments.
+
+        Args:
+            slots: of the batch's pictures, counted over the whole step.
+            total: pictures in the whole step.
+        """
         schedule = self.schedule
         numbers = [schedule.number(step, row) for row in schedule.of_slots(slots, total)]
         if not numbers:
@@ -160,7 +142,7 @@ class PicturePreservation:
         self.pictures, self.schedule, self.seed = pictures, schedule, seed
 
     def rows(self, step: int, slots: Sequence[int], total: int) -> PreservedRows | None:
-        """See `Preservation`."""
+        """As `PredictionPreservation.rows`."""
         count, rows = self.schedule.count(total), self.schedule.of_slots(slots, total)
         if not rows:
             return None
@@ -188,3 +170,6 @@ class PicturePreservation:
         """Stratified over the rows of a step, as `trainer.training.batches.draw_timesteps`."""
         offset = derive_uniform(self.seed, step, "class picture timesteps")
         return int((row + offset) / count * len(self.alpha_bar))
+
+
+Preservation = PredictionPreservation | PicturePreservation
