@@ -23,7 +23,6 @@ from trainer.commands.cli import main
 from trainer.config.file import read_config
 from trainer.config.schema import TrainingConfig
 from trainer.data.images import read_texts
-from trainer.evaluation import assessment
 from trainer.evaluation.overall import VerdictCode, judge
 from trainer.evaluation.verdicts import Candidate
 from trainer.events import Evaluated, Meters

@@ -25,7 +25,7 @@ from trainer.places import PROJECT
 from trainer.runs.layout import RunFolder, open_run
 from trainer.runs.log import last_of, read_events
 from trainer.runs.status import read_status
-from trainer.training import group, processes
+from trainer.training import processes
 from trainer.training.processes import StopRequest
 
 
@@ -433,7 +433,7 @@ def test_what_is_no_group_is_refused(
     ],
 )
 def test_where_machines_meet(main: str, place: tuple[str, int]) -> None:
-    assert group.Group(nodes=2, main=main).endpoint == place
+    assert processes.Group(nodes=2, main=main).endpoint == place
 
 
 @pytest.mark.parametrize(
@@ -449,10 +449,10 @@ def test_processes_that_do_not_see_each_other_are_refused(
 ) -> None:
     """accelerate launch --cpu --num_machines 2 trained the whole run on each machine."""
     with pytest.raises(UserError, match=f"{launcher} has started several"):
-        group.check_launcher(variables)
-    group.check_launcher({**variables, "WORLD_SIZE": "2"})
-    group.check_launcher({"MASTER_ADDR": "10.0.0.1"})
-    group.check_launcher({"SLURM_STEP_NUM_TASKS": "1"})
+        processes.check_launcher(variables)
+    processes.check_launcher({**variables, "WORLD_SIZE": "2"})
+    processes.check_launcher({"MASTER_ADDR": "10.0.0.1"})
+    processes.check_launcher({"SLURM_STEP_NUM_TASKS": "1"})
 
 
 @pytest.mark.slow
