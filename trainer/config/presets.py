@@ -12,6 +12,7 @@ from trainer.config.fields import all_fields, get_value
 from trainer.config.file import with_values
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
+from trainer.untyped import is_list
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ def _read_presets() -> Iterator[Preset]:
     for name, table in tables.items():
         reason = table.pop("reason")
         values = {
-            f"{section}.{key}": value
+            f"{section}.{key}": tuple(value) if is_list(value) else value
             for section, fields in table.items()
             for key, value in fields.items()
         }
