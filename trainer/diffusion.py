@@ -26,13 +26,11 @@ from trainer.models.text import learned_words, padded_ids, token_chunks
 from trainer.seeds import derive_seed
 from trainer.typed_torch import split
 
-Size = tuple[int, int]
-"""(height, width) in pixels; or (top, left) for a crop."""
+Size = tuple[int, int]  # (height, width) in pixels; or (top, left) for a crop
 Sizes = tuple[Size, Size, Size]
 """What SDXL is conditioned on: size before fitting, top left corner of the crop, size trained."""
 
-CLEAN_RANGE = 5.0
-"""Beyond which scaled latents of pictures hardly go, in standard deviations."""
+CLEAN_RANGE = 5.0  # beyond which scaled latents of pictures hardly go, in standard deviations
 
 
 def draw_noise(

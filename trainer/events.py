@@ -24,16 +24,14 @@ Progress = Callable[[int, int, str], None]
 """Is told how slow work goes: what is done, of how much, and what is being done in words."""
 
 
-Notice = Callable[[str], None]
-"""Is told, in a sentence, what the user should know."""
+Notice = Callable[[str], None]  # is told, in a sentence, what the user should know
 
 
 def no_progress(done: int, total: int, what: str) -> None:
     """A `Progress` that tells nobody."""
 
 
-Reason = Literal["finished", "stopped", "failed"]
-"""How a run ended."""
+Reason = Literal["finished", "stopped", "failed"]  # how a run ended
 
 Phase = Literal[
     "preparing", "caching", "training", "paused", "previewing", "measuring", "saving",
@@ -41,8 +39,7 @@ Phase = Literal[
 ]  # fmt: skip
 """What a run does, as ``status.json`` says it; the last three are the reasons of an end."""
 
-CACHING: Phase = "caching"
-"""What `Progress` is told while latents are cached: a phase of its own."""
+CACHING: Phase = "caching"  # what `Progress` is told while latents are cached: a phase of its own
 
 
 @dataclass(frozen=True)
@@ -110,8 +107,7 @@ class Validated(RunEvent):
     held_out: int = 0  # pictures of the validation split that were measured
 
 
-WEAK_LIKENESS = 0.03
-"""Below it the pictures are hardly better predicted than by the base model."""
+WEAK_LIKENESS = 0.03  # below it the pictures are hardly better predicted than by the base model
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,12 @@ from typing import IO, BinaryIO
 from trainer.errors import UserError
 
 NOT_PLAIN = "it is a pipe, socket or device, not a file"
-MOST_FILES = 2000
-"""In a folder of a model; those of real ones have some thirty."""
+MOST_FILES = 2000  # in a folder of a model; those of real ones have some thirty
 _WEIGHTS = (
     *(".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".msgpack"),
     *(".h5", ".onnx", ".onnx_data", ".pb"),
 )
-_MOST_TEXT = 64 << 20
-"""Bytes of a vocabulary or configuration, which libraries read whole."""
+_MOST_TEXT = 64 << 20  # bytes of a vocabulary or configuration, which libraries read whole
 
 
 def open_file(path: Path) -> BinaryIO:

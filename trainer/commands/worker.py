@@ -47,8 +47,7 @@ Verb = Callable[[Arguments, Progress], object]
 
 IDLE_SECONDS = 180.0
 """After which a worker ends, and gives its memory back: about 1 GB, and a base model's."""
-LOOK_AROUND_SECONDS = 2.0
-"""How often an idle worker looks whether a training needs its memory."""
+LOOK_AROUND_SECONDS = 2.0  # how often an idle worker looks whether a training needs its memory
 
 
 class Cancelled(UserError):

@@ -25,8 +25,7 @@ from trainer.plain_files import open_file
 from trainer.runs.atomic import write_text
 from trainer.untyped import as_table, is_list, is_mapping, is_table
 
-MAX_FILE_BYTES = 200_000
-"""Ten times the length of a file with every field explained."""
+MAX_FILE_BYTES = 200_000  # ten times the length of a file with every field explained
 _TOML = "The file must be TOML: [section] lines, and key = value lines below them."
 
 

@@ -15,8 +15,7 @@ from trainer.errors import UserError
 
 HINT = "Every field is explained in docs/configuration.md."
 _NO_TEXT = "this is not valid text: it has bytes that are no UTF-8"
-MAX_SHOWN = 100
-"""Mistakes; more of them mean that the file is something else."""
+MAX_SHOWN = 100  # mistakes; more of them mean that the file is something else
 
 
 @dataclass(frozen=True)

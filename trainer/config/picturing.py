@@ -8,8 +8,7 @@ from typing import Literal
 from trainer.config.section import FilePath, PictureSide, Probability, Section, Several, field
 
 _MASKED = {"images.masks": ("alpha", "files")}
-_VARIANTS = 8
-"""Versions of a picture, where something is random and nothing else is said."""
+_VARIANTS = 8  # versions of a picture, where something is random and nothing else is said
 
 
 class ImagesConfig(Section, title="Pictures"):

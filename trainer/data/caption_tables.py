@@ -29,14 +29,11 @@ from trainer.untyped import is_list, is_table
 MAX_TABLE_BYTES = 20_000_000
 MAX_JSON_BYTES = 8_000_000
 """Of a file that is one JSON value: parsed, it takes up to thirty times its size."""
-_MAX_LINE = 1_000_000
-"""Characters of a line of JSON: the same."""
+_MAX_LINE = 1_000_000  # characters of a line of JSON: the same
 _MAX_ROWS = 300_000  # of a set of at most 100,000 pictures
 _NAMES = "\0"  # stands for the names of the rows with one fault: no name has it
-_MOST_FOLDERS = 20
-"""That a picture is looked for in, where a table's name has more in front."""
-_LOOKED_AT = 200
-"""Rows by which the columns are told."""
+_MOST_FOLDERS = 20  # that a picture is looked for in, where a table's name has more in front
+_LOOKED_AT = 200  # rows by which the columns are told
 MOST_COLUMNS = 200
 DOCUMENTED = ("metadata.jsonl", "metadata.csv")
 """What is a table of captions by its name; any other file has to name pictures of the set."""

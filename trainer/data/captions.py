@@ -16,8 +16,7 @@ from trainer.seeds import derive_seed, derive_uniform
 from trainer.text import name_subject
 
 MAX_CAPTION_CHARACTERS = 10_000
-CHUNK_TOKENS = 75
-"""What a text encoder reads at once, besides start and end."""
+CHUNK_TOKENS = 75  # what a text encoder reads at once, besides start and end
 MAX_CAPTION_BYTES = 4 * MAX_CAPTION_CHARACTERS
 
 # Left-to-right and other marks that reorder or hide what is shown; a joiner (U+200D) stays,

@@ -30,8 +30,7 @@ from trainer.data.names import list_names
 from trainer.data.sets import ImageEntry, ImageSet, Picture
 from trainer.text import counted
 
-MAX_TAGS = 1000
-"""In a report, the commonest."""
+MAX_TAGS = 1000  # in a report, the commonest
 _LARGE_CUT = 0.3
 _STICKING_SHARE = 0.8
 _MANY_LINES = 20  # in one file: more likely a text about the picture than captions

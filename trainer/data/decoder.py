@@ -40,8 +40,7 @@ try:
 except ImportError:  # Windows: only the time that the picture takes is bounded
     resource = None
 
-CPU_SECONDS = 5
-"""Of a helper's processor time, for any picture, …"""
+CPU_SECONDS = 5  # of a helper's processor time, for any picture, …
 PIXELS_PER_SECOND = 4_000_000
 """… and a second more for so many pixels: 21 s for the largest. Decoders do 20 times as many."""
 PATIENCE_SECONDS = 300.0

@@ -16,10 +16,8 @@ from itertools import pairwise
 from charset_normalizer import from_bytes
 
 _SAMPLE = 200_000
-_ENOUGH = 12
-"""Bytes above 127 by which a script other than Latin can be told from the others."""
-_PLENTY = 60
-"""The same where several code pages are plausible."""
+_ENOUGH = 12  # bytes above 127 by which a script other than Latin can be told from the others
+_PLENTY = 60  # the same where several code pages are plausible
 _MARKS = "‘’“”„–—…•€°²³½¼¡¿«»‹›©®™×·´`§£\u00a0"
 _LATIN = {
     "cp1252": "àâáãäåæçèéêëìíîïñòóôõöøùúûüýÿœšžß",

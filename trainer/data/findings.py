@@ -11,8 +11,7 @@ from trainer.answers import Answer
 from trainer.data.names import list_names
 
 Severity = Literal["error", "warning", "note"]
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-"""The gravest first."""
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")  # the gravest first
 
 
 class ImageProblem(Exception):

@@ -29,15 +29,13 @@ from trainer.plain_files import NOT_PLAIN, digest_of, open_file
 
 MAX_PIXELS = 64_000_000
 MAX_FILE_BYTES = 512_000_000
-MAX_TEXT = 200_000
-"""Characters of a text in a PNG file."""
+MAX_TEXT = 200_000  # characters of a text in a PNG file
 PICTURE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib"),
     *(".gif", ".avif", ".tif", ".tiff", ".heic", ".heif", ".hif"),
 )
 
-THUMBNAIL = (8, 9, 3)
-"""Height, width and channels of what near duplicates are told by."""
+THUMBNAIL = (8, 9, 3)  # height, width and channels of what near duplicates are told by
 LARGE_PIXELS = 16_000_000
 """Decoding more than this at once is done by one thread at a time, so that memory stays flat."""
 large_picture = threading.Lock()

@@ -22,8 +22,7 @@ from trainer.errors import UserError
 from trainer.events import CACHING, Progress
 from trainer.models.base import TILE, BaseModel
 
-_DECODERS = 2
-"""Threads that decode pictures for the VAE: memory for as many of the largest ones."""
+_DECODERS = 2  # threads that decode pictures for the VAE: memory for as many of the largest ones
 
 
 class MaskSource:

@@ -96,8 +96,7 @@ def _coloured(image: Image.Image, crop: CropPlan) -> Image.Image:
     return image
 
 
-MAX_STRETCH = 0.02
-"""How far a mask's aspect ratio may be off its picture's, relative."""
+MAX_STRETCH = 0.02  # how far a mask's aspect ratio may be off its picture's, relative
 
 
 @dataclass(frozen=True)

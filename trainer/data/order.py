@@ -18,10 +18,8 @@ from trainer.data.masks import mask_problem
 from trainer.data.sets import Picture
 from trainer.seeds import derive_seed, derive_uniform
 
-FEWEST = 8
-"""Pictures; a smaller set is trained on whole: each counts for more than a measurement."""
-MOST = 8
-"""More pictures in the validation split would only make each measurement slower."""
+FEWEST = 8  # pictures; a smaller set is trained on whole: each counts for more than a measurement
+MOST = 8  # more pictures in the validation split would only make each measurement slower
 
 
 def validation_count(pictures: int, share: float) -> int:

@@ -19,16 +19,14 @@ _WORD = r"(?:masks?|mask[ _-]?labels?|condlabels?|mattes?|segmentations?)"
 _MARK = re.compile(
     rf"(?i:(?:^|[ ._(\[-]+){_WORD}(?=$|[ ._)\]-]))|(?<=[a-z0-9])Masks?(?=$|[ ._)\]-])"
 )
-_SURE_MARK = re.compile(r"(?i)(?:\.mask|[._-]masklabel)$")
-"""Marks that no picture of its own has."""
+_SURE_MARK = re.compile(r"(?i)(?:\.mask|[._-]masklabel)$")  # marks that no picture of its own has
 _CONDITION = re.compile(r"(?i)[._-]condlabel$")
 _FOLDER = re.compile(
     rf"(?i)[ ._-]*(?:{_WORD}|mask[ _-]?(?:images?|files?)|conditioning(?:[ _-]\w+)?)[ ._-]*"
 )
 """The whole name of a folder of masks; sd-scripts calls it conditioning."""
 _CONDITIONING = "A picture that steers another tool (conditioning, as for ControlNet): not used."
-MAX_NAME = 4096
-"""Characters of a path; what is longer names nothing."""
+MAX_NAME = 4096  # characters of a path; what is longer names nothing
 
 
 class PictureIndex:

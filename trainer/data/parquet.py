@@ -21,11 +21,9 @@ from trainer.data.names import display_name, list_names
 from trainer.data.scan import FoundFile
 from trainer.untyped import is_list, is_table
 
-MAX_ROW_GROUP_BYTES = 2_000_000_000
-"""Unpacked. Arrow addresses a dictionary in 32 bits."""
+MAX_ROW_GROUP_BYTES = 2_000_000_000  # unpacked. Arrow addresses a dictionary in 32 bits.
 _BATCH = 1000
-_LOOKED_AT = 50
-"""Rows by which the column of captions is told."""
+_LOOKED_AT = 50  # rows by which the column of captions is told
 
 _one_reader = threading.Lock()
 

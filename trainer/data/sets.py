@@ -30,10 +30,8 @@ from trainer.errors import UserError
 from trainer.events import Progress
 
 MAX_IMAGES = 100_000
-_SEEN = 16
-"""Levels of 255 by which something must differ from its background to be seen."""
-_MOST_COLOUR = 20
-"""Of 255 levels between the channels of an eighth of a mask, on the average."""
+_SEEN = 16  # levels of 255 by which something must differ from its background to be seen
+_MOST_COLOUR = 20  # of 255 levels between the channels of an eighth of a mask, on the average
 FOLDER_RULES = (
     f"An image set is a folder of pictures ({READ}), with or without folders in it. Captions are "
     ".txt files named like the pictures, or a metadata.jsonl or metadata.csv with file_name and "

@@ -40,8 +40,7 @@ from trainer.training.session import Session
 NAME = "measured"
 _SUMMED_UP = ("effect", "leak", "collateral", "validation_loss")
 _OWN = ("trigger", "class_word", "verdict", "listening")
-STRENGTHS = (0.6, 0.8)
-"""Below full strength, what is tried for the recommended checkpoint."""
+STRENGTHS = (0.6, 0.8)  # below full strength, what is tried for the recommended checkpoint
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,7 @@ from trainer.text import name_subject
 
 MOST = 3
 SEEDS = (201, 202)
-DEAF = 0.3
-"""Less than this share of what the words change with the class word is not listening."""
+DEAF = 0.3  # less than this share of what the words change with the class word is not listening
 SWALLOWED = 0.5
 
 

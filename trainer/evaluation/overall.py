@@ -32,17 +32,14 @@ NextCode = Literal[
 
 WORKS = 0.735
 """Where what has changed in the drawings leads to the set so straight, a person recognises it."""
-PARTLY = 0.65
-"""Below it what is drawn is not the subject."""
+PARTLY = 0.65  # below it what is drawn is not the subject
 MOVED = 0.5
 """Drawings that have gone so far, as a share of the way to the set, and elsewhere, are of something
 else; those that have not are of nothing yet."""
-OVERSHOT = 1.1
-"""Farther than the set, and elsewhere: broken."""
+OVERSHOT = 1.1  # farther than the set, and elsewhere: broken
 FOREIGN, MOVED_SOME = 0.3, 0.3
 """Below this likeness of predictions, going so far elsewhere is enough."""
-LIKE = 0.6
-"""From this likeness of predictions it has learned something, whatever is drawn."""
+LIKE = 0.6  # from this likeness of predictions it has learned something, whatever is drawn
 TAKEN, TAKEN_SOME = 0.3, 0.1
 """As far towards the set without the trigger word is a leak; the lower where the meters say so."""
 LONGER: dict[VerdictCode, float] = {"not_yet": 2.0, "partly": 1.5}

@@ -42,16 +42,12 @@ from trainer.plain_files import check_model_folder
 
 Pixels = NDArray[np.uint8]
 Vector = NDArray[np.float64]
-Scores = dict[str, float]
-"""Likeness by the name of the feature space."""
+Scores = dict[str, float]  # likeness by the name of the feature space
 
 UNET = "unet"
-HOW = (15, 4.0)
-"""Inference steps and guidance of what is drawn to be measured."""
-_DRAWN = 8
-"""Drawings for each concept, with adapters that are compared."""
-_GAINED = 0.02
-"""Likeness of drawings that counts as gained; below it there is nothing to keep."""
+HOW = (15, 4.0)  # inference steps and guidance of what is drawn to be measured
+_DRAWN = 8  # drawings for each concept, with adapters that are compared
+_GAINED = 0.02  # likeness of drawings that counts as gained; below it there is nothing to keep
 SIDE = 64
 FIRST_SEED = 100
 # model_type in config.json -> (what it is called, its class): no configuration chooses code.

@@ -26,8 +26,7 @@ from trainer.lora.names import ModuleKey
 from trainer.models.base import BaseModel
 from trainer.typed_torch import floats
 
-MOST = 1.5
-"""The greatest strength that a block gets."""
+MOST = 1.5  # the greatest strength that a block gets
 _STEP = 0.5
 _DESCENT = 400
 _BLOCK = re.compile(r"(?:(?:down|up)_blocks\.\d+|mid_block)(?:\.attentions\.\d+)?")

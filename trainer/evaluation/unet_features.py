@@ -26,8 +26,7 @@ from trainer.typed_torch import vector_norm
 
 Pixels = NDArray[np.uint8]
 
-NOISE = 0.1
-"""Share of the noise schedule at which pictures are looked at."""
+NOISE = 0.1  # share of the noise schedule at which pictures are looked at
 GRID = 4
 
 

@@ -23,12 +23,10 @@ CLASS_SHARE = 0.5
 """Of the likeness: as much without the trigger is a leak to the class word.
 
 It was above 0.85 where little was preserved, below 0.25 where the class visibly stayed."""
-CLASS_LEAK = 0.75
-"""Of the effect: the class word moves nearly as far as the trigger."""
+CLASS_LEAK = 0.75  # of the effect: the class word moves nearly as far as the trigger
 NEIGHBOUR_LEAK = 1.0
 COLLATERAL = 0.7
-HELD_OUT = 3
-"""With fewer pictures held out a gap is chance."""
+HELD_OUT = 3  # with fewer pictures held out a gap is chance
 GAP_SHARE = 0.4
 """Of the trained pictures' likeness: more than this missing on held-out ones is overtraining."""
 LOSS_AGAIN = 0.1
@@ -38,8 +36,7 @@ GAP_WORDS = (
     "there is some noise, which decides parts",
     "there is much noise, which decides the whole picture",
 )
-AS_GOOD = 0.95
-"""A checkpoint with this share of the best likeness is as good by eye."""
+AS_GOOD = 0.95  # a checkpoint with this share of the best likeness is as good by eye
 CALMER = 0.85
 """Side effects have to fall to this share, or the later checkpoint or full strength stays."""
 

@@ -12,8 +12,7 @@ from trainer.events import Evaluated, Meters, RunEvent, Validated
 from trainer.runs.log import last_of, read_events
 from trainer.training.session import Session
 
-MARGIN = 0.005
-"""A rise of the likeness by less than this is not an improvement."""
+MARGIN = 0.005  # a rise of the likeness by less than this is not an improvement
 
 
 class Watch:

@@ -26,8 +26,7 @@ from trainer.memory.devices import Precision
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-6, "fp16": 2e-3, "bf16": 1e-2}
 """Greatest difference of a layer's change, relative to that change. Rounding alone gives up to
 about 5e-4 in fp16 and 4e-3 in bf16; more in fp16 means numbers too small for it."""
-_EXACT = 1e-9
-"""What the arithmetic of comparing two equal matrices leaves, generously."""
+_EXACT = 1e-9  # what the arithmetic of comparing two equal matrices leaves, generously
 
 
 class Factors(NamedTuple):

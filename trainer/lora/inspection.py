@@ -27,8 +27,7 @@ from trainer.lora.reading import json_table, read_adapter
 from trainer.models.families import FAMILIES, FamilyName
 from trainer.untyped import is_table
 
-ENOUGH = 0.99
-"""Share of the energy (the sum of squared singular values) that counts as all of it."""
+ENOUGH = 0.99  # share of the energy (the sum of squared singular values) that counts as all of it
 MAX_VALUE = 200
 MAX_KEYS = 100
 MAX_TAGS = 8

@@ -31,8 +31,7 @@ from trainer.untyped import is_table
 
 CONFIG_KEY = "rarebit.config"
 _BASE_KEY = "rarebit.base"
-_LYCORIS = "lycoris.kohya"
-"""sd-scripts' name of the module that reads LoHa and LoKr."""
+_LYCORIS = "lycoris.kohya"  # sd-scripts' name of the module that reads LoHa and LoKr
 MAX_TAGS = 500
 MAX_TAG_LENGTH = 100
 MAX_LENGTH = 100_000

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from trainer.lora.layers import AdaptedConv2d, AdaptedLinear
 from trainer.models.base import BaseModel
 
-MASK = "rank_mask"
-"""Attribute of a layer's A that has its `RankMask`; one of all layers."""
+MASK = "rank_mask"  # attribute of a layer's A that has its `RankMask`; one of all layers
 
 
 class RankMask:

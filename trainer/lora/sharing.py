@@ -31,8 +31,7 @@ from trainer.runs.atomic import replacing, write_bytes, write_json
 THUMBNAIL_KEY = "modelspec.thumbnail"
 _THUMBNAIL_SIDE, _SIDECAR_SIDE = 256, 512
 _MAX_THUMBNAIL = 4 << 20
-_ROOM = 4096
-"""Bytes of the header that are left free beside the thumbnail."""
+_ROOM = 4096  # bytes of the header that are left free beside the thumbnail
 _FIRST_DAY = (1980, 1, 1, 0, 0, 0)
 """Of every file in the archive: the same adapter gives the same bytes."""
 _VERSIONS = {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}

@@ -27,10 +27,8 @@ from trainer.models.families import FamilyName
 from trainer.runs.atomic import write_bytes
 
 WritableLayout = Literal["kohya", "kohya-sgm", "diffusers"]
-MAX_HEADER = 1 << 20
-"""ComfyUI reads no header beyond 1 MiB."""
-_ROOM = 256
-"""Bytes of a header for each tensor's entry, generously, and for the hashes."""
+MAX_HEADER = 1 << 20  # comfyUI reads no header beyond 1 MiB
+_ROOM = 256  # bytes of a header for each tensor's entry, generously, and for the hashes
 
 
 def write_adapter(

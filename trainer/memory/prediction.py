@@ -47,10 +47,8 @@ from trainer.preservation.rows import TEXTS_PER_ROW
 from trainer.runs.atomic import write_json
 
 GIB = 2**30
-CONTEXT_GIB = 0.7
-"""Assumed: what CUDA itself and its libraries take on the card."""
-FRAGMENTATION = 0.08
-"""Assumed: share of the tensors' memory that lies idle between them."""
+CONTEXT_GIB = 0.7  # assumed: what CUDA itself and its libraries take on the card
+FRAGMENTATION = 0.08  # assumed: share of the tensors' memory that lies idle between them
 ASSUMED_CARD_GIB = 11.0
 STEP = {
     "base_weights": "base model's weights",
@@ -68,8 +66,7 @@ PHASES = {
 }
 """Of a run, besides the training step."""
 
-_MEASURED_CAPTIONS = 64
-"""The longest in characters: the longest in tokens is among them."""
+_MEASURED_CAPTIONS = 64  # the longest in characters: the longest in tokens is among them
 _VERSION = 7  # of what is counted: results of another one are not used
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft")
 

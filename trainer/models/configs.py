@@ -67,8 +67,7 @@ def check_input_channels(path: Path, channels: int | None) -> None:
 
 
 MAX_JSON_BYTES = 8 * 2**20
-MAX_LAYERS = 100
-"""Of one kind, and entries of a list; SDXL's second text encoder has 32 layers."""
+MAX_LAYERS = 100  # of one kind, and entries of a list; SDXL's second text encoder has 32 layers
 WHOLE = "Give the whole folder, as it was downloaded or saved by diffusers."
 
 _LEAST_LIMIT = 1024

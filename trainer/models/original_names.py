@@ -14,12 +14,9 @@ from dataclasses import replace
 from trainer.models.safetensors_header import SafetensorsHeader
 
 UNET = "model.diffusion_model."
-VAE = "first_stage_model."
-"""Prefixes of tensors in the layout of the original code (ldm and sgm)."""
-AVERAGES = "model_ema."
-"""Prefix of the UNet's running average."""
-INPUT = UNET + "input_blocks.0.0.weight"
-"""The UNet's first convolution, (320, 4, 3, 3)."""
+VAE = "first_stage_model."  # prefixes of tensors in the layout of the original code (ldm and sgm)
+AVERAGES = "model_ema."  # prefix of the UNet's running average
+INPUT = UNET + "input_blocks.0.0.weight"  # the UNet's first convolution, (320, 4, 3, 3)
 
 _TEXT = re.compile(
     r"(cond_stage_model\.transformer|conditioner\.embedders\.0\.transformer)"

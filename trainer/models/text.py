@@ -22,8 +22,7 @@ from transformers import CLIPTokenizer, PreTrainedModel
 from trainer.data.captions import CHUNK_TOKENS
 
 _REMEMBERED_TEXTS = 4096
-_LONGEST_WORD = 8
-"""Tokens; a longer word is cut where its chunk ends."""
+_LONGEST_WORD = 8  # tokens; a longer word is cut where its chunk ends
 
 
 @dataclass(frozen=True)

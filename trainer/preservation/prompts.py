@@ -62,8 +62,7 @@ TURNS = (
 """Of ten prompts in a row, how many are of which kind."""
 OTHER_WORD_EVERY = 3
 """Of so many prompts for own pictures, one has another word in the trigger's place..."""
-OTHER_TRIGGER_EVERY = 2
-"""...or another concept's trigger, where there are several."""
+OTHER_TRIGGER_EVERY = 2  # ...or another concept's trigger, where there are several
 
 
 @dataclass(frozen=True)

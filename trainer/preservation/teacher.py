@@ -33,8 +33,7 @@ from trainer.seeds import derive_seed, derive_uniform
 STEPS = 8
 GUIDANCE = 3.0
 AT_ONCE = 8
-EMPTY_EVERY = 4
-"""Of every so many drawings, one gives its unconditional predictions as well."""
+EMPTY_EVERY = 4  # of every so many drawings, one gives its unconditional predictions as well
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,7 @@ from trainer.system import IS_WINDOWS, replace_file
 
 # Ours, and the ".tmpAbC123" that safetensors leaves when it is killed.
 _ORPHAN = re.compile(r"\..+\.[0-9a-f]{8}\.tmp|\.tmp[0-9A-Za-z]{6}")
-OLD = 3600.0
-"""Seconds since its last change after which nobody is still writing a temporary file."""
+OLD = 3600.0  # seconds since its last change after which nobody is still writing a temporary file
 
 
 def temporary_name(path: Path) -> Path:

@@ -40,34 +40,22 @@ class RunFolder:
 
     path: Path
 
-    config = _Inside("config.toml")
-    """The whole configuration, defaults included."""
-    events = _Inside("events.jsonl")
-    """One JSON object a line; see `trainer.runs.log`."""
-    status = _Inside("status.json")
-    """What the run does now; see `trainer.runs.status`."""
-    checkpoints = _Inside("checkpoints")
-    """Folder of exact training states."""
-    previews = _Inside("previews")
-    """Folder of preview pictures."""
-    adapter = _Inside("adapter.safetensors")
-    """The result."""
+    config = _Inside("config.toml")  # the whole configuration, defaults included
+    events = _Inside("events.jsonl")  # one JSON object a line; see `trainer.runs.log`
+    status = _Inside("status.json")  # what the run does now; see `trainer.runs.status`
+    checkpoints = _Inside("checkpoints")  # folder of exact training states
+    previews = _Inside("previews")  # folder of preview pictures
+    adapter = _Inside("adapter.safetensors")  # the result
     start = _Inside("start_from.safetensors")
     """A copy of the adapter file that the run went on from, if it did."""
-    adapters = _Inside("adapters")
-    """Folder of the adapters of earlier steps, each ready for use."""
-    evaluation = _Inside("evaluation.json")
-    """What ``evaluate --json`` prints of this run."""
+    adapters = _Inside("adapters")  # folder of the adapters of earlier steps, each ready for use
+    evaluation = _Inside("evaluation.json")  # what ``evaluate --json`` prints of this run
     bleed_board = _Inside("evaluation/board.png")
     """Trigger, class word, neighbour and unrelated thing, side by side; labels beside it."""
-    report = _Inside("report.html")
-    """One self-contained page about the run."""
-    timelapse = _Inside("timelapse.webp")
-    """The previews one after another, as an animated picture."""
-    wishes = _Inside("wishes")
-    """Folder of what is asked of the run; see `trainer.runs.wishes`."""
-    lock = _Inside(".lock")
-    """Held by the process that writes this run."""
+    report = _Inside("report.html")  # one self-contained page about the run
+    timelapse = _Inside("timelapse.webp")  # the previews one after another, as an animated picture
+    wishes = _Inside("wishes")  # folder of what is asked of the run; see `trainer.runs.wishes`
+    lock = _Inside(".lock")  # held by the process that writes this run
 
     @property
     def name(self) -> str:

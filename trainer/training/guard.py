@@ -21,11 +21,9 @@ from trainer.training.checkpoints import load_before
 from trainer.training.session import Session
 from trainer.typed_torch import named_modules
 
-Backward = Callable[[Batch], Tensor]
-"""Forward and backward passes of a batch; gives its losses."""
+Backward = Callable[[Batch], Tensor]  # forward and backward passes of a batch; gives its losses
 
-SETBACK_FACTOR = 0.5
-"""What the learning rate is multiplied by after a setback."""
+SETBACK_FACTOR = 0.5  # what the learning rate is multiplied by after a setback
 
 
 class NonFiniteError(UserError):

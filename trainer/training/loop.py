@@ -31,8 +31,7 @@ from trainer.training.guard import NonFiniteError, roll_back
 from trainer.training.session import Session
 from trainer.training.step import Stop, add_gradients, training_step
 
-PAUSE_SECONDS = 0.5
-"""How long a paused run waits before it looks again."""
+PAUSE_SECONDS = 0.5  # how long a paused run waits before it looks again
 
 
 class Measuring(Protocol):

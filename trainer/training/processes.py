@@ -99,12 +99,10 @@ def check_launcher(environment: Mapping[str, str] = os.environ) -> None:
         )
 
 
-LAUNCHER = "RAREBIT_LAUNCHER"
-"""The variable with the process id of the launcher, …"""
+LAUNCHER = "RAREBIT_LAUNCHER"  # the variable with the process id of the launcher, …
 REFUSALS = "RAREBIT_REFUSALS"
 """… and the one with the folder where each process says why it ends, instead of printing it."""
-GRACE_SECONDS = 120.0
-"""How long a process has to save and end once its launcher is gone."""
+GRACE_SECONDS = 120.0  # how long a process has to save and end once its launcher is gone
 
 
 def note_refusal(error: UserError) -> bool:
@@ -149,8 +147,7 @@ def end_with_launcher(
 
 
 STOPPED = 130
-PATIENCE_SECONDS = 600
-"""How long a machine waits for the others."""
+PATIENCE_SECONDS = 600  # how long a machine waits for the others
 _ANY_PORT = 9
 
 

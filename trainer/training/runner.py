@@ -40,8 +40,7 @@ from trainer.training.resume import check_resumable
 from trainer.training.session import Session, prepare
 from trainer.training.tracking import Telling, check_tracking
 
-STATUS_INTERVAL = 1.0
-"""Seconds between two writings of the status while its phase stays the same."""
+STATUS_INTERVAL = 1.0  # seconds between two writings of the status while its phase stays the same
 
 Listener = Callable[[events.RunEvent], None]
 

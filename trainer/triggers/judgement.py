@@ -71,17 +71,12 @@ def single_tokens(tokenizer: CLIPTokenizer) -> dict[str, int]:
 
 
 Verdict = Literal["good", "weak", "taken"]
-Reason = tuple[Verdict, str]
-"""A sentence, and the verdict that it would give by itself."""
+Reason = tuple[Verdict, str]  # a sentence, and the verdict that it would give by itself
 
-MAX_CHARACTERS = 40
-"""Longer words are not looked into."""
-MOST_PIECES = 3
-"""Up to three pieces make a good identifier (arXiv 2208.12242, section 3.2)."""
-MEANS_MUCH, MEANS_SOME = 0.5, 0.25
-"""Shares of what an everyday word means."""
-COMMON = 4.0
-"""Zipf frequency from which a piece within a word is read as the word that it spells."""
+MAX_CHARACTERS = 40  # longer words are not looked into
+MOST_PIECES = 3  # up to three pieces make a good identifier (arXiv 2208.12242, section 3.2)
+MEANS_MUCH, MEANS_SOME = 0.5, 0.25  # shares of what an everyday word means
+COMMON = 4.0  # zipf frequency from which a piece within a word is read as the word that it spells
 NOT_LISTED = "No list of 42 languages has it, neither as a word nor as a name or abbreviation."
 
 _SEVERITY: dict[Verdict, int] = {"good": 0, "weak": 1, "taken": 2}

@@ -27,12 +27,10 @@ from trainer.triggers.meaning import CLASSES, EncoderSense, Meaning, strongest
 from trainer.triggers.words import WordLists, english_words, notes
 
 SUGGESTIONS = 5
-RARE_ENTRIES = 200
-"""So many vocabulary entries show what a rare one does to a text encoder."""
+RARE_ENTRIES = 200  # so many vocabulary entries show what a rare one does to a text encoder
 RARE_FROM = 30_000
 """Vocabulary ids count up as entries get rarer; below this, even nonsense was seen often."""
-POOL = 24
-"""Suggestions are chosen from so many of the least meaningful words."""
+POOL = 24  # suggestions are chosen from so many of the least meaningful words
 _MOST_SENSES = 8
 
 

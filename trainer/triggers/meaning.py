@@ -24,14 +24,12 @@ from trainer.models.base import TextEncoder
 from trainer.models.text import longest_prompt
 from trainer.triggers.reference import EVERYDAY, READABLE
 
-CLASSES = ("dog", "car", "house")
-"""Class words of the sentences where the user names none."""
+CLASSES = ("dog", "car", "house")  # class words of the sentences where the user names none
 TELLS = 0.8
 """A signal counts where everyday words exceed rare entries in more than this share of all pairs,
 and fully where they do in all."""
 NEIGHBOURS = 5
-MOST_COMPARED = 5
-"""Words of more pieces have no nonsense of their length to be compared with."""
+MOST_COMPARED = 5  # words of more pieces have no nonsense of their length to be compared with
 BATCH = 64
 READS_LIKE = 3
 LEAST_MOVE = 0.25

@@ -30,11 +30,9 @@ IN_FULL = ("en", "es", "fr", "de", "it", "pt", "nl", "sv", "nb", "pl")
 """Languages read to the end; of the others the words from Zipf 3 on, in scripts CLIP spells."""
 FLOOR = {"en": 1.0}
 OTHER_FLOOR = 2.0
-WIDTH = 40
-"""Words of more bytes than this in UTF-8 are not listed."""
+WIDTH = 40  # words of more bytes than this in UTF-8 are not listed
 _STEPS = 32
-_RULES = 1
-"""Raised when what is cached on disk changes its meaning."""
+_RULES = 1  # raised when what is cached on disk changes its meaning
 
 LANGUAGES = {
     "ar": "Arabic", "bg": "Bulgarian", "bn": "Bengali", "ca": "Catalan", "cs": "Czech",

@@ -47,10 +47,8 @@ if TYPE_CHECKING:
 
 BUDGET = 6.0
 """At most so many times the cost of one run with the settings that the search begins with."""
-MOST = 8
-"""Settings that are tried beside them."""
-_PROBE = 4
-"""Steps whose time tells how long all will take."""
+MOST = 8  # settings that are tried beside them
+_PROBE = 4  # steps whose time tells how long all will take
 
 
 class Search:

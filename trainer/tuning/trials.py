@@ -24,8 +24,7 @@ from trainer.training.runner import Pause, run_training
 from trainer.training.session import Session
 
 TRAINED = 3
-DENOISING = 15 * 2
-"""Passes of one drawing that is measured: 15 steps with guidance."""
+DENOISING = 15 * 2  # passes of one drawing that is measured: 15 steps with guidance
 DRAWN = 4
 """Captions of the set that are drawn: with the trigger word, without it, and by the base model."""
 _MEASUREMENT = 51  # docs/measuring.md
