@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from PIL import Image
 
 from trainer.config.file import with_values
 from trainer.config.schema import TrainingConfig
-from trainer.evaluation import assessment, drift
+from trainer.evaluation import board, drift, listening, pictorial
 from trainer.evaluation.drift import ProbeSettings
 from trainer.events import RunEvent
 from trainer.memory.devices import choose_device
@@ -73,8 +72,8 @@ def measure_quickly(patch: pytest.MonkeyPatch) -> None:
     """From now on all that is measured is, but at one timestep, by drawings of one step."""
     settings = ProbeSettings(timesteps=1, inference_steps=1)
     patch.setattr(drift, "ProbeSettings", lambda **_: settings)
-    for name in ("draw_board", "score_pictures", "measure_listening"):
-        patch.setattr(assessment, name, partial(getattr(assessment, name), inference_steps=1))
+    for drawing in (board, pictorial, listening):
+        patch.setattr(drawing, "HOW", (1, 4.0))
 
 
 class Killed(BaseException):

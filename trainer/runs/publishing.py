@@ -22,7 +22,7 @@ from trainer.errors import UserError
 from trainer.runs.atomic import replacing
 from trainer.runs.board import preview_records, read_png
 from trainer.runs.layout import RunFolder, safe_name
-from trainer.runs.measured import read_measured
+from trainer.runs.meters import read_measured
 from trainer.runs.report import base_kind, page_templates
 
 MOST_PICTURES = 6
