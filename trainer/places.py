@@ -22,9 +22,11 @@ PICTURES = Path(os.environ.get("RAREBIT_PICTURES") or PROJECT / "pictures")
 SERVERS = Path(os.environ.get("RAREBIT_SERVERS") or PROJECT / "caption-servers.toml")
 """Servers that the owner of this machine lets the page ask for captions."""
 
-CAPTIONERS = PROJECT / "models" / "user" / "captioners"
+CAPTIONERS = Path(
+    os.environ.get("RAREBIT_CAPTIONERS") or PROJECT / "models" / "user" / "captioners"
+)
 """Models that make captions, a folder each: transformers' layout or a tagger's, for the page."""
-MASKERS = PROJECT / "models" / "user" / "maskers"
+MASKERS = Path(os.environ.get("RAREBIT_MASKERS") or PROJECT / "models" / "user" / "maskers")
 """Models that make masks, a folder each in transformers' layout or an ONNX file, for the page."""
 
 
@@ -32,23 +34,6 @@ def captioner_folders() -> list[str]:
     """The names of those that make captions."""
     marks = ("config.json", "selected_tags.csv")
     return sorted({path.parent.name for mark in marks for path in CAPTIONERS.glob(f"*/{mark}")})
-
-
-WORKING_SHARE = 0.25
-"""Assumed: memory beside the weights of such a model while it works, as a share of them."""
-
-
-def weights_of(path: Path) -> int:
-    """Bytes of a model's weights as they lie on the disk: a folder's, or an ONNX file's."""
-    if path.is_file():
-        return path.stat().st_size
-    files = [*path.glob("*.safetensors")] or [*path.glob("*.onnx")]
-    return sum(file.stat().st_size for file in files)
-
-
-def memory_said(path: Path) -> str:
-    """At most the memory that a model takes, in words."""
-    return f"at most {weights_of(path) * (1 + WORKING_SHARE) / 2**30:.1f} GiB"
 
 
 def masker_models() -> list[str]:

@@ -1,11 +1,10 @@
-"""Local models for captions and masks: which are known, where they are, what memory they take.
+"""Local models for captions and masks: which are known, and where they are.
 
 Nothing is downloaded unless that is asked for, and then no code and no pickles.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,12 +12,9 @@ from typing import Literal
 import huggingface_hub
 from huggingface_hub import HfApi
 
+from trainer.captioning.memory import weights_of
 from trainer.errors import UserError
 from trainer.models.hub import TIMEOUT_SECONDS, cached_snapshot
-from trainer.models.safetensors_header import read_header
-from trainer.places import RUNS, WORKING_SHARE, weights_of
-from trainer.runs.layout import list_runs
-from trainer.runs.status import at_work
 
 FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")
 """What is downloaded of a repository in transformers' layout."""
@@ -115,34 +111,6 @@ def _size(name: str) -> str:
         return "its size is not known, since the hub does not answer"
     wanted = [file for file in info.siblings or [] if Path(file.rfilename).match("*.safetensors")]
     return f"{sum(file.size or 0 for file in wanted) / 1e9:.1f} GB to download"
-
-
-def memory_of(path: Path, bytes_each: int) -> float:
-    """About the GiB that a model takes while it works.
-
-    Args:
-        bytes_each: of a weight as it is loaded; an ONNX file's stay as they are.
-
-    Raises:
-        UserError: its weights are damaged.
-    """
-    files = () if path.is_file() else path.glob("*.safetensors")
-    tensors = (one for file in files for one in read_header(file).tensors.values())
-    size = bytes_each * sum(math.prod(one.shape) for one in tensors)
-    return (size or weights_of(path)) * (1 + WORKING_SHARE) / 2**30
-
-
-def loading(name: str, path: Path | None = None, bytes_each: int = 4) -> str:
-    """What is said before a model is loaded: the memory that it takes, and who else is at work.
-
-    Args:
-        path: of a local model; None: a base model, whose memory `fit` tells.
-    """
-    said = f"Loading {name}"
-    said += f": about {memory_of(path, bytes_each):.1f} GiB of memory" if path else ""
-    if busy := next((run for run in list_runs(RUNS) if at_work(run)), None):
-        said += f", beside the run {busy.name}, which is training"
-    return said
 
 
 def first_line(error: Exception) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from PIL import Image
 
 from trainer import places
-from trainer.captioning.finding import loading
 from trainer.captioning.masks import Maker, Prompt, Source, as_png, check_box, checked, mask_of
+from trainer.captioning.memory import loading, memory_of
 from trainer.data.colours import WHITE
 from trainer.data.findings import ImageProblem
 from trainer.data.gather import scan_again
@@ -49,7 +50,7 @@ def by_model(
     def make(entry: ImageEntry) -> Image.Image:
         picture = load_rgb(entry.read(), entry.background(WHITE))
         if not loaded:
-            say(loading(path.name, path))
+            say(loading(path.name, memory_of(path, masks=True)))
             loaded.append(_load(path, check))
         return loaded[0].mask(picture, prompt)
 
@@ -97,7 +98,7 @@ def propose_mask(
         check()
         if name not in places.masker_models():
             raise UserError(f"There is no model {name} in {places.MASKERS}.", "Put it there.")
-        make = by_model(places.MASKERS / name, prompt, lambda what: progress(0, 0, what), check)
+        make = by_model(places.MASKERS / name, prompt, partial(progress, 0, 0), check)
     else:
         source: Source = kind if kind in ("alpha", "grabcut") else "background"
         make = without_model(source, prompt)

@@ -1,6 +1,7 @@
 """``caption``: captions for the pictures of a set, by the base model, a server or a local model."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,7 +16,15 @@ from trainer.captioning.wording import (
     Wording,
     check_wording,
 )
-from trainer.commands.command import Base, command, option, say_progress
+from trainer.commands.command import (
+    Base,
+    Download,
+    OnlyPictures,
+    command,
+    option,
+    say_now,
+    say_progress,
+)
 from trainer.config.fields import field_help
 from trainer.config.section import FilePath, Section, Several
 from trainer.errors import UserError
@@ -43,9 +52,7 @@ def caption(
             "NAME", "The server's model; without --server a local model's folder or its hub id."
         ),
     ] = "",
-    download: Annotated[
-        bool, typer.Option("--download", help="Fetch the model of a hub id where it is not here.")
-    ] = False,
+    download: Download = False,
     purpose: Annotated[Literal["thing", "person", "style"], option(None, PURPOSES)] = "thing",
     trigger: Annotated[str, option("WORD", field_help("captions.trigger"))] = "",
     class_word: Annotated[str, option("WORD", field_help("captions.class_word"))] = "",
@@ -62,9 +69,7 @@ def caption(
     words: Annotated[
         int, option("N", f"A caption has at most so many words ({MOST_WORDS}).", "--words")
     ] = (MOST_WORDS),
-    picture: Annotated[
-        list[str] | None, option("NAME", "Only this picture. Give it once for each.", "--picture")
-    ] = None,
+    picture: OnlyPictures = None,
     all: Annotated[bool, typer.Option("--all", help="Also pictures that have a caption.")] = False,
     write: Annotated[
         bool, typer.Option("--write", help="Write the captions beside the pictures.")
@@ -97,21 +102,17 @@ def caption(
             raise UserError(
                 f"--{name} {share:g} is not between 0 and 1.", "0.35 is usual for tags."
             )
-    wording = check_wording(
-        Wording(purpose, trigger, class_word, tuple(leave_out or ()), prompt, words)
-    )
-
-    def say(what: str) -> None:
-        say_progress(0, 0, what)
+    left_out = tuple(leave_out or ())
+    wording = check_wording(Wording(purpose, trigger, class_word, left_out, prompt, words))
 
     def load() -> "Captioner":
         if server:
             return ServerCaptioner(server_of(server, model, parallel, timeout))
         if model:
             return _local_captioner(
-                model, say, download=download, general=general, character=character
+                model, say_now, download=download, general=general, character=character
             )
-        return _base_captioner(base, say, candidates or ())
+        return _base_captioner(base, say_now, candidates or ())
 
     found = caption_set(
         folder, load, wording, everything=all, pictures=picture or (), progress=say_progress
@@ -166,8 +167,7 @@ def propose(
         )
     )
 
-    def say(what: str) -> None:
-        progress(0, 0, what)
+    say = partial(progress, 0, 0)
 
     def load() -> "Captioner":
         if asked.server:
@@ -204,7 +204,7 @@ def _base_captioner(
     check: Callable[[], None] = lambda: None,
 ) -> "Captioner":
     from trainer.captioning.base import BaseCaptioner
-    from trainer.captioning.finding import loading
+    from trainer.captioning.memory import loading
 
     say(loading(f"the base model {base}"))
     return BaseCaptioner(base, candidates, check)
@@ -219,16 +219,17 @@ def _local_captioner(
     general: float = GENERAL,
     character: float = CHARACTER,
 ) -> "Captioner":
-    from trainer.captioning.finding import find_model, loading
+    from trainer.captioning.finding import find_model
+    from trainer.captioning.memory import loading, memory_of
 
     folder = find_model(name, download)
     if (folder / "selected_tags.csv").is_file():
         from trainer.captioning.onnx_models import Tagger
 
-        say(loading(folder.name, folder))
+        say(loading(folder.name, memory_of(folder)))
         return Tagger(folder, check, general=general, character=character)
     from trainer.captioning.models import LocalCaptioner
     from trainer.memory.devices import choose_device
 
-    say(loading(folder.name, folder, choose_device("auto").dtype.itemsize))
+    say(loading(folder.name, memory_of(folder, choose_device("auto").dtype.itemsize)))
     return LocalCaptioner(folder, check)

@@ -53,6 +53,12 @@ FileTrigger = Annotated[
 FileClassWord = Annotated[
     str | None, option("WORD", "Its class word; unless given, the one in the file.")
 ]
+Download = Annotated[
+    bool, typer.Option("--download", help="Fetch the model of a hub id where it is not here.")
+]
+OnlyPictures = Annotated[
+    list[str] | None, option("NAME", "Only this picture. Give it once for each.", "--picture")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -178,6 +184,10 @@ def say(text: str, stream: TextIO | None = None, end: str = "\n", before: str = 
 def say_progress(done: int, total: int, what: str) -> None:
     """Tells on stderr how slow work goes."""
     say(f"{what} {done}/{total}" if total > 1 else what, sys.stderr)
+
+
+say_now = partial(say_progress, 0, 0)
+"""Tells on stderr what is about to be done."""
 
 
 def _print_version(given: bool) -> None:

@@ -1,5 +1,6 @@
 """``fit``: does a configuration fit a card, and what would."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 from trainer.commands.command import command, option
@@ -32,6 +33,10 @@ def fit(
     Raises:
         UserError: a mistake in the configuration, or a base model that cannot be recognised.
     """
-    from trainer.memory.prediction import predict
+    from trainer.captioning.memory import plugs
+    from trainer.memory.prediction import classifier_gib, predict
 
-    return predict(gathered_config(config, presets, fields, overrides), vram)
+    asked = gathered_config(config, presets, fields, overrides)
+    found = {"captions by the base model itself": classifier_gib(asked), **plugs(bytes_each=2)}
+    rounded = {title: round(gib, 2) for title, gib in found.items()}
+    return replace(predict(asked, vram), plugs=rounded)

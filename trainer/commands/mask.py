@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from trainer.commands.command import command, option, say_progress
+from trainer.commands.command import Download, OnlyPictures, command, option, say_now, say_progress
 from trainer.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,9 +28,7 @@ def mask(
     model: Annotated[
         str, option("NAME", "A local model instead: its folder, an ONNX file, or a hub id.")
     ] = "",
-    download: Annotated[
-        bool, typer.Option("--download", help="Fetch the model of a hub id where it is not here.")
-    ] = False,
+    download: Download = False,
     text: Annotated[str, option("WORDS", "What a CLIPSeg model finds.")] = "",
     box: Annotated[
         str,
@@ -40,9 +38,7 @@ def mask(
             '"0.2 0.1 0.8 0.9"; for SAM also a point.',
         ),
     ] = "",
-    picture: Annotated[
-        list[str] | None, option("NAME", "Only this picture. Give it once for each.", "--picture")
-    ] = None,
+    picture: OnlyPictures = None,
     soft: Annotated[
         float, option("SHARE", "Blur of the edge, as a share of the shorter side (0).")
     ] = 0.0,
@@ -72,7 +68,7 @@ def mask(
     if model:
         from trainer.captioning.finding import find_model
 
-        make = by_model(find_model(model, download), prompt, lambda what: say_progress(0, 0, what))
+        make = by_model(find_model(model, download), prompt, say_now)
     else:
         make = without_model(source, prompt)
     return mask_set(

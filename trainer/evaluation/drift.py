@@ -24,14 +24,13 @@ from trainer.generation.sampling import Drawing, draw_latents
 from trainer.lora.adapter import Adapter
 from trainer.lora.attach import detach, disabled
 from trainer.lora.loading import load_into
-from trainer.memory.devices import Device
+from trainer.memory.devices import GREATEST_SIDE, Device
 from trainer.models.base import BaseModel
 from trainer.seeds import derive_seed
 
 EDITED_PROMPTS = ("", "a picture of a house", "a drawing of a dog")
 """An edited adapter is compared on these, besides its own words."""
 EDITED_TIMESTEPS = 3
-_GREATEST_SIDE = 512
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ def prediction_difference(
 def _noise_points(base: BaseModel, prompts: Sequence[str]) -> Points:
     """`EDITED_TIMESTEPS` points of pure noise for each prompt."""
     total = int(base.noise_scheduler().config["num_train_timesteps"])
-    side = min(base.default_resolution, _GREATEST_SIDE)
+    side = min(base.default_resolution, GREATEST_SIDE)
     latent_side, count = side // base.vae_scale_factor, len(prompts) * EDITED_TIMESTEPS
     shape = (int(base.unet.config["in_channels"]), latent_side, latent_side)
     seeds = [derive_seed(0, "edited", number) for number in range(count)]

@@ -28,6 +28,8 @@ DTYPES: dict[Precision, torch.dtype] = {
 }
 
 ROWS = 16
+GREATEST_SIDE = 512
+"""Pixels of a side at which a base model is asked what it makes of prompts and pictures."""
 
 NO_CLOSER = "a resumed run comes close to one that never stopped, but not to the last bit"
 

@@ -262,6 +262,7 @@ def _points(base: BaseModel, width: int, height: int, rows: int, chunks: int) ->
 class OtherMemory:
     """Bytes of the phases without gradients, each by itself."""
 
+    unet: int  # its weights
     vae: int  # its weights, float32
     text_encoders: int  # their weights
     encoding: int  # what the VAE makes while it encodes one picture of the largest bucket
@@ -301,6 +302,7 @@ def other_memory(
             points = _points(base, width, height, rows, chunks)
             call_unet(base, points, _Text(base, trained=False).teacher(points.prompts))
     return OtherMemory(
+        unet=bytes_of(tensors_of(base.unet)),
         vae=bytes_of(vae),
         text_encoders=sum(bytes_of(tensors_of(encoder)) for encoder in base.text_encoders),
         encoding=encoding.peak,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -23,7 +23,7 @@ from trainer.data.report import check_resolutions
 from trainer.data.sets import read_captions
 from trainer.errors import UserError
 from trainer.lora.loading import read_start, taken_over
-from trainer.memory.devices import Precision, card_bytes
+from trainer.memory.devices import GREATEST_SIDE, ROWS, Precision, card_bytes
 from trainer.memory.modes import (
     MemoryMode,
     memory_mode_of,
@@ -67,7 +67,7 @@ PHASES = {
 """Of a run, besides the training step."""
 
 _MEASURED_CAPTIONS = 64  # the longest in characters: the longest in tokens is among them
-_VERSION = 7  # of what is counted: results of another one are not used
+_VERSION = 8  # of what is counted: results of another one are not used
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft")
 
 Result = TypeVar("Result", StepMemory, OtherMemory)
@@ -98,6 +98,8 @@ class Fit(Answer):
     # Room for so many tokens in each caption: 75, or more where the image set's captions are longer
     # and ``captions.max_tokens`` lets them.
     caption_tokens: int = CHUNK_TOKENS
+    # GiB that each model for captions and masks of this machine takes at most, alone.
+    plugs: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def lines(self) -> Iterator[str]:
         """For people: a table and a sentence or two."""
@@ -120,6 +122,11 @@ class Fit(Answer):
         yield self._verdict()
         for idle in self.idle:
             yield f"Note: {idle}"
+        if self.plugs:
+            yield ""
+            yield "Models for captions and masks, each alone, at most:"
+        for title, gib in self.plugs.items():
+            yield f"  {title:<36}{gib:7.2f} GiB"
 
     def _verdict(self) -> str:
         if self.fits:
@@ -175,6 +182,20 @@ def predict(config: TrainingConfig, vram_gib: float | None = None) -> Fit:
         idle=tuple(idle_settings(config)),
         caption_tokens=CHUNK_TOKENS * predictor.chunks,
     )
+
+
+def classifier_gib(config: TrainingConfig) -> float:
+    """GiB that the base model takes at most while it captions pictures.
+
+    Raises:
+        UserError: as `predict`.
+    """
+    predictor = _Predictor(config)
+    side = min(predictor.facts.resolution, GREATEST_SIDE)
+    work: tuple[Precision, int, int, int] = ("bf16", side, side, ROWS)
+    found = predictor.remembered(OtherMemory, work, lambda: other_memory(predictor.facts, *work))
+    size = found.unet + found.vae + found.text_encoders + max(found.predicting, found.encoding)
+    return (1 + FRAGMENTATION) * size / GIB + CONTEXT_GIB
 
 
 def _card(given: float | None) -> tuple[float, str]:
@@ -329,16 +350,16 @@ class _Predictor:
             chunks=self.chunks,
         )
         adapter = config.adapter.model_dump(mode="json")
-        return self._remembered(
+        return self.remembered(
             StepMemory, asdict(work) | {"adapter": adapter}, lambda: step_memory(self.facts, work)
         )
 
     def _others(self, mode: MemoryMode) -> OtherMemory:
         rows, weights = mode.rows_without_gradients, mode.weights
         size = (self.precision, self.width, self.height, rows, weights, mode.tiling, self.chunks)
-        return self._remembered(OtherMemory, size, lambda: other_memory(self.facts, *size))
+        return self.remembered(OtherMemory, size, lambda: other_memory(self.facts, *size))
 
-    def _remembered(
+    def remembered(
         self, kind: type[Result], facts: object, compute: Callable[[], Result]
     ) -> Result:
         """From the cache folder, or computed and written there."""

@@ -35,10 +35,13 @@ from transformers import (
 )
 
 from tests.trainer.data.folders_for_tests import picture, put
-from trainer.captioning.finding import KNOWN_MODELS, find_model, loading, memory_of
+from trainer import places
+from trainer.captioning.finding import KNOWN_MODELS, find_model
+from trainer.captioning.memory import BYTES_PER_PIXEL, loading, memory_of, plugs
 from trainer.captioning.models import LocalCaptioner
 from trainer.captioning.sets import caption_set
 from trainer.captioning.wording import Wording
+from trainer.commands.cli import main
 from trainer.errors import UserError
 from trainer.places import PROJECT
 
@@ -274,11 +277,36 @@ def test_memory_is_told_before_a_model_is_loaded(
     count = sum(one.numel() for one in load_file(folder / "model.safetensors").values())
     assert memory_of(folder, 2) == pytest.approx(2 * count * 1.25 / 2**30)
     assert memory_of(folder, 4) == 2 * memory_of(folder, 2)
-    assert (
-        loading("blip", folder, 4)
-        == f"Loading blip: about {memory_of(folder, 4):.1f} GiB of memory"
-    )
+    said = f"Loading blip: about {memory_of(folder, 4):.1f} GiB of memory"
+    assert loading("blip", memory_of(folder)) == said
     run = type("Run", (), {"name": "my-cat"})
-    monkeypatch.setattr("trainer.captioning.finding.list_runs", lambda _: [run])
-    monkeypatch.setattr("trainer.captioning.finding.at_work", lambda _: True)
+    monkeypatch.setattr("trainer.captioning.memory.list_runs", lambda _: [run])
+    monkeypatch.setattr("trainer.captioning.memory.at_work", lambda _: True)
     assert "beside the run my-cat" in loading("the base model x")
+
+
+def test_fit_states_what_each_model_takes(
+    folders: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Those of this machine by name, masks with the pixels that they see; and the base model."""
+    (tmp_path / "maskers" / "sam").mkdir(parents=True)
+    (tmp_path / "maskers" / "sam" / "config.json").write_text("{}")
+    (tmp_path / "maskers" / "sam" / "preprocessor_config.json").write_text(
+        json.dumps({"size": {"longest_edge": 512}})
+    )
+    (tmp_path / "maskers" / "u2net.onnx").write_bytes(b"x" * 2**20)
+    monkeypatch.setattr(places, "CAPTIONERS", folders["blip"].parent)
+    monkeypatch.setattr(places, "MASKERS", tmp_path / "maskers")
+    found = plugs(2)
+    assert found["captions by blip"] == memory_of(folders["blip"], 2)
+    assert found["masks by sam"] == BYTES_PER_PIXEL * 512**2 / 2**30
+    assert found["masks by u2net.onnx"] * 2**30 == 1.25 * 2**20 + BYTES_PER_PIXEL * 1024**2
+    assert main(["fit", "--base", "tiny-emoji", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["plugs"]
+    assert set(told) == {"captions by the base model itself", *found}
+    assert told["captions by the base model itself"] > 0.7
+    assert main(["fit", "--base", "tiny-emoji"]) == 0
+    assert "masks by u2net.onnx" in capsys.readouterr().out
