@@ -36,6 +36,7 @@ class BaseCaptioner:
         self, name: str, words: Sequence[str] = (), check: Callable[[], None] = lambda: None
     ) -> None:
         self.title = f"the base model {name}"
+        self.class_word = ""
         device = choose_device("auto")
         base = load_base(name, dtype=device.dtype)
         device.put(base.unet, *base.text_encoders)
@@ -54,24 +55,33 @@ class BaseCaptioner:
     def settle(self, captions: dict[str, str], wording: Wording) -> dict[str, str]:
         """One class word for all and no style, where the pictures are of one thing or person.
 
-        The word with the largest gain over all pictures wins: what each of them shows is noise.
-        The style is what all of them share, and is left to the trigger.
+        It is the one that most pictures are sure of, if these are at least half of all. The style
+        is what all of them share, and is left to the trigger.
         """
         if wording.purpose == "style":
             return captions
         seen = {name: self._seen[name] for name in captions}
-        gains = Counter[str]()
-        for one in seen.values():
-            gains.update({word: max(0.0, gain) for word, gain in one.things.items()})
-        word = wording.class_word or next((word for word, _ in gains.most_common(1)), "")
-        if word and not wording.class_word:
-            self.title += (
-                f", which takes the subject for “{word}”: give the class word to correct it"
-            )
+        sure = Counter(one.class_word for one in seen.values() if one.class_word)
+        word, count = wording.class_word, len(seen)
+        if not word and sure:
+            word, count = sure.most_common(1)[0]
+        self.class_word = word if 2 * count >= len(seen) else ""
+        if not wording.class_word:
+            self.title += f", which {self._found(seen.values())}"
         return {
-            name: replace(one, style="").caption(wording.purpose, word)
+            name: replace(one, class_word="", style="").caption(wording.purpose, self.class_word)
             for name, one in seen.items()
         }
+
+    def _found(self, seen: Iterable[Seen]) -> str:
+        """What is said of the class word."""
+        if self.class_word:
+            return f"takes the subject for “{self.class_word}”: give the class word to correct it"
+        gains = Counter[str]()
+        for one in seen:
+            gains.update({word: max(0.0, gain) for word, gain in one.things.items()})
+        nearest = ", ".join(word for word, _ in gains.most_common(3))
+        return f"is not sure what the pictures show (nearest: {nearest}): give the class word"
 
 
 def known_words(base_name: str, words: Iterable[str], least: float = KNOWN) -> list[str]:

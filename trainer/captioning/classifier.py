@@ -8,7 +8,7 @@ words that *this* base model understands: background, style and class word of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -24,18 +24,20 @@ from trainer.diffusion import Points, add_noise, predict, target
 from trainer.evaluation.prompts import with_article
 from trainer.lora.attach import disabled
 from trainer.losses import sample_errors
-from trainer.memory.devices import Device
+from trainer.memory.devices import GREATEST_SIDE, Device
 from trainer.models.base import BaseModel
 from trainer.seeds import derive_seed
 
 LEVELS = (0.85, 0.7, 0.9, 0.8, 0.95, 0.75, 0.65, 0.88)
 """Shares of the noise schedule, in the order in which they are used. What a picture shows is
 decided at high noise; below, all words predict alike."""
-GREATEST_SIDE = 512
 RING = 8
 """The border is an eighth of the side wide."""
 LEAST_GAIN = 0.01
 """A word is said where it lowers the error by this share at least."""
+SURE_GAIN, SURE_LEAD = 0.1, 0.03
+"""A class word is said where it lowers the error by so much, and by so much more than the next:
+of what a base does not know some word always does a little better than the others."""
 CLASS_ROUNDS = ((1, 60), (2, 20), (4, 6), (8, 5))
 """By the end of each: noise levels that have been used, and words that stay."""
 FILL = 0.9
@@ -44,7 +46,7 @@ FILL = 0.9
 
 @dataclass(frozen=True)
 class Seen:
-    """What a base model sees in a picture; "" where no word helps.
+    """What a base model sees in a picture; "" where no word helps, or none is sure.
 
     Attributes:
         things: class words with the share by which each lowers the error, best first.
@@ -130,8 +132,7 @@ class BaseClassifier:
         things = self.race(
             subject, prompts, around.format(worded.format(with_article(plain))), CLASS_ROUNDS
         )
-        best = next(iter(things), "")
-        return Seen(best, background, style, dict(list(things.items())[:5]))
+        return Seen(sure_of(things), background, style, dict(list(things.items())[:5]))
 
     def _best(
         self,
@@ -208,6 +209,13 @@ class BaseClassifier:
         pixels = np.array(square.resize((self.side, self.side), Image.Resampling.LANCZOS))
         with self.device.instead([self.base.vae], [self.base.unet, *self.base.text_encoders]):
             return encode_pixels(self.base, pixels)
+
+
+def sure_of(gains: Mapping[str, float]) -> str:
+    """The best of some words by their gains, best first; "" where that may be chance."""
+    best, next_best = [*gains.values(), 0.0, 0.0][:2]
+    sure = best >= SURE_GAIN and best - next_best >= SURE_LEAD
+    return next(iter(gains)) if sure else ""
 
 
 def subject_of(picture: Image.Image) -> Image.Image:

@@ -174,6 +174,8 @@ def caption_set(
     finished = {name: wording.finish(text) for name, text in said.items()}
     problems |= {
         name: "Nothing is left of its caption without the words to leave out."
+        if said[name]
+        else "Nothing in it is sure enough to be said."
         for name, text in finished.items()
         if not text
     }

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from trainer.captioning import base as base_captions
 from trainer.captioning.base import BaseCaptioner
 from trainer.captioning.candidates import class_candidates
-from trainer.captioning.classifier import FILL, BaseClassifier, Seen, subject_of
+from trainer.captioning.classifier import FILL, BaseClassifier, Seen, subject_of, sure_of
 from trainer.captioning.sets import caption_set
 from trainer.captioning.wording import Wording
 from trainer.errors import UserError
@@ -90,6 +90,20 @@ def test_words_that_lower_the_error_win(
 
 
 @pytest.mark.parametrize(
+    ("gains", "word"),
+    [
+        ({"star": 0.2, "fish": 0.1}, "star"),
+        ({"star": 0.2, "fish": 0.19}, ""),
+        ({"star": 0.08, "fish": 0.01}, ""),
+        ({"star": 0.2}, "star"),
+        ({}, ""),
+    ],
+)
+def test_a_class_word_is_said_where_the_base_is_sure(gains: dict[str, float], word: str) -> None:
+    assert sure_of(gains) == word
+
+
+@pytest.mark.parametrize(
     ("seen", "purpose", "class_word", "caption"),
     [
         (Seen("dog", "red background", "photo", {}), "thing", "", "photo of a dog, red background"),
@@ -106,10 +120,12 @@ def test_captions(seen: Seen, purpose: str, class_word: str, caption: str) -> No
 
 
 def test_settling_on_one_class_word(captioner: BaseCaptioner) -> None:
+    title = captioner.title
     captioner._seen = {
-        "a": Seen("star", "red background", "", {"star": 0.1, "fish": 0.09}),
+        "a": Seen("star", "red background", "", {"star": 0.2, "fish": 0.09}),
         "b": Seen("fish", "", "flat emoji", {"fish": 0.2}),
         "c": Seen("fish", "", "flat emoji", {"fish": 0.2, "star": -1.0}),
+        "d": Seen("", "blue background", "flat emoji", {"star": 0.09, "fish": 0.01}),
     }
     names = dict.fromkeys("abc", "")
     assert captioner.settle(names, Wording()) == {
@@ -118,6 +134,15 @@ def test_settling_on_one_class_word(captioner: BaseCaptioner) -> None:
         "c": "a fish",
     }
     assert "takes the subject for “fish”" in captioner.title
+    captioner.title = title
+    assert captioner.settle(dict.fromkeys("ad", ""), Wording())["d"] == "a star, blue background"
+    captioner._seen["c"] = captioner._seen["d"]
+    unsure = captioner.settle(dict.fromkeys("acd", ""), Wording())
+    assert unsure == {
+        "a": "red background", "c": "blue background", "d": "blue background",
+    }  # fmt: skip
+    assert "not sure what the pictures show (nearest: star, fish)" in captioner.title
+    captioner.title = title
     style = {"a": "x"}
     assert captioner.settle(style, Wording("style")) == style
 
