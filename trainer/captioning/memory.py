@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -67,21 +68,20 @@ def memory_said(path: Path, *, masks: bool = False) -> str:
 def plugs(bytes_each: int) -> dict[str, float]:
     """GiB that each model of this machine takes at most, by what it is for and its name.
 
+    Damaged ones are left out: the page names them.
+
     Args:
         bytes_each: of a captioner's weight as it is loaded; those that make masks take float32.
-
-    Raises:
-        UserError: weights are damaged.
     """
-    captions = {
-        f"captions by {name}": memory_of(places.CAPTIONERS / name, bytes_each)
-        for name in places.captioner_folders()
-    }
-    masks = {
-        f"masks by {name}": memory_of(places.MASKERS / name, masks=True)
-        for name in places.masker_models()
-    }
-    return captions | masks
+    captions = [("captions", places.CAPTIONERS / name) for name in places.captioner_folders()]
+    masks = [("masks", places.MASKERS / name) for name in places.masker_models()]
+    found: dict[str, float] = {}
+    for kind, path in (*captions, *masks):
+        is_mask = kind == "masks"
+        with suppress(UserError):
+            size = memory_of(path, 4 if is_mask else bytes_each, masks=is_mask)
+            found[f"{kind} by {path.name}"] = size
+    return found
 
 
 def loading(name: str, gib: float | None = None) -> str:

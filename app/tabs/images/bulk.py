@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 from gradio.blocks import Block
+from gradio.events import Dependency
 
 from app.shared import QUIET, Shared, says_errors
 from app.tabs.images.captions import CaptionSession, read_captions
@@ -37,8 +38,8 @@ class Previewed:
     seen: dict[str, str]
 
 
-def wire(parts: Parts, shared: Shared, show_again: ShowAgain, shown: list[Block]) -> None:
-    """Connects everything that changes many captions, or takes pictures out.
+def wire(parts: Parts, shared: Shared, show_again: ShowAgain, shown: list[Block]) -> Dependency:
+    """Connects everything that changes many captions, or takes pictures out; gives what undoes.
 
     Args:
         show_again: what the whole tab shows of a changed set, with a picture open, for a session
@@ -56,10 +57,11 @@ def wire(parts: Parts, shared: Shared, show_again: ShowAgain, shown: list[Block]
     here = [p.opened, p.picture, p.session, shared.base]
     changed = [*previewed, p.words, *shown]
     p.apply.click(says_errors(bulk.apply), [*here, p.previewed], changed, **QUIET)
-    p.undo.click(says_errors(bulk.undo), here, changed, **QUIET)
+    undone = p.undo.click(says_errors(bulk.undo), here, changed, **QUIET)
     p.remove.click(_ask, p.picture, [p.remove_row, p.remove_now], **QUIET)
     p.remove_not.click(lambda: gr.Row(visible=False), None, p.remove_row, **QUIET)
     p.remove_now.click(says_errors(bulk.remove), here, changed, **QUIET)
+    return undone
 
 
 def look(

@@ -6,7 +6,7 @@ import re
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 from gradio.blocks import Block
@@ -22,6 +22,7 @@ from app.tabs.images.imagesets import find_set, read_notes
 from app.tabs.images.layout import Parts, html
 from app.tabs.images.setview import SetView, look_at
 from trainer import places
+from trainer.captioning.memory import memory_said
 from trainer.captioning.server import owner_servers
 from trainer.captioning.wording import MAX_PROMPT, Wording, WordReport, report_words, without_words
 from trainer.errors import UserError
@@ -62,6 +63,47 @@ class Proposed:
         return report_words({**self.captions, **self.after}, self.wording)
 
 
+class Form(NamedTuple):
+    """What the page asks with, from top to bottom."""
+
+    opened: str
+    picture: str
+    session: CaptionSession
+    base: str
+    captioner: str
+    purpose: str
+    leave_out: str
+    instruction: str
+    which: str
+
+    def request(self, view: SetView) -> dict[str, Any]:
+        """What the worker is asked for.
+
+        Raises:
+            UserError: no picture is chosen, or it cannot be used.
+        """
+        entries = {one.name: one.entry.name for one in view.pictures if one.entry}
+        one = self.which == "one"
+        if one and self.picture not in entries:
+            raise UserError(
+                "No picture is chosen that can be captioned.", "Click one, or take all."
+            )
+        kind, _, name = self.captioner.partition(" ")
+        return {
+            "folder": str(view.folder.path.resolve()),
+            "server": name if kind == "server" else "",
+            "model": name if kind == "model" else "",
+            "base": self.base,
+            "purpose": self.purpose,
+            "trigger": view.notes.trigger,
+            "class_word": view.notes.class_word,
+            "leave_out": words_in(self.leave_out),
+            "prompt": self.instruction[:MAX_PROMPT],
+            "everything": self.which == "all",
+            "pictures": [entries[self.picture]] if one else [],
+        }
+
+
 def wire(parts: Parts, shared: Shared, show_again: ShowAgain, shown: list[Block]) -> None:
     """Connects the captions that models make; arguments as for `bulk.wire`."""
     p, room = parts, Captioning(parts, show_again)
@@ -91,7 +133,7 @@ def captioners() -> list[tuple[str, str]]:
         ("The base model itself", BASE),
         *((f"Server {name} ({one.shown})", f"server {name}") for name, one in servers.items()),
         *(
-            (f"Model {name} ({places.memory_said(places.CAPTIONERS / name)})", f"model {name}")
+            (f"Model {name} ({memory_said(places.CAPTIONERS / name)})", f"model {name}")
             for name in places.captioner_folders()
         ),
     ]
@@ -103,21 +145,9 @@ class Captioning:
     def __init__(self, parts: Parts, show_again: ShowAgain) -> None:
         self.parts, self.show_again = parts, show_again
 
-    def propose(
-        self,
-        request: gr.Request,
-        opened: str,
-        picture: str,
-        session: CaptionSession,
-        base: str,
-        captioner: str,
-        purpose: str,
-        leave_out: str,
-        instruction: str,
-        which: str,
-    ) -> Iterator[Updates]:
+    def propose(self, request: gr.Request, *values: Any) -> Iterator[Updates]:
         """Ask for captions, and show how far it is and what they would be."""
-        p, stop = self.parts, threading.Event()
+        p, stop, form = self.parts, threading.Event(), Form(*values)
         _stops[request.session_hash or ""] = stop
         told = ProgressUpdate(0, 0, "Getting ready")
         yield {
@@ -128,20 +158,16 @@ class Captioning:
         }
         updates = self.shown(None)
         try:
-            view = look_at(find_set(places.DATASETS, opened), base)
-            asked = request_of(
-                view, picture, base, captioner, purpose, leave_out, instruction, which
-            )
+            view = look_at(find_set(places.DATASETS, form.opened), form.base)
+            asked = form.request(view)
 
-            def work(tell: Progress, should_stop: ShouldStop) -> dict[str, Any]:
-                return service.call("caption", asked, SECONDS, tell, should_stop)
+            found: dict[str, Any] = {}
 
-            steps = follow(work, stop)
-            try:
-                while True:
-                    yield {p.caption_progress: render("generate.html", "progress", next(steps))}
-            except StopIteration as end:
-                found: dict[str, Any] = end.value
+            def work(tell: Progress, should_stop: ShouldStop) -> None:
+                found.update(service.call("caption", asked, SECONDS, tell, should_stop))
+
+            for told in follow(work, stop):
+                yield {p.caption_progress: render("generate.html", "progress", told)}
             proposed = proposed_of(view, asked, found)
             updates = self.shown(proposed, html("captioned", found, len(proposed.changes)))
         except Stopped:
@@ -214,40 +240,6 @@ class Captioning:
             p.keep_captions: gr.Button(f"Write {len(changes)} captions", visible=bool(changes)),
             p.proposed: proposed,
         }
-
-
-def request_of(
-    view: SetView,
-    picture: str,
-    base: str,
-    captioner: str,
-    purpose: str,
-    leave_out: str,
-    instruction: str,
-    which: str,
-) -> dict[str, Any]:
-    """What the worker is asked for.
-
-    Raises:
-        UserError: no picture is chosen, or it cannot be used.
-    """
-    entries = {one.name: one.entry.name for one in view.pictures if one.entry}
-    if which == "one" and picture not in entries:
-        raise UserError("No picture is chosen that can be captioned.", "Click one, or take all.")
-    kind, _, name = captioner.partition(" ")
-    return {
-        "folder": str(view.folder.path.resolve()),
-        "server": name if kind == "server" else "",
-        "model": name if kind == "model" else "",
-        "base": base,
-        "purpose": purpose,
-        "trigger": view.notes.trigger,
-        "class_word": view.notes.class_word,
-        "leave_out": words_in(leave_out),
-        "prompt": instruction[:MAX_PROMPT],
-        "everything": which == "all",
-        "pictures": [entries[picture]] if which == "one" else [],
-    }
 
 
 def proposed_of(view: SetView, asked: Mapping[str, Any], found: Mapping[str, Any]) -> Proposed:

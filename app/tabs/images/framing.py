@@ -15,7 +15,7 @@ from app.tabs.images.captions import CaptionSession
 from app.tabs.images.edits import set_focus
 from app.tabs.images.imagesets import find_set
 from app.tabs.images.layout import Parts
-from app.tabs.images.masking import mask_of
+from app.tabs.images.mask_parts import mask_of
 from app.tabs.images.setview import PictureView, look_at
 from app.tabs.images.thumbnails import SIDE, place_in
 from trainer import places
@@ -35,8 +35,9 @@ def wire(parts: Parts, shared: Shared, show_again: ShowAgain, shown: list[Block]
     here = [p.opened, p.picture, p.session, shared.base]
     p.large.select(says_errors(framing.point), here, shown, **QUIET)
     for event in (p.across.submit, p.down.submit):
-        event(says_errors(framing.place), [*here, p.across, p.down], shown, **QUIET)
-    p.zoom.release(says_errors(framing.zoom), [*here, p.zoom], shown, **QUIET)
+        event(says_errors(framing.changing(placed)), [*here, p.across, p.down], shown, **QUIET)
+    zoom = framing.changing(lambda focus, _, times: zoomed(focus, min(times, CLOSEST)))
+    p.zoom.release(says_errors(zoom), [*here, p.zoom], shown, **QUIET)
     for button, change in (
         (p.left, lambda focus, _: focus.turned().turned().turned()),
         (p.right, lambda focus, _: focus.turned()),
@@ -78,6 +79,18 @@ def moved(focus: Focus, across: float, down: float) -> Focus:
         return focus._replace(across=across, down=down)
     left, top, right, bottom = focus.box
     return focus._replace(across=0.5, down=0.5, box=_box(across, down, right - left, bottom - top))
+
+
+def placed(focus: Focus, _: PictureView, across: float | None, down: float | None) -> Focus:
+    """The middle of the crop at percents from left and top.
+
+    Raises:
+        UserError: it lies outside.
+    """
+    given = (50 if across is None else across) / 100, (50 if down is None else down) / 100
+    if not all(0 <= share <= 1 for share in given):
+        raise UserError("The middle of the crop lies outside the picture.", "Use 0 to 100.")
+    return moved(focus, *given)
 
 
 def zoomed(focus: Focus, times: float) -> Focus:
@@ -140,78 +153,30 @@ class Framing:
     def __init__(self, parts: Parts, show_again: ShowAgain) -> None:
         self.parts, self.show_again = parts, show_again
 
-    def point(
-        self,
-        event: gr.SelectData,
-        opened: str,
-        picture: str,
-        session: CaptionSession,
-        base: str,
-    ) -> Updates:
+    def point(self, event: gr.SelectData, *here: Any) -> Updates:
         """The picture was clicked on where the middle of its crop is to be."""
-        shown = _picture(opened, picture)
-        return self._change(
-            opened,
-            picture,
-            session,
-            base,
-            lambda focus, _: moved(focus, *place_in(shown, *event.index)),
-        )
+        change = self.changing(lambda focus, shown: moved(focus, *place_in(shown, *event.index)))
+        return change(*here)
 
-    def place(
-        self,
-        opened: str,
-        picture: str,
-        session: CaptionSession,
-        base: str,
-        across: float | None,
-        down: float | None,
-    ) -> Updates:
-        """The middle of the crop, in percent from left and top."""
-        given = (50 if across is None else across) / 100, (50 if down is None else down) / 100
-        if not all(0 <= share <= 1 for share in given):
-            raise UserError("The middle of the crop lies outside the picture.", "Use 0 to 100.")
-        return self._change(opened, picture, session, base, lambda focus, _: moved(focus, *given))
+    def changing(self, change: Callable[..., Focus]) -> Callable[..., Updates]:
+        """A handler that changes how a picture is seen.
 
-    def zoom(
-        self, opened: str, picture: str, session: CaptionSession, base: str, times: float
-    ) -> Updates:
-        """How close the picture is seen."""
-        return self._change(
-            opened, picture, session, base, lambda focus, _: zoomed(focus, min(times, CLOSEST))
-        )
+        Args:
+            change: of how it is seen now, the picture, and further inputs.
+        """
 
-    def changing(self, change: Callable[[Focus, PictureView], Focus]) -> Callable[..., Updates]:
-        """A handler that changes how a picture is seen."""
-
-        def handler(opened: str, picture: str, session: CaptionSession, base: str) -> Updates:
-            return self._change(opened, picture, session, base, change)
+        def handler(
+            opened: str, picture: str, session: CaptionSession, base: str, *values: Any
+        ) -> Updates:
+            shown = look_at(find_set(places.DATASETS, opened), "").picture(picture)
+            now = (shown.entry.focus if shown.entry else None) or Focus()
+            after = change(now, shown, *values)
+            folder, picture = to_write(opened, picture, session)
+            set_focus(folder, picture, None if after == Focus() else after)
+            updates: dict[Any, object] = self.show_again(folder, picture, session, base)
+            p = self.parts
+            # The pictures beside each other do not change: those with a tag stay chosen.
+            same = (p.gallery, p.listed, p.tag) if folder.id == opened else ()
+            return {part: update for part, update in updates.items() if part not in same}
 
         return handler
-
-    def _change(
-        self,
-        opened: str,
-        picture: str,
-        session: CaptionSession,
-        base: str,
-        change: Callable[[Focus, PictureView], Focus],
-    ) -> Updates:
-        shown = _picture(opened, picture)
-        now = (shown.entry.focus if shown.entry else None) or Focus()
-        after = change(now, shown)
-        folder, picture = to_write(opened, picture, session)
-        set_focus(folder, picture, None if after == Focus() else after)
-        updates: dict[Any, object] = self.show_again(folder, picture, session, base)
-        p = self.parts
-        # The pictures beside each other do not change: those with a tag stay chosen.
-        same = (p.gallery, p.listed, p.tag) if folder.id == opened else ()
-        return {part: update for part, update in updates.items() if part not in same}
-
-
-def _picture(opened: str, picture: str) -> PictureView:
-    view = look_at(find_set(places.DATASETS, opened), "")
-    place = view.place(picture)
-    if place is None:
-        raise UserError("The picture was removed in another tab.", "Choose another one.")
-    return view.pictures[place]

@@ -1,4 +1,4 @@
-"""The part of the Images tab in which a mask is painted."""
+"""The part of the Images tab in which a mask is painted, and what comes into it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from gradio.data_classes import FileData
 from PIL import Image
 
 from app.tabs.images.parts import part
+from app.tabs.images.setview import PictureView
+from trainer.data.colours import WHITE
 from trainer.data.decoder import load_rgb
 from trainer.data.images import ImageProblem
 
@@ -15,6 +17,9 @@ PAINT = (255, 80, 0)
 """The brush's colour; its red channel on black is what a mask is read from."""
 OPACITY = 128
 """Of 255, so that the picture shows through."""
+
+SIDE = 768
+"""Pixels of the longer side that is painted on; a latent stands for 8 of what is trained."""
 
 FINDERS = [
     ("What differs in the box (GrabCut)", "grabcut"),
@@ -49,6 +54,27 @@ def _refuse(editor: gr.ImageEditor, data: object) -> None:
 # an interface file into this folder.
 for name, method in (("convert_and_format_image", as_mask), ("accept_blobs", _refuse)):
     setattr(gr.ImageEditor, name, method)
+
+
+def canvas_of(picture: PictureView) -> Image.Image:
+    """A picture as it is painted on."""
+    background = picture.entry.background(WHITE) if picture.entry else WHITE
+    small = load_rgb(picture.read(), background)
+    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    return small
+
+
+def mask_of(picture: PictureView, size: tuple[int, int]) -> Image.Image:
+    """A picture's mask at a size; black where there is none.
+
+    Raises:
+        ImageProblem: it cannot be read.
+    """
+    mask = picture.entry.mask if picture.entry else None
+    if mask is None:
+        return Image.new("L", size)
+    whole = load_rgb(mask.read(), "#000000").convert("L")
+    return whole.resize(size, Image.Resampling.BOX)
 
 
 class MaskParts:

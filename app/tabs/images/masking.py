@@ -4,34 +4,39 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
 from base64 import b64decode
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
+from gradio.events import Dependency
 from gradio.utils import get_upload_folder
 from PIL import Image, ImageChops, ImageOps, ImageStat
 
 from app import client as service
+from app.client import ShouldStop, follow
 from app.files import disk_trouble
 from app.render import refused
 from app.shared import QUIET, Shared, says_errors
 from app.tabs.images.bulk import ShowAgain, to_write
 from app.tabs.images.captions import CaptionSession
 from app.tabs.images.edits import change_mask
-from app.tabs.images.imagesets import find_set
+from app.tabs.images.imagesets import SetFolder, find_set
 from app.tabs.images.layout import Parts, html
-from app.tabs.images.mask_parts import FINDERS, OPACITY, PAINT
-from app.tabs.images.setview import PictureView, look_at
+from app.tabs.images.mask_parts import FINDERS, OPACITY, PAINT, canvas_of, mask_of
+from app.tabs.images.setview import SetView, look_at
 from trainer import places
 from trainer.captioning.masks import as_png, checked, softened
-from trainer.data.colours import WHITE
+from trainer.captioning.memory import memory_said
 from trainer.data.decoder import load_rgb
 from trainer.data.images import ImageProblem
 from trainer.data.names import display_name
 from trainer.errors import UserError
+from trainer.events import Progress
 from trainer.runs.atomic import replacing
 
 Updates = dict[Block, object]
@@ -42,41 +47,96 @@ States = tuple[Image.Image, Image.Image, Image.Image | None]
 there, which a browser goes on to send until it shows the new one."""
 SECONDS = 300.0
 """Without a sign of life from the worker."""
-SIDE = 768
-"""Pixels of the longer side that is painted on; a latent stands for 8 of what is trained."""
 COUNTS = "Masks count in training where images.masks is “files”."
 
 
-def wire(parts: Parts, shared: Shared, show_again: ShowAgain, shown: list[Block]) -> None:
-    """Connects the painting of masks; arguments as for `bulk.wire`."""
+@dataclass(frozen=True)
+class Painting:
+    """A mask that is painted, as it stands in the browser.
+
+    Attributes:
+        opened, picture: the open set and picture.
+        base: the base model.
+        about: set and picture whose mask is painted; empty for none.
+        painted: what the editor gives.
+        soft: width of the edge's blur, in percent of the shorter side.
+        finder, text: what finds a subject, and what is to be found.
+    """
+
+    opened: str
+    picture: str
+    session: CaptionSession
+    base: str
+    about: list[str] = field(default_factory=list[str])
+    painted: Painted | None = None
+    states: States | None = None
+    soft: float = 0.0
+    finder: str = "grabcut"
+    text: str = ""
+
+    @property
+    def mask(self) -> Image.Image:
+        """The mask in the editor, of the size that it came in.
+
+        Raises:
+            UserError: it did not arrive.
+        """
+        layers: list[Image.Image] = (self.painted or {}).get("layers") or []
+        if not layers or self.states is None:
+            raise UserError(
+                "What is painted did not arrive here, and nothing was saved.",
+                "Press the button again.",
+            )
+        _, put, instead = self.states
+        mask = layers[0].resize(put.size)
+        return put if instead and not changed(mask, instead) else mask
+
+    @property
+    def saved(self) -> Image.Image:
+        """The mask as it was saved last."""
+        return self.states[0] if self.states else self.mask
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether something is painted that is not saved."""
+        return changed(self.mask, self.saved)
+
+    def view(self) -> SetView:
+        """The set whose mask is painted."""
+        return look_at(find_set(places.DATASETS, self.about[0]), "")
+
+
+def wire(
+    parts: Parts, shared: Shared, show_again: ShowAgain, shown: list[Block], undone: Dependency
+) -> None:
+    """Connects the painting of masks; arguments as for `bulk.wire`, and what has undone an edit."""
     p, m, room = parts, parts.mask, Masking(parts, show_again)
-    here = [p.opened, p.picture, p.session, shared.base]
     painted: list[Block] = [m.about, m.editor, m.states]
-    answer: list[Block] = [*painted, m.column, m.open, m.soft, m.status]
+    answer: list[Any] = [*painted, m.column, m.open, m.soft, m.status]
     everything = [*answer, *(one for one in shown if one not in answer)]
-    saving = [*here, *painted, m.soft]
+    here = [p.opened, p.picture, p.session, shared.base, *painted, m.soft, m.finder, m.text]
     once: dict[str, Any] = {**QUIET, "trigger_mode": "once"}
-    m.open.click(says_errors(room.open), here, answer, **once)
-    p.picture.change(says_errors(room.follow), saving, everything, **QUIET)
+    m.open.click(says_errors(room.open), here[:4], answer, **once)
+    p.picture.change(says_errors(room.follow), here, everything, **QUIET)
+    undone.then(says_errors(room.undone), here, answer, **QUIET)
     for button, change in (
         (m.rectangle, boxed),
         (m.invert, lambda mask, _: ImageOps.invert(mask)),
         (m.clear, lambda mask, _: Image.new("L", mask.size)),
     ):
-        button.click(says_errors(room.changing(change)), painted, [*painted, m.status], **once)
-    finding = [m.about, m.editor, m.states, m.finder, m.text]
-    m.find.click(room.find, finding, [*painted, m.status, m.find], **once, concurrency_limit=None)
+        button.click(says_errors(room.changing(change)), here, [*painted, m.status], **once)
+    m.find.click(room.find, here, [*painted, m.status, m.find], **once, concurrency_limit=None)
     entered = [shared.page.load, shared.rooms["images"].select]
     gr.on(entered, lambda: gr.Dropdown(choices=finders()), None, m.finder, **QUIET)
-    m.save.click(says_errors(room.save), saving, everything, **once)
-    m.remove.click(says_errors(room.remove), [*here, m.about], everything, **once)
+    m.save.click(says_errors(room.save), here, everything, **once)
+    m.remove.click(says_errors(room.remove), here, everything, **once)
     m.close.click(says_errors(room.closed), None, answer, **QUIET)
 
 
 def finders() -> list[tuple[str, str]]:
     """(label, value) of what may find a subject here."""
     models = (
-        (f"Model {name} ({places.memory_said(places.MASKERS / name)})", f"model {name}")
+        (f"Model {name} ({memory_said(places.MASKERS / name, masks=True)})", f"model {name}")
         for name in places.masker_models()
     )
     return [*FINDERS, *models]
@@ -107,13 +167,11 @@ class Masking:
     def __init__(self, parts: Parts, show_again: ShowAgain) -> None:
         self.parts, self.show_again = parts, show_again
 
-    def open(self, opened: str, picture: str, session: CaptionSession, base: str) -> Updates:
+    def open(self, *values: Any) -> Updates:
         """The open picture and its mask come into the editor."""
-        m = self.parts.mask
-        view = look_at(find_set(places.DATASETS, opened), base)
-        place = view.place(picture)
-        chosen = None if place is None else view.pictures[place]
-        if chosen is None or chosen.entry is None:
+        m, now = self.parts.mask, Painting(*values)
+        chosen = look_at(find_set(places.DATASETS, now.opened), now.base).picture(now.picture)
+        if chosen.entry is None:
             raise UserError("This picture can't be painted on.", "Choose another one.")
         canvas = canvas_of(chosen)
         try:
@@ -122,163 +180,132 @@ class Masking:
         except ImageProblem as problem:
             mask, said = Image.new("L", canvas.size), f"Its mask can't be shown. {problem}"
         return {
-            **self.painting([opened, picture], canvas, mask, mask),
+            **self.painting([now.opened, now.picture], canvas, mask, mask),
             m.column: gr.Column(visible=True),
             m.open: gr.Button(visible=False),
             m.soft: 0,
             m.status: html("status", said, "bad") if said else "",
         }
 
-    def follow(
-        self,
-        opened: str,
-        picture: str,
-        session: CaptionSession,
-        base: str,
-        about: list[str],
-        painted: Painted | None,
-        states: States | None,
-        soft: float,
-    ) -> Updates:
+    def undone(self, *values: Any) -> Updates:
+        """An edit was undone: the mask as it is now comes up, where nothing is unsaved."""
+        m, now = self.parts.mask, Painting(*values)
+        if now.about != [now.opened, now.picture] or now.unsaved:
+            return {m.open: gr.skip()}
+        return self.open(*values)
+
+    def follow(self, *values: Any) -> Updates:
         """Another picture was opened: what was painted is saved, and that one comes up."""
-        m = self.parts.mask
-        if about == [opened, picture]:
+        m, now = self.parts.mask, Painting(*values)
+        opened, picture, session = now.opened, now.picture, now.session
+        if now.about == [opened, picture]:
             return {m.status: gr.skip()}
-        if not about:
+        if not now.about:
             return {m.open: gr.Button(visible=bool(picture)), m.status: ""}
-        saved, said = self._save_left(about, session, painted, states, soft)
-        if not picture or about[0] != opened:
+        saved, said = self._save_left(now)
+        if not picture or now.about[0] != opened:
             return {**self.closed(), m.open: gr.Button(visible=bool(picture)), m.status: said}
         again: Updates = {}
         if saved:  # where the set was read only, in a copy, which is shown from now on
             folder, picture = to_write(opened, picture, session)
-            again, opened = self.show_again(folder, picture, session, base), folder.id
-        return {**again, **self.open(opened, picture, session, base), m.status: said}
+            again, opened = self.show_again(folder, picture, session, now.base), folder.id
+        return {**again, **self.open(opened, picture, session, now.base), m.status: said}
 
-    def _save_left(
-        self,
-        about: Sequence[str],
-        session: CaptionSession,
-        painted: Painted | None,
-        states: States | None,
-        soft: float,
-    ) -> tuple[bool, str]:
+    def _save_left(self, now: Painting) -> tuple[bool, str]:
         """Whether what was left unsaved is saved now, and what is said of it."""
-        name = display_name(about[1])
+        name = display_name(now.about[1])
         try:
-            mask = layer_of(painted, states)
-            if states and not (mask.getbbox() and changed(mask, states[0])):
+            if not (now.mask.getbbox() and now.unsaved):
                 return False, ""
-            self._write(about, session, mask, soft)
+            self._write(now)
         except UserError as error:
             return False, html("status", f"The mask of {name} is not saved. {error}", "bad")
         said = f"The mask of {name} is saved as well. Undo brings the old one back."
         return True, html("status", said)
 
-    def _write(
-        self, about: Sequence[str], session: CaptionSession, mask: Image.Image, soft: float
-    ) -> tuple[Any, str, float]:
+    def _write(self, now: Painting) -> tuple[SetFolder, str, float]:
         """The set and the picture that have the mask now, and how much of it counts."""
-        folder, picture = to_write(about[0], about[1], session)
-        view = look_at(folder, "")
-        place = view.place(picture)
-        entry = None if place is None else view.pictures[place].entry
+        folder, name = to_write(now.about[0], now.about[1], now.session)
+        entry = look_at(folder, "").picture(name).entry
         if entry is None:
-            raise UserError("The picture was removed in another tab.", "Choose another one.")
+            raise UserError("This picture can't be opened any more.", "Choose another one.")
         size = (entry.header.width, entry.header.height)
-        whole = softened(mask.resize(size, Image.Resampling.BILINEAR), soft / 100)
+        whole = softened(now.mask.resize(size, Image.Resampling.BILINEAR), now.soft / 100)
         try:
             covers = checked(whole)
         except ImageProblem as problem:
             raise UserError(problem.reason, problem.hint) from None
-        change_mask(folder, picture, as_png(whole))
-        return folder, picture, covers
+        change_mask(folder, name, as_png(whole))
+        return folder, name, covers
 
-    def save(
-        self,
-        opened: str,
-        picture: str,
-        session: CaptionSession,
-        base: str,
-        about: list[str],
-        painted: Painted | None,
-        states: States | None,
-        soft: float,
-    ) -> Updates:
+    def save(self, *values: Any) -> Updates:
         """The painted mask becomes a file beside its picture."""
-        m, mask = self.parts.mask, layer_of(painted, states)
-        folder, name, covers = self._write(about, session, mask, soft)
+        m, now = self.parts.mask, Painting(*values)
+        folder, name, covers = self._write(now)
         said = f"Saved: {covers:.0%} of {display_name(name)} counts. {COUNTS}"
         return {
-            **self.show_again(folder, name, session, base),
+            **self.show_again(folder, name, now.session, now.base),
             m.about: [folder.id, name],
-            m.states: (mask, mask, None),
+            m.states: (now.mask, now.mask, None),
             m.status: html("status", said),
         }
 
-    def remove(
-        self, opened: str, picture: str, session: CaptionSession, base: str, about: list[str]
-    ) -> Updates:
+    def remove(self, *values: Any) -> Updates:
         """The picture has no mask any more; undo brings it back."""
-        folder, name = to_write(about[0], about[1], session)
+        now = Painting(*values)
+        folder, name = to_write(now.about[0], now.about[1], now.session)
         change_mask(folder, name, None)
         said = html("status", f"{display_name(name)} has no mask: all of it counts.")
-        shown = self.show_again(folder, name, session, base)
+        shown = self.show_again(folder, name, now.session, now.base)
         return {**shown, **self.closed(), self.parts.mask.status: said}
 
-    def changing(self, change: Any) -> Any:
+    def changing(self, change: Callable[[Image.Image, Image.Image], Image.Image]) -> Any:
         """A handler that changes what is painted by a function of it and of what was there."""
 
-        def handler(about: list[str], painted: Painted | None, states: States | None) -> Updates:
-            mask = layer_of(painted, states)
-            view = look_at(find_set(places.DATASETS, about[0]), "")
-            place = view.place(about[1])
-            if place is None or states is None:
-                raise UserError("The picture was removed in another tab.", "Choose another one.")
-            saved, before, _ = states
-            canvas, after = canvas_of(view.pictures[place]), change(mask, before)
-            said = f"{ImageStat.Stat(after).mean[0] / 255:.0%} of the picture would count."
-            painting = self.painting(about, canvas, after, saved, mask)
-            return {**painting, self.parts.mask.status: html("status", said)}
+        def handler(*values: Any) -> Updates:
+            now = Painting(*values)
+            before = now.states[1] if now.states else now.mask
+            return self._replaced(now, change(now.mask, before))
 
         return handler
 
-    def find(
-        self,
-        about: list[str],
-        painted: Painted | None,
-        states: States | None,
-        finder: str,
-        text: str,
-    ) -> Iterator[Updates]:
+    def find(self, *values: Any) -> Iterator[Updates]:
         """The worker looks for the subject; what it finds takes the place of what is painted."""
-        m = self.parts.mask
+        m, now = self.parts.mask, Painting(*values)
         yield {
             m.status: html("status", "Looking for the subject …"),
             m.find: gr.Button(interactive=False),
         }
+        found: dict[str, Any] = {}
+        updates: Updates
         try:
-            mask = layer_of(painted, states)
-            view = look_at(find_set(places.DATASETS, about[0]), "")
-            place = view.place(about[1])
-            shown = None if place is None else view.pictures[place]
-            if shown is None or shown.entry is None or states is None:
-                raise UserError("The picture was removed in another tab.", "Choose another one.")
+            view = now.view()
+            shown = view.picture(now.about[1])
             asked: dict[str, Any] = {
                 "folder": str(view.folder.path.resolve()),
-                "picture": shown.entry.name,
-                "source": finder,
-                "text": text.strip() or view.notes.class_word,
-                "box": share_of(mask),
+                "picture": shown.entry.name if shown.entry else "",
+                "source": now.finder,
+                "text": now.text.strip() or view.notes.class_word,
+                "box": share_of(now.mask),
             }
-            found = service.call("mask", asked, SECONDS)
-            canvas = canvas_of(shown)
-            made = load_rgb(b64decode(found["png"]), "#000000").getchannel(0).resize(canvas.size)
-            said = html("status", f"{found['covers']:.0%} of the picture would count.")
-            updates = self.painting(about, canvas, made, states[0], mask)
+
+            def work(tell: Progress, should_stop: ShouldStop) -> None:
+                found.update(service.call("mask", asked, SECONDS, tell, should_stop))
+
+            for told in follow(work, threading.Event()):
+                yield {m.status: html("status", told.message)}
+            made = load_rgb(b64decode(found["png"]), "#000000").getchannel(0)
+            updates = self._replaced(now, made.resize(now.mask.size))
         except UserError as error:
-            updates, said = Updates(), refused(error)
-        yield {**updates, m.status: said, m.find: gr.Button(interactive=True)}
+            updates = {m.status: refused(error)}
+        yield {**updates, m.find: gr.Button(interactive=True)}
+
+    def _replaced(self, now: Painting, mask: Image.Image) -> Updates:
+        """Another mask in place of what is painted."""
+        canvas = canvas_of(now.view().picture(now.about[1]))
+        said = f"{ImageStat.Stat(mask).mean[0] / 255:.0%} of the picture would count."
+        painting = self.painting(now.about, canvas, mask, now.saved, now.mask)
+        return {**painting, self.parts.mask.status: html("status", said)}
 
     def painting(
         self,
@@ -311,22 +338,6 @@ class Masking:
         }
 
 
-def layer_of(painted: Painted | None, states: States | None) -> Image.Image:
-    """The mask in the editor, of the size that it came in.
-
-    Raises:
-        UserError: it did not arrive.
-    """
-    layers: list[Image.Image] = (painted or {}).get("layers") or []
-    if not layers or states is None:
-        raise UserError(
-            "What is painted did not arrive here, and nothing was saved.", "Press the button again."
-        )
-    _, put, instead = states
-    mask = layers[0].resize(put.size)
-    return put if instead and not changed(mask, instead) else mask
-
-
 def share_of(mask: Image.Image) -> list[float] | None:
     """The box around what is painted, as shares of width and height; None without."""
     box = mask.point(_present).getbbox()
@@ -341,27 +352,6 @@ def changed(mask: Image.Image, before: Image.Image) -> bool:
 def _present(level: int) -> int:
     """Levels that differ by rounding alone are equal."""
     return 255 if level > 8 else 0
-
-
-def canvas_of(picture: PictureView) -> Image.Image:
-    """A picture as it is painted on."""
-    background = picture.entry.background(WHITE) if picture.entry else WHITE
-    small = load_rgb(picture.read(), background)
-    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    return small
-
-
-def mask_of(picture: PictureView, size: tuple[int, int]) -> Image.Image:
-    """A picture's mask at a size; black where there is none.
-
-    Raises:
-        ImageProblem: it cannot be read.
-    """
-    mask = picture.entry.mask if picture.entry else None
-    if mask is None:
-        return Image.new("L", size)
-    whole = load_rgb(mask.read(), "#000000").convert("L")
-    return whole.resize(size, Image.Resampling.BOX)
 
 
 def _file(image: Image.Image) -> str:

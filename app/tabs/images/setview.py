@@ -96,6 +96,17 @@ class SetView:
         """A picture's number from 0, None where it is gone."""
         return next((i for i, one in enumerate(self.pictures) if one.name == name), None)
 
+    def picture(self, name: str) -> PictureView:
+        """A picture.
+
+        Raises:
+            UserError: it is gone.
+        """
+        found = next((one for one in self.pictures if one.name == name), None)
+        if found is None:
+            raise UserError("The picture was removed in another tab.", "Choose another one.")
+        return found
+
     def findings(self) -> list[Finding]:
         """All doubts, the gravest first."""
         if self.report is None:

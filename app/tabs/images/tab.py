@@ -47,9 +47,9 @@ def build(shared: Shared) -> None:
     noted = images_words.wire(parts, shared)
     noted.then(says_errors(tab.reread), *tab.rereading, **QUIET)
     images_gallery.wire(parts, shared)
-    images_bulk.wire(parts, shared, tab.show_again, tab.everything)
+    undone = images_bulk.wire(parts, shared, tab.show_again, tab.everything)
     images_framing.wire(parts, shared, tab.show_again, tab.everything)
-    images_masking.wire(parts, shared, tab.show_again, tab.everything)
+    images_masking.wire(parts, shared, tab.show_again, tab.everything, undone)
     images_captioning.wire(parts, shared, tab.show_again, tab.everything)
     images_manage.wire(parts, shared, tab.everything)
     images_api.expose()
@@ -371,9 +371,7 @@ class ImagesTab:
         """Both captions were seen, and the saved one chosen."""
         typed = Typed(*values)
         view = typed.view
-        place = view.place(typed.picture)
-        if place is None:
-            raise UserError("The picture was removed in another tab.", "Choose another one.")
+        place = view.pictures.index(view.picture(typed.picture))
         return {**self.show(view, place, typed.session), self.parts.status: ""}
 
     def reread(self, opened: str, picture: str, base: str) -> Updates:

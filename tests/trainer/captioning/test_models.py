@@ -298,6 +298,7 @@ def test_fit_states_what_each_model_takes(
         json.dumps({"size": {"longest_edge": 512}})
     )
     (tmp_path / "maskers" / "u2net.onnx").write_bytes(b"x" * 2**20)
+    put(tmp_path / "maskers" / "torn", {"config.json": "{}", "a.safetensors": b"torn"})
     monkeypatch.setattr(places, "CAPTIONERS", folders["blip"].parent)
     monkeypatch.setattr(places, "MASKERS", tmp_path / "maskers")
     found = plugs(2)

@@ -17,7 +17,7 @@ from app.tabs.images.captions import CaptionSession
 from app.tabs.images.edits import change_mask, history, remove_picture, undo
 from app.tabs.images.imagesets import find_set
 from app.tabs.images.mask_parts import OPACITY, PAINT, as_mask
-from app.tabs.images.masking import Masking, boxed, changed, layer_of
+from app.tabs.images.masking import Masking, Painting, boxed, changed
 from tests.app.sets_for_tests import made, tree
 from tests.trainer.data.folders_for_tests import put
 from trainer import places
@@ -57,12 +57,16 @@ def test_a_rectangle(before: Boxes, line: tuple | None, level: int, after: Boxes
     assert boxed(painted, mask(*before)).tobytes() == expected.tobytes()
 
 
+def painting(painted: Any, states: Any) -> Painting:
+    return Painting("", "", CaptionSession(), "", [], painted, states)
+
+
 def test_nothing_painted() -> None:
     with pytest.raises(UserError, match="Nothing is painted"):
         boxed(mask(), mask())
     for painted in (None, {}, {"layers": []}):
         with pytest.raises(UserError, match="did not arrive"):
-            layer_of(painted, (mask(), mask(), None))
+            _ = painting(painted, (mask(), mask(), None)).mask
     assert not changed(mask(), mask()) and changed(mask((1, 1, 2, 2)), mask())
 
 
@@ -74,8 +78,8 @@ def test_a_browser_that_does_not_show_the_newest_yet() -> None:
         mask((1, 1, 30, 20), (32, 1, 35, 9)),
     )
     for sent, counts in ((line, box), (box, box), (more, more)):
-        assert layer_of({"layers": [sent]}, (mask(), box, line)).tobytes() == counts.tobytes()
-    assert layer_of({"layers": [line]}, (mask(), box, None)).tobytes() == line.tobytes()
+        assert painting({"layers": [sent]}, (mask(), box, line)).mask.tobytes() == counts.tobytes()
+    assert painting({"layers": [line]}, (mask(), box, None)).mask.tobytes() == line.tobytes()
 
 
 def test_a_layer_is_read_as_a_mask(tmp_path: Path) -> None:
@@ -122,7 +126,7 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Masking:
     put(tmp_path / "datasets", {f"discs/{name}.png": stream.getvalue() for name in "ab"})
     monkeypatch.setattr(places, "DATASETS", tmp_path / "datasets")
     monkeypatch.setattr("app.tabs.images.masking.get_upload_folder", lambda: str(tmp_path))
-    monkeypatch.setattr(service, "call", lambda verb, asked, _: propose_mask(asked))
+    monkeypatch.setattr(service, "call", lambda verb, asked, _, tell, __: propose_mask(asked, tell))
     return Masking(MagicMock(), lambda *_: {})
 
 
@@ -143,7 +147,8 @@ def test_a_subject_is_found_and_saved_in_a_copy(room: Masking) -> None:
     assert shown[m.about] == ["discs", "a.png"]
     line = Image.new("L", (200, 120))
     ImageDraw.Draw(line).line((85, 25, 155, 95), 255)
-    given: Any = (shown[m.about], {"layers": [line]}, shown[m.states])
+    here: Any = ("discs", "a.png", session, "sd15")
+    given: Any = (*here, shown[m.about], {"layers": [line]}, shown[m.states], 0.0)
     found: dict[Any, Any] = {}
     find: Any = room.find
     for step in find(*given, "grabcut", ""):
@@ -151,7 +156,7 @@ def test_a_subject_is_found_and_saved_in_a_copy(room: Masking) -> None:
     assert "12% of the picture" in found[m.status] or "11% of the picture" in found[m.status]
     states: Any = found[m.states]
     saved: dict[Any, Any] = room.save(
-        *("discs", "a.png", session, "sd15", found[m.about], {"layers": [states[1]]}, states, 0.0)
+        *(*here, found[m.about], {"layers": [states[1]]}, states, 0.0)
     )
     copy, name = saved[m.about]
     assert copy != "discs" and name == "a.png" and not masks_in("discs")
