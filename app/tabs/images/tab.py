@@ -152,8 +152,12 @@ class ImagesTab:
     # -------------------------------------------------------------------------- choosing
 
     def follow(self, set_id: str, opened: str, base: str, session: CaptionSession) -> Updates:
-        """Another tab chose a set."""
-        return self.nothing() if set_id in (opened, "") else self.open(set_id, base, session)
+        """Another tab chose a set, and says its words itself: more may have been typed since."""
+        if set_id in (opened, ""):
+            return self.nothing()
+        told = (self.shared.trigger, self.shared.class_word)
+        updates = self.open(set_id, base, session)
+        return {part: update for part, update in updates.items() if part not in told}
 
     def arrive(self, remembered: str, base: str, session: CaptionSession) -> Updates:
         """The page was loaded: the set that this browser had open is opened again."""

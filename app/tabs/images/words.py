@@ -14,7 +14,14 @@ from app import client as service
 from app.render import refused
 from app.shared import QUIET, Shared, says_errors
 from app.tabs.images.captions import saving
-from app.tabs.images.imagesets import MAX_WORD, find_set, read_notes, write_notes
+from app.tabs.images.imagesets import (
+    MAX_WORD,
+    SetNotes,
+    find_set,
+    read_notes,
+    set_choices,
+    write_notes,
+)
 from app.tabs.images.layout import Parts, html
 from trainer import places
 from trainer.data.captions import clean_caption
@@ -60,6 +67,23 @@ def remember(opened: str, trigger: str, class_word: str) -> tuple[str, str]:
             if (notes.trigger, notes.class_word) != (trigger, class_word):
                 write_notes(folder, replace(notes, trigger=trigger, class_word=class_word))
     return trigger, class_word
+
+
+def of_chosen(chosen: str, former: str, trigger: str, class_word: str) -> tuple[str, str]:
+    """The words where another tab chose a set: those noted with it. Where it has none, what was
+    typed stays, and is noted with it; the former set's words go."""
+    old, new = (_noted(one) for one in (former, chosen))
+    pairs = ((trigger, old.trigger, new.trigger), (class_word, old.class_word, new.class_word))
+    words = [own or ("" if word == other else word) for word, other, own in pairs]
+    known = chosen if chosen in [one for _, one in set_choices()] else ""
+    return remember(known, words[0], words[1])
+
+
+def _noted(set_id: str) -> SetNotes:
+    try:
+        return read_notes(find_set(places.DATASETS, set_id))
+    except UserError:  # none, or a folder elsewhere
+        return SetNotes()
 
 
 def take(chosen: str, opened: str, class_word: str) -> tuple[str, str, str]:

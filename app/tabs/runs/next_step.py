@@ -55,10 +55,12 @@ def take(name: str) -> dict[str, Any]:
         strength = f"{adapter}:{step.values['strength']}"
         return {"adapter": strength, "tabs": go("generate")}
     if step.code in _OF_PICTURES:
-        folder = places.PROJECT / concepts_of(config)[0].path
+        concept = concepts_of(config)[0]
+        folder = places.PROJECT / concept.path
         inside = folder.is_relative_to(places.DATASETS)
         name = folder.relative_to(places.DATASETS).parts[0] if inside else folder.name
-        return {"image_set": name, "tabs": go("images")}
+        words = {"trigger": concept.trigger, "class_word": concept.class_word}
+        return {"image_set": name, **words, "tabs": go("images")}
     changed = format_config(with_values(config, step.values))
     return {"settings": (changed, time.time()), "tabs": go("train")}
 

@@ -211,7 +211,7 @@ def _act(parts: RunParts, shared: Shared) -> None:
         lambda chosen: (chosen, go("generate")), name, [shared.adapter, shared.tabs], **QUIET
     )
 
-    names = ("run", "settings", "adapter", "image_set", "tabs")
+    names = ("run", "settings", "adapter", "image_set", "trigger", "class_word", "tabs")
     states = {key: getattr(shared, key) for key in names}
 
     def take(chosen: str) -> dict[Any, Any]:

@@ -25,7 +25,7 @@ from app.forms import (
 from app.render import render
 from app.shared import QUIET, Shared, for_scripts, go, says_errors
 from app.tabs.images.imagesets import find_set, read_notes, set_choices, subjects_in
-from app.tabs.images.words import remember
+from app.tabs.images.words import of_chosen, remember
 from app.tabs.train import outlook
 from app.tabs.train.form import IN_FRONT, TrainForm
 from app.tabs.train.loading import read_settings
@@ -142,13 +142,19 @@ def _follow_the_other_tabs(form: TrainForm, shared: Shared) -> None:
     """What is chosen in one tab is chosen in all."""
     base, images, *words = (form.fields[name] for name in IN_FRONT)
     shared.image_set.change(lambda value: value, shared.image_set, form.one_more, **QUIET)
-    for component, state in ((base, shared.base), (images, shared.image_set)):
-        chosen: Any = component
-        chosen.input(lambda value: value, chosen, state, **QUIET, queue=False)
-        state.change(lambda value: value, state, chosen, **QUIET, queue=False)
-
     typed = gr.State({})
     states = {"trigger": shared.trigger, "class_word": shared.class_word}
+    # In the queue: beside it, no State's change is told to the other tabs.
+    base.input(lambda value: value, base, shared.base, **QUIET)  # type: ignore[attr-defined]
+    images.input(  # type: ignore[attr-defined]
+        says_errors(_choose_set),
+        [images, shared.image_set, *words],
+        [shared.image_set, *words, *states.values(), typed],
+        **QUIET,
+    )
+    for chosen, state in ((base, shared.base), (images, shared.image_set)):
+        state.change(lambda value: value, state, chosen, **QUIET, queue=False)
+
     for (key, state), word in zip(states.items(), words, strict=True):
         # What was typed here is not sent back: more may have been typed since.
         def follow(value: str, own: dict[str, str], key: str = key) -> Any:
@@ -203,6 +209,15 @@ def _take_several(form: TrainForm) -> None:
 def _in_project(path: Path) -> Path:
     """A path as a configuration has it, which may go to another machine."""
     return path.relative_to(places.PROJECT) if path.is_relative_to(places.PROJECT) else path
+
+
+def _choose_set(
+    chosen: str | None, former: str, trigger: str, class_word: str
+) -> tuple[str, str, str, str, str, dict[str, str]]:
+    """A set, and its words in the form and for the other tabs."""
+    words = of_chosen(chosen or "", former, trigger, class_word)
+    own = {"trigger": words[0], "class_word": words[1]}
+    return chosen or "", *words, *words, own
 
 
 def _remember_words(

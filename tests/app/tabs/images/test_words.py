@@ -106,3 +106,33 @@ def test_words_are_noted_with_their_set(answer: Answer, tmp_path: Path) -> None:
     assert images_words.take("zwx", "cars", "car") == ("zwx", "zwx", "car")
     assert read_notes(find_set(tmp_path, "cars")) == SetNotes(trigger="zwx", class_word="car")
     assert images_words.remember("", "x", "y") == ("x", "y")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "former", "words", "expected"),
+    [
+        ("cats", "cars", ("ohwx", "car"), ("zwx", "cat")),  # those of the set
+        ("cats", "", ("", ""), ("zwx", "cat")),
+        ("new", "cars", ("ohwx", "car"), ("", "")),  # never another set's
+        ("new", "cars", ("bnha", "car"), ("bnha", "")),  # but what was typed
+        ("new", "gone", ("bnha", "dog"), ("bnha", "dog")),
+        ("elsewhere/dogs", "cars", ("bnha", "car"), ("bnha", "")),
+    ],
+)
+def test_words_follow_a_set_that_another_tab_chose(
+    chosen: str,
+    former: str,
+    words: tuple[str, str],
+    expected: tuple[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(places, "DATASETS", tmp_path)
+    for name in ("cars", "cats", "new"):
+        put(tmp_path / name, {"a.png": picture(1)})
+    write_notes(find_set(tmp_path, "cars"), SetNotes(trigger="ohwx", class_word="car"))
+    write_notes(find_set(tmp_path, "cats"), SetNotes(trigger="zwx", class_word="cat"))
+    assert images_words.of_chosen(chosen, former, *words) == expected
+    if chosen == "new":
+        notes = read_notes(find_set(tmp_path, "new"))
+        assert (notes.trigger, notes.class_word) == expected

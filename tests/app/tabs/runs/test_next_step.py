@@ -95,4 +95,5 @@ def test_the_other_steps(monkeypatch: pytest.MonkeyPatch) -> None:
         if values:
             assert "\nweight = 6.0\n" in taken["settings"][0]
         else:
-            assert taken["image_set"] == "police-car"
+            words = (taken["image_set"], taken["trigger"], taken["class_word"])
+            assert words == ("police-car", "ohwx", "")
