@@ -83,7 +83,7 @@ def main_job(project: Path) -> Path:
     said = StringIO()
     with redirect_stdout(said):
         assert main([*commands()[0], "--steps", "60"]) == 0
-    for part in ("step 1", "loss", "left", "Adapter:", "Previews:", "Report:", "Try it:"):
+    for part in ("step 60/60", "loss", "left", "Adapter:", "Previews:", "Report:", "Try it:"):
         assert part in said.getvalue()
     # The guide draws with the adapter of a later step.
     run = RunFolder(project / "runs" / "ohwx")
