@@ -23,7 +23,7 @@ def catalogue(language: str) -> dict[str, str]:
 
     ``{2}`` in a translation is the second thing filled in, where the order differs.
     """
-    return json.loads((_FOLDER / f"{language}.json").read_text("utf-8"))
+    return json.loads((_FOLDER / f"{language}.json").read_text(encoding="utf-8"))
 
 
 def routes() -> list[Route]:
