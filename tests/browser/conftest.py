@@ -51,10 +51,13 @@ def visiting(chromium: Browser, server: Server) -> Iterator[NewVisit]:
     """Opens windows; afterwards none may have met an error, or asked another host for anything."""
     visits: list[Visit] = []
 
-    def new(width: int = 1280, height: int = 800, language: str = "en-US") -> Visit:
+    def new(
+        width: int = 1280, height: int = 800, language: str = "en-US", touch: bool = False
+    ) -> Visit:
         context = chromium.new_context(
-            locale=language, viewport={"width": width, "height": height}, accept_downloads=True
-        )
+            locale=language, viewport={"width": width, "height": height}, accept_downloads=True,
+            has_touch=touch, is_mobile=touch,
+        )  # fmt: skip
         visits.append(Visit(context.new_page(), server.url))
         return visits[-1]
 

@@ -61,6 +61,7 @@ class Server:
     def start(self) -> None:
         """Returns when the page is there."""
         names = ("runs", "datasets", "adapters", "pictures", "cache", "servers")
+        names += ("captioners", "maskers")
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         environment |= {f"RAREBIT_{name.upper()}": str(self.root / name) for name in names}
         environment |= dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY"), NOWHERE)

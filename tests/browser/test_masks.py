@@ -23,20 +23,77 @@ def plain(size: tuple[int, int]) -> bytes:
     return stream.getvalue()
 
 
-def stroke(page: Page, start: tuple[float, float], end: tuple[float, float], wide: float) -> None:
-    """A line with the brush, between shares of a picture `wide` times as wide as high."""
+Place = tuple[float, float]
+
+
+def places_of(page: Page, wide: float, *shares: Place) -> list[Place]:
+    """Where shares of a picture `wide` times as wide as high lie in the window."""
     box = page.locator("#images-mask-editor canvas").first.bounding_box()
     assert box is not None
     height = min(box["height"], box["width"] / wide) * 0.9
     middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    (x, y), (to_x, to_y) = (
+    return [
         (middle[0] + (across - 0.5) * height * wide, middle[1] + (down - 0.5) * height)
-        for across, down in (start, end)
-    )
-    page.mouse.move(x, y)
+        for across, down in shares
+    ]
+
+
+def stroke(page: Page, start: Place, end: Place, wide: float) -> None:
+    """A line with the brush, between shares of a picture."""
+    start, end = places_of(page, wide, start, end)
+    page.mouse.move(*start)
     page.mouse.down()
-    page.mouse.move(to_x, to_y, steps=6)
+    page.mouse.move(*end, steps=6)
     page.mouse.up()
+
+
+def touch(page: Page, start: Place, end: Place) -> None:
+    """A finger goes from one place of the window to another."""
+    phone = page.context.new_cdp_session(page)
+    way = [
+        {
+            "x": start[0] + (end[0] - start[0]) * step / 6,
+            "y": start[1] + (end[1] - start[1]) * step / 6,
+        }
+        for step in range(7)
+    ]
+    for number, point in enumerate(way):
+        kind = "touchMove" if number else "touchStart"
+        phone.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [point]})
+    phone.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+
+def test_a_finger_paints_as_the_mouse_does(server: Server, visit: NewVisit) -> None:
+    """The page moves under a finger beside the picture, and stands still under one that paints."""
+    found: list[np.ndarray] = []
+    for number, by_finger in enumerate((True, False)):
+        page = visit(width=420, height=800, touch=by_finger).open("Images")
+        if by_finger:
+            names = ("a.png", "b.png")
+            upload(page, "by finger", [payload(one, plain((192, 128))) for one in names])
+        else:
+            page.locator("#images-chosen").get_by_role("combobox").click()
+            page.get_by_role("option", name="by-finger").click()
+        choose(page, number)
+        page.get_by_role("button", name="Paint its mask").click()
+        editor, status = page.locator("#images-mask-editor"), page.locator("#images-mask-status")
+        expect(editor.locator("canvas").first).to_be_visible()
+        expect(editor).to_contain_text(f"Mask of 000{number + 1}-")
+        editor.scroll_into_view_if_needed()
+        before = page.evaluate("scrollY")
+        if by_finger:
+            touch(page, *places_of(page, 1.5, (0.3, 0.3), (0.7, 0.7)))
+        else:
+            stroke(page, (0.3, 0.3), (0.7, 0.7), 1.5)
+        assert page.evaluate("scrollY") == before
+        page.get_by_role("button", name="Save (S)").click()
+        expect(status).to_contain_text("counts")
+        (file,) = (server.datasets / "by-finger").glob(f"000{number + 1}*.mask.png")
+        found.append(np.asarray(Image.open(file)))
+        if by_finger:
+            touch(page, (5, 300), (5, 700))
+            page.wait_for_function(f"scrollY < {before}")
+    assert np.abs(found[0].astype(int) - found[1]).max() <= 8 and 0.1 < found[0].mean() / 255 < 0.5
 
 
 def test_a_mask_is_painted_saved_and_trained(server: Server, visit: NewVisit) -> None:

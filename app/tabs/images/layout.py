@@ -30,10 +30,18 @@ STAMP_LATER = STAMP.replace(
 )
 
 # Page Down and Page Up go from picture to picture while a caption or the pictures have the focus;
-# letters work on the mask while it is painted and nothing is typed.
+# letters work on the mask while it is painted and nothing is typed. Uploads under way are counted.
 KEYS = """() => {
     if (window.rarebitKeys) return;
     window.rarebitKeys = true;
+    window.rarebitUploads = 0;
+    const plain = window.fetch;
+    window.fetch = (...given) => {
+        const answer = plain(...given);
+        if (!String(given[0]).includes('/upload')) return answer;
+        window.rarebitUploads++;
+        return answer.finally(() => window.rarebitUploads--);
+    };
     const steps = {PageDown: 'images-next', PageUp: 'images-previous'};
     const masks = {i: 'invert', r: 'rectangle', s: 'save', Delete: 'clear'};
     document.addEventListener('keydown', event => {

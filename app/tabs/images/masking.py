@@ -47,6 +47,14 @@ States = tuple[Image.Image, Image.Image, Image.Image | None]
 there, which a browser goes on to send until it shows the new one."""
 SECONDS = 300.0
 """Without a sign of life from the worker."""
+# The editor sends what was painted a moment after the stroke: a button that is pressed at once
+# would get what was there before. `layout.KEYS` counts what is on its way.
+ARRIVED = """async () => {
+    const pause = time => new Promise(done => setTimeout(done, time));
+    await pause(200);
+    while (window.rarebitUploads) await pause(50);
+    await pause(50);
+}"""
 COUNTS = "Masks count in training where images.masks is “files”."
 
 
@@ -124,13 +132,18 @@ def wire(
         (m.invert, lambda mask, _: ImageOps.invert(mask)),
         (m.clear, lambda mask, _: Image.new("L", mask.size)),
     ):
-        button.click(says_errors(room.changing(change)), here, [*painted, m.status], **once)
-    m.find.click(room.find, here, [*painted, m.status, m.find], **once, concurrency_limit=None)
+        arrived(button)(says_errors(room.changing(change)), here, [*painted, m.status], **QUIET)
+    arrived(m.find)(room.find, here, [*painted, m.status, m.find], **QUIET, concurrency_limit=None)
     entered = [shared.page.load, shared.rooms["images"].select]
     gr.on(entered, lambda: gr.Dropdown(choices=finders()), None, m.finder, **QUIET)
-    m.save.click(says_errors(room.save), here, everything, **once)
+    arrived(m.save)(says_errors(room.save), here, everything, **QUIET)
     m.remove.click(says_errors(room.remove), here, everything, **once)
     m.close.click(says_errors(room.closed), None, answer, **QUIET)
+
+
+def arrived(button: gr.Button) -> Any:
+    """What connects a handler to a button, so that the last stroke has arrived here before."""
+    return button.click(None, None, None, js=ARRIVED, **QUIET, trigger_mode="once").then
 
 
 def finders() -> list[tuple[str, str]]:
