@@ -46,6 +46,7 @@ REASONS: dict[str, str] = {
     r"(?<!\\)\(([^()\\]*[^()\\\d\s]\s*):[+-]?(?:\d(?:\.\d+)?|\.\d+)\)": "ends at the next bracket, "
     "where the next begins; each run of spaces is looked at once",
     r"(?<![\\(])\({2,}([^()\\]+)\){2,}": "a run of brackets is begun once; the parts share nothing",
+    r"<mark>[^<]*</mark>": "ends at the next mark, where the next begins",
     r"x[^/]*/": "begins with a mark that is in a name once",
     r"x +\"": "spaces after a comma: none is looked at twice",
     r"(?is)<(think|thinking|reasoning)>.*?(?:</\1>|\Z)": "an opening without an end takes the rest",
