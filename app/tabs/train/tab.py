@@ -211,13 +211,12 @@ def _in_project(path: Path) -> Path:
     return path.relative_to(places.PROJECT) if path.is_relative_to(places.PROJECT) else path
 
 
-def _choose_set(
-    chosen: str | None, former: str, trigger: str, class_word: str
-) -> tuple[str, str, str, str, str, dict[str, str]]:
+def _choose_set(chosen: str | None, former: str, trigger: str, class_word: str) -> tuple[Any, ...]:
     """A set, and its words in the form and for the other tabs."""
+    if chosen == former:  # a list tells a choice twice, the second time with the words of before
+        return (gr.skip(),) * 6
     words = of_chosen(chosen or "", former, trigger, class_word)
-    own = {"trigger": words[0], "class_word": words[1]}
-    return chosen or "", *words, *words, own
+    return chosen or "", *words, *words, {"trigger": words[0], "class_word": words[1]}
 
 
 def _remember_words(

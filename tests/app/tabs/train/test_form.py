@@ -11,6 +11,7 @@ import pytest
 from app.forms import CONCEPTS, form_values, mistakes_by_field, read_form
 from app.tabs.images.imagesets import find_set, subjects_in
 from app.tabs.train.form import SINGLE, TrainForm
+from app.tabs.train.tab import _choose_set
 from tests.trainer.data.folders_for_tests import picture, put
 from trainer.config.fields import all_fields
 from trainer.config.file import ConfigError
@@ -60,3 +61,8 @@ def test_a_set_of_folders_is_as_many_subjects(tmp_path: Path) -> None:
     both = subjects_in(find_set(tmp_path, "both"))
     assert [path.name for path in both] == ["bear", "bird"]
     assert [path.name for path in subjects_in(find_set(tmp_path, "one"))] == ["one"]
+
+
+def test_a_choice_that_is_told_twice_changes_nothing() -> None:
+    """The second time the words of before come with it, which would be noted with the new set."""
+    assert set(map(str, _choose_set("cats", "cats", "zwx", "dog"))) == {str(gr.skip())}
