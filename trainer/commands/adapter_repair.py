@@ -34,11 +34,6 @@ if TYPE_CHECKING:
 
 Images = Annotated[Path | None, option("DIR", "Pictures to measure likeness on.")]
 NewFile = Annotated[Path | None, option("FILE", "The new file; beside the old one unless given.")]
-TRAIN_ON = (
-    "To leak still less: train --start-from this file, with its pictures and words, for 300 steps. "
-    "The rest is held meanwhile, and its trigger word goes on learning."
-)
-"""Strengths teach nothing; what does is said behind them."""
 _SHOWN = ("likeness", "effect", "class_drift", "neighbour_drift", "unrelated_drift")
 _TOGETHER = ("alone", "cross", "strengths", "merges", "drawn", "best")
 
@@ -58,6 +53,7 @@ class Repaired(Answer):
         return super().as_dict() | self.file.as_dict()
 
     def lines(self) -> list[str]:
+        from trainer.evaluation.repair import TRAIN_ON
         from trainer.runs.meters import METERS
 
         titles = {meter.name: meter.title for meter in METERS}
@@ -71,10 +67,12 @@ class Repaired(Answer):
             rows.append(
                 f"  Drawings with the trigger word keep {self.drawn_kept:.0%} of their likeness."
             )
+        # Not where half of the adapter was to go.
+        further = [TRAIN_ON] if self.drawn_kept is not None else []
         changed = [f"  {block:<42} {strength:g}" for block, strength in self.strengths.items()]
         return [
             "Before and after:", *rows, "Strength of each block:", *changed,
-            f"Board: {shown(self.board)}", *self.file.lines(), TRAIN_ON,
+            f"Board: {shown(self.board)}", *self.file.lines(), *further,
         ]  # fmt: skip
 
 

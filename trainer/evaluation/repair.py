@@ -39,6 +39,10 @@ B_LORA: dict[Half, str] = {
 }
 CONFIRMED = 0.5
 """B-LoRA's block has to keep as much of the likeness that the whole adapter has."""
+TRAIN_ON = (
+    "What strengths can't mend, training on does: train --start-from FILE, with its pictures and "
+    "words, for 300 steps. The rest is held meanwhile."
+)
 ROUNDS = 2
 _COLLATERAL = 0.25
 """How much drift of unrelated prompts counts beside a leak."""
@@ -156,8 +160,7 @@ def tune(bench: MeterBench, adapter: Adapter, keep: float) -> Tuned:
     if after is before:
         raise UserError(
             "No strengths of its blocks leak less and keep the likeness of what it draws.",
-            "Nothing is written. What strengths can't mend, training on from the file does: "
-            "train --start-from FILE, with its pictures and words, for 300 steps.",
+            f"Nothing is written. {TRAIN_ON}",
         )
     return replace(_tuned(adapter, knobs, best, before, after), drawn=kept)
 

@@ -89,7 +89,7 @@ def test_documented_commands(
 def test_a_run_knows_its_pictures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["adapter", "tune", "run/adapter.safetensors", "--out", "a.safetensors"]) == 0
     said = capsys.readouterr().out
-    assert "Before and after" in said and "a.board.png" in said
+    assert "Before and after" in said and "a.board.png" in said and "train --start-from" in said
 
 
 @pytest.mark.parametrize(
