@@ -21,6 +21,7 @@ from app.tabs.images.edits import Change, apply_changes
 from app.tabs.images.imagesets import find_set, read_notes
 from app.tabs.images.layout import Parts, html
 from app.tabs.images.setview import SetView, look_at
+from app.tabs.images.words import noting
 from trainer import places
 from trainer.captioning.memory import memory_said
 from trainer.captioning.server import owner_servers
@@ -111,10 +112,11 @@ def wire(parts: Parts, shared: Shared, show_again: ShowAgain, shown: list[Block]
     here = [p.opened, p.picture, p.session, shared.base]
     answer = [p.made, p.word_report, p.take_out, p.keep_captions, p.proposed, p.caption_progress]
     working: list[Block] = [*answer, p.propose, p.caption_stop]
-    options: dict[str, Any] = {**QUIET, "trigger_mode": "once", "concurrency_limit": None}
-    p.propose.click(room.propose, [*here, *form], working, **options)
+    noting(p.propose.click, p, shared)(
+        room.propose, [*here, *form], working, **QUIET, concurrency_limit=None
+    )
     p.caption_stop.click(_stop, None, None, queue=False, **QUIET)
-    p.check_words.click(
+    noting(p.check_words.click, p, shared)(
         says_errors(room.check_words), [p.opened, shared.base, p.purpose], answer, **QUIET
     )
     p.take_out.click(says_errors(room.take_out), p.proposed, answer, **QUIET)

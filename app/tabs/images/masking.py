@@ -29,6 +29,7 @@ from app.tabs.images.imagesets import SetFolder, find_set
 from app.tabs.images.layout import Parts, html
 from app.tabs.images.mask_parts import FINDERS, OPACITY, PAINT, canvas_of, mask_of
 from app.tabs.images.setview import SetView, look_at
+from app.tabs.images.words import noting
 from trainer import places
 from trainer.captioning.masks import as_png, checked, softened
 from trainer.captioning.memory import memory_said
@@ -133,7 +134,9 @@ def wire(
         (m.clear, lambda mask, _: Image.new("L", mask.size)),
     ):
         arrived(button)(says_errors(room.changing(change)), here, [*painted, m.status], **QUIET)
-    arrived(m.find)(room.find, here, [*painted, m.status, m.find], **QUIET, concurrency_limit=None)
+    noting(arrived(m.find), p, shared)(
+        room.find, here, [*painted, m.status, m.find], **QUIET, concurrency_limit=None
+    )
     entered = [shared.page.load, shared.rooms["images"].select]
     gr.on(entered, lambda: gr.Dropdown(choices=finders()), None, m.finder, **QUIET)
     arrived(m.save)(says_errors(room.save), here, everything, **QUIET)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -53,8 +53,14 @@ def wire(parts: Parts, shared: Shared) -> Dependency:
         lambda *words: words, [shared.trigger, shared.class_word], words[1:], **QUIET
     )
     measured = [p.measured, p.measure]
-    p.measure.click(measure, [p.opened, shared.base], measured, **QUIET)
+    noting(p.measure.click, p, shared)(measure, [p.opened, shared.base], measured, **QUIET)
     return noted
+
+
+def noting(event: Callable[..., Dependency], parts: Parts, shared: Shared) -> Any:
+    """What connects a handler to an event, so that words typed just before are noted first."""
+    words = [parts.opened, parts.trigger, parts.class_word]
+    return event(says_errors(remember), words, [shared.trigger, shared.class_word], **QUIET).then
 
 
 def remember(opened: str, trigger: str, class_word: str) -> tuple[str, str]:
