@@ -41,6 +41,7 @@ from trainer.runs.status import (
 )
 from trainer.system import CREATION_FLAGS, NEW_SESSION, ask_to_stop
 from trainer.text import counted
+from trainer.tuning.space import searched
 
 ServiceProcess = subprocess.Popen[str]
 
@@ -216,6 +217,23 @@ def queue(config: TrainingConfig) -> str:
     return run.name
 
 
+def search(config: TrainingConfig) -> str:
+    """Starts a search for settings, which is a run that ends as its best one; as `start`.
+
+    Raises:
+        UserError: as there, or there is nothing to search.
+    """
+    check_essentials(config, is_image_set)
+    check_places(config)
+    names = searched(config)
+    with _one_at_a_time():
+        _refuse_if_busy()
+        run = _new_run(config, "-tune")
+        write_json(run.search, names)
+        _spawn_training(run)
+    return run.name
+
+
 def resume(name: str, *, accept_changes: bool = False, steps: int | None = None) -> None:
     """Goes on with a run, to so many steps in all; one that has saved nothing starts again.
 
@@ -273,8 +291,8 @@ def delete(name: str) -> None:
             ) from error
 
 
-def _new_run(config: TrainingConfig) -> RunFolder:
-    run = create_run(places.RUNS, run_name(config))
+def _new_run(config: TrainingConfig, ending: str = "") -> RunFolder:
+    run = create_run(places.RUNS, run_name(config) + ending)
     write_config(run.config, config)
     return run
 

@@ -34,7 +34,7 @@ def no_progress(done: int, total: int, what: str) -> None:
 Reason = Literal["finished", "stopped", "failed"]  # how a run ended
 
 Phase = Literal[
-    "preparing", "caching", "training", "paused", "previewing", "measuring", "saving",
+    "preparing", "caching", "training", "paused", "previewing", "measuring", "saving", "searching",
     "finished", "stopped", "failed",
 ]  # fmt: skip
 """What a run does, as ``status.json`` says it; the last three are the reasons of an end."""
@@ -232,6 +232,14 @@ class Warned(RunEvent):
     kind = "warning"
     message: str
     step: int = 0
+
+
+@dataclass(frozen=True)
+class Told(RunEvent):
+    """How a search for settings goes, in a sentence."""
+
+    kind = "told"
+    message: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -96,6 +97,20 @@ def wait_until_ended(name: str) -> jobs.RunInfo:
 def stop(name: str) -> None:
     jobs.stop(name)
     wait_until_ended(name)
+
+
+def test_a_search_is_a_run_of_its_own_name(runs: Path) -> None:
+    name = jobs.search(config(**{"preservation.method": "none"}))
+    assert name == "ohwx-tune" and flags_of(name) == ""
+    assert json.loads((runs / name / "search.json").read_text()) == [
+        *("rate", "rank", "layers", "length")
+    ]
+    with pytest.raises(UserError, match="ohwx-tune is training now"):
+        jobs.start(config())
+    stop(name)
+    two = [{"path": "datasets/police-car", "trigger": word} for word in ("ohwx", "vbnm")]
+    with pytest.raises(UserError, match="one subject"):
+        jobs.search(with_values(TrainingConfig(), {"concepts": two}))
 
 
 def test_a_started_run_is_seen_at_once_and_stopped_by_its_process(runs: Path) -> None:

@@ -143,10 +143,10 @@ def train(
     finally:
         # Refused or stopped before anything was trained: leave nothing behind.
         if not any(isinstance(event, StepDone) for event in read_events(folder)):
-            _take_away(folder.path, itself=not given)
+            take_away(folder.path, itself=not given)
 
 
-def _take_away(folder: Path, *, itself: bool) -> None:
+def take_away(folder: Path, *, itself: bool) -> None:
     """Removes what a run has written; its folder too, unless it was there before."""
     for path in folder.iterdir() if folder.is_dir() else ():
         remove(path)
@@ -179,7 +179,7 @@ def resume(
     if steps is not None:
         lengthen(folder, steps)
     going_on = bool(folder.checkpoint_steps())
-    if not going_on:
+    if not going_on and not folder.search.is_file():
         say(f"{shown(folder.path)} has no checkpoint: it starts again, with its settings.")
     flags = ["--resume"] * going_on + ["--accept-changes"] * accept_changes
     if group.rank:
@@ -199,8 +199,13 @@ def worker(
         Path | None, option("FILE", "Its configuration, on a helping machine.")
     ] = None,
 ) -> int:
-    """Train the run in a folder whose configuration is written already."""
+    """Train the run in a folder whose configuration is written already, or go on searching."""
     folder = RunFolder(run) if settings else open_run(run)
+    if folder.search.is_file():
+        from trainer.commands.tune import search
+
+        say("\n".join(search(folder).lines()))
+        return 0
     try:
         config = read_config(settings or folder.config, of_run=True)
         return _run(config, folder, resume=resume, accept_changes=accept_changes)

@@ -1,15 +1,32 @@
 """``tune``: finds rate, rank, layers, length and preservation weight for an image set."""
 
+import json
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from trainer.commands.command import command, option, say
-from trainer.commands.train import ConfigFile, Overrides, Presets, gathered_config
-from trainer.config.concepts import check_essentials, concepts_of, run_name
+from trainer.commands.train import (
+    ConfigFile,
+    Overrides,
+    Presets,
+    gathered_config,
+    take_away,
+)
+from trainer.config.concepts import check_essentials, run_name
 from trainer.config.fields import all_fields
+from trainer.config.file import read_config, write_config
+from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
+from trainer.events import Told
 from trainer.places import RUNS, shown
+from trainer.runs.atomic import write_json
+from trainer.runs.layout import RunFolder, prepare, run_lock
+from trainer.runs.log import EventLog
+from trainer.runs.status import own_status, write_status
+from trainer.tuning.space import searched
 
 if TYPE_CHECKING:
     from trainer.tuning.result import SearchResult
@@ -38,30 +55,75 @@ def tune(
     """
     whole = gathered_config(config, presets, fields, overrides)
     check_essentials(whole, hint="Give --images DIR and --trigger WORD.")
-    if len(concepts_of(whole)) > 1:
-        raise UserError(
-            "tune searches for one subject at a time.",
-            "Give one of them by --images and --trigger.",
-        )
-    folder = run or RUNS / f"{run_name(whole)}-tune"
-    if (folder / "config.toml").is_file():
-        hint = "Give the search another folder with --run DIR."
-        raise UserError(f"{folder} is a run, not a search.", hint)
-    say("Loading …", sys.stderr)
-    from trainer.tuning.result import write_result
-    from trainer.tuning.search import Search
-    from trainer.tuning.space import searched
-
     given = {*fields, *(text.partition("=")[0].strip() for text in overrides or ())}
     names = searched(whole, given)
-    if not names:
-        raise UserError(
-            "Nothing is left to search: rate, rank, layers, steps and weight are all given.",
-            "Leave one of them out.",
-        )
-    search = Search(whole, folder, names, lambda text: say(text, sys.stderr))
+    folder = RunFolder(run or RUNS / f"{run_name(whole)}-tune")
+    if folder.config.is_file() and not folder.search.is_file():
+        hint = "Give the search another folder with --run DIR."
+        raise UserError(f"{folder.path} is a run, not a search.", hint)
+    given_folder = folder.path.is_dir()
+    prepare(folder)
+    write_json(folder.search, names)
     try:
-        return write_result(search, search.run())
-    except KeyboardInterrupt:
-        say(f"\nEverything is saved in {shown(folder)}; the same command goes on.", sys.stderr)
-        raise
+        return search(folder, whole)
+    finally:  # refused before anything was trained: leave nothing behind
+        if not any(folder.path.glob("*/checkpoints/step-*")):
+            take_away(folder.path, itself=not given_folder)
+
+
+def search(folder: RunFolder, config: TrainingConfig | None = None) -> "SearchResult":
+    """Searches, or goes on with it, in a run folder that ends as the best of its runs.
+
+    Args:
+        config: what it begins with; None where it was begun before.
+
+    Raises:
+        UserError: the images are at fault, or another process is at work there.
+        KeyboardInterrupt: asked to stop; everything is saved.
+    """
+    say("Loading …", sys.stderr)
+    from trainer.tuning.result import write_result
+    from trainer.tuning.search import ASKED, Search
+
+    asked = folder.path / ASKED
+    config = config or read_config(asked if asked.is_file() else folder.config, of_run=True)
+    if not folder.config.is_file():
+        write_config(folder.config, config)
+    with run_lock(folder), EventLog(folder.events) as log:
+
+        def tell(text: str) -> None:
+            say(text, sys.stderr)
+            log.append(Told(message=text.strip()))
+            write_status(folder, own_status("searching", message=text.strip()))
+
+        found = Search(config, folder.path, json.loads(folder.search.read_bytes()), tell)
+        try:
+            result = write_result(found, found.run())
+            if not folder.adapter.is_file():
+                adopt(folder, result.best, result.config)
+            tell(result.choice.why)
+            write_status(folder, own_status("finished", message=result.choice.why))
+            return result
+        except KeyboardInterrupt:
+            where = f"Everything is saved in {shown(folder.path)}; the same command goes on."
+            say(f"\n{where}", sys.stderr)
+            write_status(folder, own_status("stopped", message=where))
+            raise
+        except UserError as error:
+            failed = own_status("failed", message=str(error))
+            write_status(folder, replace(failed, code=error.code))
+            raise
+
+
+def adopt(folder: RunFolder, best: RunFolder, settings: Path) -> None:
+    """Makes a search's folder a run with the adapter, log and measurements of its best."""
+    for name in ("adapter.safetensors", "evaluation.json", "evaluation", "previews"):
+        source, target = best.path / name, folder.path / name
+        if source.is_dir():
+            shutil.copytree(source, target, dirs_exist_ok=True)
+        elif source.is_file():
+            shutil.copyfile(source, target)
+    shutil.copyfile(settings, folder.config)
+    if best.events.is_file():
+        with folder.events.open("ab") as events:
+            events.write(best.events.read_bytes())

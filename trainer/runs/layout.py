@@ -55,6 +55,9 @@ class RunFolder:
     report = _Inside("report.html")  # one self-contained page about the run
     timelapse = _Inside("timelapse.webp")  # the previews one after another, as an animated picture
     wishes = _Inside("wishes")  # folder of what is asked of the run; see `trainer.runs.wishes`
+    search = _Inside("search.json")
+    """What a search for settings looks for. Its folder has the adapter, the settings and what was
+    measured of its best run, and all of its runs in folders of their own."""
     lock = _Inside(".lock")  # held by the process that writes this run
 
     @property

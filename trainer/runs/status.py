@@ -95,6 +95,8 @@ def lengthen(run: RunFolder, steps: int) -> None:
     """
     if at_work(run):
         raise UserError(f"{run.name} is training now.", "Stop it first.")
+    if run.search.is_file():
+        raise UserError(f"{run.name} is a search for settings.", "Train with what it recommends.")
     config = read_config(run.config, of_run=True)
     done = max(run.checkpoint_steps(), default=0)
     if steps <= done:

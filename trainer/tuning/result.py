@@ -11,6 +11,7 @@ from trainer.config.fields import shown as in_words
 from trainer.config.file import with_values, write_config
 from trainer.places import shown
 from trainer.runs.atomic import write_json
+from trainer.runs.layout import RunFolder
 from trainer.runs.report import Part, pictures_of, trade_off, write_study
 from trainer.text import aligned
 from trainer.tuning.search import Choice, Search
@@ -29,6 +30,7 @@ class SearchResult(Answer):
     """The result of ``tune``."""
 
     choice: Choice
+    best: RunFolder
     runs: list[tuple[Trial, int, TrialScores]]
     config: Path  # the file of the recommended settings
     report: Path  # the page
@@ -107,7 +109,7 @@ def write_result(search: Search, choice: Choice) -> SearchResult:
     recommended, report = folder / "recommended.toml", folder / "report.html"
     write_config(recommended, config)
     times = search.spent / run_cost(search.measured)
-    tuned = SearchResult(choice, seen, recommended, report, times)
+    tuned = SearchResult(choice, (chosen or search.defaults).run, seen, recommended, report, times)
     best = chosen.name if chosen else "defaults"
     ends = [(one, last) for one, step, last in seen if step == one.steps]
     ranked = sorted(seen, key=lambda row: (row[1] == row[0].steps, row[1], row[2].drawn))[::-1]

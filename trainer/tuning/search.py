@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     import optuna
 
 
+ASKED = "asked.toml"  # file with the settings that a search begins with
 BUDGET = 6.0
 """At most so many times the cost of one run with the settings that the search begins with."""
 MOST = 8  # settings that are tried beside them
@@ -135,7 +136,7 @@ class Search:
     # ------------------------------------------------------------------------------ its steps
 
     def _begin(self) -> None:
-        asked, pictures = self.folder / "asked.toml", self.folder / "pictures.sha256"
+        asked, pictures = self.folder / ASKED, self.folder / "pictures.sha256"
         content = _content_of(self.config.images.path)
         if asked.is_file():
             if read_config(asked, of_run=True) != self.config:
@@ -145,9 +146,8 @@ class Search:
                 )
             if pictures.is_file() and pictures.read_text(encoding="ascii") != content:
                 raise UserError(
-                    f"The image set has changed since the search {self.folder} began.",
-                    "Give --run another name to search anew.",
-                    "images_changed",
+                    f"The image set has changed since the search {self.folder.name} began.",
+                    "Put it back as it was, or search anew.",
                 )
         else:
             self.folder.mkdir(parents=True, exist_ok=True)

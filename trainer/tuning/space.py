@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
-from trainer.config.concepts import preserved_share
+from trainer.config.concepts import concepts_of, preserved_share
 from trainer.config.schema import TrainingConfig
+from trainer.errors import UserError
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -32,12 +33,19 @@ _GUESSES: tuple[Params, ...] = (
 """Tried first: docs/notes/subjects.md has what they did for others' sets."""
 
 
-def searched(config: TrainingConfig, given: Collection[str]) -> list[str]:
+def searched(config: TrainingConfig, given: Collection[str] = ()) -> list[str]:
     """What is left to search.
 
     Args:
         given: dotted names of the fields that the user has set: these stay.
+
+    Raises:
+        UserError: nothing is, or there are several subjects.
     """
+    if len(concepts_of(config)) > 1:
+        raise UserError(
+            "Settings are searched for one subject at a time.", "Choose one of the image sets."
+        )
     found = [name for name, fields in _FIELDS.items() if not set(fields) & set(given)]
     adapter = config.adapter
     fixed = {
@@ -45,7 +53,13 @@ def searched(config: TrainingConfig, given: Collection[str]) -> list[str]:
         "layers": bool(adapter.start_from or adapter.only or adapter.without or adapter.ranks),
         "weight": preserved_share(config) == 0,
     }
-    return [name for name in found if not fixed.get(name)]
+    left = [name for name in found if not fixed.get(name)]
+    if not left:
+        raise UserError(
+            "Nothing is left to search: rate, rank, layers, steps and weight are all given.",
+            "Leave one of them out.",
+        )
+    return left
 
 
 def distributions(names: Collection[str]) -> dict[str, BaseDistribution]:

@@ -28,6 +28,8 @@ def label(found: RunView) -> str:
     if found.config is None or info.phase != "finished":
         return ""
     step = _of(info.name)
+    if step.code == "train_longer" and RunFolder(places.RUNS / info.name).search.is_file():
+        return ""
     if step.code == "train_longer" and isinstance(steps := step.values.get("training.steps"), int):
         return f"Train on to {steps:,} steps" if steps > info.step else ""
     if step.code == "use" and isinstance(strength := step.values.get("strength"), (int, float)):

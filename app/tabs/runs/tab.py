@@ -135,6 +135,7 @@ def _buttons(found: RunView | None) -> dict[str, tuple[bool, str, bool]]:
     ended = info.phase in ("stopped", "failed", UNSTARTED)
     folder = RunFolder(places.RUNS / info.name)
     leave = "Take out of the queue" if info.phase == QUEUED else "Stop and save"
+    searches = folder.search.is_file()
     changed, step = info.code == "images_changed", next_step.label(found)
     heeds = info.phase in _HEEDING and info.alive and not info.stopping
     pauses, draws = is_wished(folder, "pause"), is_wished(folder, "draw")
@@ -149,11 +150,11 @@ def _buttons(found: RunView | None) -> dict[str, tuple[bool, str, bool]]:
         "prompts": (heeds, "Other previews …", True),
         "resume": (
             ended and not changed,  # it would only be refused again
-            "Resume" if folder.checkpoint_steps() else "Start again",
+            "Resume" if searches or folder.checkpoint_steps() else "Start again",
             True,
         ),
-        "anyway": (ended and changed, "Resume with the changed images", True),
-        "longer": (info.phase == "finished", "Train longer …", True),
+        "anyway": (ended and changed and not searches, "Resume with the changed images", True),
+        "longer": (info.phase == "finished" and not searches, "Train longer …", True),
         "draw": (folder.adapter.is_file(), "Generate with it", True),
         "again": (
             found.config is not None,

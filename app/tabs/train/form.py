@@ -159,6 +159,14 @@ class TrainForm:
                 file_count="multiple", elem_id=_id("load"), min_width=150, size="md",
             )  # fmt: skip
             self.save = gr.Button("Save settings", elem_id=_id("save"), min_width=150, size="md")
+        with gr.Row(equal_height=True):
+            self.search = gr.Button("Search for settings", elem_id=_id("search"), scale=1)
+            gr.Markdown(
+                "Trains this set several times for a while, with other learning rates, ranks, "
+                "layers, lengths and weights, and says which draw it best. It takes at most six "
+                "times the work of one run, and shows in Runs like one.",
+                elem_classes=["quiet"],
+            )
         self.moved = gr.HTML(elem_id=_id("moved"))
 
     def _lay_out_section(self, section: str) -> None:

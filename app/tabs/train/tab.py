@@ -313,7 +313,8 @@ def _start(form: TrainForm, shared: Shared) -> None:
 
         return says_errors(press)
 
-    for button, begin in ((form.start, jobs.start), (form.queue, jobs.queue)):
+    beginnings = {form.start: jobs.start, form.queue: jobs.queue, form.search: jobs.search}
+    for button, begin in beginnings.items():
         button.click(
             pressing(begin),
             [*form.values, form.shown_wrong],

@@ -202,6 +202,19 @@ def test_a_finished_run_may_be_trained_longer(phase: Phase) -> None:
     assert now["resume"][0] == (phase != "finished")
 
 
+def test_a_search_is_gone_on_with_and_never_trained_longer() -> None:
+    run = make_run()
+    run.search.write_text("[]", encoding="utf-8")
+    for status in (Status("failed", message="No."), Status("finished")):
+        write_status(run, status)
+        now, _ = tab.moment(None, "", {})
+        assert not now["longer"][0] and not now["anyway"][0]
+        assert now["resume"][:2] == (status.phase == "failed", "Resume")
+    write_status(run, own_status("searching"))
+    now, _ = tab.moment(None, "", {})
+    assert now["stop"][0] and not any(now[key][0] for key in ("pause", "preview", "prompts"))
+
+
 def test_a_run_that_trains_is_paused_and_draws_when_asked() -> None:
     run = make_run()
     write_status(run, replace(own_status("training"), step=3, total_steps=400))
