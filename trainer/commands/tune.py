@@ -19,14 +19,14 @@ from trainer.config.concepts import check_essentials, run_name
 from trainer.config.fields import all_fields
 from trainer.config.file import read_config, write_config
 from trainer.config.schema import TrainingConfig
-from trainer.errors import UserError
-from trainer.events import Told
+from trainer.errors import Code, UserError
+from trainer.events import Phase, Told
 from trainer.places import RUNS, shown
 from trainer.runs.atomic import write_json
 from trainer.runs.layout import RunFolder, prepare, run_lock
 from trainer.runs.log import EventLog
 from trainer.runs.status import own_status, write_status
-from trainer.tuning.space import searched
+from trainer.tuning.space import ASKED, searched
 
 if TYPE_CHECKING:
     from trainer.tuning.result import SearchResult
@@ -58,17 +58,17 @@ def tune(
     given = {*fields, *(text.partition("=")[0].strip() for text in overrides or ())}
     names = searched(whole, given)
     folder = RunFolder(run or RUNS / f"{run_name(whole)}-tune")
-    if folder.config.is_file() and not folder.search.is_file():
+    made, empty = not folder.path.exists(), not any(folder.path.glob("*"))
+    if not empty and not any((folder.path / name).is_file() for name in (ASKED, "search.json")):
         hint = "Give the search another folder with --run DIR."
-        raise UserError(f"{folder.path} is a run, not a search.", hint)
-    given_folder = folder.path.is_dir()
+        raise UserError(f"{folder.path} has something else in it than a search.", hint)
     prepare(folder)
     write_json(folder.search, names)
     try:
         return search(folder, whole)
     finally:  # refused before anything was trained: leave nothing behind
-        if not any(folder.path.glob("*/checkpoints/step-*")):
-            take_away(folder.path, itself=not given_folder)
+        if empty and not any(folder.path.glob("*/checkpoints/step-*")):
+            take_away(folder.path, itself=made)
 
 
 def search(folder: RunFolder, config: TrainingConfig | None = None) -> "SearchResult":
@@ -83,7 +83,7 @@ def search(folder: RunFolder, config: TrainingConfig | None = None) -> "SearchRe
     """
     say("Loading …", sys.stderr)
     from trainer.tuning.result import write_result
-    from trainer.tuning.search import ASKED, Search
+    from trainer.tuning.search import Search
 
     asked = folder.path / ASKED
     config = config or read_config(asked if asked.is_file() else folder.config, of_run=True)
@@ -94,7 +94,12 @@ def search(folder: RunFolder, config: TrainingConfig | None = None) -> "SearchRe
         def tell(text: str) -> None:
             say(text, sys.stderr)
             log.append(Told(message=text.strip()))
-            write_status(folder, own_status("searching", message=text.strip()))
+            note("searching", text.strip())
+
+        def note(phase: Phase, message: str, code: Code = "") -> None:
+            done = sum(trial.done for trial in found.trials)  # steps of all runs together
+            status = own_status(phase, done, int(found.most_steps(found.count)), message)
+            write_status(folder, replace(status, code=code))
 
         found = Search(config, folder.path, json.loads(folder.search.read_bytes()), tell)
         try:
@@ -102,16 +107,15 @@ def search(folder: RunFolder, config: TrainingConfig | None = None) -> "SearchRe
             if not folder.adapter.is_file():
                 adopt(folder, result.best, result.config)
             tell(result.choice.why)
-            write_status(folder, own_status("finished", message=result.choice.why))
+            note("finished", result.choice.why)
             return result
         except KeyboardInterrupt:
             where = f"Everything is saved in {shown(folder.path)}; the same command goes on."
             say(f"\n{where}", sys.stderr)
-            write_status(folder, own_status("stopped", message=where))
+            note("stopped", where)
             raise
         except UserError as error:
-            failed = own_status("failed", message=str(error))
-            write_status(folder, replace(failed, code=error.code))
+            note("failed", str(error), error.code)
             raise
 
 

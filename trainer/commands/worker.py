@@ -236,8 +236,7 @@ def training_now(runs: Path) -> str | None:
         if status := at_work(run):
             if status.phase == "paused" and gives_room(run):
                 continue
-            at = f" is at step {status.step} of {status.total_steps}" if status.total_steps else ""
-            return f"the run {run.name}{at}"
+            return f"the run {run.name} is at step {status.step} of {status.total_steps}"
     return None
 
 

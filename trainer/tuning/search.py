@@ -29,7 +29,7 @@ from trainer.runs.atomic import write_text
 from trainer.runs.layout import RunFolder
 from trainer.seeds import derive_seed
 from trainer.text import counted, duration
-from trainer.tuning.space import changes, distributions, guesses
+from trainer.tuning.space import ASKED, changes, distributions, guesses
 from trainer.tuning.trials import (
     Tell,
     Trial,
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     import optuna
 
 
-ASKED = "asked.toml"  # file with the settings that a search begins with
 BUDGET = 6.0
 """At most so many times the cost of one run with the settings that the search begins with."""
 MOST = 8  # settings that are tried beside them
@@ -109,13 +108,15 @@ class Search:
 
     def planned(self, count: int) -> float:
         """The most that a search of so many settings costs."""
-        config, steps = self.defaults.config, self.config.training.steps
+        config, looks = self.defaults.config, 2 + count + ceil(count / 2)
+        looking = looks * look_cost(config) + 4 * end_cost(config)
+        return self.most_steps(count) * step_cost(config) + looking
+
+    def most_steps(self, count: int) -> float:
+        """The most steps of all runs together: of yours, of the halving, and of the best."""
+        steps, halving = self.config.training.steps, (count + ceil(count / 2)) * self.interval
         longest = 1.5 * steps if "length" in self.names else steps
-        step, look, end = step_cost(config), look_cost(config), end_cost(config)
-        defaults = 2 * (steps * step + end + look)
-        halving = (count + ceil(count / 2)) * (self.interval * step + look)
-        best = (2 * longest - 2 * self.interval) * step + 2 * end
-        return defaults + halving + best
+        return 2 * steps + halving + 2 * longest - 2 * self.interval
 
     @property
     def count(self) -> int:

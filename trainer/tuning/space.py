@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Params = dict[str, "str | float"]
 """Of a trial: all are factors on what the search began with, but for the layers."""
 
+ASKED = "asked.toml"  # file with the settings that a search begins with
 LAYERS = ("attention", "feed-forward", "convolution")
 _FIELDS = {
     "rate": ("optimizer.learning_rate", "optimizer.text_encoder_learning_rate"),

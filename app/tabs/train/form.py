@@ -160,7 +160,9 @@ class TrainForm:
             )  # fmt: skip
             self.save = gr.Button("Save settings", elem_id=_id("save"), min_width=150, size="md")
         with gr.Row(equal_height=True):
-            self.search = gr.Button("Search for settings", elem_id=_id("search"), scale=1)
+            self.search = gr.Button(
+                "Search for settings", elem_id=_id("search"), min_width=200, scale=0, size="md"
+            )
             gr.Markdown(
                 "Trains this set several times for a while, with other learning rates, ranks, "
                 "layers, lengths and weights, and says which draw it best. It takes at most six "

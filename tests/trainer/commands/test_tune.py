@@ -42,6 +42,7 @@ def test_it_is_stopped_gone_on_with_and_ends_as_its_best_run(
         tune(run=folder.path, config=settings)
     stopped = read_status(folder)
     assert stopped is not None and stopped.phase == "stopped"
+    assert 0 < stopped.step < stopped.total_steps  # of all its runs together
     assert list_runs(tmp_path) == [folder]  # and none of its runs beside it
     assert not folder.adapter.exists()
     monkeypatch.setattr(Imagined, "left", 10**9)
@@ -79,8 +80,10 @@ def test_one_that_is_refused_leaves_nothing_behind(
     assert not (tmp_path / "search").exists()
 
 
-def test_a_run_is_not_taken_for_one(tmp_path: Path, settings: Path) -> None:
-    (tmp_path / "run").mkdir()
-    write_config(tmp_path / "run" / "config.toml", CONFIG)
-    with pytest.raises(UserError, match="is a run, not a search"):
-        tune(run=tmp_path / "run", config=settings)
+def test_what_is_something_else_is_not_taken_for_one(tmp_path: Path, settings: Path) -> None:
+    for name in ("run/config.toml", "pictures/cat.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+        with pytest.raises(UserError, match="something else in it than a search"):
+            tune(run=(tmp_path / name).parent, config=settings)
+        assert (tmp_path / name).exists()
