@@ -154,6 +154,8 @@ def test_a_set_is_renamed_and_deleted(server: Server, visit: NewVisit) -> None:
     page.get_by_role("button", name="Delete it", exact=True).click()
     expect(page.locator("#images-desk")).to_be_hidden()
     expect(page.locator("#images-summary")).to_contain_text("Teach an image model")
+    shown = page.locator("#images-summary img")
+    assert shown.evaluate_all("all => all.map(one => one.naturalWidth)") == [96, 96, 64, 64]
     assert not (server.datasets / "to-be-deleted").exists()
 
 
