@@ -12,7 +12,7 @@ import json
 import runpy
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -47,6 +48,7 @@ Precision = Literal["fp32", "bf16"]
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 RATE = 1e-4
+TEXT_TO_IMAGE = Path("examples", "text_to_image", "train_text_to_image_lora.py")
 
 
 @dataclass(frozen=True)
@@ -103,13 +105,17 @@ class Clock:
 
 
 def rarebit(work: Work, clock: Clock) -> None:
+    """As `trained_here`, with the layers and the loss that all have in common."""
+    trained_here(rarebit_config(work), Path(work.out), clock)
+
+
+def trained_here(config: TrainingConfig, out: Path, clock: Clock) -> None:
     """The trainer's own preparation, steps and export, without previews and measurements."""
-    config = rarebit_config(work)
-    run = RunFolder(Path(work.out) / "run")
+    run = RunFolder(out / "run")
     prepare_folder(run)
     device = choose_device(config.training.precision, offload=config.memory.offload)
     session = prepare(config, run, device, lambda _: None, lambda *_: None)
-    for _ in range(work.steps):
+    for _ in range(config.training.steps):
         clock.tick(training_step(session, lambda: False)[0].loss)
     clock.adapter = str(export_adapter(session, run.adapter).path)
 
@@ -302,20 +308,33 @@ def _collated(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def script(work: Work, clock: Clock) -> None:
-    """Runs ``train_text_to_image_lora.py`` of a checkout as it is; torch tells of its steps."""
-    path = Path(work.peer) / "examples" / "text_to_image" / "train_text_to_image_lora.py"
-    torch.optim.optimizer.register_optimizer_step_post_hook(lambda *_: clock.tick())
-    sys.argv = [
-        str(path),
+    """``train_text_to_image_lora.py`` of a checkout."""
+    arguments = (
         *("--pretrained_model_name_or_path", work.base, "--train_data_dir", work.images),
         *("--caption_column", "text", "--resolution", str(work.resolution), "--center_crop"),
         *("--train_batch_size", str(work.batch_size), "--max_train_steps", str(work.steps)),
         *("--learning_rate", str(RATE), "--lr_scheduler", "constant", "--lr_warmup_steps", "0"),
         *("--rank", str(work.rank), "--seed", str(work.seed), "--output_dir", work.out),
         *("--mixed_precision", "bf16" if work.precision == "bf16" else "no"),
-    ]
+    )
+    run_script(Path(work.peer) / TEXT_TO_IMAGE, arguments, Path(work.out), clock)
+
+
+def run_script(path: Path, arguments: Sequence[str], out: Path, clock: Clock) -> None:
+    """Runs one of diffusers' scripts as it is.
+
+    Args:
+        out: the folder that ``arguments`` tell it to write into.
+    """
+    watch_steps(clock)
+    sys.argv = [str(path), *arguments]
     runpy.run_path(str(path), run_name="__main__")
-    clock.adapter = str(Path(work.out) / "pytorch_lora_weights.safetensors")
+    clock.adapter = str(out / "pytorch_lora_weights.safetensors")
+
+
+def watch_steps(clock: Clock) -> None:
+    """From now on torch tells the clock of every step of an optimizer in this process."""
+    register_optimizer_step_post_hook(lambda *_: clock.tick())
 
 
 CONTESTANTS: dict[str, Callable[[Work, Clock], None]] = {
