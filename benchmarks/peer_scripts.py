@@ -1,0 +1,134 @@
+"""Other trainers' scripts on the built-in base model, as they are in a checkout of theirs.
+
+Nothing of theirs is copied or changed on the disk. diffusers' script runs as it is. In sd-scripts
+the shape of SD 1's UNet, the scale of its VAE and its tokenizer's name on the hub are constants; in
+the process that runs it they are replaced by the built-in model's. Neither asks the hub.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contestants import Clock, run_script, watch_steps
+from trainer.models.configs import read_json
+from trainer.places import PROJECT
+
+BASE = PROJECT / "models" / "tiny-emoji"
+TOKENIZER = PROJECT / "models" / "clip-tokenizer"
+DREAMBOOTH = Path("examples", "dreambooth", "train_dreambooth_lora.py")
+CLASS_PICTURES = 32
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a script is to train."""
+
+    checkout: str
+    out: str  # a folder of its own
+    pictures: str  # a folder with nothing but pictures, for diffusers' script
+    captioned: str  # a folder of folders "REPEATS_WORDS" with pictures and captions, for sd-scripts
+    class_pictures: str  # the same with class pictures
+    prompt: str  # of all pictures, where a script takes no captions
+    class_prompt: str
+    with_class_pictures: bool
+    unet_rate: float
+    text_rate: float  # diffusers' script has one rate for both, which is `unet_rate`
+    rank: int  # alpha is equal to it
+    batch_size: int
+    steps: int
+    side: int  # of the pictures, in pixels
+    seed: int
+
+
+def diffusers_dreambooth(task: Task, clock: Clock) -> None:
+    """``train_dreambooth_lora.py``: attention layers of UNet and text encoder, no captions.
+
+    Every step has as many class pictures as pictures; it draws them first, by the class prompt.
+    """
+    arguments = [
+        *("--pretrained_model_name_or_path", str(BASE), "--train_text_encoder"),
+        *("--instance_data_dir", task.pictures, "--instance_prompt", task.prompt),
+        *("--resolution", str(task.side), "--train_batch_size", str(task.batch_size)),
+        *("--max_train_steps", str(task.steps), "--rank", str(task.rank)),
+        *("--learning_rate", str(task.unet_rate), "--lr_scheduler", "constant"),
+        *("--lr_warmup_steps", "0", "--seed", str(task.seed), "--output_dir", task.out),
+        *("--mixed_precision", "no"),
+    ]
+    if task.with_class_pictures:
+        arguments += ["--with_prior_preservation", "--class_prompt", task.class_prompt]
+        arguments += ["--class_data_dir", str(Path(task.out) / "class-pictures")]
+        arguments += ["--num_class_images", str(CLASS_PICTURES)]
+    run_script(Path(task.checkout) / DREAMBOOTH, arguments, Path(task.out), clock)
+
+
+def sd_scripts(task: Task, clock: Clock) -> None:
+    """``train_network.py`` with ``networks.lora``: its default layers, captions, cached latents.
+
+    Class pictures are mixed with the others, one for each: a batch is twice as large, so that as
+    many pictures of the subject are seen.
+    """
+    watch_steps(clock)
+    script = _fitted_sd_scripts(Path(task.checkout))
+    batch_size = task.batch_size * (2 if task.with_class_pictures else 1)
+    parser = script.setup_parser()
+    options = parser.parse_args([
+        *("--pretrained_model_name_or_path", str(BASE), "--train_data_dir", task.captioned),
+        *(("--reg_data_dir", task.class_pictures) if task.with_class_pictures else ()),
+        *("--caption_extension", ".txt", "--resolution", str(task.side), "--cache_latents"),
+        *("--train_batch_size", str(batch_size), "--max_train_steps", str(task.steps)),
+        *("--network_module", "networks.lora", "--network_dim", str(task.rank)),
+        *("--network_alpha", str(task.rank), "--unet_lr", str(task.unet_rate)),
+        *("--text_encoder_lr", str(task.text_rate), "--lr_scheduler", "constant"),
+        *("--optimizer_type", "AdamW", "--sdpa", "--mixed_precision", "no"),
+        *("--max_data_loader_n_workers", "0", "--seed", str(task.seed)),
+        *("--output_dir", task.out, "--output_name", "peer"),
+    ])  # fmt: skip
+    script.train_util.verify_command_line_training_args(options)
+    trainer = script.NetworkTrainer()
+    trainer.vae_scale_factor = read_json(BASE / "vae" / "config.json")["scaling_factor"]
+    trainer.train(options)
+    clock.adapter = str(Path(task.out) / "peer.safetensors")
+
+
+def _fitted_sd_scripts(checkout: Path) -> Any:
+    """The module ``train_network``, for the built-in base model.
+
+    Raises:
+        AttributeError: this version of sd-scripts has not the constants that are replaced.
+    """
+    from transformers import CLIPImageProcessor
+
+    sys.path.insert(0, str(checkout))
+    # The name that transformers 5 has dropped; only sd-scripts' own pipelines use it.
+    vars(sys.modules["transformers"]).setdefault("CLIPFeatureExtractor", CLIPImageProcessor)
+    replaced: dict[str, Mapping[str, object]] = {
+        "library.original_unet": unet_constants(read_json(BASE / "unet" / "config.json")),
+        "library.strategy_sd": {"TOKENIZER_ID": str(TOKENIZER)},
+    }
+    for name, values in replaced.items():
+        module = importlib.import_module(name)
+        for constant, value in values.items():
+            getattr(module, constant)
+            setattr(module, constant, value)
+    return importlib.import_module("train_network")
+
+
+def unet_constants(config: Mapping[str, Any]) -> dict[str, object]:
+    """What sd-scripts' ``library/original_unet.py`` has as constants, of a UNet's configuration."""
+    widths, layers = tuple(config["block_out_channels"]), config["layers_per_block"]
+    return {
+        "BLOCK_OUT_CHANNELS": widths,
+        "TIMESTEP_INPUT_DIM": widths[0],
+        "TIME_EMBED_DIM": 4 * widths[0],
+        "LAYERS_PER_BLOCK": layers,
+        "LAYERS_PER_BLOCK_UP": layers + 1,
+        "NORM_GROUPS": config["norm_num_groups"],
+        "TRANSFORMER_NORM_NUM_GROUPS": config["norm_num_groups"],
+        "DOWN_BLOCK_TYPES": list(config["down_block_types"]),
+        "UP_BLOCK_TYPES": list(config["up_block_types"]),
+    }
