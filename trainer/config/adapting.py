@@ -116,6 +116,18 @@ class AdapterConfig(Section, title="Adapter"):
     whose poses and backgrounds are learned where the noise is strong. The file is a plain LoRA:
     previews, meters and all tools use the whole rank at every timestep. Drawn with so, the built-in
     model learned a set an eighth less like it and leaked twice as much. Empty: off."""
+    new_tokens: int = field(
+        0,
+        title="New tokens for the trigger word",
+        ge=0,
+        le=32,
+        memory=True,
+        needs={"captions.trigger or concepts": True},
+    )
+    """Pivotal tuning: the trigger word stands for so many new tokens, whose vectors learn beside
+    the adapter (textual inversion, arXiv 2208.01618). They begin as the class word, or as the
+    trigger word where there is none; each concept gets its own. 0: the trigger word keeps the
+    tokens that it has."""
     unet: bool = field(True, title="Train the UNet", memory=True)
     """Train the UNet's layers."""
     text_encoder: bool = field(
@@ -131,6 +143,11 @@ class AdapterConfig(Section, title="Adapter"):
             if number_by_pattern(line)[1] not in range(1, 1025):
                 raise ValueError(f"{line!r} given, expected a whole number from 1 to 1024")
         return lines
+
+    @property
+    def learns_text(self) -> bool:
+        """Whether something learns in the text encoders, and so what they make of captions."""
+        return self.text_encoder or self.new_tokens > 0
 
     @property
     def scale(self) -> tuple[int, float]:

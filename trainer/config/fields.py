@@ -117,9 +117,9 @@ def field_help(dotted: str) -> str:
 
 
 def get_value(config: TrainingConfig, dotted: str) -> Any:
-    """The value of a field by its dotted name."""
+    """The value of a field by its dotted name, or the list of concepts."""
     section, _, name = dotted.partition(".")
-    return getattr(getattr(config, section), name)
+    return getattr(getattr(config, section), name) if name else getattr(config, section)
 
 
 def public_values(config: TrainingConfig) -> dict[str, Any]:

@@ -45,6 +45,9 @@ AVERAGED_ELSEWHERE = {
 KIND_RATES: Mapping[str, float] = {"loha": 2.0}
 """Learning rate that suits a kind of adapter, as a share of LoRA's, which is the others' too."""
 
+NEW_TOKENS_RATE = 10.0
+"""Learning rate that suits new tokens' vectors, as a share of that of the text encoder."""
+
 
 class OptimizerConfig(Section, title="Learning rate and optimizer"):
     """How each step changes the adapter's weights, and how far."""
@@ -72,6 +75,11 @@ class OptimizerConfig(Section, title="Learning rate and optimizer"):
         None, title="Learning rate (second text encoder)", needs={"adapter.text_encoder": True}
     )
     """SDXL only: learning rate of its second text encoder's adapter. Empty: that of the first."""
+    new_tokens_learning_rate: Rate | None = field(
+        None, title="Learning rate (new tokens)", needs={"adapter.new_tokens": True}
+    )
+    """Learning rate of the new tokens' vectors. Empty: what suits the base model and the optimizer
+    (5e-4 for SD 1, SD 2 and SDXL with adamw)."""
     layer_rates: Several[str] = field(
         (), title="Learning rates by layer, one a line", max_length=100
     )

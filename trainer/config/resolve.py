@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trainer.config.optimizers import KIND_RATES, OPTIMIZERS
+from trainer.config.optimizers import KIND_RATES, NEW_TOKENS_RATE, OPTIMIZERS
 from trainer.config.schema import TrainingConfig
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ def resolve(config: TrainingConfig, base: BaseModel) -> TrainingConfig:
         rates = tuple(min(1.0, BUILT_IN_ALPHA / alpha) * rate for rate in built_in)
     share, kind = OPTIMIZERS[optimizer.name].rate, KIND_RATES.get(config.adapter.kind, 1.0)
     unet, text = (1.0 if share is None else share * kind * rate for rate in rates)
+    new_tokens = None
+    if config.adapter.new_tokens:
+        new_tokens = 1.0 if share is None else share * NEW_TOKENS_RATE * rates[1]
     resolution = next(iter(config.images.sides), base.default_resolution)
     tiles = wants_tiles(config, max(config.images.sides, default=resolution))
     return config.changed(
@@ -50,5 +53,6 @@ def resolve(config: TrainingConfig, base: BaseModel) -> TrainingConfig:
         optimizer={
             "learning_rate": optimizer.learning_rate or unet,
             "text_encoder_learning_rate": optimizer.text_encoder_learning_rate or text,
+            "new_tokens_learning_rate": optimizer.new_tokens_learning_rate or new_tokens,
         },
     )

@@ -161,11 +161,11 @@ class TrainingSection(Section, title="Length, batches and precision"):
         gt=0.0,
         le=1.0,
         before=1.0,
-        needs={"adapter.text_encoder": True},
+        needs={"adapter.text_encoder or adapter.new_tokens": True},
     )
-    """After this share of the run the text encoder's adapter stays as it is, and steps take less
-    time. It learns the trigger word early, and later only fits the training pictures more closely.
-    1: it learns to the end."""
+    """After this share of the run the text encoder's adapter and new tokens stay as they are, and
+    steps take less time. They learn the trigger word early, and later only fit the training
+    pictures more closely. 1: they learn to the end."""
     gradient_checkpointing: bool = field(False, memory=True)
     """Recompute activations instead of keeping them: much less memory, about a third more time, the
     same result."""

@@ -8,20 +8,15 @@ where it is only as long as it would come to lie there anyway.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import ConfigDict, Field
-from torch import Tensor
 
-from trainer.data.names import display_name
-from trainer.errors import UserError
-from trainer.lora.adapter import Adapter
 from trainer.lora.attach import check_strength, detach, set_strength
 from trainer.lora.loading import check_fit, load_into
-from trainer.lora.reading import shape_text
 from trainer.models.base import BaseModel
 from trainer.training.checkpoints import adapter_label, read_any_adapter
 
@@ -78,7 +73,6 @@ class _Slot:
 
     name: str
     stamp: Stamp
-    embeddings: Mapping[str, list[Tensor]]  # bundled with it, by the words that stand for them
 
 
 class AdapterStack:
@@ -98,8 +92,6 @@ class AdapterStack:
 
         Adapters that are there already are not read again, unless their files have changed.
 
-        Embeddings that are bundled with them stand in prompts for their words, at full strength.
-
         Raises:
             UserError: a file can't be read or does not fit the base; a strength is not finite.
         """
@@ -110,20 +102,16 @@ class AdapterStack:
         new = [read_any_adapter(choice.file) for choice in choices[len(staying) :]]
         for adapter in new:
             check_fit(self.base, adapter)
-        embeddings = [_embeddings(self.base, adapter) for adapter in new]
         for slot in self._slots:
             if slot not in staying:
                 detach(self.base, slot.name)
         self._slots = staying
-        for stamp, adapter, own in zip(stamps[len(staying) :], new, embeddings, strict=True):
+        for stamp, adapter in zip(stamps[len(staying) :], new, strict=True):
             name = f"adapter{next(self._numbers)}"
             load_into(self.base, adapter, name)
-            self._slots.append(_Slot(name, stamp, own))
-        self.base.embeddings.clear()
+            self._slots.append(_Slot(name, stamp))
         for choice, slot in zip(choices, self._slots, strict=True):
             set_strength(self.base, slot.name, *choice.by_part)
-            if any(choice.by_part):  # at strength 0 it is exactly the base model
-                self.base.embeddings.update(slot.embeddings)
 
     def clear(self) -> None:
         """Takes all of them off: the base model as it was loaded."""
@@ -134,31 +122,6 @@ class AdapterStack:
         here = [slot for slot in self._slots if slot.stamp in stamps]
         same = [slot.stamp == stamp for slot, stamp in zip(here, stamps, strict=False)]
         return here[: len(list(itertools.takewhile(bool, same)))]
-
-
-def _embeddings(base: BaseModel, adapter: Adapter) -> dict[str, list[Tensor]]:
-    """An adapter's bundled embeddings, (n, D) for each text encoder of a base.
-
-    They are called ``string_to_param.*`` (A1111) or ``clip_l``, with SDXL's second ``clip_g``.
-
-    Raises:
-        UserError: one is not of this form, or for another base model.
-    """
-    found: dict[str, list[Tensor]] = {}
-    widths = [int(encoder.config.hidden_size) for encoder in base.text_encoders]
-    for word, tensors in adapter.embeddings.items():
-        names = ("clip_l", "clip_g") if len(widths) > 1 else ("clip_l", "string_to_param.*")
-        own = [tensors[name] for name in names if name in tensors]
-        own = [one[None] if one.dim() == 1 else one for one in own]
-        if [one.shape[-1] for one in own] != widths or len({one.shape[:-1] for one in own}) > 1:
-            sizes = ", ".join(f"{name} {shape_text(one)}" for name, one in tensors.items())
-            raise UserError(
-                f"{adapter.source} has a bundled embedding, {display_name(word[:80])}, that does "
-                f"not fit {base.name} ({base.family.title}): {display_name(sizes[:200])}.",
-                "adapter convert FILE --embeddings drop --out NEW.safetensors leaves it out.",
-            )
-        found[word] = own
-    return found
 
 
 def _number(text: str) -> float | None:

@@ -15,7 +15,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 import torch
@@ -46,6 +46,7 @@ from trainer.lora.layers import (
 )
 from trainer.lora.names import ModuleKey, Part, count_layers
 from trainer.lora.rank_mask import mask_ranks
+from trainer.lora.words import NEW_TOKENS, new_words
 from trainer.memory.quantized import parameter_count
 from trainer.models.base import BaseModel
 from trainer.seeds import derive_seed
@@ -61,14 +62,26 @@ class Attachment:
     parameters: dict[Part, list[tuple[str, Parameter]]]
     layers: dict[Part, int]  # how many layers it adapts in each part
     base_parameters: int  # parameters of the UNet and the text encoders together
+    # Vectors to train by the word that stands for them, (n, D) float32 for each text encoder.
+    words: dict[str, list[Parameter]] = field(default_factory=dict[str, list[Parameter]])
 
     def summary(self) -> str:
         """What trains, in one line."""
         trained = sum(p.numel() for named in self.parameters.values() for _, p in named)
+        counts = [f"{len(vectors[0])} for {word}" for word, vectors in self.words.items()]
         return (
             f"trains {count_layers(self.layers)}: {trained:,} parameters, "
             f"{100 * trained / self.base_parameters:.1f} % of {_short(self.base_parameters)}"
+            + (f"; new tokens: {', '.join(counts)}" if counts else "")
         )
+
+    def word_parameters(self) -> dict[str, Parameter]:
+        """The vectors of `words` by names such as ``text_encoder_2/ohwx.new_tokens``."""
+        return {
+            f"{part}/{word}.{NEW_TOKENS}": vectors
+            for word, own in self.words.items()
+            for part, vectors in zip(("text_encoder", "text_encoder_2"), own, strict=False)
+        }
 
 
 def attach(
@@ -78,6 +91,7 @@ def attach(
     seed: int,
     name: str = "default",
     start: Adapter | None = None,
+    triggers: Mapping[str, str] | None = None,
 ) -> Attachment:
     """Puts an adapter to train on the layers that the configuration asks for, or that `start` has.
 
@@ -88,7 +102,10 @@ def attach(
     ``unet.train()`` switches it on.
 
     Args:
-        start: gives the layers, their ranks, alphas and weights; it fits the base model.
+        start: gives the layers, their ranks, alphas and weights, and the bundled embeddings; it
+            fits the base model.
+        triggers: the words that get new tokens, where the configuration asks for these, each with
+            its class word.
 
     Raises:
         ValueError: the name is taken, or can't name a module.
@@ -122,11 +139,15 @@ def attach(
     for key, layer in layers:
         for matrix, weight in parameters_on(layer, name).items():
             parameters[key.part].append((f"{key.path}.{matrix}", weight))
+    words = new_words(base, triggers or {}, config.new_tokens, start)
+    if words:
+        base.learned[name] = {word: [*vectors] for word, vectors in words.items()}
     return Attachment(
         name=name,
         parameters=dict(parameters),
         layers=dict(Counter(key.part for key, _ in layers)),
         base_parameters=base_parameters,
+        words=words,
     )
 
 
@@ -190,6 +211,7 @@ def set_strength(
     text = strength if text_encoder_strength is None else text_encoder_strength
     check_strength(strength, text)
     _require(base, name)
+    base.muted = base.muted - {name} if strength or text else base.muted | {name}
     layers = adapted_layers(base, name)
     set_strengths(base, name, {key: strength if key.part == "unet" else text for key in layers})
 
@@ -217,12 +239,14 @@ def disabled(base: BaseModel) -> Generator[None]:
     """The base model as if it had no adapters; afterwards everything is as it was."""
     layers = list(adapted_layers(base).values())
     were_disabled = [layer.disable_adapters for layer in layers]
+    muted, base.muted = base.muted, frozenset(base.learned)
     with preserved_gradient_flags(layers):
         for layer in layers:
             layer.enable_adapters(False)
     try:
         yield
     finally:
+        base.muted = muted
         with preserved_gradient_flags(layers):
             for layer, was_disabled in zip(layers, were_disabled, strict=True):
                 layer.enable_adapters(not was_disabled)
@@ -245,6 +269,9 @@ def detach(base: BaseModel, name: str | None = None) -> None:
     names = attached(base) if name is None else [name]
     for live in find_layers(base).values():
         remove(live, names)
+    for gone in names:
+        base.learned.pop(gone, None)
+    base.muted -= set(names)
 
 
 def _require(base: BaseModel, name: str) -> None:

@@ -11,13 +11,15 @@ matrices holds it exactly. On a given base it is a plain change of the weight.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from trainer import typed_torch
+from trainer.data.names import display_name
 from trainer.errors import UserError
 from trainer.lora.adapter import Adapter, LoraLayer, form_change, form_factors, kronecker_halves
 from trainer.lora.names import ModuleKey, count_layers, count_parts, shorten
@@ -211,12 +213,14 @@ class Comparison:
     unexpected: tuple[ModuleKey, ...] = ()  # layers of the second that the first lacks
     dead: tuple[ModuleKey, ...] = ()  # layers of the second that change nothing
     precision: Precision = "fp32"  # of the second's file
+    # For each bundled embedding of one or both, how far its vectors differ, relative to them.
+    words: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
     def exact(self) -> bool:
         """Whether both are the same, but for the rounding of the second's precision."""
         complete = bool(self.matched) and not self.missing and not self.unexpected
-        return complete and self.worst <= TOLERANCES[self.precision]
+        return complete and max([self.worst, *self.words.values()]) <= TOLERANCES[self.precision]
 
     def in_words(self) -> str:
         """How much it differs, such as "is exact"."""
@@ -233,6 +237,12 @@ class Comparison:
         limit = TOLERANCES[self.precision]
         difference = f"{self.worst:.1e} of the adapter's change ({self.precision})"
         parts = [f"the file, read back, holds {count} to within {difference}"]
+        parts += [
+            f"the vectors of {display_name(word[:80])} to within {relative:.1e}"
+            if relative <= limit
+            else f"not the vectors of {display_name(word[:80])}"
+            for word, relative in self.words.items()
+        ]
         if self.worst > limit:
             parts.append(f"more than {limit:.0e} in {self.worst_layer}: save in fp32")
         if self.missing:
@@ -269,6 +279,20 @@ def compare(before: Adapter, after: Adapter) -> Comparison:
         unexpected=tuple(key for key in after.layers if key not in before.layers),
         dead=tuple(after.dead_layers()),
         precision=after.precision,
+        words={
+            word: _vectors_differ(before.embeddings.get(word, {}), after.embeddings.get(word, {}))
+            for word in {**before.embeddings, **after.embeddings}
+        },
+    )
+
+
+def _vectors_differ(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> float:
+    """The greatest relative difference of an embedding's tensors; infinite where one is missing."""
+    if before.keys() != after.keys() or any(before[n].shape != after[n].shape for n in before):
+        return math.inf
+    return max(
+        float(typed_torch.norm(after[name] - one)) / max(float(typed_torch.norm(one)), 1e-30)
+        for name, one in before.items()
     )
 
 

@@ -74,6 +74,8 @@ class Grouped:
     left_out: list[str]  # names of the tensors that are not read
 
 
+OUTPUT = "_out"
+"""What the name of an output vector ends in."""
 _EMBEDDING = re.compile(r"bundle_emb\.(.+?)\.(?:string_to_param\.\*|[^.]+)")
 # Newest first: what PEFT writes (an adapter's name may be left in), diffusers' older ones.
 _NAME = re.compile(
@@ -166,9 +168,28 @@ def group_layers(
 
 
 def bundled_embeddings(tensor_names: Iterable[str]) -> list[str]:
-    """The names of the embeddings that are bundled with an adapter file's layers."""
-    found = (_EMBEDDING.fullmatch(name) for name in tensor_names)
-    return list(dict.fromkeys(match[1] for match in found if match))
+    """The embeddings that are bundled with an adapter file's layers, as `embeddings_shown`."""
+    found: dict[str, list[str]] = {}
+    for name in tensor_names:
+        if match := _EMBEDDING.fullmatch(name):
+            found.setdefault(match[1], []).append(name)
+    return embeddings_shown(found)
+
+
+def embeddings_shown(embeddings: Mapping[str, Iterable[str]]) -> list[str]:
+    """The words of embeddings, and of which some tensors are not used.
+
+    OneTrainer's output vectors take the place of what the text encoder gives for a word. What it
+    was given there, the file does not say.
+
+    Args:
+        embeddings: the names of the tensors of each word.
+    """
+    return [
+        display_name(word[:80])
+        + (" (without its output vectors)" if any(n.endswith(OUTPUT) for n in names) else "")
+        for word, names in embeddings.items()
+    ]
 
 
 def parse_tensor_name(name: str) -> TensorName | None:

@@ -33,6 +33,7 @@ from trainer.lora.names import (
     without_kernel,
 )
 from trainer.lora.reading import read_adapter, shape_text
+from trainer.lora.words import tensors_of_words, vectors_for
 from trainer.models.base import BaseModel
 from trainer.models.families import FAMILIES
 
@@ -50,11 +51,14 @@ def collect(base: BaseModel, name: str = "default") -> Adapter:
     for key, layer in sorted(layers.items(), key=lambda item: item[0]):
         tensors = {kind: _copy(one) for kind, one in parameters_on(layer, name).items()}
         copies[key] = LoraLayer.of_trained(tensors, scale_on(layer, name), largest_shape(key))
-    return Adapter(copies, base.family.name)
+    words = tensors_of_words(base.learned.get(name, {}))
+    return Adapter(copies, base.family.name, embeddings=words)
 
 
 def load_into(base: BaseModel, adapter: Adapter, name: str, strength: float = 1.0) -> None:
     """Puts an adapter on a live model, frozen, beside those that are there: all of it or nothing.
+
+    Embeddings that are bundled with it stand in prompts for their words, at full strength.
 
     Args:
         name: for `set_strength` and `detach`.
@@ -66,6 +70,7 @@ def load_into(base: BaseModel, adapter: Adapter, name: str, strength: float = 1.
     """
     check_strength(strength)
     check_fit(base, adapter)
+    words = vectors_for(base, adapter)
     adapter = plain_on(base, adapter)
     scales = {key: (layer.rank, layer.alpha) for key, layer in adapter.layers.items()}
     with injected(base, name, scales) as new:
@@ -73,6 +78,8 @@ def load_into(base: BaseModel, adapter: Adapter, name: str, strength: float = 1.
             weights = adapter.layers[key]
             assert not isinstance(layer, LycorisLayer)
             set_weights(layer, name, weights.down, weights.up, trainable=False)
+    if words:
+        base.learned[name] = words
     set_strength(base, name, strength)
 
 
@@ -80,7 +87,8 @@ def check_fit(base: BaseModel, adapter: Adapter) -> None:
     """Whether `load_into` would take an adapter; changes nothing.
 
     Raises:
-        UserError: a layer has no counterpart, or another shape; both sides are listed.
+        UserError: a layer has no counterpart, or another shape; both sides are listed. Or a
+            bundled embedding is for another base model.
     """
     live = find_layers(base)
     unmatched = [key for key in adapter.layers if key not in live]
@@ -90,6 +98,7 @@ def check_fit(base: BaseModel, adapter: Adapter) -> None:
         if key in live and not _fits(layer, weight := live[key].weight)
     ]
     if not unmatched and not misshapen:
+        vectors_for(base, adapter)
         return
     lines = [f"{adapter.source} does not fit {base.name} ({base.family.title}); nothing is loaded."]
     for what, names in (
@@ -202,7 +211,8 @@ def read_start(path: Path, config: AdapterConfig) -> Adapter:
 
 
 def taken_over(config: TrainingConfig, start: Adapter) -> TrainingConfig:
-    """The configuration with what the adapter decides: its parts, greatest rank and alpha."""
+    """The configuration with what the adapter decides: its parts, greatest rank and alpha, and the
+    number of new tokens where it brings some."""
     parts = count_parts(start.layers)
     changes = {
         "kind": "lora",
@@ -211,6 +221,9 @@ def taken_over(config: TrainingConfig, start: Adapter) -> TrainingConfig:
         "unet": "unet" in parts,
         "text_encoder": parts.keys() != {"unet"},
     }
+    if start.embeddings:
+        vectors = next(iter(next(iter(start.embeddings.values())).values()))
+        changes["new_tokens"] = len(vectors) if vectors.dim() > 1 else 1
     return config.changed(adapter=changes)
 
 

@@ -31,6 +31,7 @@ from trainer.training.batches import Batch
 from trainer.training.step import batch_loss
 
 META = torch.device("meta")
+_WORD = "x"  # the trigger word
 
 
 def build(facts: BaseFacts, dtype: torch.dtype) -> BaseModel:
@@ -139,9 +140,9 @@ def step_memory(facts: BaseFacts, work: Workload) -> StepMemory:
     """Follows one training step: forward, backward."""
     adapter = cast(Hashable, work.adapter)  # frozen models are
     base, parameters = _with_adapter(facts, work.precision, work.weights, adapter)
-    set_mode(base, work.mode, work.checkpointing, trains_text=work.adapter.text_encoder)
+    set_mode(base, work.mode, work.checkpointing, trains_text=work.adapter.learns_text)
     text = tensors_of(*base.text_encoders)
-    weights = tensors_of(base.unet) + (text if work.adapter.text_encoder else [])
+    weights = tensors_of(base.unet) + (text if work.adapter.learns_text else [])
     adapter = bytes_of(parameters)
     tracker, gradients = follow_step(base, parameters, work, [*weights, *text])
     return StepMemory(
@@ -160,9 +161,10 @@ def _with_adapter(
     """The last one is remembered, for the next memory mode."""
     base = build(facts, DTYPES[precision])
     quantize_base(base, weights, META)
-    attachment = attach(base, adapter, seed=0)
+    attachment = attach(base, adapter, seed=0, triggers={_WORD: ""})
     base.unet.train()
-    return base, [p for named in attachment.parameters.values() for _, p in named]
+    of_layers = [p for named in attachment.parameters.values() for _, p in named]
+    return base, [*of_layers, *attachment.word_parameters().values()]
 
 
 def follow_step(
@@ -203,7 +205,7 @@ class _Model:
 
     def __init__(self, base: BaseModel, work: Workload) -> None:
         self.base = base
-        self.text = _Text(base, work.adapter.text_encoder, work.texts)
+        self.text = _Text(base, work.adapter.learns_text, work.texts)
         self.alpha_bar = torch.empty(1000, device=META)
 
 
@@ -230,7 +232,7 @@ class _Text:
 
 
 def _batch(base: BaseModel, work: Workload) -> Batch:
-    points = _points(base, work.width, work.height, work.rows, work.chunks)
+    points = _points(base, work.width, work.height, work.rows, work.chunks, work.adapter.new_tokens)
     return Batch(
         names=points.prompts,
         slots=tuple(range(work.rows)),
@@ -244,11 +246,15 @@ def _batch(base: BaseModel, work: Workload) -> Batch:
     )
 
 
-def _points(base: BaseModel, width: int, height: int, rows: int, chunks: int) -> Points:
+def _points(
+    base: BaseModel, width: int, height: int, rows: int, chunks: int, new_tokens: int = 0
+) -> Points:
+    """Of prompts that fill so many chunks, and end in the trigger word."""
+    others = "," * (CHUNK_TOKENS * chunks - max(1, new_tokens))
     side = base.vae_scale_factor
     shape = (rows, base.unet.config["in_channels"], height // side, width // side)
     return Points(
-        prompts=("x" * (CHUNK_TOKENS * chunks),) * rows,
+        prompts=(others + _WORD,) * rows,
         noised=torch.empty(shape, device=META),
         timesteps=torch.empty((rows,), dtype=torch.int64, device=META),
         sizes=(((1024, 1024), (0, 0), (1024, 1024)),) * rows,

@@ -299,7 +299,7 @@ class _Predictor:
         optimizer = optimizer_bytes(config.optimizer.name, step.adapter)
         averages = 0 if config.optimizer.averages or not config.training.ema_decay else step.adapter
         trained = step.adapter + optimizer + averages
-        idle = not (config.memory.offload or config.adapter.text_encoder)
+        idle = not (config.memory.offload or config.adapter.learns_text)
         weights = step.base_weights + (other.text_encoders if idle else 0)
         predicting = weights + trained + other.predicting
         decoding = trained + other.vae + other.decoding + (0 if config.memory.offload else weights)

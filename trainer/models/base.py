@@ -57,8 +57,12 @@ class BaseModel:
     clip_skip: int = 1  # which layer of SD 1's text encoder is read, counted from the last
     # (N,) of the UNet's last call in training mode; None after another.
     training_timesteps: torch.Tensor | None = None
-    # Learned vectors by the word that stands for them in prompts, (n, D) for each text encoder.
-    embeddings: dict[str, list[torch.Tensor]] = field(default_factory=dict[str, list[torch.Tensor]])
+    # For each adapter on it that has any, its learned vectors by the word that stands for them in
+    # prompts: (n, D) for each text encoder.
+    learned: dict[str, dict[str, list[torch.Tensor]]] = field(
+        default_factory=dict[str, dict[str, list[torch.Tensor]]]
+    )
+    muted: frozenset[str] = frozenset()  # the adapters whose vectors are not used at present
 
     @property
     def output_key(self) -> str:
@@ -77,6 +81,12 @@ class BaseModel:
         names = ("text_encoder", "text_encoder_2")
         encoders = dict(zip(names, self.text_encoders, strict=False))
         return {"unet": self.unet, "vae": self.vae, **encoders}
+
+    @property
+    def embeddings(self) -> dict[str, list[torch.Tensor]]:
+        """The learned vectors that prompts use, by word; of two for a word the later adapter's."""
+        used = (words for name, words in self.learned.items() if name not in self.muted)
+        return {word: vectors for words in used for word, vectors in words.items()}
 
     def embedding_ids(self) -> dict[str, list[int]]:
         """For each word of `embeddings` its ids: -1, -2 … over all of their vectors."""

@@ -9,6 +9,7 @@ sd-scripts cuts anywhere and keeps one start and one end: these differ in single
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTokenizer, PreTrainedModel
 
-from trainer.data.captions import CHUNK_TOKENS
+from trainer.data.captions import CHUNK_TOKENS, word_pattern
 
 _REMEMBERED_TEXTS = 4096
 _LONGEST_WORD = 8  # tokens; a longer word is cut where its chunk ends
@@ -52,18 +53,19 @@ def with_embeddings(
     """The tokens of a text in which some words stand for learned vectors.
 
     Args:
-        places: for each word, in any case, the ids that take its place. ComfyUI's ``embedding:``
-            before it is left out.
+        places: for each word the ids that take its place, wherever `contains_word` finds it.
+            ComfyUI's ``embedding:`` before it is left out.
     """
     names = sorted(places, key=len, reverse=True)
-    words = "|".join(map(re.escape, names))
-    by_name = {name.casefold(): ids for name, ids in places.items()}
+    words = "|".join(f"({word_pattern(name).pattern})" for name in names)
+    text = unicodedata.normalize("NFC", text)
     found: list[int] = []
-    # Every second part is a word.
-    parts = re.split(rf"(?:\bembedding:)?(?<!\w)({words})(?!\w)", text, flags=re.IGNORECASE)
-    for number, part in enumerate(parts):
-        found += by_name[part.casefold()] if number % 2 else token_ids(tokenizer, part)
-    return found
+    end = 0
+    for match in re.finditer(rf"(?:\bembedding:)?(?:{words})", text, re.IGNORECASE):
+        found += token_ids(tokenizer, text[end : match.start()])
+        found += places[names[(match.lastindex or 1) - 1]]
+        end = match.end()
+    return found + token_ids(tokenizer, text[end:])
 
 
 def longest_prompt(tokenizer: CLIPTokenizer) -> int:
@@ -138,7 +140,7 @@ def learned_words(
         return
 
     def put(_: torch.nn.Module, __: object, features: Tensor) -> Tensor:
-        vectors = torch.cat(list(learned))[-1 - ids[where]].to(features)
+        vectors = torch.cat([one.to(features) for one in learned])[-1 - ids[where]]
         return features.masked_scatter(where[..., None].to(features.device), vectors)
 
     hook = encoder.get_input_embeddings().register_forward_hook(put)

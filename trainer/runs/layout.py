@@ -49,6 +49,7 @@ class RunFolder:
     start = _Inside("start_from.safetensors")
     """A copy of the adapter file that the run went on from, if it did."""
     adapters = _Inside("adapters")  # folder of the adapters of earlier steps, each ready for use
+    embeddings = _Inside("embeddings")  # folder of the new tokens' vectors, a file for each word
     evaluation = _Inside("evaluation.json")  # what ``evaluate --json`` prints of this run
     bleed_board = _Inside("evaluation/board.png")
     """Trigger, class word, neighbour and unrelated thing, side by side; labels beside it."""

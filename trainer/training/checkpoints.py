@@ -27,6 +27,7 @@ from trainer.events import Notice
 from trainer.lora.adapter import Adapter, LoraLayer
 from trainer.lora.names import ModuleKey, Part, largest_shape
 from trainer.lora.reading import read_adapter
+from trainer.lora.words import NEW_TOKENS, tensors_of_words
 from trainer.runs.atomic import building_folder
 from trainer.runs.layout import RunFolder, step_of
 from trainer.untyped import is_sequence, is_table
@@ -221,11 +222,16 @@ def read_checkpoint_adapter(folder: Path) -> Adapter:
     state = load_checkpoint(folder)
     config = TrainingConfig.model_validate(state.config)
     trained: dict[ModuleKey, dict[str, Tensor]] = defaultdict(dict)
+    vectors: dict[str, list[Tensor]] = defaultdict(list)
     for name, tensor in (state.ema or state.adapter).items():
         part, _, rest = name.partition("/")
         path, _, kind = rest.rpartition(".")
+        if kind == NEW_TOKENS:
+            vectors[path].append(tensor)
+            continue
         trained[ModuleKey(_part(part, folder), path)][kind] = tensor
     layers: dict[ModuleKey, LoraLayer] = {}
+    words = tensors_of_words(vectors)
     for key, tensors in sorted(trained.items()):
         scale = config.adapter.scale_of(str(key))
         try:
@@ -233,7 +239,7 @@ def read_checkpoint_adapter(folder: Path) -> Adapter:
         except (KeyError, ValueError):
             message = f"The checkpoint {folder} is of another kind of adapter: {key}."
             raise UserError(message, _OTHERS) from None
-    return Adapter(layers, source=adapter_label(folder))
+    return Adapter(layers, source=adapter_label(folder), embeddings=words)
 
 
 def adapter_label(path: Path) -> str:

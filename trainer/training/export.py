@@ -17,6 +17,7 @@ from trainer.lora.metadata import TrainingFacts, build_metadata
 from trainer.lora.names import shorten
 from trainer.lora.reading import read_adapter
 from trainer.lora.tools import judge, works_in
+from trainer.lora.words import write_embeddings
 from trainer.lora.writing import best_layout, write_adapter
 from trainer.models.base import BaseModel
 from trainer.models.load import file_digest
@@ -36,6 +37,8 @@ class Exported:
 def export_adapter(session: Session, path: Path) -> Exported:
     """Write the adapter (its running averages, where there are any), read it back and compare.
 
+    Vectors of new tokens are bundled with it, and each word's are also written as an embedding.
+
     Raises:
         UserError: it has numbers that are not finite, or too large for the file's precision.
         OSError: from the file system.
@@ -44,6 +47,8 @@ def export_adapter(session: Session, path: Path) -> Exported:
     saved = read_adapter(path)
     report = compare(adapter, saved)
     notes = [report.summary(), *note]
+    if files := write_embeddings(adapter, session.run.embeddings, session.config.output.precision):
+        notes.append(f"new tokens also as a file of their own: {shorten(f.name for f in files)}")
     if left_out:
         notes.append(f"no room in the metadata for {shorten(left_out)}")
     return Exported(path, "; ".join(notes), works_in(judge(saved)), report.exact)

@@ -188,7 +188,7 @@ def _step_down(session: Session, error: torch.OutOfMemoryError) -> events.Warned
     session.memory_mode = now
     rows = min(session.device.rows, now.rows_without_gradients)
     session.device = replace(session.device, rows=rows)  # previews and measuring step down too
-    trains_text = session.config.adapter.text_encoder
+    trains_text = session.config.adapter.learns_text
     modes.set_mode(session.base, now.mode, now.checkpointing, trains_text=trains_text)
     session.compiled.again()
     # The traceback holds on to the failed step's tensors.

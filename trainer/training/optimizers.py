@@ -40,6 +40,8 @@ def rates_in_words(config: TrainingConfig) -> str:
     rates, name = learning_rates(config.optimizer), config.optimizer.name
     parts = [f"{rates['unet']:g} (UNet)"] * config.adapter.unet
     parts += [f"{rates['text_encoder']:g} (text encoder)"] * config.adapter.text_encoder
+    new_tokens = config.optimizer.new_tokens_learning_rate
+    parts += [f"{new_tokens:g} (new tokens)"] if new_tokens else []
     finds = ", which finds the rate by itself, times" if OPTIMIZERS[name].rate is None else " at"
     return f"{name}{finds} {' and '.join(parts)}"
 

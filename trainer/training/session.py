@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from trainer.conditioning import TextSource
 from trainer.config.adapting import PAIRS
+from trainer.config.concepts import concepts_of
 from trainer.config.schema import OptimizerConfig, TrainingConfig
 from trainer.config.section import number_by_pattern
 from trainer.data.cache import TensorCache
@@ -28,7 +29,7 @@ from trainer.events import ImagesRead, Notice, Progress, RunEvent
 from trainer.lora.adapter import Adapter
 from trainer.lora.attach import Attachment, attach, check_patterns, chosen_targets
 from trainer.lora.loading import check_fit, plain_on, read_start, taken_over
-from trainer.lora.names import ModuleKey, count_layers, count_parts
+from trainer.lora.names import ModuleKey, count_layers, count_parts, shorten
 from trainer.memory.devices import Device, is_exact
 from trainer.memory.modes import MemoryMode, load_training_base, memory_mode_of, set_mode
 from trainer.models.base import BaseModel
@@ -80,11 +81,12 @@ class Session:
     @property
     def parameters(self) -> dict[str, Parameter]:
         """The adapter's parameters by "part/name", in a fixed order."""
-        return {
+        of_layers = {
             f"{part}/{name}": parameter
             for part, named in self.attachment.parameters.items()
             for name, parameter in named
         }
+        return of_layers | self.attachment.word_parameters()
 
     def state(self) -> TrainingState:
         """The training state, copied."""
@@ -129,9 +131,9 @@ class Session:
 
     @property
     def trains_text(self) -> bool:
-        """Whether the text encoder's adapter learns at the present step."""
+        """Whether the text encoder's adapter and new tokens learn at the present step."""
         share, steps = self.config.training.stop_text_encoder_after, self.config.training.steps
-        return self.config.adapter.text_encoder and self.step < round(share * steps)
+        return self.config.adapter.learns_text and self.step < round(share * steps)
 
     def train_mode(self) -> None:
         """Dropout of the adapter on; the frozen modules have none."""
@@ -140,8 +142,7 @@ class Session:
         for module, trains in ((self.base.unet, True), *encoders):
             if module.training != trains:  # switching goes through every layer
                 module.train(trains)
-        parts = self.attachment.parameters.items()
-        of_text = (one for part, named in parts if part != "unet" for _, one in named)
+        of_text = (one for name, one in self.parameters.items() if not name.startswith("unet/"))
         for parameter in of_text:
             if parameter.requires_grad == trains_text:
                 break  # all are alike
@@ -202,7 +203,7 @@ def prepare(
     if start:
         config = taken_over(config, start)
     base, config, device = _open_base(config, device)
-    training, trains_text = config.training, config.adapter.text_encoder
+    training, trains_text = config.training, config.adapter.learns_text
     sets = _read_sets(base, config, progress)
     record(ImagesRead(sets.summary))
     for warning in sets.warnings():
@@ -222,6 +223,7 @@ def prepare(
     mode = memory_mode_of(config)
     set_mode(base, mode.mode, mode.checkpointing, trains_text=trains_text)
     parameters = [parameter for named in attachment.parameters.values() for _, parameter in named]
+    parameters += attachment.word_parameters().values()
     decay = 0.0 if config.optimizer.averages else training.ema_decay
     pairs = list(zip(pictures, captions, strict=True))
     class_folders = sets.class_folders() if config.preservation.regularization else []
@@ -284,9 +286,12 @@ def _make_optimizer(config: OptimizerConfig, attachment: Attachment) -> Optimize
             "Leave it empty; it is for SDXL, which has two.",
         )
     ratio, rates = config.lora_plus_ratio, optimizers.learning_rates(config)
-    return optimizers.make_optimizer(
-        config, optimizers.parameter_groups(parameters, rates, ratio, config.layer_rates)
-    )
+    groups = optimizers.parameter_groups(parameters, rates, ratio, config.layer_rates)
+    if vectors := list(attachment.word_parameters().values()):
+        rate = config.new_tokens_learning_rate
+        facts = {"lr": rate, "initial_lr": rate, "part": "new_tokens", "weight_decay": 0.0}
+        groups.append({"params": vectors, **facts})
+    return optimizers.make_optimizer(config, groups)
 
 
 def _attach(
@@ -296,9 +301,13 @@ def _attach(
     if start:
         check_fit(base, start)
         start = plain_on(base, start)
-    attachment = attach(base, config.adapter, seed=config.training.seed, start=start)
+    triggers = {concept.trigger: concept.class_word for concept in concepts_of(config)}
+    seed = config.training.seed
+    attachment = attach(base, config.adapter, seed=seed, start=start, triggers=triggers)
+    for vectors in attachment.word_parameters().values():
+        vectors.data = vectors.data.to(device.torch_device)
     device.put(base.unet)
-    if config.adapter.text_encoder or not device.offload:
+    if config.adapter.learns_text or not device.offload:
         device.put(*base.text_encoders)
     return attachment
 
@@ -310,7 +319,11 @@ def _read_sets(base: BaseModel, config: TrainingConfig, progress: Progress) -> S
         base.resolution_step,
         lambda text: count_chunks(base.tokenizers, text),
         progress,
-        lambda concept: doubt(concept.trigger, base.tokenizers, concept.class_word),
+        lambda concept: (
+            None  # new tokens stand for it, whatever it meant
+            if config.adapter.new_tokens
+            else doubt(concept.trigger, base.tokenizers, concept.class_word)
+        ),
     )
 
 
@@ -330,7 +343,8 @@ def _start(
         with writing(f"the copy of {given}"), replacing(run.start) as temporary:
             shutil.copyfile(given.expanduser(), temporary)
         parts = count_parts(start.layers)
-        notice(f"Goes on from {given.name}: {start.size_in_words}, {count_layers(parts)}.")
+        words = f", embeddings of {shorten(start.embeddings)}" if start.embeddings else ""
+        notice(f"Goes on from {given.name}: {start.size_in_words}, {count_layers(parts)}{words}.")
     return start
 
 
@@ -343,7 +357,7 @@ def _open_base(config: TrainingConfig, device: Device) -> tuple[BaseModel, Train
         parts = {key.part for key in chosen_targets(base, adapter)}
         trained = {"unet": "unet" in parts, "text_encoder": parts != {"unet"}}
         config = config.changed(adapter=trained)
-    if not config.adapter.text_encoder:
+    if not config.adapter.learns_text:
         device.put_away(*base.text_encoders)
     return base, config, device
 

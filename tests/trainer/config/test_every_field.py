@@ -56,11 +56,13 @@ CHANGED: dict[str, tuple[Any, dict[str, Any]]] = {
     "adapter.ranks": (["unet.mid_block.* = 3"], {}),
     "adapter.dropout": (0.5, {}),
     "adapter.t_lora_min_rank": (1, {"adapter.rank": 4}),
+    "adapter.new_tokens": (2, {}),
     "adapter.unet": (False, {}),
     "adapter.text_encoder": (False, {}),
     "optimizer.name": ("lion", {}),
     "optimizer.learning_rate": (2e-2, {}),
     "optimizer.text_encoder_learning_rate": (2e-2, {}),
+    "optimizer.new_tokens_learning_rate": (2e-2, {"adapter.new_tokens": 1}),
     "optimizer.layer_rates": (["unet.mid_block.* = 0.5"], {}),
     "optimizer.lora_plus_ratio": (4.0, {}),
     "optimizer.weight_decay": (0.9, {}),
@@ -238,9 +240,9 @@ def unmet(field: str) -> dict[str, Any]:
     """Values under which a field has no effect."""
     off: dict[str, Any] = {}
     for names, wanted in all_fields()[field].needs.items():
-        for needed in (all_fields()[name] for name in names.split(" or ")):
+        for needed in (all_fields()[name] for name in names.split(" or ") if name != "concepts"):
             if wanted is True:
-                off[needed.name] = False if needed.types == {"boolean"} else 0
+                off[needed.name] = {"boolean": False, "string": ""}.get(next(iter(needed.types)), 0)
             else:
                 allowed = wanted if isinstance(wanted, list) else [wanted]
                 off[needed.name] = next(one for one in needed.choices if one not in allowed)

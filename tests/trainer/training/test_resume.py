@@ -112,8 +112,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "memory__base_weights": "8bit",
         "optimizer__name": "adamw8bit",
     },
-    "UNet only, prodigy": {
+    "UNet and new tokens, prodigy": {
         "adapter__text_encoder": False,
+        "adapter__new_tokens": 2,
         "optimizer__name": "prodigy",
         "optimizer__learning_rate": 1.0,
         "optimizer__text_encoder_learning_rate": 1.0,
