@@ -8,7 +8,6 @@ from typing import Annotated
 from trainer.commands.command import Base, command, option, say
 from trainer.config.fields import field_help
 from trainer.data.captions import literal_marks
-from trainer.data.names import display_name
 from trainer.places import shown
 
 
@@ -65,5 +64,5 @@ def generate(
     for file in (AdapterUse.parse(text).file for text in adapters or ()):
         names = bundled_embeddings(read_header(file).tensors) if file.is_file() else []
         if names:
-            words = shorten(display_name(name[:80]) for name in names)
+            words = shorten(names)
             say(f"Bundled with {shown(file)}, and drawn where a prompt names them: {words}.")

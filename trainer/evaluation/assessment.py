@@ -25,6 +25,7 @@ from trainer.evaluation.verdicts import (
 from trainer.evaluation.watching import history
 from trainer.events import Meters, Progress, no_progress
 from trainer.lora.attach import detach, set_strength
+from trainer.lora.layouts import OUTPUT, embeddings_shown
 from trainer.lora.loading import load_into
 from trainer.lora.reading import read_adapter
 from trainer.memory.devices import Device
@@ -164,6 +165,9 @@ def assess(
     concepts = bench.concepts
     checkpoints = _measure_files(base, target, bench, progress, known or {})
     adapter = read_adapter(target.result.path)
+    words = adapter.embeddings.items()
+    unused = {word: own for word, own in words if any(name.endswith(OUTPUT) for name in own)}
+    notes += [f"Measured with {one}." for one in embeddings_shown(unused)]
     dead = len(adapter.dead_layers()) == len(adapter.layers)
     best = best_candidate(checkpoints)
     strengths = [best] if dead else _measure_strengths(base, target, best, bench)

@@ -20,7 +20,7 @@ from trainer.answers import Answer
 from trainer.data.names import display_name
 from trainer.lora.adapter import Adapter
 from trainer.lora.changes import rank_for, singular_values
-from trainer.lora.layouts import layouts_of
+from trainer.lora.layouts import embeddings_shown, layouts_of
 from trainer.lora.metadata import CONFIG_KEY
 from trainer.lora.names import ModuleKey, count_parts, shorten
 from trainer.lora.reading import json_table, read_adapter
@@ -139,7 +139,7 @@ def inspect_file(path: Path, *, leave_out_unknown: bool = False) -> AdapterInspe
         dora=any(layer.magnitude is not None for layer in adapter.layers.values()),
         kinds=tuple(adapter.kinds),
         unmeasured=tuple(kind for kind in adapter.kinds if kind in ("OFT", "GLoRA")),
-        embeddings=tuple(shown(name, 80) for name in adapter.embeddings),
+        embeddings=tuple(embeddings_shown(adapter.embeddings)),
         left_out=adapter.left_out,
     )
 

@@ -12,7 +12,7 @@ from trainer.lora.adapter import Adapter
 from trainer.lora.attach import detach
 from trainer.lora.changes import compare, energy_of
 from trainer.lora.layers import find_layers
-from trainer.lora.layouts import Layout, layouts_of
+from trainer.lora.layouts import Layout, embeddings_shown, layouts_of
 from trainer.lora.loading import collect, load_into, plain_on, uncovered
 from trainer.lora.names import PROJECTIONS, ModuleKey, attentions, shorten
 from trainer.lora.reading import read_adapter
@@ -125,7 +125,7 @@ def verify_file(
         incomplete=tuple(_incomplete(adapter)),
         base=None if base is None else _on_base(base, adapter),
         kinds=tuple(adapter.kinds),
-        embeddings=tuple(display_name(name[:80]) for name in adapter.embeddings),
+        embeddings=tuple(embeddings_shown(adapter.embeddings)),
         left_out=adapter.left_out,
     )
 
