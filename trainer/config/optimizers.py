@@ -43,10 +43,14 @@ AVERAGED_ELSEWHERE = {
 """What a field needs that an optimizer which averages by itself has no use for."""
 
 KIND_RATES: Mapping[str, float] = {"loha": 2.0}
-"""Learning rate that suits a kind of adapter, as a share of LoRA's, which is the others' too."""
+"""Learning rate that suits a kind of adapter, as a share of LoRA's, which is the others' too. Lower
+ones leak more: after 60 steps on the police cars LoHa had 0.035, at half of it 0.065, at a quarter
+0.24, LoRA 0.096."""
 
 NEW_TOKENS_RATE = 10.0
-"""Learning rate that suits new tokens' vectors, as a share of that of the text encoder."""
+"""Learning rate that suits new tokens' vectors, as a share of that of the text encoder: after 60
+steps on the police cars one of them leaked 0.18 at the same rate, 0.10 at 3.3 times and 0.09 at ten
+times as much, where two had 0.06; from 33 times on it was 0.15 again."""
 
 
 class OptimizerConfig(Section, title="Learning rate and optimizer"):

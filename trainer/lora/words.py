@@ -27,6 +27,7 @@ from trainer.memory.devices import DTYPES, Precision
 from trainer.models.base import BaseModel
 from trainer.models.text import token_ids
 from trainer.runs.layout import safe_name
+from trainer.text import numbered
 
 NEW_TOKENS = "new_tokens"
 """What the vectors of a word are called among the parameters of a run."""
@@ -125,7 +126,8 @@ def write_embeddings(adapter: Adapter, folder: Path, precision: Precision) -> li
         if len(tensors) == 1:
             tensors = {"emb_params": next(iter(tensors.values()))}
         folder.mkdir(parents=True, exist_ok=True)
-        file = folder / f"{safe_name(word)}.safetensors"
+        names = (folder / f"{stem}.safetensors" for stem in numbered(safe_name(word)))
+        file = next(name for name in names if name not in files)
         write_tensors(file, tensors, {"rarebit.word": word})
         saved = safetensors.torch.load_file(file)
         if saved.keys() != tensors.keys() or not all(

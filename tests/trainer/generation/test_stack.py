@@ -21,9 +21,12 @@ from tests.trainer.lora.helpers import (
 from trainer.diffusion import encode
 from trainer.errors import UserError
 from trainer.generation.stack import AdapterStack, AdapterUse
-from trainer.lora.attach import attached
+from trainer.lora.attach import attached, detach, disabled, set_strength
+from trainer.lora.changes import compare
 from trainer.lora.layers import find_targets
-from trainer.lora.loading import load_into
+from trainer.lora.layouts import bundled_embeddings
+from trainer.lora.loading import collect, load_into
+from trainer.lora.reading import read_adapter
 from trainer.lora.writing import write_adapter
 from trainer.models.base import BaseModel
 
@@ -136,9 +139,6 @@ def test_a_mistake_changes_nothing(
 
 
 def test_a_stack_is_the_adapters_one_by_one(base_of: BaseOf, files: dict[str, Path]) -> None:
-    from trainer.lora.attach import detach
-    from trainer.lora.reading import read_adapter
-
     base = base_of("sd1")
     for choice in choices(files, "ca"):
         load_into(base, read_adapter(choice.file), choice.file.name, choice.strength)
@@ -240,6 +240,38 @@ def test_embeddings_go_with_their_adapter(base_of: BaseOf, tmp_path: Path) -> No
     ):
         stack.set(choices_)
         assert torch.equal(encode(base, ["a fox1"], "cpu").hidden, plain) == same
+
+
+@torch.no_grad()
+def test_whoever_loads_an_adapter_has_its_embeddings(base_of: BaseOf, tmp_path: Path) -> None:
+    """As the meters do, `adapter tune` and `adapter together`; words are found as in captions."""
+    base = base_of("sd1")
+    adapter = read_adapter(with_embeddings(base, tmp_path / "a", {"fox1": 2}))
+
+    def features() -> list[Tensor]:
+        return list(encode(base, ["a fox1", "a FOX1_dog", "a fox12"], "cpu").hidden)
+
+    def same(others: list[Tensor]) -> list[bool]:
+        return [torch.equal(*pair) for pair in zip(features(), others, strict=True)]
+
+    plain = features()
+    load_into(base, adapter, "it", 0.5)
+    assert same(plain) == [False, False, True]
+    with disabled(base):
+        assert same(plain) == [True] * 3
+    loaded = features()
+    set_strength(base, "it", 0.0)
+    assert same(plain) == [True] * 3
+    set_strength(base, "it", 1.0)
+    assert same(loaded) == [True] * 3
+    assert compare(adapter, replace(collect(base, "it"), precision="fp32")).worst < 1e-6
+    detach(base, "it")
+    assert same(plain) == [True] * 3
+
+
+def test_output_vectors_are_named() -> None:
+    names = ["bundle_emb.a.clip_l", "bundle_emb.a.clip_l_out", "bundle_emb.b.clip_l", "x.alpha"]
+    assert bundled_embeddings(names) == ["a (without its output vectors)", "b"]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from trainer.lora.changes import compare
 from trainer.lora.loading import collect
 from trainer.lora.reading import read_adapter
 from trainer.lora.verify import verify_file
+from trainer.lora.words import new_words, write_embeddings
 from trainer.models.base import BaseModel
 from trainer.models.load import load_base
 from trainer.models.text import token_ids
@@ -47,21 +48,27 @@ def session_with(base: Path, place: Path, **changes: Any) -> Session:
     return session_for(base, make_images(place / "images"), place / "run", **changes)
 
 
-@pytest.mark.parametrize(
-    ("family", "class_word", "begun"),
-    [("sdxl", "red thing", ["red", "red", "thing"]), ("sd1", "", ["ohwx"])],
-)
-def test_they_begin_as_the_class_word(
-    tiny_base: TinyBase, tmp_path: Path, family: str, class_word: str, begun: list[str]
-) -> None:
-    session = session_with(tiny_base(family), tmp_path, captions__class_word=class_word)
-    base = session.base
-    for tokenizer, table, vectors in zip(
-        base.tokenizers, tables(base), session.attachment.words["ohwx"], strict=True
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_they_begin_as_the_class_word(tiny_base: TinyBase, family: str) -> None:
+    base = load_base(str(tiny_base(family)))
+    words = new_words(base, {"ohwx": "red thing", "<bnha>": ""}, 3, None)
+    for tokenizer, table, *found in zip(
+        base.tokenizers, tables(base), *words.values(), strict=True
     ):
-        ids = [number for word in begun for number in token_ids(tokenizer, word)]
-        ids = ids if class_word else [ids[row * len(ids) // 3] for row in range(3)]
-        assert torch.equal(vectors, table[ids])
+        red, thing, own = (token_ids(tokenizer, word) for word in ("red", "thing", "<bnha>"))
+        assert torch.equal(found[0], table[[*red, *red, *thing]])
+        assert torch.equal(found[1], table[[own[row * len(own) // 3] for row in range(3)]])
+    assert not new_words(base, {"ohwx": "thing"}, 0, None)
+    assert not new_words(base, {"": "thing"}, 3, None)
+
+
+def test_each_word_has_a_file_of_its_own(tmp_path: Path) -> None:
+    words = {
+        word: {"clip_l": torch.full((1, 2), value)} for word, value in (("a b", 1.0), ("a-b", 2.0))
+    }
+    files = write_embeddings(Adapter({}, embeddings=words), tmp_path / "new", "fp32")
+    assert [file.name for file in files] == ["a-b.safetensors", "a-b-2.safetensors"]
+    assert [float(load_file(file)["emb_params"][0, 0]) for file in files] == [1.0, 2.0]
 
 
 @pytest.mark.parametrize(("family", "text_encoder"), [("sd1", False), ("sdxl", True)])
