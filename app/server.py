@@ -64,7 +64,7 @@ def serve(address: Address, open_browser: bool = True) -> None:
     check_address(address)
     _prepare_environment()
     # Gradio takes seconds to import: only when it is sure to be needed.
-    from app import jobs, languages
+    from app import jobs, languages, sending
     from app.page import build_page
     from app.tabs.runs import pictures
     from app.theme import make_theme, read_head, read_style
@@ -78,14 +78,14 @@ def serve(address: Address, open_browser: bool = True) -> None:
         auth=address.login,
         theme=make_theme(),
         css=read_style(),
-        head=read_head(),
+        head=f"{sending.style_links()}{read_head()}",
         footer_links=[],
         run_history=False,
         enable_monitoring=False,
         max_file_size=LARGEST_UPLOAD,
         app_kwargs={
             "middleware": middleware(address, Path(os.environ["GRADIO_TEMP_DIR"])),
-            "routes": [*pictures.routes(), *languages.routes()],
+            "routes": [*pictures.routes(), *languages.routes(), *sending.routes()],
             **dict.fromkeys(("docs_url", "redoc_url", "openapi_url")),
         },
         state_session_capacity=MOST_WINDOWS,

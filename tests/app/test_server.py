@@ -53,7 +53,7 @@ def test_the_page_comes_packed_and_scripts_are_kept() -> None:
     routes = [Route("/", answer), Route("/{path:path}", answer)]
     app = Starlette(routes=routes, middleware=middleware(Address()))
     client = TestClient(app, base_url="http://127.0.0.1:7860")
-    assert client.get("/").headers["content-encoding"] == "gzip"
+    assert client.get("/").headers["content-encoding"] == "br"
     kept = {path: client.get(path).headers.get("cache-control", "") for path in
             ("/", "/assets/a-1f.js", "/assets/gone.js", "/pictures/a.png")}  # fmt: skip
     assert {path for path, said in kept.items() if "immutable" in said} == {"/assets/a-1f.js"}

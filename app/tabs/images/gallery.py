@@ -46,7 +46,9 @@ def show(parts: Parts, pictures: Sequence[PictureView], chosen: int | None = Non
     labels = labels_of(pictures)
     return {
         parts.gallery: gr.Gallery(
-            value=list(zip(thumbnails(pictures), labels, strict=True)), selected_index=chosen
+            value=list(zip(thumbnails(pictures), labels, strict=True)),
+            selected_index=chosen,
+            visible=True,
         ),
         parts.listed: [one.name for one in pictures],
     }

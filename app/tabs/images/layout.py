@@ -197,6 +197,7 @@ class Parts:
             allow_preview=False,
             buttons=[],
             interactive=False,
+            visible=False,  # gradio's gallery brings a video player of 160 kB
         )
 
     def _lay_out_editor(self) -> None:

@@ -92,6 +92,7 @@ class MaskParts:
                 transforms=(),
                 layers=False,
                 buttons=[],
+                visible=False,  # its scripts, 190 kB, come when it is opened first
                 height=420,
                 brush=gr.Brush(
                     colors=[(f"rgb{PAINT}", OPACITY / 255)],
@@ -137,6 +138,8 @@ class MaskParts:
                 )
                 self.remove = part(gr.Button, "mask-remove", "Remove the mask", min_width=120)
                 self.close = part(gr.Button, "mask-close", "Close without saving", min_width=120)
+        show = "() => ({__type__: 'update', visible: true})"
+        self.open.click(None, None, self.editor, js=show, api_visibility="private")
         self.status = part(gr.HTML, "mask-status")
         self.about = gr.JSON([], visible=False)
         self.states = gr.State(None)
