@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from gradio_client import Client
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.browser.conftest import NewVisit
 from tests.browser.serving import Server
 from tests.browser.watchers import watch
+from trainer.config.file import write_config
+from trainer.config.schema import TrainingConfig
 
 STEPS = 5000  # far more than any test waits for
 SETTINGS = "previews.every=0\npreviews.count=1\npreviews.inference_steps=2\ncheckpoints.every=0"
@@ -72,6 +75,31 @@ def test_a_reload_in_mid_run_finds_it_again(server: Server, visit: NewVisit, run
     second = visit().open("Runs")  # and anybody else sees the same
     expect_progress(second)
     assert server.status(run).pid == pid
+
+
+def test_a_click_is_not_lost_to_an_answer_under_way(
+    server: Server, visit: NewVisit, run: str
+) -> None:
+    """While a run trains, the list is told anew at every tick, for what was chosen before."""
+    other = server.run("another run")
+    other.path.mkdir()
+    write_config(other.config, TrainingConfig())
+    page = visit().open("Runs")
+    expect(page.locator("#runs-head")).to_contain_text(run)
+
+    def late(route: Route) -> None:
+        answer = route.fetch()
+        page.wait_for_timeout(1500)
+        route.fulfill(response=answer)
+
+    with page.expect_request("**/run/predict"):
+        page.route("**/run/predict", late)
+    page.get_by_role("radio", name="another run").check()
+    expect(page.locator("#runs-head h2")).to_have_text("another run")
+    page.wait_for_timeout(3000)
+    expect(page.locator("#runs-head h2")).to_have_text("another run")
+    page.unroute_all(behavior="ignoreErrors")
+    shutil.rmtree(other.path)
 
 
 def test_of_two_starts_one_is_told(server: Server, visit: NewVisit, run: str) -> None:

@@ -52,8 +52,9 @@ def _watch(parts: RunParts, shared: Shared) -> None:
         chosen: str | None, wished: str, search: str | None, listed: int, seen: dict[str, Any]
     ) -> dict[Any, Any]:
         new, changed = moment(chosen, wished, seen, search or "", listed)
-        updates = {watched[key]: _component(key, new[key]) for key in changed}
-        return {**updates, parts.seen: new, shared.run: ""}
+        updates = {watched[key]: _component(key, new[key], chosen) for key in changed}
+        # What was clicked or wished while this was computed is not overwritten.
+        return {**updates, parts.seen: new, **({shared.run: ""} if wished else {})}
 
     looks = [parts.search.input, parts.listed.change, parts.names.input]
     gr.on(
@@ -167,11 +168,12 @@ def _buttons(found: RunView | None) -> dict[str, tuple[bool, str, bool]]:
     }
 
 
-def _component(key: str, value: Any) -> Any:
-    """The update that makes a component show a value of `_contents`."""
+def _component(key: str, value: Any, chosen: str | None) -> Any:
+    """The update that makes a component show a value of `_contents`, where a run was chosen."""
     if key == "names":
-        choices, chosen = value
-        return gr.Radio(choices=choices, value=chosen, visible=bool(choices))
+        choices, name = value
+        choice = {} if name == chosen else {"value": name}
+        return gr.Radio(choices=choices, visible=bool(choices), **choice)
     if key == "search":
         return gr.Textbox(visible=value)
     if isinstance(value, tuple):
