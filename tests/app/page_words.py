@@ -33,10 +33,25 @@ SPOKEN = (
     "runs/publishing", "config/concepts", "models/hub",
 )  # fmt: skip
 """Modules of the trainer whose sentences the page shows every day."""
+REFUSING = (
+    "errors", "plain_files", "commands/worker", "config/file", "config/mistakes", "config/presets",
+    "data/buckets", "data/cache", "data/gather", "data/masks", "data/parquet", "data/sniffing",
+    "generation/sampling", "generation/stack", "generation/studio", "lora/attach", "lora/loading",
+    "lora/reading", "memory/devices", "memory/modes", "memory/phases", "memory/quantized",
+    "models/configs", "models/diffusers_folder", "models/identify", "models/load", "models/noise",
+    "models/recognise", "models/safetensors_header", "models/single_file", "preservation/prepare",
+    "runs/layout", "runs/status", "training/checkpoints", "training/loop", "training/optimizers",
+    "training/resume", "training/runner", "training/session", "training/tracking",
+)  # fmt: skip
+"""Modules of the trainer whose refusals and warnings the page passes on, and `_TELLING` them."""
+_TELLING = {
+    "UserError", "ConfigError", "Mistake", "ImageProblem", "Warned", "Ended", "Prepared", "warn",
+    "out_of_memory", "notice",
+}  # fmt: skip
 SINGLE = (
     "learns", "from", "verdict", "steps", "and", "Pause", "Resume", "Queue", "Publish …",
     "Uploaded", "Delete", "Delete …", "Loss", "Log", "Report", "step {}", "seed {}", "once",
-    "{} times", "Undone{}: {}.",
+    "{} times", "Undone{}: {}.", "the run {} is at step {} of {}", "for this command",
 )  # fmt: skip
 """Single words in code, which look like names of things."""
 SLOT = "{}"
@@ -63,7 +78,8 @@ def shorn(text: str) -> str:
 
 def words() -> set[str]:
     """All of them."""
-    found = {*_components(), *_templates(), *_literals(), *SINGLE, *get_args(Phase)}
+    found = {*_components(), *_templates(), *_literals(), *_refusals()}
+    found |= {*SINGLE, *get_args(Phase)}
     found |= {one.reason for one in PRESETS.values()}
     for meter in METERS:
         found |= {meter.title, meter.explanation}
@@ -145,21 +161,36 @@ def _literals() -> Iterator[str]:
     paths += [PROJECT / "trainer" / f"{name}.py" for name in SPOKEN]
     for path in sorted(paths):
         tree = ast.parse(path.read_text("utf-8"))
-        quiet: set[ast.AST] = set()
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Expr):
-                quiet.add(node.value)
-            elif isinstance(node, ast.JoinedStr):
-                quiet.update(node.values)
+        yield from _sentences(tree)
         for node in ast.walk(tree):
             match node:
                 case ast.Call(func=ast.Name(id="counted"), args=[_, ast.Constant(value=str(noun))]):
                     yield from (f"{SLOT} {noun}", f"{SLOT} {noun}s")
                 case _:
                     pass
-            text = "" if node in quiet else _text(node)
-            if _SENTENCE.search(text) and not _CODE.search(text):
-                yield from text.split("\n")
+
+
+def _refusals() -> Iterator[str]:
+    """The sentences that modules of the trainer raise or warn with."""
+    for name in REFUSING:
+        tree = ast.parse((PROJECT / "trainer" / f"{name}.py").read_text("utf-8"))
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        for call in calls:
+            if getattr(call.func, "id", getattr(call.func, "attr", "")) in _TELLING:
+                yield from _sentences(call)
+
+
+def _sentences(tree: ast.AST) -> Iterator[str]:
+    quiet: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr):
+            quiet.add(node.value)
+        elif isinstance(node, ast.JoinedStr):
+            quiet.update(node.values)
+    for node in ast.walk(tree):
+        text = "" if node in quiet else _text(node)
+        if _SENTENCE.search(text) and not _CODE.search(text):
+            yield from text.split("\n")
 
 
 def _text(node: ast.AST) -> str:
