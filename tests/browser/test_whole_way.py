@@ -56,6 +56,9 @@ def upload_and_choose_a_trigger_word(page: Page) -> str:
 def train(page: Page, trigger: str) -> str:
     """Starts a short run from the form, watches its previews, and gives its name."""
     expect(page.locator("#train-captions-trigger").get_by_role("textbox")).to_have_value(trigger)
+    # A set has one name, in the list and in what is said of it.
+    expect(page.locator("#train-images-path").get_by_role("combobox")).to_have_value("my car")
+    expect(page.locator("#train-summary")).to_contain_text("pictures of my car")
     page.get_by_role("radio", name="Quick").check()
     page.locator("#train-more > button").click()
     for section, field, value in (

@@ -112,6 +112,12 @@ def title_of(image_set: SetFolder) -> str:
     return (read_notes(image_set).title if image_set.owned else "") or image_set.shown
 
 
+def title_at(path: Path) -> str:
+    """What the set in a folder is called on the page; else the folder's name."""
+    folder = places.PROJECT / path
+    return read_notes(SetFolder(path.name, folder, True)).title or path.name
+
+
 def set_choices() -> list[tuple[str, str]]:
     """(title, id) of every image set on this machine, the page's own first."""
     return [(title_of(one), one.id) for one in list_sets(places.DATASETS)]

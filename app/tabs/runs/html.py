@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 from app.forms import label_of
 from app.jobs import QUEUED, UNSTARTED, RunInfo
 from app.render import quiet, render
+from app.tabs.images.imagesets import title_at
 from app.tabs.runs.pictures import MOST_OWN, own_pictures, picture_url, run_files
 from app.tabs.runs.reader import RunView, view
 from trainer import events, places
@@ -91,7 +92,7 @@ def _facts(found: RunView) -> list[tuple[str, str]]:
             ("learns", ", ".join(filter(None, map(subject_of, concepts))) or "…"),
             (
                 "from",
-                ", ".join(concept.path.name for concept in concepts if concept.path.name) or "…",
+                ", ".join(filter(None, (title_at(concept.path) for concept in concepts))) or "…",
             ),
             ("base model", Path(config.base.name).name),
             ("steps", f"{config.training.steps:,}"),

@@ -12,6 +12,7 @@ from app import client
 from app.allowed import check_base, is_image_set
 from app.forms import Shown, form_values, label_of, mistakes_by_field, read_form
 from app.render import quiet, render
+from app.tabs.images.imagesets import title_at
 from app.tabs.images.setview import known_unusable
 from trainer import places
 from trainer.config.concepts import check_essentials, concepts_of, preserved_share, subject_of
@@ -89,7 +90,7 @@ def lessons(config: TrainingConfig) -> list[Lesson]:
     for concept in concepts_of(config):
         count = picture_count(concept.path)
         pictures = f"the {count[0]:,} pictures" if count and count[0] > 1 else "the pictures"
-        found.append(Lesson(subject_of(concept) or "…", pictures, concept.path.name or "…"))
+        found.append(Lesson(subject_of(concept) or "…", pictures, title_at(concept.path) or "…"))
     return found
 
 

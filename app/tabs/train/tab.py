@@ -131,6 +131,8 @@ def _restore(remembered: dict[str, Shown]) -> list[Any]:
         if name == CONCEPTS
         or (name in fields and (not fields[name].choices or value in fields[name].choices))
     }
+    if "images.path" in known:
+        known["images.path"] = _listed(known["images.path"])
     for key, question in QUESTIONS.items():
         if key in remembered and remembered[key] in (None, *question.answers):
             known[key] = remembered[key]
@@ -138,10 +140,15 @@ def _restore(remembered: dict[str, Shown]) -> list[Any]:
     return [*values, gr.skip(), gr.skip(), True]
 
 
+def _listed(image_set: Any) -> Any:
+    """A choice of a set; gradio shows the id instead of the title where the list lacks it."""
+    return gr.Dropdown(choices=set_choices(), value=image_set)
+
+
 def _follow_the_other_tabs(form: TrainForm, shared: Shared) -> None:
     """What is chosen in one tab is chosen in all."""
     base, images, *words = (form.fields[name] for name in IN_FRONT)
-    shared.image_set.change(lambda value: value, shared.image_set, form.one_more, **QUIET)
+    shared.image_set.change(_listed, shared.image_set, form.one_more, **QUIET)
     typed = gr.State({})
     states = {"trigger": shared.trigger, "class_word": shared.class_word}
     # In the queue: beside it, no State's change is told to the other tabs.
@@ -152,8 +159,8 @@ def _follow_the_other_tabs(form: TrainForm, shared: Shared) -> None:
         [shared.image_set, *words, *states.values(), typed],
         **QUIET,
     )
-    for chosen, state in ((base, shared.base), (images, shared.image_set)):
-        state.change(lambda value: value, state, chosen, **QUIET, queue=False)
+    shared.base.change(lambda value: value, shared.base, base, **QUIET, queue=False)
+    shared.image_set.change(_listed, shared.image_set, images, **QUIET, queue=False)
 
     for (key, state), word in zip(states.items(), words, strict=True):
         # What was typed here is not sent back: more may have been typed since.

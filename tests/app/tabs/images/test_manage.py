@@ -14,6 +14,7 @@ from app.tabs.images.imagesets import (
     list_sets,
     rename_set,
     set_choices,
+    title_at,
     title_of,
 )
 from tests.app.sets_for_tests import stored
@@ -46,7 +47,8 @@ def test_a_set_is_called_what_somebody_typed(root: Path, tmp_path: Path) -> None
     rename_set(root, cat, " Mimi ")
     assert set_choices() == [("Mimi", "my-cat")]  # runs know the folder, which keeps its name
     rename_set(root, cat, "mimi")  # its own name, in other letters
-    assert title_of(cat) == "mimi"
+    assert title_of(cat) == title_at(root / "my-cat") == "mimi"
+    assert title_at(Path("datasets/somebody's")) == "somebody's"
 
 
 @pytest.mark.parametrize(("title", "said"), [("", "empty"), ("My Cat", "Another image set")])
