@@ -54,6 +54,26 @@ SINGLE = (
     "{} times", "Undone{}: {}.", "the run {} is at step {} of {}", "for this command",
 )  # fmt: skip
 """Single words in code, which look like names of things."""
+LOGGED = (
+    "trains {}: {} parameters, {} % of {}, with {} at {}",
+    "and {} (text encoder)",
+    "UNet layers",
+    "text-encoder layers",
+    "{} UNet and {} text-encoder layers",
+    "{}, {} steps of {}: each picture is seen about {}",
+    "{} kept out of training to measure by, {} steps of {}: each picture is seen about {}",
+    "{} kept out of training, though nothing is measured (evaluation.validation = 0 trains on "
+    "all), {} steps of {}: each picture is seen about {}",
+    "Goes on from step {}: {}",
+    "Images: {}",
+    "finished: {}",
+    "failed: {}",
+    "the file, read back, holds {} to within {} of the adapter's change {}",
+    "works in {}",
+    "not in {} ({})",
+    "it is for the built-in base model or another small one: train on Stable Diffusion for these",
+)
+"""What a run's log says of its start and its end, put together by several modules."""
 SLOT = "{}"
 _PART = "\x1e"
 _ATTRIBUTES = ("title", "alt", "aria-label", "placeholder")
@@ -79,7 +99,7 @@ def shorn(text: str) -> str:
 def words() -> set[str]:
     """All of them."""
     found = {*_components(), *_templates(), *_literals(), *_refusals()}
-    found |= {*SINGLE, *get_args(Phase)}
+    found |= {*SINGLE, *LOGGED, *get_args(Phase)}
     found |= {one.reason for one in PRESETS.values()}
     for meter in METERS:
         found |= {meter.title, meter.explanation}

@@ -238,7 +238,8 @@ def verdict(found: RunView) -> str:
     if found.config is None or not (measured.findings or run.adapter.is_file()):
         return ""
     drawn = _of_each(found)[:MOST_OWN]
-    return render("runs.html", "verdict", measured, own_pictures(run), drawn, run_files(run))
+    files, ended = run_files(run), not found.info.alive
+    return render("runs.html", "verdict", measured, own_pictures(run), drawn, files, ended)
 
 
 def _of_each(found: RunView) -> list[ShownPreview]:

@@ -168,11 +168,13 @@ def test_the_verdict_comes_with_pictures_and_files() -> None:
     for step in (0, 100):
         add_preview(run, step)
     assert html.verdict(reader.view("ohwx")) == ""  # nothing is known yet
+    run.adapter.write_bytes(b"x")
+    assert "Nothing was measured" in html.verdict(reader.view("ohwx"))
     findings = [{"says": "It works.", "good": True}, {"says": "It leaks.", "good": False}]
     recommended = {"checkpoint": "adapter", "strength": 0.8, "why": "calmer", "findings": findings}
     run.evaluation.write_text(json.dumps({"recommended": recommended}))
-    run.adapter.write_bytes(b"x")
     said = html.verdict(reader.view("ohwx"))
+    assert "Nothing was measured" not in said
     assert "<h3>It works.</h3>" in said and '<p class="doubtful">It leaks.</p>' in said
     assert "Use adapter at strength 0.8: calmer" in said
     assert said.count("pictures/ohwx/own/") == 4 and "files/ohwx/adapter.safetensors" in said
