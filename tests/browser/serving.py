@@ -28,14 +28,16 @@ class Server:
 
     Attributes:
         root: holds the runs, image sets, adapters and pictures.
+        hub_port: where it looks for the Hugging Face hub; nothing answers there but a test's own.
         url: of the page.
     """
 
     def __init__(self, root: Path, *options: str) -> None:
         self.root, self.runs, self.datasets = root, root / "runs", root / "datasets"
-        with socket.socket() as probe:
+        with socket.socket() as probe, socket.socket() as other:
             probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+            other.bind(("127.0.0.1", 0))
+            self.port, self.hub_port = probe.getsockname()[1], other.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._options = ["--port", str(self.port), "--no-browser", *options]
         self._process: subprocess.Popen[bytes] | None = None
@@ -65,6 +67,7 @@ class Server:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         environment |= {f"RAREBIT_{name.upper()}": str(self.root / name) for name in names}
         environment |= dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY"), NOWHERE)
+        environment |= {"HF_ENDPOINT": f"http://127.0.0.1:{self.hub_port}", "HF_HUB_OFFLINE": "0"}
         with (self.root / "server.log").open("ab") as log:
             before = log.tell()
             self._process = subprocess.Popen(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from importlib import resources
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from app.shared import TABS
 from tests.browser.conftest import NewVisit
 from tests.browser.serving import Server
 from tests.browser.visiting import Visit
+from tests.trainer.commands.test_publish import Hub
 from trainer.config.file import with_values, write_config
 from trainer.config.schema import TrainingConfig
 from trainer.runs.layout import RunFolder
@@ -65,25 +67,28 @@ def test_axe_finds_nothing_serious(window: Visit, scheme: Literal["light", "dark
     assert found == []
 
 
-@pytest.mark.parametrize("tab", TABS.values())
-def test_everything_is_reached_by_keyboard(visit: NewVisit, tab: str) -> None:
+def test_everything_is_reached_by_keyboard(visit: NewVisit) -> None:
     window = visit()
-    page = window.open(tab)
-    page.get_by_role("tab", name=tab, exact=True).focus()
-    seen: set[str] = set()
-    for _ in range(60):
-        ids = page.evaluate(
-            """() => {
-                const ids = [];
-                for (let at = document.activeElement; at; at = at.parentElement) {
-                    if (at.id) ids.push(at.id);
-                }
-                return ids;
-            }"""
-        )
-        seen |= set(ids)
-        page.keyboard.press("Tab")
-    assert set(REACHED[tab]) <= seen
+    page = window.open()
+    for tab in TABS.values():
+        window.go(tab)
+        page.get_by_role("tab", name=tab, exact=True).focus()
+        seen: set[str] = set()
+        for _ in range(60):
+            ids = page.evaluate(
+                """() => {
+                    const ids = [];
+                    for (let at = document.activeElement; at; at = at.parentElement) {
+                        if (at.id) ids.push(at.id);
+                    }
+                    return ids;
+                }"""
+            )
+            seen |= set(ids)
+            if set(REACHED[tab]) <= seen:
+                break
+            page.keyboard.press("Tab")
+        assert set(REACHED[tab]) <= seen, tab
 
 
 def test_a_phone_shows_every_screen(window: Visit) -> None:
@@ -246,6 +251,39 @@ def test_the_next_step_is_one_press_away(server: Server, visit: NewVisit) -> Non
         "mine-step-200"
     )
     expect(page.locator("#generate-strength-1").get_by_role("spinbutton")).to_have_value("0.6")
+
+
+def test_publishing_goes_on_after_a_wrong_token(server: Server, visit: NewVisit) -> None:
+    """What will be public still stands there beside the refusal; no token stays in the page."""
+    finished_run(server, "to publish")
+    hub = Hub(server.hub_port, token="hf_right")
+    threading.Thread(target=hub.serve_forever, daemon=True).start()
+    page = visit().open("Runs")
+    page.get_by_role("radio", name="to publish").check()
+    expect(page.locator("#runs-head h2")).to_have_text("to publish")
+    page.locator("#runs-publish").click()
+    contents = page.locator("#runs-contents")
+    expect(contents).to_contain_text("Not: the pictures and captions of your image set.")
+    page.get_by_label("Name on the Hugging Face hub").fill("me/cat")
+    token = page.locator("#runs-token input")
+    for given, said in (("hf_wrong", "The hub did not take it"), ("hf_right", "Uploaded")):
+        token.fill(given)
+        page.locator("#runs-publish-yes").click()
+        expect(contents).to_contain_text(said)
+        expect(contents).to_contain_text("Not: the pictures and captions of your image set.")
+        expect(token).to_have_value("")
+    assert {"README.md", "images/1.png"} < set(hub.files)
+    assert "hf_" not in page.content() + server.log()
+    hub.shutdown()
+    hub.server_close()
+
+
+def test_a_prompt_becomes_a_preview_prompt(window: Visit) -> None:
+    page = window.page
+    window.go("Generate")
+    page.locator("#generate-prompt textarea").fill("ohwx on the moon")
+    page.locator("#generate-use-prompt").click()
+    expect(page.get_by_text("Previews draw this prompt alone")).to_be_visible()
 
 
 # What holds the focus, from inside to outside, and whether one sees that it does: by its look or

@@ -72,13 +72,15 @@ def _contents(name: str, tags: bool, address: str = "") -> str:
 
 def _upload(name: str, repository: str, token: str, public: bool, tags: bool) -> tuple[str, str]:
     """Says where it is now, or why not; the token leaves the page in any case."""
+    shown = ""
     try:
+        shown = _contents(name, tags)
         given = {"to": repository.strip(), "token": token, "public": public, "keep_tags": tags}
         run = str(jobs.run_folder(name).path)
         answer = service.call("publish", {"place": run, **given}, UPLOAD_SECONDS)
         return _contents(name, tags, answer["address"]), ""
     except UserError as error:
-        return refused(error), ""
+        return f"{refused(error)}{shown}", ""
 
 
 def zip_response(run: RunFolder, tags: bool) -> Response:

@@ -11,7 +11,7 @@ import pytest
 from app.forms import CONCEPTS, form_values, mistakes_by_field, read_form
 from app.tabs.images.imagesets import find_set, subjects_in
 from app.tabs.train.form import SINGLE, TrainForm
-from app.tabs.train.tab import _choose_set
+from app.tabs.train.tab import _add_prompt, _choose_set
 from tests.trainer.data.folders_for_tests import picture, put
 from trainer.config.fields import all_fields
 from trainer.config.file import ConfigError
@@ -66,3 +66,12 @@ def test_a_set_of_folders_is_as_many_subjects(tmp_path: Path) -> None:
 def test_a_choice_that_is_told_twice_changes_nothing() -> None:
     """The second time the words of before come with it, which would be noted with the new set."""
     assert set(map(str, _choose_set("cats", "cats", "zwx", "dog"))) == {str(gr.skip())}
+
+
+@pytest.mark.parametrize(
+    ("known", "then"),
+    [("", "on the moon"), ("a car\n\nb", "a car\nb\non the moon"), ("on the moon", "on the moon")],
+    ids=["none", "two", "there already"],
+)
+def test_a_drawn_prompt_stands_among_those_of_the_previews(known: str, then: str) -> None:
+    assert _add_prompt(("on the moon", 1.0), {"previews.prompts": known}) == then
