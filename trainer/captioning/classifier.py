@@ -35,7 +35,7 @@ RING = 8
 """The border is an eighth of the side wide."""
 LEAST_GAIN = 0.01
 """A word is said where it lowers the error by this share at least."""
-SURE_GAIN, SURE_LEAD = 0.1, 0.03
+SURE_GAIN, SURE_LEAD = 0.1, 0.07
 """A class word is said where it lowers the error by so much, and by so much more than the next:
 of what a base does not know some word always does a little better than the others."""
 CLASS_ROUNDS = ((1, 60), (2, 20), (4, 6), (8, 5))

@@ -42,11 +42,19 @@ AVERAGED_ELSEWHERE = {
 }
 """What a field needs that an optimizer which averages by itself has no use for."""
 
-KIND_RATES: Mapping[str, float] = {"loha": 2.0}
-"""Learning rate that suits a kind of adapter, as a share of LoRA's, which is the others' too. Lower
-ones leak more: after 60 steps on the police cars LoHa had 0.035, at half of it 0.065, at a quarter
-0.24, LoRA 0.096."""
 
+def kind_rate(kind: str, rank: int) -> float:
+    """Learning rate that suits a kind of adapter, as a share of LoRA's.
+
+    rsLoRA multiplies by alpha / sqrt(rank) where LoRA does by alpha / rank (arXiv 2312.03732): at
+    LoRA's rate it goes sqrt(rank) times as far. LoHa begins with half of its product small.
+    """
+    return {"loha": 2.0, "rslora": rank**-0.5}.get(kind, 1.0)
+
+
+SCHEDULE_RATES: Mapping[str, float] = {"constant": 0.5}
+"""Learning rate that suits a schedule, as a share of that of the others: these fall, and have half
+of it in the mean."""
 NEW_TOKENS_RATE = 10.0
 """Learning rate that suits new tokens' vectors, as a share of that of the text encoder: after 60
 steps on the police cars one of them leaked 0.18 at the same rate, 0.10 at 3.3 times and 0.09 at ten
@@ -69,7 +77,8 @@ class OptimizerConfig(Section, title="Learning rate and optimizer"):
     )
     """Learning rate of the UNet's adapter. Empty: what suits the base model, the optimizer and the
     kind of adapter (1e-4 for SD 1, SD 2 and SDXL with adamw; a fifth of that with lion; twice
-    as much for loha; 1 with prodigy)."""
+    as much for loha; for rslora divided by the square root of the rank; half where the schedule is
+    constant; 1 with prodigy)."""
     text_encoder_learning_rate: Rate | None = field(
         None, title="Learning rate (text encoder)", needs={"adapter.text_encoder": True}
     )

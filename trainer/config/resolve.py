@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trainer.config.optimizers import KIND_RATES, NEW_TOKENS_RATE, OPTIMIZERS
+from trainer.config.optimizers import NEW_TOKENS_RATE, OPTIMIZERS, SCHEDULE_RATES, kind_rate
 from trainer.config.schema import TrainingConfig
 
 if TYPE_CHECKING:
@@ -39,7 +39,10 @@ def resolve(config: TrainingConfig, base: BaseModel) -> TrainingConfig:
     rates = (family.learning_rate, family.text_encoder_learning_rate)
     if built_in := BUILT_IN_RATES.get(base.name):
         rates = tuple(min(1.0, BUILT_IN_ALPHA / alpha) * rate for rate in built_in)
-    share, kind = OPTIMIZERS[optimizer.name].rate, KIND_RATES.get(config.adapter.kind, 1.0)
+    facts, kind = OPTIMIZERS[optimizer.name], kind_rate(config.adapter.kind, config.adapter.rank)
+    share = facts.rate
+    if share and not facts.averages:
+        share *= SCHEDULE_RATES.get(optimizer.schedule, 1.0)
     unet, text = (1.0 if share is None else share * kind * rate for rate in rates)
     new_tokens = None
     if config.adapter.new_tokens:

@@ -24,6 +24,11 @@ from trainer.models.load import load_base
         ({"adapter.rank": 64, "optimizer.learning_rate": 1e-2}, (1e-2, 1.5e-3)),
         ({"adapter.rank": 32, "optimizer.name": "prodigy"}, (1.0, 1.0)),
         ({"adapter.rank": 32, "optimizer.name": "lion"}, (4e-4, 6e-4)),
+        ({"optimizer.schedule": "constant"}, (2e-3, 3e-3)),
+        ({"adapter.kind": "rslora"}, (1e-3, 1.5e-3)),
+        ({"adapter.kind": "loha"}, (8e-3, 1.2e-2)),
+        ({"optimizer.schedule": "constant", "optimizer.name": "prodigy"}, (1.0, 1.0)),
+        ({"optimizer.schedule": "constant", "optimizer.name": "adamw_schedule_free"}, (4e-3, 6e-3)),
     ],
 )
 def test_rates_of_the_built_in_model_follow_alpha(
