@@ -1,7 +1,7 @@
 """Other trainers' own scripts beside this one: the same pictures, steps and batch, one judge.
 
     python -m benchmarks.peers --diffusers-dir CHECKOUT --sd-scripts-dir CHECKOUT
-        [--sets police-car teddy] [--steps 150]
+        [--sets police-car teddy] [--steps 150] [--seeds 0 1]
     python -m benchmarks.peers --write-docs
 
 On the built-in base model. Each training runs in a process of its own, on one thread; ``evaluate``
@@ -23,8 +23,9 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ RESULTS = PROJECT / "benchmarks" / "results" / "peers.json"
 PAGE = PROJECT / "docs" / "notes" / "peers.md"
 TRIGGER = "ohwx"
 REPEATS = 4  # of each picture, so that every batch is full
-BATCH, SIDE, RANK, SEED = 4, 64, 16, 0
+BATCH, SIDE, RANK = 4, 64, 16
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,9 @@ def draw_class_pictures(subject: Subject) -> None:
 # --------------------------------------------------------------------------------- measuring
 
 
-def train(arm: str, subject: Subject, steps: int, checkout: str, out: Path) -> dict[str, Any]:
+def train(
+    arm: str, subject: Subject, steps: int, seed: int, checkout: str, out: Path
+) -> dict[str, Any]:
     """Trains in this process; the adapter file, and CPU seconds of a step and of all."""
     from benchmarks.contestants import Clock, trained_here
     from benchmarks.peer_scripts import Task, diffusers_dreambooth, sd_scripts
@@ -164,7 +167,7 @@ def train(arm: str, subject: Subject, steps: int, checkout: str, out: Path) -> d
     clock, chosen = Clock(), ARMS[arm]
     unet_rate, text_rate = chosen.rates
     if chosen.trainer == "rarebit":
-        values = own_values(subject, steps, chosen)
+        values = own_values(subject, steps, seed, chosen)
         trained_here(with_values(TrainingConfig(), values), out, clock)
     else:
         task = Task(
@@ -182,7 +185,7 @@ def train(arm: str, subject: Subject, steps: int, checkout: str, out: Path) -> d
             batch_size=BATCH,
             steps=steps,
             side=SIDE,
-            seed=SEED,
+            seed=seed,
         )
         (diffusers_dreambooth if chosen.trainer == "diffusers" else sd_scripts)(task, clock)
     each = [later - earlier for earlier, later in zip(clock.cpu, clock.cpu[1:], strict=False)]
@@ -194,7 +197,7 @@ def train(arm: str, subject: Subject, steps: int, checkout: str, out: Path) -> d
     }
 
 
-def own_values(subject: Subject, steps: int, arm: Arm) -> dict[str, object]:
+def own_values(subject: Subject, steps: int, seed: int, arm: Arm) -> dict[str, object]:
     """This trainer's settings by dotted name; what is not named is the default."""
     values: dict[str, object] = {
         "base.name": "tiny-emoji",
@@ -205,7 +208,7 @@ def own_values(subject: Subject, steps: int, arm: Arm) -> dict[str, object]:
         "training.steps": steps,
         "training.batch_size": BATCH,
         "training.precision": "fp32",
-        "training.seed": SEED,
+        "training.seed": seed,
         "evaluation.enabled": False,
         "evaluation.validation": 0.0,
     }
@@ -239,18 +242,18 @@ def run_all(options: argparse.Namespace, folder: Path) -> None:
         "rarebit": "here", "diffusers": options.diffusers_dir, "sd-scripts": options.sd_scripts_dir
     }  # fmt: skip
     rows = read_results(options.out)
-    for name, arm in ((name, arm) for name in options.sets for arm in options.arms):
+    for seed, name, arm in product(options.seeds, options.sets, options.arms):
         checkout = checkouts[ARMS[arm].trainer]
-        case = {"set": name, "arm": arm, "steps": options.steps}
+        case = {"set": name, "arm": arm, "steps": options.steps, "seed": seed}
         if not checkout or any(case.items() <= row.items() for row in rows):
             continue
-        out = folder / name / arm.replace(" ", "-")
+        out = folder / name / f"{arm.replace(' ', '-')}-{seed}"
         out.mkdir(parents=True, exist_ok=True)
         subject = subject_in(folder / name / "set", name)
         lay_out(subject)
         if ARMS[arm].with_class_pictures:
             draw_class_pictures(subject)
-        child = json.dumps([arm, name, options.steps, str(checkout), str(folder)])
+        child = json.dumps({**case, "checkout": str(checkout), "out": str(out)})
         try:
             found = in_a_process("benchmarks.peers", "--child", child, HF_HUB_OFFLINE="1")
         except subprocess.CalledProcessError as error:
@@ -269,33 +272,41 @@ def read_results(path: Path) -> list[dict[str, Any]]:
 
 # ---------------------------------------------------------------------------------- the page
 
-_DRIFTS = ("class_drift", "neighbour_drift", "unrelated_drift")
+_MOVED = {
+    **{"leak": 2, "collateral": 2},
+    **dict.fromkeys(("class_drift", "neighbour_drift", "unrelated_drift"), 4),
+}
+"""Meters, and how many digits of them are shown."""
 HEADER = (
-    *("trainer", "likeness", "drawn", "leak", "collateral"),
+    *("trainer", "seeds", "likeness", "drawn", "leak", "collateral"),
     *("class word", "neighbours", "unrelated", "taken", "CPU s a step"),
 )
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """One line for each arm, in the order of `ARMS`."""
-    by_arm = {row["arm"]: row for row in rows}
-    return markdown(HEADER, [list(_cells(by_arm[arm])) for arm in ARMS if arm in by_arm])
+    """One line for each arm, in the order of `ARMS`: means over its seeds, with least and most."""
+    groups = {arm: [row for row in rows if row["arm"] == arm] for arm in ARMS}
+    return markdown(HEADER, [list(_cells(arm, own)) for arm, own in groups.items() if own])
 
 
-def _cells(row: dict[str, Any]) -> Iterator[str]:
-    meters, rates = row["meters"], row["rates"]
-    said = f" ({rates[0]:g}, {rates[1]:g})" if any(rates) else ""
-    yield ARMS[row["arm"]].title + said
-    for value in (meters["likeness"], row["drawn"], meters["leak"], meters["collateral"]):
-        yield _number(value, 2)
-    for name in _DRIFTS:
-        yield _number(meters[name], 4)
-    yield _number(row["taken"], 2)
-    yield _number(row["step_seconds"], 3)
+def _cells(arm: str, rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    rates, meters = ARMS[arm].rates, [row["meters"] for row in rows]
+    yield ARMS[arm].title + (f" ({rates[0]:g}, {rates[1]:g})" if any(rates) else "")
+    yield str(len(rows))
+    yield _numbers([one["likeness"] for one in meters], 2)
+    yield _numbers([row["drawn"] for row in rows], 2)
+    for name, digits in _MOVED.items():
+        yield _numbers([one[name] for one in meters], digits)
+    yield _numbers([row["taken"] for row in rows], 2)
+    yield _numbers([row["step_seconds"] for row in rows], 2)
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+def _numbers(values: Sequence[float | None], digits: int) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    least, middle, most = (f"{one:.{digits}f}" for one in (min(known), mean(known), max(known)))
+    return middle if least == most else f"{middle} ({least} to {most})"
 
 
 def write_docs(rows: Sequence[dict[str, Any]], page: Path) -> None:
@@ -317,15 +328,16 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=["police-car", "teddy"])
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--write-docs", action="store_true")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.child:
-        arm, name, steps, checkout, folder = json.loads(options.child)
-        place = Path(folder) / name
-        subject = subject_in(place / "set", name)
-        print(json.dumps(train(arm, subject, steps, checkout, place / arm.replace(" ", "-"))))
+        asked = json.loads(options.child)
+        out = Path(asked.pop("out"))
+        subject = subject_in(out.with_name("set"), asked.pop("set"))
+        print(json.dumps(train(subject=subject, out=out, **asked)))
     elif options.write_docs:
         write_docs(read_results(options.out), PAGE)
     else:

@@ -206,21 +206,21 @@ def test_all_train_on_the_same_pictures(name: str, tmp_path: Path) -> None:
 
 def test_own_settings(subject: Subject) -> None:
     default, plain = (
-        with_values(TrainingConfig(), own_values(subject, 7, ARMS[arm]))
+        with_values(TrainingConfig(), own_values(subject, 7, 5, ARMS[arm]))
         for arm in ("rarebit", "rarebit plain")
     )
     assert default.preservation == TrainingConfig().preservation
     assert default.optimizer == TrainingConfig().optimizer
-    assert plain.preservation.method == "none"
+    assert plain.preservation.method == "none" and plain.training.seed == 5
     assert plain.optimizer.learning_rate == ARMS["sd-scripts"].rates[0]
 
 
 def row(arm: str, **more: Any) -> dict[str, Any]:
     meters = {"likeness": 0.5, "leak": 0.1, "collateral": None}
     drifts = dict.fromkeys(("class_drift", "neighbour_drift", "unrelated_drift"), 0.0123)
-    found = {"set": "teddy", "arm": arm, "steps": 3, "rates": list(ARMS[arm].rates)}
+    found = {"set": "teddy", "arm": arm, "steps": 3, "seed": 0}
     judged = {"drawn": 0.81, "taken": 0.2, "meters": meters | drifts}
-    return found | judged | {"step_seconds": 0.1234} | more
+    return found | judged | {"step_seconds": 0.1234, "rates": list(ARMS[arm].rates)} | more
 
 
 def test_only_what_is_missing_is_measured(
@@ -230,7 +230,7 @@ def test_only_what_is_missing_is_measured(
     asked: list[str] = []
 
     def child(_: str, *arguments: str, **__: str) -> dict[str, Any]:
-        asked.append(json.loads(arguments[1])[0])
+        asked.append(json.loads(arguments[1])["arm"])
         if asked[-1] == "diffusers":
             raise subprocess.CalledProcessError(1, "python")
         return {"adapter": "file", "step_seconds": 0.1}
@@ -240,7 +240,7 @@ def test_only_what_is_missing_is_measured(
     out = tmp_path / "peers.json"
     out.write_text(json.dumps([row("rarebit")]))
     options = argparse.Namespace(
-        diffusers_dir=tmp_path, sd_scripts_dir=None, sets=["teddy"], steps=3, out=out,
+        diffusers_dir=tmp_path, sd_scripts_dir=None, sets=["teddy"], steps=3, seeds=[0], out=out,
         arms=["rarebit", "diffusers", "sd-scripts", "rarebit plain"],
     )  # fmt: skip
     peers.run_all(options, tmp_path)
@@ -248,8 +248,8 @@ def test_only_what_is_missing_is_measured(
     kept, new = json.loads(out.read_text())
     assert kept == row("rarebit")
     assert new == {
-        **{"set": "teddy", "arm": "rarebit plain", "steps": 3, "verdict": "works"},
-        **{"step_seconds": 0.1, "rates": list(ARMS["rarebit plain"].rates)},
+        **{"set": "teddy", "arm": "rarebit plain", "steps": 3, "seed": 0},
+        **{"verdict": "works", "step_seconds": 0.1, "rates": list(ARMS["rarebit plain"].rates)},
     }
     assert "diffusers on teddy failed" in capsys.readouterr().err
 
@@ -276,11 +276,13 @@ def test_the_judge_sees_the_pictures_that_were_kept_out(
 
 
 def test_tables(tmp_path: Path) -> None:
-    lines = table([row("sd-scripts usual"), row("rarebit")]).splitlines()
-    numbers = "| 0.50 | 0.81 | 0.10 | – | 0.0123 | 0.0123 | 0.0123 | 0.20 | 0.123 |"
+    twice = [row("sd-scripts usual"), row("sd-scripts usual", seed=1, drawn=0.61)]
+    lines = table([*twice, row("rarebit")]).splitlines()
+    rest = "0.10 | – | 0.0123 | 0.0123 | 0.0123 | 0.20 | 0.12 |"
     assert lines[2:] == [
-        f"| Rarebit, default {numbers}",
-        f"| sd-scripts, its guide's rates (0.0001, 1e-05) {numbers}",
+        f"| Rarebit, default | 1 | 0.50 | 0.81 | {rest}",
+        "| sd-scripts, its guide's rates (0.0001, 1e-05) | 2 | 0.50 | 0.71 (0.61 to 0.81) | "
+        + rest,
     ]
     page = tmp_path / "page.md"
     page.write_text("Before\n<!-- peers: begin -->\nold\n<!-- peers: end -->\nAfter\n")
