@@ -136,6 +136,7 @@ def _meters(run: Path) -> dict[str, object]:
 
 def report(rows: Sequence[dict[str, Any]]) -> None:
     """Writes the table; prints the rows that do not keep to what is promised."""
+    rows = [row for row in rows if not row["settings"]]
     references = {_same(row): row for row in rows if _changed(row) == "defaults"}
     cells: list[list[object]] = []
     for row in sorted(rows, key=lambda row: (row["settings"], _changed(row))):
