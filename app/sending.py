@@ -50,7 +50,9 @@ def _sheets() -> tuple[Path, ...]:
     package = find_spec("gradio")
     assert package is not None and package.origin is not None
     assets = Path(package.origin).parent / "templates" / "frontend" / "assets"
-    first = "".join(one.read_text("utf-8") for one in assets.glob("index-*.js"))  # names its own
+    first = "".join(
+        one.read_text(encoding="utf-8") for one in assets.glob("index-*.js")
+    )  # names its own
     small = (one for one in sorted(assets.glob("*.css")) if one.stat().st_size < _SMALL)
     return tuple(one for one in small if one.name not in first)
 
@@ -65,7 +67,9 @@ def routes() -> list[Route]:
     """What answers for the style sheet, and for gradio's script of pages in frames of others."""
 
     def styles(request: Request) -> Response:
-        return Response("".join(one.read_text("utf-8") for one in _sheets()), media_type="text/css")
+        return Response(
+            "".join(one.read_text(encoding="utf-8") for one in _sheets()), media_type="text/css"
+        )
 
     def nothing(request: Request) -> Response:
         return Response(media_type="text/javascript")
