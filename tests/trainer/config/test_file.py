@@ -49,8 +49,9 @@ def values_of(field: ConfigField) -> st.SearchStrategy[Any]:
     if field.name == "training.stop_text_encoder_after":
         return st.just(1.0)  # less needs adapter.unet
     few = field.name in (
-        "previews.count", "evaluation.board", "base.clip_skip", "adapter.factor",
-    )  # fmt: skip
+        *("previews.count", "evaluation.board", "base.clip_skip"),
+        *("adapter.factor", "adapter.new_tokens"),
+    )
     kinds = {
         "integer": st.integers(1, 8) if few else st.integers(32, 75),
         "number": st.floats(1.0, 1.5) if "below" not in field.expected else st.floats(0, 0.9),
