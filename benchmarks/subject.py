@@ -3,9 +3,10 @@
     python -m benchmarks.subject --work FOLDER --wheel FILE [--plan FILE.jsonl] [--out FOLDER]
 
 Each line of the plan names an arm of `benchmarks.subject_arms`, a set of `benchmarks.subject_sets`
-and a seed; ``values`` of the configuration and ``beside`` (of `Beside`) may stand in it too. More
-lines may come while the benchmark runs. Results are one JSON line and one contact sheet each; one
-that is there already is left out. Likeness is judged on drawn pictures (`benchmarks.judge`).
+and a seed; ``values`` of the configuration, ``beside`` (of `Beside`) and ``few`` (the set's first
+so many pictures alone) may stand in it too. More lines may come while the benchmark runs. Results
+are one JSON line and one contact sheet each; one that is there already is left out. Likeness is
+judged on drawn pictures (`benchmarks.judge`).
 """
 
 from __future__ import annotations
@@ -217,9 +218,13 @@ NEAR = {
 
 def carry_out(line: dict[str, Any], bench: Bench, out: Path) -> dict[str, Any]:
     """One line of the plan."""
-    images = out / "sets" / line["set"]
+    most = line.get("few")
+    images = out / "sets" / (f"{line['set']}-{most}" if most else line["set"])
     if not images.exists():
         write_set(bench.work, images, line["set"])
+        for file in images.iterdir() if most else ():
+            if int(file.stem) > most:
+                file.unlink()
     with tempfile.TemporaryDirectory() as folder:
         session, seconds = train(line, images, Path(folder))
         scores, sheet = bench.drawn(session, line)
@@ -280,7 +285,8 @@ def measured(bench: MeterBench, concept: MeasuredConcept) -> dict[str, Any]:
 
 def key_of(line: dict[str, Any]) -> str:
     """What tells a line from the others."""
-    return f"{line['arm']} {line['set']} {line['seed']}"
+    few = f" of {line['few']}" if "few" in line else ""
+    return f"{line['arm']} {line['set']} {line['seed']}{few}"
 
 
 def tables(rows: Sequence[Mapping[str, Any]], half: str) -> str:
