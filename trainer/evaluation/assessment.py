@@ -183,7 +183,7 @@ def assess(
             )  # fmt: skip
     finally:
         detach(base, NAME)
-    found, code = _judged(seen, checkpoints, dead)
+    found, code = _judged(seen, checkpoints, dead, target.own)
     recommended = recommend(checkpoints, strengths, dead=dead, refused=refusal(code))
     place = target.run.path if target.run else target.result.path
     return Assessment(
@@ -224,14 +224,14 @@ class _Seen:
 
 
 def _judged(
-    seen: _Seen, checkpoints: Sequence[Candidate], dead: bool
+    seen: _Seen, checkpoints: Sequence[Candidate], dead: bool, own: bool
 ) -> tuple[list[list[AdapterFinding]], VerdictCode]:
     """The findings on each concept, and the verdict on the worst."""
     earlier = [one.meters for one in checkpoints[:-1]] if len(seen.each) == 1 else []
     found = [findings(meters, dead=dead, earlier=earlier) for meters in seen.each]
     found[0] += listening_findings(seen.listening) if seen.listening else ()
     code = worst([
-        verdict_code(meters, shown, {finding.code for finding in some})
+        verdict_code(meters, shown, {finding.code for finding in some}, own)
         for meters, shown, some in zip(seen.each, seen.drawn, found, strict=True)
     ])  # fmt: skip
     return found, code
@@ -273,7 +273,7 @@ def assess_run(session: Session) -> Assessment:
     detach(session.base, session.attachment.name)
     found = assess(
         session.base,
-        Target(config, run_files(run), run, has_split=True),
+        Target(config, run_files(run), run, has_split=True, own=True),
         session.device,
         session.text.cache,
         board=run.bleed_board,

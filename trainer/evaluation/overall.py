@@ -87,20 +87,24 @@ def worst(codes: Sequence[VerdictCode]) -> VerdictCode:
 
 
 def verdict_code(
-    meters: Meters, pictures: PictureScores | None, found: Collection[FindingCode]
+    meters: Meters,
+    pictures: PictureScores | None,
+    found: Collection[FindingCode],
+    own: bool = False,
 ) -> VerdictCode:
     """The one word for one subject.
 
     Args:
         pictures: drawn with the adapter; None where none were drawn.
         found: codes of the findings on the same adapter (`trainer.evaluation.verdicts`).
+        own: whether it is known to be trained on these pictures by this trigger word.
     """
     if "dead" in found:
         return "dead"
     if meters.likeness is None:
         return "leaks" if "leaks" in found else "unmeasured"
     if "harmful" in found:
-        return "overtrained" if "moves" in found else "wrong_subject"
+        return "overtrained" if "moves" in found or own else "wrong_subject"
     if not pictures:
         return "leaks" if "leaks" in found else _how_far(WORKS, found)
     known = pictures.learned >= PARTLY
@@ -111,8 +115,8 @@ def verdict_code(
         return "overtrained"
     elsewhere = MOVED if meters.likeness >= FOREIGN else MOVED_SOME
     # Of a style, which has no class word, nothing tells another one from a beginning.
-    is_subject = meters.neighbour_drift is not None
-    if not known and is_subject and "weak" not in found and pictures.moved > elsewhere:
+    is_foreign = meters.neighbour_drift is not None and not own
+    if not known and is_foreign and "weak" not in found and pictures.moved > elsewhere:
         return "wrong_subject"
     return _how_far(pictures.learned, found)
 

@@ -50,6 +50,8 @@ class Target:
     run: RunFolder | None  # the run folder; None for a file by itself
     # Whether training kept a validation split as `config` says; older files had none.
     has_split: bool
+    # Whether words and pictures are what the run was trained with.
+    own: bool = False
 
     @property
     def result(self) -> AdapterAt:
@@ -87,12 +89,14 @@ def find_target(
         run, files, config = None, (_adapter_at(place),), config_of(_metadata(place))
     if base:
         config = config.changed(base={"name": base, "prediction": "auto"})
-    if trigger or class_word or images is not None:
+    changed = bool(trigger or class_word or images is not None)
+    if changed:
         config = _with_words(config, trigger, class_word, images)
     if not all(concept.trigger for concept in concepts_of(config)):
         raise UserError(f"{place} does not say its trigger word.", "Give it with --trigger WORD.")
     recorded = _recorded(_metadata(files[-1].path))
-    return Target(config, files, run, has_split="evaluation" in recorded)
+    own = run is not None and not changed
+    return Target(config, files, run, has_split="evaluation" in recorded, own=own)
 
 
 def load_target(target: Target) -> tuple[BaseModel, Target, Device, TensorCache]:

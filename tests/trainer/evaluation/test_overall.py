@@ -70,6 +70,12 @@ def test_the_word(
     assert verdict_code(meters, pictures, found) == expected
 
 
+def test_a_run_is_never_told_that_its_own_pictures_are_others() -> None:
+    still: list[FindingCode] = ["works", "keeps", "still"]
+    assert verdict_code(FOREIGN, drawn(0.2, moved=0.4), still, own=True) == "not_yet"
+    assert verdict_code(FOREIGN, drawn(0.0), ["harmful", "keeps"], own=True) == "overtrained"
+
+
 def test_the_worst_subject_stands_for_all() -> None:
     assert worst(["works", "leaks", "partly"]) == "leaks"
     assert worst(["works", "partly"]) == "partly"
