@@ -188,17 +188,20 @@ def _queue_file() -> Path:
 # ------------------------------------------------------------------------------ doing
 
 
-def start(config: TrainingConfig) -> str:
-    """Starts a training and gives the run's name.
+def start(config: TrainingConfig, search: bool = False) -> str:
+    """Starts a training, or a search for settings, and gives the run's name.
 
     Raises:
         UserError: another run is busy (it is named), or something needed is missing.
     """
     check_essentials(config, is_image_set)
     check_places(config)
+    names = searched(config) if search else []
     with _one_at_a_time():
         _refuse_if_busy()
-        run = _new_run(config)
+        run = _new_run(config, "-tune" if search else "")
+        if search:
+            write_json(run.search, names)
         _spawn_training(run)
     return run.name
 
@@ -214,23 +217,6 @@ def queue(config: TrainingConfig) -> str:
     with _one_at_a_time():
         run = _new_run(config)
         write_json(_queue_file(), [*waiting_runs(), run.name])
-    return run.name
-
-
-def search(config: TrainingConfig) -> str:
-    """Starts a search for settings, which is a run that ends as its best one; as `start`.
-
-    Raises:
-        UserError: as there, or there is nothing to search.
-    """
-    check_essentials(config, is_image_set)
-    check_places(config)
-    names = searched(config)
-    with _one_at_a_time():
-        _refuse_if_busy()
-        run = _new_run(config, "-tune")
-        write_json(run.search, names)
-        _spawn_training(run)
     return run.name
 
 

@@ -235,10 +235,10 @@ class Warned(RunEvent):
 
 
 @dataclass(frozen=True)
-class Told(RunEvent):
+class SearchProgress(RunEvent):
     """How a search for settings goes, in a sentence."""
 
-    kind = "told"
+    kind = "search"
     message: str = ""
 
 

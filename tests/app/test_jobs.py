@@ -100,7 +100,7 @@ def stop(name: str) -> None:
 
 
 def test_a_search_is_a_run_of_its_own_name(runs: Path) -> None:
-    name = jobs.search(config(**{"preservation.method": "none"}))
+    name = jobs.start(config(**{"preservation.method": "none"}), search=True)
     assert name == "ohwx-tune" and flags_of(name) == ""
     assert json.loads((runs / name / "search.json").read_text()) == [
         *("rate", "rank", "layers", "length")
@@ -110,7 +110,7 @@ def test_a_search_is_a_run_of_its_own_name(runs: Path) -> None:
     stop(name)
     two = [{"path": "datasets/police-car", "trigger": word} for word in ("ohwx", "vbnm")]
     with pytest.raises(UserError, match="one subject"):
-        jobs.search(with_values(TrainingConfig(), {"concepts": two}))
+        jobs.start(with_values(TrainingConfig(), {"concepts": two}), search=True)
 
 
 def test_a_started_run_is_seen_at_once_and_stopped_by_its_process(runs: Path) -> None:

@@ -19,8 +19,8 @@ from trainer.events import (
     PreviewSaved,
     RolledBack,
     RunEvent,
+    SearchProgress,
     StepDone,
-    Told,
     Validated,
     Warned,
     from_line,
@@ -37,7 +37,7 @@ EVENTS: list[RunEvent] = [
     CheckpointSaved(5, "checkpoints/step-000005"),
     MemoryUsed(6, 1.5, "cuda", "full", 4, True),
     Warned("two captions are empty", 7),
-    Told("trial-1: to step 25 of 100"),
+    SearchProgress("trial-1: to step 25 of 100"),
     RolledBack(8, 9, "Going back."),
     Ended(9, "failed", "non_finite", "The loss is not a number."),
 ]

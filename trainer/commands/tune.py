@@ -20,7 +20,7 @@ from trainer.config.fields import all_fields
 from trainer.config.file import read_config, write_config
 from trainer.config.schema import TrainingConfig
 from trainer.errors import Code, UserError
-from trainer.events import Phase, Told
+from trainer.events import Phase, SearchProgress
 from trainer.places import RUNS, shown
 from trainer.runs.atomic import write_json
 from trainer.runs.layout import RunFolder, prepare, run_lock
@@ -93,7 +93,7 @@ def search(folder: RunFolder, config: TrainingConfig | None = None) -> "SearchRe
 
         def tell(text: str) -> None:
             say(text, sys.stderr)
-            log.append(Told(message=text.strip()))
+            log.append(SearchProgress(message=text.strip()))
             note("searching", text.strip())
 
         def note(phase: Phase, message: str, code: Code = "") -> None:

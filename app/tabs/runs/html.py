@@ -298,7 +298,7 @@ def _in_words(event: events.RunEvent) -> str:
         case events.Ended():
             message = plain_message(event.message, event.code).replace("\n", " ")
             return message if event.reason == "stopped" else f"{event.reason}: {message}"
-        case events.Warned() | events.RolledBack() | events.Told():
+        case events.Warned() | events.RolledBack() | events.SearchProgress():
             return event.message
         case events.Validated():
             on = validated_on(bool(event.held_out))

@@ -320,7 +320,11 @@ def _start(form: TrainForm, shared: Shared) -> None:
 
         return says_errors(press)
 
-    beginnings = {form.start: jobs.start, form.queue: jobs.queue, form.search: jobs.search}
+    beginnings = {
+        form.start: jobs.start,
+        form.queue: jobs.queue,
+        form.search: partial(jobs.start, search=True),
+    }
     for button, begin in beginnings.items():
         button.click(
             pressing(begin),

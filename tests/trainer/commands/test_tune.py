@@ -13,7 +13,7 @@ from trainer.commands.train import resume
 from trainer.commands.tune import tune
 from trainer.config.file import read_config, with_values, write_config
 from trainer.errors import UserError
-from trainer.events import Told
+from trainer.events import SearchProgress
 from trainer.runs.layout import RunFolder, list_runs
 from trainer.runs.log import read_events
 from trainer.runs.status import lengthen, read_status
@@ -52,7 +52,7 @@ def test_it_is_stopped_gone_on_with_and_ends_as_its_best_run(
     assert read_config(folder.config) == read_config(folder.path / "recommended.toml")
     assert read_config(folder.config) != read_config(settings)
     assert folder.adapter.is_file() and folder.evaluation.is_file()
-    told = [event.message for event in read_events(folder) if isinstance(event, Told)]
+    told = [event.message for event in read_events(folder) if isinstance(event, SearchProgress)]
     assert told[-1] == ended.message and len(told) > 8
     with pytest.raises(UserError, match="search for settings"):
         lengthen(folder, 10**6)
