@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +31,17 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 """Options of an event that scripts are not promised."""
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 """Of one that also shows no progress."""
+
+
+def update(**properties: object) -> str:
+    """The script of an event that changes its output without asking the server.
+
+    A server's answer can come late, and then undo what was opened meanwhile.
+    """
+    return f"() => ({json.dumps({**properties, '__type__': 'update'})})"
+
+
+HIDE = update(visible=False)
 
 REMEMBERED: dict[str, Any] = {"train": {}, "generate": [], "pictures": []}
 """What a browser keeps, with its first value: the two forms, and the names of drawn pictures."""

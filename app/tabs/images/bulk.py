@@ -9,7 +9,7 @@ import gradio as gr
 from gradio.blocks import Block
 from gradio.events import Dependency
 
-from app.shared import QUIET, Shared, says_errors
+from app.shared import HIDE, QUIET, Shared, says_errors, update
 from app.tabs.images.captions import CaptionSession, read_captions
 from app.tabs.images.edits import (
     Edit,
@@ -53,13 +53,14 @@ def wire(parts: Parts, shared: Shared, show_again: ShowAgain, shown: list[Block]
     gr.on([p.look.click, p.words.submit], says_errors(look), [p.opened, *edit], previewed, **QUIET)
     # What was shown is no longer what would be done.
     typed = [p.kind.input, p.words.input, p.other.input, p.whole.input]
-    gr.on(typed, lambda: _apply_button(0), None, p.apply, **QUIET)
+    nothing = update(interactive=False, value="Change them")
+    gr.on(typed, None, None, p.apply, js=nothing, **QUIET)
     here = [p.opened, p.picture, p.session, shared.base]
     changed = [*previewed, p.words, *shown]
     p.apply.click(says_errors(bulk.apply), [*here, p.previewed], changed, **QUIET)
     undone = p.undo.click(says_errors(bulk.undo), here, changed, **QUIET)
     p.remove.click(_ask, p.picture, [p.remove_row, p.remove_now], **QUIET)
-    p.remove_not.click(lambda: gr.Row(visible=False), None, p.remove_row, **QUIET)
+    p.remove_not.click(None, None, p.remove_row, js=HIDE, **QUIET)
     p.remove_now.click(says_errors(bulk.remove), here, changed, **QUIET)
     return undone
 

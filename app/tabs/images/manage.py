@@ -7,7 +7,7 @@ from gradio.blocks import Block
 from markupsafe import escape
 
 from app import jobs
-from app.shared import QUIET, Shared, says_errors
+from app.shared import HIDE, QUIET, Shared, says_errors
 from app.tabs.images.imagesets import (
     SetFolder,
     delete_set,
@@ -53,7 +53,7 @@ def wire(parts: Parts, shared: Shared, shown: list[Block]) -> None:
 
     p.rename.click(says_errors(rename), [p.opened, p.new_title], [p.chosen, p.new_title], **QUIET)
     p.delete.click(says_errors(ask), p.opened, [p.question, p.asked], **QUIET)
-    p.delete_not.click(lambda: gr.Group(visible=False), None, p.question, **QUIET)
+    p.delete_not.click(None, None, p.question, js=HIDE, **QUIET)
     p.delete_now.click(says_errors(delete), p.opened, [*shown, p.question], **QUIET)
 
 

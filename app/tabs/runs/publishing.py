@@ -14,7 +14,7 @@ from starlette.responses import FileResponse, Response
 from app import client as service
 from app import jobs
 from app.render import refused, render
-from app.shared import PRIVATE, QUIET, elem, says_errors
+from app.shared import HIDE, PRIVATE, QUIET, elem, says_errors
 from trainer.errors import UserError
 from trainer.runs.layout import RunFolder
 from trainer.runs.publishing import publication, write_zip
@@ -56,8 +56,7 @@ class PublishParts:
         self.tags.input(says_errors(_open), [name, self.tags], shown, **QUIET)
         fields = [name, self.repository, self.token, self.public, self.tags]
         self.upload.click(_upload, fields, [self.contents, self.token], **PRIVATE)
-        closed = partial(gr.Group, visible=False)
-        gr.on([self.close.click, name.input], closed, None, self.group, **QUIET)
+        gr.on([self.close.click, name.input], None, None, self.group, js=HIDE, **QUIET)
 
 
 def _open(name: str, tags: bool) -> tuple[str, gr.Group]:

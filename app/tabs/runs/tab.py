@@ -13,7 +13,7 @@ from markupsafe import escape
 from app import jobs
 from app.jobs import QUEUED, UNSTARTED, RunInfo
 from app.render import render
-from app.shared import QUIET, Shared, elem, for_scripts, go, says_errors
+from app.shared import HIDE, QUIET, Shared, elem, for_scripts, go, says_errors
 from app.tabs.runs import html, next_step
 from app.tabs.runs.form import BUTTONS, LISTED, RunParts
 from app.tabs.runs.reader import RunView, view
@@ -207,7 +207,7 @@ def _act(parts: RunParts, shared: Shared) -> None:
     parts.publishing.wire(buttons["publish"], name)
     closing = {parts.enough: parts.length, parts.no: parts.question, parts.keep: parts.others}
     for close, group in closing.items():
-        gr.on([close.click, parts.names.input], _hide, None, group, **QUIET)
+        gr.on([close.click, parts.names.input], None, None, group, js=HIDE, **QUIET)
     parts.yes.click(says_errors(_delete), name, [parts.question, show], **QUIET)
     buttons["again"].click(says_errors(_settings), name, [shared.settings, shared.tabs], **QUIET)
     buttons["draw"].click(

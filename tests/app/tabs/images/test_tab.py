@@ -70,6 +70,18 @@ def upload(page: Client, tmp_path: Path, files: dict[str, bytes], into: str = ""
     return page.predict(paths, "My cat", into, api_name="/upload_images")
 
 
+def test_what_closes_a_question_asks_no_server(page: Client) -> None:
+    """An answer that came late would close the question that was opened meanwhile."""
+    ids = {part["id"]: str(part["props"].get("elem_id")) for part in page.config["components"]}
+    asked = {
+        ids[part]: event["backend_fn"]
+        for event in page.config["dependencies"]
+        for part, _ in event["targets"]
+        if part in ids and ids[part].endswith(("-no", "-not"))
+    }
+    assert len(asked) >= 6 and not any(asked.values()), asked
+
+
 def test_the_public_verbs_and_no_others(page: Client) -> None:
     names = set(page.view_api(return_format="dict")["named_endpoints"])  # type: ignore[index]
     ours = {"upload_images", "check_images", "save_caption", "suggest_triggers"}
