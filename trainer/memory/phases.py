@@ -114,8 +114,6 @@ class Workload:
     mode: Mode  # what frozen layers keep: plain, lean or feed_forward
     checkpointing: bool  # full gradient checkpointing
     weights: Bits = "full"  # number format of the frozen weights: full, 8bit or 4bit
-    # Further prompts that go through training text encoders, but not through the UNet.
-    texts: int = 0
     chunks: int = 1  # of 75 tokens, in each caption
 
 
@@ -205,19 +203,18 @@ class _Model:
 
     def __init__(self, base: BaseModel, work: Workload) -> None:
         self.base = base
-        self.text = _Text(base, work.adapter.learns_text, work.texts)
+        self.text = _Text(base, work.adapter.learns_text)
         self.alpha_bar = torch.empty(1000, device=META)
 
 
 class _Text:
     """Text features without numbers (`trainer.training.step.TextFeatures`)."""
 
-    def __init__(self, base: BaseModel, trained: bool, further: int = 0) -> None:
-        self.base, self.trained, self.further = base, trained, further
+    def __init__(self, base: BaseModel, trained: bool) -> None:
+        self.base, self.trained = base, trained
 
     def student(self, texts: Sequence[str]) -> TextConditioning:
-        """(B + further, L, D), computed where the text encoders train."""
-        texts = [*texts, *[""] * self.further]
+        """(B, L, D), computed where the text encoders train."""
         return encode(self.base, texts, META) if self.trained else self.teacher(texts)
 
     def teacher(self, texts: Sequence[str]) -> TextConditioning:

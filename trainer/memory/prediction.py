@@ -43,7 +43,6 @@ from trainer.models.configs import read_json
 from trainer.models.identify import BaseFacts, read_facts
 from trainer.models.text import count_chunks
 from trainer.places import cache_folder
-from trainer.preservation.rows import TEXTS_PER_ROW
 from trainer.runs.atomic import write_json
 
 GIB = 2**30
@@ -336,7 +335,6 @@ class _Predictor:
 
     def _followed(self, mode: MemoryMode, rows: int) -> StepMemory:
         config = self.config
-        preserves_text = config.adapter.text_encoder and config.preservation.method == "prediction"
         work = Workload(
             width=self.width,
             height=self.height,
@@ -346,7 +344,6 @@ class _Predictor:
             mode=mode.mode,
             checkpointing=mode.checkpointing,
             weights=mode.weights,
-            texts=TEXTS_PER_ROW * mode.preserved_rows if preserves_text else 0,
             chunks=self.chunks,
         )
         adapter = config.adapter.model_dump(mode="json")

@@ -171,7 +171,7 @@ def prepare_preservation(
         teacher = Teacher(text, size, settings.seed)
         known = teacher.predictions(prompts, settings.pictures, own, progress)
         preservation = PredictionPreservation(
-            known, prompts, schedule, config.adapter.text_encoder, training.seed
+            known, schedule, config.adapter.text_encoder, training.seed
         )
     if device.is_main:
         device.wait_for_everyone()

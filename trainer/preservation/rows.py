@@ -16,12 +16,7 @@ from torch import Tensor
 from trainer.diffusion import Points, Sizes, add_noise, draw_noise, target
 from trainer.models.base import BaseModel
 from trainer.models.families import PredictionType
-from trainer.preservation.prompts import PreservedPrompts
 from trainer.seeds import derive_seed, derive_uniform
-
-TEXTS_PER_ROW = 2
-"""Further prompts for each row, whose text features are preserved: nearly free, and they add
-variety."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +25,8 @@ class PreservedRows:
 
     points: Points  # R prompts with their noised latents and timesteps
     wanted: Tensor  # (R, C, H, W), what the UNet is to predict there
-    # Further prompts, of which only the text features are preserved; may be empty.
-    texts: tuple[str, ...]
     count: int  # such rows in the whole step, over batches and processes: the loss's denominator
-    text_features: bool  # whether the text features of all these prompts are preserved
-
-    @property
-    def prompts(self) -> tuple[str, ...]:
-        """All prompts whose text features are needed, those of the points first."""
-        return (*self.points.prompts, *self.texts)
+    text_features: bool  # whether the prompts' text features are preserved too
 
 
 @dataclass(frozen=True)
@@ -79,7 +67,6 @@ class PredictionPreservation:
     """Rows from the base model's predictions: each comes up equally often, in changing order."""
 
     known: Predictions
-    prompts: PreservedPrompts
     schedule: RowSchedule
     text_features: bool  # whether text features are preserved too
     seed: int  # of the order
@@ -96,15 +83,9 @@ class PredictionPreservation:
         if not numbers:
             return None
         places = [self._place(number) for number in numbers]
-        texts = [
-            self.prompts.choose(number * TEXTS_PER_ROW + turn, seed=self.seed, purpose="spoken")
-            for number in numbers
-            for turn in range(TEXTS_PER_ROW)
-        ]
         return PreservedRows(
             self.known.points[places],
             self.known.predicted[places],
-            tuple(texts) if self.text_features else (),
             schedule.count(total),
             self.text_features,
         )
@@ -164,7 +145,7 @@ class PicturePreservation:
             tuple(picture.sizes for picture in chosen),
         )
         wanted = target(latents, noise, self.alpha_bar, timesteps, self.prediction)
-        return PreservedRows(points, wanted, (), count, text_features=False)
+        return PreservedRows(points, wanted, count, text_features=False)
 
     def _timestep(self, step: int, row: int, count: int) -> int:
         """Stratified over the rows of a step, as `trainer.training.batches.draw_timesteps`."""

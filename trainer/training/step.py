@@ -164,7 +164,7 @@ def batch_loss(
     if preserved:
         groups.append(preserved.points)
     prompts = [prompt for points in groups for prompt in points.prompts]
-    text = model.text.student([*prompts, *(preserved.texts if preserved else ())])
+    text = model.text.student(prompts)
     predictions = _predict(model.base, groups, text)
 
     loss = preservation = torch.zeros((), device=model.alpha_bar.device)
@@ -189,11 +189,11 @@ def _predict(base: BaseModel, groups: Sequence[Points], text: TextConditioning) 
     """The UNet's prediction for each group of points: in one call where their size is the same.
 
     Args:
-        text: features of all the groups' prompts, in their order; further ones may follow.
+        text: features of all the groups' prompts, in their order.
     """
     counts = [len(points) for points in groups]
     if len({points.noised.shape[1:] for points in groups}) == 1:
-        together = call_unet(base, reduce(Points.joined, groups), text[: sum(counts)])
+        together = call_unet(base, reduce(Points.joined, groups), text)
         return list(split(together, counts))
     ends = list(accumulate(counts))
     return [
@@ -230,14 +230,14 @@ def _preservation_loss(
 
     Args:
         predicted: (K, C, H, W).
-        text: of all the prompts, those without a point included.
+        text: of the rows' prompts.
     """
     device = model.alpha_bar.device
     errors = sample_errors(predicted, preserved.wanted.to(device))
     weights = _weights(model, preserved.points.timesteps.to(device))
     loss = (weights * errors).sum() / preserved.count
     if preserved.text_features:
-        unmoved = model.text.teacher(preserved.prompts)
+        unmoved = model.text.teacher(preserved.points.prompts)
         moved = feature_drift(text.hidden, unmoved.hidden)
         loss = loss + TEXT_SHARE * moved * (len(preserved.points) / preserved.count)
     return loss

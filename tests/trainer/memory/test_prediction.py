@@ -109,19 +109,6 @@ def test_each_kind_of_adapter_is_followed(tiny_base: TinyBase) -> None:
     assert step(t_lora_min_rank=1).activations > lora.activations
 
 
-def test_prompts_of_text_features_alone_are_counted(tiny_base: TinyBase) -> None:
-    """Where the text encoders train, they read three prompts for each row to preserve."""
-
-    def activations(method: str, **changes: Any) -> float:
-        changes |= {"images__resolution": 32, "training__batch_size": 64}
-        changes |= {"preservation__method": method, "preservation__folder": "pictures"}
-        return asked(tiny_base("sd1"), 8.0, **changes).parts["activations"]
-
-    frozen = {"adapter__text_encoder": False}
-    assert activations("prediction", **frozen) == activations("pictures", **frozen)
-    assert activations("prediction") > activations("pictures")
-
-
 def test_each_mode_needs_less(tiny_base: TinyBase) -> None:
     def activations(**changes: Any) -> float:
         values = {"images__resolution": 256, "training__batch_size": 4, **changes}

@@ -260,7 +260,9 @@ def test_text_features_count_by_their_share(session: Callable[..., Session]) -> 
             batch_loss(made, None, replace(rows, text_features=features))[1]
             for features in (False, True)
         )
-        student, teacher = (of(rows.prompts) for of in (made.text.student, made.text.teacher))
+        student, teacher = (
+            of(rows.points.prompts) for of in (made.text.student, made.text.teacher)
+        )
     moved = feature_drift(student.hidden, teacher.hidden)
     assert moved > 0
     torch.testing.assert_close(whole - plain, TEXT_SHARE * moved, rtol=1e-3, atol=1e-8)
