@@ -266,6 +266,15 @@ def names_on(layer: AdaptedLayer) -> list[str]:
     return list(cast("dict[str, int]", layer.r))
 
 
+def plain_adapter(layer: AdaptedLinear | AdaptedConv2d, *others: Any) -> str | None:
+    """The name of a layer's only active adapter, where A and B are all that there is to it."""
+    active = [name for name in layer.active_adapters if name in layer.lora_A]
+    usual = len(active) == 1 and not (any(others) or layer.disable_adapters or layer.merged)
+    if not usual or layer.lora_variant or layer.lora_bias[active[0]]:
+        return None
+    return active[0]
+
+
 def scale_on(layer: AdaptedLayer, name: str) -> tuple[int, float]:
     """An adapter's rank and alpha on a layer."""
     return cast("dict[str, int]", layer.r)[name], float(_alphas(layer)[name])

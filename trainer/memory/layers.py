@@ -10,7 +10,6 @@ names stay as they are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from types import MethodType
 from typing import Any, cast
 
@@ -29,11 +28,11 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers.activations import QuickGELUActivation
 
-from trainer.lora.layers import LycorisLayer, get_weights, names_on
-from trainer.lora.product import AdaptedProduct, in_format_of
-from trainer.lora.rank_mask import MASK, RankMask
+from trainer.lora.layers import LycorisLayer
+from trainer.lora.product import adapted_convolution, adapted_linear, adapted_otherwise
 
 Forward = Callable[..., Tensor]
+_ACTIVATED = "activated"  # attribute of the time embedding of a call
 
 
 class Convolution(torch.autograd.Function):
@@ -173,12 +172,24 @@ def _resnet(block: ResnetBlock2D, inputs: Tensor, temb: Tensor | None, *_: Any) 
     """diffusers' own forward for the blocks of SD 1, SD 2 and SDXL, norms and SiLU in one."""
     hidden = block.conv1(NormSilu.apply(inputs, block.norm1))
     if temb is not None and block.time_emb_proj is not None:
-        temb = temb if block.skip_time_act else block.nonlinearity(temb)
+        temb = temb if block.skip_time_act else _activated(block, temb)
         hidden = hidden + block.time_emb_proj(temb)[:, :, None, None]
     hidden = block.conv2(block.dropout(NormSilu.apply(hidden, block.norm2)))
     if block.conv_shortcut is not None:
         inputs = block.conv_shortcut(inputs.contiguous())
     return inputs + hidden
+
+
+def _activated(block: ResnetBlock2D, temb: Tensor) -> Tensor:
+    """The activated time embedding: the first block that asks computes it for all.
+
+    Where it depends on what is trained (SDXL's pooled text), checkpoints want it computed again.
+    """
+    found: Tensor | None = getattr(temb, _ACTIVATED, None)
+    if found is None or temb.requires_grad:
+        found = cast(Tensor, block.nonlinearity(temb))
+        setattr(temb, _ACTIVATED, found)
+    return found
 
 
 def _attention(
@@ -220,76 +231,6 @@ def _geglu(layer: GEGLU, inputs: Tensor) -> Tensor:
 
 def _quick_gelu(layer: QuickGELUActivation, inputs: Tensor) -> Tensor:
     return cast(Tensor, QuickGelu.apply(inputs))
-
-
-def adapted_linear(layer: AdaptedLinear, inputs: Tensor, *args: Any, **options: Any) -> Tensor:
-    """``W x + (alpha / rank) B A x`` in the number format of x.
-
-    PEFT computes the second part in that of A and B, which are float32: a copy of every input in
-    twice the size would be kept. The gradients of A and B are float32 in both cases.
-    """
-    name = _plain_adapter(layer, args, options)
-    if name is None:
-        return type(layer).forward(layer, inputs, *args, **options)
-    down, up = (in_format_of(inputs, weight) for weight in get_weights(layer, name))
-    scale = cast(float, layer.scaling[name])
-    mask: RankMask | None = getattr(layer.lora_A[name], MASK, None)
-    masked = mask is not None and mask.is_active
-    if isinstance(layer.lora_dropout[name], nn.Identity) and not masked:
-        return cast(Tensor, AdaptedProduct.apply(inputs, layer.base_layer, down, up, scale))
-    inner = F.linear(layer.lora_dropout[name](inputs), down)  # (…, rank)
-    inner = mask(inner) if mask else inner
-    return layer.base_layer(inputs) + F.linear(inner, up) * scale
-
-
-def _adapted_convolution(
-    layer: AdaptedConv2d, inputs: Tensor, *args: Any, **options: Any
-) -> Tensor:
-    """The same for a convolution, (B, C, H, W) to (B, D, H', W')."""
-    name = _plain_adapter(layer, args, options)
-    if name is None:
-        return type(layer).forward(layer, inputs, *args, **options)
-    added = cast(Tensor, layer.lora_dropout[name](inputs))
-    for part, weight in zip((layer.lora_A, layer.lora_B), get_weights(layer, name), strict=True):
-        run = cast(nn.Conv2d, part[name])._conv_forward  # pyright: ignore[reportPrivateUsage]
-        added = run(added, in_format_of(inputs, weight), None)
-        mask: RankMask | None = getattr(part[name], MASK, None)  # A's alone
-        added = mask(added) if mask else added
-    scale = cast(float, layer.scaling[name])
-    return layer.base_layer(inputs) + (added if scale == 1.0 else added * scale)
-
-
-def _plain_adapter(layer: AdaptedLinear | AdaptedConv2d, *others: Any) -> str | None:
-    """The name of a layer's only active adapter, where A and B are all that there is to it."""
-    active = [name for name in layer.active_adapters if name in layer.lora_A]
-    usual = len(active) == 1 and not (any(others) or layer.disable_adapters or layer.merged)
-    if not usual or layer.lora_variant or layer.lora_bias[active[0]]:
-        return None
-    return active[0]
-
-
-def adapted_otherwise(layer: LycorisLayer, inputs: Tensor) -> Tensor:
-    """``W x + ΔW x`` of LoHa and LoKr in the number format of x.
-
-    ΔW is as large as W. It is made again in the backward pass, and not kept.
-    """
-    active = [name for name in layer.active_adapters if name in names_on(layer)]
-    if len(active) != 1 or layer.disable_adapters:
-        return cast(Tensor, cast(Any, type(layer)).forward(layer, inputs))
-    result = layer.base_layer(inputs)
-    if not torch.is_grad_enabled():
-        return result + _changed(layer, active[0], inputs)
-    options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
-    made = partial(_changed, layer, active[0])
-    return result + cast(Tensor, torch.utils.checkpoint.checkpoint(made, inputs, **options))
-
-
-def _changed(layer: LycorisLayer, name: str, inputs: Tensor) -> Tensor:
-    change = layer.get_delta_weight(name).to(inputs.dtype)
-    if change.dim() == 2:
-        return F.linear(inputs, change)
-    base = cast(nn.Conv2d, layer.base_layer)
-    return F.conv2d(inputs, change, None, base.stride, base.padding, base.dilation, base.groups)
 
 
 class _Recomputed:
@@ -342,7 +283,7 @@ def _lean_forwards(root: nn.Module, recompute: bool) -> Iterator[tuple[nn.Module
         if isinstance(module, AdaptedLinear):
             yield module, MethodType(adapted_linear, module)
         elif isinstance(module, AdaptedConv2d):
-            yield module, MethodType(_adapted_convolution, module)
+            yield module, MethodType(adapted_convolution, module)
         elif isinstance(module, LycorisLayer):
             yield module, MethodType(adapted_otherwise, module)
         elif isinstance(module, nn.Conv2d):

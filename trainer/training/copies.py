@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from trainer.lora.joined import JoinedLayers
 from trainer.lora.product import COPY
 
 
@@ -22,12 +23,24 @@ class Copies:
     Args:
         parameters: float32; those of the adapter's layers.
         dtype: of the frozen weights; in float32 nothing is copied.
+        joined: layers of these parameters that are computed together; not in float32.
+        keep: what joined layers lie in stays between passes, when nothing moves them.
     """
 
-    def __init__(self, parameters: Iterable[Parameter], dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        dtype: torch.dtype,
+        joined: Iterable[JoinedLayers] = (),
+        keep: bool = True,
+    ) -> None:
+        self.keep = keep
+        self.joined = list(joined) if dtype != torch.float32 else []
+        self.in_joined: list[Tensor] = [one for some in self.joined for one in some.parameters]
+        others = {id(one) for one in self.in_joined}
         self.parameters: list[Tensor] = []
         if dtype != torch.float32:
-            self.parameters += parameters
+            self.parameters += [one for one in parameters if id(one) not in others]
         self.copies = [torch.empty_like(one, dtype=dtype) for one in self.parameters]
 
     @contextmanager
@@ -37,39 +50,41 @@ class Copies:
         Each layer may be called once in it: gradients of several calls would be added up in the
         copies' number format.
         """
-        if not wanted or not self.parameters:
+        if not wanted or not (self.parameters or self.joined):
             yield
             return
-        with torch.no_grad():
-            torch._foreach_copy_(self.copies, self.parameters)  # pyright: ignore[reportPrivateUsage]
+        gradients: list[Tensor | None] = []
         try:
+            with torch.no_grad():
+                places = [place for some in self.joined for place in some.open()]
+                all_parameters = [*self.parameters, *self.in_joined]
+                torch._foreach_copy_([*self.copies, *places], all_parameters)  # pyright: ignore[reportPrivateUsage]
             for parameter, copy in zip(self.parameters, self.copies, strict=True):
                 setattr(parameter, COPY, copy.requires_grad_(parameter.requires_grad))
             yield
-            self._give_back()
+            gradients += [copy.grad for copy in self.copies]
         finally:
             for parameter, copy in zip(self.parameters, self.copies, strict=True):
                 copy.grad = None
-                delattr(parameter, COPY)
+                vars(parameter).pop(COPY, None)
+            of_joined = [one for some in self.joined for one in some.close(self.keep)]
+        _give([*self.parameters, *self.in_joined], [*gradients, *of_joined])
 
-    @torch.no_grad()
-    def _give_back(self) -> None:
-        new: list[Tensor] = []
-        found: list[Tensor] = []
-        sums: list[Tensor] = []
-        added: list[Tensor] = []
-        for parameter, copy in zip(self.parameters, self.copies, strict=True):
-            if copy.grad is None:
-                continue
-            gradient = torch.empty_like(parameter)
-            new.append(gradient)
-            found.append(copy.grad)
-            if parameter.grad is None:
-                parameter.grad = gradient
-            else:
-                sums.append(parameter.grad)
-                added.append(gradient)
-        if new:
-            torch._foreach_copy_(new, found)  # pyright: ignore[reportPrivateUsage]
-        if sums:
-            torch._foreach_add_(sums, added)  # pyright: ignore[reportPrivateUsage]
+
+@torch.no_grad()
+def _give(parameters: Iterable[Tensor], gradients: Iterable[Tensor | None]) -> None:
+    """Adds gradients in another number format to those of the parameters."""
+    pairs = zip(parameters, gradients, strict=True)
+    given = [(parameter, one) for parameter, one in pairs if one is not None]
+    if not given:
+        return
+    new = [torch.empty_like(parameter) for parameter, _ in given]
+    torch._foreach_copy_(new, [one for _, one in given])  # pyright: ignore[reportPrivateUsage]
+    sums: list[tuple[Tensor, Tensor]] = []
+    for (parameter, _), gradient in zip(given, new, strict=True):
+        if parameter.grad is None:
+            parameter.grad = gradient
+        else:
+            sums.append((parameter.grad, gradient))
+    if sums:
+        torch._foreach_add_(*map(list, zip(*sums, strict=True)))  # pyright: ignore[reportPrivateUsage]

@@ -28,6 +28,7 @@ from trainer.errors import UserError
 from trainer.events import ImagesRead, Notice, Progress, RunEvent
 from trainer.lora.adapter import Adapter
 from trainer.lora.attach import Attachment, attach, check_patterns, chosen_targets
+from trainer.lora.joined import joined_layers
 from trainer.lora.loading import check_fit, plain_on, read_start, taken_over
 from trainer.lora.names import ModuleKey, count_layers, count_parts, shorten
 from trainer.memory.devices import Device, is_exact
@@ -248,7 +249,7 @@ def prepare(
         alpha_bar=base.noise_scheduler().alphas_cumprod.to(device.torch_device),
         memory_mode=mode,
         exact=is_exact(training, device.torch_device.type, notice),
-        copies=Copies(_of_pairs(attachment), device.dtype),
+        copies=_copies(base, attachment, device, mode),
         compiled=CompiledBlocks(base.unet, training.compile and _is_compilable(config)),
     )
     if training.non_finite == "halve":
@@ -261,10 +262,13 @@ def _is_compilable(config: TrainingConfig) -> bool:
     return config.adapter.kind in PAIRS and not config.adapter.t_lora_min_rank
 
 
-def _of_pairs(attachment: Attachment) -> list[Parameter]:
-    """The A and B of all layers."""
+def _copies(base: BaseModel, attachment: Attachment, device: Device, mode: MemoryMode) -> Copies:
+    """Of the A and B of all layers; on a card some layers are joined."""
     named = chain.from_iterable(attachment.parameters.values())
-    return [one for name, one in named if ".lora_" in name]
+    pairs = [one for name, one in named if ".lora_" in name]
+    joins = mode.mode != "plain" and device.torch_device.type != "cpu"
+    joined = joined_layers([base.unet, *base.text_encoders]) if joins else ()
+    return Copies(pairs, device.dtype, joined, keep=not device.offload)
 
 
 def _make_optimizer(config: OptimizerConfig, attachment: Attachment) -> Optimizer:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import Parameter
 
-from benchmarks.launches import count
+from benchmarks.launches import FIRST, count
 from tests.conftest import TinyBase
 from tests.trainer.runs_for_tests import make_images, session_for
 from trainer.lora.product import COPY
@@ -69,11 +69,9 @@ def test_nothing_is_copied_in_float32() -> None:
     assert Copies([Parameter(torch.ones(2, 2))], torch.float32).parameters == []
 
 
-@pytest.mark.parametrize(("base", "most"), [("sd15", 0.69), ("sdxl", 0.66)])
+@pytest.mark.parametrize(("base", "most"), [("sd15", 0.545), ("sdxl", 0.485)])
 def test_a_step_starts_less(base: str, most: float) -> None:
     """Of a full-size model without weights; benchmarks/launches.py prints the table."""
-    before = count(base, text_encoder=True, one_by_one=True)
     now = count(base, text_encoder=True)
-    assert now.total() <= most * before.total()
-    assert now["mul_"] < 0.1 * before["mul_"]
-    assert now["_to_copy"] < 0.1 * before["_to_copy"]
+    assert now.total() <= most * FIRST[base, True]
+    assert now["mul_"] + now["_to_copy"] < 50
