@@ -63,35 +63,32 @@ def _read_sidecars(contents: FolderContents, index: PictureIndex) -> dict[str, s
     candidates: dict[str, list[FoundFile]] = defaultdict(list)
     texts: dict[str, str] = {}
     orphans: list[str] = []
-    distant: list[str] = []
     for file in contents.captions:
         owners = index.beside(file.stem)
-        if not owners and (owners := index.elsewhere(file.stem)):
-            if not in_one_folder(owners):
-                names = list_names([picture.shown for picture in owners])
-                message = (
-                    f"Several pictures have its name ({names}): not used. Put it beside its own."
-                )
-                contents.doubt(file.name, "error", message)
-                continue
-            distant.append(file.shown)
+        is_beside = bool(owners)
+        owners = owners or index.elsewhere(file.stem)
+        names = list_names([picture.shown for picture in owners])
         if not owners:
             orphans.append(file.shown)
             continue
+        if not is_beside and not in_one_folder(owners):
+            message = f"Several pictures have its name ({names}): not used. Put it beside its own."
+            contents.doubt(file.name, "error", message)
+            continue
+        if not is_beside:
+            message = "It has the name of a picture in another folder, and is the caption of that."
+            contents.doubt(file.name, "note", message)
+        if len(owners) > 1:
+            message = f"It belongs to several pictures, and all get it: {names}. Rename them."
+            contents.doubt(file.name, "warning", message)
         for picture in owners:
             candidates[picture.name].append(file)
         texts[file.name] = _read(file, contents)
-        if len(owners) > 1:
-            names = list_names([picture.shown for picture in owners])
-            message = f"It belongs to several pictures, and all get it: {names}. Rename them."
-            contents.doubt(file.name, "warning", message)
     message = (
         "No picture beside it has its name, so it is not used. A caption must be named "
         "like its picture."
     )
     contents.doubt_all(orphans, "note" if all(map(is_about, orphans)) else "warning", message)
-    message = "It has the name of a picture in another folder, and is the caption of that."
-    contents.doubt_all(distant, "note", message)
     for picture in contents.pictures:
         found = sorted(candidates[picture.name], key=lambda file: _rank(file, picture))
         if len(found) > 1:

@@ -35,7 +35,7 @@ _NAMES = "\0"  # stands for the names of the rows with one fault: no name has it
 _MOST_FOLDERS = 20  # that a picture is looked for in, where a table's name has more in front
 _LOOKED_AT = 200  # rows by which the columns are told
 MOST_COLUMNS = 200
-DOCUMENTED = ("metadata.jsonl", "metadata.csv")
+_DOCUMENTED = ("metadata.jsonl", "metadata.csv")
 """What is a table of captions by its name; any other file has to name pictures of the set."""
 _FILE_COLUMNS = (
     *("file_name", "filename", "file", "image", "image_path", "image_file", "image_name", "img"),
@@ -123,7 +123,7 @@ class _Reader:
 
     def read(self) -> None:
         """Takes its captions; says what is wrong with at most 20 of its rows."""
-        documented = self.file.path.name.casefold() in DOCUMENTED
+        documented = self.file.path.name.casefold() in _DOCUMENTED
         table = self._open()
         columns = table.columns(self.index) if table else {}
         if table and not columns and table.header is None and documented:
@@ -204,12 +204,29 @@ class _Reader:
         return "", ""
 
     def _named(self, given: str) -> list[FoundFile] | None:
-        return find_named(given.replace("\\", "/"), self.file, self.index)
+        """The pictures that the table means by a name; None where it leads out of the set.
+
+        Relative to the table's folder; or without the first of its folders, if the pictures lie
+        there; a plain name also in another folder of the set.
+        """
+        if len(given) > MAX_NAME:
+            return []
+        given, index = given.replace("\\", "/"), self.index
+        name = posixpath.normpath(posixpath.join(self.file.folder, given))
+        if PureWindowsPath(given).anchor or name.startswith("../"):
+            return None
+        if found := index.named(name) or index.beside(name):
+            return found
+        parts = posixpath.normpath(given).split("/")
+        for place in range(max(1, len(parts) - _MOST_FOLDERS), len(parts)):
+            shorter = posixpath.normpath(posixpath.join(self.file.folder, *parts[place:]))
+            if found := index.named(shorter) or index.beside(shorter):
+                return found
+        return index.elsewhere(name) if len(parts) == 1 else []
 
     def _swallows_rows(self, text: str, table: _Table) -> bool:
-        lines = text.split("\n")[1:] if "\n" in text else ()
-        firsts = (line.split(table.delimiter)[0].strip() for line in lines)
-        return any(find_named(first, self.file, self.index) for first in firsts)
+        lines = text.split("\n")[1:]
+        return any(self._named(line.split(table.delimiter)[0].strip()) for line in lines)
 
     def _name_column(self, columns: Mapping[str, Sequence[object]]) -> str | None:
         """The column that names pictures: file_name, or the one that names most of the set's."""
@@ -220,7 +237,7 @@ class _Reader:
         for name, values in columns.items():
             known = name.strip().casefold() in _FILE_COLUMNS
             rank = _FILE_COLUMNS.index(name.strip().casefold()) if known else len(_FILE_COLUMNS)
-            names = {value for value in values if isinstance(value, str) and len(value) <= MAX_NAME}
+            names = {value for value in values if isinstance(value, str)}
             count = sum(bool(self._named(text)) for value in names if (text := value.strip()))
             if count and (known or count * 2 >= len(names)):
                 hits[name] = (count, -rank)
@@ -328,27 +345,6 @@ def _cells(
     name = cells[place] if place < len(cells) else None
     text = cells[at] if 0 <= at < len(cells) else None
     return name, text, extra > 0 and at >= 0
-
-
-def find_named(given: str, table: FoundFile, index: PictureIndex) -> list[FoundFile] | None:
-    """The pictures that a table means by a name; None where it leads out of the set.
-
-    Relative to the table's folder; or without the first of its folders, if the pictures lie there;
-    a plain name also in another folder of the set.
-    """
-    if len(given) > MAX_NAME:
-        return []
-    name = posixpath.normpath(posixpath.join(table.folder, given))
-    if PureWindowsPath(given).anchor or name.startswith("../"):
-        return None
-    if found := index.named(name) or index.beside(name):
-        return found
-    parts = posixpath.normpath(given).split("/")
-    for place in range(max(1, len(parts) - _MOST_FOLDERS), len(parts)):
-        shorter = posixpath.normpath(posixpath.join(table.folder, *parts[place:]))
-        if found := index.named(shorter) or index.beside(shorter):
-            return found
-    return index.elsewhere(name) if len(parts) == 1 else []
 
 
 def _reader(text: str, delimiter: str) -> Any:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from pathlib import Path, PurePosixPath
 
 from trainer.data.buckets import WHOLE, Focus
-from trainer.data.findings import Severity
 from trainer.data.names import list_names, matching_key
 from trainer.data.scan import FolderContents, FoundFile, look_into
 from trainer.runs.atomic import write_text
@@ -129,6 +129,10 @@ def looks_like_mask(name: str) -> bool:
     return bool(_MARK.search(name) or _FOLDER.fullmatch(name))
 
 
+def _is_marked(path: str) -> bool:
+    return any(map(looks_like_mask, path.split("/")))
+
+
 def take_masks(contents: FolderContents) -> None:
     """Moves the masks of a folder's pictures from `pictures` to `masks`; says what is doubtful.
 
@@ -136,94 +140,65 @@ def take_masks(contents: FolderContents) -> None:
     picture has the name without it. Of a folder with at least one mask all files are masks. What
     only looks like a mask stays a picture, with a warning.
     """
-    plain: list[FoundFile] = []
-    marked: list[FoundFile] = []
-    for file in contents.pictures:
-        (marked if any(map(looks_like_mask, file.stem.split("/"))) else plain).append(file)
-    if marked:
-        _Taking(contents, plain, marked).finish()
-
-
-class _Taking:
-    """The masks of one folder while they are told from its pictures."""
-
-    def __init__(
-        self, contents: FolderContents, plain: list[FoundFile], marked: list[FoundFile]
-    ) -> None:
-        self.contents, self.pictures = contents, plain
-        self.said: dict[tuple[Severity, str], list[str]] = defaultdict(list)
-        self.folders: set[str] = set()
-        rest = self._pair(PictureIndex(plain), marked)
-        # A picture may be called gas_mask.png, and have a mask of its own.
-        outside = [file for file in rest if not any(map(looks_like_mask, file.folder.split("/")))]
-        self.rest = self._pair(PictureIndex(outside), rest)
-
-    def _pair(self, index: PictureIndex, files: list[FoundFile]) -> list[FoundFile]:
-        """Gives the masks among files to their pictures; returns the others."""
-        others: list[FoundFile] = []
-        for file in files:
-            owners = [owner for owner in _owners(file, index) if owner != file]
-            if not owners:
-                others.append(file)
-                continue
-            if any(map(looks_like_mask, file.folder.split("/"))):
-                self.folders.add(file.folder)
-            self._give(file, owners)
-        return others
-
-    def _give(self, file: FoundFile, owners: list[FoundFile]) -> None:
-        shown = list_names([owner.shown for owner in owners])
-        if _CONDITION.search(file.stem):
-            self._say(file, "warning", _CONDITIONING)
-        elif not in_one_folder(owners):
-            self._say(
-                file,
-                "error",
-                f"It looks like a mask, but it cannot be told of which picture ({shown}), so it is "
-                "not used. Put it beside its picture, as NAME.mask.png.",
-            )
+    marked = [file for file in contents.pictures if _is_marked(file.stem)]
+    pictures = [file for file in contents.pictures if not _is_marked(file.stem)]
+    # A picture may be called gas_mask.png, and have a mask of its own.
+    rest = _pair(contents, pictures, marked)
+    others = _pair(contents, [file for file in rest if not _is_marked(file.folder)], rest)
+    mask_folders = {file.folder for file in marked if file not in others}
+    for file in others:
+        if _SURE_MARK.search(file.stem) or (
+            _is_marked(file.folder) and file.folder in mask_folders
+        ):
+            message = "A mask, but no picture beside it has its name, so it is not used."
+        elif _CONDITION.search(file.stem):
+            message = _CONDITIONING
         else:
-            if len(owners) > 1:
-                self._say(
-                    file, "warning", f"The mask of several pictures, which all get it: {shown}."
-                )
-            for owner in owners:
-                first = self.contents.masks.setdefault(owner.name, file)
-                if first != file:
-                    message = (
-                        f"{owner.shown} has several masks, and {first.shown} counts. Delete this "
-                        "one, or the other."
-                    )
-                    self._say(file, "warning", message)
+            pictures.append(file)
+            message = (
+                "Named like a mask, but there is no picture that it could belong to: it is trained "
+                "on as a picture. Remove it if that is not meant."
+            )
+        contents.doubt(file.name, "warning", message)
+    contents.pictures = sorted(pictures, key=attrgetter("name"))
+    names = sorted({file.shown for file in contents.masks.values()})
+    message = 'Masks of pictures: used with images.masks = "files", and never trained on.'
+    contents.doubt_all(names, "note", message)
 
-    def finish(self) -> None:
-        """Says what became of all."""
-        for file in self.rest:
-            if _SURE_MARK.search(file.stem) or file.folder in self.folders:
-                self._say(
-                    file,
-                    "warning",
-                    "A mask, but no picture beside it has its name, so it is not used.",
-                )
-            elif _CONDITION.search(file.stem):
-                self._say(file, "warning", _CONDITIONING)
-            else:
-                self.pictures.append(file)
-                self._say(
-                    file,
-                    "warning",
-                    "Named like a mask, but there is no picture that it could belong to: it is "
-                    "trained on as a picture. Remove it if that is not meant.",
-                )
-        self.contents.pictures = sorted(self.pictures, key=lambda file: file.name)
-        for (severity, message), names in self.said.items():
-            self.contents.doubt_all(names, severity, message)
-        names = sorted({file.shown for file in self.contents.masks.values()})
-        message = 'Masks of pictures: used with images.masks = "files", and never trained on.'
-        self.contents.doubt_all(names, "note", message)
 
-    def _say(self, file: FoundFile, severity: Severity, message: str) -> None:
-        self.said[severity, message].append(file.shown)
+def _pair(
+    contents: FolderContents, pictures: list[FoundFile], files: list[FoundFile]
+) -> list[FoundFile]:
+    """Gives the masks among files to their pictures; returns the others."""
+    others: list[FoundFile] = []
+    index = PictureIndex(pictures)
+    for file in files:
+        owners = [owner for owner in _owners(file, index) if owner != file]
+        shown = list_names([owner.shown for owner in owners])
+        if not owners:
+            others.append(file)
+            continue
+        if _CONDITION.search(file.stem):
+            contents.doubt(file.name, "warning", _CONDITIONING)
+            continue
+        if not in_one_folder(owners):
+            message = (
+                f"It looks like a mask, but it cannot be told of which picture ({shown}), so it is "
+                "not used. Put it beside its picture, as NAME.mask.png."
+            )
+            contents.doubt(file.name, "error", message)
+            continue
+        if len(owners) > 1:
+            message = f"The mask of several pictures, which all get it: {shown}."
+            contents.doubt(file.name, "warning", message)
+        for owner in owners:
+            if (first := contents.masks.setdefault(owner.name, file)) != file:
+                message = (
+                    f"{owner.shown} has several masks, and {first.shown} counts. Delete this one, "
+                    "or the other."
+                )
+                contents.doubt(file.name, "warning", message)
+    return others
 
 
 def _owners(file: FoundFile, index: PictureIndex) -> list[FoundFile]:
@@ -279,13 +254,12 @@ def find_focuses(contents: FolderContents) -> dict[str, Focus]:
         focus = _read_focus(file.path)
         pictures = index.beside(file.stem) or index.elsewhere(file.stem)
         if focus is None:
-            contents.doubt(
-                file.name,
-                "warning",
+            message = (
                 "It does not hold two numbers from 0 to 1, such as 0.5 0.2 (from the left and from "
                 "the top), and behind them at most turn 90, flip and crop 0.1 0 0.9 1, so the "
-                "picture is taken as it is. Mend it, or delete it.",
+                "picture is taken as it is. Mend it, or delete it."
             )
+            contents.doubt(file.name, "warning", message)
         elif not pictures or not in_one_folder(pictures):
             message = "It says where to cut a picture, but "
             message += "of which can't be told." if pictures else "none beside it has its name."

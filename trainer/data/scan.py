@@ -29,8 +29,7 @@ _KINDS = {
     ".focus": "focuses",
 }
 """What files are for, by their suffix."""
-_EXPORT = "Export what is meant for training as PNG or JPEG."
-UNREAD_KINDS = {
+_UNREAD_KINDS = {
     ".jxl": "JPEG XL",
     **dict.fromkeys((".jp2", ".j2k", ".jpx", ".jpf"), "JPEG 2000"),
     **dict.fromkeys(
@@ -44,7 +43,7 @@ UNREAD_KINDS = {
     **dict.fromkeys((".psd", ".psb", ".xcf", ".kra", ".clip", ".afphoto", ".ora"), "layered files"),
     **dict.fromkeys((".exr", ".hdr"), "high dynamic range"),
     **dict.fromkeys((".tga", ".dds", ".ico", ".icns", ".ppm", ".pgm", ".pnm", ".pcx"), "old kinds"),
-    **dict.fromkeys((".pdf",), "PDF"),
+    ".pdf": "PDF",
     **dict.fromkeys((".mp4", ".mov", ".webm", ".mkv", ".avi", ".m4v"), "videos"),
     **dict.fromkeys((".zip", ".rar", ".7z", ".tar", ".tgz"), "archives: unpack them"),
 }
@@ -155,15 +154,17 @@ def _name_others(contents: FolderContents) -> None:
     kinds: dict[str, list[str]] = defaultdict(list)
     rest: list[str] = []
     for file in contents.others:
-        kind = UNREAD_KINDS.get(file.path.suffix.casefold())
+        kind = _UNREAD_KINDS.get(file.path.suffix.casefold())
         # A camera writes a JPEG beside its raw file.
         if kind and matching_key(file.stem) not in pictures:
             kinds[kind].append(file.shown)
         elif not is_about(file.name):
             rest.append(file.shown)
     for kind, names in kinds.items():
-        what = counted(len(names), "file")
-        message = f"{what} of a kind that is not read ({kind}), so not trained on. {_EXPORT}"
+        message = (
+            f"{counted(len(names), 'file')} of a kind that is not read ({kind}), so not trained "
+            "on. Export what is meant for training as PNG or JPEG."
+        )
         contents.doubt_all(names, "warning", message)
     message = "Not looked at. If this is a picture, export it as PNG or JPEG."
     contents.doubt_all(rest, "note", message)
@@ -171,37 +172,13 @@ def _name_others(contents: FolderContents) -> None:
 
 def _put_aside(contents: FolderContents) -> None:
     """Takes class pictures and splits out of the lists, with all that belongs to them."""
-    names = [file.name for file in (*contents.pictures, *contents.tables)]
-    special = special_folders(names)
-    folders = {folder: role for role, folder in special.values()}
-    if not folders:
-        return
-    counts = Counter(folder for _, folder in special.values())
-    for folder, role in folders.items():
-        of_role = contents.class_folders if role == "class" else contents.splits
-        of_role[folder] = counts[folder]
-    for kind in _LISTS:
-        files: list[FoundFile] = getattr(contents, kind)
-        files[:] = [
-            file
-            for file in files
-            if not any(f"{file.name}/".startswith(f"{folder}/") for folder in folders)
-        ]
-    about = (
-        (
-            contents.class_folders,
-            "Regularisation: its pictures are class pictures of prior preservation, get no trigger "
-            "word and are not trained on as the subject (preservation.regularization).",
-        ),
-        (
-            contents.splits,
-            "Named like the part of a public set that is kept out to test by: not trained on. "
-            "Rename it if it is meant for training.",
-        ),
-    )
-    for found, message in about:
-        for folder, count in found.items():
-            contents.doubt(folder, "note", f"{counted(count, 'file')}. {message}")
+    special = special_folders([file.name for file in (*contents.pictures, *contents.tables)])
+    for (role, folder), count in Counter(special.values()).items():
+        (contents.class_folders if role == "class" else contents.splits)[folder] = count
+        contents.doubt(folder, "note", f"{counted(count, 'file')}. {_ABOUT_ROLES[role]}")
+        for kind in _LISTS:
+            files: list[FoundFile] = getattr(contents, kind)
+            files[:] = [one for one in files if not f"{one.name}/".startswith(f"{folder}/")]
 
 
 def _files(root: Path, contents: FolderContents) -> Iterator[FoundFile]:
@@ -305,14 +282,19 @@ def _about_repeats(repeats: int) -> tuple[Severity, str]:
 
 
 Role = Literal["class", "split"]
-
+_ABOUT_ROLES: dict[Role, str] = {
+    "class": "Regularisation: its pictures are class pictures of prior preservation, get no "
+    "trigger word and are not trained on as the subject (preservation.regularization).",
+    "split": "Named like the part of a public set that is kept out to test by: not trained on. "
+    "Rename it if it is meant for training.",
+}
 _KIND = r"(s|set|imgs?|images?|pics?|pictures?|photos?|data|samples)?"
 # kohya's reg, the others of the web's guides, and the example of diffusers (class_images).
 _CLASS = re.compile(rf"(reg|regulari[sz]ation|regulari[sz]er|priorpreservation|class){_KIND}")
 _SPLIT = re.compile(rf"(test|testing|val|valid|validation|eval|evaluation|holdout){_KIND}")
 # Kinds of things are sorted into folders like these: not without a folder of instances beside.
 _DOUBTFUL = frozenset({"class", "classs", "classset"})
-_INSTANCE = re.compile(r"(instance|concept|subject)" + _KIND)
+_INSTANCE = re.compile(rf"(instance|concept|subject){_KIND}")
 _TABLE_SPLIT = re.compile(r"(test|val|valid|validation|eval)(-\d+-of-\d+)?\.parquet", re.IGNORECASE)
 _WORDS = re.compile(r"\d+_(.+)")
 

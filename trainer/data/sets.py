@@ -18,7 +18,7 @@ from trainer.data.captions import caption_lines
 from trainer.data.colours import WHITE
 from trainer.data.decoder import inspect_image
 from trainer.data.duplicates import duplicate_findings, twin_findings
-from trainer.data.findings import Finding, ImageProblem, Severity
+from trainer.data.findings import Finding, ImageProblem, Severity, merge_findings
 from trainer.data.images import ImageFacts, ImageHeader, read_file
 from trainer.data.masks import MaskFile
 from trainer.data.names import display_name
@@ -201,36 +201,22 @@ def scan_image_set(
     root = path.expanduser()
     listed, contents = _list(root, limit)
     findings = contents.findings
-    used: list[tuple[_Listed, ImageFacts]] = []
-    masks: list[MaskFile | None] = []
+    entries: list[ImageEntry] = []
+    used: list[ImageFacts] = []
     left_out: list[str] = []
     for one, (facts, mask) in _inspect_all(listed, inspect, progress):
         if isinstance(facts, ImageProblem):
             findings.append(Finding(one.name, "error", f"Left out. {facts}"))
             left_out.append(one.name)
-        else:
-            used.append((one, facts))
-            masks.append(_mask(one, mask, findings))
+            continue
+        used.append(facts)
+        found = (facts.header, one.source, _mask(one, mask, findings), one.focus, facts.ink)
+        entries.append(ImageEntry(facts.digest[:32], one.name, one.caption, one.repeats, *found))
     if not used:
         raise _nothing_usable(root, findings)
-    findings += _set_findings(used)
-    entries = tuple(
-        ImageEntry(
-            facts.digest[:32],
-            one.name,
-            one.caption,
-            one.repeats,
-            facts.header,
-            one.source,
-            mask,
-            one.focus,
-            facts.ink,
-        )
-        for (one, facts), mask in zip(used, masks, strict=True)
-    )
-    return ImageSet(
-        root, entries, tuple(findings), tuple(left_out), contents.class_folders, contents.splits
-    )
+    said = tuple(merge_findings([*findings, *_set_findings(entries, used)]))
+    kept_out = (contents.class_folders, contents.splits)
+    return ImageSet(root, tuple(entries), said, tuple(left_out), *kept_out)
 
 
 def read_captions(path: Path, *, limit: int = MAX_IMAGES) -> list[str]:
@@ -326,31 +312,27 @@ def _inspect_all(
         forget_tables()
 
 
-def _set_findings(used: list[tuple[_Listed, ImageFacts]]) -> Iterator[Finding]:
-    """What is doubtful about several pictures; what holds for many alike is said once."""
-    names = [one.name for one, _ in used]
-    digests = [facts.digest for _, facts in used]
-    yield from duplicate_findings(names, digests, np.stack([facts.thumbnail for _, facts in used]))
-    uncaptioned = [one.name for one, _ in used if one.caption is None]
-    animated = [one.name for one, facts in used if facts.header.frames > 1]
-    clear = [one.name for one, facts in used if facts.transparent]
-    grave: Severity = "warning" if len(uncaptioned) < len(used) else "note"
-    filled = (
-        "Transparent in parts: these are filled with the background colour (images.background)."
-    )
+def _set_findings(entries: list[ImageEntry], used: list[ImageFacts]) -> Iterator[Finding]:
+    """What is doubtful about several pictures; equal ones are merged."""
+    names, digests = [one.name for one in entries], [facts.digest for facts in used]
+    yield from duplicate_findings(names, digests, np.stack([facts.thumbnail for facts in used]))
+    grave: Severity = "warning" if any(one.caption is not None for one in entries) else "note"
     single = (
         "It is the only picture: the adapter will copy it instead of learning what it shows. Ten "
         "to twenty different ones work well."
     )
-    shared: tuple[tuple[list[str], Severity, str], ...] = (
-        (animated, "note", "Animated, or of several pages: only the first picture is used."),
-        (clear, "note", filled),
-        (uncaptioned, grave, "No caption: the trigger word and class word will be the caption."),
-        (names if len(used) == 1 else [], "warning", single),
-    )
-    for about, severity, message in shared:
-        if about:
-            yield Finding.of_several(about, severity, message)
+    filled = "these are filled with the background colour (images.background)."
+    uncaptioned = "No caption: the trigger word and class word will be the caption."
+    for one, facts in zip(entries, used, strict=True):
+        if facts.header.frames > 1:
+            message = "Animated, or of several pages: only the first picture is used."
+            yield Finding(one.name, "note", message)
+        if facts.transparent:
+            yield Finding(one.name, "note", f"Transparent in parts: {filled}")
+        if one.caption is None:
+            yield Finding(one.name, grave, uncaptioned)
+        if len(entries) == 1:
+            yield Finding(one.name, "warning", single)
 
 
 def _nothing_usable(root: Path, findings: list[Finding]) -> UserError:

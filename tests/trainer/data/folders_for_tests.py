@@ -5,10 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tests.corpus.pictures import encode, pattern
+from trainer.config.schema import CaptionsConfig, ImagesConfig
 from trainer.data.findings import Finding
-from trainer.data.sets import ImageSet
+from trainer.data.report import SetReport, describe_set
+from trainer.data.sets import ImageSet, scan_image_set
+
+Files = dict[str, bytes | str]
 
 
 def put(folder: Path, files: Mapping[str, bytes | str]) -> Path:
@@ -23,6 +28,21 @@ def put(folder: Path, files: Mapping[str, bytes | str]) -> Path:
 def picture(seed: int, kind: str = "PNG", width: int = 96, height: int = 64) -> bytes:
     """A picture's file; every seed another picture."""
     return encode(pattern(width, height, seed), kind)
+
+
+def described(
+    folder: Path, files: Mapping[str, bytes | str], images: Any = None, **captions: Any
+) -> SetReport:
+    """The report on a set, of which every 75 words are a chunk."""
+    fields = ImagesConfig.model_validate(images or {})
+    return describe_set(
+        scan_image_set(put(folder, files)),
+        fields,
+        CaptionsConfig.model_validate(captions),
+        resolution=fields.resolution or 64,
+        step=32,
+        count_chunks=lambda text: -(-len(text.split()) // 75),
+    )
 
 
 def captions_of(image_set: ImageSet) -> dict[str, str | None]:

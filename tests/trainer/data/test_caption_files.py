@@ -199,6 +199,22 @@ def test_short_rows_below_many_columns_stay_short(tmp_path: Path) -> None:
 
 
 BOTH = {"a.png": "red, big", "x/b.png": "blue"}
+FEATURES = """{"file_name": "a.png", "additional_feature": "red, big"}
+{"file_name": "x/b.png", "additional_feature": "blue"}"""
+CAPTIONS_AND_TAGS = """{"file_name": "a.png", "caption": "red, big", "tags": "1girl"}
+{"file_name": "x/b.png", "caption": "blue", "tags": "2girls"}"""
+LISTS = """{"file_name": "a.png", "captions": ["red", "big"]}
+{"file_name": "x/b.png", "captions": []}"""
+LISTS_OF_TAGS = """{"file_name": "a.png", "tags": ["red", "big"]}
+{"file_name": "x/b.png", "tags": ["blue"]}"""
+PROMPTS = """{"file_name": "a.png", "prompt": "red, big"}
+{"file_name": "x/b.png", "prompt": "blue"}"""
+UNNAMED = 'img,what it shows,w\na.png,"red, big",5\nx/b.png,"blue, small",6'
+SMALL = {"a.png": "red, big", "x/b.png": "blue, small"}
+OF_SD_SCRIPTS = '{"/home/me/a": {"caption": "red, big"}, "/home/me/x/b": {"caption": "blue"}}'
+LISTED_ROWS = '[{"image": "a.png", "text": "red, big"}, {"image": "x/b.png", "text": "blue"}]'
+IN_A_TABLE = f'{{"version": 1, "data": {LISTED_ROWS.replace("x/b.png", "b")}}}'
+FIRST = {"a.png": "red, big"}
 TABLES: dict[str, tuple[str, str, dict[str, str], str]] = {
     # file; content; the captions of a.png and x/b.png; what is said
     "caption": (
@@ -207,83 +223,39 @@ TABLES: dict[str, tuple[str, str, dict[str, str], str]] = {
         BOTH,
         "column caption",
     ),
-    "prompt in JSON lines": (
-        "metadata.jsonl",
-        '{"file_name": "a.png", "prompt": "red, big"}\n{"file_name": "x/b.png", "prompt": "blue"}',
-        BOTH,
-        "column prompt",
-    ),
+    "prompt in JSON lines": ("metadata.jsonl", PROMPTS, BOTH, "column prompt"),
     "one in capitals": ("metadata.csv", 'image,TEXT\na.png,"red, big"\nx/b.png,blue', BOTH, ""),
-    "a feature": (
-        "metadata.jsonl",
-        '{"file_name": "a.png", "additional_feature": "red, big"}\n'
-        '{"file_name": "x/b.png", "additional_feature": "blue"}',
-        BOTH,
-        "column additional_feature",
-    ),
-    "caption and tags": (
-        "metadata.jsonl",
-        '{"file_name": "a.png", "caption": "red, big", "tags": "1girl"}\n'
-        '{"file_name": "x/b.png", "caption": "blue", "tags": "2girls"}',
-        BOTH,
-        "from its column caption, and not from tags",
-    ),
-    "an unknown name": (
-        "captions.csv",
-        'img,what it shows,w\na.png,"red, big",5\nx/b.png,"blue, small",6',
-        {"a.png": "red, big", "x/b.png": "blue, small"},
-        "column what it shows is taken",
-    ),
+    "a feature": ("metadata.jsonl", FEATURES, BOTH, "column additional_feature"),
+    "caption and tags": ("metadata.jsonl", CAPTIONS_AND_TAGS, BOTH, "caption, and not from tags"),
+    "an unknown name": ("captions.csv", UNNAMED, SMALL, "column what it shows is taken"),
     "two that may be": (
         "captions.csv",
-        "file,caption,prompt\na.png,one,two\nx/b.png,three,four",
+        "file,caption,prompt\na.png,one,two",
         {},
-        "cannot be told: caption, prompt",
+        "caption, prompt",
     ),
     "facts are no captions": (
         "metadata.csv",
         "file_name,split\na.png,train",
         {},
-        "no column named text",
+        "no column named",
     ),
-    "lists": (
-        "metadata.jsonl",
-        '{"file_name": "a.png", "captions": ["red", "big"]}\n'
-        '{"file_name": "x/b.png", "captions": []}',
-        {"a.png": "red\nbig"},
-        "column captions",
-    ),
-    "lists of tags": (
-        "metadata.jsonl",
-        '{"file_name": "a.png", "tags": ["red", "big"]}\n'
-        '{"file_name": "x/b.png", "tags": ["blue"]}',
-        BOTH,
-        "column tags",
-    ),
-    "commas without quotes": (
+    "lists": ("metadata.jsonl", LISTS, {"a.png": "red\nbig"}, "column captions"),
+    "lists of tags": ("metadata.jsonl", LISTS_OF_TAGS, BOTH, "column tags"),
+    "no quotes": (
         "metadata.csv",
         "file_name,text\na.png,red, big\nx/b.png,blue",
         BOTH,
-        "1 rows have more commas",
+        "1 rows have",
     ),
-    "commas without quotes, in front": (
+    "in front": (
         "metadata.csv",
         "text,file_name\nred, big,a.png\nblue,x/b.png",
         BOTH,
         "more commas",
     ),
-    "commas at the end": (
-        "metadata.csv",
-        'file_name,text\na.png,"red, big",,\nx/b.png,blue,',
-        BOTH,
-        "",
-    ),
-    "a space before the quote": (
-        "metadata.csv",
-        'file_name, text\na.png, "red, big"\nx/b.png, blue',
-        BOTH,
-        "",
-    ),
+    "at the end": ("metadata.csv", 'file_name,text\na.png,"red, big",,\nx/b.png,blue,', BOTH, ""),
+    "spaces": ("metadata.csv", 'file_name, text\na.png, "red, big"\nx/b.png, blue', BOTH, ""),
     "no header": ("captions.csv", "a.png,red, big\nx/b.png,blue", BOTH, ""),
     "tabs": (
         "captions.tsv",
@@ -293,59 +265,23 @@ TABLES: dict[str, tuple[str, str, dict[str, str], str]] = {
     ),
     "tabs in CSV": ("metadata.csv", "file_name\ttext\na.png\tred, big\nx/b.png\tblue", BOTH, ""),
     "JSON by name": ("captions.json", '{"a.png": "red, big", "x/b.png": "blue"}', BOTH, ""),
-    "JSON of sd-scripts": (
-        "meta_cap.json",
-        '{"/home/me/a": {"caption": "red, big"}, "/home/me/x/b": {"caption": "blue"}}',
-        BOTH,
-        "column caption",
-    ),
-    "JSON, a list": (
-        "data.json",
-        '[{"image": "a.png", "text": "red, big"}, {"image": "x/b.png", "text": "blue"}]',
-        BOTH,
-        "",
-    ),
-    "JSON, a list in it": (
-        "data.json",
-        '{"version": 1, "data": [{"image": "a.png", "text": "red, big"},'
-        ' {"image": "b", "text": "blue"}]}',
-        BOTH,
-        "",
-    ),
-    "JSON for each": (
+    "JSON of sd-scripts": ("meta_cap.json", OF_SD_SCRIPTS, BOTH, "column caption"),
+    "JSON, a list": ("data.json", LISTED_ROWS, BOTH, ""),
+    "JSON, a list in it": ("data.json", IN_A_TABLE, BOTH, ""),
+    "JSON for each": ("a.json", '{"prompt": "red, big", "seed": 5}', FIRST, "column prompt"),
+    "JSON for each, whole name": ("a.png.json", '{"tags": ["red", "big"]}', FIRST, ""),
+    "of a booru": (
         "a.json",
-        '{"prompt": "red, big", "seed": 5}',
-        {"a.png": "red, big"},
-        "column prompt",
-    ),
-    "JSON for each, whole name": (
-        "a.png.json",
-        '{"tags": ["red", "big"]}',
-        {"a.png": "red, big"},
-        "",
-    ),
-    "JSON for each, of a booru": (
-        "a.json",
-        '{"tag_string": "red long_hair", "id": 5}',
-        {"a.png": "red, long_hair"},
+        '{"tag_string": "red big_hat", "id": 5}',
+        {"a.png": "red, big_hat"},
         "",
     ),
     "JSON for each, unclear": ("a.json", '{"prompt": "x", "caption": "y"}', {}, "cannot be told"),
     "JSON for each, broken": ("a.json", "{", {}, "cannot be read as a caption"),
-    "a folder below": (
-        "meta/captions.csv",
-        'file_name,text\na.png,"red, big"\nb.png,blue',
-        BOTH,
-        "",
-    ),
-    "a folder that is gone": (
-        "metadata.csv",
-        'file_name,text\ntrain/a.png,"red, big"\nold/x/b.png,blue',
-        BOTH,
-        "",
-    ),
+    "below": ("meta/captions.csv", 'file_name,text\na.png,"red, big"\nb.png,blue', BOTH, ""),
+    "gone": ("metadata.csv", 'file_name,text\ntrain/a.png,"red, big"\nold/x/b.png,blue', BOTH, ""),
     "of other pictures": ("captions.csv", "file_name,text\nz.png,z", {}, "no picture z.png"),
-    "of other pictures, otherwise": (
+    "of others, otherwise": (
         "captions.csv",
         "img,caption\nz.png,z",
         {},

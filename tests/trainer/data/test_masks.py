@@ -43,43 +43,6 @@ def scanned(folder: Path, files: Mapping[str, bytes | str]) -> dict[str, ImageEn
 MASK = png(grey(96, 64, (0, 0, 48, 64)))
 
 
-@pytest.mark.parametrize(
-    ("name", "masked"),
-    [
-        ("a.mask.png", True),
-        ("a.png.mask.png", True),
-        ("A.MASK.PNG", True),
-        ("a.mask.webp", True),
-        ("masks/a.png", True),
-        ("Masks/a.jpg", True),
-        ("b/masks/c.png", False),  # beside nothing: a folder of pictures
-        ("amask.png", False),
-    ],
-)
-def test_masks_are_found_by_their_names(tmp_path: Path, name: str, masked: bool) -> None:
-    entries = scanned(tmp_path, {"a.png": picture(1), "a.txt": "a dog", name: MASK})
-    assert (entries["a.png"].mask is not None) == masked
-    assert len(entries) == (1 if masked else 2)
-    assert entries["a.png"].caption == "a dog"
-
-
-def test_masks_in_folders_and_masks_without_a_picture(tmp_path: Path) -> None:
-    files = {
-        "x/a.png": picture(1),
-        "y/a.png": picture(2),
-        "x/masks/a.png": MASK,
-        "x/masks/gone.png": MASK,
-        "y/gone.mask.png": MASK,
-    }
-    folder = put(tmp_path, files)
-    image_set = scan_image_set(folder)
-    assert [entry.name for entry in image_set.entries] == ["x/a.png", "y/a.png"]
-    assert [entry.mask is not None for entry in image_set.entries] == [True, False]
-    assert about(image_set, "x/masks/gone.png", "no picture beside it")
-    assert about(image_set, "y/gone.mask.png", "no picture beside it")
-    assert about(image_set, "x/masks/a.png", "images.masks")
-
-
 def test_a_broken_mask_is_named_and_not_used(tmp_path: Path) -> None:
     folder = put(tmp_path, {"a.png": picture(1), "a.mask.png": b"no picture"})
     image_set = scan_image_set(folder)

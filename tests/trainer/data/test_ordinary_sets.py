@@ -5,31 +5,17 @@ from __future__ import annotations
 import io
 import struct
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
 from tests.corpus.pictures import encode, pattern
-from tests.trainer.data.folders_for_tests import about, picture, put
-from trainer.config.schema import CaptionsConfig, ImagesConfig
+from tests.trainer.data.folders_for_tests import Files, about, described, picture, put
+from trainer.config.schema import CaptionsConfig
 from trainer.data.captions import compose_caption
 from trainer.data.images import load_rgb
-from trainer.data.report import SetReport, describe_set
 from trainer.data.sets import scan_image_set
-
-Files = dict[str, bytes | str]
-
-
-def described(folder: Path, files: Files, images: Any = None, **captions: Any) -> SetReport:
-    return describe_set(
-        scan_image_set(put(folder, files)),
-        ImagesConfig.model_validate(images or {}),
-        CaptionsConfig.model_validate(captions),
-        resolution=64,
-        step=32,
-    )
 
 
 @pytest.mark.parametrize(

@@ -8,43 +8,29 @@ from typing import Any
 
 import pytest
 
-from tests.trainer.data.folders_for_tests import picture, put
+from tests.trainer.data.folders_for_tests import Files, described, picture, put
 from trainer.config.schema import CaptionsConfig, ImagesConfig, TrainingConfig
 from trainer.data.checks import sticking_words
 from trainer.data.gather import read_sets
-from trainer.data.report import SetReport, describe_set
+from trainer.data.report import describe_set
 from trainer.data.sets import scan_image_set
 from trainer.errors import UserError
 
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    files = {
-        "3_dog/a.png": picture(1, width=96, height=96),
-        "3_dog/a.txt": "sks dog on a red sofa, " + "word " * 100,
-        "b.png": picture(2, width=64, height=128),
-        "b.txt": "on a red chair",
-        "c.png": picture(3, "JPEG", width=40, height=70),
-        "narrow.png": picture(4, width=33, height=400),
-        "small.png": picture(5, width=20, height=20),
-        "broken.png": b"",
-    }
-    return put(tmp_path, files)
+AT_96 = {"resolution": 96}
+MIXED: Files = {
+    "3_dog/a.png": picture(1, width=96, height=96),
+    "3_dog/a.txt": "sks dog on a red sofa, " + "word " * 100,
+    "b.png": picture(2, width=64, height=128),
+    "b.txt": "on a red chair",
+    "c.png": picture(3, "JPEG", width=40, height=70),
+    "narrow.png": picture(4, width=33, height=400),
+    "small.png": picture(5, width=20, height=20),
+    "broken.png": b"",
+}
 
 
-def describe(folder: Path, **captions: Any) -> SetReport:
-    return describe_set(
-        scan_image_set(folder),
-        ImagesConfig.model_validate({}),
-        CaptionsConfig.model_validate(captions),
-        resolution=96,
-        step=32,
-        count_chunks=lambda text: -(-len(text.split()) // 75),
-    )
-
-
-def test_a_set_is_described(folder: Path) -> None:
-    report = describe(folder, trigger="sks", class_word="dog", max_tokens=75)
+def test_a_set_is_described(tmp_path: Path) -> None:
+    report = described(tmp_path, MIXED, AT_96, trigger="sks", class_word="dog", max_tokens=75)
     assert (report.pictures, report.left_out) == (3, 3)
     assert report.shown_per_epoch == 5
     assert report.captions == 2
@@ -59,18 +45,31 @@ def test_a_set_is_described(folder: Path) -> None:
     assert "more than the 75 tokens" in messages["3_dog/a.png"]
     severities = [finding.severity for finding in report.findings]
     assert severities == sorted(severities, key=["error", "warning", "note"].index)
+    text = "\n".join(report.lines())
+    for finding in report.findings:
+        assert f"{finding.severity}: {finding.name}: {finding.message}" in text
+    assert "3 pictures can be trained on, 3 left out" in text
+    assert "64 × 128: 1" in text
+    assert "captions that are cut: 1" in text
+    assert "put in front: b.png" in text
+    read = json.loads(json.dumps(report.as_dict()))
+    assert read["pictures"] == 3
+    assert read["findings"][0].keys() == {"name", "severity", "message", "pictures"}
 
 
-def test_captions_are_counted_by_chunks(folder: Path) -> None:
-    report = describe(folder, trigger="sks")
+def test_captions_are_counted_by_chunks(tmp_path: Path) -> None:
+    report = described(tmp_path, MIXED, AT_96, trigger="sks")
     assert (report.caption_chunks, report.cut_captions) == ({"1": 2, "2": 1}, [])
     assert "75 tokens, read in chunks: 1 (in 2 chunks: 1)" in "\n".join(report.lines())
     assert not any("captions.max_tokens" in finding.message for finding in report.findings)
+    image_set = scan_image_set(tmp_path)  # without a counter they are not measured
+    report = describe_set(image_set, ImagesConfig(), CaptionsConfig(), resolution=96, step=32)
+    assert (report.cut_captions, report.lacking_trigger) == (None, [])
+    assert "tokens" not in "".join(report.lines())
 
 
-def test_each_resolution_has_its_buckets(folder: Path) -> None:
-    images = ImagesConfig.model_validate({"resolutions": [64, 96]})
-    report = describe_set(scan_image_set(folder), images, CaptionsConfig(), resolution=96, step=32)
+def test_each_resolution_has_its_buckets(tmp_path: Path) -> None:
+    report = described(tmp_path, MIXED, {"resolutions": [64, 96], **AT_96})
     assert sum(report.buckets.values()) == 2 * report.pictures
     assert (report.buckets["96 × 96"], report.buckets["64 × 64"]) == (1, 2)
     assert report.shown_per_epoch == 10
@@ -79,14 +78,11 @@ def test_each_resolution_has_its_buckets(folder: Path) -> None:
 
 def test_tags_are_counted(tmp_path: Path) -> None:
     texts = ["red, big dog", "red,green, red", "a sentence without any", "red, green"]
-    files: dict[str, bytes | str] = {f"{n}.png": picture(n) for n in range(4)}
-    folder = put(tmp_path, files | {f"{n}.txt": text for n, text in enumerate(texts)})
-    report = describe(folder, tag_dropout=0.5, protected_tags=["Green", "rd"])
-    assert list(report.tags.items())[:3] == [
-        ("red", 3),
-        ("green", 2),
-        ("a sentence without any", 1),
-    ]
+    files: Files = {f"{n}.png": picture(n) for n in range(4)}
+    files |= {f"{n}.txt": text for n, text in enumerate(texts)}
+    report = described(tmp_path, files, tag_dropout=0.5, protected_tags=["Green", "rd"])
+    tags = [("red", 3), ("green", 2), ("a sentence without any", 1)]
+    assert list(report.tags.items())[:3] == tags
     assert "commonest tags: red: 3, green: 2" in "\n".join(report.lines())
     said = {finding.name: finding.severity for finding in report.findings}
     assert (said["2.png"], said["rd"]) == ("note", "warning")
@@ -94,40 +90,9 @@ def test_tags_are_counted(tmp_path: Path) -> None:
 
 def test_a_random_crop_of_a_small_picture_shows_all_of_it(tmp_path: Path) -> None:
     files = {"a.png": picture(1, width=96, height=96), "b.png": picture(2, width=300, height=300)}
-    images = ImagesConfig.model_validate({"random_crop": 0.2})
-    image_set = scan_image_set(put(tmp_path, files))
-    report = describe_set(image_set, images, CaptionsConfig(), resolution=96, step=32)
+    report = described(tmp_path, files, {"random_crop": 0.2, **AT_96})
     (said,) = [one for one in report.findings if "images.random_crop" in one.message]
     assert said.name == "a.png"
-
-
-def test_the_report_is_plain_json(folder: Path) -> None:
-    report = describe(folder, trigger="sks")
-    read = json.loads(json.dumps(report.as_dict()))
-    assert read["pictures"] == 3
-    assert read["findings"][0].keys() == {"name", "severity", "message", "pictures"}
-
-
-def test_the_report_as_text_says_everything(folder: Path) -> None:
-    report = describe(folder, trigger="sks", max_tokens=75)
-    text = "\n".join(report.lines())
-    for finding in report.findings:
-        assert f"{finding.severity}: {finding.name}: {finding.message}" in text
-    assert "3 pictures can be trained on, 3 left out" in text
-    assert "64 × 128: 1" in text
-    assert "captions that are cut: 1" in text
-    assert "put in front: b.png" in text
-
-
-def test_without_a_trigger_none_is_missing(folder: Path) -> None:
-    assert describe(folder).lacking_trigger == []
-
-
-def test_without_a_counter_captions_are_not_measured(folder: Path) -> None:
-    images, captions = ImagesConfig.model_validate({}), CaptionsConfig.model_validate({})
-    report = describe_set(scan_image_set(folder), images, captions, resolution=96, step=32)
-    assert report.cut_captions is None
-    assert "tokens" not in "".join(report.lines())
 
 
 @pytest.mark.parametrize(
@@ -148,27 +113,21 @@ def test_words_in_nearly_every_caption_stick(captions: list[str], expected: dict
 def test_words_that_would_stick_are_noted(tmp_path: Path) -> None:
     files = {f"{n}.png": picture(n) for n in range(5)}
     files |= {f"{n}.txt": f"sks dog on a sofa, {word}" for n, word in enumerate("abcde")}
-    report = describe(put(tmp_path, files), trigger="sks", class_word="dog")
+    report = described(tmp_path, files, trigger="sks", class_word="dog")
     assert report.sticking_words == {"sofa": 5}
     (finding,) = [f for f in report.findings if "can't tell" in f.message]
     assert (finding.name, finding.severity) == ("sofa", "note")
-    for number in range(5):
-        (tmp_path / f"{number}.txt").write_text(f"sks dog, {number} things")
-    changed = describe(tmp_path, trigger="sks", class_word="dog")
-    assert changed.sticking_words == {"things": 5}
+    files |= {f"{n}.txt": f"red sofa {n}\nsofa, blue {{x|y}}" for n in range(5)}
+    assert described(tmp_path, files, wildcards=True).sticking_words == {"sofa": 15}
 
 
 def test_pictures_without_the_mask_that_is_asked_for_are_named(tmp_path: Path) -> None:
     files = {"a.png": picture(1), "b.png": picture(2), "a.mask.png": picture(3)}
-    image_set = scan_image_set(put(tmp_path, files))
     for masks, expected in (("none", []), ("files", ["b.png"]), ("alpha", ["images.masks"])):
-        images = ImagesConfig.model_validate({"masks": masks})
-        captions = CaptionsConfig.model_validate({})
-        report = describe_set(image_set, images, captions, resolution=64, step=32)
-        found = [
-            f.name for f in report.findings if "No mask" in f.message or f.name == "images.masks"
+        said = described(tmp_path, files, {"masks": masks}).findings
+        assert expected == [
+            one.name for one in said if "No mask" in one.message or one.name == "images.masks"
         ]
-        assert found == expected
 
 
 @pytest.mark.parametrize(
@@ -184,13 +143,7 @@ def test_settings_that_the_pictures_give_nothing_to_do_are_named(
     tmp_path: Path, images: dict[str, Any], captions: dict[str, Any], idle: list[str]
 ) -> None:
     files = {"a.png": picture(1), "a.txt": "a dog on a sofa"}
-    report = describe_set(
-        scan_image_set(put(tmp_path, files)),
-        ImagesConfig.model_validate(images),
-        CaptionsConfig.model_validate(captions),
-        resolution=64,
-        step=32,
-    )
+    report = described(tmp_path, files, images, **captions)
     found = [f.name for f in report.findings if "no effect" in f.message]
     assert sorted(found) == idle
 
@@ -198,7 +151,7 @@ def test_settings_that_the_pictures_give_nothing_to_do_are_named(
 def test_equal_findings_are_said_once_and_keep_every_name(tmp_path: Path) -> None:
     files: dict[str, bytes | str] = {f"{n}.png": picture(n) for n in range(6)}
     files |= {f"cut{n:02}.png": picture(n)[:200] for n in range(20)}
-    report = describe(put(tmp_path, files))
+    report = described(tmp_path, files, AT_96)
     (cut,) = [one for one in report.findings if "cut off" in one.message]
     assert len(cut.pictures) == 20
     assert str(cut).startswith("cut00.png, cut01.png, cut02.png and 17 more: Left out.")
@@ -206,7 +159,7 @@ def test_equal_findings_are_said_once_and_keep_every_name(tmp_path: Path) -> Non
     assert "cut11.png and 8 more" in "\n".join(report.lines())
 
 
-SUMMARIES: dict[str, tuple[dict[str, bytes | str], dict[str, object], str]] = {
+SUMMARIES: dict[str, tuple[Files, dict[str, object], str]] = {
     # more files; of images; the line that opens a training
     "as it should be": ({}, {}, "3 pictures, 3 captions"),
     "one left out": ({"bad.png": b""}, {}, "3 pictures, 1 left out, 3 captions"),
@@ -223,17 +176,9 @@ SUMMARIES: dict[str, tuple[dict[str, bytes | str], dict[str, object], str]] = {
 @pytest.mark.parametrize("case", SUMMARIES)
 def test_the_line_that_opens_a_training(case: str, tmp_path: Path) -> None:
     more, images, expected = SUMMARIES[case]
-    files: dict[str, bytes | str] = {f"{name}.png": picture(ord(name)) for name in "abc"}
+    files: Files = {f"{name}.png": picture(ord(name)) for name in "abc"}
     files |= {f"{name}.txt": f"of {name}" for name in "abc"}
-    report = describe_set(
-        scan_image_set(put(tmp_path, files | more)),
-        ImagesConfig.model_validate(images),
-        CaptionsConfig.model_validate({}),
-        resolution=96,
-        step=32,
-        count_chunks=lambda text: -(-len(text.split()) // 75),
-    )
-    assert report.summary == expected
+    assert described(tmp_path, files | more, images).summary == expected
 
 
 LINES = {"a.txt": "sks dog\nred\nsks, {old|new}", "b.txt": "sks {a|b}", "c.txt": "sks"}
@@ -242,7 +187,7 @@ LINES = {"a.txt": "sks dog\nred\nsks, {old|new}", "b.txt": "sks {a|b}", "c.txt":
 @pytest.mark.parametrize("wildcards", [False, True])
 def test_every_line_of_a_caption_file_counts(tmp_path: Path, wildcards: bool) -> None:
     files = {f"{name}.png": picture(seed, width=96, height=96) for seed, name in enumerate("abc")}
-    report = describe(put(tmp_path, files | LINES), trigger="sks", wildcards=wildcards)
+    report = described(tmp_path, files | LINES, trigger="sks", wildcards=wildcards)
     assert (report.captions, report.caption_lines) == (3, 5)
     assert "captions: 3 of 3 (5 captions in all)" in "\n".join(report.lines())
     assert report.summary.startswith("3 pictures, 5 captions")
@@ -253,13 +198,6 @@ def test_every_line_of_a_caption_file_counts(tmp_path: Path, wildcards: bool) ->
     (choices,) = [found[message] for message in found if "Choices" in message]
     assert choices.severity == ("note" if wildcards else "warning")
     assert choices.pictures == ("a.png", "b.png")
-
-
-def test_words_in_every_line_stick(tmp_path: Path) -> None:
-    files = {f"{n}.png": picture(n, width=96, height=96) for n in range(2)}
-    files |= {f"{n}.txt": f"red sofa {n}\nsofa, blue {{x|y}}" for n in range(2)}
-    report = describe(put(tmp_path, files), wildcards=True)
-    assert report.sticking_words == {"sofa": 6}
 
 
 @pytest.mark.parametrize(
@@ -297,9 +235,8 @@ def test_masks_that_the_settings_leave_out_open_the_training(
 def test_nothing_usable_gives_a_way_out_that_helps(
     side: int, upscale: bool, says: str, tmp_path: Path
 ) -> None:
-    image_set = scan_image_set(put(tmp_path, {"icon.png": picture(1, width=side, height=side)}))
-    images = ImagesConfig(upscale=upscale)
-    report = describe_set(image_set, images, CaptionsConfig(), resolution=64, step=32)
+    files = {"icon.png": picture(1, width=side, height=side)}
+    report = described(tmp_path, files, {"upscale": upscale})
     if not says:
         report.check_usable()
         assert report.buckets == {"64 × 64": 1}
@@ -313,8 +250,7 @@ def test_nothing_usable_gives_a_way_out_that_helps(
 def test_pictures_that_are_too_small_are_one_finding(tmp_path: Path) -> None:
     sizes = {"a": (31, 90), "b": (16, 16), "c": (200, 20), "d": (300, 40), "e": (64, 64)}
     files = {f"{n}.png": picture(1, width=w, height=h) for n, (w, h) in sizes.items()}
-    image_set = scan_image_set(put(tmp_path, files))
-    report = describe_set(image_set, ImagesConfig(), CaptionsConfig(), resolution=64, step=32)
+    report = described(tmp_path, files)
     assert report.pictures == 1 and report.left_out == 4
     said = {one.pictures: one.message for one in report.findings if one.severity == "error"}
     assert list(said) == [("a.png", "b.png"), ("c.png", "d.png")]
