@@ -96,11 +96,9 @@ def test_concepts_that_are_refused(concepts: Any, words: str) -> None:
 
 
 def test_one_image_set_and_several_concepts_contradict_each_other() -> None:
+    values = {"images.path": "x", "captions.trigger": "sks", "concepts": TWO}
     with pytest.raises(ConfigError, match=r"images\.path and captions\.trigger are both given"):
-        with_values(
-            TrainingConfig(),
-            {"images.path": "x", "captions.trigger": "sks", "concepts": TWO},
-        )
+        with_values(TrainingConfig(), values)
 
 
 def test_the_command_line_names_concepts(tmp_path: Path) -> None:
@@ -159,15 +157,8 @@ def test_a_run_of_two_concepts(tiny_base: TinyBase, tmp_path: Path, name: str) -
     result, _ = train_small(config, tmp_path / "run")
     assert result.finished
     prompts = json.loads((result.run.preview(4) / "prompts.json").read_text())
-    drawn = [record["prompt"] for record in prompts]
-    assert [("ohwx" in prompt, "bnha" in prompt) for prompt in drawn] == [
-        (True, False),
-        (False, False),
-        (True, False),
-        (False, True),
-        (False, False),
-        (False, True),
-    ]
+    drawn = [{word for word in ("ohwx", "bnha") if word in one["prompt"]} for one in prompts]
+    assert drawn == [{"ohwx"}, set(), {"ohwx"}, {"bnha"}, set(), {"bnha"}]
     with safe_open(result.run.adapter, "pt") as file:
         metadata = file.metadata()
     assert metadata["modelspec.trigger_phrase"] == "ohwx, bnha"

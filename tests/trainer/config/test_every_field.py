@@ -113,59 +113,40 @@ CHANGED: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 """Field: another value, and what its run needs beside it."""
 MODES = "trainer/memory/test_prediction.py::test_each_mode_needs_less"
+TRAINING, WATCHING = "trainer/training/test", "trainer/evaluation/test_watching.py::test"
 ELSEWHERE = {
-    "base.vae": (
-        "trainer/models/test_single_file.py::test_a_vae_given_apart_takes_the_place_of_its_own"
-    ),
+    "base.vae": "trainer/models/test_single_file.py::test_a_vae_given_apart_takes_the_place_of_"
+    "its_own",
     "base.clip_skip": "trainer/models/test_base.py::test_clip_skip_reads_an_earlier_layer",
-    "adapter.start_from": (
-        "trainer/training/test_start_from.py::test_layers_ranks_and_weights_are_taken_over"
-    ),
-    "base.name": "trainer/training/test_golden.py::test_golden_losses",
-    "optimizer.text_encoder_2_learning_rate": (
-        "trainer/training/test_step.py::test_each_text_encoder_has_its_rate"
-    ),
-    "images.path": (
-        "trainer/training/test_resume.py::"
-        "test_a_changed_image_set_is_shown_and_refused_unless_accepted"
-    ),
+    "base.name": f"{TRAINING}_golden.py::test_golden_losses",
+    "images.path": f"{TRAINING}_resume.py::test_a_changed_image_set_is_shown_and_refused_unless_"
+    "accepted",
     "captions.wildcards": "trainer/data/test_captions.py::test_wildcards",
-    "preservation.regularization": (
-        "trainer/preservation/test_rows.py::"
-        "test_regularisation_pictures_of_the_set_are_class_pictures"
-    ),
-    "tracking.tracker": "trainer/training/test_tracking.py::test_a_run_tells_a_tracker",
-    "tracking.project": "trainer/training/test_tracking.py::test_wandb_gets_its_project",
-    "tracking.webhook": "trainer/training/test_tracking.py::test_the_end_is_told_to_a_webhook",
+    "adapter.start_from": f"{TRAINING}_start_from.py::test_layers_ranks_and_weights_are_taken_over",
+    "optimizer.text_encoder_2_learning_rate": f"{TRAINING}_step.py::test_each_text_encoder_has_its_"
+    "rate",
+    "preservation.regularization": "trainer/preservation/test_rows.py::"
+    "test_regularisation_pictures_of_the_set_are_class_pictures",
+    "tracking.tracker": f"{TRAINING}_tracking.py::test_a_run_tells_a_tracker",
+    "tracking.project": f"{TRAINING}_tracking.py::test_wandb_gets_its_project",
+    "tracking.webhook": f"{TRAINING}_tracking.py::test_the_end_is_told_to_a_webhook",
     "training.gradient_checkpointing": MODES,
-    "training.exact": (
-        "trainer/memory/test_modes.py::"
-        "test_what_cannot_repeat_exactly_is_said_and_trained_all_the_same"
-    ),
-    "training.compile": "trainer/training/test_compiled.py::test_compiled_losses_are_the_same",
-    "training.non_finite": (
-        "trainer/training/test_guard.py::test_it_goes_back_to_a_checkpoint_and_on_at_half_the_rate"
-    ),
+    "training.exact": "trainer/memory/test_modes.py::"
+    "test_what_cannot_repeat_exactly_is_said_and_trained_all_the_same",
+    "training.compile": f"{TRAINING}_compiled.py::test_compiled_losses_are_the_same",
+    "training.non_finite": f"{TRAINING}_guard.py::"
+    "test_it_goes_back_to_a_checkpoint_and_on_at_half_the_rate",
     "memory.mode": MODES,
     "memory.vae_tiling": "trainer/models/test_tiling.py::test_what_is_chosen_where_nothing_is_said",
     "memory.pictures_at_once": MODES,
     "memory.preserve_apart": MODES,
     "memory.offload": "trainer/memory/test_devices.py::test_without_offload_nothing_leaves",
-    "evaluation.enabled": (
-        "trainer/evaluation/test_watching.py::test_measuring_changes_nothing_and_is_recorded"
-    ),
-    "evaluation.every": (
-        "trainer/evaluation/test_watching.py::test_measuring_changes_nothing_and_is_recorded"
-    ),
-    "evaluation.validation": (
-        "trainer/evaluation/test_watching.py::test_held_out_pictures_are_not_trained_on"
-    ),
-    "evaluation.early_stop": (
-        "trainer/evaluation/test_watching.py::test_training_ends_where_nothing_improves"
-    ),
-    "evaluation.board": (
-        "trainer/commands/test_evaluate.py::test_the_board_shows_what_its_labels_say"
-    ),
+    "evaluation.enabled": f"{WATCHING}_measuring_changes_nothing_and_is_recorded",
+    "evaluation.every": f"{WATCHING}_measuring_changes_nothing_and_is_recorded",
+    "evaluation.validation": f"{WATCHING}_held_out_pictures_are_not_trained_on",
+    "evaluation.early_stop": f"{WATCHING}_training_ends_where_nothing_improves",
+    "evaluation.board": "trainer/commands/test_evaluate.py::test_the_board_shows_what_its_labels_"
+    "say",
     "evaluation.scorers": "trainer/evaluation/test_pictorial.py::test_scores_of_all_kinds",
 }
 """Field: the test of what it drives, where that is no file of a short run."""
