@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import TinyBase
+from tests.trainer.commands.asking import asked
 from tests.trainer.lora.helpers import random_adapter
 from trainer.commands.cli import main
 from trainer.config.schema import TrainingConfig
@@ -90,16 +92,19 @@ def test_documented_commands(
         assert "exists already" in capsys.readouterr().err
 
 
-def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, object]:
-    assert main(["adapter", *arguments, "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
+def run(line: str) -> int:
+    return main(["adapter", *line.split()])
+
+
+def run_json(capsys: pytest.CaptureFixture[str], line: str) -> dict[str, Any]:
+    return asked(capsys, "adapter", *line.split())
 
 
 def test_verify_and_inspect(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    verified = run_json(capsys, "verify", "cat.safetensors", "--base", "my-base")
-    assert str(verified["summary"]).startswith("works in diffusers; not in A1111, Forge, ComfyUI")
-    assert "train on Stable Diffusion for these)" in str(verified["summary"])
-    inspected = run_json(capsys, "inspect", "cat.safetensors")
+    verified = run_json(capsys, "verify cat.safetensors --base my-base")
+    assert verified["summary"].startswith("works in diffusers; not in A1111, Forge, ComfyUI")
+    assert "train on Stable Diffusion for these)" in verified["summary"]
+    inspected = run_json(capsys, "inspect cat.safetensors")
     assert (inspected["family"], inspected["trigger_words"]) == ("sd1", ["cat"])
     assert inspected["enough_rank"] == 4
 
@@ -107,10 +112,9 @@ def test_verify_and_inspect(folder: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_convert_keeps_the_precision_and_the_numbers(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for number, layout in enumerate(("diffusers", "kohya")):
-        source = "cat.safetensors" if not number else "0.safetensors"
-        out = f"{number}.safetensors"
-        converted = run_json(capsys, "convert", source, "--out", out, "--layout", layout)
+    for source, out, layout in (("cat", "0", "diffusers"), ("0", "1", "kohya")):
+        files = f"{source}.safetensors --out {out}.safetensors"
+        converted = run_json(capsys, f"convert {files} --layout {layout}")
         assert converted["precision"] == "fp16"
         assert converted["difference"] == pytest.approx(0, abs=1e-12)
     original, back = load_file(folder / "cat.safetensors"), load_file(folder / "1.safetensors")
@@ -120,8 +124,8 @@ def test_convert_keeps_the_precision_and_the_numbers(
 
 
 def test_resize_says_the_difference(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["resize", "cat.safetensors", "--out", "a.safetensors", "--rank", "2"]
-    resized = run_json(capsys, *arguments, "--precision", "fp32")
+    line = "resize cat.safetensors --out a.safetensors --rank 2 --precision fp32"
+    resized = run_json(capsys, line)
     found = compare(read_adapter(Path("cat.safetensors")), read_adapter(Path("a.safetensors")))
     assert resized["ranks"] == [2]
     assert resized["worst_difference"] == pytest.approx(found.worst)
@@ -129,19 +133,19 @@ def test_resize_says_the_difference(folder: Path, capsys: pytest.CaptureFixture[
 
 
 def test_merge_with_strength(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = ["cat.safetensors", "style.safetensors:0.5"]
-    merged = run_json(capsys, "merge", *files, "--out", "a.safetensors", "--precision", "fp32")
+    files = "cat.safetensors style.safetensors:0.5"
+    merged = run_json(capsys, f"merge {files} --out a.safetensors --precision fp32")
     assert (merged["ranks"], merged["precision"]) == ([6], "fp32")
     assert merged["worst_difference"] == pytest.approx(0, abs=1e-6)
-    assert "works in diffusers" in str(merged["works"])
+    assert "works in diffusers" in merged["works"]
     metadata = read_adapter(Path("a.safetensors")).metadata
     assert metadata["modelspec.trigger_phrase"] == "cat, style"
     assert "/" not in metadata["rarebit.merged"]
 
 
 def test_extract_finds_what_was_merged(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--base", "my-base", "--tuned", "my-tuned", "--out", "a.safetensors"]
-    found = run_json(capsys, "extract", *arguments, "--rank=2", "--precision=fp32", "--sidecars")
+    line = "extract --base my-base --tuned my-tuned --out a.safetensors"
+    found = run_json(capsys, f"{line} --rank=2 --precision=fp32 --sidecars")
     assert Path("a.json").is_file()
     assert found["difference"] == pytest.approx(0, abs=1e-5)
     assert found["left_out"] == []
@@ -154,14 +158,11 @@ def test_resize_says_how_predictions_differ(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shares = []
-    for rank in ("1", "3", "4"):
-        arguments = ["cat.safetensors", "--out", f"{rank}.safetensors", "--rank", rank]
-        resized = run_json(capsys, "resize", *arguments, "--precision", "fp32", "--base", "my-base")
-        shares.append(float(str(resized["prediction_difference"])))
+    for rank in (1, 3, 4):
+        line = f"resize cat.safetensors --out {rank}.safetensors --rank {rank} --precision fp32"
+        shares.append(run_json(capsys, f"{line} --base my-base")["prediction_difference"])
     assert 1.5 > shares[0] > shares[1] > 1e-3 > 1e-5 > shares[2]
-    unmeasured = run_json(
-        capsys, "resize", "cat.safetensors", "--out", "x.safetensors", "--rank", "1"
-    )
+    unmeasured = run_json(capsys, "resize cat.safetensors --out x.safetensors --rank 1")
     assert unmeasured["prediction_difference"] is None
 
 
@@ -173,28 +174,23 @@ def test_dora_becomes_a_plain_adapter(folder: Path, capsys: pytest.CaptureFixtur
         for name in downs
     }
     save_file(tensors | scales, "dora.safetensors")
-    arguments = ["dora.safetensors", "--base", "my-base", "--precision", "fp32"]
-    plain = run_json(capsys, "resize", *arguments, "--rank", "1000", "--out", "plain.safetensors")
-    assert float(str(plain["difference"])) < 1e-5
-    assert float(str(plain["prediction_difference"])) < 1e-4
-    assert "diffusers" in str(plain["works"])
-    rough = run_json(capsys, "resize", *arguments, "--rank", "2", "--out", "rough.safetensors")
-    assert float(str(rough["difference"])) > 0.01
+    line = "resize dora.safetensors --base my-base --precision fp32"
+    plain = run_json(capsys, f"{line} --rank 1000 --out plain.safetensors")
+    assert plain["difference"] < 1e-5 and plain["prediction_difference"] < 1e-4
+    assert "diffusers" in plain["works"]
+    rough = run_json(capsys, f"{line} --rank 2 --out rough.safetensors")
+    assert rough["difference"] > 0.01
 
 
 def test_sidecars(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert (
-        main(["adapter", "convert", "cat.safetensors", "--out", "a.safetensors", "--sidecars"]) == 0
-    )
+    assert run("convert cat.safetensors --out a.safetensors --sidecars") == 0
     assert json.loads(Path("a.json").read_text())["activation text"] == "cat"
     assert json.loads(Path("a.json").read_text())["sd version"] == "SD1"
     with Image.open("a.png") as picture:
         assert (picture.format, picture.size) == ("PNG", (512, 256))
     # The next one finds a sidecar of someone else's, and leaves it.
     Path("b.json").write_text("mine")
-    assert (
-        main(["adapter", "convert", "cat.safetensors", "--out", "b.safetensors", "--sidecars"]) == 2
-    )
+    assert run("convert cat.safetensors --out b.safetensors --sidecars") == 2
     assert Path("b.json").read_text() == "mine"
     assert not Path("b.safetensors").exists()
 
@@ -203,55 +199,39 @@ def test_force_replaces_but_never_what_is_read(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("old.safetensors").write_text("old")
-    assert (
-        main(["adapter", "convert", "cat.safetensors", "--out", "old.safetensors", "--force"]) == 0
-    )
+    assert run("convert cat.safetensors --out old.safetensors --force") == 0
     assert len(read_adapter(Path("old.safetensors")).layers) > 10
     Path("link.safetensors").symlink_to("cat.safetensors")
     before = Path("cat.safetensors").read_bytes()
     for out in ("cat.safetensors", "link.safetensors", "./cat.safetensors"):
-        assert main(["adapter", "convert", "cat.safetensors", "--out", out, "--force"]) == 2
+        assert run(f"convert cat.safetensors --out {out} --force") == 2
         assert "never replaced" in capsys.readouterr().err
     assert Path("cat.safetensors").read_bytes() == before
 
 
 @pytest.mark.parametrize(
-    ("arguments", "reason"),
+    ("line", "reason"),
     [
-        (["inspect", "nowhere.safetensors"], "is not a file"),
-        (["convert", "cat.safetensors", "--out", "a.ckpt"], "does not end in .safetensors"),
-        (["resize", "cat.safetensors", "--out", "a.safetensors", "--rank", "0"], "can't be 0"),
-        (
-            ["resize", "cat.safetensors", "--out", "a.safetensors"],
-            "--rank, --energy and --keep-likeness",
-        ),
-        (["merge", "cat.safetensors:nan", "--out", "a.safetensors"], "can't be nan"),
-        (["merge", "cat.safetensors", "--base", "my-base", "--out", "my-base"], "exists already"),
-        (
-            ["merge", "cat.safetensors", "--base", "my-base", "--out", "new", "--rank", "2"],
-            "--rank has no meaning",
-        ),
-        (["verify", "broken.safetensors"], r"NaN or infinite numbers in lora_unet_"),
-        (["convert", "dora.safetensors", "--out", "a.safetensors"], "is DoRA"),
-        (["resize", "dora.safetensors", "--out", "a.safetensors", "--rank", "2"], "--base"),
-        (["merge", "cat.safetensors", "dora.safetensors", "--out", "a.safetensors"], "DoRA"),
-        (["recipe", "dora.safetensors", "--out", "a.toml"], "records no recipe"),
-        (["recipe", "cat.safetensors", "--out", "cat.preview.png"], "exists already"),
-        (["download", "cat.safetensors", "--out", "a.tar"], "does not end in .zip"),
-        (
-            ["extract", "--base=my-base", "--tuned=my-base", "--rank=2", "--out=a.safetensors"],
-            "the same weights",
-        ),
-        (["merge", "cat.safetensors:1:2", "--out", "a.safetensors"], "one strength for each"),
-        (
-            ["merge", "cat.safetensors", "--layout", "folder", "--out", "a.safetensors"],
-            "no meaning without --base",
-        ),
+        ("inspect nowhere.safetensors", "is not a file"),
+        ("convert cat.safetensors --out a.ckpt", "does not end in .safetensors"),
+        ("resize cat.safetensors --out a.safetensors --rank 0", "can't be 0"),
+        ("resize cat.safetensors --out a.safetensors", "--rank, --energy and --keep-likeness"),
+        ("merge cat.safetensors:nan --out a.safetensors", "can't be nan"),
+        ("merge cat.safetensors --base my-base --out my-base", "exists already"),
+        ("merge cat.safetensors --base my-base --out new --rank 2", "--rank has no meaning"),
+        ("verify broken.safetensors", r"NaN or infinite numbers in lora_unet_"),
+        ("convert dora.safetensors --out a.safetensors", "is DoRA"),
+        ("resize dora.safetensors --out a.safetensors --rank 2", "--base"),
+        ("merge cat.safetensors dora.safetensors --out a.safetensors", "DoRA"),
+        ("recipe dora.safetensors --out a.toml", "records no recipe"),
+        ("recipe cat.safetensors --out cat.preview.png", "exists already"),
+        ("download cat.safetensors --out a.tar", "does not end in .zip"),
+        ("extract --base=my-base --tuned=my-base --rank=2 --out=a.safetensors", "the same weights"),
+        ("merge cat.safetensors:1:2 --out a.safetensors", "one strength for each"),
+        ("merge cat.safetensors --layout folder --out a.safetensors", "no meaning without --base"),
     ],
 )
-def test_mistakes(
-    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str
-) -> None:
+def test_mistakes(folder: Path, capsys: pytest.CaptureFixture[str], line: str, reason: str) -> None:
     tensors = load_file("cat.safetensors")
     name = next(name for name in tensors if "lora_unet" in name and ".lora_up." in name)
     save_file(tensors | {name: torch.full_like(tensors[name], torch.nan)}, "broken.safetensors")
@@ -259,6 +239,6 @@ def test_mistakes(
     columns = tensors[name.replace("lora_up", "lora_down")].shape[1]
     save_file(tensors | {scale: torch.ones(1, columns)}, "dora.safetensors")
     before = sorted(folder.iterdir())
-    assert main(["adapter", *arguments]) == 2
+    assert run(line) == 2
     assert reason in capsys.readouterr().err
     assert sorted(folder.iterdir()) == before

@@ -7,11 +7,11 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.conftest import TinyBase
+from tests.trainer.commands.asking import asked
 from tests.trainer.commands.test_adapter import ALL_DOCUMENTED
 from tests.trainer.runs_for_tests import make_images, small_config, train_small
 from trainer.commands.cli import main
@@ -57,18 +57,12 @@ def folder(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return tmp_path / "here"
 
 
-def answer(capsys: pytest.CaptureFixture[str], *line: str) -> dict[str, Any]:
-    capsys.readouterr()
-    assert main([*line, "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
-
-
 @pytest.mark.parametrize("line", MEASURED, ids=" ".join)
 def test_documented_commands(
     folder: Path, capsys: pytest.CaptureFixture[str], line: list[str]
 ) -> None:
     before = {path: path.read_bytes() for path in folder.glob("*.safetensors")}
-    found = answer(capsys, *line)
+    found = asked(capsys, *line)
     assert Path(found["file"]).is_file() and Path(found["file"]) not in before
     assert "works in diffusers" in found["works"]
     assert all(path.read_bytes() == content for path, content in before.items())
@@ -102,10 +96,7 @@ def test_a_run_knows_its_pictures(folder: Path, capsys: pytest.CaptureFixture[st
         ("tune cat.safetensors --images pictures", "does not fit tiny-emoji"),
         ("together cat.safetensors", "This needs two adapters"),
         ("together cat.safetensors style.safetensors --images pictures", "--images 1 times"),
-        (
-            "resize cat.safetensors --out a.safetensors --rank 1 --keep-likeness 0.9",
-            "This needs one of",
-        ),
+        ("resize cat.safetensors --out a.safetensors --rank 1 --keep-likeness 0.9", "needs one of"),
     ],
 )
 def test_refused(folder: Path, capsys: pytest.CaptureFixture[str], line: str, said: str) -> None:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from tests.conftest import TinyBase
+from tests.trainer.commands.asking import asked
 from tests.trainer.runs_for_tests import SMALL, make_images, small_config
 from trainer import __version__
 from trainer.commands.cli import main
@@ -43,6 +44,13 @@ def images(tmp_path: Path) -> Path:
     return make_images(tmp_path / "images")
 
 
+@pytest.fixture
+def training(tiny_base: TinyBase, images: Path) -> list[str]:
+    """The command for a training on a tiny base."""
+    line = ["train", "--images", str(images), "--trigger", "ohwx"]
+    return [*line, "--base", str(tiny_base("sd1"))]
+
+
 def settings(**changes: object) -> list[str]:
     """``--set`` for a run of a second; changes by dotted name with "__" for the dot."""
     values = SMALL | {key.replace("__", "."): value for key, value in changes.items()}
@@ -52,28 +60,19 @@ def settings(**changes: object) -> list[str]:
 
 
 def test_train_resume_and_generate(
-    tiny_base: TinyBase, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    training: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base = str(tiny_base("sd1"))
-    arguments = ["train", "--images", str(images), "--trigger", "ohwx", "--class-word", "thing"]
-    arguments += ["--base", base, "--no-train-text-encoder", "--rank", "4"]
-    assert main([*arguments, *settings(training__steps=3, adapter__rank=4)]) == 0
+    more = ["--class-word", "thing", "--no-train-text-encoder", "--rank", "4"]
+    assert main([*training, *more, *settings(training__steps=3, adapter__rank=4)]) == 0
     output = capsys.readouterr().out
-    for part in (
-        "Trains 48 UNet layers",
-        "step 3/3",
-        "loss",
-        "rate",
-        "left",
-        "Report:",
-    ):
+    for part in ("Trains 48 UNet layers", "step 3/3", "loss", "rate", "left", "Report:"):
         assert part in output, output
     assert output.splitlines()[-1].startswith(WORKS)  # tiny ones have other sizes
     adapter = tmp_path / "runs" / "ohwx" / "adapter.safetensors"
     assert str(adapter) in output
     assert "generate --base" in output
 
-    arguments = ["generate", "--base", base, "--adapter", f"{adapter}:0.5", "--prompt", "ohwx"]
+    arguments = ["generate", *training[-2:], "--adapter", f"{adapter}:0.5", "--prompt", "ohwx"]
     assert main([*arguments, "--count", "1", "--inference-steps", "2", "--out", str(tmp_path)]) == 0
     assert (tmp_path / "000001.png").is_file()
 
@@ -103,7 +102,7 @@ def test_train_resume_and_generate(
     ],
 )
 def test_each_mistake_is_one_message_and_leaves_nothing(
-    tiny_base: TinyBase,
+    training: list[str],
     images: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -114,25 +113,22 @@ def test_each_mistake_is_one_message_and_leaves_nothing(
     before = sorted(images.iterdir())
     places = {"tmp": tmp_path, "empty": tmp_path / "empty", "images": images}
     given = [part.format(**places) for part in changes]
-    arguments = ["train", "--images", str(images), "--trigger", "ohwx"]
-    arguments += ["--base", str(tiny_base("sd1")), *given]
     capsys.readouterr()  # what making the tiny base model has printed
-    assert main(arguments) == 2
+    assert main([*training, *given]) == 2
     errors = capsys.readouterr().err
     assert errors.startswith("error: ")
     assert message in errors
     assert "Traceback" not in errors
-    assert not list((tmp_path / "runs").glob("*")) if (tmp_path / "runs").exists() else True
+    assert not list((tmp_path / "runs").glob("*"))
     assert sorted(images.iterdir()) == before
 
 
 def test_a_wrong_base_for_an_adapter_is_refused(
-    tiny_base: TinyBase, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    training: list[str], tiny_base: TinyBase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["train", "--images", str(images), "--trigger", "ohwx", *settings()]
-    assert main([*arguments, "--base", str(tiny_base("sdxl"))]) == 0
+    assert main([*training, *settings(), "--base", str(tiny_base("sdxl"))]) == 0
     adapter = tmp_path / "runs" / "ohwx" / "adapter.safetensors"
-    arguments = ["generate", "--base", str(tiny_base("sd1")), "--adapter", str(adapter)]
+    arguments = ["generate", *training[-2:], "--adapter", str(adapter)]
     assert main([*arguments, "--prompt", "ohwx", "--out", str(tmp_path / "out")]) == 2
     assert "does not fit" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -148,10 +144,8 @@ def test_check_images(
     text = capsys.readouterr().out
     assert "4 pictures can be trained on, 2 left out" in text
     assert "broken.png" in text
-    assert main([*arguments, "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert report["pictures"] == 4
-    assert report["left_out"] == 2
+    report = asked(capsys, *arguments)
+    assert (report["pictures"], report["left_out"]) == (4, 2)
 
 
 def test_help_needs_no_heavy_library() -> None:
@@ -168,9 +162,6 @@ def test_the_help_leads_to_the_page_and_the_tests(capsys: pytest.CaptureFixture[
     assert main(["--help"]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "the page opens in the browser; ui --help" in told and "launch.py test runs" in told
-
-
-def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.split() == ["rarebit", __version__]
 
@@ -194,8 +185,7 @@ def test_check_images_of_several_concepts(
     folders = [make_images(tmp_path / name, count) for name, count in (("a", 2), ("b", 3))]
     arguments = ["check-images", "--base", str(tiny_base("sd1"))]
     concepts = [f"--concept={folders[0]}:ohwx:thing", f"--concept={folders[1]}:bnha:thing"]
-    assert main([*arguments, *concepts, "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
+    report = asked(capsys, *arguments, *concepts)
     assert [concept["pictures"] for concept in report["concepts"]] == [2, 3]
     found = {finding["message"]: finding["pictures"] for finding in report["findings"]}
     messages = list(found)
@@ -222,13 +212,10 @@ def test_running_out_of_gpu_memory_is_said_in_words(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes there are told of in another way")
-def test_a_closed_pipe_ends_printing_and_not_the_run(
-    tiny_base: TinyBase, images: Path, tmp_path: Path
-) -> None:
-    arguments = ["train", "--images", str(images), "--trigger", "ohwx", *settings()]
-    arguments += ["--base", str(tiny_base("sd1")), "--run", str(tmp_path / "run")]
+def test_a_closed_pipe_ends_printing_and_not_the_run(training: list[str], tmp_path: Path) -> None:
+    more = [*settings(), "--run", str(tmp_path / "run")]
     with subprocess.Popen(
-        [sys.executable, "-m", "trainer", *arguments],
+        [sys.executable, "-m", "trainer", *training, *more],
         cwd=PROJECT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -245,14 +232,11 @@ def test_a_closed_pipe_ends_printing_and_not_the_run(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is none on Windows")
-def test_a_closed_terminal_stops_a_run_after_saving(
-    tiny_base: TinyBase, images: Path, tmp_path: Path
-) -> None:
-    arguments = ["train", "--images", str(images), "--trigger", "ohwx"]
-    arguments += [*settings(training__steps=100_000), "--run", str(tmp_path / "run")]
+def test_a_closed_terminal_stops_a_run_after_saving(training: list[str], tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
+    more = [*settings(training__steps=100_000), "--run", str(run.path)]
     with subprocess.Popen(
-        [sys.executable, "-m", "trainer", *arguments, "--base", str(tiny_base("sd1"))],
+        [sys.executable, "-m", "trainer", *training, *more],
         cwd=PROJECT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -273,29 +257,29 @@ def test_a_closed_terminal_stops_a_run_after_saving(
 
 @pytest.mark.parametrize("there", [True, False])
 def test_a_refused_run_leaves_the_users_own_folder(
-    there: bool, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    there: bool, training: list[str], tmp_path: Path
 ) -> None:
     run = tmp_path / "mine"
     if there:
         run.mkdir()
-    wrong = ["--set", "images.resolution=33"]
-    assert (
-        main(["train", "--images", str(images), "--trigger", "x", "--run", str(run), *wrong]) == 2
-    )
+    assert main([*training, "--run", str(run), "--set", "images.resolution=33"]) == 2
     assert run.is_dir() is there
     assert not there or list(run.iterdir()) == []
-    capsys.readouterr()
 
 
 def test_a_run_of_which_nothing_was_saved_starts_again_with_its_settings(
-    tiny_base: TinyBase, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    training: list[str],
+    tiny_base: TinyBase,
+    images: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Killed before its first checkpoint: the hints lead on, and not in a circle."""
     run = RunFolder(tmp_path / "killed")
     config = small_config(tiny_base("sd1"), images, training__steps=2, training__seed=7)
     run.path.mkdir()
     write_config(run.config, config)
-    assert main(["train", "--images", str(images), "--trigger", "x", "--run", str(run.path)]) == 2
+    assert main([*training, "--run", str(run.path)]) == 2
     assert f"launch.py resume {run.path}" in capsys.readouterr().err
     assert main(["resume", str(run.path)]) == 0
     assert "has no checkpoint" in capsys.readouterr().out
@@ -303,8 +287,7 @@ def test_a_run_of_which_nothing_was_saved_starts_again_with_its_settings(
     assert run.adapter.is_file()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "letter.txt").touch()
-    other = ["train", "--images", str(images), "--trigger", "x", "--run", str(tmp_path / "other")]
-    assert main(other) == 2
+    assert main([*training, "--run", str(tmp_path / "other")]) == 2
     assert "resume" not in capsys.readouterr().err
 
 
@@ -334,8 +317,7 @@ def test_one_picture_is_shown_as_it_trains(
     out = tmp_path / "shown.png"
     arguments = ["check-images", str(images), "--base", str(tiny_base("sd1")), "--trigger", "ohwx"]
     arguments += ["--resolution", "32", "--masks", "files", "--show", "0.png", "--out", str(out)]
-    assert main([*arguments, "--json"]) == 0
-    shown = json.loads(capsys.readouterr().out)
+    shown = asked(capsys, *arguments)
     texts = [caption["text"] for caption in shown["captions"]]
     assert texts == ["ohwx, a red (thing)", "ohwx, a blue thing"]
     assert shown["captions"][1]["chunks"][0][-1] == "thing</w>"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.trainer.commands.asking import asked
 from trainer.commands import doctor
 from trainer.commands.cli import main
 from trainer.memory.devices import Device
@@ -33,15 +33,12 @@ def test_healthy_machine(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
 
 
 def test_json_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["doctor", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    told = asked(capsys, "doctor")
     assert told["passed"] is True
     assert told["machine"]["torch"] == torch.__version__
     assert told["machine"]["memory_gib"] > told["machine"]["free_memory_gib"] > 0
-    assert {check["name"] for check in told["checks"]} == {
-        "one LoRA step",
-        "a file written and read",
-    }
+    names = {check["name"] for check in told["checks"]}
+    assert names == {"one LoRA step", "a file written and read"}
     assert {package["name"] for package in told["packages"]} >= {"torch", "gradio", "jinja2"}
 
 

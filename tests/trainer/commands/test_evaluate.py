@@ -7,7 +7,6 @@ import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import TinyBase
 from tests.tiny_models import TINY_NAMES
+from tests.trainer.commands.asking import asked
 from tests.trainer.runs_for_tests import make_images, measure_quickly, small_config, train_small
 from trainer.answers import plain
 from trainer.commands import train as train_command
@@ -70,19 +70,13 @@ def run(trained: Trained, tmp_path: Path) -> RunFolder:
     return RunFolder(Path(shutil.copytree(trained("sd1").path, tmp_path / "run")))
 
 
-def evaluate(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
-    capsys.readouterr()
-    assert main(["evaluate", *map(str, arguments), "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
-
-
 @pytest.mark.parametrize("name", TINY_NAMES)
 def test_a_run_at_its_end_and_by_command(
     trained: Trained, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = trained(name)
     kept = json.loads(run.evaluation.read_text())
-    found = evaluate(capsys, run.path)
+    found = asked(capsys, "evaluate", run.path)
     assert set(found) == set(kept) == KEYS
     assert found == json.loads(run.evaluation.read_text())
     assert (found["trigger"], found["class_word"]) == ("ohwx", "car")
@@ -126,16 +120,18 @@ def test_a_file_alone(
     base, images = tiny_base("sd1"), read_config(run.config).images.path
     file = shutil.copy(run.adapter, tmp_path / "mine.safetensors")
     before = set(tmp_path.iterdir())
-    alone = evaluate(capsys, file, "--base", base)
+    alone = asked(capsys, "evaluate", file, "--base", base)
     assert (alone["trigger"], alone["class_word"]) == ("ohwx", "car")
     assert alone["effect"] > 0
     assert alone["validation_loss"] is None
     assert alone["recommended"]["findings"][0]["code"] == "unmeasured"
-    with_images = evaluate(capsys, file, "--base", base, "--images", images)
+    with_images = asked(capsys, "evaluate", file, "--base", base, "--images", images)
     kept = json.loads(run.evaluation.read_text())
     assert with_images["validation_loss"] == pytest.approx(kept["validation_loss"], rel=1e-3)
     assert with_images["checkpoints"][0]["held_out"] == 1
-    other = evaluate(capsys, file, "--base", base, "--trigger", "sks", "--class-word", "dog")
+    other = asked(
+        capsys, "evaluate", file, "--base", base, "--trigger", "sks", "--class-word", "dog"
+    )
     assert (other["trigger"], other["class_word"]) == ("sks", "dog")
     assert set(tmp_path.iterdir()) == before  # nothing is written beside a file
 
@@ -172,18 +168,14 @@ def test_a_dead_adapter_is_called_dead(
 ) -> None:
     base, images = tiny_base("sd1"), read_config(run.config).images.path
     tensors = load_file(run.adapter)
-    dead = {
-        name: torch.zeros_like(tensor) if "lora_up" in name else tensor
-        for name, tensor in tensors.items()
-    }
-    save_file(dead, tmp_path / "dead.safetensors")
-    found = evaluate(capsys, tmp_path / "dead.safetensors", "--base", base, "--trigger", "ohwx",
-                     "--images", images)  # fmt: skip
+    ups = {name: torch.zeros_like(one) for name, one in tensors.items() if "lora_up" in name}
+    save_file(tensors | ups, tmp_path / "dead.safetensors")
+    line = ("evaluate", tmp_path / "dead.safetensors", "--base", base, "--trigger", "ohwx")
+    found = asked(capsys, *line, "--images", images)
     assert (found["effect"], found["leak"], found["collateral"]) == (0.0, 0.0, 0.0)
     assert [finding["code"] for finding in found["recommended"]["findings"]] == ["dead"]
     assert found["recommended"]["checkpoint"] is None
-    assert main(["evaluate", str(tmp_path / "dead.safetensors"), "--base", str(base),
-                 "--trigger", "ohwx"]) == 0  # fmt: skip
+    assert main([*map(str, line)]) == 0
     assert "The adapter is dead" in capsys.readouterr().out
 
 
@@ -206,21 +198,15 @@ def test_several_concepts(
     tiny_base: TinyBase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each is measured apart, and how much each trigger makes of the other's pictures."""
-    base = tiny_base("sd1")
-    folders = [make_images(tmp_path / name) for name in ("one", "two")]
+    words = (("one", "ohwx", "dog"), ("two", "bnha", "car"))
     concepts = [
-        {"path": str(folder), "trigger": trigger, "class_word": word}
-        for folder, trigger, word in zip(folders, ("ohwx", "bnha"), ("dog", "car"), strict=True)
+        {"path": str(make_images(tmp_path / name)), "trigger": trigger, "class_word": word}
+        for name, trigger, word in words
     ]
-    changes = {"captions.trigger": "", "captions.class_word": "", "images.path": "",
-               "evaluation.enabled": True, "evaluation.board": 0}  # fmt: skip
-    config = small_config(base, folders[0])
-    values = config.model_dump(mode="python")
-    for key, value in changes.items():
-        section, name = key.split(".")
-        values[section][name] = Path() if name == "path" else value
-    values["concepts"] = concepts
-    result, _ = train_small(type(config).model_validate(values), tmp_path / "run")
+    alone = {"captions__trigger": "", "captions__class_word": "", "concepts": concepts}
+    measured = {"evaluation__enabled": True, "evaluation__board": 0}
+    config = small_config(tiny_base("sd1"), Path(), **alone, **measured)
+    result, _ = train_small(config, tmp_path / "run")
     assert result.assessment is not None
     assert not result.run.bleed_board.exists()
     assert set(result.assessment.each) == {"ohwx dog", "bnha car"}
@@ -230,7 +216,7 @@ def test_several_concepts(
         assert bleed[number][number] == pytest.approx(meters.likeness, abs=1e-6), name
     found = json.loads(result.run.evaluation.read_text())
     assert found["trigger"] == "ohwx, bnha"
-    one = evaluate(capsys, result.run.path, "--trigger", "bnha")
+    one = asked(capsys, "evaluate", result.run.path, "--trigger", "bnha")
     assert (one["trigger"], one["class_word"]) == ("bnha", "car")
     assert one["effect"] == pytest.approx(result.assessment.each["bnha car"].effect, rel=1e-2)
     assert main(["evaluate", str(result.run.path), "--class-word", "bird"]) == 2

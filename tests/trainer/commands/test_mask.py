@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from tests.trainer.captioning.test_onnx_models import remover
+from tests.trainer.commands.asking import asked
 from tests.trainer.data.folders_for_tests import picture, put
 from trainer.captioning.makers import propose_mask
 from trainer.captioning.masks import Box, in_box, mask_of, softened
@@ -43,12 +43,6 @@ def folder(tmp_path: Path) -> Path:
     return put(tmp_path / "set", files)
 
 
-def ask(folder: Path, capsys: pytest.CaptureFixture[str], *options: str) -> dict:
-    capsys.readouterr()
-    assert main(["mask", str(folder), "--json", *options]) == 0
-    return json.loads(capsys.readouterr().out)
-
-
 @pytest.mark.parametrize(
     ("source", "masks", "problems"),
     [
@@ -68,17 +62,17 @@ def test_masks_are_proposed_written_and_read(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = sorted(path.name for path in folder.iterdir())
-    found = ask(folder, capsys, "--from", source)
+    found = asked(capsys, "mask", folder, "--from", source)
     assert {one["picture"] for one in found["masks"]} == masks and found["kept"] == 1
     assert all(words in found["problems"][name] for name, words in problems.items())
     assert sorted(path.name for path in folder.iterdir()) == before and not found["written"]
     mask = (folder / "masked.mask.png").read_bytes()
-    written = ask(folder, capsys, "--from", source, "--write")["written"]
+    written = asked(capsys, "mask", folder, "--from", source, "--write")["written"]
     assert set(written) == {name.replace(".png", ".mask.png") for name in masks}
     assert (folder / "masked.mask.png").read_bytes() == mask
     entries = scan_image_set(folder).entries
     assert {entry.name for entry in entries if entry.mask} == masks | {"masked.png"}
-    assert ask(folder, capsys, "--from", source, "--write")["written"] == []
+    assert asked(capsys, "mask", folder, "--from", source, "--write")["written"] == []
 
 
 def test_what_is_within_the_subject_belongs_to_it(folder: Path) -> None:
@@ -139,20 +133,22 @@ def test_masks_by_a_model_for_some_pictures(
     Image.fromarray(noisy()).save(stream, "PNG")
     images = put(tmp_path / "set", {"a.png": stream.getvalue(), "b.png": stream.getvalue()})
     model = remover(tmp_path / "models" / "red.onnx", 0.5)
-    found = ask(images, capsys, "--model", str(model), "--picture", "a.png", "--write")
+    found = asked(capsys, "mask", images, "--model", str(model), "--picture", "a.png", "--write")
     assert found["written"] == ["a.mask.png"] and len(found["masks"]) == 1
     mask = np.asarray(Image.open(images / "a.mask.png"))
     assert mask[60, 120] > 150 > mask[10, 10]
-    found = ask(images, capsys, "--from", "grabcut", "--box", "0.4 0.2 0.8 0.8", "--write")
+    found = asked(
+        capsys, "mask", images, "--from", "grabcut", "--box", "0.4 0.2 0.8 0.8", "--write"
+    )
     assert found["written"] == ["b.mask.png"] and found["kept"] == 1
     assert main(["mask", str(images), "--picture", "c.png"]) == 2
     assert main(["mask", str(images), "--model", str(tmp_path / "none.onnx")]) == 2
     assert "no model" in capsys.readouterr().err
     # The page names models, and no paths.
-    asked = {"folder": str(images), "picture": "a.png", "text": "", "box": None}
-    assert 0 < propose_mask({**asked, "source": "grabcut"})["covers"] < 1
+    values = {"folder": str(images), "picture": "a.png", "text": "", "box": None}
+    assert 0 < propose_mask({**values, "source": "grabcut"})["covers"] < 1
     with pytest.raises(UserError, match="no model"):
-        propose_mask({**asked, "source": f"model {model}"})
+        propose_mask({**values, "source": f"model {model}"})
     monkeypatch.setattr("trainer.places.MASKERS", model.parent)
     assert model.parent != MASKERS
-    assert 0 < propose_mask({**asked, "source": "model red.onnx"})["covers"] < 1
+    assert 0 < propose_mask({**values, "source": "model red.onnx"})["covers"] < 1

@@ -27,11 +27,8 @@ def test_all_train_the_bundled_set_with_settings_of_their_own() -> None:
     assert {arm.images.path for arm in arms.values()} == {PROJECT / "datasets" / "police-car"}
     assert {arm.training.steps for arm in arms.values()} == {100}
     assert [arm.adapter.rank for arm in arms.values()] == [16, 16, 4]
-    assert [arm.preservation.method for arm in arms.values()] == [
-        "none",
-        "prediction",
-        "prediction",
-    ]
+    methods = [arm.preservation.method for arm in arms.values()]
+    assert methods == ["none", "prediction", "prediction"]
     only_their_set = with_values(TrainingConfig(), {"images.path": "/home/me/photos"})
     assert list(dict(arms_of(only_their_set))) == ["plain", "default"]
 

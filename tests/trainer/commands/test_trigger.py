@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import TinyBase
+from tests.trainer.commands.asking import asked
 from tests.trainer.runs_for_tests import make_images
 from trainer.commands.cli import main
 from trainer.commands.worker import verb_table
@@ -26,8 +26,7 @@ def one_cache(tmp_path_factory: pytest.TempPathFactory) -> object:
 
 
 def test_json_is_as_the_design_says(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["trigger", "ohwx", "sks", "", "--json", "--count", "3"]) == 0
-    answer = json.loads(capsys.readouterr().out)
+    answer = asked(capsys, "trigger", "ohwx", "sks", "", "--count", "3")
     assert set(answer) == {"words", "suggestions"}
     assert [one["word"] for one in answer["words"]] == ["ohwx", "sks", ""]
     assert [one["verdict"] for one in answer["words"]] == ["good", "weak", "taken"]
@@ -83,10 +82,7 @@ def test_mistakes_are_one_message(
 
 
 def test_another_base(tiny_base: TinyBase, capsys: pytest.CaptureFixture[str]) -> None:
-    base = str(tiny_base("sdxl"))
-    capsys.readouterr()
-    assert main(["trigger", "ohwx", "dog", "--base", base, "--json"]) == 0
-    answer = json.loads(capsys.readouterr().out)
+    answer = asked(capsys, "trigger", "ohwx", "dog", "--base", tiny_base("sdxl"))
     assert [one["verdict"] for one in answer["words"]] == ["good", "taken"]
 
 
