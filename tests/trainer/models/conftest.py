@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,12 @@ from tests.conftest import TinyBase
 from trainer.models import families
 
 CopyOf = Callable[[str], Path]
+
+
+def edit(path: Path, **changes: Any) -> None:
+    """Changes fields of a JSON file; None removes."""
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import torch
 
 from tests.conftest import TinyBase
 from tests.tiny_models import TINY_NAMES, TinyName
-from tests.trainer.models.conftest import CopyOf
+from tests.trainer.models.conftest import CopyOf, edit
 from trainer.diffusion import encode
 from trainer.errors import UserError
 from trainer.generation.sampling import Drawing, draw
@@ -26,11 +26,15 @@ def test_pipeline_shares_the_modules_and_changes_nothing(
     name: TinyName, tiny_base: TinyBase
 ) -> None:
     base = load_base(str(tiny_base(name)), dtype=torch.bfloat16)
-    before = {
-        (part, key): (value.data_ptr(), value.dtype, value.device)
-        for part, module in base.modules().items()
-        for key, value in module.state_dict().items()
-    }
+
+    def places() -> dict[tuple[str, str], tuple[Any, ...]]:
+        return {
+            (part, key): (value.data_ptr(), value.dtype, value.device)
+            for part, module in base.modules().items()
+            for key, value in module.state_dict().items()
+        }
+
+    before = places()
     pipeline: Any = base.pipeline()
     for part, module in base.modules().items():
         assert getattr(pipeline, part) is module
@@ -38,15 +42,13 @@ def test_pipeline_shares_the_modules_and_changes_nothing(
         "a dog", height=32, width=32, num_inference_steps=2, output_type="latent"
     ).images
     assert latents.shape == (1, 4, 16, 16)
-    assert before == {
-        (part, key): (value.data_ptr(), value.dtype, value.device)
-        for part, module in base.modules().items()
-        for key, value in module.state_dict().items()
-    }
+    assert before == places()
     assert getattr(pipeline, "safety_checker", None) is None
 
 
-@pytest.mark.parametrize(("name", "prediction"), [("sd1", "epsilon"), ("sd2-v", "v_prediction")])
+@pytest.mark.parametrize(
+    ("name", "prediction"), [("sd1", "epsilon"), ("sd2", "epsilon"), ("sd2-v", "v_prediction")]
+)
 def test_noise_schedule_is_stable_diffusions(
     name: str, prediction: str, tiny_base: TinyBase
 ) -> None:
@@ -59,27 +61,21 @@ def test_noise_schedule_is_stable_diffusions(
     roots = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64)
     expected = torch.cumprod(1 - roots.square(), dim=0)
     assert torch.allclose(scheduler.alphas_cumprod.double(), expected, rtol=1e-4)
+    drawing: Any = base.pipeline().scheduler.config
+    assert drawing["prediction_type"] == prediction
+    assert drawing["timestep_spacing"] == "leading" and drawing["clip_sample"] is False
 
 
 SCHEDULERS: dict[str, dict[str, Any]] = {
     "cosine": {"_class_name": "DDPMScheduler", "beta_schedule": "squaredcos_cap_v2"},
     "linear": {"_class_name": "PNDMScheduler", "beta_schedule": "linear", "beta_end": 0.02},
     "half as long": {"_class_name": "EulerDiscreteScheduler", "num_train_timesteps": 500},
-    "trained betas": {
-        "_class_name": "UniPCMultistepScheduler",
-        "num_train_timesteps": 4,
-        "trained_betas": [0.1, 0.2, 0.3, 0.4],
-    },
-    "what Heun has by default": {
-        "_class_name": "HeunDiscreteScheduler",
-        "beta_start": None,
-        "beta_end": None,
-    },
-    "ends in noise": {
-        "_class_name": "DDIMScheduler",
-        "prediction_type": "v_prediction",
-        "rescale_betas_zero_snr": True,
-    },
+    "trained betas": {"_class_name": "UniPCMultistepScheduler"}
+    | {"num_train_timesteps": 4, "trained_betas": [0.1, 0.2, 0.3, 0.4]},
+    "what Heun has by default": {"_class_name": "HeunDiscreteScheduler"}
+    | {"beta_start": None, "beta_end": None},
+    "ends in noise": {"_class_name": "DDIMScheduler"}
+    | {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True},
 }
 
 
@@ -87,9 +83,8 @@ SCHEDULERS: dict[str, dict[str, Any]] = {
 def test_noise_schedules_are_those_that_diffusers_makes(case: str, copy_of: CopyOf) -> None:
     folder = copy_of("sd1")
     place = folder / "scheduler" / "scheduler_config.json"
-    config = json.loads(place.read_text()) | SCHEDULERS[case]
-    config = {key: value for key, value in config.items() if value is not None}
-    place.write_text(json.dumps(config))
+    edit(place, **SCHEDULERS[case])
+    config = json.loads(place.read_text())
     wanted = getattr(diffusers, config["_class_name"]).from_config(config).alphas_cumprod
     base = load_base(str(folder))
     torch.testing.assert_close(base.noise_scheduler().alphas_cumprod, wanted)
@@ -98,9 +93,8 @@ def test_noise_schedules_are_those_that_diffusers_makes(case: str, copy_of: Copy
 
 def test_latents_are_scaled_by_the_vaes_statistics_as_sdxl_pipelines_do(copy_of: CopyOf) -> None:
     folder = copy_of("sdxl")
-    place = folder / "vae" / "config.json"
     means = {"latents_mean": [-1.5, 0.5, 2.0, 0.0], "latents_std": [2.0, 0.5, 1.0, 3.0]}
-    place.write_text(json.dumps(json.loads(place.read_text()) | means))
+    edit(folder / "vae" / "config.json", **means)
     base = load_base(str(folder))
     generator = torch.Generator().manual_seed(3)
     latents = torch.randn((1, 4, 16, 16), generator=generator)
@@ -138,11 +132,3 @@ def test_clip_skip_is_refused_where_it_means_nothing(
     with pytest.raises(UserError, match=f"clip_skip is {clip_skip}") as caught:
         load_base(str(tiny_base(name)), clip_skip=clip_skip)
     assert said in caught.value.hint
-
-
-def test_pipelines_scheduler_follows_the_models_prediction(tiny_base: TinyBase) -> None:
-    for name, prediction in (("sd2", "epsilon"), ("sd2-v", "v_prediction")):
-        config: Any = load_base(str(tiny_base(name))).pipeline().scheduler.config
-        assert config["prediction_type"] == prediction
-        assert config["timestep_spacing"] == "leading"
-        assert config["clip_sample"] is False

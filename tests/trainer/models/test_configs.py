@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import TinyBase
+from tests.trainer.models.conftest import CopyOf, edit
 from trainer.errors import UserError
 from trainer.models.identify import identify
 from trainer.models.load import load_base
@@ -42,13 +40,10 @@ UNFIT: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("case", UNFIT)
-def test_the_field_is_named_before_anything_is_built(
-    tiny_base: TinyBase, tmp_path: Path, case: str
-) -> None:
+def test_the_field_is_named_before_anything_is_built(copy_of: CopyOf, case: str) -> None:
     file, changes = UNFIT[case]
-    folder = Path(shutil.copytree(tiny_base("sd1"), tmp_path / "base"))
-    config = json.loads((folder / file).read_bytes())
-    (folder / file).write_text(json.dumps({**config, **changes}))
+    folder = copy_of("sd1")
+    edit(folder / file, **changes)
     with pytest.raises(UserError) as caught:
         identify(str(folder))
     assert str(folder / file) in caught.value.message
@@ -56,11 +51,9 @@ def test_the_field_is_named_before_anything_is_built(
     assert "\n" not in caught.value.message
 
 
-def test_a_tokenizer_without_a_length_is_refused(tiny_base: TinyBase, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(tiny_base("sd1"), tmp_path / "base"))
-    config = folder / "tokenizer" / "tokenizer_config.json"
-    found = json.loads(config.read_bytes()) if config.is_file() else {}
-    config.write_text(json.dumps({**found, "model_max_length": "x"}))
+def test_a_tokenizer_without_a_length_is_refused(copy_of: CopyOf) -> None:
+    folder = copy_of("sd1")
+    edit(folder / "tokenizer" / "tokenizer_config.json", model_max_length="x")
     with pytest.raises(UserError, match="tokenizer cannot be loaded"):
         load_base(str(folder))
 

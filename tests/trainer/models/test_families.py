@@ -53,35 +53,29 @@ def test_full_size_configurations_have_the_published_sizes(name: str) -> None:
     assert sum(e.config.hidden_size for e in encoders) == unet.config["cross_attention_dim"]
 
 
-def test_families_have_the_names_that_other_tools_read() -> None:
-    assert {
-        (
-            family.name,
-            prediction,
-            family.text_encoder_prefixes,
-            family.base_model_version,
-            family.architecture(prediction),
-            family.config_folder(prediction).name,
-        )
-        for family in FAMILIES.values()
-        for prediction in ("epsilon", "v_prediction")
-    } == {
-        ("sd1", "epsilon", ("lora_te",), "sd_v1", "stable-diffusion-v1/lora", "sd1"),
-        ("sd1", "v_prediction", ("lora_te",), "sd_v1", "stable-diffusion-v1/lora", "sd1"),
-        ("sd2", "epsilon", ("lora_te",), "sd_v2", "stable-diffusion-v2-512/lora", "sd2"),
-        ("sd2", "v_prediction", ("lora_te",), "sd_v2", "stable-diffusion-v2-768-v/lora", "sd2-v"),
-        *(
-            (
-                "sdxl",
-                prediction,
-                ("lora_te1", "lora_te2"),
-                "sdxl_base_v1-0",
-                "stable-diffusion-xl-v1-base/lora",
-                "sdxl",
-            )
-            for prediction in ("epsilon", "v_prediction")
-        ),
-    }
+# family and what it predicts: prefixes of its text encoders, its name and architecture in metadata,
+# and the folder of its configurations
+SD1 = (("lora_te",), "sd_v1", "stable-diffusion-v1/lora", "sd1")
+SDXL = (("lora_te1", "lora_te2"), "sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora", "sdxl")
+NAMES: dict[tuple[Any, Any], tuple[Any, ...]] = {
+    ("sd1", "epsilon"): SD1,
+    ("sd1", "v_prediction"): SD1,
+    ("sd2", "epsilon"): (("lora_te",), "sd_v2", "stable-diffusion-v2-512/lora", "sd2"),
+    ("sd2", "v_prediction"): (("lora_te",), "sd_v2", "stable-diffusion-v2-768-v/lora", "sd2-v"),
+    ("sdxl", "epsilon"): SDXL,
+    ("sdxl", "v_prediction"): SDXL,
+}
+
+
+@pytest.mark.parametrize(("name", "prediction"), NAMES)
+def test_families_have_the_names_that_other_tools_read(name: Any, prediction: Any) -> None:
+    family = FAMILIES[name]
+    assert NAMES[name, prediction] == (
+        family.text_encoder_prefixes,
+        family.base_model_version,
+        family.architecture(prediction),
+        family.config_folder(prediction).name,
+    )
 
 
 @pytest.mark.parametrize(("family", "pads"), [("sd1", [49407]), ("sd2", [0]), ("sdxl", [49407, 0])])

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.conftest import TinyBase
-from tests.trainer.models.conftest import CopyOf
+from tests.trainer.models.conftest import CopyOf, edit
 from tests.trainer.models.original_layout import write_original
 from trainer.errors import UserError
 from trainer.models import families, hub
@@ -22,14 +20,10 @@ from trainer.models.identify import NAMES, BaseIdentity, find, identify, read_fa
 from trainer.models.noise import Prediction
 
 UNET, SCHEDULER = "unet/config.json", "scheduler/scheduler_config.json"
-VAE = "vae/config.json"
+VAE, INDEX = "vae/config.json", "model_index.json"
+ANCESTRAL = {"_class_name": "EulerAncestralDiscreteScheduler"}
+FLOW, DPM = "FlowMatchEulerDiscreteScheduler", "DPMSolverMultistepScheduler"
 BIAS = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
-
-
-def edit(path: Path, **changes: Any) -> None:
-    """Changes fields of a JSON file; None removes."""
-    content = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
 
 
 def refusal(path: Path | str) -> str:
@@ -40,41 +34,19 @@ def refusal(path: Path | str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "family", "prediction"),
-    [
-        ("sd1", "sd1", "epsilon"),
-        ("sd2", "sd2", "epsilon"),
-        ("sd2-v", "sd2", "v_prediction"),
-        ("sdxl", "sdxl", "epsilon"),
-    ],
+    ("name", "prediction"),
+    [("sd1", "epsilon"), ("sd2", "epsilon"), ("sd2-v", "v_prediction"), ("sdxl", "epsilon")],
 )
-def test_folders_are_recognised(
-    name: str, family: str, prediction: str, tiny_base: TinyBase
-) -> None:
+def test_folders_are_recognised(name: str, prediction: str, tiny_base: TinyBase) -> None:
     found = identify(str(tiny_base(name)))
-    assert (found.family.name, found.prediction_type) == (family, prediction)
+    assert (found.family.name, found.prediction_type) == (name.removesuffix("-v"), prediction)
     assert (found.resolution, found.resolution_step, found.is_single_file) == (32, 16, False)
     assert not found.zero_terminal_snr
 
 
-@pytest.mark.parametrize(
-    ("changes", "prediction", "zero_snr"),
-    [
-        ({"prediction_type": None}, "epsilon", False),
-        ({"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}, "v_prediction", True),
-    ],
-)
-def test_a_folders_scheduler_says_what_is_predicted(
-    changes: dict[str, Any], prediction: str, zero_snr: bool, copy_of: CopyOf
-) -> None:
-    folder = copy_of("sd1")
-    edit(folder / "scheduler" / "scheduler_config.json", **changes)
-    found = identify(str(folder))
-    assert (found.prediction_type, found.zero_terminal_snr) == (prediction, zero_snr)
-
-
 # what the folder says, base.prediction -> prediction, zero terminal SNR; None: refused
-SETTINGS: list[tuple[tuple[str, bool], Prediction, tuple[str, bool] | None]] = [
+SETTINGS: list[tuple[tuple[str | None, bool], Prediction, tuple[str, bool] | None]] = [
+    ((None, False), "auto", ("epsilon", False)),
     (("epsilon", False), "auto", ("epsilon", False)),
     (("epsilon", False), "v_prediction", ("v_prediction", False)),
     (("epsilon", False), "v_prediction_zero_snr", ("v_prediction", True)),
@@ -89,7 +61,7 @@ SETTINGS: list[tuple[tuple[str, bool], Prediction, tuple[str, bool] | None]] = [
 
 @pytest.mark.parametrize(("stated", "setting", "expected"), SETTINGS)
 def test_prediction_can_be_set(
-    stated: tuple[str, bool],
+    stated: tuple[str | None, bool],
     setting: Prediction,
     expected: tuple[str, bool] | None,
     copy_of: CopyOf,
@@ -121,6 +93,9 @@ def test_a_file_whose_metadata_names_another_prediction_is_refused(
     assert stated in refusal(tmp_path / "model.safetensors")
 
 
+SD2_512, SD2_768 = (
+    {"modelspec.architecture": f"stable-diffusion-v2-{size}"} for size in ("512", "768-v")
+)
 # name, marks, metadata, text of a .yaml beside it -> family, prediction, zero terminal SNR
 FILES: list[tuple[str, tuple[str, ...], dict[str, str], str, tuple[str, str, bool]]] = [
     ("sd1", (), {}, "", ("sd1", "epsilon", False)),
@@ -133,20 +108,8 @@ FILES: list[tuple[str, tuple[str, ...], dict[str, str], str, tuple[str, str, boo
     ("sd2", (), {}, 'parameterization: "v"', ("sd2", "v_prediction", False)),
     ("sd2", (), {}, "model: {}", ("sd2", "epsilon", False)),
     ("sd2", (), {"modelspec.prediction_type": "epsilon"}, "", ("sd2", "epsilon", False)),
-    (
-        "sd2",
-        (),
-        {"modelspec.architecture": "stable-diffusion-v2-512"},
-        'parameterization: "v"',
-        ("sd2", "epsilon", False),
-    ),
-    (
-        "sd2",
-        (),
-        {"modelspec.architecture": "stable-diffusion-v2-768-v"},
-        "",
-        ("sd2", "v_prediction", False),
-    ),
+    ("sd2", (), SD2_512, 'parameterization: "v"', ("sd2", "epsilon", False)),
+    ("sd2", (), SD2_768, "", ("sd2", "v_prediction", False)),
 ]
 
 
@@ -192,24 +155,19 @@ def skeleton(*names: str, channels: int = 4) -> dict[str, torch.Tensor]:
     }
 
 
+REFINER = (
+    "conditioner.embedders.0.model.ln_final.bias",
+    "model.diffusion_model.label_emb.0.0.weight",
+)
 CLIP = "cond_stage_model.transformer.text_model.final_layer_norm.weight"
 OTHER_FILES: dict[str, tuple[dict[str, torch.Tensor], str]] = {
     "inpainting": (skeleton(CLIP, channels=9), "inpainting"),
     "instruct-pix2pix": (skeleton(CLIP, channels=8), "instruct-pix2pix"),
     "depth": (skeleton(CLIP, channels=5), "depth-to-image"),
-    "refiner": (
-        skeleton(
-            "conditioner.embedders.0.model.ln_final.bias",
-            "model.diffusion_model.label_emb.0.0.weight",
-        ),
-        "refiner",
-    ),
+    "refiner": (skeleton(*REFINER), "refiner"),
     "playground": (skeleton(CLIP, "edm_mean"), "EDM"),
     "no text encoder": (skeleton(), "without a text encoder"),
-    "no VAE": (
-        {k: v for k, v in skeleton(CLIP).items() if not k.startswith("first_stage_model")},
-        "no VAE",
-    ),
+    "no VAE": ({k: v for k, v in skeleton(CLIP).items() if "first_stage" not in k}, "no VAE"),
     "flux": ({"double_blocks.0.img_attn.norm.key_norm.scale": torch.zeros(1)}, "Flux"),
     "sd3": (
         {"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": torch.zeros(1)},
@@ -240,108 +198,89 @@ def test_distilled_single_file_is_refused_by_name_and_title(tmp_path: Path) -> N
     assert identify(str(tmp_path / "turbofan.safetensors")).family.name == "sd1"
 
 
-Change = Callable[[Path], object]
-OTHER_FOLDERS: dict[str, tuple[Change, str]] = {
-    "inpainting": (lambda f: edit(f / UNET, in_channels=9), "inpainting"),
-    "latent consistency": (lambda f: edit(f / UNET, time_cond_proj_dim=256), "distilled"),
-    "unclip": (lambda f: edit(f / UNET, class_embed_type="projection"), "more than a text"),
-    "another UNet": (lambda f: edit(f / UNET, _class_name="UNet3DConditionModel"), "UNet3D"),
-    "turbo": (
-        lambda f: edit(
-            f / SCHEDULER,
-            _class_name="EulerAncestralDiscreteScheduler",
-            timestep_spacing="trailing",
-        ),
-        "distilled",
-    ),
-    "predicts the sample": (lambda f: edit(f / SCHEDULER, prediction_type="sample"), "'sample'"),
-    "predicts a flow": (
-        lambda f: edit(f / SCHEDULER, prediction_type="flow_prediction"),
-        "flow-matching",
-    ),
-    "EDM": (lambda f: edit(f / SCHEDULER, _class_name="EDMEulerScheduler"), "EDM"),
-    "EDM by its timesteps": (lambda f: edit(f / SCHEDULER, timestep_type="continuous"), "EDM"),
-    "flow matching": (
-        lambda f: edit(f / SCHEDULER, _class_name="FlowMatchEulerDiscreteScheduler"),
-        "flow-matching",
-    ),
-    "flow sigmas": (
-        lambda f: edit(
-            f / SCHEDULER, _class_name="DPMSolverMultistepScheduler", use_flow_sigmas=True
-        ),
-        "flow-matching",
-    ),
-    "a scheduler of other betas": (
-        lambda f: edit(f / SCHEDULER, _class_name="IPNDMScheduler"),
-        "IPNDMScheduler",
-    ),
+# a configuration, what is changed in it, what is said
+OTHER_FOLDERS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "inpainting": (UNET, {"in_channels": 9}, "inpainting"),
+    "latent consistency": (UNET, {"time_cond_proj_dim": 256}, "distilled"),
+    "unclip": (UNET, {"class_embed_type": "projection"}, "more than a text"),
+    "another UNet": (UNET, {"_class_name": "UNet3DConditionModel"}, "UNet3D"),
+    "quantized": (UNET, {"quantization_config": {"quant_method": "bitsandbytes"}}, "quantized"),
+    "learned variances": (UNET, {"out_channels": 8}, "learned variances"),
+    "turbo": (SCHEDULER, {**ANCESTRAL, "timestep_spacing": "trailing"}, "distilled"),
+    "predicts the sample": (SCHEDULER, {"prediction_type": "sample"}, "'sample'"),
+    "predicts a flow": (SCHEDULER, {"prediction_type": "flow_prediction"}, "flow-matching"),
+    "EDM": (SCHEDULER, {"_class_name": "EDMEulerScheduler"}, "EDM"),
+    "EDM by its timesteps": (SCHEDULER, {"timestep_type": "continuous"}, "EDM"),
+    "flow matching": (SCHEDULER, {"_class_name": FLOW}, "flow-matching"),
+    "flow sigmas": (SCHEDULER, {"_class_name": DPM, "use_flow_sigmas": True}, "flow-matching"),
+    "a scheduler of other betas": (SCHEDULER, {"_class_name": "IPNDMScheduler"}, "IPNDMScheduler"),
     "a scheduler of its own code": (
-        lambda f: edit(f / SCHEDULER, _class_name=["mine", "Mine"]),
+        SCHEDULER,
+        {"_class_name": ["mine", "Mine"]},
         "noise process is not known",
     ),
     "noise on a schedule that ends in noise": (
-        lambda f: edit(f / SCHEDULER, rescale_betas_zero_snr=True),
+        SCHEDULER,
+        {"rescale_betas_zero_snr": True},
         "zero terminal SNR",
     ),
-    "yes in words": (
-        lambda f: edit(f / SCHEDULER, rescale_betas_zero_snr="false"),
-        "rescale_betas_zero_snr",
-    ),
-    "a sigmoid schedule": (lambda f: edit(f / SCHEDULER, beta_schedule="sigmoid"), "beta_schedule"),
-    "learned variances": (lambda f: edit(f / UNET, out_channels=8), "learned variances"),
-    "a shifted VAE": (lambda f: edit(f / VAE, shift_factor=0.1), "shift_factor"),
-    "a VAE of 16 channels": (lambda f: edit(f / VAE, latent_channels=16), "16 latent channels"),
+    "yes in words": (SCHEDULER, {"rescale_betas_zero_snr": "false"}, "rescale_betas_zero_snr"),
+    "a sigmoid schedule": (SCHEDULER, {"beta_schedule": "sigmoid"}, "beta_schedule"),
+    "a shifted VAE": (VAE, {"shift_factor": 0.1}, "shift_factor"),
+    "a VAE of 16 channels": (VAE, {"latent_channels": 16}, "16 latent channels"),
     "statistics that SD 1 tools ignore": (
-        lambda f: edit(f / VAE, latents_mean=[0.0] * 4, latents_std=[1.0] * 4),
+        VAE,
+        {"latents_mean": [0.0] * 4, "latents_std": [1.0] * 4},
         "latents_mean",
     ),
-    "flux": (lambda f: edit(f / "model_index.json", _class_name="FluxPipeline"), "Flux"),
-    "sd3": (
-        lambda f: edit(f / "model_index.json", _class_name="StableDiffusion3Pipeline"),
-        "Stable Diffusion 3",
-    ),
-    "pixart": (lambda f: edit(f / "model_index.json", _class_name="PixArtAlphaPipeline"), "PixArt"),
-    "custom pipeline": (
-        lambda f: edit(f / "model_index.json", _class_name=["pipeline", "Mine"]),
-        "own code",
-    ),
-    "tiny VAE": (lambda f: edit(f / "vae/config.json", _class_name="AutoencoderTiny"), "VAE"),
-    "quantized": (
-        lambda f: edit(f / UNET, quantization_config={"quant_method": "bitsandbytes"}),
-        "quantized",
-    ),
-    "adapter beside the weights": (
-        lambda f: (f / "text_encoder/adapter_config.json").write_text("{}"),
-        "adapter_config.json",
-    ),
-    "no weights": (
-        lambda f: (f / "vae/diffusion_pytorch_model.safetensors").unlink(),
-        "has no weights",
-    ),
-    "no configuration": (lambda f: (f / UNET).unlink(), "is missing"),
-    "broken configuration": (lambda f: (f / UNET).write_text("{"), "not valid JSON"),
-    "pointer for weights": (
-        lambda f: (f / "unet/diffusion_pytorch_model.safetensors").write_text(
-            "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
-        ),
-        "git-lfs pointer",
-    ),
-    "no unet": (lambda f: shutil.rmtree(f / "unet"), "no unet"),
+    "tiny VAE": (VAE, {"_class_name": "AutoencoderTiny"}, "VAE"),
+    "flux": (INDEX, {"_class_name": "FluxPipeline"}, "Flux"),
+    "sd3": (INDEX, {"_class_name": "StableDiffusion3Pipeline"}, "Stable Diffusion 3"),
+    "pixart": (INDEX, {"_class_name": "PixArtAlphaPipeline"}, "PixArt"),
+    "custom pipeline": (INDEX, {"_class_name": ["pipeline", "Mine"]}, "own code"),
 }
 
 
 @pytest.mark.parametrize("case", OTHER_FOLDERS)
 def test_folders_of_other_kinds_are_named_and_refused(case: str, copy_of: CopyOf) -> None:
-    change, kind = OTHER_FOLDERS[case]
+    file, changes, kind = OTHER_FOLDERS[case]
     folder = copy_of("sd1")
-    change(folder)
+    edit(folder / file, **changes)
     assert kind in refusal(folder)
 
 
-def test_sdxl_refiner_folder_is_refused(copy_of: CopyOf) -> None:
-    folder = copy_of("sdxl")
-    shutil.rmtree(folder / "text_encoder")
-    assert "refiner" in refusal(folder)
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+# a file, its content (None: it is not there), what is said
+OTHER_CONTENT: dict[str, tuple[str, str | None, str]] = {
+    "adapter beside the weights": ("text_encoder/adapter_config.json", "{}", "adapter_config.json"),
+    "no weights": ("vae/diffusion_pytorch_model.safetensors", None, "has no weights"),
+    "no configuration": (UNET, None, "is missing"),
+    "broken configuration": (UNET, "{", "not valid JSON"),
+    "pointer for weights": (
+        "unet/diffusion_pytorch_model.safetensors",
+        POINTER,
+        "git-lfs pointer",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_CONTENT)
+def test_folders_with_a_file_too_few_or_many_are_refused(case: str, copy_of: CopyOf) -> None:
+    name, content, said = OTHER_CONTENT[case]
+    file = copy_of("sd1") / name
+    file.unlink() if content is None else file.write_text(content)
+    assert said in refusal(file.parent.parent)
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "said"), [("sd1", "unet", "no unet"), ("sdxl", "text_encoder", "refiner")]
+)
+def test_folders_without_a_part_are_refused(
+    name: str, part: str, said: str, copy_of: CopyOf
+) -> None:
+    folder = copy_of(name)
+    shutil.rmtree(folder / part)
+    assert said in refusal(folder)
 
 
 def hostile_pickle(canary: Path) -> bytes:

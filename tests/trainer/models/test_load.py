@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import TinyBase
 from tests.tiny_models import TINY_NAMES, TinyName
-from tests.trainer.models.conftest import CopyOf
+from tests.trainer.models.conftest import CopyOf, edit
 from tests.trainer.models.original_layout import write_original
 from trainer.errors import UserError
 from trainer.models import load
@@ -28,15 +28,16 @@ TEXT = "text_encoder/model.safetensors"
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
+def same_state(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two have the same tensors by the same names."""
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
 def same_weights(one: BaseModel, other: BaseModel) -> bool:
-    pairs = zip(one.modules().items(), other.modules().items(), strict=True)
-    for (part, module), (other_part, other_module) in pairs:
-        state, other_state = module.state_dict(), other_module.state_dict()
-        if part != other_part or state.keys() != other_state.keys():
-            return False
-        if not all(torch.equal(state[key], other_state[key]) for key in state):
-            return False
-    return True
+    parts, others = one.modules(), other.modules()
+    return list(parts) == list(others) and all(
+        same_state(module.state_dict(), others[part].state_dict()) for part, module in parts.items()
+    )
 
 
 def change_tensors(path: Path, change: Any) -> None:
@@ -61,9 +62,7 @@ def test_folders_load_whole_and_frozen(name: TinyName, tiny_base: TinyBase) -> N
     assert len(base.text_encoders) == len(base.tokenizers) == (2 if name == "sdxl" else 1)
     for part, module in base.modules().items():
         saved = load_file(next((tiny_base(name) / part).glob("*.safetensors")))
-        state = module.state_dict()
-        assert saved.keys() == state.keys()
-        assert all(torch.equal(state[key], saved[key]) for key in saved)
+        assert same_state(saved, module.state_dict())
         assert not any(inner.training for inner in module.modules())
         assert not any(parameter.requires_grad for parameter in module.parameters())
 
@@ -97,9 +96,7 @@ def test_the_text_part_alone_is_that_of_the_whole(
         assert part.family is whole.family
         assert len(part.tokenizers) == len(whole.tokenizers)
         for one, other in zip(part.text_encoders, whole.text_encoders, strict=True):
-            state, expected = one.state_dict(), other.state_dict()
-            assert state.keys() == expected.keys()
-            assert all(torch.equal(state[key], expected[key]) for key in state)
+            assert same_state(one.state_dict(), other.state_dict())
             assert not any(parameter.requires_grad for parameter in one.parameters())
     assert load_text_part(str(folder)).fingerprint != load_text_part(str(path)).fingerprint
 
@@ -271,10 +268,8 @@ def test_code_in_a_model_folder_is_never_run(copy_of: CopyOf) -> None:
             (place / name).write_text(code)
         for config in ("config.json", "tokenizer_config.json", "scheduler_config.json"):
             if (place / config).is_file():
-                content = json.loads((place / config).read_text())
                 names = {f"Auto{kind}": "modeling.Evil" for kind in ("Model", "Config")}
-                content["auto_map"] = names | {"AutoTokenizer": ["modeling.Evil", None]}
-                (place / config).write_text(json.dumps(content))
+                edit(place / config, auto_map=names | {"AutoTokenizer": ["modeling.Evil", None]})
     before = set(sys.modules)
     load_base(str(folder)).pipeline()
     assert not canary.exists()
@@ -291,17 +286,13 @@ def test_folder_without_a_vocabulary_is_refused(file: str, copy_of: CopyOf) -> N
 
 def test_tokenizer_larger_than_the_text_encoder_is_refused(copy_of: CopyOf) -> None:
     folder = copy_of("sd1")
-    vocabulary = json.loads((folder / "tokenizer/vocab.json").read_text())
-    vocabulary |= {f"extra{number}</w>": 49408 + number for number in range(3)}
-    (folder / "tokenizer/vocab.json").write_text(json.dumps(vocabulary))
+    edit(folder / "tokenizer/vocab.json", **{f"extra{n}</w>": 49408 + n for n in range(3)})
     assert "49411 entries" in refusal(folder)
 
 
 def test_old_configurations_mean_512_pixels(copy_of: CopyOf) -> None:
     folder = copy_of("sd1")
-    config = json.loads((folder / "unet/config.json").read_text())
-    config |= {"sample_size": 32, "_diffusers_version": "0.6.0"}
-    (folder / "unet/config.json").write_text(json.dumps(config))
+    edit(folder / "unet/config.json", sample_size=32, _diffusers_version="0.6.0")
     assert load_base(str(folder)).default_resolution == 64 * 2
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import TinyBase
 from tests.tiny_models import TinyName, make_tiny
-from tests.trainer.models.conftest import CopyOf
+from tests.trainer.models.conftest import CopyOf, edit
 from tests.trainer.models.original_layout import write_original
-from tests.trainer.models.test_load import same_weights
+from tests.trainer.models.test_load import same_state, same_weights
 from trainer.errors import UserError
 from trainer.models.base import BaseModel
 from trainer.models.load import load_base, load_text_part
@@ -157,10 +156,8 @@ def test_a_vae_given_apart_takes_the_place_of_its_own(
 
 def assert_same(base: BaseModel, *, vae: BaseModel, rest: BaseModel) -> None:
     for part, module in base.modules().items():
-        expected = (vae if part == "vae" else rest).modules()[part].state_dict()
-        found = module.state_dict()
-        assert found.keys() == expected.keys()
-        assert all(torch.equal(found[key], expected[key]) for key in found)
+        expected = (vae if part == "vae" else rest).modules()[part]
+        assert same_state(module.state_dict(), expected.state_dict())
 
 
 def test_a_file_without_a_vae_says_how_to_give_one(tiny_base: TinyBase, tmp_path: Path) -> None:
@@ -177,8 +174,7 @@ def test_words_are_judged_on_files_that_lack_a_vae_or_a_mark(
     path = write_original(tiny_base("sdxl"), tmp_path / "model.safetensors", marks=("ztsnr",))
     part, whole = load_text_part(str(without_vae(path))), load_base(str(tiny_base("sdxl")))
     for one, other in zip(part.text_encoders, whole.text_encoders, strict=True):
-        state = other.state_dict()
-        assert all(torch.equal(value, state[key]) for key, value in one.state_dict().items())
+        assert same_state(one.state_dict(), other.state_dict())
 
 
 def test_what_is_no_vae_for_the_base_model_is_refused_by_name(
@@ -187,8 +183,7 @@ def test_what_is_no_vae_for_the_base_model_is_refused_by_name(
     save_file({"weight": torch.zeros(1)}, tmp_path / "no.safetensors")
     (tmp_path / "vae.ckpt").write_bytes(b"\x80\x02")
     scaled = copy_of("sd2") / "vae"
-    config = json.loads((scaled / "config.json").read_text()) | {"scaling_factor": 0.13025}
-    (scaled / "config.json").write_text(json.dumps(config))
+    edit(scaled / "config.json", scaling_factor=0.13025)
     for vae, said in (
         (tmp_path / "no.safetensors", "holds no VAE"),
         (tmp_path / "vae.ckpt", "can run code"),
