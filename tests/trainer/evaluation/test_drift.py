@@ -12,7 +12,7 @@ from tests.tiny_models import TINY_NAMES
 from trainer.config.schema import AdapterConfig
 from trainer.data.cache import TensorCache
 from trainer.evaluation import drift as drift_module
-from trainer.evaluation.drift import ProbeSettings, drift, make_probes, mean_drift
+from trainer.evaluation.drift import Probes, ProbeSettings, drift, make_probes, mean_drift
 from trainer.lora.attach import Attachment, attach, set_strength
 from trainer.memory.devices import choose_device
 from trainer.models.base import BaseModel
@@ -44,6 +44,13 @@ def adapted(base: BaseModel, **fields: bool) -> Attachment:
     return attach(base, AdapterConfig.model_validate({"rank": 2, **fields}), seed=0)
 
 
+@pytest.fixture
+def small(tiny_base: TinyBase, tmp_path: Path) -> tuple[BaseModel, Probes]:
+    """A base model, and its probes."""
+    base = on_device(tiny_base("sd1"))
+    return base, make_probes(base, PROMPTS, DEVICE, TensorCache(tmp_path, print), SMALL)
+
+
 @pytest.mark.parametrize("name", TINY_NAMES)
 def test_a_fresh_adapter_has_no_drift_and_a_moved_one_has(
     tiny_base: TinyBase, tmp_path: Path, name: str
@@ -64,10 +71,9 @@ def test_a_fresh_adapter_has_no_drift_and_a_moved_one_has(
 
 
 def test_probes_are_the_base_models_whatever_adapter_is_on_it(
-    tiny_base: TinyBase, tmp_path: Path
+    small: tuple[BaseModel, Probes], tmp_path: Path
 ) -> None:
-    base = on_device(tiny_base("sd1"))
-    bare = make_probes(base, PROMPTS, DEVICE, TensorCache(tmp_path / "a", print), SMALL)
+    base, bare = small
     move(adapted(base))
     base.unet.train()
     again = make_probes(base, PROMPTS, DEVICE, TensorCache(tmp_path / "b", print), SMALL)
@@ -94,16 +100,14 @@ def test_pictures_are_drawn_once(
         make_probes(base, ["another"], DEVICE, cache, SMALL)
 
 
-def test_what_the_text_encoder_learned_counts(tiny_base: TinyBase, tmp_path: Path) -> None:
-    base = on_device(tiny_base("sd1"))
-    probes = make_probes(base, PROMPTS, DEVICE, TensorCache(tmp_path, print), SMALL)
+def test_what_the_text_encoder_learned_counts(small: tuple[BaseModel, Probes]) -> None:
+    base, probes = small
     move(adapted(base, unet=False))
     assert all(value > 0 for value in drift(base, probes, DEVICE).values())
 
 
-def test_dropout_of_the_adapter_is_off_while_measuring(tiny_base: TinyBase, tmp_path: Path) -> None:
-    base = on_device(tiny_base("sd1"))
-    probes = make_probes(base, PROMPTS, DEVICE, TensorCache(tmp_path, print), SMALL)
+def test_dropout_of_the_adapter_is_off_while_measuring(small: tuple[BaseModel, Probes]) -> None:
+    base, probes = small
     move(attach(base, AdapterConfig(rank=2, dropout=0.5), seed=0))
     base.unet.train()
     assert drift(base, probes, DEVICE) == drift(base, probes, DEVICE)

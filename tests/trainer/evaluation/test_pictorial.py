@@ -69,13 +69,9 @@ def test_pairs() -> None:
             likeness_in_pairs(drawn, pictures)
 
 
-SMALL: dict[str, Any] = {
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "image_size": 28,
-    "patch_size": 14,
-}
+SMALL: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+SMALL |= {"image_size": 28, "patch_size": 14}
+KINDS = {"clip-small": "CLIP", "dinov2-small": "DINOv2", "dino-small": "DINO"}
 
 
 @pytest.fixture
@@ -89,11 +85,7 @@ def models(tmp_path: Path) -> Path:
 
 def test_scores_of_all_kinds(models: Path) -> None:
     scorers = find_scorers(models)
-    assert {name: scorer.kind for name, scorer in scorers.items()} == {
-        "clip-small": "CLIP",
-        "dinov2-small": "DINOv2",
-        "dino-small": "DINO",
-    }
+    assert {name: scorer.kind for name, scorer in scorers.items()} == KINDS
     assert list(find_scorers(models / "clip-small")) == ["clip-small"]
     red, noise = disc((200, 0, 0)), picture(0, 50, 80)
     for scorer in scorers.values():

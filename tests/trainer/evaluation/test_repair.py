@@ -90,6 +90,11 @@ def part_of(base: BaseModel, of_text: bool, seed: int = 0) -> Adapter:
     return random_adapter(base, dict.fromkeys(keys, (2, 0.5)), seed)
 
 
+def joined(one: Adapter, other: Adapter) -> Adapter:
+    """One with the layers of another as well."""
+    return replace(one, layers={**one.layers, **other.layers})
+
+
 def test_blocks() -> None:
     path = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
     names = {
@@ -129,7 +134,7 @@ def test_tuning_takes_back_what_only_leaks(tiny_base: TinyBase, make_bench: Make
     base = on_device(tiny_base("sd1"))
     good, bad = part_of(base, of_text=False), part_of(base, of_text=True, seed=70)
     bench = make_bench("sd1", good)
-    both = replace(good, layers={**good.layers, **bad.layers})
+    both = joined(good, bad)
     found = tune(bench, both, 0.97)
     assert spill(found.after) < spill(found.before)
     assert found.after.likeness is not None and found.before.likeness is not None
@@ -148,7 +153,7 @@ def test_what_is_drawn_is_kept_as_well(
     base = on_device(tiny_base("sd1"))
     good, bad = part_of(base, of_text=False), part_of(base, of_text=True, seed=70)
     bench = make_bench("sd1", good)
-    both = replace(good, layers={**good.layers, **bad.layers})
+    both = joined(good, bad)
     monkeypatch.setattr(repair, "share_kept", lambda *_: 0.9)
     with pytest.raises(UserError, match="keep the likeness of what it draws"):
         tune(bench, both, 0.97)
@@ -188,7 +193,7 @@ def test_ranks_by_likeness_leave_what_brings_nothing(
     good, idle = part_of(base, of_text=False), part_of(base, of_text=True, seed=70)
     quiet = scaled(idle, dict.fromkeys(idle.layers, 1e-4))
     bench = make_bench("sd1", good)
-    whole = replace(good, layers={**good.layers, **quiet.layers})
+    whole = joined(good, quiet)
     found, before, after = smallest(bench, whole, 0.99)
     assert after >= 0.99 * before > 0
     assert {layer.rank for key, layer in found.layers.items() if key in idle.layers} == {1}
@@ -231,9 +236,7 @@ def test_halves_of_sdxl_where_the_meters_confirm_them(
     style = random_adapter(base, dict.fromkeys(keys, (2, 0.5)))
     bench = make_bench("sdxl", style)
     idle = part_of(base, of_text=True, seed=50)
-    whole = replace(
-        style, layers={**style.layers, **scaled(idle, dict.fromkeys(idle.layers, 1e-3)).layers}
-    )
+    whole = joined(style, scaled(idle, dict.fromkeys(idle.layers, 1e-3)))
     found = only(bench, whole, "style")
     assert set(found.adapter.layers) == set(keys)
     with pytest.raises(UserError, match=r"no layers in unet\.up_blocks\.0\.attentions\.0"):
@@ -241,7 +244,7 @@ def test_halves_of_sdxl_where_the_meters_confirm_them(
     others = [key for key in find_targets(base) if "up_blocks.0.attentions.0" in key.path]
     faint = random_adapter(base, dict.fromkeys(others, (2, 1e-3)), seed=9)
     with pytest.raises(UserError, match=r"By itself .* keeps only"):
-        only(bench, replace(whole, layers={**whole.layers, **faint.layers}), "subject")
+        only(bench, joined(whole, faint), "subject")
 
 
 def test_without_shared_reads_nothing_that_the_other_reads(tiny_base: TinyBase) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from trainer.runs.layout import RunFolder
 from trainer.runs.log import read_events
 from trainer.training.session import prepare
 
+EARLY = {"enabled": True, "every": 1, "early_stop": 2}
 METERS = Meters(0.1, 0.05, 0.04, 0.02, likeness=0.1, validation_loss=0.5, training_loss=0.4)
 
 
@@ -40,14 +42,9 @@ def test_measuring_changes_nothing_and_is_recorded(
     images = make_images(tmp_path / "images", count=9)
     digests = set()
     for enabled in (True, False):
-        config = small_config(
-            tiny_base(name),
-            images,
-            adapter__dropout=0.3,
-            **averaging,
-            evaluation__enabled=enabled,
-            evaluation__every=2,
-        )
+        measured = {"evaluation__enabled": enabled, "evaluation__every": 2}
+        changes = {"adapter__dropout": 0.3, **averaging, **measured}
+        config = small_config(tiny_base(name), images, **changes)
         result, collected = train_small(config, tmp_path / f"run{enabled}")
         digests.add(digest(result.run.adapter))
         evaluated = collected.of(Evaluated)
@@ -102,12 +99,8 @@ def test_held_out_pictures_are_not_trained_on(tiny_base: TinyBase, tmp_path: Pat
 def test_patience(
     tmp_path: Path, values: list[float | None], patience: int, expected: bool
 ) -> None:
-    class Stub:
-        run = RunFolder(tmp_path)
-        step = 99
-
-    stub: Any = Stub()
-    watch = Watch(stub)
+    session: Any = SimpleNamespace(run=RunFolder(tmp_path), step=99)
+    watch = Watch(session)
     watch.history = {
         step: Meters(0.1, None, None, None, likeness=value) for step, value in enumerate(values)
     }
@@ -122,14 +115,10 @@ def test_training_ends_where_nothing_improves(
         return None, Evaluated(self.session.step, METERS, 0.0)
 
     monkeypatch.setattr(Watch, "measure", constant)
-    changes = {
-        "evaluation__enabled": True,
-        "evaluation__every": 1,
-        "evaluation__early_stop": 2,
-        "training__steps": 9,
-    }
+    changes = {f"evaluation__{name}": value for name, value in EARLY.items()}
     images = make_images(tmp_path / "images")
-    result, _ = train_small(small_config(tiny_base("sd1"), images, **changes), tmp_path / "run")
+    config = small_config(tiny_base("sd1"), images, training__steps=9, **changes)
+    result, _ = train_small(config, tmp_path / "run")
     assert (result.step, result.finished) == (3, True)
     assert result.run.adapter.is_file()
     assert result.run.checkpoint_steps() == [3]

@@ -68,9 +68,6 @@ def test_reader_gives_each_event_once(run: RunFolder) -> None:
 def test_steps_that_were_done_again_count_once() -> None:
     steps = [StepDone(number, float(number)) for number in range(1, 5)]
     again = StepDone(3, 9.0)
-    assert last_of([*steps, Prepared(step=2), again], StepDone) == {
-        1: steps[0],
-        2: steps[1],
-        3: again,
-    }
+    found = last_of([*steps, Prepared(step=2), again], StepDone)
+    assert found == {1: steps[0], 2: steps[1], 3: again}
     assert last_of([*steps, RolledBack(1)], StepDone) == {1: steps[0]}
