@@ -105,10 +105,10 @@ def convert(
     Raises:
         UserError: it can't be read, has no form in the layout, or the output exists.
     """
-    from trainer.commands.adapter_files import BaseOnDevice, Output, Source, write
+    from trainer.commands.adapter_files import BaseOnDevice, Output, read_source, write
 
     output = Output(out, precision, force, sidecars).checked([file])
-    adapter = Source(leave_out_unknown, embeddings).read(file)
+    adapter = read_source(file, leave_out_unknown, embeddings)
     on = None if base is None else BaseOnDevice.load(base)
     return write(adapter, adapter, output, file, layout, on)
 
@@ -146,13 +146,13 @@ def resize(
     Raises:
         UserError: it can't be read, it needs a base model and none is known, or the output exists.
     """
-    from trainer.commands.adapter_files import BaseOnDevice, Output, Source, write
+    from trainer.commands.adapter_files import BaseOnDevice, Output, read_source, write
     from trainer.lora import editing
     from trainer.lora.loading import check_fit, plain_on
 
     _one_goal({"--rank": rank, "--energy": energy, "--keep-likeness": keep_likeness})
     output = Output(out, precision, force, sidecars).checked([file])
-    adapter = Source(leave_out_unknown, embeddings).read(file)
+    adapter = read_source(file, leave_out_unknown, embeddings)
     if keep_likeness is not None:
         from trainer.commands.adapter_repair import keep_likeness_of
 
@@ -198,7 +198,13 @@ def merge(
     Raises:
         UserError: a file can't be read, they don't fit together, or the output exists.
     """
-    from trainer.commands.adapter_files import BaseOnDevice, Output, Source, merge_into_base, write
+    from trainer.commands.adapter_files import (
+        BaseOnDevice,
+        Output,
+        merge_into_base,
+        read_source,
+        write,
+    )
     from trainer.generation.stack import AdapterUse
     from trainer.lora import editing
 
@@ -217,8 +223,7 @@ def merge(
         raise UserError("--layout has no meaning without --base.", "Leave it out.")
     paths = [path for path, _ in chosen]
     output.checked(paths)
-    source = Source(leave_out_unknown, embeddings)
-    adapters = [(source.read(path), strength) for path, strength in chosen]
+    adapters = [(read_source(path, leave_out_unknown, embeddings), by) for path, by in chosen]
     other = next((adapter for adapter, _ in adapters if not adapter.is_plain), None)
     if rank is None and other is not None and not other.needs_base:
         raise UserError(

@@ -70,21 +70,16 @@ class Output:
         return self
 
 
-@dataclass(frozen=True)
-class Source:
-    """How a file is read that a new one is made of."""
+def read_source(
+    path: Path, leave_out_unknown: bool, embeddings: Literal["keep", "drop"]
+) -> Adapter:
+    """A file that a new one is made of, with its bundled embeddings or without.
 
-    leave_out_unknown: bool = False  # whether what is not understood is left out, and named
-    embeddings: Literal["keep", "drop"] = "keep"  # what becomes of bundled embeddings
-
-    def read(self, path: Path) -> Adapter:
-        """The adapter.
-
-        Raises:
-            UserError: as `read_adapter`.
-        """
-        adapter = read_adapter(path, leave_out_unknown=self.leave_out_unknown)
-        return replace(adapter, embeddings={}) if self.embeddings == "drop" else adapter
+    Raises:
+        UserError: as `read_adapter`.
+    """
+    adapter = read_adapter(path, leave_out_unknown=leave_out_unknown)
+    return replace(adapter, embeddings={}) if embeddings == "drop" else adapter
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,7 @@ def tune(
     Raises:
         UserError: it can't be read or measured, nothing does better, or the output exists.
     """
-    from trainer.commands.adapter_files import Output, Source, write
+    from trainer.commands.adapter_files import Output, read_source, write
     from trainer.evaluation import repair
     from trainer.evaluation.board import board_rows
     from trainer.evaluation.target import load_target
@@ -151,7 +151,7 @@ def tune(
     out = out or file.with_name(f"{file.stem}-{only or 'tuned'}.safetensors")
     output = Output(out, precision, force, sidecars).checked([file])
     board = _new_board(out, force)
-    adapter = Source(leave_out_unknown, embeddings).read(file)
+    adapter = read_source(file, leave_out_unknown, embeddings)
     target = target_of(file, images, trigger, class_word, base)
     model, target, device, cache = load_target(target)
     plain = plain_of(adapter, model)
@@ -195,7 +195,7 @@ def together(
     Raises:
         UserError: fewer than two, one can't be read or measured, or the output exists.
     """
-    from trainer.commands.adapter_files import Output, Source, write
+    from trainer.commands.adapter_files import Output, read_source, write
     from trainer.config.resolve import resolve
     from trainer.evaluation import repair
     from trainer.evaluation.target import load_target
@@ -220,18 +220,10 @@ def together(
     out = out or files[0].with_name(f"{' and '.join(names)}.safetensors")
     output = Output(out, precision, force, sidecars).checked(files)
     board = _new_board(out, force)
-    source = Source(leave_out_unknown, embeddings)
-    adapters = [source.read(file) for file in files]
-    targets = [
-        target_of(
-            file,
-            images[place] if images else None,
-            trigger[place] if trigger else None,
-            class_word[place] if class_word else None,
-            base,
-        )
-        for place, file in enumerate(files)
-    ]
+    adapters = [read_source(file, leave_out_unknown, embeddings) for file in files]
+    none = [None] * count
+    told = zip(files, images or none, trigger or none, class_word or none, strict=True)
+    targets = [target_of(*one, base) for one in told]
     model, first, device, cache = load_target(targets[0])
     plain = [plain_of(one, model) for one in adapters]
     others = [replace(one, config=resolve(one.config, model)) for one in targets[1:]]

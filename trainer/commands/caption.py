@@ -67,19 +67,18 @@ def caption(
         str, option("TEXT", "Instructions for the model, instead of the built-in ones.")
     ] = "",
     words: Annotated[
-        int, option("N", f"A caption has at most so many words ({MOST_WORDS}).", "--words")
-    ] = (MOST_WORDS),
+        int, option("N", f"A caption has at most so many words ({MOST_WORDS}).")
+    ] = MOST_WORDS,
     picture: OnlyPictures = None,
     all: Annotated[bool, typer.Option("--all", help="Also pictures that have a caption.")] = False,
     write: Annotated[
         bool, typer.Option("--write", help="Write the captions beside the pictures.")
     ] = False,
     general: Annotated[
-        float, option("SHARE", f"How sure a tagger must be of a tag ({GENERAL}).", "--general")
+        float, option("SHARE", f"How sure a tagger must be of a tag ({GENERAL}).")
     ] = GENERAL,
     character: Annotated[
-        float,
-        option("SHARE", f"How sure it must be of a character's name ({CHARACTER}).", "--character"),
+        float, option("SHARE", f"How sure it must be of a character's name ({CHARACTER}).")
     ] = CHARACTER,
     parallel: Annotated[
         int, option("N", "How many requests to send to a server at a time (4).")

@@ -69,15 +69,8 @@ class Request:
 def verb_table(studio: Studio, runs: Path = RUNS) -> dict[str, Verb]:
     """What can be asked for: name -> function(arguments, progress) -> JSON-able object."""
     actions = (
-        adapter.inspect,
-        adapter.verify,
-        adapter.convert,
-        adapter.resize,
-        adapter.merge,
-        adapter.extract,
-        adapter.download,
-        adapter_repair.tune,
-        adapter_repair.together,
+        *(adapter.inspect, adapter.verify, adapter.convert, adapter.resize, adapter.merge),
+        *(adapter.extract, adapter.download, adapter_repair.tune, adapter_repair.together),
     )
     return {
         "generate": lambda arguments, progress: generate(studio, runs, arguments, progress),

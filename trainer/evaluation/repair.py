@@ -78,7 +78,6 @@ class Together:
         cross: likeness of the row's pictures with the column's adapter alone.
         both: of each concept with all adapters on, each at strength 1: plain addition.
         strengths: of each adapter, where the worst off keeps most.
-        at_strengths: likeness of each concept there.
         merges: the ways of merging, with the likeness of each concept.
         drawn: the least share that drawings of a concept keep of their likeness, by the same ways.
         best: the one that keeps most, and what it makes.
@@ -88,7 +87,6 @@ class Together:
     cross: list[list[float]]
     both: list[float]
     strengths: list[float]
-    at_strengths: list[float]
     merges: dict[str, list[float]]
     drawn: dict[str, float]
     best: str
@@ -243,10 +241,7 @@ def put_together(bench: MeterBench, adapters: Sequence[Adapter], names: Sequence
             drawn[way] = share_kept(gained, drawings.gains())
     best = max(merges, key=lambda way: min(least_share(merges[way], alone), drawn[way]))
     cross = [[column[number] for column in columns] for number in range(count)]
-    return Together(
-        alone, cross, both, floats(strengths), merges["best strengths"], merges, drawn, best,
-        merged[best],
-    )  # fmt: skip
+    return Together(alone, cross, both, floats(strengths), merges, drawn, best, merged[best])
 
 
 def smallest(bench: MeterBench, adapter: Adapter, keep: float) -> tuple[Adapter, float, float]:

@@ -181,8 +181,8 @@ def identify_at(
     Raises:
         UserError: it is damaged, in a format that can run code, or of another kind.
     """
-    found = recognise(path, has_vae=whole and not vae)
-    noise, family = found.noise, FAMILIES[found.family]
+    family_name, noise = recognise(path, whole and not vae)
+    family = FAMILIES[family_name]
     if whole:
         noise = settled(path, noise, prediction)
     identity = BaseIdentity(
@@ -216,10 +216,8 @@ def _find_vae(name: str, base: BaseIdentity) -> Path:
         )
     check_vae_folder(path, base.family.name)
     for what in ("scaling_factor", "block_out_channels"):
-        ours, theirs = (
-            read_json(base.vae_config).get(what),
-            read_json(path / "config.json").get(what),
-        )
+        files = (base.vae_config, path / "config.json")
+        ours, theirs = (read_json(file).get(what) for file in files)
         if ours != theirs:
             raise UserError(
                 f"The VAE in {path} is not one for {base.name}: its {what} is {theirs}, the base "

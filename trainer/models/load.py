@@ -206,21 +206,16 @@ def _failures_named(place: Path) -> Generator[None]:
 
 
 def _check_complete(place: Path, info: Mapping[str, Any]) -> None:
-    problems = {
-        kind: sorted(str(key) for key in info.get(f"{kind}_keys") or ())
-        for kind in ("missing", "unexpected", "mismatched")
-    }
-    listed = [_listed(kind, keys) for kind, keys in problems.items() if keys]
+    listed: list[str] = []
+    for kind in ("missing", "unexpected", "mismatched"):
+        if keys := sorted(map(str, info.get(f"{kind}_keys") or ())):
+            more = ", ..." if len(keys) > 5 else ""
+            listed.append(f"{len(keys)} {kind} ({', '.join(keys[:5])}{more})")
     if listed:
         raise UserError(
             f"The weights in {place} do not fit its config.json: {'; '.join(listed)}.",
             "Download the folder again.",
         )
-
-
-def _listed(kind: str, keys: list[str]) -> str:
-    more = ", ..." if len(keys) > 5 else ""
-    return f"{len(keys)} {kind} ({', '.join(keys[:5])}{more})"
 
 
 def _check_finite(name: str, part: str, module: torch.nn.Module) -> None:

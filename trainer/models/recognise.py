@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,19 +51,11 @@ _OTHER_PIPELINES = {
 }
 
 
-@dataclass(frozen=True)
-class Recognised:
-    """What the content of a model says about it."""
-
-    family: FamilyName
-    noise: NoiseProcess
-
-
-def recognise(path: Path, *, has_vae: bool = True) -> Recognised:
+def recognise(path: Path, has_vae: bool) -> tuple[FamilyName, NoiseProcess]:
     """Family and noise process of a diffusers folder or a single file.
 
     Args:
-        has_vae: it is to have a VAE; False where one is given apart.
+        has_vae: it is to have a VAE; False where one is given apart or none is needed.
 
     Raises:
         UserError: it is damaged, in a format that can run code, or of another kind.
@@ -75,7 +66,7 @@ def recognise(path: Path, *, has_vae: bool = True) -> Recognised:
 # ------------------------------------------------------------------------- diffusers folders
 
 
-def _recognise_folder(folder: Path, has_vae: bool) -> Recognised:
+def _recognise_folder(folder: Path, has_vae: bool) -> tuple[FamilyName, NoiseProcess]:
     check_model_folder(folder)
     _check_pipeline(folder)
     _check_layout(folder)
@@ -86,7 +77,7 @@ def _recognise_folder(folder: Path, has_vae: bool) -> Recognised:
         elif has_vae:
             check_vae_folder(folder / part, family)
     place = folder / "scheduler" / "scheduler_config.json"
-    return Recognised(family, read_noise(folder, place, read_json(place)))
+    return family, read_noise(folder, place, read_json(place))
 
 
 def check_vae_folder(folder: Path, family: FamilyName) -> None:
@@ -176,7 +167,7 @@ def read_safe_header(path: Path) -> SafetensorsHeader:
     return read_header(path)
 
 
-def _recognise_file(path: Path, has_vae: bool) -> Recognised:
+def _recognise_file(path: Path, has_vae: bool) -> tuple[FamilyName, NoiseProcess]:
     probes = (INPUT, UNET + "label_emb.0.0.weight", _LAST_NORM)
     header = in_standard_names(read_safe_header(path), *probes)
     family = _family_of_tensors(path, header, has_vae)
@@ -184,7 +175,7 @@ def _recognise_file(path: Path, has_vae: bool) -> Recognised:
     if any(_FEW_STEPS.search(text) for text in named):
         raise distilled(path, "If only its name says so, rename the file.")
     prediction, detail = _prediction_of_file(path, header, family)
-    return Recognised(family, NoiseProcess(prediction, "ztsnr" in header.tensors, detail))
+    return family, NoiseProcess(prediction, "ztsnr" in header.tensors, detail)
 
 
 def _family_of_tensors(path: Path, header: SafetensorsHeader, has_vae: bool) -> FamilyName:

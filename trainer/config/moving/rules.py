@@ -22,16 +22,8 @@ _OPTIMIZERS = {
     "adamwschedulefree": "adamw_schedule_free", "schedulefreeadamw": "adamw_schedule_free",
 }  # fmt: skip
 _NO_DECAY = (
-    "adam",
-    "adam8bit",
-    "adam8",
-    "lion",
-    "lion8bit",
-    "pagedlion8bit",
-    "adafactor",
-    "prodigy",
-    "came",
-    "adamwschedulefree",
+    *("adam", "adam8bit", "adam8", "lion", "lion8bit", "pagedlion8bit", "adafactor", "prodigy"),
+    *("came", "adamwschedulefree"),
 )
 """Optimizers whose weight decay is 0 there unless it is given."""
 _FINDS_RATE = ("dadapt", "prodigy")
