@@ -13,17 +13,11 @@ from trainer.runs.layout import RunFolder, open_run
 
 @dataclass(frozen=True)
 class Published:
-    """What was done, and what is or would be public.
+    """What was done, and what is or would be public."""
 
-    Attributes:
-        says: the contents, a line each.
-        address: on the hub; "" where nothing was uploaded.
-        zip: the file that was written; "" for none.
-    """
-
-    says: list[str]
-    address: str
-    zip: str
+    says: list[str]  # the contents, a line each
+    address: str  # on the hub; "" where nothing was uploaded
+    zip: str  # the file that was written; "" for none
 
     def as_dict(self) -> dict[str, Any]:
         return {"contents": self.says, "address": self.address, "zip": self.zip}

@@ -54,43 +54,29 @@ _ALL_BLOCKS = "Without --only all blocks' strengths are chosen by measurement."
 
 @dataclass(frozen=True)
 class Tuned:
-    """An adapter with strengths chosen for its blocks.
+    """An adapter with strengths chosen for its blocks."""
 
-    Attributes:
-        adapter: with the strengths in its weights.
-        strengths: by block.
-        drawn: the share that it keeps of what drawings with the trigger word gained in likeness.
-    """
-
-    adapter: Adapter
-    strengths: dict[str, float]
+    adapter: Adapter  # with the strengths in its weights
+    strengths: dict[str, float]  # by block
     before: Meters
     after: Meters
+    # The share that it keeps of what drawings with the trigger word gained in likeness.
     drawn: float | None = None
 
 
 @dataclass(frozen=True)
 class Together:
-    """What adapters do to each other.
+    """What adapters do to each other."""
 
-    Attributes:
-        alone: each concept's likeness with its own adapter alone.
-        cross: likeness of the row's pictures with the column's adapter alone.
-        both: of each concept with all adapters on, each at strength 1: plain addition.
-        strengths: of each adapter, where the worst off keeps most.
-        merges: the ways of merging, with the likeness of each concept.
-        drawn: the least share that drawings of a concept keep of their likeness, by the same ways.
-        best: the one that keeps most, and what it makes.
-    """
-
-    alone: list[float]
-    cross: list[list[float]]
-    both: list[float]
-    strengths: list[float]
-    merges: dict[str, list[float]]
+    alone: list[float]  # each concept's likeness with its own adapter alone
+    cross: list[list[float]]  # likeness of the row's pictures with the column's adapter alone
+    both: list[float]  # of each concept with all adapters on at strength 1: plain addition
+    strengths: list[float]  # of each adapter, where the worst off keeps most
+    merges: dict[str, list[float]]  # the ways of merging, with the likeness of each concept
+    # The least share that drawings of a concept keep of their likeness, by the same ways.
     drawn: dict[str, float]
-    best: str
-    merged: Adapter
+    best: str  # the way that keeps most
+    merged: Adapter  # what it makes
 
     def share(self, likenesses: Sequence[float]) -> float:
         """The least share of its likeness that a concept keeps."""

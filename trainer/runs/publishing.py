@@ -34,21 +34,13 @@ _LARGEST_HEADER = 16 * 2**20
 
 @dataclass(frozen=True)
 class Publication:
-    """What becomes public.
+    """What becomes public."""
 
-    Attributes:
-        name: of the adapter's file, without a suffix.
-        files: contents by the name that each gets, the adapter's aside.
-        adapter: the run's adapter.
-        keep_tags: whether its metadata keep words of the captions.
-        prompts: those that the card shows with its pictures.
-    """
-
-    name: str
-    files: dict[str, bytes]
-    adapter: Path
-    keep_tags: bool
-    prompts: tuple[str, ...]
+    name: str  # of the adapter's file, without a suffix
+    files: dict[str, bytes]  # contents by the name that each gets, the adapter's aside
+    adapter: Path  # the run's
+    keep_tags: bool  # whether its metadata keep words of the captions
+    prompts: tuple[str, ...]  # those that the card shows with its pictures
 
     def says(self) -> list[str]:
         """What will be public, a line each."""
