@@ -7,7 +7,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -46,6 +45,11 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return processes
 
 
+def plain(facts: ImageFacts) -> tuple[object, ...]:
+    """What was seen of a picture, to compare."""
+    return facts.header, facts.digest, facts.transparent, facts.thumbnail.tolist()
+
+
 def test_it_gives_what_the_decoder_gives(tmp_path: Path, started: list[object]) -> None:
     """And does so in one process for all."""
     large = encode(Image.new("RGB", (4100, 4000), "red"), "PNG")  # decoded one at a time
@@ -53,10 +57,7 @@ def test_it_gives_what_the_decoder_gives(tmp_path: Path, started: list[object]) 
         path = tmp_path / "a \udce9"
         path.write_bytes(data)
         for source in (path, data):
-            seen, expected = decoder.inspect_image(source), images.inspect_image(source)
-            assert (seen.header, seen.digest) == (expected.header, expected.digest)
-            assert seen.transparent == expected.transparent
-            assert np.array_equal(seen.thumbnail, expected.thumbnail)
+            assert plain(decoder.inspect_image(source)) == plain(images.inspect_image(source))
             pixels = decoder.load_rgb(source, "#102030")
             assert pixels.tobytes() == images.load_rgb(source, "#102030").tobytes()
         assert decoder.read_texts(path) == images.read_texts(path)
@@ -142,13 +143,7 @@ def test_a_second_run_decodes_nothing(
 ) -> None:
     first = look(tmp_path, pictures)
     assert len(decoded) == len(pictures)
-    for one, other in zip(look(tmp_path, pictures), first, strict=True):
-        assert (one.header, one.digest, one.transparent) == (
-            other.header,
-            other.digest,
-            other.transparent,
-        )
-        assert np.array_equal(one.thumbnail, other.thumbnail)
+    assert list(map(plain, look(tmp_path, pictures))) == list(map(plain, first))
     assert len(decoded) == len(pictures)
 
 

@@ -43,10 +43,7 @@ TEXTS: dict[str, list[str]] = {
         *("zamek we mgle, wzgórze", "kobieta patrząca w obiektyw", "święta, śnieg"),
     ],
     "English": [
-        "a woman’s portrait – close up",
-        "“retro” poster… blue",
-        "café scene",
-        "a dog, 45°",
+        *("a woman’s portrait – close up", "“retro” poster… blue", "café scene", "a dog, 45°"),
     ],
 }
 ENCODINGS = [

@@ -253,7 +253,7 @@ def test_rotation_turns_picture_and_mask_alike() -> None:
     ],
 )
 def test_colours(
-    colour: tuple[int, int, int], changes: dict[str, float], expected: tuple[int, int, int]
+    colour: tuple[int, int, int], changes: dict[str, Any], expected: tuple[int, int, int]
 ) -> None:
     found = fit(Image.new("RGB", (64, 64), colour), CropPlan(*WHOLE, **changes), False)
     assert np.abs(found.astype(int) - expected).max() <= 6

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,7 +14,7 @@ from tests.trainer.data.folders_for_tests import about, captions_of, picture, pu
 from trainer.data import parquet
 from trainer.data.findings import Finding
 from trainer.data.scan import FoundFile
-from trainer.data.sets import scan_image_set
+from trainer.data.sets import ImageSet, scan_image_set
 from trainer.errors import UserError
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -30,6 +30,17 @@ def table(
     captions = [f"of {seed}" for seed in seeds]
     images = pa.array(values, kind)
     return pa.table({"image": images, "text": pa.array(captions, text or pa.string())})
+
+
+def scanned(
+    folder: Path, tables: Mapping[str, pa.Table], files: Mapping[str, bytes | str] | None = None
+) -> ImageSet:
+    """The set of a folder with these tables and files."""
+    put(folder, files or {})
+    for name, content in tables.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        pq.write_table(content, folder / name)
+    return scan_image_set(folder)
 
 
 @pytest.mark.parametrize("kind", [STRUCT, pa.binary(), pa.large_binary()])
@@ -63,52 +74,39 @@ def test_pictures_are_read_lazily(tmp_path: Path) -> None:
 
 
 def test_files_and_tables_go_together(tmp_path: Path) -> None:
-    put(tmp_path, {"a.png": picture(1), "a.txt": "file"})
-    pq.write_table(table([2]), tmp_path / "b.parquet")
-    assert captions_of(scan_image_set(tmp_path)) == {"a.png": "file", "b.parquet row 1": "of 2"}
+    files = {"a.png": picture(1), "a.txt": "file"}
+    image_set = scanned(tmp_path, {"b.parquet": table([2])}, files)
+    assert captions_of(image_set) == {"a.png": "file", "b.parquet row 1": "of 2"}
 
 
 def test_folder_names_repeat_tables_too(tmp_path: Path) -> None:
-    for folder in ("3_dog", "0_off"):
-        (tmp_path / folder).mkdir()
-        pq.write_table(table([1]), tmp_path / folder / "a.parquet")
-    image_set = scan_image_set(tmp_path)
-    assert [(entry.name, entry.repeats) for entry in image_set.entries] == [
-        ("3_dog/a.parquet row 1", 3)
-    ]
+    names = ("3_dog/a.parquet", "0_off/a.parquet")
+    (entry,) = scanned(tmp_path, dict.fromkeys(names, table([1]))).entries
+    assert (entry.name, entry.repeats) == ("3_dog/a.parquet row 1", 3)
 
 
 def test_bad_rows_do_not_shift_captions(tmp_path: Path) -> None:
-    images = pa.array(
-        [
-            {"bytes": picture(1), "path": None},
-            {"bytes": None, "path": "elsewhere.png"},
-            None,
-            {"bytes": b"no picture", "path": None},
-            {"bytes": picture(2), "path": None},
-        ],
-        STRUCT,
-    )
+    contents = (picture(1), None, None, b"no picture", picture(2))
+    rows = [{"bytes": content, "path": "elsewhere.png"} for content in contents]
+    images = pa.array([*rows[:2], None, *rows[3:]], STRUCT)
     texts = pa.array(["one", "no bytes", "null", "text", None])
-    pq.write_table(pa.table({"image": images, "text": texts}), tmp_path / "a.parquet")
-    image_set = scan_image_set(tmp_path)
+    image_set = scanned(tmp_path, {"a.parquet": pa.table({"image": images, "text": texts})})
     assert captions_of(image_set) == {"a.parquet row 1": "one", "a.parquet row 5": None}
     assert about(image_set, "row 2", "no picture in it") and about(image_set, "row 3", "no picture")
     assert about(image_set, "row 4", "text file")
 
 
 def test_a_table_without_captions(tmp_path: Path) -> None:
-    pq.write_table(table([1]).drop_columns(["text"]), tmp_path / "a.parquet")
-    image_set = scan_image_set(tmp_path)
+    image_set = scanned(tmp_path, {"a.parquet": table([1]).drop_columns(["text"])})
     assert captions_of(image_set) == {"a.parquet row 1": None}
     assert about(image_set, "a.parquet", "no column named text")
 
 
 def test_other_tables_are_named(tmp_path: Path) -> None:
-    put(tmp_path, {"a.png": picture(1), "bad.parquet": b"PAR1 nonsense PAR1", "empty.parquet": b""})
-    pq.write_table(pa.table({"url": ["x"]}), tmp_path / "urls.parquet")
-    pq.write_table(pa.table({"image": ["a.png"], "text": ["x"]}), tmp_path / "paths.parquet")
-    image_set = scan_image_set(tmp_path)
+    files = {"a.png": picture(1), "bad.parquet": b"PAR1 nonsense PAR1", "empty.parquet": b""}
+    paths = pa.table({"image": ["a.png"], "text": ["x"]})
+    tables = {"urls.parquet": pa.table({"url": ["x"]}), "paths.parquet": paths}
+    image_set = scanned(tmp_path, tables, files)
     assert len(image_set.entries) == 1
     assert about(image_set, "urls.parquet", "no pictures in a column named image.*: url")
     assert about(image_set, "paths.parquet", "no pictures")
@@ -131,8 +129,7 @@ def test_a_damaged_table_never_ends_the_scan(place: float, tmp_path: Path) -> No
 
 
 def test_a_table_that_changes_is_not_read(tmp_path: Path) -> None:
-    pq.write_table(table([1, 2]), tmp_path / "a.parquet")
-    image_set = scan_image_set(tmp_path)
+    image_set = scanned(tmp_path, {"a.parquet": table([1, 2])})
     pq.write_table(table([3]), tmp_path / "a.parquet")
     for entry in image_set.entries:
         with pytest.raises(UserError, match=r"a.parquet row . ?(has been changed|.*no picture)"):
@@ -227,9 +224,7 @@ def test_other_columns(
         name: [picture(one) if isinstance(one, int) else one for one in column]
         for name, column in columns.items()
     }
-    put(tmp_path, {"0.png": picture(9)})
-    pq.write_table(pa.table(values), tmp_path / "a.parquet")
-    image_set = scan_image_set(tmp_path)
+    image_set = scanned(tmp_path, {"a.parquet": pa.table(values)}, {"0.png": picture(9)})
     assert [entry.caption for entry in image_set.entries[1:]] == (captions or [])
     findings = [one for one in image_set.findings if one.name == "a.parquet"]
     found = [one for one in findings if said in one.message] if said else []

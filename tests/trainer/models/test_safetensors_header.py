@@ -36,6 +36,12 @@ def empty_tensors(count: int) -> bytes:
     return packed("{" + ",".join(f'"{number}":{nothing}' for number in range(count)) + "}")
 
 
+def single(tensor: str, data: int = 4) -> bytes:
+    """A file of one tensor."""
+    return packed(header(("a", tensor)), data)
+
+
+FOUR = entry(0, 4)  # a tensor of four bytes
 GOOD = header(("a", entry(0, 8)), ("b", entry(8, 12)))
 
 MALFORMED: dict[str, tuple[bytes, str]] = {
@@ -47,64 +53,37 @@ MALFORMED: dict[str, tuple[bytes, str]] = {
     "not UTF-8": (packed(b'{"\xff":1}'), "invalid UTF-8"),
     "too deep": (packed('{"a":' + "[" * 50_000 + "]" * 50_000 + "}"), "recursion limit"),
     "too many brackets": (packed('{"a":[' + "[]," * 500_000 + "[]]}"), "invalid type"),
-    "number of many digits": (
-        packed(header(("a", entry(0, 4).replace("[1]", f"[{'9' * 6000}]"))), 4),
-        "out of range",
-    ),
-    "NaN in a shape": (
-        packed(header(("a", entry(0, 4).replace("[1]", "[NaN]"))), 4),
-        "expected",
-    ),
+    "number of many digits": (single(FOUR.replace("[1]", f"[{'9' * 6000}]")), "out of range"),
+    "NaN in a shape": (single(FOUR.replace("[1]", "[NaN]")), "expected"),
     "overlap": (packed(header(("a", entry(0, 8)), ("b", entry(4, 12))), 12), "tensor `b`"),
-    "hole": (packed(header(("a", entry(0, 4)), ("b", entry(8, 12))), 12), "tensor `b`"),
+    "hole": (packed(header(("a", FOUR), ("b", entry(8, 12))), 12), "tensor `b`"),
     "trailing bytes": (packed(GOOD, 13), "longer than its header says"),
     "cut short": (packed(GOOD, 11), "is cut short"),
-    "unknown format": (packed(header(("a", entry(0, 8, "F99"))), 8), "unknown variant `F99`"),
-    "format is no text": (
-        packed(header(("a", entry(0, 8).replace('"F32"', "[]"))), 8),
-        "invalid type",
-    ),
-    "negative shape": (packed(header(("a", entry(0, 4, shape=[-1]))), 4), "invalid value"),
-    "fractional shape": (packed(header(("a", entry(0, 4, shape=[1.0]))), 4), "invalid type"),
-    "true as a size": (packed(header(("a", entry(0, 4, shape=[True]))), 4), "invalid type"),
-    "minus zero": (packed(header(("a", entry(0, 4).replace("[0,", "[-0,"))), 4), "invalid type"),
-    "nothing, of 2^124": (
-        packed(header(("a", entry(0, 0, shape=[0, 2**62, 2**62])))),
-        "beyond all",
-    ),
-    "nothing, of 2^64": (packed(header(("a", entry(0, 0, shape=[0, 2**64])))), "invalid type"),
+    "unknown format": (single(entry(0, 8, "F99"), 8), "unknown variant `F99`"),
+    "format is no text": (single(FOUR.replace('"F32"', "[]")), "invalid type"),
+    "negative shape": (single(entry(0, 4, shape=[-1])), "invalid value"),
+    "fractional shape": (single(entry(0, 4, shape=[1.0])), "invalid type"),
+    "true as a size": (single(entry(0, 4, shape=[True])), "invalid type"),
+    "minus zero": (single(FOUR.replace("[0,", "[-0,")), "invalid type"),
+    "nothing, of 2^124": (single(entry(0, 0, shape=[0, 2**62, 2**62]), 0), "beyond all"),
+    "nothing, of 2^64": (single(entry(0, 0, shape=[0, 2**64]), 0), "invalid type"),
     "half a surrogate pair": (packed('{"__metadata__":{"title":"\\ud800"}}'), "hex escape"),
-    "half a pair in a name": (packed('{"\\udfff":' + entry(0, 4) + "}", 4), "hex escape"),
-    "shape and bytes differ": (packed(header(("a", entry(0, 8, shape=[3]))), 8), "invalid shape"),
-    "huge shape": (packed(header(("a", entry(0, 8, shape=[2**62, 2**62]))), 8), "overflow"),
-    "end before begin": (packed(header(("a", entry(8, 0, shape=[0]))), 8), "tensor `a`"),
-    "three offsets": (
-        packed(header(("a", entry(0, 4).replace("4]", "4, 4]"))), 4),
-        "invalid length",
-    ),
-    "extra field": (packed(header(("a", entry(0, 4)[:-1] + ',"x":1}')), 4), "is not dtype, shape"),
-    "duplicate tensors": (
-        packed(header(("a", entry(0, 8)), ("a", entry(0, 8))), 8),
-        "a appears",
-    ),
-    "duplicate fields": (
-        packed(header(("a", entry(0, 8)[:-1] + ',"dtype":"I32"}')), 8),
-        "duplicate",
-    ),
-    "a long name": (packed(header(("a" * 501, entry(0, 4))), 4), "a name of 501 characters"),
+    "half a pair in a name": (packed('{"\\udfff":' + FOUR + "}", 4), "hex escape"),
+    "shape and bytes differ": (single(entry(0, 8, shape=[3]), 8), "invalid shape"),
+    "huge shape": (single(entry(0, 8, shape=[2**62, 2**62]), 8), "overflow"),
+    "end before begin": (single(entry(8, 0, shape=[0]), 8), "tensor `a`"),
+    "three offsets": (single(FOUR.replace("4]", "4, 4]")), "invalid length"),
+    "extra field": (single(FOUR[:-1] + ',"x":1}'), "is not dtype, shape"),
+    "duplicate tensors": (packed(header(("a", entry(0, 8)), ("a", entry(0, 8))), 8), "a appears"),
+    "duplicate fields": (single(entry(0, 8)[:-1] + ',"dtype":"I32"}', 8), "duplicate"),
+    "a long name": (packed(header(("a" * 501, FOUR)), 4), "a name of 501 characters"),
     "one of many twice": (
         packed(header(*((f"{n}", entry(0, 0)) for n in range(40_000)), ("39999", entry(0, 0)))),
         "39999 appears twice",
     ),
     "metadata not texts": (packed(header(("__metadata__", '{"a":1}'))), "expected a string"),
-    "a million tensors": (
-        empty_tensors(1_000_000),
-        "more than 16777216 bytes",
-    ),
-    "a hundred thousand tensors": (
-        empty_tensors(100_000),
-        f"more than {MAX_TENSORS} tensors",
-    ),
+    "a million tensors": (empty_tensors(1_000_000), "more than 16777216 bytes"),
+    "a hundred thousand tensors": (empty_tensors(100_000), f"more than {MAX_TENSORS} tensors"),
 }
 
 FOREIGN: dict[str, tuple[bytes, str]] = {
@@ -183,11 +162,8 @@ def test_real_file_is_read_whole(tmp_path: Path) -> None:
     tensors["empty"] = torch.zeros(0, 4)
     save_file(tensors, path, {"title": "x"})
     read = read_header(path)
-    assert {name: found.shape for name, found in read.tensors.items()} == {
-        "a": (2, 3),
-        "b": (),
-        "empty": (0, 4),
-    }
+    shapes = {name: found.shape for name, found in read.tensors.items()}
+    assert shapes == {"a": (2, 3), "b": (), "empty": (0, 4)}
     assert read.metadata == {"title": "x"}
     assert read.tensors["b"].dtype == "BF16"
     begin = read.tensors["a"].begin
