@@ -161,10 +161,11 @@ def _name_others(contents: FolderContents) -> None:
         elif not is_about(file.name):
             rest.append(file.shown)
     for kind, names in kinds.items():
-        message = (
-            f"{counted(len(names), 'file')} of a kind that is not read ({kind}), so not trained "
-            "on. Export what is meant for training as PNG or JPEG."
+        what, hint = (
+            counted(len(names), "file"),
+            "Export what is meant for training as PNG or JPEG.",
         )
+        message = f"{what} of a kind that is not read ({kind}), so not trained on. {hint}"
         contents.doubt_all(names, "warning", message)
     message = "Not looked at. If this is a picture, export it as PNG or JPEG."
     contents.doubt_all(rest, "note", message)

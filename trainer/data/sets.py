@@ -321,14 +321,16 @@ def _set_findings(entries: list[ImageEntry], used: list[ImageFacts]) -> Iterator
         "It is the only picture: the adapter will copy it instead of learning what it shows. Ten "
         "to twenty different ones work well."
     )
-    filled = "these are filled with the background colour (images.background)."
+    filled = (
+        "Transparent in parts: these are filled with the background colour (images.background)."
+    )
     uncaptioned = "No caption: the trigger word and class word will be the caption."
     for one, facts in zip(entries, used, strict=True):
         if facts.header.frames > 1:
             message = "Animated, or of several pages: only the first picture is used."
             yield Finding(one.name, "note", message)
         if facts.transparent:
-            yield Finding(one.name, "note", f"Transparent in parts: {filled}")
+            yield Finding(one.name, "note", filled)
         if one.caption is None:
             yield Finding(one.name, grave, uncaptioned)
         if len(entries) == 1:
