@@ -295,7 +295,14 @@ def merge_into_base(
     save_base(base, output.path, layout, precision, source)
     prediction = base.prediction_type
     del base  # two whole models need not fit into memory
-    again = load_base(str(output.path), prediction=prediction)
+    try:
+        again = load_base(str(output.path), prediction=prediction)
+    except UserError as error:
+        if layout == "folder" or source.is_single_file:
+            raise
+        output.path.unlink()
+        hint = "Write it as a folder: leave out --layout single-file."
+        raise UserError(f"{base_name} can't be one file. {error.message}", hint) from None
     found = digests(again, precision)
     wrong = [name for name in expected if found.get(name) != expected[name]]
     if wrong or again.prediction_type != prediction:

@@ -65,9 +65,10 @@ def _mistake(error: Any, lines: Mapping[str, int]) -> Mistake:
     dotted = ".".join(parts[:2])
     line = lines.get(dotted) or lines.get(".".join(parts[:1]))
     if error["type"] == "value_error":
-        found: Contradiction = error["ctx"]["error"]
-        line = line or next((lines[name] for name in found.fields if name in lines), None)
-        return Mistake(dotted, str(found), line, found.fields)
+        found: ValueError = error["ctx"]["error"]  # of one field, or a contradiction of several
+        fields = found.fields if isinstance(found, Contradiction) else ()
+        line = line or next((lines[name] for name in fields if name in lines), None)
+        return Mistake(dotted, str(found), line, fields)
     if error["type"] == "extra_forbidden":
         return Mistake(dotted, unknown_key(dotted), line)
     if error["type"] == "string_unicode":

@@ -275,6 +275,7 @@ def _unreadable(
         return UserError(f"{path} holds {held}.", hint)
     names = shorten(display_name(name[:120]) for name in unknown)
     if kind:
+        hint = "Give it as the base model, with --base." if kind == _WHOLE else hint
         return UserError(f"{path} is {kind}: {names}.", hint)
     unheld = unheld_kind(unknown)
     layers = [name for name in unknown if _NAME.fullmatch(name)]
@@ -297,6 +298,7 @@ def _unreadable(
 
 
 _START = r"^(?:lora_unet_|lora_transformer_|transformer\.|diffusion_model\.|base_model\.model\.)*"
+_WHOLE = "a whole base model"
 # What is closest to the point comes first: the first mark that any name bears names the file.
 _KINDS: tuple[tuple[str, str], ...] = (
     (r"motion_modules|motion_module|temporal_transformer\.", "an AnimateDiff motion module"),
@@ -347,11 +349,8 @@ _KINDS: tuple[tuple[str, str], ...] = (
         r"query_key_value|(?:encoder|decoder)[._]block[._]\d+|lora_te\d_(?:model_)?layers_",
         "an adapter for a language model",
     ),
+    (r"^model\.diffusion_model\.|^cond_stage_model\.|^conditioner\.", _WHOLE),
     (r"^(?:first_stage_model\.)?(?:encoder|decoder)\.(?:down|up|mid|conv)", "a VAE"),
-    (
-        r"^model\.diffusion_model\.|^(?:cond|first)_stage_model\.|^conditioner\.",
-        "a whole base model",
-    ),
     (
         r"^(?:down_blocks|up_blocks|mid_block|conv_in|text_model)\.(?!.*lora).+\.(?:weight|bias)$",
         "a part of a base model",

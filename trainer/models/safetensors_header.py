@@ -93,12 +93,14 @@ def _foreign_kind(start: bytes) -> str | None:
     """What other kind of file this is, from its first bytes; None if it may be safetensors."""
     if not start:
         return "empty"
+    # Some lengths of a header begin as other files do: what follows them tells these apart.
+    if int.from_bytes(start[:8], "little") < 2**32 and start[8:9] == b"{":
+        return None
     for magic, kind in _FOREIGN:
         if start.startswith(magic):
             return kind
-    # A header of 640 bytes begins like a pickle of protocol 2; only the JSON tells them apart.
     if start[0] == 0x80 and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        return None if start[8:9] == b"{" else "a PyTorch file (pickle), renamed"
+        return "a PyTorch file (pickle), renamed"
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         return "a web page: the download gave an error or login page"

@@ -143,6 +143,16 @@ def test_merge_with_strength(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert "/" not in metadata["rarebit.merged"]
 
 
+def test_a_base_of_its_own_shape_is_no_single_file(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = "merge cat.safetensors --base my-base --out whole.safetensors --layout single-file"
+    assert run(line) == 2
+    said = capsys.readouterr().err
+    assert "can't be one file" in said and "leave out --layout" in said
+    assert not Path("whole.safetensors").exists()
+
+
 def test_extract_finds_what_was_merged(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = "extract --base my-base --tuned my-tuned --out a.safetensors"
     found = run_json(capsys, f"{line} --rank=2 --precision=fp32 --sidecars")

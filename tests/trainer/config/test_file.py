@@ -307,6 +307,9 @@ def test_overrides(override: str, dotted: str, value: object) -> None:
         ),
         (["adapter.unet=false", "adapter.text_encoder=false"], ["adapter.unet and adapter.text"]),
         (["previews.prompts=hello"], ['expected a list of texts, such as ["one", "two"]']),
+        (['optimizer.layer_rates=["unet.* = 0"]'], ["optimizer.layer_rates: 'unet.* = 0' given"]),
+        (['optimizer.layer_rates=["unet.*: 2"]'], ["'unet.*: 2' is not PATTERN = NUMBER"]),
+        (['adapter.ranks=["unet.* = 0"]'], ["adapter.ranks: 'unet.* = 0' given, expected a whole"]),
     ],
 )
 def test_mistaken_overrides(overrides: list[str], messages: list[str]) -> None:

@@ -138,6 +138,12 @@ REFUSED: dict[str, tuple[Tensors, str]] = {
     "PEFT's OFT": ({f"base_model.model.{BLOCK}.attn1.to_q.oft_R.x": torch.ones(2)}, "is OFT"),
     "a VAE": ({"decoder.up.0.block.0.conv1.weight": torch.ones(2)}, "is a VAE"),
     "a base model": ({"model.diffusion_model.out.2.weight": torch.ones(2)}, "a whole base model"),
+    "all of a base model": (
+        {"first_stage_model.encoder.conv_in.weight": torch.ones(2)}
+        | {"model.diffusion_model.out.2.weight": torch.ones(2)},
+        "a whole base model",
+    ),
+    "a model's VAE": ({"first_stage_model.decoder.conv_in.weight": torch.ones(2)}, "is a VAE"),
     "a UNet": ({f"{BLOCK}.attn1.to_q.weight": torch.ones(2)}, "is a part of a base model"),
     "only embeddings": (EMBEDDING, "holds embeddings (tok<1>) alone"),
     "a nonsense layer": (lora("lora_unet_attic_0_to_q"), f"{STRANGERS}: lora_unet_attic_0_to_q."),
