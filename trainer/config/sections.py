@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import field_validator
+from pydantic import AfterValidator, field_validator
 
 from trainer.config.adapting import PAIRS
 from trainer.config.optimizers import AVERAGED_ELSEWHERE
@@ -49,13 +50,21 @@ class BaseModelConfig(Section, title="Base model"):
     Empty: the base model's own."""
 
 
+def without_article(words: str) -> str:
+    """ "a cat" as "cat": prompts give a class word an article of their own."""
+    return re.sub(r"(?i)^(?:an?|the) +(?=\S)", "", words)
+
+
+ClassWord = Annotated[str, AfterValidator(without_article)]
+
+
 class CaptionsConfig(Section, title="Words and captions"):
     """What the pictures are called."""
 
     trigger: str = field("", title="Trigger word", max_length=60, flag="--trigger WORD")
     """Trigger word: the rare word that will stand for what the pictures show. It is put at the
     front of every caption that lacks it."""
-    class_word: str = field("", title="Class word", max_length=60, flag="--class-word WORD")
+    class_word: ClassWord = field("", title="Class word", max_length=60, flag="--class-word WORD")
     """Class word: the common word for the kind of thing, such as dog, person or painting. The right
     one matters a great deal for likeness."""
     prefix: str = field("", title="Before every caption", max_length=200)
@@ -110,7 +119,7 @@ class ConceptConfig(Section):
     """Image set of this concept, as images.path. Never written to."""
     trigger: str = field(min_length=1, max_length=60)
     """Trigger word of this concept. Different from the others', and none contained in another."""
-    class_word: str = field("", max_length=60)
+    class_word: ClassWord = field("", max_length=60)
     """Class word of this concept, as captions.class_word."""
     repeats: PositiveInt = field(1)
     """Share of the concept in training: at 2 it comes up twice as often as one with 1, however many

@@ -142,10 +142,16 @@ def replace_word(caption: str, word: str, replacement: str) -> str:
 
 
 def without_word(caption: str, word: str) -> str:
-    """A caption with every occurrence of a word taken out, and the gaps closed."""
+    """A caption with every occurrence of a word taken out, and the gaps closed.
+
+    What hangs on the word goes with it: the ``'s`` of "ohwx's", the hyphen of "ohwx-cat".
+    """
     if not contains_word(caption, word):
         return caption
-    rest = word_pattern(word).sub(" ", _composed(caption))
+    found = word_pattern(word)
+    rest = re.sub(
+        rf"{found.pattern}(?:['’]s(?!\w)|-(?=\w))?", " ", _composed(caption), flags=found.flags
+    )
     tags = [" ".join(tag.split()) for tag in rest.split(",")]
     return ", ".join(tag for tag in tags if tag)
 

@@ -114,7 +114,9 @@ def neighbours_of(
 
 
 def with_article(words: str) -> str:
-    """Such as "a car" and "an owl"."""
+    """Such as "a car" and "an owl"; "glasses" have none."""
+    if re.search(r"(?<![su])(?<!i)s$", words, re.IGNORECASE):
+        return words
     return f"{'an' if words[:1].lower() in 'aeiou' else 'a'} {words}"
 
 

@@ -332,7 +332,8 @@ def _arithmetic(session: Session) -> str:
     training, pictures = session.config.training, len(session.pictures)
     repeats = sum(picture.entry.repeats for picture in session.pictures)
     sizes = len(session.config.images.sides)
-    seen = sizes * training.steps / session.batches.steps_per_epoch()
+    # On average, where some are repeated more often than others.
+    seen = sizes * training.steps / session.batches.steps_per_epoch() * repeats / pictures
     shown = f"{pictures} pictures" + (f" ({repeats} with repeats)" if repeats != pictures else "")
     if session.held_out:
         shown += f" and {len(session.held_out)} kept out of training"

@@ -102,9 +102,9 @@ def arithmetic(config: TrainingConfig) -> str:
     counts = [picture_count(concept.path) for concept in concepts_of(config)]
     if len(counts) > 1 or counts[0] is None:
         return line
-    pictures, repeated = counts[0]
+    pictures, _ = counts[0]
     validation = validation_count(pictures, config.evaluation.validation)
-    seen = training.steps * size / (repeated * (pictures - validation) / pictures)
+    seen = training.steps * size / (pictures - validation)
     line += f": each of {pictures - validation:,} is seen about {how_often(seen)}"
     if validation:
         why = "to measure by" if config.evaluation.enabled else "though nothing is measured"

@@ -283,6 +283,8 @@ def test_thousands_of_dotted_names_are_read_to_their_end(names: str) -> None:
         ("captions.trigger=true", "captions.trigger", "true"),
         ("captions.trigger=", "captions.trigger", ""),
         ('captions.prefix="a, b "', "captions.prefix", "a, b "),
+        ("captions.class_word=a cat", "captions.class_word", "cat"),
+        ("captions.class_word=The", "captions.class_word", "The"),
         ("captions.prefix=a = b", "captions.prefix", "a = b"),
         ("captions.prefix=[x]", "captions.prefix", "[x]"),
         ("images.path=/a b/c", "images.path", Path("/a b/c")),

@@ -107,6 +107,9 @@ def test_whole_words_are_found(caption: str, word: str, found: bool) -> None:
         ("red, sks , SKS dog", "red, dog"),
         ("asks", "asks"),
         ("sks", ""),
+        ("a portrait of sks's dog", "a portrait of dog"),
+        ("the sks’s hat, a sks-dog", "the hat, a dog"),
+        ("sks'soup", "'soup"),
     ],
 )
 def test_a_word_is_taken_out_without_a_gap(caption: str, rest: str) -> None:

@@ -10,7 +10,13 @@ from tests.conftest import TinyBase
 from tests.trainer.evaluation.test_drift import DEVICE
 from trainer.data.cache import TensorCache
 from trainer.data.captions import contains_word
-from trainer.evaluation.prompts import NEIGHBOURS, caption_wordings, neighbours_of, prompt_sets
+from trainer.evaluation.prompts import (
+    NEIGHBOURS,
+    caption_wordings,
+    neighbours_of,
+    prompt_sets,
+    with_article,
+)
 from trainer.evaluation.things import KINDS, THINGS, kind_of, things_apart_from
 from trainer.models.load import load_base
 from trainer.preservation.prompts import OTHER_SUBJECTS
@@ -61,6 +67,15 @@ def test_each_set_keeps_to_itself(
 )  # fmt: skip
 def test_wordings_of_captions(captions: list[str], expected: list[str]) -> None:
     assert caption_wordings(captions, "ohwx", "car") == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("car", "a car"), ("owl", "an owl"), ("glasses", "glasses"), ("bus", "a bus"),
+     ("dress", "a dress"), ("iris", "an iris")],
+)  # fmt: skip
+def test_articles(words: str, expected: str) -> None:
+    assert with_article(words) == expected
 
 
 def test_what_is_measured_is_not_what_is_preserved() -> None:

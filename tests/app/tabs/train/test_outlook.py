@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places, "RUNS", tmp_path)
 
 
-def test_the_arithmetic_is_that_of_the_set() -> None:
+def test_the_arithmetic_is_that_of_the_set(tmp_path: Path) -> None:
     values = {"images.path": "datasets/police-car", "captions.trigger": "ohwx"}
     config = with_values(TrainingConfig(), values | {"training.steps": 600})
     said = "600 steps of 4 pictures: each of 10 is seen about 240 times; 2 more are kept out"
@@ -35,6 +36,10 @@ def test_the_arithmetic_is_that_of_the_set() -> None:
     assert outlook.arithmetic(blind) == f"{said} though nothing is measured"
     whole = with_values(config, {"evaluation.validation": 0.0})
     assert outlook.arithmetic(whole).endswith("each of 12 is seen about 200 times")
+    repeated = tmp_path / "10_ohwx car"
+    shutil.copytree(places.PROJECT / "datasets" / "police-car", repeated)
+    of_repeated = with_values(whole, {"images.path": str(tmp_path)})
+    assert outlook.arithmetic(of_repeated) == outlook.arithmetic(whole)
     assert outlook.lessons(config) == [("ohwx", "the 12 pictures", "police-car")]
 
 
