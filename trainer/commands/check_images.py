@@ -71,7 +71,7 @@ def show_picture(
     """Shows a picture of a report as it trains.
 
     Args:
-        name: as the report has it, or its last part; of several that fit, the first.
+        name: as the report has it, or its last part, of several pictures the first that has it.
         out: a PNG file to write; None: NAME-as-trained.png in the working folder.
 
     Raises:
@@ -86,7 +86,7 @@ def show_picture(
     if not found:
         message = f"No picture that is trained on is called {name}."
         raise UserError(message, "check-images without --show lists what is left out, and why.")
-    concept, picture = found[0]
+    concept, picture = min(found, key=lambda pair: pair[1].entry.name != name)
     target = out or Path(f"{Path(picture.entry.name).stem}-as-trained.png")
     if target.exists():
         raise UserError(f"{target} exists already.", "Give --out another name.")

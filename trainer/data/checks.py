@@ -166,7 +166,8 @@ def _small_pictures(found: FittedSet) -> Iterator[Doubt]:
             f"Smaller than resolution {side} asks for, so trained in a smaller "
             "bucket. Use a larger version, or set images.upscale to enlarge it."
         )
-        yield smaller, "note", message
+        # Where that is so of all of them, the resolution has no effect.
+        yield smaller, "warning" if len(smaller) == len(found.fitted) else "note", message
 
 
 def _long_captions(found: FittedSet) -> Iterator[Doubt]:

@@ -73,7 +73,15 @@ def test_each_resolution_has_its_buckets(tmp_path: Path) -> None:
     assert sum(report.buckets.values()) == 2 * report.pictures
     assert (report.buckets["96 × 96"], report.buckets["64 × 64"]) == (1, 2)
     assert report.shown_per_epoch == 10
-    assert any("Smaller than resolution 96" in one.message for one in report.findings)
+    said = [one for one in report.findings if "Smaller than resolution 96" in one.message]
+    assert [one.severity for one in said] == ["note"]
+
+
+def test_a_resolution_above_all_pictures_is_a_warning(tmp_path: Path) -> None:
+    files: Files = {f"{n}.png": picture(n) for n in range(2)}
+    report = described(tmp_path, files, {"resolution": 512})
+    said = [one for one in report.findings if "Smaller than" in one.message]
+    assert [one.severity for one in said] == ["warning"]
 
 
 def test_tags_are_counted(tmp_path: Path) -> None:
