@@ -215,14 +215,14 @@ def _shared_findings(
     concepts: Sequence[ConceptConfig], sets: Sequence[ImageSet]
 ) -> Iterator[Finding]:
     """What is doubtful between several concepts: the same picture, or the same class word."""
-    places: dict[str, list[str]] = defaultdict(list)
-    for concept, image_set in zip(concepts, sets, strict=True):
+    places: dict[str, dict[int, str]] = defaultdict(dict)
+    for number, (concept, image_set) in enumerate(zip(concepts, sets, strict=True)):
         for entry in image_set.entries:
-            places[entry.id].append(f"{concept.path.name}/{entry.name}")
+            places[entry.id][number] = f"{concept.path.name}/{entry.name}"
     for names in places.values():
-        if len({name.partition("/")[0] for name in names}) > 1:
+        if len(names) > 1:
             yield Finding(
-                ", ".join(names),
+                ", ".join(names.values()),
                 "warning",
                 "The same picture in several concepts: their triggers will be mixed up.",
             )
