@@ -307,12 +307,12 @@ def tables(rows: Sequence[Mapping[str, Any]], half: str) -> str:
             with_interval(
                 [row[key] / plain[key] for row, plain in pairs if row[key] and plain[key]]
             )
-            for key in ("features", "outline", "class", "near", "unrelated", "seconds")
+            for key in ("features", "outline", "class", "near", "unrelated")
         ]
         recognised = with_interval([8 * row["recognised"] for row, _ in pairs], ".1f")
         lines.append([arm, len(pairs), *shares[:2], f"{recognised} of 8", *shares[2:]])
     header = ["arm", "trainings", "features", "outline", "recognised", "class word", "neighbours"]
-    return markdown([*header, "unrelated", "time"], lines)
+    return markdown([*header, "unrelated"], lines)
 
 
 def with_interval(values: Sequence[float], form: str = ".2f") -> str:
