@@ -48,6 +48,7 @@ REASONS: dict[str, str] = {
     r"(?<![\\(])\({2,}([^()\\]+)\){2,}": "a run of brackets is begun once; the parts share nothing",
     r"<mark>[^<]*</mark>": "ends at the next mark, where the next begins",
     r"x[^/]*/": "begins with a mark that is in a name once",
+    r"(.+?)(x)?(\(\d{1,5}\))?": "as a whole, over a file's name: one repeat",
     r"x +\"": "spaces after a comma: none is looked at twice",
     r"(?is)<(think|thinking|reasoning)>.*?(?:</\1>|\Z)": "an opening without an end takes the rest",
     r"(?m)^[ \t]{0,8}```.*$": "begins at a line's start, and ends at its end",

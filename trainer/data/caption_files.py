@@ -6,10 +6,11 @@ They stand in a file with the picture's name, or in a table. `find_captions` kno
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from contextlib import suppress
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from trainer.data.caption_tables import MAX_JSON_BYTES, MOST_COLUMNS, read_tables
 from trainer.data.captions import (
@@ -22,11 +23,24 @@ from trainer.data.captions import (
 from trainer.data.columns import TextColumn, caption_of, choose_text_column
 from trainer.data.encodings import ENCODING_NAMES, find_encoding, utf8_or_none
 from trainer.data.findings import ImageProblem
+from trainer.data.images import PICTURE_SUFFIXES
 from trainer.data.names import display_name, list_names, matching_key
 from trainer.data.pairing import PictureIndex, in_one_folder
 from trainer.data.scan import CAPTION_SUFFIXES, FolderContents, FoundFile, is_about
 from trainer.plain_files import open_file
 from trainer.untyped import is_table
+
+_MORE = ".supplemental-metadata"
+_LONGEST = 46
+"""Google Photos describes ``a(1).jpg`` in ``a.jpg(1).json`` or, today, in
+``a.jpg.supplemental-metadata(1).json``; what stands before the number is cut to so many letters."""
+_DESCRIBES = re.compile(
+    rf"(.+?)({'|'.join(re.escape(_MORE[:end]) for end in range(len(_MORE), 0, -1))})?(\(\d{{1,5}}\))?"
+)
+_NO_PICTURE = (
+    "No picture beside it has its name, so it is not used. A caption must be named "
+    "like its picture."
+)
 
 
 def find_captions(contents: FolderContents) -> dict[str, str]:
@@ -84,11 +98,8 @@ def _read_sidecars(contents: FolderContents, index: PictureIndex) -> dict[str, s
         for picture in owners:
             candidates[picture.name].append(file)
         texts[file.name] = _read(file, contents)
-    message = (
-        "No picture beside it has its name, so it is not used. A caption must be named "
-        "like its picture."
-    )
-    contents.doubt_all(orphans, "note" if all(map(is_about, orphans)) else "warning", message)
+    severity = "note" if all(map(is_about, orphans)) else "warning"
+    contents.doubt_all(orphans, severity, _NO_PICTURE)
     for picture in contents.pictures:
         found = sorted(candidates[picture.name], key=lambda file: _rank(file, picture))
         if len(found) > 1:
@@ -103,7 +114,8 @@ def _read_sidecars(contents: FolderContents, index: PictureIndex) -> dict[str, s
 def _judge_encoding(contents: FolderContents, index: PictureIndex) -> str | None:
     """The encoding of the caption files that are no UTF-8, together; says what it is, or is not."""
     strange: dict[str, bytes] = {}
-    for file in (*contents.captions, *_json_sidecars(contents, index)):
+    sidecars = [file for file, _ in _json_sidecars(contents, index)]
+    for file in (*contents.captions, *sidecars):
         with suppress(OSError):
             data = read_start(file.path, MAX_CAPTION_BYTES)
             if utf8_or_none(data, cut=len(data) > MAX_CAPTION_BYTES) is None:
@@ -133,17 +145,48 @@ def _rank(file: FoundFile, picture: FoundFile) -> tuple[bool, bool, int, str]:
     return (distant, not whole, CAPTION_SUFFIXES.index(file.path.suffix.casefold()), file.name)
 
 
-def _json_sidecars(contents: FolderContents, index: PictureIndex) -> list[FoundFile]:
-    """The JSON files that are named like pictures."""
+def _json_sidecars(
+    contents: FolderContents, index: PictureIndex
+) -> list[tuple[FoundFile, list[FoundFile]]]:
+    """The JSON files that are named like a picture, and of which pictures here."""
     files = (file for file in contents.metadata if file.path.suffix.casefold() == ".json")
-    return [file for file in files if index.beside(file.stem)]
+    owners = ((file, _described(file, index, contents.pictures)) for file in files)
+    return [(file, pictures) for file, pictures in owners if pictures is not None]
+
+
+def _described(
+    file: FoundFile, index: PictureIndex, pictures: list[FoundFile]
+) -> list[FoundFile] | None:
+    """Those that a JSON file is named like; None where it is not named like a picture at all."""
+    found = _DESCRIBES.fullmatch(file.path.stem)
+    if (owners := index.beside(file.stem)) or found is None:
+        return owners or None
+    name, more, number = found.groups(default="")
+    path, cut = PurePosixPath(name), name + more
+    if (more or number) and path.suffix.casefold() in PICTURE_SUFFIXES:
+        whole = f"{path.stem}{number}{path.suffix}"
+        return index.named(f"{file.folder}/{whole}".lstrip("/"))
+    if len(cut) < _LONGEST:
+        return None
+    alike = [
+        picture
+        for picture in pictures
+        if picture.folder == file.folder
+        and picture.path.stem.endswith(number)
+        and f"{picture.path.stem.removesuffix(number)}{picture.path.suffix}".startswith(cut)
+    ]
+    return alike if number or len(alike) == 1 else None
 
 
 def _read_json_sidecars(contents: FolderContents, index: PictureIndex) -> dict[str, str]:
     """The captions of JSON files that are named like pictures; they leave the tables."""
     captions: dict[str, str] = {}
     files = _json_sidecars(contents, index)
-    for file in files:
+    orphans = [file.shown for file, pictures in files if not pictures]
+    contents.doubt_all(orphans, "warning", _NO_PICTURE)
+    for file, pictures in files:
+        if not pictures:
+            continue
         try:
             data = read_start(file.path, MAX_JSON_BYTES)
             if contents.encoding is None and utf8_or_none(data) is None:
@@ -155,8 +198,8 @@ def _read_json_sidecars(contents: FolderContents, index: PictureIndex) -> dict[s
             continue
         if column.message:
             contents.doubt(file.name, column.severity, column.message)
-        captions |= {picture.name: text for picture in index.beside(file.stem) if text}
-    contents.metadata = [file for file in contents.metadata if file not in files]
+        captions |= {picture.name: text for picture in pictures if text}
+    contents.metadata = [file for file in contents.metadata if file not in dict(files)]
     return captions
 
 
@@ -178,7 +221,13 @@ def _read_json(data: bytes, encoding: str | None) -> tuple[str, TextColumn]:
         return caption_of(value, "text") or "", TextColumn("text")
     if not is_table(value):
         raise ImageProblem("It is no JSON object in braces.", 'Write {"text": "…"}.')
-    column = choose_text_column({name: [one] for name, one in islice(value.items(), MOST_COLUMNS)})
+    entries = {
+        name: [one]
+        for name, one in islice(value.items(), MOST_COLUMNS)
+        # The name of the picture itself, such as Google's "title", is no caption.
+        if not (isinstance(one, str) and Path(one[-9:]).suffix.casefold() in PICTURE_SUFFIXES)
+    }
+    column = choose_text_column(entries)
     return (caption_of(value[column.name], column.name) or "" if column.name else ""), column
 
 

@@ -6,6 +6,7 @@ One table for all: what lies in a folder, which pictures train with which mask, 
 from __future__ import annotations
 
 import io
+import json
 import re
 from pathlib import Path
 
@@ -154,6 +155,7 @@ def test_a_mask_in_colour_is_doubted(tmp_path: Path) -> None:
     assert about(image_set, "gas_mask.png", "in colour")
 
 
+LONG = "n" * 43
 CAPTIONS: dict[str, tuple[str, dict[str, str | None], tuple[str, str] | None]] = {
     # files, of which the texts have their own names as captions; the captions of the pictures
     "folders side by side": (
@@ -188,6 +190,26 @@ CAPTIONS: dict[str, tuple[str, dict[str, str | None], tuple[str, str] | None]] =
         {"a.png": None},
         ("a_mask.txt", "No picture beside it"),
     ),
+    "Google Photos": (
+        "a.png; a(1).png; a.png.supplemental-metadata.json; a.png.supplemental-me(1).json",
+        {"a(1).png": "a.png.supplemental-me(1).json", "a.png": "a.png.supplemental-metadata.json"},
+        None,
+    ),
+    "older Google Photos": (
+        "a.png; a(1).png; a.png(1).json",
+        {"a(1).png": "a.png(1).json", "a.png": None},
+        None,
+    ),
+    "a long name of Google Photos": (
+        f"{LONG}.png; {LONG}(1).png; {LONG}.pn(1).json",
+        {f"{LONG}(1).png": f"{LONG}.pn(1).json", f"{LONG}.png": None},
+        None,
+    ),
+    "Google Photos without the picture": (
+        f"a.png; a.png(1).json; {LONG}.png; {LONG}.pn(1).json",
+        {"a.png": None, f"{LONG}.png": None},
+        ("a.png(1).json", "No picture beside it"),
+    ),
 }
 
 
@@ -195,8 +217,14 @@ CAPTIONS: dict[str, tuple[str, dict[str, str | None], tuple[str, str] | None]] =
 def test_captions_belong_to_pictures_by_name(layout: str, tmp_path: Path) -> None:
     names, expected, said = CAPTIONS[layout]
     parts = [name.strip() for name in names.split(";")]
-    files = files_of(";".join(name for name in parts if not name.endswith(".txt")))
-    image_set = scan_image_set(put(tmp_path, files | {n: n for n in parts if n.endswith(".txt")}))
+    files = files_of(";".join(name for name in parts if name.endswith(".png")))
+    texts = {n: n for n in parts if n.endswith(".txt")}
+    texts |= {
+        n: json.dumps({"title": n.partition(".")[0] + ".png", "imageViews": "3", "description": n})
+        for n in parts
+        if n.endswith(".json")
+    }
+    image_set = scan_image_set(put(tmp_path, files | texts))
     assert captions_of(image_set) == expected
     assert not said or about(image_set, *said)
 
