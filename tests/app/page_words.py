@@ -29,13 +29,13 @@ ELSEWHERE = {"__main__", "server", "gate", "theme", "client", "api"}
 SPOKEN = (
     "evaluation/verdicts", "evaluation/overall", "evaluation/listening", "triggers/judgement",
     "data/checks", "data/report", "data/duplicates", "data/colours", "data/findings", "data/sets",
-    "data/scan", "data/pairing", "data/images", "data/caption_files", "runs/charts",
+    "data/scan", "data/pairing", "data/images", "data/masks", "data/caption_files", "runs/charts",
     "runs/publishing", "config/concepts", "models/hub",
 )  # fmt: skip
 """Modules of the trainer whose sentences the page shows every day."""
 REFUSING = (
     "errors", "plain_files", "commands/worker", "config/file", "config/mistakes", "config/presets",
-    "data/buckets", "data/cache", "data/gather", "data/masks", "data/parquet", "data/sniffing",
+    "data/buckets", "data/cache", "data/gather", "data/parquet", "data/sniffing",
     "generation/sampling", "generation/stack", "generation/studio", "lora/attach", "lora/loading",
     "lora/reading", "memory/devices", "memory/modes", "memory/phases", "memory/quantized",
     "models/configs", "models/diffusers_folder", "models/identify", "models/load", "models/noise",

@@ -34,9 +34,8 @@ _MORE = ".supplemental-metadata"
 _LONGEST = 46
 """Google Photos describes ``a(1).jpg`` in ``a.jpg(1).json`` or, today, in
 ``a.jpg.supplemental-metadata(1).json``; what stands before the number is cut to so many letters."""
-_DESCRIBES = re.compile(
-    rf"(.+?)({'|'.join(re.escape(_MORE[:end]) for end in range(len(_MORE), 0, -1))})?(\(\d{{1,5}}\))?"
-)
+_ENDS = "|".join(re.escape(_MORE[:length]) for length in range(len(_MORE), 0, -1))
+_DESCRIBES = re.compile(rf"(.+?)({_ENDS})?(\(\d{{1,5}}\))?")
 _NO_PICTURE = (
     "No picture beside it has its name, so it is not used. A caption must be named "
     "like its picture."

@@ -143,10 +143,16 @@ def load_rgb(source: ImageSource, background: str = WHITE) -> Image.Image:
 def load_grey(source: ImageSource) -> Image.Image:
     """A mask's pixels: mode L, upright; what is transparent is black.
 
+    Where all is black, a shape that is drawn in the transparency counts.
+
     Raises:
         ImageProblem: as `load_rgb`.
     """
-    return load_rgb(source, "#000000").convert("L")
+    grey = load_rgb(source, "#000000").convert("L")
+    if grey.getbbox() or (alpha := load_alpha(source)) is None:
+        return grey
+    alpha.info["read"] = "alpha"  # see `trainer.data.masks.READ_AS`
+    return alpha if any(alpha.histogram()[:255]) else grey
 
 
 def load_alpha(source: ImageSource) -> Image.Image | None:

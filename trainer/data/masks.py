@@ -165,18 +165,47 @@ def read_mask(entry: ImageEntry, config: ImagesConfig, crop: CropPlan) -> np.nda
     return None if mask is None else fit_mask(mask, crop, False)
 
 
-def mask_problem(entry: ImageEntry, config: ImagesConfig, crop: CropPlan) -> ImageProblem | None:
-    """Why a picture can't be trained with its mask; None where it can."""
+def judge_mask(
+    entry: ImageEntry, config: ImagesConfig, crop: CropPlan
+) -> ImageProblem | tuple[str, ...]:
+    """What is to be said of a picture's mask, if anything; a problem where it can't be used."""
     try:
         mask = _load(entry, config)
     except ImageProblem as problem:
         return ImageProblem(f"Its mask can't be used. {problem.reason}", problem.hint)
-    if mask is not None and not fit_mask(mask, crop, False).any():
+    if mask is None:
+        return ()
+    pixels = fit_mask(mask, crop, False)
+    if not pixels.any():
         return ImageProblem(
             "Its mask is black all over the part that is trained on: nothing of it would count.",
             "Paint white what counts, or delete the mask.",
         )
-    return None
+    said = {
+        READ_AS[mask.info.get("read", "")]: "read" in mask.info,
+        FAINT: pixels.max() <= _FAINT or pixels.mean() <= _FEW,
+        ALL_WHITE: pixels.min() == 255,
+    }
+    return tuple(message for message, holds in said.items() if holds)
+
+
+_DARK, _FAINT = 127, 63  # levels of 255
+_FEW = 0.003 * 255  # the mean of a mask: 28 × 28 of 512 × 512 pixels in white
+READ_AS = {
+    "": "",
+    "levels": "Its mask has black and one dark level, as scripts save 0 and 1 or the colours of "
+    "classes: that level counts as white. Save masks in black and white if that is not meant.",
+    "alpha": "Its mask is black, with a shape in its transparency: what is opaque counts. Save "
+    "masks in black and white if that is not meant.",
+}
+FAINT = (
+    "Its mask lets nearly nothing of it count: what is white is very small, or all of it is dark. "
+    "Paint white what counts, or delete the mask."
+)
+ALL_WHITE = (
+    "All masks let everything count (they are white all over, or opaque), so they change nothing. "
+    "Paint black what is not to count."
+)
 
 
 def _load(entry: ImageEntry, config: ImagesConfig) -> Image.Image | None:
@@ -192,4 +221,8 @@ def _load(entry: ImageEntry, config: ImagesConfig) -> Image.Image | None:
             f"{entry.header.height}: another shape.",
             "Make the mask from the picture itself, in its size.",
         )
+    levels = [level for level, count in enumerate(mask.histogram()) if count]
+    if len(levels) == 2 and levels[0] == 0 and levels[1] <= _DARK:
+        mask = mask.point([0] + [255] * 255)
+        mask.info["read"] = "levels"
     return mask

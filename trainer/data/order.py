@@ -14,7 +14,8 @@ import numpy as np
 
 from trainer.config.schema import ImagesConfig
 from trainer.data.buckets import CropPlan
-from trainer.data.masks import mask_problem
+from trainer.data.findings import ImageProblem
+from trainer.data.masks import judge_mask
 from trainer.data.sets import Picture
 from trainer.seeds import derive_seed, derive_uniform
 
@@ -159,8 +160,8 @@ def variants_of(picture: Picture, images: ImagesConfig, seed: int) -> list[Pictu
     found = [picture]
     for number in range(1, images.variant_count):
         crop = _variant(picture, images, (seed, picture.entry.id, number))
-        usable = images.masks == "none" or mask_problem(picture.entry, images, crop) is None
-        found.append(replace(picture, crop=crop) if usable else picture)
+        unusable = isinstance(judge_mask(picture.entry, images, crop), ImageProblem)
+        found.append(picture if unusable else replace(picture, crop=crop))
     return found
 
 

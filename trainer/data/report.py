@@ -16,7 +16,7 @@ from trainer.config.schema import CaptionsConfig, ImagesConfig
 from trainer.data.captions import CHUNK_TOKENS, caption_lines
 from trainer.data.checks import FittedSet, findings_of, plan_entry
 from trainer.data.findings import Finding, ImageProblem, merge_findings
-from trainer.data.masks import mask_problem
+from trainer.data.masks import ALL_WHITE, judge_mask
 from trainer.data.names import display_name, list_names
 from trainer.data.sets import ImageEntry, ImageSet, Picture
 from trainer.errors import UserError
@@ -173,7 +173,7 @@ def describe_set(
 def _fit_entries(
     entries: Iterable[ImageEntry], images: ImagesConfig, step: int
 ) -> tuple[list[Picture], list[Finding]]:
-    """The cut of each picture that can be used, and a word on each of the others.
+    """The cut of each picture that can be used, and a word on the others and on masks.
 
     Args:
         images: with its resolution filled in.
@@ -181,20 +181,29 @@ def _fit_entries(
     """
     fitted: list[Picture] = []
     refused: list[tuple[str, ImageProblem]] = []
+    masks: dict[str, list[str]] = defaultdict(list)  # pictures by what is said of their masks
     for entry in entries:
         try:
             crops = [
                 plan_entry(entry, images.at(side), step, upscale=images.upscale)
                 for side in images.sides
             ]
+            said: dict[str, None] = {}
             for crop in dict.fromkeys(crops):
-                if problem := mask_problem(entry, images, crop):
-                    raise problem
+                judged = judge_mask(entry, images, crop)
+                if isinstance(judged, ImageProblem):
+                    raise judged
+                said |= dict.fromkeys(judged)
         except ImageProblem as problem:
             refused.append((entry.name, problem))
         else:
             fitted.append(Picture(entry, crops[0], others=tuple(crops[1:])))
-    return fitted, list(_left_out(refused))
+            for message in said:
+                masks[message].append(entry.name)
+    if len(masks[ALL_WHITE]) < len(fitted):
+        del masks[ALL_WHITE]
+    doubts = [Finding.of_several(names, "warning", said) for said, names in masks.items() if names]
+    return fitted, [*_left_out(refused), *doubts]
 
 
 def _left_out(refused: Iterable[tuple[str, ImageProblem]]) -> Iterator[Finding]:

@@ -281,8 +281,8 @@ def _mask(one: _Listed, facts: _Facts | None, findings: list[Finding]) -> MaskFi
         return None
     if np.ptp(facts.thumbnail.astype(np.int16), axis=2).max() > _MOST_COLOUR:
         message = (
-            f"By its name it is the mask of {one.name}, but it is in colour: its brightness "
-            "counts. If it is a picture of its own, rename it or its folder."
+            "By its name it is a picture's mask, but it is in colour: its brightness counts. If it "
+            "is a picture of its own, rename it or its folder."
         )
         findings.append(Finding(one.mask.shown, "warning", message))
     return MaskFile(one.mask.path, facts.digest, one.mask.shown)

@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 from tests.trainer.data.folders_for_tests import about, picture, put
-from trainer.config.schema import ImagesConfig
+from trainer.config.schema import CaptionsConfig, ImagesConfig
 from trainer.data.buckets import CropPlan, plan_crop
 from trainer.data.findings import ImageProblem
 from trainer.data.images import load_alpha, load_grey, load_rgb
-from trainer.data.masks import fit, fit_mask, latent_mask, mask_problem
+from trainer.data.masks import ALL_WHITE, fit, fit_mask, judge_mask, latent_mask
+from trainer.data.report import describe_set
 from trainer.data.sets import ImageEntry, scan_image_set
 
 FILES = ImagesConfig.model_validate({"masks": "files"})
@@ -110,24 +111,60 @@ def test_transparent_parts_of_a_mask_file_do_not_count() -> None:
     assert np.array_equal(np.asarray(load_grey(png(pixels)))[0], [0, 0, 255, 255])
 
 
-def test_masks_that_cannot_be_used(tmp_path: Path) -> None:
-    files = {
-        "black.png": picture(1),
-        "black.mask.png": png(grey(96, 64, (0, 0, 0, 0))),
-        "other.png": picture(2),
-        "other.mask.png": png(grey(64, 96, (0, 0, 64, 96))),
-        "smaller.png": picture(3),
-        "smaller.mask.png": png(grey(48, 32, (0, 0, 24, 32))),
-        "none.png": picture(4),
-    }
-    entries = scanned(tmp_path, files)
+BOX = grey(96, 64, (8, 8, 56, 56))
+# Pixels of a mask; what is said of it, or why the picture is left out; and what of BOX it is.
+JUDGED: dict[str, tuple[np.ndarray, str, float | None]] = {
+    "ordinary": (BOX, "", 1.0),
+    "half": (BOX // 2 + grey(96, 64, (56, 8, 60, 56)), "", 0.5),
+    "0 and 1": (BOX // 255, "one dark level", 1.0),
+    "0 and 5": (BOX // 51, "one dark level", 1.0),
+    "colours of classes": (
+        BOX[..., None] // 255 * np.array([128, 0, 0], np.uint8),
+        "one dark level",
+        1.0,
+    ),
+    "several classes": (BOX // 255 + grey(96, 64, (56, 8, 60, 56)) // 127, "nearly nothing", None),
+    "three everywhere": (np.full_like(BOX, 3), "nearly nothing", None),
+    "a dot": (grey(96, 64, (8, 8, 11, 11)), "nearly nothing", None),
+    "white": (np.full_like(BOX, 255), "change nothing", None),
+    "in its transparency": (
+        np.dstack([np.zeros_like(BOX)] * 3 + [BOX]),
+        "shape in its transparency",
+        1.0,
+    ),
+    "black": (np.zeros_like(BOX), "black all over", None),
+    "opaque black": (np.full((64, 96, 4), [0, 0, 0, 255], np.uint8), "black all over", None),
+    "another shape": (BOX.T.copy(), "another shape", None),
+    "smaller": (BOX[::2, ::2], "", 1.0),
+}
+
+
+@pytest.mark.parametrize("kind", JUDGED)
+def test_masks_that_cannot_be_meant_are_said_or_mended(kind: str, tmp_path: Path) -> None:
+    pixels, said, share = JUDGED[kind]
+    files = {"a.png": picture(1), "a.mask.png": png(pixels), "b.png": picture(2)}
+    files["b.mask.png"] = files["a.mask.png"]
+    images = FILES.model_copy(update={"resolution": 64})
+    image_set = scan_image_set(put(tmp_path, files))
+    report = describe_set(image_set, images, CaptionsConfig(), resolution=64, step=16)
+    own = [one.message for one in report.findings if "ask" in one.message and one.pictures]
+    own = [one for one in own if not one.startswith(("Masks of", "By its name"))]
+    assert [said in one for one in own] == [True] * bool(said)
+    if share is not None:
+        crop = CropPlan(96, 64, 0, 0, 96, 64)
+        weights = latent_mask(report.fitted[0].entry, FILES, crop, False, 8)
+        assert weights is not None
+        assert weights[4, 4] == pytest.approx(share, abs=0.01)
+
+
+def test_one_white_mask_among_others_is_ordinary(tmp_path: Path) -> None:
+    files = {"a.png": picture(1), "a.mask.png": MASK, "b.png": picture(2)}
+    entries = scanned(tmp_path, files | {"b.mask.png": png(np.full((64, 96), 255, np.uint8))})
     crop = plan_crop(96, 64, 64, 16, True, False)
-    problems = {name: mask_problem(entry, FILES, crop) for name, entry in entries.items()}
-    assert "black all over" in str(problems["black.png"])
-    assert "another shape" in str(problems["other.png"])
-    assert problems["smaller.png"] is None
-    assert problems["none.png"] is None
-    assert mask_problem(entries["black.png"], ImagesConfig(), crop) is None
+    assert judge_mask(entries["b.png"], FILES, crop) == (ALL_WHITE,)
+    assert judge_mask(entries["b.png"], ImagesConfig(), crop) == ()
+    report = describe_set(scan_image_set(tmp_path), FILES, CaptionsConfig(), resolution=64, step=16)
+    assert not [one for one in report.findings if one.message == ALL_WHITE]
 
 
 def test_a_mask_that_changes_is_noticed(tmp_path: Path) -> None:
