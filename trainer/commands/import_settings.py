@@ -11,13 +11,10 @@ from trainer.answers import Answer, plain
 from trainer.commands.command import command, option
 from trainer.config.fields import all_fields, get_value
 from trainer.config.file import read_text, write_config
-from trainer.config.moving.moved import Moved, SetFacts, move
+from trainer.config.moving.moved import Moved, move
 from trainer.config.moving.theirs import as_theirs
-from trainer.data.pairing import read_folder
-from trainer.data.scan import repeats_of
+from trainer.data.pairing import count_pictures
 from trainer.errors import UserError
-
-_MOST_PICTURES = 100_000
 
 
 @dataclass(frozen=True)
@@ -99,15 +96,3 @@ def _placed(folder: Path, name: str) -> str:
     if not name or Path(name).is_absolute():
         return name
     return next((str(one.resolve()) for one in (Path(name), folder / name) if one.is_dir()), name)
-
-
-def count_pictures(path: Path) -> SetFacts | None:
-    """The pictures of an image set, by their names alone; None where it is none."""
-    try:
-        contents = read_folder(path, _MOST_PICTURES)
-    except (OSError, UserError, ValueError):
-        return None
-    repeats = [repeats_of(picture.name) for picture in contents.pictures]
-    folders = {one.name.partition("/")[0] for one in contents.pictures if "/" in one.name}
-    used = [one for one in repeats if one]
-    return SetFacts(len(used), sum(used), tuple(sorted(folders))) if used else None

@@ -8,9 +8,11 @@ from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
 
+from trainer.config.moving.moved import SetFacts
 from trainer.data.buckets import WHOLE, Focus
 from trainer.data.names import list_names, matching_key
-from trainer.data.scan import FolderContents, FoundFile, look_into
+from trainer.data.scan import FolderContents, FoundFile, folder_repeats, look_into, repeats_of
+from trainer.errors import UserError
 from trainer.runs.atomic import write_text
 
 # The words by which tools and people mark masks, as a whole word of a name: NAME.mask.png,
@@ -26,6 +28,7 @@ _FOLDER = re.compile(
 )
 """The whole name of a folder of masks; sd-scripts calls it conditioning."""
 _CONDITIONING = "A picture that steers another tool (conditioning, as for ControlNet): not used."
+_MOST_PICTURES = 100_000  # of a set whose pictures are only counted
 MAX_NAME = 4096  # characters of a path; what is longer names nothing
 
 
@@ -122,6 +125,31 @@ def read_folder(root: Path, limit: int) -> FolderContents:
     contents = look_into(root, limit)
     take_masks(contents)
     return contents
+
+
+def count_pictures(path: Path, reads: str) -> SetFacts | None:
+    """The pictures of an image set, by their names alone; None where it is none.
+
+    Args:
+        reads: which of them another trainer trains, see `TheirSet.reads`.
+    """
+    try:
+        names = [one.name for one in read_folder(path, _MOST_PICTURES).pictures]
+    except (OSError, UserError, ValueError):
+        return None
+    used = [name for name in names if repeats_of(name)]
+    there = [
+        name
+        for name in used
+        if reads == "all"
+        or (
+            name.count("/") == (reads == "numbered") and (reads == "direct" or folder_repeats(name))
+        )
+    ]
+    repeats = [repeats_of(name) for name in there or used]
+    folders = {name.partition("/")[0] for name in names if "/" in name}
+    left_out = sorted({*used} - {*there}) if there else []
+    return SetFacts(len(repeats), sum(repeats), (*sorted(folders),), (*left_out,)) if used else None
 
 
 def looks_like_mask(name: str) -> bool:

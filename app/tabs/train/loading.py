@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from app.allowed import is_image_set
-from app.tabs.train.outlook import picture_count
+from trainer import places
 from trainer.config.file import MAX_FILE_BYTES, parse_config
 from trainer.config.moving.moved import Moved, SetFacts, move
 from trainer.config.moving.theirs import as_theirs, parse, trainer_of
 from trainer.config.schema import TrainingConfig
+from trainer.data.pairing import count_pictures
 from trainer.errors import UserError
 
 
@@ -41,7 +42,5 @@ def _of_another(text: str) -> bool:
         return False  # said with its line by what reads ours
 
 
-def _look(path: Path) -> SetFacts | None:
-    if not is_image_set(path) or (count := picture_count(path)) is None:
-        return None
-    return SetFacts(*count, folders=())
+def _look(path: Path, reads: str) -> SetFacts | None:
+    return count_pictures(places.PROJECT / path, reads) if is_image_set(path) else None

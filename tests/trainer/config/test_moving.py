@@ -19,7 +19,7 @@ from trainer.config.moving.theirs import AI_TOOLKIT, KOHYA, ONETRAINER, as_their
 from trainer.errors import UserError
 
 
-def moved(*texts: str, look: Any = lambda path: None) -> Moved:
+def moved(*texts: str, look: Any = lambda path, reads: None) -> Moved:
     """Settings, brought over without any file of this machine."""
     return move(as_theirs([("a file", text) for text in texts], lambda name: None), look)
 
@@ -133,6 +133,13 @@ TAKEN: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     (K, {"log_with": "wandb", "log_tracker_name": "foxes"},
      {"tracking.tracker": "wandb", "tracking.project": "foxes"}),
     (K, {"learning_rate": 1e-4, "text_encoder_lr": 0}, {"adapter.text_encoder": False}),
+    *((K, {"unet_lr": 1e-4, "text_encoder_lr": 0, **settings},
+       {"adapter.text_encoder": False, "adapter.unet": True, "optimizer.learning_rate": None})
+      for settings in (
+          {"optimizer_type": "Adopt"}, {"optimizer_type": "Adafactor"},
+          {"network_module": "lycoris.kohya", "network_args": ["algo=loha"]},
+      )),
+    (K, {"optimizer_type": "Adopt", "learning_rate": 0, "unet_lr": 1e-4}, {"adapter.unet": True}),
     (K, {"network_train_unet_only": True}, {"adapter.text_encoder": False}),
     (K, {"network_train_text_encoder_only": True},
      {"adapter.unet": False, "adapter.text_encoder": True}),
@@ -175,6 +182,9 @@ TAKEN: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     (K, {"reg_data_dir": "reg", "prior_loss_weight": 0.5},
      {"preservation.method": "pictures", "preservation.folder": "reg", "preservation.share": 1.0,
       "preservation.weight": 0.5}),
+    (K, {"reg_data_dir": "reg", "max_train_steps": 1000, "lr_scheduler": "cosine",
+         "lr_warmup_steps": 100, "save_every_n_steps": 200},
+     {"training.steps": 500, "optimizer.warmup": 0.1, "evaluation.every": 100}),
     (K, {"train_data_dir": "pics", "output_name": "mine"},
      {"images.path": Path("pics"), "output.name": "mine"}),
     (K, {"sample_prompts": "a cat --n bad, ugly --w 512 --d 7 --l 7.5 --s 28\n# no\na dog --d 7"},
@@ -195,6 +205,7 @@ TAKEN: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     (ONE, {"lora_rank": 8, "lora_alpha": 4.0}, {"adapter.rank": 8, "adapter.alpha": 4.0}),
     (ONE, {"layer_filter_preset": "attn-only"}, {"adapter.targets": "attention"}),
     (ONE, {"resolution": "512,768"}, {"images.resolutions": (512, 768)}),
+    (ONE, {"resolution": "512x768"}, {"images.resolution": 640}),
     (ONE, {"lora_decompose": True}, {"adapter.kind": "dora"}),
     (ONE, {"text_encoder": {"train": False}}, {"adapter.text_encoder": False}),
     (ONE, {"unet": {"learning_rate": 2e-4}, "learning_rate": 1e-4},
@@ -237,6 +248,9 @@ SAID: list[tuple[str, dict[str, Any], str]] = [
     (K, {"network_module": "lycoris.kohya", "network_args": ["algo=diag-oft"]}, "not trained"),
     (K, {"network_module": "lycoris.kohya", "network_args": ["algo=lokr"]}, "are not taken"),
     (K, {"optimizer_type": "SGDNesterov"}, "adamw trains instead"),
+    (K, {"optimizer_type": "Adopt", "unet_lr": 1e-4, "text_encoder_lr2": 2e-4},
+     "unet_lr = 0.0001, text_encoder_lr2 = 0.0002: It is a rate for Adopt"),
+    (ONE, {"resolution": "large"}, 'resolution = "large": It can\'t be read'),
     (K, {"max_train_epochs": 10}, "pictures x repeats x epochs"),
     (K, {"lr_scheduler": "constant", "lr_warmup_steps": 100}, "no warm-up there"),
     (K, {"caption_extension": ".tags"}, "Captions are read from .txt and .caption"),
@@ -250,7 +264,7 @@ SAID: list[tuple[str, dict[str, Any], str]] = [
     (ONE, {"optimizer": {"optimizer": "TIGER"}}, "adamw trains instead"),
     (AI, {"network.type": "lorm"}, "not trained"),
     (AI, {"train.loss_type": "mae"}, "squared error"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("trainer", "settings", "words"), SAID)
@@ -297,7 +311,7 @@ TRAINER = '[a]\npretrained_model_name_or_path = "b.safetensors"\n[b]\nmax_train_
 SIZES = {"/sets/bear": 20, "/sets/fox": 80}
 
 
-def count(path: Path) -> SetFacts | None:
+def count(path: Path, reads: str) -> SetFacts | None:
     size = SIZES.get(path.as_posix())
     return SetFacts(size, size, ()) if size else None
 
@@ -311,10 +325,10 @@ def test_trainer_and_dataset_file_together() -> None:
     assert found.training.steps == 4 * 20 * 10 // 2
 
 
-def test_class_pictures_double_an_epoch() -> None:
+def test_class_pictures_come_besides_the_own() -> None:
     found = moved(TRAINER, DATASET + REG, look=count).config
     assert found.preservation.folder == "/sets/reg"
-    assert found.training.steps == 2 * 4 * 20 * 10 // 2
+    assert found.training.steps == 4 * 20 * 10 // 2
 
 
 def test_several_subjects_become_concepts_with_their_shares() -> None:
@@ -405,6 +419,33 @@ def test_command_counts_writes_and_never_overwrites(tmp_path: Path) -> None:
     assert json.loads(json.dumps(answer.as_dict(), default=str))["values"]["training.steps"] == 60
     with pytest.raises(UserError, match="exists already"):
         import_settings([file], out=out)
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps", "others"),
+    [
+        ({"train_data_dir": "img", "max_train_epochs": 5}, 2 * 3 * 5, 3),
+        ({"datasets": [{"subsets": [{"image_dir": "img/3_ohwx bear"}]}], "max_train_epochs": 5},
+         2 * 5, 1),
+        ({"training_method": "LORA", "epochs": 5, "concepts": [{"path": "img/3_ohwx bear"}]},
+         2 * 5, 1),
+        ({"training_method": "LORA", "epochs": 5,
+          "concepts": [{"path": "img", "include_subdirectories": True}]}, 11 * 5, 0),
+    ],
+)  # fmt: skip
+def test_what_is_not_trained_there_is_named_and_not_counted(
+    settings: dict[str, Any], steps: int, others: int, tmp_path: Path
+) -> None:
+    names = ("3_ohwx bear/a", "3_ohwx bear/b", "3_ohwx bear/old/c", "loose", "unsorted/d")
+    for name in names:
+        file = tmp_path / "img" / f"{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"")
+    (tmp_path / "k.json").write_text(json.dumps({"base_model_name": "", **settings}))
+    moved = import_settings([tmp_path / "k.json"]).moved
+    assert moved.config.training.steps == steps
+    said = [one.theirs for one in moved.lost if one.key == "pictures that are not trained there"]
+    assert said == [others] * bool(others)
 
 
 def test_command_writes_where_relative_folders_are(tmp_path: Path) -> None:

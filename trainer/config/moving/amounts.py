@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from trainer.config.moving.moved import Moving, SetFacts, Taken, files_named
 from trainer.config.moving.theirs import AI_TOOLKIT, KOHYA, TheirSet, is_on, number
@@ -27,6 +26,14 @@ def sets(moving: Moving) -> None:
             reason = "Put these pictures into the image set, in a folder called validation."
             moving.lose("validation", one.path, reason)
     trained = [one for one in moving.theirs.sets if one.role == "train" and one.path]
+    for one in trained:
+        if (known := moving.known(one)) and (others := known.left_out):
+            names = ", ".join(others[:3]) + f" and {len(others) - 3} more" * (len(others) > 3)
+            reason = (
+                f"All below {one.path} are trained here, {names} too. Move these elsewhere: the "
+                "steps are counted without them."
+            )
+            moving.lose("pictures that are not trained there", len(others), reason)
     if len(trained) == 1:
         _single(moving, trained[0])
     elif trained:
@@ -36,7 +43,7 @@ def sets(moving: Moving) -> None:
 def _words(moving: Moving, one: TheirSet) -> tuple[str, str]:
     """Trigger and class word, from the settings or from the one folder ``N_trigger class``."""
     words = one.words
-    if not words and moving.theirs.trainer == KOHYA and (known := moving.look(Path(one.path))):
+    if not words and moving.theirs.trainer == KOHYA and (known := moving.known(one)):
         named = [folder.partition("_")[2] for folder in known.folders if folder[:1].isdigit()]
         words = named[0] if len(named) == 1 else ""
     trigger, _, class_word = words.strip().partition(" ")
@@ -44,7 +51,7 @@ def _words(moving: Moving, one: TheirSet) -> tuple[str, str]:
 
 
 def _single(moving: Moving, one: TheirSet) -> None:
-    note = "" if moving.look(Path(one.path)) else "There is no such image set on this machine yet."
+    note = "" if moving.known(one) else "There is no such image set on this machine yet."
     moving.take("image folder", one.path, "images.path", one.path, note)
     trigger, class_word = _words(moving, one)
     if trigger and not moving.values.get("captions.trigger"):
@@ -72,7 +79,7 @@ def _several(moving: Moving, sets: Sequence[TheirSet]) -> None:
         moving.lose("image folders", named, reason)
         return
     sizes = [
-        one.repeats * known.pictures if (known := moving.look(Path(one.path))) else one.repeats
+        one.repeats * known.pictures if (known := moving.known(one)) else one.repeats
         for one in sets
     ]
     shares = [max(1, round(size / min(sizes))) for size in sizes]
@@ -88,11 +95,14 @@ def _several(moving: Moving, sets: Sequence[TheirSet]) -> None:
 def length(moving: Moving) -> None:
     """Steps and epochs, and what comes up every so many of them."""
     epochs = number(moving.fact("epochs"))
+    # There class pictures are half of the batches, here they come besides.
+    share = 2 if moving.values.get("preservation.method") == "pictures" else 1
+    half = "Half as many, since class pictures come besides your own here." if share > 1 else ""
     if (steps := int(number(moving.fact("steps")) or 0)) and not epochs:
-        moving.settle("steps", "training.steps", steps)
+        moving.settle("steps", "training.steps", max(1, steps // share), half)
     batches = _batches(moving)
     if epochs and batches:
-        note = f"An epoch is {batches} steps with these pictures."
+        note = f"An epoch is {batches} steps with these pictures. {half}".strip()
         moving.settle("epochs", "training.steps", max(1, round(epochs * batches)), note)
         moving.facts["epochs"] = (*moving.facts["epochs"][:2], True)
     elif epochs:
@@ -105,7 +115,7 @@ def length(moving: Moving) -> None:
         elif every:
             moving.miss(fact, f"{field} counts steps, and how many an epoch has is not known.")
     if every := number(moving.fact("save_steps")):
-        moving.settle("save_steps", "evaluation.every", int(every), _SAVED)
+        moving.settle("save_steps", "evaluation.every", max(1, int(every) // share), _SAVED)
     if is_on(moving.fact("save_state")):
         every = moving.values.get("evaluation.every", 100)
         moving.settle("save_state", "checkpoints.every", every)
@@ -114,19 +124,18 @@ def length(moving: Moving) -> None:
 
 
 def _batches(moving: Moving) -> int | None:
-    """Steps of an epoch, which class pictures double there; None where a folder is not here."""
+    """Steps of an epoch; None where a folder is not here."""
     size = moving.values.get("training.batch_size", 1) * moving.values.get(
         "training.accumulation", 1
     )
     trained = [one for one in moving.theirs.sets if one.role == "train"]
-    known = [moving.look(Path(one.path)) for one in trained]
+    known = [moving.known(one) for one in trained]
     if not known or None in known:
         return None
     facts: list[SetFacts] = [one for one in known if one is not None]
     total = sum(own.repeated * one.repeats for own, one in zip(facts, trained, strict=True))
     resolutions = len(moving.values.get("images.resolutions", ())) or 1
-    doubled = 2 if moving.values.get("preservation.method") == "pictures" else 1
-    return -(-total * resolutions * doubled // max(1, size))
+    return -(-total * resolutions // max(1, size))
 
 
 def schedule(moving: Moving) -> None:
@@ -146,6 +155,8 @@ def schedule(moving: Moving) -> None:
         moving.settle("power", "optimizer.schedule_power", power)
     steps = moving.values.get("training.steps")
     warmup = number(moving.fact("warmup")) or 0.0
+    if warmup >= 1 and moving.values.get("preservation.method") == "pictures":
+        warmup /= 2  # as `length` halves the steps
     if name == "constant" and moving.theirs.trainer in (KOHYA, AI_TOOLKIT):
         if warmup:
             moving.miss("warmup", "constant has no warm-up there, so there is none here.")

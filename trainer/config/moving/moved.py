@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from trainer.config.fields import ConfigField, all_fields, shown
 from trainer.config.file import ConfigError, with_values
 from trainer.config.mistakes import shown_value
-from trainer.config.moving.theirs import NAMES, Theirs, is_on, number
+from trainer.config.moving.theirs import NAMES, Theirs, TheirSet, is_on, number
 from trainer.config.schema import TrainingConfig
 from trainer.untyped import is_list, is_sequence
 
@@ -78,14 +78,16 @@ class Lost:
 
 
 class SetFacts(NamedTuple):
-    """An image set on this machine: pictures, these with their repeats, and its folders' names."""
+    """An image set on this machine, as the other trainer reads it."""
 
     pictures: int
-    repeated: int
-    folders: tuple[str, ...]
+    repeated: int  # pictures with their repeats
+    folders: tuple[str, ...]  # their names
+    left_out: tuple[str, ...] = ()  # names of the pictures that are trained here alone
 
 
-Look = Callable[[Path], SetFacts | None]
+Look = Callable[[Path, str], SetFacts | None]
+"""What is known of a folder; by which pictures below it count, see `TheirSet.reads`."""
 
 
 @dataclass
@@ -101,6 +103,10 @@ class Moving:
     facts: dict[str, tuple[str, Any, bool]] = field(
         default_factory=dict[str, tuple[str, Any, bool]]
     )
+
+    def known(self, one: TheirSet) -> SetFacts | None:
+        """What a folder of theirs holds, where it is on this machine."""
+        return self.look(Path(one.path), one.reads)
 
     def take(
         self, key: str, theirs: Any, name: str, ours: Any, note: str = "", given: bool = True
@@ -185,7 +191,7 @@ class Moved:
         ]
 
 
-def move(theirs: Theirs, look: Look = lambda path: None) -> Moved:
+def move(theirs: Theirs, look: Look = lambda path, reads: None) -> Moved:
     """Brings settings over.
 
     Args:

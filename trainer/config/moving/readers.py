@@ -171,7 +171,7 @@ def _read_sets(theirs: Theirs) -> None:
         values.pop("general", None)
         for key, role in (("train_data_dir", "train"), ("reg_data_dir", "class pictures")):
             if path := values.pop(key, None):
-                theirs.sets.append(TheirSet(str(path), 1, words, role))
+                theirs.sets.append(TheirSet(str(path), 1, words, role, "numbered"))
         if value := values.pop("resolution", None):
             values["resolution"] = squares(value)
         return
@@ -184,7 +184,7 @@ def _read_sets(theirs: Theirs) -> None:
         role = "class pictures" if is_on(one.get("is_reg")) else "train"
         repeats = int(number(one.get("num_repeats")) or 1)
         words = str(one.get("class_tokens") or "")
-        theirs.sets.append(TheirSet(path, repeats, words, role))
+        theirs.sets.append(TheirSet(path, repeats, words, role, "direct"))
     trained = [one for one in found if not is_on(one.get("is_reg"))] or found
     shared = theirs.common(trained, _PER_FOLDER)
     values |= {_RENAMED.get(key, key): value for key, value in shared.items()}
@@ -243,9 +243,13 @@ def read_onetrainer(tree: Mapping[str, Any], open_named: Callable[[str], str | N
     theirs = Theirs(ONETRAINER, dict(_flat({k: v for k, v in tree.items() if not is_list(v)})))
     _read_every(theirs.values)
     _read_encoders(theirs, model)
-    sides = [int(side) for part in str(tree.get("resolution", 512)).split(",")
-             if (side := number(part))]  # fmt: skip
-    theirs.values["resolution"] = [(side, side) for side in sides]
+    theirs.values["resolution"] = [
+        pair
+        for part in str(tree.get("resolution", 512)).casefold().split(",")
+        for pair in squares(part.replace("x", ","))
+    ]
+    if not theirs.values["resolution"]:
+        theirs.lost.append(("resolution", tree["resolution"], "It can't be read: 512 is taken."))
     if is_on(theirs.values.pop("lora_decompose", False)):
         theirs.values["peft_type"] = "DORA"
     named = str(tree.get("concept_file_name") or "")
@@ -290,8 +294,9 @@ def _read_encoders(theirs: Theirs, model: str) -> None:
 def _read_concepts(theirs: Theirs, concepts: list[dict[str, Any]]) -> None:
     for one in concepts:
         role = _ROLES.get(str(one.get("type", "STANDARD")), "train")
-        repeats = number(one.get("balancing")) or 1.0
-        theirs.sets.append(TheirSet(str(one.get("path") or ""), max(1, round(repeats)), "", role))
+        repeats = max(1, round(number(one.get("balancing")) or 1.0))
+        reads = "all" if is_on(one.get("include_subdirectories")) else "direct"
+        theirs.sets.append(TheirSet(str(one.get("path") or ""), repeats, "", role, reads))
     trained = [one for one in concepts if one.get("type", "STANDARD") == "STANDARD"]
     for part in ("image", "text"):
         tables = [as_table(one.get(part)) for one in trained]

@@ -29,6 +29,7 @@ _NO_DECAY = (
 _FINDS_RATE = ("dadapt", "prodigy")
 _LAYERS = {"attn-mlp": "feed-forward", "attn-only": "attention", "full": "convolution"}
 _RATE, _TEXT_RATE = "optimizer.learning_rate", "optimizer.text_encoder_learning_rate"
+_SECOND_RATE = "optimizer.text_encoder_2_learning_rate"
 
 
 def finish(moving: Moving) -> None:
@@ -70,7 +71,7 @@ def _layers(moving: Moving) -> None:
             "Its training begins with other numbers here, so rank, alpha and rates are not taken."
         )
         moving.drop("adapter.rank", "adapter.alpha")
-        moving.facts = {k: v for k, v in moving.facts.items() if not k.endswith("rate")}
+        _forget_rates(moving, f"Rates that suit {kind} are other ones here: it has its own.")
     moving.settle("kind", "adapter.kind", kind, note)
     if kind == "lokr" and (factor := number(moving.fact("factor"))) is not None:
         moving.settle("factor", "adapter.factor", int(factor))
@@ -109,7 +110,7 @@ def _optimizer(moving: Moving) -> None:
         note = "It is the nearest one here."
     if ours is None:
         moving.miss("optimizer", "It is not here: adamw trains instead, at the rates it has here.")
-        moving.facts = {k: v for k, v in moving.facts.items() if not k.endswith("rate")}
+        _forget_rates(moving, f"It is a rate for {given}, and adamw trains instead.")
         return
     moving.settle("optimizer", "optimizer.name", ours, note)
     decay = number(moving.fact("weight_decay"))
@@ -124,7 +125,19 @@ def _optimizer(moving: Moving) -> None:
             "Adafactor finds its rate there. Here it takes optimizer.learning_rate; it is empty."
         )
         moving.lose("relative_step", True, reason)
-        moving.facts = {k: v for k, v in moving.facts.items() if not k.endswith("rate")}
+        _forget_rates(moving, "Adafactor finds its rate itself there.")
+
+
+def _forget_rates(moving: Moving, reason: str) -> None:
+    """Leaves rates as they are here, but for 0, which switches a part off."""
+    for name in ("rate", "unet_rate", "text_rate"):
+        value = moving.fact(name)
+        if value is not None and any(number(one) for one in (value if is_list(value) else [value])):
+            moving.miss(name, reason)
+            moving.facts[name] = (moving.facts[name][0], "", False)
+    for one in [one for one in moving.taken if one.field == _SECOND_RATE]:
+        moving.lose(one.key, one.theirs, reason)
+    moving.drop(_SECOND_RATE)
 
 
 def _rates(moving: Moving) -> None:
@@ -137,7 +150,7 @@ def _rates(moving: Moving) -> None:
     text = moving.fact("text_rate")
     if is_list(text):
         if any(one != text[0] for one in text):
-            moving.settle("text_rate", "optimizer.text_encoder_2_learning_rate", number(text[1]))
+            moving.settle("text_rate", _SECOND_RATE, number(text[1]))
         text = text[0] if text else None
     own = (moving.fact("unet_rate"), text)
     if all(one is not None and number(one) == 0 for one in own):  # so kohya_ss writes "the same"

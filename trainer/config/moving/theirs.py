@@ -43,6 +43,9 @@ class TheirSet:
     repeats: int = 1
     words: str = ""  # trigger and class word where the settings have them, such as ``sks girl``
     role: str = "train"  # what it is for: to train on, class pictures, or validation
+    # Which pictures below it are trained there: "all", "direct" (in no folder of it), or "numbered"
+    # (in its folders N_name, and in none of theirs).
+    reads: str = "all"
 
 
 @dataclass
