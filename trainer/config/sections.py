@@ -164,6 +164,17 @@ class TrainingSection(Section, title="Length, batches and precision"):
     never timed on a card, and fit does not know what memory it takes. Losses are the same but for
     rounding, so that a resumed run comes close, but not to the last bit. Where it fails the run
     goes on without, and says so."""
+    cuda_graphs: bool = field(
+        False,
+        title="CUDA graphs of the compiled blocks",
+        resume=True,
+        before=False,
+        needs={"training.compile": True},
+    )
+    """Have the card start all that a compiled block does at once (torch.compile's mode
+    reduce-overhead), where a fast card waits for the processor. Takes memory for each picture size
+    and needs an NVIDIA card. It was never run on one. Where it fails the run goes on without
+    compiling, and says so."""
     stop_text_encoder_after: float = field(
         1.0,
         title="Share of the run that trains the text encoder",

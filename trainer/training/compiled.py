@@ -27,10 +27,12 @@ class CompiledBlocks:
 
     Args:
         wanted: otherwise nothing is compiled.
+        graphs: a card starts a block's operations as one CUDA graph (``training.cuda_graphs``).
     """
 
-    def __init__(self, unet: UNet2DConditionModel, wanted: bool) -> None:
+    def __init__(self, unet: UNet2DConditionModel, wanted: bool, graphs: bool = False) -> None:
         self.calls: dict[nn.Module, Callable[..., Any]] = {}
+        self.graphs = wanted and graphs
         if not wanted:
             return
         from torch._dynamo import config
@@ -40,7 +42,8 @@ class CompiledBlocks:
         if os.environ.get(CACHE_FOLDER) in (None, default_cache_dir()):
             os.environ[CACHE_FOLDER] = str(cache_folder() / "compiled")
         cast(Any, config).recompile_limit = cast(Any, config).accumulated_recompile_limit = GRAPHS
-        unet.compile_repeated_blocks(backend=BACKEND, dynamic=False, fullgraph=True)
+        mode = "reduce-overhead" if graphs else None
+        unet.compile_repeated_blocks(backend=BACKEND, mode=mode, dynamic=False, fullgraph=True)
         for module in unet.modules():
             if call := getattr(module, "_compiled_call_impl", None):
                 self.calls[module] = call
@@ -50,6 +53,8 @@ class CompiledBlocks:
     def used(self) -> Generator[None]:
         """Compiled forward and backward passes within the block. Drawing and measuring, whose
         sizes are many, stay as they are."""
+        if self.graphs and self.calls:  # what the graphs of the pass before gave may be overwritten
+            torch.compiler.cudagraph_mark_step_begin()
         try:
             for module, call in self.calls.items():
                 _set_call(module, call)

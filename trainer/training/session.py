@@ -250,16 +250,23 @@ def prepare(
         memory_mode=mode,
         exact=is_exact(training, device.torch_device.type, notice),
         copies=_copies(base, attachment, device, mode),
-        compiled=CompiledBlocks(base.unet, training.compile and _is_compilable(config)),
+        compiled=_compiled(base, config, device, notice),
     )
     if training.non_finite == "halve":
         session.initial = session.state()
     return session
 
 
-def _is_compilable(config: TrainingConfig) -> bool:
-    """Whether the adapter's layers compute alike in every call."""
-    return config.adapter.kind in PAIRS and not config.adapter.t_lora_min_rank
+def _compiled(
+    base: BaseModel, config: TrainingConfig, device: Device, notice: Notice
+) -> CompiledBlocks:
+    """Where the adapter's layers compute alike in every call; CUDA graphs on a card of NVIDIA."""
+    alike = config.adapter.kind in PAIRS and not config.adapter.t_lora_min_rank
+    wanted, graphs = config.training.compile and alike, config.training.cuda_graphs
+    if wanted and graphs and device.torch_device.type != "cuda":
+        notice("training.cuda_graphs needs an NVIDIA card: this run is compiled without.")
+        graphs = False
+    return CompiledBlocks(base.unet, wanted, graphs)
 
 
 def _copies(base: BaseModel, attachment: Attachment, device: Device, mode: MemoryMode) -> Copies:

@@ -134,6 +134,7 @@ ELSEWHERE = {
     "training.exact": "trainer/memory/test_modes.py::"
     "test_what_cannot_repeat_exactly_is_said_and_trained_all_the_same",
     "training.compile": f"{TRAINING}_compiled.py::test_compiled_losses_are_the_same",
+    "training.cuda_graphs": f"{TRAINING}_compiled.py::test_cuda_graphs_are_asked_for",
     "training.non_finite": f"{TRAINING}_guard.py::"
     "test_it_goes_back_to_a_checkpoint_and_on_at_half_the_rate",
     "memory.mode": MODES,

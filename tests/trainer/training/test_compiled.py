@@ -13,10 +13,14 @@ from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from tests.conftest import TinyBase
 from tests.trainer.lora.test_joined import with_joined
 from tests.trainer.runs_for_tests import make_images, session_for, small_config, train_small
+from trainer.config.file import with_values
+from trainer.config.schema import TrainingConfig
 from trainer.events import StepDone, Warned
+from trainer.memory.devices import Device
+from trainer.models.load import load_base
 from trainer.places import cache_folder
 from trainer.training.compiled import CACHE_FOLDER
-from trainer.training.session import Session
+from trainer.training.session import Session, _compiled
 from trainer.training.step import add_gradients
 
 
@@ -82,3 +86,27 @@ def test_where_compiling_fails_it_is_said_and_trained_without(
         assert sum("no C++ compiler found" in one and "more" not in one for one in said) == wanted
         assert sum("not to the last bit" in one for one in said) == wanted
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(("kind", "graphs"), [("cuda", True), ("cpu", False)])
+def test_cuda_graphs_are_asked_for(
+    kind: str, graphs: bool, tiny_base: TinyBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of torch.compile on a card, a new step before each pass; elsewhere a sentence."""
+    asked: list[Any] = []
+    said: list[str] = []
+    monkeypatch.setattr("torch.compile", lambda module, **options: asked.append(options["mode"]))
+    monkeypatch.setattr("torch.compiler.cudagraph_mark_step_begin", lambda: asked.append("begin"))
+    monkeypatch.setenv(CACHE_FOLDER, default_cache_dir())
+    base = load_base(str(tiny_base("sd1")))
+    values = {"training.compile": True, "training.cuda_graphs": True}
+    config = with_values(TrainingConfig(), values)
+    compiled = _compiled(base, config, Device(torch.device(kind), "fp32"), said.append)
+    compiled.calls = {block: block.forward for block in base.unet.down_blocks}
+    with compiled.used():
+        pass
+    expected = "reduce-overhead" if graphs else None
+    assert set(asked) == {expected, "begin"} if graphs else set(asked) == {None}
+    assert [line.partition(":")[0] for line in said] == [
+        "training.cuda_graphs needs an NVIDIA card"
+    ] * (not graphs)
