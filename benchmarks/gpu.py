@@ -1,21 +1,22 @@
 """Everything that a card is asked, in one go: one JSON, one table.
 
-    python -m benchmarks.gpu --minutes 8 [--peer-dir A-CHECKOUT-OF-DIFFUSERS] [--out gpu.json]
-    python -m benchmarks.gpu --device cpu --tiny
+    python -m benchmarks.gpu --minutes 8 [--peer-dir CHECKOUT …] [--out gpu.json]
+    python -m benchmarks.gpu --device cpu --tiny [--peer-dir CHECKOUT …]
 
 Each case runs in a process of its own, the most telling first; those for which no time is left are
 named. SD 1.5 and SDXL have full size and random weights: steps (seconds, and the most bytes of
 tensors beside what ``fit`` predicts) with torch's usual kernels, with those that repeat to the last
 bit, and compiled; the preset ``sdxl-11gb`` to its end, where torch may allocate 10.5 GiB; runs that
-are killed and gone on from, with weights as they are, in 8 and in 4 bits; and diffusers' own script
-beside this trainer. ``--tiny`` does it with the built-in model, in this process, to see that it
-works: its times are no times of a GPU.
+are killed and gone on from, with weights as they are, in 8 and in 4 bits; and this trainer beside
+the scripts of diffusers and sd-scripts, each as it is in a checkout. ``--tiny`` does it with the
+built-in model, in this process, to see that it works: its times are no times of a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,7 @@ from trainer.config.file import with_values
 from trainer.config.presets import PRESETS
 from trainer.config.schema import TrainingConfig
 from trainer.events import RunEvent, StepDone, Warned
+from trainer.lora.joined import joined_layers
 from trainer.memory.devices import repeating
 from trainer.memory.prediction import predict
 from trainer.runs.atomic import write_json
@@ -62,25 +64,28 @@ class Job:
     tiny: bool
     folder: str
     batch: int = 1
-    peer: str = ""
+    peer: str = ""  # a checkout; empty: this trainer
 
     def row(self, what: str, **found: object) -> dict[str, Any]:
         """A line of the table."""
         name = f"{self.kind} {self.subject}" + f", batch {self.batch}" * (self.kind == "step")
+        name += f" ({Path(self.peer).name or 'rarebit'})" * (self.kind == "peer")
         return {"case": name, "what": what, **found}
 
 
 def jobs(options: argparse.Namespace, folder: str) -> Iterator[Job]:
     """All that is measured, the most telling first."""
-    first = Job("step", "sd15", options.device, options.tiny, folder, peer=options.peer_dir)
+    first = Job("step", "sd15", options.device, options.tiny, folder)
     bases = ("tiny-emoji",) if options.tiny else ("sd15", "sdxl")
     yield from (replace(first, subject=base) for base in bases)
     yield replace(first, kind="run", subject="sdxl-11gb")
     yield from (replace(first, kind="resume", subject=bits) for bits in ("full", "8bit", "4bit"))
     if not options.tiny:
         yield from (replace(first, subject=base, batch=4) for base in bases)
-    trainers = ("rarebit", "diffusers") if options.peer_dir else ()
-    yield from (replace(first, kind="peer", subject=trainer) for trainer in trainers)
+    peers = ["", *options.peer_dir] if options.peer_dir else []
+    yield from (
+        replace(first, kind="peer", subject=base, peer=peer) for base in bases for peer in peers
+    )
 
 
 def steps(job: Job) -> list[dict[str, Any]]:
@@ -90,10 +95,12 @@ def steps(job: Job) -> list[dict[str, Any]]:
     case = Case(job.subject, side, ("lean",), rows=job.batch, precision=precision)
     bench = Bench(case, torch.device(job.device))
     memory, repeats = bench.memory("lean"), 1 if job.tiny else REPEATS
-    copies = Copies(bench.parameters, bench.base.unet.dtype)
+    joined = joined_layers([bench.base.unet]) if job.device == "cuda" else ()
+    copies = Copies(bench.parameters, bench.base.unet.dtype, joined)
+    blocks = compiled.CompiledBlocks(bench.base.unet, False)
 
     def step() -> None:
-        with copies.used():
+        with copies.used(), blocks.used():
             bench.gradients()
         bench.optimizer.step()
         bench.optimizer.zero_grad(set_to_none=True)
@@ -108,13 +115,16 @@ def steps(job: Job) -> list[dict[str, Any]]:
         rows.append(row("exact kernels"))
     if job.tiny:
         compiled.BACKEND = "eager"  # the real one takes minutes on a processor
-    blocks = compiled.CompiledBlocks(bench.base.unet, True)
-    try:
-        with blocks.used():
+    for what, graphs in (("compiled", False), ("compiled, CUDA graphs", True)):
+        if graphs and job.device != "cuda":
+            continue
+        torch.compiler.reset()
+        blocks = compiled.CompiledBlocks(bench.base.unet, True, graphs)
+        try:
             first = seconds_each(step, 1)[0]
-            rows.append(row("compiled", remark=f"first step {first:.1f} s"))
-    except Exception as error:
-        rows.append(job.row("compiled", remark=f"failed: {str(error).splitlines()[0]}"))
+            rows.append(row(what, remark=f"first step {first:.1f} s"))
+        except Exception as error:
+            rows.append(job.row(what, remark=f"failed: {str(error).splitlines()[0]}"))
     return rows
 
 
@@ -163,20 +173,42 @@ def resumed(job: Job) -> list[dict[str, Any]]:
 
 
 def peer(job: Job) -> list[dict[str, Any]]:
-    """A trainer's own script on SD 1.5: the UNet's attention layers, without preservation."""
-    from benchmarks.contestants import CONTESTANTS, Clock, Work
+    """A trainer's own script, or this trainer: the UNet's attention layers, no preservation."""
+    from benchmarks.contestants import Clock, Work, rarebit
+    from benchmarks.peer_scripts import BASE, Task, trainer_in
 
-    base = make_base(Path(job.folder) / "sd15", "tiny" if job.tiny else "full")
-    side, device = (128 if job.tiny else 512), torch.device(job.device)
-    images = make_pictures(Path(job.folder) / "pictures-peer", 4, side)
+    place, device = Path(job.folder) / job.subject, torch.device(job.device)
+    base = {"sd15": lambda: make_base(place, "full"), "sdxl": lambda: write_sdxl(place, device)}
+    side, count = {"sd15": 512, "sdxl": 1024}.get(job.subject, 64), 3 if job.tiny else 20
+    images = make_pictures(Path(job.folder) / f"pictures-peer-{side}", 4, side)
+    out, clock = Path(tempfile.mkdtemp(dir=job.folder)), Clock()
     precision = "fp32" if device.type == "cpu" else "bf16"
-    out, clock = Path(job.folder) / job.subject, Clock()
-    out.mkdir(exist_ok=True)
-    work = Work(str(base), str(images), str(out), side, 1, 20, precision, peer=job.peer)
-    CONTESTANTS[job.subject](work, clock)
+    found = base.get(job.subject, lambda: BASE)()
+    train = trainer_in(Path(job.peer)) if job.peer else None
+    if job.peer and not train:
+        raise ValueError(f"{job.peer} is no checkout that is known")
+    if train:
+        pictures, captioned = out / "pictures", out / "captioned" / f"10_{TRIGGER}"
+        for folder in (pictures, captioned):
+            folder.mkdir(parents=True)
+            for file in images.glob("*.jpg"):
+                shutil.copy(file, folder)
+                if folder == captioned:
+                    (folder / f"{file.stem}.txt").write_text(f"{TRIGGER}, cloud", encoding="utf-8")
+        train(
+            Task(
+                job.peer, str(out), str(pictures), str(captioned.parent), "", TRIGGER, "cloud",
+                with_class_pictures=False, unet_rate=1e-4, text_rate=0.0, rank=16, batch_size=1,
+                steps=count, side=side, seed=0, base=str(found), sdxl=job.subject == "sdxl",
+                precision="no" if precision == "fp32" else precision,
+            ),
+            clock,
+        )  # fmt: skip
+    else:
+        rarebit(Work(str(found), str(images), str(out), side, 1, count, precision), clock)
     each = [later - earlier for earlier, later in zip(clock.wall, clock.wall[1:], strict=False)]
     gib = torch.cuda.max_memory_allocated() / GIB if device.type == "cuda" else clock.peak / GIB
-    return [job.row(f"{job.subject} on SD 1.5", seconds=median(each[5:]), gib=round(gib, 2))]
+    return [job.row("its own script", seconds=median(each[len(each) // 4 :]), gib=round(gib, 2))]
 
 
 KINDS: Mapping[str, Callable[[Job], list[dict[str, Any]]]] = {
@@ -228,7 +260,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--tiny", action="store_true", help="the built-in model, to try the script")
-    parser.add_argument("--peer-dir", default="", help="a checkout of diffusers")
+    parser.add_argument(
+        "--peer-dir", action="append", default=[], help="a checkout of diffusers or sd-scripts"
+    )
     parser.add_argument("--out", type=Path, default=Path("gpu.json"))
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -238,6 +272,11 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if not (options.tiny if options.device == "cpu" else torch.cuda.is_available()):
         parser.error("without CUDA the script can only be tried: --device cpu --tiny")
+    from benchmarks.peer_scripts import trainer_in
+
+    for checkout in options.peer_dir:
+        if trainer_in(Path(checkout)) is None:
+            parser.error(f"--peer-dir {checkout} is no checkout of diffusers or sd-scripts")
     with tempfile.TemporaryDirectory() as folder:
         run_all(options, folder)
     return 0
