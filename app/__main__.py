@@ -33,8 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="Another name of this machine that the page answers to, as behind a proxy. Its own "
         "name and its addresses are known with --host 0.0.0.0; can be repeated.",
     )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="Train on a Ray cluster whose machines share the folders, one run a card.",
+    )
     parser.add_argument("--no-browser", action="store_true", help="Do not open a browser.")
     options = parser.parse_args(arguments)
+    if options.ray:
+        os.environ["RAREBIT_RAY"] = options.ray
     from app.server import Address, serve
 
     try:

@@ -285,7 +285,7 @@ def _new_run(config: TrainingConfig, ending: str = "") -> RunFolder:
 
 def _refuse_if_busy() -> None:
     other = busy()
-    if other is not None:
+    if other is not None and not _ray():
         at = f" (step {other.step:,} of {other.total_steps:,})" if other.total_steps else ""
         raise UserError(
             f"{other.name} is training now{at}, and one training at a time fits this machine.",
@@ -325,7 +325,7 @@ def _spawn_training(run: RunFolder, accept_changes: bool = False) -> None:
     flags = ["--resume"] * bool(run.checkpoint_steps()) + ["--accept-changes"] * accept_changes
     with (run.path / _LOG).open("wb") as log:
         worker = subprocess.Popen(
-            [sys.executable, "-m", "trainer", "worker", str(run.path), *flags],
+            [sys.executable, "-m", "trainer", "worker", str(run.path), *flags, *_ray()],
             cwd=places.PROJECT,
             env=_environment(),
             stdin=subprocess.DEVNULL,
@@ -359,6 +359,11 @@ def spawn_service() -> ServiceProcess:
     )
 
 
+def _ray() -> list[str]:
+    """Options of workers whose runs a Ray cluster trains: it lets them wait for its cards."""
+    return ["--ray", os.environ["RAREBIT_RAY"]] if "RAREBIT_RAY" in os.environ else []
+
+
 def _environment() -> dict[str, str]:
     path = os.pathsep.join(filter(None, [str(places.PROJECT), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
@@ -387,7 +392,7 @@ def start_next() -> str | None:
         return None
     with _one_at_a_time():
         waiting = waiting_runs()
-        if not waiting or busy() is not None:
+        if not waiting or (busy() is not None and not _ray()):
             return None
         run = RunFolder(places.RUNS / waiting[0])
         write_json(_queue_file(), waiting[1:])

@@ -9,6 +9,8 @@ from pathlib import Path
 import psutil
 
 IS_WINDOWS = os.name == "nt"
+ON_BEHALF = "RAREBIT_ON_BEHALF"
+"""Variable of a process that works for one on another machine: that one's id and start time."""
 _PATIENCE_SECONDS = 2.0
 # For a process that neither Ctrl-C nor the end of whoever starts it reaches: a session of its own,
 # or on Windows a group of its own without a window (subprocess has these names there alone).
@@ -31,8 +33,8 @@ def ask_to_stop(pid: int, request: Path) -> None:
 
 
 def was_asked_to_stop(request: Path) -> bool:
-    """Whether `ask_to_stop` has left its file."""
-    return IS_WINDOWS and request.exists()
+    """Whether `ask_to_stop` has left its file, or the process that this one works for."""
+    return (IS_WINDOWS or ON_BEHALF in os.environ) and request.exists()
 
 
 def replace_file(source: Path, target: Path) -> None:

@@ -294,6 +294,17 @@ def test_the_queue_is_in_the_folder_of_runs_and_starts_in_order(runs: Path) -> N
     assert jobs.info(jobs.run_folder(names[1])).phase == jobs.UNSTARTED
 
 
+def test_a_cluster_is_given_all_that_waits(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lets them wait for its cards; one that trains keeps no other from starting."""
+    monkeypatch.setenv("RAREBIT_RAY", "10.0.0.1:6379")
+    names = [jobs.start(config()), jobs.start(config()), jobs.queue(config())]
+    assert jobs.start_next() == names[2]
+    assert [flags_of(name) for name in names] == ["--ray 10.0.0.1:6379"] * 3
+    assert all(jobs.info(jobs.run_folder(name)).alive for name in names)
+    for name in names:
+        stop(name)
+
+
 def test_deleting_takes_the_run_and_nothing_else(runs: Path, tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.mkdir()

@@ -76,6 +76,10 @@ NodeRank = Annotated[
 Main = Annotated[
     str | None, option("ADDRESS[:PORT]", "The main machine, as the others reach it (port 29500).")
 ]
+Ray = Annotated[
+    str | None,
+    option("ADDRESS", "Train on a Ray cluster whose machines share the folders, one run a card."),
+]
 Accept = Annotated[
     bool, typer.Option("--accept-changes", help="Go on although the image set has changed since.")
 ]
@@ -114,6 +118,7 @@ def train(
     nodes: Nodes = 1,
     node_rank: NodeRank = 0,
     main: Main = None,
+    ray: Ray = None,
     **fields: object,
 ) -> int:
     """Train into a new run folder. Later sources win: file, preset, fields, ``--set``.
@@ -124,7 +129,7 @@ def train(
     Raises:
         UserError: a mistake in the configuration or the images; no run folder is left behind.
     """
-    group = Group(processes, nodes, node_rank, main)
+    group = _group(Group(processes, nodes, node_rank, main), ray)
     if concepts:
         fields["concepts"] = [parse_concept(text) for text in concepts]
     whole = gathered_config(config, presets, fields, overrides)
@@ -139,7 +144,7 @@ def train(
     try:
         if group.is_several:
             return _launch(group, folder, [])
-        return _run(whole, folder, resume=False)
+        return worker(folder.path, ray=ray) if ray else _run(whole, folder, resume=False)
     finally:
         # Refused or stopped before anything was trained: leave nothing behind.
         if not any(isinstance(event, StepDone) for event in read_events(folder)):
@@ -168,13 +173,14 @@ def resume(
     nodes: Nodes = 1,
     node_rank: NodeRank = 0,
     main: Main = None,
+    ray: Ray = None,
 ) -> int:
     """Go on with a run; one of which nothing was saved starts again.
 
     Raises:
         UserError: anything that the user can put right.
     """
-    group = Group(processes, nodes, node_rank, main)
+    group = _group(Group(processes, nodes, node_rank, main), ray)
     folder = open_run(RUNS / run if not run.exists() and (RUNS / run).is_dir() else run)
     if steps is not None:
         lengthen(folder, steps)
@@ -186,7 +192,7 @@ def resume(
         return _help(group, read_config(folder.config, of_run=True), folder, flags)
     if group.is_several:
         return _launch(group, folder, flags)
-    return worker(folder.path, resume=going_on, accept_changes=accept_changes)
+    return worker(folder.path, resume=going_on, accept_changes=accept_changes, ray=ray)
 
 
 @command("worker", "train the run in a folder whose configuration is written already", hidden=True)
@@ -198,16 +204,23 @@ def worker(
     settings: Annotated[
         Path | None, option("FILE", "Its configuration, on a helping machine.")
     ] = None,
+    ray: Ray = None,
 ) -> int:
     """Train the run in a folder whose configuration is written already, or go on searching."""
     folder = RunFolder(run) if settings else open_run(run)
     if folder.search.is_file():
         from trainer.commands.tune import search
 
-        say("\n".join(search(folder).lines()))
+        say("\n".join(search(folder, ray=ray).lines()))
         return 0
     try:
         config = read_config(settings or folder.config, of_run=True)
+        if ray:
+            from trainer.training.cluster import train_on_cluster
+
+            status = train_on_cluster(ray, folder, accept_changes=accept_changes)
+            say(f"Stopped: {shown(folder.path)}" if status else f"Done: {shown(folder.adapter)}")
+            return status
         return _run(config, folder, resume=resume, accept_changes=accept_changes)
     except UserError as error:
         if settings is None:
@@ -225,6 +238,15 @@ def note_failure(folder: RunFolder, error: UserError) -> None:
     before = (status.step, status.total_steps) if status else (0, 0)
     failed = own_status("failed", *before, message=str(error))
     write_status(folder, replace(failed, code=error.code))
+
+
+def _group(group: Group, ray: str | None) -> Group:
+    if ray and group.is_several:
+        raise UserError(
+            "--ray trains each run on one card; --processes and --nodes train one on several.",
+            "Leave out one of them.",
+        )
+    return group
 
 
 def _is_distributed() -> bool:

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from trainer.commands.train import (
     ConfigFile,
     Overrides,
     Presets,
+    Ray,
     gathered_config,
     take_away,
 )
@@ -46,6 +48,7 @@ def tune(
     config: ConfigFile = None,
     presets: Presets = None,
     overrides: Overrides = None,
+    ray: Ray = None,
     **fields: object,
 ) -> "SearchResult":
     """Search, at most six times the work of one run; how it goes is said on stderr.
@@ -65,17 +68,20 @@ def tune(
     prepare(folder)
     write_json(folder.search, names)
     try:
-        return search(folder, whole)
+        return search(folder, whole, ray)
     finally:  # refused before anything was trained: leave nothing behind
         if empty and not any(folder.path.glob("*/checkpoints/step-*")):
             take_away(folder.path, itself=made)
 
 
-def search(folder: RunFolder, config: TrainingConfig | None = None) -> "SearchResult":
+def search(
+    folder: RunFolder, config: TrainingConfig | None = None, ray: str | None = None
+) -> "SearchResult":
     """Searches, or goes on with it, in a run folder that ends as the best of its runs.
 
     Args:
         config: what it begins with; None where it was begun before.
+        ray: address of a cluster that trains its runs.
 
     Raises:
         UserError: the images are at fault, or another process is at work there.
@@ -101,7 +107,12 @@ def search(folder: RunFolder, config: TrainingConfig | None = None) -> "SearchRe
             status = own_status(phase, done, int(found.most_steps(found.count)), message)
             write_status(folder, replace(status, code=code))
 
-        found = Search(config, folder.path, json.loads(folder.search.read_bytes()), tell)
+        place = folder.path.resolve() if ray else folder.path
+        found = Search(config, place, json.loads(folder.search.read_bytes()), tell)
+        if ray:
+            from trainer.training.cluster import reach_on_cluster
+
+            found.ahead = partial(reach_on_cluster, ray)
         try:
             result = write_result(found, found.run())
             if not folder.adapter.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, get_args
 
@@ -13,6 +14,7 @@ from trainer.errors import Code, UserError
 from trainer.events import Phase, Reason
 from trainer.runs.atomic import write_json
 from trainer.runs.layout import RunFolder
+from trainer.system import ON_BEHALF
 
 ENDED: frozenset[Phase] = frozenset(get_args(Reason))
 
@@ -44,10 +46,13 @@ def running_mean(mean: float | None, value: float, weight: float = 0.1) -> float
 
 
 def own_status(phase: Phase, step: int = 0, total_steps: int = 0, message: str = "") -> Status:
-    """A status of the process that asks."""
-    process = psutil.Process()
-    started = process.create_time()
-    return Status(phase, step, total_steps, None, process.pid, started, message)
+    """A status of the process that asks, or of the one that it works for (`ON_BEHALF`)."""
+    if identity := os.environ.get(ON_BEHALF):
+        pid, started = identity.split()
+    else:
+        process = psutil.Process()
+        pid, started = process.pid, process.create_time()
+    return Status(phase, step, total_steps, None, int(pid), float(started), message)
 
 
 def write_status(run: RunFolder, status: Status) -> None:

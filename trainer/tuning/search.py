@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -73,6 +73,8 @@ class Search:
         self.config, self.folder, self.names, self.tell = config, folder, names, tell
         self.trials: list[Trial] = []
         self._make = make
+        # Trains several on, each to a step; what is still missing then is done one by one here.
+        self.ahead: Callable[[Sequence[tuple[Trial, int]]], object] = len
         self.interval = max(1, config.training.steps // 4)
         self.defaults = self._trial("defaults", config, {})
 
@@ -86,7 +88,9 @@ class Search:
         self._begin()
         for step in (self.interval, 2 * self.interval):
             self._reach(self.defaults, step)
-        pair = [self._reach(self.defaults), self._reach(self._with_other_seed(self.defaults))]
+        both = [self.defaults, self._with_other_seed(self.defaults)]
+        self.ahead([(trial, trial.steps) for trial in both])
+        pair = [self._reach(trial) for trial in both]
         seen = tuple(one for one in pair if one)
         if len(seen) < 2:
             raise UserError(f"Your settings can't be trained: {self.defaults.failed}")
@@ -154,6 +158,7 @@ class Search:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_text(pictures, content)
             write_config(asked, self.config)
+        self.ahead([(self.defaults, self.interval)])
         if not self.defaults.done:
             self.defaults.train(min(_PROBE, self.interval), self.tell, look=False)
         most, training = self.planned(self.count), self.config.training
@@ -190,6 +195,7 @@ class Search:
             return seen
         what = ", ".join(f"{name} {value}" for name, value in trial.changed.items())
         self.tell(f"{trial.name}{f' ({what})' if what else ''}: to step {step} of {trial.steps}")
+        self.ahead([(trial, step)])
         seen = trial.reach(step)
         self.tell(f"  {seen}" if seen else f"  can't be trained: {trial.failed}")
         return seen
@@ -202,7 +208,7 @@ class Search:
         study = optuna.create_study(direction="maximize")
         for params in guesses(self.begun, self.names):
             study.enqueue_trial(params)
-        going: list[tuple[optuna.Trial, Trial]] = []
+        proposed: list[tuple[optuna.Trial, Trial]] = []
         for number in range(1, self.count + 1):
             # A seed for each proposal: a search that goes on proposes what it would have proposed.
             seed = derive_seed(self.config.training.seed, number, "tune") % 2**32
@@ -212,9 +218,13 @@ class Search:
             new = {
                 key: value for key, value in changed.items() if value != get_value(self.begun, key)
             }
-            trial = self._trial(f"trial-{number}", with_values(self.begun, changed), new)
-            going += self._report(study, asked, trial, self.interval)
+            proposed.append(
+                (asked, self._trial(f"trial-{number}", with_values(self.begun, changed), new))
+            )
+        self.ahead([(trial, self.interval) for _, trial in proposed])
+        going = [one for pair in proposed for one in self._report(study, *pair, self.interval)]
         going = _better_half(study, going, self.interval)
+        self.ahead([(trial, 2 * self.interval) for _, trial in going])
         later = [one for pair in going for one in self._report(study, *pair, 2 * self.interval)]
         return [trial for _, trial in reversed(_better_half(study, later, self.interval))]
 

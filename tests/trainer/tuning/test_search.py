@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from trainer.errors import UserError
 from trainer.tuning.result import write_result
 from trainer.tuning.search import BUDGET, Choice, Pair, Search, choose
 from trainer.tuning.space import changes, searched
-from trainer.tuning.trials import TrialScores, run_cost
+from trainer.tuning.trials import Trial, TrialScores, run_cost
 
 CONFIG = with_values(
     TrainingConfig(),
@@ -53,6 +54,23 @@ def test_the_better_half_goes_on(tmp_path: Path) -> None:
     assert choice.trial is not None and choice.trial.name == tried[0]
     assert choice.trial.done == choice.trial.steps
     assert f"{tried[0]}-again" in [one.name for one in found.trials]
+
+
+def test_a_cluster_gets_all_that_can_be_trained_at_once(tmp_path: Path) -> None:
+    """What it has trained is not trained again here, and the choice is the same."""
+    expected, found = search(tmp_path / "here").run(), search(tmp_path / "there")
+    given: list[int] = []
+
+    def ahead(trials: Sequence[tuple[Trial, int]]) -> None:
+        given.append(len(trials))
+        Imagined.left = 10**9
+        for trial, step in trials:
+            trial.reach(step)
+        Imagined.left = 0  # nothing is left to be trained here
+
+    found.ahead = ahead
+    assert found.run().why == expected.why
+    assert {2, found.count, ceil(found.count / 2)} <= set(given)
 
 
 def test_a_search_that_was_stopped_comes_to_the_same(tmp_path: Path) -> None:
