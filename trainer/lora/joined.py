@@ -121,8 +121,8 @@ class JoinedLayers:
         """
         if place == 0:
             self._inputs = inputs
-            results: Any = JoinedProduct.apply(inputs, self, self.down, self.up)
-            self._results = cast(tuple[Tensor, ...], results)
+            run = cast(Any, JoinedProduct.apply)  # typed as one tensor
+            self._results = run(inputs, self, self.down, self.up)
         elif self._inputs is not inputs:
             raise ValueError("joined layers were called on different inputs")
         result = self._results[place]
