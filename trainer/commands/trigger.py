@@ -120,19 +120,13 @@ def suggest_words(
 
 
 def _block(one: "Judgement") -> list[str]:
-    head = (
-        f"{on_one_line(one.word)!r}" if one.word != one.word.strip() or not one.word else one.word
-    )
-    text = [f"{on_one_line(head)}: {one.verdict}"]
-    for label, value in (("pieces", _pieces(one)), ("reads like", ", ".join(one.reads_like))):
-        if value:
-            text += textwrap.wrap(
-                f"{label}: {value}", 96, initial_indent="  ", subsequent_indent="    "
-            )
-    for reason in one.reasons:
-        text += textwrap.wrap(
-            on_one_line(reason), 96, initial_indent="  - ", subsequent_indent="    "
-        )
+    word = on_one_line(one.word)
+    text = [f"{word if one.word and one.word == one.word.strip() else repr(word)}: {one.verdict}"]
+    facts = (("pieces", _pieces(one)), ("reads like", ", ".join(one.reads_like)))
+    lines = [("  ", f"{label}: {value}") for label, value in facts if value]
+    lines += [("  - ", on_one_line(reason)) for reason in one.reasons]
+    for start, line in lines:
+        text += textwrap.wrap(line, 96, initial_indent=start, subsequent_indent="    ")
     return [*text, ""]
 
 

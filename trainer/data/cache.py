@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -45,10 +44,7 @@ class TensorCache:
             return None
         body = data[DIGEST_SIZE:]
         if hashlib.sha256(body).digest() == data[:DIGEST_SIZE]:
-            try:
-                return load(body)
-            except SafetensorError:
-                pass
+            return load(body)
         self.notice(f"The cache file {path.name} is damaged and will be computed again.")
         path.unlink(missing_ok=True)
         return None

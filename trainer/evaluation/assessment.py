@@ -9,6 +9,7 @@ from pathlib import Path
 from trainer.answers import Answer, plain
 from trainer.data.cache import TensorCache
 from trainer.evaluation.board import draw_board
+from trainer.evaluation.drift import on_model
 from trainer.evaluation.listening import Listening, listening_findings, measure_listening
 from trainer.evaluation.meters import MeasuredConcept, MeterBench, mean_meters
 from trainer.evaluation.overall import Verdict, VerdictCode, judge, refusal, verdict_code, worst
@@ -24,9 +25,8 @@ from trainer.evaluation.verdicts import (
 )
 from trainer.evaluation.watching import history
 from trainer.events import Meters, Progress, no_progress
-from trainer.lora.attach import detach, set_strength
+from trainer.lora.attach import detach
 from trainer.lora.layouts import OUTPUT, embeddings_shown
-from trainer.lora.loading import load_into
 from trainer.lora.reading import read_adapter
 from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
@@ -41,6 +41,7 @@ from trainer.training.session import Session
 NAME = "measured"
 _SUMMED_UP = ("effect", "leak", "collateral", "validation_loss")
 _OWN = ("trigger", "class_word", "verdict", "listening")
+COMPARED = 4  # captions that are drawn for each concept, to compare with the set
 STRENGTHS = (0.6, 0.8)  # below full strength, what is tried for the recommended checkpoint
 
 
@@ -138,7 +139,6 @@ def assess(
     *,
     board: Path | None = None,
     board_pictures: int = 2,
-    pictures: int = 4,
     scorers: Path | None = None,
     progress: Progress = no_progress,
     known: Mapping[int, Meters] | None = None,
@@ -151,8 +151,6 @@ def assess(
         target: with its configuration resolved for this base.
         board: where the bleed board goes; None: nowhere.
         board_pictures: in each of its cells; 0: no board.
-        pictures: prompts of which pictures are drawn for each concept and compared with the set;
-            0: none.
         scorers: folder of CLIP or DINO models; None: none.
         known: meters of earlier steps that need not be measured again.
 
@@ -163,26 +161,23 @@ def assess(
     progress(0, 1, "the base model's own pictures")
     bench = bench_of(base, [target], device, cache, notes)
     concepts = bench.concepts
-    checkpoints = _measure_files(base, target, bench, progress, known or {})
+    checkpoints = _measure_files(target, bench, progress, known or {})
     adapter = read_adapter(target.result.path)
     words = adapter.embeddings.items()
     unused = {word: own for word, own in words if any(name.endswith(OUTPUT) for name in own)}
     notes += [f"Measured with {one}." for one in embeddings_shown(unused)]
     dead = len(adapter.dead_layers()) == len(adapter.layers)
     best = best_candidate(checkpoints)
-    strengths = [best] if dead else _measure_strengths(base, target, best, bench)
-    load_into(base, adapter, NAME)
-    try:
-        seen = _look(base, target, bench, 0 if dead else pictures, scorers, progress)
-        board = board if board_pictures else None
+    strengths = [best] if dead else _measure_strengths(target, best, bench)
+    board = board if board_pictures else None
+    with on_model(base, {NAME: adapter}):
+        seen = _look(target, bench, dead, scorers, progress)
         if board is not None:
             draw_board(
                 base, NAME, bench.prompts_by_trigger, device, board,
                 count=board_pictures, side=_side(base, target),
                 progress=lambda done, total: progress(done, total, "the bleed board"),
             )  # fmt: skip
-    finally:
-        detach(base, NAME)
     found, code = _judged(seen, checkpoints, dead, target.own)
     recommended = recommend(checkpoints, strengths, dead=dead, refused=refusal(code))
     place = target.run.path if target.run else target.result.path
@@ -238,19 +233,14 @@ def _judged(
 
 
 def _look(
-    base: BaseModel,
-    target: Target,
-    bench: MeterBench,
-    pictures: int,
-    scorers: Path | None,
-    progress: Progress,
+    target: Target, bench: MeterBench, dead: bool, scorers: Path | None, progress: Progress
 ) -> _Seen:
-    each, concepts, device = bench.measure(), bench.concepts, bench.device
+    each, concepts, base, device = bench.measure(), bench.concepts, bench.base, bench.device
     prompts = dict(bench.last_drifts)
     bleed = bench.bleed() if len(concepts) > 1 else []
-    if not pictures:
+    if dead:
         return _Seen(each, prompts, bleed, [None] * len(concepts), None)
-    drawn = [score_pictures(base, one, device, pictures, scorers, progress) for one in concepts]
+    drawn = [score_pictures(base, one, device, COMPARED, scorers, progress) for one in concepts]
     progress(0, 1, "scenes that no picture shows")
     listening = measure_listening(base, concepts[0], device, _side(base, target))
     return _Seen(each, prompts, bleed, drawn, listening)
@@ -311,40 +301,30 @@ def candidate_json(one: Candidate) -> dict[str, object]:
 
 
 def _measure_files(
-    base: BaseModel,
-    target: Target,
-    bench: MeterBench,
-    progress: Progress,
-    known: Mapping[int, Meters],
+    target: Target, bench: MeterBench, progress: Progress, known: Mapping[int, Meters]
 ) -> list[Candidate]:
     found: list[Candidate] = []
     for place, file in enumerate(target.files):
         progress(place, len(target.files), f"measuring {file.path.name}")
         meters = known.get(file.step) if file.step is not None else None
-        meters = meters or _at_strength(base, file, 1.0, bench)
+        meters = meters or _at_strength(file, 1.0, bench)
         found.append(Candidate(target.name(file), file.step, 1.0, meters))
     return found
 
 
-def _measure_strengths(
-    base: BaseModel, target: Target, best: Candidate, bench: MeterBench
-) -> list[Candidate]:
+def _measure_strengths(target: Target, best: Candidate, bench: MeterBench) -> list[Candidate]:
     """The best checkpoint at several strengths, the full one last."""
     file = next(one for one in target.files if target.name(one) == best.file)
     lower = [
-        Candidate(best.file, best.step, strength, _at_strength(base, file, strength, bench))
+        Candidate(best.file, best.step, strength, _at_strength(file, strength, bench))
         for strength in STRENGTHS
     ]
     return [*lower, best]
 
 
-def _at_strength(base: BaseModel, file: AdapterAt, strength: float, bench: MeterBench) -> Meters:
-    load_into(base, read_adapter(file.path), NAME, strength)
-    try:
-        set_strength(base, NAME, strength)
+def _at_strength(file: AdapterAt, strength: float, bench: MeterBench) -> Meters:
+    with on_model(bench.base, {NAME: read_adapter(file.path)}, strength):
         return mean_meters(bench.measure())
-    finally:
-        detach(base, NAME)
 
 
 def _named(

@@ -10,7 +10,8 @@ model exactly; 1 would be a prediction as far away as an empty one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import cast
 
@@ -97,6 +98,22 @@ def mean_drift(drifts: dict[str, float], prompts: Sequence[str]) -> float | None
     return sum(found) / len(found) if found else None
 
 
+@contextmanager
+def on_model(
+    base: BaseModel, adapters: Mapping[str, Adapter], strength: float = 1.0
+) -> Generator[None]:
+    """Adapters on the base model by name, until the block ends.
+
+    Raises:
+        UserError: one does not fit the base.
+    """
+    with ExitStack() as stack:
+        for name, adapter in adapters.items():
+            load_into(base, adapter, name, strength)
+            stack.callback(detach, base, name)
+        yield
+
+
 def prediction_difference(
     base: BaseModel, before: Adapter, after: Adapter, words: Sequence[str], device: Device
 ) -> float:
@@ -117,11 +134,8 @@ def prediction_difference(
     points = _noise_points(base, [*dict.fromkeys([*words, *EDITED_PROMPTS])])
 
     def with_adapter(adapter: Adapter) -> Tensor:
-        load_into(base, adapter, "edited")
-        try:
+        with on_model(base, {"edited": adapter}):
             return predict(base, points, device)
-        finally:
-            detach(base, "edited")
 
     plain, one, other = predict(base, points, device), with_adapter(before), with_adapter(after)
     size = float(typed_torch.vector_norm((one - plain).double()))

@@ -15,16 +15,15 @@ from torch import Tensor
 
 from trainer.errors import UserError
 from trainer.evaluation.board import BoardCell
+from trainer.evaluation.drift import on_model
 from trainer.evaluation.likeness import likeness, measure_losses
 from trainer.evaluation.meters import MeterBench, mean_meters
 from trainer.evaluation.pictorial import DrawnLikeness, Scores, share_kept
 from trainer.evaluation.surface import Knob, Surface, descend, knobs_of, turn
 from trainer.events import Meters
 from trainer.lora.adapter import Adapter
-from trainer.lora.attach import detach
 from trainer.lora.changes import singular_values
 from trainer.lora.editing import merge, resize, scaled, without_shared
-from trainer.lora.loading import load_into
 from trainer.lora.names import ModuleKey
 from trainer.models.base import BaseModel
 from trainer.typed_torch import floats
@@ -121,7 +120,7 @@ def tune(bench: MeterBench, adapter: Adapter, keep: float) -> Tuned:
     knobs = knobs_of(adapter.layers, _NAME)
     best = torch.ones(len(knobs), dtype=torch.float64)
     drawings, kept = DrawnLikeness(bench), 1.0
-    with _on(bench.base, {_NAME: adapter}):
+    with on_model(bench.base, {_NAME: adapter}):
         before = after = mean_meters(bench.measure())
         _check_likeness("The adapter", before.likeness or 0.0)
         gained = drawings.gains()
@@ -168,7 +167,7 @@ def only(bench: MeterBench, adapter: Adapter, part: Half) -> Tuned:
         raise UserError(
             f"The adapter has no layers in {block}, which holds the {part}.", _ALL_BLOCKS
         )
-    with _on(base, {_NAME: adapter}):
+    with on_model(base, {_NAME: adapter}):
         before = mean_meters(bench.measure())
         turn(base, knobs, inside)
         after = mean_meters(bench.measure())
@@ -193,7 +192,7 @@ def put_together(bench: MeterBench, adapters: Sequence[Adapter], names: Sequence
     blocks = [knob for name, one in placed.items() for knob in knobs_of(one.layers, name)]
     ones = torch.ones(count, dtype=torch.float64)
     drawings, gained = DrawnLikeness(bench), list[Scores]()
-    with _on(base, placed):
+    with on_model(base, placed):
         columns: list[list[float]] = []
         for number in range(count):
             turn(base, whole, [float(number == other) for other in range(count)])
@@ -222,7 +221,7 @@ def put_together(bench: MeterBench, adapters: Sequence[Adapter], names: Sequence
     merges: dict[str, list[float]] = {}
     drawn: dict[str, float] = {}
     for way, one in merged.items():
-        with _on(base, {_NAME: one}):
+        with on_model(base, {_NAME: one}):
             merges[way] = likenesses(bench)
             drawn[way] = share_kept(gained, drawings.gains())
     best = max(merges, key=lambda way: min(least_share(merges[way], alone), drawn[way]))
@@ -247,7 +246,7 @@ def smallest(bench: MeterBench, adapter: Adapter, keep: float) -> tuple[Adapter,
         UserError: there is no likeness to keep.
     """
     knobs, drawings = knobs_of(adapter.layers, _NAME, str), DrawnLikeness(bench)
-    with _on(bench.base, {_NAME: adapter}):
+    with on_model(bench.base, {_NAME: adapter}):
         before = min(likenesses(bench))
         _check_likeness("The adapter", before)
         gained = drawings.gains()
@@ -271,7 +270,7 @@ def smallest(bench: MeterBench, adapter: Adapter, keep: float) -> tuple[Adapter,
     while high - low > max(1, len(worth) // 100):
         count = (low + high) // 2
         tried = resize(adapter, ranks=_ranks(adapter, [key for _, key in worth[:count]]))
-        with _on(bench.base, {_NAME: tried}):
+        with on_model(bench.base, {_NAME: tried}):
             reached = min(likenesses(bench))
             kept = reached >= keep * before and share_kept(gained, drawings.gains()) >= keep
         if kept:
@@ -365,20 +364,6 @@ def _tuned(
 
 
 @contextmanager
-def _on(base: BaseModel, adapters: Mapping[str, Adapter]) -> Generator[None]:
-    """Adapters on the base model by name, until the block ends."""
-    placed: list[str] = []
-    try:
-        for name, adapter in adapters.items():
-            load_into(base, adapter, name)
-            placed.append(name)
-        yield
-    finally:
-        for name in placed:
-            detach(base, name)
-
-
-@contextmanager
 def switching(
     base: BaseModel, states: Mapping[str, Sequence[Adapter]]
 ) -> Generator[Callable[[BoardCell], None]]:
@@ -391,7 +376,7 @@ def switching(
             if cell.column != shown:
                 stack.close()
                 named = {f"{_NAME}{n}": one for n, one in enumerate(states[cell.column])}
-                stack.enter_context(_on(base, named))
+                stack.enter_context(on_model(base, named))
                 shown = cell.column
 
         yield put_on
