@@ -315,16 +315,8 @@ def _hidden_pictures(found: FittedSet) -> Iterator[Doubt]:
 
 
 CHECKS: tuple[Callable[[FittedSet], Iterator[Doubt]], ...] = (
-    _small_pictures,
-    _long_captions,
-    _nothing_to_cut,
-    _nothing_to_drop,
-    _sticking_words,
-    _missing_masks,
-    _idle_settings,
-    _several_captions,
-    _prompt_syntax,
-    _large_cuts,
+    *(_small_pictures, _long_captions, _nothing_to_cut, _nothing_to_drop, _sticking_words),
+    *(_missing_masks, _idle_settings, _several_captions, _prompt_syntax, _large_cuts),
     _hidden_pictures,
 )
 

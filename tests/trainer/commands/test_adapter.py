@@ -176,14 +176,18 @@ def test_resize_says_how_predictions_differ(
     assert unmeasured["prediction_difference"] is None
 
 
-def test_dora_becomes_a_plain_adapter(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tensors = load_file("cat.safetensors")
-    downs = [name for name in tensors if ".lora_down." in name]
+def write_dora(tensors: dict[str, torch.Tensor]) -> None:
+    """dora.safetensors: an adapter with DoRA's scales."""
     scales = {
-        name.replace("lora_down.weight", "dora_scale"): torch.ones(1, tensors[name].shape[1])
-        for name in downs
+        name.replace("lora_down.weight", "dora_scale"): torch.ones(1, one.shape[1])
+        for name, one in tensors.items()
+        if ".lora_down." in name
     }
     save_file(tensors | scales, "dora.safetensors")
+
+
+def test_dora_becomes_a_plain_adapter(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_dora(load_file("cat.safetensors"))
     line = "resize dora.safetensors --base my-base --precision fp32"
     plain = run_json(capsys, f"{line} --rank 1000 --out plain.safetensors")
     assert plain["difference"] < 1e-5 and plain["prediction_difference"] < 1e-4
@@ -245,9 +249,7 @@ def test_mistakes(folder: Path, capsys: pytest.CaptureFixture[str], line: str, r
     tensors = load_file("cat.safetensors")
     name = next(name for name in tensors if "lora_unet" in name and ".lora_up." in name)
     save_file(tensors | {name: torch.full_like(tensors[name], torch.nan)}, "broken.safetensors")
-    scale = name.replace("lora_up.weight", "dora_scale")
-    columns = tensors[name.replace("lora_up", "lora_down")].shape[1]
-    save_file(tensors | {scale: torch.ones(1, columns)}, "dora.safetensors")
+    write_dora(tensors)
     before = sorted(folder.iterdir())
     assert run(line) == 2
     assert reason in capsys.readouterr().err

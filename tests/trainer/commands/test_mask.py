@@ -95,22 +95,21 @@ def test_a_wrong_edge(soft: str, folder: Path, capsys: pytest.CaptureFixture[str
     assert "--soft" in capsys.readouterr().err
 
 
+ROWS, COLUMNS = np.mgrid[:120, :200]
+DISC = (ROWS - 60) ** 2 + (COLUMNS - 120) ** 2 < 30**2
+
+
 def noisy() -> np.ndarray:
     """A disc of one noise on another."""
-    source = np.random.default_rng(0)
-    pixels = source.integers(0, 90, (120, 200, 3))
-    rows, columns = np.mgrid[:120, :200]
-    disc = (rows - 60) ** 2 + (columns - 120) ** 2 < 30**2
-    pixels[disc] += 150
+    pixels = np.random.default_rng(0).integers(0, 90, (120, 200, 3))
+    pixels[DISC] += 150
     return pixels.astype(np.uint8)
 
 
 @pytest.mark.parametrize("box", [(0.4, 0.2, 0.8, 0.8), (0.03, 0.03, 0.97, 0.97)])
 def test_grabcut_finds_what_differs_in_a_box(box: Box) -> None:
     found = in_box(noisy(), box)
-    rows, columns = np.mgrid[:120, :200]
-    disc = (rows - 60) ** 2 + (columns - 120) ** 2 < 30**2
-    assert (found == disc).mean() > 0.97
+    assert (found == DISC).mean() > 0.97
     assert np.array_equal(found, in_box(noisy(), box))
 
 

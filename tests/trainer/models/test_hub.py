@@ -23,56 +23,30 @@ from trainer.models.identify import identify
 from trainer.models.load import load_base
 
 NAME = "somebody/some-model"
+UNET, VAE = "unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model"
+CHOSEN = [
+    *("model_index.json", "scheduler/scheduler_config.json"),
+    *("text_encoder/config.json", "text_encoder/model.safetensors", "tokenizer/merges.txt"),
+    *("tokenizer/special_tokens_map.json", "tokenizer/tokenizer_config.json"),
+    *("tokenizer/vocab.json", "unet/config.json", f"{UNET}.safetensors"),
+    *("vae/config.json", f"{VAE}.fp16.safetensors"),
+]
 STABLE_DIFFUSION = [
-    ".gitattributes",
-    "README.md",
-    "model_index.json",
-    "pipeline.py",
-    "v1-5-pruned.ckpt",
-    "v1-5-pruned.safetensors",
-    "feature_extractor/preprocessor_config.json",
-    "safety_checker/model.safetensors",
-    "scheduler/scheduler_config.json",
-    "text_encoder/config.json",
-    "text_encoder/model.fp16.safetensors",
-    "text_encoder/model.safetensors",
-    "text_encoder/pytorch_model.bin",
-    "tokenizer/merges.txt",
-    "tokenizer/special_tokens_map.json",
-    "tokenizer/tokenizer_config.json",
-    "tokenizer/vocab.json",
-    "unet/config.json",
-    "unet/diffusion_pytorch_model.bin",
-    "unet/diffusion_pytorch_model.non_ema.safetensors",
-    "unet/diffusion_pytorch_model.safetensors",
-    "unet/custom.py",
-    "vae/config.json",
-    "vae/diffusion_pytorch_model.fp16.safetensors",
+    *(".gitattributes", "README.md", "pipeline.py", "v1-5-pruned.ckpt", "v1-5-pruned.safetensors"),
+    *("feature_extractor/preprocessor_config.json", "safety_checker/model.safetensors"),
+    *("text_encoder/model.fp16.safetensors", "text_encoder/pytorch_model.bin", "unet/custom.py"),
+    *(f"{UNET}.bin", f"{UNET}.non_ema.safetensors", *CHOSEN),
 ]
 
 
 def test_only_safetensors_and_texts_are_chosen_once() -> None:
-    assert hub.choose_files(STABLE_DIFFUSION) == [
-        "model_index.json",
-        "scheduler/scheduler_config.json",
-        "text_encoder/config.json",
-        "text_encoder/model.safetensors",
-        "tokenizer/merges.txt",
-        "tokenizer/special_tokens_map.json",
-        "tokenizer/tokenizer_config.json",
-        "tokenizer/vocab.json",
-        "unet/config.json",
-        "unet/diffusion_pytorch_model.safetensors",
-        "vae/config.json",
-        "vae/diffusion_pytorch_model.fp16.safetensors",
-    ]
+    assert hub.choose_files(STABLE_DIFFUSION) == CHOSEN
 
 
 def test_shards_belong_together() -> None:
-    stem = "unet/diffusion_pytorch_model"
-    plain = [f"{stem}-00001-of-00002.safetensors", f"{stem}-00002-of-00002.safetensors"]
-    plain.append(f"{stem}.safetensors.index.json")
-    half = [f"{stem}.fp16-00001-of-00001.safetensors", f"{stem}.safetensors.index.fp16.json"]
+    plain = [f"{UNET}-00001-of-00002.safetensors", f"{UNET}-00002-of-00002.safetensors"]
+    plain.append(f"{UNET}.safetensors.index.json")
+    half = [f"{UNET}.fp16-00001-of-00001.safetensors", f"{UNET}.safetensors.index.fp16.json"]
     assert hub.choose_files(plain + half) == sorted(plain)
     assert hub.choose_files(half) == sorted(half)
 
@@ -176,10 +150,8 @@ def serving(
 def test_download_takes_what_is_needed_once(cache: Path, serving: list[str]) -> None:
     assert load_base(NAME).family.name == "sd1"
     assert sorted(set(serving)) == sorted(serving)
-    assert "unet/diffusion_pytorch_model.safetensors" in serving
-    assert not {"unet/diffusion_pytorch_model.bin", "pipeline.py", "whole.safetensors"} & set(
-        serving
-    )
+    assert f"{UNET}.safetensors" in serving
+    assert not {f"{UNET}.bin", "pipeline.py", "whole.safetensors"} & set(serving)
     serving.clear()
     assert load_base(NAME).family.name == "sd1"
     assert serving == []
