@@ -20,16 +20,14 @@ from trainer.data.cache import TensorCache
 from trainer.diffusion import predict
 from trainer.errors import UserError
 from trainer.evaluation import pictorial, repair
-from trainer.evaluation.drift import ProbeSettings
+from trainer.evaluation.drift import ProbeSettings, on_model
 from trainer.evaluation.meters import MeterBench, Reference
 from trainer.evaluation.repair import likenesses, only, put_together, smallest, spill, tune
 from trainer.evaluation.surface import Surface, block_of, knobs_of, turn
 from trainer.evaluation.target import Target, bench_of
 from trainer.lora.adapter import Adapter
-from trainer.lora.attach import detach
 from trainer.lora.editing import merge, resize, scaled, without_shared
 from trainer.lora.layers import find_targets
-from trainer.lora.loading import load_into
 from trainer.lora.names import ModuleKey
 from trainer.models.base import BaseModel
 
@@ -71,9 +69,10 @@ def _perfect(
     checked = bench.references[number][0]
     assert checked is not None
     off = [predict(base, one.points, DEVICE) for one in checked.examples]
-    load_into(base, adapter, "perfect")
-    examples = [replace(one, wanted=predict(base, one.points, DEVICE)) for one in checked.examples]
-    detach(base, "perfect")
+    with on_model(base, {"perfect": adapter}):
+        examples = [
+            replace(one, wanted=predict(base, one.points, DEVICE)) for one in checked.examples
+        ]
     errors = torch.cat([
         (was - one.wanted).pow(2).mean(dim=(1, 2, 3))
         for was, one in zip(off, examples, strict=True)
@@ -112,21 +111,22 @@ def test_a_surface_is_exact_where_it_was_measured(
     perfect = part_of(on_device(tiny_base("sd1")), of_text=False)
     bench = make_bench("sd1", perfect)
     adapter = adapter_for(bench.base, 2, 0.5, seed=5)
-    load_into(bench.base, adapter, "it")
-    knobs = knobs_of(adapter.layers, "it")
-    assert len(knobs) == len({knob.name for knob in knobs}) > 3
-    ones = torch.ones(len(knobs), dtype=torch.float64)
-    surface = Surface(bench, knobs, ones)
-    for number in (None, 0, len(knobs) - 1):
-        strengths = ones.clone()
-        if number is not None:
-            strengths[number] = 0.5
-        turn(bench.base, knobs, strengths)
-        assert surface.likeness(strengths).tolist() == pytest.approx(likenesses(bench), rel=1e-3)
-        bench.measure()
-        foretold = {prompt: float(one) for prompt, one in surface.drift(strengths).items()}
-        assert foretold == pytest.approx(bench.last_drifts, rel=1e-3)
-    detach(bench.base, "it")
+    with on_model(bench.base, {"it": adapter}):
+        knobs = knobs_of(adapter.layers, "it")
+        assert len(knobs) == len({knob.name for knob in knobs}) > 3
+        ones = torch.ones(len(knobs), dtype=torch.float64)
+        surface = Surface(bench, knobs, ones)
+        for number in (None, 0, len(knobs) - 1):
+            strengths = ones.clone()
+            if number is not None:
+                strengths[number] = 0.5
+            turn(bench.base, knobs, strengths)
+            assert surface.likeness(strengths).tolist() == pytest.approx(
+                likenesses(bench), rel=1e-3
+            )
+            bench.measure()
+            foretold = {prompt: float(one) for prompt, one in surface.drift(strengths).items()}
+            assert foretold == pytest.approx(bench.last_drifts, rel=1e-3)
 
 
 def test_tuning_takes_back_what_only_leaks(tiny_base: TinyBase, make_bench: MakeBench) -> None:
@@ -141,9 +141,8 @@ def test_tuning_takes_back_what_only_leaks(tiny_base: TinyBase, make_bench: Make
     assert found.after.likeness >= 0.97 * found.before.likeness > 0
     assert found.strengths["text_encoder"] < 0.5
     # The file does what the strengths did on the live model.
-    load_into(bench.base, found.adapter, "it")
-    assert bench.measure()[0].likeness == pytest.approx(found.after.likeness, rel=1e-2)
-    detach(bench.base, "it")
+    with on_model(bench.base, {"it": found.adapter}):
+        assert bench.measure()[0].likeness == pytest.approx(found.after.likeness, rel=1e-2)
 
 
 def test_what_is_drawn_is_kept_as_well(
@@ -180,9 +179,8 @@ def test_drawings_gain_by_what_is_on_the_model(tiny_base: TinyBase, make_bench: 
     bench = make_bench("sd1", adapter)
     drawings = pictorial.DrawnLikeness(bench)
     assert drawings.gains() == [{"simple": 0.0, "unet": 0.0}]
-    load_into(bench.base, adapter, "it")
-    (gained,) = drawings.gains()
-    detach(bench.base, "it")
+    with on_model(bench.base, {"it": adapter}):
+        (gained,) = drawings.gains()
     assert any(gained.values()) and drawings.gains() == [{"simple": 0.0, "unet": 0.0}]
 
 
@@ -211,9 +209,8 @@ def test_together_keeps_no_less_than_addition(tiny_base: TinyBase, make_bench: M
     assert found.merges["addition"] == pytest.approx(found.both, rel=1e-2)
     kept = {way: found.share(each) for way, each in found.merges.items()}
     assert max(kept.values()) == kept[found.best] >= kept["addition"]
-    load_into(bench.base, found.merged, "it")
-    assert likenesses(bench) == pytest.approx(found.merges[found.best], rel=1e-3)
-    detach(bench.base, "it")
+    with on_model(bench.base, {"it": found.merged}):
+        assert likenesses(bench) == pytest.approx(found.merges[found.best], rel=1e-3)
 
 
 def test_what_cannot_be_mended(tiny_base: TinyBase, make_bench: MakeBench) -> None:
