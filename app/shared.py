@@ -29,8 +29,9 @@ TABS = {
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 """Options of an event that scripts are not promised."""
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-"""Of one that also shows no progress."""
+QUIET: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "show_progress_on": []}
+"""Of one that also shows no progress. With nothing to show it on, gradio 6.31 does not tell each
+output, three times an event and after a search through all components, that nothing is shown."""
 
 
 def update(**properties: object) -> str:

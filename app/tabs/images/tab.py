@@ -109,8 +109,9 @@ class ImagesTab:
         p, shared = self.parts, self.shared
         edit = [p.preview, p.apply]
         opening, opened = [shared.base, p.session], [*self.everything, *edit]
-        p.chosen.input(says_errors(self.open), [p.chosen, *opening], opened, **QUIET)
-        following = [shared.image_set, p.opened, *opening]
+        choosing, following = ([one, p.opened, *opening] for one in (p.chosen, shared.image_set))
+        last: dict[str, Any] = {"trigger_mode": "always_last", **QUIET}
+        p.chosen.input(says_errors(self.choose), choosing, opened, **last)
         shared.image_set.change(says_errors(self.follow), following, opened, **QUIET)
         shared.page.load(says_errors(self.arrive), [p.remembered, *opening], opened, **QUIET)
         shared.page.load(None, None, None, js=KEYS, api_visibility="private")
@@ -125,8 +126,7 @@ class ImagesTab:
             api_visibility="private",
         )
         typed = [p.opened, p.picture, p.text, p.loaded, p.session, shared.base, p.listed]
-        save: dict[str, Any] = {**QUIET, "js": STAMP_LATER, "trigger_mode": "always_last"}
-        p.text.input(says_errors(self.save), [*typed, p.stamp], self.saved, **save)
+        p.text.input(says_errors(self.save), [*typed, p.stamp], self.saved, **last, js=STAMP_LATER)
         for event, handler in (
             (p.gallery.select, self.select),
             (p.next.click, self.go_on),
@@ -138,12 +138,7 @@ class ImagesTab:
         p.text.blur(says_errors(self.reread), *self.rereading, **QUIET)
         chosen = [shared.image_set, shared.trigger, shared.class_word, shared.tabs]
         p.try_it.click(says_errors(self.try_it), None, chosen, **QUIET)
-        p.use.click(
-            self.use,
-            [p.opened, p.trigger, p.class_word],
-            chosen,
-            **QUIET,
-        )
+        p.use.click(self.use, [p.opened, p.trigger, p.class_word], chosen, **QUIET)
 
     def nothing(self) -> Updates:
         """An answer that changes nothing: gradio takes no empty one."""
@@ -151,12 +146,16 @@ class ImagesTab:
 
     # -------------------------------------------------------------------------- choosing
 
+    def choose(
+        self, set_id: str | None, opened: str, base: str, session: CaptionSession
+    ) -> Updates:
+        """A set was chosen in the list, which tells a choice twice."""
+        return self.nothing() if set_id == opened else self.open(set_id, base, session)
+
     def follow(self, set_id: str, opened: str, base: str, session: CaptionSession) -> Updates:
         """Another tab chose a set, and says its words itself: more may have been typed since."""
-        if set_id in (opened, ""):
-            return self.nothing()
         told = (self.shared.trigger, self.shared.class_word)
-        updates = self.open(set_id, base, session)
+        updates = self.choose(set_id or opened, opened, base, session)
         return {part: update for part, update in updates.items() if part not in told}
 
     def arrive(self, remembered: str, base: str, session: CaptionSession) -> Updates:

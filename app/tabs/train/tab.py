@@ -157,6 +157,7 @@ def _follow_the_other_tabs(form: TrainForm, shared: Shared) -> None:
         says_errors(_choose_set),
         [images, shared.image_set, *words],
         [shared.image_set, *words, *states.values(), typed],
+        trigger_mode="always_last",
         **QUIET,
     )
     shared.base.change(lambda value: value, shared.base, base, **QUIET, queue=False)
@@ -176,8 +177,7 @@ def _follow_the_other_tabs(form: TrainForm, shared: Shared) -> None:
         trigger_mode="always_last",
         **QUIET,
     )
-    gr.on(
-        [shared.rooms["train"].select, shared.page.load],
+    shared.rooms["train"].select(
         # Without a value: it may have been chosen while the answer was on its way.
         lambda: [gr.Dropdown(choices=set_choices())] * 2,
         None,
@@ -223,7 +223,9 @@ def _choose_set(chosen: str | None, former: str, trigger: str, class_word: str) 
     if chosen == former:  # a list tells a choice twice, the second time with the words of before
         return (gr.skip(),) * 6
     words = of_chosen(chosen or "", former, trigger, class_word)
-    return chosen or "", *words, *words, {"trigger": words[0], "class_word": words[1]}
+    # A word that stays is not sent: more may have been typed since.
+    shown = [gr.skip() if a == b else a for a, b in zip(words, (trigger, class_word), strict=True)]
+    return chosen or "", *shown, *words, {"trigger": words[0], "class_word": words[1]}
 
 
 def _remember_words(
