@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 from app.languages import LANGUAGES, catalogue
 from app.shared import TABS
+from benchmarks.page import first_load
 from tests.browser.conftest import NewVisit
 from tests.browser.serving import Server
 from tests.browser.visiting import Visit
@@ -124,6 +125,13 @@ def test_the_page_speaks_the_browsers_language(visit: NewVisit, language: str) -
     assert not page.evaluate(wide)
     page.locator("#tab-images-button").click()
     expect(title).to_have_value("Images")
+
+
+def test_the_first_load_is_light(server: Server, chromium: Browser) -> None:
+    """It was 365 kB in 65 requests; each page more that loads at first would be noticed here."""
+    found = first_load(chromium, server.url)
+    assert found["kB"] <= 385
+    assert found["requests"] <= 76
 
 
 # Loses what scripts click, as a page does that is not alive yet: for more than ten seconds, the

@@ -254,8 +254,8 @@ def _wire(desk: Desk, shared: Shared) -> None:
         path = files.download(find_adapter(chosen or ""))
         return {desk.file: gr.File(value=str(path), visible=True), desk.made: ""}
 
-    entered = [shared.rooms["adapters"].select, shared.page.load]
-    gr.on(entered, says_errors(lists), desk.chosen, desk.lists, **QUIET)
+    entered = shared.rooms["adapters"].select
+    entered(says_errors(lists), desk.chosen, desk.lists, **QUIET)
     merged = [desk.chosen, desk.merge_rank, *desk.others, *desk.strengths]
     packed = None
     for event, handler, inputs in (

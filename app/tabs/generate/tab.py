@@ -53,7 +53,7 @@ def _follow_the_machine(form: GenerateForm, shared: Shared) -> None:
 
     lists = [*form.adapters, form.grid_adapters, form.base]
     gr.on([page.load, room.select], choices, None, lists, queue=False, **QUIET)
-    looks = [room.select, page.load, shared.training.change]
+    looks = [room.select, shared.training.change]
     gr.on(looks, _busy, None, form.busy, queue=False, **QUIET)
     page.load(draw.earlier_pictures, form.remembered, form.history, queue=False, **QUIET)
     shared.base.change(lambda base: base, shared.base, form.base, queue=False, **QUIET)
@@ -96,7 +96,7 @@ def _choose_adapters(form: GenerateForm, shared: Shared) -> None:
         **QUIET,
     )
     gr.on(
-        [form.prompt.change, shared.page.load, shared.rooms["generate"].select],
+        [form.prompt.change, shared.rooms["generate"].select],
         says_errors(_check_words),
         [form.prompt, *adapters],
         [form.words, form.put_words],

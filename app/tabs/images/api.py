@@ -29,7 +29,7 @@ def expose() -> None:
     with gr.Row(visible=False):
         files = file_drop(label="files", file_count="multiple")
         title, into = gr.Textbox(label="title"), gr.Textbox(label="image_set")
-        answer = gr.JSON(label="stored")
+        answer = gr.JSON(label="stored", visible=False)
         gr.Button().click(
             says_errors(upload_images), [files, title, into], answer, api_name="upload_images"
         )

@@ -121,8 +121,13 @@ def wire(parts: Parts, shared: Shared, show_again: ShowAgain, shown: list[Block]
     )
     p.take_out.click(says_errors(room.take_out), p.proposed, answer, **QUIET)
     p.keep_captions.click(says_errors(room.write), [*here, p.proposed], [*answer, *shown], **QUIET)
-    entered = [shared.page.load, shared.rooms["images"].select]
-    gr.on(entered, lambda: gr.Dropdown(choices=captioners()), None, p.captioner, **QUIET)
+    gr.on(
+        [p.captioning.expand, shared.rooms["images"].select],
+        lambda: gr.Dropdown(choices=captioners()),
+        None,
+        p.captioner,
+        **QUIET,
+    )
 
 
 def captioners() -> list[tuple[str, str]]:

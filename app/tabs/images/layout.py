@@ -74,7 +74,8 @@ class Parts:
                     self._lay_out_gallery()
                 with part(gr.Column, "editor", scale=2, min_width=320):
                     self._lay_out_editor()
-            with part(gr.Accordion, "captioning", "Captions by a model", open=False):
+            self.captioning = part(gr.Accordion, "captioning", "Captions by a model", open=False)
+            with self.captioning:
                 self._lay_out_captioning()
             with part(gr.Accordion, "bulk", "Change all captions", open=False):
                 self._lay_out_bulk()

@@ -137,7 +137,7 @@ def wire(
     noting(arrived(m.find), p, shared)(
         room.find, here, [*painted, m.status, m.find], **QUIET, concurrency_limit=None
     )
-    entered = [shared.page.load, shared.rooms["images"].select]
+    entered = [p.mask.open.click, shared.rooms["images"].select]
     gr.on(entered, lambda: gr.Dropdown(choices=finders()), None, m.finder, **QUIET)
     arrived(m.save)(says_errors(room.save), here, everything, **QUIET)
     m.remove.click(says_errors(room.remove), here, everything, **once)

@@ -18,6 +18,7 @@ from app.forms import (
     read_form,
     without_sources,
 )
+from app.render import quiet
 from app.shared import elem
 from app.tabs.images.imagesets import set_choices
 from app.tabs.train import outlook
@@ -163,11 +164,12 @@ class TrainForm:
             self.search = gr.Button(
                 "Search for settings", elem_id=_id("search"), min_width=200, scale=0, size="md"
             )
-            gr.Markdown(
-                "Trains this set several times for a while, with other learning rates, ranks, "
-                "layers, lengths and weights, and says which draw it best. It takes at most six "
-                "times the work of one run, and shows in Runs like one.",
-                elem_classes=["quiet"],
+            gr.HTML(
+                quiet(
+                    "Trains this set several times for a while, with other learning rates, ranks, "
+                    "layers, lengths and weights, and says which draw it best. It takes at most "
+                    "six times the work of one run, and shows in Runs like one."
+                )
             )
         self.moved = gr.HTML(elem_id=_id("moved"))
 
@@ -180,7 +182,7 @@ class TrainForm:
         model = sections()[section]
         introduction = " ".join((model.__doc__ or "").split("\n\n")[0].split())
         with gr.Accordion(model.title(), open=False, elem_id=_id(f"section-{section}")) as fold:
-            gr.Markdown(without_sources(introduction), elem_classes=["quiet"])
+            gr.HTML(quiet(without_sources(introduction)))
             with gr.Row(elem_classes=["fields"]):
                 for name in names:
                     self._add(name)
