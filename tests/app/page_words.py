@@ -24,7 +24,7 @@ from trainer.events import Phase
 from trainer.places import PROJECT
 from trainer.runs.meters import METERS
 
-ELSEWHERE = {"__main__", "server", "gate", "theme", "client", "api"}
+ELSEWHERE = {"__main__", "server", "theme"}
 """Modules of the app whose words a terminal or a script reads."""
 SPOKEN = (
     "evaluation/verdicts", "evaluation/overall", "evaluation/listening", "triggers/judgement",
@@ -33,17 +33,22 @@ SPOKEN = (
     "runs/publishing", "config/concepts", "models/hub",
 )  # fmt: skip
 """Modules of the trainer whose sentences the page shows every day."""
-REFUSING = (
-    "errors", "plain_files", "commands/worker", "config/file", "config/mistakes", "config/presets",
-    "data/buckets", "data/cache", "data/gather", "data/parquet", "data/sniffing",
-    "generation/sampling", "generation/stack", "generation/studio", "lora/attach", "lora/loading",
-    "lora/reading", "memory/devices", "memory/modes", "memory/phases", "memory/quantized",
-    "models/configs", "models/diffusers_folder", "models/identify", "models/load", "models/noise",
-    "models/recognise", "models/safetensors_header", "models/single_file", "preservation/prepare",
-    "runs/layout", "runs/status", "training/checkpoints", "training/loop", "training/optimizers",
-    "training/resume", "training/runner", "training/session", "training/tracking",
+UNHEARD = (
+    "__main__", "api", "system", "config/docs", "lora/baking", "memory/prediction",
+    "evaluation/target", "training/processes", "commands/adapter", "commands/caption",
+    "commands/check_images", "commands/cli", "commands/command", "commands/doctor",
+    "commands/evaluate", "commands/fit", "commands/generate", "commands/import_settings",
+    "commands/mask", "commands/progress", "commands/prove", "commands/resume", "commands/train",
+    "commands/trigger", "commands/tune",
 )  # fmt: skip
-"""Modules of the trainer whose refusals and warnings the page passes on, and `_TELLING` them."""
+"""Modules of the trainer whose words only a terminal shows. What all others refuse and warn of
+reaches the page, also that of modules to come, with the whole sentences that go into it."""
+ASIDE = (
+    "captioning/wording", "commands/adapter_files", "commands/adapter_repair",
+    "commands/publish", "config/glossary", "evaluation/repair", "lora/editing", "runs/report",
+    "tuning/result",
+)  # fmt: skip
+"""Of these only what they refuse: their other sentences are a terminal's, a model's or a file's."""
 _TELLING = {
     "UserError", "ConfigError", "Mistake", "ImageProblem", "Warned", "Ended", "Prepared", "warn",
     "out_of_memory", "notice",
@@ -78,6 +83,7 @@ SLOT = "{}"
 _PART = "\x1e"
 _ATTRIBUTES = ("title", "alt", "aria-label", "placeholder")
 _NAME = re.compile(r"[a-z_]+|\d\w\w")  # an argument's
+_WHOLE = re.compile(r"[A-Z{].*[.!?…]", re.DOTALL)
 _SENTENCE = re.compile(r"[A-Za-z]{2,}.* [A-Za-z]", re.DOTALL)
 _CODE = re.compile(
     r"=>|\breturn\b|^<|default-src|max-age|^\s*\(|__|^role=|^tuple|(across|last|like) (name|stem)$"
@@ -191,9 +197,15 @@ def _literals() -> Iterator[str]:
 
 
 def _refusals() -> Iterator[str]:
-    """The sentences that modules of the trainer raise or warn with."""
-    for name in REFUSING:
-        tree = ast.parse((PROJECT / "trainer" / f"{name}.py").read_text("utf-8"))
+    """What the modules of the trainer refuse and warn of, and whole sentences that go into it."""
+    trainer = PROJECT / "trainer"
+    for path in sorted(trainer.rglob("*.py")):
+        name = path.relative_to(trainer).with_suffix("").as_posix()
+        if name in (*UNHEARD, *SPOKEN):
+            continue
+        tree = ast.parse(path.read_text("utf-8"))
+        if name not in ASIDE:
+            yield from filter(_WHOLE.fullmatch, _sentences(tree))
         calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
         for call in calls:
             if getattr(call.func, "id", getattr(call.func, "attr", "")) in _TELLING:
