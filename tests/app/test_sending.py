@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -38,7 +40,7 @@ def test_a_script_is_packed_once_as_the_browser_wants_it(client: TestClient, pac
 
 def test_no_event_tells_components_that_it_shows_no_progress() -> None:
     """Each output would be told three times an event: of a form of 115 fields, at every tick."""
-    config = build_page().get_config_file()
+    config: dict[str, Any] = {**build_page().get_config_file()}
     told = [
         one["id"]
         for one in config["dependencies"]

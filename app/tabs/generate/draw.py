@@ -33,7 +33,8 @@ class Drawn:
     """What has been drawn so far; it outlives a stop.
 
     Attributes:
-        pictures: (file, caption) in the order of the gallery.
+        pictures: (file, caption) in the order of the gallery, without those to compare with: what
+            is downloaded from it is what was wanted.
         pairs: for each picture the base model's of the same seed: names for the page.
         sheet: the sheet of a grid, with what is on it in words.
     """
@@ -110,9 +111,8 @@ def draw_pictures(
         tell(total + step, 2 * total, f"{message}, base model")
 
     plain = drawing.draw(replace(settings, adapters=()), tell_base, stop)
-    for seed, path, base in zip(seeds, own, plain, strict=True):
-        drawn.pictures.append((base, f"base, seed {seed}"))
-        drawn.pairs |= dict.fromkeys(map(drawing.name_of, (path, base)), drawing.name_of(base))
+    names = (map(drawing.name_of, paths) for paths in (own, plain))
+    drawn.pairs |= dict(zip(*names, strict=True))
 
 
 def draw_grid(
@@ -233,10 +233,8 @@ def earlier_pictures(names: object) -> gr.Gallery:
 
 
 def _slider(pairs: list[list[str]], index: int) -> gr.ImageSlider:
-    """The base model's picture and the one with adapters; of a base picture, its partner."""
-    name, base = pairs[index]
-    partner = next((own for own, other in pairs if other == base and own != base), name)
-    before, after = drawing.picture_of(base), drawing.picture_of(partner)
+    """The base model's picture and the one with adapters."""
+    after, before = map(drawing.picture_of, pairs[index])
     if before is None or after is None:
         return gr.ImageSlider(visible=False)
     return gr.ImageSlider(value=(drawing.to_show(before), drawing.to_show(after)), visible=True)

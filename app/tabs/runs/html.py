@@ -35,6 +35,7 @@ from trainer.runs.charts import (
 )
 from trainer.runs.layout import RunFolder
 from trainer.runs.meters import METERS, read_measured
+from trainer.runs.report import base_kind
 from trainer.text import duration
 
 MOST_POINTS = 2000
@@ -239,20 +240,30 @@ def verdict(found: RunView) -> str:
         return ""
     drawn = _of_each(found)[:MOST_OWN]
     files, ended = run_files(run), not found.info.alive
-    return render("runs.html", "verdict", measured, own_pictures(run), drawn, files, ended)
+    shown = [measured, own_pictures(run), drawn, files, ended, triggers_of(found.config)]
+    return render(
+        "runs.html", "verdict", *shown, base=_base_for_others(run, found.config.base.name)
+    )
+
+
+def _base_for_others(run: RunFolder, name: str) -> str | None:
+    """What the adapter needs elsewhere; "" where only Rarebit has it, None without an adapter."""
+    if not run.adapter.is_file():
+        return None
+    return "" if base_kind(name) == "built-in" else name.replace("\\", "/").rpartition("/")[2]
 
 
 def _of_each(found: RunView) -> list[ShownPreview]:
-    """The newest previews; of several concepts in turns, those with their trigger words."""
+    """The newest previews with a trigger word, of several concepts in turns; without any, all."""
     triggers = triggers_of(found.config) if found.config else []
-    if len(triggers) < 2 or not found.preview_steps:
-        return _newest(found)
+    if not found.preview_steps:
+        return []
     by_prompt = _pictures(found, found.preview_steps[-1])
     each = [
         [one for prompt, some in by_prompt.items() if contains_word(prompt, word) for one in some]
         for word in triggers
     ]
-    return [one for turn in zip_longest(*each) for one in turn if one]
+    return [one for turn in zip_longest(*each) for one in turn if one] or _newest(found)
 
 
 def meters(found: RunView) -> str:
@@ -350,7 +361,7 @@ def compared(names: Sequence[str]) -> str:
         Markup(_figure("Loss, smoothed", curves)) if curves else "",
         [found.info.name for found in views],
         [state(found.info) for found in views],
-        [read_measured(RunFolder(places.RUNS / found.info.name)).verdict or "–" for found in views],
+        [read_measured(RunFolder(places.RUNS / found.info.name)) for found in views],
         _side_by_side(views),
         rows,
     )
