@@ -40,7 +40,8 @@
     if (Object.hasOwn(words, core)) return words[core];
     // A mistake in the middle of a line becomes a sentence.
     const inside = core[0]?.toLowerCase() + core.slice(1).replace(/\.$/, '');
-    if (/^\p{Lu}/u.test(core) && Object.hasOwn(words, inside)) return capital(`${words[inside]}.`);
+    const stop = core.endsWith('.') ? '.' : '';
+    if (/^\p{Lu}/u.test(core) && Object.hasOwn(words, inside)) return capital(words[inside] + stop);
     for (const [source, text] of patterns) {
       const match = source.exec(core);
       if (match) return fill(text, match.slice(1));

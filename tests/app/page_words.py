@@ -56,9 +56,14 @@ _TELLING = {
 SINGLE = (
     "learns", "from", "verdict", "steps", "and", "Pause", "Resume", "Queue", "Publish …",
     "Uploaded", "Delete", "Delete …", "Loss", "Log", "Report", "step {}", "seed {}", "once",
-    "{} times", "Undone{}: {}.", "the run {} is at step {} of {}", "for this command",
+    "{} times", "{} × {} pixels", "its settings", "its log", "Layers", "File", "Enough",
+    "Metadata", "{} in text encoder", "{} in UNet", "Undone{}: {}.",
+    "the run {} is at step {} of {}", "for this command",
+    # Of gradio's editor, galleries and drop zones:
+    "Brush", "Brush Size", "Clear canvas", "Color", "Erase", "Pan", "Redo", "File upload",
+    "Click to upload or drop files", "More tabs", "Reset to default value", "Thumbnail {} of {}",
 )  # fmt: skip
-"""Single words in code, which look like names of things."""
+"""Single words in code, which look like names of things, and those that gradio lacks in German."""
 LOGGED = (
     "trains {}: {} parameters, {} % of {}, with {} at {}",
     "and {} (text encoder)",
@@ -71,6 +76,7 @@ LOGGED = (
     "all), {} steps of {}: each picture is seen about {}",
     "Goes on from step {}: {}",
     "Images: {}",
+    "Use {} at strength {}: {}",
     "finished: {}",
     "failed: {}",
     "the file, read back, holds {} to within {} of the adapter's change {}",
@@ -78,7 +84,7 @@ LOGGED = (
     "not in {} ({})",
     "it is for the built-in base model or another small one: train on Stable Diffusion for these",
 )
-"""What a run's log says of its start and its end, put together by several modules."""
+"""What a run's log and verdict say, put together by several modules."""
 SLOT = "{}"
 _PART = "\x1e"
 _ATTRIBUTES = ("title", "alt", "aria-label", "placeholder")

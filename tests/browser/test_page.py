@@ -97,9 +97,15 @@ def test_a_phone_shows_every_screen(window: Visit) -> None:
     page.set_viewport_size({"width": 390, "height": 800})
     expect(page.get_by_role("heading", name="Rarebit")).to_be_visible()
     too_wide = "document.documentElement.scrollWidth > document.documentElement.clientWidth + 1"
+    window.go("Images")
+    page.locator("#images-set").get_by_role("combobox").click()
+    page.get_by_role("option", name="police-car").click()
+    expect(page.locator("#images-gallery img")).to_have_count(12)
     for tab in TABS.values():
         window.go(tab)
         assert not page.evaluate(too_wide), tab
+        assert page.evaluate(OVERFLOWS, ".grid-container, .checkbox-container, .head") == []
+        expect(page.get_by_role("tab")).to_have_count(len(TABS))  # none hides in a menu
     page.set_viewport_size({"width": 1280, "height": 800})
 
 
