@@ -45,7 +45,9 @@ REASONS: dict[str, str] = {
     r"<(?:lora|lyco|hypernet|embedding):[^<>]*>": "ends at the next mark, where the next begins",
     r"(?<!\\)\(([^()\\]*[^()\\\d\s]\s*):[+-]?(?:\d(?:\.\d+)?|\.\d+)\)": "ends at the next bracket, "
     "where the next begins; each run of spaces is looked at once",
-    r"(?<![\\(])\({2,}([^()\\]+)\){2,}": "a run of brackets is begun once; the parts share nothing",
+    r"(?<![\\(])\({2,}([^()\\]+)\){2,}|(?<!\{)\{{2,}([^{}|]+)\}{2,}|"
+    r"(?<!\[)\[{2,}([^\[\]]+)\]{2,}": "a run of brackets is begun once; the parts share nothing",
+    r"(?i)^(?:an?|the) +(?=\S)": "matched once at the start",
     r"<mark>[^<]*</mark>": "ends at the next mark, where the next begins",
     r"x[^/]*/": "begins with a mark that is in a name once",
     r"(.+?)(x)?(\(\d{1,5}\))?": "as a whole, over a file's name: one repeat",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import html
 import itertools
 import re
 import unicodedata
@@ -45,6 +46,8 @@ def decode_caption(data: bytes, encoding: str | None = None) -> str:
     """
     cut = len(data) > MAX_CAPTION_BYTES
     text = decode_text(data[:MAX_CAPTION_BYTES], cut=cut, encoding=encoding)
+    if _PARAMETERS.search(text):  # one prompt, of which `read_prompt_syntax` makes a caption
+        text = " ".join(text.split())
     return clean_lines(TRANSLATION.sub("", text)) or clean_lines(text)
 
 
@@ -173,24 +176,60 @@ def _composed(text: str) -> str:
 
 _EXTRA = re.compile(r"<(?:lora|lyco|hypernet|embedding):[^<>]*>", re.IGNORECASE)
 _WEIGHT = re.compile(r"(?<!\\)\(([^()\\]*[^()\\\d\s]\s*):[+-]?(?:\d(?:\.\d+)?|\.\d+)\)")
-_STRESS = re.compile(r"(?<![\\(])\({2,}([^()\\]+)\){2,}")
-_TRIGGER = re.compile(r"\[\[?trigger\]?\]|\{trigger\}|<trigger>", re.IGNORECASE)
+_STRESS = re.compile(
+    r"(?<![\\(])\({2,}([^()\\]+)\){2,}|(?<!\{)\{{2,}([^{}|]+)\}{2,}|(?<!\[)\[{2,}([^\[\]]+)\]{2,}"
+)
+_TRIGGER, _CLASS = (rf"[\[{{<]{{1,2}}{word}[\]}}>]{{1,2}}" for word in ("trigger", "class"))
+_ENTITY = re.compile(
+    r"&(?:amp;){0,5}(#\d{1,7}|#x[\da-f]{1,6}|amp|lt|gt|quot|apos|nbsp);", re.IGNORECASE
+)
+# Between words in small letters, which a sign such as BREAK GLASS is not.
+_BREAK = re.compile(r",? ?(?<![A-Z] )\bBREAK\b(?! [A-Z]{2}),? ?")
+_PARAMETERS = re.compile(r"(?:^|\s)(?:Negative prompt:|Steps: \d{1,4}, [A-Z][\w ]{1,20}: )")
+"""Where the settings begin that A1111 writes behind the prompt of a picture."""
 
 
-def read_prompt_syntax(caption: str, trigger: str) -> str:
+def read_prompt_syntax(caption: str, trigger: str, class_word: str = "") -> str:
     """What a caption says, where it is written as prompts of other tools are.
 
-    ``\\(`` is a bracket; of a weight as ``(red hat:1.2)``, and of ``((red hat))``, the words
-    stay; ``<lora:name:1>`` goes; ``[trigger]`` and ``{trigger}`` are the trigger word.
+    ``\\(`` is a bracket and ``&amp;`` is &; of a weight as ``(red hat:1.2)``, and of
+    ``((red hat))``, the words stay; ``<lora:name:1>``, ``BREAK`` and what A1111 writes behind a
+    prompt go; ``[trigger]`` and ``{class}`` are trigger and class word.
     """
-    text = _EXTRA.sub(" ", caption)
-    while (plain := _STRESS.sub(r"\1", _WEIGHT.sub(r"\1", text))) != text:
+    found = _PARAMETERS.search(caption)
+    text = caption[: found.start()] if found else caption
+    text = _EXTRA.sub(" ", _ENTITY.sub(lambda one: html.unescape(f"&{one[1]};"), text))
+    subject = name_subject(trigger, class_word)
+    for mark, words in (
+        (f"{_TRIGGER} {_CLASS}", subject),
+        (_TRIGGER, trigger),
+        (_CLASS, class_word),
+    ):
+        text = re.sub(mark, lambda _, words=words: words, text, flags=re.IGNORECASE)
+    while (
+        plain := _STRESS.sub(lambda one: one[one.lastindex or 0], _WEIGHT.sub(r"\1", text))
+    ) != text:
         text = plain
-    text = re.sub(r"\\([()\[\]{}])", r"\1", _TRIGGER.sub(lambda _: trigger, text))
+    text = re.sub(r"\\([()\[\]{}_])", r"\1", _BREAK.sub(", ", text))
     if text == caption:
         return caption
-    tags = [" ".join(tag.split()) for tag in text.split(",")]
+    tags = [" ".join(tag.split()) for tag in clean_caption(text).split(",")]
     return ", ".join(tag for tag in tags if tag)
+
+
+REFUSAL = re.compile(
+    r"\W{0,9}(?:unfortunately, )?(?:i['’]m |i am )?"
+    r"(?:sorry|unable to|i can['’]?t|i cannot|as an ai)\b.{0,30}\b"
+    r"(?:i|assist|help|describe|provide|identify|see|view|caption)\b",
+    re.IGNORECASE,
+)
+"""What models that write captions answer in place of one."""
+SIDED = re.compile(
+    r"\b(?:(?:left|right|text|lettering)\b|(?:that|which) (?:says|reads)|"
+    r"(?:says|reads|saying) [\"“'])",
+    re.IGNORECASE,
+)
+"""Words for sides and for texts, which are others in a mirror."""
 
 
 def literal_marks(prompt: str) -> str:
@@ -226,7 +265,8 @@ def compose_caption(
     subject = name_subject(trigger, class_word)
     lines = caption_lines(caption)
     chosen = derive_seed(seed, "caption line", step, image_id) % len(lines) if lines[1:] else 0
-    body = read_prompt_syntax(clean_caption(lines[chosen] if lines else ""), trigger)
+    line = clean_caption(lines[chosen] if lines else "")
+    body = read_prompt_syntax(line, trigger, class_word)
     if body:
         if derive_uniform(seed, "caption dropout", step, image_id) < config.dropout:
             return subject

@@ -16,6 +16,8 @@ from trainer.config.schema import CaptionsConfig, ImagesConfig
 from trainer.data.buckets import MAX_BUCKET_ASPECT, CropPlan, plan_crop
 from trainer.data.captions import (
     CHUNK_TOKENS,
+    REFUSAL,
+    SIDED,
     caption_lines,
     caption_variants,
     compose_caption,
@@ -269,18 +271,50 @@ def _several_captions(found: FittedSet) -> Iterator[Doubt]:
         yield choices, "warning", message
 
 
-def _prompt_syntax(found: FittedSet) -> Iterator[Doubt]:
-    trigger = found.captions.trigger
-    written = [
-        entry.name
-        for entry in found.captioned
-        if any(read_prompt_syntax(one, trigger) != one for one in caption_lines(entry.caption))
-    ]
-    message = (
-        "Written as a prompt for another tool. It is trained without backslashes before "
-        "brackets and without weights, and with the trigger word in place of [trigger]."
+_SENTENCE_WORDS = 4  # the words between two commas: tags have fewer in the mean
+
+
+def _read_otherwise(found: FittedSet) -> Iterator[Doubt]:
+    """Captions that are read in another way than they stand, or that may not be meant so."""
+    trigger, tags = (
+        found.captions.trigger,
+        found.captions.shuffle_tags or found.captions.tag_dropout,
     )
-    yield written, "note", message
+    syntax = (
+        "Written as a prompt for another tool. It is trained without backslashes before brackets, "
+        "weights, BREAK, codes such as &amp; and what follows the prompt (negative prompt, "
+        "settings), and with trigger and class word in place of [trigger] and {class}."
+    )
+    refusal = (
+        "It reads as a captioner's refusal, not as a caption, and would be trained. Write "
+        "what the picture shows, or delete it."
+    )
+    sided = (
+        "It names left, right or a text, which images.flip mirrors at random: the words are then "
+        "wrong. Switch it off if they matter."
+    )
+    sentences = (
+        "Sentences rather than tags: captions.shuffle_tags or captions.tag_dropout tears them "
+        "apart at their commas. Switch it off for these."
+    )
+    rules: tuple[tuple[Severity, str, Callable[[str], bool]], ...] = (
+        ("note", syntax, lambda text: read_prompt_syntax(text, trigger) != text),
+        ("warning", refusal, lambda text: REFUSAL.match(text) is not None),
+        ("note", sided, lambda text: found.images.flip and SIDED.search(text) is not None),
+        ("note", sentences, lambda text: bool(tags) and _is_sentence(text)),
+    )
+    for severity, message, holds in rules:
+        names = [
+            entry.name
+            for entry in found.captioned
+            if any(holds(text) for text in caption_lines(entry.caption))
+        ]
+        yield names, severity, message
+
+
+def _is_sentence(text: str) -> bool:
+    tags = tags_of(text)
+    return len(tags) > 1 and len(text.split()) >= _SENTENCE_WORDS * len(tags)
 
 
 def _large_cuts(found: FittedSet) -> Iterator[Doubt]:
@@ -316,7 +350,7 @@ def _hidden_pictures(found: FittedSet) -> Iterator[Doubt]:
 
 CHECKS: tuple[Callable[[FittedSet], Iterator[Doubt]], ...] = (
     *(_small_pictures, _long_captions, _nothing_to_cut, _nothing_to_drop, _sticking_words),
-    *(_missing_masks, _idle_settings, _several_captions, _prompt_syntax, _large_cuts),
+    *(_missing_masks, _idle_settings, _several_captions, _read_otherwise, _large_cuts),
     _hidden_pictures,
 )
 

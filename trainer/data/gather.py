@@ -116,6 +116,10 @@ def read_sets(
         if concept.trigger and (doubt := judge(concept))
     ]
     idle = _unused_masks(config.images.masks, reports)
+    shown = sum(one.shown_per_epoch for one in reports)
+    if 0 < shown < (size := config.training.batch_size):
+        message = f"{size} are more than the {shown} pictures of an epoch: a step shows no more."
+        doubts.append(Finding("training.batch_size", "warning", message))
     shared = merge_findings([*doubts, *idle, *_shared_findings(concepts, sets)])
     return SetsReport(concepts, reports, shared)
 

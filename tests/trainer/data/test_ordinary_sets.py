@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from PIL import Image, ImageDraw
 from tests.corpus.pictures import encode, pattern
 from tests.trainer.data.folders_for_tests import Files, about, described, picture, put
 from trainer.config.schema import CaptionsConfig
-from trainer.data.captions import compose_caption
+from trainer.data.captions import compose_caption, decode_caption
 from trainer.data.images import load_rgb
 from trainer.data.sets import scan_image_set
 
@@ -63,6 +65,18 @@ def test_kinds_that_are_not_read_are_named_and_counted(
         ("[trigger] on a sofa", "ohwx on a sofa"),
         ("{Trigger}, sofa", "ohwx, sofa"),
         ("a dog <lora:mine:0.8>", "ohwx, a dog"),
+        (
+            "a cat,\nred\nNegative prompt: lowres, bad\nSteps: 20, Sampler: Euler a",
+            "ohwx, a cat, red",
+        ),
+        ("a cat Steps: 20, CFG scale: 7", "ohwx, a cat"),
+        ("a [trigger] {class} on {{trigger}}", "a ohwx on ohwx"),
+        ("a cat BREAK red sofa, BREAK", "ohwx, a cat, red sofa"),
+        ("a wall, IN CASE BREAK GLASS", "ohwx, a wall, IN CASE BREAK GLASS"),
+        ("a &amp;amp; b, it&#39;s &lt;3 &copy", "ohwx, a & b, it's <3 &copy"),
+        ("{{{best}}}, [[low]], [x], {a|b}", "ohwx, best, low, [x], {a|b}"),
+        (r"looking\_at\_viewer", "ohwx, looking_at_viewer"),
+        ("Steps: a stair, Negative prompts", "ohwx, Steps: a stair, Negative prompts"),
         ("ratio (16:9) at (9:30), (a:b) (1990)", "ohwx, ratio (16:9) at (9:30), (a:b) (1990)"),
     ],
 )
@@ -70,17 +84,49 @@ def test_captions_written_as_prompts_of_other_tools(
     caption: str, trained: str, tmp_path: Path
 ) -> None:
     words = CaptionsConfig(trigger="ohwx", dropout=0.0)
-    assert compose_caption(caption, words, seed=0, step=0, image_id="") == trained
+    read = decode_caption(caption.encode())
+    assert compose_caption(read, words, seed=0, step=0, image_id="") == trained
     report = described(tmp_path, {"a.png": picture(1), "a.txt": caption}, trigger="ohwx")
     said = [one for one in report.findings if "prompt for another tool" in one.message]
     assert bool(said) == (trained != f"ohwx, {caption}")
     assert report.lacking_trigger == ([] if "rigger" in caption else ["a.png"])
 
 
+DOUBTED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
+    # a caption, what is set for images and for captions, and what is said
+    "refused": ("I'm sorry, but I can't assist with that.", {}, {}, "captioner's refusal"),
+    "refused too": ("I cannot describe this image.", {}, {}, "captioner's refusal"),
+    "a sorry cat": ("a sorry-looking cat, I think", {}, {}, ""),
+    "sides": ("a cat on the left", {"flip": True}, {}, "images.flip"),
+    "a text": ('a sign that reads "OPEN"', {"flip": True}, {}, "images.flip"),
+    "not mirrored": ("a cat on the left", {}, {}, ""),
+    "no sides": ("a copyright lawyer reads a book, bright texture", {"flip": True}, {}, ""),
+    "sentences": (
+        "A cat on a red sofa, looking at it closely.",
+        {},
+        {"shuffle_tags": True},
+        "Sent",
+    ),
+    "tags": ("1girl, long hair, looking at viewer", {}, {"shuffle_tags": True}, ""),
+}
+
+
+@pytest.mark.parametrize("case", DOUBTED)
+def test_captions_that_may_not_be_meant_are_named(case: str, tmp_path: Path) -> None:
+    caption, images, captions, said = DOUBTED[case]
+    files: Files = {"a.png": picture(1), "a.txt": caption, "b.png": picture(2), "b.txt": caption}
+    report = described(tmp_path, files, images, trigger="ohwx", **captions)
+    own = [one for one in report.findings if re.search("refusal|mirrors|Sentences", one.message)]
+    assert [(one.pictures, said in one.message) for one in own] == (
+        [(("a.png", "b.png"), True)] if said else []
+    )
+
+
 @pytest.mark.parametrize(
     ("trigger", "class_word", "caption", "trained"),
     [
         ("ohwx man", "man", None, "ohwx man"),
+        ("ohwx man", "man", "a [trigger] {class} on {class}", "a ohwx man on man"),
         ("ohwx man", "man", "on grass", "ohwx man, on grass"),
         ("ohwx Man", "man", None, "ohwx Man"),
         ("batman", "man", None, "batman man"),

@@ -231,6 +231,14 @@ def test_masks_that_the_settings_leave_out_open_the_training(
     assert any("There is a mask" in warning for warning in report.warnings()) == bool(said)
 
 
+def test_a_batch_larger_than_the_set_is_said(tmp_path: Path) -> None:
+    folder = put(tmp_path, {"2_x/a.png": picture(1), "2_x/b.png": picture(2)})
+    for size, said in ((4, 0), (5, 1)):
+        settings = {"images": {"path": folder, "resolution": 64}, "training": {"batch_size": size}}
+        report = read_sets(TrainingConfig.model_validate(settings), 32)
+        assert len([one for one in report.shared if one.name == "training.batch_size"]) == said
+
+
 @pytest.mark.parametrize(
     ("side", "upscale", "says"),
     [
