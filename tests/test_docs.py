@@ -79,7 +79,13 @@ def test_every_variable_of_the_environment_is_told() -> None:
         PROJECT / "launch.py",
     ]
     used = {name for file in sources for name in re.findall(r"RAREBIT_[A-Z]+", text_of(file))}
-    of_processes = {"RAREBIT_LAUNCHER", "RAREBIT_REFUSALS", "RAREBIT_ON", "RAREBIT_RAY"}  # our own
+    of_processes = {
+        "RAREBIT_LAUNCHER",
+        "RAREBIT_REFUSALS",
+        "RAREBIT_ON",
+        "RAREBIT_RAY",
+        "RAREBIT_PATIENCE",
+    }  # our own
     told = {name for page in GUIDE for name in re.findall(r"RAREBIT_[A-Z]+", text_of(page))}
     assert used - of_processes == told
 

@@ -31,6 +31,7 @@ from trainer.runs.status import Status, own_status, running_mean, write_status
 from trainer.runs.timelapse import write_timelapse
 from trainer.runs.wishes import forget_wishes
 from trainer.text import how_often
+from trainer.training import heartbeat
 from trainer.training.checkpoints import load_latest
 from trainer.training.export import Exported, export_adapter
 from trainer.training.loop import save_state, train
@@ -187,6 +188,7 @@ def run_training(
     """
     device = choose_device(config.training.precision, offload=config.memory.offload)
     forget_peak(device.torch_device)
+    heartbeat.begin(device.rank, device.world)
     start = _Start(config, run, device, resume, accept_changes)
     if not device.is_main:
         return _follow(start)

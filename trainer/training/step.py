@@ -19,6 +19,7 @@ from trainer.memory.devices import repeating, together
 from trainer.models.base import BaseModel
 from trainer.preservation.rows import PreservedRows
 from trainer.seeds import derive_seed
+from trainer.training import heartbeat
 from trainer.training.batches import Batch
 from trainer.training.guard import SETBACK_FACTOR, refuse_non_finite
 from trainer.training.optimizers import gradient_norm, set_learning_rates
@@ -260,7 +261,7 @@ def _reduce(session: Session, sums: Tensor, stop: bool) -> bool:
     extra = torch.cat([sums, torch.tensor([float(stop)])]).to(parameters[0])
     flat = torch.cat([*(p.grad.flatten() for p in parameters if p.grad is not None), extra])
     with together():
-        torch.distributed.all_reduce(flat)
+        heartbeat.add_up(flat)
     sizes = [parameter.numel() for parameter in parameters]
     *gradients, extra = split(flat, [*sizes, 3])
     for parameter, gradient in zip(parameters, gradients, strict=True):

@@ -187,6 +187,27 @@ def test_whatever_process_is_killed_what_was_learned_is_saved(
     assert run.checkpoint_steps()[-1] >= saved + 2
 
 
+@pytest.mark.slow
+def test_a_process_that_no_longer_answers_is_noticed(
+    tiny_base: TinyBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connections stay open, as those of a machine whose cable is pulled."""
+    monkeypatch.setenv("RAREBIT_PATIENCE", "12")
+    run, file = RunFolder(tmp_path / "run"), tmp_path / "config.toml"
+    images = make_images(tmp_path / "images", count=4)
+    changes = {"training__steps": 5000, "checkpoints__every": 0, "previews__every": 0}
+    write_config(file, small_config(tiny_base("sd1"), images, **changes))
+    training = Training(tmp_path, run, "train", "--config", str(file), "--run", str(run.path))
+    main_one, silent = training.workers()
+    silent.suspend()
+    end_of(main_one)
+    silent.kill()
+    _, said = training.launcher.communicate()
+    assert training.launcher.returncode == 2
+    assert said.count("error: ") == 1 and "has not answered for 12 seconds" in said
+    assert run.checkpoint_steps()[-1] >= 2
+
+
 def test_the_launcher_says_what_was_wrong_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
