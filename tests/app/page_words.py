@@ -39,7 +39,7 @@ UNHEARD = (
     "commands/check_images", "commands/cli", "commands/command", "commands/doctor",
     "commands/evaluate", "commands/fit", "commands/generate", "commands/import_settings",
     "commands/mask", "commands/progress", "commands/prove", "commands/resume", "commands/train",
-    "commands/trigger", "commands/tune",
+    "commands/trigger", "commands/tune", "training/cluster",
 )  # fmt: skip
 """Modules of the trainer whose words only a terminal shows. What all others refuse and warn of
 reaches the page, also that of modules to come, with the whole sentences that go into it."""

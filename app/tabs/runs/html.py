@@ -85,7 +85,8 @@ def head(found: RunView) -> str:
 def _facts(found: RunView) -> list[tuple[str, str]]:
     info, config = found.info, found.config
     facts: list[tuple[str, str]] = []
-    if info.alive and info.eta_seconds is not None and not info.stopping:
+    # It counts steps: while previews are drawn or the adapter is measured, it would stand still.
+    if info.alive and info.phase == "training" and info.eta_seconds is not None:
         facts.append(("time left", f"about {duration(info.eta_seconds, rough=True)}"))
     if config is not None:
         concepts = concepts_of(config)
