@@ -10,6 +10,7 @@ computes for itself.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
+from math import prod
 from typing import Any, cast
 
 import torch
@@ -101,11 +102,15 @@ class JoinedLayers:
         originals = [original_layer(layer) for layer in self.layers]
         weight, rows = originals[0].weight, self.count * self.out
         added = self.count * self.rank
-        matrix = weight.new_zeros(rows + -(-added // _ALIGNED) * _ALIGNED, weight.shape[1])
-        for part, layer in zip(
-            split(matrix[:rows], [self.out] * self.count), originals, strict=True
-        ):
-            layer.weight.data = part.copy_(layer.weight)
+        shape = (rows + -(-added // _ALIGNED) * _ALIGNED, weight.shape[1])
+        if weight.untyped_storage().nbytes() == prod(shape) * weight.itemsize:  # still joined
+            matrix = weight.detach().as_strided(shape, (shape[1], 1))
+        else:
+            matrix = weight.new_zeros(shape)
+            for part, layer in zip(
+                split(matrix[:rows], [self.out] * self.count), originals, strict=True
+            ):
+                layer.weight.data = part.copy_(layer.weight)
         if weight_bias := [layer.bias for layer in originals if layer.bias is not None]:
             self.bias = weight.new_zeros(len(matrix))
             self.bias[:rows] = torch.cat(weight_bias)

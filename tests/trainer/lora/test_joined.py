@@ -16,6 +16,7 @@ from trainer.lora.attach import attach, disabled
 from trainer.lora.joined import JOINED, JoinedLayers, joined_layers
 from trainer.lora.layers import original_layer, set_weights
 from trainer.memory.layers import lean_layers
+from trainer.models.load import load_base
 from trainer.training.copies import Copies
 from trainer.training.session import Session
 
@@ -102,9 +103,28 @@ def test_a_step_is_that_of_single_layers(
             parameter.data = parameter.data.clone()  # as moving to another device and back does
 
 
-def test_what_has_more_to_it_stays_by_itself(tiny_base: TinyBase) -> None:
-    from trainer.models.load import load_base
+def test_what_lies_together_is_not_moved_again(tiny_base: TinyBase) -> None:
+    """Where the base model is put away between steps nothing else holds its weights, and only what
+    was moved is joined anew."""
+    base = load_base(str(tiny_base("sd1")))
+    nn.Module.to(base.unet, torch.bfloat16)
+    named = attach(base, AdapterConfig(text_encoder=False), seed=0).parameters["unet"]
+    found = list(joined_layers([base.unet]))
+    copies = Copies([one for _, one in named], torch.bfloat16, found, keep=False)
+    weights = [original_layer(layer).weight for layer in found[0].layers]
+    places: list[int] = []
+    for moved in (False, False, True):
+        if moved:
+            for weight in weights:
+                weight.data = weight.data.clone()
+        with copies.used():
+            places.append(weights[0].data_ptr())
+            assert len({one.untyped_storage().data_ptr() for one in weights}) == 1
+        assert all(one.matrix is None for one in found)
+    assert places[0] == places[1] != places[2]
 
+
+def test_what_has_more_to_it_stays_by_itself(tiny_base: TinyBase) -> None:
     for config, any_joined in (
         (AdapterConfig(), True),
         (AdapterConfig(dropout=0.1), False),
