@@ -86,7 +86,8 @@ def _facts(found: RunView) -> list[tuple[str, str]]:
     info, config = found.info, found.config
     facts: list[tuple[str, str]] = []
     # It counts steps: while previews are drawn or the adapter is measured, it would stand still.
-    if info.alive and info.phase == "training" and info.eta_seconds is not None:
+    makes_steps = info.alive and info.phase == "training" and not info.stopping
+    if makes_steps and info.eta_seconds is not None:
         facts.append(("time left", f"about {duration(info.eta_seconds, rough=True)}"))
     if config is not None:
         concepts = concepts_of(config)
