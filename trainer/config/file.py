@@ -18,7 +18,15 @@ from pydantic import ValidationError
 from tomlkit.exceptions import TOMLKitError
 
 from trainer.config.fields import ConfigField, all_fields, concept_fields, sections
-from trainer.config.mistakes import HINT, ConfigError, Mistake, explain, shown_value, unknown_key
+from trainer.config.mistakes import (
+    HINT,
+    ConfigError,
+    Mistake,
+    explain,
+    shown_value,
+    toml_reason,
+    unknown_key,
+)
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
 from trainer.plain_files import open_file
@@ -240,9 +248,7 @@ def parse_config(text: str, source: str = "", *, of_run: bool = False) -> Traini
     try:
         tree = tomli.loads(text)
     except tomli.TOMLDecodeError as error:
-        ended = error.doc[error.pos : error.pos + 1] in ("", "\n")
-        reason = "the line is not complete" if ended else error.msg
-        mistake = _twice(text, error.lineno) or Mistake("", reason, error.lineno)
+        mistake = _twice(text, error.lineno) or Mistake("", toml_reason(error), error.lineno)
         raise ConfigError(source, [mistake], _TOML) from error
     except ValueError as error:
         raise ConfigError(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import tomli
 from pydantic import ValidationError
 
 from trainer.config.fields import all_fields, concept_fields, nearest
@@ -46,6 +48,30 @@ class ConfigError(UserError):
             count = f"{'more than ' * (len(self.mistakes) > MAX_SHOWN)}{len(lines)}"
             listed = "\n".join(f"  {line}" for line in lines)
             super().__init__(f"{start} has {count} mistakes:\n{listed}", hint)
+
+
+_TOML_MISTAKES = (
+    (
+        re.compile(r'"(?:[^"\\]|\\[btnfr"\\])*\\[^btnfr"\\]'),
+        "a \\ in double quotes begins a sign such as \\n: write paths with / or in single quotes",
+    ),
+    (re.compile("[“”„‘’«»]"), 'curly quotes begin no text: write straight ones, "like this"'),
+    (
+        re.compile(r"=\s*(?:True|TRUE|False|FALSE|[Yy]es|[Nn]o|[Oo]n|[Oo]ff|None|null)\b"),
+        "write true or false in small letters, and leave a line out for what has no value",
+    ),
+    (re.compile(r"^\s*\w+\s*:"), "write = in place of the colon"),
+    (re.compile(r"=\s*[^\W\d]"), 'text needs quotes: key = "value"'),
+)
+
+
+def toml_reason(error: tomli.TOMLDecodeError) -> str:
+    """What is wrong with a line of TOML, in plain words where it is a common mistake."""
+    line = error.doc.split("\n")[error.lineno - 1]
+    if reason := next((reason for mark, reason in _TOML_MISTAKES if mark.search(line)), ""):
+        return reason
+    ended = error.doc[error.pos : error.pos + 1] in ("", "\n")
+    return "the line is not complete" if ended else error.msg
 
 
 def explain(error: ValidationError, lines: Mapping[str, int]) -> list[Mistake]:

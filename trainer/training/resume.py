@@ -55,7 +55,8 @@ def check_resumable(session: Session, state: TrainingState, accept_changes: bool
             "Set them back in the run's config.toml, or start a new run. Free to change are: "
             f"{', '.join(free_settings())}.",
         )
-    pictures = _image_changes(state.images, image_table(session.pictures))
+    held_out = image_table([picture for picture, _ in session.held_out])
+    pictures = image_changes(state.images, image_table(session.pictures), held_out)
     if pictures and not accept_changes:
         raise UserError(
             "The image set has changed since the run was stopped: " + "; ".join(pictures) + ".",
@@ -114,14 +115,23 @@ def image_table(pictures: Sequence[Picture]) -> dict[str, ImageFacts]:
     return table
 
 
-def _image_changes(old: dict[str, ImageFacts], new: dict[str, ImageFacts]) -> list[str]:
-    """Differences between two image tables, by content."""
+def image_changes(
+    old: dict[str, ImageFacts], new: dict[str, ImageFacts], held_out: dict[str, ImageFacts]
+) -> list[str]:
+    """Differences between two image tables, by content.
+
+    Args:
+        held_out: what is measured by now, which other pictures change; what was, is not known.
+    """
     if not any(_EQUAL in key for key in old):
         new = {key: facts for key, facts in new.items() if _EQUAL not in key}
     both = old.keys() & new.keys()
     changed = {
-        "added": [new[key] for key in new.keys() - old.keys()],
-        "removed": [old[key] for key in old.keys() - new.keys()],
+        "added (or kept out to measure by until now)" if held_out else "added": [
+            new[key] for key in new.keys() - old.keys()
+        ],
+        "kept out to measure by now": [old[key] for key in old.keys() & held_out.keys()],
+        "removed": [old[key] for key in old.keys() - new.keys() - held_out.keys()],
         "other caption": [new[key] for key in both if new[key][1] != old[key][1]],
         "other repeats": [new[key] for key in both if new[key][2] != old[key][2]],
         "other mask": [new[key] for key in both if new[key][3:4] != old[key][3:4]],

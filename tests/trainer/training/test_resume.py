@@ -31,7 +31,7 @@ from trainer.runs.log import read_events
 from trainer.runs.report import step_points
 from trainer.runs.status import read_status
 from trainer.training.checkpoints import TrainingState, load_latest, save_checkpoint
-from trainer.training.resume import changed_settings
+from trainer.training.resume import changed_settings, image_changes
 from trainer.training.runner import Pause, run_training
 from trainer.training.session import Session
 
@@ -309,6 +309,25 @@ def test_a_changed_image_set_is_shown_and_refused_unless_accepted(
         assert part in str(caught.value)
     collected = run_until(config, run, None, resume=True, accept_changes=True)
     assert any("added: new.png" in event.message for event in collected.of(Warned))
+
+
+@pytest.mark.parametrize(
+    ("new", "held_out", "said"),
+    [
+        ("ac", "", ["added: c.png", "removed: b.png"]),
+        # Without b another picture is kept out to measure by, and c, which was, is trained.
+        ("c", "a", ["added (or kept out to measure by until now): c.png",
+                    "kept out to measure by now: a.png", "removed: b.png"]),
+        ("ab", "c", []),
+    ],
+)  # fmt: skip
+def test_another_validation_split_is_no_other_image_set(
+    new: str, held_out: str, said: list[str]
+) -> None:
+    old, now, held = (
+        {one: [f"{one}.png", "", 1, ""] for one in names} for names in ("ab", new, held_out)
+    )
+    assert image_changes(old, now, held) == said
 
 
 def test_nothing_to_resume_is_an_error(tiny_base: TinyBase, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import tomli
 import yaml
 
-from trainer.config.mistakes import on_one_line
+from trainer.config.mistakes import on_one_line, toml_reason
 from trainer.errors import UserError
 from trainer.untyped import as_table, is_list, is_table
 
@@ -106,7 +106,9 @@ def parse(text: str, source: str) -> dict[str, Any]:
         try:
             tree = one(text)
         except (ValueError, yaml.YAMLError, RecursionError) as error:
-            reasons.append(" ".join(str(error).split())[:200])
+            plain = isinstance(error, tomli.TOMLDecodeError)
+            reason = f"line {error.lineno}: {toml_reason(error)}" if plain else str(error)
+            reasons.append(" ".join(reason.split())[:200])
             continue
         if is_table(tree):
             return tree
