@@ -48,7 +48,9 @@ def train_on_cluster(address: str, run: RunFolder, *, accept_changes: bool = Fal
     (finished,) = _results(address, _train, [run], [(run, accept_changes)])
     after = read_status(run)
     if not finished and after and after.message == WAITING:  # stopped before it began
-        write_status(run, replace(after, phase="stopped", message="stopped", code="user_stop"))
+        where = f"at step {step}" if step else "before the first step"
+        ended = replace(after, phase="stopped", message=f"stopped {where}", code="user_stop")
+        write_status(run, ended)
     return 0 if finished else STOPPED
 
 
