@@ -119,6 +119,7 @@ def test_the_page_speaks_the_browsers_language(visit: NewVisit, language: str) -
     expect(page.locator("#tab-images-button")).to_have_text(words["Images"])
     expect(page.locator("#images-try")).to_have_text(words["Try it with the police car"])
     expect(page.locator("html")).to_have_attribute("lang", language)
+    assert "." not in page.evaluate("() => rarebitSay('For')")  # a label, and no sentence
     title = page.locator("#images-title").get_by_role("textbox")
     title.fill("Images")
     page.locator("#tab-train-button").click()

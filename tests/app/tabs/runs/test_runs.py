@@ -182,6 +182,40 @@ def test_the_verdict_comes_with_pictures_and_files() -> None:
     assert 'data-base="pictures/ohwx/step-000000/00.png' in said  # for the slider
 
 
+@pytest.mark.parametrize(
+    ("base", "needs"),
+    [
+        ("tiny-emoji", "only Rarebit has"),
+        ("stable-diffusion-v1-5/stable-diffusion-v1-5", "ohwx in the prompt, and stable-diff"),
+        ("/home/me/models/photon.safetensors", "in the prompt, and photon.safetensors or"),
+    ],
+)
+def test_a_finished_run_says_what_others_need(base: str, needs: str) -> None:
+    run = make_run(**{"base.name": base})
+    assert needs not in html.verdict(reader.view("ohwx"))  # it has no adapter yet
+    run.adapter.write_bytes(b"x")
+    assert needs in (said := html.verdict(reader.view("ohwx"))) and "/home/me" not in said
+
+
+def test_beside_ones_own_pictures_stands_what_the_trigger_word_drew() -> None:
+    run = make_run()
+    run.adapter.write_bytes(b"x")
+    add_preview(run, 9)
+    folder, records = run.preview(9), json.loads((run.preview(9) / "prompts.json").read_text())
+    (folder / "01.png").write_bytes((folder / "00.png").read_bytes())
+    records = [{"file": "01.png", "prompt": "a photo", "seed": 1}, *records]
+    (folder / "prompts.json").write_text(json.dumps(records))
+    said = html.verdict(reader.view("ohwx"))
+    assert "step-000009/00.png" in said and "step-000009/01.png" not in said
+
+
+@pytest.mark.parametrize(("phase", "told"), [("training", True), ("measuring", False)])
+def test_the_time_left_is_told_only_while_it_falls(phase: Phase, told: bool) -> None:
+    run = make_run()
+    write_status(run, replace(own_status(phase, 3, 400), eta_seconds=300.0))
+    assert ("time left" in html.head(reader.view("ohwx"))) == told
+
+
 def test_without_a_run_it_says_what_to_do() -> None:
     seen, _ = tab.moment(None, "", {})
     assert "Start training" in str(seen["head"]) and seen["board"] == ""
@@ -350,6 +384,7 @@ def test_comparing_begins_with_pictures_of_the_same_prompt() -> None:
     table = html.compared(["one", "two"])
     assert table.count("a <mark>…</mark> car") == 1
     assert table.count("<img") == 4
+    assert table.count('class="works"') == 2
     assert 0 < table.index("<img") < table.index("It works: one.") < table.index("Trigger word")
 
 

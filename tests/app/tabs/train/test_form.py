@@ -68,6 +68,12 @@ def test_a_choice_that_is_told_twice_changes_nothing() -> None:
     assert set(map(str, _choose_set("cats", "cats", "zwx", "dog"))) == {str(gr.skip())}
 
 
+def test_words_that_a_choice_leaves_as_they_are_are_not_sent() -> None:
+    """More may have been typed since, which an answer on its way would undo."""
+    _, *shown, trigger, class_word, _ = _choose_set("cats", "", "zwx", "")
+    assert list(map(str, shown)) == [str(gr.skip())] * 2 and (trigger, class_word) == ("zwx", "")
+
+
 @pytest.mark.parametrize(
     ("known", "then"),
     [("", "on the moon"), ("a car\n\nb", "a car\nb\non the moon"), ("on the moon", "on the moon")],
