@@ -46,15 +46,12 @@ FILL = 0.9
 
 @dataclass(frozen=True)
 class Seen:
-    """What a base model sees in a picture; "" where no word helps, or none is sure.
-
-    Attributes:
-        things: class words with the share by which each lowers the error, best first.
-    """
+    """What a base model sees in a picture; "" where no word helps, or none is sure."""
 
     class_word: str
     background: str
     style: str
+    # Class words with the share by which each lowers the error, best first.
     things: dict[str, float]
 
     def caption(self, purpose: str, class_word: str = "") -> str:

@@ -23,20 +23,13 @@ TAGGER_FILES = ("model.onnx", "selected_tags.csv")
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A model that is known to be good.
+    """A model that is known to be good."""
 
-    Attributes:
-        repository: hub id; of an ONNX file for masks, its name.
-        gigabytes: of its download, about.
-        card: GiB of a card's memory, about.
-        files: what of the repository is downloaded; nothing where it is no hub id.
-    """
-
-    repository: str
-    gigabytes: float
+    repository: str  # hub id; of an ONNX file for masks, its name
+    gigabytes: float  # of its download, about
     licence: str
-    card: float
-    files: tuple[str, ...] = FILES
+    card: float  # GiB of a card's memory, about
+    files: tuple[str, ...] = FILES  # what of it is downloaded; nothing where it is no hub id
 
 
 KNOWN_MODELS: dict[Literal["captions", "tags", "masks"], tuple[KnownModel, ...]] = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
+from trainer.answers import Answer
 from trainer.data.buckets import Box
 from trainer.data.colours import WHITE
 from trainer.data.findings import ImageProblem
@@ -89,33 +90,22 @@ def check_box(box: Sequence[float]) -> Box:
 
 @dataclass(frozen=True)
 class ProposedMask:
-    """A picture's mask. ``covers`` is the share of the picture that it is white in."""
+    """A picture's mask."""
 
     picture: str
-    covers: float
+    covers: float  # the share of the picture that it is white in
 
 
 @dataclass(frozen=True)
-class MaskedSet:
-    """Masks of a set.
-
-    Attributes:
-        problems: why others have none, by picture.
-        kept: pictures left alone since they have a mask.
-        written: the files.
-    """
+class MaskedSet(Answer):
+    """Masks of a set."""
 
     masks: tuple[ProposedMask, ...]
-    problems: dict[str, str]
-    kept: int
-    written: tuple[str, ...] = ()
-
-    def as_dict(self) -> dict[str, object]:
-        """For ``--json``."""
-        return asdict(self)
+    problems: dict[str, str]  # why others have none, by picture
+    kept: int  # pictures left alone since they have a mask
+    written: tuple[str, ...] = ()  # the files
 
     def lines(self) -> Iterator[str]:
-        """For people."""
         for one in self.masks:
             yield f"{one.picture}: {one.covers:.0%} of it counts"
         yield from (f"{name}: no mask. {reason}" for name, reason in self.problems.items())

@@ -40,23 +40,16 @@ KEY_VARIABLE = "RAREBIT_KEY"
 
 
 class Server(Section):
-    """A server and the model that is asked there.
+    """A server and the model that is asked there."""
 
-    Attributes:
-        address: such as ``http://127.0.0.1:11434/v1``.
-        model: as the server calls it; "" where it has but one.
-        key: sent as the bearer token where there is one.
-        parallel: requests at a time.
-        timeout: seconds without a byte, and of a whole answer.
-        side: pixels of the longer side of what is sent.
-    """
-
-    address: str = Field(min_length=1, max_length=2000)
+    address: str = Field(min_length=1, max_length=2000)  # such as ``http://127.0.0.1:11434/v1``
+    # As the server calls it; "" where it has but one.
     model: str = Field(default="", max_length=200)
+    # Sent as the bearer token where there is one.
     key: str = Field(default="", max_length=4000, repr=False)
-    parallel: int = Field(default=4, ge=1, le=32)
-    timeout: float = Field(default=120.0, gt=0, le=3600)
-    side: int = Field(default=768, ge=64, le=4096)
+    parallel: int = Field(default=4, ge=1, le=32)  # requests at a time
+    timeout: float = Field(default=120.0, gt=0, le=3600)  # without a byte, and of a whole answer
+    side: int = Field(default=768, ge=64, le=4096)  # pixels of the longer side of what is sent
 
     @property
     def url(self) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from PIL import Image
 
+from trainer.answers import Answer
 from trainer.captioning.wording import Wording, WordReport, report_words
 from trainer.data.captions import clean_lines
 from trainer.data.colours import WHITE
@@ -33,15 +34,10 @@ _SAME_FAILURES = 3
 
 
 class Captioner(Protocol):
-    """Whatever makes captions.
+    """Whatever makes captions."""
 
-    Attributes:
-        title: what it is, for people.
-        parallel: pictures that it takes at a time.
-    """
-
-    title: str
-    parallel: int
+    title: str  # what it is, for people
+    parallel: int  # pictures that it takes at a time
 
     def caption(self, name: str, picture: Image.Image, wording: Wording) -> str:
         """What it says of an RGB picture.
@@ -67,26 +63,18 @@ class Proposal:
 
 
 @dataclass(frozen=True)
-class CaptionedSet:
-    """Proposed captions; nothing is written yet.
+class CaptionedSet(Answer):
+    """Proposed captions; nothing is written yet."""
 
-    Attributes:
-        captioner: what made them.
-        proposals: for the pictures that were asked for, in their order.
-        problems: why others have none, by picture.
-        kept: pictures left alone since they have a caption.
-        report: on all captions of the set, the proposed ones among them.
-        stopped: the work was ended before all were done.
-        written: pictures whose caption was written.
-    """
+    unsaid = ("paths",)
 
-    captioner: str
-    proposals: tuple[Proposal, ...]
-    problems: dict[str, str]
-    kept: int
-    report: WordReport
-    stopped: bool = False
-    written: tuple[str, ...] = ()
+    captioner: str  # what made them
+    proposals: tuple[Proposal, ...]  # for the pictures that were asked for, in their order
+    problems: dict[str, str]  # why others have none, by picture
+    kept: int  # pictures left alone since they have a caption
+    report: WordReport  # on all captions of the set, the proposed ones among them
+    stopped: bool = False  # the work was ended before all were done
+    written: tuple[str, ...] = ()  # pictures whose caption was written
     paths: dict[str, Path] = field(default_factory=dict[str, Path], repr=False)
 
     @property
@@ -94,20 +82,7 @@ class CaptionedSet:
         """130 where it was stopped."""
         return 130 if self.stopped else 0
 
-    def as_dict(self) -> dict[str, object]:
-        """For ``--json`` and the page."""
-        return {
-            "captioner": self.captioner,
-            "proposals": [asdict(one) for one in self.proposals],
-            "problems": self.problems,
-            "kept": self.kept,
-            "report": self.report.as_dict(),
-            "stopped": self.stopped,
-            "written": list(self.written),
-        }
-
     def lines(self) -> Iterator[str]:
-        """For people."""
         if self.captioner:
             yield f"Captions by {self.captioner}"
         for one in self.proposals:

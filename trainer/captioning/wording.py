@@ -9,9 +9,10 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
+from trainer.answers import Answer
 from trainer.data.captions import clean_caption, clean_lines, without_word, word_pattern
 from trainer.data.checks import sticking_words
 from trainer.errors import UserError
@@ -59,22 +60,15 @@ _OPENING = re.compile(
 
 @dataclass(frozen=True)
 class Wording:
-    """How captions are to be.
+    """How captions are to be."""
 
-    Attributes:
-        purpose: what the set is to teach.
-        trigger, class_word: of the set, or "".
-        leave_out: words and phrases that no caption may have.
-        prompt: instead of the instructions for the purpose; ``{class}`` is the class word.
-        words: most words of a caption.
-    """
-
-    purpose: Purpose = "thing"
+    purpose: Purpose = "thing"  # what the set is to teach
+    # trigger, class_word: of the set, or "".
     trigger: str = ""
     class_word: str = ""
-    leave_out: tuple[str, ...] = ()
-    prompt: str = ""
-    words: int = MOST_WORDS
+    leave_out: tuple[str, ...] = ()  # words and phrases that no caption may have
+    prompt: str = ""  # instead of the purpose's instructions; ``{class}`` is the class word
+    words: int = MOST_WORDS  # of a caption, at most
 
     @property
     def instruction(self) -> str:
@@ -145,26 +139,17 @@ def _shortened(text: str, most: int) -> str:
 
 
 @dataclass(frozen=True)
-class WordReport:
-    """What is doubtful in the captions of a set.
+class WordReport(Answer):
+    """What is doubtful in the captions of a set."""
 
-    Attributes:
-        common: words in at least 80 % of the captions, with how many have them. Training can't
-            tell them from the trigger.
-        swallowed: those of them that are in every caption: the trigger will come to mean them.
-        over_long: names of pictures whose caption has more than `Wording.words` words.
-    """
-
+    # Words in at least 80 % of the captions, with how many have them. Training can't tell them
+    # from the trigger.
     common: Mapping[str, int]
+    # Those of them that are in every caption: the trigger will come to mean them.
     swallowed: tuple[str, ...]
-    over_long: tuple[str, ...]
-
-    def as_dict(self) -> dict[str, object]:
-        """For ``--json``."""
-        return {**asdict(self), "common": dict(self.common)}
+    over_long: tuple[str, ...]  # pictures whose caption has more than `Wording.words` words
 
     def lines(self) -> Iterable[str]:
-        """For a terminal."""
         if self.common:
             yield "in nearly every caption: " + ", ".join(
                 f"{word} ({count})" for word, count in self.common.items()
