@@ -7,9 +7,9 @@ no picture has, `trainer.data.report` says.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from trainer.config.fields import ConfigField, all_fields, concept_fields, get_value, shown
-from trainer.config.mistakes import Mistake
 from trainer.config.optimizers import OPTIMIZERS
 from trainer.config.schema import TrainingConfig
 from trainer.untyped import is_sequence
@@ -19,7 +19,18 @@ _LEAST_MULTIPLIER = 0.1
 _HIGHEST_RATE = 0.1
 
 
-def idle_settings(config: TrainingConfig) -> list[Mistake]:
+@dataclass(frozen=True)
+class Idle:
+    """A setting that does not do what whoever set it may expect, as ``fit --json`` has it."""
+
+    field: str  # its dotted name
+    message: str  # why, and the way out, without the field's name
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}"
+
+
+def idle_settings(config: TrainingConfig) -> list[Idle]:
     """The settings that differ from their defaults and have no effect under the others.
 
     Args:
@@ -29,14 +40,14 @@ def idle_settings(config: TrainingConfig) -> list[Mistake]:
     return [idle for find in found for idle in find(config)]
 
 
-def _without_effect(config: TrainingConfig) -> Iterator[Mistake]:
+def _without_effect(config: TrainingConfig) -> Iterator[Idle]:
     for field in all_fields().values():
         value = get_value(config, field.name)
         if value == field.default:
             continue
         if unmet := [text for text in _unmet(config, field) if text]:
             message = f"{shown(value)} has no effect, since {' and '.join(unmet)}."
-            yield Mistake(field.name, message)
+            yield Idle(field.name, message)
 
 
 def _unmet(config: TrainingConfig, field: ConfigField) -> Iterator[str]:
@@ -57,26 +68,26 @@ def _unmet(config: TrainingConfig, field: ConfigField) -> Iterator[str]:
             yield f"{name} is {shown(present)}, not {needed}"
 
 
-def _whole_rank(config: TrainingConfig) -> Iterator[Mistake]:
+def _whole_rank(config: TrainingConfig) -> Iterator[Idle]:
     """T-LoRA whose least rank is all that there is."""
     adapter = config.adapter
     least, own = adapter.t_lora_min_rank, bool(adapter.ranks or adapter.start_from)
     if least and least >= adapter.rank and not own:
         message = f"{least} has no effect, since adapter.rank is {adapter.rank}. Set a lower one."
-        yield Mistake("adapter.t_lora_min_rank", message)
+        yield Idle("adapter.t_lora_min_rank", message)
 
 
-def _lonely_share(config: TrainingConfig) -> Iterator[Mistake]:
+def _lonely_share(config: TrainingConfig) -> Iterator[Idle]:
     """What sets a concept off against others, beside no other."""
     for concept in config.concepts if len(config.concepts) == 1 else ():
         for name, field in concept_fields().items():
             value = getattr(concept, name)
             if name in ("repeats", "loss_weight") and value != field.default:
                 message = f"{name} = {shown(value)} has no effect, since there is one concept only."
-                yield Mistake("concepts", message)
+                yield Idle("concepts", message)
 
 
-def _odd_rates(config: TrainingConfig) -> Iterator[Mistake]:
+def _odd_rates(config: TrainingConfig) -> Iterator[Idle]:
     """Rates of another kind of optimizer."""
     name = config.optimizer.name
     finds = OPTIMIZERS[name].rate is None
@@ -85,24 +96,24 @@ def _odd_rates(config: TrainingConfig) -> Iterator[Mistake]:
         if rate is None:
             continue
         if finds and rate < _LEAST_MULTIPLIER:
-            yield Mistake(
+            yield Idle(
                 field,
                 f"{name} finds the rate by itself, and multiplies it by {shown(rate)}: next to "
                 "nothing will be learned. Leave it empty, or set it to 1.",
             )
         elif not finds and rate > _HIGHEST_RATE:
-            yield Mistake(
+            yield Idle(
                 field,
                 f"{shown(rate)} is far above any rate that {name} learns with, so the adapter will "
                 "be noise. Leave it empty for what suits the base model.",
             )
 
 
-def _options_in_prompts(config: TrainingConfig) -> Iterator[Mistake]:
+def _options_in_prompts(config: TrainingConfig) -> Iterator[Idle]:
     """Options as sd-scripts has them in its files of prompts (``--n``, ``--w``, ``--s``)."""
     for prompt in config.previews.prompts:
         if option := next((word for word in prompt.split() if word.startswith("--")), ""):
-            yield Mistake(
+            yield Idle(
                 "previews.prompts",
                 f"{option} would be drawn as a word. Take it out: previews.negative, guidance, seed"
                 " and inference_steps hold for all previews; their size is images.resolution.",
