@@ -72,6 +72,12 @@ def import_settings(
     """
     if out is not None and out.exists():
         raise UserError(f"{out} exists already.", "Give --out another name.")
+    for file in files:
+        if file.is_dir():
+            raise UserError(f"{file} is a folder.", "Give the file of settings that lies in it.")
+        if file.suffix.casefold() in (".safetensors", ".ckpt", ".pt", ".pth", ".bin"):
+            reason = f"{file} is a model or an adapter, not a file of settings."
+            raise UserError(reason, f"What it says of itself: adapter inspect {file}")
     theirs = as_theirs(
         [(str(file), read_text(file)) for file in files], partial(_read_named, files[0].parent)
     )

@@ -48,6 +48,19 @@ _UNREAD_KINDS = {
     **dict.fromkeys((".zip", ".rar", ".7z", ".tar", ".tgz"), "archives: unpack them"),
 }
 """What holds pictures and is not read, by suffix."""
+_TEXT_KINDS = {
+    **dict.fromkeys(
+        (".tags", ".tag", ".cap", ".wd14", ".prompt", ".text"),
+        "Not looked at. If these are captions, rename them to end in .txt.",
+    ),
+    **dict.fromkeys(
+        (".xlsx", ".xls", ".ods", ".yaml", ".yml", ".xml"),
+        "Not looked at. If these are captions, save them as CSV with the columns file_name and "
+        "text.",
+    ),
+}
+"""What may hold captions and is not read, by suffix."""
+_PICTURE_HINT = "Not looked at. If this is a picture, export it as PNG or JPEG."
 _LISTS = ("pictures", "captions", "metadata", "tables", "focuses", "others")
 _REPEATS_FOLDER = re.compile(r"([0-9]+)_")
 # Files about an image set that nobody takes for pictures, whatever their ending.
@@ -152,14 +165,15 @@ def _name_others(contents: FolderContents) -> None:
     """A word on the files that nothing is done with: by their kind where they hold pictures."""
     pictures = {matching_key(picture.stem) for picture in contents.pictures}
     kinds: dict[str, list[str]] = defaultdict(list)
-    rest: list[str] = []
+    rest: dict[str, list[str]] = defaultdict(list)
     for file in contents.others:
         kind = _UNREAD_KINDS.get(file.path.suffix.casefold())
         # A camera writes a JPEG beside its raw file.
         if kind and matching_key(file.stem) not in pictures:
             kinds[kind].append(file.shown)
         elif not is_about(file.name):
-            rest.append(file.shown)
+            hint = _TEXT_KINDS.get(file.path.suffix.casefold(), _PICTURE_HINT)
+            rest[hint].append(file.shown)
     for kind, names in kinds.items():
         what, hint = (
             counted(len(names), "file"),
@@ -167,8 +181,9 @@ def _name_others(contents: FolderContents) -> None:
         )
         message = f"{what} of a kind that is not read ({kind}), so not trained on. {hint}"
         contents.doubt_all(names, "warning", message)
-    message = "Not looked at. If this is a picture, export it as PNG or JPEG."
-    contents.doubt_all(rest, "note", message)
+    for hint, names in rest.items():
+        severity = "note" if hint == _PICTURE_HINT else "warning"
+        contents.doubt_all(names, severity, hint)
 
 
 def _put_aside(contents: FolderContents) -> None:

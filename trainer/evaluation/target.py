@@ -20,6 +20,7 @@ from trainer.errors import UserError
 from trainer.evaluation.drift import ProbeSettings
 from trainer.evaluation.meters import MeasuredConcept, MeterBench
 from trainer.lora.metadata import CONFIG_KEY
+from trainer.lora.reading import read_adapter
 from trainer.memory.devices import Device, choose_device
 from trainer.memory.modes import load_training_base
 from trainer.models.base import BaseModel
@@ -93,6 +94,8 @@ def find_target(
     if changed:
         config = _with_words(config, trigger, class_word, images)
     if not all(concept.trigger for concept in concepts_of(config)):
+        if run is None:
+            read_adapter(place)  # which says what a file is that is no adapter
         raise UserError(f"{place} does not say its trigger word.", "Give it with --trigger WORD.")
     recorded = _recorded(_metadata(files[-1].path))
     own = run is not None and not changed

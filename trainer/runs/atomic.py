@@ -190,7 +190,7 @@ def disk_error(error: OSError, what: str) -> DiskError:
             "Free some space; a run that has a checkpoint goes on with: resume RUN",
             "disk_full",
         )
-    if error.errno in _NO_SUCH_PATH:
+    if error.errno in {*_NO_SUCH_PATH, errno.ENOENT}:
         return DiskError(
             f"The file system has no such path{place}: {error.strerror}.",
             "Give another path. A name in it may have 255 bytes, and all before the last must be "

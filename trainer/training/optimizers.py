@@ -137,9 +137,9 @@ def _one_group(groups: list[dict[str, Any]]) -> dict[str, Any]:
     if len(rates) > 1:
         listed = " and ".join(f"{rate:g}" for rate in rates)
         raise UserError(
-            f"optimizer.name prodigy has one learning rate for everything, but {listed} were given "
-            "(optimizer.learning_rate, optimizer.text_encoder_learning_rate and "
-            "optimizer.lora_plus_ratio).",
+            f"optimizer.name prodigy has one learning rate for everything, but {listed} would be "
+            "used (optimizer.learning_rate, optimizer.text_encoder_learning_rate, each 1 where it "
+            "is empty, and optimizer.lora_plus_ratio).",
             "Leave the rates empty and lora_plus_ratio at 1, or use adamw.",
         )
     members = [parameter for group in groups for parameter in group["params"]]

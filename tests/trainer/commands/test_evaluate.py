@@ -187,6 +187,9 @@ def test_what_is_refused(
     save_file(load_file(run.adapter), nameless)
     assert main(["evaluate", str(nameless), "--base", str(base)]) == 2
     assert "--trigger WORD" in capsys.readouterr().err
+    save_file({"emb_params": torch.ones(2, 768)}, nameless)
+    assert main(["evaluate", str(nameless)]) == 2
+    assert "textual-inversion" in capsys.readouterr().err
     for file in (run.adapter, *run.adapters.iterdir()):
         file.unlink()
     assert main(["evaluate", str(run.path)]) == 2

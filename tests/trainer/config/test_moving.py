@@ -115,6 +115,8 @@ TAKEN: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
       "optimizer.learning_rate": None}),
     (K, {"network_module": "lycoris.kohya", "network_args": ["algo=loha"], "network_alpha": 1},
      {"adapter.kind": "loha", "adapter.factor": 8, "adapter.alpha": None}),
+    (K, {"network_module": "lycoris.kohya", "network_args": ["algo=locon", "dropout=0.1"]},
+     {"adapter.dropout": 0.1}),
     (ONE, {"peft_type": "LOKR"}, {"adapter.kind": "lokr", "adapter.factor": -1}),
     (K, {"network_args": ["loraplus_lr_ratio=16"]}, {"optimizer.lora_plus_ratio": 16.0}),
     (K, {"unet_lr": 1e-4, "text_encoder_lr": 5e-5},
@@ -393,6 +395,7 @@ config:
         ("job: e\nconfig:\n  process:\n  - {network: {}, model: {arch: wan21}}", "for wan21"),
         ("job: e\nconfig:\n  process:\n  - {type: sd_trainer}", "a whole model"),
         ("hello: world", "no trainer's settings"),
+        ("[base]\nname = 'a'\n[adapter]\nrank = 3", "Rarebit's own settings"),
         ("a: &a [1]\nb: *a", "references"),
         ("[" * 9000, "can't be read"),
         ("!!python/object/apply:os.system [ls]", "can't be read"),
@@ -459,6 +462,14 @@ def test_command_writes_where_relative_folders_are(tmp_path: Path) -> None:
     assert config.images.path == tmp_path / "img"
     assert config.preservation.folder == str(tmp_path / "reg")
     assert config.captions.class_word == "cat"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("", "is a folder"), ("a.safetensors", "a model or an adapter")]
+)
+def test_command_says_what_is_no_file_of_settings(name: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=words):
+        import_settings([tmp_path / name])
 
 
 def test_command_reads_the_dataset_file_that_is_named(tmp_path: Path) -> None:

@@ -46,6 +46,8 @@ def test_what_systems_keep_is_neither_trained_nor_named(junk: str, tmp_path: Pat
         (["more.zip"], "unpack", "warning"),
         (["a.cr2"], "Not looked at", "note"),  # the camera's own JPEG of it is there
         (["b.xyz"], "Not looked at", "note"),
+        (["a.tags", "b.WD14"], "end in .txt", "warning"),
+        (["captions.xlsx"], "save them as CSV", "warning"),
     ],
 )
 def test_kinds_that_are_not_read_are_named_and_counted(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from trainer.errors import UserError
 from trainer.places import PROJECT
 from trainer.runs.atomic import (
     OLD,
@@ -26,6 +27,7 @@ from trainer.runs.atomic import (
     write_bytes,
     write_json,
     write_text,
+    writing,
 )
 
 
@@ -243,3 +245,8 @@ def test_temporary_name_of_the_longest_name_is_possible(tmp_path: Path) -> None:
         long = letter * (255 // len(letter.encode()))
         write_bytes(tmp_path / long, b"x")
         assert (tmp_path / long).read_bytes() == b"x"
+
+
+def test_a_missing_folder_is_no_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such path"), writing("the picture"):
+        (tmp_path / "no" / "x.png").write_bytes(b"")

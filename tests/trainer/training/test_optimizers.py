@@ -192,5 +192,5 @@ def test_the_rates_are_said(values: dict[str, Any], said: str) -> None:
 
 
 def test_prodigy_refuses_several_rates() -> None:
-    with pytest.raises(UserError, match=r"0\.001 and 0\.01 were given"):
+    with pytest.raises(UserError, match=r"0\.001 and 0\.01 would be"):
         make_optimizer(OptimizerConfig(name="prodigy"), parameter_groups(_parts(), RATES))

@@ -102,7 +102,7 @@ def length(moving: Moving) -> None:
         moving.settle("steps", "training.steps", max(1, steps // share), half)
     batches = _batches(moving)
     if epochs and batches:
-        note = f"An epoch is {batches} steps with these pictures. {half}".strip()
+        note = " ".join(filter(None, (f"An epoch is {batches} steps with these pictures.", half)))
         moving.settle("epochs", "training.steps", max(1, round(epochs * batches)), note)
         moving.facts["epochs"] = (*moving.facts["epochs"][:2], True)
     elif epochs:

@@ -10,6 +10,7 @@ from typing import Any
 import tomli
 import yaml
 
+from trainer.config.fields import sections
 from trainer.config.mistakes import on_one_line, toml_reason
 from trainer.errors import UserError
 from trainer.untyped import as_table, is_list, is_table
@@ -148,6 +149,9 @@ def as_theirs(texts: Iterable[tuple[str, str]], open_named: Callable[[str], str 
     known = list(dict.fromkeys(trainer for _, _, trainer in found if trainer))
     if len(known) != 1:
         sources = ", ".join(source for source, _ in trees)
+        if all(tree.keys() <= {*sections(), "concepts"} for _, tree in trees):
+            hint = "Train with them as they are: train --config FILE."
+            raise UserError(f"{sources}: these are Rarebit's own settings.", hint)
         what = "are settings of different trainers" if known else "is no trainer's settings known"
         raise UserError(f"{sources}: this {what} here.", _HINT)
     read = {
