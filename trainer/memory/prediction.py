@@ -13,8 +13,7 @@ from transformers import CLIPTokenizer
 
 from trainer.answers import Answer
 from trainer.config.concepts import captions_of, concepts_of
-from trainer.config.effects import idle_settings
-from trainer.config.mistakes import Mistake
+from trainer.config.effects import Idle, idle_settings
 from trainer.config.resolve import wants_tiles
 from trainer.config.schema import TrainingConfig
 from trainer.data.buckets import make_buckets
@@ -94,7 +93,7 @@ class Fit(Answer):
     plan_peak_gib: float  # the peak with them; of the smallest plan there is, where nothing fits
     plan_fits: bool  # whether the plan fits
     slowdown: float  # time of a step with the plan beside that without, about
-    idle: tuple[Mistake, ...] = ()  # settings that will do nothing beside the others
+    idle: tuple[Idle, ...] = ()  # settings that will do nothing beside the others
     # Room for so many tokens in each caption: 75, or more where the image set's captions are longer
     # and ``captions.max_tokens`` lets them.
     caption_tokens: int = CHUNK_TOKENS
