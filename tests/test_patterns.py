@@ -58,6 +58,8 @@ REASONS: dict[str, str] = {
     r"x +\"": "spaces after a comma: none is looked at twice",
     r"(?is)<(think|thinking|reasoning)>.*?(?:</\1>|\Z)": "an opening without an end takes the rest",
     r"(?m)^[ \t]{0,8}```.*$": "begins at a line's start, and ends at its end",
+    r"function (\w+)\(e,t\)\{if\(e\.id===t\)return e;if\(e\.children\)for\(let n of e\.children\)"
+    r"\{let e=\1\(n,t\);if\(e\)return e\}return null\}": "over a file of gradio's own",
     r"(?P<run>.+)@(?P<step>\d{1,7})": "matched as a whole: one repeat",
     r"(?:(?:down|up)_blocks\.\d+|mid_block)(?:\.attentions\.\d+)?": "over a layer's name; each run "
     "of digits ends at a dot or the end",
