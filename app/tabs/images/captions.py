@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -24,6 +25,8 @@ from trainer.runs.atomic import write_text
 NOTHING = "none"
 saving = threading.RLock()
 """Held by whoever looks at a set in order to change it."""
+ONE_CHOICE = 2.0
+"""Seconds in which a list tells one choice once more."""
 
 
 class CaptionConflict(Exception):
@@ -151,11 +154,22 @@ class CaptionSession:
         versions: of captions, by set and picture.
         stamps: the number of the latest request about a picture.
         copies: the copy that was made of a read-only set, by the set's id.
+        choice: of a set, the one that was open then, and when, in seconds.
     """
 
     versions: dict[tuple[str, str], str] = field(default_factory=dict)
     stamps: dict[tuple[str, str], float] = field(default_factory=dict)
     copies: dict[str, str] = field(default_factory=dict)
+    choice: tuple[str, str, float] = ("", "", 0.0)
+
+    def is_told_again(self, set_id: str, opened: str) -> bool:
+        """Whether a choice is the one that was told just now: a list of gradio's tells each twice.
+
+        The late answer of the second would close a picture that was clicked meanwhile.
+        """
+        with saving:
+            before, self.choice = self.choice, (set_id, opened, time.monotonic())
+        return before[:2] == self.choice[:2] and self.choice[2] - before[2] < ONE_CHOICE
 
     def opened(self, image_set: SetFolder) -> None:
         """A set was chosen: edits of it are meant for it, and not for a copy made earlier."""

@@ -150,7 +150,9 @@ class ImagesTab:
         self, set_id: str | None, opened: str, base: str, session: CaptionSession
     ) -> Updates:
         """A set was chosen in the list, which tells a choice twice."""
-        return self.nothing() if set_id == opened else self.open(set_id, base, session)
+        if set_id == opened or session.is_told_again(set_id or "", opened):
+            return self.nothing()
+        return self.open(set_id, base, session)
 
     def follow(self, set_id: str, opened: str, base: str, session: CaptionSession) -> Updates:
         """Another tab chose a set, and says its words itself: more may have been typed since."""

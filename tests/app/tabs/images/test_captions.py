@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -202,3 +203,13 @@ def test_the_first_edit_copies(bundled: SetFolder) -> None:
 
 def test_a_session_can_be_given_to_each_tab() -> None:
     assert copy.deepcopy(CaptionSession()) == CaptionSession()
+
+
+def test_a_choice_that_is_told_twice_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    session = CaptionSession()
+    choices = [("a", ""), ("a", ""), ("b", "a"), ("a", "b")]
+    assert [session.is_told_again(*one) for one in choices] == [False, True, False, False]
+    now += 10
+    assert not session.is_told_again("a", "b"), "chosen again, since the first was refused"
