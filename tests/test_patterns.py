@@ -51,7 +51,9 @@ REASONS: dict[str, str] = {
     r"<mark>[^<]*</mark>": "ends at the next mark, where the next begins",
     r"x[^/]*/": "begins with a mark that is in a name once",
     r"(.+?)(x)?(\(\d{1,5}\))?": "as a whole, over a file's name: one repeat",
-    r'"(?:[^"\\]|\\[btnfr"\\])*\\[^btnfr"\\]': "over a line; the parts share no sign",
+    r'"(?:[^"\\]|\\[btnfr"\\])*\\(?:[^btnfr"\\uU]|u(?![\da-fA-F]{4})|U(?![\da-fA-F]{8}))': (
+        "over a line; the parts share no sign"
+    ),
     r"=\s*(?:True|TRUE|False|FALSE|[Yy]es|[Nn]o|[Oo]n|[Oo]ff|None|null)\b": "each = begins once",
     r"=\s*[^\W\d]": "each = begins once",
     r"^\s*\w+\s*:": "anchored at the start; the parts share no character",

@@ -52,7 +52,9 @@ class ConfigError(UserError):
 
 _TOML_MISTAKES = (
     (
-        re.compile(r'"(?:[^"\\]|\\[btnfr"\\])*\\[^btnfr"\\]'),
+        re.compile(
+            r'"(?:[^"\\]|\\[btnfr"\\])*\\(?:[^btnfr"\\uU]|u(?![\da-fA-F]{4})|U(?![\da-fA-F]{8}))'
+        ),
         "a \\ in double quotes begins a sign such as \\n: write paths with / or in single quotes",
     ),
     (re.compile("[“”„‘’«»]"), 'curly quotes begin no text: write straight ones, "like this"'),
