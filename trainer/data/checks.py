@@ -124,11 +124,12 @@ class FittedSet:
     @cached_property
     def tags(self) -> dict[str, int]:
         """The comma-separated parts of the captions, with the number of captions, most first."""
+        words = (self.captions.trigger, self.captions.class_word)
         counts = Counter(
             tag
             for entry in self.captioned
             for text in caption_lines(entry.caption)
-            for tag in dict.fromkeys(tags_of(text))
+            for tag in dict.fromkeys(tags_of(read_prompt_syntax(text, *words)))
         )
         ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         return dict(ranked[:MAX_TAGS])

@@ -85,7 +85,7 @@ def test_a_resolution_above_all_pictures_is_a_warning(tmp_path: Path) -> None:
 
 
 def test_tags_are_counted(tmp_path: Path) -> None:
-    texts = ["red, big dog", "red,green, red", "a sentence without any", "red, green"]
+    texts = ["red, big dog", "(red:1.2),green, red", "a sentence without any", "red, green"]
     files: Files = {f"{n}.png": picture(n) for n in range(4)}
     files |= {f"{n}.txt": text for n, text in enumerate(texts)}
     report = described(tmp_path, files, tag_dropout=0.5, protected_tags=["Green", "rd"])
