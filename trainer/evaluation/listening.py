@@ -37,7 +37,9 @@ from trainer.text import name_subject
 MOST = 3
 SEEDS = (201, 202)
 DEAF = 0.3  # less than this share of what the words change with the class word is not listening
-SWALLOWED = 0.5
+UNHEARD, SWALLOWED = 0.6, 0.75
+"""A word of the captions is swallowed that changes less, and that the trigger word draws so far
+unasked: between what was measured of words in every caption and of ordinary ones."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def measure_listening(
 def _told(scenes: Sequence[Heard], captions: Sequence[Heard]) -> Listening:
     total = sum(one.weight for one in scenes)
     listens = sum(one.heard * one.weight for one in scenes) / total if total > 0 else None
-    swallowed = [one.words for one in captions if one.heard < DEAF and one.already > SWALLOWED]
+    swallowed = [one.words for one in captions if one.heard < UNHEARD and one.already > SWALLOWED]
     return Listening(tuple(scenes), tuple(captions), listens, tuple(swallowed))
 
 
@@ -139,6 +141,6 @@ def listening_findings(found: Listening) -> Iterator[AdapterFinding]:
         yield AdapterFinding(
             "swallowed",
             f"The trigger word has swallowed {words}: it comes unasked, and leaving the words out "
-            "changes nothing. Show it in fewer of the pictures, or mask it.",
+            "changes little. Show it in fewer of the pictures, or mask it.",
             False,
         )

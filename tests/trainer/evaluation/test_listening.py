@@ -12,6 +12,7 @@ from PIL import Image
 
 from trainer.evaluation import listening
 from trainer.evaluation.listening import (
+    Heard,
     Listening,
     caption_words,
     listening_findings,
@@ -117,3 +118,16 @@ def test_scenes_are_new_to_the_captions() -> None:
     assert in_scene("ohwx cat", "cat", "at night") == "ohwx cat at night"
     assert in_scene("ohwx", "", THINGS[0]) == "ohwx, a bicycle"
     assert in_scene("", "", THINGS[0]) == "a bicycle"
+
+
+@pytest.mark.parametrize(
+    ("heard", "already", "swallowed"),
+    [(0.43, 1.02, True), (0.31, 0.93, True), (0.2, 0.94, True), (0.78, 0.73, False),
+     (1.0, 1.45, False), (0.5, 0.57, False)],
+)  # fmt: skip
+def test_words_that_real_adapters_have_swallowed(
+    heard: float, already: float, swallowed: bool
+) -> None:
+    """As measured, and by eye: docs/notes/measuring.md."""
+    word = Heard("red background", heard, 1.0, already, 5.0)
+    assert bool(listening._told([], [word]).swallowed) == swallowed
