@@ -305,9 +305,12 @@ def _compare(shared: Shared) -> None:
     chosen.change(html.compared, chosen, area, **QUIET)
 
     def refresh(names: list[str], fresh: bool = False) -> gr.Dropdown:
-        known = [run.name for run in jobs.overview.runs()]
+        runs = jobs.overview.runs()
+        known = [run.name for run in runs]
         kept = [name for name in names if name in known]
-        return gr.Dropdown(choices=known, value=kept or (known[:3] if fresh else []))
+        if not kept and fresh:
+            kept = [run.name for run in runs if run.phase == "finished"][:3]
+        return gr.Dropdown(choices=known, value=kept)
 
     fold.expand(partial(refresh, fresh=True), chosen, chosen, **QUIET)
 
