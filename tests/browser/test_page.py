@@ -183,6 +183,12 @@ def test_what_is_chosen_survives_a_reload_and_is_told_as_it_is(visit: NewVisit) 
     expect(summary).to_contain_text("300 steps of 4")
     for question, answer in (("length", "quick"), ("kind", "style"), ("hold", "firm")):
         expect(page.locator(f"#train-{question} input:checked")).to_have_value(answer)
+    page.locator("#train-more button").first.click()
+    page.locator("#train-find").get_by_role("textbox").fill("steps")
+    page.locator("#train-training-steps input").fill("20")
+    expect(page.locator("#train-length input:checked")).to_have_count(0)
+    page.locator("#train-training-steps input").fill("1000")
+    expect(page.locator("#train-length input:checked")).to_have_value("normal")
 
 
 def test_several_subjects_are_put_together(visit: NewVisit) -> None:

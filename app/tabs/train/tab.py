@@ -85,6 +85,10 @@ def _follow(form: TrainForm, shared: Shared) -> None:
     ]
     preset, chosen = partial(_preset_updates, form), [form.preset, form.fields["base.name"]]
     fillings.append(form.preset.input(preset, chosen, form.components, **QUIET))
+    steps = form.fields["training.steps"]
+    fillings.append(
+        steps.input(_length_of, steps, form.answers["length"], **QUIET)  # type: ignore[attr-defined]
+    )
     # Until then a page shows the defaults, which are not to be remembered.
     has_arrived = gr.State(False)
     restored = [*form.filled, has_arrived]
@@ -115,6 +119,12 @@ def _answer_updates(form: TrainForm, key: str, *answers: str | None) -> list[Any
     """The same for an answer: what its question is about, as all answers together have it."""
     values = answered(dict(zip(form.answers, answers, strict=True)))
     return _updates(form, shown_values({name: values[name] for name in QUESTIONS[key].fields}))
+
+
+def _length_of(steps: float | None) -> str | None:
+    """The answer to how long that so many steps are; None where they are none."""
+    answers = QUESTIONS["length"].answers
+    return next((a for a in answers if answered({"length": a})["training.steps"] == steps), None)
 
 
 def _updates(form: TrainForm, values: dict[str, Shown]) -> list[Any]:
