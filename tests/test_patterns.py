@@ -51,6 +51,7 @@ REASONS: dict[str, str] = {
     r"<mark>[^<]*</mark>": "ends at the next mark, where the next begins",
     r"x[^/]*/": "begins with a mark that is in a name once",
     r"(.+?)(x)?(\(\d{1,5}\))?": "as a whole, over a file's name: one repeat",
+    r"(?i)(?:img|dsc[nf]?|pxl|image|photo|screenshot)?[\W\d_]*": "of a name; no word is repeated",
     r'"(?:[^"\\]|\\[btnfr"\\])*\\(?:[^btnfr"\\uU]|u(?![\da-fA-F]{4})|U(?![\da-fA-F]{8}))': (
         "over a line; the parts share no sign"
     ),

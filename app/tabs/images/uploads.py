@@ -164,6 +164,10 @@ def _without_common_folder(names: list[str]) -> list[str]:
     return names
 
 
+_NO_NAME = re.compile(r"(?i)(?:img|dsc[nf]?|pxl|image|photo|screenshot)?[\W\d_]*")
+"""What cameras and sorted folders call pictures: it names no set."""
+
+
 def _free(root: Path, title: str, uploads: Sequence[Upload]) -> str:
     """A name that no set has: as typed, or that of the zip file or the first picture.
 
@@ -173,6 +177,7 @@ def _free(root: Path, title: str, uploads: Sequence[Upload]) -> str:
         return free_title(root, title)
     named = [upload for upload in uploads if upload.path.suffix.lower() in _NAMING] or uploads
     stem = display_name(PurePosixPath(named[0].name).stem).strip()[: MAX_TITLE - 20]
+    stem = "pictures" if _NO_NAME.fullmatch(stem) else stem
     if free_title(root, stem) == stem:
         return stem
     return free_title(root, f"{stem} {time.strftime('%Y-%m-%d')}")

@@ -530,3 +530,12 @@ def test_a_set_is_named_after_what_was_dropped(tmp_path: Path) -> None:
         titles.append(title_of(made.image_set))
     today = time.strftime("%Y-%m-%d")
     assert titles == ["Miez 1", f"Miez 1 {today}", f"Miez 1 {today} 2", "cat", "cat 2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "title"), [("01", "pictures"), ("IMG_2044", "pictures"), ("img of tom", "img of tom")]
+)
+def test_a_number_names_no_set(name: str, title: str, tmp_path: Path) -> None:
+    sent = upload(tmp_path / "sent", {f"{name}.png": picture(1)})
+    made = store_uploads(tmp_path / "datasets", sent)
+    assert title_of(made.image_set) == title
