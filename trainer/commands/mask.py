@@ -65,6 +65,10 @@ def mask(
             f"--box {box}: these are not numbers.", 'Write such as "0.2 0.1 0.8 0.9".'
         ) from None
     prompt = Prompt(text, check_box(shares) if shares else None)
+    if not model and text:
+        raise UserError("--text is for a CLIPSeg model, and none is given.", "Add --model.")
+    if not model and shares and source != "grabcut":
+        raise UserError(f"--from {source} takes no --box.", "Add --from grabcut, or a SAM --model.")
     if model:
         from trainer.captioning.finding import find_model
 

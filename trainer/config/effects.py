@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from trainer.config.fields import ConfigField, all_fields, concept_fields, get_value, shown
 from trainer.config.optimizers import OPTIMIZERS
 from trainer.config.schema import TrainingConfig
+from trainer.data.captions import literal_marks
 from trainer.untyped import is_sequence
 
 _RATES = ("optimizer.learning_rate", "optimizer.text_encoder_learning_rate")
@@ -36,7 +37,7 @@ def idle_settings(config: TrainingConfig) -> list[Idle]:
     Args:
         config: as it was given; once resolved, all rates are set.
     """
-    found = (_without_effect, _whole_rank, _lonely_share, _odd_rates, _options_in_prompts)
+    found = (_without_effect, _whole_rank, _lonely_share, _odd_rates, _marks_in_prompts)
     return [idle for find in found for idle in find(config)]
 
 
@@ -109,13 +110,6 @@ def _odd_rates(config: TrainingConfig) -> Iterator[Idle]:
             )
 
 
-def _options_in_prompts(config: TrainingConfig) -> Iterator[Idle]:
-    """Options as sd-scripts has them in its files of prompts (``--n``, ``--w``, ``--s``)."""
-    for prompt in config.previews.prompts:
-        if option := next((word for word in prompt.split() if word.startswith("--")), ""):
-            yield Idle(
-                "previews.prompts",
-                f"{option} would be drawn as a word. Take it out: previews.negative, guidance, seed"
-                " and inference_steps hold for all previews; their size is images.resolution.",
-            )
-            return
+def _marks_in_prompts(config: TrainingConfig) -> Iterator[Idle]:
+    marked = filter(None, map(literal_marks, (*config.previews.prompts, config.previews.negative)))
+    yield from (Idle("previews.prompts", message) for message in dict.fromkeys(marked))

@@ -220,10 +220,13 @@ def read_prompt_syntax(caption: str, trigger: str, class_word: str = "") -> str:
 REFUSAL = re.compile(
     r"\W{0,9}(?:unfortunately, )?(?:i['’]m |i am )?"
     r"(?:sorry|unable to|i can['’]?t|i cannot|as an ai)\b.{0,30}\b"
-    r"(?:i|assist|help|describe|provide|identify|see|view|caption)\b",
+    r"(?:i|assist|help|describe|provide|identify|see|view|caption)\b"
+    r"|\W{0,9}(?:null|none|nan|n/a|undefined|todo|tbd|no caption)?\W{0,9}$",
     re.IGNORECASE,
 )
-"""What models that write captions answer in place of one."""
+"""What models that write captions answer in place of one, and what an empty field is written as."""
+PLACEHOLDER = re.compile(r"__[\w/-]{1,40}__|\[[^\W\d]\w{,40}\]|\{[^\W\d]\w{,40}\}|<[^\W\d]\w{,40}>")
+"""Wildcards and fields that another tool would have filled in, such as ``__animal__``."""
 SIDED = re.compile(
     r"\b(?:(?:left|right|text|lettering)\b|(?:that|which) (?:says|reads)|"
     r"(?:says|reads|saying) [\"“'])",
@@ -232,13 +235,20 @@ SIDED = re.compile(
 """Words for sides and for texts, which are others in a mirror."""
 
 
+_MARKS = (
+    *(_EXTRA, _WEIGHT, _STRESS, _BREAK, _PARAMETERS, _WILDCARD, PLACEHOLDER, _ENTITY),
+    *(re.compile(r"\\[()\[\]{}_]"), re.compile(r"(?<!\S)--[a-z]\w{,20}")),
+)
+
+
 def literal_marks(prompt: str) -> str:
     """What is to be said of a prompt to draw by, if it has marks of other tools; "" if not."""
-    if read_prompt_syntax(prompt, "") == prompt:
+    if not (found := next(filter(None, (mark.search(prompt) for mark in _MARKS)), None)):
         return ""
     return (
-        "Drawn as it stands: weights such as (red hat:1.2), \\( and <lora:name:1> have no meaning "
-        "here. Leave them out; adapters and strengths have fields and options of their own."
+        f"{found[0].strip(' ,')} is drawn as it stands: weights, choices, options and "
+        "<lora:name:1> of other tools mean nothing here. Leave it out; adapters and strengths, "
+        "seeds and sizes have fields and options of their own."
     )
 
 

@@ -16,6 +16,7 @@ from trainer.config.schema import CaptionsConfig, ImagesConfig
 from trainer.data.buckets import MAX_BUCKET_ASPECT, CropPlan, plan_crop
 from trainer.data.captions import (
     CHUNK_TOKENS,
+    PLACEHOLDER,
     REFUSAL,
     SIDED,
     caption_lines,
@@ -287,8 +288,12 @@ def _read_otherwise(found: FittedSet) -> Iterator[Doubt]:
         "settings), and with trigger and class word in place of [trigger] and {class}."
     )
     refusal = (
-        "It reads as a captioner's refusal, not as a caption, and would be trained. Write "
-        "what the picture shows, or delete it."
+        "It reads as a captioner's refusal or as an empty field, not as a caption, and would be "
+        "trained. Write what the picture shows, or delete it."
+    )
+    placeholder = (
+        "A wildcard between underscores, or a field of another tool such as [filewords], is "
+        "trained as it stands. Write what is meant in its place."
     )
     sided = (
         "It names left, right or a text, which images.flip mirrors at random: the words are then "
@@ -301,6 +306,11 @@ def _read_otherwise(found: FittedSet) -> Iterator[Doubt]:
     rules: tuple[tuple[Severity, str, Callable[[str], bool]], ...] = (
         ("note", syntax, lambda text: read_prompt_syntax(text, trigger) != text),
         ("warning", refusal, lambda text: REFUSAL.match(text) is not None),
+        (
+            "warning",
+            placeholder,
+            lambda text: PLACEHOLDER.search(read_prompt_syntax(text, trigger)) is not None,
+        ),
         ("note", sided, lambda text: found.images.flip and SIDED.search(text) is not None),
         ("note", sentences, lambda text: bool(tags) and _is_sentence(text)),
     )

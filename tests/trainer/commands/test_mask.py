@@ -125,6 +125,14 @@ def test_a_wrong_box(box: str, folder: Path, capsys: pytest.CaptureFixture[str])
     assert "0.2 0.1 0.8 0.9" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("given", [["--text", "dog"], ["--from", "alpha", "--box", "0 0 1 1"]])
+def test_what_a_source_does_not_heed(
+    given: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["mask", str(folder), *given]) == 2
+    assert "--model" in capsys.readouterr().err
+
+
 def test_masks_by_a_model_for_some_pictures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,6 +98,12 @@ DOUBTED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
     # a caption, what is set for images and for captions, and what is said
     "refused": ("I'm sorry, but I can't assist with that.", {}, {}, "captioner's refusal"),
     "refused too": ("I cannot describe this image.", {}, {}, "captioner's refusal"),
+    "an empty field": ("null", {}, {}, "an empty field"),
+    "punctuation": ("...", {}, {}, "an empty field"),
+    "a wildcard": ("a __farm/animal__ on grass", {}, {}, "between underscores"),
+    "a template": ("a photo of [name], [filewords]", {}, {}, "[filewords]"),
+    "a field": ("a <subject> and a {colour} hat", {}, {}, "[filewords]"),
+    "brackets": ("[1990], <3, file_name__2, {trigger}, nullity, none of them", {}, {}, ""),
     "a sorry cat": ("a sorry-looking cat, I think", {}, {}, ""),
     "sides": ("a cat on the left", {"flip": True}, {}, "images.flip"),
     "a text": ('a sign that reads "OPEN"', {"flip": True}, {}, "images.flip"),
@@ -118,7 +124,11 @@ def test_captions_that_may_not_be_meant_are_named(case: str, tmp_path: Path) -> 
     caption, images, captions, said = DOUBTED[case]
     files: Files = {"a.png": picture(1), "a.txt": caption, "b.png": picture(2), "b.txt": caption}
     report = described(tmp_path, files, images, trigger="ohwx", **captions)
-    own = [one for one in report.findings if re.search("refusal|mirrors|Sentences", one.message)]
+    own = [
+        one
+        for one in report.findings
+        if re.search("refusal|wildcard|mirrors|Sentences", one.message)
+    ]
     assert [(one.pictures, said in one.message) for one in own] == (
         [(("a.png", "b.png"), True)] if said else []
     )

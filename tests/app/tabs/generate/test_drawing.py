@@ -290,15 +290,19 @@ def test_an_infinite_strength_is_not_restored(tmp_path: Path) -> None:
         ("((smile)), car", True),
         (r"mario \(nintendo\)", True),
         ("a car <lora:mine:0.8>", True),
-        ("a car (1990), ratio 16:9 :)", False),
+        ("a {red|blue} car", True),
+        ("a __colour__ car", True),
+        ("a car --n lowres", True),
+        ("a car BREAK red sofa", True),
+        ("a car (1990), ratio 16:9 :) [2] <3", False),
     ],
 )
 def test_marks_that_mean_nothing_here_are_said(prompt: str, marked: bool) -> None:
     said, _ = tab._words_shown(prompt, [adapter_words.Words(("ohwx",))])
-    assert ("Drawn as it stands" in said) == marked == bool(literal_marks(prompt))
+    assert ("is drawn as it stands" in said) == marked == bool(literal_marks(prompt))
     assert "Trigger word" in said
 
 
 def test_a_browser_may_send_no_prompt() -> None:
     said, _ = tab._check_words(None)
-    assert "Drawn as it stands" not in said
+    assert "is drawn as it stands" not in said
