@@ -18,7 +18,7 @@ def as_table(value: object) -> dict[str, Any]:
 
 def as_tables(value: object) -> list[dict[str, Any]]:
     """The items of a list, each as a table; none where it is no list."""
-    return [as_table(one) for one in value] if is_list(value) else []
+    return [as_table(one) for one in as_list(value)]
 
 
 def is_mapping(value: object) -> TypeGuard[Mapping[str, Any]]:
@@ -29,6 +29,11 @@ def is_mapping(value: object) -> TypeGuard[Mapping[str, Any]]:
 def is_list(value: object) -> TypeGuard[list[Any]]:
     """Whether it is a list of JSON or TOML."""
     return isinstance(value, list)
+
+
+def as_list(value: object) -> list[Any]:
+    """The value where it is a list, otherwise an empty one."""
+    return value if is_list(value) else []
 
 
 def is_sequence(value: object) -> TypeGuard[Sequence[Any]]:

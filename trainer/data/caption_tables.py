@@ -10,6 +10,7 @@ import io
 import json
 import posixpath
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from trainer.data.names import display_name, list_names
 from trainer.data.pairing import MAX_NAME, PictureIndex, in_one_folder
 from trainer.data.scan import FolderContents, FoundFile
 from trainer.plain_files import open_file
-from trainer.untyped import is_list, is_table
+from trainer.untyped import as_list, is_list, is_table
 
 MAX_TABLE_BYTES = 20_000_000
 MAX_JSON_BYTES = 8_000_000
@@ -316,7 +317,7 @@ class _Reader:
                     for number, (key, one) in enumerate(keyed.items(), start=1)
                 ]
                 return _Table("", values=rows, loose=True)
-            value = lists[0] if len(lists) == 1 else [value]
+            value = _coco(value) or (lists[0] if len(lists) == 1 else [value])
         if not is_list(value):
             return None
         rows = [_Row(number, row) for number, row in enumerate(value, 1) if is_table(row)]
@@ -326,6 +327,19 @@ class _Reader:
         found = self._named(key)
         last = posixpath.basename(key.replace("\\", "/"))
         return bool(self.index.across("", last) if found is None else found)
+
+
+def _coco(value: Mapping[str, Any]) -> list[dict[str, object]]:
+    """Rows of COCO's captions: a picture's annotations name it by its number. Else none."""
+    captions: dict[object, list[str]] = defaultdict(list)
+    for one in filter(is_table, as_list(value.get("annotations"))):
+        if isinstance(one.get("caption"), str) and isinstance(one.get("image_id"), (int, str)):
+            captions[one["image_id"]].append(one["caption"])
+    return [
+        {"file_name": one.get("file_name"), "text": captions.get(one.get("id"))}
+        for one in filter(is_table, as_list(value.get("images")))
+        if captions and isinstance(one.get("id"), (int, str))
+    ]
 
 
 def _cells(

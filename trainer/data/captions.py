@@ -88,12 +88,18 @@ def clean_caption(text: str) -> str:
 
 
 def clean_lines(text: str) -> str:
-    """Several captions of one picture: lines as `clean_caption` gives them, without empty ones.
+    """Several captions of one picture: lines as `clean_caption` gives them, cut as it does.
 
-    Cut to `MAX_CAPTION_CHARACTERS` in all.
+    Lines of nothing but punctuation, such as "." and "```", are none.
     """
     lines = map(clean_caption, re.split(r"\r\n?|\n", text))
-    return "\n".join(filter(None, lines))[:MAX_CAPTION_CHARACTERS].rstrip()
+    said = (line for line in lines if any(map(_says_something, line)))
+    return "\n".join(said)[:MAX_CAPTION_CHARACTERS].rstrip()
+
+
+def _says_something(character: str) -> bool:
+    kind = unicodedata.category(character)
+    return kind == "So" or kind[0] not in "PSZ"
 
 
 def caption_lines(caption: str | None) -> list[str]:
@@ -225,7 +231,9 @@ REFUSAL = re.compile(
     re.IGNORECASE,
 )
 """What models that write captions answer in place of one, and what an empty field is written as."""
-PLACEHOLDER = re.compile(r"__[\w/-]{1,40}__|\[[^\W\d]\w{,40}\]|\{[^\W\d]\w{,40}\}|<[^\W\d]\w{,40}>")
+PLACEHOLDER = re.compile(
+    r"__[\w/-]{1,40}__|\[[^\W\d]\w{1,40}\]|\{[^\W\d]\w{1,40}\}|<[^\W\d]\w{1,40}>"
+)
 """Wildcards and fields that another tool would have filled in, such as ``__animal__``."""
 SIDED = re.compile(
     r"\b(?:(?:left|right|text|lettering)\b|(?:that|which) (?:says|reads)|"

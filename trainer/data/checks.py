@@ -36,7 +36,8 @@ from trainer.text import counted
 MAX_TAGS = 1000  # in a report, the commonest
 _LARGE_CUT = 0.3
 _STICKING_SHARE = 0.8
-_MANY_LINES = 20  # in one file: more likely a text about the picture than captions
+_MANY_LINES = 20  # in one file, and the words of a line in the mean: captions have no more
+_LINE_WORDS = (2, 40)
 _STICKING_CAPTIONS = 4  # with fewer, nearly every word is in nearly every caption
 _COMMON_WORDS = frozenset(
     (
@@ -253,14 +254,18 @@ def _idle_settings(found: FittedSet) -> Iterator[Doubt]:
 
 
 def _several_captions(found: FittedSet) -> Iterator[Doubt]:
-    lines = {entry.name: len(caption_lines(entry.caption)) for entry in found.captioned}
-    several = [name for name, count in lines.items() if count > 1]
-    many = max(lines.values(), default=0) > _MANY_LINES
-    message = (
-        f"Several captions, a line each ({sum(lines[name] for name in several)} in all). One "
-        "of them is chosen at each step. Join them in one line if that is not meant."
+    lines = {entry.name: caption_lines(entry.caption) for entry in found.captioned}
+    several = {name: texts for name, texts in lines.items() if len(texts) > 1}
+    words = [len(text.split()) for texts in several.values() for text in texts]
+    # More likely a text about the picture, a list of tags, or a caption of several paragraphs.
+    many = max(map(len, several.values()), default=0) > _MANY_LINES or (
+        bool(words) and not _LINE_WORDS[0] < sum(words) / len(words) < _LINE_WORDS[1]
     )
-    yield several, "warning" if many else "note", message
+    message = (
+        f"Several captions, a line each ({len(words)} in all). One of them is chosen at each "
+        "step. Join them in one line if that is not meant, as of tags or of paragraphs."
+    )
+    yield list(several), "warning" if many else "note", message
     choices = [entry.name for entry in found.captioned if has_wildcards(entry.caption or "")]
     if found.captions.wildcards:
         message = "Choices such as {red|blue}: at each step one option of each is taken."

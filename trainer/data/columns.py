@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from trainer.data.captions import clean_caption, clean_lines
 from trainer.data.findings import Severity
 from trainer.data.names import display_name, list_names
-from trainer.untyped import is_sequence
+from trainer.untyped import as_list, is_list, is_sequence, is_table
 
 # By falling likelihood; names in lower case.
 _TIERS = (
@@ -103,16 +103,19 @@ def _unclear(names: Sequence[str]) -> TextColumn:
 def caption_of(value: object, column: str) -> str | None:
     """The captions in a cell, a line each; None where it is no text.
 
-    A list of tags is one caption, and any other list of texts is several.
+    A list of tags is one caption, and so are lists by their kinds; any other list of texts is
+    several.
     """
     if value is None:
         return ""
+    tags = _TAGS.fullmatch(_plain(column))
     if isinstance(value, str):
-        if _plain(column).startswith("tag_string"):  # as boorus write them
+        # As boorus write them: "long_hair red_eyes".
+        if _plain(column).startswith("tag_string") or (tags and "_" in value and "," not in value):
             value = ", ".join(value.split())
         return clean_caption(value)
+    value = _unnested(value)
     if is_sequence(value) and all(isinstance(item, str) for item in value):
-        tags = _TAGS.fullmatch(_plain(column))
         return (
             clean_caption(", ".join(value))
             if tags
@@ -129,7 +132,15 @@ def _shown(names: Sequence[str], most: int = 5) -> str:
     return list_names([display_name(name[:40]) for name in names], most)
 
 
+def _unnested(value: object) -> object:
+    """The tags of ``{"general": ["cat"], "artist": ["bob"]}``, one list; else the same."""
+    if is_table(value) and all(map(is_list, value.values())):
+        return [item for one in value.values() for item in as_list(one)]
+    return value
+
+
 def _is_text(value: object) -> bool:
+    value = _unnested(value)
     if is_sequence(value):
         return bool(value) and all(isinstance(item, str) for item in value)
     # Text that is neither empty nor a number.

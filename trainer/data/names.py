@@ -13,7 +13,8 @@ _NAMED = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _OF_SYSTEMS = frozenset(
     (
         *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "lost+found"),
-        *("system volume information", "icon\r"),
+        *("system volume information", "icon\r", "__macosx", "#recycle", "#snapshot"),
+        *("@eadir", "@tmp", "@recycle", "@sharebin", "@syno.metadata"),
     )
 )
 
@@ -39,9 +40,9 @@ def is_of_system(name: str) -> bool:
     """Whether a file or folder is one that a system or a server keeps for itself.
 
     Such as ``._a.png`` and ``.thumbnails``, macOS's ``__MACOSX``, Windows' ``Thumbs.db``, and
-    ``@eaDir`` of Synology's servers.
+    ``@eaDir`` of Synology's servers; but not ``@jane.jpg``, which is somebody's.
     """
-    return name.startswith((".", "__MACOSX", "@", "#recycle")) or name.casefold() in _OF_SYSTEMS
+    return name.startswith(".") or name.casefold() in _OF_SYSTEMS
 
 
 def matching_key(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What lies in an image set's folder: found without opening a single file."""
+"""What lies in an image set's folder: found without opening a file whose ending is known."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from typing import Literal
 from trainer.data.findings import Finding, Severity
 from trainer.data.images import PICTURE_SUFFIXES
 from trainer.data.names import display_name, is_of_system, matching_key
+from trainer.data.sniffing import picture_kind
 from trainer.errors import UserError
+from trainer.plain_files import open_file
 from trainer.text import counted
 
 CAPTION_SUFFIXES = (".txt", ".caption")
@@ -61,6 +63,7 @@ _TEXT_KINDS = {
 }
 """What may hold captions and is not read, by suffix."""
 _PICTURE_HINT = "Not looked at. If this is a picture, export it as PNG or JPEG."
+_SNIFFED = 100  # bytes, which tell what a file is
 _LISTS = ("pictures", "captions", "metadata", "tables", "focuses", "others")
 _REPEATS_FOLDER = re.compile(r"([0-9]+)_")
 # Files about an image set that nobody takes for pictures, whatever their ending.
@@ -172,7 +175,7 @@ def _name_others(contents: FolderContents) -> None:
         if kind and matching_key(file.stem) not in pictures:
             kinds[kind].append(file.shown)
         elif not is_about(file.name):
-            hint = _TEXT_KINDS.get(file.path.suffix.casefold(), _PICTURE_HINT)
+            hint = _TEXT_KINDS.get(file.path.suffix.casefold()) or _by_content(file.path)
             rest[hint].append(file.shown)
     for kind, names in kinds.items():
         what, hint = (
@@ -184,6 +187,22 @@ def _name_others(contents: FolderContents) -> None:
     for hint, names in rest.items():
         severity = "note" if hint == _PICTURE_HINT else "warning"
         contents.doubt_all(names, severity, hint)
+
+
+def _by_content(path: Path) -> str:
+    try:
+        with open_file(path) as file:
+            kind = picture_kind(file.read(_SNIFFED))
+    except OSError:
+        kind = ""
+    return (
+        _PICTURE_HINT
+        if not kind
+        else (
+            f"It is a picture ({kind}) whose name does not end like one, so it is not trained on. "
+            "Rename it."
+        )
+    )
 
 
 def _put_aside(contents: FolderContents) -> None:
@@ -235,6 +254,10 @@ def _children(
     except OSError as error:
         contents.doubt(name, "error", f"The folder cannot be read ({error.strerror}).")
         return []
+    # macOS leaves ``.a.heic.icloud`` in place of a.heic where that is not on this machine.
+    away = [one.name[1:-7] for one in children if re.fullmatch(r"\..+\.icloud", one.name)]
+    shown = [display_name(prefix + one) for one in sorted(away)]
+    contents.doubt_all(shown, "warning", "Still in iCloud, so not trained on. Download it first.")
     return [child for child in children if not is_of_system(child.name)]
 
 

@@ -41,6 +41,16 @@ _PICTURES: tuple[tuple[bytes, str], ...] = (
 )
 
 
+def picture_kind(start: bytes) -> str:
+    """The format of a picture by its first bytes, as users know it; "" for what is none."""
+    return next((kind for pattern, kind in _PICTURES if _begins(start, pattern)), "")
+
+
+def _begins(start: bytes, pattern: bytes) -> bool:
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    return any(re.match(pattern, data, re.DOTALL | re.IGNORECASE) for data in (start, text))
+
+
 def unread_reason(start: bytes) -> ImageProblem:
     """Say what a file is that could not be identified as a picture.
 
@@ -48,23 +58,19 @@ def unread_reason(start: bytes) -> ImageProblem:
         start: its first bytes; a few thousand are plenty.
     """
 
-    def begins(pattern: bytes) -> bool:
-        text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
-        return any(re.match(pattern, data, re.DOTALL | re.IGNORECASE) for data in (start, text))
-
     for pattern, kind, hint in _KINDS:
-        if begins(pattern):
+        if _begins(start, pattern):
             return ImageProblem(f"It is {kind}.", hint)
-    for pattern, kind in _PICTURES:
-        if begins(pattern):
-            if kind == "TIFF":  # which has more kinds than anybody reads
-                reason = (
-                    "It is a TIFF of a kind that is not read (such as values with a decimal point, "
-                    "or many channels), or damaged."
-                )
-                return ImageProblem(reason, _EXPORT)
-            reason = f"It begins like a picture ({kind}), but is damaged or cut off."
-            return ImageProblem(reason, _AGAIN)
+    kind = picture_kind(start)
+    if kind == "TIFF":  # which has more kinds than anybody reads
+        reason = (
+            "It is a TIFF of a kind that is not read (such as values with a decimal point, "
+            "or many channels), or damaged."
+        )
+        return ImageProblem(reason, _EXPORT)
+    if kind:
+        reason = f"It begins like a picture ({kind}), but is damaged or cut off."
+        return ImageProblem(reason, _AGAIN)
     if not re.search(rb"[\x00-\x08\x0b\x0e-\x1f]", start):
         return ImageProblem("It is a text file, not a picture.", "Move it out, or rename it.")
     return ImageProblem(f"It is not a picture in a format that is read here ({READ}).", _EXPORT)

@@ -276,6 +276,34 @@ TABLES: dict[str, tuple[str, str, dict[str, str], str]] = {
         {"a.png": "red, big_hat"},
         "",
     ),
+    "of another booru": ("a.json", '{"tags": "red big_hat"}', {"a.png": "red, big_hat"}, ""),
+    "tags in words": ("a.json", '{"tags": "a red hat"}', {"a.png": "a red hat"}, "column tags"),
+    "tags by kind": (
+        "a.json",
+        '{"tags": {"general": ["red", "big"], "artist": []}, "description": ""}',
+        FIRST,
+        "",
+    ),
+    "a text beside tags": (
+        "a.json",
+        '{"tags": {"general": ["cat"]}, "description": "red, big"}',
+        FIRST,
+        "description, and not from tags",
+    ),
+    "COCO": (
+        "annotations.json",
+        json.dumps(
+            {
+                "images": [{"id": 7, "file_name": "a.png"}, {"id": 9, "file_name": "x/b.png"}],
+                "annotations": [
+                    {"image_id": 9, "caption": "blue"},
+                    *({"image_id": 7, "caption": text} for text in ("red", "big")),
+                ],
+            }
+        ),
+        {"a.png": "red\nbig", "x/b.png": "blue"},
+        "",
+    ),
     "JSON for each, unclear": ("a.json", '{"prompt": "x", "caption": "y"}', {}, "cannot be told"),
     "JSON for each, broken": ("a.json", "{", {}, "cannot be read as a caption"),
     "below": ("meta/captions.csv", 'file_name,text\na.png,"red, big"\nb.png,blue', BOTH, ""),

@@ -35,6 +35,27 @@ def test_what_systems_keep_is_neither_trained_nor_named(junk: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
+    "name", ["@jane_1.png", "@jane/b.png", "__MACOSX1.png", "#cat.png", "#recycle.png"]
+)
+def test_what_people_name_so_is_trained(name: str, tmp_path: Path) -> None:
+    assert described(tmp_path, {"a.png": picture(1), name: picture(2)}).pictures == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (".b.heic.icloud", "in iCloud"),
+        ("x/.b.png.icloud", "in iCloud"),
+        *((name, "is a picture .PNG") for name in ("b", "b.jpg_large", "b.png.1", "b.png?w=8")),
+    ],
+)
+def test_pictures_under_other_names_are_named(name: str, said: str, tmp_path: Path) -> None:
+    image_set = scan_image_set(put(tmp_path, {"a.png": picture(1), name: picture(2)}))
+    shown = name.replace(".b", "b").removesuffix(".icloud")
+    assert [(one.name, one.severity) for one in about(image_set, "", said)] == [(shown, "warning")]
+
+
+@pytest.mark.parametrize(
     ("files", "kind", "severity"),
     [
         (["b.jxl", "c.jxl"], r"2 files of a kind that is not read .JPEG XL", "warning"),
@@ -99,7 +120,7 @@ DOUBTED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
     "refused": ("I'm sorry, but I can't assist with that.", {}, {}, "captioner's refusal"),
     "refused too": ("I cannot describe this image.", {}, {}, "captioner's refusal"),
     "an empty field": ("null", {}, {}, "an empty field"),
-    "punctuation": ("...", {}, {}, "an empty field"),
+    "punctuation": ("(null)", {}, {}, "an empty field"),
     "a wildcard": ("a __farm/animal__ on grass", {}, {}, "between underscores"),
     "a template": ("a photo of [name], [filewords]", {}, {}, "[filewords]"),
     "a field": ("a <subject> and a {colour} hat", {}, {}, "[filewords]"),
@@ -267,9 +288,18 @@ def test_translations_are_no_captions(text: str, caption: str, said: bool, tmp_p
     assert bool(about(image_set, "a.txt", "translations")) == said
 
 
-@pytest.mark.parametrize(("lines", "severity"), [(2, "note"), (20, "note"), (21, "warning")])
-def test_a_long_text_is_a_doubtful_caption(lines: int, severity: str, tmp_path: Path) -> None:
-    text = "\n".join(f"line {n}" for n in range(lines))
-    report = described(tmp_path, {"a.png": picture(1), "a.txt": text})
+@pytest.mark.parametrize(
+    ("lines", "severity"),
+    [
+        (["a red line"] * 2, "note"),
+        (["a red line"] * 20, "note"),
+        (["a red line"] * 21, "warning"),
+        (["1girl", "blue eyes", "sofa"], "warning"),
+        (["word " * 60, "word " * 50], "warning"),
+        (["a red line", "a red line", "big"], "note"),
+    ],
+)
+def test_what_is_a_doubtful_caption(lines: list[str], severity: str, tmp_path: Path) -> None:
+    report = described(tmp_path, {"a.png": picture(1), "a.txt": "\n".join(lines)})
     (finding,) = [one for one in report.findings if "Several captions" in one.message]
     assert finding.severity == severity

@@ -19,6 +19,6 @@ def test_a_mark_is_for_what_is_so_of_this_picture(tmp_path: Path) -> None:
     ]
     labels = gallery.labels_of(pictures)
     assert labels[2] == "! no caption · 2.png" and labels[0] == "no caption · 0.png"
-    folder = made(tmp_path, {"a": "a cat <b>\nanother", "b": "dog"})
+    folder = made(tmp_path, {"a": "a cat <b>\nanother of them", "b": "dog"})
     shown = look_at(folder, "tiny-emoji").pictures
     assert gallery.labels_of(shown) == ["a cat <b>", "dog"]
