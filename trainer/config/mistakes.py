@@ -118,6 +118,8 @@ def _concept_mistake(error: Any, parts: Sequence[str], line: int | None) -> Mist
         return Mistake(place, "there is no such field", line)
     if error["type"] == "string_unicode":
         return Mistake(place, _NO_TEXT, line)
+    if error["type"] == "value_error":
+        return Mistake(place, str(error["ctx"]["error"]), line)
     given = "nothing" if error["type"] == "missing" else shown_value(error["input"])
     return Mistake(place, f"{given} given, expected {field.expected}", line)
 

@@ -39,10 +39,15 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _check_text(cls, value: object) -> object:
-        """Refuses stray bytes of a command line, which neither TOML nor JSON takes."""
+        """Refuses what nobody means: stray bytes of a command line, and "C:\\new" with its \\n."""
         for text in value if is_sequence(value) else (value,):
             if isinstance(text, str) and re.search("[\ud800-\udfff]", text):
                 raise PydanticKnownError("string_unicode")
+            if isinstance(text, str) and re.match(r"[A-Za-z]:[^\n]{0,150}[\a-\r]", text):
+                raise ValueError(
+                    "a \\ in double quotes begins a sign such as \\n: write paths with / or in "
+                    "single quotes"
+                )
         return value
 
     @classmethod

@@ -192,6 +192,8 @@ def test_all_mistakes_at_once_with_line_and_field(tmp_path: Path) -> None:
         ("[adapter]\n[base]\n[adapter]\n", "line 3: adapter: given already in line 1"),
         ("[adapter]\nrank: 3\n", "line 2: write = in place of the colon"),
         ('[images]\npath = "C:\\Users\\me"\n', "line 2: a \\ in double quotes begins a sign"),
+        ('[images]\npath = "C:\\new\\bob"\n', "line 2: images.path: a \\ in double quotes begins"),
+        ('[[concepts]]\npath = "D:\\tom"\ntrigger = "x"\n', "concepts 1.path: a \\ in double quo"),
         ("[base]\nname = “sd15”\n", "line 2: curly quotes begin no text"),
         ("[adapter]\nunet = True\n", "line 2: write true or false in small letters"),
         ("[base]\nname = sd15\n", "line 2: text needs quotes"),
