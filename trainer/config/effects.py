@@ -37,7 +37,7 @@ def idle_settings(config: TrainingConfig) -> list[Idle]:
     Args:
         config: as it was given; once resolved, all rates are set.
     """
-    found = (_without_effect, _whole_rank, _lonely_share, _odd_rates, _marks_in_prompts)
+    found = (_without_effect, _same_layers, _lonely_share, _odd_rates, _marks_in_prompts)
     return [idle for find in found for idle in find(config)]
 
 
@@ -69,13 +69,16 @@ def _unmet(config: TrainingConfig, field: ConfigField) -> Iterator[str]:
             yield f"{name} is {shown(present)}, not {needed}"
 
 
-def _whole_rank(config: TrainingConfig) -> Iterator[Idle]:
-    """T-LoRA whose least rank is all that there is."""
+def _same_layers(config: TrainingConfig) -> Iterator[Idle]:
+    """Ranks and layers that are set, and are no others than without that."""
     adapter = config.adapter
     least, own = adapter.t_lora_min_rank, bool(adapter.ranks or adapter.start_from)
     if least and least >= adapter.rank and not own:
         message = f"{least} has no effect, since adapter.rank is {adapter.rank}. Set a lower one."
         yield Idle("adapter.t_lora_min_rank", message)
+    if adapter.targets == "convolution" and not (adapter.unet or adapter.start_from):
+        message = "Only the UNet has convolutions, and adapter.unet is off: as feed-forward."
+        yield Idle("adapter.targets", message)
 
 
 def _lonely_share(config: TrainingConfig) -> Iterator[Idle]:

@@ -30,6 +30,8 @@ ROWS: list[tuple[str, Any, dict[str, Any], str]] = [
     ("previews.prompts", ["ohwx --n blurry"], {}, "--n is drawn as it stands"),
     ("previews.prompts", ["a hat", "a [trigger]"], {}, "[trigger] is drawn"),
     ("previews.prompts", ["ohwx - a cat, well-lit"], {}, ""),
+    ("adapter.targets", "convolution", {"adapter.unet": False}, "Only the UNet has conv"),
+    ("adapter.targets", "convolution", {}, ""),
     ("captions.keep_tags", 3, {}, "captions.shuffle_tags is off"),
     ("evaluation.board", 3, {"evaluation.enabled": False}, "off"),
     ("evaluation.early_stop", 2, {"evaluation.enabled": False}, "evaluation.enabled is off"),
