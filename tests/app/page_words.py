@@ -29,8 +29,8 @@ ELSEWHERE = {"__main__", "server", "theme"}
 SPOKEN = (
     "evaluation/verdicts", "evaluation/overall", "evaluation/listening", "triggers/judgement",
     "data/checks", "data/report", "data/duplicates", "data/colours", "data/findings", "data/sets",
-    "data/scan", "data/pairing", "data/images", "data/masks", "data/caption_files", "runs/charts",
-    "runs/publishing", "config/concepts", "models/hub",
+    "data/scan", "data/folders", "data/pairing", "data/images", "data/masks",
+    "data/caption_files", "runs/charts", "runs/publishing", "config/concepts", "models/hub",
 )  # fmt: skip
 """Modules of the trainer whose sentences the page shows every day."""
 UNHEARD = (

@@ -14,7 +14,7 @@ from typing import Literal
 
 from trainer.answers import Answer
 from trainer.data.captions import clean_caption, clean_lines, without_word, word_pattern
-from trainer.data.checks import sticking_words
+from trainer.data.fitted import sticking_words
 from trainer.errors import UserError
 
 Purpose = Literal["thing", "person", "style"]

@@ -10,8 +10,9 @@ from pathlib import Path, PurePosixPath
 
 from trainer.config.moving.moved import SetFacts
 from trainer.data.buckets import WHOLE, Focus
+from trainer.data.folders import folder_repeats, repeats_of
 from trainer.data.names import list_names, matching_key
-from trainer.data.scan import FolderContents, FoundFile, folder_repeats, look_into, repeats_of
+from trainer.data.scan import FolderContents, FoundFile, look_into
 from trainer.errors import UserError
 from trainer.runs.atomic import write_text
 

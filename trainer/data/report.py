@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from trainer.answers import Answer
 from trainer.config.schema import CaptionsConfig, ImagesConfig
 from trainer.data.captions import CHUNK_TOKENS, caption_lines
-from trainer.data.checks import FittedSet, findings_of, plan_entry
+from trainer.data.checks import findings_of
 from trainer.data.findings import Finding, ImageProblem, merge_findings
+from trainer.data.fitted import FittedSet, plan_entry
 from trainer.data.masks import ALL_WHITE, judge_mask
 from trainer.data.names import display_name, list_names
 from trainer.data.sets import ImageEntry, ImageSet, Picture

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import stat
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 from trainer.data.findings import Finding, Severity
+from trainer.data.folders import ABOUT_ROLES, special_folders
 from trainer.data.images import PICTURE_SUFFIXES
 from trainer.data.names import display_name, is_of_system, matching_key
 from trainer.data.sniffing import picture_kind
@@ -21,7 +21,6 @@ from trainer.text import counted
 
 CAPTION_SUFFIXES = (".txt", ".caption")
 TABLE_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".json")
-MAX_REPEATS = 1000
 
 _KINDS = {
     **dict.fromkeys(PICTURE_SUFFIXES, "pictures"),
@@ -65,7 +64,6 @@ _TEXT_KINDS = {
 _PICTURE_HINT = "Not looked at. If this is a picture, export it as PNG or JPEG."
 _SNIFFED = 100  # bytes, which tell what a file is
 _LISTS = ("pictures", "captions", "metadata", "tables", "focuses", "others")
-_REPEATS_FOLDER = re.compile(r"([0-9]+)_")
 # Files about an image set that nobody takes for pictures, whatever their ending.
 _ABOUT = frozenset({"README", "LICENSE", "LICENCE", "NOTICE", "ATTRIBUTION"})
 # Files per picture allowed before a folder is taken for a whole disk.
@@ -210,7 +208,8 @@ def _put_aside(contents: FolderContents) -> None:
     special = special_folders([file.name for file in (*contents.pictures, *contents.tables)])
     for (role, folder), count in Counter(special.values()).items():
         (contents.class_folders if role == "class" else contents.splits)[folder] = count
-        contents.doubt(folder, "note", f"{counted(count, 'file')}. {_ABOUT_ROLES[role]}")
+        severity = "warning" if role == "drawn" else "note"
+        contents.doubt(folder, severity, f"{counted(count, 'file')}. {ABOUT_ROLES[role]}")
         for kind in _LISTS:
             files: list[FoundFile] = getattr(contents, kind)
             files[:] = [one for one in files if not f"{one.name}/".startswith(f"{folder}/")]
@@ -274,113 +273,3 @@ def _mode(path: Path, name: str, contents: FolderContents) -> int:
 def is_about(name: str) -> bool:
     """Whether a file is about the set, and meant for people: ``README.md``."""
     return PurePosixPath(name).stem.upper() in _ABOUT
-
-
-def repeats_of(name: str) -> int:
-    """How often a picture comes up in an epoch, by kohya's rule for folder names.
-
-    The nearest folder above it that is named ``N_name``, N up to `MAX_REPEATS`, says N; 1 without.
-
-    Args:
-        name: below the set's folder.
-    """
-    numbers = map(folder_repeats, reversed(PurePosixPath(name).parts[:-1]))
-    return next((one for one in numbers if one is not None and one <= MAX_REPEATS), 1)
-
-
-def folder_repeats(folder: str) -> int | None:
-    """The N of a folder named ``N_name``, else None."""
-    found = _REPEATS_FOLDER.match(folder)
-    # Nine digits are more than any limit; Python refuses to convert some thousands.
-    return int(found[1].lstrip("0")[:9] or "0") if found else None
-
-
-def repeats_findings(files: Iterable[FoundFile]) -> list[Finding]:
-    """A word on each folder whose name repeats the pictures in it, or seems to."""
-    folders = {folder for file in files for folder in PurePosixPath(file.name).parents}
-    numbers = {folder: folder_repeats(folder.name) for folder in sorted(folders)}
-    return [
-        Finding(display_name(str(folder)), *_about_repeats(repeats))
-        for folder, repeats in numbers.items()
-        if repeats is not None
-    ]
-
-
-def _about_repeats(repeats: int) -> tuple[Severity, str]:
-    if repeats == 0:
-        return "warning", "0 repeats: its pictures are left out. Rename the folder to use them."
-    if repeats > MAX_REPEATS:
-        return "warning", (
-            f"A folder named N_name repeats its pictures N times, but N is at most {MAX_REPEATS}: "
-            "these are not repeated. Rename it if that is not meant."
-        )
-    return "note", (
-        f"Its pictures come up {repeats} times in an epoch, as its name says. The rest of the name "
-        "is not used as a caption."
-    )
-
-
-Role = Literal["class", "split"]
-_ABOUT_ROLES: dict[Role, str] = {
-    "class": "Regularisation: its pictures are class pictures of prior preservation, get no "
-    "trigger word and are not trained on as the subject (preservation.regularization).",
-    "split": "Named like the part of a public set that is kept out to test by: not trained on. "
-    "Rename it if it is meant for training.",
-}
-_KIND = r"(s|set|imgs?|images?|pics?|pictures?|photos?|data|samples)?"
-# kohya's reg, the others of the web's guides, and the example of diffusers (class_images).
-_CLASS = re.compile(rf"(reg|regulari[sz]ation|regulari[sz]er|priorpreservation|class){_KIND}")
-_SPLIT = re.compile(rf"(test|testing|val|valid|validation|eval|evaluation|holdout){_KIND}")
-# Kinds of things are sorted into folders like these: not without a folder of instances beside.
-_DOUBTFUL = frozenset({"class", "classs", "classset"})
-_INSTANCE = re.compile(rf"(instance|concept|subject){_KIND}")
-_TABLE_SPLIT = re.compile(r"(test|val|valid|validation|eval)(-\d+-of-\d+)?\.parquet", re.IGNORECASE)
-_WORDS = re.compile(r"\d+_(.+)")
-
-
-def special_folders(names: Sequence[str]) -> dict[str, tuple[Role, str]]:
-    """The role of each picture or table that is not of the subject, and the folder that says so.
-
-    Args:
-        names: of all pictures and tables, below the set's folder.
-
-    Returns:
-        By name. Empty where nothing would be left to train on.
-    """
-    folders = {parent for name in names for parent in PurePosixPath(name).parents}
-    siblings = {(folder.parent, _letters(folder.name)) for folder in folders}
-    found: dict[str, tuple[Role, str]] = {}
-    for name in names:
-        path = PurePosixPath(name)
-        for folder in reversed(path.parents):  # the outermost that says something
-            if role := _role(folder, siblings):
-                found[name] = (role, folder.as_posix())
-                break
-        else:
-            if _TABLE_SPLIT.fullmatch(path.name):
-                found[name] = ("split", name)
-    return found if len(found) < len(names) else {}
-
-
-def _role(folder: PurePosixPath, siblings: set[tuple[PurePosixPath, str]]) -> Role | None:
-    letters = _letters(folder.name)
-    if _SPLIT.fullmatch(letters):
-        return "split"
-    if not _CLASS.fullmatch(letters):
-        return None
-    beside = {name for parent, name in siblings if parent == folder.parent}
-    doubtful = letters in _DOUBTFUL and not any(map(_INSTANCE.fullmatch, beside))
-    return None if doubtful else "class"
-
-
-def _letters(folder: str) -> str:
-    """A folder's name without what is no letter: ``1_Reg-Images`` is ``regimages``."""
-    return re.sub(r"[^a-z]", "", folder.casefold())
-
-
-def folder_words(name: str) -> str:
-    """What the nearest folder named ``N_words`` calls its pictures, as kohya reads it; or ""."""
-    for folder in reversed(PurePosixPath(name).parts[:-1]):
-        if found := _WORDS.fullmatch(folder):
-            return found[1].replace("_", " ").strip()
-    return ""

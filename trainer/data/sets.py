@@ -19,12 +19,13 @@ from trainer.data.colours import WHITE
 from trainer.data.decoder import inspect_image
 from trainer.data.duplicates import duplicate_findings, twin_findings
 from trainer.data.findings import Finding, ImageProblem, Severity, merge_findings
+from trainer.data.folders import repeats_findings, repeats_of
 from trainer.data.images import ImageFacts, ImageHeader, read_file
 from trainer.data.masks import MaskFile
 from trainer.data.names import display_name
 from trainer.data.pairing import find_focuses, read_folder
 from trainer.data.parquet import ParquetRow, forget_tables, open_table
-from trainer.data.scan import FolderContents, FoundFile, repeats_findings, repeats_of
+from trainer.data.scan import FolderContents, FoundFile
 from trainer.data.sniffing import READ
 from trainer.errors import UserError
 from trainer.events import Progress
@@ -262,7 +263,7 @@ def _listed_files(contents: FolderContents) -> Iterator[_Listed]:
     pictures = contents.pictures
     captions, focuses = find_captions(contents), find_focuses(contents)
     contents.findings += [
-        *repeats_findings([*pictures, *contents.tables]),
+        *repeats_findings(one.name for one in (*pictures, *contents.tables)),
         *twin_findings([picture.name for picture in pictures]),
     ]
     for picture in pictures:

@@ -12,10 +12,10 @@ from trainer.config.concepts import preserved_share
 from trainer.config.schema import ConceptConfig, TrainingConfig
 from trainer.data.cache import content_key
 from trainer.data.captions import caption_lines
+from trainer.data.folders import folder_words
 from trainer.data.gather import scan_again
 from trainer.data.latents import LatentSource
 from trainer.data.report import fit_pictures
-from trainer.data.scan import folder_words
 from trainer.data.sets import ImageEntry, Picture
 from trainer.diffusion import Size
 from trainer.events import Notice, Progress

@@ -332,10 +332,13 @@ def _assess(session: Session, recorder: Recorder) -> Assessment | None:
 def _arithmetic(session: Session) -> str:
     """Pictures, batches and steps, in one line."""
     training, pictures = session.config.training, len(session.pictures)
-    repeats = sum(picture.entry.repeats for picture in session.pictures)
     sizes = len(session.config.images.sides)
-    # On average, where some are repeated more often than others.
-    seen = sizes * training.steps / session.batches.steps_per_epoch() * repeats / pictures
+    each = [picture.entry.repeats for picture in session.pictures]
+    repeats = sum(each)
+    seen = sizes * training.steps / session.batches.steps_per_epoch()
+    often = how_often(seen * min(each))
+    if min(each) < max(each):
+        often += f" to {how_often(seen * max(each))}, as the name of its folder says,"
     shown = f"{pictures} pictures" + (f" ({repeats} with repeats)" if repeats != pictures else "")
     if session.held_out:
         shown += f" and {len(session.held_out)} kept out of training"
@@ -348,5 +351,5 @@ def _arithmetic(session: Session) -> str:
     several = f", with one of {captions} captions at a time" if captions > pictures else ""
     return (
         f"{shown}, {training.steps} steps of {training.batch_size}{more}: "
-        f"each picture is seen about {how_often(seen)}{at_sizes}{several}"
+        f"each picture is seen about {often}{at_sizes}{several}"
     )

@@ -24,11 +24,12 @@ from app.tabs.images.imagesets import (
     scan,
 )
 from trainer.data.buckets import Focus
+from trainer.data.folders import MAX_REPEATS, folder_repeats, special_folders
 from trainer.data.images import PICTURE_SUFFIXES, ImageProblem
 from trainer.data.names import display_name
 from trainer.data.pairing import looks_like_mask, write_focus
 from trainer.data.parquet import ParquetRow, forget_tables
-from trainer.data.scan import MAX_REPEATS, FoundFile, folder_repeats, look_into, special_folders
+from trainer.data.scan import FoundFile, look_into
 from trainer.data.sets import MAX_IMAGES, ImageEntry, ImageFile
 from trainer.errors import UserError
 

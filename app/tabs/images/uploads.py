@@ -36,6 +36,7 @@ from app.tabs.images.storage import Incoming, mask_path, write_pictures
 from trainer.data.buckets import Focus
 from trainer.data.caption_files import find_captions
 from trainer.data.findings import merge_findings
+from trainer.data.folders import folder_repeats
 from trainer.data.images import PICTURE_SUFFIXES
 from trainer.data.names import display_name, list_names, matching_key
 from trainer.data.pairing import (
@@ -45,7 +46,7 @@ from trainer.data.pairing import (
     take_masks,
     write_focus,
 )
-from trainer.data.scan import FolderContents, FoundFile, folder_repeats
+from trainer.data.scan import FolderContents, FoundFile
 from trainer.data.sniffing import READ
 from trainer.errors import UserError
 from trainer.runs.atomic import replacing, temporary_name

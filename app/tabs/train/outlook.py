@@ -22,9 +22,9 @@ from trainer.config.file import ConfigError, read_config
 from trainer.config.presets import answered
 from trainer.config.schema import TrainingConfig
 from trainer.config.sections import CHECKPOINTING_COST
+from trainer.data.folders import repeats_of
 from trainer.data.order import validation_count
 from trainer.data.pairing import read_folder
-from trainer.data.scan import repeats_of
 from trainer.errors import UserError
 from trainer.events import Prepared, StepDone
 from trainer.runs.layout import RunFolder, list_runs

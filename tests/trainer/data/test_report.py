@@ -10,7 +10,7 @@ import pytest
 
 from tests.trainer.data.folders_for_tests import Files, described, picture, put
 from trainer.config.schema import CaptionsConfig, ImagesConfig, TrainingConfig
-from trainer.data.checks import sticking_words
+from trainer.data.fitted import sticking_words
 from trainer.data.gather import read_sets
 from trainer.data.report import describe_set
 from trainer.data.sets import scan_image_set

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.data.folders_for_tests import about, captions_of, picture, put
-from trainer.data.scan import folder_words, special_folders
+from trainer.data.folders import folder_words, special_folders
 from trainer.data.sets import scan_image_set
 
 ROLES: dict[str, tuple[str, dict[str, str]]] = {
@@ -34,6 +34,11 @@ ROLES: dict[str, tuple[str, dict[str, str]]] = {
     "short split": ("train/a.png val/b.png", {"val/b.png": "val"}),
     "split beside pictures": ("a.png test_images/b.png", {"test_images/b.png": "test_images"}),
     "only test": ("test/a.png", {}),
+    "what a trainer drew": (
+        "img/10_x/a.png model/sample/x_000100_00.png samples/b.png",
+        {"model/sample/x_000100_00.png": "model/sample", "samples/b.png": "samples"},
+    ),
+    "only samples": ("samples/a.png", {}),
     "testimony": ("testimony/a.png b.png valley/c.png", {}),
     "tables": (
         "data/train-00000-of-00001.parquet data/test-00000-of-00001.parquet",
@@ -65,6 +70,21 @@ def test_their_files_are_neither_trained_on_nor_doubted(tmp_path: Path) -> None:
     assert [one.severity for one in about(image_set, "reg", "class pictures")] == ["note"]
     assert about(image_set, "test", "not trained on")
     assert not about(image_set, "", "No picture beside it")
+
+
+@pytest.mark.parametrize(
+    ("folders", "said"),
+    [
+        (["10_ohwx cat", "5_zwx dog"], "warning"),
+        (["10_ohwx cat", "5_ohwx cat closeup"], ""),
+        (["10_ohwx cat", "100_FUJI", "12_25_2023"], ""),
+        (["10_ohwx cat", "other"], ""),
+    ],
+)
+def test_folders_of_different_subjects(folders: list[str], said: str, tmp_path: Path) -> None:
+    files: dict[str, bytes | str] = {f"{one}/a.png": picture(n) for n, one in enumerate(folders)}
+    found = about(scan_image_set(put(tmp_path, files)), "", "different subjects")
+    assert [one.severity for one in found] == [said] * bool(said)
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ import pytest
 from tests.corpus.names import NAUGHTY
 from tests.corpus.pictures import disguised, encode, pattern
 from tests.trainer.data.folders_for_tests import about, captions_of, picture, put
+from trainer.data.folders import folder_repeats
 from trainer.data.names import display_name
-from trainer.data.scan import folder_repeats
 from trainer.data.sets import scan_image_set
 from trainer.errors import UserError
 
@@ -111,6 +111,13 @@ def test_kohya_folders_give_repeats(tmp_path: Path) -> None:
         ("-3_x", None),
         ("2.5_x", None),
         ("٣_x", None),
+        ("12_25_2023", None),
+        ("2023_12_25 party", None),
+        ("100_FUJI", None),
+        ("101_0504", None),
+        ("100_ohwx", 100),
+        ("3_4_view", 3),
+        ("20_1girl", 20),
     ],
 )
 def test_the_number_of_a_folder(folder: str, repeats: int | None) -> None:
