@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from trainer.errors import UserError
+from trainer.system import collect_garbage_rarely
 from trainer.text import printable
 
 
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.ray:
         os.environ["RAREBIT_RAY"] = options.ray
+    collect_garbage_rarely()
     from app.server import Address, serve
 
     try:

@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 
 from trainer.commands.command import app, perform
 from trainer.errors import UserError
+from trainer.system import collect_garbage_rarely
 
 # Each of these modules declares its commands when it is imported, in the order of --help.
 for _module in (
@@ -31,6 +32,7 @@ _SPIN = {"GOMP_SPINCOUNT": "10000"}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Returns the exit status: 0, 2 for a mistake of the user's, 130 for Ctrl-C."""
+    collect_garbage_rarely()
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.update(_SPIN | os.environ)
     # diffusers loads it wherever it is installed, and it warns that an optional package is not.

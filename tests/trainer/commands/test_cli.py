@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 import subprocess
@@ -156,6 +157,12 @@ def test_help_needs_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=False)
     assert done.returncode == 0
+
+
+def test_garbage_is_sought_rarely_among_what_libraries_leave() -> None:
+    gc.set_threshold(700, 10, 10)
+    assert main(["--version"]) == 0
+    assert gc.get_threshold() == (700, 10, 1000)
 
 
 def test_the_help_leads_to_the_page_and_the_tests(capsys: pytest.CaptureFixture[str]) -> None:
