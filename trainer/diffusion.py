@@ -24,7 +24,7 @@ from trainer.models.base import BaseModel
 from trainer.models.families import PredictionType
 from trainer.models.text import learned_words, padded_ids, token_chunks
 from trainer.seeds import derive_seed
-from trainer.typed_torch import split
+from trainer.typed_torch import named_modules, split
 
 Size = tuple[int, int]  # (height, width) in pixels; or (top, left) for a crop
 Sizes = tuple[Size, Size, Size]
@@ -334,15 +334,15 @@ def predict(base: BaseModel, points: Points, device: Device) -> Tensor:
 @contextmanager
 def evaluating(base: BaseModel) -> Generator[None]:
     """UNet and text encoders in evaluation mode, so that no adapter drops anything; then back."""
-    modules = [base.unet, *base.text_encoders]
-    modes = [module.training for module in modules]
-    for module in modules:
-        module.eval()
+    roots = (base.unet, *base.text_encoders)
+    in_training = [one for root in roots for _, one in named_modules(root) if one.training]
+    for module in in_training:
+        module.training = False
     try:
         yield
     finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.train(mode)
+        for module in in_training:
+            module.training = True
 
 
 def stratified_timesteps(count: int, total: int) -> Tensor:

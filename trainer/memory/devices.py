@@ -61,12 +61,16 @@ class Device:
     def put(self, *modules: nn.Module) -> None:
         """Moves modules onto the device, where they are not there yet."""
         for module in modules:
-            nn.Module.to(module, self.torch_device)  # diffusers' own has types of its own
+            self._move(module, self.torch_device)
 
     def put_away(self, *modules: nn.Module) -> None:
         """Moves modules into main memory, where `offload` is on."""
         for module in modules if self.offload else ():
-            nn.Module.to(module, "cpu")
+            self._move(module, torch.device("cpu"))
+
+    def _move(self, module: nn.Module, place: torch.device) -> None:
+        if self.torch_device.type != "cpu":  # there all are where they belong
+            nn.Module.to(module, place)  # diffusers' own has types of its own
 
     def wait_for_everyone(self) -> None:
         """A barrier over all processes; nothing with one.
@@ -92,7 +96,7 @@ class Device:
             yield
         finally:
             for module, place in before:  # what came leaves before the others come back
-                nn.Module.to(module, place)
+                self._move(module, place)
 
     @contextmanager
     def reading(self, base: BaseModel) -> Generator[None]:

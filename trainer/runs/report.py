@@ -8,7 +8,7 @@ import shlex
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,7 @@ def templates_in(folder: Path, **options: Any) -> jinja2.Environment:
     )
 
 
+@cache
 def page_templates() -> jinja2.Environment:
     """The templates of pages about runs."""
     environment = templates_in(_TEMPLATES)

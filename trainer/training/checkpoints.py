@@ -76,7 +76,7 @@ def save_checkpoint(run: RunFolder, state: TrainingState, keep: int) -> Path:
     tree = _flatten(state.optimizer, "optimizer", tensors["optimizer"])
     facts = {"format": FORMAT, "optimizer": tree, **{name: getattr(state, name) for name in _FACTS}}
     files = {f"{name}.safetensors": save(_contiguous(tensors[name])) for name in _TENSORS}
-    files["state.json"] = json.dumps(facts, indent=1).encode()
+    files["state.json"] = json.dumps(facts).encode()
     manifest = {
         file: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         for file, data in files.items()
