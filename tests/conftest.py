@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -12,6 +13,10 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from trainer.system import collect_garbage_rarely
+
+collect_garbage_rarely()
 
 # As trainer/__main__.py has it: threads that wait on a busy machine do not spin.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -48,6 +53,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         slow = item.get_closest_marker("slow") or item.get_closest_marker("browser")
         if not slow and not is_heavy(item.path):
             item.add_marker(pytest.mark.fast)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: no collection of garbage goes through it again."""
+    gc.freeze()
 
 
 @cache

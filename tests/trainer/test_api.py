@@ -17,9 +17,11 @@ PYTHON = re.findall(r"```python\n(.*?)```", (PROJECT / "docs/python.md").read_te
 
 
 QUICKLY = """
-import pytest
+import pytest, trainer.training.loop as loop
 from tests.trainer.runs_for_tests import measure_quickly
 measure_quickly(pytest.MonkeyPatch())
+drawing = loop.Drawing
+loop.Drawing = lambda **options: drawing(**{**options, "inference_steps": 1})
 """
 
 
