@@ -18,6 +18,7 @@ from typing import Any
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainer.config.schema import AdapterConfig
+from trainer.diffusion import add_noise
 from trainer.lora.attach import attach
 from trainer.lora.joined import joined_layers
 from trainer.memory import phases
@@ -26,7 +27,7 @@ from trainer.memory.modes import set_mode
 from trainer.memory.tracking import fused_attention
 from trainer.models.identify import read_facts
 from trainer.training.copies import Copies
-from trainer.training.step import batch_loss
+from trainer.training.step import _weights, batch_loss
 
 NO_KERNEL = {
     *("view", "_unsafe_view", "reshape", "t", "transpose", "permute", "unsqueeze", "squeeze"),
@@ -66,12 +67,14 @@ def count(base: str, *, text_encoder: bool) -> Counter[str]:
     set_mode(model, "lean", False, trains_text=text_encoder)
     work = phases.Workload(512, 512, "bf16", config, 1, "lean", False)
     matrices = [one for own in named.values() for _, one in own if one.dim() in (2, 4)]
-    joined = joined_layers([model.unet, *model.text_encoders])
+    joined = joined_layers([model.unet, *model.text_encoders], across=True)
     copies, launches = Copies(matrices, DTYPES["bf16"], joined), Launches()
-    with copies.used():
-        pass  # joins the weights, once in a run
+    followed, batch = phases._Model(model, work), phases._batch(model, work)
+    with copies.used():  # what is made once in a run: joined weights, and tables of all timesteps
+        add_noise(batch.latents, batch.noise, followed.alpha_bar, batch.timesteps)
+        _weights(followed, batch.timesteps)
     with fused_attention(), launches, copies.used():
-        loss, _ = batch_loss(phases._Model(model, work), phases._batch(model, work), None)
+        loss, _ = batch_loss(followed, batch, None)
         loss.backward()
     return +launches.names
 

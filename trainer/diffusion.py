@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 from typing import cast
 
@@ -107,8 +108,14 @@ def clean_and_noise(
 
 
 def _signal_and_sigma(alpha_bar: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-    chosen = alpha_bar[timesteps].view(-1, 1, 1, 1)
-    return chosen.sqrt(), (1.0 - chosen).sqrt()
+    signal, sigma = _roots(alpha_bar)[:, timesteps].view(2, -1, 1, 1, 1)
+    return signal, sigma
+
+
+@lru_cache(maxsize=4)
+def _roots(alpha_bar: Tensor) -> Tensor:
+    """(2, T), of all timesteps; the same at each step of a run."""
+    return torch.stack([alpha_bar.sqrt(), (1.0 - alpha_bar).sqrt()])
 
 
 # ------------------------------------------------------------------------------ encoding of text

@@ -5,8 +5,11 @@ Notation as in `trainer.diffusion`.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from trainer.config.schema import ObjectiveConfig
 from trainer.models.families import PredictionType
@@ -32,13 +35,20 @@ def loss_weights(
     Returns:
         (B,) float32, finite and above 0.
     """
-    if objective.weighting == "debiased":
-        weights = _debiased(alpha_bar.to(torch.float64), prediction)
-        return (weights / weights.mean())[timesteps].to(torch.float32)
-    gamma = objective.min_snr_gamma
+    gamma = None if objective.weighting == "debiased" else objective.min_snr_gamma
+    return _all_weights(alpha_bar, prediction, gamma)[timesteps]
+
+
+@lru_cache(maxsize=4)
+def _all_weights(alpha_bar: Tensor, prediction: PredictionType, gamma: float | None) -> Tensor:
+    """(T,) float32, the same at each step of a run. A gamma of None: debiased."""
+    signal = alpha_bar.to(torch.float64)
+    if gamma is None:
+        weight = _debiased(signal, prediction)
+        return (weight / weight.mean()).to(torch.float32)
+    noise = 1.0 - signal
     if gamma == 0:
-        return torch.ones_like(timesteps, dtype=torch.float32)
-    noise = 1.0 - (signal := alpha_bar.to(torch.float64)[timesteps])
+        return torch.ones_like(alpha_bar, dtype=torch.float32)
     if prediction == "epsilon":  # gamma / SNR, without dividing by an SNR of 0
         weight = torch.where(signal > gamma * noise, gamma * noise / signal, 1.0)
     else:  # SNR / (SNR + 1) is alpha_bar, and gamma / (SNR + 1) is gamma (1 - alpha_bar)
@@ -89,7 +99,7 @@ def sample_errors(
             (arXiv 2403.16728, eq. 5); None: the squared error.
         smooth_l1: the same without the factor c.
     """
-    errors = (predicted.float() - wanted.float()).pow(2)
+    errors = F.mse_loss(predicted.float(), wanted.float(), reduction="none")
     if widths is not None:
         c = widths.view(-1, 1, 1, 1)
         # sqrt(d^2 + c^2) - c, without the difference of two numbers that are nearly equal

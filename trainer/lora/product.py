@@ -98,6 +98,10 @@ def adapted_convolution(layer: AdaptedConv2d, inputs: Tensor, *args: Any, **opti
     name = plain_adapter(layer, args, options)
     if name is None:
         return type(layer).forward(layer, inputs, *args, **options)
+    place: tuple[JoinedLayers, int] | None = getattr(layer, JOINED, None)
+    if place:  # of 1 x 1: a product for each place
+        rows = place[0].output(inputs.flatten(2).transpose(1, 2), place[1])  # (B, H W, D)
+        return rows.transpose(1, 2).view(len(inputs), -1, *inputs.shape[2:])
     added = cast(Tensor, layer.lora_dropout[name](inputs))
     for part, weight in zip((layer.lora_A, layer.lora_B), get_weights(layer, name), strict=True):
         run = cast(nn.Conv2d, part[name])._conv_forward  # pyright: ignore[reportPrivateUsage]

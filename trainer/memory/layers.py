@@ -20,6 +20,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.activations import GEGLU
 from diffusers.models.attention import BasicTransformerBlock, FeedForward
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from diffusers.models.embeddings import Timesteps
 from diffusers.models.resnet import ResnetBlock2D
 from peft.tuners.lora import Conv2d as AdaptedConv2d
 from peft.tuners.lora import Linear as AdaptedLinear
@@ -28,6 +29,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers.activations import QuickGELUActivation
 
+from trainer.lora.joined import JOINED, JoinedTime
 from trainer.lora.layers import LycorisLayer
 from trainer.lora.product import adapted_convolution, adapted_linear, adapted_otherwise
 
@@ -39,11 +41,13 @@ class Convolution(torch.autograd.Function):
     """A frozen convolution: keeps the shape of its input. Its weight is there, or made again."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, layer: nn.Conv2d) -> Tensor:  # type: ignore[override]
-        """(B, C, H, W) to (B, D, H', W')."""
+    def forward(  # type: ignore[override]
+        ctx: Any, inputs: Tensor, layer: nn.Conv2d, bias: Tensor | None
+    ) -> Tensor:
+        """(B, C, H, W) and (D,), frozen, to (B, D, H', W')."""
         ctx.layer, ctx.shape = layer, inputs.shape
         run = layer._conv_forward  # pyright: ignore[reportPrivateUsage] (no public one pads)
-        return run(inputs, layer.weight, layer.bias)
+        return run(inputs, layer.weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -51,7 +55,7 @@ class Convolution(torch.autograd.Function):
         """The gradient of the input, (B, C, H, W)."""
         layer: nn.Conv2d = ctx.layer
         options: tuple[Any, ...] = (layer.stride, layer.padding, layer.dilation, layer.groups)
-        return torch.nn.grad.conv2d_input(ctx.shape, layer.weight, gradient, *options), None
+        return torch.nn.grad.conv2d_input(ctx.shape, layer.weight, gradient, *options), None, None
 
 
 class Product(torch.autograd.Function):
@@ -165,19 +169,31 @@ def _group_norm(inputs: Tensor, norm: nn.GroupNorm) -> tuple[Tensor, Tensor, Ten
 
 
 def _convolution(layer: nn.Conv2d, inputs: Tensor) -> Tensor:
-    return cast(Tensor, Convolution.apply(inputs, layer))
+    return cast(Tensor, Convolution.apply(inputs, layer, layer.bias))
 
 
 def _resnet(block: ResnetBlock2D, inputs: Tensor, temb: Tensor | None, *_: Any) -> Tensor:
     """diffusers' own forward for the blocks of SD 1, SD 2 and SDXL, norms and SiLU in one."""
-    hidden = block.conv1(NormSilu.apply(inputs, block.norm1))
-    if temb is not None and block.time_emb_proj is not None:
+    hidden = cast(Tensor, NormSilu.apply(inputs, block.norm1))
+    place: tuple[JoinedTime, int] | None = getattr(block, JOINED, None)
+    if temb is None or block.time_emb_proj is None:
+        hidden = block.conv1(hidden)
+    elif place:
+        hidden = _shifted(block.conv1, hidden, place[0].output(temb, place[1]))
+    else:
         temb = temb if block.skip_time_act else _activated(block, temb)
-        hidden = hidden + block.time_emb_proj(temb)[:, :, None, None]
+        hidden = block.conv1(hidden) + block.time_emb_proj(temb)[:, :, None, None]
     hidden = block.conv2(block.dropout(NormSilu.apply(hidden, block.norm2)))
     if block.conv_shortcut is not None:
         inputs = block.conv_shortcut(inputs.contiguous())
     return inputs + hidden
+
+
+def _shifted(layer: nn.Conv2d, inputs: Tensor, shift: Tensor) -> Tensor:
+    """A convolution with a bias for each row, (B, D): one row alone has it as its own."""
+    if len(shift) == 1 and not shift.requires_grad:
+        return cast(Tensor, Convolution.apply(inputs, layer, shift[0]))
+    return cast(Tensor, Convolution.apply(inputs, layer, None)) + shift[:, :, None, None]
 
 
 def _activated(block: ResnetBlock2D, temb: Tensor) -> Tensor:
@@ -214,6 +230,14 @@ def _attention(
     for module in cast(nn.ModuleList, layer.to_out):
         result = module(result)
     return result
+
+
+def _timesteps(layer: Timesteps, timesteps: Tensor) -> Tensor:
+    """(B,) to (B, C), the sines and cosines."""
+    joined: JoinedTime | None = getattr(layer, JOINED, None)
+    if joined is None or joined.table is None:
+        return Timesteps.forward(layer, timesteps)
+    return joined.table[timesteps]
 
 
 def _norm_then_silu(norm: nn.GroupNorm, inputs: Tensor) -> Tensor:
@@ -279,6 +303,8 @@ def _lean_forwards(root: nn.Module, recompute: bool) -> Iterator[tuple[nn.Module
         norm = cast(nn.Module, root.conv_norm_out)  # there is one wherever there is an activation
         yield norm, MethodType(_norm_then_silu, norm)
         yield root.conv_act, MethodType(_unchanged, root.conv_act)
+        if isinstance(root.time_proj, Timesteps):
+            yield root.time_proj, MethodType(_timesteps, root.time_proj)
     for module in root.modules():
         if isinstance(module, AdaptedLinear):
             yield module, MethodType(adapted_linear, module)

@@ -63,7 +63,7 @@ class QuantizedConvolution(_Quantized, nn.Conv2d):  # type: ignore[misc]
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) to (B, D, H', W')."""
-        return cast(Tensor, Convolution.apply(input, self))
+        return cast(Tensor, Convolution.apply(input, self, self.bias))
 
 
 _KINDS: dict[type[nn.Module], type[_Quantized]] = {

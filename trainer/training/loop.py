@@ -28,7 +28,7 @@ from trainer.scenes import in_scene, scenes_for
 from trainer.training.checkpoints import save_checkpoint
 from trainer.training.export import keep_adapter
 from trainer.training.guard import NonFiniteError, roll_back
-from trainer.training.session import Session
+from trainer.training.session import Session, make_copies
 from trainer.training.step import Stop, add_gradients, training_step
 
 PAUSE_SECONDS = 0.5  # how long a paused run waits before it looks again
@@ -191,6 +191,9 @@ def _step_down(session: Session, error: torch.OutOfMemoryError) -> events.Warned
     trains_text = session.config.adapter.learns_text
     modes.set_mode(session.base, now.mode, now.checkpointing, trains_text=trains_text)
     session.compiled.again()
+    session.copies = make_copies(
+        session.base, session.attachment, session.device, now, bool(session.compiled.calls)
+    )
     # The traceback holds on to the failed step's tensors.
     error.__traceback__ = None
     empty_cache()

@@ -249,7 +249,7 @@ def prepare(
         alpha_bar=base.noise_scheduler().alphas_cumprod.to(device.torch_device),
         memory_mode=mode,
         exact=is_exact(training, device.torch_device.type, notice),
-        copies=_copies(base, attachment, device, mode),
+        copies=make_copies(base, attachment, device, mode, training.compile),
         compiled=_compiled(base, config, device, notice),
     )
     if training.non_finite == "halve":
@@ -269,12 +269,20 @@ def _compiled(
     return CompiledBlocks(base.unet, wanted, graphs)
 
 
-def _copies(base: BaseModel, attachment: Attachment, device: Device, mode: MemoryMode) -> Copies:
-    """Of the A and B of all layers; on a card some layers are joined."""
+def make_copies(
+    base: BaseModel, attachment: Attachment, device: Device, mode: MemoryMode, compiled: bool
+) -> Copies:
+    """Of the A and B of all layers; on a card some layers are joined.
+
+    Args:
+        mode: the memory mode. Where blocks are computed again, each has what it needs to itself.
+        compiled: likewise.
+    """
     named = chain.from_iterable(attachment.parameters.values())
     pairs = [one for name, one in named if ".lora_" in name]
-    joins = mode.mode != "plain" and device.torch_device.type != "cpu"
-    joined = joined_layers([base.unet, *base.text_encoders]) if joins else ()
+    joins, across = device.torch_device.type != "cpu", not (mode.checkpointing or compiled)
+    roots = [base.unet, *base.text_encoders] if joins and mode.mode != "plain" else []
+    joined = joined_layers(roots, across=across)
     return Copies(pairs, device.dtype, joined, keep=not device.offload)
 
 

@@ -195,7 +195,7 @@ def _predict(base: BaseModel, groups: Sequence[Points], text: TextConditioning) 
     counts = [len(points) for points in groups]
     if len({points.noised.shape[1:] for points in groups}) == 1:
         together = call_unet(base, reduce(Points.joined, groups), text)
-        return list(split(together, counts))
+        return list(split(together, counts)) if len(counts) > 1 else [together]
     ends = list(accumulate(counts))
     return [
         call_unet(base, points, text[end - len(points) : end])

@@ -16,11 +16,18 @@ from trainer.config.schema import TrainingConfig, TrainingSection
 from trainer.errors import UserError
 from trainer.events import Ended, MemoryUsed, RunEvent, StepDone, Warned
 from trainer.memory.devices import is_exact
-from trainer.memory.modes import SpillWatch, memory_mode_of, smaller_modes, too_small_a_card
+from trainer.memory.modes import (
+    MemoryMode,
+    SpillWatch,
+    memory_mode_of,
+    smaller_modes,
+    too_small_a_card,
+)
 from trainer.runs.layout import RunFolder
 from trainer.runs.log import read_events
 from trainer.training import loop, step
 from trainer.training.batches import Batches
+from trainer.training.session import make_copies
 
 
 @pytest.fixture
@@ -73,7 +80,15 @@ def test_a_step_that_does_not_fit_steps_down_and_goes_on(
 ) -> None:
     _, usual = train_small(small(), tmp_path / "usual")
     monkeypatch.setattr(step, "batch_loss", failing(3, 2, step.batch_loss))
+    joined: list[MemoryMode] = []  # what a card computes as one depends on the mode
+
+    def make(*given: Any) -> Any:
+        joined.append(given[3])
+        return make_copies(*given)
+
+    monkeypatch.setattr(loop, "make_copies", make)
     _, collected = train_small(small(), tmp_path / "run")
+    assert len(joined) == 3 and joined[-1] != joined[0]
     warnings = [
         event.message for event in collected.of(Warned) if "memory ran out" in event.message
     ]
