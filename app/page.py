@@ -13,7 +13,7 @@ from app.tabs.adapters import tab as adapters
 from app.tabs.generate import tab as generate
 from app.tabs.images import tab as images
 from app.tabs.runs import tab as runs
-from app.tabs.runs.html import label
+from app.tabs.runs.html import label, share_done
 from app.tabs.train import tab as train
 from trainer.config.glossary import GLOSSARY
 
@@ -79,7 +79,8 @@ def _show_what_trains(now: gr.Button, shared: Shared) -> None:
         if text == before:
             return gr.skip(), gr.skip(), gr.skip()
         ended = next((run for run in runs if run.name == name and not run.alive), None)
-        percent = 100 * busy.step // busy.total_steps if busy and busy.total_steps else None
+        share = share_done(busy) if busy else None
+        percent = None if share is None else int(share)
         html = render("page.html", "progress", percent, label(ended) if ended else "")
         shown = gr.Button(text, visible=bool(text))
         return shown, html, (text, busy.name if busy else "")

@@ -32,7 +32,7 @@ LIGHT_PACKAGES = ("config", "runs", "data")
 LIGHT_MODULES = (
     *("trainer.models.families", "trainer.models.identify"),
     *("trainer.captioning.wording", "trainer.captioning.server", "trainer.captioning.masks"),
-    *("trainer.captioning.memory", "trainer.tuning.space"),
+    *("trainer.captioning.memory", "trainer.tuning.space", "trainer.evaluation.verdicts"),
 )
 HEAVY_MODULES = ("trainer.data.latents", "trainer.data.cache")
 

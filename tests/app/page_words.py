@@ -54,7 +54,7 @@ _TELLING = {
     "out_of_memory", "notice",
 }  # fmt: skip
 SINGLE = (
-    "learns", "from", "verdict", "steps", "and", "Pause", "Resume", "Queue", "Publish …",
+    "learns", "from", "verdict", "steps", "and", "Pause", "Resume", "Queue", "Send or publish …",
     "Uploaded", "Delete", "Delete …", "Loss", "Log", "Report", "step {}", "seed {}", "once",
     "{} times", "{} × {} pixels", "its settings", "its log", "Layers", "File", "Enough",
     "Metadata", "{} in text encoder", "{} in UNet", "Undone{}: {}.",
@@ -114,7 +114,7 @@ def words() -> set[str]:
     found |= {*SINGLE, *LOGGED, *get_args(Phase)}
     found |= {one.reason for one in PRESETS.values()}
     for meter in METERS:
-        found |= {meter.title, meter.explanation}
+        found |= {meter.title, meter.direction, meter.explanation}
     texts = {text for text in map(shorn, found) if re.search(r"[A-Za-z]{2}", text)}
     return {text for text in texts - _UNSHOWN if not _NO_TEXT.match(text)}
 

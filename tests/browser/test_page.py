@@ -266,7 +266,7 @@ def test_the_next_step_is_one_press_away(server: Server, visit: NewVisit) -> Non
     step = {"code": "use", "says": "Use the one of step 200.", "values": values}
     run.evaluation.write_text(json.dumps({"verdict": {"says": "It works.", "next_step": step}}))
     page = visit().open("Runs")
-    page.get_by_role("button", name="Use it at strength 0.6").click()
+    page.get_by_role("button", name="Generate with it at strength 0.6").click()
     expect(page.locator("#tab-generate")).to_be_visible()
     expect(page.locator("#generate-adapter-1").get_by_role("combobox")).to_have_value(
         "mine-step-200"

@@ -129,12 +129,14 @@ def listening_findings(found: Listening) -> Iterator[AdapterFinding]:
     if found.listens is not None:
         scenes = ", ".join(f"“{one.words}”" for one in found.scenes)
         if found.listens < DEAF:
-            says = f"It hardly listens: {scenes} change next to nothing of what it draws."
+            says = (
+                f"It hardly follows the prompt: {scenes} change next to nothing of what it draws."
+            )
             hint = " Try an earlier adapter or a lower strength."
             yield AdapterFinding("deaf", says + hint, False)
         else:
             share = f"{found.listens:.0%} as much" if found.listens < 0.95 else "as much"
-            says = f"It listens: {scenes} change the drawing {share} as with the class word."
+            says = f"It follows the prompt: {scenes} change the drawing {share} as without it."
             yield AdapterFinding("listens", says, True)
     if found.swallowed:
         words = ", ".join(f"“{text}”" for text in found.swallowed)

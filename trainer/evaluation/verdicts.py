@@ -26,6 +26,7 @@ It was above 0.85 where little was preserved, below 0.25 where the class visibly
 CLASS_LEAK = 0.75  # of the effect: the class word moves nearly as far as the trigger
 NEIGHBOUR_LEAK = 1.0
 COLLATERAL = 0.7
+FEW = 0.2  # of these shares: those of good adapters lie below it
 HELD_OUT = 3  # with fewer pictures held out a gap is chance
 GAP_SHARE = 0.4
 """Of the trained pictures' likeness: more than this missing on held-out ones is overtraining."""
@@ -101,22 +102,23 @@ def _works(meters: Meters) -> _Said:
             "How like the pictures it draws was not measured: give the image set with --images.",
         )
     better = f"{abs(meters.likeness):.0%}"
-    which = "pictures kept out of training" if meters.held_out else "the pictures of the set"
+    which = "pictures it never saw" if meters.held_out else "the pictures of the set"
     if meters.likeness < 0:
         return (
             "harmful",
-            f"The adapter is broken: with the trigger word, {which} are predicted "
-            f"{better} worse than by the base model.",
+            f"It is broken: with the trigger word it fits {which} worse than the base model "
+            f"does (by {better}).",
         )
     if meters.likeness < WEAK_LIKENESS:
         return (
             "weak",
-            f"The trigger word hardly works: {which} are predicted only {better} "
-            "better than by the base model. Train longer, or at a higher rate.",
+            f"It has learned next to nothing yet: with the trigger word it fits {which} hardly "
+            f"better than the base model does (by {better}). Train longer, or at a higher rate.",
         )
     return (
         "works",
-        f"With the trigger word, {which} are predicted {better} better than by the base model.",
+        f"It has learned from the pictures: with the trigger word it fits {which} better than "
+        f"the base model does (by {better}).",
     )
 
 
@@ -124,34 +126,44 @@ def _leaks(meters: Meters) -> Iterator[_Said]:
     taken, leak, near = meters.likeness_taken, meters.class_leak, meters.neighbour_leak
     if taken is None and leak is None:
         return
-    how = " and ".join(
-        (
-            [f"without it the captions bring {taken:.0%} of the likeness"]
-            if taken is not None
-            else []
-        )
-        + ([f"the class word moves {leak:.0%} as far"] if leak is not None else [])
-    )
+    how: list[str] = []
+    if taken is not None:
+        how.append(f"without it, {_much(taken)} of that shows ({taken:.0%})")
+    if leak is not None:
+        how.append(f"what the class word draws {_changed(leak, CLASS_LEAK)} ({leak:.0%} as much)")
     if (taken or 0) > CLASS_SHARE or (leak or 0) > CLASS_LEAK:
-        yield "leaks", f"It does not keep to the trigger word: {how}."
+        yield "leaks", f"It does not keep to the trigger word: {'; '.join(how)}."
     elif near is not None and near > NEIGHBOUR_LEAK:
         yield (
             "neighbours",
-            f"Things like the class word move {near:.0%} as far as the trigger word. Name them in "
-            "preservation.prompts.",
+            f"Things like the class word changed more than the trigger word ({near:.0%} as much). "
+            "Name them among the prompts to preserve (preservation.prompts).",
         )
     else:
-        yield "keeps", f"It keeps to the trigger word: {how}."
+        yield "keeps", f"It keeps to the trigger word: {'; '.join(how)}."
+
+
+def _much(share: float) -> str:
+    return (
+        "next to nothing"
+        if share < FEW
+        else "less than half"
+        if share <= CLASS_SHARE
+        else "more than half"
+    )
+
+
+def _changed(share: float, bound: float) -> str:
+    few = "hardly changed" if share < FEW else "changed somewhat"
+    return few if share <= bound else "changed very much"
 
 
 def _moves(meters: Meters) -> Iterator[_Said]:
     if meters.collateral is None:
         return
-    share = f"{meters.collateral:.0%} as far as the trigger word"
-    if meters.collateral > COLLATERAL:
-        yield "moves", f"Much else changed: unrelated prompts move {share}."
-    else:
-        yield "still", f"What else changed: unrelated prompts move {share}."
+    code: FindingCode = "moves" if meters.collateral > COLLATERAL else "still"
+    share = f"{meters.collateral:.0%} as much as with the trigger word"
+    yield code, f"What other prompts draw {_changed(meters.collateral, COLLATERAL)} ({share})."
 
 
 def _overtrained(meters: Meters, earlier: Sequence[Meters]) -> Iterator[_Said]:

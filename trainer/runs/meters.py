@@ -32,14 +32,16 @@ class Meter:
         return self.name.replace("_", " ")
 
     @property
+    def direction(self) -> str:
+        """Which way is better, in words."""
+        if self.better == "neither":
+            return "neither more nor less is better by itself"
+        return f"{self.better} is better"
+
+    @property
     def explanation(self) -> str:
         """The meaning and the direction, to put beside the number."""
-        direction = {
-            "more": "more is better",
-            "less": "less is better",
-            "neither": "neither more nor less is better by itself",
-        }
-        return f"{self.meaning}; {direction[self.better]}"
+        return f"{self.meaning}; {self.direction}"
 
     def value(self, record: Mapping[str, object]) -> str | None:
         """The number in a row of ``evaluation.json``; None where there is none."""
@@ -103,8 +105,16 @@ _MOST_BYTES = 12_000_000
 class MeasuredFinding(BaseModel):
     """A finding in words; `good` where it is as it should be."""
 
+    code: str = ""
     says: str = ""
     good: bool = False
+
+    @property
+    def mark(self) -> Literal["good", "bad", "open"]:
+        """For the eye; "open" where nothing could be told."""
+        if self.code in ("unmeasured", "few_held_out"):
+            return "open"
+        return "good" if self.good else "bad"
 
 
 class MeasuredRow(BaseModel):
@@ -160,9 +170,14 @@ class Measured:
     chosen: tuple[str | None, float | None]
     recommended: str  # the same as a sentence, or why there is none
     verdict: str  # what the adapter is worth, and the next step; empty in runs of earlier versions
-    works: bool  # whether that is as it should be
+    code: str  # of the verdict; empty without one
     next_step: MeasuredStep  # the same next step, to be taken
     board: str  # the bleed board as a data URI; empty without one
+
+    @property
+    def works(self) -> bool:
+        """Whether the verdict is as it should be."""
+        return self.code == "works"
 
 
 def read_measured(run: RunFolder) -> Measured:
@@ -181,7 +196,7 @@ def read_measured(run: RunFolder) -> Measured:
         chosen=(advice.checkpoint, advice.strength),
         recommended=use + advice.why,
         verdict=f"{found.verdict.says} {found.verdict.next_step.says}".strip(),
-        works=found.verdict.code == "works",
+        code=found.verdict.code,
         next_step=found.verdict.next_step,
         board=data_uri(board) if board else "",
     )

@@ -41,12 +41,15 @@ class Publication:
     adapter: Path  # the run's
     keep_tags: bool  # whether its metadata keep words of the captions
     prompts: tuple[str, ...]  # those that the card shows with its pictures
+    doubt: str = ""  # the verdict, where the adapter does not work as it should
 
     def says(self) -> list[str]:
         """What will be public, a line each."""
         pictures = len(self.files) - 1
         tags = "with the tags" if self.keep_tags else "without the tags"
+        doubt = [f"Look again before you send it. {self.doubt}"] if self.doubt else []
         return [
+            *doubt,
             f"{self.name}.safetensors: the adapter, {tags} of your captions.",
             "README.md: a card with trigger word, verdict and settings, without folders.",
             f"{pictures} of the pictures that the adapter drew, with their prompts, which may "
@@ -72,7 +75,9 @@ def publication(run: RunFolder, keep_tags: bool = False) -> Publication:
     files = {file: data for (file, _), (_, data) in zip(numbered, pictures, strict=True)}
     files["README.md"] = _card(run, config, name, numbered).encode()
     prompts = tuple(dict.fromkeys(prompt for prompt, _ in pictures))
-    return Publication(name, files, run.adapter, keep_tags, prompts)
+    measured = read_measured(run)
+    doubt = "" if measured.works else measured.verdict
+    return Publication(name, files, run.adapter, keep_tags, prompts, doubt)
 
 
 def _pictures(run: RunFolder, config: TrainingConfig) -> list[tuple[str, bytes]]:

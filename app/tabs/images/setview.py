@@ -19,7 +19,8 @@ from trainer.models.identify import BaseFacts, BaseIdentity, facts_of, read_fact
 
 _NOTABLE_CUT = 0.1  # of a picture's area
 _BOX = 72  # pixels of the longest side in the drawing of buckets
-_left_out: dict[Path, frozenset[str]] = {}
+_seen: dict[Path, SetView] = {}
+_MOST_SEEN = 32
 
 
 @dataclass(frozen=True)
@@ -175,13 +176,15 @@ def look_at(folder: SetFolder, base: str) -> SetView:
     usable = [view(files.get(one.name, FoundFile(folder.path, one.name)), one) for one in entries]
     broken = [file for name, file in files.items() if found is None or name in found.left_out]
     pictures = sorted([*usable, *map(view, broken)], key=lambda picture: picture.name)
-    _left_out[folder.path] = frozenset(one.name for one in pictures if one.crop is None)
-    return SetView(folder, notes, facts, tuple(pictures), report, trouble)
+    seen = _seen[folder.path] = SetView(folder, notes, facts, tuple(pictures), report, trouble)
+    for old in list(_seen)[:-_MOST_SEEN]:
+        _seen.pop(old, None)
+    return seen
 
 
-def known_unusable(path: Path) -> frozenset[str]:
-    """The pictures, by name, that a set was last seen to have and cannot use; none before that."""
-    return _left_out.get(path, frozenset())
+def last_seen(path: Path) -> SetView | None:
+    """The set in a folder as it was last looked at; None before that."""
+    return _seen.get(path)
 
 
 def base_facts(base: str) -> BaseFacts:

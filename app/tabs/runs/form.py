@@ -13,9 +13,10 @@ from app.tabs.runs.publishing import PublishParts
 
 LISTED = 100
 BUTTONS = {
+    "next": "next-step",
     "stop": "stop", "pause": "pause", "preview": "draw-now", "prompts": "prompts",
     "resume": "resume", "anyway": "resume-anyway", "longer": "longer", "draw": "generate",
-    "again": "settings", "publish": "publish", "delete": "delete", "next": "next-step",
+    "again": "settings", "publish": "publish", "delete": "delete",
 }  # fmt: skip
 """What can be done with a run, and the button's element id without the tab's name."""
 
@@ -45,8 +46,7 @@ class RunParts:
                 self._add_area("head")
                 with gr.Row():
                     for name in BUTTONS:
-                        if name != "next":  # which stands below the verdict
-                            self._add_button(name)
+                        self._add_button(name)
                 with gr.Group(visible=False, elem_id=_id("question")) as self.question:
                     self.asked = gr.HTML(elem_id=_id("asked"))
                     with gr.Row():
@@ -82,7 +82,6 @@ class RunParts:
                         self.keep = gr.Button("Cancel", size="sm", elem_id=_id("others-no"))
                 self.publishing = PublishParts()
                 self._add_area("verdict")
-                self._add_button("next")
                 self._add_area("board")
                 self._add_area("meters")
                 with gr.Row(equal_height=False):
@@ -104,5 +103,4 @@ class RunParts:
     def _add_button(self, name: str) -> None:
         self.buttons[name] = gr.Button(
             visible=False, size="sm", elem_id=_id(BUTTONS[name]), scale=0, min_width=150,
-            variant="primary" if name in ("stop", "resume", "draw", "next") else "secondary",
         )  # fmt: skip

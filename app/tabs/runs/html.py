@@ -11,18 +11,16 @@ from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
-from app.forms import label_of
 from app.jobs import QUEUED, UNSTARTED, RunInfo
-from app.render import quiet, render
+from app.render import render
 from app.tabs.images.imagesets import title_at
 from app.tabs.runs.pictures import MOST_OWN, own_pictures, picture_url, run_files
-from app.tabs.runs.reader import RunView, view
+from app.tabs.runs.reader import RunView
+from app.tabs.train.outlook import measuring_time
 from trainer import events, places
 from trainer.config.concepts import concepts_of, subject_of, triggers_of
-from trainer.config.fields import all_fields, get_value, shown
 from trainer.data.captions import contains_word, word_pattern
 from trainer.data.names import display_name
-from trainer.errors import UserError
 from trainer.runs.board import preview_records, spread
 from trainer.runs.charts import (
     Line,
@@ -36,20 +34,26 @@ from trainer.runs.charts import (
 from trainer.runs.layout import RunFolder
 from trainer.runs.meters import METERS, read_measured
 from trainer.runs.report import base_kind
+from trainer.runs.wishes import is_wished
 from trainer.text import duration
 
 MOST_POINTS = 2000
-MOST_COMPARED = 4
 _MOST_ROWS = 24
 _PHASES = {
     "preparing": "getting ready",
     "caching": "reading the pictures",
     "previewing": "drawing previews",
-    "paused": "paused: keeps its memory, computes nothing",
     QUEUED: "waiting",
     UNSTARTED: "never started",
 }
 """Phases whose own name would say too little."""
+_DOES = {
+    "preparing": "Loads its programs and the base model, and reads the pictures.",
+    "caching": "Encodes the pictures once; later runs with them find that done.",
+    "paused": "Keeps its memory and computes nothing.",
+    "measuring": "Draws with and without the adapter: what has it learned, and what else changed?",
+}
+"""What a run does in phases that take a while."""
 
 
 def label(info: RunInfo) -> str:
@@ -66,6 +70,8 @@ def state(info: RunInfo) -> str:
         return "waits, next" if info.place == 1 else f"waits, {info.place - 1} before it"
     if info.stopping:
         return "stopping: finishes the step and saves"
+    if info.phase == "paused" and not is_wished(RunFolder(places.RUNS / info.name), "pause"):
+        return "waits while you draw"
     if info.alive and info.phase == "training" and info.total_steps:
         return f"step {info.step:,} of {info.total_steps:,}"
     if info.phase == "stopped" and not info.step:
@@ -79,16 +85,26 @@ def state(info: RunInfo) -> str:
 def head(found: RunView) -> str:
     """Name, state, progress and what to know at a glance."""
     info = found.info
-    return render("runs.html", "head", info, state(info), _facts(found), _message(info))
+    done = [state(info), share_done(info), _facts(found), _message(info)]
+    return render("runs.html", "head", info, *done)
+
+
+def is_past_steps(info: RunInfo) -> bool:
+    """Whether a run has made its steps and measures what came of them."""
+    return info.alive and info.phase in ("measuring", "saving") and info.step >= info.total_steps
+
+
+def share_done(info: RunInfo) -> float | None:
+    """The percentage of steps that are done; None while none are made."""
+    waits = info.phase in ("preparing", "caching") or is_past_steps(info)
+    return None if waits or not info.total_steps else 100 * info.step / info.total_steps
 
 
 def _facts(found: RunView) -> list[tuple[str, str]]:
-    info, config = found.info, found.config
+    config = found.config
     facts: list[tuple[str, str]] = []
-    # It counts steps: while previews are drawn or the adapter is measured, it would stand still.
-    makes_steps = info.alive and info.phase == "training" and not info.stopping
-    if makes_steps and info.eta_seconds is not None:
-        facts.append(("time left", f"about {duration(info.eta_seconds, rough=True)}"))
+    if (left := _time_left(found)) and left > 0:
+        facts.append(("time left", f"about {duration(left, rough=True)}"))
     if config is not None:
         concepts = concepts_of(config)
         facts += [
@@ -101,8 +117,23 @@ def _facts(found: RunView) -> list[tuple[str, str]]:
             ("steps", f"{config.training.steps:,}"),
         ]
     if "loss" in found.curves:
-        facts.append(("loss, running mean", _last_loss(found)))
+        facts.append(("loss, running mean", last_loss(found)))
     return facts
+
+
+def _time_left(found: RunView) -> float | None:
+    """Seconds, with the measuring at the end, which earlier runs tell of; None while not known."""
+    info, config = found.info, found.config
+    if config is None or info.stopping:
+        return None
+    # The status counts steps: while previews are drawn it would stand still.
+    makes_steps = info.alive and info.phase == "training" and info.eta_seconds is not None
+    if not makes_steps and not is_past_steps(info):
+        return None
+    measuring = measuring_time(config)
+    if makes_steps:
+        return (info.eta_seconds or 0.0) + (measuring or 0.0)
+    return measuring and measuring - (time.time() - found.log[-1].time if found.log else 0.0)
 
 
 def _message(info: RunInfo) -> str:
@@ -114,8 +145,8 @@ def _message(info: RunInfo) -> str:
         what = "Its process was ended from outside. " if info.code == "killed" else ""
         goes_on = "Resume goes on from the last checkpoint." if info.step else "It can start again."
         return what + goes_on
-    if info.alive or info.phase == "finished":  # the log and the verdict say it
-        return ""
+    if info.alive or info.phase == "finished":  # the log and the verdict say the rest
+        return _DOES.get(info.phase, "")
     return plain_message(info.message, info.code)
 
 
@@ -143,10 +174,10 @@ def chart(found: RunView) -> str:
         found.curves.get(name, []) for name in ("preservation", "validation", "trained")
     )
     held_out = any(isinstance(event, events.Validated) and event.held_out for event in found.log)
-    return _figure("Loss", loss_lines(losses, preserved, validated, trained, held_out))
+    return figure("Loss", loss_lines(losses, preserved, validated, trained, held_out))
 
 
-def _figure(title: str, drawn: Sequence[tuple[Line, str]]) -> str:
+def figure(title: str, drawn: Sequence[tuple[Line, str]]) -> str:
     most = MOST_POINTS // max(1, len(drawn))
     svg = line_chart([Line(line.kind, thin(line.points, most)) for line, _ in drawn], "steps")
     svg = svg.replace('role="img"', f'role="img" aria-label="{title} over steps"')
@@ -154,7 +185,7 @@ def _figure(title: str, drawn: Sequence[tuple[Line, str]]) -> str:
     return render("runs.html", "figure", title, Markup(svg), legend)
 
 
-def _last_loss(found: RunView) -> str:
+def last_loss(found: RunView) -> str:
     losses = found.curves.get("loss", [])
     last = smooth(losses[-400:], smoothing_span(losses))
     return f"{last[-1][1]:.4f}" if last else "not a number" if losses else "…"
@@ -182,7 +213,7 @@ def board(found: RunView, rows: int = _MOST_ROWS) -> str:
         ends = not found.info.alive and found.info.phase != QUEUED
         text = "There are none." if ends else "The first ones are drawn before the first step."
         return render("runs.html", "empty", "Previews", text)
-    table = {step: _pictures(found, step) for step in spread(found.preview_steps, rows)}
+    table = {step: previews_of(found, step) for step in spread(found.preview_steps, rows)}
     prompts = list(dict.fromkeys(prompt for cells in table.values() for prompt in cells))
     triggers = triggers_of(found.config) if found.config else []
     cells = [
@@ -190,18 +221,18 @@ def board(found: RunView, rows: int = _MOST_ROWS) -> str:
         for step, cells in table.items()
     ]
     across = max(sum(map(len, row)) for _, row in cells)
-    marked = [_marked(prompt, triggers) for prompt in prompts]
-    return render("runs.html", "board", marked, cells, across)
+    across_it = [marked(prompt, triggers) for prompt in prompts]
+    return render("runs.html", "board", across_it, cells, across)
 
 
 def _row_name(step: int) -> str:
     return "base model" if step == 0 else f"step {step:,}"
 
 
-def _pictures(found: RunView, step: int) -> dict[str, list[ShownPreview]]:
+def previews_of(found: RunView, step: int) -> dict[str, list[ShownPreview]]:
     """The previews of a step by their prompts, each with the base model's."""
     first = found.preview_steps[0] if found.preview_steps else step
-    before = _pictures(found, 0) if step and first == 0 else {}
+    before = previews_of(found, 0) if step and first == 0 else {}
     run = RunFolder(places.RUNS / found.info.name)
     folder = run.preview(step)
     pictures: dict[str, list[ShownPreview]] = {}
@@ -220,7 +251,7 @@ def _pictures(found: RunView, step: int) -> dict[str, list[ShownPreview]]:
     return pictures
 
 
-def _marked(prompt: str, triggers: Sequence[str]) -> Markup:
+def marked(prompt: str, triggers: Sequence[str]) -> Markup:
     text = str(escape(display_name(prompt)))
     words = [
         word_pattern(str(escape(display_name(trigger)))) for trigger in triggers if trigger.strip()
@@ -260,12 +291,19 @@ def _of_each(found: RunView) -> list[ShownPreview]:
     triggers = triggers_of(found.config) if found.config else []
     if not found.preview_steps:
         return []
-    by_prompt = _pictures(found, found.preview_steps[-1])
+    by_prompt = previews_of(found, found.preview_steps[-1])
     each = [
         [one for prompt, some in by_prompt.items() if contains_word(prompt, word) for one in some]
         for word in triggers
     ]
     return [one for turn in zip_longest(*each) for one in turn if one] or _newest(found)
+
+
+def _newest(found: RunView) -> list[ShownPreview]:
+    if not found.preview_steps:
+        return []
+    by_prompt = previews_of(found, found.preview_steps[-1])
+    return [picture for pictures in by_prompt.values() for picture in pictures]
 
 
 def meters(found: RunView) -> str:
@@ -275,7 +313,10 @@ def meters(found: RunView) -> str:
     values = [(m, value) for m in METERS if measured and (value := m.of(measured)) is not None]
     shown_board = run.bleed_board.is_file()
     address = picture_url(run.name, "evaluation", run.bleed_board) if shown_board else ""
-    return render("runs.html", "meters", values, address) if values or address else ""
+    known = read_measured(run)
+    if not (values or address or known.verdict):
+        return ""
+    return render("runs.html", "meters", known, values, address)
 
 
 def log(found: RunView) -> str:
@@ -328,70 +369,3 @@ def _in_words(event: events.RunEvent) -> str:
             return f"Checkpoint at step {event.step:,}"
         case _:
             return ""
-
-
-# ------------------------------------------------------------------------------ side by side
-
-
-def compared(names: Sequence[str]) -> str:
-    """Several runs side by side: what was set differently, and what came of it."""
-    views: list[RunView] = []
-    for name in names[:MOST_COMPARED]:
-        try:
-            views.append(view(name))
-        except UserError:
-            continue  # deleted meanwhile
-    if len(views) < 2:
-        return quiet("Choose two to four runs.")
-    curves = [
-        (Line(css, smooth(losses, smoothing_span(losses))), found.info.name)
-        for css, found in zip(("smooth", "second", "third", "fourth"), views, strict=False)
-        if (losses := found.curves.get("loss"))
-    ]
-    rows: list[tuple[str, list[str]]] = [("loss, running mean", [_last_loss(v) for v in views])]
-    for meter in METERS:
-        values = [found.meters and meter.of(found.meters) for found in views]
-        if any(values):
-            rows.append((meter.title, [value or "unknown" for value in values]))
-    for name in all_fields():
-        texts = [_value(found, name) for found in views]
-        if len(set(texts)) > 1:
-            rows.append((label_of(name), texts))
-    return render(
-        "runs.html",
-        "compared",
-        Markup(_figure("Loss, smoothed", curves)) if curves else "",
-        [found.info.name for found in views],
-        [state(found.info) for found in views],
-        [read_measured(RunFolder(places.RUNS / found.info.name)) for found in views],
-        _side_by_side(views),
-        rows,
-    )
-
-
-def _side_by_side(views: Sequence[RunView]) -> list[tuple[Markup, list[list[ShownPreview]]]]:
-    """The newest previews of each run by prompt, whatever trigger words the runs have."""
-    words = {word for one in views if one.config for word in triggers_of(one.config)}
-    found: dict[str, list[list[ShownPreview]]] = {}
-    for at, one in enumerate(views):
-        triggers = triggers_of(one.config) if one.config else []
-        drawn = _pictures(one, one.preview_steps[-1]) if one.preview_steps else {}
-        for prompt, pictures in drawn.items():
-            text = _marked(prompt, triggers)
-            row = re.sub(r"<mark>[^<]*</mark>", "<mark>…</mark>", text) if len(words) > 1 else text
-            found.setdefault(str(row), [[] for _ in views])[at] += pictures
-    return [(Markup(text), cells) for text, cells in found.items()]
-
-
-def _newest(found: RunView) -> list[ShownPreview]:
-    if not found.preview_steps:
-        return []
-    by_prompt = _pictures(found, found.preview_steps[-1])
-    return [picture for pictures in by_prompt.values() for picture in pictures]
-
-
-def _value(found: RunView, name: str) -> str:
-    if found.config is None:
-        return "unknown"
-    text = shown(get_value(found.config, name))
-    return text.rstrip("/").rpartition("/")[2] or text if all_fields()[name].place else text

@@ -33,10 +33,15 @@ def label(found: RunView) -> str:
     if step.code == "train_longer" and isinstance(steps := step.values.get("training.steps"), int):
         return f"Train on to {steps:,} steps" if steps > info.step else ""
     if step.code == "use" and isinstance(strength := step.values.get("strength"), (int, float)):
-        return f"Use it at strength {strength:g}"
+        return f"Generate with it at strength {strength:g}"
     if step.code in _OF_PICTURES:
         return "Look at its words and pictures"
     return "Fill the Train form with this change" if step.values else ""
+
+
+def draws(found: RunView) -> bool:
+    """Whether the step is to draw with the adapter."""
+    return bool(label(found)) and _of(found.info.name).code == "use"
 
 
 def take(name: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from app import jobs
 from app.jobs import QUEUED, UNSTARTED, RunInfo
 from app.render import render
 from app.shared import HIDE, QUIET, Shared, elem, for_scripts, go, says_errors
-from app.tabs.runs import html, next_step
+from app.tabs.runs import comparing, html, next_step
 from app.tabs.runs.form import BUTTONS, LISTED, RunParts
 from app.tabs.runs.reader import RunView, view
 from trainer import places
@@ -128,8 +128,15 @@ def _drawn(found: RunView) -> dict[str, str]:
     return _drawings[name][1]
 
 
-def _buttons(found: RunView | None) -> dict[str, tuple[bool, str, bool]]:
-    """(visible, label, clickable) of every button."""
+def _buttons(found: RunView | None) -> dict[str, tuple[bool, str, bool, bool]]:
+    """(visible, label, clickable, bright) of every button: bright is the next sensible step."""
+    shown = _shown_buttons(found)
+    bright = next((key for key in ("next", "anyway", "resume", "draw") if shown[key][0]), "")
+    alive = found is not None and found.info.alive
+    return {key: (*one, key == bright and not alive) for key, one in shown.items()}
+
+
+def _shown_buttons(found: RunView | None) -> dict[str, tuple[bool, str, bool]]:
     if found is None:
         return dict.fromkeys(BUTTONS, (False, "", True))
     info = found.info
@@ -138,10 +145,11 @@ def _buttons(found: RunView | None) -> dict[str, tuple[bool, str, bool]]:
     leave = "Take out of the queue" if info.phase == QUEUED else "Stop and save"
     searches = folder.search.is_file()
     changed, step = info.code == "images_changed", next_step.label(found)
-    heeds = info.phase in _HEEDING and info.alive and not info.stopping
+    past = html.is_past_steps(info)  # it would measure on
+    heeds = info.phase in _HEEDING and info.alive and not info.stopping and not past
     pauses, draws = is_wished(folder, "pause"), is_wished(folder, "draw")
     return {
-        "stop": (info.alive or info.phase == QUEUED, leave, not info.stopping),
+        "stop": ((info.alive and not past) or info.phase == QUEUED, leave, not info.stopping),
         "pause": (heeds, "Go on" if pauses else "Pause", True),
         "preview": (
             heeds and not pauses,
@@ -156,13 +164,13 @@ def _buttons(found: RunView | None) -> dict[str, tuple[bool, str, bool]]:
         ),
         "anyway": (ended and changed and not searches, "Resume with the changed images", True),
         "longer": (info.phase == "finished" and not searches, "Train longer …", True),
-        "draw": (folder.adapter.is_file(), "Generate with it", True),
+        "draw": (folder.adapter.is_file() and not next_step.draws(found), "Generate with it", True),
         "again": (
             found.config is not None,
             "Change the settings" if info.phase == "failed" else "Fill the Train form",
             True,
         ),
-        "publish": (not info.alive and folder.adapter.is_file(), "Publish …", True),
+        "publish": (not info.alive and folder.adapter.is_file(), "Send or publish …", True),
         "delete": (not info.alive, "Delete …", True),
         "next": (bool(step), step, True),
     }
@@ -177,8 +185,9 @@ def _component(key: str, value: Any, chosen: str | None) -> Any:
     if key == "search":
         return gr.Textbox(visible=value)
     if isinstance(value, tuple):
-        visible, text, clickable = value
-        return gr.Button(text, visible=visible, interactive=clickable)
+        visible, text, clickable, *bright = value
+        variant = "primary" if any(bright) else "secondary"
+        return gr.Button(text, visible=visible, interactive=clickable, variant=variant)
     return gr.HTML(value, visible=bool(value))
 
 
@@ -298,11 +307,11 @@ def _settings(name: str) -> tuple[tuple[str, float], gr.Tabs]:
 def _compare(shared: Shared) -> None:
     with gr.Accordion("Compare runs", open=False, elem_id=elem("runs", "compare")) as fold:
         chosen = gr.Dropdown(
-            [], multiselect=True, max_choices=html.MOST_COMPARED, label="Runs side by side",
+            [], multiselect=True, max_choices=comparing.MOST_COMPARED, label="Runs side by side",
             info="Two to four.", elem_id=elem("runs", "compared-names"),
         )  # fmt: skip
         area = gr.HTML(elem_id=elem("runs", "compared"))
-    chosen.change(html.compared, chosen, area, **QUIET)
+    chosen.change(comparing.compared, chosen, area, **QUIET)
 
     def refresh(names: list[str], fresh: bool = False) -> gr.Dropdown:
         runs = jobs.overview.runs()

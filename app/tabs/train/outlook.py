@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +13,7 @@ from app.allowed import check_base, is_image_set
 from app.forms import Shown, form_values, label_of, mistakes_by_field, read_form
 from app.render import quiet, render
 from app.tabs.images.imagesets import title_at
-from app.tabs.images.setview import known_unusable
+from app.tabs.images.setview import base_facts, last_seen
 from trainer import places
 from trainer.config.concepts import check_essentials, concepts_of, preserved_share, subject_of
 from trainer.config.effects import idle_settings
@@ -23,10 +23,11 @@ from trainer.config.presets import answered
 from trainer.config.schema import TrainingConfig
 from trainer.config.sections import CHECKPOINTING_COST
 from trainer.data.folders import repeats_of
-from trainer.data.order import validation_count
+from trainer.data.gather import read_sets, split_pictures
+from trainer.data.order import SampleOrder, validation_count
 from trainer.data.pairing import read_folder
 from trainer.errors import UserError
-from trainer.events import Prepared, StepDone
+from trainer.events import Ended, StepDone
 from trainer.runs.layout import RunFolder, list_runs
 from trainer.runs.log import read_events
 from trainer.text import counted, duration, how_often
@@ -36,6 +37,7 @@ _MOST_RUNS = 30  # the newest ones are asked for their pace
 # Seconds a step of 4 pictures on two cores of a server without a GPU, previews included: the
 # README's first run.
 _BUILT_IN_PACE = 0.2
+_BUILT_IN_AROUND = 60.0  # seconds: 10 before the first step, 50 to measure at the end
 _BUILT_IN = "tiny-emoji"
 
 
@@ -98,18 +100,67 @@ def arithmetic(config: TrainingConfig) -> str:
     """Steps, batches and how often each picture is seen, in one line."""
     training = config.training
     size = training.batch_size * training.accumulation
-    line = f"{training.steps:,} steps of {counted(size, 'picture')}"
-    counts = [picture_count(concept.path) for concept in concepts_of(config)]
-    if len(counts) > 1 or counts[0] is None:
-        return line
-    pictures, _ = counts[0]
-    validation = validation_count(pictures, config.evaluation.validation)
-    seen = training.steps * size / (pictures - validation)
-    line += f": each of {pictures - validation:,} is seen about {how_often(seen)}"
-    if validation:
+    split = _split(config)
+    if split is None:
+        return f"{training.steps:,} steps of {counted(size, 'picture')}"
+    shown, count = sum(split.repeats), len(split.repeats)
+    order = SampleOrder(split.sizes, split.repeats, training.batch_size, training.seed)
+    passes = training.steps * training.accumulation / order.batches_per_epoch
+    # The last batch of a bucket may be smaller.
+    is_full = order.batches_per_epoch * training.batch_size == shown
+    each = counted(size, "picture")
+    line = f"{training.steps:,} steps of {each}"
+    if not is_full:
+        line = f"{training.steps:,} steps of up to {each}"
+    line += f": each of {count:,} is seen about {how_often(passes * shown / count)}"
+    if split.kept_out:
         why = "to measure by" if config.evaluation.enabled else "though nothing is measured"
-        line += f"; {validation} more {'are' if validation > 1 else 'is'} kept out {why}"
+        are = "are" if split.kept_out > 1 else "is"
+        line += f"; {split.kept_out} more {are} kept out {why}"
     return line
+
+
+class _Split(NamedTuple):
+    """The pictures that train: size and repeats of each, and how many more are kept out."""
+
+    sizes: list[tuple[int, int]]
+    repeats: list[int]
+    kept_out: int
+
+
+def _split(config: TrainingConfig) -> _Split | None:
+    """As training will split them, where Images has looked at the sets; else as if they had one
+    shape. None where not even their number is known."""
+    concepts = concepts_of(config)
+    roots = [places.PROJECT / concept.path for concept in concepts]
+    if all(map(last_seen, roots)):
+        own = [one.model_copy(update={"path": at}) for one, at in zip(concepts, roots, strict=True)]
+        try:
+            changed = [root.stat().st_mtime_ns for root in roots]
+            about = (config.images, config.evaluation.validation, config.training.seed)
+            key = repr((own, about, config.base.name, changed))
+            return _read_split(_Asked(config.model_copy(update={"concepts": tuple(own)}), key))
+        except (OSError, UserError):
+            return None
+    counts = picture_count(concepts[0].path) if len(concepts) == 1 else None
+    if counts is None:
+        return None
+    count, shown = counts
+    kept_out = validation_count(count, config.evaluation.validation)
+    trained = count - kept_out
+    return _Split([(1, 1)] * trained, [round(shown / count)] * trained, kept_out)
+
+
+@lru_cache(maxsize=32)
+def _read_split(asked: _Asked) -> _Split:
+    config, facts = asked.config, base_facts(asked.config.base.name)
+    resolution = next(iter(config.images.sides), facts.resolution)
+    filled = config.changed(images={"resolution": resolution})
+    trained, kept_out = split_pictures(filled, read_sets(filled, facts.resolution_step))
+    shown = [one for picture in trained for one in picture.in_each_size]
+    return _Split(
+        [one.crop.size for one in shown], [one.entry.repeats for one in shown], len(kept_out)
+    )
 
 
 def picture_count(path: Path) -> tuple[int, int] | None:
@@ -118,7 +169,9 @@ def picture_count(path: Path) -> tuple[int, int] | None:
     try:
         if path == Path():
             return None
-        return _count(root, root.stat().st_mtime_ns, known_unusable(root))
+        seen = last_seen(root)
+        unusable = frozenset(one.name for one in seen.pictures if not one.crop) if seen else ()
+        return _count(root, root.stat().st_mtime_ns, frozenset(unusable))
     except (OSError, UserError):
         return None
 
@@ -139,10 +192,12 @@ class Pace(NamedTuple):
 
     Attributes:
         seconds: wall time of a step, its share of previews and checkpoints included.
+        around: wall time before the first step and after the last one.
         source: the run that it was measured in; "" if on another machine.
     """
 
     seconds: float
+    around: float
     source: str
 
 
@@ -151,7 +206,8 @@ def time_needed(config: TrainingConfig) -> str:
     pace = pace_of(config)
     if pace is None:
         return "No run with this base model yet, so the time is not known."
-    takes = f"Takes about {duration(pace.seconds * config.training.steps, rough=True)}"
+    seconds = pace.seconds * config.training.steps + pace.around
+    takes = f"Takes about {duration(seconds, rough=True)} from start to end"
     if pace.source:
         return f"{takes}, going by {pace.source}."
     return f"{takes} on two cores of a server; on this machine nothing ran yet."
@@ -159,36 +215,67 @@ def time_needed(config: TrainingConfig) -> str:
 
 def pace_of(config: TrainingConfig) -> Pace | None:
     """The pace of the newest run like this one; None if nothing is known."""
+    sides = config.images.sides
+    for name, known in _alike(config):
+        if not sides or max(sides) == max(known.config.images.sides, default=None):
+            step = known.step * _work(config) / _work(known.config)
+            return Pace(step, known.before + (measuring_time(config) or 0.0), name)
+    if config.base.name == _BUILT_IN:
+        seconds = _BUILT_IN_PACE * _work(config) / _work(TrainingConfig())
+        return Pace(seconds, _BUILT_IN_AROUND, "")
+    return None
+
+
+def measuring_time(config: TrainingConfig) -> float | None:
+    """Seconds that the newest run like this one took after its last step, None if not known."""
+    found = (one.after for _, one in _alike(config) if one.config.evaluation.enabled)
+    return next(filter(None, found), None) if config.evaluation.enabled else None
+
+
+def _alike(config: TrainingConfig) -> Iterator[tuple[str, _Measured]]:
+    """The newest runs with the same base model: their names, and how long they took."""
     for run in list_runs(places.RUNS)[:_MOST_RUNS]:
         try:
             measured = _measured(run.path, run.events.stat().st_mtime_ns)
         except OSError:
             continue
-        if measured is None or measured[0].base.name != config.base.name:
-            continue
-        (known, seconds), sides = measured, config.images.sides
-        if not sides or max(sides) == max(known.images.sides, default=None):
-            return Pace(seconds * _work(config) / _work(known), run.name)
-    if config.base.name == _BUILT_IN:
-        return Pace(_BUILT_IN_PACE * _work(config) / _work(TrainingConfig()), "")
-    return None
+        if measured and measured.config.base.name == config.base.name:
+            yield run.name, measured
+
+
+class _Measured(NamedTuple):
+    """A run's settings, and its seconds before the first step, of a step, and after the last one,
+    None where it did not end."""
+
+    config: TrainingConfig
+    before: float
+    step: float
+    after: float | None
 
 
 @lru_cache(maxsize=256)
-def _measured(path: Path, changed: int) -> tuple[TrainingConfig, float] | None:
-    """A run's settings, and the seconds of a step; None where too little was done to tell."""
+def _measured(path: Path, changed: int) -> _Measured | None:
+    """The last stretch of a run: between a stop and going on lie days. None where too little was
+    done to tell."""
     run = RunFolder(path)
     try:
         config = read_config(run.config, of_run=True)
     except UserError:
         return None
-    steps = [event for event in read_events(run) if isinstance(event, (StepDone, Prepared))]
-    # Only the last stretch: between a stop and going on lie days.
-    begun = max((i for i, event in enumerate(steps) if isinstance(event, Prepared)), default=0)
-    times = [event.time for event in steps[begun + 1 :] if event.time]
+    events = [event for event in read_events(run) if event.time]
+    ends = [at for at, event in enumerate(events[:-1], 1) if isinstance(event, Ended)]
+    stretch = events[max(ends, default=0) :]
+    times = [event.time for event in stretch if isinstance(event, StepDone)]
     if len(times) < 10:
         return None
-    return config, (times[-1] - times[0]) / (len(times) - 1)
+    last = stretch[-1]
+    is_whole = isinstance(last, Ended) and last.reason == "finished"
+    return _Measured(
+        config,
+        times[0] - stretch[0].time,
+        (times[-1] - times[0]) / (len(times) - 1),
+        last.time - times[-1] if is_whole else None,
+    )
 
 
 def _work(config: TrainingConfig) -> float:

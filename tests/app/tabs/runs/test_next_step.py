@@ -11,6 +11,7 @@ import pytest
 from app import jobs
 from app.tabs.generate.tab import _use_adapter
 from app.tabs.runs import html, next_step, reader, tab
+from app.tabs.runs.form import BUTTONS
 from trainer import places
 from trainer.config.file import with_values, write_config
 from trainer.config.schema import TrainingConfig
@@ -49,7 +50,7 @@ def measured_run(code: str, **values: object) -> RunFolder:
         ("train_longer", {"training.steps": 1600}, "Train on to 1,600 steps"),
         ("train_longer", {"training.steps": 400}, ""),  # it has done them
         ("train_longer", {}, ""),
-        ("use", {"checkpoint": EARLIER, "strength": 0.8}, "Use it at strength 0.8"),
+        ("use", {"checkpoint": EARLIER, "strength": 0.8}, "Generate with it at strength 0.8"),
         ("use", {}, ""),
         ("check_words", {}, "Look at its words and pictures"),
         ("uncouple", {}, "Look at its words and pictures"),
@@ -61,8 +62,10 @@ def measured_run(code: str, **values: object) -> RunFolder:
 def test_the_button(code: str, values: dict[str, object], label: str) -> None:
     measured_run(code, **values)
     now, _ = tab.moment(None, "", {})
-    assert now["next"] == (bool(label), label, True)
-    said = html.verdict(reader.view("ohwx"))
+    assert now["next"] == (bool(label), label, True, bool(label))  # the bright one
+    assert [key for key in BUTTONS if now[key][3]] == ["next" if label else "draw"]
+    assert now["draw"][0] != label.startswith("Generate")
+    said = html.meters(reader.view("ohwx"))
     assert "<code>python launch.py &lt;b&gt;</code>" in said
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,8 @@ from PIL import Image
 
 from app import jobs
 from app.jobs import RunInfo
-from app.tabs.runs import html, reader, tab
+from app.tabs.runs import comparing, html, reader, tab
+from app.tabs.runs.form import BUTTONS
 from tests.trainer.logs_for_tests import log_events
 from trainer import places
 from trainer.config.file import with_values, write_config
@@ -171,23 +173,35 @@ def test_the_verdict_comes_with_pictures_and_files() -> None:
     run.adapter.write_bytes(b"x")
     assert "Nothing was measured" in html.verdict(reader.view("ohwx"))
     findings = [{"says": "It works.", "good": True}, {"says": "It leaks.", "good": False}]
+    findings.append({"says": "Who knows?", "good": True, "code": "few_held_out"})
     recommended = {"checkpoint": "adapter", "strength": 0.8, "why": "calmer", "findings": findings}
     run.evaluation.write_text(json.dumps({"recommended": recommended}))
     said = html.verdict(reader.view("ohwx"))
     assert "Nothing was measured" not in said
-    assert "<h3>It works.</h3>" in said and '<p class="doubtful">It leaks.</p>' in said
-    assert "Use adapter at strength 0.8: calmer" in said
+    for mark, says in (("good", "It works."), ("bad", "It leaks."), ("open", "Who knows?")):
+        assert f'<li class="{mark}">{says}</li>' in said
     assert said.count("pictures/ohwx/own/") == 4 and "files/ohwx/adapter.safetensors" in said
     assert "pictures/ohwx/step-000100/00.png" in said
     assert 'data-base="pictures/ohwx/step-000000/00.png' in said  # for the slider
+    log_events(run, Evaluated(1, Meters(0.5, 0.25)))
+    assert "Use adapter at strength 0.8: calmer" in html.meters(reader.view("ohwx"))
+    found = json.loads(run.evaluation.read_text()) | {"verdict": {"says": "Not yet."}}
+    run.evaluation.write_text(json.dumps(found))
+    assert '<h3 class="doubtful">Not yet.' in html.verdict(reader.view("ohwx"))
+    write_status(run, own_status("training", 3, 400))  # it trains on: that was of before
+    said = html.verdict(reader.view("ohwx"))
+    assert "Before it went on: Not yet." in said and "It leaks." not in said
 
 
 @pytest.mark.parametrize(
     ("base", "needs"),
     [
         ("tiny-emoji", "only Rarebit has"),
-        ("stable-diffusion-v1-5/stable-diffusion-v1-5", "ohwx in the prompt, and stable-diff"),
-        ("/home/me/models/photon.safetensors", "in the prompt, and photon.safetensors or"),
+        (
+            "stable-diffusion-v1-5/stable-diffusion-v1-5",
+            "trigger word ohwx for the prompt. It needs stable-diff",
+        ),
+        ("/home/me/models/photon.safetensors", "It needs photon.safetensors or"),
     ],
 )
 def test_a_finished_run_says_what_others_need(base: str, needs: str) -> None:
@@ -209,11 +223,29 @@ def test_beside_ones_own_pictures_stands_what_the_trigger_word_drew() -> None:
     assert "step-000009/00.png" in said and "step-000009/01.png" not in said
 
 
-@pytest.mark.parametrize(("phase", "told"), [("training", True), ("measuring", False)])
-def test_the_time_left_is_told_only_while_it_falls(phase: Phase, told: bool) -> None:
+@pytest.mark.parametrize(
+    ("phase", "step", "left", "moves"),
+    [
+        ("preparing", 0, "", True),
+        ("training", 3, "about 7 min", False),  # 5 min of steps, and 2 min to measure
+        ("previewing", 3, "", False),
+        ("measuring", 3, "", False),
+        ("measuring", 400, "about 1 min", True),
+    ],
+)
+def test_the_time_left_counts_the_measuring(
+    phase: Phase, step: int, left: str, moves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(html, "measuring_time", lambda config: 120.0)
     run = make_run()
-    write_status(run, replace(own_status(phase, 3, 400), eta_seconds=300.0))
-    assert ("time left" in html.head(reader.view("ohwx"))) == told
+    log_events(run, CheckpointSaved(step, time=time.time() - 60))
+    write_status(run, replace(own_status(phase, step, 400), eta_seconds=300.0))
+    said = html.head(reader.view("ohwx"))
+    assert ("time left" in said) == bool(left) and left in said
+    assert ('class="bar moving"' in said) == moves
+    now, _ = tab.moment(None, "", {})
+    assert now["stop"][0] == (step < 400)  # then there is nothing left to stop
+    assert not any(now[key][3] for key in BUTTONS)
 
 
 def test_without_a_run_it_says_what_to_do() -> None:
@@ -329,7 +361,7 @@ def test_nothing_of_a_users_becomes_markup() -> None:
         html.board(shown),
         html.log(shown),
         html.verdict(shown),
-        html.compared(["evil", "other"]),
+        comparing.compared(["evil", "other"]),
     ]
     for part in parts:
         assert "<script" not in part and "&lt;script" in part
@@ -362,10 +394,40 @@ def test_long_curves_are_thinned_and_bad_values_do_no_harm() -> None:
 def test_comparing_shows_what_differs_and_only_that() -> None:
     make_run("one", "finished", **{"adapter.rank": 8})
     make_run("two", "finished", **{"adapter.rank": 32})
-    table = html.compared(["one", "two", "deleted"])
+    table = comparing.compared(["one", "two", "deleted"])
     assert "Rank" in table and ">8<" in table and ">32<" in table
     assert "Batch size" not in table
-    assert "two to four" in html.compared(["one"])
+
+
+@pytest.mark.parametrize(
+    ("likeness", "sets", "says", "marked"),
+    [
+        ((0.5, 0.3), ("cat", "cat"), "to the pictures: one<", 1),
+        (
+            (0.5, 0.49),
+            ("cat", "cat"),
+            "Equally good, by verdict and likeness to the pictures: one",
+            1,
+        ),
+        ((0.5, 0.5), ("cat", "cat"), "Equally good", 0),
+        ((0.5, 0.3), ("cat", "dog"), "", 1),
+    ],
+)
+def test_of_compared_runs_the_best_is_named(
+    likeness: tuple[float, float], sets: tuple[str, str], says: str, marked: int
+) -> None:
+    for name, value, path in zip(("one", "two"), likeness, sets, strict=True):
+        run = make_run(name, **{"images.path": path})
+        log_events(run, Evaluated(9, Meters(0.1, likeness=value)))
+    table = comparing.compared(["one", "two"])
+    assert says in table and ("<b>" in table) == bool(says)
+    assert "likeness<br>more is better" in table
+    assert table.count('<td class="works">') == marked
+
+
+def test_comparing_fewer_than_two_asks_for_more() -> None:
+    make_run("one")
+    assert "two to four" in comparing.compared(["one"])
 
 
 def test_comparing_begins_with_pictures_of_the_same_prompt() -> None:
@@ -381,7 +443,7 @@ def test_comparing_begins_with_pictures_of_the_same_prompt() -> None:
         (folder / "prompts.json").write_text(json.dumps(records))
         verdict = {"verdict": {"code": "works", "says": f"It works: {name}."}}
         run.evaluation.write_text(json.dumps(verdict))
-    table = html.compared(["one", "two"])
+    table = comparing.compared(["one", "two"])
     assert table.count("a <mark>…</mark> car") == 1
     assert table.count("<img") == 4
     assert table.count('class="works"') == 2

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from app import client
 from app.forms import form_values
+from app.tabs.images.imagesets import SetFolder
+from app.tabs.images.setview import look_at
 from app.tabs.train import outlook
 from trainer import places
 from trainer.config.file import with_values, write_config
@@ -30,7 +33,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_arithmetic_is_that_of_the_set(tmp_path: Path) -> None:
     values = {"images.path": "datasets/police-car", "captions.trigger": "ohwx"}
     config = with_values(TrainingConfig(), values | {"training.steps": 600})
-    said = "600 steps of 4 pictures: each of 10 is seen about 240 times; 2 more are kept out"
+    said = "600 steps of up to 4 pictures: each of 10 is seen about 200 times; 2 more are kept out"
     assert outlook.arithmetic(config) == f"{said} to measure by"
     blind = with_values(config, {"evaluation.enabled": False})
     assert outlook.arithmetic(blind) == f"{said} though nothing is measured"
@@ -43,6 +46,19 @@ def test_the_arithmetic_is_that_of_the_set(tmp_path: Path) -> None:
     assert outlook.lessons(config) == [("ohwx", "the 12 pictures", "police-car")]
 
 
+def test_a_set_of_many_shapes_is_shown_more_often(tmp_path: Path) -> None:
+    """A batch is of one shape: the page says what the run's log will say."""
+    for at in range(6):
+        size = (96, 32) if at % 2 else (64, 64)
+        Image.effect_noise(size, 40 + at).convert("RGB").save(tmp_path / f"{at}.png")
+    values = {"images.path": str(tmp_path), "training.steps": 100, "training.batch_size": 2}
+    config = with_values(TrainingConfig(), values)
+    assert "100 steps of 2 pictures: each of 6 is seen about 33 times" in outlook.arithmetic(config)
+    look_at(SetFolder(tmp_path.name, tmp_path, owned=False), "tiny-emoji")
+    said = "100 steps of up to 2 pictures: each of 6 is seen about 25 times"
+    assert said in outlook.arithmetic(config)
+
+
 def test_the_time_comes_from_a_run_like_this_one() -> None:
     config = with_values(TrainingConfig(), {"base.name": "someone/model"})
     assert outlook.pace_of(config) is None
@@ -50,7 +66,11 @@ def test_the_time_comes_from_a_run_like_this_one() -> None:
     write_config(run.config, config)
     lines = [{"time": 1000.0, "event": "start", "step": 0}]
     lines += [{"time": 1000.0 + 2 * n, "event": "step", "step": n} for n in range(1, 21)]
+    lines.append({"time": 1100.0, "event": "end", "step": 20, "reason": "finished"})
     run.events.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "Takes about 1 min from start to end" in outlook.time_needed(
+        with_values(config, {"training.steps": 10})
+    )  # with 2 s to load and 60 s to measure
     pace = outlook.pace_of(config)
     assert pace is not None and pace.source == "ohwx"
     assert pace.seconds == pytest.approx(2.0)
@@ -58,6 +78,8 @@ def test_the_time_comes_from_a_run_like_this_one() -> None:
     twice = outlook.pace_of(double)
     assert twice is not None and twice.seconds == pytest.approx(4.0)
     assert "going by ohwx" in outlook.time_needed(config)
+    assert outlook.measuring_time(config) == pytest.approx(60.0)
+    assert not outlook.measuring_time(with_values(config, {"evaluation.enabled": False}))
 
 
 def test_the_summary_says_what_is_missing_and_escapes_what_users_write() -> None:
