@@ -12,7 +12,6 @@ satisfies requirements.txt exactly. Which build of torch suits this machine is c
 installed (`torch_build`); TORCH_INDEX_URL names another package index to take it from.
 """
 
-import errno
 import hashlib
 import importlib.util
 import json
@@ -24,22 +23,17 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-
-# From typing, and without a __future__ import, for the sake of the old Pythons.
-from typing import Any, Dict, Iterator, List, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Sequence, Tuple  # as old Pythons can read them
 
 OLDEST = (3, 10)
 HERE = Path(__file__).resolve().parent
 VENV = HERE / ".venv"
 STAMP = VENV / "rarebit-ready.json"  # says what is installed; written when all of it is
 UNFINISHED = VENV / "rarebit-unfinished"  # there while it is being changed
-PIPED: Dict[str, Any] = {
-    "stdout": subprocess.PIPE,
-    "text": True,
-    "encoding": "utf-8",
-    "errors": "replace",
-}
+PIPED: Dict[str, Any] = {"stdout": subprocess.PIPE, "encoding": "utf-8", "errors": "replace"}
+say = partial(print, flush=True)
 AMD_CARD = Path("/dev/kfd")
 BUILDS = "https://download.pytorch.org/whl/"  # of torch, for each kind of card
 
@@ -72,11 +66,7 @@ CAUSES = (
         "On Debian and Ubuntu: sudo apt install python3-venv python3-pip. Elsewhere: install "
         "Python from its own installer.",
     ),
-    (
-        r"No module named '?pip",
-        "The environment has no pip.",
-        "Delete the folder {venv} and start again.",
-    ),
+    (r"No module named '?pip", "The environment has no pip.", "Delete {venv} and start again."),
     (
         r"No matching distribution found for (?P<what>\S+)",
         "There is no build of {what} for Python {python} on this system.",
@@ -94,20 +84,17 @@ class Trouble(Exception):
     """Something that the person at the keyboard can put right."""
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message, hint)
         self.message, self.hint = message, hint
 
 
 def main(arguments: Sequence[str]) -> int:
     """Prepares the environment and runs the command; returns its exit status."""
-    if sys.version_info < OLDEST:
-        sys.stderr.write(
-            "Rarebit needs Python 3.10 or newer, and this is %d.%d.\n"
-            "Install a newer one and start again with it, such as: python3.12 launch.py\n"
-            % sys.version_info[:2]
-        )
-        return 2
     try:
+        if sys.version_info < OLDEST:
+            raise Trouble(
+                "Rarebit needs Python 3.10 or newer, and this is %d.%d." % sys.version_info[:2],
+                "Install a newer one and start again with it, such as: python3.12 launch.py",
+            )
         return dispatch(list(arguments))
     except Trouble as trouble:
         sys.stderr.write("".join(f"{line}\n" for line in trouble.args if line))
@@ -139,16 +126,17 @@ def dispatch(arguments: List[str]) -> int:
 
 def prepare(tests: bool = False) -> Path:
     """Makes sure of an environment that has everything; returns its Python."""
-    files = [HERE / "requirements.txt"]
-    if tests:
-        files.append(HERE / "tests" / "requirements.txt")
+    folders = [HERE, HERE / "tests"] if tests else [HERE]
+    files = [folder / "requirements.txt" for folder in folders]
     if satisfied(files):
         return Path(sys.executable)
-    if ready(files):
-        return venv_python()
-    with only_one():
-        if not ready(files):  # another start may have done it meanwhile
-            install(files)
+    if not ready(files):
+        try:
+            with only_one():
+                if not ready(files):  # another start may have done it meanwhile
+                    install(files)
+        except OSError as error:
+            raise explain(f"{error} (Errno {error.errno})") from error
     return venv_python()
 
 
@@ -158,15 +146,12 @@ def satisfied(files: Sequence[Path]) -> bool:
 
     if UNFINISHED.exists() and Path(sys.prefix) == VENV:
         return False
-    for file in files:
-        for name, version in requirements(file):
-            try:
-                installed = importlib.metadata.version(name)
-            except importlib.metadata.PackageNotFoundError:
-                return False
-            if installed.split("+")[0] != version:  # 2.13.0+cpu is a build of 2.13.0
-                return False
-    return True
+    pairs = [pair for file in files for pair in requirements(file)]
+    version = importlib.metadata.version
+    try:  # 2.13.0+cpu is a build of 2.13.0
+        return all(version(name).split("+")[0] == wanted for name, wanted in pairs)
+    except importlib.metadata.PackageNotFoundError:
+        return False
 
 
 def requirements(file: Path) -> List[Tuple[str, str]]:
@@ -174,10 +159,9 @@ def requirements(file: Path) -> List[Tuple[str, str]]:
     pairs = []
     for line in file.read_text(encoding="utf-8").splitlines():
         requirement, _, marker = line.partition("#")[0].partition(";")
-        if not requirement.strip() or not holds(marker.strip()):
-            continue
         name, _, version = requirement.partition("==")
-        pairs.append((name.partition("[")[0].strip(), version.strip()))
+        if name.strip() and holds(marker.strip()):
+            pairs.append((name.partition("[")[0].strip(), version.strip()))
     return pairs
 
 
@@ -189,7 +173,7 @@ def holds(marker: str) -> bool:
     if match is None:
         raise ValueError(f"launch.py cannot read the marker: {marker}")
     newer = sys.version_info[:2] >= (int(match.group(2)), int(match.group(3)))
-    return newer if match.group(1) == ">=" else not newer
+    return newer == (match.group(1) == ">=")
 
 
 def venv_python() -> Path:
@@ -199,15 +183,11 @@ def venv_python() -> Path:
 
 def ready(files: Sequence[Path]) -> bool:
     """Whether `.venv` is complete for these files, judged by its stamp."""
-    stamp = read_stamp()
-    index = os.environ.get("TORCH_INDEX_URL")
-    return (
-        venv_python().exists()
-        and not UNFINISHED.exists()
-        and all(stamp.get(file.parent.name) == fingerprint(file) for file in files[1:])
-        and stamp.get("requirements") == fingerprint(files[0])
-        and (not index or stamp.get("torch_index") == index)
-    )
+    wanted = fingerprints(files)
+    if os.environ.get("TORCH_INDEX_URL"):
+        wanted["torch_index"] = os.environ["TORCH_INDEX_URL"]
+    complete = venv_python().exists() and not UNFINISHED.exists()
+    return complete and wanted.items() <= read_stamp().items()
 
 
 def read_stamp() -> Dict[str, str]:
@@ -225,9 +205,10 @@ def venv_version() -> str:
     return "".join(re.findall(r"^version(?:_info)?\s*=\s*(\S+)", text, re.MULTILINE)[:1])
 
 
-def fingerprint(file: Path) -> str:
-    """A file's SHA-256."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def fingerprints(files: Sequence[Path]) -> Dict[str, str]:
+    """The files' SHA-256, by what the stamp calls them."""
+    names = {HERE: "requirements", HERE / "tests": "tests"}
+    return {names[file.parent]: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 # ------------------------------------------------------------------------------ installation
@@ -237,26 +218,21 @@ def install(files: Sequence[Path]) -> None:
     """Makes or mends `.venv` and installs into it."""
     start = time.monotonic()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends pip too, as Ctrl-C does
-    try:
-        if UNFINISHED.exists() or not pip_works():
-            make_venv()
-        stamp = read_stamp()
-        index = stamp.get("torch_index", "")
-        indexes, reason = torch_build()
-        version = dict(requirements(files[0])).get("torch", "")
-        if not indexes:
-            say(f"Taking torch's usual build {reason}.")
-        elif index not in indexes or stamp.get("torch", version) != version:
-            index = install_torch(version, indexes, reason)
-        say("Installing what Rarebit needs (a few minutes, and about 6 GB, the first time).")
-        pip([argument for file in files for argument in ("-r", str(file))])
-        stamp = {"python": venv_version(), "torch_index": index, "torch": version}
-        stamp["requirements"] = fingerprint(files[0])
-        stamp.update({file.parent.name: fingerprint(file) for file in files[1:]})
-        STAMP.write_text(json.dumps(stamp, indent=1), encoding="utf-8")
-        UNFINISHED.unlink(missing_ok=True)
-    except OSError as error:
-        raise explain(f"{error} (Errno {error.errno})") from error
+    if UNFINISHED.exists() or not pip_works():
+        make_venv()
+    stamp = read_stamp()
+    index = stamp.get("torch_index", "")
+    indexes, reason = torch_build()
+    version = dict(requirements(files[0])).get("torch", "")
+    if not indexes:
+        say(f"Taking torch's usual build {reason}.")
+    elif index not in indexes or stamp.get("torch", version) != version:
+        index = install_torch(version, indexes, reason)
+    say("Installing what Rarebit needs (a few minutes, and about 6 GB, the first time).")
+    pip([argument for file in files for argument in ("-r", str(file))])
+    done = {"python": venv_version(), "torch_index": index, "torch": version, **fingerprints(files)}
+    STAMP.write_text(json.dumps(done, indent=1), encoding="utf-8")
+    UNFINISHED.unlink(missing_ok=True)
     say(f"Installed in {time.monotonic() - start:.0f} s.")
 
 
@@ -266,14 +242,14 @@ def torch_build() -> Tuple[List[str], str]:
         return [os.environ["TORCH_INDEX_URL"]], "from TORCH_INDEX_URL"
     if sys.platform == "darwin":
         return [], "for macOS (with Apple's GPUs)"
+    kinds, reason = "", "(no card of NVIDIA's or AMD's was found)"
     if shutil.which("nvidia-smi"):
         # For Windows the usual build knows processors alone.
-        kinds = ["cu130", "cu128", "cu126"] if sys.platform == "win32" else []
-        return [BUILDS + kind for kind in kinds], "for NVIDIA cards (CUDA)"
-    if sys.platform == "linux" and AMD_CARD.exists():
-        kinds = ["rocm7.2", "rocm7.1", "rocm7.0", "rocm6.4"]
-        return [BUILDS + kind for kind in kinds], "for AMD cards (ROCm)"
-    return [], "(no card of NVIDIA's or AMD's was found)"
+        kinds = "cu130 cu128 cu126" if sys.platform == "win32" else ""
+        reason = "for NVIDIA cards (CUDA)"
+    elif sys.platform == "linux" and AMD_CARD.exists():
+        kinds, reason = "rocm7.2 rocm7.1 rocm7.0 rocm6.4", "for AMD cards (ROCm)"
+    return [BUILDS + kind for kind in kinds.split()], reason
 
 
 def install_torch(version: str, indexes: Sequence[str], reason: str) -> str:
@@ -367,11 +343,7 @@ def explain(output: str) -> Trouble:
 @contextmanager
 def only_one() -> Iterator[None]:
     """Keeps two starts from installing at the same time: the second waits."""
-    try:
-        file = (HERE / ".launch.lock").open("a")
-    except OSError as error:
-        raise explain(f"{error} (Errno {error.errno})") from error
-    with file:
+    with (HERE / ".launch.lock").open("a") as file:
         if not lock(file.fileno()):
             say("Another start is preparing the environment: waiting for it.")
             while not lock(file.fileno()):
@@ -390,10 +362,8 @@ def lock(descriptor: int) -> bool:
             import fcntl
 
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
-            return False
-        raise
+    except (BlockingIOError, PermissionError):
+        return False
     return True
 
 
@@ -402,12 +372,13 @@ def lock(descriptor: int) -> bool:
 
 def environment_for_rarebit() -> Dict[str, str]:
     """Lets Python find the packages beside this file, from whatever folder this is started in."""
-    environment = dict(os.environ)
-    rest = environment.get("PYTHONPATH")
-    environment["PYTHONPATH"] = str(HERE) + (os.pathsep + rest if rest else "")
-    environment["PYTHONSAFEPATH"] = "1"  # and not something of the same name in that folder
-    environment.setdefault("PYTHONUTF8", "1")  # Windows' own encoding lacks letters of captions
-    return environment
+    rest = os.environ.get("PYTHONPATH")
+    return {
+        "PYTHONUTF8": "1",  # Windows' own encoding lacks letters of captions
+        **os.environ,
+        "PYTHONPATH": str(HERE) + (os.pathsep + rest if rest else ""),
+        "PYTHONSAFEPATH": "1",  # and not something of the same name in that folder
+    }
 
 
 def replace_process(python: Path, arguments: Sequence[str]) -> int:
@@ -422,11 +393,6 @@ def replace_process(python: Path, arguments: Sequence[str]) -> int:
                 return process.wait()
             except KeyboardInterrupt:
                 continue  # the command has it too, and ends in its own way
-
-
-def say(text: str) -> None:
-    """Prints a line at once."""
-    print(text, flush=True)
 
 
 if __name__ == "__main__":

@@ -439,9 +439,11 @@ def test_folder_that_takes_nothing(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
+    for question in ("satisfied", "ready"):
+        monkeypatch.setattr(launch, question, lambda _: False)
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(launch.Trouble, match=message), launch.only_one():
-        pass
+    with pytest.raises(launch.Trouble, match=message):
+        launch.prepare()
 
 
 def test_python_without_ensurepip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -504,7 +506,7 @@ def fake_venv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (venv / "bin" / "python").write_text("#!/bin/sh\nexit 0\n")
     (venv / "bin" / "python").chmod(0o755)
     (venv / "pyvenv.cfg").write_text("home = /usr/bin\nversion = 3.11.7\n")
-    stamp = {"python": "3.11.7", "torch_index": "", "requirements": launch.fingerprint(FILES[0])}
+    stamp = {"python": "3.11.7", "torch_index": "", **launch.fingerprints(FILES[:1])}
     (venv / "rarebit-ready.json").write_text(json.dumps(stamp))
     return venv
 
