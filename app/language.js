@@ -10,8 +10,8 @@
     .thumbnail-item, .run-head h2, .board thead, .question b`;
   const ATTRIBUTES = ['placeholder', 'aria-label', 'title', 'alt'];
   // Signs around a text belong to what stands beside it; tests/app/page_words.py cuts the same.
-  const SIGNS = /^([\s,.;:·()+…]*)(.*?)([\s,;:·(+]*)$/s;
-  const JOINTS = [/(?<=[.!?…)]) /, ' · ', '; ', ': ', ' and ', ', '];
+  const SIGNS = /^([\s,.;:·()+…✕!]*)(.*?)([\s,;:·(+]*)$/s;
+  const JOINTS = [/(?<=[.!?…)]) /, ' · ', '; ', ': ', ' = ', ' × ', ' and ', ', '];
   const memory = new Map();
   let words = {};
   let patterns = [];
@@ -36,7 +36,7 @@
     return text.replace(/\{(\d?)\}/g, (_, at) => part(slots[at ? at - 1 : next++]));
   };
   const capital = (text) => text[0].toUpperCase() + text.slice(1);
-  const found = (core) => {
+  const whole = (core) => {
     if (Object.hasOwn(words, core)) return words[core];
     // A mistake in the middle of a line becomes a sentence.
     const inside = core[0]?.toLowerCase() + core.slice(1).replace(/\.$/, '');
@@ -46,11 +46,20 @@
       const match = source.exec(core);
       if (match) return fill(text, match.slice(1));
     }
+    return undefined;
+  };
+  const found = (core) => {
+    const text = whole(core);
+    if (text !== undefined) return text;
+    // "cat.txt: No picture beside it has its name. …": the message is looked for as one.
+    const [, name, message] = /^([^:]+): (.+)$/s.exec(core) ?? [];
+    const told = message && whole(message);
+    if (told) return `${part(name)}: ${told}`;
     // A number before or after: "leak 0.19", "2 worth knowing".
     const [, number, rest] = /^([\d.,]+ )(.+)$/s.exec(core) ?? [];
-    const [, text, end] = /^(.+?)( [\d.,]*\d)$/s.exec(core) ?? [];
+    const [, start, end] = /^(.+?)( [\d.,]*\d)$/s.exec(core) ?? [];
     if (words[rest]) return number + words[rest];
-    if (words[text]) return words[text] + end;
+    if (words[start]) return words[start] + end;
     for (const joint of JOINTS) {
       const pieces = core.split(joint);
       if (pieces.length < 2) continue;
@@ -71,15 +80,18 @@
     if (!memory.has(text)) {
       if (memory.size > 5000) memory.clear();
       const [, before, core, after] = SIGNS.exec(text);
-      memory.set(text, before + found(core.replace(/\s+/g, ' ')) + after);
+      const said = found(core.replace(/\s+/g, ' ')).replace(/ …$/, '\u00a0…');
+      memory.set(text, before + said + after);
     }
     return memory.get(text);
   };
   window.rarebitSay = say;
 
+  // A picture without a caption says so where its caption would stand.
+  const isTheirs = (element, text) => element?.closest(THEIRS) && !/^(. )?no caption · /.test(text);
   const put = new WeakMap(); // what stands in a text or an element's attributes by this script
   const speakText = (node) => {
-    if (put.get(node) === node.data || node.parentElement?.closest(THEIRS)) return;
+    if (put.get(node) === node.data || isTheirs(node.parentElement, node.data)) return;
     const said = say(node.data);
     put.set(node, said);
     if (said !== node.data) node.data = said;
@@ -89,7 +101,7 @@
     put.set(element, before);
     for (const name of ATTRIBUTES) {
       const text = element.getAttribute(name);
-      if (!text || before[name] === text || element.parentElement?.closest(THEIRS)) continue;
+      if (!text || before[name] === text || isTheirs(element.parentElement, text)) continue;
       before[name] = say(text);
       if (before[name] !== text) element.setAttribute(name, before[name]);
     }

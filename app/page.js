@@ -125,6 +125,14 @@
   });
 })();
 
+// Enter with Ctrl, Shift or the command key draws, as in other tools.
+document.addEventListener('keydown', (event) => {
+  if (event.key !== 'Enter' || !(event.ctrlKey || event.metaKey || event.shiftKey)) return;
+  if (!event.target.closest?.('#generate-prompt')) return;
+  event.preventDefault();
+  document.getElementById('generate-draw').click();
+}, true);
+
 // Find a setting: only those fields are shown whose words hold all that is typed. A folded section
 // has no fields in the page until it is opened: all are opened first, and those that come late are
 // looked through as they come. An empty search shows everything again.

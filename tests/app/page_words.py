@@ -59,6 +59,11 @@ SINGLE = (
     "{} times", "{} × {} pixels", "its settings", "its log", "Layers", "File", "Enough",
     "Metadata", "{} in text encoder", "{} in UNet", "Undone{}: {}.",
     "the run {} is at step {} of {}", "for this command",
+    "Good", "Weak", "It works in {}", "Error", "Zoom in", "Zoom out",
+    "select the draw tool to start", "{} to {}",
+    "strength exact", "strength wrong",
+    "{} adapter", "{} adapters", "{} strength", "{} strengths",
+    "{} prompt", "{} prompts", "Unsuitable", "doubtful", "unusable", "{} and {} more",
     # Of gradio's editor, galleries and drop zones:
     "Brush", "Brush Size", "Clear canvas", "Color", "Erase", "Pan", "Redo", "File upload",
     "Click to upload or drop files", "More tabs", "Reset to default value", "Thumbnail {} of {}",
@@ -105,7 +110,7 @@ _UNSHOWN = {
 def shorn(text: str) -> str:
     """A text without the signs around it that belong to what stands beside it."""
     text = " ".join(text.split())
-    return re.sub(r"^[\s,.;:·()+…]+|[\s,;:·(+]+$", "", text)
+    return re.sub(r"^[\s,.;:·()+…✕!]+|[\s,;:·(+]+$", "", text)
 
 
 def words() -> set[str]:

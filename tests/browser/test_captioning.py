@@ -128,6 +128,7 @@ def test_a_subject_is_found(kind: str, server: Server, visit: NewVisit) -> None:
     page = visit().open("Images")
     upload(page, f"find {kind}", [payload("a.png", stream.getvalue())])
     choose(page, 0)
+    page.get_by_role("button", name="Crop, turn, mask").click()
     page.get_by_role("button", name="Paint its mask").click()
     expect(page.locator("#images-mask-editor canvas").first).to_be_visible()
     memory = "2.0" if kind.endswith(".onnx") else "0.0"

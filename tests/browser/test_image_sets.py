@@ -64,8 +64,11 @@ def test_a_caption_edited_in_two_tabs(server: Server, visit: NewVisit) -> None:
     for each in (page, other):
         choose(each, 0)
         expect(caption(each)).to_have_value("as it was")
+    caption(page).fill("")
+    expect(page.locator("#images-facts")).to_contain_text("No caption")
     caption(page).fill("first")
     expect(page.locator("#images-status")).to_contain_text("Saved")
+    expect(page.locator("#images-facts")).not_to_contain_text("No caption")
     caption(other).fill("second")
     expect(other.locator("#images-status")).to_contain_text("Not saved")
     expect(other.locator("#images-theirs")).to_contain_text("first")
@@ -97,7 +100,8 @@ def test_a_click_chooses_what_is_trained(place: float, server: Server, visit: Ne
     # It is shown as large as it is, in the middle.
     x = box["width"] / 2 + (place - 0.5) * 192
     shown.click(position={"x": x, "y": box["height"] / 2})
-    across = page.get_by_label("Crop around, from left (%)")
+    page.get_by_role("button", name="Crop, turn, mask").click()
+    across = page.get_by_label("Middle, from left (%)")
     expect(across).not_to_have_value("50")
     folder = next(server.datasets.glob(f"halves-{str(place).replace('.', '*')}*"))
     entry = scan_image_set(folder).entries[0]
@@ -116,7 +120,7 @@ def test_a_click_chooses_what_is_trained(place: float, server: Server, visit: Ne
     assert focus is not None and focus.turns == 1 and abs(focus.down - place) < 0.03
     page.get_by_role("button", name="Turn left").click()
     expect(facts).not_to_contain_text("turned")
-    page.get_by_role("button", name="Cut in the middle").click()
+    page.get_by_role("button", name="Crop in the middle").click()
     expect(across).to_have_value("50")
     assert not list(folder.glob("*.focus"))
 
@@ -150,7 +154,7 @@ def test_a_set_is_renamed_and_deleted(server: Server, visit: NewVisit) -> None:
     manage.get_by_role("button", name="Rename", exact=True).click()
     expect(page.locator("#images-set").get_by_role("combobox")).to_have_value("renamed")
     manage.get_by_role("button", name="Delete this set …", exact=True).click()
-    expect(page.locator("#images-asked")).to_contain_text("Delete renamed")
+    expect(page.locator("#images-asked")).to_contain_text("renamed: delete it")
     page.get_by_role("button", name="Delete it", exact=True).click()
     expect(page.locator("#images-desk")).to_be_hidden()
     expect(page.locator("#images-summary")).to_contain_text("Teach an image model")

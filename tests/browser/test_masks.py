@@ -28,7 +28,9 @@ Place = tuple[float, float]
 
 def places_of(page: Page, wide: float, *shares: Place) -> list[Place]:
     """Where shares of a picture `wide` times as wide as high lie in the window."""
-    box = page.locator("#images-mask-editor canvas").first.bounding_box()
+    canvas = page.locator("#images-mask-editor canvas").first
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
     assert box is not None
     height = min(box["height"], box["width"] / wide) * 0.9
     middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
@@ -68,6 +70,7 @@ def test_a_finger_paints(server: Server, visit: NewVisit) -> None:
     page = visit(width=420, height=800, touch=True).open("Images")
     upload(page, "by finger", [payload("a.png", plain((192, 128)))])
     choose(page, 0)
+    page.get_by_role("button", name="Crop, turn, mask").click()
     page.get_by_role("button", name="Paint its mask").click()
     editor, status = page.locator("#images-mask-editor"), page.locator("#images-mask-status")
     expect(editor.locator("canvas").first).to_be_visible()
@@ -102,9 +105,10 @@ def test_a_mask_is_painted_saved_and_trained(server: Server, visit: NewVisit) ->
     )
     folder = server.datasets / "to-paint"
     choose(page, 0)
+    page.get_by_role("button", name="Crop, turn, mask").click()
     page.get_by_role("button", name="Paint its mask").click()
     expect(page.locator("#images-mask-editor canvas").first).to_be_visible()
-    expect(page.locator("#images-mask-editor")).to_contain_text("Mask of 0001-a.png")
+    expect(page.locator("#images-mask")).to_contain_text("Mask of 0001-a.png")
     status = page.locator("#images-mask-status")
     page.keyboard.press("s")
     expect(page.get_by_text("keep hardly anything")).to_be_visible()
@@ -134,7 +138,7 @@ def test_a_mask_is_painted_saved_and_trained(server: Server, visit: NewVisit) ->
     expect(status).to_contain_text("0001-a.png is saved as well")
     inverted = np.asarray(Image.open(folder / "0001-a.mask.png"))
     assert inverted[64, 96] == 0 and inverted[4, 4] == 255
-    expect(page.locator("#images-mask-editor")).to_contain_text("Mask of 0002-b.png")
+    expect(page.locator("#images-mask")).to_contain_text("Mask of 0002-b.png")
     page.locator("#images-undo").click()
     expect(page.get_by_text("Undone: mask of")).to_be_visible()
     assert np.array_equal(np.asarray(Image.open(folder / "0001-a.mask.png")), mask)

@@ -383,7 +383,7 @@ def test_a_walk_by_keyboard_alone(server: Server, visit: NewVisit) -> None:
     page.keyboard.type("ohwx car")
     adapter = page.locator("#generate-adapter-1").get_by_role("combobox")
     choose_by_arrows(page, "generate-adapter-1")
-    expect(adapter).not_to_have_value("none")
+    expect(adapter).not_to_have_value("no adapter")
     reach(page, "generate-draw")
 
     reach(page, "tab-generate-button")

@@ -7,7 +7,7 @@ knowing is a note. Equal messages become one finding, see `trainer.data.findings
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from trainer.data.buckets import MAX_BUCKET_ASPECT
 from trainer.data.captions import (
@@ -24,7 +24,7 @@ from trainer.data.fitted import FittedSet, plan_entry
 from trainer.data.names import list_names
 from trainer.text import counted
 
-_LARGE_CUT = 0.3
+LARGE_CUT = 0.3  # of a picture's area
 _MANY_LINES = 20  # in one file, and the words of a line in the mean: captions have no more
 _LINE_WORDS = (2, 40)
 
@@ -218,19 +218,23 @@ def _is_sentence(text: str) -> bool:
 
 def _large_cuts(found: FittedSet) -> Iterator[Doubt]:
     cuts = {picture.entry.name: picture.crop.cut_off for picture in found.fitted}
-    large = {name: cut for name, cut in cuts.items() if cut >= _LARGE_CUT}
-    least, most = min(large.values(), default=0), max(large.values(), default=0)
-    share = f"{100 * least:.0f}" + (f" to {100 * most:.0f}" if most - least > 0.005 else "")
+    large = {name: cut for name, cut in cuts.items() if cut >= LARGE_CUT}
     bucket = (
-        f"a bucket (of at most {MAX_BUCKET_ASPECT:.0f} : 1, in steps of {found.step} pixels)"
+        f"a bucket (of at most {MAX_BUCKET_ASPECT:.0f}:1, in steps of {found.step} pixels)"
         if found.images.buckets
         else "a square, since images.buckets is off"
     )
     message = (
-        f"{share} % of it is cut off to fit {bucket}. "
+        f"{share_said(large.values())} % is cut off to fit {bucket}. "
         "If what matters is not in the middle, choose the middle in the Images tab, or cut it."
     )
     yield list(large), "warning", message
+
+
+def share_said(shares: Collection[float]) -> str:
+    """Shares from 0 to 1 in percent, such as "25" or "12 to 25"."""
+    least, most = min(shares, default=0.0), max(shares, default=0.0)
+    return f"{100 * least:.0f}" + (f" to {100 * most:.0f}" if most - least > 0.005 else "")
 
 
 def _hidden_pictures(found: FittedSet) -> Iterator[Doubt]:

@@ -14,6 +14,7 @@ from app.render import render
 from app.tabs.adapters.files import ListedAdapter
 
 _MOST_ROWS = 60
+_EMPTY = (None, "", "None", "null", "{}", "[]")
 _ROUNDING = 1e-9  # as a share of the adapter's change
 _FAMILIES = {
     "sd1": "Stable Diffusion 1",
@@ -91,8 +92,9 @@ def proof(facts: Facts) -> str:
 
 
 def metadata(facts: Facts) -> str:
-    """What the file says of itself."""
-    return render("adapters.html", "metadata", list(facts["metadata"].items())[:_MOST_ROWS])
+    """What the file says of itself, where it says anything."""
+    said = [(key, value) for key, value in facts["metadata"].items() if value not in _EMPTY]
+    return render("adapters.html", "metadata", said[:_MOST_ROWS])
 
 
 def result(facts: Facts) -> str:

@@ -33,11 +33,13 @@ _FETCH = """(files) => {
     };
     fetchIt(50);
 }"""
+# What a button far below gives, or refuses, stands at the top.
+_LOOK = "() => document.querySelector('#adapters-made').scrollIntoView({block: 'center'})"
 _MORE = 2  # adapters that can be merged with the chosen one
 
 _id = partial(elem, "adapters")
 _whole = partial(gr.Number, 0, precision=0, minimum=0)
-_strength = partial(gr.Slider, -2.0, 2.0, 1.0, step=0.05)
+_strength = partial(gr.Slider, -2.0, 2.0, 1.0, step=0.05, min_width=260)
 
 
 def build(shared: Shared) -> None:
@@ -125,11 +127,12 @@ class Desk:
             with gr.Row(equal_height=True):
                 self.rank = _whole(
                     label="Rank of every layer, at most", info="0: what the share asks for.",
-                    elem_id=_id("rank"),
+                    elem_id=_id("rank"), min_width=260,
                 )  # fmt: skip
                 self.share = gr.Slider(
                     0.5, 0.999, 0.99, step=0.001,
                     label="Share of each layer's change to keep", elem_id=_id("share"),
+                    min_width=260, info="Of its square: 0.99 changes the adapter by up to 10 %.",
                 )  # fmt: skip
             self.keep = gr.Slider(
                 0, 1, 0, step=0.01, label="Or share of its likeness to keep",
@@ -147,7 +150,13 @@ class Desk:
                 name = f"Adapter {number + 1}"
                 with gr.Row(equal_height=True):
                     self.others.append(
-                        gr.Dropdown(_others(), value="", label=name, elem_id=_id(f"other-{number}"))
+                        gr.Dropdown(
+                            _others(),
+                            value="",
+                            label=name,
+                            elem_id=_id(f"other-{number}"),
+                            min_width=260,
+                        )
                     )
                     self.strengths.append(
                         _strength(
@@ -200,7 +209,7 @@ def _sets() -> list[tuple[str, str]]:
 
 
 def _others() -> list[tuple[str, str]]:
-    return [("none", ""), *_choices()]
+    return [("no adapter", ""), *_choices()]
 
 
 # ------------------------------------------------------------------------------ handlers
@@ -272,6 +281,8 @@ def _wire(desk: Desk, shared: Shared) -> None:
             _told_here(desk, handler), inputs, [desk.drop, *desk.shown],
             show_progress_on=[desk.made], **PRIVATE,
         )  # fmt: skip
+        if handler in (convert, resize, tune, together, merge):
+            packed.then(None, None, None, js=_LOOK, api_visibility="private")
     packed.success(None, desk.file, None, js=_FETCH, api_visibility="private")
     desk.train_on.click(
         _told_here(desk, train_on),

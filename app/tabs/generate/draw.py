@@ -68,7 +68,8 @@ def wire(form: GenerateForm) -> None:
     ) -> Iterator[Any]:
         def work(drawn: Drawn, tell: Progress, stop: ShouldStop) -> None:
             settings = read_form(values)
-            plan = grid.read_plan(chosen or [], strengths, prompts or settings.prompt)
+            above = [one.id for one in settings.adapters]
+            plan = grid.read_plan(chosen or above, strengths, prompts or settings.prompt)
             draw_grid(settings, plan, drawn, tell, stop)
 
         yield from show_drawing(form, request.session_hash, remembered, work)

@@ -19,7 +19,7 @@ from trainer.errors import UserError
 ROWS = 4  # adapters at once
 LARGEST_SEED = 2**31 - 1 - MOST_COUNT
 LARGEST_SIDE = 4096  # pixels
-NO_CHOICE = ("none", "")
+NO_CHOICE = ("no adapter", "")
 
 _id = partial(elem, "generate")
 
@@ -30,17 +30,18 @@ class AdapterRow:
     def __init__(self, number: int) -> None:
         strength: dict[str, Any] = {"minimum": -1, "maximum": 2, "value": 1.0, "step": 0.05}
         strength |= {"buttons": [], "min_width": 150, "scale": 3}
+        which = f" {number}" if number > 1 else ""
         with gr.Group(visible=number == 1, elem_classes=["adapter-row"]) as self.group:
             with gr.Row():
                 self.adapter = gr.Dropdown(
-                    [NO_CHOICE], value="", label=f"Adapter {number}", scale=4, min_width=180,
+                    [NO_CHOICE], value="", label=f"Adapter{which}", scale=4, min_width=180,
                     elem_id=_id(f"adapter-{number}"),
                 )  # fmt: skip
                 self.strength = gr.Slider(
-                    label=f"Strength {number}", elem_id=_id(f"strength-{number}"), **strength
+                    label=f"Strength{which}", elem_id=_id(f"strength-{number}"), **strength
                 )
             self.text_strength = gr.Slider(
-                label=f"Strength {number} in the text encoder",
+                label=f"Strength{which} in the text encoder",
                 visible=False,
                 elem_id=_id(f"text-strength-{number}"),
                 **strength,
@@ -80,19 +81,17 @@ class GenerateForm:
         return [row.adapter for row in self.rows]
 
     def _lay_out_prompt(self) -> None:
-        self.prompt = gr.Textbox(label="Prompt", lines=3, max_length=5000, elem_id=_id("prompt"))
-        with gr.Row(equal_height=True):
-            self.words = gr.HTML(
-                render("generate.html", "no_adapter"), elem_id=_id("words"), min_width=200
-            )
+        self.prompt = gr.Textbox(
+            label="Prompt", lines=3, max_length=5000, elem_id=_id("prompt"),
+            placeholder="ohwx dog on the beach",
+        )  # fmt: skip
+        self.words = gr.HTML(render("generate.html", "no_adapter"), elem_id=_id("words"))
+        with gr.Row():
+            small: dict[str, Any] = {"size": "sm", "min_width": 160}
             self.put_words = gr.Button(
-                "Put the trigger word in front", size="sm", visible=False, elem_id=_id("put"),
-                scale=0, min_width=160,
-            )  # fmt: skip
-            self.use_prompt = gr.Button(
-                "Use as preview prompt", size="sm", elem_id=_id("use-prompt"), scale=0,
-                min_width=160,
-            )  # fmt: skip
+                "Put the trigger word in front", visible=False, elem_id=_id("put"), **small
+            )
+            self.use_prompt = gr.Button("Use as preview prompt", elem_id=_id("use-prompt"), **small)
         self.rows = [AdapterRow(number + 1) for number in range(ROWS)]
         self.add = gr.Button("Add another adapter", size="sm", elem_id=_id("add"), min_width=140)
         with gr.Row(equal_height=True):
@@ -151,7 +150,7 @@ class GenerateForm:
         with gr.Accordion(title, open=False, elem_id=_id("grid")):
             self.grid_adapters = gr.Dropdown(
                 [], value=[], multiselect=True, label="Adapters and checkpoints",
-                info="One row each.", elem_id=_id("grid-adapters"),
+                info="One row each; none: the adapters above.", elem_id=_id("grid-adapters"),
             )  # fmt: skip
             self.grid_strengths = gr.Textbox(
                 "0, 0.5, 1", label="Strengths", info="One column each; 0 is the base model.",

@@ -78,9 +78,13 @@ class GridPlan:
 
     def check(self) -> None:
         """Raises a `UserError` where nothing, or too much, would be drawn."""
-        parts = {"adapter": self.adapters, "strength": self.strengths, "prompt": self.prompts}
-        if missing := next((word for word, values in parts.items() if not values), ""):
-            raise UserError(f"The grid has no {missing}.", f"Choose one {missing} or more.")
+        parts = {
+            "The grid has no adapter.": self.adapters,
+            "The grid has no strength.": self.strengths,
+            "The grid has no prompt.": self.prompts,
+        }
+        if missing := next((said for said, values in parts.items() if not values), ""):
+            raise UserError(missing, "Choose or write one or more.")
         if len(self.cells()) > MOST_PICTURES:
             raise UserError(
                 f"{self.arithmetic()}. A grid has at most {MOST_PICTURES} different ones.",

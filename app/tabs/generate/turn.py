@@ -81,7 +81,10 @@ def _wait_for_room(run: RunFolder, tell: Progress | None, should_stop: ShouldSto
             wish_for_room(run)
         return not refused
 
-    _wait(goes_on, f"Waits until {run.name} has finished its step", tell, ask)
+    text = f"Waits until {run.name} has finished its step"
+    if jobs.info(run).phase == "measuring":
+        text = f"Waits until {run.name} is measured"
+    _wait(goes_on, text, tell, ask)
     if refused and _is_alive(run.name):
         raise UserError(
             f"{run.name} trains, and can't be made to wait.",

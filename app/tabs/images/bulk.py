@@ -59,7 +59,7 @@ def wire(parts: Parts, shared: Shared, show_again: ShowAgain, shown: list[Block]
     changed = [*previewed, p.words, *shown]
     p.apply.click(says_errors(bulk.apply), [*here, p.previewed], changed, **QUIET)
     undone = p.undo.click(says_errors(bulk.undo), here, changed, **QUIET)
-    p.remove.click(_ask, p.picture, [p.remove_row, p.remove_now], **QUIET)
+    p.remove.click(lambda name: gr.Row(visible=bool(name)), p.picture, p.remove_row, **QUIET)
     p.remove_not.click(None, None, p.remove_row, js=HIDE, **QUIET)
     p.remove_now.click(says_errors(bulk.remove), here, changed, **QUIET)
     return undone
@@ -128,8 +128,3 @@ def _apply_button(changes: int) -> gr.Button:
 def _fields(kind: str) -> tuple[gr.Textbox, gr.Checkbox]:
     seeking = kind in ("remove", "replace")
     return gr.Textbox(visible=kind == "replace"), gr.Checkbox(visible=seeking)
-
-
-def _ask(picture: str) -> tuple[gr.Row, gr.Button]:
-    name = picture.rpartition("/")[2]
-    return gr.Row(visible=bool(picture)), gr.Button(f"Remove {name}"[:80])

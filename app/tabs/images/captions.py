@@ -155,12 +155,14 @@ class CaptionSession:
         stamps: the number of the latest request about a picture.
         copies: the copy that was made of a read-only set, by the set's id.
         choice: of a set, the one that was open then, and when, in seconds.
+        seen: set and picture of the caption that was shown last.
     """
 
     versions: dict[tuple[str, str], str] = field(default_factory=dict)
     stamps: dict[tuple[str, str], float] = field(default_factory=dict)
     copies: dict[str, str] = field(default_factory=dict)
     choice: tuple[str, str, float] = ("", "", 0.0)
+    seen: tuple[str, str] = ("", "")
 
     def is_told_again(self, set_id: str, opened: str) -> bool:
         """Whether a choice is the one that was told just now: a list of gradio's tells each twice.
@@ -177,6 +179,7 @@ class CaptionSession:
 
     def see(self, image_set: SetFolder, picture: str, caption: str) -> None:
         """A caption was shown."""
+        self.seen = image_set.id, picture
         self.versions[image_set.id, picture] = version_of(caption)
 
     def save(

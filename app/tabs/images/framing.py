@@ -58,9 +58,8 @@ def show(parts: Parts, picture: PictureView | None) -> Updates:
     across, down = middle_of(focus)
     usable = picture is not None and picture.crop is not None
     return {
-        p.focus_row: gr.Row(visible=usable),
         # What makes it unusable may be how it is cut.
-        p.frame_row: gr.Row(visible=usable or not focus.is_plain),
+        p.frame: gr.Accordion(visible=usable or not focus.is_plain),
         p.across: round(100 * across),
         p.down: round(100 * down),
         p.zoom: zoom_of(focus),

@@ -14,9 +14,6 @@ from app.tabs.images.mask_parts import MaskParts
 from app.tabs.images.parts import html, part
 from trainer.captioning.wording import MAX_PROMPT
 from trainer.data.captions import MAX_CAPTION_CHARACTERS
-from trainer.data.images import PICTURE_SUFFIXES
-from trainer.data.pairing import FOCUS_SUFFIX
-from trainer.data.scan import CAPTION_SUFFIXES, TABLE_SUFFIXES
 
 # A request's number is the time of its typing. What was typed is sent a moment later, so that not
 # every key is a request; a number that comes too late tells the server so.
@@ -70,7 +67,7 @@ class Parts:
         with part(gr.Column, "desk", visible=False) as self.desk:
             self._lay_out_words()
             with gr.Row(equal_height=False):
-                with gr.Column(scale=3, min_width=320):
+                with part(gr.Column, "beside", scale=3, min_width=320):
                     self._lay_out_gallery()
                 with part(gr.Column, "editor", scale=2, min_width=320):
                     self._lay_out_editor()
@@ -105,20 +102,6 @@ class Parts:
         )
 
     def _lay_out_source(self) -> None:
-        self.drop = part(
-            file_drop,
-            "upload",
-            label="Drop pictures, captions (.txt) or zip files here",
-            file_count="multiple",
-            file_types=[
-                *PICTURE_SUFFIXES,
-                *CAPTION_SUFFIXES,
-                *TABLE_SUFFIXES,
-                FOCUS_SUFFIX,
-                ".zip",
-            ],
-            height=180,
-        )
         with gr.Row(equal_height=True):
             self.title = part(
                 gr.Textbox,
@@ -138,6 +121,13 @@ class Parts:
                 scale=1,
                 min_width=200,
             )
+        self.drop = part(
+            file_drop,
+            "upload",
+            label="Drop pictures, captions (.txt) or zip files here",
+            file_count="multiple",  # of any type: what is not stored is named beside what is
+            height=180,
+        )
         self.remarks = part(gr.HTML, "remarks")
 
     def _lay_out_chosen(self) -> None:
@@ -212,28 +202,6 @@ class Parts:
             height=260,
             type="filepath",
         )
-        with part(gr.Row, "focus", visible=False) as self.focus_row:
-            place: dict[str, Any] = {"minimum": 0, "maximum": 100, "step": 1, "min_width": 120}
-            self.across = part(gr.Number, "across", label="Crop around, from left (%)", **place)
-            self.down = part(gr.Number, "down", label="from top (%)", **place)
-            self.middle = part(gr.Button, "middle", "Cut in the middle", min_width=120)
-        with part(gr.Row, "frame", visible=False) as self.frame_row:
-            self.left = part(gr.Button, "turn-left", "Turn left", min_width=90)
-            self.right = part(gr.Button, "turn-right", "Turn right", min_width=90)
-            self.flip = part(gr.Button, "flip", "Mirror", min_width=90)
-            self.around = part(gr.Button, "around", "Around the mask", min_width=120)
-            self.zoom = part(
-                gr.Slider,
-                "zoom",
-                label="Closer",
-                info="How many times as large",
-                minimum=1,
-                maximum=4,
-                step=0.05,
-                value=1,
-                min_width=160,
-            )
-        self.mask = MaskParts()
         self.text = part(
             gr.Textbox,
             "caption",
@@ -253,23 +221,47 @@ class Parts:
                 self.keep_mine = part(gr.Button, "keep-mine", "Keep mine", min_width=120)
                 self.take_theirs = part(gr.Button, "take-theirs", "Take the other", min_width=120)
         with part(gr.Row, "steps"):
-            self.previous = part(gr.Button, "previous", "← Previous", min_width=100)
-            self.next = part(gr.Button, "next", "Next →", min_width=100)
-            self.remove = part(gr.Button, "remove", "Remove …", min_width=100)
+            small: dict[str, Any] = {"size": "sm", "min_width": 90}
+            self.previous = part(gr.Button, "previous", "← Previous", **small)
+            self.next = part(gr.Button, "next", "Next →", **small)
+            self.remove = part(gr.Button, "remove", "Remove\u00a0…", **small)
         with part(gr.Row, "remove-row", visible=False) as self.remove_row:
             self.remove_now = part(
-                gr.Button, "remove-now", "Remove this picture", variant="stop", min_width=140
+                gr.Button, "remove-now", "Remove this picture", variant="stop", **small
             )
-            self.remove_not = part(gr.Button, "remove-not", "Keep it", min_width=100)
+            self.remove_not = part(gr.Button, "remove-not", "Keep it", **small)
         self.facts = part(gr.HTML, "facts", html("no_picture"))
+        with part(
+            gr.Accordion, "frame", "Crop, turn, mask", open=False, visible=False
+        ) as self.frame:
+            with gr.Row():
+                place: dict[str, Any] = {"minimum": 0, "maximum": 100, "step": 1, "min_width": 120}
+                self.across = part(gr.Number, "across", label="Middle, from left (%)", **place)
+                self.down = part(gr.Number, "down", label="Middle, from top (%)", **place)
+            with gr.Row():
+                self.middle = part(gr.Button, "middle", "Crop in the middle", **small)
+                self.around = part(gr.Button, "around", "Crop to the mask", **small)
+            with gr.Row():
+                self.left = part(gr.Button, "turn-left", "Turn left", **small)
+                self.right = part(gr.Button, "turn-right", "Turn right", **small)
+                self.flip = part(gr.Button, "flip", "Mirror", **small)
+            self.zoom = part(
+                gr.Slider,
+                "zoom",
+                label="Zoom in",
+                info="How many times as large",
+                minimum=1,
+                maximum=4,
+                step=0.05,
+                value=1,
+            )
+            self.mask = MaskParts()
 
     def _lay_out_manage(self) -> None:
-        with gr.Row(equal_height=True):
-            self.new_title = part(
-                gr.Textbox, "new-title", value="", label="Name", max_length=MAX_TITLE, scale=2
-            )
-            self.rename = part(gr.Button, "rename", "Rename", min_width=120)
-            self.delete = part(gr.Button, "delete", "Delete this set …", min_width=140)
+        self.new_title = part(gr.Textbox, "new-title", label="Name", max_length=MAX_TITLE)
+        with gr.Row():
+            self.rename = part(gr.Button, "rename", "Rename", size="sm")
+            self.delete = part(gr.Button, "delete", "Delete this set\u00a0…", size="sm")
         with part(gr.Group, "question", visible=False) as self.question:
             self.asked = part(gr.HTML, "asked")
             with gr.Row():
@@ -320,7 +312,7 @@ class Parts:
                 choices=[("The base model itself", "base")],
                 value="base",
                 label="Who looks at the pictures",
-                info="Servers are those that the owner of this machine wrote down.",
+                info="Servers are captioning programs that this machine's owner has set up.",
             )
             self.purpose = part(
                 gr.Radio,

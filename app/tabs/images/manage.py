@@ -65,6 +65,7 @@ def closed(parts: Parts, shared: Shared) -> Updates:
         p.opened: "",
         p.remembered: "",
         p.picture: "",
+        p.remarks: "",
         p.summary: html("no_set"),
         p.desk: gr.Column(visible=False),
         p.use: gr.Button(visible=False),

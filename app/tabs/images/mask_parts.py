@@ -82,11 +82,14 @@ class MaskParts:
 
     def __init__(self) -> None:
         self.open = part(gr.Button, "mask-open", "Paint its mask", visible=False, size="sm")
+        small = {"size": "sm", "min_width": 90}
         with part(gr.Column, "mask", visible=False) as self.column:
+            self.title = part(gr.HTML, "mask-title")
             self.editor = part(
                 gr.ImageEditor,
                 "mask-editor",
-                label="Mask: paint what counts",
+                label="Mask",
+                show_label=False,  # it would lie under the tools
                 type="pil",
                 sources=(),
                 transforms=(),
@@ -100,27 +103,24 @@ class MaskParts:
                 ),
             )
             with gr.Row():
-                self.rectangle = part(gr.Button, "mask-rectangle", "Rectangle (R)", min_width=110)
-                self.invert = part(gr.Button, "mask-invert", "Invert (I)", min_width=90)
-                self.clear = part(gr.Button, "mask-clear", "Clear (Del)", min_width=90)
-            with gr.Row(equal_height=True):
-                self.finder = part(
-                    gr.Dropdown,
-                    "mask-finder",
-                    choices=FINDERS,
-                    value="grabcut",
-                    label="Found by",
-                    info="GrabCut and SAM look around what you painted, or everywhere.",
-                    min_width=180,
-                )
-                self.text = part(
-                    gr.Textbox,
-                    "mask-text",
-                    label="What to find (CLIPSeg)",
-                    placeholder="as the class word",
-                    max_length=200,
-                    min_width=140,
-                )
+                self.rectangle = part(gr.Button, "mask-rectangle", "Rectangle (R)", **small)
+                self.invert = part(gr.Button, "mask-invert", "Invert (I)", **small)
+                self.clear = part(gr.Button, "mask-clear", "Clear (Del)", **small)
+            self.finder = part(
+                gr.Dropdown,
+                "mask-finder",
+                choices=FINDERS,
+                value="grabcut",
+                label="Found by",
+                info="GrabCut and SAM look around what you painted, or everywhere.",
+            )
+            self.text = part(
+                gr.Textbox,
+                "mask-text",
+                label="What to find (CLIPSeg)",
+                placeholder="as the class word",
+                max_length=200,
+            )
             self.find = part(gr.Button, "mask-find", "Find the subject", size="sm")
             self.soft = part(
                 gr.Slider,
@@ -133,11 +133,9 @@ class MaskParts:
                 value=0,
             )
             with gr.Row():
-                self.save = part(
-                    gr.Button, "mask-save", "Save (S)", variant="primary", min_width=100
-                )
-                self.remove = part(gr.Button, "mask-remove", "Remove the mask", min_width=120)
-                self.close = part(gr.Button, "mask-close", "Close without saving", min_width=120)
+                self.save = part(gr.Button, "mask-save", "Save (S)", variant="primary", **small)
+                self.remove = part(gr.Button, "mask-remove", "Remove the mask", **small)
+                self.close = part(gr.Button, "mask-close", "Discard", **small)
         show = "() => ({__type__: 'update', visible: true})"
         self.open.click(None, None, self.editor, js=show, api_visibility="private")
         self.status = part(gr.HTML, "mask-status")

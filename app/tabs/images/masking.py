@@ -121,12 +121,13 @@ def wire(
     """Connects the painting of masks; arguments as for `bulk.wire`, and what has undone an edit."""
     p, m, room = parts, parts.mask, Masking(parts, show_again)
     painted: list[Block] = [m.about, m.editor, m.states]
-    answer: list[Any] = [*painted, m.column, m.open, m.soft, m.status]
+    answer: list[Any] = [*painted, m.title, m.column, m.open, m.soft, m.status]
     everything = [*answer, *(one for one in shown if one not in answer)]
     here = [p.opened, p.picture, p.session, shared.base, *painted, m.soft, m.finder, m.text]
     once: dict[str, Any] = {**QUIET, "trigger_mode": "once"}
     m.open.click(says_errors(room.open), here[:4], answer, **once)
-    p.picture.change(says_errors(room.follow), here, everything, **QUIET)
+    left = p.picture.change(leave, [p.opened, p.picture, m.about], m.title, **QUIET)
+    left.then(says_errors(room.follow), here, everything, **QUIET)
     undone.then(says_errors(room.undone), here, answer, **QUIET)
     for button, change in (
         (m.rectangle, boxed),
@@ -156,6 +157,13 @@ def finders() -> list[tuple[str, str]]:
         for name in places.masker_models()
     )
     return [*FINDERS, *models]
+
+
+def leave(opened: str, picture: str, about: list[str]) -> object:
+    """Another picture was opened: until its mask is there, nothing is painted on the old one."""
+    comes = about and picture and about != [opened, picture]
+    words = f"Opening the mask of {display_name(picture)} …"
+    return html("status", words, "waits") if comes else gr.skip()
 
 
 def boxed(mask: Image.Image, before: Image.Image) -> Image.Image:
@@ -197,6 +205,7 @@ class Masking:
             mask, said = Image.new("L", canvas.size), f"Its mask can't be shown. {problem}"
         return {
             **self.painting([now.opened, now.picture], canvas, mask, mask),
+            m.title: html("status", f"Mask of {chosen.name}: paint what counts", ""),
             m.column: gr.Column(visible=True),
             m.open: gr.Button(visible=False),
             m.soft: 0,
@@ -336,9 +345,7 @@ class Masking:
         layer = Image.new("RGBA", mask.size, (*PAINT, 0))
         layer.putalpha(mask.point([round(level * OPACITY / 255) for level in range(256)]))
         value = {"background": _file(canvas), "layers": [_file(layer)], "composite": None}
-        label = f"Mask of {display_name(about[1])}: paint what counts"
-        editor = gr.update(value=value, label=label)
-        return {m.about: about, m.editor: editor, m.states: (saved, mask, instead)}
+        return {m.about: about, m.editor: gr.update(value=value), m.states: (saved, mask, instead)}
 
     def closed(self) -> Updates:
         """No mask is painted."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from app.tabs.images.imagesets import SetFolder, SetNotes, contents_of, read_notes, scan
 from trainer.config.schema import CaptionsConfig, ImagesConfig
 from trainer.data.buckets import CropPlan
+from trainer.data.checks import LARGE_CUT, share_said
 from trainer.data.findings import SEVERITIES, Finding, Severity
+from trainer.data.names import display_name
 from trainer.data.report import SetReport, describe_set
 from trainer.data.scan import FoundFile
 from trainer.data.sets import ImageEntry, ImageFile
@@ -117,8 +119,15 @@ class SetView:
         if lacking and len(lacking) < self.report.captions:
             message = "Without the trigger word, which is put in front of them in training."
             found.append(Finding(f"{len(lacking)} captions", "note", message))
-        own = [one for picture in self.pictures for one in picture.findings if one not in found]
-        return sorted([*found, *own], key=lambda finding: SEVERITIES.index(finding.severity))
+        found += _cuts(
+            {one.entry.name: one.crop for one in self.pictures if one.entry and one.crop}
+        )
+        return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The pictures' names as findings have them."""
+        return frozenset(display_name(one.name) for one in self.pictures)
 
     def cuts(self) -> list[float]:
         """The share of each picture's area that training does not see."""
@@ -153,7 +162,8 @@ def look_at(folder: SetFolder, base: str) -> SetView:
             step=facts.resolution_step,
         )
     except UserError as error:
-        trouble = str(error)
+        name = notes.title or folder.shown
+        trouble = str(error).replace(display_name(str(folder.path)), name)
     crops = {picture.entry.name: picture.crop for picture in report.fitted} if report else {}
     about: dict[str, tuple[Finding, ...]] = defaultdict(tuple)
     for finding in report.findings if report else ():
@@ -162,13 +172,10 @@ def look_at(folder: SetFolder, base: str) -> SetView:
 
     def view(file: FoundFile, entry: ImageEntry | None = None) -> PictureView:
         shown = entry.name if entry else file.shown
-        crop, findings = crops.get(shown), about[shown]
-        if crop and (cut := crop.cut_off) >= _NOTABLE_CUT:
-            share = f"{100 * cut:.0f} % of it is cut off, shown pale."
-            message = f"{share} Is what matters still in the middle?"
-            findings += (Finding(shown, "note", message),)
         read = entry.source.read if entry else ImageFile(file.path).read
-        return PictureView(file.name, notes.names.get(file.name, ""), entry, crop, findings, read)
+        crop, original = crops.get(shown), notes.names.get(file.name, "")
+        findings = (*about[shown], *_cuts({shown: crop} if crop else {}))
+        return PictureView(file.name, original, entry, crop, findings, read)
 
     files = {file.shown: file for file in contents_of(folder).pictures}
     entries = found.entries if found else ()
@@ -185,6 +192,16 @@ def look_at(folder: SetFolder, base: str) -> SetView:
 def last_seen(path: Path) -> SetView | None:
     """The set in a folder as it was last looked at; None before that."""
     return _seen.get(path)
+
+
+def _cuts(crops: Mapping[str, CropPlan]) -> Iterator[Finding]:
+    """What is cut off of pictures, as one finding, where it is no warning of the report."""
+    cuts = {name: crop.cut_off for name, crop in crops.items()}
+    cuts = {name: cut for name, cut in cuts.items() if _NOTABLE_CUT <= cut < LARGE_CUT}
+    if cuts:
+        share = share_said(cuts.values())
+        message = f"{share} % is cut off, shown pale. Is what matters still in the middle?"
+        yield Finding.of_several(list(cuts), "note", message)
 
 
 def base_facts(base: str) -> BaseFacts:

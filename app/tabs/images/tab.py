@@ -96,13 +96,24 @@ class ImagesTab:
         ]
         self.everything: list[Block] = [
             *self.saved,
-            *(p.picture, p.text, p.loaded, p.large, p.facts, p.remove_row, p.gallery),
+            *(
+                p.remarks,
+                p.new_title,
+                p.picture,
+                p.text,
+                p.loaded,
+                p.large,
+                p.facts,
+                p.remove_row,
+                p.gallery,
+            ),
             *(p.listed, p.tag),
-            *(p.focus_row, p.frame_row, p.across, p.down, p.zoom, p.tags),
+            *(p.frame, p.across, p.down, p.zoom, p.tags),
             *(p.findings, p.buckets, p.undo, p.desk, p.use, p.try_it, p.manage),
             *(p.trigger, p.class_word, p.verdict, p.measured, shared.trigger, shared.class_word),
         ]
-        self.rereading = ([p.opened, p.picture, shared.base], [p.summary, p.findings, p.facts])
+        told = [p.opened, p.picture, shared.base, p.session]
+        self.rereading = (told, [p.summary, p.findings, p.facts])
 
     def wire(self) -> None:
         """Connects everything that is about a set and a picture."""
@@ -121,21 +132,23 @@ class ImagesTab:
         p.drop.upload(
             says_errors(self.upload),
             [p.drop, p.title, p.into, p.opened, *opening],
-            [p.drop, p.title, p.remarks, *opened],
+            [p.drop, p.title, *opened],
             show_progress_on=[p.remarks],
             api_visibility="private",
         )
         typed = [p.opened, p.picture, p.text, p.loaded, p.session, shared.base, p.listed]
-        p.text.input(says_errors(self.save), [*typed, p.stamp], self.saved, **last, js=STAMP_LATER)
+        inputs = [*typed, p.stamp]
+        saved = p.text.input(says_errors(self.save), inputs, self.saved, **last, js=STAMP_LATER)
         for event, handler in (
             (p.gallery.select, self.select),
             (p.next.click, self.go_on),
             (p.previous.click, self.go_back),
         ):
-            event(says_errors(handler), [*typed, p.stamp], self.everything, **QUIET, js=STAMP)
+            event(says_errors(handler), inputs, self.everything, **QUIET, js=STAMP)
         p.keep_mine.click(says_errors(self.keep_mine), typed, [*self.saved, p.loaded], **QUIET)
         p.take_theirs.click(says_errors(self.take_theirs), typed, self.everything, **QUIET)
-        p.text.blur(says_errors(self.reread), *self.rereading, **QUIET)
+        for event in (p.text.blur, saved.then):
+            event(says_errors(self.reread), *self.rereading, **QUIET)
         chosen = [shared.image_set, shared.trigger, shared.class_word, shared.tabs]
         p.try_it.click(says_errors(self.try_it), None, chosen, **QUIET)
         p.use.click(self.use, [p.opened, p.trigger, p.class_word], chosen, **QUIET)
@@ -185,6 +198,8 @@ class ImagesTab:
             **self.nothing_chosen(),
             p.trigger: view.notes.trigger,
             p.class_word: view.notes.class_word,
+            p.remarks: "",
+            p.new_title: view.title,
             p.verdict: "",
             p.preview: "",
             p.measured: "",
@@ -208,7 +223,7 @@ class ImagesTab:
             p.tags: html("tags", view),
             p.undo: gr.Button(undo, visible=bool(done)),
             p.desk: gr.Column(visible=True),
-            p.use: gr.Button(visible=True),
+            p.use: gr.Button(visible=bool(view.report and view.report.pictures)),
             p.try_it: gr.Button(visible=False),
             p.manage: gr.Accordion(visible=view.folder.owned),
             p.into: gr.Checkbox(interactive=view.folder.owned),
@@ -379,14 +394,15 @@ class ImagesTab:
         place = view.pictures.index(view.picture(typed.picture))
         return {**self.show(view, place, typed.session), self.parts.status: ""}
 
-    def reread(self, opened: str, picture: str, base: str) -> Updates:
+    def reread(self, opened: str, picture: str, base: str, session: CaptionSession) -> Updates:
         """A caption or a word was changed: what is said about the set and the picture follows."""
         p = self.parts
         if not opened:
             return self.nothing()
         view = look_at(find_set(places.DATASETS, opened), base)
         place = view.place(picture)
-        shown = {} if place is None else {p.facts: html("facts", view.pictures[place])}
+        left = session.seen not in (("", ""), (opened, picture))  # another one is open by now
+        shown = {} if place is None or left else {p.facts: html("facts", view.pictures[place])}
         return {p.summary: html("summary", view), p.findings: html("findings", view), **shown}
 
     def try_it(self) -> Sequence[object]:

@@ -8,6 +8,7 @@ called is kept in the set's notes.
 from __future__ import annotations
 
 import hashlib
+import mimetypes
 import re
 import shutil
 import time
@@ -35,7 +36,8 @@ from app.tabs.images.imagesets import (
 from app.tabs.images.storage import Incoming, mask_path, write_pictures
 from trainer.data.buckets import Focus
 from trainer.data.caption_files import find_captions
-from trainer.data.findings import merge_findings
+from trainer.data.decoder import inspect_image
+from trainer.data.findings import Finding, ImageProblem, merge_findings
 from trainer.data.folders import folder_repeats
 from trainer.data.images import PICTURE_SUFFIXES
 from trainer.data.names import display_name, list_names, matching_key
@@ -95,8 +97,9 @@ def store_uploads(
         into: the set to add to.
 
     Raises:
-        UserError: there is no picture among them, too much of something, a zip file that cannot
-            be trusted, no room, or the set is not the page's own. Nothing is stored then.
+        UserError: there is no picture among them that can be used, too much of something, a zip
+            file that cannot be trusted, no room, or the set is not the page's own. Nothing is
+            stored then.
     """
     limits = limits or Limits()
     if into:
@@ -170,15 +173,18 @@ _NO_NAME = re.compile(r"(?i)(?:img|dsc[nf]?|pxl|image|photo|screenshot)?[\W\d_]*
 
 
 def _free(root: Path, title: str, uploads: Sequence[Upload]) -> str:
-    """A name that no set has: as typed, or that of the zip file or the first picture.
+    """A name that no set has: as typed, or what all pictures and zip files are called.
 
-    Where it is taken, one that was typed gets a number, any other the date of today.
+    Those of several files count without the numbers at their ends. Where it is taken, one that was
+    typed gets a number, any other the date of today.
     """
     if title:
         return free_title(root, title)
     named = [upload for upload in uploads if upload.path.suffix.lower() in _NAMING] or uploads
-    stem = display_name(PurePosixPath(named[0].name).stem).strip()[: MAX_TITLE - 20]
-    stem = "pictures" if _NO_NAME.fullmatch(stem) else stem
+    stems = {PurePosixPath(upload.name).stem for upload in named}
+    stems = stems if len(stems) == 1 else {stem.rstrip("0123456789-_. ()") for stem in stems}
+    stem = display_name(next(iter(stems))).strip()[: MAX_TITLE - 20]
+    stem = "pictures" if len(stems) > 1 or _NO_NAME.fullmatch(stem) else stem
     if free_title(root, stem) == stem:
         return stem
     return free_title(root, f"{stem} {time.strftime('%Y-%m-%d')}")
@@ -207,10 +213,13 @@ def _sort_in(
     found = _read(files, into)
     incoming, remarks = found.incoming, found.remarks
     if not any((incoming, found.captions, found.masks, found.focuses)):
+        said = dict.fromkeys([*remarks[-1:], *remarks[:2]])
         raise UserError(
-            " ".join(["There is no picture among the files.", *remarks[-1:], *remarks[:2]]),
+            " ".join(["There is no picture among the files.", *said]),
             f"Drop pictures ({READ}), or a zip file of them.",
         )
+    if not any((found.captions, found.masks, found.focuses)):
+        _check_usable(incoming)
     before = len(contents_of(into).pictures) if into else 0
     if before + len(incoming) > limits.pictures:
         more = f" with the {before:,} that are there" if before else ""
@@ -233,6 +242,20 @@ def _sort_in(
     focuses = sum(1 for picture in incoming if picture.focus) + len(found.focuses)
     image_set = into or make_set(root, title, fill)
     return Stored(image_set, len(incoming), captions, tuple(remarks), masks, focuses)
+
+
+def _check_usable(incoming: Sequence[Incoming]) -> None:
+    """Raises `UserError` where no picture can be used: that would be an empty set."""
+    problems: list[Finding] = []
+    for picture in incoming:
+        try:
+            inspect_image(picture.source if isinstance(picture.source, Path) else b"")
+        except ImageProblem as problem:
+            problems.append(Finding(display_name(picture.name), "error", str(problem)))
+        else:
+            return
+    said = [str(problem) for problem in merge_findings(problems)[:3]]
+    raise UserError("Nothing is stored, since no picture can be used.", "\n".join(said))
 
 
 def _read(files: list[FoundFile], into: SetFolder | None) -> _Sorted:
@@ -268,10 +291,18 @@ def _read(files: list[FoundFile], into: SetFolder | None) -> _Sorted:
             found.focuses[there[file.name].name] = focus
     said = map(str, merge_findings(contents.findings))
     found.remarks += [re.sub(f"{_TWIN}[^/]*/", "", remark) for remark in said]
-    if ignored:
-        listed = list_names(ignored)
+    videos = list(filter(_is_video, ignored))
+    if videos:
+        listed = list_names(videos)
+        found.remarks.append(f"Not stored, being a video: {listed}. Take single pictures from it.")
+    if others := [name for name in ignored if name not in videos]:
+        listed = list_names(others)
         found.remarks.append(f"Not stored, being neither picture nor caption: {listed}.")
     return found
+
+
+def _is_video(name: str) -> bool:
+    return (mimetypes.guess_type(name)[0] or "").startswith("video/")
 
 
 def _tell_apart(files: list[FoundFile], remarks: list[str]) -> dict[str, FoundFile]:

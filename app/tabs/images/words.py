@@ -116,8 +116,13 @@ def judge(opened: str, trigger: str, class_word: str, base: str) -> Iterator[tup
 
 
 def _choices_of(found: list[dict[str, Any]], trigger: str, label: str) -> gr.Radio:
+    """Those that stand for nothing anywhere come first."""
+    found = sorted(found, key=lambda one: bool(one["known_as"]))
     words = {one["word"]: one["known_as"] for one in found}
-    choices = [(f"{word} ({known})" if known else word, word) for word, known in words.items()]
+    choices = [
+        (f"{word} – known elsewhere as {known}" if known else word, word)
+        for word, known in words.items()
+    ]
     chosen = trigger if trigger in words else None
     return gr.Radio(choices=choices, value=chosen, label=label, visible=bool(words))
 

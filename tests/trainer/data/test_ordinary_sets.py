@@ -229,7 +229,7 @@ def test_a_picture_without_anything_in_it_is_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("size", "words"),
-    [((200, 50), "50 % of it is cut off"), ((192, 64), "67 % of it"), ((80, 64), "")],
+    [((200, 50), "50 % is cut off"), ((192, 64), "67 % is cut off"), ((80, 64), "")],
 )
 def test_what_a_crop_loses_is_said_as_a_number(
     size: tuple[int, int], words: str, tmp_path: Path

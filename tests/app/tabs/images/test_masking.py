@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
 
+import gradio as gr
 import numpy as np
 import pytest
 from gradio.data_classes import FileData
@@ -17,7 +18,7 @@ from app.tabs.images.captions import CaptionSession
 from app.tabs.images.edits import change_mask, history, remove_picture, undo
 from app.tabs.images.imagesets import find_set
 from app.tabs.images.mask_parts import OPACITY, PAINT, as_mask
-from app.tabs.images.masking import Masking, Painting, boxed, changed
+from app.tabs.images.masking import Masking, Painting, boxed, changed, leave
 from tests.app.sets_for_tests import made, tree
 from tests.trainer.data.folders_for_tests import put
 from trainer import places
@@ -179,6 +180,8 @@ def test_what_was_painted_is_saved_on_the_way_to_another_picture(
     values: Any = (shown[m.about], {"layers": [layer]}, shown[m.states], 0.0)
     same = room.follow("discs", "a.png", session, "sd15", *values)
     assert set(same) == {m.status}
+    assert leave("discs", "a.png", shown[m.about]) == gr.skip() == leave("discs", "a.png", [])
+    assert "Opening the mask of b.png" in str(leave("discs", "b.png", shown[m.about]))
     after: dict[Any, Any] = room.follow("discs", "b.png", session, "sd15", *values)
     assert ("saved as well" in after[m.status]) == kept
     sets = [one.name for one in places.DATASETS.iterdir() if one.is_dir() and one.name[0] != "."]

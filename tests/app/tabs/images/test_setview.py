@@ -78,6 +78,25 @@ def test_what_holds_for_many_is_said_of_each(tmp_path: Path) -> None:
     assert not any("more" in harmless(text).text for text in said), "only of itself"
 
 
+def test_the_same_of_several_pictures_is_one_line_with_a_count(tmp_path: Path) -> None:
+    """Twelve photos of a phone are cut alike; a wide one, which is warned of, is not said twice."""
+    files = {f"{n}.png": picture(n, width=128, height=96 - n) for n in range(4)}
+    view = look_at(
+        stored(tmp_path, {**files, "w.png": picture(9, width=300, height=100)}).image_set, BASE
+    )
+    cut = [str(one) for one in view.findings() if "is cut off" in one.message]
+    assert [text.partition(" % is cut off")[0] for text in cut] == [
+        "0005-w.png: 67",
+        "0001-0.png, 0002-1.png, 0003-2.png and 1 more: 25 to 27",
+    ]
+    words = " ".join(harmless(html("findings", view)).text.split())
+    assert "4 pictures 25 to 27 % is cut off, shown pale." in words
+    assert "Which?0001-0.png, 0002-1.png, 0003-2.png, 0004-3.png" in words
+    first = html("facts", view.pictures[0])
+    assert "25 % is cut off, shown pale." in first and "27" not in first
+    assert harmless(html("summary", view)).text.count("below") == 1
+
+
 def test_the_outlook_counts_what_can_be_used(tmp_path: Path) -> None:
     files = {"a.png": picture(1), "b.png": picture(2), "broken.png": b"no picture"}
     folder = stored(tmp_path, files).image_set
@@ -90,7 +109,8 @@ def test_nothing_usable(tmp_path: Path) -> None:
     put(tmp_path / "sets" / "bad", {"a.png": b"x", "b.png": b"y"})
     view = look_at(find_set(tmp_path / "sets", "bad"), BASE)
     assert view.report is None and len(view.pictures) == 2
-    assert "no picture that can be used" in html("summary", view)
+    said = html("summary", view)
+    assert "bad holds no picture that can be used" in said and str(tmp_path) not in said
 
 
 @pytest.mark.parametrize("name", [*NAUGHTY, "<img src=x onerror=alert(1)>", "a" * 100_000])

@@ -196,6 +196,39 @@ def test_no_picture(tmp_path: Path) -> None:
     assert nothing_left(tmp_path / "datasets")
 
 
+@pytest.mark.parametrize("into", [False, True], ids=["a new set", "an old one"])
+def test_where_no_picture_can_be_used_nothing_is_stored(into: bool, tmp_path: Path) -> None:
+    old = stored(tmp_path, {"old.png": picture(9)}).image_set if into else None
+    before = tree(tmp_path / "datasets")
+    sent = upload(tmp_path / "more", {"a.heic": b"x", "b.jpg": b"<html>", "c.png": b""})
+    with pytest.raises(UserError, match="no picture can be used") as caught:
+        store_uploads(tmp_path / "datasets", sent, into=old)
+    assert all(
+        name in caught.value.hint for name in ("a.heic", "b.jpg", "c.png: The file is empty")
+    )
+    assert tree(tmp_path / "datasets") == before
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"notes.txt": "x"}, "notes.txt: No picture"),
+        ({"clip.MP4": b"x"}, "Not stored, being a video: clip.MP4. Take single pictures"),
+        ({"IMG_1.MOV": b"x", "a.pdf": b"x"}, "a video: IMG_1.MOV"),
+        ({"a.pdf": b"x", "b.psd": b"x"}, "neither picture nor caption: a.pdf, b.psd"),
+    ],
+)
+def test_what_is_left_out_is_named_once(
+    files: dict[str, bytes | str], said: str, tmp_path: Path
+) -> None:
+    """Alone, where nothing is stored, and beside pictures, in the lasting line."""
+    with pytest.raises(UserError) as caught:
+        stored(tmp_path, files)
+    assert caught.value.message.count(said) == 1
+    result = stored(tmp_path / "mixed", {**files, "good.png": picture(1)})
+    assert " ".join(result.remarks).count(said) == 1
+
+
 def test_broken_pictures_are_stored_and_named_by_the_check(tmp_path: Path) -> None:
     result = stored(tmp_path, {"good.png": picture(1), "bad.png": picture(2)[:100]})
     found = scan(result.image_set)
@@ -522,7 +555,7 @@ def test_folders_of_uploads_keep_what_they_mean(
 
 
 def test_a_set_is_named_after_what_was_dropped(tmp_path: Path) -> None:
-    """The first picture's name, then with the date, then with a number; a typed one is numbered."""
+    """The picture's name, then with the date, then with a number; a typed one is numbered."""
     titles: list[str] = []
     for seed, title in enumerate(("", "", "", "cat", "cat")):
         sent = upload(tmp_path / str(seed), {"0.txt": "nobody's", "Miez 1.png": picture(seed)})
@@ -533,9 +566,20 @@ def test_a_set_is_named_after_what_was_dropped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "title"), [("01", "pictures"), ("IMG_2044", "pictures"), ("img of tom", "img of tom")]
+    ("names", "title"),
+    [
+        (["01"], "pictures"),
+        (["IMG_2044"], "pictures"),
+        (["img of tom"], "img of tom"),
+        (["kohya_3"], "kohya_3"),
+        (["kohya_3", "broken"], "pictures"),
+        (["my cat (1)", "my cat (2)", "my cat"], "my cat"),
+        (["IMG_1", "IMG_2"], "pictures"),
+    ],
 )
-def test_a_number_names_no_set(name: str, title: str, tmp_path: Path) -> None:
-    sent = upload(tmp_path / "sent", {f"{name}.png": picture(1)})
+def test_a_set_is_named_after_what_all_are_called(
+    names: list[str], title: str, tmp_path: Path
+) -> None:
+    sent = upload(tmp_path / "sent", {f"{name}.png": picture(n) for n, name in enumerate(names)})
     made = store_uploads(tmp_path / "datasets", sent)
     assert title_of(made.image_set) == title

@@ -82,7 +82,7 @@ def test_a_word_is_judged_and_words_are_suggested(answer: Answer, tmp_path: Path
         assert part in why
     *_, (choices, _, _) = images_words.suggest("cars", "", "car", "tiny-emoji")
     assert isinstance(choices, gr.Radio) and choices.choices == [
-        ("ohwx (the weather in Ohio)", "ohwx")
+        ("ohwx – known elsewhere as the weather in Ohio", "ohwx")
     ]
     about = {"base": "tiny-emoji", "class_word": "car", "images": str(tmp_path / "cars")}
     assert asked == [
