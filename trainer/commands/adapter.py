@@ -275,10 +275,11 @@ def recipe(
         UserError: the file records none, or the output exists.
     """
     from trainer.config.file import write_config
-    from trainer.lora.metadata import recipe_of
+    from trainer.lora.metadata import CHANGED_KEY, recipe_of
     from trainer.lora.reading import read_adapter
 
-    config = recipe_of(read_adapter(file))
+    adapter = read_adapter(file)
+    config = recipe_of(adapter)
     if out.exists() and not (force and out.is_file()):
         raise UserError(f"{out} exists already.", "--force replaces it.")
     write_config(out, config)
@@ -286,6 +287,8 @@ def recipe(
         f"{shown(out)}: train it again with",
         f"  python launch.py train --config {shown(out)} --images DIR",
     ]
+    if CHANGED_KEY in adapter.metadata:
+        lines.append("That gives the adapter that this file was made of, before it was changed.")
     return Passed({"file": str(out), "base": config.base.name}, lines)
 
 

@@ -24,7 +24,7 @@ from trainer.lora.baking import (
 from trainer.lora.changes import Comparison, compare
 from trainer.lora.editing import Extraction
 from trainer.lora.inspection import trigger_words
-from trainer.lora.metadata import completed, recorded_base, recorded_fingerprint
+from trainer.lora.metadata import CHANGED_KEY, completed, recorded_base, recorded_fingerprint
 from trainer.lora.names import shorten
 from trainer.lora.reading import read_adapter
 from trainer.lora.sharing import picture_of, sidecar_paths, write_sidecars
@@ -183,7 +183,10 @@ def write(
         on: where predictions are compared.
     """
     precision, layout = output.precision or before.precision, layout or best_layout(after)
-    after = replace(after, metadata=completed(after, output.path.stem))
+    metadata = completed(after, output.path.stem)
+    if source and not is_as_trained(read_adapter(source, leave_out_unknown=True), after):
+        metadata[CHANGED_KEY] = "true"
+    after = replace(after, metadata=metadata)
     left_out = write_adapter(after, output.path, layout, precision)
     written = read_adapter(output.path)
     picture = picture_of(source) if source else None
@@ -205,6 +208,13 @@ def write(
         lost=before.left_out,
         notes=tuple(notes),
     )
+
+
+def is_as_trained(origin: Adapter, after: Adapter) -> bool:
+    """Whether an adapter is still what another one was, but for rounding and layout."""
+    if origin.needs_base or after.needs_base:  # which no command changes without another kind
+        return origin.needs_base and after.needs_base
+    return compare(origin, replace(after, precision="fp16")).exact
 
 
 @dataclass(frozen=True)
@@ -284,7 +294,8 @@ def merge_into_base(
     if given:
         raise UserError(f"{', '.join(given)} has no meaning with --base.", "Leave it out.")
     source = identify(base_name)
-    layout = layout or ("single-file" if source.is_single_file else "folder")
+    named = output.path.suffix == ".safetensors"
+    layout = layout or ("single-file" if source.is_single_file or named else "folder")
     check_new(output.path, layout)
     adapters = [(read_adapter(path), strength) for path, strength in chosen]
     precision = output.precision or precision_of(source)
@@ -301,7 +312,7 @@ def merge_into_base(
         if layout == "folder" or source.is_single_file:
             raise
         output.path.unlink()
-        hint = "Write it as a folder: leave out --layout single-file."
+        hint = "Write it as a folder: leave out --layout single-file, and the ending of --out."
         raise UserError(f"{base_name} can't be one file. {error.message}", hint) from None
     found = digests(again, precision)
     wrong = [name for name in expected if found.get(name) != expected[name]]

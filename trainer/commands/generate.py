@@ -58,6 +58,8 @@ def generate(
         "guidance": guidance,
         "out": out,
     }
+    if negative and guidance <= 1:
+        say(f"--negative has no effect: --guidance {guidance:g} is not above 1.", sys.stderr)
     for marks in filter(None, {literal_marks(prompt), literal_marks(negative)}):
         say(marks, sys.stderr)
     Studio().generate(GenerateRequest.of(request), saved=lambda path: say(shown(path)))

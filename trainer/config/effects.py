@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from trainer.config.concepts import triggers_of
 from trainer.config.fields import ConfigField, all_fields, concept_fields, get_value, shown
 from trainer.config.optimizers import OPTIMIZERS
 from trainer.config.schema import TrainingConfig
-from trainer.data.captions import literal_marks
+from trainer.data.captions import contains_word, literal_marks
 from trainer.untyped import is_sequence
 
 _RATES = ("optimizer.learning_rate", "optimizer.text_encoder_learning_rate")
@@ -37,7 +38,15 @@ def idle_settings(config: TrainingConfig) -> list[Idle]:
     Args:
         config: as it was given; once resolved, all rates are set.
     """
-    found = (_without_effect, _same_layers, _lonely_share, _odd_rates, _marks_in_prompts)
+    found = (
+        _without_effect,
+        _same_layers,
+        _lonely_share,
+        _odd_rates,
+        _marks_in_prompts,
+        _unpreserved,
+        _unguided,
+    )
     return [idle for find in found for idle in find(config)]
 
 
@@ -111,6 +120,33 @@ def _odd_rates(config: TrainingConfig) -> Iterator[Idle]:
                 f"{shown(rate)} is far above any rate that {name} learns with, so the adapter will "
                 "be noise. Leave it empty for what suits the base model.",
             )
+
+
+def _unpreserved(config: TrainingConfig) -> Iterator[Idle]:
+    every, steps = config.preservation.every, config.training.steps
+    if every > steps and not any(_unmet(config, all_fields()["preservation.every"])):
+        message = f"{every} is more than training.steps ({steps}), so that nothing is preserved."
+        yield Idle("preservation.every", message)
+    taught = [
+        prompt
+        for prompt in config.preservation.prompts
+        if any(contains_word(prompt, word) for word in triggers_of(config))
+    ]
+    if taught:
+        message = (
+            f"{shown(taught[0])} has a trigger word, which can't be taught and preserved at once: "
+            "it is left out."
+        )
+        yield Idle("preservation.prompts", message)
+
+
+def _unguided(config: TrainingConfig) -> Iterator[Idle]:
+    previews = config.previews
+    if previews.negative and previews.guidance <= 1:
+        message = (
+            f"It has no effect, since previews.guidance is {previews.guidance:g}, not above 1."
+        )
+        yield Idle("previews.negative", message)
 
 
 def _marks_in_prompts(config: TrainingConfig) -> Iterator[Idle]:

@@ -80,5 +80,6 @@ class PreservationConfig(Section, title="Keeping everything else as it was"):
         title="Prompts to preserve, one a line",
         needs={"preservation.method": "prediction", "preservation.weight": True},
     )
-    """More prompts whose pictures should stay as they are. The class word, paraphrases of it,
-    common other subjects and the empty prompt are always among them."""
+    """More prompts whose pictures should stay as they are: one picture is drawn for each, besides
+    preservation.pictures. The class word, paraphrases of it, common other subjects and the empty
+    prompt are always among them."""

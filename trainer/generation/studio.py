@@ -109,6 +109,8 @@ class Studio:
             _base_of(request), lambda: progress(0, total, "Loading the model")
         )
         drawings = _drawings(base, request)
+        if request.out.exists() and not request.out.is_dir():
+            raise UserError(f"{request.out} is a file.", "Give the folder for the pictures.")
         stack.set(request.adapters)
         request.out.mkdir(parents=True, exist_ok=True)
         files: list[Path] = []

@@ -30,6 +30,7 @@ from trainer.models.identify import built_in_models
 from trainer.untyped import is_table
 
 CONFIG_KEY = "rarebit.config"
+CHANGED_KEY = "rarebit.changed"  # since training: resized, tuned and the like
 _BASE_KEY = "rarebit.base"
 _LYCORIS = "lycoris.kohya"  # sd-scripts' name of the module that reads LoHa and LoKr
 MAX_TAGS = 500

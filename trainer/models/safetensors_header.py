@@ -61,7 +61,9 @@ def read_header(path: Path) -> SafetensorsHeader:
         UserError: the file is absent, is something else under a wrong name, or breaks the format.
     """
     if not path.is_file():
-        raise UserError(f"{path} is not a file.", "Give the path of a .safetensors file.")
+        inside = path / "adapter.safetensors"
+        hint = f"Give {inside}." if inside.is_file() else "Give the path of a .safetensors file."
+        raise UserError(f"{path} is not a file.", hint)
     try:
         with path.open("rb") as file:
             start = file.read(512)

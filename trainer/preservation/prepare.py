@@ -169,7 +169,7 @@ def prepare_preservation(
             for picture, prompt in prompts_for_own_pictures(config, of_size, settings.pictures)
         ]
         teacher = Teacher(text, size, settings.seed)
-        known = teacher.predictions(prompts, settings.pictures, own, progress)
+        known = teacher.predictions(prompts, settings.pictures + len(prompts.own), own, progress)
         preservation = PredictionPreservation(
             known, schedule, config.adapter.text_encoder, training.seed
         )

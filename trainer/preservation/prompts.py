@@ -74,13 +74,18 @@ class PreservedPrompts:
     class_words: tuple[str, ...]  # the class words in other phrasings
     # Things like the class words, in the captions' phrasings and in others.
     neighbours: tuple[str, ...]
-    others: tuple[str, ...]  # all kinds of things, likewise, and the user's own prompts
+    others: tuple[str, ...]  # all kinds of things, likewise
+    own: tuple[str, ...] = ()  # the user's, each of which comes first and once
 
     def choose(self, number: int, *, seed: int, purpose: str) -> str:
         """Prompt ``number`` of an endless row: a pure function of its arguments.
 
-        Each ten in a row hold every kind as often as `TURNS` says, in another order each time.
+        Behind the user's own each ten in a row hold every kind as often as `TURNS` says, in another
+        order each time.
         """
+        if number < len(self.own):
+            return self.own[number]
+        number -= len(self.own)
         block, place = divmod(number, len(TURNS))
         order = random.Random(derive_seed(seed, purpose, "kinds", block))
         kind = order.sample(TURNS, len(TURNS))[place]
@@ -118,10 +123,7 @@ def preserved_prompts(
             class_words += [word, *(wording.format(with_article(word)) for wording in WORDINGS)]
             neighbours += _worded(_nearest(text, word), own)
     others = _worded(OTHER_SUBJECTS, wordings)
-    # The user's own prompts get half of the turns of their kind, however few they are.
-    prompts = list(config.preservation.prompts)
-    others += prompts * (len(others) // len(prompts)) if prompts else []
-    kinds = (sorted(plain), class_words, neighbours, others)
+    kinds = (sorted(plain), class_words, neighbours, others, config.preservation.prompts)
     return PreservedPrompts(*(tuple(_without_trigger(kind, config)) for kind in kinds))
 
 

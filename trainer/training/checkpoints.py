@@ -205,11 +205,13 @@ def copy_to_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_any_adapter(path: Path) -> Adapter:
-    """An adapter from a file, or from the folder of a checkpoint.
+    """An adapter from a file, from the folder of a checkpoint, or the result of a run's folder.
 
     Raises:
         UserError: as `read_adapter` and `read_checkpoint_adapter`.
     """
+    if (result := path / "adapter.safetensors").is_file() and (path / "config.toml").is_file():
+        path = result
     return read_checkpoint_adapter(path) if path.is_dir() else read_adapter(path)
 
 

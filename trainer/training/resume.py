@@ -46,6 +46,13 @@ def check_resumable(session: Session, state: TrainingState, accept_changes: bool
             "The number of concepts can't change within a run.", "Start a new run for it."
         )
     changed = changed_settings(state.config, config)
+    if config.training.steps < state.step:
+        raise UserError(
+            f"{state.step} steps are done already, more than training.steps "
+            f"({config.training.steps}).",
+            "Raise training.steps in the run's config.toml. The adapter of an earlier step lies in "
+            "the run's folder adapters/ where one was measured.",
+        )
     fixed = [key for key in changed if not may_change_on_resume(key)]
     if fixed:
         raise UserError(

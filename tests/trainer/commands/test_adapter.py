@@ -143,11 +143,12 @@ def test_merge_with_strength(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert "/" not in metadata["rarebit.merged"]
 
 
+@pytest.mark.parametrize("layout", ["", " --layout single-file"])
 def test_a_base_of_its_own_shape_is_no_single_file(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    layout: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = "merge cat.safetensors --base my-base --out whole.safetensors --layout single-file"
-    assert run(line) == 2
+    line = "merge cat.safetensors --base my-base --out whole.safetensors"
+    assert run(line + layout) == 2
     said = capsys.readouterr().err
     assert "can't be one file" in said and "leave out --layout" in said
     assert not Path("whole.safetensors").exists()

@@ -168,6 +168,7 @@ def test_a_checkpoint_is_the_adapter_that_it_became(paint: Painter, runs: Path, 
         assert (layer.down == result.layers[key].down).all()
         assert layer.alpha == result.layers[key].alpha
     assert (paint(use(last)) == paint(use(runs / name / "adapter.safetensors"))).all()
+    assert (paint(use(last)) == paint(use(runs / name))).all()
     assert (paint(use(last)) != paint(use(earlier))).any()
 
 
@@ -204,6 +205,7 @@ def test_the_picture_names_its_adapters(paint: Painter, runs: Path, tmp_path: Pa
         ({"adapters": [{"file": "a", "strength": float("nan")}]}, r"adapters\.0\.strength nan"),
         ({"width": 40, "height": 32}, "40 × 32 pixels do not suit .*: 40 is not a multiple of 16"),
         ({"adapters": [{"file": "gone.safetensors"}]}, "gone.safetensors is not a file"),
+        ({"out": Path(__file__)}, r"test_studio\.py is a file"),
     ],
 )
 def test_what_is_wrong_with_a_request_is_said(

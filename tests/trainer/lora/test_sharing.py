@@ -18,7 +18,7 @@ from trainer.commands.cli import main
 from trainer.config.file import read_config
 from trainer.errors import UserError
 from trainer.lora.adapter import Adapter
-from trainer.lora.metadata import CONFIG_KEY, recipe_of
+from trainer.lora.metadata import CHANGED_KEY, CONFIG_KEY, recipe_of
 from trainer.lora.reading import read_adapter
 from trainer.lora.sharing import THUMBNAIL_KEY, picture_of, share
 from trainer.training.runner import Result
@@ -103,6 +103,10 @@ def test_the_recipe_trains_the_same_bytes_again(
     assert recipe.model_dump(exclude=same) == original.model_dump(exclude=same)
     assert recipe.evaluation.validation == original.evaluation.validation
     assert recipe.images.path == Path()
+    smaller = [str(result.run.adapter), "--out", f"{tmp_path}/b.safetensors"]
+    for change, changed in ((["resize", "--rank", "1"], True), (["convert"], False)):
+        assert main(["adapter", *change, *smaller, "--force"]) == 0
+        assert (CHANGED_KEY in read_adapter(tmp_path / "b.safetensors").metadata) == changed
     arguments = ["--config", str(tmp_path / "c.toml"), "--images", str(images)]
     arguments += ["--base", str(tiny_base("sd1")), "--run", str(tmp_path / "again")]
     arguments += ["--set", "previews.inference_steps=1"]

@@ -106,9 +106,14 @@ def test_without_captions_or_class_word_something_is_preserved(prompts: Any) -> 
     assert all(found.choose(n, seed=0, purpose="x") in ("", *found.others) for n in range(20))
 
 
-def test_own_prompts_get_half_of_the_turns_of_others(prompts: Any) -> None:
-    found = prompts(CAPTIONS, **WORDS, **{"preservation.prompts": ["my house"]})
-    assert found.others.count("my house") == len(found.others) // 2
+def test_each_own_prompt_comes_first_and_moves_no_other(prompts: Any) -> None:
+    without, mine = prompts(CAPTIONS, **WORDS), ["my house", "my dog", "my boat"]
+    found = prompts(CAPTIONS, **WORDS, **{"preservation.prompts": mine})
+    row, rest = (
+        [made.choose(n, seed=0, purpose="x") for n in range(count)]
+        for made, count in ((found, 33), (without, 30))
+    )
+    assert row == [*mine, *rest]
 
 
 def test_a_trigger_that_is_a_common_word_is_not_preserved(prompts: Any) -> None:

@@ -185,6 +185,12 @@ def test_steps_and_intervals_may_change(stopped: tuple[TrainingConfig, Path]) ->
     assert any("training.steps changed from 6 to 8" in e.message for e in collected.of(Warned))
 
 
+def test_fewer_steps_than_are_done_are_refused(stopped: tuple[TrainingConfig, Path]) -> None:
+    config, run = stopped
+    with pytest.raises(UserError, match="2 steps are done already"):
+        run_until(with_values(config, {"training.steps": 1}), run, None, resume=True)
+
+
 def test_a_finished_run_is_trained_longer(
     tiny_base: TinyBase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
