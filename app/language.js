@@ -20,7 +20,10 @@
     const fixed = key.split('{}');
     const isVague = /^[\s\d]*\p{L}*[\s.]*$/u.test(fixed.join(' '));
     const slot = isVague ? '([\\d.,–]+)' : '(.*?)';
-    const source = fixed.map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')).join(slot);
+    const parts = fixed.map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, '\\$&'));
+    const end = parts.pop();
+    const last = end === '\\.' ? slot.replace('.*?', '(?:(?!\\. ).)*?') : slot; // one sentence
+    const source = parts.join(slot) + last + end;
     return [new RegExp(`^${source}$`, 's'), words[key]];
   };
   const load = (catalogue) => {
@@ -75,13 +78,29 @@
     window.rarebitMissed?.add(core); // for tests
     return core;
   };
+  // Beside Chinese characters stand Chinese signs, also where a text was put together; a thousand is
+  // 1.000 in German.
+  const FULL = { ',': '，', ':': '：', ';': '；', '?': '？', '!': '！', '.': '。' };
+  const BESIDE = new RegExp([
+    /(?<=\p{Script=Han}|[”》）%])\s*(?:[,:;?!]|\.(?![\w.]))\s*/,
+    /(?<=\w)[,:;](?:\s+(?=\d*\s*[\p{Script=Han}“])|(?=[\p{Script=Han}“]))/,
+    /^\s*[,:;]\s*(?=[\d\s]*[\p{Script=Han}“])/,
+  ].map((one) => one.source).join('|'), 'gu');
+  const locally = {
+    de: (text) => text
+      .replace(/(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d.,]\d)/g, (one) => one.replaceAll(',', '.')),
+    zh: (text) => text
+      .replace(/\s*\(([^()]*\p{Script=Han}[^()]*)\)/gu, '（$1）')
+      .replace(BESIDE, (sign) => FULL[sign.trim()])
+      .replace(/([，：；？！。]) (?=\S)/g, '$1'),
+  };
   const say = (text) => {
     if (!/\p{L}{2}/u.test(text)) return text;
     if (!memory.has(text)) {
       if (memory.size > 5000) memory.clear();
       const [, before, core, after] = SIGNS.exec(text);
       const said = found(core.replace(/\s+/g, ' ')).replace(/ …$/, '\u00a0…');
-      memory.set(text, before + said + after);
+      memory.set(text, locally[language](before + said + after));
     }
     return memory.get(text);
   };
@@ -100,7 +119,8 @@
     const before = put.get(element) ?? {};
     put.set(element, before);
     for (const name of ATTRIBUTES) {
-      const text = element.getAttribute(name);
+      // Gradio says what a slider's two parts are, as their roles do.
+      const text = element.getAttribute(name)?.replace(/^(number input|range slider) for /, '');
       if (!text || before[name] === text || isTheirs(element.parentElement, text)) continue;
       before[name] = say(text);
       if (before[name] !== text) element.setAttribute(name, before[name]);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 from importlib import resources
@@ -120,14 +121,19 @@ def test_the_page_speaks_the_browsers_language(visit: NewVisit, language: str) -
     expect(page.locator("#images-try")).to_have_text(words["Try it with the police car"])
     expect(page.locator("html")).to_have_attribute("lang", language)
     assert "." not in page.evaluate("() => rarebitSay('For')")  # a label, and no sentence
+    alone = "a.txt: No picture beside it has its name, so it is not used. A caption must be named"
+    for text in (f"{alone} like its picture.", "1 doubtful, 2 worth knowing: see below"):
+        said = page.evaluate(
+            "(text) => rarebitSay(text)", text
+        )  # together, in the language's signs
+        assert not re.search(r"caption|below|[\u4e00-\u9fff] *[,:;.]", said), said
     title = page.locator("#images-title").get_by_role("textbox")
     title.fill("Images")
     page.locator("#tab-train-button").click()
     expect(page.locator("#train-summary h2")).to_have_text(words["What will be trained"])
     expect(page.locator("#train-length")).to_contain_text(words["Quick · 300 steps"])
-    expect(page.locator("#train-summary")).to_contain_text(
-        words["{} steps of {}"].replace("{}", "1,000", 1).partition("{}")[0]
-    )
+    steps = {"de": "1.000 Schritte", "zh": "1,000 步，"}[language]
+    expect(page.locator("#train-summary")).to_contain_text(steps)
     wide = "document.documentElement.scrollWidth > document.documentElement.clientWidth + 1"
     assert not page.evaluate(wide)
     page.locator("#tab-images-button").click()

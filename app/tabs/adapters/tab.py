@@ -73,7 +73,7 @@ class Desk:
                     self.use = gr.Button(
                         "Draw with it", variant="primary", elem_id=_id("use"), **hidden
                     )
-                    self.download = gr.Button("Download", elem_id=_id("download"), **hidden)
+                    self.download = gr.Button("Download (zip)", elem_id=_id("download"), **hidden)
                 self.file = gr.File(
                     label="The adapter, with the text and picture that other tools show",
                     interactive=False, elem_id=_id("file"), **hidden,

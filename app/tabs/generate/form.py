@@ -141,8 +141,8 @@ class GenerateForm:
                 self.width = gr.Number(0, label="Width in pixels", elem_id=_id("width"), **side)
                 self.height = gr.Number(0, label="Height in pixels", elem_id=_id("height"), **side)
             self.dropped = gr.File(
-                label="Drop a picture here to get its settings back", file_types=[".png"],
-                height=110, elem_id=_id("restore"),
+                label="Drop a picture here to get its settings back", height=110,
+                elem_id=_id("restore"),
             )  # fmt: skip
 
     def _lay_out_grid(self) -> None:

@@ -160,7 +160,7 @@ def _triggers_shown(prompt: str, known: list[adapter_words.Words]) -> list[Any]:
     if not known:
         return [render("generate.html", "no_adapter"), gr.Button(visible=False)]
     triggers = [word for words in known for word in words.triggers]
-    missing = adapter_words.missing(prompt, known)
+    missing = adapter_words.missing(prompt, known) if prompt.strip() else []
     label = f"Put “{missing[0]}” in front" if missing else ""
     return [
         render("generate.html", "words", triggers, missing),

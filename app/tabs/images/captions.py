@@ -15,7 +15,9 @@ from typing import Literal
 
 from app.files import disk_trouble
 from app.tabs.images.imagesets import SetFolder, contents_of, find_set, picture_path, read_notes
+from app.tabs.images.setview import SetView, look_at
 from app.tabs.images.storage import copy_set
+from trainer import places
 from trainer.data.caption_files import read_start
 from trainer.data.captions import MAX_CAPTION_BYTES, clean_lines, decode_caption
 from trainer.data.names import display_name
@@ -254,3 +256,32 @@ class CaptionSession:
             return find_set(root, set_id), picture
         names = {old: new for new, old in read_notes(image_set).names.items()}
         return image_set, names.get(picture, picture)
+
+
+@dataclass(frozen=True)
+class Typed:
+    """A caption as it stands in the browser.
+
+    Attributes:
+        opened: id of the open set.
+        picture: name of the open picture, or "".
+        text: the caption's field.
+        loaded: the caption that was shown before typing.
+        base: the base model.
+        listed: names of the pictures that are shown beside each other.
+        stamp: the request's number, which rises; 0 for none.
+    """
+
+    opened: str
+    picture: str
+    text: str
+    loaded: str
+    session: CaptionSession
+    base: str
+    listed: list[str]
+    stamp: float = 0
+
+    @property
+    def view(self) -> SetView:
+        """The set as it is now."""
+        return look_at(find_set(places.DATASETS, self.opened), self.base)

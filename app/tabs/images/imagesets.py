@@ -8,9 +8,11 @@ are read and never written to.
 from __future__ import annotations
 
 import itertools
+import re
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated
@@ -128,6 +130,24 @@ def free_title(root: Path, title: str) -> str:
     taken = {title_of(one).casefold() for one in list_sets(root)}
     names = itertools.chain([title], (f"{title} {number}" for number in itertools.count(2)))
     return next(name for name in names if name.casefold() not in taken)
+
+
+_NO_NAME = re.compile(r"(?i)(?:img|dsc[nf]?|pxl|image|photo|screenshot)?[\W\d_]*")
+"""What cameras and sorted folders call pictures: it names no set."""
+
+
+def title_for(root: Path, stems: Iterable[str]) -> str:
+    """A title that no set has, of what all files are called; with today's date where it is taken.
+
+    Those of several files count without the numbers at their ends.
+    """
+    found = set(stems)
+    found = found if len(found) == 1 else {stem.rstrip("0123456789-_. ()") for stem in found}
+    title = display_name(found.pop()).strip()[: MAX_TITLE - 20]
+    title = "pictures" if found or _NO_NAME.fullmatch(title) else title
+    if free_title(root, title) == title:
+        return title
+    return free_title(root, f"{title} {time.strftime('%Y-%m-%d')}")
 
 
 def rename_set(root: Path, image_set: SetFolder, title: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -24,6 +24,8 @@ from app.tabs.images.imagesets import (
     scan,
 )
 from trainer.data.buckets import Focus
+from trainer.data.decoder import inspect_image
+from trainer.data.findings import Finding, merge_findings
 from trainer.data.folders import MAX_REPEATS, folder_repeats, special_folders
 from trainer.data.images import PICTURE_SUFFIXES, ImageProblem
 from trainer.data.names import display_name
@@ -48,6 +50,20 @@ class Incoming:
     caption: str | None
     focus: Focus | None = None
     mask: Path | None = None
+
+
+def check_usable(incoming: Sequence[Incoming]) -> None:
+    """Raises `UserError` where no picture can be used: that would be an empty set."""
+    problems: list[Finding] = []
+    for picture in incoming:
+        try:
+            inspect_image(picture.source if isinstance(picture.source, Path) else b"")
+        except ImageProblem as problem:
+            problems.append(Finding(display_name(picture.name), "error", str(problem)))
+        else:
+            return
+    said = [str(problem) for problem in merge_findings(problems)[:3]]
+    raise UserError("Nothing is stored, since no picture can be used.", "\n".join(said))
 
 
 def write_pictures(

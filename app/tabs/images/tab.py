@@ -7,7 +7,6 @@ never from what this server remembers: a reload, a second tab and a restart chan
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -24,7 +23,7 @@ from app.tabs.images import gallery as images_gallery
 from app.tabs.images import manage as images_manage
 from app.tabs.images import masking as images_masking
 from app.tabs.images import words as images_words
-from app.tabs.images.captions import CaptionSession, Outcome
+from app.tabs.images.captions import CaptionSession, Outcome, Typed
 from app.tabs.images.edits import history
 from app.tabs.images.imagesets import SetFolder, find_set, list_sets, read_notes, set_choices
 from app.tabs.images.layout import KEYS, STAMP, STAMP_LATER, Parts, html
@@ -53,35 +52,6 @@ def build(shared: Shared) -> None:
     images_captioning.wire(parts, shared, tab.show_again, tab.everything)
     images_manage.wire(parts, shared, tab.everything)
     images_api.expose()
-
-
-@dataclass(frozen=True)
-class Typed:
-    """A caption as it stands in the browser.
-
-    Attributes:
-        opened: id of the open set.
-        picture: name of the open picture, or "".
-        text: the caption's field.
-        loaded: the caption that was shown before typing.
-        base: the base model.
-        listed: names of the pictures that are shown beside each other.
-        stamp: the request's number, which rises; 0 for none.
-    """
-
-    opened: str
-    picture: str
-    text: str
-    loaded: str
-    session: CaptionSession
-    base: str
-    listed: list[str]
-    stamp: float = 0
-
-    @property
-    def view(self) -> SetView:
-        """The set as it is now."""
-        return look_at(find_set(places.DATASETS, self.opened), self.base)
 
 
 class ImagesTab:

@@ -11,7 +11,6 @@ import hashlib
 import mimetypes
 import re
 import shutil
-import time
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -30,14 +29,14 @@ from app.tabs.images.imagesets import (
     free_title,
     make_set,
     read_notes,
+    title_for,
     title_of,
     write_notes,
 )
-from app.tabs.images.storage import Incoming, mask_path, write_pictures
+from app.tabs.images.storage import Incoming, check_usable, mask_path, write_pictures
 from trainer.data.buckets import Focus
 from trainer.data.caption_files import find_captions
-from trainer.data.decoder import inspect_image
-from trainer.data.findings import Finding, ImageProblem, merge_findings
+from trainer.data.findings import merge_findings
 from trainer.data.folders import folder_repeats
 from trainer.data.images import PICTURE_SUFFIXES
 from trainer.data.names import display_name, list_names, matching_key
@@ -111,9 +110,16 @@ def store_uploads(
         staging.mkdir()
         try:
             files = _stage(uploads, staging, limits)
-            return _sort_in(root, files, _free(root, title, uploads), into, limits)
+            title = free_title(root, title) if title else title_for(root, _names(uploads))
+            return _sort_in(root, files, title, into, limits)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def _names(uploads: Sequence[Upload]) -> list[str]:
+    """What the pictures and zip files among them are called; where there are none, all."""
+    named = [upload for upload in uploads if upload.path.suffix.lower() in _NAMING] or uploads
+    return [PurePosixPath(upload.name).stem for upload in named]
 
 
 def _check_room(root: Path, needed: int, limits: Limits) -> None:
@@ -168,28 +174,6 @@ def _without_common_folder(names: list[str]) -> list[str]:
     return names
 
 
-_NO_NAME = re.compile(r"(?i)(?:img|dsc[nf]?|pxl|image|photo|screenshot)?[\W\d_]*")
-"""What cameras and sorted folders call pictures: it names no set."""
-
-
-def _free(root: Path, title: str, uploads: Sequence[Upload]) -> str:
-    """A name that no set has: as typed, or what all pictures and zip files are called.
-
-    Those of several files count without the numbers at their ends. Where it is taken, one that was
-    typed gets a number, any other the date of today.
-    """
-    if title:
-        return free_title(root, title)
-    named = [upload for upload in uploads if upload.path.suffix.lower() in _NAMING] or uploads
-    stems = {PurePosixPath(upload.name).stem for upload in named}
-    stems = stems if len(stems) == 1 else {stem.rstrip("0123456789-_. ()") for stem in stems}
-    stem = display_name(next(iter(stems))).strip()[: MAX_TITLE - 20]
-    stem = "pictures" if len(stems) > 1 or _NO_NAME.fullmatch(stem) else stem
-    if free_title(root, stem) == stem:
-        return stem
-    return free_title(root, f"{stem} {time.strftime('%Y-%m-%d')}")
-
-
 @dataclass
 class _Sorted:
     """What an upload holds.
@@ -219,7 +203,7 @@ def _sort_in(
             f"Drop pictures ({READ}), or a zip file of them.",
         )
     if not any((found.captions, found.masks, found.focuses)):
-        _check_usable(incoming)
+        check_usable(incoming)
     before = len(contents_of(into).pictures) if into else 0
     if before + len(incoming) > limits.pictures:
         more = f" with the {before:,} that are there" if before else ""
@@ -242,20 +226,6 @@ def _sort_in(
     focuses = sum(1 for picture in incoming if picture.focus) + len(found.focuses)
     image_set = into or make_set(root, title, fill)
     return Stored(image_set, len(incoming), captions, tuple(remarks), masks, focuses)
-
-
-def _check_usable(incoming: Sequence[Incoming]) -> None:
-    """Raises `UserError` where no picture can be used: that would be an empty set."""
-    problems: list[Finding] = []
-    for picture in incoming:
-        try:
-            inspect_image(picture.source if isinstance(picture.source, Path) else b"")
-        except ImageProblem as problem:
-            problems.append(Finding(display_name(picture.name), "error", str(problem)))
-        else:
-            return
-    said = [str(problem) for problem in merge_findings(problems)[:3]]
-    raise UserError("Nothing is stored, since no picture can be used.", "\n".join(said))
 
 
 def _read(files: list[FoundFile], into: SetFolder | None) -> _Sorted:
