@@ -40,6 +40,7 @@ _KINDS: dict[str, Kind] = {
 }
 _SOURCE = re.compile(r"\s\([^()]{0,150}arXiv[^()]{0,150}\)")
 _OF_SUBJECT = re.compile(r"concepts (\d{1,3})\.(\w{1,30})")
+_NAME = re.compile(r"(?<![\w.])[a-z]{1,20}\.\w{1,40}(?![\w]|\.\w)")
 _EMPTY_LINE = '""'  # how the empty prompt is written in a list of one text a line
 
 
@@ -85,9 +86,14 @@ def explanation(name: str) -> str:
         )
     if name == "images.path":
         return "One of the image sets on this machine. Your own pictures become one in Images."
-    text, label = without_sources(all_fields()[name].description), label_of(name)
+    text, label = _with_labels(without_sources(all_fields()[name].description)), label_of(name)
     text = text.removeprefix(f"{label}: ").removeprefix(f"{label}. ")
     return text[:1].upper() + text[1:]
+
+
+def info_of(name: str) -> str:
+    """The explanation as a component takes it, which reads Markdown."""
+    return explanation(name).replace("*", r"\*")
 
 
 def without_sources(text: str) -> str:
@@ -101,7 +107,7 @@ def make_component(name: str, shown: Shown) -> Component:
     common: dict[str, Any] = {
         "value": shown,
         "label": label_of(name),
-        "info": explanation(name),
+        "info": info_of(name),
         "elem_id": elem("train", name.replace(".", "-").replace("_", "-")),
     }
     if name == CONCEPTS:
@@ -285,6 +291,13 @@ def mistakes_by_field(error: ConfigError) -> dict[str, str]:
 
 def _sentence(message: str) -> str:
     """A mistake's message in the words of the page."""
-    for name in all_fields():
-        message = re.sub(rf"(?<![\w.]){re.escape(name)}(?![\w.])", f"“{label_of(name)}”", message)
+    message = _with_labels(message)
     return message[:1].upper() + message[1:] + ("" if message.endswith((".", "?")) else ".")
+
+
+def _with_labels(text: str) -> str:
+    """A text with the labels of fields in place of their names."""
+    fields = all_fields()
+    return _NAME.sub(
+        lambda match: f"“{label_of(match[0])}”" if match[0] in fields else match[0], text
+    )

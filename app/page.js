@@ -149,6 +149,8 @@ document.addEventListener('keydown', (event) => {
       });
       section.style.display = fields.length && !fitting.length ? 'none' : '';
     }
+    const shown = document.querySelectorAll('[id^="train-section-"]:not([style*="none"])').length;
+    document.getElementById('train-none')?.classList.toggle('unseen', shown > 0);
   };
   document.addEventListener('input', (event) => {
     if (!event.target.closest?.('#train-find')) return;

@@ -56,8 +56,8 @@ _TELLING = {
 SINGLE = (
     "learns", "from", "verdict", "steps", "and", "Pause", "Resume", "Queue", "Send or publish …",
     "Uploaded", "Delete", "Delete …", "Loss", "Log", "Report", "step {}", "seed {}", "once",
-    "{} times", "{} × {} pixels", "its settings", "its log", "Layers", "File", "Enough",
-    "Metadata", "{} in text encoder", "{} in UNet", "Undone{}: {}.",
+    "{} times", "on", "off", "{} × {} pixels", "its settings", "its log", "Layers", "File",
+    "Enough", "Metadata", "{} in text encoder", "{} in UNet", "Undone{}: {}.",
     "the run {} is at step {} of {}", "for this command",
     "Good", "Weak", "It works in {}", "Error", "Zoom in", "Zoom out",
     "select the draw tool to start", "{} to {}",
@@ -149,7 +149,7 @@ def _components() -> Iterator[str]:
         for name in ("label", "info", "placeholder"):
             text = getattr(one, name, None)
             if isinstance(text, str) and not (_NAME.fullmatch(text) or _CODE.search(text)):
-                yield from text.split("`")
+                yield from text.replace(r"\*", "*").split("`")
         if isinstance(one, (gr.Button, gr.Markdown, gr.HTML)) and isinstance(one.value, str):
             yield from (part for text in _Texts(one.value).texts for part in text.split("`"))
         if isinstance(one, (gr.Radio, gr.CheckboxGroup, gr.Dropdown)):

@@ -201,7 +201,7 @@ def test_several_subjects_are_put_together(visit: NewVisit) -> None:
     """A set's line is added with its words; what was typed of one subject is there again after."""
     page = visit().open("Train")
     page.locator("#train-captions-trigger").get_by_role("textbox").fill("zkrv")
-    page.locator("#train-kind label", has_text="Several of them").click()
+    page.locator("#train-kind label", has_text="Several things").click()
     expect(page.locator("#train-one")).to_be_hidden()
     page.locator("#train-one-more").get_by_role("combobox").click()
     page.get_by_role("option", name="police-car", exact=True).click()

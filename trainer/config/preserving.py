@@ -11,7 +11,7 @@ PRESERVED = {"preservation.method": ("prediction", "pictures"), "preservation.we
 
 
 class PreservationConfig(Section, title="Keeping everything else as it was"):
-    """Keeping everything else as it was (DreamBooth, arXiv 2208.12242, section 3.3).
+    """Training also on what must not change (DreamBooth, arXiv 2208.12242, section 3.3).
 
     On every k-th step a few more prompts go through the model together with the pictures. The
     adapter must not change what comes out of them: what the base model predicted (prediction), or

@@ -62,7 +62,7 @@ QUESTIONS: Mapping[str, Question] = {
             "thing": "A thing",
             "subject": "A person or an animal",
             "style": "A style",
-            "several": "Several of them",
+            "several": "Several things, each with its word",
         },
     ),
     "length": Question("How long", {"quick": "Quick", "normal": "Normal", "thorough": "Thorough"}),

@@ -19,7 +19,7 @@ aside = partial(field, resume=True, private=True)
 
 
 class BaseModelConfig(Section, title="Base model"):
-    """Which model is adapted."""
+    """Which model learns."""
 
     name: str = field(
         "tiny-emoji",
@@ -59,7 +59,7 @@ ClassWord = Annotated[str, AfterValidator(without_article)]
 
 
 class CaptionsConfig(Section, title="Words and captions"):
-    """What the pictures are called."""
+    """What is said of the pictures in training."""
 
     trigger: str = field("", title="Trigger word", max_length=60, flag="--trigger WORD")
     """Trigger word: the rare word that will stand for what the pictures show. It is put at the
@@ -133,7 +133,7 @@ CHECKPOINTING_COST = 1.32
 
 
 class TrainingSection(Section, title="Length, batches and precision"):
-    """Length, size and precision."""
+    """How many steps, of how many pictures, and how exactly they are computed."""
 
     steps: int = field(400, ge=1, le=1_000_000, flag="--steps N", resume=True)
     """Optimizer steps in all. The run says how often that shows each picture."""
@@ -150,8 +150,8 @@ class TrainingSection(Section, title="Length, batches and precision"):
     fp16; fp32 on a CPU."""
     exact: Literal["auto", "on", "off"] = field("auto", title="Exact to the last bit", resume=True)
     """Whether a step gives the same bits every time, so that a resumed run is byte for byte one
-    that never stopped. On an NVIDIA GPU that takes kernels which cost 1.2 of the card's time
-    (H200, SD 1.5); other kinds of GPU have none, and a processor repeats anyway. auto: where the
+    that never stopped. On an NVIDIA GPU a step then takes a fifth more time (measured on an
+    H200 with SD 1.5); other kinds of GPU cannot, and a processor does so anyway. auto: where the
     GPU can. on: or the run does not start. off: a resumed run comes close."""
     compile: bool = field(
         False,
@@ -160,10 +160,9 @@ class TrainingSection(Section, title="Length, batches and precision"):
         needs={"adapter.kind": list(PAIRS), "adapter.t_lora_min_rank": None},
     )
     """Have torch.compile put the operations of the UNet's transformer blocks together. The first
-    step of each picture size may then take minutes, once on a machine; what later steps gain was
-    never timed on a card, and fit does not know what memory it takes. Losses are the same but for
-    rounding, so that a resumed run comes close, but not to the last bit. Where it fails the run
-    goes on without, and says so."""
+    step of each picture size may then take minutes, once on a machine; later steps may be faster,
+    which was not measured: try it. The memory it takes is not predicted. A resumed run comes close,
+    but not to the last bit. Where it fails the run goes on without, and says so."""
     cuda_graphs: bool = field(
         False,
         title="CUDA graphs of the compiled blocks",
@@ -173,7 +172,7 @@ class TrainingSection(Section, title="Length, batches and precision"):
     )
     """Have the card start all that a compiled block does at once (torch.compile's mode
     reduce-overhead), where a fast card waits for the processor. Takes memory for each picture size
-    and needs an NVIDIA card. It was never run on one. Where it fails the run goes on without
+    and needs an NVIDIA card; not measured: try it. Where it fails the run goes on without
     compiling, and says so."""
     stop_text_encoder_after: float = field(
         1.0,
@@ -330,7 +329,7 @@ class CheckpointsConfig(Section, title="Checkpoints"):
 
 
 class EvaluationConfig(Section, title="Measuring the adapter"):
-    """Measuring what the adapter does. Apart from `validation`, nothing here changes the result."""
+    """What is measured. Nothing here changes the result but the share that is kept out."""
 
     enabled: bool = aside(True, title="Measure effect, leak and collateral")
     """Measure effect, leak, collateral and validation loss while training and at its end. Off:
@@ -372,7 +371,7 @@ class EvaluationConfig(Section, title="Measuring the adapter"):
 
 
 class OutputConfig(Section, title="Adapter file"):
-    """The adapter file."""
+    """What the file is called, and what it says of itself."""
 
     name: str = field("", title="Title", max_length=100, resume=True)
     """Title of the adapter in its metadata, and name of the run's folder where none is given. The

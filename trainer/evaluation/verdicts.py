@@ -140,7 +140,10 @@ def _leaks(meters: Meters) -> Iterator[_Said]:
             "Name them among the prompts to preserve (preservation.prompts).",
         )
     else:
-        yield "keeps", f"It keeps to the trigger word: {'; '.join(how)}."
+        said = f"It keeps to the trigger word: {'; '.join(how)}."
+        if max(taken or 0, leak or 0) >= FEW:
+            said = f"It mostly keeps to the trigger word: {'; '.join(how)}."
+        yield "keeps", said
 
 
 def _much(share: float) -> str:

@@ -29,7 +29,7 @@ from trainer.errors import UserError
 
 _SECONDS = 120.0
 # Words are judged once the typing pauses; the last ones always are.
-_LATER = "(...values) => new Promise(done => setTimeout(() => done(values), 500))"
+LATER = "(...values) => new Promise(done => setTimeout(() => done(values), 500))"
 
 
 def wire(parts: Parts, shared: Shared) -> Dependency:
@@ -38,7 +38,7 @@ def wire(parts: Parts, shared: Shared) -> Dependency:
     words = [p.opened, p.trigger, p.class_word]
     typed = [p.trigger.input, p.class_word.input]
     told: list[Component] = [shared.trigger, shared.class_word]
-    last: dict[str, Any] = {**QUIET, "trigger_mode": "always_last", "js": _LATER}
+    last: dict[str, Any] = {**QUIET, "trigger_mode": "always_last", "js": LATER}
     noted = gr.on(typed, says_errors(remember), words, told, **last)
     told_of = [p.verdict, p.suggestions]
     gr.on(typed, judge, [*words, shared.base], told_of, **last)

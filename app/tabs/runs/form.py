@@ -57,8 +57,7 @@ class RunParts:
                 with gr.Group(visible=False, elem_id=_id("length")) as self.length:
                     self.steps = gr.Number(
                         label="Steps in all", precision=0, minimum=1, elem_id=_id("steps"),
-                        info="The learning-rate schedule is stretched over them, so the rate rises "
-                        "again and then goes on falling.",
+                        info="It goes on where it ended.",
                     )  # fmt: skip
                     with gr.Row():
                         self.more = gr.Button(

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from app.jobs import QUEUED, UNSTARTED, RunInfo
 from app.render import render
 from app.tabs.images.imagesets import title_at
-from app.tabs.runs.pictures import MOST_OWN, own_pictures, picture_url, run_files
+from app.tabs.runs.pictures import MOST_OWN, newest_adapter, own_pictures, picture_url, run_files
 from app.tabs.runs.reader import RunView
 from app.tabs.train.outlook import measuring_time
 from trainer import events, places
@@ -72,6 +72,8 @@ def state(info: RunInfo) -> str:
         return "stopping: finishes the step and saves"
     if info.phase == "paused" and not is_wished(RunFolder(places.RUNS / info.name), "pause"):
         return "waits while you draw"
+    if info.phase == "paused":
+        return f"paused at step {info.step:,} of {info.total_steps:,}"
     if info.alive and info.phase == "training" and info.total_steps:
         return f"step {info.step:,} of {info.total_steps:,}"
     if info.phase == "stopped" and not info.step:
@@ -269,7 +271,7 @@ def verdict(found: RunView) -> str:
     """Whether it has worked, in sentences; its pictures beside the user's own, and its files."""
     run = RunFolder(places.RUNS / found.info.name)
     measured = read_measured(run)
-    if found.config is None or not (measured.findings or run.adapter.is_file()):
+    if found.config is None or not (measured.findings or newest_adapter(run)):
         return ""
     drawn = _of_each(found)[:MOST_OWN]
     files, ended = run_files(run), not found.info.alive
@@ -281,7 +283,7 @@ def verdict(found: RunView) -> str:
 
 def _base_for_others(run: RunFolder, name: str) -> str | None:
     """What the adapter needs elsewhere; "" where only Rarebit has it, None without an adapter."""
-    if not run.adapter.is_file():
+    if not newest_adapter(run):
         return None
     return "" if base_kind(name) == "built-in" else name.replace("\\", "/").rpartition("/")[2]
 
@@ -289,7 +291,7 @@ def _base_for_others(run: RunFolder, name: str) -> str | None:
 def _of_each(found: RunView) -> list[ShownPreview]:
     """The newest previews with a trigger word, of several concepts in turns; without any, all."""
     triggers = triggers_of(found.config) if found.config else []
-    if not found.preview_steps:
+    if not any(found.preview_steps):  # the base model's alone
         return []
     by_prompt = previews_of(found, found.preview_steps[-1])
     each = [

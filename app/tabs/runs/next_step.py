@@ -30,13 +30,23 @@ def label(found: RunView) -> str:
     step = _of(info.name)
     if step.code == "train_longer" and RunFolder(places.RUNS / info.name).search.is_file():
         return ""
-    if step.code == "train_longer" and isinstance(steps := step.values.get("training.steps"), int):
-        return f"Train on to {steps:,} steps" if steps > info.step else ""
+    if step.code == "train_longer":
+        steps = more_steps(info.name, info.step)
+        return f"Train on to {steps:,} steps" if steps else ""
     if step.code == "use" and isinstance(strength := step.values.get("strength"), (int, float)):
         return f"Generate with it at strength {strength:g}"
     if step.code in _OF_PICTURES:
         return "Look at its words and pictures"
     return "Fill the Train form with this change" if step.values else ""
+
+
+def more_steps(name: str, done: int) -> int | None:
+    """How many steps in all the verdict wants; None where it wants no more than are done."""
+    step = _of(name)
+    steps = step.values.get("training.steps")
+    if step.code == "train_longer" and isinstance(steps, int) and steps > done:
+        return steps
+    return None
 
 
 def draws(found: RunView) -> bool:
@@ -58,7 +68,7 @@ def take(name: str) -> dict[str, Any]:
         jobs.resume(name, steps=int(step.values["training.steps"]))
         return {"run": name}
     if step.code == "use":
-        adapter = _kept(jobs.run_folder(name), str(step.values["checkpoint"]))
+        adapter = kept(jobs.run_folder(name), str(step.values["checkpoint"]))
         strength = f"{adapter}:{step.values['strength']}"
         return {"adapter": strength, "tabs": go("generate")}
     if step.code in _OF_PICTURES:
@@ -88,7 +98,7 @@ def _of(name: str) -> MeasuredStep:
     return read_measured(RunFolder(places.RUNS / name)).next_step
 
 
-def _kept(run: RunFolder, file: str) -> str:
+def kept(run: RunFolder, file: str) -> str:
     """The id of a run's adapter; an earlier step's is copied to the adapters, to be kept."""
     step = next((n for n in run.adapter_steps() if run.adapter_at(n).name == Path(file).name), None)
     return run.name if step is None else keep_copy(run.adapter_at(step), f"{run.name}-step-{step}")

@@ -55,13 +55,20 @@ def own_pictures(run: RunFolder) -> list[str]:
 def run_files(run: RunFolder) -> list[tuple[str, str]]:
     """(label, address) of what a run has made, where it is there."""
     files = (
-        ("Download the adapter", run.adapter),
+        ("Download the adapter", newest_adapter(run) or run.adapter),
         ("Report", run.report),
         ("Time-lapse of the previews", run.timelapse),
     )
     return [
         (label, f"files/{quote(run.name)}/{file.name}") for label, file in files if file.is_file()
     ]
+
+
+def newest_adapter(run: RunFolder) -> Path | None:
+    """The result; of a run that has none yet, the adapter as it was saved last."""
+    steps = [] if run.adapter.is_file() else run.adapter_steps()
+    newest = run.adapter_at(steps[-1]) if steps else run.adapter
+    return newest if newest.is_file() else None
 
 
 def routes() -> list[Route]:
@@ -95,8 +102,10 @@ async def _answer_file(request: Request) -> Response:
     file = request.path_params["file"]
     if file == f"{run.name}.zip":
         return await run_in_threadpool(zip_response, run, bool(request.query_params.get("tags")))
-    if file == run.adapter.name and run.adapter.is_file():
-        return FileResponse(run.adapter, filename=f"{run.name}.safetensors")
+    adapter = newest_adapter(run)
+    if adapter and file == adapter.name:
+        step = "" if adapter == run.adapter else f"-{adapter.stem}"
+        return FileResponse(adapter, filename=f"{run.name}{step}.safetensors")
     if file == run.timelapse.name and run.timelapse.is_file():
         return FileResponse(run.timelapse, media_type="image/webp", headers=_FRESH_HEADERS)
     if file == run.report.name and run.report.is_file():

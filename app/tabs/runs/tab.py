@@ -16,6 +16,7 @@ from app.render import render
 from app.shared import HIDE, QUIET, Shared, elem, for_scripts, go, says_errors
 from app.tabs.runs import comparing, html, next_step
 from app.tabs.runs.form import BUTTONS, LISTED, RunParts
+from app.tabs.runs.pictures import newest_adapter
 from app.tabs.runs.reader import RunView, view
 from trainer import places
 from trainer.config.file import format_config, with_values
@@ -131,9 +132,11 @@ def _drawn(found: RunView) -> dict[str, str]:
 def _buttons(found: RunView | None) -> dict[str, tuple[bool, str, bool, bool]]:
     """(visible, label, clickable, bright) of every button: bright is the next sensible step."""
     shown = _shown_buttons(found)
-    bright = next((key for key in ("next", "anyway", "resume", "draw") if shown[key][0]), "")
-    alive = found is not None and found.info.alive
-    return {key: (*one, key == bright and not alive) for key, one in shown.items()}
+    order = ("next", "anyway", "resume", "draw")
+    if found is not None and found.info.alive:
+        order = ("pause",) if found.info.phase == "paused" else ()
+    bright = next((key for key in order if shown[key][0]), "")
+    return {key: (*one, key == bright) for key, one in shown.items()}
 
 
 def _shown_buttons(found: RunView | None) -> dict[str, tuple[bool, str, bool]]:
@@ -159,15 +162,23 @@ def _shown_buttons(found: RunView | None) -> dict[str, tuple[bool, str, bool]]:
         "prompts": (heeds, "Other previews …", True),
         "resume": (
             ended and not changed,  # it would only be refused again
-            "Resume" if searches or folder.checkpoint_steps() else "Start again",
+            "Resume"
+            if searches or folder.checkpoint_steps()
+            else "Start"
+            if info.phase == UNSTARTED
+            else "Start again",
             True,
         ),
         "anyway": (ended and changed and not searches, "Resume with the changed images", True),
         "longer": (info.phase == "finished" and not searches, "Train longer …", True),
-        "draw": (folder.adapter.is_file() and not next_step.draws(found), "Generate with it", True),
+        "draw": (
+            bool(newest_adapter(folder)) and not next_step.draws(found),
+            "Generate with it",
+            True,
+        ),
         "again": (
             found.config is not None,
-            "Change the settings" if info.phase == "failed" else "Fill the Train form",
+            "Change the settings" if info.phase == "failed" else "Use these settings again",
             True,
         ),
         "publish": (not info.alive and folder.adapter.is_file(), "Send or publish …", True),
@@ -219,9 +230,7 @@ def _act(parts: RunParts, shared: Shared) -> None:
         gr.on([close.click, parts.names.input], None, None, group, js=HIDE, **QUIET)
     parts.yes.click(says_errors(_delete), name, [parts.question, show], **QUIET)
     buttons["again"].click(says_errors(_settings), name, [shared.settings, shared.tabs], **QUIET)
-    buttons["draw"].click(
-        lambda chosen: (chosen, go("generate")), name, [shared.adapter, shared.tabs], **QUIET
-    )
+    buttons["draw"].click(says_errors(_draw_with), name, [shared.adapter, shared.tabs], **QUIET)
 
     names = ("run", "settings", "adapter", "image_set", "trigger", "class_word", "tabs")
     states = {key: getattr(shared, key) for key in names}
@@ -230,6 +239,11 @@ def _act(parts: RunParts, shared: Shared) -> None:
         return {states[key]: value for key, value in next_step.take(chosen).items()}
 
     buttons["next"].click(says_errors(take), name, [*states.values()], **QUIET)
+
+
+def _draw_with(name: str) -> tuple[str, gr.Tabs]:
+    run = jobs.run_folder(name)
+    return next_step.kept(run, (newest_adapter(run) or run.adapter).name), go("generate")
 
 
 def _pressing(job: Callable[[str], None]) -> Callable[[str], str]:
@@ -277,8 +291,9 @@ def _change_previews(name: str, prompts: str, count: float | None) -> tuple[gr.G
 
 
 def _ask_length(name: str) -> tuple[int, gr.Group]:
-    """Suggests as many steps again."""
-    return 2 * jobs.info(jobs.run_folder(name)).step, gr.Group(visible=True)
+    """Suggests what the verdict does, or as many steps again."""
+    done = jobs.info(jobs.run_folder(name)).step
+    return next_step.more_steps(name, done) or 2 * done, gr.Group(visible=True)
 
 
 def _train_longer(name: str, steps: float | None) -> tuple[gr.Group, str]:

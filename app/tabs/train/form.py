@@ -56,7 +56,8 @@ class TrainForm:
             with gr.Column(scale=2, min_width=300):
                 self.summary = gr.HTML(elem_id=_id("summary"))
                 self.memory = gr.HTML(outlook.NO_MEMORY_LINE, elem_id=_id("memory"))
-                self.start = gr.Button("Start training", variant="primary", elem_id=_id("start"))
+                self.remark = gr.HTML(elem_id=_id("remark"))
+                self.start = gr.Button("Start training", elem_id=_id("start"))
                 self.queue = gr.Button(
                     "Queue behind the one that trains", visible=False, elem_id=_id("queue")
                 )
@@ -69,6 +70,10 @@ class TrainForm:
             )  # fmt: skip
             for section in sections():
                 self._lay_out_section(section)
+            gr.HTML(
+                quiet("No setting has that in its name or explanation."),
+                elem_id=_id("none"), elem_classes=["unseen"],
+            )  # fmt: skip
         self.text, self.shown_wrong = gr.Textbox(visible=False), gr.State({})
 
     @property
@@ -88,7 +93,14 @@ class TrainForm:
     @property
     def outputs(self) -> list[Any]:
         """What is told of every change: see `app.tabs.train.tab`."""
-        return [self.summary, self.queue, *self.folded, *self.components, self.shown_wrong]
+        return [
+            self.summary,
+            self.start,
+            self.queue,
+            *self.folded,
+            *self.components,
+            self.shown_wrong,
+        ]
 
     @property
     def filled(self) -> list[Any]:

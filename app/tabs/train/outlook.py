@@ -61,13 +61,13 @@ def summary(config: TrainingConfig | None, wrong: Wrong) -> str:
     if config is None:
         mistakes = [(label_of(name) if name else "", text) for name, text in wrong.items()]
         return render("train.html", "wrong", mistakes)
-    found = (_missing(config), lessons(config), arithmetic(config))
+    found = (missing(config), lessons(config), arithmetic(config))
     idle = [(label_of(one.field), one.message) for one in idle_settings(config)]
     settings = [(label_of(name), shown(get_value(config, name))) for name in answered({})]
     return render("train.html", "summary", config, *found, time_needed(config), idle, settings)
 
 
-def _missing(config: TrainingConfig) -> str:
+def missing(config: TrainingConfig) -> str:
     """What to do next, as long as something is needed."""
     _, wrong = look(form_values(config), complete=True)
     if "images.path" in wrong and config.images.path == Path():
@@ -80,10 +80,11 @@ def _missing(config: TrainingConfig) -> str:
 
 
 class Lesson(NamedTuple):
-    """One concept of a training: what is learnt, and from how many pictures of which set."""
+    """One concept of a training: what is learnt, and from how many pictures (0: not known) of which
+    set."""
 
     subject: str
-    pictures: str
+    pictures: int
     image_set: str
 
 
@@ -91,33 +92,36 @@ def lessons(config: TrainingConfig) -> list[Lesson]:
     found: list[Lesson] = []
     for concept in concepts_of(config):
         count = picture_count(concept.path)
-        pictures = f"the {count[0]:,} pictures" if count and count[0] > 1 else "the pictures"
+        pictures = count[0] if count else 0
         found.append(Lesson(subject_of(concept) or "…", pictures, title_at(concept.path) or "…"))
     return found
 
 
-def arithmetic(config: TrainingConfig) -> str:
-    """Steps, batches and how often each picture is seen, in one line."""
+def arithmetic(config: TrainingConfig) -> list[str]:
+    """Steps, batches and how often each picture is seen, a sentence each."""
     training = config.training
     size = training.batch_size * training.accumulation
     split = _split(config)
     if split is None:
-        return f"{training.steps:,} steps of {counted(size, 'picture')}"
+        return [f"{training.steps:,} steps of {counted(size, 'picture')}"]
     shown, count = sum(split.repeats), len(split.repeats)
     order = SampleOrder(split.sizes, split.repeats, training.batch_size, training.seed)
     passes = training.steps * training.accumulation / order.batches_per_epoch
     # The last batch of a bucket may be smaller.
     is_full = order.batches_per_epoch * training.batch_size == shown
     each = counted(size, "picture")
-    line = f"{training.steps:,} steps of {each}"
+    steps = f"{training.steps:,} steps of {each}"
     if not is_full:
-        line = f"{training.steps:,} steps of up to {each}"
-    line += f": each of {count:,} is seen about {how_often(passes * shown / count)}"
-    if split.kept_out:
-        why = "to measure by" if config.evaluation.enabled else "though nothing is measured"
-        are = "are" if split.kept_out > 1 else "is"
-        line += f"; {split.kept_out} more {are} kept out {why}"
-    return line
+        steps = f"{training.steps:,} steps of up to {each}"
+    seen = f"Each of {count:,} pictures is seen about {how_often(passes * shown / count)}"
+    return [steps, seen, *_kept_out(split.kept_out, config.evaluation.enabled)]
+
+
+def _kept_out(number: int, is_measured: bool) -> Iterator[str]:
+    if number and is_measured:
+        yield f"Kept out to measure by: {number}"
+    elif number:
+        yield f"Kept out, though nothing is measured: {number}"
 
 
 class _Split(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from app.forms import (
     CONCEPTS,
     Shown,
     chosen_folder,
-    explanation,
     field_names,
     form_values,
+    info_of,
     preset_values,
     shown_subject,
     shown_values,
@@ -25,7 +25,7 @@ from app.forms import (
 from app.render import render
 from app.shared import QUIET, Shared, for_scripts, go, says_errors
 from app.tabs.images.imagesets import find_set, read_notes, set_choices, subjects_in
-from app.tabs.images.words import of_chosen, remember
+from app.tabs.images.words import LATER, judge, of_chosen, remember
 from app.tabs.train import outlook
 from app.tabs.train.form import IN_FRONT, TrainForm
 from app.tabs.train.loading import read_settings
@@ -161,6 +161,9 @@ def _follow_the_other_tabs(form: TrainForm, shared: Shared) -> None:
     shared.image_set.change(_listed, shared.image_set, form.one_more, **QUIET)
     typed = gr.State({})
     states = {"trigger": shared.trigger, "class_word": shared.class_word}
+    about = [images, *words, base]
+    typing: dict[str, Any] = {**QUIET, "trigger_mode": "always_last", "js": LATER}
+    gr.on([word.input for word in words], _judge, about, form.remark, **typing)  # type: ignore[attr-defined]
     # In the queue: beside it, no State's change is told to the other tabs.
     base.input(lambda value: value, base, shared.base, **QUIET)  # type: ignore[attr-defined]
     images.input(  # type: ignore[attr-defined]
@@ -238,6 +241,13 @@ def _choose_set(chosen: str | None, former: str, trigger: str, class_word: str) 
     return chosen or "", *shown, *words, {"trigger": words[0], "class_word": words[1]}
 
 
+def _judge(image_set: str, trigger: str, class_word: str, base: str) -> Iterator[object]:
+    """What is to be said against a trigger word."""
+    known = image_set if image_set in [one for _, one in set_choices()] else ""
+    for said, _ in judge(known, trigger, class_word, base):
+        yield said
+
+
 def _remember_words(
     image_set: str, trigger: str, class_word: str
 ) -> tuple[str, str, dict[str, str]]:
@@ -262,15 +272,18 @@ def _tell(
         for name in form.names
     ]
     busy = jobs.overview.busy() is not None
-    return [outlook.summary(config, wrong), gr.Button(visible=busy), *folds, *infos, wrong]
+    ready = config is not None and not outlook.missing(config)
+    start = gr.Button(variant="primary" if ready and not busy else "secondary")
+    queue = gr.Button(visible=busy, variant="primary" if ready else "secondary")
+    return [outlook.summary(config, wrong), start, queue, *folds, *infos, wrong]
 
 
 def _explained(name: str, wrong: outlook.Wrong) -> str:
     """A field's explanation, after what is wrong with it."""
     if name not in wrong:
-        return explanation(name)
+        return info_of(name)
     mistake = " ".join(wrong[name].replace("*", "∗").split())
-    return f"**{mistake}**\n{explanation(name)}"  # a component's info takes this much Markdown
+    return f"**{mistake}**\n{info_of(name)}"  # a component's info takes this much Markdown
 
 
 # ------------------------------------------------------------------------------ filling

@@ -13,10 +13,12 @@ from typing import Any
 import psutil
 import pytest
 from PIL import Image
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
 
 from app import jobs
 from app.jobs import RunInfo
-from app.tabs.runs import comparing, html, reader, tab
+from app.tabs.runs import comparing, html, pictures, reader, tab
 from app.tabs.runs.form import BUTTONS
 from tests.trainer.logs_for_tests import log_events
 from trainer import places
@@ -193,6 +195,25 @@ def test_the_verdict_comes_with_pictures_and_files() -> None:
     assert "Before it went on: Not yet." in said and "It leaks." not in said
 
 
+def test_a_stopped_run_gives_the_adapter_that_it_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "ADAPTERS", places.RUNS / "kept")
+    run = make_run("ohwx", "stopped")
+    add_preview(run, 0)
+    assert not tab.moment(None, "", {})[0]["draw"][0] and not html.verdict(reader.view("ohwx"))
+    run.adapters.mkdir()
+    for step in (10, 53):
+        run.adapter_at(step).write_bytes(b"%d" % step)
+    assert tab.moment(None, "", {})[0]["draw"][0]
+    said = html.verdict(reader.view("ohwx"))
+    assert "files/ohwx/step-000053.safetensors" in said and "step-000000" not in said
+    assert tab._draw_with("ohwx")[0] == "file/ohwx-step-53.safetensors"
+    app = Starlette(routes=pictures.routes())
+    answer = TestClient(app).get("/files/ohwx/step-000053.safetensors")
+    assert (answer.content, answer.status_code) == (b"53", 200)
+    assert "ohwx-step-000053.safetensors" in answer.headers["content-disposition"]
+    assert TestClient(app).get("/files/ohwx/step-000010.safetensors").status_code == 404
+
+
 @pytest.mark.parametrize(
     ("base", "needs"),
     [
@@ -297,8 +318,10 @@ def test_a_run_that_trains_is_paused_and_draws_when_asked() -> None:
     tab._change_previews("ohwx", " a house \n\n", 3)
     assert wished_values(run, "previews") == {"prompts": ["a house"], "count": 3}
     assert is_wished(run, "draw")
+    write_status(run, replace(own_status("paused"), step=3, total_steps=400))
     now, _ = tab.moment(None, "", {})
-    assert now["pause"][1] == "Go on"
+    assert now["pause"] == (True, "Go on", True, True)  # the bright one
+    assert "paused at step 3 of 400" in now["head"]
     tab._pause("ohwx")
     assert not is_wished(run, "pause")
     with pytest.raises(UserError, match=r"previews\.count"):
@@ -320,6 +343,7 @@ def test_a_run_that_trains_is_paused_and_draws_when_asked() -> None:
         (RunInfo("a", "training", 3, 400, alive=True, stopping=True), "stopping"),
         (RunInfo("a", "stopped", 57, code="killed"), "at step 57 (killed)"),
         (RunInfo("a", "stopped", 57, 400, message="stopped at step 57"), "stopped at step 57"),
+        (RunInfo("a", "paused", 3, 400, alive=True), "waits while you draw"),
         (RunInfo("a", "queued", place=1), "next"),
         (RunInfo("a", "queued", place=3), "2 before it"),
     ],

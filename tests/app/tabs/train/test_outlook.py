@@ -33,17 +33,17 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_arithmetic_is_that_of_the_set(tmp_path: Path) -> None:
     values = {"images.path": "datasets/police-car", "captions.trigger": "ohwx"}
     config = with_values(TrainingConfig(), values | {"training.steps": 600})
-    said = "600 steps of up to 4 pictures: each of 10 is seen about 200 times; 2 more are kept out"
-    assert outlook.arithmetic(config) == f"{said} to measure by"
+    said = ["600 steps of up to 4 pictures", "Each of 10 pictures is seen about 200 times"]
+    assert outlook.arithmetic(config) == [*said, "Kept out to measure by: 2"]
     blind = with_values(config, {"evaluation.enabled": False})
-    assert outlook.arithmetic(blind) == f"{said} though nothing is measured"
+    assert outlook.arithmetic(blind) == [*said, "Kept out, though nothing is measured: 2"]
     whole = with_values(config, {"evaluation.validation": 0.0})
-    assert outlook.arithmetic(whole).endswith("each of 12 is seen about 200 times")
+    assert outlook.arithmetic(whole)[1:] == ["Each of 12 pictures is seen about 200 times"]
     repeated = tmp_path / "10_ohwx car"
     shutil.copytree(places.PROJECT / "datasets" / "police-car", repeated)
     of_repeated = with_values(whole, {"images.path": str(tmp_path)})
     assert outlook.arithmetic(of_repeated) == outlook.arithmetic(whole)
-    assert outlook.lessons(config) == [("ohwx", "the 12 pictures", "police-car")]
+    assert outlook.lessons(config) == [("ohwx", 12, "police-car")]
 
 
 def test_a_set_of_many_shapes_is_shown_more_often(tmp_path: Path) -> None:
@@ -53,10 +53,11 @@ def test_a_set_of_many_shapes_is_shown_more_often(tmp_path: Path) -> None:
         Image.effect_noise(size, 40 + at).convert("RGB").save(tmp_path / f"{at}.png")
     values = {"images.path": str(tmp_path), "training.steps": 100, "training.batch_size": 2}
     config = with_values(TrainingConfig(), values)
-    assert "100 steps of 2 pictures: each of 6 is seen about 33 times" in outlook.arithmetic(config)
+    said = ["100 steps of 2 pictures", "Each of 6 pictures is seen about 33 times"]
+    assert outlook.arithmetic(config) == said
     look_at(SetFolder(tmp_path.name, tmp_path, owned=False), "tiny-emoji")
-    said = "100 steps of up to 2 pictures: each of 6 is seen about 25 times"
-    assert said in outlook.arithmetic(config)
+    said = ["100 steps of up to 2 pictures", "Each of 6 pictures is seen about 25 times"]
+    assert outlook.arithmetic(config) == said
 
 
 def test_the_time_comes_from_a_run_like_this_one() -> None:
