@@ -91,11 +91,6 @@ def explanation(name: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def info_of(name: str) -> str:
-    """The explanation as a component takes it, which reads Markdown."""
-    return explanation(name).replace("*", r"\*")
-
-
 def without_sources(text: str) -> str:
     """A text of the configuration without the papers it names: docs/configuration.md has them."""
     return _SOURCE.sub("", text)
@@ -107,7 +102,7 @@ def make_component(name: str, shown: Shown) -> Component:
     common: dict[str, Any] = {
         "value": shown,
         "label": label_of(name),
-        "info": info_of(name),
+        "info": explanation(name),
         "elem_id": elem("train", name.replace(".", "-").replace("_", "-")),
     }
     if name == CONCEPTS:

@@ -150,7 +150,7 @@ document.addEventListener('keydown', (event) => {
       section.style.display = fields.length && !fitting.length ? 'none' : '';
     }
     const shown = document.querySelectorAll('[id^="train-section-"]:not([style*="none"])').length;
-    document.getElementById('train-none')?.classList.toggle('unseen', shown > 0);
+    document.getElementById('train-none')?.classList.toggle('seen', !shown);
   };
   document.addEventListener('input', (event) => {
     if (!event.target.closest?.('#train-find')) return;

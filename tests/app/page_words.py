@@ -149,7 +149,7 @@ def _components() -> Iterator[str]:
         for name in ("label", "info", "placeholder"):
             text = getattr(one, name, None)
             if isinstance(text, str) and not (_NAME.fullmatch(text) or _CODE.search(text)):
-                yield from text.replace(r"\*", "*").split("`")
+                yield from text.split("`")
         if isinstance(one, (gr.Button, gr.Markdown, gr.HTML)) and isinstance(one.value, str):
             yield from (part for text in _Texts(one.value).texts for part in text.split("`"))
         if isinstance(one, (gr.Radio, gr.CheckboxGroup, gr.Dropdown)):

@@ -78,8 +78,8 @@ class AdapterConfig(Section, title="Adapter"):
         needs={"adapter.start_from": None},
     )
     """Patterns of the layers to adapt, of those that targets names: diffusers' names behind unet,
-    text_encoder or text_encoder_2, with * for anything, such as unet.up_blocks.* or *.attn2.*.
-    Empty: all of them."""
+    text_encoder or text_encoder_2, with a star for anything, such as unet.up_blocks.* for all in
+    there. Empty: all of them."""
     without: Several[str] = field(
         (),
         title="Not these layers, one a line",

@@ -70,10 +70,7 @@ class TrainForm:
             )  # fmt: skip
             for section in sections():
                 self._lay_out_section(section)
-            gr.HTML(
-                quiet("No setting has that in its name or explanation."),
-                elem_id=_id("none"), elem_classes=["unseen"],
-            )  # fmt: skip
+            gr.HTML(quiet("No setting has that in its name or explanation."), elem_id=_id("none"))
         self.text, self.shown_wrong = gr.Textbox(visible=False), gr.State({})
 
     @property

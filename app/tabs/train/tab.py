@@ -15,9 +15,9 @@ from app.forms import (
     CONCEPTS,
     Shown,
     chosen_folder,
+    explanation,
     field_names,
     form_values,
-    info_of,
     preset_values,
     shown_subject,
     shown_values,
@@ -281,9 +281,9 @@ def _tell(
 def _explained(name: str, wrong: outlook.Wrong) -> str:
     """A field's explanation, after what is wrong with it."""
     if name not in wrong:
-        return info_of(name)
+        return explanation(name)
     mistake = " ".join(wrong[name].replace("*", "∗").split())
-    return f"**{mistake}**\n{info_of(name)}"  # a component's info takes this much Markdown
+    return f"**{mistake}**\n{explanation(name)}"  # a component's info takes this much Markdown
 
 
 # ------------------------------------------------------------------------------ filling
