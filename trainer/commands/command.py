@@ -6,12 +6,14 @@ heavy libraries only within functions, so that ``--help`` and mistakes in the ar
 once; and they leave out the import of ``annotations``, since typer reads the types of arguments.
 """
 
+import errno
 import inspect
 import json
 import os
 import sys
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, TextIO, TypeVar
 
 import typer
@@ -156,8 +158,10 @@ def as_user_error(error: Exception) -> UserError | None:
     """An exception in words where it is nobody's defect: of the user's, the disk, or memory."""
     if isinstance(error, UserError):
         return error
-    if isinstance(error, OSError) and error.errno in REFUSALS:
-        return disk_error(error, "what this command writes or reads")
+    if isinstance(error, OSError):
+        no_folder = error.errno == errno.ENOENT and not Path(str(error.filename)).parent.exists()
+        if no_folder or error.errno in REFUSALS:
+            return disk_error(error, "what this command writes or reads")
     torch = sys.modules.get("torch")  # many commands need none
     of_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
     if of_gpu or isinstance(error, MemoryError):

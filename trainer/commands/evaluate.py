@@ -14,6 +14,7 @@ from trainer.commands.command import (
     say_progress,
 )
 from trainer.config.fields import field_help
+from trainer.errors import UserError
 
 if TYPE_CHECKING:
     from trainer.evaluation.assessment import Assessment
@@ -46,6 +47,8 @@ def evaluate(
     from trainer.runs.report import write_report
 
     given = {"base": base, "trigger": trigger, "class_word": class_word}
+    if images and not images.exists():
+        raise UserError(f"The image folder {images} does not exist.", "Check the path.")
     model, target, device, cache = load_target(find_target(place, **given, images=images))
     own = target.run is not None and not any((*given.values(), images))
     board = target.run.bleed_board if target.run and own else None

@@ -13,7 +13,7 @@ from trainer.config.concepts import triggers_of
 from trainer.config.fields import ConfigField, all_fields, concept_fields, get_value, shown
 from trainer.config.optimizers import OPTIMIZERS
 from trainer.config.schema import TrainingConfig
-from trainer.data.captions import contains_word, literal_marks
+from trainer.data.captions import contains_word, fill_words, literal_marks
 from trainer.untyped import is_sequence
 
 _RATES = ("optimizer.learning_rate", "optimizer.text_encoder_learning_rate")
@@ -150,5 +150,6 @@ def _unguided(config: TrainingConfig) -> Iterator[Idle]:
 
 
 def _marks_in_prompts(config: TrainingConfig) -> Iterator[Idle]:
-    marked = filter(None, map(literal_marks, (*config.previews.prompts, config.previews.negative)))
+    prompts = (fill_words(one, "", "") for one in config.previews.prompts)
+    marked = filter(None, map(literal_marks, (*prompts, config.previews.negative)))
     yield from (Idle("previews.prompts", message) for message in dict.fromkeys(marked))

@@ -195,6 +195,18 @@ _PARAMETERS = re.compile(r"(?:^|\s)(?:Negative prompt:|Steps: \d{1,4}, [A-Z][\w 
 """Where the settings begin that A1111 writes behind the prompt of a picture."""
 
 
+def fill_words(text: str, trigger: str, class_word: str) -> str:
+    """A text with trigger and class word in place of ``[trigger]``, ``{class}`` and the like."""
+    subject = name_subject(trigger, class_word)
+    for mark, words in (
+        (f"{_TRIGGER} ?{_CLASS}", subject),
+        (_TRIGGER, trigger),
+        (_CLASS, class_word),
+    ):
+        text = re.sub(mark, lambda _, words=words: words, text, flags=re.IGNORECASE)
+    return text
+
+
 def read_prompt_syntax(caption: str, trigger: str, class_word: str = "") -> str:
     """What a caption says, where it is written as prompts of other tools are.
 
@@ -205,13 +217,7 @@ def read_prompt_syntax(caption: str, trigger: str, class_word: str = "") -> str:
     found = _PARAMETERS.search(caption)
     text = caption[: found.start()] if found else caption
     text = _EXTRA.sub(" ", _ENTITY.sub(lambda one: html.unescape(f"&{one[1]};"), text))
-    subject = name_subject(trigger, class_word)
-    for mark, words in (
-        (f"{_TRIGGER} {_CLASS}", subject),
-        (_TRIGGER, trigger),
-        (_CLASS, class_word),
-    ):
-        text = re.sub(mark, lambda _, words=words: words, text, flags=re.IGNORECASE)
+    text = fill_words(text, trigger, class_word)
     while (
         plain := _STRESS.sub(lambda one: one[one.lastindex or 0], _WEIGHT.sub(r"\1", text))
     ) != text:

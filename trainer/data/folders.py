@@ -146,5 +146,6 @@ def folder_words(name: str) -> str:
     """What the nearest folder named ``N_words`` calls its pictures, as kohya reads it; or ""."""
     for folder in reversed(PurePosixPath(name).parts[:-1]):
         if (found := _WORDS.fullmatch(folder)) and not _is_of_camera(folder):
-            return found[1].replace("_", " ").strip()
+            words = found[1].replace("_", " ").strip()
+            return "" if _CLASS.fullmatch(_letters(words)) else words
     return ""

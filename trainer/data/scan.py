@@ -253,6 +253,9 @@ def _children(
     except OSError as error:
         contents.doubt(name, "error", f"The folder cannot be read ({error.strerror}).")
         return []
+    if {"config.toml", "events.jsonl"} <= {child.name for child in children}:
+        contents.doubt(name, "warning", "It is the folder of a run, so it is not trained on.")
+        return []
     # macOS leaves ``.a.heic.icloud`` in place of a.heic where that is not on this machine.
     away = [one.name[1:-7] for one in children if re.fullmatch(r"\..+\.icloud", one.name)]
     shown = [display_name(prefix + one) for one in sorted(away)]

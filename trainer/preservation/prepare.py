@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from trainer.conditioning import TextSource
-from trainer.config.concepts import preserved_share
+from trainer.config.concepts import class_words_of, preserved_share
 from trainer.config.schema import ConceptConfig, TrainingConfig
 from trainer.data.cache import content_key
 from trainer.data.captions import caption_lines
 from trainer.data.folders import folder_words
 from trainer.data.gather import scan_again
 from trainer.data.latents import LatentSource
+from trainer.data.names import list_names
 from trainer.data.report import fit_pictures
 from trainer.data.sets import ImageEntry, Picture
 from trainer.diffusion import Size
@@ -82,14 +83,16 @@ def given_pictures(
     concept: ConceptConfig | None,
     latents: LatentSource,
     notice: Notice,
+    own: Container[str] = (),
 ) -> list[ClassPicture]:
     """Class pictures of the user's own, cut to squares; one without a caption is called "a CLASS".
 
-    Trigger words are taken out of their captions.
+    Trigger words are taken out of their captions. A folder named ``N_words`` says what they are, as
+    in kohya's projects.
 
     Args:
-        concept: whose class they show; None: the class words of all concepts in turn. Without a
-            class word, a folder named ``N_words`` says what they are, as in kohya's projects.
+        concept: whose class they show; None: the class words of all concepts in turn.
+        own: ids of the pictures that are trained on.
 
     Raises:
         UserError: there is no such folder, or nothing in it can be used.
@@ -108,7 +111,16 @@ def given_pictures(
         if caption := without_triggers(first, config):
             return caption
         words = without_triggers(folder_words(entry.name), config)
-        return prompts[number % len(prompts)] or (with_article(words) if words else "")
+        known = [concept.class_word] if concept else class_words_of(config)
+        named = words and not any(one and one.casefold() in words.casefold() for one in known)
+        return with_article(words) if named else prompts[number % len(prompts)]
+
+    taught = [one.entry.name for one in report.fitted if one.entry.id in own]
+    if taught:
+        notice(
+            f"Class pictures: {list_names(taught)}: also among the pictures of the subject, so "
+            "that the class word will come to mean it. Take them out."
+        )
 
     return [
         ClassPicture(called(one.entry, number), latents.latents(one, False), one.sizes)
@@ -150,11 +162,12 @@ def prepare_preservation(
     preservation: Preservation
     folders = [(Path(settings.folder), None)] if settings.folder else class_folders
     if settings.method == "pictures" and folders:
+        ids = {picture.entry.id for picture, _ in pictures}
         with device.instead([base.vae], []):
             given = [
                 picture
                 for folder, concept in folders
-                for picture in given_pictures(config, folder, concept, latents, notice)
+                for picture in given_pictures(config, folder, concept, latents, notice, ids)
             ]
         preservation = PicturePreservation(base, given, schedule, training.seed)
     elif settings.method == "pictures":

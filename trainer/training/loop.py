@@ -16,7 +16,7 @@ from trainer import events
 from trainer.config.concepts import concepts_of, subject_of
 from trainer.config.file import with_values, write_config
 from trainer.config.schema import ConceptConfig
-from trainer.data.captions import without_word
+from trainer.data.captions import fill_words, without_word
 from trainer.errors import UserError
 from trainer.generation.sampling import BATCH, Drawing, draw, save_picture
 from trainer.lora.attach import disabled
@@ -292,9 +292,7 @@ def preview_prompts(session: Session) -> list[str]:
 
 
 def _filled(prompt: str, concept: ConceptConfig) -> str:
-    text = prompt.replace("{trigger} {class}", subject_of(concept))
-    text = text.replace("{trigger}", concept.trigger).replace("{class}", concept.class_word)
-    return " ".join(text.split())
+    return " ".join(fill_words(prompt, concept.trigger, concept.class_word).split())
 
 
 def draw_previews(session: Session, *, strength: int) -> Path:

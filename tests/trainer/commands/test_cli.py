@@ -186,6 +186,23 @@ def test_unknown_arguments_are_refused(
     assert told.out == ""
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["resume", "{file}"], "it is a file"),
+        (["evaluate", "{file}", "--images", "nowhere"], "nowhere does not exist"),
+        (["import", "{file}", "--out", "{file}.d/x/c.toml"], "no such path"),
+    ],
+)
+def test_wrong_paths(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text('network_module = "networks.lora"\nunet_lr = 1e-4\nmax_train_steps = 3\n')
+    assert main([part.format(file=file) for part in arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_check_images_of_several_concepts(
     tiny_base: TinyBase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -94,6 +94,7 @@ def test_kinds_that_are_not_read_are_named_and_counted(
         ),
         ("a cat Steps: 20, CFG scale: 7", "ohwx, a cat"),
         ("a [trigger] {class} on {{trigger}}", "a ohwx on ohwx"),
+        ("a {trigger}{class}", "a ohwx"),
         ("a cat BREAK red sofa, BREAK", "ohwx, a cat, red sofa"),
         ("a wall, IN CASE BREAK GLASS", "ohwx, a wall, IN CASE BREAK GLASS"),
         ("a &amp;amp; b, it&#39;s &lt;3 &copy", "ohwx, a & b, it's <3 &copy"),

@@ -72,6 +72,15 @@ def test_their_files_are_neither_trained_on_nor_doubted(tmp_path: Path) -> None:
     assert not about(image_set, "", "No picture beside it")
 
 
+def test_a_run_in_the_set_is_not_trained_on(tmp_path: Path) -> None:
+    files = {"a.png": picture(1), "run/previews/b.png": picture(2)}
+    for name in ("config.toml", "events.jsonl"):
+        files[f"run/{name}"] = b""
+    image_set = scan_image_set(put(tmp_path, files))
+    assert [one.name for one in image_set.entries] == ["a.png"]
+    assert [one.severity for one in about(image_set, "run", "folder of a run")] == ["warning"]
+
+
 @pytest.mark.parametrize(
     ("folders", "said"),
     [
@@ -89,7 +98,13 @@ def test_folders_of_different_subjects(folders: list[str], said: str, tmp_path: 
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("1_dog/a.png", "dog"), ("1_old_dog/x/a.png", "old dog"), ("dog/a.png", ""), ("a.png", "")],
+    [
+        ("1_regularisation/a.png", ""),
+        ("1_dog/a.png", "dog"),
+        ("1_old_dog/x/a.png", "old dog"),
+        ("dog/a.png", ""),
+        ("a.png", ""),
+    ],
 )
 def test_what_a_folder_calls_its_pictures(name: str, words: str) -> None:
     assert folder_words(name) == words

@@ -166,7 +166,9 @@ def test_class_pictures_are_trained_as_pictures_are(session: Any, name: str) -> 
     assert done.preservation > 0.01  # an ordinary loss, not a distance from the base's prediction
 
 
-def test_class_pictures_of_ones_own(session: Any, tmp_path: Path) -> None:
+def test_class_pictures_of_ones_own(
+    session: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     own = make_images(tmp_path / "own", count=3)
     (own / "2.txt").unlink()
     made = session(preservation__method="pictures", preservation__folder=str(own))
@@ -178,6 +180,7 @@ def test_class_pictures_of_ones_own(session: Any, tmp_path: Path) -> None:
         "a thing",
     ]
     assert {picture.latents.shape[1:] for picture in preservation.pictures} == {(16, 16)}
+    assert "also among the pictures of the subject" in capsys.readouterr().out  # the same pixels
     nowhere = str(tmp_path / "nowhere")
     with pytest.raises(UserError, match="does not exist"):
         session(folder="b", preservation__method="pictures", preservation__folder=nowhere)
@@ -199,6 +202,7 @@ def test_nothing_is_preserved_where_that_is_asked(
     [
         ({}, "pictures", ["a thing", "a red thing"]),
         ({"captions__class_word": ""}, "pictures", ["a blue thing", "a red thing"]),
+        ({"captions__class_word": "dog"}, "pictures", ["a blue thing", "a red thing"]),
         ({"preservation__regularization": False}, "prediction", None),
         ({"preservation__method": "none"}, "none", None),
     ],
