@@ -103,6 +103,7 @@ def test_captions_from_a_model_of_this_machine(server: Server, visit: NewVisit) 
     page.locator("#images-class-word textarea").fill("teapot")  # and no wait
     expect(propose(page)).to_contain_text("1 caption proposed by the base model", timeout=WORKER)
     expect(page.locator("#images-proposals")).to_contain_text("a teapot")
+    expect(page.locator("#images-proposals img")).to_have_js_property("naturalWidth", 96)
     write_and_undo(page, server, 1)
 
 

@@ -155,7 +155,7 @@ def _words_shown(prompt: str, known: list[adapter_words.Words]) -> list[Any]:
 
 def _triggers_shown(prompt: str, known: list[adapter_words.Words]) -> list[Any]:
     if not known and drawing.adapter_choices():
-        text = "No adapter is chosen: the base model draws alone."
+        text = "No adapter is chosen below: the base model draws alone."
         return [quiet(text), gr.Button(visible=False)]
     if not known:
         return [render("generate.html", "no_adapter"), gr.Button(visible=False)]

@@ -21,6 +21,7 @@ from app.tabs.images.edits import Change, apply_changes
 from app.tabs.images.imagesets import find_set, read_notes
 from app.tabs.images.layout import Parts, html
 from app.tabs.images.setview import SetView, look_at
+from app.tabs.images.thumbnails import thumbnails
 from app.tabs.images.words import noting
 from trainer import places
 from trainer.captioning.memory import memory_said
@@ -44,6 +45,7 @@ class Proposed:
         captions: all of the set, by picture, as they were.
         after: those that would change.
         by: what made them, in a few words.
+        thumbnails: files of those that would change, by picture.
     """
 
     set_id: str
@@ -51,6 +53,7 @@ class Proposed:
     captions: Mapping[str, str]
     after: Mapping[str, str] = field(default_factory=dict[str, str])
     by: str = ""
+    thumbnails: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def changes(self) -> list[Change]:
@@ -239,7 +242,7 @@ class Captioning:
         common = list(report.common) if report else []
         return {
             p.caption_progress: said,
-            p.made: html("changes", changes, len(proposed.captions))
+            p.made: html("changes", changes, len(proposed.captions), proposed.thumbnails)
             if proposed and changes
             else "",
             p.word_report: html("word_report", report, proposed.wording.words) if proposed else "",
@@ -256,7 +259,8 @@ def proposed_of(view: SetView, asked: Mapping[str, Any], found: Mapping[str, Any
     proposals = {names.get(one["picture"]): one["after"] for one in found["proposals"]}
     after = {name: text for name, text in proposals.items() if name}
     by = found["captioner"].partition(",")[0]
-    return Proposed(view.folder.id, wording, captions_of(view), after, by)
+    small = dict(zip(after, thumbnails([view.picture(name) for name in after]), strict=True))
+    return Proposed(view.folder.id, wording, captions_of(view), after, by, small)
 
 
 def captions_of(view: SetView) -> dict[str, str]:
