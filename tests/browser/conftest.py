@@ -1,4 +1,4 @@
-"""Chromium, and a server for each file of tests."""
+"""Chromium, and a server; files of tests share both, as they all run in one process."""
 
 from __future__ import annotations
 
@@ -39,11 +39,17 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with one image set and no run."""
+def new_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with one image set and no run.
+
+    Files whose tests kill it, or count what is in it, have one of their own:
+    ``server = pytest.fixture(scope="module")(new_server)``.
+    """
     with Server(tmp_path_factory.mktemp("page")) as server:
         yield server
+
+
+server = pytest.fixture(scope="session")(new_server)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from app.languages import LANGUAGES, catalogue
 from app.shared import TABS
 from benchmarks.page import first_load
-from tests.browser.conftest import NewVisit
+from tests.browser.conftest import NewVisit, new_server
 from tests.browser.serving import Server
 from tests.browser.visiting import Visit
 from tests.trainer.commands.test_publish import Hub
@@ -27,6 +27,8 @@ from trainer.config.schema import TrainingConfig
 from trainer.runs.layout import RunFolder
 from trainer.runs.report import write_report
 from trainer.runs.status import Status, write_status
+
+server = pytest.fixture(scope="module")(new_server)
 
 # Serious faults of gradio 6.31's own markup, by rule and a part of the element: an empty gallery.
 GRADIOS_OWN = (("aria-prohibited-attr", 'aria-label="Empty value"'),)

@@ -66,6 +66,7 @@ def train(page: Page, trigger: str) -> str:
         ("training", "training-steps", STEPS),
         ("previews", "previews-every", STEPS // 2),
         ("previews", "previews-inference-steps", 4),
+        ("preservation", "preservation-pictures", 2),
     ):
         number = page.locator(f"#train-{field}").get_by_role("spinbutton").first
         if not number.is_visible():
