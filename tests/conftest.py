@@ -6,7 +6,7 @@ import ast
 import gc
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,19 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``--dist loadfile`` one process runs all files of the browser, which share a server."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "tests/browser" if file.startswith("tests/browser/") else file
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
 @cache
 def is_heavy(path: Path) -> bool:
     """Whether importing a file imports torch or what comes with it, directly or through ours."""
@@ -67,29 +80,31 @@ def is_heavy(path: Path) -> bool:
     waiting = [path]
     while waiting:
         file = waiting.pop()
-        if file in found or not file.is_file():
-            continue
-        found.add(file)
-        for name in _imported(file):
-            if name.partition(".")[0] in HEAVY:
+        if file not in found:
+            found.add(file)
+            heavy, ours = _imported(file)
+            if heavy:
                 return True
-            place = ROOT.joinpath(*name.split("."))
-            waiting += [place.with_suffix(".py"), place / "__init__.py"]
+            waiting += ours
     return False
 
 
-def _imported(file: Path) -> Iterator[str]:
-    """The modules that a file imports when it is imported itself."""
+@cache
+def _imported(file: Path) -> tuple[bool, list[Path]]:
+    """Whether a file itself imports something heavy at once, and which of our files it imports."""
+    names: list[str] = []
     waiting: list[ast.stmt] = ast.parse(file.read_bytes()).body
     while waiting:
         node = waiting.pop()
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Try):
             waiting += node.body
+    places = [ROOT.joinpath(*name.split(".")) for name in names]
+    files = [file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")]
+    return any(name.partition(".")[0] in HEAVY for name in names), [*filter(Path.is_file, files)]
 
 
 TinyBase = Callable[[Any], Path]
