@@ -269,7 +269,8 @@ page.wait()
         cwd=tmp_path,
         env={
             **os.environ, "PYTHONPATH": path, "STEPS": "2", "PORT": "7893",
-            "MORE": "--set evaluation.enabled=false --set previews.inference_steps=2",
+            "MORE": "--set evaluation.enabled=false --set previews.inference_steps=2 "
+            "--set preservation.pictures=2",
             "RAREBIT_CACHE": str(tmp_path / "cache"), "RAREBIT_RUNS": str(tmp_path / "runs"),
         },
         capture_output=True, text=True, check=False,

@@ -32,7 +32,7 @@ PAGES = ("README.md", *(f"docs/{name}.md" for name in GUIDE))
 RUN = {"generate", "resume", "check-images", "trigger"}  # the others have tests of their own
 
 
-QUICKER = ("--set", "previews.inference_steps=8")
+QUICKER = ("--set", "previews.inference_steps=6", "--set", "preservation.pictures=6")
 
 
 def commands() -> list[list[str]]:
@@ -82,11 +82,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def main_job(project: Path) -> Path:
-    """The README's first command, which everybody does first; in 60 steps instead of 400."""
+    """The README's first command, which everybody does first; in 30 steps instead of 400."""
     said = StringIO()
     with redirect_stdout(said):
-        assert main([*commands()[0], "--steps", "60", *QUICKER]) == 0
-    for part in ("step 60/60", "loss", "left", "Adapter:", "Previews:", "Report:", "Try it:"):
+        assert main([*commands()[0], "--steps", "30", *QUICKER]) == 0
+    for part in ("step 30/30", "loss", "left", "Adapter:", "Previews:", "Report:", "Try it:"):
         assert part in said.getvalue()
     # The guide draws with the adapter of a later step.
     run = RunFolder(project / "runs" / "ohwx")

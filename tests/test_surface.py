@@ -105,6 +105,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two steps of the built-in model."""
     path = tmp_path_factory.mktemp("surface") / "run"
     options = ["--steps", "2", "--set", "evaluation.enabled=false", "--set", "previews.every=2"]
+    options += ["--set", "previews.inference_steps=2", "--set", "preservation.pictures=2"]
     pictures = str(PROJECT / "datasets" / "police-car")
     named = ["--images", pictures, "--trigger", "ohwx", "--class-word", "car", "--run", str(path)]
     assert main(["train", *named, *options]) == 0

@@ -16,6 +16,7 @@ answers are lines of JSON on its standard input and output.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -47,6 +48,7 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 def main() -> None:
     """Answer requests until the input ends."""
     torch.set_num_threads(1)
+    gc.freeze()  # what was imported is no garbage of any child
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
     for line in sys.stdin:

@@ -37,6 +37,8 @@ MOST_BYTES = 300e6
 # Reads a list of [name, door, arguments] and tells of each on a line of its own. The first ones are
 # harmless and load what every door needs.
 PROGRAM = """
+from trainer.system import collect_garbage_rarely
+collect_garbage_rarely()
 import contextlib, io, json, os, pathlib, sys, time
 from app.files import Upload
 from app.tabs.images.uploads import store_uploads

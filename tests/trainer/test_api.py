@@ -17,11 +17,19 @@ PYTHON = re.findall(r"```python\n(.*?)```", (PROJECT / "docs/python.md").read_te
 
 
 QUICKLY = """
-import pytest, trainer.training.loop as loop
+from trainer.system import collect_garbage_rarely
+collect_garbage_rarely()
+import pytest
+from benchmarks import trigger_study
 from tests.trainer.runs_for_tests import measure_quickly
+from trainer.evaluation import drift
+from trainer.generation.sampling import Drawing
+from trainer.preservation.teacher import Teacher
 measure_quickly(pytest.MonkeyPatch())
-drawing = loop.Drawing
-loop.Drawing = lambda **options: drawing(**{**options, "inference_steps": 1})
+trigger_study.PROBES = drift.ProbeSettings()
+Drawing.inference_steps = property(lambda _: 1, lambda *_: None)
+whole = Teacher.predictions
+Teacher.predictions = lambda one, prompts, _, own, told: whole(one, prompts, 2, own[:2], told)
 """
 
 

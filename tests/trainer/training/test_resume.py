@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -129,13 +130,20 @@ def run_until(
     kill_after: int | None,
     *,
     resume: bool = False,
+    left: tuple[int, Path] | None = None,
     **options: Any,
 ) -> Collected:
-    """Train; die right after a step."""
+    """Train; die right after a step.
+
+    Args:
+        left: a step, and where to copy what would be left if it died there.
+    """
     collected = Collected()
 
     def listen(event: RunEvent) -> None:
         collected(event)
+        if left and isinstance(event, StepDone) and event.step == left[0]:
+            shutil.copytree(run, left[1])
         if isinstance(event, StepDone) and event.step == kill_after:
             raise Killed
 
@@ -152,8 +160,7 @@ def test_killed_twice_and_resumed_is_the_same_bytes(
     config = small_config(
         tiny_base("sd1"), images, training__steps=6, checkpoints__every=2, **settings
     )
-    run_until(config, tmp_path / "whole", None)
-    run_until(config, tmp_path / "parts", 3)
+    run_until(config, tmp_path / "whole", None, left=(3, tmp_path / "parts"))
     run_until(config, tmp_path / "parts", 5, resume=True)
     last = run_until(config, tmp_path / "parts", None, resume=True)
     assert [event.step for event in last.of(StepDone)] == [5, 6]
@@ -229,8 +236,7 @@ def test_a_run_of_an_earlier_version_goes_on_as_it_began(
         **settings,
     )
     whole, run = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "run")
-    run_until(config, whole.path, None)
-    run_until(config, run.path, 3)
+    run_until(config, whole.path, None, left=(3, run.path))
     lines = run.config.read_text(encoding="utf-8").splitlines()
     late = ("schedule_cycles", "schedule_power")
     run.config.write_text("\n".join(line for line in lines if not line.startswith(late)))
@@ -401,10 +407,8 @@ def test_lines_and_wildcards_are_chosen_alike_after_a_resume(
     }
     texts = ("one a {}", "one b {}", "two {}")
     assert seen == {f"ohwx thing, {text.format(n)}" for text in texts for n in range(4)}
-    whole = run_until(config, tmp_path / "whole", None)
+    whole = run_until(config, tmp_path / "whole", None, left=(3, tmp_path / "run"))
     assert "with one of 8 captions at a time" in whole.of(Prepared)[0].arithmetic
-    with suppress(Killed):
-        run_until(config, tmp_path / "run", 3)
     run_until(config, tmp_path / "run", None, resume=True)
     files = [RunFolder(tmp_path / name).adapter for name in ("whole", "run")]
     assert digest(files[0]) == digest(files[1])
