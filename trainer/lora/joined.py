@@ -271,7 +271,7 @@ class JoinedProduct(torch.autograd.Function):
                 of_inputs = torch.mm(gradient, matrix[:width], out=place).addmm_(of_inner, down)
             else:
                 of_inputs = both @ matrix[: both.shape[1]]
-            of_inputs = of_inputs.view(ctx.shape)
+            of_inputs = of_inputs.reshape(ctx.shape)
         return of_inputs, None, of_inner.T @ rows, of_up
 
 

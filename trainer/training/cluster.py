@@ -15,6 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import filelock
+
 from trainer.config.file import read_config
 from trainer.errors import UserError
 from trainer.places import PROJECT
@@ -73,15 +75,15 @@ def reach_on_cluster(address: str, trials: Sequence[tuple[Trial, int]]) -> None:
 def _train(run: RunFolder, accept_changes: bool) -> bool:
     from trainer.training.runner import run_training
 
-    status = read_status(run)
-    if status and status.phase == "finished":
-        return True  # its machine was lost just after the end
     if not run.config.is_file():
         raise UserError(
             f"A machine of the cluster does not see {run.path}.",
             "Runs, image sets and base models have to lie in folders that all machines share, "
             "under the same paths. RAREBIT_RUNS moves the runs.",
         )
+    _wait_for(run)
+    if (status := read_status(run)) and status.phase in ("finished", "stopped"):
+        return status.phase == "finished"  # its machine was lost just after the end
     config, going_on = read_config(run.config, of_run=True), bool(run.checkpoint_steps())
     result = run_training(
         config, run, lambda _: None, resume=going_on, accept_changes=accept_changes
@@ -90,8 +92,16 @@ def _train(run: RunFolder, accept_changes: bool) -> bool:
 
 
 def _reach(trial: Trial, step: int) -> bool:
+    _wait_for(trial.run)
     trial.reach(step)
     return True
+
+
+def _wait_for(run: RunFolder) -> None:
+    """Until no process has the run: one whose node Ray has lost may train on to its end."""
+    if run.path.is_dir():
+        with filelock.FileLock(run.lock):
+            pass
 
 
 def _task(

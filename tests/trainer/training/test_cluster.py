@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import psutil
@@ -20,14 +21,14 @@ from tests.trainer.tuning.imagined import Imagined
 from trainer.commands.cli import main
 from trainer.config.file import with_values, write_config
 from trainer.config.schema import TrainingConfig
-from trainer.events import Ended, StepDone
+from trainer.events import Ended, Phase, StepDone
 from trainer.places import PROJECT
-from trainer.runs.layout import RunFolder, create_run
+from trainer.runs.layout import RunFolder, create_run, run_lock
 from trainer.runs.log import read_events
-from trainer.runs.status import at_work, read_status
-from trainer.training.cluster import reach_on_cluster
+from trainer.runs.status import at_work, own_status, read_status, write_status
+from trainer.training.cluster import _train, reach_on_cluster
 
-LONG = 120  # seconds: for everything here that is waited for
+LONG = 300  # seconds: for everything here that is waited for
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +135,23 @@ def test_runs_of_a_search_are_trained_there(address: str, tmp_path: Path) -> Non
     reach_on_cluster(address, [(trial, 4)])
     seen = trial.seen(4)
     assert seen and seen.drawn == trial.drawn(trial.config, 4)
+
+
+@pytest.mark.parametrize(("phase", "finished"), [("finished", True), ("stopped", False)])
+def test_what_a_lost_process_trains_on_is_not_begun_again(
+    phase: Phase, finished: bool, tmp_path: Path
+) -> None:
+    """A node that its cluster has lost may be at work: the task in place of its own waits."""
+    run = create_run(tmp_path, "run")
+    write_config(run.config, small_config(tmp_path, tmp_path))  # which could not be trained
+    found: list[bool] = []
+    thread = Thread(target=lambda: found.append(_train(run, False)))
+    with run_lock(run):
+        thread.start()
+        write_status(run, own_status(phase))
+        assert not found
+    thread.join(LONG)
+    assert found == [finished]
 
 
 def test_without_ray_the_way_out_is_said(
