@@ -125,7 +125,8 @@ def upload(repository: str, files: Mapping[str, bytes], token: str, public: bool
         UserError: the name is none, there is no token, or the hub refuses.
     """
     if not _NAME.fullmatch(repository):
-        raise UserError(f"“{repository}” is no name on the hub.", "Write it as OWNER/NAME.")
+        said = f"“{repository}” is no name on the hub." if repository else "It has no name yet."
+        raise UserError(said, "Write it as OWNER/NAME, such as yourname/my-car.")
     token = token.strip() or huggingface_hub.get_token() or ""
     if not token:
         raise UserError(

@@ -176,7 +176,7 @@ def doubt(trigger: str, tokenizers: Sequence[CLIPTokenizer], class_word: str = "
         return None
     return (
         f"The trigger word {found.word!r} is {found.verdict}. {found.reasons[0]} "
-        "The command trigger says more, and suggests others."
+        "Images suggests others, and so does the command trigger."
     )
 
 

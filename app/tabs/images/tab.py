@@ -204,7 +204,10 @@ class ImagesTab:
             p.undo: gr.Button(undo, visible=bool(done)),
             p.captioning: gr.Accordion(label=captions_lacking(view)),
             p.desk: gr.Column(visible=True),
-            p.use: gr.Button(visible=bool(view.report and view.report.pictures)),
+            p.use: gr.Button(
+                visible=bool(view.report and view.report.pictures),
+                variant="primary" if view.notes.trigger else "secondary",
+            ),
             p.try_it: gr.Button(visible=False),
             p.manage: gr.Accordion(visible=view.folder.owned),
             p.into: gr.Checkbox(interactive=view.folder.owned),

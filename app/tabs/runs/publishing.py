@@ -38,7 +38,7 @@ class PublishParts:
                     max_length=200, elem_id=_id("repository"),
                 )  # fmt: skip
                 self.token = gr.Textbox(
-                    label="Token that may write", type="password", max_length=200,
+                    label="Access token that may write", type="password", max_length=200,
                     info="Used once, neither kept nor logged. Empty: that of this machine's login.",
                     elem_id=_id("token"),
                 )  # fmt: skip

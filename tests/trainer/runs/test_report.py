@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.trainer.logs_for_tests import log_events
 from trainer.config.fields import all_fields
-from trainer.config.file import with_values, write_config
+from trainer.config.file import read_config, with_values, write_config
 from trainer.config.schema import TrainingConfig
 from trainer.events import Ended, Evaluated, Meters, Prepared, StepDone, Warned
 from trainer.runs.board import read_board, spread
@@ -102,11 +102,24 @@ def test_page_says_what_there_is_to_say(run: RunFolder) -> None:
     for text in (
         *("rabbit", "ohwx rabbit", "Finished.", "all layers verified", "50 of 50", "1 min 40 s"),
         *("2.5 MB", "two captions are empty", "Previews", "Curves", "base model", "step 25"),
-        *("AUTOMATIC1111 and Forge", "ComfyUI", "InvokeAI", "diffusers"),
-        *("python launch.py generate", "a picture of ohwx rabbit <lora:rabbit:1>"),
+        *("diffusers", "python launch.py generate", "InvokeAI need an adapter that was"),
     ):
         assert text in page.text, text
     assert [tag for tag, _ in page.tags].count("svg") == 2
+    assert "Generate panel" not in page.text  # of tools that cannot read it
+
+
+def test_the_verdict_comes_first_and_then_the_tools_that_read_it(run: RunFolder) -> None:
+    config = with_values(read_config(run.config), {"base.name": "someone/model"})
+    write_config(run.config, config)
+    for code, state in (("works", "finished"), ("partly", "stopped"), ("not_yet", "failed")):
+        run.evaluation.write_text(json.dumps({"verdict": {"code": code, "says": "So it is."}}))
+        page = Page(write_report(run))
+        said = run.report.read_text(encoding="utf-8")
+        assert f'<p class="state {state}"><bdi>So it is.</bdi>' in said
+        assert page.text.index("So it is.") < page.text.index("Previews")
+    for text in ("AUTOMATIC1111 and Forge", "Load LoRA", "Generate panel", "<lora:rabbit:1>"):
+        assert text in page.text, text
 
 
 def test_every_setting_is_there_and_changed_ones_stand_out(run: RunFolder) -> None:
