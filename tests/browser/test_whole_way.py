@@ -40,6 +40,8 @@ def upload_and_choose_a_trigger_word(page: Page) -> str:
     page.get_by_label("Name of the new image set").fill("my car")
     page.locator("#images-upload input[type=file]").set_input_files(files)
     expect(page.locator("#images-remarks")).to_contain_text("Stored")
+    bright = re.compile(r"\bprimary\b")  # the next step, once there are words
+    expect(page.locator("#images-use")).not_to_have_class(bright)
     page.locator("#images-class-word").get_by_role("textbox").fill("car")
     page.get_by_role("button", name="Suggest trigger words").click()
     first = page.locator("#images-suggestions").get_by_role("radio").first
@@ -49,7 +51,9 @@ def upload_and_choose_a_trigger_word(page: Page) -> str:
     expect(field).not_to_have_value("")
     word = field.input_value()
     expect(page.locator("#images-verdict")).to_contain_text("Good")
+    expect(page.locator("#images-use")).to_have_class(bright)
     page.get_by_role("button", name="Train on these").click()
+    expect(page.locator("#train-start")).to_have_class(bright)
     return word
 
 

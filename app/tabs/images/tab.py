@@ -93,7 +93,7 @@ class ImagesTab:
             *(p.trigger, p.class_word, p.verdict, p.measured, shared.trigger, shared.class_word),
         ]
         told = [p.opened, p.picture, shared.base, p.session]
-        self.rereading = (told, [p.summary, p.findings, p.facts])
+        self.rereading = (told, [p.summary, p.findings, p.facts, p.use])
 
     def wire(self) -> None:
         """Connects everything that is about a set and a picture."""
@@ -204,10 +204,7 @@ class ImagesTab:
             p.undo: gr.Button(undo, visible=bool(done)),
             p.captioning: gr.Accordion(label=captions_lacking(view)),
             p.desk: gr.Column(visible=True),
-            p.use: gr.Button(
-                visible=bool(view.report and view.report.pictures),
-                variant="primary" if view.notes.trigger else "secondary",
-            ),
+            p.use: _use_button(view),
             p.try_it: gr.Button(visible=False),
             p.manage: gr.Accordion(visible=view.folder.owned),
             p.into: gr.Checkbox(interactive=view.folder.owned),
@@ -387,7 +384,8 @@ class ImagesTab:
         place = view.place(picture)
         left = session.seen not in (("", ""), (opened, picture))  # another one is open by now
         shown = {} if place is None or left else {p.facts: html("facts", view.pictures[place])}
-        return {p.summary: html("summary", view), p.findings: html("findings", view), **shown}
+        told = {p.summary: html("summary", view), p.findings: html("findings", view)}
+        return {**told, p.use: _use_button(view), **shown}
 
     def try_it(self) -> Sequence[object]:
         """On to Train with an example, whose words are noted as if they had been typed."""
@@ -397,3 +395,9 @@ class ImagesTab:
     def use(self, opened: str, trigger: str, class_word: str) -> Sequence[object]:
         """On to Train, with this set and its words."""
         return opened, trigger.strip(), class_word.strip(), go("train")
+
+
+def _use_button(view: SetView) -> gr.Button:
+    """The next step, once the set has its trigger word."""
+    usable = bool(view.report and view.report.pictures)
+    return gr.Button(visible=usable, variant="primary" if view.notes.trigger else "secondary")
