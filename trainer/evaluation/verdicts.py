@@ -126,13 +126,17 @@ def _leaks(meters: Meters) -> Iterator[_Said]:
     taken, leak, near = meters.likeness_taken, meters.class_leak, meters.neighbour_leak
     if taken is None and leak is None:
         return
-    how: list[str] = []
-    if taken is not None:
-        how.append(f"without it, {_much(taken)} of that shows ({taken:.0%})")
+    much, changed = _much(taken or 0.0), _changed(leak or 0.0, CLASS_LEAK)
+    how = f"without it, {much} of that shows ({taken or 0.0:.0%})"
     if leak is not None:
-        how.append(f"what the class word draws {_changed(leak, CLASS_LEAK)} ({leak:.0%} as much)")
+        how = f"what the class word draws {changed} ({leak:.0%} as much)"
+    if taken is not None and leak is not None:
+        how = (
+            f"without it, {much} of that shows ({taken:.0%}), and what the class word draws "
+            f"{changed} ({leak:.0%} as much)"
+        )
     if (taken or 0) > CLASS_SHARE or (leak or 0) > CLASS_LEAK:
-        yield "leaks", f"It does not keep to the trigger word: {'; '.join(how)}."
+        yield "leaks", f"It does not keep to the trigger word: {how}."
     elif near is not None and near > NEIGHBOUR_LEAK:
         yield (
             "neighbours",
@@ -140,9 +144,9 @@ def _leaks(meters: Meters) -> Iterator[_Said]:
             "Name them among the prompts to preserve (preservation.prompts).",
         )
     else:
-        said = f"It keeps to the trigger word: {'; '.join(how)}."
+        said = f"It keeps to the trigger word: {how}."
         if max(taken or 0, leak or 0) >= FEW:
-            said = f"It mostly keeps to the trigger word: {'; '.join(how)}."
+            said = f"It mostly keeps to the trigger word: {how}."
         yield "keeps", said
 
 
