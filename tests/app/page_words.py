@@ -80,6 +80,9 @@ LOGGED = (
     "{} kept out of training, though nothing is measured (evaluation.validation = 0 trains on "
     "all), {} steps of {}: each picture is seen about {}",
     "Goes on from step {}: {}",
+    "{} changed from {} to {}",
+    "The learning-rate schedule now spans {} steps: after step {} the rate goes on at {} of its "
+    "peak",
     "Images: {}",
     "Use {} at strength {}: {}",
     "finished: {}",

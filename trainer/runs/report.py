@@ -192,7 +192,8 @@ def _gap_chart(events: Sequence[RunEvent]) -> Chart:
     drawn: list[tuple[Line, str]] = []
     for name, (kind, label) in zip(GAPS, kinds, strict=True):
         values = [(step, getattr(meters, name)) for step, meters in found]
-        drawn.append((Line(kind, [one for one in values if one[1] is not None]), label))
+        points = [one for one in values if one[1] is not None]
+        drawn.append((Line(kind, points if len(points) > 1 else []), label))  # one shows no course
     note = (
         "How much better pictures are predicted that were trained on than those kept out, by how "
         "much noise they are hidden under. Rising lines are learning by heart: of details under "
