@@ -43,8 +43,8 @@ def build(shared: Shared) -> None:
     parts = Parts()
     tab = ImagesTab(parts, shared)
     tab.wire()
-    noted = images_words.wire(parts, shared)
-    noted.then(says_errors(tab.reread), *tab.rereading, **QUIET)
+    for noted in images_words.wire(parts, shared):
+        noted.then(says_errors(tab.reread), *tab.rereading, **QUIET)
     images_gallery.wire(parts, shared)
     undone = images_bulk.wire(parts, shared, tab.show_again, tab.everything)
     images_framing.wire(parts, shared, tab.show_again, tab.everything)

@@ -32,8 +32,9 @@ _SECONDS = 120.0
 LATER = "(...values) => new Promise(done => setTimeout(() => done(values), 500))"
 
 
-def wire(parts: Parts, shared: Shared) -> Dependency:
-    """Connects the two words, their verdict and the suggestions; gives what notes the words."""
+def wire(parts: Parts, shared: Shared) -> tuple[Dependency, Dependency]:
+    """Connects the two words, their verdict and the suggestions; gives what notes the words: those
+    that are typed, and a suggestion that is taken."""
     p = parts
     words = [p.opened, p.trigger, p.class_word]
     typed = [p.trigger.input, p.class_word.input]
@@ -54,7 +55,7 @@ def wire(parts: Parts, shared: Shared) -> Dependency:
     )
     measured = [p.measured, p.measure]
     noting(p.measure.click, p, shared)(measure, [p.opened, shared.base], measured, **QUIET)
-    return noted
+    return noted, taken
 
 
 def noting(event: Callable[..., Dependency], parts: Parts, shared: Shared) -> Any:
