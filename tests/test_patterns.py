@@ -25,7 +25,8 @@ except ImportError:  # Python 3.10
 USES = ("compile", "match", "fullmatch", "search", "sub", "findall", "finditer", "split")
 SHORT = (
     "trainer/lora/", "trainer/models/",  # over names of tensors, of at most 500 characters
-    "trainer/data/pairing.py", "trainer/data/scan.py", "trainer/data/masks.py", "trainer/runs/",
+    "trainer/data/pairing.py", "trainer/data/scan.py", "trainer/data/folders.py",
+    "trainer/data/masks.py", "trainer/runs/",
 )  # fmt: skip
 """Rooms whose patterns see names only: of tensors, or of files, which the system bounds."""
 REASONS: dict[str, str] = {

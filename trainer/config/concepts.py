@@ -98,7 +98,8 @@ def parse_concept(text: str) -> dict[str, str]:
 def check_essentials(
     config: TrainingConfig, is_there: Callable[[Path], bool] = Path.exists, hint: str = ""
 ) -> None:
-    """Sees to what every training needs: for each concept an image set and a trigger word.
+    """Sees to what every training needs: for each concept an image set and a trigger word, and
+    the folder of scoring models where one is named.
 
     Args:
         is_there: whether a path may be read as an image set.
@@ -118,5 +119,7 @@ def check_essentials(
             mistakes.append(
                 Mistake(trigger, "no trigger word was given; take a rare word such as ohwx")
             )
+    if (scorers := config.evaluation.scorers) and not scorers.is_dir():
+        mistakes.append(Mistake("evaluation.scorers", f"the folder {scorers} does not exist"))
     if mistakes:
         raise ConfigError("", mistakes, hint)

@@ -19,6 +19,7 @@ from trainer.untyped import is_sequence
 _RATES = ("optimizer.learning_rate", "optimizer.text_encoder_learning_rate")
 _LEAST_MULTIPLIER = 0.1
 _HIGHEST_RATE = 0.1
+_HIGHEST_SCALE = 16
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ def idle_settings(config: TrainingConfig) -> list[Idle]:
         _marks_in_prompts,
         _unpreserved,
         _unguided,
+        _odd_alpha,
     )
     return [idle for find in found for idle in find(config)]
 
@@ -138,6 +140,17 @@ def _unpreserved(config: TrainingConfig) -> Iterator[Idle]:
             "it is left out."
         )
         yield Idle("preservation.prompts", message)
+
+
+def _odd_alpha(config: TrainingConfig) -> Iterator[Idle]:
+    adapter = config.adapter
+    strength = (adapter.alpha or 0) / adapter.rank
+    if strength > _HIGHEST_SCALE and not adapter.start_from:
+        message = (
+            f"{shown(adapter.alpha)} at rank {adapter.rank} multiplies what the adapter does by "
+            f"{strength:g}, so it will be noise. Leave it empty for 1."
+        )
+        yield Idle("adapter.alpha", message)
 
 
 def _unguided(config: TrainingConfig) -> Iterator[Idle]:

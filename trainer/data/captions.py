@@ -231,12 +231,15 @@ def read_prompt_syntax(caption: str, trigger: str, class_word: str = "") -> str:
 
 REFUSAL = re.compile(
     r"\W{0,9}(?:unfortunately, )?(?:i['’]m |i am )?"
-    r"(?:sorry|unable to|i can['’]?t|i cannot|as an ai)\b.{0,30}\b"
+    r"(?:sorry|unable to|not able to|i can['’]?t|i cannot|as an ai)\b.{0,30}\b"
     r"(?:i|assist|help|describe|provide|identify|see|view|caption)\b"
+    r"|\W{0,4}(?:sure|certainly|of course)\b.{0,40}\b(?:caption|description|tags)\b"
+    r"|\W{0,4}(?:caption|description|tags|prompt|error)\b[^,]{0,20}:|https?://"
+    r"|[\[{]{1,3} ?[\"']|</?[a-z]{2,8}>|<p>"
     r"|\W{0,9}(?:null|none|nan|n/a|undefined|todo|tbd|no caption)?\W{0,9}$",
     re.IGNORECASE,
 )
-"""What models that write captions answer in place of one, and what an empty field is written as."""
+"""What models that write captions answer in place of one or around it, and empty fields."""
 PLACEHOLDER = re.compile(
     r"__[\w/-]{1,40}__|\[[^\W\d]\w{1,40}\]|\{[^\W\d]\w{1,40}\}|<[^\W\d]\w{1,40}>"
 )

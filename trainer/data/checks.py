@@ -176,8 +176,8 @@ def _read_otherwise(found: FittedSet) -> Iterator[Doubt]:
         "settings), and with trigger and class word in place of [trigger] and {class}."
     )
     refusal = (
-        "It reads as a captioner's refusal or as an empty field, not as a caption, and would be "
-        "trained. Write what the picture shows, or delete it."
+        "It reads as an answer, an error or a field of some program, not as a caption, and would "
+        "be trained. Write what the picture shows, or delete it."
     )
     placeholder = (
         "A wildcard between underscores, or a field of another tool such as [filewords], is "
@@ -197,7 +197,10 @@ def _read_otherwise(found: FittedSet) -> Iterator[Doubt]:
         (
             "warning",
             placeholder,
-            lambda text: PLACEHOLDER.search(read_prompt_syntax(text, trigger)) is not None,
+            lambda text: (
+                PLACEHOLDER.search(read_prompt_syntax(text, trigger)) is not None
+                and not REFUSAL.match(text)
+            ),
         ),
         ("note", sided, lambda text: found.images.flip and SIDED.search(text) is not None),
         ("note", sentences, lambda text: bool(tags) and _is_sentence(text)),

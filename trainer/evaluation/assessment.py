@@ -268,6 +268,7 @@ def assess_run(session: Session) -> Assessment:
         session.text.cache,
         board=run.bleed_board,
         board_pictures=config.evaluation.board,
+        scorers=config.evaluation.scorers,
         known=history(read_events(run), session.step),
     )
     write_assessment(found, run)

@@ -37,6 +37,8 @@ ROWS: list[tuple[str, Any, dict[str, Any], str]] = [
     ("adapter.targets", "convolution", {}, ""),
     ("previews.negative", "red", {"previews.guidance": 1.0}, "previews.guidance is 1, not above"),
     ("previews.negative", "red", {}, ""),
+    ("adapter.alpha", 4096.0, {}, "multiplies what the adapter does by 256"),
+    ("adapter.alpha", 32.0, {}, ""),
     ("captions.keep_tags", 3, {}, "captions.shuffle_tags is off"),
     ("evaluation.board", 3, {"evaluation.enabled": False}, "off"),
     ("evaluation.early_stop", 2, {"evaluation.enabled": False}, "evaluation.enabled is off"),

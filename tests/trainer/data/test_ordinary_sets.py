@@ -135,10 +135,36 @@ def test_what_captions_give_nothing_to_do(
 
 DOUBTED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
     # a caption, what is set for images and for captions, and what is said
-    "refused": ("I'm sorry, but I can't assist with that.", {}, {}, "captioner's refusal"),
-    "refused too": ("I cannot describe this image.", {}, {}, "captioner's refusal"),
-    "an empty field": ("null", {}, {}, "an empty field"),
-    "punctuation": ("(null)", {}, {}, "an empty field"),
+    "refused": ("I'm sorry, but I can't assist with that.", {}, {}, "of some program"),
+    "refused too": ("I cannot describe this image.", {}, {}, "of some program"),
+    "an empty field": ("null", {}, {}, "of some program"),
+    "punctuation": ("(null)", {}, {}, "of some program"),
+    **{
+        text: (text, {}, {}, "of some program")
+        for text in (
+            "I am not able to view the image you uploaded.",
+            '["ohwx", "cat", "sofa"]',
+            '{"caption": "ohwx cat on a chair"}',
+            "<p>ohwx cat</p>",
+            "<think>The user wants a caption</think>",
+            "Sure! Here is a caption for the image: a cat",
+            "**Caption:** a cat",
+            "Error: rate limit exceeded",
+            "https://example.org/cat.jpg",
+        )
+    },
+    **{
+        text: (text, {}, {}, "")
+        for text in (
+            "a surely happy cat",
+            "an error sign, red: bright",
+            "[1990] cat",
+            "caption on a wall",
+            "description of a cat, sofa: red",
+            "<3 cats",
+            "tags hanging from a coat, shop: old",
+        )
+    },
     "a wildcard": ("a __farm/animal__ on grass", {}, {}, "between underscores"),
     "a template": ("a photo of [name], [filewords]", {}, {}, "[filewords]"),
     "a field": ("a <subject> and a {colour} hat", {}, {}, "[filewords]"),
@@ -166,7 +192,7 @@ def test_captions_that_may_not_be_meant_are_named(case: str, tmp_path: Path) -> 
     own = [
         one
         for one in report.findings
-        if re.search("refusal|wildcard|mirrors|Sentences", one.message)
+        if re.search("some program|wildcard|mirrors|Sentences", one.message)
     ]
     assert [(one.pictures, said in one.message) for one in own] == (
         [(("a.png", "b.png"), True)] if said else []

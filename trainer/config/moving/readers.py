@@ -59,12 +59,10 @@ _RENAMED = {
     "dataset_repeats": "num_repeats",
 }
 """Other names of one option: of kohya_ss, of dataset files, and older ones."""
+# By what stands in the name of a network module, a kind of LoRA, or a box that is ticked.
 _OTHER_MODELS = {
-    "flux1_checkbox": "Flux",
-    "sd3_checkbox": "Stable Diffusion 3",
-    "anima_checkbox": "Anima",
-    "lumina_checkbox": "Lumina",
-    "hunyuan_image_checkbox": "HunyuanImage",
+    **{"flux": "Flux", "sd3": "Stable Diffusion 3", "lumina": "Lumina", "anima": "Anima"},
+    **{"hunyuan": "HunyuanImage", "wan": "Wan", "qwen": "Qwen-Image"},
 }
 _ONLY_LYCORIS = (
     *("decompose_both", "use_cp", "use_tucker", "use_scalar", "rank_dropout_scale", "constrain"),
@@ -86,10 +84,12 @@ def read_kohya(tree: Mapping[str, Any], open_named: Callable[[str], str | None])
     tables = ("datasets", "general")
     for key, value in tree.items():
         values |= value if is_table(value) and key not in tables else {key: value}
-    theirs = Theirs(KOHYA, values)
-    for key, model in _OTHER_MODELS.items():
-        if is_on(values.pop(key, False)):
-            raise _for_other(model)
+    ticked = [key for key in [*values] if key.endswith("_checkbox") and is_on(values.pop(key))]
+    named = f"{values.get('network_module')} {values.get('LoRA_type')} {ticked}".casefold()
+    if part := next((part for part in _OTHER_MODELS if part in named), None):
+        raise _for_other(_OTHER_MODELS[part])
+    if is_table(values.get("datasets")):  # [datasets] in place of [[datasets]]
+        values["datasets"] = [values["datasets"]]
     if not {"LoRA_type", "network_module"} & values.keys() and _NO_LORA & values.keys():
         raise UserError("These settings train a whole model or an embedding, not a LoRA.", WANTED)
     _read_window(values)
@@ -104,7 +104,7 @@ def read_kohya(tree: Mapping[str, Any], open_named: Callable[[str], str | None])
             del values["dataset_config"]
     _read_arguments(values)
     _read_network(values)
-    _read_sets(theirs)
+    _read_sets(theirs := Theirs(KOHYA, values))
     _read_prompts(theirs, open_named)
     return theirs
 
@@ -114,9 +114,10 @@ def _read_window(values: dict[str, Any]) -> None:
     kind = values.pop("LoRA_type", None)
     if kind is None:
         return
+    others = () if "LyCORIS" in str(kind) else _ONLY_LYCORIS
     kind = str(kind).rpartition("/")[2].removeprefix("Kohya ").casefold()
     values["algo"] = "lora" if kind == "standard" else kind
-    _leave_out(values, *_ONLY_LYCORIS, *(_ONLY_LOCON if kind != "locon" else ()))
+    _leave_out(values, *others, *(_ONLY_LOCON if kind != "locon" else ()))
     epochs, steps = values.pop("epoch", 0), values.get("max_train_steps")
     if not is_on(steps) and not is_on(values.get("max_train_epochs")):
         values["max_train_epochs"] = epochs

@@ -149,7 +149,7 @@ def as_theirs(texts: Iterable[tuple[str, str]], open_named: Callable[[str], str 
     known = list(dict.fromkeys(trainer for _, _, trainer in found if trainer))
     if len(known) != 1:
         sources = ", ".join(source for source, _ in trees)
-        if all(tree.keys() <= {*sections(), "concepts"} for _, tree in trees):
+        if all(tree and tree.keys() <= {*sections(), "concepts"} for _, tree in trees):
             hint = "Train with them as they are: train --config FILE."
             raise UserError(f"{sources}: these are Rarebit's own settings.", hint)
         what = "are settings of different trainers" if known else "is no trainer's settings known"
