@@ -20,7 +20,7 @@ from tests.trainer.runs_for_tests import make_images, measure_quickly, small_con
 from trainer.answers import plain
 from trainer.commands import train as train_command
 from trainer.commands.cli import main
-from trainer.config.file import read_config
+from trainer.config.file import read_config, with_values, write_config
 from trainer.config.schema import TrainingConfig
 from trainer.data.images import read_texts
 from trainer.evaluation.overall import VerdictCode, judge
@@ -233,5 +233,9 @@ def test_numbers_that_are_none_in_json() -> None:
 
 
 def test_a_lost_image_set_is_said(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["evaluate", str(run.path), "--images", "no/such/folder"]) == 0
+    config = read_config(run.config, of_run=True)
+    write_config(run.config, with_values(config, {"images.path": "no/such/folder"}))
+    assert main(["evaluate", str(run.path)]) == 0
     assert "is not there any more" in capsys.readouterr().out
+    assert main(["evaluate", str(run.path), "--images", "no/such/folder"]) == 2
+    assert "no/such/folder does not exist" in capsys.readouterr().err
