@@ -155,8 +155,10 @@ def open_run(path: Path) -> RunFolder:
     """
     run = RunFolder(path)
     if not run.config.is_file():
-        what = "has no config.toml" if path.is_dir() else "does not exist"
-        what = "is a file" if path.is_file() else what
+        what = (
+            "is a file" if path.is_file()
+            else "has no config.toml" if path.is_dir() else "does not exist"
+        )  # fmt: skip
         raise UserError(
             f"{path} is not a run: it {what}", "Give a run's folder, such as runs/NAME."
         )

@@ -152,8 +152,8 @@ def as_theirs(texts: Iterable[tuple[str, str]], open_named: Callable[[str], str 
         if all(tree and tree.keys() <= {*sections(), "concepts"} for _, tree in trees):
             hint = "Train with them as they are: train --config FILE."
             raise UserError(f"{sources}: these are Rarebit's own settings.", hint)
-        what = "are settings of different trainers" if known else "is no trainer's settings known"
-        raise UserError(f"{sources}: this {what} here.", _HINT)
+        what = "those of different trainers" if known else "those of no trainer known here"
+        raise UserError(f"{sources}: these settings are {what}.", _HINT)
     read = {
         KOHYA: readers.read_kohya,
         ONETRAINER: readers.read_onetrainer,
