@@ -7,9 +7,11 @@ around it. ``python -m tests.app.page_words`` prints those that a language lacks
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Container, Iterator
 from html.parser import HTMLParser
 from typing import Any, get_args
 
@@ -19,6 +21,7 @@ from jinja2 import nodes
 
 from app.languages import LANGUAGES, catalogue
 from app.page import build_page
+from trainer.config.fields import all_fields
 from trainer.config.presets import PRESETS
 from trainer.events import Phase
 from trainer.places import PROJECT
@@ -31,6 +34,7 @@ SPOKEN = (
     "data/checks", "data/report", "data/duplicates", "data/colours", "data/findings", "data/sets",
     "data/scan", "data/folders", "data/pairing", "data/images", "data/masks",
     "data/caption_files", "runs/charts", "runs/publishing", "config/concepts", "models/hub",
+    "training/resume", "lora/tools",
 )  # fmt: skip
 """Modules of the trainer whose sentences the page shows every day."""
 UNHEARD = (
@@ -64,7 +68,12 @@ SINGLE = (
     "strength exact", "strength wrong",
     "{} adapter", "{} adapters", "{} strength", "{} strengths",
     "{} prompt", "{} prompts", "Unsuitable", "doubtful", "unusable", "{} and {} more",
-    # Of gradio's editor, galleries and drop zones:
+    "taken", "weak", "{} s", "{} min", "{} h", "{} min {} s", "{} h {} min", "about {} s",
+    "about {} min", "about {} h", "about {} h {} min", "{} more",
+    # Of gradio's editor, galleries, drop zones, messages and lists:
+    "Warning", "Info", "Close", "Invalid file type: {}. Only {} allowed.", "Remove {}",
+    "Remove {} from the list", "undo", "redo", "processing |", "queue: {} |", "queue: {}/{} |",
+    "common.complete",
     "Brush", "Brush Size", "Clear canvas", "Color", "Erase", "Pan", "Redo", "File upload",
     "Click to upload or drop files", "More tabs", "Reset to default value", "Thumbnail {} of {}",
 )  # fmt: skip
@@ -89,6 +98,10 @@ LOGGED = (
     "failed: {}",
     "the file, read back, holds {} to within {} of the adapter's change {}",
     "works in {}",
+    "It works in {}",
+    "It works in none of the usual tools",
+    "only in part in {} ({})",
+    "It is {} pieces ({})",
     "not in {} ({})",
     "it is for the built-in base model or another small one: train on Stable Diffusion for these",
 )
@@ -99,12 +112,14 @@ _ATTRIBUTES = ("title", "alt", "aria-label", "placeholder")
 _NAME = re.compile(r"[a-z_]+|\d\w\w")  # an argument's
 _WHOLE = re.compile(r"[A-Z{].*[.!?…]", re.DOTALL)
 _SENTENCE = re.compile(r"[A-Za-z]{2,}.* [A-Za-z]", re.DOTALL)
+_SHOWN = re.compile(rf"{_SENTENCE.pattern}|^[A-Z][a-z]+$", re.DOTALL)  # in a template
 _CODE = re.compile(
     r"=>|\breturn\b|^<|default-src|max-age|^\s*\(|__|^role=|^tuple|(across|last|like) (name|stem)$"
 )
+_NUMBER = re.compile(r"(?<!\w)-?\d(?:[\d,.]*\d)?")
 _NO_TEXT = re.compile(r"no secret|no component|No such|Not logged|ohwx")  # for scripts
 _UNSHOWN = {
-    "a photo of", "in a garden", "my cat", "blue, red lights", "{}. It {}.", "It is",
+    "a photo of", "in a garden", "my cat", "all lost", "blue, red lights", "{}. It {}.", "It is",
     "ohwx, ohwx car", "an ohwx car",
 }  # fmt: skip
 """Prompts, examples, and what only scripts read or joins other words."""
@@ -119,27 +134,54 @@ def shorn(text: str) -> str:
 def words() -> set[str]:
     """All of them."""
     found = {*_components(), *_templates(), *_literals(), *_refusals()}
-    found |= {*SINGLE, *LOGGED, *get_args(Phase)}
+    found |= {*SINGLE, *LOGGED, *get_args(Phase), *_languages()}
     found |= {one.reason for one in PRESETS.values()}
+    expected = (_NUMBER.sub(SLOT, one.expected) for one in all_fields().values())
+    found |= {re.sub("^one of .*", f"one of {SLOT}", one) for one in expected}
     for meter in METERS:
         found |= {meter.title, meter.direction, meter.explanation}
+    found = {text.replace("{parts}", SLOT) for text in found}
     texts = {text for text in map(shorn, found) if re.search(r"[A-Za-z]{2}", text)}
     return {text for text in texts - _UNSHOWN if not _NO_TEXT.match(text)}
 
 
+def _languages() -> Iterator[str]:
+    """Those of the word lists by their names; the module itself would load torch."""
+    tree = ast.parse((PROJECT / "trainer" / "triggers" / "words.py").read_text("utf-8"))
+    for node in ast.walk(tree):
+        match node:
+            case ast.Assign(targets=[ast.Name(id="LANGUAGES")], value=value):
+                yield from ast.literal_eval(value).values()
+            case _:
+                pass
+
+
 class _Texts(HTMLParser):
-    """The texts of some HTML, and those of its attributes."""
+    """The texts of some HTML, and those of its attributes; of class "whole" each as one, with
+    slots for the elements in it."""
 
     def __init__(self, markup: str) -> None:
         super().__init__()
         self.texts: list[str] = []
+        self.sentence: list[str] = []
+        self.depth = 0  # in an element of that class, itself counted
         self.feed(markup)
         self.close()
 
     def handle_data(self, data: str) -> None:
-        self.texts.append(data)
+        (self.sentence if self.depth == 1 else self.texts).append(data)
+
+    def handle_endtag(self, tag: str) -> None:
+        self.depth = max(0, self.depth - 1)
+        if not self.depth:
+            self.texts.append("".join(self.sentence))
+            self.sentence = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if self.depth:
+            self.sentence.append(SLOT)
+        if self.depth or "whole" in (dict(attrs).get("class") or "").split():
+            self.depth += 1
         self.texts += [value for name, value in attrs if name in _ATTRIBUTES and value]
 
 
@@ -154,7 +196,7 @@ def _components() -> Iterator[str]:
             if isinstance(text, str) and not (_NAME.fullmatch(text) or _CODE.search(text)):
                 yield from text.split("`")
         if isinstance(one, (gr.Button, gr.Markdown, gr.HTML)) and isinstance(one.value, str):
-            yield from (part for text in _Texts(one.value).texts for part in text.split("`"))
+            yield from _Texts(one.value).texts
         if isinstance(one, (gr.Radio, gr.CheckboxGroup, gr.Dropdown)):
             names = [str(name) for name, value in one.choices if name != value]
             yield from (name for name in names if name.partition(":")[0] not in PRESETS)
@@ -173,9 +215,13 @@ def _templates() -> Iterator[str]:
             markup = re.sub(rf"({re.escape(SLOT)})+", SLOT, markup)
             for text in _Texts(markup).texts:
                 yield from text.split(_PART)
-        for constant in tree.find_all(nodes.Const):
-            if isinstance(constant.value, str) and _SENTENCE.search(constant.value):
-                yield re.sub(r"%%", "%", re.sub(r"%(?:\.\d)?[dsf]", SLOT, constant.value))
+        joined = [node.nodes for node in tree.find_all(nodes.Concat)]
+        for parts in (*joined, *([one] for one in tree.find_all(nodes.Const))):
+            values = [getattr(one, "value", SLOT) for one in parts]
+            text = "".join(one for one in values if isinstance(one, str))
+            in_another = len(parts) == 1 and any(parts[0] in one for one in joined)
+            if _SHOWN.search(text) and not in_another:
+                yield re.sub(r"%%", "%", re.sub(r"%(?:\.\d)?[dsf]", SLOT, text))
 
 
 def _markup(body: list[Any]) -> Iterator[str]:
@@ -189,6 +235,11 @@ def _markup(body: list[Any]) -> Iterator[str]:
             case nodes.If() | nodes.For() | nodes.CallBlock():
                 for inner in (node.body, getattr(node, "elif_", []), getattr(node, "else_", [])):
                     yield from (_PART, *_markup(inner), _PART)
+            case nodes.CondExpr():
+                yield from (_PART, *_markup([node.expr1]), _PART)
+                yield from (*_markup([node.expr2] if node.expr2 else []), _PART)
+            case nodes.Const(value=str(text)):
+                yield text
             case nodes.Expr():
                 yield SLOT
             case _:
@@ -221,31 +272,75 @@ def _refusals() -> Iterator[str]:
         if name not in ASIDE:
             yield from filter(_WHOLE.fullmatch, _sentences(tree))
         calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-        for call in calls:
-            if getattr(call.func, "id", getattr(call.func, "attr", "")) in _TELLING:
-                yield from _sentences(call)
+        telling = (
+            call
+            for call in calls
+            if getattr(call.func, "id", getattr(call.func, "attr", "")) in _TELLING
+        )
+        yield from _sentences(tree, {node for call in telling for node in ast.walk(call)})
 
 
-def _sentences(tree: ast.AST) -> Iterator[str]:
+def _sentences(tree: ast.AST, within: Container[ast.AST] | None = None) -> Iterator[str]:
+    """Those in code; `within`: in these parts of it alone."""
     quiet: set[ast.AST] = set()
+    scopes: dict[ast.AST, dict[str, ast.IfExp]] = {}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Expr):
-            quiet.add(node.value)
-        elif isinstance(node, ast.JoinedStr):
-            quiet.update(node.values)
+        match node:
+            case ast.Expr(value=value):
+                quiet.add(value)
+            case ast.JoinedStr(values=values):
+                quiet.update(values)
+            case ast.FunctionDef():
+                scopes |= dict.fromkeys(ast.walk(node), _choices(node))
+            case _:
+                pass
     for node in ast.walk(tree):
-        text = "" if node in quiet else _text(node)
-        if _SENTENCE.search(text) and not _CODE.search(text):
-            yield from text.split("\n")
+        if node in quiet or (within is not None and node not in within):
+            continue
+        for text in _texts(node, scopes.get(node, {})):
+            if _SENTENCE.search(text) and not _CODE.search(text):
+                yield from text.split("\n")
 
 
-def _text(node: ast.AST) -> str:
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return node.value
-    if isinstance(node, ast.JoinedStr):
-        parts = [str(v.value) if isinstance(v, ast.Constant) else SLOT for v in node.values]
-        return "".join(parts)
-    return ""
+def _choices(function: ast.AST) -> dict[str, ast.IfExp]:
+    """The names in a function that are put once, to one thing or another."""
+    nodes = [node for node in ast.walk(function) if isinstance(node, ast.Name)]
+    puts = Counter(node.id for node in nodes if isinstance(node.ctx, ast.Store))
+    found: dict[str, ast.IfExp] = {}
+    for node in ast.walk(function):
+        match node:
+            case ast.Assign(targets=[ast.Name() as name], value=value):
+                pairs = [(name, value)]
+            case ast.Assign(targets=[ast.Tuple(elts=names)], value=ast.Tuple(elts=values)):
+                pairs = zip(names, values, strict=False)
+            case _:
+                continue
+        for name, value in pairs:
+            if isinstance(name, ast.Name) and isinstance(value, ast.IfExp) and puts[name.id] == 1:
+                found[name.id] = value
+    return found
+
+
+def _texts(node: ast.AST, known: dict[str, ast.IfExp]) -> list[str]:
+    """What a text in code may say: each of two ways for a part that is one thing or another."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return [text]
+        case ast.JoinedStr(values=values):
+            parts = [_filled(one.value, known) if isinstance(one, ast.FormattedValue)
+                     else _texts(one, known) for one in values]  # fmt: skip
+            return ["".join(one) for one in itertools.product(*parts)]
+        case _:
+            return []
+
+
+def _filled(node: ast.AST, known: dict[str, ast.IfExp]) -> list[str]:
+    if isinstance(node, ast.Name) and node.id in known:
+        node = known[node.id]
+    if not isinstance(node, ast.IfExp):
+        return [SLOT]
+    ways = [_texts(one, {}) or _filled(one, {}) for one in (node.body, node.orelse)]
+    return [text for way in ways for text in way]
 
 
 if __name__ == "__main__":

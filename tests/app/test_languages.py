@@ -13,7 +13,7 @@ from app.languages import LANGUAGES, catalogue, routes
 from app.theme import read_head
 from tests.app import page_words
 
-_SLOT = re.compile(r"\{\d?\}")
+_SLOT = re.compile(r"\{\d?!?\}")
 words = cache(page_words.words)
 
 

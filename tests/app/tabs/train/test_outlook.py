@@ -92,7 +92,7 @@ def test_the_summary_says_what_is_missing_and_escapes_what_users_write() -> None
     assert "Give a trigger word" in outlook.summary(config, {})
     words = {"captions.trigger": EVIL, "captions.class_word": EVIL, "base.name": "far/away/model"}
     said = outlook.summary(with_values(config, words), {})
-    assert "rank 16 for <b>model</b> (UNet and text encoder) learns" in said
+    assert "rank 16 for <b>model</b> (<span>UNet and text encoder</span>) learns" in said
     assert "<script" not in said and "&lt;script" in said
     on = with_values(
         config, {"captions.trigger": "ohwx", "adapter.start_from": "old/cat.safetensors"}
