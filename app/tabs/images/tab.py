@@ -76,18 +76,8 @@ class ImagesTab:
         ]
         self.everything: list[Block] = [
             *self.saved,
-            *(
-                p.remarks,
-                p.new_title,
-                p.picture,
-                p.text,
-                p.loaded,
-                p.large,
-                p.facts,
-                p.remove_row,
-                p.gallery,
-            ),
-            *(p.listed, p.tag),
+            *(p.remarks, p.new_title, p.picture, p.text, p.loaded, p.large, p.facts, p.remove_row),
+            *(p.gallery, p.listed, p.tag),
             *(p.frame, p.across, p.down, p.zoom, p.tags),
             *(p.findings, p.buckets, p.undo, p.captioning, p.desk, p.use, p.try_it, p.manage),
             *(p.trigger, p.class_word, p.verdict, p.measured, shared.trigger, shared.class_word),
