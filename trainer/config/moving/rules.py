@@ -10,7 +10,7 @@ from typing import get_args
 from trainer.config.adapting import PAIRS, AdapterKind
 from trainer.config.moving import amounts
 from trainer.config.moving.moved import Moving
-from trainer.config.moving.theirs import KOHYA, is_on, number
+from trainer.config.moving.theirs import AI_TOOLKIT, KOHYA, is_on, number
 from trainer.untyped import is_list
 
 _KINDS = {"locon": "lora", **{kind: kind for kind in get_args(AdapterKind)}}
@@ -239,14 +239,21 @@ def _preservation(moving: Moving) -> None:
         moving.settle("prior_weight", "preservation.weight", 1.0 if weight is None else weight)
 
 
+_MASKED_MEAN = "Here the mean is over what the mask keeps, there over the whole picture."
+
+
 def _masks(moving: Moving) -> None:
     outside = number(moving.fact("outside"))
+    notes = {
+        (KOHYA, "files"): _MASKED_MEAN,
+        (KOHYA, "alpha"): _MASKED_MEAN,
+        (AI_TOOLKIT, "files"): "Put the masks into a folder masks beside the pictures, or beside "
+        "each as NAME.mask.png.",
+    }
     for fact, kind in (("masks", "files"), ("alpha", "alpha")):
         if is_on(moving.fact(fact)):
-            note = "Here the mean is over what the mask keeps, there over the whole picture."
-            moving.settle(
-                fact, "images.masks", kind, note if moving.theirs.trainer == KOHYA else ""
-            )
+            note = notes.get((moving.theirs.trainer, kind), "")
+            moving.settle(fact, "images.masks", kind, note)
             if outside is None:
                 moving.take("outside a mask", 0.0, "images.mask_outside", 0.0, given=False)
             else:
