@@ -102,6 +102,8 @@ def read_style() -> str:
 def read_head() -> str:
     """What the page's head gets: the scripts for languages, addresses, titles and pictures."""
     scripts = [f"window.rarebitLanguages = {list(LANGUAGES)};"]
-    lines = [line.strip() for path in _SCRIPTS for line in path.read_text("utf-8").splitlines()]
+    lines = [
+        line.strip() for path in _SCRIPTS for line in path.read_text(encoding="utf-8").splitlines()
+    ]
     scripts += [line for line in lines if not line.startswith("//")]
     return "<script>" + "\n".join(scripts) + "</script>"

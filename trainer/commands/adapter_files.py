@@ -154,6 +154,8 @@ class Written(Answer):
                 "% of what the adapter changes in them."
             )
         lines += self.notes
+        if len(self.adapter.dead_layers()) == len(self.adapter.layers):
+            lines.append("It changes nothing at all.")
         if self.adapter.embeddings:
             names = shorten(display_name(name[:80]) for name in self.adapter.embeddings)
             lines.append(f"Its bundled embeddings go with it: {names}.")

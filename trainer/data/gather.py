@@ -13,7 +13,7 @@ from trainer.config.schema import ConceptConfig, TrainingConfig
 from trainer.data.decoder import ScanCache
 from trainer.data.findings import Finding, merge_findings
 from trainer.data.names import display_name, list_names
-from trainer.data.order import balanced_repeats, validation_ids
+from trainer.data.order import balanced_repeats, validation_count, validation_ids
 from trainer.data.report import SetReport, check_resolutions, describe_set
 from trainer.data.sets import ImageSet, Picture, scan_image_set
 from trainer.events import Progress
@@ -120,6 +120,12 @@ def read_sets(
     if 0 < shown < (size := config.training.batch_size):
         message = f"{size} are more than the {shown} pictures of an epoch: a step shows no more."
         doubts.append(Finding("training.batch_size", "warning", message))
+    measuring = config.evaluation
+    share, default = measuring.validation, type(measuring).model_fields["validation"].default
+    most = max((len(one.fitted) for one in reports), default=0)
+    if share not in (0, default) and not validation_count(most, share):
+        message = f"{share:g} keeps no picture out: with so few all are trained on."
+        doubts.append(Finding("evaluation.validation", "warning", message))
     shared = merge_findings([*doubts, *idle, *_shared_findings(concepts, sets)])
     return SetsReport(concepts, reports, shared)
 

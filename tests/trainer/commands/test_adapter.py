@@ -143,6 +143,14 @@ def test_merge_with_strength(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert "/" not in metadata["rarebit.merged"]
 
 
+@pytest.mark.parametrize(("strength", "nothing"), [("0", True), ("0.5", False)])
+def test_a_result_that_changes_nothing_is_said(
+    strength: str, nothing: bool, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(f"merge cat.safetensors:{strength} --out a.safetensors") == 0
+    assert ("It changes nothing at all" in capsys.readouterr().out) == nothing
+
+
 @pytest.mark.parametrize("layout", ["", " --layout single-file"])
 def test_a_base_of_its_own_shape_is_no_single_file(
     layout: str, folder: Path, capsys: pytest.CaptureFixture[str]

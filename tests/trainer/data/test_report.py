@@ -231,6 +231,21 @@ def test_masks_that_the_settings_leave_out_open_the_training(
     assert any("There is a mask" in warning for warning in report.warnings()) == bool(said)
 
 
+@pytest.mark.parametrize(
+    ("pictures", "share", "said"), [(2, 0.5, 1), (2, 0.125, 0), (2, 0, 0), (9, 0.5, 0)]
+)
+def test_a_share_that_keeps_nothing_out_is_said(
+    pictures: int, share: float, said: int, tmp_path: Path
+) -> None:
+    folder = put(tmp_path, {f"{n}.png": picture(n) for n in range(pictures)})
+    settings = {
+        "images": {"path": folder, "resolution": 64},
+        "evaluation": {"validation": share},
+    }
+    report = read_sets(TrainingConfig.model_validate(settings), 32)
+    assert len([one for one in report.shared if one.name == "evaluation.validation"]) == said
+
+
 def test_a_batch_larger_than_the_set_is_said(tmp_path: Path) -> None:
     folder = put(tmp_path, {"2_x/a.png": picture(1), "2_x/b.png": picture(2)})
     for size, said in ((4, 0), (5, 1)):
