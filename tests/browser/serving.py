@@ -69,7 +69,7 @@ class Server:
         environment |= dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY"), NOWHERE)
         environment |= {"HF_ENDPOINT": f"http://127.0.0.1:{self.hub_port}", "HF_HUB_OFFLINE": "0"}
         with (self.root / "server.log").open("ab") as log:
-            before = log.tell()
+            before = len(self.log())
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "app", *self._options],
                 cwd=PROJECT,

@@ -46,7 +46,7 @@ def test_captions_are_measured(answer: Answer, tmp_path: Path) -> None:
     asked = answer({"cut_captions": ["<b>.png"]})
     waiting, (words, _) = images_words.measure("cars", "tiny-emoji")
     assert waiting[0] == ""
-    assert "1 caption has" in words and "&lt;b&gt;.png" in words
+    assert "1 caption of more tokens" in words and "&lt;b&gt;.png" in words
     arguments = {"folder": str(tmp_path / "cars"), "base": "tiny-emoji", "trigger": "ohwx"}
     assert asked == [("check-images", arguments)]
 
