@@ -10,6 +10,7 @@ processor each layer computes for itself.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from math import prod
@@ -39,7 +40,7 @@ _ALIGNED = 8  # values: rows of other lengths are slower on a card
 _STEPS = 1000  # timesteps that Stable Diffusion was trained with
 
 
-class Joined:
+class Joined(ABC):
     """Frozen layers of one input.
 
     Args:
@@ -121,8 +122,8 @@ class Joined:
             self._inputs = None
         return result
 
-    def _compute(self, inputs: Tensor) -> Sequence[Tensor]:
-        raise NotImplementedError
+    @abstractmethod
+    def _compute(self, inputs: Tensor) -> Sequence[Tensor]: ...
 
 
 class JoinedLayers(Joined):
