@@ -40,7 +40,7 @@ _ALIGNED = 8  # values: rows of other lengths are slower on a card
 _STEPS = 1000  # timesteps that Stable Diffusion was trained with
 
 
-class Joined(ABC):
+class OneInput(ABC):
     """Frozen layers of one input.
 
     Args:
@@ -126,7 +126,7 @@ class Joined(ABC):
     def _compute(self, inputs: Tensor) -> Sequence[Tensor]: ...
 
 
-class JoinedLayers(Joined):
+class JoinedLayers(OneInput):
     """Adapted layers of the same shape, bias, rank and scale.
 
     Attributes:
@@ -182,7 +182,7 @@ class JoinedLayers(Joined):
         return run(inputs, self, self.down, self.up)
 
 
-class JoinedTime(Joined):
+class JoinedTime(OneInput):
     """What the ResNets of a UNet add for the timestep to what their first convolutions give.
 
     The biases are those of the convolutions as well. The sines and cosines that the time embedding
@@ -276,7 +276,7 @@ class JoinedProduct(torch.autograd.Function):
         return of_inputs, None, of_inner.T @ rows, of_up
 
 
-def joined_layers(roots: Sequence[nn.Module], *, across: bool = False) -> Iterator[Joined]:
+def joined_layers(roots: Sequence[nn.Module], *, across: bool = False) -> Iterator[OneInput]:
     """Layers whose output the backward pass needs anyway, those of one input together.
 
     Layers with anything besides A and B, or of quantised weights, stay by themselves.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from trainer.lora.joined import Joined
+from trainer.lora.joined import OneInput
 from trainer.lora.product import COPY
 
 
@@ -31,7 +31,7 @@ class Copies:
         self,
         parameters: Iterable[Parameter],
         dtype: torch.dtype,
-        joined: Iterable[Joined] = (),
+        joined: Iterable[OneInput] = (),
         keep: bool = True,
     ) -> None:
         self.keep = keep
