@@ -26,7 +26,8 @@ def collect_garbage_rarely() -> None:
     Importing torch, transformers and diffusers makes half a million objects that stay. Python goes
     through all of them again and again while there come more, and once more at the end: 5.4 s of
     processor time for ``import trainer.training.loop`` instead of 3.5. What has just been made is
-    collected as often as before.
+    collected as often as before: after a training with previews and measurements no tensor was left
+    to a whole collection.
     """
     young, middle, _ = gc.get_threshold()
     gc.set_threshold(young, middle, 1000)

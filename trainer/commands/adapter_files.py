@@ -154,7 +154,8 @@ class Written(Answer):
                 "% of what the adapter changes in them."
             )
         lines += self.notes
-        if len(self.adapter.dead_layers()) == len(self.adapter.layers):
+        idle = len(self.adapter.dead_layers()) == len(self.adapter.layers)
+        if idle and not self.adapter.embeddings:
             lines.append("It changes nothing at all.")
         if self.adapter.embeddings:
             names = shorten(display_name(name[:80]) for name in self.adapter.embeddings)

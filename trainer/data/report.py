@@ -64,7 +64,7 @@ class SetReport(Answer):
     # Pictures with the mask that the configuration asks for; None where it asks for none.
     masks: int | None
     class_pictures: dict[str, int]  # of regularisation, by folder
-    splits: dict[str, int]  # what is kept out to test by, with how many pictures or tables
+    splits: dict[str, int]  # what is not trained on, with how many pictures or tables
     findings: list[Finding]  # doubts, the gravest first
     fitted: list[Picture] = field(repr=False)  # the pictures that will train, with their cuts
 

@@ -112,7 +112,7 @@ class FolderContents:
     masks: dict[str, FoundFile] = field(default_factory=dict[str, FoundFile])
     # Folders of class pictures, and how many each holds; none of their files is in any list.
     class_folders: dict[str, int] = field(default_factory=dict[str, int])
-    # The same of what is kept out of a public set to test by.
+    # The same of what is kept out of a public set to test by, and of what a trainer drew.
     splits: dict[str, int] = field(default_factory=dict[str, int])
     # Of the caption files that are no UTF-8, once `trainer.data.caption_files.find_captions` has
     # found it.
