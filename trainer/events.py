@@ -91,7 +91,7 @@ class StepDone(RunEvent):
     loss: float = math.nan  # mean weighted squared error over the step's samples
     # The same for the preserved prompts; None on a step without them.
     preservation: float | None = None
-    learning_rate: float = math.nan  # the UNet's (the text encoder's, where only that trains)
+    learning_rate: float = math.nan  # `optimizers.leading_rate` times the schedule
     gradient_norm: float = math.nan  # before clipping
     seconds: float = 0.0  # wall time of the step
 

@@ -31,17 +31,31 @@ def learning_rates(config: OptimizerConfig) -> dict[Part, float]:
     return {"unet": config.learning_rate, "text_encoder": text, "text_encoder_2": second}
 
 
+def _rates(config: TrainingConfig) -> dict[str, float]:
+    """Peak rate of each thing that a resolved configuration trains, by its name in sentences."""
+    rates, new_tokens = learning_rates(config.optimizer), config.optimizer.new_tokens_learning_rate
+    trained = {"UNet": rates["unet"]} if config.adapter.unet else {}
+    trained |= {"text encoder": rates["text_encoder"]} if config.adapter.text_encoder else {}
+    return trained | ({"new tokens": new_tokens} if new_tokens else {})
+
+
+def leading_rate(config: TrainingConfig) -> float:
+    """The peak rate that a log shows: the UNet's, or that of what trains without it.
+
+    Args:
+        config: resolved.
+    """
+    return next(iter(_rates(config).values()))
+
+
 def rates_in_words(config: TrainingConfig) -> str:
     """What moves the adapter, and how fast: ``lion at 2e-05 (UNet) and 1e-05 (text encoder)``.
 
     Args:
         config: resolved.
     """
-    rates, name = learning_rates(config.optimizer), config.optimizer.name
-    parts = [f"{rates['unet']:g} (UNet)"] * config.adapter.unet
-    parts += [f"{rates['text_encoder']:g} (text encoder)"] * config.adapter.text_encoder
-    new_tokens = config.optimizer.new_tokens_learning_rate
-    parts += [f"{new_tokens:g} (new tokens)"] if new_tokens else []
+    parts = [f"{rate:g} ({part})" for part, rate in _rates(config).items()]
+    name = config.optimizer.name
     finds = ", which finds the rate by itself, times" if OPTIMIZERS[name].rate is None else " at"
     return f"{name}{finds} {' and '.join(parts)}"
 

@@ -22,7 +22,7 @@ from trainer.seeds import derive_seed
 from trainer.training import heartbeat
 from trainer.training.batches import Batch
 from trainer.training.guard import SETBACK_FACTOR, refuse_non_finite
-from trainer.training.optimizers import gradient_norm, set_learning_rates
+from trainer.training.optimizers import gradient_norm, leading_rate, set_learning_rates
 from trainer.training.session import Session
 from trainer.typed_torch import split
 
@@ -106,7 +106,7 @@ def training_step(session: Session, stop: Stop) -> tuple[StepDone, bool]:
         step=session.step,
         loss=sums[0].item(),
         preservation=sums[1].item() if preserves else None,
-        learning_rate=session.optimizer.param_groups[0]["lr"],
+        learning_rate=leading_rate(config) * factor,
         gradient_norm=norm.item(),
         seconds=time.perf_counter() - started,
     )

@@ -85,7 +85,8 @@ def test_what_is_asked_while_it_trains(tiny_base: TinyBase, images: Path, tmp_pa
 
 
 def test_the_run_folder_is_complete(tiny_base: TinyBase, images: Path, tmp_path: Path) -> None:
-    config = small_config(tiny_base("sd1"), images, previews__every=2, checkpoints__every=2)
+    rate = {"optimizer__learning_rate": 1e-3, "optimizer__schedule": "constant"}
+    config = small_config(tiny_base("sd1"), images, previews__every=2, checkpoints__every=2, **rate)
     result, collected = train_small(config, tmp_path / "run")
     run = result.run
     assert result.finished
@@ -104,7 +105,9 @@ def test_the_run_folder_is_complete(tiny_base: TinyBase, images: Path, tmp_path:
     (start,) = [event for event in events if isinstance(event, Prepared)]
     assert start.version
     assert isinstance(events[-1], Ended) and events[-1].reason == "finished"
-    assert [event.step for event in events if isinstance(event, StepDone)] == [1, 2, 3, 4]
+    steps = [event for event in events if isinstance(event, StepDone)]
+    # The rate of the UNet, though the text encoder's parameters come first.
+    assert [(step.step, step.learning_rate) for step in steps] == [(n, 1e-3) for n in (1, 2, 3, 4)]
     status = read_status(run)
     assert status is not None
     assert (status.phase, status.step, status.total_steps) == ("finished", 4, 4)

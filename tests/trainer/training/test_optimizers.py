@@ -17,6 +17,7 @@ from trainer.errors import UserError
 from trainer.lora.names import Part
 from trainer.training.optimizers import (
     gradient_norm,
+    leading_rate,
     make_optimizer,
     make_schedule,
     own_averages,
@@ -176,19 +177,22 @@ def test_gradient_norm_is_over_everything() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "said", "logged"),
     [
-        ({}, "adamw at 0.004 (UNet) and 0.006 (text encoder)"),
-        ({"adapter.text_encoder": False, "optimizer.name": "lion"}, "lion at 0.004 (UNet)"),
+        ({}, "adamw at 0.004 (UNet) and 0.006 (text encoder)", 4e-3),
+        ({"adapter.text_encoder": False, "optimizer.name": "lion"}, "lion at 0.004 (UNet)", 4e-3),
         (
             {"adapter.unet": False, "optimizer.name": "prodigy"},
             "prodigy, which finds the rate by itself, times 0.006 (text encoder)",
+            6e-3,
         ),
     ],
 )
-def test_the_rates_are_said(values: dict[str, Any], said: str) -> None:
+def test_the_rates_are_said(values: dict[str, Any], said: str, logged: float) -> None:
     rates = {"optimizer.learning_rate": 4e-3, "optimizer.text_encoder_learning_rate": 6e-3}
-    assert rates_in_words(with_values(TrainingConfig(), {**rates, **values})) == said
+    config = with_values(TrainingConfig(), {**rates, **values})
+    assert rates_in_words(config) == said
+    assert leading_rate(config) == logged
 
 
 def test_prodigy_refuses_several_rates() -> None:
