@@ -222,6 +222,20 @@ TAKEN: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     (ONE, {"ema": "GPU", "ema_decay": 0.99}, {"training.ema_decay": 0.99}),
     (ONE, {"ema": "OFF", "ema_decay": 0.99}, {"training.ema_decay": 0.0}),
     (ONE, {"sample_after": 50, "sample_after_unit": "STEP"}, {"previews.every": 50}),
+    (ONE, {"sample_after": 50, "sample_after_unit": "NEVER"}, {"previews.every": 0}),
+    # Their steps are batches: one here is four of them.
+    (ONE, {"gradient_accumulation_steps": 4, "sample_after": 50, "sample_after_unit": "STEP",
+           "backup_after": 200, "backup_after_unit": "STEP", "save_every": 100,
+           "save_every_unit": "STEP"},
+     {"training.accumulation": 4, "previews.every": 12, "checkpoints.every": 50,
+      "evaluation.every": 25}),
+    (AI, {"train.gradient_accumulation_steps": 4, "train.steps": 2000, "save.save_every": 200,
+          "train.lr_scheduler": "linear", "train.lr_scheduler_params": {"warmup_steps": 100},
+          "sample": {"sample_every": 400}},
+     {"training.accumulation": 4, "training.steps": 500, "evaluation.every": 50,
+      "optimizer.warmup": 0.05, "previews.every": 100}),
+    (AI, {"train.gradient_accumulation": 4, "train.steps": 2000, "sample": {"sample_every": 400}},
+     {"training.accumulation": 4, "training.steps": 2000, "previews.every": 400}),
     (ONE, {"optimizer": {"optimizer": "ADAMW_8BIT", "weight_decay": 0.02}},
      {"optimizer.name": "adamw8bit", "optimizer.weight_decay": 0.02}),
     (ONE, {"samples": [{"prompt": "a cat", "seed": 42, "cfg_scale": 7, "diffusion_steps": 20}]},
@@ -334,6 +348,19 @@ def test_class_pictures_come_besides_the_own() -> None:
     found = moved(TRAINER, DATASET + REG, look=count).config
     assert found.preservation.folder == "/sets/reg"
     assert found.training.steps == 4 * 20 * 10 // 2
+
+
+def test_onetrainers_batches_go_on_over_epochs() -> None:
+    settings = {
+        "training_method": "LORA", "concepts": [{"path": "/sets/fox", "type": "STANDARD"}],
+        "batch_size": 3, "gradient_accumulation_steps": 4, "epochs": 10,
+    }  # fmt: skip
+    found = moved(json.dumps(settings | {"learning_rate_warmup_steps": 27}), look=count)
+    # 27 batches an epoch, 270 of them, and 67 steps of four; a tenth of it warms up.
+    assert (found.config.training.steps, found.config.optimizer.warmup) == (67, 0.1007)
+    assert "in EPOCH" in str(found.groups())  # every ten of them unless given
+    minutes = {"sample_after": 10, "sample_after_unit": "MINUTE"}
+    assert "in EPOCH" not in str(moved(json.dumps(settings | minutes), look=count).groups())
 
 
 def test_several_subjects_become_concepts_with_their_shares() -> None:

@@ -13,6 +13,11 @@ _SCHEDULES = {
     "cosine_with_hard_restarts": "cosine_with_restarts", "polynomial": "polynomial",
 }  # fmt: skip
 _SAVED = "A file for each is in the run's folder adapters, and each is measured."
+_EVERY = {
+    "save": "evaluation.every",
+    "sample": "previews.every",
+    "backup": "checkpoints.every",
+}
 _HOW_TO_COUNT = (
     "Training counts steps here. Set training.steps to pictures x repeats x epochs / (batch size x "
     "accumulation); the pictures could not be counted, so it has its default."
@@ -95,27 +100,33 @@ def _several(moving: Moving, sets: Sequence[TheirSet]) -> None:
 def length(moving: Moving) -> None:
     """Steps and epochs, and what comes up every so many of them."""
     epochs = number(moving.fact("epochs"))
+    accumulated, note = _accumulated(moving), ""
+    if accumulated != 1:
+        note = f"Steps are batches there, and each has {accumulated} here."
+        moving.settle("accumulated", "training.accumulation", accumulated, note)
     # There class pictures are half of the batches, here they come besides.
-    share = 2 if moving.values.get("preservation.method") == "pictures" else 1
-    half = "Half as many, since class pictures come besides your own here." if share > 1 else ""
+    share = _share(moving)
+    if moving.values.get("preservation.method") == "pictures":
+        note = "Half as many, since class pictures come besides your own here."
     if (steps := int(number(moving.fact("steps")) or 0)) and not epochs:
-        moving.settle("steps", "training.steps", max(1, steps // share), half)
+        moving.settle("steps", "training.steps", max(1, steps // share), note)
     batches = _batches(moving)
     if epochs and batches:
-        note = " ".join(filter(None, (f"An epoch is {batches} steps with these pictures.", half)))
-        moving.settle("epochs", "training.steps", max(1, round(epochs * batches)), note)
+        note = " ".join(filter(None, (f"An epoch is {batches:g} steps with these pictures.", note)))
+        moving.settle("epochs", "training.steps", max(1, int(epochs * batches)), note)
         moving.facts["epochs"] = (*moving.facts["epochs"][:2], True)
     elif epochs:
         key, theirs, _ = moving.facts["epochs"]
         moving.lose(key, theirs, _HOW_TO_COUNT)
-    for fact, field in (("save_epochs", "evaluation.every"), ("sample_epochs", "previews.every")):
-        every = number(moving.fact(fact))
-        if every and batches:
-            moving.settle(fact, field, round(every * batches), _SAVED * (fact == "save_epochs"))
+    for what, field in _EVERY.items():
+        note = _SAVED * (what == "save")
+        if (every := number(moving.fact(f"{what}_epochs"))) and batches:
+            moving.settle(f"{what}_epochs", field, max(1, round(every * batches)), note)
         elif every:
-            moving.miss(fact, f"{field} counts steps, and how many an epoch has is not known.")
-    if every := number(moving.fact("save_steps")):
-        moving.settle("save_steps", "evaluation.every", max(1, int(every) // share), _SAVED)
+            reason = f"{field} counts steps, and how many an epoch has is not known."
+            moving.miss(f"{what}_epochs", reason)
+        if every := number(moving.fact(f"{what}_steps")):
+            moving.settle(f"{what}_steps", field, max(1, int(every) // share), note)
     if is_on(moving.fact("save_state")):
         every = moving.values.get("evaluation.every", 100)
         moving.settle("save_state", "checkpoints.every", every)
@@ -123,11 +134,25 @@ def length(moving: Moving) -> None:
         moving.settle("no_samples", "previews.every", 0, "Some are still drawn at the end.")
 
 
-def _batches(moving: Moving) -> int | None:
-    """Steps of an epoch; None where a folder is not here."""
-    size = moving.values.get("training.batch_size", 1) * moving.values.get(
-        "training.accumulation", 1
-    )
+def _accumulated(moving: Moving) -> int:
+    """Batches of a step here that are as many steps there; 1 where theirs are steps as here."""
+    return int(number(moving.fact("accumulated")) or 1)
+
+
+def _share(moving: Moving) -> int:
+    """How many steps there are one here."""
+    pictures = moving.values.get("preservation.method") == "pictures"
+    return max(1, _accumulated(moving)) * (2 if pictures else 1)
+
+
+def _batches(moving: Moving) -> float | None:
+    """Steps of an epoch; None where a folder is not here.
+
+    Where steps are batches there, what an epoch leaves goes into the next one's first step.
+    """
+    size, over = moving.values.get("training.batch_size", 1), max(1, _accumulated(moving))
+    if over == 1:
+        size *= moving.values.get("training.accumulation", 1)
     trained = [one for one in moving.theirs.sets if one.role == "train"]
     known = [moving.known(one) for one in trained]
     if not known or None in known:
@@ -135,7 +160,7 @@ def _batches(moving: Moving) -> int | None:
     facts: list[SetFacts] = [one for one in known if one is not None]
     total = sum(own.repeated * one.repeats for own, one in zip(facts, trained, strict=True))
     resolutions = len(moving.values.get("images.resolutions", ())) or 1
-    return -(-total * resolutions // max(1, size))
+    return -(-total * resolutions // max(1, size)) / over
 
 
 def schedule(moving: Moving) -> None:
@@ -155,8 +180,8 @@ def schedule(moving: Moving) -> None:
         moving.settle("power", "optimizer.schedule_power", power)
     steps = moving.values.get("training.steps")
     warmup = number(moving.fact("warmup")) or 0.0
-    if warmup >= 1 and moving.values.get("preservation.method") == "pictures":
-        warmup /= 2  # as `length` halves the steps
+    if warmup >= 1:
+        warmup = max(1, warmup / _share(moving))  # as `length` divides the steps
     if name == "constant" and moving.theirs.trainer in (KOHYA, AI_TOOLKIT):
         if warmup:
             moving.miss("warmup", "constant has no warm-up there, so there is none here.")

@@ -271,14 +271,13 @@ def read_onetrainer(tree: Mapping[str, Any], open_named: Callable[[str], str | N
 
 
 def _read_every(values: dict[str, Any]) -> None:
-    """``sample_after`` with its unit becomes ``sample_after in STEP``, or the like."""
+    """``sample_after`` with its unit becomes ``sample in STEP``, or the like."""
     for name in _INTERVALS:
         for key in (f"{name}_after", f"{name}_every"):
             if key in values:
                 unit = values.pop(f"{key}_unit", "MINUTE" if key.endswith("after") else "NEVER")
-                count = values.pop(key)
-                if unit != "NEVER":
-                    values[f"{name} in {unit}"] = count
+                # Given in another unit, it has no default in epochs.
+                values |= {f"{name} in EPOCH": 0, f"{name} in {unit}": values.pop(key)}
 
 
 def _read_encoders(theirs: Theirs, model: str) -> None:
