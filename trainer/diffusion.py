@@ -79,8 +79,8 @@ def add_noise(latents: Tensor, noise: Tensor, alpha_bar: Tensor, timesteps: Tens
 def target(
     latents: Tensor, noise: Tensor, alpha_bar: Tensor, timesteps: Tensor, prediction: PredictionType
 ) -> Tensor:
-    """What the UNet should predict: ``eps``, or ``v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar)
-    x_0`` (arXiv 2202.00512, section 4). Shapes as in `add_noise`."""
+    """What the UNet should predict: ``eps``; for v_prediction ``v = sqrt(alpha_bar) eps -
+    sqrt(1 - alpha_bar) x_0`` (arXiv 2202.00512, section 4). Shapes as in `add_noise`."""
     if prediction == "epsilon":
         return noise
     signal, sigma = _signal_and_sigma(alpha_bar, timesteps)

@@ -93,8 +93,8 @@ def sample_errors(
     """Mean error of each sample in float32: (B, C, H, W) twice to (B,).
 
     Args:
-        masks: (B, 1, H, W), how much each place counts. The mean is taken over what counts, so
-            that a small subject weighs as much as a large one; no mask may be 0 everywhere.
+        masks: (B, 1, H, W), how much each place counts (masked loss). The mean is taken over what
+            counts, so that a small subject weighs as much as a large one; none may be 0 everywhere.
         widths: c (B,) of the pseudo-Huber loss ``2 c (sqrt(d^2 + c^2) - c)`` of a difference d
             (arXiv 2403.16728, eq. 5); None: the squared error.
         smooth_l1: the same without the factor c.

@@ -1,4 +1,4 @@
-"""Latents and text embeddings, computed once and cached on disk under the hash of what made them.
+"""The latent cache: latents and text embeddings on disk, under the hash of what made them.
 
 A file's name is the SHA-256 of everything that its content depends on (image bytes, crop, flip,
 background colour, the VAE's weights; or text and the text encoders' weights), so that an edited

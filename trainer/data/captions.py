@@ -210,7 +210,7 @@ def fill_words(text: str, trigger: str, class_word: str) -> str:
 def read_prompt_syntax(caption: str, trigger: str, class_word: str = "") -> str:
     """What a caption says, where it is written as prompts of other tools are.
 
-    ``\\(`` is a bracket and ``&amp;`` is &; of a weight as ``(red hat:1.2)``, and of
+    ``\\(`` is a bracket and ``&amp;`` is &; of a prompt weight as ``(red hat:1.2)``, and of
     ``((red hat))``, the words stay; ``<lora:name:1>``, ``BREAK`` and what A1111 writes behind a
     prompt go; ``[trigger]`` and ``{class}`` are trigger and class word.
     """
@@ -281,7 +281,8 @@ def compose_caption(
     4. With probability ``config.tag_dropout`` each comma-separated tag is left out, but for the
        first ``config.keep_tags``, ``config.protected_tags``, and those with trigger or class word.
     5. ``config.shuffle_tags``: the comma-separated tags are shuffled, but the first
-       ``config.keep_tags`` and every tag with the trigger come first, in their order.
+       ``config.keep_tags`` (keep_tokens of sd-scripts) and every tag with the trigger come first,
+       in their order.
     6. Prefix and suffix are put around it.
     7. The trigger is put at the front, followed by a comma, where the result lacks it; together
        with the class word if that is missing too.

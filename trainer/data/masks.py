@@ -148,7 +148,7 @@ def latent_mask(
 
 
 def fit_mask(mask: Image.Image, crop: CropPlan, flip: bool) -> np.ndarray:
-    """A mask as `trainer.data.images.fit` fits its picture: (height, width) uint8.
+    """A mask as `fit` fits its picture: (height, width) uint8.
 
     Resized by area means, which never overshoot black or white as the picture's Lanczos may.
     """

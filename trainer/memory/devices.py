@@ -39,7 +39,8 @@ class Device:
     """Where and how this process computes."""
 
     torch_device: torch.device  # of this process
-    # Number format of the frozen weights, in which the adapter computes as well.
+    # Number format of the frozen weights, in which the adapter computes as well: mixed precision
+    # without autocast, as the adapter's own weights are float32 (`trainer.lora.product`).
     precision: Precision
     # rank, world: this process and how many train together.
     rank: int = 0

@@ -144,7 +144,7 @@ class BaseModel:
         return DDPMScheduler(**self.scheduler_config, clip_sample=False)
 
     def sampling_scheduler(self) -> DDIMScheduler:
-        """A new DDIM scheduler for drawing pictures."""
+        """A new DDIM scheduler, the only sampler, for drawing pictures."""
         zero_snr = bool(self.scheduler_config.get("rescale_betas_zero_snr"))
         return DDIMScheduler(
             **self.scheduler_config,

@@ -3,7 +3,8 @@
 CLIP reads 75 tokens between its start and its end. A longer prompt is read in chunks, each with a
 start, an end and padding of its own, as A1111, Forge and ComfyUI do. A word of up to 8 tokens is
 not cut in two but begins the next chunk, as in ComfyUI. (A1111 looks for a comma instead, and
-sd-scripts cuts anywhere and keeps one start and one end: these differ in single tokens.)
+sd-scripts cuts anywhere and keeps one start and one end: these differ in single tokens.) There are
+no prompt weights: ``(red:1.2)`` is read as it stands.
 """
 
 from __future__ import annotations

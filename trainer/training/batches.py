@@ -183,7 +183,7 @@ class Batches:
 
 
 def draw_timesteps(count: int, *, seed: int, step: int, timesteps: int) -> Tensor:
-    """Timesteps of the samples of one optimizer step, stratified over the schedule.
+    """Timestep sampling of one optimizer step: uniform, and stratified over the schedule.
 
     The schedule is cut into ``count`` equal parts and each sample gets one of them, all shifted by
     one uniform offset (low-discrepancy sampling, arXiv 2107.00630, appendix I.1): each timestep

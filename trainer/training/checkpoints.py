@@ -2,7 +2,7 @@
 
 A checkpoint is a folder of safetensors and JSON files with a ``manifest.json`` of their sizes and
 SHA-256 sums. It is written beside its final name, synced, renamed, and only then are older ones
-pruned. Randomness needs no saved state: everything random is a function of (seed, step, purpose).
+pruned. There is no rng_state to save: everything random is a function of (seed, step, purpose).
 """
 
 from __future__ import annotations

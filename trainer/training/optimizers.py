@@ -23,7 +23,7 @@ Schedule = Callable[[int], float]
 
 
 def learning_rates(config: OptimizerConfig) -> dict[Part, float]:
-    """Peak rate of each part's adapter, from a resolved configuration."""
+    """Peak rate of each part of a resolved configuration: unet_lr and text_encoder_lr elsewhere."""
     if config.learning_rate is None or config.text_encoder_learning_rate is None:
         raise ValueError("the configuration has to be resolved first")
     text = config.text_encoder_learning_rate
