@@ -27,6 +27,9 @@ def generate(
     base: Base = "tiny-emoji",
     prediction: Annotated[str, option("KIND", field_help("base.prediction"))] = "auto",
     vae: Annotated[str, option("FILE", field_help("base.vae"))] = "",
+    clip_skip: Annotated[
+        int | None, option("N", "Clip skip, for SD 1 (as the adapters were trained).")
+    ] = None,
     negative: Annotated[str, option("TEXT", "What not to draw.")] = "",
     count: Annotated[int, option("N", "Pictures (4).")] = 4,
     seed: Annotated[int, option("S", "First seed (1).")] = 1,
@@ -52,6 +55,7 @@ def generate(
         "base": base,
         "prediction": prediction,
         "vae": vae,
+        "clip_skip": clip_skip,
         "count": count,
         "seed": seed,
         "inference_steps": inference_steps,

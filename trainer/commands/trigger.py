@@ -142,6 +142,7 @@ def draw_words(words: Sequence[str], base_name: str, folder: Path) -> list[Path]
         UserError: there is no word.
     """
     from trainer.commands.adapter_files import BaseOnDevice
+    from trainer.config.sections import BaseModelConfig
     from trainer.generation.sampling import Drawing, Painter, save_picture
     from trainer.triggers.judgement import cleaned
 
@@ -157,6 +158,6 @@ def draw_words(words: Sequence[str], base_name: str, folder: Path) -> list[Path]
         name = re.sub(r"[^a-z0-9]+", "-", cleaned(word).lower()).strip("-")[:40] or "word"
         for drawing, picture in zip(drawings, painter.draw(drawings), strict=True):
             path = folder / f"{number:02d}-{name}-{drawing.seed:06d}.png"
-            save_picture(picture, path, drawing, model=on.base.name, adapters=[])
+            save_picture(picture, path, drawing, BaseModelConfig(name=on.base.name))
             files.append(path)
     return files

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from trainer.config.sections import BaseModelConfig
 from trainer.diffusion import Points, TextConditioning, call_unet, encode, evaluating
 from trainer.errors import out_of_memory
 from trainer.generation.stack import AdapterUse
@@ -181,27 +182,33 @@ def save_picture(
     image: Image.Image,
     path: Path,
     drawing: Drawing,
-    *,
-    model: str,
+    base: BaseModelConfig,
     adapters: Sequence[AdapterUse] = (),
 ) -> None:
     """Write a PNG file that carries its settings.
 
     ``parameters`` holds them as A1111 and its readers write them, ``rarebit`` as JSON.
     """
-    facts = {**asdict(drawing), "model": model, "adapters": [choice.label for choice in adapters]}
+    labels = [choice.label for choice in adapters]
+    model = {"model": base.name, "vae": Path(base.vae).name}
+    model |= {"prediction": base.prediction, "clip_skip": base.clip_skip}
+    facts = {**asdict(drawing), **model, "adapters": labels}
     text = PngInfo()
-    text.add_text("parameters", _parameters_text(drawing, model, adapters))
+    text.add_text("parameters", _parameters_text(drawing, base, adapters))
     text.add_itxt("rarebit", json.dumps(facts, ensure_ascii=False))
     image.save(path, format="PNG", pnginfo=text)
 
 
-def _parameters_text(drawing: Drawing, model: str, adapters: Sequence[AdapterUse]) -> str:
+def _parameters_text(
+    drawing: Drawing, base: BaseModelConfig, adapters: Sequence[AdapterUse]
+) -> str:
     used = "".join(f" <lora:{_as_in_a1111(choice)}>" for choice in adapters)
     settings = (
         f"Steps: {drawing.inference_steps}, Sampler: DDIM, CFG scale: {drawing.guidance:g}, "
-        f"Seed: {drawing.seed}, Size: {drawing.width}x{drawing.height}, Model: {model}"
+        f"Seed: {drawing.seed}, Size: {drawing.width}x{drawing.height}, Model: {base.name}"
     )
+    settings += f", VAE: {Path(base.vae).name}" if base.vae else ""
+    settings += f", Clip skip: {base.clip_skip}" if base.clip_skip > 1 else ""
     negative = f"\nNegative prompt: {drawing.negative}" if drawing.negative else ""
     return f"{drawing.prompt}{used}{negative}\n{settings}"
 

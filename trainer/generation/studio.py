@@ -7,7 +7,7 @@ that the second picture needs no loading.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,8 +24,10 @@ from trainer.generation.sampling import BATCH, Drawing, Painter, save_picture
 from trainer.generation.stack import AdapterStack, AdapterUse
 from trainer.memory.devices import Device, choose_device
 from trainer.models.base import BaseModel
+from trainer.models.identify import identify
 from trainer.models.load import load_base
 from trainer.models.noise import Prediction
+from trainer.models.safetensors_header import read_header
 from trainer.text import numbered
 
 LIMIT = 1000
@@ -40,6 +42,7 @@ class GenerateRequest(Section):
     base: str = Field(default="tiny-emoji", min_length=1)
     prediction: Prediction = "auto"
     vae: str = Field(default="", max_length=4000)
+    clip_skip: int | None = Field(default=None, ge=1, le=12)
     count: int = Field(default=4, ge=1, le=LIMIT)
     seed: int = Field(default=1, ge=0, le=2**31 - 1)
     inference_steps: int = Field(default=25, ge=1, le=LIMIT)
@@ -125,7 +128,7 @@ class Studio:
 
             for drawing, picture in zip(part, painter.draw(part, on_step), strict=True):
                 path = free_name(request.out, f"{drawing.seed:06d}")
-                save_picture(picture, path, drawing, model=base.name, adapters=request.adapters)
+                save_picture(picture, path, drawing, self._chosen, request.adapters)
                 files.append(path)
                 saved(path)
         return files
@@ -145,17 +148,38 @@ class Studio:
 
 
 def _base_of(request: GenerateRequest) -> BaseModelConfig:
-    """The base model with what is asked for, or else with all that a run of the adapters set."""
-    given = BaseModelConfig(name=request.base, prediction=request.prediction, vae=request.vae)
-    if given != BaseModelConfig(name=request.base):
-        return given
-    for use in request.adapters:
-        for folder in use.file.resolve().parents[:2]:  # of a run's result, or of an earlier step
-            with suppress(UserError):
-                base = read_config(folder / "config.toml", of_run=True).base
-                if base.name == request.base:
-                    return base
-    return given
+    """The base model as asked for, and in what is not asked as its adapters were trained.
+
+    Of several adapters the first one counts that acts and tells.
+    """
+    files = [use.file for use in request.adapters if any(use.by_part)]
+    runs = [run for file in files if (run := _base_of_run(file, request.base))]
+    first = runs[0] if runs else BaseModelConfig()
+    prediction = first.prediction if request.prediction == "auto" else request.prediction
+    trained = first.clip_skip if runs else _clip_skip_of(files, request.base)
+    skip = request.clip_skip or trained
+    return BaseModelConfig(
+        name=request.base, prediction=prediction, vae=request.vae or first.vae, clip_skip=skip
+    )
+
+
+def _base_of_run(file: Path, name: str) -> BaseModelConfig | None:
+    """What the run that left an adapter set for its base model, if that is the one named."""
+    for folder in file.resolve().parents[:2]:  # of a run's result, or of an earlier step
+        with suppress(UserError):
+            base = read_config(folder / "config.toml", of_run=True).base
+            if base.name == name or Path(base.name).resolve() == Path(name).resolve():
+                return base
+    return None
+
+
+def _clip_skip_of(files: Sequence[Path], base: str) -> int:
+    """What the metadata of adapter files say of SD 1's text encoder, as sd-scripts writes it."""
+    for file in filter(Path.is_file, files):
+        skip = read_header(file).metadata.get("ss_clip_skip", "")
+        if skip in map(str, range(2, 13)) and identify(base, whole=False).family.name == "sd1":
+            return int(skip)
+    return 1
 
 
 def free_name(folder: Path, stem: str) -> Path:

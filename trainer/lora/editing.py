@@ -43,7 +43,7 @@ _ONE_KIND = "Only adapters for one kind of base model can be merged."
 _NOISE = 1e-7
 """A relative change of a weight below this is rounding: of fp32, and far below that of fp16."""
 _COMMON = (
-    "ss_base_model_version", "ss_v2", "ss_network_module", "ss_sd_model_name",
+    "ss_base_model_version", "ss_v2", "ss_clip_skip", "ss_network_module", "ss_sd_model_name",
     "modelspec.sai_model_spec", "modelspec.architecture", "modelspec.implementation",
     "modelspec.prediction_type", "modelspec.resolution", "modelspec.license", "rarebit.base",
     "rarebit.version",

@@ -328,7 +328,7 @@ def draw_previews(session: Session, *, strength: int) -> Path:
     with building_folder(folder) as temporary:
         for number, (drawing, picture) in enumerate(zip(drawings, pictures, strict=True)):
             name = f"{number:02d}.png"
-            save_picture(picture, temporary / name, drawing, model=base.name)
+            save_picture(picture, temporary / name, drawing, session.config.base)
             records.append({"file": name, "strength": strength, **asdict(drawing)})
         write_json(temporary / "prompts.json", records)
         # Of this step already: the run was killed after its previews, before its checkpoint.

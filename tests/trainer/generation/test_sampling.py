@@ -17,6 +17,7 @@ from tests.tiny_models import TINY_NAMES
 from tests.trainer.runs_for_tests import AVERAGING, make_images, small_config, train_small
 from trainer.commands.cli import main
 from trainer.config.schema import AdapterConfig
+from trainer.config.sections import BaseModelConfig
 from trainer.errors import UserError
 from trainer.generation import sampling
 from trainer.generation.sampling import BATCH, Drawing, Painter, draw, draw_latents, save_picture
@@ -89,8 +90,9 @@ def test_strength_zero_is_the_base_model(tiny_base: TinyBase) -> None:
 def test_a_picture_carries_its_settings(tmp_path: Path) -> None:
     drawing = replace(DRAWING, prompt="ein rötlicher <Ding>", negative="blurry")
     path = tmp_path / "a.png"
+    base = BaseModelConfig(name="m", vae="some/v.safetensors", clip_skip=2)
     adapters = [AdapterUse(Path("a/x.safetensors"), 0.5), AdapterUse(Path("y"), 1.0, 0.25)]
-    save_picture(Image.new("RGB", (32, 32)), path, drawing, model="m", adapters=adapters)
+    save_picture(Image.new("RGB", (32, 32)), path, drawing, base, adapters)
     with Image.open(path) as picture:
         text = picture.text  # type: ignore[attr-defined]
     facts = json.loads(text["rarebit"])
@@ -100,7 +102,8 @@ def test_a_picture_carries_its_settings(tmp_path: Path) -> None:
         # A1111 names the text encoder's strength first.
         "ein rötlicher <Ding> <lora:x:0.5> <lora:y:0.25:1>",
         "Negative prompt: blurry",
-        "Steps: 3, Sampler: DDIM, CFG scale: 4, Seed: 3, Size: 32x32, Model: m",
+        "Steps: 3, Sampler: DDIM, CFG scale: 4, Seed: 3, Size: 32x32, Model: m, "
+        "VAE: v.safetensors, Clip skip: 2",
     ]
 
 

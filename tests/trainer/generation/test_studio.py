@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import trainer.generation.stack
 import trainer.generation.studio
 from tests.conftest import TinyBase
 from tests.tiny_models import make_tiny
+from tests.trainer.lora.helpers import adapter_for
 from tests.trainer.runs_for_tests import make_images, small_config, train_small
 from trainer.config.file import read_config, with_values, write_config
 from trainer.errors import UserError
@@ -141,9 +143,30 @@ def test_the_base_model_is_taken_as_the_adapters_run_took_it(
         expected = load_base(str(other)).vae.state_dict()
         assert all(torch.equal(v, expected[k]) for k, v in loaded.vae.state_dict().items())
     assert (paint(use(runs / "one/adapter.safetensors")) == plain).all()
+    # However the base is written, whatever else is asked for, and after an adapter at rest.
+    first = paint(use(adapters[0]))
+    assert (paint(use(adapters[0]), base=f"{paint.base}/") == first).all()
+    assert (paint(use(adapters[0]), vae=str(other)) == first).all()
+    at_rest = use(runs / "one/adapter.safetensors", strength=0)
+    assert (paint(at_rest, use(adapters[0])) == first).all()
     asked = paint(use(adapters[0]), prediction="v_prediction")
     assert not paint.studio._loaded[0].scheduler_config["rescale_betas_zero_snr"]  # type: ignore[index]
     assert (asked != plain).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "noted", "asked", "skip"),
+    [("sd1", "2", None, 2), ("sd1", "2", 1, 1), ("sd1", "None", None, 1), ("sdxl", "2", None, 1)],
+)
+def test_clip_skip_is_that_of_the_file(
+    tiny_base: TinyBase, tmp_path: Path, name: str, noted: str, asked: int | None, skip: int
+) -> None:
+    """As sd-scripts notes it: also for SDXL, where it means nothing."""
+    file, paint = tmp_path / "a.safetensors", Painter(tiny_base(name), tmp_path)
+    adapter = adapter_for(load_base(str(tiny_base(name))))
+    write_adapter(replace(adapter, metadata={"ss_clip_skip": noted}), file, precision="fp32")
+    paint(use(file), clip_skip=asked)
+    assert paint.studio._loaded[0].clip_skip == skip  # type: ignore[index]
 
 
 def test_a_file_that_has_changed_is_read_again(paint: Painter, runs: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from app.tabs.generate import drawing, tab
 from app.tabs.generate.drawing import AdapterSetting, Settings, parse_adapter, read_settings
 from tests.app.drawing_for_tests import Machine
 from trainer import places
+from trainer.config.sections import BaseModelConfig
 from trainer.data.captions import literal_marks
 from trainer.errors import UserError
 from trainer.generation.sampling import Drawing, save_picture
@@ -185,7 +186,7 @@ def test_what_is_drawn_comes_back(tmp_path: Path) -> None:
         AdapterUse(Path("runs/cat/checkpoints/step-000050"), -1.0),
         AdapterUse(Path("gone.safetensors"), 1e-05),
     ]
-    save_picture(Image.new("RGB", (8, 8)), path, DRAWING, model="tiny-emoji", adapters=adapters)
+    save_picture(Image.new("RGB", (8, 8)), path, DRAWING, BaseModelConfig(), adapters)
     restored = read_settings(path, KNOWN, BASES)
     here = (AdapterSetting("cat", 0.5, 0.25), AdapterSetting("cat@50", -1.0))
     texts = (DRAWING.prompt, DRAWING.negative)
