@@ -6,6 +6,7 @@ import ast
 import gc
 import os
 import signal
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,14 @@ from hypothesis import HealthCheck, settings
 from trainer.system import collect_garbage_rarely
 
 collect_garbage_rarely()
+
+# What dozens of processes import is compiled once, whatever the environment says.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+# No test pulls the plug: what is written need not have reached the disk, where each wait for it
+# takes milliseconds. Tests of what is flushed, and when, put their own in its place.
+os.fsync = lambda fd: None
 
 # As trainer/__main__.py has it: threads that wait on a busy machine do not spin.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -37,9 +46,12 @@ HEAVY = {"torch", "diffusers", "transformers", "peft", "accelerate", "playwright
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With ``-m fast``, files that need torch are not even imported."""
-    wanted = config.getoption("markexpr") == "fast" and collection_path.suffix == ".py"
-    return True if wanted and is_heavy(collection_path) else None
+    """With ``-m fast``, files that need torch are not even imported, nor a folder's conftest.py."""
+    if config.getoption("markexpr") != "fast":
+        return None
+    if collection_path.is_dir():
+        return True if all(map(is_heavy, collection_path.rglob("test_*.py"))) else None
+    return True if collection_path.suffix == ".py" and is_heavy(collection_path) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
