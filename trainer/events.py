@@ -261,6 +261,7 @@ class Ended(RunEvent):
     reason: Reason = "failed"
     code: Code = ""  # why, where it is not finished; see `trainer.errors.Code`
     message: str = ""  # the same for a person
+    works_in: tuple[str, ...] | None = None  # tools that load all of a finished run's adapter
 
 
 LOGGED = {one.kind: one for one in RunEvent.__subclasses__() if one is not Working}

@@ -19,9 +19,11 @@ from trainer.config.file import read_config
 from trainer.config.schema import TrainingConfig
 from trainer.data.captions import contains_word
 from trainer.errors import UserError
+from trainer.events import Ended
 from trainer.runs.atomic import replacing
 from trainer.runs.board import preview_records, read_png
 from trainer.runs.layout import RunFolder, safe_name
+from trainer.runs.log import read_events
 from trainer.runs.meters import read_measured
 from trainer.runs.report import base_kind, page_templates
 
@@ -45,7 +47,8 @@ class Publication:
 
     def says(self) -> list[str]:
         """What will be public, a line each."""
-        pictures = len(self.files) - 1
+        pictures = sum(name.endswith(".png") for name in self.files)
+        embeddings = sum(name.endswith(".safetensors") for name in self.files)
         tags = "with the tags" if self.keep_tags else "without the tags"
         doubt = [f"Look again before you send it. {self.doubt}"] if self.doubt else []
         return [
@@ -56,6 +59,8 @@ class Publication:
             f"repeat a caption: {'; '.join(self.prompts)}"
             if pictures
             else "No pictures: the run has no previews.",
+            *["The new tokens, as embeddings for tools that do not read them there."]
+            * bool(embeddings),
             "Not: the pictures and captions of your image set.",
         ]
 
@@ -73,7 +78,9 @@ def publication(run: RunFolder, keep_tags: bool = False) -> Publication:
     pictures = _pictures(run, config)
     numbered = [(f"images/{at}.png", prompt) for at, (prompt, _) in enumerate(pictures, 1)]
     files = {file: data for (file, _), (_, data) in zip(numbered, pictures, strict=True)}
-    files["README.md"] = _card(run, config, name, numbered).encode()
+    embeddings = sorted(run.embeddings.glob("*.safetensors"))
+    files |= {f"embeddings/{file.name}": file.read_bytes() for file in embeddings}
+    files["README.md"] = _card(run, config, name, numbered, bool(embeddings)).encode()
     prompts = tuple(dict.fromkeys(prompt for prompt, _ in pictures))
     measured = read_measured(run)
     doubt = "" if measured.works else measured.verdict
@@ -94,16 +101,25 @@ def _pictures(run: RunFolder, config: TrainingConfig) -> list[tuple[str, bytes]]
 
 
 def _card(
-    run: RunFolder, config: TrainingConfig, name: str, pictures: list[tuple[str, str]]
+    run: RunFolder,
+    config: TrainingConfig,
+    name: str,
+    pictures: list[tuple[str, str]],
+    embeddings: bool,
 ) -> str:
     """A model card: front matter that the hub reads, and the same for people."""
     measured, base = read_measured(run), config.base.name
     public, kind = public_values(config), base_kind(base)
+    ends = [one.works_in for one in read_events(run) if isinstance(one, Ended)]
+    tools = ends[-1] if ends else None  # not known of runs of earlier versions
+    usual = ("A1111", "Forge", "ComfyUI", "InvokeAI")
+    folders = [tool for tool in usual if tools is None or tool in tools]
+    in_diffusers = tools is None or "diffusers" in tools
     front: dict[str, Any] = {
         "base_model": base if kind == "hub" else None,
         "instance_prompt": ", ".join(triggers_of(config)) or None,
         "license": config.output.license or None,
-        "library_name": "diffusers",
+        "library_name": "diffusers" if in_diffusers else None,
         "tags": ["text-to-image", "stable-diffusion", "lora", "diffusers", "rarebit"],
         "widget": [{"text": prompt, "output": {"url": file}} for file, prompt in pictures] or None,
     }
@@ -132,6 +148,12 @@ def _card(
             description=config.output.description,
             author=config.output.author,
             settings=settings,
+            clip_skip=config.base.clip_skip,
+            prediction=config.base.prediction,
+            folders=" or ".join(filter(None, (", ".join(folders[:-1]), *folders[-1:]))),
+            in_diffusers=in_diffusers,
+            whole=len(folders) == len(usual) and in_diffusers,
+            embeddings=embeddings,
         )
     )
 

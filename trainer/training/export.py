@@ -31,6 +31,7 @@ class Exported:
     path: Path  # where it lies
     summary: str  # one line: what was compared and how exactly it repeats the live model
     works: str  # in which tools it works, in one line
+    tools: tuple[str, ...]  # those in which it works
     exact: bool  # whether it is the live adapter, but for the rounding of its precision
 
 
@@ -51,7 +52,9 @@ def export_adapter(session: Session, path: Path) -> Exported:
         notes.append(f"new tokens also as a file of their own: {shorten(f.name for f in files)}")
     if left_out:
         notes.append(f"no room in the metadata for {shorten(left_out)}")
-    return Exported(path, "; ".join(notes), works_in(judge(saved)), report.exact)
+    verdicts = judge(saved)
+    tools = tuple(tool for tool, verdict in verdicts.items() if verdict.works)
+    return Exported(path, "; ".join(notes), works_in(verdicts), tools, report.exact)
 
 
 def _plain(base: BaseModel, trained: Adapter, config: TrainingConfig) -> tuple[Adapter, list[str]]:

@@ -88,11 +88,17 @@ class Recorder:
             self.status = replace(self.status, step=event.step)
         self.listener(event)
 
-    def end(self, reason: events.Reason, code: Code, message: str) -> None:
+    def end(
+        self,
+        reason: events.Reason,
+        code: Code,
+        message: str,
+        works_in: tuple[str, ...] | None = None,
+    ) -> None:
         """The last words of a run, each as far as the disk takes them if it has failed anyway."""
         step = self.status.step
         last_words: list[Callable[[], object]] = [
-            lambda: self.record(events.Ended(step, reason, code, message)),
+            lambda: self.record(events.Ended(step, reason, code, message, works_in)),
             lambda: self.phase(reason, eta_seconds=None, message=message, code=code),
         ]
         if step:
@@ -288,7 +294,7 @@ def _train(session: Session, recorder: Recorder, stop: StopRequest, pause: Pause
     assessment = _assess(session, recorder)
     with writing(f"the time-lapse {run.timelapse}"):
         write_timelapse(run)
-    recorder.end("finished", "", f"{exported.summary}; {exported.works}")
+    recorder.end("finished", "", f"{exported.summary}; {exported.works}", exported.tools)
     return Result(run, session.step, True, exported, assessment, stop.requested)
 
 
@@ -338,8 +344,10 @@ def _arithmetic(session: Session) -> str:
     seen = sizes * training.steps / session.batches.steps_per_epoch()
     often = how_often(seen * min(each))
     if min(each) < max(each):
-        often += f" to {how_often(seen * max(each))}, as the name of its folder says,"
-    shown = f"{pictures} pictures" + (f" ({repeats} with repeats)" if repeats != pictures else "")
+        often += f" to {how_often(seen * max(each))}"
+    # The shares of several subjects are repeats, too, which nobody has set.
+    counted = repeats != pictures and len(session.config.concepts) < 2
+    shown = f"{pictures} pictures" + f" ({repeats} with repeats)" * counted
     if session.held_out:
         shown += f" and {len(session.held_out)} kept out of training"
         measured = session.config.evaluation.enabled

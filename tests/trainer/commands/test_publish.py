@@ -18,9 +18,11 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from trainer.commands.cli import main
-from trainer.config.file import with_values, write_config
+from trainer.config.file import read_config, with_values, write_config
 from trainer.config.schema import TrainingConfig
+from trainer.events import Ended, to_line
 from trainer.runs.layout import RunFolder
+from trainer.runs.publishing import publication
 
 TOKEN, SECRET = "hf_secretsecret", "a caption that nobody shall see"
 LARGE = 10_000_000  # bytes from which the hub takes a file by LFS
@@ -216,6 +218,37 @@ def test_the_card_says_what_it_is_and_a_prompt_writes_none_of_it(
     assert "- Rank: 4" in rest
     assert "images/1.png" in rest
     assert "<b>" not in rest
+
+
+@pytest.mark.parametrize(
+    ("tools", "said", "unsaid"),
+    [
+        (None, "A1111, Forge, ComfyUI or InvokeAI", "Other tools"),
+        (
+            ("A1111", "Forge", "ComfyUI", "InvokeAI", "sd-scripts", "diffusers"),
+            "InvokeAI, and w",
+            "Other",
+        ),
+        (("A1111", "Forge"), "LoRAs of A1111 or Forge, and", "diffusers"),
+        (("diffusers",), "In diffusers", "Put my-cat"),
+        ((), "Other tools do not load all of it", "LoRAs of"),
+    ],
+)
+def test_the_card_names_tools_that_load_it(
+    run: RunFolder, tools: tuple[str, ...] | None, said: str, unsaid: str
+) -> None:
+    run.events.write_text(to_line(Ended(reason="finished", works_in=tools)) + "\n")
+    config = with_values(read_config(run.config), {"base.clip_skip": 2})
+    write_config(run.config, with_values(config, {"base.prediction": "v_prediction"}))
+    run.embeddings.mkdir()
+    (run.embeddings / "zkrv.safetensors").write_bytes(b"vectors")
+    one = publication(run)
+    card = one.files["README.md"].decode().replace('"diffusers", "rarebit"', "")
+    assert said in card and unsaid not in card
+    assert "- **Clip skip**: 2" in card and "- **Prediction type**: v_prediction" in card
+    assert one.files["embeddings/zkrv.safetensors"] == b"vectors"
+    assert any(line.startswith("2 of the pictures") for line in one.says())
+    assert any("as embeddings" in line for line in one.says())
 
 
 @pytest.mark.parametrize("to", ["cat", "me/cat/x", "../cat", "me/ca t"])
