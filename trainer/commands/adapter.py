@@ -275,7 +275,7 @@ def recipe(
         UserError: the file records none, or the output exists.
     """
     from trainer.config.file import write_config
-    from trainer.lora.metadata import CHANGED_KEY, recipe_of
+    from trainer.lora.metadata import CHANGED_KEY, START_KEY, recipe_of, recorded_base
     from trainer.lora.reading import read_adapter
 
     adapter = read_adapter(file)
@@ -283,10 +283,17 @@ def recipe(
     if out.exists() and not (force and out.is_file()):
         raise UserError(f"{out} exists already.", "--force replaces it.")
     write_config(out, config)
+    started = adapter.metadata.get(START_KEY)
+    there = recorded_base(adapter) is not None
+    further = " --start-from FILE" * bool(started) + " --base BASE" * (not there)
     lines = [
         f"{shown(out)}: train it again with",
-        f"  python launch.py train --config {shown(out)} --images DIR",
+        f"  python launch.py train --config {shown(out)} --images DIR{further}",
     ]
+    if started:
+        lines.append(f"FILE is the adapter that it went on from: {started}.")
+    if not there:
+        lines.append(f"BASE is the place of its base model, {config.base.name}.")
     if CHANGED_KEY in adapter.metadata:
         lines.append("That gives the adapter that this file was made of, before it was changed.")
     return Passed({"file": str(out), "base": config.base.name}, lines)

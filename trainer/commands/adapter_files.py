@@ -24,6 +24,7 @@ from trainer.lora.baking import (
 from trainer.lora.changes import Comparison, compare
 from trainer.lora.editing import Extraction
 from trainer.lora.inspection import trigger_words
+from trainer.lora.layouts import embeddings_shown
 from trainer.lora.metadata import CHANGED_KEY, completed, recorded_base, recorded_fingerprint
 from trainer.lora.names import shorten
 from trainer.lora.reading import read_adapter
@@ -263,18 +264,23 @@ class Merged(Answer):
     # The most of a layer's change that the number format rounds off; `worst_layer`'s.
     rounding: float
     worst_layer: str
+    left_out: tuple[str, ...]  # embeddings that were bundled with the adapters
 
     def as_dict(self) -> dict[str, object]:
         place = "folder" if self.layout == "folder" else "file"
         return {place: str(self.path), **super().as_dict(), "verified": True}
 
     def lines(self) -> list[str]:
-        return [
+        lines = [
             f"{shown(self.path)}: {self.source} with {self.layers} layers changed, {self.layout}, "
             f"{self.precision}",
             f"Loaded again, every weight is as written; {self.precision} rounds off at most "
             f"{100 * self.rounding:.2g} % of a layer's change ({self.worst_layer}).",
         ]
+        if self.left_out:
+            words = shorten(self.left_out)
+            lines.append(f"Embeddings can't be part of a base model and are not in it: {words}.")
+        return lines
 
 
 def merge_into_base(
@@ -325,4 +331,7 @@ def merge_into_base(
             f"{output.path} is not what was to be written: {names}.",
             "Write it again, to another disk if you can: this one may be faulty.",
         )
-    return Merged(output.path, layout, precision, base_name, len(changes), worst, str(where))
+    words = (word for adapter, _ in adapters for word in embeddings_shown(adapter.embeddings))
+    return Merged(
+        output.path, layout, precision, base_name, len(changes), worst, str(where), tuple(words)
+    )

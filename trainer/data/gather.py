@@ -116,11 +116,14 @@ def read_sets(
         if concept.trigger and (doubt := judge(concept))
     ]
     idle = _unused_masks(config.images.masks, reports)
-    shown = sum(one.shown_per_epoch for one in reports)
-    if 0 < shown < (size := config.training.batch_size):
+    measuring, size = config.evaluation, config.training.batch_size
+    shown = sum(
+        one.shown_per_epoch - validation_count(len(one.fitted), measuring.validation)
+        for one in reports
+    )
+    if 0 < shown < size:
         message = f"{size} are more than the {shown} pictures of an epoch: a step shows no more."
         doubts.append(Finding("training.batch_size", "warning", message))
-    measuring = config.evaluation
     share, default = measuring.validation, type(measuring).model_fields["validation"].default
     most = max((len(one.fitted) for one in reports), default=0)
     if share not in (0, default) and not validation_count(most, share):

@@ -89,7 +89,7 @@ def find_target(
     else:
         run, files, config = None, (_adapter_at(place),), config_of(_metadata(place))
     if base:
-        config = config.changed(base={"name": base, "prediction": "auto"})
+        config = config.changed(base={"name": base})
     changed = bool(trigger or class_word or images is not None)
     if changed:
         config = _with_words(config, trigger, class_word, images)

@@ -32,6 +32,7 @@ from trainer.untyped import is_table
 CONFIG_KEY = "rarebit.config"
 CHANGED_KEY = "rarebit.changed"  # since training: resized, tuned and the like
 _BASE_KEY = "rarebit.base"
+START_KEY = "rarebit.start_from"  # the adapter that the training went on from
 _LYCORIS = "lycoris.kohya"  # sd-scripts' name of the module that reads LoHa and LoKr
 MAX_TAGS = 500
 MAX_TAG_LENGTH = 100
@@ -59,7 +60,7 @@ def build_metadata(config: TrainingConfig, base: BaseModel, facts: TrainingFacts
     """The metadata of a trained adapter, but for the hashes, which writing the file adds."""
     metadata = model_metadata(base, facts.title)
     metadata |= _model_spec(config, base, facts) | _kohya(config, base, facts)
-    metadata["rarebit.start_from"] = facts.start
+    metadata[START_KEY] = facts.start
     metadata[CONFIG_KEY] = _json(shareable_config(config))
     return {key: value for key, value in metadata.items() if 0 < len(value) <= MAX_LENGTH}
 

@@ -113,7 +113,9 @@ def verify_file(
             base model; names are listed.
     """
     adapter = read_adapter(path, leave_out_unknown=leave_out_unknown)
+    on_base = None
     if base is not None:
+        on_base = _on_base(base, adapter)
         adapter = replace(adapter, family=base.family.name)
     return Proof(
         file=path.name,
@@ -123,7 +125,7 @@ def verify_file(
         tools=judge(adapter),
         dead=tuple(adapter.dead_layers()),
         incomplete=tuple(_incomplete(adapter)),
-        base=None if base is None else _on_base(base, adapter),
+        base=on_base,
         kinds=tuple(adapter.kinds),
         embeddings=tuple(embeddings_shown(adapter.embeddings)),
         left_out=adapter.left_out,

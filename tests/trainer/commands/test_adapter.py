@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,14 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import TinyBase
 from tests.trainer.commands.asking import asked
-from tests.trainer.lora.helpers import random_adapter
+from tests.trainer.lora.helpers import adapter_for, random_adapter
 from trainer.commands.cli import main
 from trainer.config.schema import TrainingConfig
 from trainer.lora.adapter import Adapter
 from trainer.lora.baking import bake, save_base
 from trainer.lora.changes import compare
 from trainer.lora.layers import find_targets
-from trainer.lora.metadata import CONFIG_KEY, shareable_config
+from trainer.lora.metadata import CONFIG_KEY, START_KEY, shareable_config
 from trainer.lora.reading import read_adapter
 from trainer.lora.writing import write_adapter
 from trainer.models.identify import identify
@@ -48,12 +49,17 @@ def made(tiny_base: TinyBase, tmp_path_factory: pytest.TempPathFactory) -> Path:
         adapter = random_adapter(base, dict.fromkeys(find_targets(base), (rank, alpha)), 99 * seed)
         metadata = {"modelspec.trigger_phrase": name, "ss_base_model_version": "sd_v1"}
         metadata |= {CONFIG_KEY: json.dumps(shareable_config(TrainingConfig()))}
+        metadata |= {START_KEY: "first.safetensors 01ab"}
         adapter = Adapter(adapter.layers, "sd1", metadata)
         write_adapter(adapter, folder / f"{name}.safetensors")
         adapters.append(adapter)
     bake(base, [(adapters[-1], 1.0)])
     save_base(base, folder / "my-tuned", "folder", "fp32", identify(str(folder / "my-base")))
     Image.new("RGB", (2000, 1000), "red").save(folder / "cat.preview.png")
+    width = base.text_encoders[0].config.hidden_size
+    bundle = replace(adapters[0], embeddings={"zkrv": {"clip_l": torch.zeros(1, width)}})
+    write_adapter(bundle, folder / "bundle.safetensors")
+    write_adapter(adapter_for(load_base(str(tiny_base("sdxl")))), folder / "xl.safetensors")
     return folder
 
 
@@ -162,6 +168,24 @@ def test_a_base_of_its_own_shape_is_no_single_file(
     assert not Path("whole.safetensors").exists()
 
 
+def test_what_a_base_model_can_not_hold_is_said(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = "merge bundle.safetensors --base my-base --out whole"
+    assert "zkrv" in run_json(capsys, line)["left_out"][0]
+    assert run("merge bundle.safetensors --base my-base --out again") == 0
+    assert "Embeddings can't be part of a base model" in capsys.readouterr().out
+
+
+def test_recipe_says_what_it_needs_besides(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("recipe cat.safetensors --out a.toml") == 0
+    said = capsys.readouterr().out
+    assert "--images DIR --start-from FILE --base BASE" in said
+    assert "first.safetensors 01ab" in said and "base model, tiny-emoji" in said
+
+
 def test_extract_finds_what_was_merged(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = "extract --base my-base --tuned my-tuned --out a.safetensors"
     found = run_json(capsys, f"{line} --rank=2 --precision=fp32 --sidecars")
@@ -242,6 +266,7 @@ def test_force_replaces_but_never_what_is_read(
         ("merge cat.safetensors:nan --out a.safetensors", "can't be nan"),
         ("merge cat.safetensors --base my-base --out my-base", "exists already"),
         ("merge cat.safetensors --base my-base --out new --rank 2", "--rank has no meaning"),
+        ("verify xl.safetensors --base my-base", "It is for Stable Diffusion XL"),
         ("verify broken.safetensors", r"NaN or infinite numbers in lora_unet_"),
         ("convert dora.safetensors --out a.safetensors", "is DoRA"),
         ("resize dora.safetensors --out a.safetensors --rank 2", "--base"),

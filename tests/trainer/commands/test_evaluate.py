@@ -24,8 +24,9 @@ from trainer.config.file import read_config, with_values, write_config
 from trainer.config.schema import TrainingConfig
 from trainer.data.images import read_texts
 from trainer.evaluation.overall import VerdictCode, judge
+from trainer.evaluation.target import find_target
 from trainer.evaluation.verdicts import Candidate
-from trainer.events import Evaluated, Meters
+from trainer.events import Evaluated, Meters, Prepared
 from trainer.runs.layout import RunFolder
 from trainer.runs.log import read_events
 from trainer.runs.meters import read_measured
@@ -213,6 +214,8 @@ def test_several_concepts(
     assert result.assessment is not None
     assert not result.run.bleed_board.exists()
     assert set(result.assessment.each) == {"ohwx dog", "bnha car"}
+    prepared = [one for one in read_events(result.run) if isinstance(one, Prepared)]
+    assert prepared[0].arithmetic.startswith("8 pictures, 4 steps of 2: ")
     bleed = result.assessment.bleed
     assert [len(row) for row in bleed] == [2, 2]
     for number, (name, meters) in enumerate(result.assessment.each.items()):
@@ -230,6 +233,14 @@ def test_numbers_that_are_none_in_json() -> None:
         "a": [None, 1.0],
         "b": [None, "x"],
     }
+
+
+def test_another_base_model_keeps_what_the_run_predicts(run: RunFolder) -> None:
+    """It is set for merges that lost their marks, wherever they lie."""
+    config = read_config(run.config, of_run=True)
+    write_config(run.config, with_values(config, {"base.prediction": "v_prediction"}))
+    base = find_target(run.path, base="elsewhere").config.base
+    assert (base.name, base.prediction) == ("elsewhere", "v_prediction")
 
 
 def test_a_lost_image_set_is_said(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:

@@ -247,9 +247,12 @@ def test_a_share_that_keeps_nothing_out_is_said(
 
 
 def test_a_batch_larger_than_the_set_is_said(tmp_path: Path) -> None:
-    folder = put(tmp_path, {"2_x/a.png": picture(1), "2_x/b.png": picture(2)})
-    for size, said in ((4, 0), (5, 1)):
-        settings = {"images": {"path": folder, "resolution": 64}, "training": {"batch_size": size}}
+    folder = put(tmp_path / "few", {"2_x/a.png": picture(1), "2_x/b.png": picture(2)})
+    # Of nine pictures with a quarter kept out, seven are left.
+    nine = put(tmp_path / "nine", {f"{n}.png": picture(n) for n in range(9)})
+    for images, share, size, said in ((folder, 0, 4, 0), (folder, 0, 5, 1), (nine, 0.25, 8, 1)):
+        settings = {"images": {"path": images, "resolution": 64}, "training": {"batch_size": size}}
+        settings |= {"evaluation": {"validation": share}}
         report = read_sets(TrainingConfig.model_validate(settings), 32)
         assert len([one for one in report.shared if one.name == "training.batch_size"]) == said
 

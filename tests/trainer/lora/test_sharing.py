@@ -94,10 +94,14 @@ def test_without_a_picture(trained: tuple[Result, Path], tmp_path: Path) -> None
 
 
 def test_the_recipe_trains_the_same_bytes_again(
-    trained: tuple[Result, Path], tiny_base: TinyBase, tmp_path: Path
+    trained: tuple[Result, Path],
+    tiny_base: TinyBase,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     result, images = trained
     assert main(["adapter", "recipe", str(result.run.adapter), "--out", f"{tmp_path}/c.toml"]) == 0
+    assert "--images DIR --base BASE\n" in capsys.readouterr().out
     recipe, original = read_config(tmp_path / "c.toml"), read_config(result.run.config)
     same = {"images", "previews", "checkpoints", "base", "evaluation"}
     assert recipe.model_dump(exclude=same) == original.model_dump(exclude=same)
