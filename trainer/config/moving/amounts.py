@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trainer.config.moving.moved import Moving, SetFacts, Taken, files_named
-from trainer.config.moving.theirs import AI_TOOLKIT, KOHYA, TheirSet, is_on, number
+from trainer.config.moving.theirs import AI_TOOLKIT, KOHYA, ONETRAINER, TheirSet, is_on, number
 
 _SCHEDULES = {
     "constant": "constant", "constant_with_warmup": "constant", "linear": "linear",
     "cosine": "cosine", "cosine_with_restarts": "cosine_with_restarts",
     "cosine_with_hard_restarts": "cosine_with_restarts", "polynomial": "polynomial",
 }  # fmt: skip
+_OTHERS = {
+    (ONETRAINER, "cosine_with_restarts"): (
+        "cosine", "There the rate rises again, too, as smoothly as it falls.",
+    ),
+    (ONETRAINER, "rex"): ("polynomial", "With a power of 0.2 it falls nearly as REX does."),
+    (AI_TOOLKIT, "linear"): ("constant", "There the rate rises from a third to the whole."),
+}  # fmt: skip
+"""What a schedule of some trainer is here, where its name would tell otherwise."""
 _SAVED = "A file for each is in the run's folder adapters, and each is measured."
 _EVERY = {
     "save": "evaluation.every",
@@ -167,22 +175,27 @@ def schedule(moving: Moving) -> None:
     """Warm-up is a share of the run here."""
     given = str(moving.fact("schedule"))
     name = given.rpartition(".")[2].casefold()
-    ours = _SCHEDULES.get(name, "cosine" if name.startswith("cosine") else "constant")
-    if name in _SCHEDULES:
-        moving.settle("schedule", "optimizer.schedule", ours)
-    else:
-        moving.settle("schedule", "optimizer.schedule", ours, "It is the nearest schedule here.")
+    trainer, nearest = moving.theirs.trainer, "cosine" if name.startswith("cosine") else "constant"
+    nearest = (nearest, "It is the nearest schedule here.")
+    known = (_SCHEDULES[name], "") if name in _SCHEDULES else nearest
+    ours, note = _OTHERS.get((trainer, name), known)
+    moving.settle("schedule", "optimizer.schedule", ours, note)
     if ours == "cosine_with_restarts":
         cycles = int(number(moving.fact("cycles")) or 1)
         moving.settle("cycles", "optimizer.schedule_cycles", cycles)
     if ours == "polynomial":
-        power = number(moving.fact("power")) or 1.0
-        moving.settle("power", "optimizer.schedule_power", power)
+        if name == "rex":
+            moving.take("power", 0.2, "optimizer.schedule_power", 0.2, given=False)
+        else:
+            power = number(moving.fact("power")) or 1.0
+            moving.settle("power", "optimizer.schedule_power", power)
     steps = moving.values.get("training.steps")
     warmup = number(moving.fact("warmup")) or 0.0
+    if trainer == AI_TOOLKIT and name == "constant_with_warmup" and not warmup:
+        moving.facts["warmup"] = ("num_warmup_steps", warmup := 1000.0, False)
     if warmup >= 1:
         warmup = max(1, warmup / _share(moving))  # as `length` divides the steps
-    if name == "constant" and moving.theirs.trainer in (KOHYA, AI_TOOLKIT):
+    if name == "constant" and trainer in (KOHYA, AI_TOOLKIT):
         if warmup:
             moving.miss("warmup", "constant has no warm-up there, so there is none here.")
         warmup = 0.0
