@@ -107,8 +107,11 @@ class Joined(Answer):
         pairs = zip(self.adapters, found.strengths, strict=True)
         lines += [
             f"Best strengths: {', '.join(f'{name} {strength:.2f}' for name, strength in pairs)}.",
-            "How much of its likeness the adapter keeps that loses most:",
-            *(f"  {way:<28} {found.share(each):.0%}" for way, each in found.merges.items()),
+            "How much of its likeness the adapter keeps that loses most, predicted and drawn:",
+            *(
+                f"  {way:<28} {found.share(each):5.0%} {found.drawn[way]:5.0%}"
+                for way, each in found.merges.items()
+            ),
             f"Written: {found.best}. Board: {shown(self.board)}",
         ]
         return [*lines, *self.file.lines()]

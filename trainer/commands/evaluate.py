@@ -1,5 +1,7 @@
 """``evaluate``: does the trigger word work, does it leak, what else changed, what to use."""
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +13,7 @@ from trainer.commands.command import (
     FileTrigger,
     command,
     option,
+    say,
     say_progress,
 )
 from trainer.config.fields import field_help
@@ -51,6 +54,9 @@ def evaluate(
         raise UserError(f"The image folder {images} does not exist.", "Check the path.")
     model, target, device, cache = load_target(find_target(place, **given, images=images))
     own = target.run is not None and not any((*given.values(), images))
+    if own and target.run and not os.access(target.run.path, os.W_OK):
+        say(f"{target.run.path} can't be written to: what is measured is not kept.", sys.stderr)
+        own = False
     board = target.run.bleed_board if target.run and own else None
     scorers = scorers or target.config.evaluation.scorers
     found = assess(

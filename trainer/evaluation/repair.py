@@ -6,7 +6,7 @@ Forward passes only; what is proposed by `trainer.evaluation.surface` counts onc
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -208,11 +208,15 @@ def put_together(bench: MeterBench, adapters: Sequence[Adapter], names: Sequence
         at_start = torch.tensor([start[knob.adapter] for knob in blocks], dtype=torch.float64)
         by_block = _most_kept(bench, blocks, at_start, alone)
 
-    def folded(knobs: Sequence[Knob], chosen: Tensor) -> list[Adapter]:
-        return [scaled(one, _by_layer(knobs, chosen, name)) for name, one in placed.items()]
-
-    at_best = folded(whole, strengths)
-    ways = {PLAIN: list(adapters), "best strengths": at_best, "by block": folded(blocks, by_block)}
+    ways = {PLAIN: list(adapters)}
+    for way, knobs, chosen in (
+        ("best strengths", whole, strengths),
+        ("by block", blocks, by_block),
+    ):
+        with suppress(UserError):  # strengths that leave nothing of an adapter are no way
+            layers = {name: _by_layer(knobs, chosen, name) for name in placed}
+            ways[way] = [scaled(one, layers[name]) for name, one in placed.items()]
+    at_best = ways.get("best strengths", list(adapters))
     for number, name in enumerate(names):
         others = [one for other, one in enumerate(at_best) if other != number]
         giving = without_shared(at_best[number], others)

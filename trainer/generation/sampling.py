@@ -18,6 +18,7 @@ from trainer.errors import out_of_memory
 from trainer.generation.stack import AdapterUse
 from trainer.memory.devices import Device
 from trainer.models.base import BaseModel
+from trainer.runs.atomic import replacing
 from trainer.training.checkpoints import adapter_label
 
 BATCH = 4
@@ -196,7 +197,8 @@ def save_picture(
     text = PngInfo()
     text.add_text("parameters", _parameters_text(drawing, base, adapters))
     text.add_itxt("rarebit", json.dumps(facts, ensure_ascii=False))
-    image.save(path, format="PNG", pnginfo=text)
+    with replacing(path, sync=False) as partial:  # a full disk leaves no half of a picture
+        image.save(partial, format="PNG", pnginfo=text)
 
 
 def _parameters_text(

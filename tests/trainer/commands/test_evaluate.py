@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
@@ -243,10 +244,16 @@ def test_another_base_model_keeps_what_the_run_predicts(run: RunFolder) -> None:
     assert (base.name, base.prediction) == ("elsewhere", "v_prediction")
 
 
-def test_a_lost_image_set_is_said(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lost_image_set_is_said(
+    run: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = read_config(run.config, of_run=True)
     write_config(run.config, with_values(config, {"images.path": "no/such/folder"}))
+    before = run.evaluation.read_bytes()
+    monkeypatch.setattr("os.access", lambda _, mode: mode != os.W_OK)  # a read-only disk
     assert main(["evaluate", str(run.path)]) == 0
-    assert "is not there any more" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "is not there any more" in said.out
+    assert "is measured is not kept" in said.err and run.evaluation.read_bytes() == before
     assert main(["evaluate", str(run.path), "--images", "no/such/folder"]) == 2
     assert "no/such/folder does not exist" in capsys.readouterr().err

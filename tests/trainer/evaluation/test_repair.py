@@ -213,6 +213,20 @@ def test_together_keeps_no_less_than_addition(tiny_base: TinyBase, make_bench: M
         assert likenesses(bench) == pytest.approx(found.merges[found.best], rel=1e-3)
 
 
+def test_strengths_that_leave_nothing_of_an_adapter_are_no_way(
+    tiny_base: TinyBase, make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = on_device(tiny_base("sd1"))
+    pair = [part_of(base, of_text=False, seed=seed) for seed in (0, 300)]
+
+    def first_alone(bench: Any, knobs: Any, *_: Any) -> torch.Tensor:
+        return torch.tensor([float(knob.adapter == knobs[0].adapter) for knob in knobs])
+
+    monkeypatch.setattr(repair, "_most_kept", first_alone)
+    found = put_together(make_bench("sd1", *pair), pair, ["one", "two"])
+    assert set(found.merges) == {"addition", "one gives way", "two gives way"}
+
+
 def test_what_cannot_be_mended(tiny_base: TinyBase, make_bench: MakeBench) -> None:
     base = on_device(tiny_base("sd1"))
     good = part_of(base, of_text=False)
