@@ -350,4 +350,4 @@ def _draw(
     cells = [BoardCell(row, state, prompt) for state in states for row, prompt in rows.items()]
     side = target.config.images.resolution or bench.base.default_resolution
     with switching(bench.base, states) as put_on:
-        draw_cells(bench.base, cells, put_on, bench.device, board, count=2, side=side)
+        draw_cells(bench, cells, put_on, board, count=2, side=side)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from trainer.answers import Answer, plain
@@ -12,9 +12,9 @@ from trainer.evaluation.board import draw_board
 from trainer.evaluation.drift import on_model
 from trainer.evaluation.listening import Listening, listening_findings, measure_listening
 from trainer.evaluation.meters import MeasuredConcept, MeterBench, mean_meters
-from trainer.evaluation.overall import Verdict, VerdictCode, judge, refusal, verdict_code, worst
+from trainer.evaluation.overall import Verdict, judge, refusal, verdict_code, worst
 from trainer.evaluation.pictorial import PictureScores, score_pictures
-from trainer.evaluation.target import AdapterAt, Target, bench_of, run_files
+from trainer.evaluation.target import Target, bench_of, run_files
 from trainer.evaluation.verdicts import (
     AdapterFinding,
     Candidate,
@@ -150,7 +150,7 @@ def assess(
     Args:
         target: with its configuration resolved for this base.
         board: where the bleed board goes; None: nowhere.
-        board_pictures: in each of its cells; 0: no board.
+        board_pictures: in each of its cells.
         scorers: folder of CLIP or DINO models; None: none.
         known: meters of earlier steps that need not be measured again.
 
@@ -160,7 +160,7 @@ def assess(
     notes: list[str] = []
     progress(0, 1, "the base model's own pictures")
     bench = bench_of(base, [target], device, cache, notes)
-    concepts = bench.concepts
+    concepts, side = bench.concepts, target.config.images.resolution or base.default_resolution
     checkpoints = _measure_files(target, bench, progress, known or {})
     adapter = read_adapter(target.result.path)
     words = adapter.embeddings.items()
@@ -168,27 +168,34 @@ def assess(
     notes += [f"Measured with {one}." for one in embeddings_shown(unused)]
     dead = len(adapter.dead_layers()) == len(adapter.layers)
     best = best_candidate(checkpoints)
-    strengths = [best] if dead else _measure_strengths(target, best, bench)
-    board = board if board_pictures else None
+    lower = [] if dead else [_at_strength(target, best, strength, bench) for strength in STRENGTHS]
+    drawn: list[PictureScores | None] = [None] * len(concepts)
+    listening: Listening | None = None
     with on_model(base, {NAME: adapter}):
-        seen = _look(target, bench, dead, scorers, progress)
+        each, prompts = bench.measure(), dict(bench.last_drifts)
+        bleed = bench.bleed() if len(concepts) > 1 else []
+        if not dead:
+            drawn = [score_pictures(base, c, device, COMPARED, scorers, progress) for c in concepts]
+            progress(0, 1, "scenes that no picture shows")
+            listening = measure_listening(base, concepts[0], device, side)
         if board is not None:
-            draw_board(
-                base, NAME, bench.prompts_by_trigger, device, board,
-                count=board_pictures, side=_side(base, target),
-                progress=lambda done, total: progress(done, total, "the bleed board"),
-            )  # fmt: skip
-    found, code = _judged(seen, checkpoints, dead, target.own)
-    recommended = recommend(checkpoints, strengths, dead=dead, refused=refusal(code))
-    place = target.run.path if target.run else target.result.path
+            draw_board(bench, NAME, board, board_pictures, side, progress)
+    earlier = [one.meters for one in checkpoints[:-1]] if len(concepts) == 1 else []
+    found = [findings(meters, dead=dead, earlier=earlier) for meters in each]
+    found[0] += listening_findings(listening) if listening else ()
+    code = worst([
+        verdict_code(meters, shown, {finding.code for finding in some}, target.own)
+        for meters, shown, some in zip(each, drawn, found, strict=True)
+    ])  # fmt: skip
+    recommended = recommend(checkpoints, [*lower, best], dead=dead, refused=refusal(code))
     return Assessment(
         trigger=", ".join(concept.trigger for concept in concepts),
         class_word=", ".join(concept.class_word for concept in concepts),
         checkpoints=checkpoints,
-        strengths=strengths,
-        each={one.name: meters for one, meters in zip(concepts, seen.each, strict=True)},
-        bleed=seen.bleed,
-        prompts=seen.prompts,
+        strengths=[*lower, best],
+        each={one.name: meters for one, meters in zip(concepts, each, strict=True)},
+        bleed=bleed,
+        prompts=prompts,
         findings=_named(found, concepts) if not dead else found[0],
         recommended=recommended,
         verdict=judge(
@@ -196,58 +203,14 @@ def assess(
             target.config,
             recommended.candidate,
             checkpoints[-1],
-            place,
-            bool(target.run),
-            seen.listening.swallowed if seen.listening else (),
+            target.run.path if target.run else target.result.path,
+            listening.swallowed if listening else (),
         ),
-        pictures=seen.drawn[0],
-        listening=seen.listening,
+        pictures=drawn[0],
+        listening=listening,
         board=board,
         notes=notes,
     )
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What the adapter that is on the model does: measured, and drawn by each concept's words."""
-
-    each: list[Meters]
-    prompts: dict[str, float]
-    bleed: list[list[float | None]]
-    drawn: list[PictureScores | None]
-    listening: Listening | None
-
-
-def _judged(
-    seen: _Seen, checkpoints: Sequence[Candidate], dead: bool, own: bool
-) -> tuple[list[list[AdapterFinding]], VerdictCode]:
-    """The findings on each concept, and the verdict on the worst."""
-    earlier = [one.meters for one in checkpoints[:-1]] if len(seen.each) == 1 else []
-    found = [findings(meters, dead=dead, earlier=earlier) for meters in seen.each]
-    found[0] += listening_findings(seen.listening) if seen.listening else ()
-    code = worst([
-        verdict_code(meters, shown, {finding.code for finding in some}, own)
-        for meters, shown, some in zip(seen.each, seen.drawn, found, strict=True)
-    ])  # fmt: skip
-    return found, code
-
-
-def _look(
-    target: Target, bench: MeterBench, dead: bool, scorers: Path | None, progress: Progress
-) -> _Seen:
-    each, concepts, base, device = bench.measure(), bench.concepts, bench.base, bench.device
-    prompts = dict(bench.last_drifts)
-    bleed = bench.bleed() if len(concepts) > 1 else []
-    if dead:
-        return _Seen(each, prompts, bleed, [None] * len(concepts), None)
-    drawn = [score_pictures(base, one, device, COMPARED, scorers, progress) for one in concepts]
-    progress(0, 1, "scenes that no picture shows")
-    listening = measure_listening(base, concepts[0], device, _side(base, target))
-    return _Seen(each, prompts, bleed, drawn, listening)
-
-
-def _side(base: BaseModel, target: Target) -> int:
-    return target.config.images.resolution or base.default_resolution
 
 
 def assess_run(session: Session) -> Assessment:
@@ -266,7 +229,7 @@ def assess_run(session: Session) -> Assessment:
         Target(config, run_files(run), run, has_split=True, own=True),
         session.device,
         session.text.cache,
-        board=run.bleed_board,
+        board=run.bleed_board if config.evaluation.board else None,
         board_pictures=config.evaluation.board,
         scorers=config.evaluation.scorers,
         known=history(read_events(run), session.step),
@@ -308,23 +271,21 @@ def _measure_files(
     for place, file in enumerate(target.files):
         progress(place, len(target.files), f"measuring {file.path.name}")
         meters = known.get(file.step) if file.step is not None else None
-        meters = meters or _at_strength(file, 1.0, bench)
+        meters = meters or _measured(file.path, 1.0, bench)
         found.append(Candidate(target.name(file), file.step, 1.0, meters))
     return found
 
 
-def _measure_strengths(target: Target, best: Candidate, bench: MeterBench) -> list[Candidate]:
-    """The best checkpoint at several strengths, the full one last."""
-    file = next(one for one in target.files if target.name(one) == best.file)
-    lower = [
-        Candidate(best.file, best.step, strength, _at_strength(file, strength, bench))
-        for strength in STRENGTHS
-    ]
-    return [*lower, best]
+def _at_strength(
+    target: Target, candidate: Candidate, strength: float, bench: MeterBench
+) -> Candidate:
+    file = next(one for one in target.files if target.name(one) == candidate.file)
+    meters = _measured(file.path, strength, bench)
+    return replace(candidate, strength=strength, meters=meters)
 
 
-def _at_strength(file: AdapterAt, strength: float, bench: MeterBench) -> Meters:
-    with on_model(bench.base, {NAME: read_adapter(file.path)}, strength):
+def _measured(path: Path, strength: float, bench: MeterBench) -> Meters:
+    with on_model(bench.base, {NAME: read_adapter(path)}, strength):
         return mean_meters(bench.measure())
 
 

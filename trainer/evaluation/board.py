@@ -10,12 +10,12 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from trainer.data.captions import without_word
+from trainer.evaluation.meters import MeterBench
 from trainer.evaluation.pictorial import HOW
 from trainer.evaluation.prompts import PromptSets
+from trainer.events import Progress, no_progress
 from trainer.generation.sampling import Drawing, draw
 from trainer.lora.attach import set_strength
-from trainer.memory.devices import Device
-from trainer.models.base import BaseModel
 from trainer.runs.atomic import replacing, write_json
 
 COLUMNS = (("base model", 0.0), ("half strength", 0.5), ("full strength", 1.0))
@@ -35,15 +35,7 @@ class BoardCell:
 
 
 def draw_board(
-    base: BaseModel,
-    adapter: str,
-    prompts: Mapping[str, PromptSets],
-    device: Device,
-    path: Path,
-    *,
-    count: int,
-    side: int,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    bench: MeterBench, adapter: str, path: Path, count: int, side: int, progress: Progress
 ) -> None:
     """Draws the board into a PNG file, and what it shows into ``board.json`` beside it.
 
@@ -52,10 +44,10 @@ def draw_board(
 
     Args:
         adapter: name of the adapter on the base; at full strength again afterwards.
-        prompts: of each concept, by its trigger word.
         count: pictures in a cell.
         side: of a picture, in pixels.
     """
+    prompts = bench.prompts_by_trigger
     rows = board_rows(prompts)
     cells = [
         BoardCell(kind, name, prompt, strength)
@@ -65,13 +57,14 @@ def draw_board(
     for trigger in prompts:
         row = _row("trigger", trigger, prompts)
         cells.append(BoardCell(row, REMOVED, without_word(rows[row], trigger), 1.0))
+
+    def put_on(cell: BoardCell) -> None:
+        set_strength(bench.base, adapter, cell.strength)
+
     try:
-        draw_cells(
-            base, cells, lambda cell: set_strength(base, adapter, cell.strength), device, path,
-            count=count, side=side, progress=progress,
-        )  # fmt: skip
+        draw_cells(bench, cells, put_on, path, count, side, progress)
     finally:
-        set_strength(base, adapter, 1.0)
+        set_strength(bench.base, adapter, 1.0)
 
 
 def board_rows(prompts: Mapping[str, PromptSets]) -> dict[str, str]:
@@ -94,15 +87,13 @@ def _row(kind: str, trigger: str, prompts: Mapping[str, PromptSets]) -> str:
 
 
 def draw_cells(
-    base: BaseModel,
+    bench: MeterBench,
     cells: Sequence[BoardCell],
     put_on: Callable[[BoardCell], None],
-    device: Device,
     path: Path,
-    *,
     count: int,
     side: int,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> None:
     """Draws cells into a PNG file, and what they show into a JSON file beside it.
 
@@ -112,17 +103,15 @@ def draw_cells(
         side: of a picture, in pixels.
     """
     pictures: list[list[Image.Image]] = []
+    seeds = [*range(1, count + 1)]
     for cell in cells:
-        progress(len(pictures), len(cells))
+        progress(len(pictures), len(cells), "the bleed board")
         put_on(cell)
-        drawings = [
-            Drawing(cell.prompt, "", seed, side, side, *HOW) for seed in range(1, count + 1)
-        ]
-        pictures.append(draw(base, drawings, device))
+        drawings = [Drawing(cell.prompt, "", seed, side, side, *HOW) for seed in seeds]
+        pictures.append(draw(bench.base, drawings, bench.device))
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         _sheet(cells, pictures, side).save(temporary, format="PNG")
-    seeds = [*range(1, count + 1)]
     shown = [{**asdict(cell), "seeds": seeds} for cell in cells]
     write_json(path.with_suffix(".json"), {"cells": shown})
 

@@ -144,7 +144,6 @@ def judge(
     chosen: Candidate | None,
     last: Candidate,
     place: Path = Path(),
-    is_run: bool = False,
     swallowed: Sequence[str] = (),
 ) -> Verdict:
     """The verdict in words, with the next step.
@@ -160,13 +159,14 @@ def judge(
     if swallowed and code in ("works", "partly"):
         words = ", ".join(f"“{text}”" for text in swallowed)
         step = NextStep("uncouple", f"Mask {words}, or add pictures without, and train again.")
-    command = _command(step, config, place, is_run)
+    command = _command(step, config, place)
     typed = shlex.join(["python", "launch.py", *command]) if command else ""
     return Verdict(code, _SAYS[code], replace(step, command=typed))
 
 
-def _command(step: NextStep, config: TrainingConfig, place: Path, is_run: bool) -> list[str]:
+def _command(step: NextStep, config: TrainingConfig, place: Path) -> list[str]:
     """The arguments that take a step; none where there is no such command."""
+    is_run = place.is_dir()
     if step.code == "use":
         file = place / str(step.values["checkpoint"]) if is_run else place
         prompt = ", ".join(subject_of(concept) for concept in concepts_of(config))

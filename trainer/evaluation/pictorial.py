@@ -15,7 +15,7 @@ is downloaded.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -117,14 +117,12 @@ class Drawings:
             np.asarray(shown) for group in groups for shown in draw(self._base, group, self._device)
         ]
 
-    def likeness(self) -> Scores:
-        """Of drawings with the trigger word to the pictures, without further models; empty
-        without pictures."""
-        if not self.pictures:
-            return {}
-        shown = self.drawn(self.captions)
-        seen = UNetFeatures(self._base, self._device).likeness(shown, self.pictures)
-        return {"simple": likeness_in_pairs(shown, self.pictures), UNET: seen}
+    def likeness(
+        self, shown: Sequence[Pixels], models: Mapping[str, Scorer | UNetFeatures]
+    ) -> Scores:
+        """Of drawings to the pictures, in the simple feature space and in those of models."""
+        found = {name: model.likeness(shown, self.pictures) for name, model in models.items()}
+        return {"simple": likeness_in_pairs(shown, self.pictures), **found}
 
 
 def score_pictures(
@@ -148,26 +146,20 @@ def score_pictures(
     pictures = drawings.pictures
     if not pictures:
         return None
-    seen = UNetFeatures(base, device)
-    models = {UNET: seen, **(find_scorers(scorers) if scorers else {})}
+    seen, found = UNetFeatures(base, device), find_scorers(scorers) if scorers else {}
     spaces = {"simple": "colours, layout and outlines", UNET: "shape, as the base model sees it"}
-    spaces |= {
-        name: f"cosine of {model.kind} features" for name, model in models.items() if name != UNET
-    }
+    spaces |= {name: f"cosine of {model.kind} features" for name, model in found.items()}
 
     def drawn_by(captions: Sequence[str]) -> list[Pixels]:
         progress(0, 1, "pictures to compare with the set")
         return drawings.drawn(captions)
 
-    def scores_of(shown: Sequence[Pixels]) -> Scores:
-        found = {name: model.likeness(shown, pictures) for name, model in models.items()}
-        return {"simple": likeness_in_pairs(shown, pictures), **found}
-
     plain = [without_word(text, concept.trigger) for text in drawings.captions]
     trigger, class_word = drawn_by(drawings.captions), drawn_by(plain)
     with disabled(base):
         unmoved = drawn_by(plain)
-    scores = [scores_of(shown) for shown in (trigger, class_word, unmoved)]
+    models = {UNET: seen, **found}
+    scores = [drawings.likeness(shown, models) for shown in (trigger, class_word, unmoved)]
     learned, _, moved = seen.change(trigger, unmoved, pictures)
     _, taken, _ = seen.change(class_word, unmoved, pictures)
     return PictureScores(
@@ -180,18 +172,23 @@ class DrawnLikeness:
 
     def __init__(self, bench: MeterBench) -> None:
         base, device = bench.base, bench.device
+        self._seen = {UNET: UNetFeatures(base, device)}
         self._drawings = [
             Drawings(base, concept, device, _DRAWN, repeated=True) for concept in bench.concepts
         ]
-        self._unadapted = [one.likeness() for one in self._drawings]
+        self._unadapted = self._likeness()
+
+    def _likeness(self) -> list[Scores]:
+        """Of each concept; empty where it has no pictures."""
+        return [
+            one.likeness(one.drawn(one.captions), self._seen) if one.pictures else {}
+            for one in self._drawings
+        ]
 
     def gains(self) -> list[Scores]:
         """Of each concept, with the adapters that are on the model now."""
-        pairs = zip(self._drawings, self._unadapted, strict=True)
-        return [
-            {space: score - unadapted[space] for space, score in one.likeness().items()}
-            for one, unadapted in pairs
-        ]
+        pairs = zip(self._likeness(), self._unadapted, strict=True)
+        return [{space: now[space] - was[space] for space in was} for now, was in pairs]
 
 
 def share_kept(gained: Sequence[Scores], now: Sequence[Scores]) -> float:

@@ -126,16 +126,19 @@ def _leaks(meters: Meters) -> Iterator[_Said]:
     taken, leak, near = meters.likeness_taken, meters.class_leak, meters.neighbour_leak
     if taken is None and leak is None:
         return
-    much, changed = _much(taken or 0.0), _changed(leak or 0.0, CLASS_LEAK)
-    how = f"without it, {much} of that shows ({taken or 0.0:.0%})"
-    if leak is not None:
-        how = f"what the class word draws {changed} ({leak:.0%} as much)"
-    if taken is not None and leak is not None:
+    shows, moved = taken or 0.0, leak or 0.0
+    much = "less than half" if shows <= CLASS_SHARE else "more than half"
+    much, changed = "next to nothing" if shows < FEW else much, _changed(moved, CLASS_LEAK)
+    if leak is None:
+        how = f"without it, {much} of that shows ({shows:.0%})"
+    elif taken is None:
+        how = f"what the class word draws {changed} ({moved:.0%} as much)"
+    else:
         how = (
-            f"without it, {much} of that shows ({taken:.0%}), and what the class word draws "
-            f"{changed} ({leak:.0%} as much)"
+            f"without it, {much} of that shows ({shows:.0%}), and what the class word draws "
+            f"{changed} ({moved:.0%} as much)"
         )
-    if (taken or 0) > CLASS_SHARE or (leak or 0) > CLASS_LEAK:
+    if shows > CLASS_SHARE or moved > CLASS_LEAK:
         yield "leaks", f"It does not keep to the trigger word: {how}."
     elif near is not None and near > NEIGHBOUR_LEAK:
         yield (
@@ -145,19 +148,9 @@ def _leaks(meters: Meters) -> Iterator[_Said]:
         )
     else:
         said = f"It keeps to the trigger word: {how}."
-        if max(taken or 0, leak or 0) >= FEW:
+        if max(shows, moved) >= FEW:
             said = f"It mostly keeps to the trigger word: {how}."
         yield "keeps", said
-
-
-def _much(share: float) -> str:
-    return (
-        "next to nothing"
-        if share < FEW
-        else "less than half"
-        if share <= CLASS_SHARE
-        else "more than half"
-    )
 
 
 def _changed(share: float, bound: float) -> str:
@@ -230,13 +223,9 @@ def best_candidate(candidates: Sequence[Candidate]) -> Candidate:
         return candidates[-1]
     best = max(likeness)
     bound = AS_GOOD * best if best > 0 else best
-    as_good = [
-        one
-        for one, value in zip(candidates, values, strict=True)
-        if value is not None and value >= bound
-    ]
-    chosen = as_good[-1]
-    for one in reversed(as_good[:-1]):
+    pairs = zip(candidates, values, strict=True)
+    *others, chosen = (one for one, value in pairs if value is not None and value >= bound)
+    for one in reversed(others):
         if one.side_effects < CALMER * chosen.side_effects:
             chosen = one
     return chosen

@@ -150,7 +150,7 @@ def test_the_command_of_the_next_step_does_it(
     monkeypatch.setattr(train_command, "_run", lambda one, *_, **__: bool(trained.append(one)))
     chosen = Candidate("adapters/step-000002.safetensors", 2, 0.8, Meters())
     last = Candidate("adapter.safetensors", 4, 1.0, Meters())
-    step = judge(code, config, chosen, last, run.path, is_run=True).next_step
+    step = judge(code, config, chosen, last, run.path).next_step
     python, launch, *arguments = shlex.split(step.command)
     assert (python, launch) == ("python", "launch.py")
     quick = ["--count", "1", "--inference-steps", "1"] if code == "works" else []
