@@ -125,9 +125,13 @@ def judge(
     """
     text = cleaned(word)
     shown = text[:MAX_CHARACTERS] + ("…" if len(text) > MAX_CHARACTERS else "")
-    if not text or len(word.strip()) > MAX_CHARACTERS:
+    length = len(word.strip())
+    if not text or length > MAX_CHARACTERS:
         pieces = read(text[:MAX_CHARACTERS]).pieces if text else ()
-        return Judgement(shown, "taken", pieces, (), (_unusable(word, text),))
+        reason = "Nothing is in it, but for spaces and control or invisible characters."
+        if length > MAX_CHARACTERS:
+            reason = f"It has {length:,} characters; a trigger word is one short word."
+        return Judgement(shown, "taken", pieces, (), (reason,))
     reading = read(text)
     count = len(reading.pieces)
     found = [*_form(word, text), *_elsewhere(text, lists)]
@@ -142,14 +146,6 @@ def judge(
     return Judgement(shown, found[0][0], reading.pieces, like, reasons, known_as)
 
 
-def _unusable(word: str, text: str) -> str:
-    if len(word.strip()) > MAX_CHARACTERS:
-        return f"It has {len(word.strip()):,} characters; a trigger word is one short word."
-    if word.strip():
-        return "Nothing is left of it once control and invisible characters are taken out."
-    return "It is empty, and the empty prompt already stands for any picture at all."
-
-
 def _letters(text: str) -> list[str]:
     """The words in a text: runs of letters."""
     return [run for run in _RUN.findall(text) if run[0].isalpha()]
@@ -161,7 +157,7 @@ def _form(word: str, text: str) -> Iterator[Reason]:
         yield "weak", "It holds control or invisible characters, which are taken out."
     runs, letters = _RUN.findall(text), _letters(text)
     if not letters:
-        yield "taken", f"It has no letters: {_signs(text)}."
+        yield "taken", "It has no letters: digits, signs and emoji mean something already."
         return
     if " " in text:
         yield "weak", f"It is {len(text.split())} words; a trigger word should be one."
@@ -181,14 +177,6 @@ def _form(word: str, text: str) -> Iterator[Reason]:
 def _is_single_letter(run: str) -> bool:
     """One letter of an alphabet; a sign such as 犬 is a word (category Lo)."""
     return len(run) == 1 and unicodedata.category(run) != "Lo"
-
-
-def _signs(text: str) -> str:
-    if any(unicodedata.category(char) == "So" for char in text):
-        return "an emoji or symbol is read as what it shows"
-    if any(char.isdigit() for char in text):
-        return "digits are read as numbers"
-    return "signs mean something to the text encoder and to drawing tools"
 
 
 def _elsewhere(text: str, lists: WordLists) -> Iterator[Reason]:

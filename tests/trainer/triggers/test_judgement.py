@@ -56,13 +56,10 @@ def test_known_cases(lab: TriggerLab, word: str, verdict: str) -> None:
 @pytest.mark.parametrize(
     ("word", "verdict", "reason"),
     [
-        ("", "taken", "empty"),
-        ("  \t\n", "taken", "empty"),
-        ("\0\x01\u202e", "taken", "control and invisible"),
+        ("", "taken", "Nothing is in it"),
+        ("  \t\n\0\x01\u202e", "taken", "control or invisible"),
         ("oh\x07wx", "weak", "control or invisible"),
-        ("🐸", "taken", "emoji"),
-        ("123", "taken", "digits"),
-        ("?!", "taken", "no letters"),
+        *((text, "taken", "no letters") for text in ("🐸", "123", "?!")),
         ("x", "taken", "single letter"),
         ("犬", "taken", "Japanese"),
         ("ohwx 7", "weak", "2 words"),
