@@ -16,7 +16,7 @@ from trainer.config.sections import BaseModelConfig
 from trainer.diffusion import Points, TextConditioning, call_unet, encode, evaluating
 from trainer.errors import out_of_memory
 from trainer.generation.stack import AdapterUse
-from trainer.memory.devices import Device
+from trainer.memory.devices import Device, empty_cache
 from trainer.models.base import BaseModel
 from trainer.runs.atomic import replacing
 from trainer.training.checkpoints import adapter_label
@@ -97,9 +97,7 @@ class Painter:
                     hint = "Draw smaller pictures, or close other programs that use the GPU."
                     raise out_of_memory(f"to draw {size} pixels with this model", hint) from None
             del self._ways[0]
-            # Only now has the traceback let go of what the attempt held.
-            if torch.accelerator.is_available():
-                torch.accelerator.memory.empty_cache()
+            empty_cache()  # only now has the traceback let go of what the attempt held
 
 
 @torch.no_grad()

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import torch
 from pydantic import Field, ValidationError
 
 from trainer.config.file import read_config
@@ -22,7 +21,7 @@ from trainer.errors import UserError
 from trainer.events import Progress, no_progress
 from trainer.generation.sampling import BATCH, Drawing, Painter, save_picture
 from trainer.generation.stack import AdapterStack, AdapterUse
-from trainer.memory.devices import Device, choose_device
+from trainer.memory.devices import Device, choose_device, empty_cache
 from trainer.models.base import BaseModel
 from trainer.models.identify import identify
 from trainer.models.load import load_base
@@ -87,8 +86,7 @@ class Studio:
         if self._loaded is not None:
             self._loaded = None
             gc.collect()  # the modules of a model refer to each other
-            if torch.accelerator.is_available():
-                torch.accelerator.memory.empty_cache()
+            empty_cache()
 
     def generate(
         self,
@@ -119,12 +117,10 @@ class Studio:
         files: list[Path] = []
         for start in range(0, request.count, BATCH):
             part = drawings[start : start + BATCH]
-            which = _which(start, len(part), request.count)
 
-            def on_step(
-                step: int, start: int = start, size: int = len(part), which: str = which
-            ) -> None:
-                progress(start * request.inference_steps + step * size, total, which)
+            def on_step(step: int, start: int = start, size: int = len(part)) -> None:
+                done = start * request.inference_steps + step * size
+                progress(done, total, f"Drawing {start + size} of {request.count}")
 
             for drawing, picture in zip(part, painter.draw(part, on_step), strict=True):
                 path = free_name(request.out, f"{drawing.seed:06d}")
@@ -188,16 +184,7 @@ def free_name(folder: Path, stem: str) -> Path:
 
 
 def _drawings(base: BaseModel, request: GenerateRequest) -> list[Drawing]:
-    width, height = _size(base, request)
-    steps, guidance = request.inference_steps, request.guidance
-    return [
-        Drawing(request.prompt, request.negative, seed, width, height, steps, guidance)
-        for seed in range(request.seed, request.seed + request.count)
-    ]
-
-
-def _size(base: BaseModel, request: GenerateRequest) -> tuple[int, int]:
-    """Width and height, checked against what the UNet can halve."""
+    """One for each seed, of a size that the UNet can halve."""
     step = base.resolution_step
     width = request.width or base.default_resolution
     height = request.height or base.default_resolution
@@ -209,11 +196,8 @@ def _size(base: BaseModel, request: GenerateRequest) -> tuple[int, int]:
             f"{step}.",
             f"Use {low} or {low + step}.",
         )
-    return width, height
-
-
-def _which(start: int, size: int, count: int) -> str:
-    if count == 1:
-        return "Drawing"
-    first, last = start + 1, start + size
-    return f"Drawing {first if first == last else f'{first} to {last}'} of {count}"
+    steps, guidance = request.inference_steps, request.guidance
+    return [
+        Drawing(request.prompt, request.negative, seed, width, height, steps, guidance)
+        for seed in range(request.seed, request.seed + request.count)
+    ]

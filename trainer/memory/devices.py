@@ -194,15 +194,13 @@ def _has_bf16(device: torch.device) -> bool:
 
 def empty_cache() -> None:
     """Gives memory that torch keeps for later back to the GPU, of whatever kind."""
-    if torch.accelerator.is_available():
-        kind = torch.accelerator.current_accelerator()
-        if kind is not None:
-            getattr(torch, kind.type).empty_cache()
+    if kind := torch.accelerator.current_accelerator(check_available=True):
+        getattr(torch, kind.type).empty_cache()
 
 
 def card_bytes() -> int | None:
     """Memory of this machine's GPU, of whatever kind; None where there is none."""
-    kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    kind = torch.accelerator.current_accelerator(check_available=True)
     if kind is None:
         return None
     if kind.type == "mps":
@@ -249,17 +247,16 @@ def choose_device(
     if device.type == "cuda":
         # Read when cuBLAS starts: with it products are the same every time (`repeating`).
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    if precision == "auto":
-        chosen: Precision = "fp32" if device.type == "cpu" else "fp16"
-        chosen = "bf16" if device.type != "cpu" and _has_bf16(device) else chosen
-    else:
-        chosen = precision
-    if chosen == "fp16" and device.type == "cpu":
+    on_cpu = device.type == "cpu"
+    has_bf16 = on_cpu or _has_bf16(device)
+    usual: Precision = "fp32" if on_cpu else "bf16" if has_bf16 else "fp16"
+    chosen = usual if precision == "auto" else precision
+    if chosen == "fp16" and on_cpu:
         raise UserError(
             "training.precision fp16 can't be used on a CPU: it would be a hundred times slower.",
             "Use fp32 or bf16.",
         )
-    if chosen == "bf16" and device.type != "cpu" and not _has_bf16(device):
+    if chosen == "bf16" and not has_bf16:
         raise UserError(
             f"training.precision bf16 is not supported by this machine's GPU ({device.type}).",
             "Use fp16.",
