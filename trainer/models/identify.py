@@ -59,20 +59,6 @@ def find(name: str) -> Path | None:
     return cached if cached and not missing_parts(cached) else None
 
 
-def locate(name: str) -> Path:
-    """`find`; a hub id that is not there is downloaded.
-
-    Raises:
-        UserError: nothing is there, or it cannot be downloaded.
-    """
-    found = find(name)
-    if found is None and is_hub_id(name):
-        return hub.download(name)
-    if found is None:
-        raise no_such_base(name)
-    return found
-
-
 def no_such_base(name: str) -> UserError:
     """What to say where nothing has this name."""
     built_in = sorted(built_in_models())
@@ -170,7 +156,10 @@ def identify(
     Raises:
         UserError: it is not there, damaged, in a format that can run code, or of another kind.
     """
-    return identify_at(name, locate(name), prediction=prediction, vae=vae, whole=whole)
+    path = find(name) or (hub.download(name) if is_hub_id(name) else None)
+    if path is None:
+        raise no_such_base(name)
+    return identify_at(name, path, prediction=prediction, vae=vae, whole=whole)
 
 
 def identify_at(

@@ -34,8 +34,6 @@ from trainer.places import cache_folder
 from trainer.plain_files import digest_of
 from trainer.runs.atomic import write_json
 
-__all__ = ["BaseModel", "TextPart", "load_base", "load_text_part", "load_tokenizers"]
-
 Dtypes = Mapping[str, torch.dtype]
 
 _KINDS: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, **ENCODERS}
@@ -71,8 +69,13 @@ def load_base(
     index = identity.config_folder / "model_index.json"
     settings = read_json(index) if index.is_file() else {}
     everything = f"{identity.prediction_type} {identity.zero_terminal_snr}"
+    layers = int(encoders[0].config.num_hidden_layers) if identity.family.name == "sd1" else 1
+    if clip_skip > layers:
+        raise UserError(
+            f"base.clip_skip is {clip_skip}, and for {identity.name} it is {layers} at most.",
+            "1 or 2 is usual for SD 1; the text encoders of others are read in one way only.",
+        )
     if clip_skip > 1:
-        _check_clip_skip(identity, encoders[0], clip_skip)
         everything += f" clip skip {clip_skip}"
     return BaseModel(
         name=identity.name,
@@ -90,22 +93,6 @@ def load_base(
         vae_fingerprint=_fingerprint(identity, ["vae"]),
         clip_skip=clip_skip,
     )
-
-
-def _check_clip_skip(identity: BaseIdentity, encoder: TextEncoder, clip_skip: int) -> None:
-    if identity.family.name != "sd1":
-        raise UserError(
-            f"base.clip_skip is {clip_skip}, but {identity.name} is of {identity.family.title}, "
-            "whose text encoders are read in one way only.",
-            "Leave base.clip_skip at 1; it is for SD 1.",
-        )
-    layers = int(encoder.config.num_hidden_layers)
-    if clip_skip > layers:
-        raise UserError(
-            f"base.clip_skip is {clip_skip}, but the text encoder of {identity.name} has {layers} "
-            "layers.",
-            "1 or 2 is usual.",
-        )
 
 
 @dataclass(frozen=True)
@@ -142,17 +129,24 @@ def _load(identity: BaseIdentity, dtypes: Dtypes) -> dict[str, Any]:
     """The parts that have a number format: frozen, in evaluation mode, every weight finite."""
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    apart = ["vae"] if identity.vae and "vae" in dtypes else []
-    own = {part: dtype for part, dtype in dtypes.items() if part not in apart}
+    apart = identity.vae if "vae" in dtypes else None
+    own = {part: dtype for part, dtype in dtypes.items() if not (apart and part == "vae")}
     modules: dict[str, torch.nn.Module]
     if identity.is_single_file:
         with _failures_named(identity.path):
             modules = load_single_file(identity, own)
     else:
         modules = {part: _load_part(identity.path / part, part, own[part]) for part in own}
-    modules |= {part: _load_vae(identity, dtypes[part]) for part in apart}
+    if apart and apart.is_dir():
+        modules["vae"] = _load_part(apart, "vae", dtypes["vae"])
+    elif apart:
+        with _failures_named(apart):
+            modules["vae"] = load_vae_file(apart, identity.vae_config.parents[1], dtypes["vae"])
     for part, module in modules.items():
         module.eval().requires_grad_(False)
+        empty = [name for name, value in module.named_parameters() if value.is_meta]
+        place = apart if apart and part == "vae" else identity.path
+        _check_complete(place, {"missing_keys": empty})
         _check_finite(identity.name, part, module)
     return modules
 
@@ -173,16 +167,6 @@ def _load_part(place: Path, part: str, dtype: torch.dtype) -> torch.nn.Module:
         )
     _check_complete(place, info)
     return module
-
-
-def _load_vae(identity: BaseIdentity, dtype: torch.dtype) -> torch.nn.Module:
-    """The VAE that is given apart."""
-    path = identity.vae
-    assert path is not None
-    if path.is_dir():
-        return _load_part(path, "vae", dtype)
-    with _failures_named(path):
-        return load_vae_file(path, identity.vae_config.parents[1], dtype)
 
 
 @contextmanager
@@ -213,8 +197,8 @@ def _check_complete(place: Path, info: Mapping[str, Any]) -> None:
             listed.append(f"{len(keys)} {kind} ({', '.join(keys[:5])}{more})")
     if listed:
         raise UserError(
-            f"The weights in {place} do not fit its config.json: {'; '.join(listed)}.",
-            "Download the folder again.",
+            f"The weights in {place} do not fit their configuration: {'; '.join(listed)}.",
+            "Download the whole model again.",
         )
 
 

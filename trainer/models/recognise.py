@@ -43,12 +43,6 @@ _OTHER_FILES = (
 )
 _FEW_STEPS = re.compile(r"(?:^|[^a-z])(turbo|lightning|lcm|hyper-?sd)(?:[^a-z]|$)", re.IGNORECASE)
 _PIPELINES = re.compile(r"(Flax|Onnx)?StableDiffusion(XL)?(Img2Img|Inpaint)?Pipeline")
-_OTHER_PIPELINES = {
-    "Flux": "a Flux model",
-    "StableDiffusion3": "a Stable Diffusion 3 model",
-    "PixArt": "a PixArt model",
-    "LatentConsistency": "a latent consistency model",
-}
 
 
 def recognise(path: Path, has_vae: bool) -> tuple[FamilyName, NoiseProcess]:
@@ -69,7 +63,11 @@ def recognise(path: Path, has_vae: bool) -> tuple[FamilyName, NoiseProcess]:
 def _recognise_folder(folder: Path, has_vae: bool) -> tuple[FamilyName, NoiseProcess]:
     check_model_folder(folder)
     _check_pipeline(folder)
-    _check_layout(folder)
+    if not (folder / "unet").is_dir():
+        raise UserError(
+            f"{folder} holds no base model: it has no unet folder.",
+            "Give a diffusers folder, a .safetensors file, a hub id or a built-in name.",
+        )
     family = _family_of_unet(folder, read_json(folder / "unet" / "config.json"))
     for part in FAMILIES[family].parts:
         if part != "vae":
@@ -105,29 +103,7 @@ def _check_pipeline(folder: Path) -> None:
             f"{folder} asks for a pipeline of its own code ({name}), which is never run.", SUPPORTED
         )
     if not _PIPELINES.fullmatch(name):
-        kinds = (kind for start, kind in _OTHER_PIPELINES.items() if name.startswith(start))
-        raise wrong_kind(folder, next(kinds, f"a model for {name}"))
-
-
-def _check_layout(folder: Path) -> None:
-    if (folder / "unet").is_dir():
-        return
-    if (folder / "model_index.json").is_file():
-        raise UserError(f"{folder} has no unet folder.", SUPPORTED)
-    if (folder / "diffusion_pytorch_model.safetensors").is_file():
-        raise UserError(
-            f"{folder} is one part of a diffusers model.",
-            f"Give the folder above it: {folder.parent}",
-        )
-    if files := sorted(path.name for path in folder.glob("*.safetensors")):
-        raise UserError(
-            f"{folder} is not a model in diffusers' layout, but holds single files.",
-            f"Give one of them, such as {folder / files[0]}",
-        )
-    raise UserError(
-        f"{folder} holds no base model: neither model_index.json nor a unet folder.",
-        "Give a diffusers folder, a .safetensors file, a hub id or a built-in name.",
-    )
+        raise wrong_kind(folder, f"a model for {name}")
 
 
 def _family_of_unet(folder: Path, unet: dict[str, Any]) -> FamilyName:

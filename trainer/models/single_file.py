@@ -27,10 +27,10 @@ _TEXT = ("cond_stage_model.", "conditioner.embedders.")
 def load_single_file(
     identity: BaseIdentity, dtypes: Mapping[str, torch.dtype]
 ) -> dict[str, torch.nn.Module]:
-    """Some parts of a single file, in their number formats.
+    """Some parts of a single file, in their number formats; what has no weight stays on meta.
 
     Raises:
-        UserError: it lacks weights of a part, or has more than the standard model.
+        UserError: it has fewer weights of a part than the standard model, or more.
     """
     names = _names_in_file(identity)
     options: dict[str, Any] = {"config": str(identity.config_folder), "local_files_only": True}
@@ -46,7 +46,6 @@ def load_single_file(
             tensors = _read(identity.path, names, (prefix,))
             _check_count(identity.path, part, sum(".loss." not in n for n in tensors), options)
             modules[part] = _KINDS[part].from_single_file(tensors, **options)
-    _check_filled(identity.path, modules)
     return modules
 
 
@@ -63,9 +62,7 @@ def load_vae_file(path: Path, config_folder: Path, dtype: torch.dtype) -> Autoen
     options: dict[str, Any] = {"config": str(config_folder), "local_files_only": True}
     options |= {"subfolder": "vae", "torch_dtype": dtype}
     _check_count(path, "vae", len(tensors), options)
-    vae = cast("Any", AutoencoderKL).from_single_file(tensors, **options)
-    _check_filled(path, {"vae": vae})
-    return vae
+    return cast("Any", AutoencoderKL).from_single_file(tensors, **options)
 
 
 def _names_in_file(identity: BaseIdentity) -> dict[str, str]:
@@ -102,15 +99,3 @@ def _check_count(path: Path, part: str, found: int, options: Mapping[str, Any]) 
             f"{path} has {found} tensors for the {part}, the standard model {expected}.",
             "Only whole models of the standard architecture can be trained here.",
         )
-
-
-def _check_filled(path: Path, modules: Mapping[str, torch.nn.Module]) -> None:
-    """No parameter was left without a value."""
-    for part, module in modules.items():
-        empty = sorted(name for name, value in module.named_parameters() if value.is_meta)
-        if empty:
-            more = ", ..." if len(empty) > 5 else ""
-            listed = f"{len(empty)} missing ({', '.join(empty[:5])}{more})"
-            raise UserError(
-                f"{path} lacks weights of the {part}: {listed}.", "Use a file of the whole model."
-            )

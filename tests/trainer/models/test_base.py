@@ -123,12 +123,9 @@ def test_clip_skip_reads_an_earlier_layer(clip_skip: int, tiny_base: TinyBase) -
     assert len(unread) == (0 if clip_skip == 1 else 4)
 
 
-@pytest.mark.parametrize(
-    ("name", "clip_skip", "said"), [("sdxl", 2, "for SD 1"), ("sd1", 3, "usual")]
-)
+@pytest.mark.parametrize(("name", "clip_skip"), [("sdxl", 2), ("sd1", 3)])
 def test_clip_skip_is_refused_where_it_means_nothing(
-    name: str, clip_skip: int, said: str, tiny_base: TinyBase
+    name: str, clip_skip: int, tiny_base: TinyBase
 ) -> None:
-    with pytest.raises(UserError, match=f"clip_skip is {clip_skip}") as caught:
+    with pytest.raises(UserError, match=f"clip_skip is {clip_skip}, .* {clip_skip - 1} at most"):
         load_base(str(tiny_base(name)), clip_skip=clip_skip)
-    assert said in caught.value.hint
