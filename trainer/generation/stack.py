@@ -67,14 +67,6 @@ Stamp = tuple[str, int, int]
 """What changes when a file is replaced: its path, modification time and size."""
 
 
-@dataclass(frozen=True)
-class _Slot:
-    """An adapter that is on the base: its name there, its file, and what the file was."""
-
-    name: str
-    stamp: Stamp
-
-
 class AdapterStack:
     """The adapters on a base model. Nobody else is to attach or detach there meanwhile.
 
@@ -84,7 +76,7 @@ class AdapterStack:
 
     def __init__(self, base: BaseModel) -> None:
         self.base = base
-        self._slots: list[_Slot] = []
+        self._here: dict[str, Stamp] = {}  # the adapters on the base by their names there
         self._numbers = itertools.count()
 
     def set(self, choices: Sequence[AdapterUse]) -> None:
@@ -102,26 +94,27 @@ class AdapterStack:
         new = [read_any_adapter(choice.file) for choice in choices[len(staying) :]]
         for adapter in new:
             check_fit(self.base, adapter)
-        for slot in self._slots:
-            if slot not in staying:
-                detach(self.base, slot.name)
-        self._slots = staying
+        for name in self._here.keys() - staying.keys():
+            detach(self.base, name)
+        self._here = staying
         for stamp, adapter in zip(stamps[len(staying) :], new, strict=True):
             name = f"adapter{next(self._numbers)}"
             load_into(self.base, adapter, name)
-            self._slots.append(_Slot(name, stamp))
-        for choice, slot in zip(choices, self._slots, strict=True):
-            set_strength(self.base, slot.name, *choice.by_part)
+            self._here[name] = stamp
+        for choice, name in zip(choices, self._here, strict=True):
+            set_strength(self.base, name, *choice.by_part)
 
     def clear(self) -> None:
         """Takes all of them off: the base model as it was loaded."""
         self.set([])
 
-    def _staying(self, stamps: Sequence[Stamp]) -> list[_Slot]:
+    def _staying(self, stamps: Sequence[Stamp]) -> dict[str, Stamp]:
         """The adapters that can stay: those that come first, in their old order."""
-        here = [slot for slot in self._slots if slot.stamp in stamps]
-        same = [slot.stamp == stamp for slot, stamp in zip(here, stamps, strict=False)]
-        return here[: len(list(itertools.takewhile(bool, same)))]
+        wanted = [(name, stamp) for name, stamp in self._here.items() if stamp in stamps]
+        pairs = zip(wanted, stamps, strict=False)
+        return dict(
+            one for one, _ in itertools.takewhile(lambda pair: pair[0][1] == pair[1], pairs)
+        )
 
 
 def _number(text: str) -> float | None:

@@ -1,4 +1,4 @@
-"""Pictures: seeds decide them, strength 0 is the base model, and each carries its settings."""
+"""Pictures: seeds decide them, and each carries its settings."""
 
 from __future__ import annotations
 
@@ -16,13 +16,11 @@ from tests.conftest import TinyBase
 from tests.tiny_models import TINY_NAMES
 from tests.trainer.runs_for_tests import AVERAGING, make_images, small_config, train_small
 from trainer.commands.cli import main
-from trainer.config.schema import AdapterConfig
 from trainer.config.sections import BaseModelConfig
 from trainer.errors import UserError
 from trainer.generation import sampling
 from trainer.generation.sampling import BATCH, Drawing, Painter, draw, draw_latents, save_picture
 from trainer.generation.stack import AdapterUse
-from trainer.lora.attach import attach, detach, set_strength
 from trainer.lora.loading import load_into
 from trainer.lora.reading import read_adapter
 from trainer.memory.devices import choose_device
@@ -70,21 +68,6 @@ def test_drawing_leaves_no_trace(tiny_base: TinyBase) -> None:
     assert base.unet.training
     assert not base.text_encoders[0].training
     assert all(torch.equal(value, before[key]) for key, value in base.unet.state_dict().items())
-
-
-def test_strength_zero_is_the_base_model(tiny_base: TinyBase) -> None:
-    base, device = load_base(str(tiny_base("sd1"))), choose_device("fp32")
-    plain = pixels(draw(base, [DRAWING], device)[0])
-    attachment = attach(base, AdapterConfig(rank=2), seed=0)
-    with torch.no_grad():
-        for named in attachment.parameters.values():
-            for _, parameter in named:
-                parameter.normal_()
-    assert np.abs(pixels(draw(base, [DRAWING], device)[0]) - plain).max() > 1
-    set_strength(base, "default", 0.0)
-    assert (pixels(draw(base, [DRAWING], device)[0]) == plain).all()
-    detach(base)
-    assert (pixels(draw(base, [DRAWING], device)[0]) == plain).all()
 
 
 def test_a_picture_carries_its_settings(tmp_path: Path) -> None:
@@ -135,12 +118,8 @@ def test_generate_writes_and_never_overwrites(tiny_base: TinyBase, tmp_path: Pat
     arguments += ["--inference-steps", "2", "--seed", "9", "--out", str(tmp_path)]
     assert main(arguments) == 0
     assert main(arguments) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "000009-2.png",
-        "000009.png",
-        "000010-2.png",
-        "000010.png",
-    ]
+    names = [f"0000{name}.png" for name in ("09-2", "09", "10-2", "10")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert (tmp_path / "000009.png").read_bytes() == (tmp_path / "000009-2.png").read_bytes()
 
 

@@ -11,13 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.trainer.lora.conftest import BaseOf
-from tests.trainer.lora.helpers import (
-    all_equal,
-    equal,
-    outputs,
-    random_adapter,
-    random_tensor,
-)
+from tests.trainer.lora.helpers import all_equal, equal, outputs, random_adapter, random_tensor
 from trainer.diffusion import encode
 from trainer.errors import UserError
 from trainer.generation.stack import AdapterStack, AdapterUse
@@ -68,16 +62,9 @@ def test_each_part_has_its_own_strength(base_of: BaseOf, tmp_path: Path, family:
 @pytest.mark.parametrize(
     ("history", "last"),
     [
-        (["a", "ab", "abc"], "abc"),
-        (["abc"], "bc"),
-        (["abc"], "ac"),
-        (["abc"], "c"),
-        (["ab"], "ba"),
-        (["b"], "ab"),
-        (["abc", "cb"], "acb"),
-        (["aa"], "a"),
-        (["a"], "aa"),
-        (["abc"], ""),
+        *((["a", "ab", "abc"], "abc"), (["abc", "cb"], "acb"), (["ab"], "ba"), (["b"], "ab")),
+        *((["abc"], last) for last in ("bc", "ac", "c", "")),
+        *((["aa"], "a"), (["a"], "aa")),
     ],
 )
 def test_only_what_is_set_counts(

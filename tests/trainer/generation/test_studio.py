@@ -34,12 +34,8 @@ def runs(tiny_base: TinyBase, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     images = make_images(root / "images")
     for name, decay in (("one", 0.0), ("two", 0.5)):
-        config = small_config(
-            tiny_base("sd1"), images, training__seed=len(name + str(decay)), checkpoints__every=2
-        )
-        config = config.model_copy(
-            update={"training": config.training.model_copy(update={"ema_decay": decay})}
-        )
+        of_training = {"training__seed": len(name + str(decay)), "training__ema_decay": decay}
+        config = small_config(tiny_base("sd1"), images, **of_training, checkpoints__every=2)
         train_small(config, root / name)
     return root
 
@@ -128,12 +124,9 @@ def test_the_base_model_is_taken_as_the_adapters_run_took_it(
     shutil.copytree(runs / "one", tmp_path / "run")
     adapters = [tmp_path / "run/adapter.safetensors", tmp_path / "run/checkpoints/step-000004"]
     config = read_config(tmp_path / "run/config.toml")
-    changes = {
-        "base.prediction": "v_prediction_zero_snr",
-        "base.vae": str(other),
-        "base.clip_skip": 2,
-    }
-    write_config(tmp_path / "run/config.toml", with_values(config, changes))
+    changes = {"base.prediction": "v_prediction_zero_snr", "base.clip_skip": 2}
+    changed = with_values(config, {**changes, "base.vae": str(other)})
+    write_config(tmp_path / "run/config.toml", changed)
     plain = paint(use(runs / "one/adapter.safetensors"))
     for adapter in adapters:
         assert (paint(use(adapter)) != plain).any()
