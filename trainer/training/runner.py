@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ class Recorder:
     def __init__(
         self, run: RunFolder, log: EventLog, total_steps: int, listener: Listener, step: int = 0
     ) -> None:
-        self.run, self.log, self.listener = run, log, listener
+        self.run, self.log, self.listeners = run, log, [listener]
         self.status = own_status("preparing", step, total_steps)
         self._last_written = 0.0
         self._pace: float | None = None
@@ -86,7 +87,8 @@ class Recorder:
             self._write(status)
         elif isinstance(event, events.RolledBack):
             self.status = replace(self.status, step=event.step)
-        self.listener(event)
+        for listener in self.listeners:
+            listener(event)
 
     def end(
         self,
@@ -141,35 +143,29 @@ class Pause:
     look: Callable[[Session], None] = lambda _: None
 
 
-@dataclass(frozen=True)
-class _Start:
-    """How a run begins."""
-
-    config: TrainingConfig
-    run: RunFolder
-    device: Device
-    resume: bool
-    accept_changes: bool
-
-    def session(
-        self,
-        notice: events.Notice,
-        progress: events.Progress,
-        record: Callable[[events.RunEvent], None] = lambda _: None,
-    ) -> Session:
-        """The prepared session, at the step where it goes on."""
-        state = load_latest(self.run, notice) if self.resume else None
-        for idle in () if self.resume else idle_settings(self.config):
-            notice(str(idle))
-        try:
-            session = prepare(self.config, self.run, self.device, notice, progress, record)
-        except torch.OutOfMemoryError as error:
-            raise too_small_a_card("to get ready for training", self.config) from error
-        if state is not None:
-            for change in check_resumable(session, state, self.accept_changes):
-                notice(change)
-            session.restore(state)
-        return session
+def _begun(
+    config: TrainingConfig,
+    run: RunFolder,
+    device: Device,
+    resume: bool,
+    accept_changes: bool,
+    notice: events.Notice = lambda _: None,
+    progress: events.Progress = events.no_progress,
+    record: Listener = lambda _: None,
+) -> Session:
+    """The prepared session, at the step where it goes on."""
+    state = load_latest(run, notice) if resume else None
+    for idle in () if resume else idle_settings(config):
+        notice(str(idle))
+    try:
+        session = prepare(config, run, device, notice, progress, record)
+    except torch.OutOfMemoryError as error:
+        raise too_small_a_card("to get ready for training", config) from error
+    if state is not None:
+        for change in check_resumable(session, state, accept_changes):
+            notice(change)
+        session.restore(state)
+    return session
 
 
 def run_training(
@@ -195,9 +191,9 @@ def run_training(
     device = choose_device(config.training.precision, offload=config.memory.offload)
     forget_peak(device.torch_device)
     heartbeat.begin(device.rank, device.world)
-    start = _Start(config, run, device, resume, accept_changes)
+    begun = partial(_begun, config, run, device, resume, accept_changes)
     if not device.is_main:
-        return _follow(start)
+        return _follow(begun())
     with writing(f"the run folder {run.path}"):
         prepare_folder(run)
     with run_lock(run), EventLog(run.events) as log, StopRequest(run.stop_request) as stop:
@@ -208,8 +204,8 @@ def run_training(
         recorder = Recorder(run, log, config.training.steps, listener, done)
         try:
             check_tracking(config)
-            recorder.listener = _both(listener, Telling(config, run, recorder.warn, done))
-            session = start.session(recorder.warn, recorder.working, recorder.record)
+            recorder.listeners.append(Telling(config, run, recorder.warn, done))
+            session = begun(recorder.warn, recorder.working, recorder.record)
             # Only now is the configuration known to be sound, and every default filled in.
             write_config(run.config, session.config)
             return _train(session, recorder, stop, pause)
@@ -229,17 +225,8 @@ def run_training(
             raise
 
 
-def _both(first: Listener, second: Listener) -> Listener:
-    def tell(event: events.RunEvent) -> None:
-        first(event)
-        second(event)
-
-    return tell
-
-
-def _follow(start: _Start) -> Result:
+def _follow(session: Session) -> Result:
     """A process that only trains: the main one writes the run folder."""
-    session = start.session(lambda _: None, events.no_progress)
     with StopRequest() as stop:
         stop.defer()
         finished = True
@@ -309,9 +296,7 @@ def _until(
     yield from train(session, lambda: stop.requested or session.step + 1 >= last, measuring)
 
 
-def _save_what_is_learned(
-    session: Session, record: Callable[[events.RunEvent], None] = lambda _: None
-) -> None:
+def _save_what_is_learned(session: Session, record: Listener = lambda _: None) -> None:
     """A checkpoint before a run fails, where the state is whole and the disk lets it."""
     if session.moving or session.step in (0, *session.run.checkpoint_steps()):
         return
