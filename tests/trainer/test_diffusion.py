@@ -14,16 +14,10 @@ from trainer.losses import LEAST_SNR, huber_widths, loss_weights, sample_errors
 from trainer.models.families import PredictionType
 from trainer.training.batches import draw_timesteps
 
+USUAL: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 SCHEDULES = {
-    "scaled_linear": DDPMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
-    ),
-    "zero terminal SNR": DDPMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        rescale_betas_zero_snr=True,
-    ),
+    "scaled_linear": DDPMScheduler(**USUAL),
+    "zero terminal SNR": DDPMScheduler(**USUAL, rescale_betas_zero_snr=True),
 }
 TIMESTEPS = torch.tensor([0, 1, 250, 500, 998, 999])
 

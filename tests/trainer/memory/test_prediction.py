@@ -43,11 +43,6 @@ def test_full_sizes_are_known_without_weights(name: str, millions: int) -> None:
     assert count / 1e6 == pytest.approx(millions, rel=0.01)
 
 
-def test_a_hub_name_that_says_nothing_is_a_question() -> None:
-    with pytest.raises(UserError, match="sd15"):
-        read_facts("someone/a-model")
-
-
 def test_long_captions_of_the_set_need_more(tiny_base: TinyBase, tmp_path: Path) -> None:
     images = make_images(tmp_path / "images")
     (images / "1.txt").write_text("red " * 100)

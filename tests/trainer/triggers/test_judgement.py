@@ -194,17 +194,11 @@ def tokenizers() -> list[CLIPTokenizer]:
 
 
 @pytest.mark.parametrize(
-    ("word", "pieces"),
-    [
-        ("sks", {"sks</w>": 48136}),
-        ("ohwx", {"ohwx</w>": 47993}),
-        ("bnha", {"bnha</w>": 49336}),
-        ("TOK", {"tok</w>": 27010}),
-    ],
+    ("word", "number"), [("sks", 48136), ("ohwx", 47993), ("bnha", 49336), ("TOK", 27010)]
 )
-def test_single_pieces(tokenizers: list[CLIPTokenizer], word: str, pieces: dict[str, int]) -> None:
+def test_single_pieces(tokenizers: list[CLIPTokenizer], word: str, number: int) -> None:
     reading = read_word(tokenizers, word)
-    assert {piece.text: piece.id for piece in reading.pieces} == pieces
+    assert [(piece.text, piece.id) for piece in reading.pieces] == [(f"{word.lower()}</w>", number)]
     assert reading.second == reading.pieces
     assert not reading.changes
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -64,14 +63,6 @@ def test_a_word_does_not_depend_on_its_batch(lab: TriggerLab) -> None:
         (alone,) = sense.measure([word])
         assert alone.share == pytest.approx(together.share, abs=1e-3)
         assert alone.moves == pytest.approx(together.moves, abs=1e-3)
-
-
-@pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
-def test_random_encoders_tell_nothing(random_lab: Callable[[str], TriggerLab], name: str) -> None:
-    for sense in random_lab(name).senses(""):
-        assert not sense.tells
-        (found,) = sense.measure(["dog"])
-        assert found.share is None and found.reads_like == ()
 
 
 def test_states_are_those_of_the_padded_prompt(lab: TriggerLab) -> None:
