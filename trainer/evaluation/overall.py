@@ -177,7 +177,8 @@ def _command(step: NextStep, config: TrainingConfig, place: Path) -> list[str]:
     if not is_run or not step.values:
         return []
     if step.code == "train_longer":
-        return ["resume", shown(place), "--steps", str(step.values["training.steps"])]
+        on = ["--set", "evaluation.early_stop=0"] if config.evaluation.early_stop else []
+        return ["resume", shown(place), "--steps", str(step.values["training.steps"]), *on]
     values = [f"{name}={value}" for name, value in step.values.items()]
     overrides = [part for value in values for part in ("--set", value)]
     return ["train", "--config", shown(place / "config.toml"), *overrides]

@@ -25,6 +25,7 @@ CLASS_SHARE = 0.5
 It was above 0.85 where little was preserved, below 0.25 where the class visibly stayed."""
 CLASS_LEAK = 0.75  # of the effect: the class word moves nearly as far as the trigger
 NEIGHBOUR_LEAK = 1.0
+LEAST_EFFECT = 1e-3  # below it nobody sees a change
 COLLATERAL = 0.7
 FEW = 0.2  # of these shares: those of good adapters lie below it
 HELD_OUT = 3  # with fewer pictures held out a gap is chance
@@ -87,7 +88,9 @@ def findings(
     """
     if dead or meters.effect == 0:
         return [AdapterFinding("dead", "The adapter is dead: it changes nothing at all.", False)]
-    found = [_works(meters), *_leaks(meters), *_moves(meters), *_overtrained(meters, earlier)]
+    # Shares of an effect that is itself next to nothing say nothing.
+    sides = [] if meters.effect < LEAST_EFFECT else [*_leaks(meters), *_moves(meters)]
+    found = [_works(meters), *sides, *_overtrained(meters, earlier)]
     good = ("unmeasured", "works", "keeps", "still", "few_held_out")
     return [AdapterFinding(code, says, code in good) for code, says in found]
 

@@ -211,7 +211,7 @@ def _kohya(config: TrainingConfig, base: BaseModel, facts: TrainingFacts) -> dic
         "batch_size_per_device": training.batch_size,
         "total_batch_size": training.batch_size * training.accumulation,
         "num_train_images": sum(n * count for n, count in facts.folders.values()),
-        "num_reg_images": 0,
+        "num_reg_images": None if config.preservation.method == "pictures" else 0,
         "resolution": f"({side}, {side})",
         "enable_bucket": config.images.buckets,
         "min_snr_gamma": None if debiased else objective.min_snr_gamma or None,

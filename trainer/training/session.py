@@ -204,6 +204,9 @@ def prepare(
     if start:
         config = taken_over(config, start)
     base, config, device = _open_base(config, device)
+    skip = (start.metadata if start else {}).get("ss_clip_skip", "")
+    if skip.isdecimal() and int(skip) != base.clip_skip and base.family.name == "sd1":
+        notice(f"That adapter had base.clip_skip = {skip}, here it is {base.clip_skip}.")
     training, trains_text = config.training, config.adapter.learns_text
     sets = _read_sets(base, config, progress)
     record(ImagesRead(sets.summary))

@@ -252,6 +252,9 @@ TAKEN: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
      {"previews.prompts": ("a cat",), "previews.guidance": 7.0}),
     (AI, {"network.linear": 16, "network.linear_alpha": 8},
      {"adapter.rank": 16, "adapter.alpha": 8.0}),
+    (AI, {"train.ema_config": {"use_ema": True}}, {"training.ema_decay": 0.999}),
+    (AI, {"train.optimizer": "prodigy", "train.lr": "1e-4"},
+     {"optimizer.name": "prodigy", "optimizer.learning_rate": 1.0}),
     (AI, {"network.conv": 8}, {"adapter.targets": "convolution"}),
     (AI, {"train.lr": "1e-4"}, {"optimizer.learning_rate": 1e-4}),
     (AI, {"train.ema_config": {"use_ema": True, "ema_decay": 0.99}}, {"training.ema_decay": 0.99}),
@@ -290,6 +293,8 @@ SAID: list[tuple[str, dict[str, Any], str]] = [
     (K, {"output_name": "mine"}, "always called adapter.safetensors"),
     (K, {"dataset_config": "sets.toml"}, "Give that file too"),
     (ONE, {"lora_alpha": 1.0, "epochs": 30}, "pictures x repeats x epochs"),
+    (ONE, {"additional_embeddings": [{"placeholder": "<x>"}]}, "adapter.new_tokens"),
+    (ONE, {"loss_weight_fn": "P2"}, "Every timestep counts the same instead"),
     (ONE, {"optimizer": {"optimizer": "TIGER"}}, "adamw trains instead"),
     (AI, {"network.type": "lorm"}, "not trained"),
     (AI, {"train.loss_type": "mae"}, "squared error"),
@@ -307,6 +312,22 @@ def test_said(trainer: str, settings: dict[str, Any], words: str) -> None:
 def test_what_changes_nothing_is_not_said(key: str, value: object) -> None:
     """As kohya_ss writes every setting of its window into the file."""
     assert key not in "\n".join(one(K, {key: value}).lines())
+
+
+@pytest.mark.parametrize(
+    ("trainer", "settings", "said", "times"),
+    [
+        (ONE, {"loss_weight_fn": "P2"}, "loss_weight_fn", 1),
+        (ONE, {"ema": "GPU", "ema_decay": 0.99}, " ema = ", 0),
+        (ONE, {"ema": "GPU"}, " ema = ", 1),
+        (K, {"lr_scheduler": "constant", "lr_warmup_steps": 100}, "lr_warmup_steps", 1),
+        (K, {"dataset_config": "a.toml", "datasets": [{"resolution": 512}]}, "dataset_config", 0),
+    ],
+)
+def test_nothing_is_both_taken_and_lost(
+    trainer: str, settings: dict[str, Any], said: str, times: int
+) -> None:
+    assert "\n".join(one(trainer, settings).lines()).count(said) == times
 
 
 DATASET = """
@@ -369,6 +390,10 @@ def test_onetrainers_batches_go_on_over_epochs() -> None:
     # 27 batches an epoch, 270 of them, and 67 steps of four; a tenth of it warms up.
     assert (found.config.training.steps, found.config.optimizer.warmup) == (67, 0.1007)
     assert "in EPOCH" in str(found.groups())  # every ten of them unless given
+    for amount, strategy, steps in ((6, "SAMPLES", 5), (0.5, "REPEATS", 35), (2.5, "REPEATS", 167)):
+        sets = [{"path": "/sets/fox", "balancing": amount, "balancing_strategy": strategy}]
+        counted = moved(json.dumps(settings | {"concepts": sets}), look=count)
+        assert counted.config.training.steps == steps
     minutes = {"sample_after": 10, "sample_after_unit": "MINUTE"}
     assert "in EPOCH" not in str(moved(json.dumps(settings | minutes), look=count).groups())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -119,6 +120,12 @@ def test_the_next_step(
     assert step.says
     if next_code not in ("use", "check_words"):
         with_values(config, step.values)
+
+
+def test_going_on_leaves_out_what_ended_it(tmp_path: Path) -> None:
+    config = with_values(TrainingConfig(), {"evaluation.early_stop": 2})
+    command = judge("not_yet", config, None, LAST, place=tmp_path).next_step.command
+    assert command.endswith(f"resume {tmp_path} --steps 600 --set evaluation.early_stop=0")
 
 
 def test_nothing_is_recommended_that_leaks_or_draws_something_else() -> None:

@@ -48,6 +48,7 @@ def codes(meters: Meters, **more: object) -> list[str]:
         (Meters(0.03, 0.01, 0.04, 0.01), ["unmeasured", "neighbours", "still"]),
         (Meters(0.03, None, None, 0.01), ["unmeasured", "still"]),
         (Meters(0.001, 0.001, 0.001, 0.001, likeness=0.01), ["weak", "leaks", "moves"]),
+        (Meters(0.0005, 0.001, 0.001, 0.001, likeness=0.01), ["weak"]),  # what changed is nothing
         (Meters(0.0, 0.0, 0.0, 0.0, likeness=0.0), ["dead"]),
     ],
 )

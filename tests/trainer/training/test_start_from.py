@@ -96,6 +96,22 @@ def test_layers_ranks_and_weights_are_taken_over(
     assert all(p.requires_grad for p in session.parameters.values())
 
 
+@pytest.mark.parametrize(("there", "here", "said"), [("2", 1, 1), ("2", 2, 0), ("None", 1, 0)])
+def test_another_clip_skip_is_said(
+    tiny_base: TinyBase,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    there: str,
+    here: int,
+    said: int,
+) -> None:
+    start = replace(of_unet(load_base(str(tiny_base("sd1")))), metadata={"ss_clip_skip": there})
+    path, images = saved(start, tmp_path / "theirs.safetensors"), make_images(tmp_path / "images")
+    values = {"adapter__start_from": path, "base__clip_skip": here}
+    session_for(tiny_base("sd1"), images, tmp_path / "run", **values)
+    assert capsys.readouterr().out.count("had base.clip_skip = 2, here it is 1") == said
+
+
 @pytest.mark.parametrize(
     "settings", [{}, {"memory__base_weights": "8bit", "training__ema_decay": 0.9}], ids=str
 )

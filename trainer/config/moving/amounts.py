@@ -92,7 +92,7 @@ def _several(moving: Moving, sets: Sequence[TheirSet]) -> None:
         moving.lose("image folders", named, reason)
         return
     sizes = [
-        one.repeats * known.pictures if (known := moving.known(one)) else one.repeats
+        one.samples or one.repeats * (known.pictures if (known := moving.known(one)) else 1)
         for one in sets
     ]
     shares = [max(1, round(size / min(sizes))) for size in sizes]
@@ -166,7 +166,8 @@ def _batches(moving: Moving) -> float | None:
     if not known or None in known:
         return None
     facts: list[SetFacts] = [one for one in known if one is not None]
-    total = sum(own.repeated * one.repeats for own, one in zip(facts, trained, strict=True))
+    counted = zip(facts, trained, strict=True)
+    total = round(sum(one.samples or own.repeated * one.repeats for own, one in counted))
     resolutions = len(moving.values.get("images.resolutions", ())) or 1
     return -(-total * resolutions // max(1, size)) / over
 
@@ -198,6 +199,7 @@ def schedule(moving: Moving) -> None:
     if name == "constant" and trainer in (KOHYA, AI_TOOLKIT):
         if warmup:
             moving.miss("warmup", "constant has no warm-up there, so there is none here.")
+        moving.facts.pop("warmup", None)
         warmup = 0.0
     if warmup >= 1 and steps is None:
         key, theirs, _ = moving.facts["warmup"]

@@ -96,12 +96,10 @@ def read_kohya(tree: Mapping[str, Any], open_named: Callable[[str], str | None])
     for old, new in _RENAMED.items():
         if old in values:
             values.setdefault(new, values.pop(old))
-    named = str(values.get("dataset_config") or "")
+    named = str(values.pop("dataset_config", None) or "")
     if named and "datasets" not in values:
         text = open_named(named)
-        values |= parse(text, named) if text else {}
-        if text:
-            del values["dataset_config"]
+        values |= parse(text, named) if text else {"dataset_config": named}
     _read_arguments(values)
     _read_network(values)
     _read_sets(theirs := Theirs(KOHYA, values))
@@ -241,7 +239,8 @@ def read_onetrainer(tree: Mapping[str, Any], open_named: Callable[[str], str | N
     model = str(tree.get("model_type", _ONETRAINER_FAMILIES[0]))
     if not model.startswith(_ONETRAINER_FAMILIES) or model.endswith(_UNTRAINED):
         raise _for_other(model)
-    theirs = Theirs(ONETRAINER, dict(_flat({k: v for k, v in tree.items() if not is_list(v)})))
+    theirs = Theirs(ONETRAINER, dict(_flat(tree)))
+    _leave_out(theirs.values, "concepts", "samples")
     _read_every(theirs.values)
     _read_encoders(theirs, model)
     theirs.values["resolution"] = [
@@ -294,9 +293,10 @@ def _read_encoders(theirs: Theirs, model: str) -> None:
 def _read_concepts(theirs: Theirs, concepts: list[dict[str, Any]]) -> None:
     for one in concepts:
         role = _ROLES.get(str(one.get("type", "STANDARD")), "train")
-        repeats = max(1, round(number(one.get("balancing")) or 1.0))
+        amount = number(one.get("balancing")) or 1.0
+        samples = int(amount) if one.get("balancing_strategy") == "SAMPLES" else 0
         reads = "all" if is_on(one.get("include_subdirectories")) else "direct"
-        theirs.sets.append(TheirSet(str(one.get("path") or ""), repeats, "", role, reads))
+        theirs.sets.append(TheirSet(str(one.get("path") or ""), amount, "", role, reads, samples))
     trained = [one for one in concepts if one.get("type", "STANDARD") == "STANDARD"]
     for part in ("image", "text"):
         tables = [as_table(one.get(part)) for one in trained]
@@ -319,6 +319,8 @@ def _only_where_enabled(values: dict[str, Any]) -> None:
         _leave_out(values, "unmasked_weight", "unmasked_probability")
     if values.get("ema", "OFF") == "OFF":
         _leave_out(values, "ema_decay")
+    elif "ema_decay" in values:
+        _leave_out(values, "ema")
 
 
 # ---------------------------------------------------------------------------------- ai-toolkit
@@ -361,7 +363,9 @@ def read_ai_toolkit(tree: Mapping[str, Any], open_named: Callable[[str], str | N
         theirs.values["network.linear"] = theirs.values.pop("network.rank")
     if "network.alpha" in theirs.values:
         theirs.values.setdefault("network.linear_alpha", theirs.values.pop("network.alpha"))
-    if not is_on(theirs.values.pop("train.ema_config.use_ema", False)):
+    if is_on(theirs.values.pop("train.ema_config.use_ema", False)):
+        theirs.values.setdefault("train.ema_config.ema_decay", 0.999)  # which it is there
+    else:
         theirs.values.pop("train.ema_config.ema_decay", None)
     _read_datasets(theirs, process.get("datasets"))
     _read_samples(theirs, as_table(process.get("sample")))

@@ -155,6 +155,8 @@ def _rates(moving: Moving) -> None:
     own = (moving.fact("unet_rate"), text)
     if all(one is not None and number(one) == 0 for one in own):  # so kohya_ss writes "the same"
         rate, text = "rate", None
+    finds = moving.values.get("optimizer.name") == "prodigy"
+    finds = finds and moving.theirs.trainer == AI_TOOLKIT
     # Whatever has no rate of its own has the common one; with 0 a part does not train.
     for field, name, value, on in (
         (_RATE, rate, moving.fact(rate), trains_unet),
@@ -168,8 +170,10 @@ def _rates(moving: Moving) -> None:
             switches = ("text_only",) if field == _RATE else ("unet_only", "train_text")
             why = [one for one in switches if one in moving.facts and not on]
             moving.settle((*why, name)[0], part, False)
-        elif number(value) is not None and name in moving.facts:
-            moving.settle(name, field, number(value))
+        elif (amount := number(value)) is not None and name in moving.facts:
+            raised = finds and amount < 0.1
+            note = "With such an optimizer a rate below 0.1 is 1 there." if raised else ""
+            moving.settle(name, field, 1.0 if raised else amount, note)
     ratio = number(moving.fact("lora_plus"))
     if ratio is not None and ratio >= 1:
         moving.settle("lora_plus", "optimizer.lora_plus_ratio", ratio)
@@ -186,6 +190,8 @@ def _weighting(moving: Moving) -> None:
             moving.facts["debiased"] = (moving.facts["loss_weight"][0], chosen, True)
         elif chosen in ("P2", "SIGMA"):
             moving.miss("loss_weight", "Every timestep counts the same instead.")
+            moving.values |= {weighting: "min_snr", gamma: 0.0}
+            return
     if is_on(moving.fact("debiased")):
         note = "Its mean over all timesteps is 1 here, so that rates do not have to change."
         moving.settle("debiased", weighting, "debiased", note)

@@ -41,12 +41,13 @@ class TheirSet:
     """A folder of pictures as another trainer's settings name it."""
 
     path: str
-    repeats: int = 1
+    repeats: float = 1
     words: str = ""  # trigger and class word where the settings have them, such as ``sks girl``
     role: str = "train"  # what it is for: to train on, class pictures, or validation
     # Which pictures below it are trained there: "all", "direct" (in no folder of it), or "numbered"
     # (in its folders N_name, and in none of theirs).
     reads: str = "all"
+    samples: int = 0  # of it in an epoch, whatever it has and however it is repeated
 
 
 @dataclass
