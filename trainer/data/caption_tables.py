@@ -11,11 +11,11 @@ import json
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
-from pathlib import PureWindowsPath
 from typing import Any
 
 from trainer.data.columns import caption_of, choose_text_column
@@ -32,12 +32,9 @@ MAX_JSON_BYTES = 8_000_000
 """Of a file that is one JSON value: parsed, it takes up to thirty times its size."""
 _MAX_LINE = 1_000_000  # characters of a line of JSON: the same
 _MAX_ROWS = 300_000  # of a set of at most 100,000 pictures
-_NAMES = "\0"  # stands for the names of the rows with one fault: no name has it
 _MOST_FOLDERS = 20  # that a picture is looked for in, where a table's name has more in front
 _LOOKED_AT = 200  # rows by which the columns are told
 MOST_COLUMNS = 200
-_DOCUMENTED = ("metadata.jsonl", "metadata.csv")
-"""What is a table of captions by its name; any other file has to name pictures of the set."""
 _FILE_COLUMNS = (
     *("file_name", "filename", "file", "image", "image_path", "image_file", "image_name", "img"),
     *("path", "file_path", "filepath", "picture", "photo", "name", "key", "id", "image_id"),
@@ -49,7 +46,8 @@ class _Row:
     """A row of a table by its columns; `problem` says why it is none."""
 
     line: int
-    cells: Mapping[str, object] | Sequence[str] = ()
+    cells: Mapping[str, object]
+    listed: Sequence[str] = ()  # all cells of a row of CSV, which may be more than its columns
     problem: str = ""
 
 
@@ -57,46 +55,37 @@ class _Row:
 class _Table:
     """An open table."""
 
-    text: str
+    rows: Callable[[], Iterator[_Row]]  # all of them, from the first
+    # Names of the columns by their places; without any, each row names its own.
+    header: tuple[str, ...] = ()
     delimiter: str = ""  # between cells; "" for JSON
-    # Names of the columns by their places; None where each row names its own.
-    header: tuple[str, ...] | None = None
-    skip: int = 0  # rows that are none
-    values: Sequence[_Row] | None = None  # the rows of a JSON file
-    # A path that leads elsewhere counts by its last part, as sd-scripts writes them.
-    loose: bool = False
-
-    def rows(self) -> Iterator[_Row]:
-        """All rows, from the first."""
-        if self.values is not None:
-            return iter(self.values)
-        return self._csv_rows() if self.delimiter else _json_lines(self.text)
-
-    def _csv_rows(self) -> Iterator[_Row]:
-        reader = _reader(self.text, self.delimiter)
-        for number, row in enumerate(row for row in reader if row):
-            if number >= self.skip:
-                yield _Row(reader.line_num, row)
 
     def columns(self, index: PictureIndex) -> dict[str, list[object]]:
         """Some values of each column: of rows that name a picture, if there are any."""
-        found: dict[str, list[object]] = {name: [] for name in (self.header or ())[:MOST_COLUMNS]}
+        found: dict[str, list[object]] = {name: [] for name in self.header[:MOST_COLUMNS]}
         first: list[list[tuple[str, object]]] = []
         naming: list[list[tuple[str, object]]] = []
         with suppress(csv.Error):  # who reads all rows says where it ends
             for row in islice(self.rows(), _MAX_ROWS):
-                if isinstance(row.cells, Mapping):
-                    cells = row.cells.items()
-                else:
-                    cells = zip(self.header or (), row.cells, strict=False)
-                pairs: list[tuple[str, object]] = [*islice(cells, MOST_COLUMNS)]
-                first += [pairs] * (len(first) < _LOOKED_AT)
-                naming += [pairs] * any(index.knows(value) for _, value in pairs)
+                cells = [*islice(row.cells.items(), MOST_COLUMNS)]
+                first += [cells] * (len(first) < _LOOKED_AT)
+                naming += [cells] * any(index.knows(value) for _, value in cells)
                 if len(naming) == _LOOKED_AT:
                     break
         for name, value in chain.from_iterable(naming or first):
             found.setdefault(name, []).append(value)
         return found
+
+    def cells(self, row: _Row, name_column: str, text_column: str) -> tuple[object, object, bool]:
+        """A row's file name and text, and whether its text had to be joined from several cells."""
+        extra = len(row.listed) - len(self.header)
+        mended = extra > 0 and text_column in self.header
+        cells = row.cells
+        if mended:
+            at, listed = self.header.index(text_column), [*row.listed]
+            listed[at : at + extra + 1] = [self.delimiter.join(listed[at : at + extra + 1])]
+            cells = dict(zip(self.header, listed, strict=True))
+        return cells.get(name_column), cells.get(text_column), mended
 
 
 def read_tables(contents: FolderContents, index: PictureIndex) -> dict[str, str]:
@@ -112,6 +101,32 @@ def read_tables(contents: FolderContents, index: PictureIndex) -> dict[str, str]
     return texts
 
 
+def judge_encoding(contents: FolderContents, files: Mapping[str, bytes]) -> str | None:
+    """The encoding of files that are no UTF-8, together; says what it is, or that it can't be told.
+
+    Args:
+        files: what they hold, by their names as they are shown.
+    """
+    if not files:
+        return None
+    encoding = find_encoding([*files.values()]) or contents.encoding
+    if encoding is None:
+        message = (
+            "It is not in UTF-8, and which other encoding it is in can't be told from so little "
+            "text: it is not used. Save it as UTF-8."
+        )
+        contents.doubt_all([*files], "error", message)
+        return None
+    lines = next(iter(files.values())).decode(encoding, errors="ignore").splitlines()
+    strange = next((line for line in lines if not line.isascii()), "")
+    message = (
+        f"Not in UTF-8: read as {ENCODING_NAMES.get(encoding, encoding)}. A line of it: "
+        f"{display_name(strange[:60])}. If that is not what was written, save it as UTF-8."
+    )
+    contents.doubt_all([*files], "warning", message)
+    return encoding
+
+
 @dataclass(frozen=True)
 class _Reader:
     """Reads one table."""
@@ -123,27 +138,26 @@ class _Reader:
     texts: dict[str, str]
 
     def read(self) -> None:
-        """Takes its captions; says what is wrong with at most 20 of its rows."""
-        documented = self.file.path.name.casefold() in _DOCUMENTED
+        """Takes its captions, and says what is wrong with its rows."""
         table = self._open()
-        columns = table.columns(self.index) if table else {}
-        if table and not columns and table.header is None and documented:
-            self._take_rows(table, "file_name", "text")  # says why no line is a row
+        if table is None:
             return
+        columns = table.columns(self.index)
         name_column = self._name_column(columns)
-        if table is None or name_column is None:
-            if documented:
-                found = list_names([display_name(name[:40]) for name in columns], 5) or "none"
-                raise ValueError(f"it needs the columns file_name and text, and has: {found}")
-            captions = choose_text_column(columns).name is not None
-            message = "It names no picture of this set, so it is not used."
-            self._doubt("warning" if captions else "note", message)
-            return
         rest = {name: values for name, values in columns.items() if name != name_column}
         column = choose_text_column(rest)
-        if column.message:
+        if not columns and not table.delimiter:
+            self._take_rows(table, "file_name", "text")  # says why no line is a row
+        elif name_column is None:
+            found = list_names([display_name(name[:40]) for name in columns], 5) or "none"
+            message = (
+                "It names no picture of this set, so it is not used. It needs the columns "
+                f"file_name and text, and has: {found}."
+            )
+            self._doubt("warning" if column.name else "note", message)
+        elif column.message:
             self._doubt(column.severity, column.message)
-        if column.name:
+        if name_column and column.name:
             self._take_rows(table, name_column, column.name)
 
     def _doubt(self, severity: Severity, message: str) -> None:
@@ -155,75 +169,64 @@ class _Reader:
         for number, row in enumerate(table.rows()):
             if number == _MAX_ROWS:
                 raise ValueError(f"it has more than {_MAX_ROWS:,} rows")
-            reason, shown = row.problem, ""
-            if not reason:
-                name, text, mended = _cells(row, table, name_column, text_column)
-                joined += mended
-                reason, shown = self._take(name, text, text_column, table)
-            if reason:
+            name, text, mended = table.cells(row, name_column, text_column)
+            joined += mended
+            if reason := row.problem or self._take(name, text, text_column, table):
+                shown = display_name(name.strip()[:200]) if isinstance(name, str) else ""
                 unusable.setdefault(reason, []).append((row.line, shown))
         for reason, rows in unusable.items():
             which = f"Line {rows[0][0]} is"
             if len(rows) > 1:
                 which = f"{len(rows):,} lines ({list_names([str(line) for line, _ in rows])}) are"
-            why = reason.replace(_NAMES, list_names([name for _, name in rows]))
-            self._doubt("warning", f"{which} not used: {why}.")
+            names = list_names([name for _, name in rows if name])
+            about = f" (file_name: {names})" if names else ""
+            self._doubt("warning", f"{which} not used: {reason}{about}.")
         if joined:
             message = (
                 f"{joined} rows have more commas than columns, as texts with commas that are not "
                 f"in quotes do: all of it is taken for {display_name(text_column[:40])}."
             )
-            self._doubt("warning" if len(table.header or ()) > 2 else "note", message)
+            self._doubt("warning" if len(table.header) > 2 else "note", message)
 
-    def _take(self, file_name: object, text: object, column: str, table: _Table) -> tuple[str, str]:
-        """Gives a row's caption to its picture; or a reason why not, and the name in it."""
+    def _take(self, file_name: object, text: object, column: str, table: _Table) -> str:
+        """Gives a row's caption to its picture, or says why not."""
         if not isinstance(file_name, str) or not file_name.strip():
-            return "it has no file_name", ""
+            return "it has no file_name"
         caption = caption_of(text, column)
         if caption is None:
-            return "the text is not in quotes", ""
-        if len(file_name) > MAX_NAME:
-            return "the file_name is longer than any path", ""
-        given = file_name.strip().replace("\\", "/")
-        shown = display_name(given)
-        found = self._named(given)
-        if found is None and table.loose:
-            found = self.index.across("", posixpath.basename(given))
-        if found is None:
-            return f"{_NAMES} lies outside the set", shown
+            return "the text is not in quotes"
+        found = self._named(file_name.strip())
         if not found:
-            return f"there is no picture {_NAMES}", shown
+            return "there is no such picture"
         if not in_one_folder(found):
             names = list_names([picture.shown for picture in found])
-            return f"{shown} may be any of {names}", ""
+            return f"it may be any of {names}"
         if table.delimiter and isinstance(text, str) and self._swallows_rows(text, table):
-            return "a quote that is not closed takes in the rows after it", ""
+            return "a quote that is not closed takes in the rows after it"
         if found[0].name in self.texts:
-            return f"{_NAMES} has a row already", shown
+            return "it has a row already"
         if caption:
             self.texts.update((picture.name, caption) for picture in found)
-        return "", ""
+        return ""
 
-    def _named(self, given: str) -> list[FoundFile] | None:
-        """The pictures that the table means by a name; None where it leads out of the set.
+    def _named(self, given: str) -> list[FoundFile]:
+        """The pictures that the table means by a name.
 
         Relative to the table's folder; or without the first of its folders, if the pictures lie
-        there; a plain name also in another folder of the set.
+        there; a plain name, and a whole path as sd-scripts writes it, also in another folder of
+        the set.
         """
         if len(given) > MAX_NAME:
             return []
-        given, index = given.replace("\\", "/"), self.index
-        name = posixpath.normpath(posixpath.join(self.file.folder, given))
-        if PureWindowsPath(given).anchor or name.startswith("../"):
-            return None
-        if found := index.named(name) or index.beside(name):
-            return found
+        given, base, index = given.replace("\\", "/"), self.file.folder, self.index
         parts = posixpath.normpath(given).split("/")
-        for place in range(max(1, len(parts) - _MOST_FOLDERS), len(parts)):
-            shorter = posixpath.normpath(posixpath.join(self.file.folder, *parts[place:]))
-            if found := index.named(shorter) or index.beside(shorter):
+        for place in (0, *range(max(1, len(parts) - _MOST_FOLDERS), len(parts))):
+            name = posixpath.normpath(posixpath.join(base, *parts[place:]))
+            if found := index.named(name) or index.beside(name):
                 return found
-        return index.elsewhere(name) if len(parts) == 1 else []
+        is_whole = given.startswith("/") or given[1:3] == ":/"
+        last = posixpath.join(base, parts[-1])
+        return index.elsewhere(last) if len(parts) == 1 or is_whole else []
 
     def _swallows_rows(self, text: str, table: _Table) -> bool:
         lines = text.split("\n")[1:]
@@ -247,42 +250,27 @@ class _Reader:
     # -------------------------------------------------------------------------- kinds of files
 
     def _open(self) -> _Table | None:
-        """A table by its file's suffix; None for a JSON file that is none."""
+        """A table by its file's suffix; None for a JSON file that is none, or what can't be read.
+
+        Its encoding is its own, or else that of the caption files beside it.
+        """
         suffix = self.file.path.suffix.casefold()
         limit = MAX_JSON_BYTES if suffix == ".json" else MAX_TABLE_BYTES
         with open_file(self.file.path) as stream:
             data = stream.read(limit + 1)
         if len(data) > limit:
             raise ValueError(f"it has more than {limit // 1_000_000} MB")
-        text = self._text(data)
+        text = utf8_or_none(data)
+        if text is None:
+            encoding = judge_encoding(self.contents, {self.file.shown: data})
+            if encoding is None:
+                return None
+            text = data.decode(encoding, errors="ignore")
         if suffix == ".json":
             return self._open_json(text)
-        return _Table(text) if suffix in (".jsonl", ".ndjson") else self._open_csv(text)
-
-    def _text(self, data: bytes) -> str:
-        """A table's text; says how it was read where it is no UTF-8.
-
-        Its encoding is its own, or else that of the caption files beside it.
-
-        Raises:
-            ValueError: it can't be told.
-        """
-        if (text := utf8_or_none(data)) is not None:
-            return text
-        encoding = find_encoding([data]) or self.contents.encoding
-        if not encoding:
-            raise ValueError(
-                "it is not in UTF-8, and which other encoding it is in can't be told. Save it as "
-                "UTF-8"
-            )
-        text = data.decode(encoding, errors="ignore")
-        strange = next((line for line in text.splitlines() if not line.isascii()), text)
-        message = (
-            f"Not in UTF-8: read as {ENCODING_NAMES.get(encoding, encoding)}. A line of it: "
-            f"{display_name(strange[:60])}. If that is not what was written, save it as UTF-8."
-        )
-        self._doubt("warning", message)
-        return text
+        if suffix in (".jsonl", ".ndjson"):
+            return _Table(partial(_json_lines, text))
+        return self._open_csv(text)
 
     def _open_csv(self, text: str) -> _Table:
         """A table with a header line, or without one where its first row names a picture.
@@ -294,39 +282,31 @@ class _Reader:
         delimiter = found[0] if found and (found[0] == "\t" or "," not in first) else ","
         rows = (row for row in _reader(text, delimiter) if row)
         header = tuple(name.strip() for name in next(rows, list[str]()))
-        known = any(name.casefold() in ("file_name", "text") for name in header)
-        if not known and len(header) > 1:
-            for place, cells in ((0, ("file_name", "text")), (-1, ("text", "file_name"))):
-                if self._named(header[place]):
-                    return _Table(text, delimiter, cells)
-        return _Table(text, delimiter, header, skip=1)
+        skip = 1
+        if not {"file_name", "text"} & {*map(str.casefold, header)} and len(header) > 1:
+            for place, columns in ((0, ("file_name", "text")), (-1, ("text", "file_name"))):
+                if skip and self._named(header[place]):
+                    header, skip = columns, 0
+        return _Table(partial(_csv_rows, text, delimiter, header, skip), header, delimiter)
 
     def _open_json(self, text: str) -> _Table | None:
         """A list of rows; or rows, or captions, by the names of their pictures, as sd-scripts'."""
         value = json.loads(text)
         if is_table(value):
             lists = [one for one in value.values() if is_list(one) and one and is_table(one[0])]
-            keyed = {
-                key: one if is_table(one) else {"text": one}
+            keyed = [
+                {**(one if is_table(one) else {"text": one}), "file_name": key}
                 for key, one in value.items()
                 if is_table(one) or is_list(one) or isinstance(one, str)
-            }
-            if any(map(self._names_picture, keyed)):
-                rows = [
-                    _Row(number, {**one, "file_name": key})
-                    for number, (key, one) in enumerate(keyed.items(), start=1)
-                ]
-                return _Table("", values=rows, loose=True)
-            value = _coco(value) or (lists[0] if len(lists) == 1 else [value])
+            ]
+            if any(self._named(str(one["file_name"])) for one in keyed):
+                value = keyed
+            else:
+                value = _coco(value) or (lists[0] if len(lists) == 1 else [value])
         if not is_list(value):
             return None
         rows = [_Row(number, row) for number, row in enumerate(value, 1) if is_table(row)]
-        return _Table("", values=rows) if rows else None
-
-    def _names_picture(self, key: str) -> bool:
-        found = self._named(key)
-        last = posixpath.basename(key.replace("\\", "/"))
-        return bool(self.index.across("", last) if found is None else found)
+        return _Table(lambda: iter(rows)) if rows else None
 
 
 def _coco(value: Mapping[str, Any]) -> list[dict[str, object]]:
@@ -342,36 +322,26 @@ def _coco(value: Mapping[str, Any]) -> list[dict[str, object]]:
     ]
 
 
-def _cells(
-    row: _Row, table: _Table, name_column: str, text_column: str
-) -> tuple[object, object, bool]:
-    """A row's file name and text, and whether its text had to be joined from several cells."""
-    if isinstance(row.cells, Mapping):
-        return row.cells.get(name_column), row.cells.get(text_column), False
-    header, cells = table.header or (), list(row.cells)
-    while len(cells) > len(header) and not cells[-1].strip():
-        cells.pop()
-    extra = len(cells) - len(header)
-    at = header.index(text_column) if text_column in header else -1
-    if extra > 0 and at >= 0:
-        cells[at : at + extra + 1] = [table.delimiter.join(cells[at : at + extra + 1])]
-    place = header.index(name_column)
-    name = cells[place] if place < len(cells) else None
-    text = cells[at] if 0 <= at < len(cells) else None
-    return name, text, extra > 0 and at >= 0
-
-
 def _reader(text: str, delimiter: str) -> Any:
     # In “a.png, "one, two"” the quotes count only where the space before them does not.
     spaced = re.search(rf"{re.escape(delimiter)} +\"", text) is not None
     return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=spaced)
 
 
+def _csv_rows(text: str, delimiter: str, header: tuple[str, ...], skip: int) -> Iterator[_Row]:
+    """Rows but for the first ``skip``; empty cells beyond the columns are left out."""
+    reader = _reader(text, delimiter)
+    for row in islice((row for row in reader if row), skip, None):
+        while len(row) > len(header) and not row[-1].strip():
+            row.pop()
+        yield _Row(reader.line_num, dict(zip(header, row, strict=False)), row)
+
+
 def _json_lines(text: str) -> Iterator[_Row]:
     # Not splitlines(): a JSON string may hold other line separators as they are.
     for number, line in enumerate(io.StringIO(text, newline="\n"), start=1):
         if len(line) > _MAX_LINE:
-            yield _Row(number, problem=f"more than {_MAX_LINE:,} characters")
+            yield _Row(number, {}, problem=f"more than {_MAX_LINE:,} characters")
         elif line.strip():
             try:
                 row = json.loads(line)
@@ -380,4 +350,4 @@ def _json_lines(text: str) -> Iterator[_Row]:
             if is_table(row):
                 yield _Row(number, row)
             else:
-                yield _Row(number, problem="no JSON object in braces")
+                yield _Row(number, {}, problem="no JSON object in braces")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import codecs
 import html
 import itertools
 import re
 import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 from trainer.config.schema import CaptionsConfig
 from trainer.data.encodings import find_encoding, utf8_or_none
@@ -32,11 +30,6 @@ _WILDCARD = re.compile(r"\{([^{}|]*\|[^{}]*)\}")
 TRANSLATION = re.compile(r"(?im)^[a-z]{2,3}(?:[_@-][a-z]{1,12}){0,2}\.utf-?8=[^\r\n]*")
 """A line such as ``de.utf8=Ein Pfau.``: Tux Paint's stamps hold their text in all languages."""
 
-# A character for each byte.
-_WESTERN = "".join(
-    bytes([byte]).decode("cp1252", errors="ignore") or chr(byte) for byte in range(256)
-)
-
 
 def decode_caption(data: bytes, encoding: str | None = None) -> str:
     """The captions in a caption file, a line each: `decode_text`, then `clean_lines`.
@@ -56,24 +49,16 @@ def decode_text(data: bytes, *, cut: bool = False, encoding: str | None = None) 
 
     UTF-16 where it begins with the byte order mark of that; else UTF-8, with or without a mark,
     where that is valid; else the given encoding, or what `trainer.data.encodings.find_encoding`
-    tells of these bytes alone; else Windows' western code page (cp1252), where undefined bytes are
-    read as Latin-1.
+    tells of these bytes alone; else Windows' western code page (cp1252), without undefined bytes.
 
     Args:
         cut: the end was cut off, perhaps within a character, which is then left out.
         encoding: of the set's other texts.
     """
     text = utf8_or_none(data, cut=cut)
-    if text is not None:
-        return text
-    name = encoding or find_encoding([data])
-    if name is not None:
-        return data.decode(name, errors="ignore")
-    try:
-        return data.decode("utf-8")  # with zeros in it
-    except UnicodeDecodeError:
-        table: Any = _WESTERN  # typeshed does not know that it may be a text
-        return codecs.charmap_decode(data, "strict", table)[0]
+    if text is None:
+        text = data.decode(encoding or find_encoding([data]) or "cp1252", errors="ignore")
+    return text
 
 
 def clean_caption(text: str) -> str:

@@ -30,38 +30,28 @@ _KINDS = {
     ".focus": "focuses",
 }
 """What files are for, by their suffix."""
-_UNREAD_KINDS = {
-    ".jxl": "JPEG XL",
-    **dict.fromkeys((".jp2", ".j2k", ".jpx", ".jpf"), "JPEG 2000"),
-    **dict.fromkeys(
-        (
-            *(".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2", ".dng", ".raf", ".orf"),
-            *(".rw2", ".pef", ".srw", ".x3f", ".3fr", ".iiq", ".raw", ".rwl", ".kdc", ".dcr"),
-        ),
-        "raw files of cameras",
-    ),
-    **dict.fromkeys((".svg", ".svgz", ".ai", ".eps", ".wmf", ".emf"), "vector drawings"),
-    **dict.fromkeys((".psd", ".psb", ".xcf", ".kra", ".clip", ".afphoto", ".ora"), "layered files"),
-    **dict.fromkeys((".exr", ".hdr"), "high dynamic range"),
-    **dict.fromkeys((".tga", ".dds", ".ico", ".icns", ".ppm", ".pgm", ".pnm", ".pcx"), "old kinds"),
-    ".pdf": "PDF",
-    **dict.fromkeys((".mp4", ".mov", ".webm", ".mkv", ".avi", ".m4v"), "videos"),
-    **dict.fromkeys((".zip", ".rar", ".7z", ".tar", ".tgz"), "archives: unpack them"),
+_UNREAD = {
+    **dict.fromkeys((".jxl", ".jp2", ".j2k", ".jpx", ".jpf", ".exr", ".hdr", ".pdf"), "picture"),
+    **dict.fromkeys((".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2", ".dng"), "picture"),
+    **dict.fromkeys((".raf", ".orf", ".rw2", ".pef", ".srw", ".x3f", ".3fr", ".iiq"), "picture"),
+    **dict.fromkeys((".raw", ".rwl", ".kdc", ".dcr", ".svg", ".svgz", ".ai", ".eps"), "picture"),
+    **dict.fromkeys((".psd", ".psb", ".xcf", ".kra", ".clip", ".afphoto", ".ora"), "picture"),
+    **dict.fromkeys((".tga", ".dds", ".ico", ".icns", ".ppm", ".pgm", ".pnm", ".pcx"), "picture"),
+    **dict.fromkeys((".wmf", ".emf", ".mp4", ".mov", ".webm", ".mkv", ".avi", ".m4v"), "picture"),
+    **dict.fromkeys((".zip", ".rar", ".7z", ".tar", ".tgz"), "archive"),
+    **dict.fromkeys((".tags", ".tag", ".cap", ".wd14", ".prompt", ".text"), "text"),
+    **dict.fromkeys((".xlsx", ".xls", ".ods", ".yaml", ".yml", ".xml"), "text"),
 }
-"""What holds pictures and is not read, by suffix."""
-_TEXT_KINDS = {
-    **dict.fromkeys(
-        (".tags", ".tag", ".cap", ".wd14", ".prompt", ".text"),
-        "Not looked at. If these are captions, rename them to end in .txt.",
-    ),
-    **dict.fromkeys(
-        (".xlsx", ".xls", ".ods", ".yaml", ".yml", ".xml"),
-        "Not looked at. If these are captions, save them as CSV with the columns file_name and "
-        "text.",
-    ),
+"""What may hold pictures or captions and is not read, by suffix."""
+_UNREAD_HINTS = {
+    "picture": "Not read, so not trained on. Export what is meant for training as PNG or JPEG.",
+    "archive": "An archive is not looked into. Unpack it, if pictures in it are meant.",
+    "text": "Not looked at. If these are captions, give each picture a file that ends in .txt, or "
+    "save them as CSV with the columns file_name and text.",
+    "named": "It is a picture whose name does not end like one, so it is not trained on. Rename "
+    "it.",
+    "": "Not looked at. If this is a picture, export it as PNG or JPEG.",
 }
-"""What may hold captions and is not read, by suffix."""
-_PICTURE_HINT = "Not looked at. If this is a picture, export it as PNG or JPEG."
 _SNIFFED = 100  # bytes, which tell what a file is
 _LISTS = ("pictures", "captions", "metadata", "tables", "focuses", "others")
 # Files about an image set that nobody takes for pictures, whatever their ending.
@@ -163,44 +153,26 @@ def look_into(root: Path, limit: int) -> FolderContents:
 
 
 def _name_others(contents: FolderContents) -> None:
-    """A word on the files that nothing is done with: by their kind where they hold pictures."""
+    """A word on the files that nothing is done with."""
     pictures = {matching_key(picture.stem) for picture in contents.pictures}
     kinds: dict[str, list[str]] = defaultdict(list)
-    rest: dict[str, list[str]] = defaultdict(list)
     for file in contents.others:
-        kind = _UNREAD_KINDS.get(file.path.suffix.casefold())
+        kind = _UNREAD.get(file.path.suffix.casefold()) or _by_content(file.path)
         # A camera writes a JPEG beside its raw file.
-        if kind and matching_key(file.stem) not in pictures:
+        if kind == "picture" and matching_key(file.stem) in pictures:
+            kind = ""
+        if kind or not is_about(file.name):
             kinds[kind].append(file.shown)
-        elif not is_about(file.name):
-            hint = _TEXT_KINDS.get(file.path.suffix.casefold()) or _by_content(file.path)
-            rest[hint].append(file.shown)
     for kind, names in kinds.items():
-        what, hint = (
-            counted(len(names), "file"),
-            "Export what is meant for training as PNG or JPEG.",
-        )
-        message = f"{what} of a kind that is not read ({kind}), so not trained on. {hint}"
-        contents.doubt_all(names, "warning", message)
-    for hint, names in rest.items():
-        severity = "note" if hint == _PICTURE_HINT else "warning"
-        contents.doubt_all(names, severity, hint)
+        contents.doubt_all(names, "warning" if kind else "note", _UNREAD_HINTS[kind])
 
 
 def _by_content(path: Path) -> str:
     try:
         with open_file(path) as file:
-            kind = picture_kind(file.read(_SNIFFED))
+            return "named" if picture_kind(file.read(_SNIFFED)) else ""
     except OSError:
-        kind = ""
-    return (
-        _PICTURE_HINT
-        if not kind
-        else (
-            f"It is a picture ({kind}) whose name does not end like one, so it is not trained on. "
-            "Rename it."
-        )
-    )
+        return ""
 
 
 def _put_aside(contents: FolderContents) -> None:

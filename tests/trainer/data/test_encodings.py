@@ -88,7 +88,7 @@ def test_what_was_read_is_shown(tmp_path: Path) -> None:
     image_set = scan_image_set(put(tmp_path, files))
     assert captions_of(image_set)["0.png"] == TEXTS["Russian"][0]
     assert captions_of(image_set)["10.png"] == "кот, в UTF-8"
-    (finding,) = about(image_set, "0.txt", "Windows-1251.*begins: девушка в красном платье")
+    (finding,) = about(image_set, "0.txt", "Windows-1251.*line of it: девушка в красном платье")
     assert finding.severity == "warning" and len(finding.pictures) == 10
 
 
