@@ -1,4 +1,4 @@
-"""How durations and numbers of things are written, everywhere."""
+"""How durations, numbers of things and what libraries say are written, everywhere."""
 
 from __future__ import annotations
 
@@ -38,6 +38,11 @@ def aligned(rows: Sequence[Sequence[str]], *, right: bool = False) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     put = str.rjust if right else str.ljust
     return ["  ".join(map(put, row, widths)).rstrip() for row in rows]
+
+
+def first_line(error: Exception, most: int = 300) -> str:
+    """What a library says of an error, in short."""
+    return (str(error) or type(error).__name__).strip().splitlines()[0][:most]
 
 
 def capital(text: str) -> str:

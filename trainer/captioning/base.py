@@ -10,6 +10,7 @@ from PIL import Image
 
 from trainer.captioning.candidates import STYLES, class_candidates
 from trainer.captioning.classifier import BaseClassifier, Seen
+from trainer.captioning.sets import Captioner
 from trainer.captioning.wording import Wording
 from trainer.memory.devices import choose_device
 from trainer.models.load import load_base
@@ -21,7 +22,7 @@ KNOWN_STYLE = 0.4
 """Of a style: its words stand where unknown ones make anything look likelier."""
 
 
-class BaseCaptioner:
+class BaseCaptioner(Captioner):
     """Says the class word, the background and the style that a base model sees.
 
     Args:
@@ -29,8 +30,6 @@ class BaseCaptioner:
         words: the user's own candidates for the class word, tried whatever they mean.
         check: is called between forward passes; what it raises ends the work.
     """
-
-    parallel = 1
 
     def __init__(
         self, name: str, words: Sequence[str] = (), check: Callable[[], None] = lambda: None

@@ -104,31 +104,18 @@ class BaseClassifier:
         ring = torch.ones(1, 1, *whole.shape[1:])
         width = max(1, whole.shape[1] // RING)
         ring[..., width:-width, width:-width] = 0
-        plain = class_word or NEUTRAL
-        background = self._best(
-            whole,
-            {name: text.format(with_article(plain)) for name, text in BACKGROUNDS.items()},
-            with_article(plain),
-            rounds=((2, 6), (4, 1)),
-            masks=ring,
-        )
+        plain = with_article(class_word or NEUTRAL)
+        prompts = {name: text.format(plain) for name, text in BACKGROUNDS.items()}
+        background = self._best(whole, prompts, plain, ((2, 6), (4, 1)), masks=ring)
         subject = self._latents(subject_of(picture))
-        around = BACKGROUNDS[background] if background else "{}"
-        style = self._best(
-            subject,
-            {name: around.format(STYLES[name].format(with_article(plain))) for name in self.styles},
-            around.format(with_article(plain)),
-            rounds=((2, 5), (4, 1)),
-        )
+        frame = BACKGROUNDS.get(background, "{}")
+        prompts = {name: frame.format(STYLES[name].format(plain)) for name in self.styles}
+        style = self._best(subject, prompts, frame.format(plain), ((2, 5), (4, 1)))
         if class_word:
             return Seen(class_word, background, style, {})
-        worded = STYLES[style] if style else "{}"
-        prompts = {
-            thing: around.format(worded.format(with_article(thing))) for thing in self.things
-        }
-        things = self.race(
-            subject, prompts, around.format(worded.format(with_article(plain))), CLASS_ROUNDS
-        )
+        frame = frame.format(STYLES.get(style, "{}"))
+        prompts = {thing: frame.format(with_article(thing)) for thing in self.things}
+        things = self.race(subject, prompts, frame.format(plain), CLASS_ROUNDS)
         return Seen(sure_of(things), background, style, dict(list(things.items())[:5]))
 
     def _best(

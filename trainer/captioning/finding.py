@@ -15,6 +15,7 @@ from huggingface_hub import HfApi
 from trainer.captioning.memory import weights_of
 from trainer.errors import UserError
 from trainer.models.hub import TIMEOUT_SECONDS, cached_snapshot
+from trainer.text import first_line
 
 FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")
 """What is downloaded of a repository in transformers' layout."""
@@ -104,8 +105,3 @@ def _size(name: str) -> str:
         return "its size is not known, since the hub does not answer"
     wanted = [file for file in info.siblings or [] if Path(file.rfilename).match("*.safetensors")]
     return f"{sum(file.size or 0 for file in wanted) / 1e9:.1f} GB to download"
-
-
-def first_line(error: Exception) -> str:
-    """What a library says, in short."""
-    return (str(error) or type(error).__name__).strip().splitlines()[0][:300]

@@ -1,6 +1,7 @@
-"""Masks for the pictures of a set, and ways to make them that need no model. Never torch.
+"""Masks for the pictures of a set, and what makes them. Torch only where a model is asked for it.
 
-Those are transparency, a plain background, and GrabCut (Rother et al., SIGGRAPH 2004) in a box.
+Without a model: transparency, a plain background, and GrabCut (Rother et al., SIGGRAPH 2004) in a
+box.
 
 White is what counts in training. A mask is proposed, looked at, and only then written beside its
 picture as ``NAME.mask.png``; one that is there is never replaced.
@@ -9,27 +10,31 @@ picture as ``NAME.mask.png``; one that is there is never replaced.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Collection, Iterator, Sequence
+from base64 import b64encode
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
+from trainer import places
 from trainer.answers import Answer
+from trainer.captioning.memory import loading, memory_of
 from trainer.data.buckets import Box
 from trainer.data.colours import WHITE
 from trainer.data.findings import ImageProblem
 from trainer.data.gather import scan_again
 from trainer.data.images import load_alpha, load_rgb
-from trainer.data.names import list_names
 from trainer.data.sets import ImageEntry, ImageFile
 from trainer.errors import UserError
 from trainer.events import Progress, no_progress
 from trainer.runs.atomic import write_bytes
 from trainer.text import counted
+from trainer.untyped import is_list
 
 Source = Literal["alpha", "background", "grabcut"]
 Maker = Callable[[ImageEntry], Image.Image]
@@ -137,12 +142,7 @@ def mask_set(
         UserError: there is no such set or picture, or nothing in it can be used.
         OSError: a file cannot be written.
     """
-    entries = scan_again(root).entries
-    if unknown := set(pictures) - {entry.name for entry in entries}:
-        raise UserError(
-            f"{root} has no such picture: {list_names(sorted(unknown))}.", "Check the name."
-        )
-    asked = [entry for entry in entries if not pictures or entry.name in pictures]
+    asked = scan_again(root).named(pictures)
     wanted = [entry for entry in asked if entry.mask is None]
     found = MaskedSet((), {}, len(asked) - len(wanted))
     for number, entry in enumerate(wanted):
@@ -187,6 +187,42 @@ def mask_of(entry: ImageEntry, source: Source, box: Box | None = None) -> Image.
         subject = _without_holes(apart)
     mask = Image.fromarray((subject * 255).astype(np.uint8))
     return mask.resize(picture.size, Image.Resampling.BILINEAR)
+
+
+def by_model(
+    path: Path, prompt: Prompt, say: Callable[[str], None], check: Callable[[], None] = lambda: None
+) -> Maker:
+    """What makes masks with a local model, which is loaded for the first picture.
+
+    Args:
+        say: is told what is loaded.
+        check: is called before each picture; what it raises ends the work.
+    """
+    loaded: list[Callable[[Image.Image, Prompt], Image.Image]] = []
+
+    def make(entry: ImageEntry) -> Image.Image:
+        picture = load_rgb(entry.read(), entry.background(WHITE))
+        if not loaded:
+            say(loading(path.name, memory_of(path, masks=True)))
+            loaded.append(_load(path, check))
+        return loaded[0](picture, prompt)
+
+    return make
+
+
+def _load(path: Path, check: Callable[[], None]) -> Callable[[Image.Image, Prompt], Image.Image]:
+    if path.is_dir() and (path / "config.json").is_file():
+        from trainer.captioning.segmenters import Segmenter
+
+        return Segmenter(path, check).mask
+    from trainer.captioning.onnx_models import BackgroundRemover
+
+    file = path if path.is_file() else next(iter(sorted(path.glob("*.onnx"))), None)
+    if file is None:
+        raise UserError(
+            f"{path} holds no model that makes masks.", "It has neither config.json nor ONNX file."
+        )
+    return BackgroundRemover(file, check).mask
 
 
 def in_box(pixels: NDArray[np.uint8], box: Box) -> NDArray[np.bool_]:
@@ -284,3 +320,38 @@ def _write(entry: ImageEntry, mask: Image.Image) -> str:
         raise ImageProblem(f"{path.name} is there already, and is left alone.")
     write_bytes(path, as_png(mask))
     return path.name
+
+
+def propose_mask(
+    values: Mapping[str, object],
+    progress: Progress = no_progress,
+    check: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """A mask for one picture, for the page: ``{"png": base64}``; writes nothing.
+
+    Args:
+        values: ``folder``, ``picture``, ``source`` (of `Source`, or ``model NAME`` of
+            `places.MASKERS`), ``text``, ``box``.
+        check: is called before a model is used; what it raises ends the work.
+
+    Raises:
+        UserError: there is no such picture or model, or nothing is found.
+    """
+    kind, _, name = str(values["source"]).partition(" ")
+    box = values.get("box")
+    prompt = Prompt(str(values.get("text") or "")[:200], check_box(box) if is_list(box) else None)
+    entry = scan_again(Path(str(values["folder"]))).named([str(values["picture"])])[0]
+    if kind == "model":
+        check()
+        if name not in places.masker_models():
+            raise UserError(f"There is no model {name} in {places.MASKERS}.", "Put it there.")
+        make = by_model(places.MASKERS / name, prompt, partial(progress, 0, 0), check)
+    else:
+        source: Source = kind if kind in ("alpha", "grabcut") else "background"
+        make = partial(mask_of, source=source, box=prompt.box)
+    try:
+        made = make(entry)
+        covers = checked(made)
+    except ImageProblem as problem:
+        raise UserError(problem.reason, problem.hint) from None
+    return {"png": b64encode(as_png(made)).decode(), "covers": covers}

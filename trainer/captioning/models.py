@@ -25,12 +25,13 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
-from trainer.captioning.finding import first_line
+from trainer.captioning.sets import Captioner
 from trainer.captioning.wording import Wording
 from trainer.data.findings import ImageProblem
 from trainer.errors import UserError
 from trainer.memory.devices import choose_device
 from trainer.models.configs import read_json
+from trainer.text import first_line
 
 Kind = Literal["chat", "task", "plain"]
 
@@ -57,14 +58,12 @@ def loading(folder: Path) -> Generator[None]:
         ) from None
 
 
-class LocalCaptioner:
+class LocalCaptioner(Captioner):
     """A model in a folder.
 
     Args:
         check: is called at each token; what it raises ends the work.
     """
-
-    parallel = 1
 
     def __init__(self, folder: Path, check: Callable[[], None] = lambda: None) -> None:
         self.check = check

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainer.captioning.finding import first_line
 from trainer.captioning.masks import Prompt
+from trainer.captioning.sets import Captioner
 from trainer.captioning.wording import CHARACTER, GENERAL, Wording
 from trainer.data.findings import ImageProblem
 from trainer.errors import UserError
+from trainer.text import first_line
 
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -118,14 +119,12 @@ class Tag(NamedTuple):
     category: str
 
 
-class Tagger(OnnxModel):
+class Tagger(OnnxModel, Captioner):
     """A tagger of WD14's kind: a folder with ``model.onnx`` and ``selected_tags.csv``.
 
     Args:
         general, character: from so much on a tag is said, from 0 to 1.
     """
-
-    parallel = 1
 
     def __init__(
         self,
@@ -168,10 +167,6 @@ class Tagger(OnnxModel):
             )
         said.sort(key=lambda tag: tag.category != _CHARACTER)
         return ", ".join(tag.name for tag in said)
-
-    def settle(self, captions: dict[str, str], wording: Wording) -> dict[str, str]:
-        """Each stays as it is."""
-        return captions
 
 
 def read_tags(path: Path) -> list[Tag]:

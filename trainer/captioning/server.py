@@ -24,10 +24,12 @@ from pydantic import Field, ValidationError
 from tomlkit.exceptions import TOMLKitError
 
 from trainer import places
+from trainer.captioning.sets import Captioner
 from trainer.captioning.wording import Wording
 from trainer.config.section import Section
 from trainer.data.findings import ImageProblem
 from trainer.errors import UserError
+from trainer.text import first_line
 from trainer.untyped import is_list, is_mapping
 
 CONNECTING = 5.0
@@ -81,7 +83,7 @@ class Server(Section):
         return urlsplit(self.url).netloc
 
 
-class ServerCaptioner:
+class ServerCaptioner(Captioner):
     """Asks a server about each picture."""
 
     def __init__(self, server: Server) -> None:
@@ -115,10 +117,6 @@ class ServerCaptioner:
         }
         return answer_in(self._ask(body), self.server.shown)
 
-    def settle(self, captions: dict[str, str], wording: Wording) -> dict[str, str]:
-        """Each stays as it is."""
-        return captions
-
     def _ask(self, body: Mapping[str, object]) -> bytes:
         """The answer's bytes.
 
@@ -132,24 +130,19 @@ class ServerCaptioner:
                 data = _bounded(response, seconds)
                 _check(response.status_code, data, self.server)
                 return data
-        except httpx.ConnectTimeout:
+        except (httpx.ConnectTimeout, httpx.ConnectError) as error:
             raise UserError(
-                f"{at} does not answer: no connection within {CONNECTING:.0f} seconds.",
-                "Check the address, and that the server runs.",
+                f"There is no server at {at} ({first_line(error, 120)}).",
+                f"Start it, or check the address, such as {_EXAMPLE}",
             ) from None
         except httpx.TimeoutException:
             raise ImageProblem(
                 f"{at} gave no answer within {seconds:.0f} seconds.",
                 "Wait longer with --timeout, ask for fewer at a time, or take a smaller model.",
             ) from None
-        except httpx.ConnectError as error:
-            raise UserError(
-                f"There is no server at {at} ({_first_line(error)}).",
-                f"Start it, or check the address, such as {_EXAMPLE}",
-            ) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ImageProblem(
-                f"{at} broke off its answer ({_first_line(error)}).", "Try it again."
+                f"{at} broke off its answer ({first_line(error, 120)}).", "Try it again."
             ) from None
 
 
@@ -213,10 +206,10 @@ def answer_in(data: bytes, at: str) -> str:
     except (ValueError, RecursionError):
         kind = "a web page" if data.lstrip()[:1] == b"<" else "no JSON"
         raise ImageProblem(f"{at} answered with {kind}.", "Give the address of its API.") from None
-    choices = value.get("choices") if is_mapping(value) else None
-    first = choices[0] if is_list(choices) and choices else None
-    message = first.get("message") if is_mapping(first) else None
-    text = message.get("content") if is_mapping(message) else None
+    try:
+        text: Any = value["choices"][0]["message"]["content"]
+    except (LookupError, TypeError):
+        text = None
     if is_list(text):
         text = " ".join(str(part.get("text", "")) for part in text if is_mapping(part))
     if not isinstance(text, str) or not text.strip():
@@ -234,10 +227,6 @@ def _data_url(picture: Image.Image, server: Server) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:120]
-
-
 # ------------------------------------------------------------------------------ the owner's list
 
 
@@ -253,7 +242,7 @@ def owner_servers(path: Path | None = None) -> dict[str, Server]:
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeError, TOMLKitError) as error:
-        raise UserError(f"{file.name} cannot be read: {_first_line(error)}", _FORM) from None
+        raise UserError(f"{file.name} cannot be read: {first_line(error, 120)}", _FORM) from None
     found: dict[str, Server] = {}
     for name, value in tree.items():
         try:

@@ -8,7 +8,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from PIL import Image
 
@@ -20,7 +19,6 @@ from trainer.data.findings import ImageProblem
 from trainer.data.gather import scan_again
 from trainer.data.images import load_rgb
 from trainer.data.masks import seen
-from trainer.data.names import list_names
 from trainer.data.sets import ImageEntry, ImageFile
 from trainer.errors import UserError
 from trainer.events import Progress, no_progress
@@ -33,11 +31,11 @@ _SAME_FAILURES = 3
 """So many pictures in a row with one and the same fault end the work."""
 
 
-class Captioner(Protocol):
+class Captioner:
     """Whatever makes captions."""
 
-    title: str  # what it is, for people
-    parallel: int  # pictures that it takes at a time
+    title = ""  # what it is, for people
+    parallel = 1  # pictures that it takes at a time
 
     def caption(self, name: str, picture: Image.Image, wording: Wording) -> str:
         """What it says of an RGB picture.
@@ -46,11 +44,11 @@ class Captioner(Protocol):
             ImageProblem: it has nothing to say of this one.
             UserError: it can't go on with any.
         """
-        ...
+        raise NotImplementedError
 
     def settle(self, captions: dict[str, str], wording: Wording) -> dict[str, str]:
         """Captions by picture, once those of all are known: what they share may count."""
-        ...
+        return captions
 
 
 @dataclass(frozen=True)
@@ -121,12 +119,8 @@ def caption_set(
     Raises:
         UserError: there is no such set or picture, or not one caption could be made.
     """
-    entries = scan_again(root).entries
-    if unknown := set(pictures) - {entry.name for entry in entries}:
-        raise UserError(
-            f"{root} has no such picture: {list_names(sorted(unknown))}.", "Check the name."
-        )
-    asked = [one for one in entries if not pictures or one.name in pictures]
+    image_set = scan_again(root)
+    asked = image_set.named(pictures)
     wanted = [one for one in asked if everything or pictures or not one.caption]
     said: dict[str, str] = {}
     problems: dict[str, str] = {}
@@ -159,7 +153,7 @@ def caption_set(
         for one in wanted
         if finished.get(one.name) and finished[one.name] != one.caption
     )
-    captions = {one.name: finished.get(one.name) or one.caption or "" for one in entries}
+    captions = {one.name: finished.get(one.name) or one.caption or "" for one in image_set.entries}
     paths = {one.name: one.source.path for one in wanted if isinstance(one.source, ImageFile)}
     title = made.title if made else ""
     kept, report = len(asked) - len(wanted), report_words(captions, wording)

@@ -1,5 +1,6 @@
 """``mask``: masks for the pictures of a set, without a model or by a local one."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -53,8 +54,7 @@ def mask(
             range.
         OSError: a mask cannot be written.
     """
-    from trainer.captioning.makers import by_model, without_model
-    from trainer.captioning.masks import Prompt, check_box, mask_set
+    from trainer.captioning.masks import Prompt, by_model, check_box, mask_of, mask_set
 
     if not 0 <= soft <= 0.25:
         raise UserError(f"--soft {soft:g} is not between 0 and 0.25.", "0.01 makes a soft edge.")
@@ -74,7 +74,7 @@ def mask(
 
         make = by_model(find_model(model, download), prompt, say_now)
     else:
-        make = without_model(source, prompt)
+        make = partial(mask_of, source=source, box=prompt.box)
     return mask_set(
         folder, make, write=write, soft=soft, pictures=picture or (), progress=say_progress
     )

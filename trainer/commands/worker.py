@@ -155,14 +155,14 @@ def caption(
 
 
 def mask(studio: Studio, runs: Path, arguments: Arguments, progress: Progress) -> dict[str, object]:
-    """A mask for one picture, see `trainer.captioning.makers.propose_mask`.
+    """A mask for one picture, see `trainer.captioning.masks.propose_mask`.
 
     A model looks for it only while nothing trains, and in the place of what the studio holds.
 
     Raises:
         UserError: the device is busy, or nothing is found.
     """
-    from trainer.captioning.makers import propose_mask
+    from trainer.captioning.masks import propose_mask
 
     return propose_mask(arguments, progress, _making_room(studio, runs))
 

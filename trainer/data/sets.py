@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,7 +22,7 @@ from trainer.data.findings import Finding, ImageProblem, Severity, merge_finding
 from trainer.data.folders import repeats_findings, repeats_of
 from trainer.data.images import ImageFacts, ImageHeader, read_file
 from trainer.data.masks import MaskFile
-from trainer.data.names import display_name
+from trainer.data.names import display_name, list_names
 from trainer.data.pairing import find_focuses, read_folder
 from trainer.data.parquet import ParquetRow, forget_tables, open_table
 from trainer.data.scan import FolderContents, FoundFile
@@ -144,6 +144,19 @@ class ImageSet:
     class_folders: Mapping[str, int] = field(default_factory=dict[str, int])
     # What is not trained on since it is kept out to test by, with how many.
     splits: Mapping[str, int] = field(default_factory=dict[str, int])
+
+    def named(self, names: Collection[str]) -> list[ImageEntry]:
+        """The entries with these names; all of them where none are given.
+
+        Raises:
+            UserError: there is none of a name.
+        """
+        if unknown := set(names) - {entry.name for entry in self.entries}:
+            raise UserError(
+                f"{self.root} has no such picture: {list_names(sorted(unknown))}.",
+                "Check the name.",
+            )
+        return [entry for entry in self.entries if not names or entry.name in names]
 
 
 @dataclass(frozen=True)

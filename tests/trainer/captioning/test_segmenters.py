@@ -22,7 +22,6 @@ from transformers import (
 )
 
 from tests.trainer.captioning.test_models import SMALL
-from trainer.captioning.makers import MaskModel
 from trainer.captioning.masks import Prompt
 from trainer.captioning.segmenters import Segmenter
 from trainer.data.findings import ImageProblem
@@ -101,7 +100,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Segmenter]:
 
 @pytest.mark.parametrize("name", MADE)
 def test_a_model_makes_masks(name: str, models: dict[str, Segmenter]) -> None:
-    made: MaskModel = models[name]
+    made = models[name]
     for box in (None, (0.2, 0.2, 0.8, 0.8), (0.5, 0.5, 0.5, 0.5)):
         mask = made.mask(IMAGE, Prompt("dog", box))
         assert mask.size == IMAGE.size and set(np.unique(np.asarray(mask))) <= {0, 255}

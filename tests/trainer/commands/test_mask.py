@@ -12,8 +12,7 @@ from PIL import Image, ImageDraw
 from tests.trainer.captioning.test_onnx_models import remover
 from tests.trainer.commands.asking import asked
 from tests.trainer.data.folders_for_tests import picture, put
-from trainer.captioning.makers import propose_mask
-from trainer.captioning.masks import Box, in_box, mask_of, softened
+from trainer.captioning.masks import Box, in_box, mask_of, propose_mask, softened
 from trainer.commands.cli import main
 from trainer.data.findings import ImageProblem
 from trainer.data.sets import scan_image_set

@@ -22,8 +22,7 @@ from app.tabs.images.masking import Masking, Painting, boxed, changed, leave
 from tests.app.sets_for_tests import made, tree
 from tests.trainer.data.folders_for_tests import put
 from trainer import places
-from trainer.captioning.makers import propose_mask
-from trainer.captioning.masks import as_png
+from trainer.captioning.masks import as_png, propose_mask
 from trainer.data.sets import scan_image_set
 from trainer.errors import UserError
 
