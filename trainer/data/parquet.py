@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def open_table(
                 doubt(text.severity, text.message)
             if column.partition(".")[0] != "image":
                 doubt("note", f"Pictures are read from its column {display_name(column[:40])}.")
-            yield from _rows(file, table, column, text.name, limit)
+            yield from islice(_rows(file, table, column, text.name), limit + 1)
     except Exception as error:  # arrow raises nearly everything for numbers that lie
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else "no reason"
         doubt(
@@ -140,29 +141,22 @@ def _some_rows(table: Any, columns: list[str]) -> dict[str, list[object]]:
 
 
 def _rows(
-    file: FoundFile, table: Any, column: str, text_column: str | None, limit: int
+    file: FoundFile, table: Any, column: str, text_column: str | None
 ) -> Iterator[tuple[ParquetRow, str | None]]:
-    number = 0
     # A caption that is repeated is in memory once.
     clean = lru_cache(maxsize=1000)(partial(caption_of, column=text_column or ""))
     for group in range(table.num_row_groups):
         _check_size(table.metadata, group)
         for offset, text in enumerate(_texts(table, group, text_column)):
-            number += 1
-            if number > limit + 1:
-                return
             caption = clean(tuple(text) if is_list(text) else text) or None if text else None
             yield ParquetRow(file.path, group, offset, column), caption
 
 
 def _texts(table: Any, group: int, column: str | None) -> Iterator[Any]:
     if column is None:
-        for _ in range(table.metadata.row_group(group).num_rows):
-            yield None
-        return
-    for batch in table.iter_batches(_BATCH, row_groups=[group], columns=[column]):
-        for value in batch.column(0):
-            yield value.as_py()
+        return repeat(None, table.metadata.row_group(group).num_rows)
+    batches = table.iter_batches(_BATCH, row_groups=[group], columns=[column])
+    return (value.as_py() for batch in batches for value in batch.column(0))
 
 
 def _check_size(metadata: Any, group: int) -> None:
