@@ -81,6 +81,10 @@ def test_every_plan_can_be_cut(
         ((511, 511), False, (448, 448)),
         ((64, 64), False, (64, 64)),
         ((64, 64), True, (512, 512)),
+        ((16, 16), True, (512, 512)),  # icons
+        ((8, 8), True, (512, 512)),
+        ((16, 32), True, (320, 640)),
+        ((40, 30), True, (576, 448)),
     ],
 )
 def test_the_nearest_bucket_is_chosen(
@@ -107,13 +111,3 @@ def test_the_cut_lies_in_the_middle() -> None:
 def test_refusals_name_the_size_and_the_way_out(size: tuple[int, int], message: str) -> None:
     with pytest.raises(ImageProblem, match=message):
         plan_crop(*size, 512, 64, True, False)
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [((16, 16), (512, 512)), ((8, 8), (512, 512)), ((16, 32), (320, 640)), ((40, 30), (576, 448))],
-)
-def test_icons_are_enlarged_where_that_is_asked_for(
-    size: tuple[int, int], expected: tuple[int, int]
-) -> None:
-    assert plan_crop(*size, 512, 64, True, True).size == expected

@@ -9,6 +9,7 @@ import io
 import json
 import re
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -25,208 +26,137 @@ from trainer.data.report import fit_pictures
 from trainer.data.sets import ImageSet, scan_image_set
 
 
-def files_of(names: str) -> dict[str, bytes | str]:
-    """Pictures in colour, masks in grey: whatever has a word for masks in its name."""
-    files: dict[str, bytes | str] = {}
-    for seed, name in enumerate(names.split(";")):
-        name = name.strip()
-        if re.search(r"(?i)mask|condition|matte|segm", name):
-            files[name] = encode(Image.new("L", (96, 64), 255 - seed), "PNG")
-        else:
-            files[name] = picture(seed)
-    return files
-
-
 def masks_of(image_set: ImageSet) -> dict[str, str | None]:
     return {entry.name: entry.mask and entry.mask.name for entry in image_set.entries}
 
 
-MASKS: dict[str, tuple[str, dict[str, str | None], tuple[str, str] | None]] = {
-    # files; the pictures that train and their masks; a finding
-    "ours": ("a.png; a.mask.png", {"a.png": "a.mask.png"}, ("a.mask.png", "images.masks")),
-    "OneTrainer": ("a.jpg; a-masklabel.png", {"a.jpg": "a-masklabel.png"}, None),
-    "OneTrainer, no picture": ("b.jpg; a-masklabel.png", {"b.jpg": None}, ("a-mask", "no picture")),
-    "OneTrainer, conditioning": ("a.jpg; a-condlabel.png", {"a.jpg": None}, ("a-cond", "not used")),
-    "whole name and ours": ("a.png; a.png.mask.png", {"a.png": "a.png.mask.png"}, None),
-    "ours in capitals": ("a.png; A.MASK.PNG", {"a.png": "A.MASK.PNG"}, None),
-    "another suffix": ("a.png; a.mask.webp", {"a.png": "a.mask.webp"}, None),
-    "a folder beside nothing": (
-        "a.png; b/masks/c.png",
-        {"a.png": None, "b/masks/c.png": None},
-        ("b/masks/c.png", "Named like a mask"),
-    ),
-    "left over in a folder": (
-        "x/a.png; y/a.png; x/masks/a.png; x/masks/gone.png; y/gone.mask.png",
-        {"x/a.png": "x/masks/a.png", "y/a.png": None},
-        ("x/masks/gone.png, y/gone.mask.png", "no picture beside it"),
-    ),
-    "underscore": ("a.png; a_mask.jpg", {"a.png": "a_mask.jpg"}, None),
-    "dash": ("a.png; a-mask.png", {"a.png": "a-mask.png"}, None),
-    "space": ("a b.png; a b mask.png", {"a b.png": "a b mask.png"}, None),
-    "brackets": ("a.png; a (mask).png", {"a.png": "a (mask).png"}, None),
-    "capitals": ("Cat.PNG; cat_MASK.Png", {"Cat.PNG": "cat_MASK.Png"}, None),
-    "camel case": ("cat.png; catMask.png", {"cat.png": "catMask.png"}, None),
-    "in front": ("a.png; mask_a.png", {"a.png": "mask_a.png"}, None),
-    "in the middle": ("cat_001.png; cat_mask_001.png", {"cat_001.png": "cat_mask_001.png"}, None),
-    "numbered": ("a.png; a_mask_0.png", {"a.png": "a_mask_0.png"}, None),
-    "whole name": ("a.png; a.png_mask.png", {"a.png": "a.png_mask.png"}, None),
-    "dots": ("v1.5.png; v1.5_mask.png", {"v1.5.png": "v1.5_mask.png"}, None),
-    "unicode": ("café.png; cafe\u0301-mask.png", {"café.png": "cafe\u0301-mask.png"}, None),
-    "case decides": (
-        "A.png; a.png; A_mask.png; a_mask.png",
-        {"A.png": "A_mask.png", "a.png": "a_mask.png"},
-        None,
-    ),
-    "folder mask": ("a.png; mask/a.png", {"a.png": "mask/a.png"}, None),
-    "folder and name": ("a.png; masks/a_mask.jpg", {"a.png": "masks/a_mask.jpg"}, None),
-    "folder of sd-scripts": ("a.png; conditioning/a.png", {"a.png": "conditioning/a.png"}, None),
-    "folders side by side": ("images/a.png; masks/a.png", {"images/a.png": "masks/a.png"}, None),
-    "trees side by side": (
-        "img/10_x/a.png; img/5_y/a.png; Masks/10_x/a.png; Masks/5_y/a.png",
-        {"img/10_x/a.png": "Masks/10_x/a.png", "img/5_y/a.png": "Masks/5_y/a.png"},
-        None,
-    ),
-    "a flat folder of masks": (
-        "img/10_x/a.png; img/5_y/b.png; masks/a.png; masks/b.png",
-        {"img/10_x/a.png": "masks/a.png", "img/5_y/b.png": "masks/b.png"},
-        None,
-    ),
-    "folders named alike": (
-        "train/a.png; train_masks/a_mask.png",
-        {"train/a.png": "train_masks/a_mask.png"},
-        None,
-    ),
-    "a folder for each": ("cat/a.png; cat_masks/a.png", {"cat/a.png": "cat_masks/a.png"}, None),
-    "same stems": (
-        "a.png; a.jpg; masks/a.png; masks/a.jpg",
-        {"a.png": "masks/a.png", "a.jpg": "masks/a.jpg"},
-        None,
-    ),
-    "one for two": (
-        "a.png; a.jpg; a_mask.png",
-        {"a.png": "a_mask.png", "a.jpg": "a_mask.png"},
-        ("a_mask.png", "several pictures, which all get it: a.jpg, a.png"),
-    ),
-    "two for one": (
-        "a.png; a_mask.png; a-mask.png",
-        {"a.png": "a-mask.png"},
-        ("a_mask.png", "several masks, and a-mask.png counts"),
-    ),
-    "ambiguous": (
-        "x/a.png; y/a.png; masks/a.png",
-        {"x/a.png": None, "y/a.png": None},
-        ("masks/a.png", r"cannot be told of which picture .x/a.png, y/a.png"),
-    ),
-    "a picture of a mask": (
-        "gas_mask.png; b.png",
-        {"gas_mask.png": None, "b.png": None},
-        ("gas_mask.png", "Named like a mask.*trained on as a picture"),
-    ),
-    "its mask": ("gas_mask.png; masks/gas_mask.png", {"gas_mask.png": "masks/gas_mask.png"}, None),
-    "pictures of masks": (
-        "masks/x.png; hats/y.png",
-        {"masks/x.png": None, "hats/y.png": None},
-        ("masks/x.png", "Named like a mask"),
-    ),
-    "no word of its own": (
-        "a.png; amask.png; unmasked.png",
-        {"a.png": None, "amask.png": None, "unmasked.png": None},
-        None,
-    ),
+LONG = "n" * 43
+MASKS = {
+    # each picture that trains = its mask | what is neither | a finding, if one is looked at
+    "ours": "a.png=a.mask.png | | a.mask.png: images.masks",
+    "OneTrainer": "a.jpg=a-masklabel.png",
+    "OneTrainer, no picture": "b.jpg | a-masklabel.png | a-mask: no picture",
+    "OneTrainer, conditioning": "a.jpg | a-condlabel.png | a-cond: not used",
+    "whole name and ours": "a.png=a.png.mask.png",
+    "ours in capitals": "a.png=A.MASK.PNG",
+    "another suffix": "a.png=a.mask.webp",
+    "a folder beside nothing": "a.png; b/masks/c.png | | b/masks/c.png: Named like a mask",
+    "left over in a folder": "x/a.png=x/masks/a.png; y/a.png | x/masks/gone.png; y/gone.mask.png | "
+    "x/masks/gone.png, y/gone.mask.png: no picture beside it",
+    "underscore": "a.png=a_mask.jpg",
+    "dash": "a.png=a-mask.png",
+    "space": "a b.png=a b mask.png",
+    "brackets": "a.png=a (mask).png",
+    "capitals": "Cat.PNG=cat_MASK.Png",
+    "camel case": "cat.png=catMask.png",
+    "in front": "a.png=mask_a.png",
+    "in the middle": "cat_001.png=cat_mask_001.png",
+    "numbered": "a.png=a_mask_0.png",
+    "whole name": "a.png=a.png_mask.png",
+    "dots": "v1.5.png=v1.5_mask.png",
+    "unicode": "café.png=cafe\u0301-mask.png",
+    "case decides": "A.png=A_mask.png; a.png=a_mask.png",
+    "folder mask": "a.png=mask/a.png",
+    "folder and name": "a.png=masks/a_mask.jpg",
+    "folder of sd-scripts": "a.png=conditioning/a.png",
+    "folders side by side": "images/a.png=masks/a.png",
+    "trees side by side": "img/10_x/a.png=Masks/10_x/a.png; img/5_y/a.png=Masks/5_y/a.png",
+    "a flat folder of masks": "img/10_x/a.png=masks/a.png; img/5_y/b.png=masks/b.png",
+    "folders named alike": "train/a.png=train_masks/a_mask.png",
+    "a folder for each": "cat/a.png=cat_masks/a.png",
+    "same stems": "a.png=masks/a.png; a.jpg=masks/a.jpg",
+    "one for two": "a.png=a_mask.png; a.jpg=a_mask.png | | "
+    "a_mask.png: several pictures, which all get it: a.jpg, a.png",
+    "two for one": "a.png=a-mask.png | a_mask.png | "
+    "a_mask.png: several masks, and a-mask.png counts",
+    "ambiguous": "x/a.png; y/a.png | masks/a.png | "
+    "masks/a.png: cannot be told of which picture .x/a.png, y/a.png",
+    "a picture of a mask": "gas_mask.png; b.png | | "
+    "gas_mask.png: Named like a mask.*trained on as a picture",
+    "its mask": "gas_mask.png=masks/gas_mask.png",
+    "pictures of masks": "masks/x.png; hats/y.png | | masks/x.png: Named like a mask",
+    "no word of its own": "a.png; amask.png; unmasked.png",
 }
+CAPTIONS = {
+    # each picture = its caption file, whose name is its text | what is neither | a finding
+    "both kinds of sidecars": "a.png=a.txt; b.png=b.caption; c.png=c.TXT; d.png=d.Caption; e.png "
+    "| | e.png: No caption: the trigger word and class word",
+    "nested folders": "a.png; x/a.png=x/a.txt; y/z/a.png=y/z/a.txt | | a.png: No caption",
+    "one text for two": "a.jpg=a.txt; a.png=a.txt; b.png=b.txt | | a.txt: all get it: a.jpg, a.png",
+    "the whole file named": "a.jpg=a.txt; a.png=a.png.txt | | "
+    "a.png: the first counts: a.png.txt, a.txt",
+    "both sidecars": "a.png=a.txt | a.caption | "
+    "a.png: several caption files, and the first counts: a.txt, a.caption",
+    "none from a neighbour": "a.png; b.png; c.png=c.txt | | a.png, b.png: No caption",
+    "folders side by side": "images/a.png=captions/a.txt | | captions/a.txt: in another folder",
+    "trees side by side": "img/x/a.png=txt/x/a.txt; img/y/a.png=txt/y/a.txt",
+    "captions in a folder": "a.png=captions/a.txt",
+    "captions above": "img/a.png=a.txt",
+    "across case": "Cat.PNG=cat.txt",
+    "across Unicode forms": "café.png=cafe\u0301.txt; Ü.png=u\u0308.TXT",
+    "beside comes first": "img/a.png=img/a.txt | captions/a.txt | "
+    "img/a.png: the first counts: img/a.txt",
+    "ambiguous": "x/a.png; y/a.png | captions/a.txt | "
+    "captions/a.txt: Several pictures have its name",
+    "dots and spaces": "my v1.5 cat.png=my v1.5 cat.txt",
+    "a mask's caption is nobody's": "a.png | a_mask.png; a_mask.txt | "
+    "a_mask.txt: No picture beside it",
+    "Google Photos": "a(1).png=a.png.supplemental-me(1).json; "
+    "a.png=a.png.supplemental-metadata.json",
+    "older Google Photos": "a(1).png=a.png(1).json; a.png",
+    "a long name of Google Photos": "LONG(1).png=LONG.pn(1).json; LONG.png",
+    "Google Photos without the picture": "a.png; LONG.png | a.png(1).json; LONG.pn(1).json | "
+    "a.png(1).json: No picture beside it",
+}
+
+
+def content(name: str, seed: int) -> bytes | str:
+    """A picture in colour, a mask in grey, or a caption that is the file's own name."""
+    if name.endswith(".json"):
+        title = name.partition(".")[0] + ".png"
+        return json.dumps({"title": title, "imageViews": "3", "description": name})
+    if re.search(r"(?i)\.(txt|caption)$", name):
+        return name
+    if re.search(r"(?i)mask|condition|matte|segm", name):
+        return encode(Image.new("L", (96, 64), 255 - seed), "PNG")
+    return picture(seed)
+
+
+def laid_out(row: str, folder: Path) -> tuple[ImageSet, dict[str, str | None], list[str]]:
+    """The set of a row of the tables, what belongs to its pictures, and what is in neither."""
+    pairs, unused, said = [*map(str.strip, f"{row.replace('LONG', LONG)}||".split("|"))][:3]
+    expected = {
+        before: after or None
+        for before, _, after in (pair.partition("=") for pair in pairs.split("; "))
+    }
+    rest = unused.split("; ") if unused else []
+    names = sorted({*expected, *filter(None, expected.values()), *rest})
+    files = {name: content(name, seed) for seed, name in enumerate(names)}
+    image_set = scan_image_set(put(folder, files))
+    assert not said or about(image_set, *said.split(": ", 1))
+    return image_set, expected, rest
 
 
 @pytest.mark.parametrize("layout", MASKS)
 def test_masks_belong_to_pictures_by_name(layout: str, tmp_path: Path) -> None:
-    names, expected, said = MASKS[layout]
-    image_set = scan_image_set(put(tmp_path, files_of(names)))
+    image_set, expected, rest = laid_out(MASKS[layout], tmp_path)
     assert masks_of(image_set) == expected
-    if said:
-        assert about(image_set, *said)
-    masks = {name for name in expected.values() if name}
-    used = {*expected, *masks}
-    for name in set(map(str.strip, names.split(";"))) - used:
+    for name in rest:
         assert [one for one in about(image_set, name) if one.severity != "note"]
+
+
+@pytest.mark.parametrize("layout", CAPTIONS)
+def test_captions_belong_to_pictures_by_name(layout: str, tmp_path: Path) -> None:
+    image_set, expected, _ = laid_out(CAPTIONS[layout], tmp_path)
+    assert captions_of(image_set) == {
+        name: text and normalize("NFC", text) for name, text in expected.items()
+    }
 
 
 def test_a_mask_in_colour_is_doubted(tmp_path: Path) -> None:
     image_set = scan_image_set(put(tmp_path, {"gas.png": picture(1), "gas_mask.png": picture(2)}))
     assert masks_of(image_set) == {"gas.png": "gas_mask.png"}
     assert about(image_set, "gas_mask.png", "in colour")
-
-
-LONG = "n" * 43
-CAPTIONS: dict[str, tuple[str, dict[str, str | None], tuple[str, str] | None]] = {
-    # files, of which the texts have their own names as captions; the captions of the pictures
-    "folders side by side": (
-        "images/a.png; captions/a.txt",
-        {"images/a.png": "captions/a.txt"},
-        ("captions/a.txt", "in another folder"),
-    ),
-    "trees side by side": (
-        "img/x/a.png; img/y/a.png; txt/x/a.txt; txt/y/a.txt",
-        {"img/x/a.png": "txt/x/a.txt", "img/y/a.png": "txt/y/a.txt"},
-        None,
-    ),
-    "captions in a folder": ("a.png; captions/a.txt", {"a.png": "captions/a.txt"}, None),
-    "captions above": ("img/a.png; a.txt", {"img/a.png": "a.txt"}, None),
-    "beside comes first": (
-        "img/a.png; img/a.txt; captions/a.txt",
-        {"img/a.png": "img/a.txt"},
-        ("img/a.png", "the first counts: img/a.txt"),
-    ),
-    "ambiguous": (
-        "x/a.png; y/a.png; captions/a.txt",
-        {"x/a.png": None, "y/a.png": None},
-        ("captions/a.txt", "Several pictures have its name"),
-    ),
-    "dots and spaces": (
-        "my v1.5 cat.png; my v1.5 cat.txt",
-        {"my v1.5 cat.png": "my v1.5 cat.txt"},
-        None,
-    ),
-    "a mask's caption is nobody's": (
-        "a.png; a_mask.png; a_mask.txt",
-        {"a.png": None},
-        ("a_mask.txt", "No picture beside it"),
-    ),
-    "Google Photos": (
-        "a.png; a(1).png; a.png.supplemental-metadata.json; a.png.supplemental-me(1).json",
-        {"a(1).png": "a.png.supplemental-me(1).json", "a.png": "a.png.supplemental-metadata.json"},
-        None,
-    ),
-    "older Google Photos": (
-        "a.png; a(1).png; a.png(1).json",
-        {"a(1).png": "a.png(1).json", "a.png": None},
-        None,
-    ),
-    "a long name of Google Photos": (
-        f"{LONG}.png; {LONG}(1).png; {LONG}.pn(1).json",
-        {f"{LONG}(1).png": f"{LONG}.pn(1).json", f"{LONG}.png": None},
-        None,
-    ),
-    "Google Photos without the picture": (
-        f"a.png; a.png(1).json; {LONG}.png; {LONG}.pn(1).json",
-        {"a.png": None, f"{LONG}.png": None},
-        ("a.png(1).json", "No picture beside it"),
-    ),
-}
-
-
-@pytest.mark.parametrize("layout", CAPTIONS)
-def test_captions_belong_to_pictures_by_name(layout: str, tmp_path: Path) -> None:
-    names, expected, said = CAPTIONS[layout]
-    parts = [name.strip() for name in names.split(";")]
-    files = files_of(";".join(name for name in parts if name.endswith(".png")))
-    texts = {n: n for n in parts if n.endswith(".txt")}
-    texts |= {
-        n: json.dumps({"title": n.partition(".")[0] + ".png", "imageViews": "3", "description": n})
-        for n in parts
-        if n.endswith(".json")
-    }
-    image_set = scan_image_set(put(tmp_path, files | texts))
-    assert captions_of(image_set) == expected
-    assert not said or about(image_set, *said)
 
 
 @pytest.mark.parametrize(

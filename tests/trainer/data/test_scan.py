@@ -10,48 +10,36 @@ from tests.trainer.data.folders_for_tests import about, captions_of, picture, pu
 from trainer.data.folders import folder_words, special_folders
 from trainer.data.sets import scan_image_set
 
-ROLES: dict[str, tuple[str, dict[str, str]]] = {
-    # names; the folder that takes each name out ("" for none is left out)
-    "kohya's project": ("img/10_ohwx dog/a.png reg/1_dog/b.png", {"reg/1_dog/b.png": "reg"}),
-    "inside a folder of repeats": ("10_x/a.png 10_x/reg/b.png", {"10_x/reg/b.png": "10_x/reg"}),
-    "British": ("a.png regularisation/b.png", {"regularisation/b.png": "regularisation"}),
-    "of a notebook": (
-        "a.png Regularization_Images/b.png",
-        {"Regularization_Images/b.png": "Regularization_Images"},
-    ),
-    "diffusers": (
-        "instance_images/a.png class_images/b.png",
-        {"class_images/b.png": "class_images"},
-    ),
-    "bare class beside instance": ("instance/a.png class/b.png", {"class/b.png": "class"}),
-    "bare class alone": ("class/a.png other/b.png", {}),
-    "only reg": ("reg/a.png reg/b.png", {}),
-    "a name that only begins so": ("Regina/a.png regatta/b.png c.png", {}),
-    "splits": (
-        "train/a.png test/b.png validation/x/c.png",
-        {"test/b.png": "test", "validation/x/c.png": "validation"},
-    ),
-    "short split": ("train/a.png val/b.png", {"val/b.png": "val"}),
-    "split beside pictures": ("a.png test_images/b.png", {"test_images/b.png": "test_images"}),
-    "only test": ("test/a.png", {}),
-    "what a trainer drew": (
-        "img/10_x/a.png model/sample/x_000100_00.png samples/b.png",
-        {"model/sample/x_000100_00.png": "model/sample", "samples/b.png": "samples"},
-    ),
-    "only samples": ("samples/a.png", {}),
-    "testimony": ("testimony/a.png b.png valley/c.png", {}),
-    "tables": (
-        "data/train-00000-of-00001.parquet data/test-00000-of-00001.parquet",
-        {"data/test-00000-of-00001.parquet": "data/test-00000-of-00001.parquet"},
-    ),
+ROLES = {
+    # names; behind "=" the folder that takes one out
+    "kohya's project": "img/10_ohwx/a.png; reg/1_dog/b.png=reg",
+    "inside a folder of repeats": "10_x/a.png; 10_x/reg/b.png=10_x/reg",
+    "British": "a.png; regularisation/b.png=regularisation",
+    "of a notebook": "a.png; Regularization_Images/b.png=Regularization_Images",
+    "diffusers": "instance_images/a.png; class_images/b.png=class_images",
+    "bare class beside instance": "instance/a.png; class/b.png=class",
+    "bare class alone": "class/a.png; other/b.png",
+    "only reg": "reg/a.png; reg/b.png",
+    "a name that only begins so": "Regina/a.png; regatta/b.png; c.png",
+    "splits": "train/a.png; test/b.png=test; validation/x/c.png=validation",
+    "short split": "train/a.png; val/b.png=val",
+    "split beside pictures": "a.png; test_images/b.png=test_images",
+    "only test": "test/a.png",
+    "what a trainer drew": "img/a.png; model/sample/x_01.png=model/sample; samples/b.png=samples",
+    "only samples": "samples/a.png",
+    "testimony": "testimony/a.png; b.png; valley/c.png",
+    "tables": "data/train-00000-of-00001.parquet; "
+    "data/test-00000-of-00001.parquet=data/test-00000-of-00001.parquet",
 }
 
 
 @pytest.mark.parametrize("case", ROLES)
 def test_roles_are_told_by_folders(case: str) -> None:
-    names, expected = ROLES[case]
-    found = special_folders(names.split())
-    assert {name: folder for name, (_, folder) in found.items()} == expected
+    pairs = [one.partition("=") for one in ROLES[case].split("; ")]
+    found = special_folders([name for name, _, _ in pairs])
+    assert {name: folder for name, (_, folder) in found.items()} == {
+        name: folder for name, _, folder in pairs if folder
+    }
 
 
 def test_their_files_are_neither_trained_on_nor_doubted(tmp_path: Path) -> None:

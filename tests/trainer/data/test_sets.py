@@ -24,59 +24,6 @@ from trainer.errors import UserError
 # -- layouts
 
 
-LAYOUTS: dict[str, tuple[str, dict[str, str], dict[str, str | None], tuple[str, str]]] = {
-    # pictures; caption files; the captions of the pictures; a finding
-    "both kinds of sidecars": (
-        "a.png b.png c.png d.png e.png",
-        {"a.txt": "first", "b.caption": "second", "c.TXT": "third", "d.Caption": "fourth"},
-        {
-            **{"a.png": "first", "b.png": "second", "c.png": "third", "d.png": "fourth"},
-            "e.png": None,
-        },
-        ("e.png", "No caption: the trigger word and class word"),
-    ),
-    "nested folders": (
-        "x/a.png y/z/a.png a.png",
-        {"x/a.txt": "in x", "y/z/a.txt": "in z"},
-        {"a.png": None, "x/a.png": "in x", "y/z/a.png": "in z"},
-        ("a.png", "No caption"),
-    ),
-    "one for two": (
-        "a.png a.jpg b.png",
-        {"a.txt": "of a", "b.txt": "of b"},
-        {"a.jpg": "of a", "a.png": "of a", "b.png": "of b"},
-        ("a.txt", "all get it: a.jpg, a.png"),
-    ),
-    "the whole file named": (
-        "a.png a.jpg",
-        {"a.png.txt": "the PNG", "a.txt": "the others"},
-        {"a.jpg": "the others", "a.png": "the PNG"},
-        ("a.png", "the first counts: a.png.txt, a.txt"),
-    ),
-    "both sidecars": (
-        "a.png",
-        {"a.txt": "text", "a.caption": "caption"},
-        {"a.png": "text"},
-        ("a.png", "several caption files, and the first counts: a.txt, a.caption"),
-    ),
-    "none from a neighbour": (
-        "a.png b.png c.png",
-        {"c.txt": "of c"},
-        {"a.png": None, "b.png": None, "c.png": "of c"},
-        ("a.png, b.png", "No caption"),
-    ),
-}
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_captions_belong_to_pictures_by_name(layout: str, tmp_path: Path) -> None:
-    pictures, captions, expected, (name, words) = LAYOUTS[layout]
-    files = {file: picture(seed) for seed, file in enumerate(pictures.split())}
-    image_set = scan_image_set(put(tmp_path, {**files, **captions}))
-    assert captions_of(image_set) == expected
-    assert about(image_set, name, words)
-
-
 def test_kohya_folders_give_repeats(tmp_path: Path) -> None:
     repeats = {
         "10_sks dog/a.png": 10,
@@ -216,17 +163,6 @@ def test_case_and_unicode_twins_are_reported(tmp_path: Path) -> None:
     assert about(image_set, f"{composed}.png", "accents")
 
 
-@pytest.mark.parametrize(
-    ("image", "caption"),
-    [("Cat.PNG", "cat.txt"), ("caf\u00e9.png", "cafe\u0301.txt"), ("Ü.png", "u\u0308.TXT")],
-)
-def test_captions_are_found_across_case_and_unicode_forms(
-    image: str, caption: str, tmp_path: Path
-) -> None:
-    image_set = scan_image_set(put(tmp_path, {image: picture(1), caption: "found"}))
-    assert list(captions_of(image_set).values()) == ["found"]
-
-
 def test_hostile_names_are_read_and_shown_escaped(tmp_path: Path) -> None:
     names = [name for name in NAUGHTY if not name.startswith(".")]
     for seed, name in enumerate(names):
@@ -332,15 +268,6 @@ def test_animations_and_transparency_are_said_once(tmp_path: Path) -> None:
     image_set = scan_image_set(put(tmp_path, files))
     assert [finding.name for finding in about(image_set, "", "first picture")] == ["a.gif"]
     assert [finding.name for finding in about(image_set, "", "Transparent")] == ["b.png"]
-
-
-def test_other_files_are_named(tmp_path: Path) -> None:
-    files = {"a.png": picture(1), "b.psd": b"8BPS", "movie.mp4": b"", "a.png.bak": b""}
-    files |= {"README.md": b"About it.", "LICENSE": b"Free."}  # these are not meant for us
-    image_set = scan_image_set(put(tmp_path, files))
-    assert [one.name for one in about(image_set, "", "Not looked at")] == ["a.png.bak"]
-    assert about(image_set, "b.psd", "layered") and about(image_set, "movie.mp4", "videos")
-    assert about(image_set, "a.png", "the only picture")
 
 
 @pytest.mark.parametrize(
