@@ -25,7 +25,7 @@ from PIL import Image, UnidentifiedImageError
 from trainer.data.colours import WHITE, split_alpha, to_srgb, visible_range, without_border
 from trainer.data.findings import ImageProblem
 from trainer.data.sniffing import unread_reason
-from trainer.plain_files import NOT_PLAIN, digest_of, open_file
+from trainer.plain_files import digest_of, open_file
 
 MAX_PIXELS = 64_000_000
 MAX_FILE_BYTES = 512_000_000
@@ -82,8 +82,6 @@ _PROBLEMS = (
         "Save it again with an image editor, as PNG or JPEG.",
     ),
 )
-
-_MOVE = "Move it out of the image set."
 
 ImageSource = str | Path | bytes
 
@@ -247,12 +245,8 @@ def open_source(source: ImageSource) -> Generator[IO[bytes]]:
         return
     try:
         stream = open_file(Path(source))
-    except IsADirectoryError:
-        raise ImageProblem("It is a folder, not a picture.", _MOVE) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        if reason == NOT_PLAIN:
-            raise ImageProblem("It is a pipe, socket or device, not a picture.", _MOVE) from None
         raise ImageProblem(
             f"It cannot be opened ({reason}).", "Check that it exists and that you may read it."
         ) from error

@@ -360,7 +360,7 @@ def test_an_empty_file_a_folder_and_a_pipe_are_refused(tmp_path: Path) -> None:
     empty, pipe = tmp_path / "empty.png", tmp_path / "pipe.png"
     empty.touch()
     os.mkfifo(pipe)
-    cases = {empty: "empty", pipe: "pipe", tmp_path: "folder", tmp_path / "none.png": "opened"}
+    cases = {empty: "empty", pipe: "pipe", tmp_path: "directory", tmp_path / "none.png": "opened"}
     for path, word in cases.items():
         with pytest.raises(ImageProblem, match=word):
             inspect_image(path)
