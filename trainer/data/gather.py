@@ -97,14 +97,12 @@ def read_sets(
     """
     concepts = concepts_of(config)
     sets = [scan_again(concept.path, progress) for concept in concepts]
-    resolution = config.images.resolution or 0
     check_resolutions(config.images, step)
     reports = [
         describe_set(
             image_set,
             config.images,
             captions_of(config, concept),
-            resolution=resolution,
             step=step,
             count_chunks=count_chunks,
         )

@@ -133,24 +133,23 @@ def describe_set(
     images: ImagesConfig,
     captions: CaptionsConfig,
     *,
-    resolution: int,
     step: int,
     count_chunks: Callable[[str], int] | None = None,
 ) -> SetReport:
     """Report on an image set.
 
     Args:
-        resolution, step: in pixels, as the base model has them.
+        images: with its resolution filled in.
+        step: bucket sides are multiples of it, in pixels.
         count_chunks: of a text, see `trainer.models.text`; None: captions are not measured.
     """
-    images = images.model_copy(update={"resolution": resolution})
     fitted, refused = _fit_entries(image_set.entries, images, step)
     found = FittedSet(image_set, fitted, images, captions, step, count_chunks)
     cuts = [one.crop for picture in fitted for one in picture.in_each_size]
     sizes = Counter("{} × {}".format(*crop.size) for crop in cuts)
     return SetReport(
         path=display_name(str(image_set.root)),
-        resolution=resolution,
+        resolution=images.resolution or 0,
         pictures=len(fitted),
         left_out=len(image_set.left_out) + len(image_set.entries) - len(fitted),
         shown_per_epoch=len(images.sides) * sum(entry.repeats for entry in found.entries),
@@ -220,7 +219,7 @@ def _left_out(refused: Iterable[tuple[str, ImageProblem]]) -> Iterator[Finding]:
 
 
 def fit_pictures(image_set: ImageSet, images: ImagesConfig, step: int) -> SetReport:
-    """As `describe_set`, with the resolution of ``images``, where all is as a training needs it.
+    """As `describe_set`, where all is as a training needs it.
 
     Args:
         images: with its resolution filled in.
@@ -229,9 +228,8 @@ def fit_pictures(image_set: ImageSet, images: ImagesConfig, step: int) -> SetRep
     Raises:
         UserError: the resolution does not suit the model, or no picture can be used.
     """
-    resolution = images.resolution or 0
     check_resolutions(images, step)
-    report = describe_set(image_set, images, CaptionsConfig(), resolution=resolution, step=step)
+    report = describe_set(image_set, images, CaptionsConfig(), step=step)
     report.check_usable()
     return report
 

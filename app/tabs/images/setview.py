@@ -156,9 +156,8 @@ def look_at(folder: SetFolder, base: str) -> SetView:
         found = scan(folder)
         report = describe_set(
             found,
-            ImagesConfig(path=folder.path),
+            ImagesConfig(path=folder.path, resolution=facts.resolution),
             CaptionsConfig(trigger=notes.trigger, class_word=notes.class_word),
-            resolution=facts.resolution,
             step=facts.resolution_step,
         )
     except UserError as error:

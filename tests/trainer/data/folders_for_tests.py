@@ -34,12 +34,11 @@ def described(
     folder: Path, files: Mapping[str, bytes | str], images: Any = None, **captions: Any
 ) -> SetReport:
     """The report on a set, of which every 75 words are a chunk."""
-    fields = ImagesConfig.model_validate(images or {})
+    fields = ImagesConfig.model_validate({"resolution": 64, **(images or {})})
     return describe_set(
         scan_image_set(put(folder, files)),
         fields,
         CaptionsConfig.model_validate(captions),
-        resolution=fields.resolution or 64,
         step=32,
         count_chunks=lambda text: -(-len(text.split()) // 75),
     )

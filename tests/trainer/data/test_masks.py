@@ -19,7 +19,7 @@ from trainer.data.masks import ALL_WHITE, fit, fit_mask, judge_mask, latent_mask
 from trainer.data.report import describe_set
 from trainer.data.sets import ImageEntry, scan_image_set
 
-FILES = ImagesConfig.model_validate({"masks": "files"})
+FILES = ImagesConfig.model_validate({"masks": "files", "resolution": 64})
 ALPHA = ImagesConfig.model_validate({"masks": "alpha"})
 
 
@@ -144,9 +144,8 @@ def test_masks_that_cannot_be_meant_are_said_or_mended(kind: str, tmp_path: Path
     pixels, said, share = JUDGED[kind]
     files = {"a.png": picture(1), "a.mask.png": png(pixels), "b.png": picture(2)}
     files["b.mask.png"] = files["a.mask.png"]
-    images = FILES.model_copy(update={"resolution": 64})
     image_set = scan_image_set(put(tmp_path, files))
-    report = describe_set(image_set, images, CaptionsConfig(), resolution=64, step=16)
+    report = describe_set(image_set, FILES, CaptionsConfig(), step=16)
     own = [one.message for one in report.findings if "ask" in one.message and one.pictures]
     own = [one for one in own if not one.startswith(("Masks of", "By its name"))]
     assert [said in one for one in own] == [True] * bool(said)
@@ -163,7 +162,7 @@ def test_one_white_mask_among_others_is_ordinary(tmp_path: Path) -> None:
     crop = plan_crop(96, 64, 64, 16, True, False)
     assert judge_mask(entries["b.png"], FILES, crop) == (ALL_WHITE,)
     assert judge_mask(entries["b.png"], ImagesConfig(), crop) == ()
-    report = describe_set(scan_image_set(tmp_path), FILES, CaptionsConfig(), resolution=64, step=16)
+    report = describe_set(scan_image_set(tmp_path), FILES, CaptionsConfig(), step=16)
     assert not [one for one in report.findings if one.message == ALL_WHITE]
 
 

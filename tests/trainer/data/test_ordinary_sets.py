@@ -116,23 +116,6 @@ def test_captions_written_as_prompts_of_other_tools(
     assert report.lacking_trigger == ([] if "rigger" in caption else ["a.png"])
 
 
-@pytest.mark.parametrize(
-    ("caption", "field", "idle"),
-    [
-        ("a cat, red", "shuffle_tags", False),
-        ("a cat", "shuffle_tags", True),
-        ("a {red|blue} cat", "wildcards", False),
-        ("a {red,blue} cat", "wildcards", True),
-    ],
-)
-def test_what_captions_give_nothing_to_do(
-    caption: str, field: str, idle: bool, tmp_path: Path
-) -> None:
-    report = described(tmp_path, {"a.png": picture(1), "a.txt": caption}, **{field: True})
-    said = [one for one in report.findings if one.name == f"captions.{field}"]
-    assert [one.severity for one in said] == ["warning"] * idle
-
-
 DOUBTED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
     # a caption, what is set for images and for captions, and what is said
     "refused": ("I'm sorry, but I can't assist with that.", {}, {}, "of some program"),

@@ -63,7 +63,7 @@ def test_captions_are_counted_by_chunks(tmp_path: Path) -> None:
     assert "75 tokens, read in chunks: 1 (in 2 chunks: 1)" in "\n".join(report.lines())
     assert not any("captions.max_tokens" in finding.message for finding in report.findings)
     image_set = scan_image_set(tmp_path)  # without a counter they are not measured
-    report = describe_set(image_set, ImagesConfig(), CaptionsConfig(), resolution=96, step=32)
+    report = describe_set(image_set, ImagesConfig(resolution=96), CaptionsConfig(), step=32)
     assert (report.cut_captions, report.lacking_trigger) == (None, [])
     assert "tokens" not in "".join(report.lines())
 
@@ -139,21 +139,23 @@ def test_pictures_without_the_mask_that_is_asked_for_are_named(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("images", "captions", "idle"),
+    ("caption", "images", "captions", "idle"),
     [
-        ({"masks": "files"}, {}, ["images.masks"]),
-        ({"masks": "alpha", "background": "#000000"}, {}, ["images.background", "images.masks"]),
-        ({}, {"shuffle_tags": True}, ["captions.shuffle_tags"]),
-        ({}, {}, []),
+        ("a cat", {"masks": "files"}, {}, {"images.masks"}),
+        ("a cat", {"background": "#000000"}, {}, {"images.background"}),
+        ("a cat", {"masks": "alpha", "background": "#ffffff"}, {}, {"images.masks"}),
+        ("a cat", {}, {"shuffle_tags": True}, {"captions.shuffle_tags"}),
+        ("a cat, red", {}, {"shuffle_tags": True}, set()),
+        ("a {red|blue} cat", {}, {"wildcards": True}, set()),
+        ("a {red,blue} cat", {}, {"wildcards": True}, {"captions.wildcards"}),
     ],
 )
 def test_settings_that_the_pictures_give_nothing_to_do_are_named(
-    tmp_path: Path, images: dict[str, Any], captions: dict[str, Any], idle: list[str]
+    caption: str, images: Any, captions: Any, idle: set[str], tmp_path: Path
 ) -> None:
-    files = {"a.png": picture(1), "a.txt": "a dog on a sofa"}
-    report = described(tmp_path, files, images, **captions)
-    found = [f.name for f in report.findings if "no effect" in f.message]
-    assert sorted(found) == idle
+    report = described(tmp_path, {"a.png": picture(1), "a.txt": caption}, images, **captions)
+    said = {one.name: one.severity for one in report.findings if "no effect" in one.message}
+    assert said == dict.fromkeys(idle, "warning")
 
 
 def test_equal_findings_are_said_once_and_keep_every_name(tmp_path: Path) -> None:
@@ -232,29 +234,24 @@ def test_masks_that_the_settings_leave_out_open_the_training(
 
 
 @pytest.mark.parametrize(
-    ("pictures", "share", "said"), [(2, 0.5, 1), (2, 0.125, 0), (2, 0, 0), (9, 0.5, 0)]
+    ("pictures", "validation", "batch_size", "said"),
+    [
+        (2, 0.5, 1, ["evaluation.validation"]),
+        (2, 0.125, 1, []),
+        (2, 0, 4, []),
+        (9, 0.5, 1, []),
+        (2, 0, 5, ["training.batch_size"]),
+        (9, 0.25, 17, ["training.batch_size"]),  # two of nine are kept out
+    ],
 )
-def test_a_share_that_keeps_nothing_out_is_said(
-    pictures: int, share: float, said: int, tmp_path: Path
+def test_what_so_few_pictures_do_not_allow_is_said(
+    pictures: int, validation: float, batch_size: int, said: list[str], tmp_path: Path
 ) -> None:
-    folder = put(tmp_path, {f"{n}.png": picture(n) for n in range(pictures)})
-    settings = {
-        "images": {"path": folder, "resolution": 64},
-        "evaluation": {"validation": share},
-    }
+    folder = put(tmp_path, {f"2_x/{n}.png": picture(n) for n in range(pictures)})
+    settings = {"images": {"path": folder, "resolution": 64}}
+    settings |= {"evaluation": {"validation": validation}, "training": {"batch_size": batch_size}}
     report = read_sets(TrainingConfig.model_validate(settings), 32)
-    assert len([one for one in report.shared if one.name == "evaluation.validation"]) == said
-
-
-def test_a_batch_larger_than_the_set_is_said(tmp_path: Path) -> None:
-    folder = put(tmp_path / "few", {"2_x/a.png": picture(1), "2_x/b.png": picture(2)})
-    # Of nine pictures with a quarter kept out, seven are left.
-    nine = put(tmp_path / "nine", {f"{n}.png": picture(n) for n in range(9)})
-    for images, share, size, said in ((folder, 0, 4, 0), (folder, 0, 5, 1), (nine, 0.25, 8, 1)):
-        settings = {"images": {"path": images, "resolution": 64}, "training": {"batch_size": size}}
-        settings |= {"evaluation": {"validation": share}}
-        report = read_sets(TrainingConfig.model_validate(settings), 32)
-        assert len([one for one in report.shared if one.name == "training.batch_size"]) == said
+    assert [one.name for one in report.shared] == said
 
 
 @pytest.mark.parametrize(

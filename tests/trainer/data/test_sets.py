@@ -330,13 +330,6 @@ def test_nothing_is_written(tmp_path: Path) -> None:
     assert snapshot(tmp_path) == before
 
 
-def test_progress_counts_to_the_end(tmp_path: Path) -> None:
-    put(tmp_path, {f"{index}.png": picture(index) for index in range(5)})
-    calls: list[tuple[int, int]] = []
-    scan_image_set(tmp_path, progress=lambda done, total, _: calls.append((done, total)))
-    assert calls == [(done, 5) for done in range(1, 6)]
-
-
 def test_a_scan_can_be_broken_off(tmp_path: Path) -> None:
     put(tmp_path, {f"{index}.png": picture(index) for index in range(5)})
 
