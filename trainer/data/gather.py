@@ -156,6 +156,10 @@ def with_class_pictures(
             f"The pictures in {names} are used as class pictures of prior preservation, in place "
             "of the base model's predictions. preservation.regularization = false leaves them out."
         )
+    have = [concept for _, concept in found]
+    others = [one.class_word or one.trigger for one in report.concepts if one not in have]
+    if others and settings.method in ("prediction", "pictures"):
+        notice(f"For {list_names(others)} the base model draws some: that set has none.")
     return config.changed(preservation={"method": "pictures"})
 
 

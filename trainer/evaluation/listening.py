@@ -121,7 +121,9 @@ def caption_words(captions: Sequence[str], trigger: str, class_word: str) -> lis
             if class_word and contains_word(part, class_word):
                 part = word_pattern(class_word).split(part, maxsplit=1)[-1]
             found[" ".join(part.split())] += 1
-    return [text for text, _ in found.most_common() if text][:MOST]
+    # What few captions say is no habit of the pictures.
+    often = [text for text, count in found.most_common() if text and 4 * count >= len(captions)]
+    return often[:MOST]
 
 
 def listening_findings(found: Listening) -> Iterator[AdapterFinding]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from trainer.conditioning import TextSource
-from trainer.config.concepts import class_words_of, preserved_share
+from trainer.config.concepts import class_words_of, concepts_of, preserved_share
 from trainer.config.schema import ConceptConfig, TrainingConfig
 from trainer.data.cache import content_key
 from trainer.data.captions import caption_lines
@@ -44,14 +44,14 @@ GUIDANCE = 5.0
 
 
 def drawn_pictures(
-    text: TextSource, config: TrainingConfig, size: Size, progress: Progress
+    text: TextSource, config: TrainingConfig, prompts: Sequence[str], size: Size, progress: Progress
 ) -> list[ClassPicture]:
-    """Pictures that the base model draws for each class word, once: they are cached.
+    """Pictures that the base model draws for prompts in turn, once: they are cached.
 
     Args:
         size: (height, width) in pixels.
     """
-    base, device, prompts = text.base, text.device, class_prompts(config)
+    base, device = text.base, text.device
     pictures: list[ClassPicture] = []
     count = config.preservation.pictures
     for number in range(count):
@@ -75,6 +75,12 @@ def drawn_pictures(
         pictures.append(ClassPicture(drawing.prompt, found["latents"], (size, (0, 0), size)))
         progress(number + 1, count, "drawing class pictures")
     return pictures
+
+
+def _without_pictures(config: TrainingConfig, have: Collection[ConceptConfig]) -> list[str]:
+    """The class prompts of concepts that have no class pictures."""
+    words = [one.class_word for one in concepts_of(config) if one not in have]
+    return [with_article(word) if word else "" for word in words]
 
 
 def given_pictures(
@@ -169,9 +175,15 @@ def prepare_preservation(
                 for folder, concept in folders
                 for picture in given_pictures(config, folder, concept, latents, notice, ids)
             ]
+        # Subjects whose sets hold none get drawn ones, and every second turn.
+        prompts = [] if settings.folder else _without_pictures(config, dict(class_folders).values())
+        if prompts:
+            drawn = drawn_pictures(text, config, prompts, given[0].sizes[0], progress)
+            turns = range(max(len(given), len(drawn)))
+            given = [both[turn % len(both)] for turn in turns for both in (given, drawn)]
         preservation = PicturePreservation(base, given, schedule, training.seed)
     elif settings.method == "pictures":
-        drawn = drawn_pictures(text, config, size, progress)
+        drawn = drawn_pictures(text, config, class_prompts(config), size, progress)
         preservation = PicturePreservation(base, drawn, schedule, training.seed)
     else:
         captions = [caption for _, caption in pictures]

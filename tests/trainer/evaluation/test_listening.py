@@ -104,6 +104,7 @@ def test_what_is_heard(
         (["ohwx cat", "ohwx, a cat"], "cat", []),
         (["a fox. ohwx style"], "", ["a fox", "style"]),
         ([], "cat", []),
+        (["ohwx cat, red"] * 4 + ["ohwx cat, blue"], "cat", ["red"]),
     ],
 )
 def test_words_of_captions(captions: list[str], class_word: str, words: list[str]) -> None:

@@ -226,3 +226,20 @@ def test_regularisation_pictures_of_the_set_are_class_pictures(
     ]
     found = getattr(made.preservation, "pictures", None)
     assert (found and [picture.prompt for picture in found]) == prompts
+
+
+def test_a_subject_without_class_pictures_of_its_own_gets_drawn_ones(
+    tiny_base: TinyBase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = (make_images(tmp_path / name, count=2) for name in ("one", "two"))
+    make_images(one / "reg" / "1_car", count=1)
+    words = ((one, "ohwx", "car"), (two, "bnha", "truck"))
+    concepts = [{"path": str(p), "trigger": t, "class_word": c} for p, t, c in words]
+    alone = {"captions__trigger": "", "captions__class_word": "", "concepts": concepts}
+    drawn = {"preservation__pictures": 2}
+    made = session_for(tiny_base("sd1"), Path(), tmp_path / "run", **alone, **drawn)
+    found = [(one.prompt, one.latents.shape) for one in made.preservation.pictures]  # type: ignore[union-attr]
+    shape = found[0][1]
+    assert [prompt for prompt, _ in found][1::2] == ["a truck"] * 2
+    assert found[0::2] == [found[0]] * 2 and all(one == shape for _, one in found)
+    assert "For truck the base model draws some" in capsys.readouterr().out
