@@ -210,6 +210,14 @@ def read_start(path: Path, config: AdapterConfig) -> Adapter:
     return replace(adapter, layers=layers)
 
 
+def clip_skip_note(start: Adapter, base: BaseModel) -> str:
+    """That a file was trained with another clip skip than the base is read with; else nothing."""
+    there, here = start.metadata.get("ss_clip_skip", ""), base.clip_skip
+    if there.isdecimal() and int(there) != here and base.family.name == "sd1":
+        return f"That adapter had base.clip_skip = {there}, here it is {here}."
+    return ""
+
+
 def taken_over(config: TrainingConfig, start: Adapter) -> TrainingConfig:
     """The configuration with what the adapter decides: its parts, greatest rank and alpha, and the
     number of new tokens where it brings some."""

@@ -29,7 +29,7 @@ from trainer.events import ImagesRead, Notice, Progress, RunEvent
 from trainer.lora.adapter import Adapter
 from trainer.lora.attach import Attachment, attach, check_patterns, chosen_targets
 from trainer.lora.joined import joined_layers
-from trainer.lora.loading import check_fit, plain_on, read_start, taken_over
+from trainer.lora.loading import check_fit, clip_skip_note, plain_on, read_start, taken_over
 from trainer.lora.names import ModuleKey, count_layers, count_parts, shorten
 from trainer.memory.devices import Device, is_exact
 from trainer.memory.modes import MemoryMode, load_training_base, memory_mode_of, set_mode
@@ -204,9 +204,8 @@ def prepare(
     if start:
         config = taken_over(config, start)
     base, config, device = _open_base(config, device)
-    skip = (start.metadata if start else {}).get("ss_clip_skip", "")
-    if skip.isdecimal() and int(skip) != base.clip_skip and base.family.name == "sd1":
-        notice(f"That adapter had base.clip_skip = {skip}, here it is {base.clip_skip}.")
+    if start and (note := clip_skip_note(start, base)):
+        notice(note)
     training, trains_text = config.training, config.adapter.learns_text
     sets = _read_sets(base, config, progress)
     record(ImagesRead(sets.summary))
