@@ -119,22 +119,14 @@ class OptimizerConfig(Section, title="Learning rate and optimizer"):
     each time. polynomial: it falls as the share of steps left to the power of
     optimizer.schedule_power. With adamw_schedule_free it stays in any case."""
     schedule_cycles: int = field(
-        3,
-        title="Cycles of the schedule",
-        ge=1,
-        le=1000,
-        before=1,
+        3, title="Cycles of the schedule", ge=1, le=1000, before=1,
         needs={"optimizer.schedule": "cosine_with_restarts", **AVERAGED_ELSEWHERE},
-    )
+    )  # fmt: skip
     """How often the rate falls to 0 with cosine_with_restarts. With 1 it is cosine."""
     schedule_power: float = field(
-        2.0,
-        title="Power of the schedule",
-        gt=0.0,
-        le=100.0,
-        before=1.0,
+        2.0, title="Power of the schedule", gt=0.0, le=100.0, before=1.0,
         needs={"optimizer.schedule": "polynomial", **AVERAGED_ELSEWHERE},
-    )
+    )  # fmt: skip
     """Power of the polynomial schedule. With 1 it is linear; the higher, the earlier the rate
     falls."""
     warmup: Probability = field(0.05)

@@ -48,12 +48,9 @@ class ImagesConfig(Section, title="Pictures"):
     """Turn the colours of the pictures at random by up to so many degrees of the colour circle.
     Only where colours are not to be learned."""
     variants: int | None = field(
-        None,
-        title="Versions of each picture",
-        ge=2,
-        le=64,
+        None, title="Versions of each picture", ge=2, le=64,
         needs={"images.random_crop or images.rotation or images.brightness or images.hue": True},
-    )
+    )  # fmt: skip
     """How many versions of each picture are made and cached for images.random_crop, rotation,
     brightness and hue: the first is the picture as it is, every other has its own of all four.
     Each step shows one. Empty: 8. More take more disk, and time before the first step."""

@@ -22,14 +22,9 @@ class BaseModelConfig(Section, title="Base model"):
     """Which model learns."""
 
     name: str = field(
-        "tiny-emoji",
-        title="Base model",
-        min_length=1,
-        flag="--base NAME",
-        resume=True,
-        place=True,
-        memory=True,
-    )
+        "tiny-emoji", title="Base model", min_length=1, flag="--base NAME", resume=True,
+        place=True, memory=True,
+    )  # fmt: skip
     """Base model: a built-in name, a diffusers folder, a single .safetensors file, or a hub id such
     as stable-diffusion-v1-5/stable-diffusion-v1-5."""
     prediction: Literal["auto", "epsilon", "v_prediction", "v_prediction_zero_snr"] = field(
@@ -78,12 +73,9 @@ class CaptionsConfig(Section, title="Words and captions"):
     shuffle_tags: bool = field(False)
     """Shuffle comma-separated tags, differently every time. For tag captions only."""
     keep_tags: int = field(
-        1,
-        title="Leading tags that always stay",
-        ge=0,
-        le=75,
+        1, title="Leading tags that always stay", ge=0, le=75,
         needs={"captions.shuffle_tags or captions.tag_dropout": True},
-    )
+    )  # fmt: skip
     """How many leading tags stay in place when tags are shuffled or left out. The trigger word
     always stays."""
     tag_dropout: Probability = field(0.0, title="Dropout of single tags")
@@ -97,14 +89,9 @@ class CaptionsConfig(Section, title="Words and captions"):
     """Tags that captions.tag_dropout leaves where they are, such as the name of a style or an
     outfit."""
     max_tokens: int = field(
-        225,
-        title="Longest caption, in tokens",
-        ge=75,
-        le=750,
-        multiple_of=75,
-        memory=True,
+        225, title="Longest caption, in tokens", ge=75, le=750, multiple_of=75, memory=True,
         before=75,
-    )
+    )  # fmt: skip
     """How much of a caption is read, in chunks of 75 tokens (some 50 words), as drawing tools read
     long prompts. What is beyond is cut off. Shorter captions train alike with every value."""
     wildcards: bool = field(False, title="Choices such as {red|blue}")
@@ -154,34 +141,25 @@ class TrainingSection(Section, title="Length, batches and precision"):
     H200 with SD 1.5); other kinds of GPU cannot, and a processor does so anyway. auto: where the
     GPU can. on: or the run does not start. off: a resumed run comes close."""
     compile: bool = field(
-        False,
-        title="Compile the UNet's blocks",
-        resume=True,
+        False, title="Compile the UNet's blocks", resume=True,
         needs={"adapter.kind": list(PAIRS), "adapter.t_lora_min_rank": None},
-    )
+    )  # fmt: skip
     """Have torch.compile put the operations of the UNet's transformer blocks together. The first
     step of each picture size may then take minutes, once on a machine; later steps may be faster,
     which was not measured: try it. The memory it takes is not predicted. A resumed run comes close,
     but not to the last bit. Where it fails the run goes on without, and says so."""
     cuda_graphs: bool = field(
-        False,
-        title="CUDA graphs of the compiled blocks",
-        resume=True,
-        before=False,
+        False, title="CUDA graphs of the compiled blocks", resume=True, before=False,
         needs={"training.compile": True},
-    )
+    )  # fmt: skip
     """Have the card start all that a compiled block does at once (torch.compile's mode
     reduce-overhead), where a fast card waits for the processor. Takes memory for each picture size
     and needs an NVIDIA card; not measured: try it. Where it fails the run goes on without
     compiling, and says so."""
     stop_text_encoder_after: float = field(
-        1.0,
-        title="Share of the run that trains the text encoder",
-        gt=0.0,
-        le=1.0,
-        before=1.0,
+        1.0, title="Share of the run that trains the text encoder", gt=0.0, le=1.0, before=1.0,
         needs={"adapter.text_encoder or adapter.new_tokens": True},
-    )
+    )  # fmt: skip
     """After this share of the run the text encoder's adapter and new tokens stay as they are, and
     steps take less time. They learn the trigger word early, and later only fit the training
     pictures more closely. 1: they learn to the end."""
@@ -189,13 +167,9 @@ class TrainingSection(Section, title="Length, batches and precision"):
     """Recompute activations instead of keeping them: much less memory, about a third more time, the
     same result."""
     ema_decay: float = field(
-        0.0,
-        title="Running average (EMA decay)",
-        ge=0.0,
-        lt=1.0,
-        memory=True,
+        0.0, title="Running average (EMA decay)", ge=0.0, lt=1.0, memory=True,
         needs=AVERAGED_ELSEWHERE,
-    )
+    )  # fmt: skip
     """Decay of a running average of the adapter, which then becomes the result. 0: none; 0.99 to
     0.999 smooths noisy small runs."""
     non_finite: Literal["stop", "halve"] = field(
@@ -269,20 +243,14 @@ class ObjectiveConfig(Section, title="Loss"):
     their size only, so that a few pictures that fit badly decide less; smooth_l1 also divides by
     objective.huber_c. What is preserved counts by its square in any case."""
     huber_c: float = field(
-        0.1,
-        title="Huber threshold",
-        gt=0.0,
-        le=10.0,
-        before=0.1,
+        0.1, title="Huber threshold", gt=0.0, le=10.0, before=0.1,
         needs={"objective.loss": ["huber", "smooth_l1"]},
-    )
+    )  # fmt: skip
     """Errors much below it count by their square, those above by their size."""
     huber_schedule: Literal["snr", "exponential", "constant"] = field(
-        "snr",
-        title="Huber threshold over the noise",
-        before="snr",
+        "snr", title="Huber threshold over the noise", before="snr",
         needs={"objective.loss": ["huber", "smooth_l1"]},
-    )
+    )  # fmt: skip
     """How objective.huber_c falls from 1 at the least noise to its value at the most. snr: by the
     signal-to-noise ratio; exponential: by the timestep; constant: it is the same everywhere."""
     noise_offset: float = field(0.0, ge=0.0, le=1.0)
@@ -346,12 +314,9 @@ class EvaluationConfig(Section, title="Measuring the adapter"):
     subject or learns the pictures by heart; at most 8. A set of fewer than 8 pictures is trained on
     whole. 0: none."""
     early_stop: int = aside(
-        0,
-        title="Stop early after so many measurements",
-        ge=0,
-        le=1000,
+        0, title="Stop early after so many measurements", ge=0, le=1000,
         needs={"evaluation.enabled": True, "evaluation.every": True},
-    )
+    )  # fmt: skip
     """End training after so many measurements in a row without improvement. 0: never."""
     board: int = aside(
         1, title="Pictures in a cell of the board", ge=0, le=8, needs={"evaluation.enabled": True}
@@ -359,13 +324,9 @@ class EvaluationConfig(Section, title="Measuring the adapter"):
     """Pictures in each cell of the board that is drawn at the end: trigger word, class word, a
     thing like it and an unrelated one, at several strengths. 0: no board."""
     scorers: FilePath | None = field(
-        None,
-        title="Folder of scoring models",
-        resume=True,
-        private=True,
-        place=True,
+        None, title="Folder of scoring models", resume=True, private=True, place=True,
         needs={"evaluation.enabled": True},
-    )
+    )  # fmt: skip
     """Folder of CLIP or DINO models in transformers' layout, for scores of likeness beside the
     built-in ones. Nothing is ever downloaded. Empty: none."""
 
@@ -381,13 +342,9 @@ class OutputConfig(Section, title="Adapter file"):
     )
     """Number format of the file: fp16 halves it at no visible cost."""
     dora_rank: int | None = field(
-        None,
-        title="Rank of a DoRA as a plain adapter",
-        ge=1,
-        le=4096,
-        resume=True,
+        None, title="Rank of a DoRA as a plain adapter", ge=1, le=4096, resume=True,
         needs={"adapter.kind": "dora"},
-    )
+    )  # fmt: skip
     """Rank of the plain adapter that dora is written as; without meaning for other kinds. Empty:
     four times the rank. More comes nearer to what was trained."""
     author: str = field("", max_length=200, resume=True)

@@ -18,11 +18,9 @@ class TrackingConfig(Section, title="Reporting to other programs"):
     in the run's folder tensorboard. wandb: Weights & Biases, where you are logged in. Each has to
     be installed beside Rarebit. none: neither."""
     project: str = aside(
-        "rarebit",
-        title="Project of Weights & Biases",
-        max_length=100,
+        "rarebit", title="Project of Weights & Biases", max_length=100,
         needs={"tracking.tracker": "wandb"},
-    )
+    )  # fmt: skip
     """Name of the project that the run appears in there. Empty: rarebit."""
     webhook: str = aside("", title="Webhook", max_length=2000)
     """Address (https) that gets a message when a run finishes or fails: a topic of ntfy, such as
