@@ -59,6 +59,7 @@ _TELLING = {
 }  # fmt: skip
 SINGLE = (
     "learns", "from", "verdict", "steps", "and", "Pause", "Resume", "Queue", "Send or publish …",
+    "there is no such field",
     "Uploaded", "Delete", "Delete …", "Loss", "Log", "Report", "step {}", "seed {}", "once",
     "{} times", "on", "off", "{} × {} pixels", "its settings", "its log", "Layers", "File",
     "Enough", "Metadata", "{} in text encoder", "{} in UNet", "Undone{}: {}.",
@@ -79,32 +80,21 @@ SINGLE = (
 )  # fmt: skip
 """Single words in code, which look like names of things, and those that gradio lacks in German."""
 LOGGED = (
-    "trains {}: {} parameters, {} % of {}, with {} at {}",
-    "and {} (text encoder)",
-    "UNet layers",
-    "text-encoder layers",
-    "{} UNet and {} text-encoder layers",
+    "trains {}: {} parameters, {} % of {}, with {} at {}", "and {} (text encoder)", "UNet layers",
+    "text-encoder layers", "{} UNet and {} text-encoder layers",
     "{}, {} steps of {}: each picture is seen about {}",
     "{} kept out of training to measure by, {} steps of {}: each picture is seen about {}",
     "{} kept out of training, though nothing is measured (evaluation.validation = 0 trains on "
     "all), {} steps of {}: each picture is seen about {}",
-    "Goes on from step {}: {}",
-    "{} changed from {} to {}",
+    "Goes on from step {}: {}", "{} changed from {} to {}",
     "The learning-rate schedule now spans {} steps: after step {} the rate goes on at {} of its "
     "peak",
-    "Images: {}",
-    "Use {} at strength {}: {}",
-    "finished: {}",
-    "failed: {}",
-    "the file, read back, holds {} to within {} of the adapter's change {}",
-    "works in {}",
-    "It works in {}",
-    "It works in none of the usual tools",
-    "only in part in {} ({})",
-    "It is {} pieces ({})",
-    "not in {} ({})",
+    "Images: {}", "Use {} at strength {}: {}", "finished: {}", "failed: {}",
+    "the file, read back, holds {} to within {} of the adapter's change {}", "works in {}",
+    "It works in {}", "It works in none of the usual tools", "only in part in {} ({})",
+    "It is {} pieces ({})", "not in {} ({})",
     "it is for the built-in base model or another small one: train on Stable Diffusion for these",
-)
+)  # fmt: skip
 """What a run's log and verdict say, put together by several modules."""
 SLOT = "{}"
 _PART = "\x1e"

@@ -88,40 +88,34 @@ def explain(error: ValidationError, lines: Mapping[str, int]) -> list[Mistake]:
 def _mistake(error: Any, lines: Mapping[str, int]) -> Mistake:
     """Words one error of pydantic's."""
     parts = [str(part) for part in error["loc"]]
-    if parts[:1] == ["concepts"]:
-        return _concept_mistake(error, parts, lines.get("concepts"))
-    dotted = ".".join(parts[:2])
-    line = lines.get(dotted) or lines.get(".".join(parts[:1]))
-    if error["type"] == "value_error":
-        found: ValueError = error["ctx"]["error"]  # of one field, or a contradiction of several
-        fields = found.fields if isinstance(found, Contradiction) else ()
-        line = line or next((lines[name] for name in fields if name in lines), None)
-        return Mistake(dotted, str(found), line, fields)
-    if error["type"] == "extra_forbidden":
-        return Mistake(dotted, unknown_key(dotted), line)
-    if error["type"] == "string_unicode":
-        return Mistake(dotted, _NO_TEXT, line)
-    expected = all_fields()[dotted].expected if len(parts) > 1 else f"a section, [{dotted}]"
-    return Mistake(dotted, f"{shown_value(error['input'])} given, expected {expected}", line)
+    dotted, expected = _place(parts)
+    line = lines.get(dotted) or lines.get(parts[0] if parts else "")
+    match error["type"]:
+        case "value_error":
+            found: ValueError = error["ctx"]["error"]  # of one field, or a contradiction of several
+            fields = found.fields if isinstance(found, Contradiction) else ()
+            line = line or next((lines[name] for name in fields if name in lines), None)
+            return Mistake(dotted, str(found), line, fields)
+        case "extra_forbidden":
+            return Mistake(dotted, unknown_key(dotted), line)
+        case "string_unicode":
+            return Mistake(dotted, _NO_TEXT, line)
+        case kind:
+            given = "nothing" if kind == "missing" else shown_value(error["input"])
+            return Mistake(dotted, f"{given} given, expected {expected}", line)
 
 
-def _concept_mistake(error: Any, parts: Sequence[str], line: int | None) -> Mistake:
-    """Words one error within the list of concepts, counted from 1."""
+def _place(parts: Sequence[str]) -> tuple[str, str]:
+    """What an error is about by name, and what is expected there; concepts are counted from 1."""
+    if parts[:1] != ["concepts"]:
+        field, dotted = all_fields().get(".".join(parts[:2])), ".".join(parts[:2])
+        return dotted, field.expected if field else f"a section, [{dotted}]"
     if len(parts) == 1:
-        return Mistake("concepts", "expected a list of [[concepts]] tables", line)
+        return "concepts", "a list of [[concepts]] tables"
     place = f"concepts {int(parts[1]) + 1}"
-    if len(parts) == 2:
-        return Mistake(place, "expected a [[concepts]] table", line)
-    place = f"{place}.{parts[2]}"
-    field = concept_fields().get(parts[2])
-    if field is None:
-        return Mistake(place, "there is no such field", line)
-    if error["type"] == "string_unicode":
-        return Mistake(place, _NO_TEXT, line)
-    if error["type"] == "value_error":
-        return Mistake(place, str(error["ctx"]["error"]), line)
-    given = "nothing" if error["type"] == "missing" else shown_value(error["input"])
-    return Mistake(place, f"{given} given, expected {field.expected}", line)
+    field = concept_fields().get("".join(parts[2:3]))
+    dotted = ".".join([place, *parts[2:3]])
+    return dotted, field.expected if field else "a [[concepts]] table"
 
 
 def unknown_key(dotted: str) -> str:

@@ -10,7 +10,6 @@ import io
 import re
 import stat
 import zipfile
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,12 +19,10 @@ from trainer.data.names import display_name, is_of_system
 from trainer.data.scan import FoundFile
 from trainer.errors import UserError
 
-ARCHIVE_SUFFIXES = frozenset(
-    (
-        *(".zip", ".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".cab", ".jar"),
-        *(".cbz", ".cbr", ".iso"),
-    )
-)
+_ARCHIVES = (
+    ".zip", ".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".cab", ".jar", ".cbz",
+    ".cbr", ".iso",
+)  # fmt: skip
 _ENCRYPTED = 0x1
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 # Deflate reaches 1 : 1032. Pictures and captions stay far below; a small archive may be anything.
@@ -133,10 +130,6 @@ def _fault_of_all(entries: list[zipfile.ZipInfo], packed: int, limits: Limits) -
     """What is wrong with the members together; "" for nothing."""
     if len(entries) > limits.members:
         return f"it holds {len(entries):,} files; the limit is {limits.members:,}"
-    names = Counter(_plain(entry.filename) for entry in entries if not entry.is_dir())
-    ((name, times),) = names.most_common(1) or [("", 0)]
-    if times > 1:
-        return f"it holds {_short(name)} twice"
     total = sum(entry.file_size for entry in entries)
     # Against the file's own size: what members say that they take may overlap.
     if total > SMALL and total > MAX_RATIO * packed:
@@ -161,23 +154,20 @@ def _fault(member: zipfile.ZipInfo, limits: Limits) -> tuple[str, str]:
     parts = member.filename.replace("\\", "/").split("/")
     kind = stat.S_IFMT(member.external_attr >> 16)
     usual = (0, stat.S_IFDIR if member.is_dir() else stat.S_IFREG)
-    if parts[0] == "" or parts[0][1:2] == ":" or ".." in parts or "\0" in member.orig_filename:
-        reason = f"{name} would be written outside the image set"
-        return reason, "Pack the pictures themselves, without paths."
-    if kind not in usual:
-        what = "a link" if kind == stat.S_IFLNK else "a device or pipe"
-        return f"{name} is {what}, not a file", "Pack the pictures themselves."
-    if member.flag_bits & _ENCRYPTED:
-        return "it is encrypted", "Pack it without a password."
-    if member.compress_type not in _METHODS:
-        return f"{name} is packed in a way that is not read", "Make a plain zip file (deflate)."
-    if PurePosixPath(member.filename).suffix.casefold() in ARCHIVE_SUFFIXES:
-        reason = f"{name} is an archive in the archive"
-        return reason, "Unpack it, and pack the pictures themselves."
-    if size > limits.member_bytes:
-        limit = f"the limit is {limits.member_bytes / 1e6:,.0f} MB"
-        return f"{name} has {size / 1e6:,.0f} MB; {limit}", "Leave it out."
-    return "", ""
+    out = parts[0] == "" or parts[0][1:2] == ":" or ".." in parts or "\0" in member.orig_filename
+    nested = PurePosixPath(member.filename).suffix.casefold() in _ARCHIVES
+    limit = f"the limit is {limits.member_bytes / 1e6:,.0f} MB"
+    themselves = "Pack the pictures themselves."
+    faults = (
+        (out, f"{name} would be written outside the image set", themselves),
+        (kind not in usual, f"{name} is a link or a device, not a file", themselves),
+        (member.flag_bits & _ENCRYPTED, "it is encrypted", "Pack it without a password."),
+        (member.compress_type not in _METHODS, f"{name} is packed in a way that is not read",
+         "Make a plain zip file (deflate)."),
+        (nested, f"{name} is an archive in the archive", themselves),
+        (size > limits.member_bytes, f"{name} has {size / 1e6:,.0f} MB; {limit}", "Leave it out."),
+    )  # fmt: skip
+    return next(((reason, hint) for wrong, reason, hint in faults if wrong), ("", ""))
 
 
 def _write(

@@ -85,7 +85,7 @@ def test_several_concepts_have_their_own_words() -> None:
         ([TWO[0], {"path": "x"}], "concepts 2.trigger: nothing given"),
         ([{**TWO[0], "repeats": 0}], "concepts 1.repeats: 0 given, expected a whole number from 1"),
         ([{**TWO[0], "word": "x"}], "concepts 1.word: there is no such field"),
-        (["ohwx"], "concepts 1: expected a [[concepts]] table"),
+        (["ohwx"], 'concepts 1: "ohwx" given, expected a [[concepts]] table'),
         ("ohwx", "expected a list of [[concepts]] tables"),
     ],
 )

@@ -51,23 +51,14 @@ def with_bad_checksum() -> bytes:
     return data.replace(b"twelve bytes", b"Twelve bytes", 1)
 
 
-def twice() -> bytes:
-    def fill(zipped: zipfile.ZipFile) -> None:
-        zipped.writestr("a.txt", "one")
-        with pytest.warns(UserWarning, match="Duplicate"):
-            zipped.writestr("a.txt", "two")
-
-    return make_zip(fill)
-
-
 BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "path escape": (lambda: one("../../evil.png"), "outside the image set"),
     "path escape with backslashes": (lambda: one("..\\..\\evil.png"), "outside the image set"),
     "path escape further down": (lambda: one("a/b/../../../x.png"), "outside the image set"),
     "absolute": (lambda: one("/tmp/evil.png"), "outside the image set"),
     "drive": (lambda: one("C:\\evil.png"), "outside the image set"),
-    "symlink": (lambda: one("a.png", b"/etc/passwd", 0o120777), "is a link"),
-    "pipe": (lambda: one("a.png", b"", 0o010644), "a device or pipe"),
+    "symlink": (lambda: one("a.png", b"/etc/passwd", 0o120777), "is a link or a device"),
+    "pipe": (lambda: one("a.png", b"", 0o010644), "is a link or a device"),
     "encrypted": (encrypted, "encrypted"),
     "bad checksum": (with_bad_checksum, "damaged"),
     "ratio": (lambda: one("a.png", bytes(20_000_000)), "times its size"),
@@ -78,14 +69,13 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
         "times its size",
     ),
     "folder outside": (lambda: one("../evil/", b""), "outside the image set"),
-    "link that ends like a folder": (lambda: one("a/", b"", 0o120777), "is a link"),
+    "link that ends like a folder": (lambda: one("a/", b"", 0o120777), "is a link or a device"),
     "nested by name": (lambda: one("more.zip", b"whatever"), "archive in the archive"),
     "nested by content": (lambda: one("more.png", one("a.txt")), "archive in the archive"),
     "another packing": (
         lambda: make_zip(lambda z: z.writestr("a.png", b"x"), zipfile.ZIP_LZMA),
         "packed in a way",
     ),
-    "twice": (twice, "twice"),
     "cut off": (lambda: one("a.txt")[:-30], "damaged or no zip"),
     "text": (lambda: b"Dear diary,", "damaged or no zip"),
     "empty": (lambda: b"", "damaged or no zip"),
@@ -190,11 +180,7 @@ def test_a_name_may_begin_with_the_folder_that_it_is_in(tmp_path: Path) -> None:
 
         return make_zip(fill)
 
-    data = holding(*names)
-    (tmp_path / "a.zip").write_bytes(data)
+    (tmp_path / "a.zip").write_bytes(holding(*names))
     (tmp_path / "out").mkdir()
     found = unpack(tmp_path / "a.zip", "a.zip", tmp_path / "out", Limits())
     assert [file.name for file in found] == ["a.png", "b/c.png", "d/e.png"]
-    (tmp_path / "b.zip").write_bytes(holding("a", "./a"))
-    with pytest.raises(UserError, match="twice"):
-        unpack(tmp_path / "b.zip", "b.zip", tmp_path / "out", Limits())
