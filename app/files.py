@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -79,22 +80,28 @@ def forget(uploads: Sequence[Upload]) -> None:
 
 
 def move_new(source: Path, target: Path) -> None:
-    """Moves a file to a name that is not taken; a rename would replace what has it.
+    """Moves a file to a name that is not taken; a rename alone would replace what has it.
 
     Raises:
-        FileExistsError: it is taken.
-        OSError: from the file system.
+        OSError: from the file system, and where it is taken.
     """
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without links
-        if os.path.lexists(target):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
-        source.rename(target)
-    else:
-        source.unlink()
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    source.rename(target)
+
+
+def to_show(path: Path) -> str:
+    """A copy of a picture where Gradio may serve it from, with all that is in the file.
+
+    Raises:
+        UserError: there is no room.
+    """
+    target = Path(get_upload_folder()) / "shown" / path.parent.name / path.name
+    with disk_trouble():
+        if not target.exists() or target.stat().st_mtime_ns != path.stat().st_mtime_ns:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, target)
+    return str(target)
 
 
 def slug(text: str, limit: int = 40) -> str:

@@ -170,8 +170,8 @@ document.addEventListener('keydown', (event) => {
     'runs-length': ['runs-longer-no', 'runs-longer'],
     'runs-publishing': ['runs-publish-no', 'runs-publish'],
     'runs-others': ['runs-others-no', 'runs-prompts'],
-    'images-question': ['images-delete-not', 'images-delete'],
-    'images-remove-row': ['images-remove-not', 'images-remove'],
+    'images-question': ['images-delete-no', 'images-delete'],
+    'images-remove-row': ['images-remove-no', 'images-remove'],
   }; // what is asked: the button that leaves it, and the one that had it asked
   const byId = (id) => document.getElementById(id);
   const below = (items, at, step) => {

@@ -8,7 +8,7 @@ import gradio as gr
 
 from app import jobs
 from app.render import render
-from app.shared import QUIET, REMEMBERED, TABS, Shared, go
+from app.shared import NOW, REMEMBERED, TABS, Shared, go
 from app.tabs.adapters import tab as adapters
 from app.tabs.generate import tab as generate
 from app.tabs.images import tab as images
@@ -91,5 +91,5 @@ def _show_what_trains(now: gr.Button, shared: Shared) -> None:
 
     seen = gr.State(("", ""))
     outputs = [now, shared.training, seen]
-    gr.on([gr.Timer(TICK).tick, shared.page.load], look, seen, outputs, queue=False, **QUIET)
-    now.click(lead, None, [shared.run, shared.tabs], queue=False, **QUIET)
+    gr.on([gr.Timer(TICK).tick, shared.page.load], look, seen, outputs, **NOW)
+    now.click(lead, None, [shared.run, shared.tabs], **NOW)

@@ -32,6 +32,10 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 QUIET: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "show_progress_on": []}
 """Of one that also shows no progress. With nothing to show it on, gradio 6.31 does not tell each
 output, three times an event and after a search through all components, that nothing is shown."""
+NOW: dict[str, Any] = {**QUIET, "queue": False}
+"""Of a quiet one that waits for no other."""
+LAST: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}
+"""Of a quiet one that comes faster than it is answered: the last of several counts."""
 
 
 def update(**properties: object) -> str:

@@ -15,7 +15,7 @@ from app.forms import field_names, form_values
 from app.languages import LANGUAGES, catalogue
 from app.render import render
 from app.tabs.generate.grid import GridPlan
-from app.tabs.images.parts import html
+from app.tabs.images.layout import html
 from app.tabs.train.outlook import describe_memory, look, summary
 from app.theme import read_head
 from trainer.config.file import with_values

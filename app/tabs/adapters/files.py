@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from filecmp import cmp
 from functools import lru_cache
@@ -23,6 +23,7 @@ from trainer.data.names import display_name
 from trainer.errors import UserError
 from trainer.runs.atomic import replacing
 from trainer.runs.layout import list_runs
+from trainer.text import numbered
 
 SUFFIX = ".safetensors"
 LARGEST = 4_000_000_000
@@ -89,14 +90,10 @@ def free_path(name: str) -> Path:
     Raises:
         UserError: the folder cannot be made.
     """
-    stem, number = slug(name) or "adapter", 1
     with disk_trouble():
         places.ADAPTERS.mkdir(parents=True, exist_ok=True)
-    path = places.ADAPTERS / f"{stem}{SUFFIX}"
-    while path.exists():
-        number += 1
-        path = path.with_name(f"{stem}-{number}{SUFFIX}")
-    return path
+    paths = (places.ADAPTERS / f"{stem}{SUFFIX}" for stem in numbered(slug(name) or "adapter"))
+    return next(path for path in paths if not path.exists())
 
 
 def keep_copy(file: Path, name: str) -> str:
@@ -315,21 +312,6 @@ def _make(
     path = free_path(name)
     answer = client.call(verb, {**arguments, "out": str(path.resolve())}, seconds)
     return find_adapter(f"{_PREFIX}{path.name}"), answer
-
-
-def board_of(answer: Mapping[str, Any]) -> str:
-    """A copy of a repair's board where Gradio may serve it from; "" where there is none.
-
-    Raises:
-        UserError: there is no room.
-    """
-    if "board" not in answer:
-        return ""
-    path = Path(answer["board"])
-    with disk_trouble():
-        folder = Path(get_upload_folder()) / "boards" / secrets.token_hex(8)
-        folder.mkdir(parents=True)
-        return str(shutil.copy2(path, folder / path.name))
 
 
 def download(choice: ListedAdapter) -> Path:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
 from gradio.components import Component
 
-from app.files import Upload, as_uploads, file_drop, forget
+from app.files import Upload, as_uploads, file_drop, forget, to_show
+from app.kit import Kit
 from app.render import refused
-from app.shared import PRIVATE, QUIET, Shared, elem, for_scripts, go, says_errors
+from app.shared import PRIVATE, QUIET, Shared, for_scripts, go, says_errors
 from app.tabs.adapters import facts, files
 from app.tabs.adapters.files import ListedAdapter, find_adapter, list_adapters
 from app.tabs.images.imagesets import set_choices
@@ -36,10 +37,9 @@ _FETCH = """(files) => {
 # What a button far below gives, or refuses, stands at the top.
 _LOOK = "() => document.querySelector('#adapters-made').scrollIntoView({block: 'center'})"
 _MORE = 2  # adapters that can be merged with the chosen one
+_WHOLE: dict[str, Any] = {"value": 0, "precision": 0, "minimum": 0}
 
-_id = partial(elem, "adapters")
-_whole = partial(gr.Number, 0, precision=0, minimum=0)
-_strength = partial(gr.Slider, -2.0, 2.0, 1.0, step=0.05, min_width=260)
+add = Kit("adapters")
 
 
 def build(shared: Shared) -> None:
@@ -56,44 +56,42 @@ class Desk:
     """The tab's components, put in where it is made."""
 
     def __init__(self) -> None:
+        hidden: dict[str, Any] = {"visible": False}
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=320):
-                self.chosen = gr.Dropdown(
-                    choices=_choices(), value=None, label="Adapter", elem_id=_id("chosen"),
+                self.chosen = add.choice(
+                    "chosen", "Adapter", _choices(),
                     info="Those that were trained here, and those that you brought or made.",
                 )  # fmt: skip
-                self.drop = file_drop(
-                    label="Drop an adapter (.safetensors) here", file_types=[".safetensors"],
-                    height=150, elem_id=_id("upload"),
+                self.drop = add(
+                    file_drop, "upload", label="Drop an adapter (.safetensors) here",
+                    file_types=[".safetensors"], height=150,
                 )  # fmt: skip
             with gr.Column(scale=3, min_width=320):
-                self.facts = gr.HTML(facts.nothing(), elem_id=_id("facts"))
-                hidden: dict[str, Any] = {"visible": False}
+                self.facts = add.html("facts", facts.nothing())
                 with gr.Row():
-                    self.use = gr.Button(
-                        "Draw with it", variant="primary", elem_id=_id("use"), **hidden
-                    )
-                    self.download = gr.Button("Download (zip)", elem_id=_id("download"), **hidden)
-                self.file = gr.File(
+                    self.use = add.button("use", "Draw with it", variant="primary", **hidden)
+                    self.download = add.button("download", "Download (zip)", **hidden)
+                self.file = add(
+                    gr.File, "file", interactive=False, **hidden,
                     label="The adapter, with the text and picture that other tools show",
-                    interactive=False, elem_id=_id("file"), **hidden,
                 )  # fmt: skip
-        self.made = gr.HTML(elem_id=_id("made"))
-        self.board = gr.Image(
-            label="Before and after", interactive=False, visible=False, elem_id=_id("board")
+        self.made = add.html("made")
+        self.board = add(
+            gr.Image, "board", label="Before and after", interactive=False, visible=False
         )
-        with gr.Column(elem_id=_id("desk"), **hidden) as self.column:
+        with add(gr.Column, "desk", **hidden) as self.column:
             with gr.Row(equal_height=False):
                 with gr.Column(scale=2, min_width=320):
-                    self.chart = gr.HTML(elem_id=_id("chart"), padding=True)
+                    self.chart = add.html("chart", padding=True)
                 with gr.Column(scale=3, min_width=320):
-                    self.proof = gr.HTML(elem_id=_id("proof"), padding=True)
+                    self.proof = add.html("proof", padding=True)
             self._lay_out_convert()
             self._lay_out_resize()
             self._lay_out_merge()
             self._lay_out_tune()
-            with gr.Accordion("What the file says of itself", open=False, elem_id=_id("more")):
-                self.metadata = gr.HTML(elem_id=_id("metadata"))
+            with add.fold("more", "What the file says of itself"):
+                self.metadata = add.html("metadata")
 
     @property
     def shown(self) -> list[Block]:
@@ -113,90 +111,68 @@ class Desk:
             "diffusers only": "diffusers",
         }
         precisions = {"as it is": "", "fp32": "fp32", "fp16": "fp16", "bf16": "bf16"}
-        with gr.Accordion("Convert", open=False, elem_id=_id("convert-fold")):
-            self.layout = gr.Radio(
-                [*layouts.items()], value="kohya", label="Layout", elem_id=_id("layout")
-            )
-            self.precision = gr.Radio(
-                [*precisions.items()], value="", label="Numbers", elem_id=_id("precision")
-            )
-            self.convert = gr.Button("Convert", elem_id=_id("convert"))
+        with add.fold("convert-fold", "Convert"):
+            self.layout = add.radio("layout", "Layout", [*layouts.items()], "kohya")
+            self.precision = add.radio("precision", "Numbers", [*precisions.items()], "")
+            self.convert = add.button("convert", "Convert")
 
     def _lay_out_resize(self) -> None:
-        with gr.Accordion("Make it smaller", open=False, elem_id=_id("resize-fold")):
+        wide: dict[str, Any] = {"min_width": 260}
+        with add.fold("resize-fold", "Make it smaller"):
             with gr.Row(equal_height=True):
-                self.rank = _whole(
-                    label="Rank of every layer, at most", info="0: what the share asks for.",
-                    elem_id=_id("rank"), min_width=260,
+                self.rank = add.number(
+                    "rank", "Rank of every layer, at most", "0: what the share asks for.",
+                    **_WHOLE, **wide,
                 )  # fmt: skip
-                self.share = gr.Slider(
-                    0.5, 0.999, 0.99, step=0.001,
-                    label="Share of each layer's change to keep", elem_id=_id("share"),
-                    min_width=260, info="Of its square: 0.99 changes the adapter by up to 10 %.",
+                self.share = add.slider(
+                    "share", "Share of each layer's change to keep", (0.5, 0.999, 0.001), 0.99,
+                    "Of its square: 0.99 changes the adapter by up to 10 %.", **wide,
                 )  # fmt: skip
-            self.keep = gr.Slider(
-                0, 1, 0, step=0.01, label="Or share of its likeness to keep",
-                info="A rank for each layer, measured on the pictures chosen below; 0: as above.",
-                elem_id=_id("keep"),
+            self.keep = add.slider(
+                "keep", "Or share of its likeness to keep", (0, 1, 0.01), 0,
+                "A rank for each layer, measured on the pictures chosen below; 0: as above.",
             )  # fmt: skip
-            self.resize = gr.Button("Make a smaller one", elem_id=_id("resize"))
+            self.resize = add.button("resize", "Make a smaller one")
 
     def _lay_out_merge(self) -> None:
-        self.others: list[gr.Dropdown] = []
-        with gr.Accordion("Merge with others", open=False, elem_id=_id("merge-fold")):
-            own = _strength(label="Strength of the chosen adapter", elem_id=_id("strength-0"))
-            self.strengths = [own]
-            for number in range(1, _MORE + 1):
-                name = f"Adapter {number + 1}"
+        wide: dict[str, Any] = {"min_width": 260}
+        span = (-2.0, 2.0, 0.05)
+        with add.fold("merge-fold", "Merge with others"):
+            own = add.slider("strength-0", "Strength of the chosen adapter", span, 1.0, **wide)
+            self.others, self.strengths = list[gr.Dropdown](), [own]
+            for n in range(1, _MORE + 1):
+                name, strength = f"Adapter {n + 1}", f"Strength of adapter {n + 1}"
                 with gr.Row(equal_height=True):
-                    self.others.append(
-                        gr.Dropdown(
-                            _others(),
-                            value="",
-                            label=name,
-                            elem_id=_id(f"other-{number}"),
-                            min_width=260,
-                        )
-                    )
-                    self.strengths.append(
-                        _strength(
-                            label=f"Strength of adapter {number + 1}",
-                            elem_id=_id(f"strength-{number}"),
-                        )
-                    )
-            self.merge_rank = _whole(
-                label="Reduce to rank", info="0: the ranks added up, which is exact.",
-                elem_id=_id("merge-rank"),
-            )  # fmt: skip
-            self.merge = gr.Button("Merge", elem_id=_id("merge"))
-            self.together = gr.Button(
-                "Measure, and merge so that each keeps most of its likeness",
-                elem_id=_id("together"),
+                    self.others.append(add.choice(f"other-{n}", name, _others(), "", **wide))
+                    self.strengths.append(add.slider(f"strength-{n}", strength, span, 1.0, **wide))
+            self.merge_rank = add.number(
+                "merge-rank", "Reduce to rank", "0: the ranks added up, which is exact.", **_WHOLE
+            )
+            self.merge = add.button("merge", "Merge")
+            self.together = add.button(
+                "together", "Measure, and merge so that each keeps most of its likeness"
             )
 
     def _lay_out_tune(self) -> None:
         parts = {"all of it": "", "subject only (SDXL)": "subject", "style only (SDXL)": "style"}
-        with gr.Accordion("Repair by measurement", open=False, elem_id=_id("tune-fold")):
-            self.images = gr.Dropdown(
-                _sets(), value="", label="Pictures", elem_id=_id("images"),
-                info="Some of its subject. Best are those that it was not trained on.",
+        with add.fold("tune-fold", "Repair by measurement"):
+            self.images = add.choice(
+                "images", "Pictures", _sets(), "",
+                "Some of its subject. Best are those that it was not trained on.",
             )  # fmt: skip
             with gr.Row(equal_height=True):
-                self.trigger = gr.Textbox(
-                    label="Trigger word", info="Empty: what the file says.", max_length=60,
-                    elem_id=_id("trigger"),
-                )  # fmt: skip
-                self.class_word = gr.Textbox(
-                    label="Class word", info="Empty: what the file says.", max_length=60,
-                    elem_id=_id("class-word"),
-                )  # fmt: skip
-            self.only = gr.Radio([*parts.items()], value="", label="Keep", elem_id=_id("only"))
+                words = {"trigger": "Trigger word", "class-word": "Class word"}
+                self.trigger, self.class_word = (
+                    add.text(thing, label, "Empty: what the file says.", max_length=60)
+                    for thing, label in words.items()
+                )
+            self.only = add.radio("only", "Keep", [*parts.items()], "")
             self.measured_by = [self.images, self.trigger, self.class_word, self.only]
-            self.tune = gr.Button(
-                "Choose the strength of each block so that it leaks least", elem_id=_id("tune")
+            self.tune = add.button(
+                "tune", "Choose the strength of each block so that it leaks least"
             )
-            self.train_on = gr.Button(
-                "Fill the Train form to train on from it, with the rest held", elem_id=_id("on")
+            self.train_on = add.button(
+                "on", "Fill the Train form to train on from it, with the rest held"
             )
 
 
@@ -327,7 +303,7 @@ def _show(
 
 def _new(desk: Desk, made: tuple[ListedAdapter, facts.Facts]) -> Updates:
     choice, answer = made
-    board = files.board_of(answer)
+    board = to_show(Path(answer["board"])) if "board" in answer else ""
     return _show(desk, choice, facts.result(answer), listed=True, board=board)
 
 

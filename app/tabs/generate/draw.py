@@ -14,8 +14,9 @@ import gradio as gr
 from gradio.components import Component
 
 from app.client import ProgressUpdate, ShouldStop, Stopped, follow
+from app.files import to_show
 from app.render import plain, quiet, render
-from app.shared import QUIET, elem, for_scripts, logger
+from app.shared import LAST, NOW, QUIET, elem, for_scripts, logger
 from app.tabs.generate import drawing, grid
 from app.tabs.generate.drawing import MOST_COUNT, Settings, parse_adapter
 from app.tabs.generate.form import GenerateForm, read_form
@@ -77,17 +78,11 @@ def wire(form: GenerateForm) -> None:
     plan: list[Component] = [form.grid_adapters, form.grid_strengths, form.grid_prompts]
     form.draw.click(draw, [form.compare, form.remembered, *form.settings], shown, **_DRAWING)
     form.grid_draw.click(draw_plan, [*plan, form.remembered, *form.settings], shown, **_DRAWING)
-    form.stop.click(_stop, None, None, queue=False, **QUIET)
-    form.pictures.select(_choose_pair, form.pairs, form.slider, queue=False, **QUIET)
-    gr.on(
-        [component.change for component in [*plan, form.prompt]],  # type: ignore[attr-defined]
-        plan_in_words,
-        [*plan, form.prompt],
-        form.grid_sum,
-        queue=False,
-        trigger_mode="always_last",
-        **QUIET,
-    )
+    form.stop.click(_stop, None, None, **NOW)
+    form.pictures.select(_choose_pair, form.pairs, form.slider, **NOW)
+    planned = [*plan, form.prompt]
+    changes = [component.change for component in planned]  # type: ignore[attr-defined]
+    gr.on(changes, plan_in_words, planned, form.grid_sum, **LAST, queue=False)
 
 
 # ------------------------------------------------------------------------------ what is drawn
@@ -117,11 +112,7 @@ def draw_pictures(
 
 
 def draw_grid(
-    settings: Settings,
-    plan: grid.GridPlan,
-    drawn: Drawn,
-    tell: Progress,
-    stop: ShouldStop,
+    settings: Settings, plan: grid.GridPlan, drawn: Drawn, tell: Progress, stop: ShouldStop
 ) -> None:
     """A sheet of pictures; a stop leaves the rest of it empty."""
     plan.check()
@@ -205,7 +196,7 @@ def _results(form: GenerateForm, drawn: Drawn, remembered: object) -> Updates:
     names = [drawing.name_of(path) for path in [path for path, _ in drawn.pictures] + sheet]
     if not names:
         return {}
-    gallery = [(drawing.to_show(path), caption) for path, caption in drawn.pictures]
+    gallery = [(to_show(path), caption) for path, caption in drawn.pictures]
     newest = drawing.names_of([*names, *drawing.names_of(remembered)])
     pairs = [[name, drawn.pairs.get(name, "")] for name in names]
     return {
@@ -213,9 +204,7 @@ def _results(form: GenerateForm, drawn: Drawn, remembered: object) -> Updates:
         form.pictures: gr.Gallery(
             value=gallery, visible=bool(gallery), allow_preview=not drawn.pairs
         ),
-        form.sheet: gr.Image(
-            value=drawing.to_show(sheet[0]) if sheet else None, visible=bool(sheet)
-        ),
+        form.sheet: gr.Image(value=to_show(sheet[0]) if sheet else None, visible=bool(sheet)),
         form.slider: _slider(pairs, 0),
         form.pairs: pairs,
         form.remembered: newest,
@@ -226,7 +215,7 @@ def _results(form: GenerateForm, drawn: Drawn, remembered: object) -> Updates:
 def earlier_pictures(names: object) -> gr.Gallery:
     """The gallery of remembered pictures; not there while there are none."""
     shown = [
-        (drawing.to_show(path), "★" if name.startswith(drawing.FAVOURITE) else "")
+        (to_show(path), "★" if name.startswith(drawing.FAVOURITE) else "")
         for name in drawing.names_of(names)
         if (path := drawing.picture_of(name))
     ]
@@ -238,7 +227,7 @@ def _slider(pairs: list[list[str]], index: int) -> gr.ImageSlider:
     after, before = map(drawing.picture_of, pairs[index])
     if before is None or after is None:
         return gr.ImageSlider(visible=False)
-    return gr.ImageSlider(value=(drawing.to_show(before), drawing.to_show(after)), visible=True)
+    return gr.ImageSlider(value=(to_show(before), to_show(after)), visible=True)
 
 
 def _choose_pair(pairs: list[list[str]], event: gr.SelectData) -> gr.ImageSlider:
@@ -294,4 +283,4 @@ def generate(
     lines = filter(None, map(str.strip, adapters.splitlines()))
     chosen = tuple(map(parse_adapter, lines))
     settings = Settings(prompt, negative, chosen, base, count, seed, steps, guidance, width, height)
-    return [drawing.to_show(path) for path in drawing.draw(settings)]
+    return [to_show(path) for path in drawing.draw(settings)]

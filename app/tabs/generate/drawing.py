@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 import re
-import shutil
-import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -171,20 +167,6 @@ def names_of(names: object) -> list[str]:
     known = [name for name in (names if is_list(names) else ()) if picture_of(name)]
     favourites = [name for name in known if name.startswith(FAVOURITE)]
     return favourites + [name for name in known if name not in favourites][:REMEMBERED]
-
-
-@lru_cache(maxsize=1)
-def _showing_folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="rarebit-shown-", dir=os.environ.get("GRADIO_TEMP_DIR")))
-
-
-def to_show(path: Path) -> str:
-    """A copy of a picture where Gradio may serve it from, with its settings in it."""
-    target = _showing_folder() / path.parent.name / path.name
-    if not target.exists() or target.stat().st_mtime_ns != path.stat().st_mtime_ns:
-        target.parent.mkdir(exist_ok=True)
-        shutil.copy2(path, target)
-    return str(target)
 
 
 _STRENGTH = re.compile(r"-?[0-9.]{1,20}(?:e-?[0-9]{1,3})?")

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import gradio as gr
 from gradio.components import Component
 
 from app.allowed import base_models
+from app.kit import Kit
 from app.render import render
-from app.shared import elem
 from app.tabs.generate.drawing import MOST_COUNT, AdapterSetting, Settings
 from trainer.errors import UserError
 
@@ -21,35 +20,31 @@ LARGEST_SEED = 2**31 - 1 - MOST_COUNT
 LARGEST_SIDE = 4096  # pixels
 NO_CHOICE = ("no adapter", "")
 
-_id = partial(elem, "generate")
+add = Kit("generate")
 
 
 class AdapterRow:
     """The components of one adapter; a row that is not shown has no adapter."""
 
     def __init__(self, number: int) -> None:
-        strength: dict[str, Any] = {"minimum": -1, "maximum": 2, "value": 1.0, "step": 0.05}
-        strength |= {"buttons": [], "min_width": 150, "scale": 3}
+        span = (-1, 2, 0.05)
+        narrow: dict[str, Any] = {"buttons": [], "min_width": 150, "scale": 3}
         which = f" {number}" if number > 1 else ""
         with gr.Group(visible=number == 1, elem_classes=["adapter-row"]) as self.group:
             with gr.Row():
-                self.adapter = gr.Dropdown(
-                    [NO_CHOICE], value="", label=f"Adapter{which}", scale=4, min_width=180,
-                    elem_id=_id(f"adapter-{number}"),
-                )  # fmt: skip
-                self.strength = gr.Slider(
-                    label=f"Strength{which}", elem_id=_id(f"strength-{number}"), **strength
+                self.adapter = add.choice(
+                    f"adapter-{number}", f"Adapter{which}", [NO_CHOICE], "", scale=4, min_width=180
                 )
-            self.text_strength = gr.Slider(
-                label=f"Strength{which} in the text encoder",
-                visible=False,
-                elem_id=_id(f"text-strength-{number}"),
-                **strength,
-            )
-            self.remove = gr.Button(
-                f"Remove adapter {number}", size="sm", visible=number > 1,
-                elem_id=_id(f"remove-{number}"),
+                self.strength = add.slider(
+                    f"strength-{number}", f"Strength{which}", span, 1.0, **narrow
+                )
+            self.text_strength = add.slider(
+                f"text-strength-{number}", f"Strength{which} in the text encoder", span, 1.0,
+                visible=False, **narrow,
             )  # fmt: skip
+            self.remove = add.button(
+                f"remove-{number}", f"Remove adapter {number}", size="sm", visible=number > 1
+            )
 
     @property
     def inputs(self) -> list[Component]:
@@ -81,112 +76,103 @@ class GenerateForm:
         return [row.adapter for row in self.rows]
 
     def _lay_out_prompt(self) -> None:
-        self.prompt = gr.Textbox(
-            label="Prompt", lines=3, max_length=5000, elem_id=_id("prompt"),
-            placeholder="ohwx dog on the beach",
-        )  # fmt: skip
-        self.words = gr.HTML(render("generate.html", "no_adapter"), elem_id=_id("words"))
+        self.prompt = add.text(
+            "prompt", "Prompt", lines=3, max_length=5000, placeholder="ohwx dog on the beach"
+        )
+        self.words = add.html("words", render("generate.html", "no_adapter"))
         with gr.Row():
             small: dict[str, Any] = {"size": "sm", "min_width": 160}
-            self.put_words = gr.Button(
-                "Put the trigger word in front", visible=False, elem_id=_id("put"), **small
+            self.put_words = add.button(
+                "put", "Put the trigger word in front", visible=False, **small
             )
-            self.use_prompt = gr.Button("Use as preview prompt", elem_id=_id("use-prompt"), **small)
+            self.use_prompt = add.button("use-prompt", "Use as preview prompt", **small)
         self.rows = [AdapterRow(number + 1) for number in range(ROWS)]
-        self.add = gr.Button("Add another adapter", size="sm", elem_id=_id("add"), min_width=140)
+        self.add = add.button("add", "Add another adapter", size="sm", min_width=140)
         with gr.Row(equal_height=True):
-            self.count = gr.Slider(
-                1, MOST_COUNT, 4, step=1, label="Pictures", buttons=[], elem_id=_id("count"),
-                scale=3, min_width=150,
-            )  # fmt: skip
-            self.seed = gr.Number(
-                1, label="Seed", precision=0, placeholder="a new one", elem_id=_id("seed"),
-                scale=2, min_width=100,
-            )  # fmt: skip
-            self.new_seed = gr.Button(
-                "New seed", size="sm", elem_id=_id("new-seed"), scale=1, min_width=80
+            self.count = add.slider(
+                "count", "Pictures", (1, MOST_COUNT, 1), 4, buttons=[], scale=3, min_width=150
             )
-        self.compare = gr.Checkbox(
-            True, label="Compare with the base model, same seeds", elem_id=_id("compare")
-        )
-        self.busy = gr.HTML(elem_id=_id("busy"))
+            self.seed = add.number(
+                "seed", "Seed", value=1, precision=0, placeholder="a new one", scale=2,
+                min_width=100,
+            )  # fmt: skip
+            self.new_seed = add.button("new-seed", "New seed", size="sm", scale=1, min_width=80)
+        self.compare = add.check("compare", "Compare with the base model, same seeds", True)
+        self.busy = add.html("busy")
         with gr.Row():
-            self.draw = gr.Button("Draw", variant="primary", elem_id=_id("draw"))
-            self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id=_id("stop"))
+            self.draw = add.button("draw", "Draw", variant="primary")
+            self.stop = add.button("stop", "Stop", variant="stop", visible=False)
 
     def _lay_out_more(self) -> None:
-        with gr.Accordion("More settings", open=False, elem_id=_id("more")):
-            self.negative = gr.Textbox(
-                label="Negative prompt", info="What not to draw.", max_length=5000,
-                elem_id=_id("negative"),
-            )  # fmt: skip
-            self.base = gr.Dropdown(
-                base_models(), value="tiny-emoji", label="Base model", elem_id=_id("base"),
-                info="The one that the adapter was trained on, or one of its kind.",
+        with add.fold("more", "More settings"):
+            self.negative = add.text(
+                "negative", "Negative prompt", "What not to draw.", max_length=5000
+            )
+            self.base = add.choice(
+                "base", "Base model", base_models(), "tiny-emoji",
+                "The one that the adapter was trained on, or one of its kind.",
                 allow_custom_value=True,
             )  # fmt: skip
             with gr.Row():
-                self.steps = gr.Slider(
-                    1, 150, 25, step=1, label="Denoising steps", elem_id=_id("steps")
+                self.steps = add.slider("steps", "Denoising steps", (1, 150, 1), 25)
+                self.guidance = add.slider(
+                    "guidance", "Guidance", (0, 20, 0.5), 5.0, "How closely the prompt is followed."
                 )
-                self.guidance = gr.Slider(
-                    0, 20, 5.0, step=0.5, label="Guidance", elem_id=_id("guidance"),
-                    info="How closely the prompt is followed.",
-                )  # fmt: skip
-            self.separate = gr.Checkbox(
-                label="Separate strengths for the text encoder", elem_id=_id("apart")
-            )
+            self.separate = add.check("apart", "Separate strengths for the text encoder")
             with gr.Row():
-                side: dict[str, Any] = {"precision": 0, "info": "0: the base model's own."}
-                self.width = gr.Number(0, label="Width in pixels", elem_id=_id("width"), **side)
-                self.height = gr.Number(0, label="Height in pixels", elem_id=_id("height"), **side)
-            self.dropped = gr.File(
-                label="Drop a picture here to get its settings back", height=110,
-                elem_id=_id("restore"),
-            )  # fmt: skip
+                side: dict[str, Any] = {"value": 0, "precision": 0}
+                own = "0: the base model's own."
+                self.width = add.number("width", "Width in pixels", own, **side)
+                self.height = add.number("height", "Height in pixels", own, **side)
+            self.dropped = add(
+                gr.File, "restore", label="Drop a picture here to get its settings back", height=110
+            )
 
     def _lay_out_grid(self) -> None:
-        title = "Grid: checkpoints × strengths × prompts"
-        with gr.Accordion(title, open=False, elem_id=_id("grid")):
-            self.grid_adapters = gr.Dropdown(
-                [], value=[], multiselect=True, label="Adapters and checkpoints",
-                info="One row each; none: the adapters above.", elem_id=_id("grid-adapters"),
+        with add.fold("grid", "Grid: checkpoints × strengths × prompts"):
+            self.grid_adapters = add.choice(
+                "grid-adapters", "Adapters and checkpoints", [], [],
+                "One row each; none: the adapters above.", multiselect=True,
             )  # fmt: skip
-            self.grid_strengths = gr.Textbox(
-                "0, 0.5, 1", label="Strengths", info="One column each; 0 is the base model.",
-                max_length=200, elem_id=_id("grid-strengths"),
+            self.grid_strengths = add.text(
+                "grid-strengths", "Strengths", "One column each; 0 is the base model.",
+                "0, 0.5, 1", max_length=200,
             )  # fmt: skip
-            self.grid_prompts = gr.Textbox(
-                label="Prompts, one a line", info="One block each; empty: the prompt above.",
-                lines=2, max_length=20_000, elem_id=_id("grid-prompts"),
+            self.grid_prompts = add.text(
+                "grid-prompts", "Prompts, one a line", "One block each; empty: the prompt above.",
+                lines=2, max_length=20_000,
             )  # fmt: skip
-            self.grid_sum = gr.HTML(elem_id=_id("grid-sum"))
-            self.grid_draw = gr.Button("Draw the grid", elem_id=_id("grid-draw"))
+            self.grid_sum = add.html("grid-sum")
+            self.grid_draw = add.button("grid-draw", "Draw the grid")
 
     def _lay_out_results(self) -> None:
-        picture: dict[str, Any] = {"type": "filepath", "format": "png", "visible": False}
-        gallery: dict[str, Any] = {"show_label": False, "height": "auto", "visible": False}
-        gallery |= {"object_fit": "contain", "interactive": False}
-        self.status = gr.HTML(render("generate.html", "nothing_drawn"), elem_id=_id("status"))
-        self.slider = gr.ImageSlider(
-            label="Base model on the left, with adapters on the right", interactive=False,
-            max_height=460, elem_id=_id("slider"), **picture,
+        picture: dict[str, Any] = {
+            "type": "filepath", "format": "png", "interactive": False, "visible": False,
+        }  # fmt: skip
+        gallery: dict[str, Any] = {
+            "show_label": False, "height": "auto", "object_fit": "contain", "interactive": False,
+            "visible": False,
+        }  # fmt: skip
+        self.status = add.html("status", render("generate.html", "nothing_drawn"))
+        self.slider = add(
+            gr.ImageSlider, "slider", label="Base model on the left, with adapters on the right",
+            max_height=460, **picture,
         )  # fmt: skip
-        self.sheet = gr.Image(
-            label="Grid", interactive=False, show_label=False, buttons=["download", "fullscreen"],
-            elem_id=_id("sheet"), **picture,
+        self.sheet = add(
+            gr.Image, "sheet", label="Grid", show_label=False, buttons=["download", "fullscreen"],
+            **picture,
         )  # fmt: skip
-        self.pictures = gr.Gallery(
-            label="Pictures", columns=4, buttons=["download", "download_all", "fullscreen"],
-            elem_id=_id("pictures"), **gallery,
+        self.pictures = add(
+            gr.Gallery, "pictures", label="Pictures", columns=4,
+            buttons=["download", "download_all", "fullscreen"], **gallery,
         )  # fmt: skip
-        with gr.Accordion("Earlier pictures", open=False, elem_id=_id("earlier")):
+        with add.fold("earlier", "Earlier pictures"):
             gr.HTML(render("generate.html", "about_earlier"))
-            self.history = gr.Gallery(
-                label="Earlier pictures", columns=6, allow_preview=False,
-                buttons=["download_all"], elem_id=_id("history"), **gallery,
+            self.history = add(
+                gr.Gallery, "history", label="Earlier pictures", columns=6, allow_preview=False,
+                buttons=["download_all"], **gallery,
             )  # fmt: skip
-            self.favourite = gr.Button(visible=False, size="sm", elem_id=_id("favourite"))
+            self.favourite = add.button("favourite", visible=False, size="sm")
         self.picked = gr.State("")  # the earlier picture that was chosen last
         self.pairs = gr.State([])
         self.filled = gr.State("")  # the prompt as the page has filled it in

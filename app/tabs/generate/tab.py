@@ -13,7 +13,7 @@ from gradio.components import Component
 from app import jobs
 from app.allowed import base_models
 from app.render import quiet, render
-from app.shared import PRIVATE, QUIET, Shared, says_errors
+from app.shared import LAST, NOW, PRIVATE, QUIET, Shared, says_errors
 from app.tabs.adapters import words as adapter_words
 from app.tabs.generate import draw, drawing
 from app.tabs.generate.drawing import AdapterSetting, parse_adapter, read_settings
@@ -52,11 +52,11 @@ def _follow_the_machine(form: GenerateForm, shared: Shared) -> None:
         return [*rows, every, gr.Dropdown(choices=base_models())]
 
     lists = [*form.adapters, form.grid_adapters, form.base]
-    gr.on([page.load, room.select], choices, None, lists, queue=False, **QUIET)
+    gr.on([page.load, room.select], choices, None, lists, **NOW)
     looks = [room.select, shared.training.change]
-    gr.on(looks, _busy, None, form.busy, queue=False, **QUIET)
-    page.load(draw.earlier_pictures, form.remembered, form.history, queue=False, **QUIET)
-    shared.base.change(lambda base: base, shared.base, form.base, queue=False, **QUIET)
+    gr.on(looks, _busy, None, form.busy, **NOW)
+    page.load(draw.earlier_pictures, form.remembered, form.history, **NOW)
+    shared.base.change(lambda base: base, shared.base, form.base, **NOW)
 
 
 def _choices() -> list[tuple[str, str]]:
@@ -74,44 +74,24 @@ def _busy() -> str:
 def _choose_adapters(form: GenerateForm, shared: Shared) -> None:
     """Rows come and go, and the trigger words of what is chosen stand below the prompt."""
     adapters, groups = form.adapters, [row.group for row in form.rows]
+    said = [form.words, form.put_words]
     for row in form.rows[1:]:
-        row.remove.click(
-            lambda: [gr.Group(visible=False), ""], None, [row.group, row.adapter],
-            queue=False, **QUIET,
-        )  # fmt: skip
-    form.add.click(_add_row, adapters, groups, queue=False, **QUIET)
+        gone = [row.group, row.adapter]
+        row.remove.click(lambda: [gr.Group(visible=False), ""], None, gone, **NOW)
+    form.add.click(_add_row, adapters, groups, **NOW)
     form.separate.change(
         lambda shown: [gr.Slider(visible=shown)] * ROWS,
-        form.separate,
-        [row.text_strength for row in form.rows],
-        queue=False,
-        **QUIET,
-    )
+        form.separate, [row.text_strength for row in form.rows], **NOW,
+    )  # fmt: skip
     gr.on(
-        [row.adapter.change for row in form.rows],
-        says_errors(_fill_prompt),
-        [form.prompt, form.filled, *adapters],
-        [form.prompt, form.filled, form.words, form.put_words],
-        trigger_mode="always_last",
-        **QUIET,
-    )
-    gr.on(
-        [form.prompt.change, shared.rooms["generate"].select],
-        says_errors(_check_words),
-        [form.prompt, *adapters],
-        [form.words, form.put_words],
-        queue=False,
-        trigger_mode="always_last",
-        **QUIET,
-    )
+        [row.adapter.change for row in form.rows], says_errors(_fill_prompt),
+        [form.prompt, form.filled, *adapters], [form.prompt, form.filled, *said], **LAST,
+    )  # fmt: skip
+    typed = [form.prompt.change, shared.rooms["generate"].select]
+    gr.on(typed, says_errors(_check_words), [form.prompt, *adapters], said, **LAST, queue=False)
     form.put_words.click(_put_words, [form.prompt, *adapters], form.prompt, **QUIET)
-    shared.adapter.change(
-        _use_adapter,
-        shared.adapter,
-        [*adapters, *groups[1:], form.rows[0].strength],
-        queue=False,
-        **QUIET,
-    )
+    used = [*adapters, *groups[1:], form.rows[0].strength]
+    shared.adapter.change(_use_adapter, shared.adapter, used, **NOW)
 
 
 def _add_row(*chosen: str | None) -> list[Any]:
@@ -178,34 +158,30 @@ def _restore(form: GenerateForm) -> None:
     plain += [form.seed, form.steps, form.guidance, form.width, form.height, form.separate]
     filled = [*plain, *rows]
     dropped = form.dropped.upload(says_errors(_restore_dropped), form.dropped, filled, **PRIVATE)
-    dropped.then(lambda: None, None, form.dropped, queue=False, **QUIET)
+    dropped.then(lambda: None, None, form.dropped, **NOW)
     form.history.select(says_errors(_restore_earlier), form.remembered, filled, **PRIVATE)
     picked = [form.picked, form.favourite]
-    form.history.select(_pick, form.remembered, picked, queue=False, **QUIET)
-    form.favourite.click(
-        _toggle, [form.picked, form.remembered], [form.remembered, form.history, *picked],
-        queue=False, **QUIET,
-    )  # fmt: skip
-    form.new_seed.click(
-        lambda: random.randint(0, LARGEST_SEED), None, form.seed, queue=False, **QUIET
-    )
+    form.history.select(_pick, form.remembered, picked, **NOW)
+    kept = [form.remembered, form.history, *picked]
+    form.favourite.click(_toggle, [form.picked, form.remembered], kept, **NOW)
+    form.new_seed.click(lambda: random.randint(0, LARGEST_SEED), None, form.seed, **NOW)
 
 
 def _remember(form: GenerateForm, shared: Shared) -> None:
     """The form survives a reload, in the browser that filled it in."""
     kept, groups = shared.remembered["generate"], [row.group for row in form.rows[1:]]
     recalled = [*form.settings, *groups]
-    arrived = shared.page.load(_recall, kept, recalled, queue=False, **QUIET)
+    arrived = shared.page.load(_recall, kept, recalled, **NOW)
     changes = [component.change for component in form.settings]  # type: ignore[attr-defined]
     # Not while a page arrives: it shows the defaults until then.
     has_arrived = gr.State(False)
-    arrived.then(lambda: True, None, has_arrived, queue=False, **QUIET)
+    arrived.then(lambda: True, None, has_arrived, **NOW)
 
     def keep(has_arrived: bool, *values: Any) -> Any:
         return list(values) if has_arrived else gr.skip()
 
     inputs = [has_arrived, *form.settings]
-    gr.on(changes, keep, inputs, kept, trigger_mode="always_last", queue=False, **QUIET)
+    gr.on(changes, keep, inputs, kept, **LAST, queue=False)
 
 
 def _recall(values: Any) -> list[Any]:

@@ -9,16 +9,9 @@ import gradio as gr
 from gradio.blocks import Block
 from gradio.events import Dependency
 
-from app.shared import HIDE, QUIET, Shared, says_errors, update
+from app.shared import QUIET, Shared, says_errors, update
 from app.tabs.images.captions import CaptionSession, read_captions
-from app.tabs.images.edits import (
-    Edit,
-    EditKind,
-    apply_edit,
-    preview,
-    remove_picture,
-    undo,
-)
+from app.tabs.images.edits import Edit, EditKind, apply_edit, preview, remove_picture, undo
 from app.tabs.images.imagesets import SetFolder, find_set
 from app.tabs.images.layout import Parts, html
 from app.tabs.images.setview import look_at
@@ -59,9 +52,9 @@ def wire(parts: Parts, shared: Shared, show_again: ShowAgain, shown: list[Block]
     changed = [*previewed, p.words, *shown]
     p.apply.click(says_errors(bulk.apply), [*here, p.previewed], changed, **QUIET)
     undone = p.undo.click(says_errors(bulk.undo), here, changed, **QUIET)
-    p.remove.click(lambda name: gr.Row(visible=bool(name)), p.picture, p.remove_row, **QUIET)
-    p.remove_not.click(None, None, p.remove_row, js=HIDE, **QUIET)
-    p.remove_now.click(says_errors(bulk.remove), here, changed, **QUIET)
+    asked = p.removal
+    p.remove.click(lambda name: gr.Group(visible=bool(name)), p.picture, asked.group, **QUIET)
+    asked.yes.click(says_errors(bulk.remove), here, changed, **QUIET)
     return undone
 
 

@@ -14,7 +14,7 @@ from gradio.blocks import Block
 from app import client as service
 from app.client import ProgressUpdate, ShouldStop, Stopped, follow
 from app.render import refused, render
-from app.shared import QUIET, Shared, logger, says_errors
+from app.shared import NOW, QUIET, Shared, logger, says_errors
 from app.tabs.images.bulk import ShowAgain, to_write
 from app.tabs.images.captions import CaptionSession, read_captions
 from app.tabs.images.edits import Change, apply_changes
@@ -118,7 +118,7 @@ def wire(parts: Parts, shared: Shared, show_again: ShowAgain, shown: list[Block]
     noting(p.propose.click, p, shared)(
         room.propose, [*here, *form], working, **QUIET, concurrency_limit=None
     )
-    p.caption_stop.click(_stop, None, None, queue=False, **QUIET)
+    p.caption_stop.click(_stop, None, None, **NOW)
     noting(p.check_words.click, p, shared)(
         says_errors(room.check_words), [p.opened, shared.base, p.purpose], answer, **QUIET
     )

@@ -123,10 +123,7 @@ def around(picture: PictureView) -> Box:
     if entry is None or entry.mask is None:
         raise UserError("This picture has no mask to cut around.", "Paint one below.")
     scale = SIDE / max(entry.header.width, entry.header.height)
-    size = (
-        max(1, round(scale * entry.header.width)),
-        max(1, round(scale * entry.header.height)),
-    )
+    size = (max(1, round(scale * entry.header.width)), max(1, round(scale * entry.header.height)))
     mask = seen(mask_of(picture, size), entry.focus or Focus(), whole=True)
     box = mask.point([0] * 128 + [255] * 128).getbbox()
     if box is None:

@@ -12,7 +12,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated
@@ -29,6 +29,7 @@ from trainer.data.scan import FolderContents
 from trainer.data.sets import MAX_IMAGES, ImageSet
 from trainer.errors import UserError
 from trainer.runs.atomic import publish_folder, temporary_name, write_bytes
+from trainer.text import numbered
 
 HIDDEN = ".rarebit"
 MAX_TITLE = 80
@@ -223,12 +224,6 @@ def write_notes(image_set: SetFolder, notes: SetNotes) -> None:
 def _write_notes(hidden: Path, notes: SetNotes) -> None:
     hidden.mkdir(parents=True, exist_ok=True)
     write_bytes(hidden / _NOTES, _notes.dump_json(notes, indent=1))
-
-
-def numbered(stem: str) -> Iterator[str]:
-    """A name, and then further ones of it: ``cat``, ``cat-2``, ``cat-3``, …"""
-    yield stem
-    yield from (f"{stem}-{number}" for number in itertools.count(2))
 
 
 def make_set(root: Path, title: str, fill: Callable[[Path], SetNotes]) -> SetFolder:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from app.files import file_drop
+from app.kit import Kit
+from app.render import render
 from app.tabs.images.captions import CaptionSession
 from app.tabs.images.edits import MAX_TEXT
 from app.tabs.images.imagesets import MAX_TITLE, MAX_WORD, set_choices
 from app.tabs.images.mask_parts import MaskParts
-from app.tabs.images.parts import html, part
 from trainer.captioning.wording import MAX_PROMPT
 from trainer.data.captions import MAX_CAPTION_CHARACTERS
 
@@ -54,6 +56,10 @@ KEYS = """() => {
     });
 }"""
 
+add = Kit("images")
+html = partial(render, "images.html")
+"""The HTML that a macro of the tab's template makes of some values."""
+
 
 class Parts:
     """The tab's components, from top to bottom; what is hidden carries what a request is about."""
@@ -64,307 +70,183 @@ class Parts:
                 self._lay_out_source()
             with gr.Column(scale=1, min_width=320):
                 self._lay_out_chosen()
-        with part(gr.Column, "desk", visible=False) as self.desk:
+        with add(gr.Column, "desk", visible=False) as self.desk:
             self._lay_out_words()
             with gr.Row(equal_height=False):
-                with part(gr.Column, "beside", scale=3, min_width=320):
+                with add(gr.Column, "beside", scale=3, min_width=320):
                     self._lay_out_gallery()
-                with part(gr.Column, "editor", scale=2, min_width=320):
+                with add(gr.Column, "editor", scale=2, min_width=320):
                     self._lay_out_editor()
-            self.captioning = part(gr.Accordion, "captioning", "Captions by a model", open=False)
-            with self.captioning:
+            with add.fold("captioning", "Captions by a model") as self.captioning:
                 self._lay_out_captioning()
-            with part(gr.Accordion, "bulk", "Change all captions", open=False):
+            with add.fold("bulk", "Change all captions"):
                 self._lay_out_bulk()
-            self.undo = part(gr.Button, "undo", "Nothing to undo", visible=False, size="sm")
-            with part(gr.Accordion, "doubts", "What is wrong or doubtful"):
-                self.findings = part(gr.HTML, "findings")
-                self.measured = part(gr.HTML, "measured")
-                self.measure = part(gr.Button, "measure", "Measure the captions", size="sm")
-            with part(gr.Accordion, "tags", "Tags, and how often they occur", open=False):
-                self.tags = part(gr.HTML, "tag-list")
-            with part(gr.Accordion, "sizes", "Sizes, and what is cut off"):
-                self.buckets = part(gr.HTML, "buckets")
-            with part(
-                gr.Accordion, "manage", "Rename or delete this set", open=False
-            ) as self.manage:
+            self.undo = add.button("undo", "Nothing to undo", visible=False, size="sm")
+            with add.fold("doubts", "What is wrong or doubtful", open=True):
+                self.findings, self.measured = add.html("findings"), add.html("measured")
+                self.measure = add.button("measure", "Measure the captions", size="sm")
+            with add.fold("tags", "Tags, and how often they occur"):
+                self.tags = add.html("tag-list")
+            with add.fold("sizes", "Sizes, and what is cut off", open=True):
+                self.buckets = add.html("buckets")
+            with add.fold("manage", "Rename or delete this set") as self.manage:
                 self._lay_out_manage()
-        self.opened = gr.Textbox("", visible=False)
-        self.picture = gr.Textbox("", visible=False)
-        self.loaded = gr.Textbox("", visible=False)
-        self.listed = gr.JSON([], visible=False)
-        self.stamp = gr.Number(0, visible=False)
+        self.opened, self.picture, self.loaded = (gr.Textbox("", visible=False) for _ in range(3))
+        self.listed, self.stamp = gr.JSON([], visible=False), gr.Number(0, visible=False)
         self.session = gr.State(CaptionSession())
-        self.previewed = gr.State(None)
-        self.proposed = gr.State(None)
+        self.previewed, self.proposed = gr.State(None), gr.State(None)
         self.remembered = gr.BrowserState(
             "", storage_key="rarebit-image-set", secret="no secret: an image set's name"
         )
 
     def _lay_out_source(self) -> None:
+        wide: dict[str, Any] = {"min_width": 200}
         with gr.Row(equal_height=True):
-            self.title = part(
-                gr.Textbox,
-                "title",
-                value="",
-                label="Name of the new image set",
-                placeholder="my cat",
-                max_length=MAX_TITLE,
-                scale=2,
-                min_width=200,
+            self.title = add.text(
+                "title", "Name of the new image set", placeholder="my cat", max_length=MAX_TITLE,
+                scale=2, **wide,
+            )  # fmt: skip
+            self.into = add.check(
+                "into", "Add to the chosen set instead", interactive=False, scale=1, **wide
             )
-            self.into = part(
-                gr.Checkbox,
-                "into",
-                label="Add to the chosen set instead",
-                interactive=False,
-                scale=1,
-                min_width=200,
-            )
-        self.drop = part(
-            file_drop,
-            "upload",
-            label="Drop pictures, captions (.txt) or zip files here",
+        self.drop = add(
+            file_drop, "upload", label="Drop pictures, captions (.txt) or zip files here",
             file_count="multiple",  # of any type: what is not stored is named beside what is
             height=180,
-        )
-        self.remarks = part(gr.HTML, "remarks")
+        )  # fmt: skip
+        self.remarks = add.html("remarks")
 
     def _lay_out_chosen(self) -> None:
-        self.chosen = part(
-            gr.Dropdown,
-            "set",
-            choices=set_choices(),
-            value=None,
-            label="Image set",
+        self.chosen = add.choice(
+            "set", "Image set", set_choices(),
             info="Sets on this machine. Those that came with Rarebit are read only.",
-        )
-        self.summary = part(gr.HTML, "summary", html("no_set"))
-        self.try_it = part(gr.Button, "try", "Try it with the police car", size="md")
-        self.use = part(gr.Button, "use", "Train on these", variant="primary", visible=False)
+        )  # fmt: skip
+        self.summary = add.html("summary", html("no_set"))
+        self.try_it = add.button("try", "Try it with the police car", size="md")
+        self.use = add.button("use", "Train on these", variant="primary", visible=False)
 
     def _lay_out_words(self) -> None:
-        word: dict[str, Any] = {"value": "", "max_length": MAX_WORD, "min_width": 200}
+        word: dict[str, Any] = {"max_length": MAX_WORD, "min_width": 200}
         with gr.Group():
             with gr.Row(equal_height=True):
-                self.trigger = part(
-                    gr.Textbox,
-                    "trigger",
-                    label="Trigger word",
-                    info="A rare word that will stand for what the pictures show.",
-                    placeholder="ohwx",
-                    **word,
-                )
-                self.class_word = part(
-                    gr.Textbox,
-                    "class-word",
-                    label="Class word",
-                    info="The common word for that kind of thing: dog, person, painting.",
-                    placeholder="dog",
-                    **word,
-                )
-            self.suggest = part(gr.Button, "suggest", "Suggest trigger words", size="sm")
-            self.suggestions = part(
-                gr.Radio, "suggestions", choices=[], label="Suggestions", visible=False
-            )
-        self.verdict = part(gr.HTML, "verdict")
+                self.trigger = add.text(
+                    "trigger", "Trigger word",
+                    "A rare word that will stand for what the pictures show.",
+                    placeholder="ohwx", **word,
+                )  # fmt: skip
+                self.class_word = add.text(
+                    "class-word", "Class word",
+                    "The common word for that kind of thing: dog, person, painting.",
+                    placeholder="dog", **word,
+                )  # fmt: skip
+            self.suggest = add.button("suggest", "Suggest trigger words", size="sm")
+            self.suggestions = add.radio("suggestions", "Suggestions", [], visible=False)
+        self.verdict = add.html("verdict")
 
     def _lay_out_gallery(self) -> None:
-        self.tag = part(
-            gr.Dropdown,
-            "tag",
-            choices=[],
-            value=None,
-            label="Show those with the tag",
-            visible=False,
-        )
-        self.gallery = part(
-            gr.Gallery,
-            "gallery",
-            label="Pictures",
-            columns=4,
-            height=500,
-            object_fit="contain",
-            allow_preview=False,
-            buttons=[],
-            interactive=False,
+        self.tag = add.choice("tag", "Show those with the tag", [], visible=False)
+        self.gallery = add(
+            gr.Gallery, "gallery", label="Pictures", columns=4, height=500, object_fit="contain",
+            allow_preview=False, buttons=[], interactive=False,
             visible=False,  # gradio's gallery brings a video player of 160 kB
-        )
+        )  # fmt: skip
 
     def _lay_out_editor(self) -> None:
-        self.large = part(
-            gr.Image,
-            "large",
-            label="Picture: click on what should be in the middle of the crop",
-            visible=False,
-            interactive=False,
-            buttons=[],
-            height=260,
-            type="filepath",
-        )
-        self.text = part(
-            gr.Textbox,
-            "caption",
-            value="",
-            label="Caption",
-            lines=5,
-            max_lines=12,
-            interactive=False,
-            max_length=MAX_CAPTION_CHARACTERS,
-            info="Saved as you type. Of several lines one is the caption at each step. Page Down "
-            "and Page Up go from picture to picture.",
-        )
-        self.status = part(gr.HTML, "status")
-        with part(gr.Column, "conflict", visible=False) as self.clash:
-            self.theirs = part(gr.HTML, "theirs")
-            with gr.Row():
-                self.keep_mine = part(gr.Button, "keep-mine", "Keep mine", min_width=120)
-                self.take_theirs = part(gr.Button, "take-theirs", "Take the other", min_width=120)
-        with part(gr.Row, "steps"):
-            small: dict[str, Any] = {"size": "sm", "min_width": 90}
-            self.previous = part(gr.Button, "previous", "← Previous", **small)
-            self.next = part(gr.Button, "next", "Next →", **small)
-            self.remove = part(gr.Button, "remove", "Remove\u00a0…", **small)
-        with part(gr.Row, "remove-row", visible=False) as self.remove_row:
-            self.remove_now = part(
-                gr.Button, "remove-now", "Remove this picture", variant="stop", **small
-            )
-            self.remove_not = part(gr.Button, "remove-not", "Keep it", **small)
-        self.facts = part(gr.HTML, "facts", html("no_picture"))
-        with part(
-            gr.Accordion, "frame", "Crop, turn, mask", open=False, visible=False
-        ) as self.frame:
+        self.large = add(
+            gr.Image, "large", label="Picture: click on what should be in the middle of the crop",
+            visible=False, interactive=False, buttons=[], height=260, type="filepath",
+        )  # fmt: skip
+        self.text = add.text(
+            "caption", "Caption",
+            "Saved as you type. Of several lines one is the caption at each step. Page Down and "
+            "Page Up go from picture to picture.",
+            lines=5, max_lines=12, interactive=False, max_length=MAX_CAPTION_CHARACTERS,
+        )  # fmt: skip
+        self.status = add.html("status")
+        with add(gr.Column, "conflict", visible=False) as self.clash:
+            self.theirs = add.html("theirs")
+            clash = {"keep-mine": "Keep mine", "take-theirs": "Take the other"}
+            self.keep_mine, self.take_theirs = add.row(clash, size="lg", min_width=120)
+        steps = {"previous": "← Previous", "next": "Next →", "remove": "Remove\u00a0…"}
+        with add(gr.Column, "steps"):
+            self.previous, self.next, self.remove = add.row(steps)
+        with add.question(
+            "remove-row", "remove", "Remove this picture", "Keep it", "stop"
+        ) as self.removal:
+            pass
+        self.facts = add.html("facts", html("no_picture"))
+        with add.fold("frame", "Crop, turn, mask", visible=False) as self.frame:
             with gr.Row():
                 place: dict[str, Any] = {"minimum": 0, "maximum": 100, "step": 1, "min_width": 120}
-                self.across = part(gr.Number, "across", label="Middle, from left (%)", **place)
-                self.down = part(gr.Number, "down", label="Middle, from top (%)", **place)
-            with gr.Row():
-                self.middle = part(gr.Button, "middle", "Crop in the middle", **small)
-                self.around = part(gr.Button, "around", "Crop to the mask", **small)
-            with gr.Row():
-                self.left = part(gr.Button, "turn-left", "Turn left", **small)
-                self.right = part(gr.Button, "turn-right", "Turn right", **small)
-                self.flip = part(gr.Button, "flip", "Mirror", **small)
-            self.zoom = part(
-                gr.Slider,
-                "zoom",
-                label="Zoom in",
-                info="How many times as large",
-                minimum=1,
-                maximum=4,
-                step=0.05,
-                value=1,
-            )
+                self.across = add.number("across", "Middle, from left (%)", **place)
+                self.down = add.number("down", "Middle, from top (%)", **place)
+            crops = {"middle": "Crop in the middle", "around": "Crop to the mask"}
+            self.middle, self.around = add.row(crops)
+            turns = {"turn-left": "Turn left", "turn-right": "Turn right", "flip": "Mirror"}
+            self.left, self.right, self.flip = add.row(turns)
+            self.zoom = add.slider("zoom", "Zoom in", (1, 4, 0.05), 1, "How many times as large")
             self.mask = MaskParts()
 
     def _lay_out_manage(self) -> None:
-        self.new_title = part(gr.Textbox, "new-title", label="Name", max_length=MAX_TITLE)
-        with gr.Row():
-            self.rename = part(gr.Button, "rename", "Rename", size="sm")
-            self.delete = part(gr.Button, "delete", "Delete this set\u00a0…", size="sm")
-        with part(gr.Group, "question", visible=False) as self.question:
-            self.asked = part(gr.HTML, "asked")
-            with gr.Row():
-                self.delete_now = part(
-                    gr.Button, "delete-now", "Delete it", variant="stop", size="sm"
-                )
-                self.delete_not = part(gr.Button, "delete-not", "Keep it", size="sm")
+        self.new_title = add.text("new-title", "Name", max_length=MAX_TITLE)
+        buttons = {"rename": "Rename", "delete": "Delete this set\u00a0…"}
+        self.rename, self.delete = add.row(buttons)
+        with add.question("question", "delete", "Delete it", "Keep it", "stop") as self.deletion:
+            self.asked = add.html("asked")
 
     def _lay_out_bulk(self) -> None:
         kinds = {
-            "Add at the front": "front",
-            "Add at the end": "end",
-            "Remove": "remove",
-            "Find and replace": "replace",
-        }
-        text: dict[str, Any] = {"value": "", "max_length": MAX_TEXT, "min_width": 200}
-        self.kind = part(
-            gr.Radio, "bulk-kind", list(kinds.items()), value="front", label="What to do"
-        )
+            "Add at the front": "front", "Add at the end": "end",
+            "Remove": "remove", "Find and replace": "replace",
+        }  # fmt: skip
+        text: dict[str, Any] = {"max_length": MAX_TEXT, "min_width": 200}
+        self.kind = add.radio("bulk-kind", "What to do", [*kinds.items()], "front")
         with gr.Row(equal_height=True):
-            self.words = part(gr.Textbox, "bulk-text", label="Text", **text)
-            self.other = part(gr.Textbox, "bulk-other", label="Replace with", visible=False, **text)
-            self.whole = part(
-                gr.Checkbox,
-                "bulk-whole",
-                label="Whole words only",
-                value=True,
-                visible=False,
-                min_width=140,
+            self.words = add.text("bulk-text", "Text", **text)
+            self.other = add.text("bulk-other", "Replace with", visible=False, **text)
+            self.whole = add.check(
+                "bulk-whole", "Whole words only", True, visible=False, min_width=140
             )
         with gr.Row():
-            self.look = part(gr.Button, "bulk-preview", "Show what would change", min_width=160)
-            self.apply = part(
-                gr.Button,
-                "bulk-apply",
-                "Change them",
-                variant="primary",
-                interactive=False,
-                min_width=140,
+            self.look = add.button("bulk-preview", "Show what would change", min_width=160)
+            self.apply = add.button(
+                "bulk-apply", "Change them", variant="primary", interactive=False, min_width=140
             )
-        self.preview = part(gr.HTML, "bulk-changes")
+        self.preview = add.html("bulk-changes")
 
     def _lay_out_captioning(self) -> None:
+        purposes = {"A thing": "thing", "A person": "person", "A style": "style"}
+        which = {"Without a caption": "empty", "All": "all", "This picture": "one"}
         with gr.Row(equal_height=True):
-            self.captioner = part(
-                gr.Dropdown,
-                "captioner",
-                choices=[("The base model itself", "base")],
-                value="base",
-                label="Who looks at the pictures",
-                info="Servers are captioning programs that this machine's owner has set up.",
-            )
-            self.purpose = part(
-                gr.Radio,
-                "purpose",
-                [("A thing", "thing"), ("A person", "person"), ("A style", "style")],
-                value="thing",
-                label="What the set is to teach",
-                info="What all pictures share is left to the trigger word and the class word.",
-            )
-            self.which = part(
-                gr.Radio,
-                "which",
-                [("Without a caption", "empty"), ("All", "all"), ("This picture", "one")],
-                value="empty",
-                label="Which pictures",
-            )
+            self.captioner = add.choice(
+                "captioner", "Who looks at the pictures", [("The base model itself", "base")],
+                "base", "Servers are captioning programs that this machine's owner has set up.",
+            )  # fmt: skip
+            self.purpose = add.radio(
+                "purpose", "What the set is to teach", [*purposes.items()], "thing",
+                "What all pictures share is left to the trigger word and the class word.",
+            )  # fmt: skip
+            self.which = add.radio("which", "Which pictures", [*which.items()], "empty")
         with gr.Row(equal_height=True):
-            text: dict[str, Any] = {"value": "", "min_width": 200}
-            self.leave_out = part(
-                gr.Textbox,
-                "leave-out",
-                label="Leave out",
-                placeholder="blue, red lights",
-                info="Words that no caption may have, with commas between them.",
-                max_length=2000,
-                **text,
-            )
-            self.instruction = part(
-                gr.Textbox,
-                "instruction",
-                label="Instruction for a server's model",
-                placeholder="as is usual for what the set is to teach",
-                info="{class} is the class word. The base model takes no instructions.",
-                max_length=MAX_PROMPT,
-                **text,
-            )
+            self.leave_out = add.text(
+                "leave-out", "Leave out", "Words that no caption may have, with commas between "
+                "them.", placeholder="blue, red lights", max_length=2000, min_width=200,
+            )  # fmt: skip
+            self.instruction = add.text(
+                "instruction", "Instruction for a server's model",
+                "{class} is the class word. The base model takes no instructions.",
+                placeholder="as is usual for what the set is to teach", max_length=MAX_PROMPT,
+                min_width=200,
+            )  # fmt: skip
+        wide: dict[str, Any] = {"min_width": 160}
         with gr.Row():
-            self.propose = part(gr.Button, "propose", "Propose captions", min_width=160)
-            self.caption_stop = part(gr.Button, "caption-stop", "Stop", visible=False, min_width=90)
-            self.check_words = part(
-                gr.Button, "check-words", "Check the words of the captions", min_width=160
-            )
-        self.caption_progress = part(gr.HTML, "caption-progress")
-        self.made = part(gr.HTML, "proposals")
-        self.word_report = part(gr.HTML, "word-report")
+            self.propose = add.button("propose", "Propose captions", **wide)
+            self.caption_stop = add.button("caption-stop", "Stop", visible=False, min_width=90)
+            self.check_words = add.button("check-words", "Check the words of the captions", **wide)
+        self.caption_progress = add.html("caption-progress")
+        self.made, self.word_report = add.html("proposals"), add.html("word-report")
         with gr.Row():
-            self.take_out = part(gr.Button, "take-out", "Take out", visible=False, min_width=160)
-            self.keep_captions = part(
-                gr.Button,
-                "write-captions",
-                "Write them",
-                variant="primary",
-                visible=False,
-                min_width=160,
+            self.take_out = add.button("take-out", "Take out", visible=False, **wide)
+            self.keep_captions = add.button(
+                "write-captions", "Write them", variant="primary", visible=False, **wide
             )

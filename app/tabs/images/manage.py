@@ -7,7 +7,7 @@ from gradio.blocks import Block
 from markupsafe import escape
 
 from app import jobs
-from app.shared import HIDE, QUIET, Shared, says_errors
+from app.shared import QUIET, Shared, says_errors
 from app.tabs.images.imagesets import (
     SetFolder,
     delete_set,
@@ -49,12 +49,11 @@ def wire(parts: Parts, shared: Shared, shown: list[Block]) -> None:
         title = title_of(folder)
         delete_set(folder)
         gr.Info(f"{escape(title)} is deleted.")
-        return {**closed(p, shared), p.question: gr.Group(visible=False)}
+        return {**closed(p, shared), p.deletion.group: gr.Group(visible=False)}
 
     p.rename.click(says_errors(rename), [p.opened, p.new_title], [p.chosen, p.new_title], **QUIET)
-    p.delete.click(says_errors(ask), p.opened, [p.question, p.asked], **QUIET)
-    p.delete_not.click(None, None, p.question, js=HIDE, **QUIET)
-    p.delete_now.click(says_errors(delete), p.opened, [*shown, p.question], **QUIET)
+    p.delete.click(says_errors(ask), p.opened, [p.deletion.group, p.asked], **QUIET)
+    p.deletion.yes.click(says_errors(delete), p.opened, [*shown, p.deletion.group], **QUIET)
 
 
 def closed(parts: Parts, shared: Shared) -> Updates:

@@ -7,7 +7,8 @@ from gradio.components.base import server
 from gradio.data_classes import FileData
 from PIL import Image
 
-from app.tabs.images.parts import part
+from app.kit import Kit
+from app.shared import PRIVATE, update
 from app.tabs.images.setview import PictureView
 from trainer.data.colours import WHITE
 from trainer.data.decoder import load_rgb
@@ -81,63 +82,35 @@ class MaskParts:
     """The components, from top to bottom; what is hidden says whose mask is painted."""
 
     def __init__(self) -> None:
-        self.open = part(gr.Button, "mask-open", "Paint its mask", visible=False, size="sm")
-        small = {"size": "sm", "min_width": 90}
-        with part(gr.Column, "mask", visible=False) as self.column:
-            self.title = part(gr.HTML, "mask-title")
-            self.editor = part(
-                gr.ImageEditor,
-                "mask-editor",
-                label="Mask",
+        add = Kit("images-mask")
+        self.open = add.button("open", "Paint its mask", visible=False, size="sm")
+        with Kit("images")(gr.Column, "mask", visible=False) as self.column:
+            self.title = add.html("title")
+            self.editor = add(
+                gr.ImageEditor, "editor", label="Mask",
                 show_label=False,  # it would lie under the tools
-                type="pil",
-                sources=(),
-                transforms=(),
-                layers=False,
-                buttons=[],
+                type="pil", sources=(), transforms=(), layers=False, buttons=[], height=420,
                 visible=False,  # its scripts, 190 kB, come when it is opened first
-                height=420,
-                brush=gr.Brush(
-                    colors=[(f"rgb{PAINT}", OPACITY / 255)],
-                    color_mode="fixed",
-                ),
-            )
-            with gr.Row():
-                self.rectangle = part(gr.Button, "mask-rectangle", "Rectangle (R)", **small)
-                self.invert = part(gr.Button, "mask-invert", "Invert (I)", **small)
-                self.clear = part(gr.Button, "mask-clear", "Clear (Del)", **small)
-            self.finder = part(
-                gr.Dropdown,
-                "mask-finder",
-                choices=FINDERS,
-                value="grabcut",
-                label="Found by",
-                info="GrabCut and SAM look around what you painted, or everywhere.",
-            )
-            self.text = part(
-                gr.Textbox,
-                "mask-text",
-                label="What to find (CLIPSeg)",
-                placeholder="as the class word",
+                brush=gr.Brush(colors=[(f"rgb{PAINT}", OPACITY / 255)], color_mode="fixed"),
+            )  # fmt: skip
+            tools = {"rectangle": "Rectangle (R)", "invert": "Invert (I)", "clear": "Clear (Del)"}
+            self.rectangle, self.invert, self.clear = add.row(tools)
+            self.finder = add.choice(
+                "finder", "Found by", FINDERS, "grabcut",
+                "GrabCut and SAM look around what you painted, or everywhere.",
+            )  # fmt: skip
+            self.text = add.text(
+                "text", "What to find (CLIPSeg)", placeholder="as the class word",
                 max_length=200,
-            )
-            self.find = part(gr.Button, "mask-find", "Find the subject", size="sm")
-            self.soft = part(
-                gr.Slider,
-                "mask-soft",
-                label="Soft edge (% of the shorter side)",
-                info="Made when the mask is saved.",
-                minimum=0,
-                maximum=10,
-                step=0.5,
-                value=0,
-            )
-            with gr.Row():
-                self.save = part(gr.Button, "mask-save", "Save (S)", variant="primary", **small)
-                self.remove = part(gr.Button, "mask-remove", "Remove the mask", **small)
-                self.close = part(gr.Button, "mask-close", "Discard", **small)
-        show = "() => ({__type__: 'update', visible: true})"
-        self.open.click(None, None, self.editor, js=show, api_visibility="private")
-        self.status = part(gr.HTML, "mask-status")
+            )  # fmt: skip
+            self.find = add.button("find", "Find the subject", size="sm")
+            self.soft = add.slider(
+                "soft", "Soft edge (% of the shorter side)", (0, 10, 0.5), 0,
+                "Made when the mask is saved.",
+            )  # fmt: skip
+            ends = {"save": "Save (S)", "remove": "Remove the mask", "close": "Discard"}
+            self.save, self.remove, self.close = add.row(ends, bright="save")
+        self.open.click(None, None, self.editor, js=update(visible=True), **PRIVATE)
+        self.status = add.html("status")
         self.about = gr.JSON([], visible=False)
         self.states = gr.State(None)

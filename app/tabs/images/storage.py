@@ -19,7 +19,6 @@ from app.tabs.images.imagesets import (
     SetNotes,
     contents_of,
     make_set,
-    numbered,
     read_notes,
     scan,
 )
@@ -34,6 +33,7 @@ from trainer.data.parquet import ParquetRow, forget_tables
 from trainer.data.scan import FoundFile, look_into
 from trainer.data.sets import MAX_IMAGES, ImageEntry, ImageFile
 from trainer.errors import UserError
+from trainer.text import numbered
 
 _MAX_FOLDERS = 3  # levels of folders that are kept
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,60}")

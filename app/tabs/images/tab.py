@@ -14,7 +14,7 @@ from gradio.blocks import Block
 
 from app.files import Upload, as_uploads, forget
 from app.render import refused
-from app.shared import QUIET, Shared, go, says_errors
+from app.shared import LAST, QUIET, Shared, go, says_errors
 from app.tabs.images import api as images_api
 from app.tabs.images import bulk as images_bulk
 from app.tabs.images import captioning as images_captioning
@@ -76,7 +76,16 @@ class ImagesTab:
         ]
         self.everything: list[Block] = [
             *self.saved,
-            *(p.remarks, p.new_title, p.picture, p.text, p.loaded, p.large, p.facts, p.remove_row),
+            *(
+                p.remarks,
+                p.new_title,
+                p.picture,
+                p.text,
+                p.loaded,
+                p.large,
+                p.facts,
+                p.removal.group,
+            ),
             *(p.gallery, p.listed, p.tag),
             *(p.frame, p.across, p.down, p.zoom, p.tags),
             *(p.findings, p.buckets, p.undo, p.captioning, p.desk, p.use, p.try_it, p.manage),
@@ -91,8 +100,7 @@ class ImagesTab:
         edit = [p.preview, p.apply]
         opening, opened = [shared.base, p.session], [*self.everything, *edit]
         choosing, following = ([one, p.opened, *opening] for one in (p.chosen, shared.image_set))
-        last: dict[str, Any] = {"trigger_mode": "always_last", **QUIET}
-        p.chosen.input(says_errors(self.choose), choosing, opened, **last)
+        p.chosen.input(says_errors(self.choose), choosing, opened, **LAST)
         shared.image_set.change(says_errors(self.follow), following, opened, **QUIET)
         shared.page.load(says_errors(self.arrive), [p.remembered, *opening], opened, **QUIET)
         shared.page.load(None, None, None, js=KEYS, api_visibility="private")
@@ -108,7 +116,7 @@ class ImagesTab:
         )
         typed = [p.opened, p.picture, p.text, p.loaded, p.session, shared.base, p.listed]
         inputs = [*typed, p.stamp]
-        saved = p.text.input(says_errors(self.save), inputs, self.saved, **last, js=STAMP_LATER)
+        saved = p.text.input(says_errors(self.save), inputs, self.saved, **LAST, js=STAMP_LATER)
         for event, handler in (
             (p.gallery.select, self.select),
             (p.next.click, self.go_on),
@@ -228,7 +236,7 @@ class ImagesTab:
             p.facts: html("no_picture"),
             p.status: "",
             p.clash: gr.Column(visible=False),
-            p.remove_row: gr.Row(visible=False),
+            p.removal.group: gr.Group(visible=False),
         }
 
     def upload(
@@ -349,7 +357,7 @@ class ImagesTab:
             **images_framing.show(p, chosen),
             p.facts: html("facts", chosen),
             p.clash: gr.Column(visible=False),
-            p.remove_row: gr.Row(visible=False),
+            p.removal.group: gr.Group(visible=False),
         }
 
     def keep_mine(self, *values: Any) -> Updates:

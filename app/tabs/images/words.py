@@ -12,7 +12,7 @@ from gradio.events import Dependency
 
 from app import client as service
 from app.render import refused
-from app.shared import QUIET, Shared, says_errors
+from app.shared import LAST, QUIET, Shared, says_errors
 from app.tabs.images.captions import saving
 from app.tabs.images.imagesets import (
     MAX_WORD,
@@ -39,10 +39,9 @@ def wire(parts: Parts, shared: Shared) -> tuple[Dependency, Dependency]:
     words = [p.opened, p.trigger, p.class_word]
     typed = [p.trigger.input, p.class_word.input]
     told: list[Component] = [shared.trigger, shared.class_word]
-    last: dict[str, Any] = {**QUIET, "trigger_mode": "always_last", "js": LATER}
-    noted = gr.on(typed, says_errors(remember), words, told, **last)
+    noted = gr.on(typed, says_errors(remember), words, told, **LAST, js=LATER)
     told_of = [p.verdict, p.suggestions]
-    gr.on(typed, judge, [*words, shared.base], told_of, **last)
+    gr.on(typed, judge, [*words, shared.base], told_of, **LAST, js=LATER)
     suggested = [p.suggestions, p.verdict, p.suggest]
     p.suggest.click(suggest, [*words, shared.base], suggested, **QUIET)
     taken = p.suggestions.input(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,50 +12,44 @@ from starlette.responses import FileResponse, Response
 
 from app import client as service
 from app import jobs
+from app.kit import Kit
 from app.render import refused, render
-from app.shared import HIDE, PRIVATE, QUIET, elem, says_errors
+from app.shared import PRIVATE, QUIET, says_errors
 from trainer.errors import UserError
 from trainer.runs.layout import RunFolder
 from trainer.runs.publishing import publication, write_zip
 
 UPLOAD_SECONDS = 3600.0  # a slow line, and an adapter of some hundred MB
-_id = partial(elem, "runs")
+add = Kit("runs")
 
 
 class PublishParts:
     """The components, put in where it is made; `wire` lets them work."""
 
     def __init__(self) -> None:
-        with gr.Group(visible=False, elem_id=_id("publishing")) as self.group:
-            self.contents = gr.HTML(elem_id=_id("contents"))
-            self.tags = gr.Checkbox(
-                label="Leave the tags of my captions in the adapter's file", elem_id=_id("tags")
-            )
+        with add.question("publishing", "publish", "Upload to the hub") as self.question:
+            self.contents = add.html("contents")
+            self.tags = add.check("tags", "Leave the tags of my captions in the adapter's file")
             with gr.Row():
-                self.repository = gr.Textbox(
-                    label="Name on the Hugging Face hub", placeholder="OWNER/NAME",
-                    max_length=200, elem_id=_id("repository"),
+                self.repository = add.text(
+                    "repository", "Name on the Hugging Face hub", placeholder="OWNER/NAME",
+                    max_length=200,
                 )  # fmt: skip
-                self.token = gr.Textbox(
-                    label="Access token that may write", type="password", max_length=200,
-                    info="Used once, neither kept nor logged. Empty: that of this machine's login.",
-                    elem_id=_id("token"),
+                self.token = add.text(
+                    "token", "Access token that may write",
+                    "Used once, neither kept nor logged. Empty: that of this machine's login.",
+                    type="password", max_length=200,
                 )  # fmt: skip
-            self.public = gr.Checkbox(label="Everyone may see it", elem_id=_id("public"))
-            with gr.Row():
-                self.upload = gr.Button(
-                    "Upload to the hub", variant="primary", size="sm", elem_id=_id("publish-yes")
-                )
-                self.close = gr.Button("Cancel", size="sm", elem_id=_id("publish-no"))
+            self.public = add.check("public", "Everyone may see it")
 
     def wire(self, button: gr.Button, name: gr.Radio) -> None:
         """Lets a button show them for the run that is chosen."""
-        shown = [self.contents, self.group]
-        button.click(says_errors(_open), [name, self.tags], shown, **QUIET)
-        self.tags.input(says_errors(_open), [name, self.tags], shown, **QUIET)
+        shown = [self.contents, self.question.group]
+        for event in (button.click, self.tags.input):
+            event(says_errors(_open), [name, self.tags], shown, **QUIET)
         fields = [name, self.repository, self.token, self.public, self.tags]
-        self.upload.click(_upload, fields, [self.contents, self.token], **PRIVATE)
-        gr.on([self.close.click, name.input], None, None, self.group, js=HIDE, **QUIET)
+        self.question.yes.click(_upload, fields, [self.contents, self.token], **PRIVATE)
+        self.question.close(name.input)
 
 
 def _open(name: str, tags: bool) -> tuple[str, gr.Group]:

@@ -13,9 +13,9 @@ from markupsafe import escape
 from app import jobs
 from app.jobs import QUEUED, UNSTARTED, RunInfo
 from app.render import render
-from app.shared import HIDE, QUIET, Shared, elem, for_scripts, go, says_errors
+from app.shared import LAST, QUIET, Shared, for_scripts, go, says_errors
 from app.tabs.runs import comparing, html, next_step
-from app.tabs.runs.form import BUTTONS, LISTED, RunParts
+from app.tabs.runs.form import BUTTONS, LISTED, RunParts, add
 from app.tabs.runs.pictures import newest_adapter
 from app.tabs.runs.reader import RunView, view
 from trainer import places
@@ -57,16 +57,11 @@ def _watch(parts: RunParts, shared: Shared) -> None:
         # What was clicked or wished while this was computed is not overwritten.
         return {**updates, parts.seen: new, **({shared.run: ""} if wished else {})}
 
-    looks = [parts.search.input, parts.listed.change, parts.names.input]
-    gr.on(
-        [timer.tick, *looks, shared.rooms["runs"].select, shared.run.change],
-        show,
-        [parts.names, shared.run, parts.search, parts.listed, parts.seen],
-        [*watched.values(), parts.seen, shared.run],
-        trigger_mode="always_last",
-        **QUIET,
-        queue=False,
-    )
+    looks = [timer.tick, parts.search.input, parts.listed.change, parts.names.input]
+    looks += [shared.rooms["runs"].select, shared.run.change]
+    asked = [parts.names, shared.run, parts.search, parts.listed, parts.seen]
+    shown = [*watched.values(), parts.seen, shared.run]
+    gr.on(looks, show, asked, shown, **LAST, queue=False)
     parts.older.click(lambda count: count + LISTED, parts.listed, parts.listed, **QUIET)
 
 
@@ -151,36 +146,21 @@ def _shown_buttons(found: RunView | None) -> dict[str, tuple[bool, str, bool]]:
     past = html.is_past_steps(info)  # it would measure on
     heeds = info.phase in _HEEDING and info.alive and not info.stopping and not past
     pauses, draws = is_wished(folder, "pause"), is_wished(folder, "draw")
+    begin = "Start" if info.phase == UNSTARTED else "Start again"
+    begin = "Resume" if searches or folder.checkpoint_steps() else begin
+    again = "Change the settings" if info.phase == "failed" else "Use these settings again"
+    uses = bool(newest_adapter(folder)) and not next_step.draws(found)
+    drawing = "Draws after this step" if draws else "Draw previews now"
     return {
         "stop": ((info.alive and not past) or info.phase == QUEUED, leave, not info.stopping),
         "pause": (heeds, "Go on" if pauses else "Pause", True),
-        "preview": (
-            heeds and not pauses,
-            "Draws after this step" if draws else "Draw previews now",
-            not draws,
-        ),
+        "preview": (heeds and not pauses, drawing, not draws),
         "prompts": (heeds, "Other previews …", True),
-        "resume": (
-            ended and not changed,  # it would only be refused again
-            "Resume"
-            if searches or folder.checkpoint_steps()
-            else "Start"
-            if info.phase == UNSTARTED
-            else "Start again",
-            True,
-        ),
+        "resume": (ended and not changed, begin, True),  # changed, it would only be refused again
         "anyway": (ended and changed and not searches, "Resume with the changed images", True),
         "longer": (info.phase == "finished" and not searches, "Train longer …", True),
-        "draw": (
-            bool(newest_adapter(folder)) and not next_step.draws(found),
-            "Generate with it",
-            True,
-        ),
-        "again": (
-            found.config is not None,
-            "Change the settings" if info.phase == "failed" else "Use these settings again",
-            True,
-        ),
+        "draw": (uses, "Generate with it", True),
+        "again": (found.config is not None, again, True),
         "publish": (not info.alive and folder.adapter.is_file(), "Send or publish …", True),
         "delete": (not info.alive, "Delete …", True),
         "next": (bool(step), step, True),
@@ -217,18 +197,19 @@ def _act(parts: RunParts, shared: Shared) -> None:
     }
     for key, job in jobs_of.items():
         buttons[key].click(_pressing(job), name, show, **QUIET)
-    asked = [parts.prompts, parts.count, parts.others]
+    asked = [parts.prompts, parts.count, parts.others.group]
     buttons["prompts"].click(says_errors(_ask_previews), name, asked, **QUIET)
     chosen = [name, parts.prompts, parts.count]
-    parts.use.click(says_errors(_change_previews), chosen, [parts.others, show], **QUIET)
-    buttons["longer"].click(_ask_length, name, [parts.steps, parts.length], **QUIET)
-    parts.more.click(says_errors(_train_longer), [name, parts.steps], [parts.length, show], **QUIET)
-    buttons["delete"].click(_ask, name, [parts.asked, parts.question], **QUIET)
+    parts.others.yes.click(says_errors(_change_previews), chosen, [asked[2], show], **QUIET)
+    length = parts.length.group
+    buttons["longer"].click(_ask_length, name, [parts.steps, length], **QUIET)
+    parts.length.yes.click(says_errors(_train_longer), [name, parts.steps], [length, show], **QUIET)
+    deletion = parts.deletion.group
+    buttons["delete"].click(_ask, name, [parts.asked, deletion], **QUIET)
+    parts.deletion.yes.click(says_errors(_delete), name, [deletion, show], **QUIET)
     parts.publishing.wire(buttons["publish"], name)
-    closing = {parts.enough: parts.length, parts.no: parts.question, parts.keep: parts.others}
-    for close, group in closing.items():
-        gr.on([close.click, parts.names.input], None, None, group, js=HIDE, **QUIET)
-    parts.yes.click(says_errors(_delete), name, [parts.question, show], **QUIET)
+    for question in (parts.others, parts.length, parts.deletion):
+        question.close(parts.names.input)
     buttons["again"].click(says_errors(_settings), name, [shared.settings, shared.tabs], **QUIET)
     buttons["draw"].click(says_errors(_draw_with), name, [shared.adapter, shared.tabs], **QUIET)
 
@@ -320,12 +301,12 @@ def _settings(name: str) -> tuple[tuple[str, float], gr.Tabs]:
 
 
 def _compare(shared: Shared) -> None:
-    with gr.Accordion("Compare runs", open=False, elem_id=elem("runs", "compare")) as fold:
-        chosen = gr.Dropdown(
-            [], multiselect=True, max_choices=comparing.MOST_COMPARED, label="Runs side by side",
-            info="Two to four.", elem_id=elem("runs", "compared-names"),
+    with add.fold("compare", "Compare runs") as fold:
+        chosen = add.choice(
+            "compared-names", "Runs side by side", [], [], "Two to four.",
+            multiselect=True, max_choices=comparing.MOST_COMPARED,
         )  # fmt: skip
-        area = gr.HTML(elem_id=elem("runs", "compared"))
+        area = add.html("compared")
     chosen.change(comparing.compared, chosen, area, **QUIET)
 
     def refresh(names: list[str], fresh: bool = False) -> gr.Dropdown:

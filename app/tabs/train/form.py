@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -18,8 +17,8 @@ from app.forms import (
     read_form,
     without_sources,
 )
+from app.kit import Kit
 from app.render import quiet
-from app.shared import elem
 from app.tabs.images.imagesets import set_choices
 from app.tabs.train import outlook
 from trainer.config.fields import all_fields, sections
@@ -30,7 +29,7 @@ from trainer.config.schema import TrainingConfig
 SINGLE: tuple[str, ...] = ("images.path", "captions.trigger", "captions.class_word")
 """The fields of the one subject; with several, `CONCEPTS` counts in their place."""
 IN_FRONT: tuple[str, ...] = ("base.name", *SINGLE)
-_id = partial(elem, "train")
+add = Kit("train")
 
 
 class TrainForm:
@@ -54,23 +53,19 @@ class TrainForm:
             with gr.Column(scale=3, min_width=320):
                 self._lay_out_choices()
             with gr.Column(scale=2, min_width=300):
-                self.summary = gr.HTML(elem_id=_id("summary"))
-                self.memory = gr.HTML(outlook.NO_MEMORY_LINE, elem_id=_id("memory"))
-                self.remark = gr.HTML(elem_id=_id("remark"))
-                self.start = gr.Button("Start training", elem_id=_id("start"))
-                self.queue = gr.Button(
-                    "Queue behind the one that trains", visible=False, elem_id=_id("queue")
-                )
-        with gr.Accordion("Everything else", open=False, elem_id=_id("more")) as self.everything:
+                self.summary = add.html("summary")
+                self.memory = add.html("memory", outlook.NO_MEMORY_LINE)
+                self.remark = add.html("remark")
+                self.start = add.button("start", "Start training")
+                self.queue = add.button("queue", "Queue behind the one that trains", visible=False)
+        with add.fold("more", "Everything else") as self.everything:
             self._lay_out_files()
             # page.js shows the settings that hold what is typed.
-            gr.Textbox(
-                label="Find a setting", placeholder="words of its name or explanation",
-                max_length=100, elem_id=_id("find"),
-            )  # fmt: skip
+            placeholder = "words of its name or explanation"
+            add.text("find", "Find a setting", placeholder=placeholder, max_length=100)
             for section in sections():
                 self._lay_out_section(section)
-            gr.HTML(quiet("No setting has that in its name or explanation."), elem_id=_id("none"))
+            add.html("none", quiet("No setting has that in its name or explanation."))
         self.text, self.shown_wrong = gr.Textbox(visible=False), gr.State({})
 
     @property
@@ -90,14 +85,8 @@ class TrainForm:
     @property
     def outputs(self) -> list[Any]:
         """What is told of every change: see `app.tabs.train.tab`."""
-        return [
-            self.summary,
-            self.start,
-            self.queue,
-            *self.folded,
-            *self.components,
-            self.shown_wrong,
-        ]
+        told = [self.summary, self.start, self.queue, *self.folded, *self.components]
+        return [*told, self.shown_wrong]
 
     @property
     def filled(self) -> list[Any]:
@@ -129,49 +118,46 @@ class TrainForm:
         with gr.Group():
             self._add("base.name")
             self._ask("kind")
-            with gr.Column(elem_id=_id("one")) as self.one:
+            with add(gr.Column, "one") as self.one:
                 images, *words = SINGLE
                 self._add(images)
                 with gr.Row():
                     for name in words:
                         self._add(name)
-            with gr.Column(visible=False, elem_id=_id("several")) as self.several:
+            with add(gr.Column, "several", visible=False) as self.several:
                 with gr.Row(equal_height=True):
-                    self.one_more = gr.Dropdown(
-                        set_choices(), value=None, label="One more image set", scale=3,
+                    self.one_more = add.choice(
+                        "one-more", "One more image set", set_choices(), scale=3,
                         info="Its words come with it, as they were chosen in Images.",
-                        elem_id=_id("one-more"),
                     )  # fmt: skip
-                    self.add_one = gr.Button("Add it", elem_id=_id("add-one"), min_width=100)
+                    self.add_one = add.button("add-one", "Add it", min_width=100)
                 self._add(CONCEPTS)
         self._ask("length")
         self._ask("hold")
 
     def _ask(self, key: str) -> None:
-        choices: list[tuple[str, str | int | float]] = []
+        choices: list[tuple[str, str]] = []
         for answer, title in QUESTIONS[key].answers.items():
             steps = answered({key: answer})["training.steps"] if key == "length" else ""
             choices.append((f"{title} · {steps:,} steps" if steps else title, answer))
-        self.answers[key] = gr.Radio(
-            choices, value=FIRST_ANSWERS[key], label=QUESTIONS[key].title, elem_id=_id(key)
-        )
+        self.answers[key] = add.radio(key, QUESTIONS[key].title, choices, FIRST_ANSWERS[key])
 
     def _lay_out_files(self) -> None:
         """Where settings come from, and where they can go."""
         presets = [(f"{one.name}: {one.reason}", one.name) for one in PRESETS.values()]
         with gr.Row(equal_height=False):
-            self.preset = gr.Dropdown(
-                [("none", ""), *presets], value="", label="Preset", elem_id=_id("preset"), scale=3,
-                info="Sets some fields and leaves the others as they are.",
+            self.preset = add.choice(
+                "preset", "Preset", [("none", ""), *presets], "",
+                "Sets some fields and leaves the others as they are.", scale=3,
             )  # fmt: skip
-            self.load = gr.UploadButton(
-                "Load settings", file_types=[".toml", ".json", ".yaml", ".yml"], type="binary",
-                file_count="multiple", elem_id=_id("load"), min_width=150, size="md",
+            self.load = add(
+                gr.UploadButton, "load", "Load settings", type="binary", file_count="multiple",
+                file_types=[".toml", ".json", ".yaml", ".yml"], min_width=150, size="md",
             )  # fmt: skip
-            self.save = gr.Button("Save settings", elem_id=_id("save"), min_width=150, size="md")
+            self.save = add.button("save", "Save settings", min_width=150, size="md")
         with gr.Row(equal_height=True):
-            self.search = gr.Button(
-                "Search for settings", elem_id=_id("search"), min_width=200, scale=0, size="md"
+            self.search = add.button(
+                "search", "Search for settings", min_width=200, scale=0, size="md"
             )
             gr.HTML(
                 quiet(
@@ -180,7 +166,7 @@ class TrainForm:
                     "six times the work of one run, and shows in Runs like one."
                 )
             )
-        self.moved = gr.HTML(elem_id=_id("moved"))
+        self.moved = add.html("moved")
 
     def _lay_out_section(self, section: str) -> None:
         """A folded part."""
@@ -190,7 +176,7 @@ class TrainForm:
             return
         model = sections()[section]
         introduction = " ".join((model.__doc__ or "").split("\n\n")[0].split())
-        with gr.Accordion(model.title(), open=False, elem_id=_id(f"section-{section}")) as fold:
+        with add.fold(f"section-{section}", model.title()) as fold:
             gr.HTML(quiet(without_sources(introduction)))
             with gr.Row(elem_classes=["fields"]):
                 for name in names:

@@ -23,7 +23,7 @@ from app.forms import (
     shown_values,
 )
 from app.render import render
-from app.shared import QUIET, Shared, for_scripts, go, says_errors
+from app.shared import LAST, NOW, QUIET, Shared, for_scripts, go, says_errors
 from app.tabs.images.imagesets import find_set, read_notes, set_choices, subjects_in
 from app.tabs.images.words import LATER, judge, of_chosen, remember
 from app.tabs.train import outlook
@@ -31,12 +31,7 @@ from app.tabs.train.form import IN_FRONT, TrainForm
 from app.tabs.train.loading import read_settings
 from trainer import places
 from trainer.config.fields import all_fields
-from trainer.config.file import (
-    apply_overrides,
-    format_config,
-    parse_config,
-    with_values,
-)
+from trainer.config.file import apply_overrides, format_config, parse_config, with_values
 from trainer.config.presets import QUESTIONS, answered, answers_of, apply_preset
 from trainer.config.schema import TrainingConfig
 
@@ -99,15 +94,14 @@ def _follow(form: TrainForm, shared: Shared) -> None:
         for name, component in form.fields.items()
     ]
     changed = [*edited, form.text.change, shared.rooms["train"].select]
-    always: dict[str, Any] = {"trigger_mode": "always_last", **QUIET}
     shown = [*form.values, form.shown_wrong, has_arrived]
     told = [*form.outputs, form.remembered]
-    gr.on(changed, describe, shown, told, **always)
-    gr.on(changed, predict_memory, form.values, form.memory, **always)
+    gr.on(changed, describe, shown, told, **LAST)
+    gr.on(changed, predict_memory, form.values, form.memory, **LAST)
     for filling in (*fillings, arrived):
-        filling.then(describe, shown, told, **always)
+        filling.then(describe, shown, told, **LAST)
     for filling in fillings:  # a page that was only loaded starts no worker
-        filling.then(predict_memory, form.values, form.memory, **always)
+        filling.then(predict_memory, form.values, form.memory, **LAST)
 
 
 def _preset_updates(form: TrainForm, name: str, base: str | None) -> list[Any]:
@@ -161,43 +155,31 @@ def _follow_the_other_tabs(form: TrainForm, shared: Shared) -> None:
     shared.image_set.change(_listed, shared.image_set, form.one_more, **QUIET)
     typed = gr.State({})
     states = {"trigger": shared.trigger, "class_word": shared.class_word}
-    about = [images, *words, base]
-    typing: dict[str, Any] = {**QUIET, "trigger_mode": "always_last", "js": LATER}
-    gr.on([word.input for word in words], _judge, about, form.remark, **typing)  # type: ignore[attr-defined]
+    typing = [word.input for word in words]  # type: ignore[attr-defined]
+    gr.on(typing, _judge, [images, *words, base], form.remark, **LAST, js=LATER)
     # In the queue: beside it, no State's change is told to the other tabs.
     base.input(lambda value: value, base, shared.base, **QUIET)  # type: ignore[attr-defined]
+    noted = [*states.values(), typed]
+    chosen = [shared.image_set, *words, *noted]
     images.input(  # type: ignore[attr-defined]
-        says_errors(_choose_set),
-        [images, shared.image_set, *words],
-        [shared.image_set, *words, *states.values(), typed],
-        trigger_mode="always_last",
-        **QUIET,
+        says_errors(_choose_set), [images, shared.image_set, *words], chosen, **LAST
     )
-    shared.base.change(lambda value: value, shared.base, base, **QUIET, queue=False)
-    shared.image_set.change(_listed, shared.image_set, images, **QUIET, queue=False)
+    shared.base.change(lambda value: value, shared.base, base, **NOW)
+    shared.image_set.change(_listed, shared.image_set, images, **NOW)
 
     for (key, state), word in zip(states.items(), words, strict=True):
         # What was typed here is not sent back: more may have been typed since.
         def follow(value: str, own: dict[str, str], key: str = key) -> Any:
             return gr.skip() if own.get(key) == value else value
 
-        state.change(follow, [state, typed], word, **QUIET, queue=False)
-    gr.on(
-        [word.input for word in words],  # type: ignore[attr-defined]
-        says_errors(_remember_words),
-        [images, *words],
-        [*states.values(), typed],
-        trigger_mode="always_last",
-        **QUIET,
-    )
-    shared.rooms["train"].select(
+        state.change(follow, [state, typed], word, **NOW)
+    gr.on(typing, says_errors(_remember_words), [images, *words], noted, **LAST)
+
+    def sets() -> list[gr.Dropdown]:
         # Without a value: it may have been chosen while the answer was on its way.
-        lambda: [gr.Dropdown(choices=set_choices())] * 2,
-        None,
-        [images, form.one_more],
-        **QUIET,
-        queue=False,
-    )
+        return [gr.Dropdown(choices=set_choices())] * 2
+
+    shared.rooms["train"].select(sets, None, [images, form.one_more], **NOW)
 
 
 def _take_several(form: TrainForm) -> None:
@@ -222,7 +204,7 @@ def _take_several(form: TrainForm) -> None:
         return "\n".join([*filter(None, map(str.strip, lines.splitlines())), *fresh])
 
     lines, kind = form.fields[CONCEPTS], form.answers["kind"]
-    kind.change(show, kind, [form.one, form.several], **QUIET, queue=False)
+    kind.change(show, kind, [form.one, form.several], **NOW)
     form.add_one.click(says_errors(add), [form.one_more, lines], lines, **QUIET)
 
 

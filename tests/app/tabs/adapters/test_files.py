@@ -9,7 +9,6 @@ import pytest
 from app import client
 from app.files import Upload
 from app.tabs.adapters.files import (
-    board_of,
     find_adapter,
     list_adapters,
     resize,
@@ -155,6 +154,3 @@ def test_what_a_repair_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(fourth["images"]) == len(fourth["files"]) == 2  # pyright: ignore
     with pytest.raises(UserError, match="not known here which pictures cat was"):
         together([own, other])
-    (tmp_path / "b.board.png").write_bytes(b"png")
-    assert Path(board_of({"board": str(tmp_path / "b.board.png")})).read_bytes() == b"png"
-    assert board_of({}) == ""
