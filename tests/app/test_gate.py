@@ -19,13 +19,7 @@ from typing import Any, TypeVar
 import pytest
 import uvicorn
 
-from app.gate import (
-    PREFIX,
-    Bounds,
-    BoundsMiddleware,
-    make_folder,
-    sweep_folders,
-)
+from app.gate import PREFIX, Bounds, BoundsMiddleware, make_folder, sweep_folders
 from app.server import LARGEST_UPLOAD, SilentConnections
 from app.tabs.images import archives
 from trainer.places import PROJECT

@@ -30,8 +30,7 @@ def test_a_strong_effect_is_not_said_to_be_good() -> None:
 
 
 @pytest.mark.parametrize(
-    ("record", "shown"),
-    [({"leak": 0.12345}, "0.123"), ({"leak": None}, None), ({}, None)],
+    ("record", "shown"), [({"leak": 0.12345}, "0.123"), ({"leak": None}, None), ({}, None)]
 )
 def test_a_number_as_it_is_shown(record: dict[str, object], shown: str | None) -> None:
     (leak,) = (meter for meter in METERS if meter.name == "leak")

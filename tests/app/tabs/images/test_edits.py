@@ -58,6 +58,11 @@ def cars(tmp_path: Path) -> SetFolder:
         (Edit("replace", ".", "!", whole_words=False), "a.b", "a!b"),
         (Edit("replace", "(", "[", whole_words=True), "a (b", "a [b"),
         (Edit("replace", "car", ""), "a car here", "a here"),
+        # Each line is edited by itself.
+        (Edit("front", "ohwx"), "a red car\nblue", "ohwx, a red car\nohwx, blue"),
+        (Edit("remove", "red"), "a red car\nblue", "a car\nblue"),
+        (Edit("remove", "blue"), "a red car\nblue", "a red car"),
+        (Edit("replace", "blue", "green"), "a red car\nblue", "a red car\ngreen"),
     ],
 )
 def test_edits(edit: Edit, before: str, after: str) -> None:
@@ -185,16 +190,3 @@ def test_turns_and_crops_are_undone(cars: SetFolder) -> None:
     (cars.path / "0001-a.focus").write_text("0.1 0.1")
     assert "Left alone" in undo(cars)
     assert scan_image_set(cars.path).entries[0].focus == Focus(0.1, 0.1)
-
-
-@pytest.mark.parametrize(
-    ("edit", "after"),
-    [
-        (Edit("front", "ohwx"), "ohwx, a red car\nohwx, blue"),
-        (Edit("remove", "red"), "a car\nblue"),
-        (Edit("remove", "blue"), "a red car"),
-        (Edit("replace", "blue", "green"), "a red car\ngreen"),
-    ],
-)
-def test_each_line_is_edited_by_itself(edit: Edit, after: str) -> None:
-    assert edit.apply("a red car\nblue") == after

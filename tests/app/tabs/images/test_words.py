@@ -85,10 +85,7 @@ def test_a_word_is_judged_and_words_are_suggested(answer: Answer, tmp_path: Path
         ("ohwx – known elsewhere as the weather in Ohio", "ohwx")
     ]
     about = {"base": "tiny-emoji", "class_word": "car", "images": str(tmp_path / "cars")}
-    assert asked == [
-        ("trigger.judge", {**about, "words": ["ohwx"]}),
-        ("trigger.suggest", about),
-    ]
+    assert asked == [("trigger.judge", {**about, "words": ["ohwx"]}), ("trigger.suggest", about)]
     assert [said for said, _ in images_words.judge("cars", " ", "", "tiny-emoji")] == [""]
 
 

@@ -274,21 +274,19 @@ def test_without_a_run_it_says_what_to_do() -> None:
     assert "Start training" in str(seen["head"]) and seen["board"] == ""
 
 
-@pytest.mark.parametrize("code", ["images_changed", "user_error"])
-def test_the_code_decides_whether_changed_images_may_be_accepted(code: Code) -> None:
-    run = make_run()
-    write_status(run, Status("failed", 1, 2, message="The images are others.", code=code))
+@pytest.mark.parametrize(
+    ("phase", "code", "offered"),
+    [
+        ("failed", "images_changed", "anyway"),  # to resume would only be refused again
+        ("failed", "user_error", "resume"),
+        ("stopped", "", "resume"),
+        ("finished", "", "longer"),
+    ],
+)
+def test_how_a_run_that_has_ended_may_go_on(phase: Phase, code: Code, offered: str) -> None:
+    write_status(make_run(), Status(phase, 400, 400, message="No.", code=code))
     now, _ = tab.moment(None, "", {})
-    assert now["anyway"][0] == (code == "images_changed")
-    assert now["resume"][0] == (code != "images_changed")  # it would only be refused again
-
-
-@pytest.mark.parametrize("phase", ["finished", "stopped", "failed"])
-def test_a_finished_run_may_be_trained_longer(phase: Phase) -> None:
-    write_status(make_run(), Status(phase, 400, 400))
-    now, _ = tab.moment(None, "", {})
-    assert now["longer"][0] == (phase == "finished")
-    assert now["resume"][0] == (phase != "finished")
+    assert [key for key in ("anyway", "resume", "longer") if now[key][0]] == [offered]
 
 
 def test_a_search_is_gone_on_with_and_never_trained_longer() -> None:
