@@ -175,8 +175,12 @@ def _ask(verb: str, path: str, changed: int, size: int) -> dict[str, Any]:
     return client.call(verb, {"file": path}, SECONDS)
 
 
-def convert(choice: ListedAdapter, layout: str, precision: str) -> tuple[ListedAdapter, Any]:
-    """Another layout, or number format if one is given; the new file and what became of it.
+Made = tuple[ListedAdapter, dict[str, Any]]
+"""A new file, and what became of it."""
+
+
+def convert(choice: ListedAdapter, layout: str, precision: str) -> Made:
+    """Another layout, or number format if one is given.
 
     Raises:
         UserError: the worker cannot do it.
@@ -186,8 +190,8 @@ def convert(choice: ListedAdapter, layout: str, precision: str) -> tuple[ListedA
 
 
 def resize(
-    choice: ListedAdapter, rank: int | None, share: float, images: str = "", keep: float = 0.0
-) -> tuple[ListedAdapter, Any]:
+    choice: ListedAdapter, rank: float | None, share: float, images: str = "", keep: float = 0.0
+) -> Made:
     """Smaller ranks: at most ``rank``, or what keeps ``share`` of each layer; or, where ``keep`` is
     given, what keeps that share of the likeness to an image set.
 
@@ -198,29 +202,31 @@ def resize(
         goal = {"keep_likeness": keep, "images": _images(choice, images), "file": _path(choice)}
         name = f"{choice.title} small"
         return _make("adapter.resize", goal, name, MEASURING_SECONDS)
+    rank = _rank(rank)
     goal: dict[str, object] = {"rank": rank} if rank else {"energy": share}
     name = f"{choice.title} rank {rank}" if rank else f"{choice.title} {100 * share:.0f} percent"
     return _make("adapter.resize", {"file": _path(choice), **goal}, name)
 
 
-def merge(
-    chosen: Sequence[tuple[ListedAdapter, float]], rank: int | None
-) -> tuple[ListedAdapter, Any]:
+def merge(choice: ListedAdapter, rank: float | None, *rows: Any) -> Made:
     """Several adapters as one, each with its strength.
+
+    Args:
+        rows: ids of the others, "" for none, and then the strengths, that of `choice` first.
 
     Raises:
         UserError: fewer than two, or as `convert`.
     """
-    if len(chosen) < 2:
-        raise UserError("A merge needs two adapters.", "Choose at least one more.")
-    files = [f"{_path(choice)}:{strength:g}" for choice, strength in chosen]
-    name = " and ".join(choice.title for choice, _ in chosen)
-    return _make("adapter.merge", {"files": files, "rank": rank}, name)
+    others, strengths = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+    pairs = zip((choice.id, *others), strengths, strict=True)
+    chosen = [(find_adapter(one), float(strength)) for one, strength in pairs if one]
+    _check_several(chosen)
+    files = [f"{_path(one)}:{strength:g}" for one, strength in chosen]
+    name = " and ".join(one.title for one, _ in chosen)
+    return _make("adapter.merge", {"files": files, "rank": _rank(rank)}, name)
 
 
-def tune(
-    choice: ListedAdapter, images: str, trigger: str, class_word: str, only: str
-) -> tuple[ListedAdapter, Any]:
+def tune(choice: ListedAdapter, images: str, trigger: str, class_word: str, only: str) -> Made:
     """Other strengths of its blocks, as measured on pictures; or one half of it alone.
 
     Args:
@@ -273,24 +279,38 @@ def settings_to_train_on(
     return format_config(config)
 
 
-def together(chosen: Sequence[ListedAdapter]) -> tuple[ListedAdapter, Any]:
+def together(choice: ListedAdapter, *others: str | None) -> Made:
     """Adapters of runs in one file that keeps most of each, as measured on their image sets.
+
+    Args:
+        others: their ids, "" for none.
 
     Raises:
         UserError: fewer than two, a file that no run here made, or as `convert`.
     """
-    if len(chosen) < 2:
-        raise UserError("A merge needs two adapters.", "Choose at least one more.")
-    images = [_images(choice, "") for choice in chosen]
-    missing = [choice.title for choice, found in zip(chosen, images, strict=True) if not found]
+    chosen = [choice, *(find_adapter(one) for one in others if one)]
+    _check_several(chosen)
+    images = [_images(one, "") for one in chosen]
+    missing = [one.title for one, found in zip(chosen, images, strict=True) if not found]
     if missing:
         raise UserError(
             f"It is not known here which pictures {', '.join(missing)} was trained on.",
             "Choose adapters that were trained here, or merge without measuring.",
         )
-    name = " with ".join(choice.title for choice in chosen)
-    arguments = {"files": [_path(choice) for choice in chosen], "images": images}
+    name = " with ".join(one.title for one in chosen)
+    arguments = {"files": [_path(one) for one in chosen], "images": images}
     return _make("adapter.together", arguments, name, MEASURING_SECONDS)
+
+
+def _check_several(chosen: Sequence[object]) -> None:
+    if len(chosen) < 2:
+        raise UserError("A merge needs two adapters.", "Choose at least one more.")
+
+
+def _rank(number: float | None) -> int | None:
+    if number and number < 1:
+        raise UserError(f"A rank of {number:g} makes no adapter.", "Give 1 or more.")
+    return int(number) if number else None
 
 
 def _images(choice: ListedAdapter, set_id: str) -> str | None:
@@ -306,9 +326,7 @@ def _images(choice: ListedAdapter, set_id: str) -> str | None:
     return str(path.resolve()) if path != Path() else None
 
 
-def _make(
-    verb: str, arguments: dict[str, object], name: str, seconds: float = SECONDS
-) -> tuple[ListedAdapter, Any]:
+def _make(verb: str, arguments: dict[str, object], name: str, seconds: float = SECONDS) -> Made:
     path = free_path(name)
     answer = client.call(verb, {**arguments, "out": str(path.resolve())}, seconds)
     return find_adapter(f"{_PREFIX}{path.name}"), answer

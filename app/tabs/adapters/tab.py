@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -192,76 +191,47 @@ def _others() -> list[tuple[str, str]]:
 
 
 def _wire(desk: Desk, shared: Shared) -> None:
-    def lists(chosen: str | None) -> Updates:
-        return _lists(desk, chosen)
-
-    def choose(chosen: str | None) -> Updates:
-        return _show(desk, find_adapter(chosen or ""))
+    def choose(choice: ListedAdapter) -> Updates:
+        return _show(desk, choice)
 
     def bring(sent: list[Upload]) -> Updates:
         uploads = as_uploads(sent)
-        if not uploads:
-            return {desk.drop: None}
         try:
-            return {**_show(desk, files.take_in(uploads[0]), listed=True), desk.drop: None}
+            shown = _show(desk, files.take_in(uploads[0]), listed=True) if uploads else {}
+            return {**shown, desk.drop: None}
         except UserError as error:
             return {desk.made: refused(error), desk.drop: None}
         finally:
             forget(uploads)
 
-    def convert(chosen: str | None, layout: str, precision: str) -> Updates:
-        return _new(desk, files.convert(find_adapter(chosen or ""), layout, precision))
-
-    def resize(
-        chosen: str | None, rank: float | None, share: float, keep: float, images: str
-    ) -> Updates:
-        choice = find_adapter(chosen or "")
-        return _new(desk, files.resize(choice, _rank(rank), share, images, keep))
-
-    def tune(chosen: str | None, images: str, trigger: str, word: str, only: str) -> Updates:
-        choice = find_adapter(chosen or "")
-        return _new(desk, files.tune(choice, images, trigger, word, only))
-
-    def together(*ids: str | None) -> Updates:
-        return _new(desk, files.together([find_adapter(one) for one in ids if one]))
-
-    def train_on(chosen: str | None, *given: str) -> Updates:
-        text = files.settings_to_train_on(find_adapter(chosen or ""), *given)
+    def train_on(choice: ListedAdapter, *given: str) -> Updates:
+        text = files.settings_to_train_on(choice, *given)
         return {shared.settings: (text, time.time()), shared.tabs: go("train"), desk.made: ""}
 
-    def merge(chosen: str | None, rank: float | None, *rows: Any) -> Updates:
-        ids, strengths = [chosen or "", *rows[:_MORE]], rows[_MORE:]
-        pairs = zip(ids, strengths, strict=True)
-        picked = [(find_adapter(one), float(strength)) for one, strength in pairs if one]
-        return _new(desk, files.merge(picked, _rank(rank)))
-
-    def download(chosen: str | None) -> Updates:
-        path = files.download(find_adapter(chosen or ""))
+    def download(choice: ListedAdapter) -> Updates:
+        path = files.download(choice)
         return {desk.file: gr.File(value=str(path), visible=True), desk.made: ""}
 
     entered = shared.rooms["adapters"].select
-    entered(says_errors(lists), desk.chosen, desk.lists, **QUIET)
-    merged = [desk.chosen, desk.merge_rank, *desk.others, *desk.strengths]
-    packed = None
-    for event, handler, inputs in (
-        (desk.chosen.input, choose, [desk.chosen]),
-        (desk.drop.upload, bring, [desk.drop]),
-        (desk.convert.click, convert, [desk.chosen, desk.layout, desk.precision]),
-        (desk.resize.click, resize, [desk.chosen, desk.rank, desk.share, desk.keep, desk.images]),
-        (desk.tune.click, tune, [desk.chosen, *desk.measured_by]),
-        (desk.together.click, together, [desk.chosen, *desk.others]),
-        (desk.merge.click, merge, merged),
-        (desk.download.click, download, [desk.chosen]),
-    ):
-        packed = event(
-            _told_here(desk, handler), inputs, [desk.drop, *desk.shown],
-            show_progress_on=[desk.made], **PRIVATE,
-        )  # fmt: skip
-        if handler in (convert, resize, tune, together, merge):
-            packed.then(None, None, None, js=_LOOK, api_visibility="private")
-    packed.success(None, desk.file, None, js=_FETCH, api_visibility="private")
+    entered(says_errors(lambda one: _lists(desk, one)), desk.chosen, desk.lists, **QUIET)
+    makers: dict[gr.Button, tuple[Callable[..., files.Made], list[Component]]] = {
+        desk.convert: (files.convert, [desk.layout, desk.precision]),
+        desk.resize: (files.resize, [desk.rank, desk.share, desk.images, desk.keep]),
+        desk.tune: (files.tune, desk.measured_by),
+        desk.together: (files.together, [*desk.others]),
+        desk.merge: (files.merge, [desk.merge_rank, *desk.others, *desk.strengths]),
+    }
+    here: dict[str, Any] = {"show_progress_on": [desk.made], **PRIVATE}
+    shown = [desk.drop, *desk.shown]
+    desk.chosen.input(_of_chosen(desk, choose), desk.chosen, shown, **here)
+    desk.drop.upload(says_errors(bring), desk.drop, shown, **here)
+    for button, (make, inputs) in makers.items():
+        made = button.click(_making(desk, make), [desk.chosen, *inputs], shown, **here)
+        made.then(None, None, None, js=_LOOK, **PRIVATE)
+    packed = desk.download.click(_of_chosen(desk, download), desk.chosen, shown, **here)
+    packed.success(None, desk.file, None, js=_FETCH, **PRIVATE)
     desk.train_on.click(
-        _told_here(desk, train_on),
+        _of_chosen(desk, train_on),
         [desk.chosen, desk.images, desk.trigger, desk.class_word, shared.base],
         [shared.settings, shared.tabs, desk.made], **QUIET,
     )  # fmt: skip
@@ -301,29 +271,27 @@ def _show(
     }
 
 
-def _new(desk: Desk, made: tuple[ListedAdapter, facts.Facts]) -> Updates:
-    choice, answer = made
-    board = to_show(Path(answer["board"])) if "board" in answer else ""
-    return _show(desk, choice, facts.result(answer), listed=True, board=board)
+def _making(desk: Desk, make: Callable[..., files.Made]) -> Callable[..., Updates]:
+    """A handler that shows a file that is made from the chosen adapter."""
+
+    def new(choice: ListedAdapter, *given: Any) -> Updates:
+        made, answer = make(choice, *given)
+        board = to_show(Path(answer["board"])) if "board" in answer else ""
+        return _show(desk, made, facts.result(answer), listed=True, board=board)
+
+    return _of_chosen(desk, new)
 
 
-def _told_here(desk: Desk, handler: Callable[..., Updates]) -> Callable[..., Updates]:
-    """A handler whose refusals stand in the page, where its results would."""
+def _of_chosen(desk: Desk, handler: Callable[..., Updates]) -> Callable[..., Updates]:
+    """A handler for the chosen adapter, whose refusals stand where its results would."""
 
-    @functools.wraps(handler)
-    def wrapped(*values: Any) -> Updates:
+    def told_here(chosen: str | None, *given: Any) -> Updates:
         try:
-            return handler(*values)
+            return handler(find_adapter(chosen or ""), *given)
         except UserError as error:
             return {desk.made: refused(error)}
 
-    return says_errors(wrapped)
-
-
-def _rank(number: float | None) -> int | None:
-    if number and number < 1:
-        raise UserError(f"A rank of {number:g} makes no adapter.", "Give 1 or more.")
-    return int(number) if number else None
+    return says_errors(told_here)
 
 
 # ------------------------------------------------------------------------------ for scripts

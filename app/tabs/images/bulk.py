@@ -74,11 +74,16 @@ def look(
     return said, _apply_button(len(found)), Previewed(opened, edit, captions)
 
 
-class Bulk:
-    """The handlers that change a set."""
+@dataclass(frozen=True)
+class Room:
+    """Handlers of a part of the tab, and what shows the whole of it; see `wire`."""
 
-    def __init__(self, parts: Parts, show_again: ShowAgain) -> None:
-        self.parts, self.show_again = parts, show_again
+    parts: Parts
+    show_again: ShowAgain
+
+
+class Bulk(Room):
+    """The handlers that change a set."""
 
     def apply(
         self, opened: str, picture: str, session: CaptionSession, base: str, shown: Previewed | None

@@ -15,7 +15,7 @@ from app import client as service
 from app.client import ProgressUpdate, ShouldStop, Stopped, follow
 from app.render import refused, render
 from app.shared import NOW, QUIET, Shared, logger, says_errors
-from app.tabs.images.bulk import ShowAgain, to_write
+from app.tabs.images.bulk import Room, ShowAgain, to_write
 from app.tabs.images.captions import CaptionSession, read_captions
 from app.tabs.images.edits import Change, apply_changes
 from app.tabs.images.imagesets import find_set, read_notes
@@ -149,11 +149,8 @@ def captioners() -> list[tuple[str, str]]:
     ]
 
 
-class Captioning:
+class Captioning(Room):
     """The handlers."""
-
-    def __init__(self, parts: Parts, show_again: ShowAgain) -> None:
-        self.parts, self.show_again = parts, show_again
 
     def propose(self, request: gr.Request, *values: Any) -> Iterator[Updates]:
         """Ask for captions, and show how far it is and what they would be."""

@@ -10,7 +10,7 @@ from gradio.blocks import Block
 from PIL import Image
 
 from app.shared import QUIET, Shared, says_errors
-from app.tabs.images.bulk import ShowAgain, to_write
+from app.tabs.images.bulk import Room, ShowAgain, to_write
 from app.tabs.images.captions import CaptionSession
 from app.tabs.images.edits import set_focus
 from app.tabs.images.imagesets import find_set
@@ -143,11 +143,8 @@ def with_margin(mask: Image.Image, box: tuple[int, int, int, int]) -> Box:
     )
 
 
-class Framing:
+class Framing(Room):
     """The handlers."""
-
-    def __init__(self, parts: Parts, show_again: ShowAgain) -> None:
-        self.parts, self.show_again = parts, show_again
 
     def point(self, event: gr.SelectData, *here: Any) -> Updates:
         """The picture was clicked on where the middle of its crop is to be."""

@@ -22,7 +22,7 @@ from app.client import ShouldStop, follow
 from app.files import disk_trouble
 from app.render import refused
 from app.shared import QUIET, Shared, says_errors
-from app.tabs.images.bulk import ShowAgain, to_write
+from app.tabs.images.bulk import Room, ShowAgain, to_write
 from app.tabs.images.captions import CaptionSession
 from app.tabs.images.edits import change_mask
 from app.tabs.images.imagesets import SetFolder, find_set
@@ -185,11 +185,8 @@ def boxed(mask: Image.Image, before: Image.Image) -> Image.Image:
     return filled
 
 
-class Masking:
+class Masking(Room):
     """The handlers."""
-
-    def __init__(self, parts: Parts, show_again: ShowAgain) -> None:
-        self.parts, self.show_again = parts, show_again
 
     def open(self, *values: Any) -> Updates:
         """The open picture and its mask come into the editor."""

@@ -34,7 +34,6 @@ from app.tabs.images.imagesets import (
     write_notes,
 )
 from app.tabs.images.storage import Incoming, check_usable, mask_path, write_pictures
-from trainer.data.buckets import Focus
 from trainer.data.caption_files import find_captions
 from trainer.data.findings import merge_findings
 from trainer.data.folders import folder_repeats
@@ -180,14 +179,12 @@ class _Sorted:
 
     Attributes:
         incoming: new pictures.
-        captions, masks, focuses: for pictures that the set has already, by their present names.
+        later: what comes for pictures that the set has already, by their present names.
         remarks: what is doubtful, or not stored.
     """
 
     incoming: list[Incoming] = field(default_factory=list[Incoming])
-    captions: dict[str, str] = field(default_factory=dict[str, str])
-    masks: dict[str, Path] = field(default_factory=dict[str, Path])
-    focuses: dict[str, Focus] = field(default_factory=dict[str, Focus])
+    later: list[Incoming] = field(default_factory=list[Incoming])
     remarks: list[str] = field(default_factory=list[str])
 
 
@@ -196,13 +193,13 @@ def _sort_in(
 ) -> Stored:
     found = _read(files, into)
     incoming, remarks = found.incoming, found.remarks
-    if not any((incoming, found.captions, found.masks, found.focuses)):
+    if not incoming and not found.later:
         said = dict.fromkeys([*remarks[-1:], *remarks[:2]])
         raise UserError(
             " ".join(["There is no picture among the files.", *said]),
             f"Drop pictures ({READ}), or a zip file of them.",
         )
-    if not any((found.captions, found.masks, found.focuses)):
+    if not found.later:
         check_usable(incoming)
     before = len(contents_of(into).pictures) if into else 0
     if before + len(incoming) > limits.pictures:
@@ -220,10 +217,11 @@ def _sort_in(
         with saving:
             if incoming:
                 _add(into, incoming)
-            remarks += _add_to_pictures(into, found)
-    captions = sum(1 for picture in incoming if picture.caption) + len(found.captions)
-    masks = sum(1 for picture in incoming if picture.mask) + len(found.masks)
-    focuses = sum(1 for picture in incoming if picture.focus) + len(found.focuses)
+            remarks += _add_to_pictures(into, found.later)
+    came = [*incoming, *found.later]
+    captions, masks, focuses = (
+        sum(1 for one in came if getattr(one, name)) for name in ("caption", "mask", "focus")
+    )
     image_set = into or make_set(root, title, fill)
     return Stored(image_set, len(incoming), captions, tuple(remarks), masks, focuses)
 
@@ -246,19 +244,13 @@ def _read(files: list[FoundFile], into: SetFolder | None) -> _Sorted:
     captions, focuses = find_captions(contents), find_focuses(contents)
     for file in contents.pictures:
         caption, mask = captions.get(file.name), contents.masks.get(file.name)
-        focus = focuses.get(file.name)
-        if file.name not in there:
-            name = came_as[file.name].name
-            found.incoming.append(
-                Incoming(name, file.path, caption, focus, mask.path if mask else None)
-            )
-            continue
-        if caption:
-            found.captions[there[file.name].name] = caption
-        if mask:
-            found.masks[there[file.name].name] = mask.path
-        if focus:
-            found.focuses[there[file.name].name] = focus
+        focus, known = focuses.get(file.name), there.get(file.name)
+        name = (known or came_as[file.name]).name
+        one = Incoming(name, file.path, caption, focus, mask.path if mask else None)
+        if not known:
+            found.incoming.append(one)
+        elif caption or mask or focus:
+            found.later.append(one)
     said = map(str, merge_findings(contents.findings))
     found.remarks += [re.sub(f"{_TWIN}[^/]*/", "", remark) for remark in said]
     videos = list(filter(_is_video, ignored))
@@ -324,36 +316,33 @@ def _pictures_there(into: SetFolder, new: FolderContents) -> dict[str, FoundFile
     return there
 
 
-def _add_to_pictures(image_set: SetFolder, found: _Sorted) -> list[str]:
+def _add_to_pictures(image_set: SetFolder, later: list[Incoming]) -> list[str]:
     """What came for pictures that are there; says what it replaces."""
     remarks: list[str] = []
-    if found.captions:
-        now = read_captions(image_set)
-        changes = [
-            Change(picture, now[picture], text)
-            for picture, text in found.captions.items()
-            if now.get(picture, text) != text
-        ]
-        write_captions(image_set, changes, f"{len(changes)} dropped captions")
-        if replaced := [display_name(one.picture) for one in changes if one.before]:
-            names = list_names(replaced)
-            remarks.append(f"{names}: the caption was replaced. Undo brings the old one back.")
     contents = contents_of(image_set)
     pictures = {file.name: file.path for file in contents.pictures}
-    for picture, source in found.masks.items():
-        if picture not in pictures:  # it was removed meanwhile
-            continue
-        target, old = mask_path(pictures[picture], source), contents.masks.get(picture)
-        with replacing(target) as temporary:
-            shutil.copyfile(source, temporary)
-        if old:
-            remarks.append(f"{display_name(picture)}: the mask was replaced.")
-            if old.path != target:
-                old.path.unlink()
-    for picture in sorted(found.focuses.keys() & pictures.keys()):
-        if pictures[picture].with_suffix(FOCUS_SUFFIX).exists():
-            remarks.append(f"{display_name(picture)}: the place to cut at was replaced.")
-        write_focus(pictures[picture], found.focuses[picture])
+    later = [one for one in later if one.name in pictures]  # others were removed meanwhile
+    now = read_captions(image_set)
+    texts = {one.name: one.caption for one in later if one.caption}
+    changes = [Change(name, now[name], text) for name, text in texts.items() if now[name] != text]
+    write_captions(image_set, changes, f"{len(changes)} dropped captions")
+    if replaced := [display_name(one.picture) for one in changes if one.before]:
+        names = list_names(replaced)
+        remarks.append(f"{names}: the caption was replaced. Undo brings the old one back.")
+    for one in later:
+        picture, old = pictures[one.name], contents.masks.get(one.name)
+        if one.mask:
+            target = mask_path(picture, one.mask)
+            with replacing(target) as temporary:
+                shutil.copyfile(one.mask, temporary)
+            if old:
+                remarks.append(f"{display_name(one.name)}: the mask was replaced.")
+                if old.path != target:
+                    old.path.unlink()
+        if one.focus:
+            if picture.with_suffix(FOCUS_SUFFIX).exists():
+                remarks.append(f"{display_name(one.name)}: the place to cut at was replaced.")
+            write_focus(picture, one.focus)
     return remarks
 
 

@@ -144,7 +144,7 @@ def test_what_a_repair_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert made.id == "file/own-style.safetensors"
     tune(other, "cats", "", "", "")
     resize(own, None, 0.9, "", 0.95)
-    together([own, own])
+    together(own, "own", "")
     (_, first), (_, second), (_, third), (_, fourth) = asked
     assert (first["trigger"], first["only"]) == ("zwx", "style")
     assert [Path(str(one["images"])).name for one in (first, third)] == ["my-cats", "my-cats"]
@@ -153,4 +153,4 @@ def test_what_a_repair_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("tune", "tune", "resize", "together")]  # fmt: skip
     assert len(fourth["images"]) == len(fourth["files"]) == 2  # pyright: ignore
     with pytest.raises(UserError, match="not known here which pictures cat was"):
-        together([own, other])
+        together(own, other.id)
