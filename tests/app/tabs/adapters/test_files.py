@@ -36,6 +36,14 @@ def brought(tmp_path: Path, name: str) -> str:
     return take_in(Upload(tmp_path / "sent", name)).id
 
 
+def trained(name: str, settings: str = "") -> None:
+    """A run of a set called my-cats, and its adapter."""
+    run = places.RUNS / name
+    run.mkdir(parents=True)
+    (run / "config.toml").write_text(f'[images]\npath = "my-cats"\n{settings}')
+    (run / "adapter.safetensors").write_bytes(b"x")
+
+
 def test_runs_and_files(tmp_path: Path) -> None:
     assert list_adapters() == []
     for name in ("with", "without"):
@@ -88,12 +96,7 @@ def test_settings_to_train_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """Words that are given count before the run's, and these before the file's."""
     monkeypatch.setattr(places, "DATASETS", tmp_path / "datasets")
     (tmp_path / "datasets" / "cats").mkdir(parents=True)
-    run = tmp_path / "runs" / "own"
-    run.mkdir(parents=True)
-    (run / "config.toml").write_text(
-        '[images]\npath = "my-cats"\n[captions]\ntrigger = "zwx"\n[adapter]\nrank = 4\n'
-    )
-    (run / "adapter.safetensors").write_bytes(b"x")
+    trained("own", '[captions]\ntrigger = "zwx"\n[adapter]\nrank = 4\n')
     monkeypatch.setattr(client, "call", lambda *_: {"trigger_words": ["ohwx"]})
     own = find_adapter("own")
     other = find_adapter(brought(tmp_path, "cat.safetensors"))
@@ -125,10 +128,7 @@ def test_what_a_repair_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """Pictures are those that were chosen, or those of the run that made the adapter."""
     monkeypatch.setattr(places, "DATASETS", tmp_path / "datasets")
     (tmp_path / "datasets" / "cats").mkdir(parents=True)
-    run = tmp_path / "runs" / "own"
-    run.mkdir(parents=True)
-    (run / "config.toml").write_text('[images]\npath = "my-cats"\n')
-    (run / "adapter.safetensors").write_bytes(b"x")
+    trained("own")
     asked: list[tuple[str, dict[str, object]]] = []
 
     def call(verb: str, arguments: dict[str, object], timeout: float) -> dict[str, object]:

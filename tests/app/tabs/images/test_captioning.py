@@ -65,7 +65,6 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Room:
     monkeypatch.setattr(places, "DATASETS", root)
     monkeypatch.setattr(places, "SERVERS", tmp_path / "servers.toml")
     copy_set(root, find_set(root, "bundled"))
-    (root / "bundled-copy").rename(root / "mine") if (root / "bundled-copy").exists() else None
     asked: list[Mapping[str, Any]] = []
 
     def call(verb: str, arguments: Mapping[str, Any], *more: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,15 +18,6 @@ from trainer.runs.layout import RunFolder, create_run
 from trainer.runs.status import Status, write_status
 
 EARLIER = "adapters/step-000200.safetensors"
-
-
-@pytest.fixture(autouse=True)
-def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(places, "ADAPTERS", tmp_path / "adapters")
-    monkeypatch.setattr(jobs, "FRESH", 0.0)
-    monkeypatch.setattr(reader, "_readers", {})
-    monkeypatch.setattr(tab, "_drawings", {})
 
 
 def measured_run(code: str, **values: object) -> RunFolder:

@@ -7,7 +7,6 @@ import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -42,15 +41,6 @@ from trainer.runs.status import Phase, Status, own_status, write_status
 from trainer.runs.wishes import is_wished, wished_values
 
 EVIL = "<script>alert(1)</script>"
-
-
-@pytest.fixture(autouse=True)
-def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty folder of runs, and readers that look every time."""
-    monkeypatch.setattr(places, "RUNS", tmp_path)
-    monkeypatch.setattr(jobs, "FRESH", 0.0)
-    monkeypatch.setattr(reader, "_readers", {})
-    monkeypatch.setattr(tab, "_drawings", {})
 
 
 def make_run(name: str = "ohwx", phase: str = "finished", **changes: Any) -> RunFolder:
@@ -195,8 +185,7 @@ def test_the_verdict_comes_with_pictures_and_files() -> None:
     assert "Before it went on: Not yet." in said and "It leaks." not in said
 
 
-def test_a_stopped_run_gives_the_adapter_that_it_saved(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "ADAPTERS", places.RUNS / "kept")
+def test_a_stopped_run_gives_the_adapter_that_it_saved() -> None:
     run = make_run("ohwx", "stopped")
     add_preview(run, 0)
     assert not tab.moment(None, "", {})[0]["draw"][0] and not html.verdict(reader.view("ohwx"))
