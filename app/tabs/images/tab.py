@@ -54,16 +54,6 @@ def build(shared: Shared) -> None:
     images_api.expose()
 
 
-def captions_lacking(view: SetView) -> str:
-    """What the captions by a model are headed with."""
-    lacking = sum(1 for one in view.pictures if one.crop and not one.caption)
-    return (
-        f"Captions by a model ({lacking} pictures have none)"
-        if lacking > 1
-        else "Captions by a model"
-    )
-
-
 class ImagesTab:
     """The handlers, and which components they touch."""
 
@@ -88,7 +78,7 @@ class ImagesTab:
             ),
             *(p.gallery, p.listed, p.tag),
             *(p.frame, p.across, p.down, p.zoom, p.tags),
-            *(p.findings, p.buckets, p.undo, p.captioning, p.desk, p.use, p.try_it, p.manage),
+            *(p.findings, p.buckets, p.undo, p.desk, p.use, p.try_it, p.manage),
             *(p.trigger, p.class_word, p.verdict, p.measured, shared.trigger, shared.class_word),
         ]
         told = [p.opened, p.picture, shared.base, p.session]
@@ -200,7 +190,6 @@ class ImagesTab:
             p.buckets: html("buckets", view),
             p.tags: html("tags", view),
             p.undo: gr.Button(undo, visible=bool(done)),
-            p.captioning: gr.Accordion(label=captions_lacking(view)),
             p.desk: gr.Column(visible=True),
             p.use: _use_button(view),
             p.try_it: gr.Button(visible=False),

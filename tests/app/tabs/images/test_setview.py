@@ -11,7 +11,6 @@ from app.tabs.images.edits import Change
 from app.tabs.images.imagesets import find_set, read_notes, write_notes
 from app.tabs.images.layout import html
 from app.tabs.images.setview import base_facts, look_at
-from app.tabs.images.tab import captions_lacking
 from app.tabs.train import outlook
 from tests.app.sets_for_tests import stored
 from tests.corpus.names import NAUGHTY
@@ -77,16 +76,6 @@ def test_what_holds_for_many_is_said_of_each(tmp_path: Path) -> None:
     said = [html("facts", one) for one in view.pictures]
     assert ["No caption" in text for text in said] == [False] + [True] * 5
     assert not any("more" in harmless(text).text for text in said), "only of itself"
-
-
-@pytest.mark.parametrize(("captions", "said"), [(0, " (3 pictures have none)"), (2, ""), (3, "")])
-def test_captions_by_a_model_say_how_many_lack_one(
-    captions: int, said: str, tmp_path: Path
-) -> None:
-    files: dict[str, bytes | str] = {f"{n}.png": picture(n) for n in range(3)}
-    files |= {f"{n}.txt": "a caption" for n in range(captions)}
-    view = look_at(stored(tmp_path, {**files, "broken.png": b"no picture"}).image_set, BASE)
-    assert captions_lacking(view) == f"Captions by a model{said}"
 
 
 def test_the_same_of_several_pictures_is_one_line_with_a_count(tmp_path: Path) -> None:
