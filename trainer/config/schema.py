@@ -28,9 +28,9 @@ from trainer.config.sections import (
     ObjectiveConfig,
     OutputConfig,
     PreviewsConfig,
+    TrackingConfig,
     TrainingSection,
 )
-from trainer.config.tracking import TrackingConfig
 
 
 class Contradiction(ValueError):

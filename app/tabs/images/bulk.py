@@ -10,7 +10,7 @@ from gradio.blocks import Block
 from gradio.events import Dependency
 
 from app.shared import QUIET, Shared, says_errors, update
-from app.tabs.images.captions import CaptionSession, read_captions
+from app.tabs.images.captions import CaptionSession, captions_of, read_captions
 from app.tabs.images.edits import Edit, EditKind, apply_edit, preview, remove_picture, undo
 from app.tabs.images.imagesets import SetFolder, find_set
 from app.tabs.images.layout import Parts, html
@@ -64,11 +64,7 @@ def look(
     """What an edit would change."""
     folder = find_set(places.DATASETS, opened)
     edit = Edit(kind, words or "", other or "", whole if kind in ("remove", "replace") else True)
-    if folder.owned:
-        captions = read_captions(folder)
-    else:
-        pictures = look_at(folder, "").pictures
-        captions = {picture.name: picture.caption for picture in pictures if picture.entry}
+    captions = captions_of(look_at(folder, ""))
     found = preview(captions, edit)
     said = html("changes", found, len(captions))
     return said, _apply_button(len(found)), Previewed(opened, edit, captions)

@@ -16,7 +16,7 @@ from app.client import ProgressUpdate, ShouldStop, Stopped, follow
 from app.render import refused, render
 from app.shared import NOW, QUIET, Shared, logger, says_errors
 from app.tabs.images.bulk import Room, ShowAgain, to_write
-from app.tabs.images.captions import CaptionSession, read_captions
+from app.tabs.images.captions import CaptionSession, captions_of
 from app.tabs.images.edits import Change, apply_changes
 from app.tabs.images.imagesets import find_set, read_notes
 from app.tabs.images.layout import Parts, html
@@ -258,15 +258,6 @@ def proposed_of(view: SetView, asked: Mapping[str, Any], found: Mapping[str, Any
     by = found["captioner"].partition(",")[0]
     small = dict(zip(after, thumbnails([view.picture(name) for name in after]), strict=True))
     return Proposed(view.folder.id, wording, captions_of(view), after, by, small)
-
-
-def captions_of(view: SetView) -> dict[str, str]:
-    """The captions of the pictures that can be used."""
-    if view.folder.owned:
-        usable = {one.name for one in view.pictures if one.entry}
-        captions = read_captions(view.folder)
-        return {name: text for name, text in captions.items() if name in usable}
-    return {one.name: one.caption for one in view.pictures if one.entry}
 
 
 def wording_of(view: SetView, purpose: str) -> Wording:

@@ -67,6 +67,15 @@ def read_captions(image_set: SetFolder, suffix: str = ".txt") -> dict[str, str]:
     return {picture: _read(path) for picture, path in caption_paths(image_set, suffix).items()}
 
 
+def captions_of(view: SetView) -> dict[str, str]:
+    """The captions of the pictures that can be used."""
+    if view.folder.owned:
+        usable = {one.name for one in view.pictures if one.entry}
+        captions = read_captions(view.folder)
+        return {name: text for name, text in captions.items() if name in usable}
+    return {one.name: one.caption for one in view.pictures if one.entry}
+
+
 def save_caption(image_set: SetFolder, picture: str, text: str, version: str) -> str:
     """Save a caption, its lines cleaned; an empty one removes the file. Gives what was saved.
 
