@@ -7,7 +7,7 @@ file is ever sent to a browser as it came.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +21,7 @@ from trainer.data.buckets import CropPlan
 from trainer.data.colours import WHITE
 from trainer.data.decoder import load_rgb
 from trainer.data.images import ImageProblem
-from trainer.data.masks import MaskFile, seen
+from trainer.data.masks import seen
 from trainer.runs.atomic import replacing
 
 SIDE = 480
@@ -39,54 +39,33 @@ def thumbnails(pictures: Sequence[PictureView]) -> list[str]:
     folder = Path(get_upload_folder()) / "thumbnails"  # where the page may serve them from
     with disk_trouble(), ThreadPoolExecutor(max_workers=2) as pool:
         folder.mkdir(parents=True, exist_ok=True)
-        return list(pool.map(lambda picture: _file(folder, picture), pictures))
+        return list(pool.map(lambda picture: str(thumbnail(folder, picture)), pictures))
 
 
-def _file(folder: Path, picture: PictureView) -> str:
-    entry = picture.entry
-    content, mask = (entry.id, entry.mask) if entry else (None, None)
-    background = entry.background(WHITE) if entry else WHITE
-    return str(thumbnail(folder, picture.read, content, picture.crop, mask, background))
+def thumbnail(folder: Path, picture: PictureView) -> Path:
+    """A picture's thumbnail, made where it is not there yet; a blank for one that can't be read.
 
-
-def thumbnail(
-    folder: Path,
-    read: Callable[[], bytes],
-    content: str | None,
-    crop: CropPlan | None = None,
-    mask: MaskFile | None = None,
-    background: str = WHITE,
-) -> Path:
-    """A picture's thumbnail, made where it is not there yet.
-
-    Args:
-        read: gives the picture's file as bytes.
-        content: what identifies them; None for one that cannot be read, which gets a blank.
-        crop: how training cuts it; None shows it whole.
-        mask: what it leaves out is shown dark.
-        background: "#rrggbb", below transparent parts.
+    What training cuts off is pale, and what the mask leaves out is dark.
     """
-    facts = f"{content} {crop} {SIDE}" + (f" {mask.digest}" if mask else "")
+    entry = picture.entry
+    background = entry.background(WHITE) if entry else WHITE
+    facts = f"{entry and entry.id} {picture.crop} {SIDE}"
+    facts += f" {entry.mask.digest}" if entry and entry.mask else ""
     facts += f" {background}" if background != WHITE else ""
     key = hashlib.sha256(facts.encode()).hexdigest()[:32]
     path = folder / f"{key}.webp"
     if not path.exists():
         with replacing(path) as temporary:
-            _draw(read, content, crop, mask, background).save(temporary, "WEBP", quality=82)
+            _draw(picture, background).save(temporary, "WEBP", quality=82)
     return path
 
 
-def _draw(
-    read: Callable[[], bytes],
-    content: str | None,
-    crop: CropPlan | None,
-    mask: MaskFile | None,
-    background: str,
-) -> Image.Image:
+def _draw(picture: PictureView, background: str) -> Image.Image:
+    crop, mask = picture.crop, picture.entry and picture.entry.mask
     try:
-        if content is None:
+        if picture.entry is None:
             return _blank()
-        small = load_rgb(read(), background)
+        small = load_rgb(picture.read(), background)
     except ImageProblem:
         return _blank()
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
