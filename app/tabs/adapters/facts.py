@@ -12,15 +12,11 @@ from typing import Any
 
 from app.render import render
 from app.tabs.adapters.files import ListedAdapter
+from trainer.models.families import FAMILIES
 
 _MOST_ROWS = 60
 _EMPTY = (None, "", "None", "null", "{}", "[]")
 _ROUNDING = 1e-9  # as a share of the adapter's change
-_FAMILIES = {
-    "sd1": "Stable Diffusion 1",
-    "sd2": "Stable Diffusion 2",
-    "sdxl": "Stable Diffusion XL",
-}
 _PARTS = {"unet": "UNet", "te": "text encoder", "te1": "text encoder 1", "te2": "text encoder 2"}
 _METERS = {
     "likeness": "Likeness to the pictures",
@@ -48,7 +44,7 @@ def what_it_is(choice: ListedAdapter, facts: Facts) -> str:
     by_part = ", ".join(f"{count:,} in {_part(part)}" for part, count in parts.items())
     enough = facts["enough_rank"]
     rows = {
-        "For": _FAMILIES.get(facts["family"] or "", "an unknown base model"),
+        "For": getattr(FAMILIES.get(facts["family"]), "title", "an unknown base model"),
         "Made with": facts["metadata"].get("ss_sd_model_name", ""),
         "Trigger words": facts["trigger_words"],
         "Kind": " and ".join(kind for kind in facts.get("kinds", ()) if kind != "LoRA"),

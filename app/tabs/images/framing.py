@@ -7,7 +7,6 @@ from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
-from PIL import Image
 
 from app.shared import QUIET, Shared, says_errors
 from app.tabs.images.bulk import Room, ShowAgain, to_write
@@ -122,17 +121,13 @@ def around(picture: PictureView) -> Box:
     entry = picture.entry
     if entry is None or entry.mask is None:
         raise UserError("This picture has no mask to cut around.", "Paint one below.")
-    scale = SIDE / max(entry.header.width, entry.header.height)
-    size = (max(1, round(scale * entry.header.width)), max(1, round(scale * entry.header.height)))
+    sides = entry.header.width, entry.header.height
+    scale = SIDE / max(sides)
+    size = max(1, round(scale * sides[0])), max(1, round(scale * sides[1]))
     mask = seen(mask_of(picture, size), entry.focus or Focus(), whole=True)
     box = mask.point([0] * 128 + [255] * 128).getbbox()
     if box is None:
         raise UserError("Its mask is empty.", "Paint what counts.")
-    return with_margin(mask, box)
-
-
-def with_margin(mask: Image.Image, box: tuple[int, int, int, int]) -> Box:
-    """A box in pixels of a mask as shares, with the margin as far as the edges let it."""
     left, top, right, bottom = box
     margin = MARGIN * max(right - left, bottom - top)
     return (

@@ -22,11 +22,10 @@ from pydantic.dataclasses import dataclass
 
 from app.files import disk_trouble, slug
 from trainer import places
-from trainer.data.gather import scan_again
 from trainer.data.names import display_name
 from trainer.data.pairing import read_folder
 from trainer.data.scan import FolderContents
-from trainer.data.sets import MAX_IMAGES, ImageSet
+from trainer.data.sets import MAX_IMAGES
 from trainer.errors import UserError
 from trainer.runs.atomic import publish_folder, temporary_name, write_bytes
 from trainer.text import numbered
@@ -271,12 +270,3 @@ def picture_path(image_set: SetFolder, picture: str) -> Path:
         f"{image_set.shown} has no picture “{display_name(picture[:200])}”.",
         "It may have been removed in another tab: choose the image set again.",
     )
-
-
-def scan(image_set: SetFolder) -> ImageSet:
-    """Read a set as training does, which remembers as well what was decoded.
-
-    Raises:
-        UserError: nothing in it can be used.
-    """
-    return scan_again(image_set.path)

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.tabs.images.imagesets import SetFolder, SetNotes, contents_of, read_notes, scan
+from app.tabs.images.imagesets import SetFolder, SetNotes, contents_of, read_notes
 from trainer.config.schema import CaptionsConfig, ImagesConfig
 from trainer.data.buckets import CropPlan
 from trainer.data.checks import LARGE_CUT, share_said
 from trainer.data.findings import SEVERITIES, Finding, Severity
+from trainer.data.gather import scan_again
 from trainer.data.names import display_name
 from trainer.data.report import SetReport, describe_set
 from trainer.data.scan import FoundFile
@@ -153,7 +154,7 @@ def look_at(folder: SetFolder, base: str) -> SetView:
     notes, facts = read_notes(folder), base_facts(base)
     found, report, trouble = None, None, ""
     try:
-        found = scan(folder)
+        found = scan_again(folder.path)
         report = describe_set(
             found,
             ImagesConfig(path=folder.path, resolution=facts.resolution),

@@ -20,12 +20,12 @@ from app.tabs.images.imagesets import (
     contents_of,
     make_set,
     read_notes,
-    scan,
 )
 from trainer.data.buckets import Focus
 from trainer.data.decoder import inspect_image
 from trainer.data.findings import Finding, merge_findings
 from trainer.data.folders import MAX_REPEATS, folder_repeats, special_folders
+from trainer.data.gather import scan_again
 from trainer.data.images import PICTURE_SUFFIXES, ImageProblem
 from trainer.data.names import display_name
 from trainer.data.pairing import looks_like_mask, write_focus
@@ -168,7 +168,7 @@ def copy_set(root: Path, image_set: SetFolder) -> SetFolder:
         UserError: nothing in it can be used, or there is no room.
     """
     title = f"a copy of {image_set.shown}"
-    pictures = [_incoming(image_set.path, entry) for entry in scan(image_set).entries]
+    pictures = [_incoming(image_set.path, entry) for entry in scan_again(image_set.path).entries]
 
     def fill(folder: Path) -> SetNotes:
         names = write_pictures(folder, pictures, 1, keep_plain=True)

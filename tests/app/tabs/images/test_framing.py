@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from app.tabs.images.edits import change_mask, set_focus
-from app.tabs.images.framing import around, middle_of, moved, with_margin, zoom_of, zoomed
+from app.tabs.images.framing import around, middle_of, moved, zoom_of, zoomed
 from app.tabs.images.setview import look_at
 from app.tabs.images.thumbnails import box_of, place_in, thumbnails
 from tests.app.sets_for_tests import made
@@ -72,8 +72,3 @@ def test_around_a_mask(tmp_path: Path) -> None:
     box = box_of(picture.crop, *shown.size)
     assert box[0] >= round(left * shown.width) - 1 and box[3] <= round(bottom * shown.height) + 1
     assert place_in(picture, shown.width, 0) == (1.0, 0.0)
-
-
-def test_a_margin_ends_at_the_edges() -> None:
-    box = with_margin(Image.new("L", (100, 200)), (0, 100, 50, 140))
-    assert box == (0.0, 0.475, 0.55, 0.725)

@@ -24,7 +24,6 @@ from app.tabs.images.imagesets import (
     find_set,
     list_sets,
     read_notes,
-    scan,
     title_of,
 )
 from app.tabs.images.storage import copy_set
@@ -35,8 +34,14 @@ from tests.corpus.names import NAUGHTY
 from tests.corpus.pictures import encode
 from tests.trainer.data.folders_for_tests import picture, put
 from trainer.data.buckets import Focus
+from trainer.data.gather import scan_again
+from trainer.data.sets import ImageSet
 from trainer.errors import UserError
 from trainer.places import PROJECT
+
+
+def scan(image_set: SetFolder) -> ImageSet:
+    return scan_again(image_set.path)
 
 
 def captions(tmp_path: Path, set_id: str) -> dict[str, str | None]:
