@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import filelock
 import psutil
@@ -50,6 +51,9 @@ FRESH = 1.0  # seconds for which what was read of the runs is good enough for ev
 _LOG = "worker.log"  # what the worker prints, in the run's folder
 _stopping: set[tuple[str, int]] = set()  # (run, pid) that were asked to stop
 _children: list[subprocess.Popen[bytes]] = []
+
+
+_OF_STATUS = ("phase", "step", "total_steps", "eta_seconds", "message", "code")
 
 
 @dataclass(frozen=True)
@@ -109,18 +113,9 @@ def info(run: RunFolder, waiting: list[str] | None = None) -> RunInfo:
         status = replace(status, message=f"stopped at step {status.step}", code="user_stop")
         write_status(run, status)
     alive = status.phase not in ENDED
-    return RunInfo(
-        run.name,
-        status.phase,
-        status.step,
-        status.total_steps,
-        status.eta_seconds,
-        status.message,
-        alive,
-        alive and (run.name, status.pid) in _stopping,
-        code=status.code,
-        begun=begun,
-    )
+    same: dict[str, Any] = {name: getattr(status, name) for name in _OF_STATUS}
+    stopping = alive and (run.name, status.pid) in _stopping
+    return RunInfo(run.name, alive=alive, stopping=stopping, begun=begun, **same)
 
 
 def runs() -> list[RunInfo]:

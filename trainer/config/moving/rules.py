@@ -75,14 +75,11 @@ def _layers(moving: Moving) -> None:
     moving.settle("kind", "adapter.kind", kind, note)
     if kind == "lokr" and (factor := number(moving.fact("factor"))) is not None:
         moving.settle("factor", "adapter.factor", int(factor))
-    if is_on(moving.fact("eight_bits")):
-        note = "They are rounded in another way here."
-        moving.settle("eight_bits", "memory.base_weights", "8bit", note)
-    if (weights := str(moving.fact("weights") or "")) in ("INT_8", "FLOAT_8", "NFLOAT_4"):
-        few = "4bit" if weights == "NFLOAT_4" else "8bit"
-        moving.settle(
-            "weights", "memory.base_weights", few, "They are rounded in another way here."
-        )
+    eight = "INT_8" if is_on(moving.fact("eight_bits")) else ""
+    for fact, weights in (("eight_bits", eight), ("weights", str(moving.fact("weights")))):
+        if few := {"INT_8": "8bit", "FLOAT_8": "8bit", "NFLOAT_4": "4bit"}.get(weights):
+            note = "They are rounded in another way here."
+            moving.settle(fact, "memory.base_weights", few, note)
     if "checkpointing" in moving.facts:
         on = str(moving.fact("checkpointing")).upper() not in ("OFF", "FALSE")
         moving.settle("checkpointing", "training.gradient_checkpointing", on)
