@@ -19,7 +19,6 @@ from trainer.lora.reading import read_adapter
 from trainer.lora.tools import judge, works_in
 from trainer.lora.words import write_embeddings
 from trainer.lora.writing import best_layout, write_adapter
-from trainer.models.base import BaseModel
 from trainer.models.load import file_digest
 from trainer.training.session import Session
 
@@ -57,16 +56,6 @@ def export_adapter(session: Session, path: Path) -> Exported:
     return Exported(path, "; ".join(notes), works_in(verdicts), tools, report.exact)
 
 
-def _plain(base: BaseModel, trained: Adapter, config: TrainingConfig) -> tuple[Adapter, list[str]]:
-    """What is written, and what there is to say about it: DoRA has no file of its own."""
-    if not trained.needs_base:
-        return trained, []
-    rank = config.output.dora_rank or 4 * config.adapter.rank
-    found = approximate(base, trained, rank=rank)
-    note = f"DoRA, written as a plain adapter of rank {rank}: {found.difference.in_words()}"
-    return found.adapter, [note]
-
-
 def keep_adapter(session: Session, path: Path) -> None:
     """Write the adapter as it is now, as `export_adapter` does, and do not read it back.
 
@@ -83,8 +72,14 @@ def _write(session: Session, path: Path) -> tuple[Adapter, list[str], list[str]]
     config, base = session.config, session.base
     with session.averaged():
         metadata = build_metadata(config, base, training_facts(session))
-        trained = replace(collect(base, session.attachment.name), metadata=metadata)
-    adapter, note = _plain(base, trained, config)
+        adapter = replace(collect(base, session.attachment.name), metadata=metadata)
+    note: list[str] = []
+    if adapter.needs_base:  # DoRA has no file of its own
+        rank = config.output.dora_rank or 4 * config.adapter.rank
+        found = approximate(base, adapter, rank=rank)
+        difference = found.difference.in_words()
+        note = [f"DoRA, written as a plain adapter of rank {rank}: {difference}"]
+        adapter = found.adapter
     left_out = write_adapter(adapter, path, best_layout(adapter), config.output.precision)
     return adapter, note, left_out
 

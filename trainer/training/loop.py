@@ -15,7 +15,6 @@ import torch
 from trainer import events
 from trainer.config.concepts import concepts_of, subject_of
 from trainer.config.file import with_values, write_config
-from trainer.config.schema import ConceptConfig
 from trainer.data.captions import fill_words, without_word
 from trainer.errors import UserError
 from trainer.generation.sampling import BATCH, Drawing, draw, save_picture
@@ -276,7 +275,7 @@ def preview_prompts(session: Session) -> list[str]:
     """
     config = session.config
     prompts = [
-        _filled(prompt, concept)
+        " ".join(fill_words(prompt, concept.trigger, concept.class_word).split())
         for prompt in config.previews.prompts
         for concept in concepts_of(config)
     ]
@@ -289,10 +288,6 @@ def preview_prompts(session: Session) -> list[str]:
             scenes = scenes_for(word, captions, 1)
             prompts += [in_scene(subject_of(concept), word, scene) for scene in scenes]
     return list(dict.fromkeys(prompts))
-
-
-def _filled(prompt: str, concept: ConceptConfig) -> str:
-    return " ".join(fill_words(prompt, concept.trigger, concept.class_word).split())
 
 
 def draw_previews(session: Session, *, strength: int) -> Path:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from trainer.config.fields import free_settings, may_change_on_resume
 from trainer.config.file import as_it_began, changes_since
 from trainer.config.schema import TrainingConfig
+from trainer.data.names import list_names
 from trainer.data.pairing import words_of
 from trainer.data.sets import Picture
 from trainer.errors import UserError
@@ -145,16 +146,10 @@ def image_changes(
         "another crop or turn": [new[key] for key in both if new[key][4:] != old[key][4:]],
     }
     return [
-        f"{kind}: {_few([str(picture[0]) for picture in pictures])}"
+        f"{kind}: {list_names(sorted(str(picture[0]) for picture in pictures), NAMES_SHOWN)}"
         for kind, pictures in changed.items()
         if pictures
     ]
-
-
-def _few(names: list[str]) -> str:
-    shown = ", ".join(sorted(names)[:NAMES_SHOWN])
-    more = len(names) - NAMES_SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

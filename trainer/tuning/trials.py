@@ -12,9 +12,9 @@ from trainer.config.concepts import preserved_share
 from trainer.config.file import read_config, with_values, write_config
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
-from trainer.evaluation.pictorial import PictureScores, score_pictures
+from trainer.evaluation.pictorial import score_pictures
 from trainer.evaluation.watching import Watch, history
-from trainer.events import Meters, RunEvent, StepDone, Warned, no_progress
+from trainer.events import RunEvent, StepDone, Warned, no_progress
 from trainer.runs.atomic import write_json
 from trainer.runs.layout import RunFolder
 from trainer.runs.log import last_of, read_events
@@ -232,19 +232,14 @@ class Trial:
         with session.averaged():
             drawn = score_pictures(session.base, concept, session.device, DRAWN, None, no_progress)
         draw_previews(session, strength=1)
-        measured = history(read_events(self.run), session.step)
-        seen = _seen(drawn, measured[session.step])
+        leak = history(read_events(self.run), session.step)[session.step].leak or 0.0
+        learned, taken = (drawn.learned, drawn.taken) if drawn else (0.0, 0.0)
+        seen = TrialScores(learned, taken, leak)
         self._looks.parent.mkdir(parents=True, exist_ok=True)
         write_json(self._looks, {**_read(self._looks), str(session.step): asdict(seen)})
 
 
 _OF_SETTINGS = ("non_finite", "out_of_memory")
-
-
-def _seen(drawn: PictureScores | None, meters: Meters) -> TrialScores:
-    if drawn is None:
-        return TrialScores(0.0, 0.0, meters.leak or 0.0)
-    return TrialScores(drawn.learned, drawn.taken, meters.leak or 0.0)
 
 
 def _read(path: Path) -> dict[str, Any]:
