@@ -26,7 +26,7 @@ from trainer.runs.layout import RunFolder
 from trainer.runs.log import read_events
 from trainer.training.session import prepare
 
-EARLY = {"enabled": True, "every": 1, "early_stop": 2}
+EARLY = {"evaluation__enabled": True, "evaluation__every": 1, "evaluation__early_stop": 2}
 METERS = Meters(0.1, 0.05, 0.04, 0.02, likeness=0.1, validation_loss=0.5, training_loss=0.4)
 
 
@@ -115,9 +115,8 @@ def test_training_ends_where_nothing_improves(
         return None, Evaluated(self.session.step, METERS, 0.0)
 
     monkeypatch.setattr(Watch, "measure", constant)
-    changes = {f"evaluation__{name}": value for name, value in EARLY.items()}
     images = make_images(tmp_path / "images")
-    config = small_config(tiny_base("sd1"), images, training__steps=9, **changes)
+    config = small_config(tiny_base("sd1"), images, training__steps=9, **EARLY)
     result, _ = train_small(config, tmp_path / "run")
     assert (result.step, result.finished) == (3, True)
     assert result.run.adapter.is_file()

@@ -97,12 +97,10 @@ def test_a_step_that_does_not_fit_steps_down_and_goes_on(
     assert losses(collected) == pytest.approx(losses(usual), rel=1e-4)
 
 
+APART = {"memory__preserve_apart": True}
 MODES: list[dict[str, Any]] = [
-    {"memory__mode": "plain"},
-    {"memory__mode": "feed_forward"},
-    {"memory__pictures_at_once": 1},
-    {"memory__preserve_apart": True},
-    {"memory__pictures_at_once": 1, "memory__preserve_apart": True},
+    *({"memory__mode": mode} for mode in ("plain", "feed_forward")),
+    *(APART, {"memory__pictures_at_once": 1}, {"memory__pictures_at_once": 1, **APART}),
     {"training__gradient_checkpointing": True},
 ]
 
@@ -235,19 +233,22 @@ def test_nothing_left_to_try_names_three_remedies(
     assert isinstance(end, Ended) and (end.reason, end.code) == ("failed", "out_of_memory")
 
 
-def test_out_of_memory_inside_the_optimizer_is_not_gone_on_from(
-    small: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("torch.optim.AdamW.step", "for a training step"),  # moving already: no going on
+        ("trainer.training.session.load_training_base", "to get ready for training"),
+    ],
+)
+def test_what_can_not_be_computed_in_another_way_ends_the_run(
+    small: Callable[..., TrainingConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    said: str,
 ) -> None:
-    monkeypatch.setattr(torch.optim.AdamW, "step", out_of_memory_here)
-    with pytest.raises(UserError, match="for a training step"):
-        train_small(small(), tmp_path / "run")
-
-
-def test_loading_that_does_not_fit_says_so(
-    small: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("trainer.training.session.load_training_base", out_of_memory_here)
-    with pytest.raises(UserError, match="to get ready for training") as caught:
+    monkeypatch.setattr(place, out_of_memory_here)
+    with pytest.raises(UserError, match=said) as caught:
         train_small(small(), tmp_path / "run")
     assert caught.value.hint.count("; or ") == 2
 
@@ -290,8 +291,5 @@ def test_spilling_is_said_once() -> None:
     assert [message is not None for message in said] == [False, False, True, False, False, False]
     assert "80 times slower" in str(said[2])
     assert "a new run with training.gradient_checkpointing" in str(said[2])  # no resume takes it
-
-
-def test_slow_from_the_start_is_no_spill() -> None:
-    watch = SpillWatch()
-    assert not any(watch.notice(40.0) for _ in range(40))
+    always_slow = SpillWatch()
+    assert not any(always_slow.notice(40.0) for _ in range(40))
