@@ -78,8 +78,7 @@ class BaseModel:
 
     def modules(self) -> dict[str, torch.nn.Module]:
         """The modules by their names in diffusers: unet, vae, text_encoder, text_encoder_2."""
-        names = ("text_encoder", "text_encoder_2")
-        encoders = dict(zip(names, self.text_encoders, strict=False))
+        encoders = dict(zip(ENCODERS, self.text_encoders, strict=False))
         return {"unet": self.unet, "vae": self.vae, **encoders}
 
     @property

@@ -21,13 +21,6 @@ from trainer.untyped import is_list, is_table
 
 SUPPORTED = "Rarebit trains adapters for Stable Diffusion 1.x, 2.x and XL."
 
-_INPUT_CHANNELS = {
-    9: "an inpainting model",
-    8: "an instruct-pix2pix model",
-    7: "an upscaler",
-    5: "a depth-to-image model",
-}
-
 
 def wrong_kind(path: Path, kind: str) -> UserError:
     """`kind` with its article, as in "a Flux model"."""
@@ -55,13 +48,12 @@ def check_input_channels(path: Path, channels: int | None) -> None:
     """Refuses UNets that take more than the 4 channels of latents.
 
     Raises:
-        UserError: names the kind of model.
+        UserError: says how many it takes.
     """
     if channels != 4:
-        kind = _INPUT_CHANNELS.get(channels or 0, "no text-to-image model")
         raise UserError(
-            f"{path} is {kind} (its UNet has {channels} input channels, not 4), which cannot be "
-            "trained here.",
+            f"{path} is no text-to-image model: its UNet has {channels} input channels, not 4, as "
+            "for inpainting, pix2pix, upscaling or depth.",
             "Train on the text-to-image model; the adapter usually works on the other as well.",
         )
 

@@ -21,6 +21,7 @@ from diffusers.utils import logging as diffusers_logging
 from transformers import CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
+from trainer.data.names import list_names
 from trainer.errors import UserError
 from trainer.models.base import ENCODERS, BaseModel, TextEncoder
 from trainer.models.configs import read_json
@@ -193,8 +194,7 @@ def _check_complete(place: Path, info: Mapping[str, Any]) -> None:
     listed: list[str] = []
     for kind in ("missing", "unexpected", "mismatched"):
         if keys := sorted(map(str, info.get(f"{kind}_keys") or ())):
-            more = ", ..." if len(keys) > 5 else ""
-            listed.append(f"{len(keys)} {kind} ({', '.join(keys[:5])}{more})")
+            listed.append(f"{len(keys)} {kind} ({list_names(keys, 5)})")
     if listed:
         raise UserError(
             f"The weights in {place} do not fit their configuration: {'; '.join(listed)}.",

@@ -30,10 +30,6 @@ _DDPM = re.compile(
 )
 _OTHER_DEFAULTS = re.compile(r"Heun|KDPM2|DPMSolverSDE")
 """Of these classes the betas go from 0.00085 to 0.012 where the configuration leaves them out."""
-_EDM = "a model with the EDM noise process (Playground v2.5, CosXL)"
-_FLOW = "a flow-matching model"
-_ASSUMED = "the usual one, as its scheduler's configuration names none"
-_FROM_SCHEDULER = "from its scheduler's configuration"
 
 
 class NoiseSchedule(BaseModel):
@@ -84,9 +80,9 @@ def read_noise(folder: Path, path: Path, config: Mapping[str, Any]) -> NoiseProc
     name, spacing = str(config.get("_class_name")), config.get("timestep_spacing")
     prediction = config.get("prediction_type") or "epsilon"
     if name.startswith("EDM") or config.get("timestep_type") == "continuous":
-        raise wrong_kind(folder, _EDM)
+        raise wrong_kind(folder, "a model with the EDM noise process (Playground v2.5, CosXL)")
     if re.search(r"Flow|RFScheduler", name) or config.get("use_flow_sigmas") is True:
-        raise wrong_kind(folder, f"{_FLOW} ({name})")
+        raise wrong_kind(folder, f"a flow-matching model ({name})")
     # SD Turbo and SDXL Turbo show only in their scheduler: Euler, trailing, epsilon.
     turbo = name.startswith("Euler") and spacing == "trailing" and prediction == "epsilon"
     if turbo or name.startswith(("LCM", "TCD", "CMStochastic")):
@@ -95,7 +91,9 @@ def read_noise(folder: Path, path: Path, config: Mapping[str, Any]) -> NoiseProc
     if "_class_name" in config and not _DDPM.fullmatch(name):
         raise wrong_kind(folder, f"a model for {name}, whose noise process is not known")
     kind = prediction_named(folder, str(prediction))
-    detail = _FROM_SCHEDULER if config.get("prediction_type") else _ASSUMED
+    detail = "the usual one, as its scheduler's configuration names none"
+    if config.get("prediction_type"):
+        detail = "from its scheduler's configuration"
     return NoiseProcess(kind, schedule.rescale_betas_zero_snr, detail)
 
 
@@ -110,8 +108,6 @@ def prediction_named(path: Path, name: str) -> PredictionType:
         return "v_prediction"
     if short in ("eps", "epsilon", "epsilonprediction"):
         return "epsilon"
-    if re.search("flow|rectified|^rf$", name.lower()):
-        raise wrong_kind(path, f"{_FLOW} (it predicts {name[:40]!r})")
     raise wrong_kind(path, f"a model that predicts {name[:40]!r}, not epsilon or v_prediction")
 
 

@@ -97,12 +97,8 @@ def _check_pipeline(folder: Path) -> None:
     index = folder / "model_index.json"
     if not index.is_file():
         return
-    name = read_json(index).get("_class_name")
-    if not isinstance(name, str):
-        raise UserError(
-            f"{folder} asks for a pipeline of its own code ({name}), which is never run.", SUPPORTED
-        )
-    if not _PIPELINES.fullmatch(name):
+    name = read_json(index).get("_class_name")  # a list where it has a pipeline of its own code
+    if not _PIPELINES.fullmatch(str(name)):
         raise wrong_kind(folder, f"a model for {name}")
 
 

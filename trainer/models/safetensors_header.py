@@ -29,8 +29,6 @@ _FOREIGN: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "a git-lfs pointer: the weights were not downloaded"),
     (b"PK\x03\x04", "a zip archive or PyTorch file (pickle), renamed"),
     (b"GGUF", "a GGUF file, renamed"),
-    (b"\x1f\x8b", "a gzip archive, renamed"),
-    (b"\x89HDF", "an HDF5 file, renamed"),
 )
 _UNCOVERED = "incomplete metadata, file not fully covered"  # the library's words
 _HINT = "Download the .safetensors version of the file again from where it is published."

@@ -149,9 +149,7 @@ LABELS = "model.diffusion_model.label_emb.0.0.weight"
 REFINER = ("conditioner.embedders.0.model.ln_final.bias", LABELS)
 CLIP = "cond_stage_model.transformer.text_model.final_layer_norm.weight"
 OTHER_FILES: dict[str, tuple[dict[str, torch.Tensor], str]] = {
-    "inpainting": (skeleton(CLIP, channels=9), "inpainting"),
-    "instruct-pix2pix": (skeleton(CLIP, channels=8), "instruct-pix2pix"),
-    "depth": (skeleton(CLIP, channels=5), "depth-to-image"),
+    "inpainting": (skeleton(CLIP, channels=9), "9 input channels, not 4, as for inpainting"),
     "refiner": (skeleton(*REFINER), "refiner"),
     "playground": (skeleton(CLIP, "edm_mean"), "EDM"),
     "no text encoder": (skeleton(), "without a text encoder"),
@@ -194,7 +192,6 @@ OTHER_FOLDERS: dict[str, tuple[str, dict[str, Any], str]] = {
     "learned variances": (UNET, {"out_channels": 8}, "learned variances"),
     "turbo": (SCHEDULER, {**ANCESTRAL, "timestep_spacing": "trailing"}, "distilled"),
     "predicts the sample": (SCHEDULER, {"prediction_type": "sample"}, "'sample'"),
-    "predicts a flow": (SCHEDULER, {"prediction_type": "flow_prediction"}, "flow-matching"),
     "EDM": (SCHEDULER, {"_class_name": "EDMEulerScheduler"}, "EDM"),
     "EDM by its timesteps": (SCHEDULER, {"timestep_type": "continuous"}, "EDM"),
     "flow matching": (SCHEDULER, {"_class_name": FLOW}, "flow-matching"),
@@ -210,7 +207,7 @@ OTHER_FOLDERS: dict[str, tuple[str, dict[str, Any], str]] = {
     "tiny VAE": (VAE, {"_class_name": "AutoencoderTiny"}, "VAE"),
     "flux": (INDEX, {"_class_name": "FluxPipeline"}, "Flux"),
     "sd3": (INDEX, {"_class_name": "StableDiffusion3Pipeline"}, "StableDiffusion3"),
-    "custom pipeline": (INDEX, {"_class_name": ["pipeline", "Mine"]}, "own code"),
+    "custom pipeline": (INDEX, {"_class_name": ["pipeline", "Mine"]}, "['pipeline', 'Mine']"),
 }
 
 
