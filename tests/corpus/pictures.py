@@ -6,6 +6,7 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator
+from functools import cache
 
 from PIL import Image
 
@@ -53,6 +54,7 @@ def png(width: int, height: int, pixels: bytes, before: bytes = b"", after: byte
     )
 
 
+@cache
 def zeros(size: int) -> bytes:
     """Compressed zeros, made a megabyte at a time."""
     compressor = zlib.compressobj(9)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from trainer.config.file import with_values
 from trainer.config.schema import TrainingConfig
-from trainer.evaluation import board, drift, listening, pictorial
+from trainer.evaluation import assessment, board, drift, listening, meters, pictorial
 from trainer.evaluation.drift import ProbeSettings
 from trainer.events import RunEvent
 from trainer.memory.devices import choose_device
@@ -69,11 +69,15 @@ def small_config(base: Path, images: Path, **changes: Any) -> TrainingConfig:
 
 
 def measure_quickly(patch: pytest.MonkeyPatch) -> None:
-    """From now on all that is measured is, but at one timestep, by drawings of one step."""
+    """From now on all that is measured is, but on fewer pictures, by drawings of one step."""
     settings = ProbeSettings(timesteps=1, inference_steps=1)
     patch.setattr(drift, "ProbeSettings", lambda **_: settings)
     for drawing in (board, pictorial, listening):
         patch.setattr(drawing, "HOW", (1, 4.0))
+    patch.setattr(pictorial, "_DRAWN", 2)
+    patch.setattr(listening, "SEEDS", listening.SEEDS[:1])
+    patch.setattr(assessment, "COMPARED", 2)
+    patch.setattr(meters, "PICTURES", 2)
 
 
 class Killed(BaseException):

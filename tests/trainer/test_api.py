@@ -27,6 +27,7 @@ from trainer.generation.sampling import Drawing
 from trainer.preservation.teacher import Teacher
 measure_quickly(pytest.MonkeyPatch())
 trigger_study.PROBES = drift.ProbeSettings()
+trigger_study.DRAWN = 2
 Drawing.inference_steps = property(lambda _: 1, lambda *_: None)
 whole = Teacher.predictions
 Teacher.predictions = lambda one, prompts, _, own, told: whole(one, prompts, 2, own[:2], told)

@@ -13,10 +13,8 @@ import pytest
 from tests.conftest import TinyBase
 from tests.trainer.commands.asking import asked
 from tests.trainer.commands.test_adapter import ALL_DOCUMENTED
-from tests.trainer.runs_for_tests import make_images, small_config, train_small
+from tests.trainer.runs_for_tests import make_images, measure_quickly, small_config, train_small
 from trainer.commands.cli import main
-from trainer.evaluation import board, drift, pictorial
-from trainer.evaluation.drift import ProbeSettings
 from trainer.lora.metadata import CONFIG_KEY
 from trainer.lora.reading import read_adapter
 from trainer.lora.writing import write_adapter
@@ -26,12 +24,8 @@ MEASURED = [line for line in ALL_DOCUMENTED if "--images" in line]
 
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Iterator[None]:
-    """Base pictures in one denoising step, at one timestep; boards of one step."""
-    settings = ProbeSettings(timesteps=1, inference_steps=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(drift, "ProbeSettings", lambda: settings)
-        patch.setattr(pictorial, "_DRAWN", 2)
-        patch.setattr(board, "HOW", (1, 4.0))
+        measure_quickly(patch)
         yield
 
 

@@ -19,7 +19,12 @@ from trainer.config.fields import all_fields
 from trainer.config.file import with_values
 from trainer.config.schema import TrainingConfig
 
-SHORT = {"training.steps": 3, "previews.prompts": ["{trigger}"], "preservation.pictures": 1}
+SHORT = {
+    "training.steps": 3,
+    "previews.prompts": ["{trigger}"],
+    "previews.inference_steps": 1,
+    "preservation.pictures": 1,
+}
 TAGS = {"captions.shuffle_tags": True, "captions.keep_tags": 0}
 ROWS = {"preservation.pictures": 16, "preservation.share": 4.0, "preservation.every": 1}
 CHANGED: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -101,7 +106,7 @@ CHANGED: dict[str, tuple[Any, dict[str, Any]]] = {
     "previews.negative": ("red", {}),
     "previews.count": (2, {}),
     "previews.seed": (2, {}),
-    "previews.inference_steps": (3, {}),
+    "previews.inference_steps": (2, {}),
     "previews.guidance": (1.0, {}),
     "checkpoints.every": (1, {}),
     "checkpoints.keep": (1, {"checkpoints.every": 1}),
