@@ -216,6 +216,10 @@ def answer_in(data: bytes, at: str) -> str:
         raise ImageProblem(
             f"{at} answered without a caption.", "Choose a model that sees pictures."
         )
+    if value["choices"][0].get("finish_reason") == "length":  # cut off in the middle
+        text = text[: max(text.rfind(","), text.rfind("."), 0)]
+        if not text.strip():
+            raise ImageProblem(f"{at} broke off its caption.", "Ask for a shorter one.")
     return text
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from trainer.answers import Answer
 from trainer.captioning.wording import Wording, WordReport, report_words
-from trainer.data.captions import clean_lines
+from trainer.data.captions import REFUSAL, clean_lines
 from trainer.data.colours import WHITE
 from trainer.data.findings import ImageProblem
 from trainer.data.gather import scan_again
@@ -148,6 +148,12 @@ def caption_set(
         for name, text in finished.items()
         if not text
     }
+    refused = {name: text for name, text in finished.items() if text and REFUSAL.match(text)}
+    problems |= {
+        name: f"That is no caption: “{text[:80]}”. Ask another model, or write it yourself."
+        for name, text in refused.items()
+    }
+    finished |= dict.fromkeys(refused, "")
     proposals = tuple(
         Proposal(one.name, one.caption or "", finished[one.name])
         for one in wanted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,13 @@ from PIL import Image
 
 from tests.trainer.captioning.fake_server import Fake, serving
 from tests.trainer.data.folders_for_tests import picture, put
-from trainer.captioning.server import Server, ServerCaptioner, owner_servers, server_of
+from trainer.captioning.server import (
+    Server,
+    ServerCaptioner,
+    answer_in,
+    owner_servers,
+    server_of,
+)
 from trainer.captioning.sets import caption_set
 from trainer.captioning.wording import Wording
 from trainer.data.findings import ImageProblem
@@ -88,6 +95,31 @@ def test_a_set(mode: str, tmp_path: Path) -> None:
     said = {one.picture: one.after.lower().replace(", on", " on") for one in found.proposals}
     assert said == {f"{n}.png": "a dog on a sofa" for n in range(1, 6)}
     assert found.report.common == {"dog": 5, "sofa": 5}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["I'm sorry, but I can't assist with that.", "I cannot see the image.", '{"error": "x"}'],
+)
+def test_a_refusal_is_no_caption(answer: str, tmp_path: Path) -> None:
+    put(tmp_path, {"a.png": picture(1)})
+    with serving(Fake(text=answer)) as fake:
+        server = Server(address=fake.address)
+        found = caption_set(tmp_path, lambda: ServerCaptioner(server), Wording())
+    assert not found.proposals and "That is no caption" in found.problems["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("text", "caption"), [("a car, on a wet road. It", "a car, on a wet road"), ("a car on a", "")]
+)
+def test_half_a_sentence_is_no_caption(text: str, caption: str) -> None:
+    choice = {"message": {"content": text}, "finish_reason": "length"}
+    answer = json.dumps({"choices": [choice]}).encode()
+    if caption:
+        assert answer_in(answer, "here") == caption
+    else:
+        with pytest.raises(ImageProblem, match="broke off its caption"):
+            answer_in(answer, "here")
 
 
 def test_requests_run_at_the_same_time(tmp_path: Path) -> None:
