@@ -46,15 +46,16 @@ def memory_of(path: Path, bytes_each: int = 4, *, masks: bool = False) -> float:
     files = () if path.is_file() else path.glob("*.safetensors")
     tensors = (one for file in files for one in read_header(file).tensors.values())
     size = bytes_each * sum(math.prod(one.shape) for one in tensors)
-    pixels = _side(path) ** 2 if masks else 0
+    pixels = side_of(path) ** 2 if masks else 0
     return ((size or weights_of(path)) * (1 + WORKING_SHARE) + pixels * BYTES_PER_PIXEL) / GIB
 
 
-def _side(path: Path) -> int:
+def side_of(path: Path, usual: int = SIDE) -> int:
+    """Pixels that a model that makes masks sees a side, as its folder says, or else as usual."""
     file = path / "preprocessor_config.json"
     said: Any = read_json(file).get("size") if file.is_file() else None
     sides = cast("list[object]", [*said.values()] if is_mapping(said) else [said])
-    return max((one for one in sides if isinstance(one, int)), default=SIDE)
+    return max((one for one in sides if isinstance(one, int)), default=usual)
 
 
 def memory_said(path: Path, *, masks: bool = False) -> str:

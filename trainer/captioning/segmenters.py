@@ -24,13 +24,14 @@ from transformers import (
 )
 
 from trainer.captioning.masks import Prompt
+from trainer.captioning.memory import side_of
 from trainer.captioning.models import loading
 from trainer.captioning.onnx_models import DEVIATION, MEAN
 from trainer.data.findings import ImageProblem
 from trainer.errors import UserError
 from trainer.memory.devices import choose_device
 from trainer.models.configs import read_json
-from trainer.untyped import is_list, is_mapping
+from trainer.untyped import is_list
 
 KINDS: dict[str, Literal["text", "padded", "square"]] = {
     "clipseg": "text",
@@ -151,9 +152,7 @@ def _preparation(folder: Path, side: int) -> tuple[int, NDArray[np.float32], NDA
     """Pixels of a side, mean and deviation of each channel, as the folder says."""
     path = folder / "preprocessor_config.json"
     said = read_json(path) if path.is_file() else {}
-    size = said.get("size")
-    given = [*size.values()] if is_mapping(size) else [size]
-    side = next((one for one in given if isinstance(one, int)), side)
+    side = side_of(folder, side)
     if not 16 <= side <= MAX_SIDE:
         raise UserError(f"{folder.name} takes pictures of {side} pixels a side.", "It is damaged.")
 

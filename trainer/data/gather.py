@@ -182,9 +182,10 @@ def split_pictures(
             replace(one, entry=replace(one.entry, name=prefix + one.entry.name), concept=number)
             for one in found.fitted
         ]
-        trained, kept_out = split_validation(pictures, config)
-        groups.append(trained)
-        validation += kept_out
+        ids = [picture.entry.id for picture in pictures]
+        kept_out = validation_ids(ids, config.evaluation.validation, config.training.seed)
+        groups.append([one for one in pictures if one.entry.id not in kept_out])
+        validation += [one for one in pictures if one.entry.id in kept_out]
     repeats = [[picture.entry.repeats for picture in group] for group in groups]
     balanced = balanced_repeats(repeats, [concept.repeats for concept in report.concepts])
     training = [
@@ -201,18 +202,6 @@ def scan_again(path: Path, progress: Progress | None = None) -> ImageSet:
     image_set = scan_image_set(path, progress=progress, inspect=cache.inspect)
     cache.save()
     return image_set
-
-
-def split_validation(
-    pictures: Sequence[Picture], config: TrainingConfig
-) -> tuple[list[Picture], list[Picture]]:
-    """What is trained on of a concept's pictures, and what is kept out to measure by."""
-    ids = [picture.entry.id for picture in pictures]
-    kept_out = validation_ids(ids, config.evaluation.validation, config.training.seed)
-    return (
-        [picture for picture in pictures if picture.entry.id not in kept_out],
-        [picture for picture in pictures if picture.entry.id in kept_out],
-    )
 
 
 def _unused_masks(masks: str, reports: Sequence[SetReport]) -> Iterator[Finding]:
