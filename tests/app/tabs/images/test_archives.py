@@ -128,7 +128,7 @@ def test_a_size_that_lies(tmp_path: Path) -> None:
     archive, folder = tmp_path / "lies.zip", tmp_path / "staging"
     archive.write_bytes(data)
     folder.mkdir()
-    with pytest.raises(UserError, match=r"damaged or no zip file|more than it says"):
+    with pytest.raises(UserError, match="damaged or no zip file"):
         unpack(archive, "lies.zip", folder, Limits())
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 1
 
