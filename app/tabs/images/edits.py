@@ -134,28 +134,19 @@ def apply_edit(image_set: SetFolder, edit: Edit, seen: Mapping[str, str]) -> lis
         UserError: a caption has changed since (then nothing is done), or nothing can be saved.
     """
     changes = preview(seen, edit)
-    apply_changes(image_set, changes, str(edit), seen)
+    apply_changes(image_set, changes, str(edit))
     return changes
 
 
-def apply_changes(
-    image_set: SetFolder,
-    changes: Sequence[Change],
-    what: str,
-    seen: Mapping[str, str] | None = None,
-) -> None:
+def apply_changes(image_set: SetFolder, changes: Sequence[Change], what: str) -> None:
     """Write captions that were shown; it can be undone.
-
-    Args:
-        seen: further captions that must not have changed.
 
     Raises:
         UserError: a caption has changed since (then nothing is done), or nothing can be saved.
     """
-    expected = {**{one.picture: one.before for one in changes}, **(seen or {})}
     with saving:
         now = read_captions(image_set)
-        if any(now.get(picture) != caption for picture, caption in expected.items()):
+        if any(now.get(change.picture) != change.before for change in changes):
             raise UserError(
                 "Captions have changed since the preview, perhaps in another tab. Nothing was "
                 "done.",
