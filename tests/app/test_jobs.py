@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import pytest
 from app import jobs
 from app.allowed import check_base, check_places, is_image_set
 from trainer import places
+from trainer.commands.train import note_failure
 from trainer.config.concepts import check_essentials
 from trainer.config.fields import all_fields
 from trainer.config.file import ConfigError, read_config, with_values, write_config
@@ -227,10 +229,12 @@ def test_a_run_stopped_while_it_loads_is_not_called_killed(
 def test_a_reused_pid_is_no_sign_of_life(runs: Path) -> None:
     name = jobs.start(config())
     run = jobs.run_folder(name)
-    here = psutil.Process()
-    for started, alive in ((here.create_time(), True), (here.create_time() - 100, False)):
-        write_status(run, Status("training", 3, 9, None, here.pid, started))
+    other = psutil.Process(os.getppid())
+    for started, alive in ((other.create_time(), True), (other.create_time() - 100, False)):
+        write_status(run, Status("training", 3, 9, None, other.pid, started))
         assert jobs.info(run).alive is alive
+        note_failure(run, UserError("It is in use."))
+        assert jobs.info(run).phase == ("training" if alive else "failed")
 
 
 def test_a_worker_that_ends_before_its_first_word_leaves_its_message(
@@ -290,8 +294,15 @@ def test_the_queue_is_in_the_folder_of_runs_and_starts_in_order(runs: Path) -> N
     assert jobs.waiting_runs() == names[1:]
     assert jobs.start_next() is None
     jobs.stop(names[1])  # taken out, not started
-    assert jobs.waiting_runs() == []
     assert jobs.info(jobs.run_folder(names[1])).phase == jobs.UNSTARTED
+    flags_of(names[0])
+    stop(names[0])
+    names += [jobs.queue(config()), jobs.queue(config())]
+    jobs.delete(names[2])
+    jobs.resume(names[3])
+    assert (runs / ".queue.json").read_text(encoding="utf-8") == "[]\n"
+    flags_of(names[3])
+    stop(names[3])
 
 
 def test_a_cluster_is_given_all_that_waits(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

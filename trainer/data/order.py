@@ -128,8 +128,8 @@ def balanced_repeats(repeats: Sequence[Sequence[int]], shares: Sequence[int]) ->
     """How often each picture comes up in an epoch, so that the concepts get their shares.
 
     Each concept comes up so often as the one that needs most to show each of its pictures with
-    its repeats; where that does not come out even, its first pictures come up once more. A single
-    concept stays as it is.
+    its repeats; where that does not come out even, some come up once more. A single concept stays
+    as it is.
 
     Args:
         repeats: of the pictures of each concept, by their folders' names.

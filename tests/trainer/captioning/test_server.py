@@ -31,7 +31,8 @@ def ask(fake: Fake, **options: object) -> str:
     return ServerCaptioner(server).caption("a.png", PICTURE, Wording(class_word="dog"))
 
 
-def test_what_is_sent() -> None:
+def test_what_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # which is not used
     with serving(Fake()) as fake:
         answer = ask(fake, model="llava", key="secret", side=300)
     assert answer == "a dog on a sofa"

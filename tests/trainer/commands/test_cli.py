@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -338,6 +339,8 @@ def test_one_picture_is_shown_as_it_trains(
 ) -> None:
     (images / "0.txt").write_text("a red \\(thing\\)\na blue thing")
     Image.new("L", (32, 32), 255).save(images / "0.mask.png")
+    (images / "!").mkdir()
+    shutil.copy(images / "1.png", images / "!" / "0.png")
     out = tmp_path / "shown.png"
     arguments = ["check-images", str(images), "--base", str(tiny_base("sd1")), "--trigger", "ohwx"]
     arguments += ["--resolution", "32", "--masks", "files", "--show", "0.png", "--out", str(out)]

@@ -132,6 +132,7 @@ def test_concepts_get_their_shares(
         for value in set(least_own):
             same = [count for count, least in zip(own, least_own, strict=True) if least == value]
             assert max(same) - min(same) <= 1
+    assert balanced_repeats([[1] * 4, [1] * 6], [1, 1])[0] == [2, 1, 2, 1]
 
 
 # -- what is kept out of training
@@ -172,7 +173,7 @@ def test_one_more_picture_changes_little() -> None:
     assert len(before - after) <= 1
 
 
-ALL = {"random_crop": 0.3, "rotation": 10.0, "brightness": 0.2, "hue": 30.0}
+ALL = {"random_crop": 0.5, "rotation": 10.0, "brightness": 0.2, "hue": 30.0}
 
 
 def images(**values: Any) -> ImagesConfig:
@@ -201,7 +202,7 @@ def test_each_kind_changes_what_it_says_and_nothing_else(one: str, shown: Pictur
         assert 0 <= crop.left <= crop.resize_width - crop.width
         assert 0 <= crop.top <= crop.resize_height - crop.height
         assert crop.resize_width <= 128 and crop.resize_height <= 96
-        assert first.resize_width / crop.resize_width > 0.7 - 0.02
+        assert first.resize_width / crop.resize_width > 0.5 - 0.02
         assert abs(crop.rotation) <= 10 and 0.8 <= crop.brightness <= 1.2 and abs(crop.hue) <= 30
     assert len(set(others)) == 7
 

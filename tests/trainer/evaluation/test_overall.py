@@ -52,6 +52,7 @@ def drawn(learned: float, taken: float = 0.0, moved: float = 1.0) -> PictureScor
         (LIKE, drawn(WORKS + 0.01, 0.15), ["works", "leaks", "still"], "leaks"),
         (LIKE, drawn(WORKS + 0.01, 0.05), ["works", "leaks", "still"], "works"),
         (LIKE, drawn(0.5, 0.5), ["works", "leaks", "still"], "leaks"),
+        (LIKE, drawn(0.5, 0.2, moved=0.4), ["works", "leaks", "still"], "not_yet"),
         (LIKE, drawn(WORKS + 0.01, taken=0.4), ["works", "keeps", "still"], "leaks"),
         (LIKE, drawn(WORKS + 0.01, taken=0.1), ["works", "keeps", "overtrained"], "overtrained"),
         (LIKE, drawn(0.0), ["weak", "keeps"], "not_yet"),

@@ -127,6 +127,7 @@ def test_each_chunk_is_encoded_as_a_prompt_of_its_own(name: TinyName, loaded: An
         # A word of three tokens begins the next chunk, but not where nothing more is read.
         (" ".join([*["tree"] * 73, "ohwxman", "dog"]), None, [73, 4]),
         (" ".join([*["tree"] * 73, "ohwxman", "dog"]), 75, [75]),
+        (" ".join([*["tree"] * 74, "learned", "ohwxman"]), None, [75, 3]),
         ("xxy5syt00" * 30, None, [75, 75, 60]),
     ],
 )
@@ -134,9 +135,10 @@ def test_where_chunks_end(
     prompt: str, max_tokens: int | None, lengths: list[int], loaded: Any
 ) -> None:
     (tokenizer,) = loaded("sd1").tokenizers
-    chunks = text.token_chunks(tokenizer, prompt, max_tokens)
+    places = {"learned": [-1]}
+    chunks = text.token_chunks(tokenizer, prompt, max_tokens, places)
     assert [len(chunk) for chunk in chunks] == lengths
-    ids = text.token_ids(tokenizer, prompt)
+    ids = text.with_embeddings(tokenizer, prompt, places)
     assert [number for chunk in chunks for number in chunk] == ids[: sum(lengths)]
 
 

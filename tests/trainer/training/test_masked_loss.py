@@ -148,7 +148,7 @@ def test_equal_pictures_keep_their_own_masks(tiny_base: TinyBase, tmp_path: Path
     (images / "same.png").write_bytes((images / "0.png").read_bytes())
     Image.new("L", (32, 32), 255).save(images / "0.mask.png")
     Image.new("L", (32, 32), 51).save(images / "same.mask.png")
-    options = {"images__masks": "files", "images__mask_outside": 0.0}
+    options = {"images__masks": "files", "images__mask_outside": 0.5}
     session = session_for(tiny_base("sd1"), images, tmp_path / "run", **options)
     masks = session.batches.masks
     weights = {
@@ -156,7 +156,7 @@ def test_equal_pictures_keep_their_own_masks(tiny_base: TinyBase, tmp_path: Path
     }
     assert {name: mask is not None and mask.max().item() for name, mask in weights.items()} == {
         "0.png": 1.0,
-        "same.png": pytest.approx(0.2),
+        "same.png": pytest.approx(0.6),
     }
     before = image_table(session.pictures)
     Image.new("L", (32, 32), 60).save(images / "0.mask.png")
