@@ -186,6 +186,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], float, float]] = {
     "nothing": ({}, 4.0, 4.0),
     "alpha": ({"r": 4, "lora_alpha": 8}, 8.0, 8.0),
     "by layer": ({"lora_alpha": 8, "alpha_pattern": {"attn1.to_k": 2}}, 8.0, 2.0),
+    "not from a dot on": ({"lora_alpha": 8, "alpha_pattern": {"ttn1.to_k": 2}}, 8.0, 8.0),
     "by path": ({"lora_alpha": 8, "alpha_pattern": {f"^{ATTENTION}.to_k": 2.5}}, 8.0, 2.5),
     "of another part": ({"text_encoder.lora_alpha": 8}, 4.0, 4.0),
     "of this part": ({"unet.lora_alpha": 8, "lora_alpha": 2}, 8.0, 8.0),

@@ -33,7 +33,7 @@ from trainer.lora.attach import attach, detach
 from trainer.lora.layers import find_layers, find_targets
 from trainer.lora.loading import collect, load_into
 from trainer.lora.names import ModuleKey, Targets
-from trainer.lora.reading import read_adapter
+from trainer.lora.reading import PEFT_METADATA, read_adapter
 from trainer.lora.writing import (
     WritableLayout,
     best_layout,
@@ -311,6 +311,8 @@ def test_metadata_that_has_no_room_is_left_out(tmp_path: Path) -> None:
     assert write_adapter(adapter, path) == ["long"]
     assert read_adapter(path).metadata["short"] == "here"
     assert int.from_bytes(path.read_bytes()[:8], "little") < 1 << 20
+    many = small_adapter(metadata={str(number): "x" * 100 for number in range(12_000)})
+    assert PEFT_METADATA not in write_adapter(many, path, "diffusers")
     with pytest.raises(UserError, match="header"):
         write_tensors(tmp_path / "b", {"a": torch.ones(2)}, {"x": "y" * (1 << 20)})
     assert list(tmp_path.iterdir()) == [path]

@@ -152,6 +152,8 @@ def test_class_pictures_are_trained_as_pictures_are(session: Any, name: str) -> 
     rows = preservation.rows(3, [0, 1], 2)
     assert rows is not None
     assert not rows.text_features
+    later = preservation.rows(4, [0, 1], 2)
+    assert later and not (later.points.timesteps == rows.points.timesteps).any()
     alpha_bar, timesteps = preservation.alpha_bar, rows.points.timesteps
     clean, _ = clean_and_noise(
         rows.points.noised, rows.wanted, alpha_bar, timesteps, made.base.prediction_type

@@ -255,6 +255,7 @@ def test_text_features_count_by_their_share(session: Callable[..., Session]) -> 
     assert made.preservation
     rows = made.preservation.rows(2, (0, 1), 2)
     assert rows and rows.text_features
+    rows = replace(rows, count=2 * len(rows.points))  # one pass of two
     with torch.no_grad():
         plain, whole = (
             batch_loss(made, None, replace(rows, text_features=features))[1]
@@ -265,7 +266,15 @@ def test_text_features_count_by_their_share(session: Callable[..., Session]) -> 
         )
     moved = feature_drift(student.hidden, teacher.hidden)
     assert moved > 0
-    torch.testing.assert_close(whole - plain, TEXT_SHARE * moved, rtol=1e-3, atol=1e-8)
+    torch.testing.assert_close(whole - plain, TEXT_SHARE * moved / 2, rtol=1e-3, atol=1e-8)
+
+
+def test_what_perturbs_the_input_is_noise_of_its_own(session: Callable[..., Session]) -> None:
+    batch = next(session(objective__input_perturbation=0.5).batches.step(0))
+    assert batch.perturbed is not None
+    more = 2 * (batch.perturbed - batch.noise)
+    together = torch.stack([batch.noise.flatten(), more.flatten()])
+    torch.testing.assert_close(torch.cov(together), torch.eye(2), rtol=0, atol=0.15)
 
 
 def test_every_second_step_preserves_where_that_is_asked(session: Callable[..., Session]) -> None:
