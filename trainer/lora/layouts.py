@@ -159,7 +159,7 @@ def group_layers(
             "Convert its two halves apart, or get the file from its author again.",
         )
     checked = whole or layers
-    if incomplete := [missing for layer in checked.values() for missing in _missing(layer)]:
+    if incomplete := [one for key, layer in checked.items() for one in _missing(key, layer)]:
         raise UserError(
             f"{path} is incomplete: it has no {shorten(incomplete)}.", "Get the file again."
         )
@@ -243,24 +243,11 @@ def _layer(module: str) -> tuple[ModuleKey, Layout] | None:
     return key, _USUAL.get(tuple(seen), "other") if spelled else "other"
 
 
-def _missing(layer: LayerNames) -> list[str]:
-    """The names of the tensors that a layer can't be without and that are not there."""
-    words: dict[Kind, str] = {}
-    if layer.form == "LoRA":
-        paths = layer.layout in ("diffusers", "peft")
-        words = {"down": "lora_A", "up": "lora_B"} if paths else {}
-        words = words or {"down": "lora_down", "up": "lora_up"}
-    match = _NAME.fullmatch(layer.first)
-    module = match["module"] if match else layer.first
-    needed = [*FORMS[layer.form]]
-    for half in ("lokr_w1", "lokr_w2"):
-        if f"{half}_a" in layer.tensors:
-            needed.append((f"{half}_b",))
-    return [
-        f"{module}.{words.get(group[0], group[0])}"
-        for group in needed
-        if not set(group) & set(layer.tensors)
-    ]
+def _missing(key: ModuleKey, layer: LayerNames) -> list[str]:
+    """The tensors that a layer can't be without and that are not there."""
+    halves = [half for half in ("lokr_w1", "lokr_w2") if f"{half}_a" in layer.tensors]
+    needed = [*FORMS[layer.form], *((f"{half}_b",) for half in halves)]
+    return [f"{group[0]} of {key}" for group in needed if not set(group) & set(layer.tensors)]
 
 
 def _unreadable(
@@ -277,15 +264,10 @@ def _unreadable(
     if kind:
         hint = "Give it as the base model, with --base." if kind == _WHOLE else hint
         return UserError(f"{path} is {kind}: {names}.", hint)
-    unheld = unheld_kind(unknown)
-    layers = [name for name in unknown if _NAME.fullmatch(name)]
-    if unheld:
-        said = f"has {unheld}, which no other layout can hold"
-    elif layers:
+    said = "has tensors that are not read here"
+    if layers := [name for name in unknown if _NAME.fullmatch(name)]:
         said = "names layers that Stable Diffusion 1, 2 and XL don't have"
         names = shorten(display_name(name[:120]) for name in layers)
-    else:
-        said = "has tensors that no adapter known here has"
     if readable:
         hint = (
             "adapter convert FILE --leave-out-unknown --out NEW.safetensors keeps the rest, and "
@@ -310,72 +292,40 @@ _KINDS: tuple[tuple[str, str], ...] = (
     (r"^emb_params$|^clip_[gl]$|string_to_param|^<[^<>]+>$", "a textual-inversion embedding"),
     (r"\.on_input$|\.ia3_l", "an IA3 adapter, which scales layers and adds nothing to them"),
     (r"\.oft_[RS]\b|\.boft_", "OFT in PEFT's form"),
-    (r"\.vera_lambda|\.lora_xs|\.randlora", "VeRA or another of PEFT's kinds"),
-    (r"distilled_guidance_layer", "an adapter for Chroma"),
-    (r"double_stream_blocks|single_stream_blocks", "an adapter for HiDream"),
-    (r"joint_transformer_blocks", "an adapter for AuraFlow"),
-    (r"individual_token_refiner", "an adapter for HunyuanVideo"),
-    (
-        r"(?:double|single)_blocks|single_transformer_blocks",
-        "an adapter for Flux, or HunyuanVideo, whose blocks have the same names",
-    ),
+    (r"(?:double|single)_blocks|single_transformer_blocks|individual_token_refiner",
+     "an adapter for Flux, or HunyuanVideo or Chroma, whose blocks have the same names"),
     (r"joint_blocks|(?:norm1|ff)_context|context_block", "an adapter for Stable Diffusion 3"),
-    (rf"{_START}transformer_blocks[._]\d+[._](?:img|txt)_", "an adapter for Qwen-Image"),
-    (r"^lora_unet_transformer_blocks_\d+_attn_", "an adapter for Qwen-Image"),
-    (
-        rf"{_START}transformer_blocks[._]\d+[._]attn[._]",
-        "an adapter for Stable Diffusion 3, Qwen-Image or another transformer",
-    ),
-    (
-        r"noise_refiner|context_refiner|"
-        rf"{_START}layers[._]\d+[._](?:attention|feed_forward|adaLN)",
-        "an adapter for Lumina or Z-Image",
-    ),
+    (rf"{_START}transformer_blocks[._]\d+[._](?:img|txt)_|^lora_unet_transformer_blocks_\d+_attn_",
+     "an adapter for Qwen-Image"),
+    (rf"{_START}transformer_blocks[._]\d+[._]attn[._]",
+     "an adapter for Stable Diffusion 3, Qwen-Image or another transformer"),
+    (rf"noise_refiner|context_refiner|{_START}layers[._]\d+[._](?:attention|feed_forward|adaLN)",
+     "an adapter for Lumina or Z-Image"),
     (rf"{_START}blocks[._]\d+[._](?:self_attn|cross_attn|ffn)[._]", "an adapter for Wan"),
     (rf"{_START}blocks[._]\d+[._]attn[12][._]", "an adapter for Hunyuan-DiT"),
-    (
-        rf"adaln_single|caption_projection|{_START}transformer_blocks[._]\d+[._](?:attn[12]|ff)",
-        "an adapter for PixArt, or a transformer with its names (Sana, LTX, CogVideoX)",
-    ),
-    (
-        r"^lora_prior_|^prior\.|"
-        r"(?:down|up)_blocks[._]\d+[._]\d+[._](?:attention|channelwise|depthwise|kv_mapper|mapper)",
-        "an adapter for Stable Cascade",
-    ),
+    (rf"adaln_single|caption_projection|{_START}transformer_blocks[._]\d+[._](?:attn[12]|ff)",
+     "an adapter for PixArt, or a transformer with its names (Sana, LTX, CogVideoX)"),
+    (r"^lora_prior_|^prior\.|"
+     r"(?:down|up)_blocks[._]\d+[._]\d+[._](?:attention|channelwise|depthwise|kv_mapper|mapper)",
+     "an adapter for Stable Cascade"),
     (r"attn.*add_[kqv]_proj", "an adapter for Kandinsky or DeepFloyd IF"),
     (r"vision_model[._]|visual_projection", "an adapter for an image encoder"),
-    (
-        r"(?<!encoder)[._]layers[._]\d+[._](?:self_attn|mlp|attention)[._]|\.h\.\d+\.|lm_head|"
-        r"query_key_value|(?:encoder|decoder)[._]block[._]\d+|lora_te\d_(?:model_)?layers_",
-        "an adapter for a language model",
-    ),
+    (r"(?<!encoder)[._]layers[._]\d+[._](?:self_attn|mlp|attention)[._]|\.h\.\d+\.|lm_head|"
+     r"query_key_value|(?:encoder|decoder)[._]block[._]\d+|lora_te\d_(?:model_)?layers_",
+     "an adapter for a language model"),
     (r"^model\.diffusion_model\.|^cond_stage_model\.|^conditioner\.", _WHOLE),
     (r"^(?:first_stage_model\.)?(?:encoder|decoder)\.(?:down|up|mid|conv)", "a VAE"),
-    (
-        r"^(?:down_blocks|up_blocks|mid_block|conv_in|text_model)\.(?!.*lora).+\.(?:weight|bias)$",
-        "a part of a base model",
-    ),
-    (r"^lora_te3_", "an adapter with a third text encoder, as Stable Diffusion 3 has"),
-    (r"^(?:lora_)?transformer[._]", "an adapter for a diffusion transformer"),
-)
-# What a file of matrices for layers can't hold; the rest of the file may be read without.
-_UNHELD: tuple[tuple[str, str], ...] = (
-    (r"\.(?:diff_b|b_norm|w_norm)$", "differences of biases and norms"),
-    (r"\.lora_[AB](?:\..+)?\.bias$|\.lora_bias", "biases of LoRA"),
-)
+    (r"^(?:down_blocks|up_blocks|mid_block|conv_in|text_model)\.(?!.*lora).+\.(?:weight|bias)$",
+     "a part of a base model"),
+    (r"^(?:lora_)?transformer[._]|^lora_te3_|joint_transformer_blocks|"
+     r"(?:double|single)_stream_blocks|distilled_guidance_layer",
+     "an adapter for a diffusion transformer"),
+)  # fmt: skip
 
 
 def foreign_kind(names: Sequence[str]) -> str | None:
     """What a file is, such as "an adapter for Wan"; None where no mark tells."""
     for mark, kind in _KINDS:
-        if any(re.search(mark, name) for name in names):
-            return kind
-    return None
-
-
-def unheld_kind(names: Sequence[str]) -> str | None:
-    """What tensors are that belong to no layer's weight, such as "biases of LoRA"."""
-    for mark, kind in _UNHELD:
         if any(re.search(mark, name) for name in names):
             return kind
     return None

@@ -28,9 +28,9 @@ from trainer.lora.names import (
     ModuleKey,
     Part,
     canonical_path,
-    fitting_families,
     largest_shape,
     shorten,
+    unfit_layers,
 )
 from trainer.memory.devices import Precision
 from trainer.models.families import FAMILIES, FamilyName
@@ -63,11 +63,10 @@ def read_adapter(path: Path | str, *, leave_out_unknown: bool = False) -> Adapte
     names = grouped.layers
     tensors = _read_tensors(path, header, grouped.left_out)
     configs = _read_configs(path, header.metadata, names)
-    # A PEFT file does not tell which text encoder it is for; only SDXL's second is 1280 wide.
-    names = {_second_encoder(key, names[key], tensors): names[key] for key in sorted(names)}
-    layers: dict[ModuleKey, LoraLayer] = {}
-    for key, layer in names.items():
-        layers[key] = _read_layer(path, key, layer, tensors, configs.get(key.part, {}))
+    layers = {
+        key: _read_layer(path, key, layer, tensors, configs.get(key.part, {}))
+        for key, layer in sorted(names.items())
+    }
     dtypes = {entry.dtype for entry in header.tensors.values() if entry.shape}
     precision: Precision = "bf16" if "BF16" in dtypes else "fp16" if "F16" in dtypes else "fp32"
     family = _family(names, layers, header.metadata)
@@ -145,13 +144,8 @@ def _matrices_of(
         try:
             form = read_form(cast(FormName, names.form), mine, largest_shape(key))
         except ValueError as problem:
-            blocks = mine.get("oft_blocks")
-            if blocks is not None and blocks.dim() == 4:
-                raise UserError(
-                    f"{path} is BOFT, which is not read here: {names.first}.",
-                    "Ask its author for the file as LoRA or OFT.",
-                ) from None
-            raise _broken(path, f"{key} has {problem}") from None
+            hint = "It is damaged, or of a kind that is not read here, such as BOFT."
+            raise UserError(f"{path} can't be read: {key} has {problem}.", hint) from None
         return LoraLayer.of_form(form, 1.0)
     down, up = own["down"], own["up"]
     if "mid" in own:
@@ -193,22 +187,14 @@ def _magnitude(path: Path, names: LayerNames, values: Tensor, sizes: tuple[int, 
     raise _broken(path, f"{found}, in a layer with {outputs} outputs and {inputs} inputs")
 
 
-def _second_encoder(key: ModuleKey, names: LayerNames, tensors: Mapping[str, Tensor]) -> ModuleKey:
-    down = names.tensors.get("down")
-    if names.layout != "peft" or key.part != "text_encoder" or down is None:
-        return key
-    reads_hidden_states = key.path.endswith(("_proj", ".fc1"))
-    wide = reads_hidden_states and tensors[down].shape[-1:] == (1280,)
-    return ModuleKey("text_encoder_2", key.path) if wide else key
-
-
 def _family(
     names: Mapping[ModuleKey, LayerNames],
     layers: Mapping[ModuleKey, LoraLayer],
     metadata: Mapping[str, str],
 ) -> FamilyName | None:
     """What the file is for: by its layers, by the text's width, by its names, by what it says."""
-    fitting = fitting_families({key: layer.shape for key, layer in layers.items()})
+    shapes = {key: layer.shape for key, layer in layers.items()}
+    fitting: list[FamilyName] = [family for family in FAMILIES if not unfit_layers(family, shapes)]
     if len(fitting) == 1:
         return fitting[0]
     for key, layer in layers.items():

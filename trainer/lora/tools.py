@@ -11,7 +11,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 from trainer.answers import Answer
 from trainer.lora.adapter import Adapter
@@ -29,7 +29,11 @@ _CONVOLUTION_NOTE = "SDXL convolutions by diffusers names lose one module: conve
 _OTHER_KINDS_NOTE = "only LoRA was tried: resize makes a plain adapter of it"
 _BY_SOURCE: tuple[Tool, ...] = ("A1111", "Forge", "ComfyUI", "InvokeAI")
 _NO_EMBEDDINGS: tuple[Tool, ...] = ("Forge", "ComfyUI", "sd-scripts")
-_ONE_ALPHA = "gives all layers one alpha"
+_ONE_ALPHA = "gives all layers one alpha: {parts} has several, or some have none"
+_SMALL_NOTE = (
+    "it is for the built-in base model or another small one: train on Stable Diffusion for these"
+)
+_NO_BLOCKS: tuple[Tool, ...] = ("InvokeAI", "sd-scripts", "diffusers")
 _HIDDEN_NOTE = "without ss_base_model_version it is listed as for SD 1"
 
 
@@ -50,15 +54,10 @@ class ToolVerdict(Answer):
         return self.strength_exact and self.matched == self.total
 
 
-class LoaderFault(NamedTuple):
-    """What some tools do wrong with some files."""
-
-    tools: tuple[Tool, ...]
-    # The layers concerned are lost, or the whole file is; strengths are wrong; or it is only noted.
-    effect: Literal["lost", "all lost", "inexact", "noted"]
-    note: str  # in a few words; ``{parts}`` stands for the parts of the layers concerned
-    # The layers of a file that it concerns; none where the file is fine.
-    layers: Callable[[Adapter], set[ModuleKey]]
+# The layers concerned are lost, or the whole file is; strengths are wrong; or it is only noted.
+_Effect = Literal["lost", "all lost", "inexact", "noted"]
+# The layers of a file that a fault concerns; none where the file is fine.
+_Concerned = Callable[[Adapter], set[ModuleKey]]
 
 
 def judge(adapter: Adapter) -> dict[Tool, ToolVerdict]:
@@ -66,16 +65,20 @@ def judge(adapter: Adapter) -> dict[Tool, ToolVerdict]:
 
     A file of which nothing tells the family is judged as for SD 1.
     """
-    found = [(fault, layers) for fault in _FAULTS if (layers := fault.layers(adapter))]
+    found = [
+        (tools, effect, note, layers)
+        for tools, effect, note, concerned in _FAULTS
+        if (layers := concerned(adapter))
+    ]
     total = _count(adapter, set())
     verdicts: dict[Tool, ToolVerdict] = {}
     for tool in TOOLS:
-        mine = [(fault, layers) for fault, layers in found if tool in fault.tools]
+        mine = [(effect, note, of) for tools, effect, note, of in found if tool in tools]
         lost: set[ModuleKey] = set()
-        for fault, layers in mine:
-            lost |= {"lost": layers, "all lost": set(adapter.layers)}.get(fault.effect, set())
-        exact = all(fault.effect != "inexact" for fault, _ in mine)
-        notes = tuple(fault.note.format(parts=_parts(layers)) for fault, layers in mine)
+        for effect, _, layers in mine:
+            lost |= {"lost": layers, "all lost": set(adapter.layers)}.get(effect, set())
+        exact = all(effect != "inexact" for effect, _, _ in mine)
+        notes = tuple(note.format(parts=_parts(layers)) for _, note, layers in mine)
         verdicts[tool] = ToolVerdict(_count(adapter, lost), total, exact, notes)
     return verdicts
 
@@ -108,11 +111,15 @@ def _parts(layers: set[ModuleKey]) -> str:
 # -- which layers a fault concerns
 
 
-def _in_layout(*layouts: Layout) -> Callable[[Adapter], set[ModuleKey]]:
-    return lambda adapter: {key for key, n in adapter.names.items() if n.layout in layouts}
+def _where(concerned: Callable[[Adapter, ModuleKey], bool]) -> _Concerned:
+    return lambda adapter: {key for key in adapter.names if concerned(adapter, key)}
 
 
-def _named(pattern: str, sdxl: bool | None = None) -> Callable[[Adapter], set[ModuleKey]]:
+def _in_layout(*layouts: Layout) -> _Concerned:
+    return _where(lambda adapter, key: adapter.names[key].layout in layouts)
+
+
+def _named(pattern: str, sdxl: bool | None = None) -> _Concerned:
     """Layers whose down matrix has such a name, in any file or in those (not) for SDXL."""
 
     def layers(adapter: Adapter) -> set[ModuleKey]:
@@ -129,7 +136,7 @@ def _without_text_model(adapter: Adapter) -> set[ModuleKey]:
     return {key for key in named if adapter.names[key].layout == "kohya"}
 
 
-def _block_names_on(*families: FamilyName) -> Callable[[Adapter], set[ModuleKey]]:
+def _block_names_on(*families: FamilyName) -> _Concerned:
     def layers(adapter: Adapter) -> set[ModuleKey]:
         family = adapter.family or "sd1"
         return _in_layout("kohya-sgm")(adapter) if family in families else set()
@@ -137,7 +144,7 @@ def _block_names_on(*families: FamilyName) -> Callable[[Adapter], set[ModuleKey]
     return layers
 
 
-def _sized_otherwise(partly: bool) -> Callable[[Adapter], set[ModuleKey]]:
+def _sized_otherwise(partly: bool) -> _Concerned:
     """The layers that full-size models lack or have in other shapes: some of the file's, or all."""
 
     def layers(adapter: Adapter) -> set[ModuleKey]:
@@ -147,10 +154,6 @@ def _sized_otherwise(partly: bool) -> Callable[[Adapter], set[ModuleKey]]:
         return unfit if (len(unfit) < len(shapes)) == partly else set()
 
     return layers
-
-
-def _with_embeddings(adapter: Adapter) -> set[ModuleKey]:
-    return set(adapter.names) if adapter.embeddings else set()
 
 
 def _as_trained(adapter: Adapter) -> set[ModuleKey]:
@@ -168,17 +171,16 @@ def _other_kinds(adapter: Adapter) -> set[ModuleKey]:
     return others - _as_trained(adapter)
 
 
-def _scaled_apart(adapter: Adapter) -> set[ModuleKey]:
-    return {key for key, names in adapter.names.items() if "scalar" in names.tensors}
-
-
-def _zero_alphas(adapter: Adapter) -> set[ModuleKey]:
-    """sd-scripts takes an alpha of 0 for the rank; elsewhere such a layer changes nothing."""
-    return {
-        key
-        for key, names in adapter.names.items()
-        if "alpha" in names.tensors and adapter.layers[key].alpha == 0 and names.form == "LoRA"
-    }
+_with_embeddings = _where(lambda adapter, _: bool(adapter.embeddings))
+_scaled_apart = _where(lambda adapter, key: "scalar" in adapter.names[key].tensors)
+# sd-scripts takes an alpha of 0 for the rank; elsewhere such a layer changes nothing.
+_zero_alphas = _where(
+    lambda adapter, key: (
+        adapter.layers[key].alpha == 0 and {"alpha", "down"} <= adapter.names[key].tensors.keys()
+    )
+)
+# Its magnitudes mean rows to some tools and columns to others; diffusers drops them.
+_dora = _where(lambda adapter, key: adapter.layers[key].magnitude is not None)
 
 
 def _mixed_unet_names(adapter: Adapter) -> set[ModuleKey]:
@@ -210,35 +212,14 @@ def _no_out_projection(adapter: Adapter) -> set[ModuleKey]:
     )
 
 
-def _alphas(adapter: Adapter, part: Part) -> dict[ModuleKey, float | None]:
-    """What the kohya file says for each layer of a part; None where nothing."""
-    return {
-        key: adapter.layers[key].alpha if "alpha" in names.tensors else None
-        for key, names in adapter.names.items()
-        if key.part == part and names.layout in _KOHYA
-    }
-
-
-def _mixed_alphas(adapter: Adapter) -> set[ModuleKey]:
+def _several_alphas(adapter: Adapter) -> set[ModuleKey]:
     """What has no alpha, so that it is the rank, gets the commonest of the others too."""
-    mixed: set[ModuleKey] = set()
+    found: set[ModuleKey] = set()
     for part in PARTS:
-        keys = set(_alphas(adapter, part))
-        mixed |= keys if len({adapter.layers[key].alpha for key in keys}) > 1 else set()
-    return mixed
-
-
-def _half_without_alpha(adapter: Adapter) -> set[ModuleKey]:
-    for part in PARTS if not _mixed_alphas(adapter) else ():
-        alphas = _alphas(adapter, part)
-        if len({alpha is None for alpha in alphas.values()}) == 2:
-            return set(alphas)
-    return set()
-
-
-def _dora(adapter: Adapter) -> set[ModuleKey]:
-    """Its magnitudes mean rows to some tools and columns to others; diffusers drops them."""
-    return {key for key, layer in adapter.layers.items() if layer.magnitude is not None}
+        keys = {key for key in _in_layout(*_KOHYA)(adapter) if key.part == part}
+        alphas = {(adapter.layers[k].alpha, "alpha" in adapter.names[k].tensors) for k in keys}
+        found |= keys if len(alphas) > 1 else set()
+    return found
 
 
 def _hidden(adapter: Adapter) -> set[ModuleKey]:
@@ -248,62 +229,35 @@ def _hidden(adapter: Adapter) -> set[ModuleKey]:
 
 
 _MOST: tuple[Tool, ...] = ("A1111", "ComfyUI", "InvokeAI", "sd-scripts")
-_FAULTS = (
-    LoaderFault(_MOST, "lost", "the diffusers layout", _in_layout("diffusers")),
-    LoaderFault(
-        ("Forge",), "all lost", "drops files in this layout whole", _in_layout("diffusers", "peft")
-    ),
-    LoaderFault(
-        ("Forge",), "all lost", "drops files without text_model. whole", _without_text_model
-    ),
-    LoaderFault((*_MOST, "diffusers"), "lost", "the PEFT layout", _in_layout("peft")),
-    LoaderFault(TOOLS, "lost", "the adapter's name is left in its keys", _named(_ADAPTER_NAME)),
-    LoaderFault(_MOST, "lost", "text encoder keys lack text_model.", _without_text_model),
-    LoaderFault(
-        ("sd-scripts", "InvokeAI"),
-        "lost",
-        "lora_te1_ is SDXL's prefix",
-        _named("^lora_te1_", False),
-    ),
-    LoaderFault(TOOLS, "lost", "lora_te_ says not which text encoder", _named("^lora_te_", True)),
-    LoaderFault(
-        ("InvokeAI", "sd-scripts", "diffusers"),
-        "lost",
-        "SGM block names are SDXL's",
-        _block_names_on("sd1"),
-    ),
-    LoaderFault(TOOLS, "lost", "SGM block names are SDXL's", _block_names_on("sd2")),
-    LoaderFault(
-        ("A1111", "Forge", "ComfyUI", "InvokeAI", "sd-scripts"),
-        "lost",
-        "it is for the built-in base model or another small one: "
-        "train on Stable Diffusion for these",
-        _sized_otherwise(partly=False),
-    ),
-    LoaderFault(
-        TOOLS, "lost", "layers of {parts} have the shapes of no such model", _sized_otherwise(True)
-    ),
-    LoaderFault(TOOLS, "lost", _OTHER_KINDS_NOTE, _other_kinds),
-    LoaderFault(("sd-scripts",), "lost", "reads LoHa and LoKr through LyCORIS", _as_trained),
-    LoaderFault(("diffusers",), "all lost", "reads no LoHa and LoKr", _as_trained),
-    LoaderFault(_BY_SOURCE, "noted", "LoHa and LoKr: by its source, not tried", _as_trained),
-    LoaderFault(TOOLS, "lost", "names that were tried nowhere: convert", _in_layout("other")),
-    LoaderFault(TOOLS, "inexact", "only LyCORIS reads .scalar: convert", _scaled_apart),
-    LoaderFault(("sd-scripts",), "inexact", "takes an alpha of 0 for the rank", _zero_alphas),
-    LoaderFault(
-        ("InvokeAI", "diffusers"), "all lost", "refuses bundled embeddings", _with_embeddings
-    ),
-    LoaderFault(_NO_EMBEDDINGS, "noted", "loads the layers, not the embeddings", _with_embeddings),
-    LoaderFault(TOOLS, "lost", "two kinds of UNet names in one file", _mixed_unet_names),
-    LoaderFault(("A1111",), "lost", _CONVOLUTION_NOTE, _named(_FIRST_UPSAMPLER, True)),
-    LoaderFault(("A1111",), "lost", "needs q, k, v and out_proj together", _incomplete_projections),
-    LoaderFault(
-        ("diffusers",), "all lost", "refuses text encoders without out_proj", _no_out_projection
-    ),
-    LoaderFault(("diffusers",), "inexact", f"{_ONE_ALPHA}: {{parts}} has several", _mixed_alphas),
-    LoaderFault(
-        ("diffusers",), "inexact", f"{_ONE_ALPHA}: some of {{parts}} have none", _half_without_alpha
-    ),
-    LoaderFault(TOOLS, "inexact", "DoRA: tools differ in what they make of it", _dora),
-    LoaderFault(("A1111",), "noted", _HIDDEN_NOTE, _hidden),
-)
+# What some tools do wrong with some files: the tools, the effect, the note in a few words, where
+# ``{parts}`` stands for the parts of the layers concerned, and these layers.
+_FAULTS: tuple[tuple[tuple[Tool, ...], _Effect, str, _Concerned], ...] = (
+    (_MOST, "lost", "the diffusers layout", _in_layout("diffusers")),
+    (("Forge",), "all lost", "drops files in this layout whole", _in_layout("diffusers", "peft")),
+    (("Forge",), "all lost", "drops files without text_model. whole", _without_text_model),
+    ((*_MOST, "diffusers"), "lost", "the PEFT layout", _in_layout("peft")),
+    (TOOLS, "lost", "the adapter's name is left in its keys", _named(_ADAPTER_NAME)),
+    (_MOST, "lost", "text encoder keys lack text_model.", _without_text_model),
+    (("sd-scripts", "InvokeAI"), "lost", "lora_te1_ is SDXL's prefix", _named("^lora_te1_", False)),
+    (TOOLS, "lost", "lora_te_ says not which text encoder", _named("^lora_te_", True)),
+    (_NO_BLOCKS, "lost", "SGM block names are SDXL's", _block_names_on("sd1")),
+    (TOOLS, "lost", "SGM block names are SDXL's", _block_names_on("sd2")),
+    ((*_MOST, "Forge"), "lost", _SMALL_NOTE, _sized_otherwise(partly=False)),
+    (TOOLS, "lost", "layers of {parts} have the shapes of no such model", _sized_otherwise(True)),
+    (TOOLS, "lost", _OTHER_KINDS_NOTE, _other_kinds),
+    (("sd-scripts",), "lost", "reads LoHa and LoKr through LyCORIS", _as_trained),
+    (("diffusers",), "all lost", "reads no LoHa and LoKr", _as_trained),
+    (_BY_SOURCE, "noted", "LoHa and LoKr: by its source, not tried", _as_trained),
+    (TOOLS, "lost", "names that were tried nowhere: convert", _in_layout("other")),
+    (TOOLS, "inexact", "only LyCORIS reads .scalar: convert", _scaled_apart),
+    (("sd-scripts",), "inexact", "takes an alpha of 0 for the rank", _zero_alphas),
+    (("InvokeAI", "diffusers"), "all lost", "refuses bundled embeddings", _with_embeddings),
+    (_NO_EMBEDDINGS, "noted", "loads the layers, not the embeddings", _with_embeddings),
+    (TOOLS, "lost", "two kinds of UNet names in one file", _mixed_unet_names),
+    (("A1111",), "lost", _CONVOLUTION_NOTE, _named(_FIRST_UPSAMPLER, True)),
+    (("A1111",), "lost", "needs q, k, v and out_proj together", _incomplete_projections),
+    (("diffusers",), "all lost", "refuses text encoders without out_proj", _no_out_projection),
+    (("diffusers",), "inexact", _ONE_ALPHA, _several_alphas),
+    (TOOLS, "inexact", "DoRA: tools differ in what they make of it", _dora),
+    (("A1111",), "noted", _HIDDEN_NOTE, _hidden),
+)  # fmt: skip

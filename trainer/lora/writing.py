@@ -20,7 +20,7 @@ from torch import Tensor
 
 from trainer.errors import UserError
 from trainer.lora.adapter import Adapter, LoraLayer
-from trainer.lora.names import PARTS, ModuleKey, is_known, kohya_name, shorten, to_sgm
+from trainer.lora.names import PARTS, ModuleKey, is_known, kohya_name, sgm_names, shorten
 from trainer.lora.reading import GREATEST_ALPHA, PEFT_METADATA
 from trainer.memory.devices import DTYPES, Precision
 from trainer.models.families import FamilyName
@@ -98,7 +98,7 @@ def best_layout(adapter: Adapter) -> WritableLayout:
     """
     paths = [key.path for key in adapter.layers if key.part == "unet"]
     full_size = any(path.startswith("up_blocks.2.resnets.2.") for path in paths)
-    if adapter.family == "sdxl" and full_size and all(to_sgm("sdxl", path) for path in paths):
+    if adapter.family == "sdxl" and full_size and sgm_names("sdxl").keys() >= set(paths):
         return "kohya-sgm"
     return "kohya"
 
@@ -172,22 +172,20 @@ def _trim_metadata(metadata: Mapping[str, str], limit: int) -> tuple[dict[str, s
 def _tensors(adapter: Adapter, layout: WritableLayout, dtype: torch.dtype) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for key, layer in adapter.layers.items():
-        if layer.form is not None:
-            name = (kohya_name if layout == "kohya" else _sgm_name)(adapter.family, key)
-            own, alpha = dict(layer.form.tensors), layer.alpha
-            if {"lokr_w1", "lokr_w2"} <= own.keys():  # where both are whole no tool heeds alpha
-                own["lokr_w1"], alpha = own["lokr_w1"] * alpha, 1.0
-            tensors |= {f"{name}.{kind}": tensor.to(dtype) for kind, tensor in own.items()}
-            tensors[f"{name}.alpha"] = torch.tensor(alpha, dtype=torch.float32)
-            continue
         down, up = (matrix.to(dtype, copy=True) for matrix in (layer.down, layer.up))
         if layout == "diffusers":
             tensors |= {f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": up}
             continue
-        names = kohya_name if layout == "kohya" else _sgm_name
-        name = names(adapter.family, key)
-        tensors |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
-        tensors[f"{name}.alpha"] = torch.tensor(layer.alpha, dtype=torch.float32)
+        name = (kohya_name if layout == "kohya" else _sgm_name)(adapter.family, key)
+        alpha = layer.alpha
+        if layer.form is None:
+            tensors |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
+        else:
+            own = dict(layer.form.tensors)
+            if {"lokr_w1", "lokr_w2"} <= own.keys():  # where both are whole no tool heeds alpha
+                own["lokr_w1"], alpha = own["lokr_w1"] * alpha, 1.0
+            tensors |= {f"{name}.{kind}": tensor.to(dtype) for kind, tensor in own.items()}
+        tensors[f"{name}.alpha"] = torch.tensor(alpha, dtype=torch.float32)
     return tensors
 
 
@@ -199,7 +197,7 @@ def _sgm_name(family: FamilyName | None, key: ModuleKey) -> str:
         )
     if key.part != "unet":
         return kohya_name(family, key)
-    name = to_sgm(family, key.path)
+    name = sgm_names(family).get(key.path)
     if name is None:
         raise UserError(
             f"{key} has no SGM block name in {family}: the names exist for full-size UNets only.",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -16,11 +15,7 @@ from safetensors.torch import load_file
 from tests.trainer.lora.conftest import BaseOf
 from tests.trainer.lora.helpers import (
     NAMES,
-    adapter_config,
     adapter_for,
-    all_equal,
-    change_of,
-    nudge,
     on_meta,
     outputs,
     random_tensor,
@@ -29,15 +24,14 @@ from tests.trainer.lora.helpers import (
 )
 from trainer.errors import UserError
 from trainer.lora.adapter import Adapter, LoraLayer
-from trainer.lora.attach import attach, detach
+from trainer.lora.attach import detach
 from trainer.lora.layers import find_layers, find_targets
-from trainer.lora.loading import collect, load_into
-from trainer.lora.names import ModuleKey, Targets
+from trainer.lora.loading import load_into
+from trainer.lora.names import ModuleKey, Targets, kohya_name
 from trainer.lora.reading import PEFT_METADATA, read_adapter
 from trainer.lora.writing import (
     WritableLayout,
     best_layout,
-    fold_alpha,
     write_adapter,
     write_tensors,
 )
@@ -50,32 +44,6 @@ SCALES = [(4, 4.0), (4, 1.0), (3, 7.5), (None, 0.0)]  # None: mixed
 ROUNDING: dict[Precision, float] = {"fp32": 1e-6, "fp16": 1e-3, "bf16": 8e-3}
 LAYER = LoraLayer(torch.ones(1, 2), torch.ones(3, 1), 1.0)
 Q = ModuleKey("unet", "mid_block.attentions.0.transformer_blocks.0.attn1.to_q")
-
-
-@pytest.mark.parametrize("family", NAMES)
-@pytest.mark.parametrize("precision", ROUNDING)
-@pytest.mark.parametrize(("rank", "alpha"), [(4, None), (3, 7.5)])
-def test_live_adapter_survives_the_file(
-    base_of: BaseOf,
-    tmp_path: Path,
-    family: str,
-    precision: Precision,
-    rank: int,
-    alpha: float | None,
-) -> None:
-    base, path = base_of(family), tmp_path / "a.safetensors"
-    attach(base, adapter_config(rank=rank, alpha=alpha), seed=0)
-    nudge(base)
-    live, adapted = collect(base), outputs(base)
-    assert list(live.layers) == sorted(find_targets(base))
-    detach(base)
-    saved = written(live, path, precision=precision)
-    assert saved.precision == precision
-    assert {layer.alpha for layer in saved.layers.values()} == {alpha or rank}
-    worst = worst_difference(live, saved)
-    assert worst <= (1e-12 if precision == "fp32" else ROUNDING[precision])
-    load_into(base, saved, "again")
-    assert all_equal(outputs(base), adapted) == (precision == "fp32")
 
 
 @pytest.mark.parametrize(("family", "precision"), zip(NAMES, ROUNDING, strict=True))
@@ -155,31 +123,17 @@ def test_diffusers_refuses_bundled_embeddings(base_of: BaseOf, tmp_path: Path) -
         base.pipeline().load_lora_weights(str(path))
 
 
-GOLDEN_KEYS = {
-    "sd1": [
-        "lora_te_text_model_encoder_layers_0_self_attn_q_proj.alpha",
-        "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out_0.lora_up.weight",
-    ],
-    "sd2": [
-        "lora_te_text_model_encoder_layers_1_self_attn_out_proj.lora_down.weight",
-        "lora_unet_up_blocks_1_attentions_1_transformer_blocks_0_attn2_to_k.lora_down.weight",
-    ],
-    "sdxl": [
-        "lora_te1_text_model_encoder_layers_0_self_attn_v_proj.lora_up.weight",
-        "lora_te2_text_model_encoder_layers_1_self_attn_k_proj.alpha",
-        "lora_unet_mid_block_attentions_0_transformer_blocks_1_attn2_to_v.lora_down.weight",
-    ],
-}
-
-
 @pytest.mark.parametrize("family", NAMES)
 def test_other_tools_find_their_keys(base_of: BaseOf, tmp_path: Path, family: str) -> None:
     path = tmp_path / "a.safetensors"
     adapter = adapter_for(base_of(family), 3, 1.5)
     write_adapter(adapter, path, precision="bf16")
     tensors = load_file(path)
-    assert set(GOLDEN_KEYS[family]) <= tensors.keys()
-    assert len(tensors) == 3 * len(adapter.layers)
+    assert set(tensors) == {
+        f"{kohya_name(adapter.family, key)}.{kind}"
+        for key in adapter.layers
+        for kind in ("alpha", "lora_down.weight", "lora_up.weight")
+    }
     for name, tensor in tensors.items():
         if name.endswith(".alpha"):
             assert (tensor.shape, tensor.dtype, tensor.item()) == ((), torch.float32, 1.5)
@@ -217,14 +171,6 @@ def test_layers_that_no_model_has_are_not_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"don't have: unet\.base_model\.model\.conv_in\."):
         write_adapter(adapter, tmp_path / "a.safetensors")
     assert not [*tmp_path.iterdir()]
-
-
-def test_folding_alpha_changes_nothing(base_of: BaseOf) -> None:
-    adapter = adapter_for(base_of("sd1"), None)
-    folded = fold_alpha(adapter)
-    for key, layer in adapter.layers.items():
-        assert folded.layers[key].alpha == folded.layers[key].rank
-        assert torch.allclose(change_of(folded.layers[key]), change_of(layer), rtol=1e-5)
 
 
 @pytest.mark.parametrize("alpha", [1e38, -1e30, 2e9, 0.0, -3.0, float("nan")])
@@ -316,15 +262,6 @@ def test_metadata_that_has_no_room_is_left_out(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="header"):
         write_tensors(tmp_path / "b", {"a": torch.ones(2)}, {"x": "y" * (1 << 20)})
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_mode_follows_the_umask(tmp_path: Path) -> None:
-    before = os.umask(0o027)
-    try:
-        write_adapter(small_adapter(), tmp_path / "a")
-    finally:
-        os.umask(before)
-    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
 
 
 def test_a_failing_write_leaves_the_old_file(
