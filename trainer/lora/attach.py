@@ -71,7 +71,7 @@ class Attachment:
         counts = [f"{len(vectors[0])} for {word}" for word, vectors in self.words.items()]
         return (
             f"trains {count_layers(self.layers)}: {trained:,} parameters, "
-            f"{100 * trained / self.base_parameters:.1f} % of {_short(self.base_parameters)}"
+            f"{100 * trained / self.base_parameters:.1f} % of {self.base_parameters:,}"
             + (f"; new tokens: {', '.join(counts)}" if counts else "")
         )
 
@@ -283,12 +283,3 @@ def _initial_down(seed: int, key: ModuleKey, shape: torch.Size) -> Tensor:
     """Kaiming-uniform with a = √5, so uniform within 1/√in of 0, as PEFT has it."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "adapter", key.part, key.path))
     return nn.init.kaiming_uniform_(torch.empty(shape), a=math.sqrt(5), generator=generator)
-
-
-def _short(number: int) -> str:
-    """A count in three digits, such as 982 M or 8.8 M."""
-    for unit, size in (("M", 1e6), ("k", 1e3)):
-        if number >= size:
-            value = number / size
-            return f"{value:.0f} {unit}" if value >= 100 else f"{value:.1f} {unit}"
-    return str(number)

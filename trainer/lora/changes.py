@@ -39,23 +39,22 @@ class Factors(NamedTuple):
     right: Tensor
 
 
-def matrices(layer: LoraLayer) -> tuple[Tensor, Tensor]:
-    """s·B as (out, rank) and A as (rank, everything else), in float64; of LyCORIS's kinds any such.
+def matrices(layer: LoraLayer, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """s·B as (out, rank) and A as (rank, everything else), in float64; of other kinds any such.
+
+    Args:
+        weight: the base model's, for changes that depend on it.
 
     Raises:
-        UserError: its change depends on the base model.
+        UserError: its change depends on the base model, and there is no weight.
     """
-    _check_free(layer)
-    return _matrices(layer)
-
-
-def _matrices(layer: LoraLayer) -> tuple[Tensor, Tensor]:
     scale = layer.alpha / layer.rank
-    if layer.form is None:
+    if layer.kind == "LoRA":
         return scale * layer.up.double().flatten(1), layer.down.double().flatten(1)
-    if factors := form_factors(layer.form):
+    free = layer.form if layer.magnitude is None else None
+    if free and (factors := form_factors(free)):
         return scale * factors[0], factors[1]
-    change = scale * form_change(layer.form)
+    change = full_change(layer) if weight is None else change_on(layer, weight)
     outputs, inputs = change.shape
     identity = torch.eye(min(outputs, inputs), dtype=torch.float64)
     return (identity, change) if outputs < inputs else (change, identity)
@@ -70,15 +69,21 @@ def _check_free(layer: LoraLayer) -> None:
 
 
 @torch.no_grad()
-def change_on(layer: LoraLayer, weight: Tensor) -> Tensor:
+def change_on(layer: LoraLayer, weight: Tensor | None) -> Tensor:
     """What a layer's adapter adds to a weight: (out, everything else), float64 on the CPU.
 
     Args:
-        weight: the base model's, (out, in) or (out, in, height, width).
+        weight: the base model's, (out, in) or (out, in, height, width); None where the change does
+            not depend on it.
     """
-    change = _change(layer, weight)
+    scale = layer.alpha / layer.rank
+    if layer.form is not None:
+        change = scale * form_change(layer.form, weight)
+    else:
+        change = scale * layer.up.double().flatten(1) @ layer.down.double().flatten(1)
     if layer.magnitude is None:
         return change
+    assert weight is not None, "DoRA needs the base model's weight"
     original = weight.detach().to("cpu", torch.float64)
     turned = original + change.reshape(original.shape)
     by = 0 if layer.magnitude.by == "rows" else 1
@@ -97,14 +102,7 @@ def full_change(layer: LoraLayer) -> Tensor:
         UserError: its change depends on the base model.
     """
     _check_free(layer)
-    return _change(layer, None)
-
-
-def _change(layer: LoraLayer, weight: Tensor | None) -> Tensor:
-    if layer.form is not None:
-        return layer.alpha / layer.rank * form_change(layer.form, weight)
-    up, down = _matrices(layer)
-    return up @ down
+    return change_on(layer, None)
 
 
 def decomposition(layer: LoraLayer) -> Factors:

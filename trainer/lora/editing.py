@@ -19,6 +19,7 @@ from torch import Tensor
 from trainer import typed_torch
 from trainer.errors import UserError
 from trainer.lora.adapter import Adapter, LoraLayer
+from trainer.lora.attach import check_strength
 from trainer.lora.changes import (
     Comparison,
     change_on,
@@ -297,11 +298,7 @@ def _check_together(adapters: Sequence[tuple[Adapter, float]]) -> dict[ModuleKey
     shapes: dict[ModuleKey, tuple[int, ...]] = {}
     wrong: list[ModuleKey] = []
     for adapter, strength in adapters:
-        if not math.isfinite(strength):
-            raise UserError(
-                f"{adapter.source}: an adapter's strength can't be {strength}.",
-                "Give a number, such as 0.8.",
-            )
+        check_strength(strength)
         if adapter.family is not None:
             families[adapter.family] = adapter.source
         for key, layer in adapter.layers.items():

@@ -13,7 +13,7 @@ from trainer.config.schema import AdapterConfig, TrainingConfig
 from trainer.errors import UserError
 from trainer.lora.adapter import Adapter, LoraLayer
 from trainer.lora.attach import attached, check_strength, set_strength
-from trainer.lora.changes import change_on, matrices
+from trainer.lora.changes import matrices
 from trainer.lora.layers import (
     LycorisLayer,
     adapted_layers,
@@ -49,7 +49,10 @@ def collect(base: BaseModel, name: str = "default") -> Adapter:
         raise ValueError(f"no adapter {name!r} on {base.name}: it has {attached(base) or 'none'}")
     copies: dict[ModuleKey, LoraLayer] = {}
     for key, layer in sorted(layers.items(), key=lambda item: item[0]):
-        tensors = {kind: _copy(one) for kind, one in parameters_on(layer, name).items()}
+        tensors = {
+            kind: one.detach().to("cpu", torch.float32, copy=True)
+            for kind, one in parameters_on(layer, name).items()
+        }
         copies[key] = LoraLayer.of_trained(tensors, scale_on(layer, name), largest_shape(key))
     words = tensors_of_words(base.learned.get(name, {}))
     return Adapter(copies, base.family.name, embeddings=words)
@@ -132,16 +135,11 @@ def plain_on(base: BaseModel, adapter: Adapter) -> Adapter:
 
 def _plain(layer: LoraLayer, weight: Tensor) -> LoraLayer:
     kernel = [1] * (weight.dim() - 2)
-    if layer.form is not None and not layer.needs_base:
-        up, down = (matrix.float() for matrix in matrices(layer))
-        rank, outputs = down.shape[0], up.shape[0]
+    if layer.kind != "LoRA":
+        up, down = (matrix.float() for matrix in matrices(layer, weight))
+        rank, outputs = len(down), len(up)
         down = down.reshape(rank, *weight.shape[1:]).contiguous()
         return LoraLayer(down, up.reshape(outputs, rank, *kernel).contiguous(), float(rank))
-    if layer.needs_base:
-        outputs = weight.shape[0]
-        change = change_on(layer, weight).float().reshape(weight.shape).contiguous()
-        identity = torch.eye(outputs).reshape(outputs, outputs, *kernel)
-        return LoraLayer(change, identity, float(outputs))
     if layer.down.dim() == weight.dim():
         return layer
     down = layer.down.reshape(*layer.down.shape[:2], *kernel)
@@ -161,10 +159,6 @@ def _shape_of(layer: LoraLayer) -> str:
     if layer.form is not None:
         return " x ".join(map(str, layer.shape))
     return f"{shape_text(layer.up)} times {shape_text(layer.down)}"
-
-
-def _copy(weight: Tensor) -> Tensor:
-    return weight.detach().to("cpu", torch.float32, copy=True)
 
 
 # ---------------------------------------------------------------------------- going on from a file
@@ -206,7 +200,10 @@ def read_start(path: Path, config: AdapterConfig) -> Adapter:
             f"Switch {' and '.join(named)} on.",
         )
     alpha = alphas.most_common(1)[0][0]
-    layers = {key: _with_alpha(layer, alpha) for key, layer in adapter.layers.items()}
+    layers = {
+        key: replace(layer, up=layer.up * (layer.alpha / alpha), alpha=alpha)
+        for key, layer in adapter.layers.items()
+    }
     return replace(adapter, layers=layers)
 
 
@@ -233,9 +230,3 @@ def taken_over(config: TrainingConfig, start: Adapter) -> TrainingConfig:
         vectors = next(iter(next(iter(start.embeddings.values())).values()))
         changes["new_tokens"] = len(vectors) if vectors.dim() > 1 else 1
     return config.changed(adapter=changes)
-
-
-def _with_alpha(layer: LoraLayer, alpha: float) -> LoraLayer:
-    if layer.alpha == alpha:
-        return layer
-    return replace(layer, up=layer.up * (layer.alpha / alpha), alpha=alpha)

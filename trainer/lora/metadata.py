@@ -25,7 +25,7 @@ from trainer.lora.reading import json_table
 from trainer.models import hub
 from trainer.models.base import BaseModel
 from trainer.models.diffusers_folder import missing_parts
-from trainer.models.families import FAMILIES, Family
+from trainer.models.families import FAMILIES, Family, PredictionType
 from trainer.models.identify import built_in_models
 from trainer.untyped import is_table
 
@@ -67,16 +67,19 @@ def build_metadata(config: TrainingConfig, base: BaseModel, facts: TrainingFacts
 
 def model_metadata(base: BaseModel, title: str) -> dict[str, str]:
     """What the tools need to know of any adapter: its title, and the base model that it is for."""
+    own = {_BASE_KEY: base.fingerprint, "rarebit.version": __version__}
+    return _of_family(base.family, base.prediction_type, title) | own
+
+
+def _of_family(family: Family, prediction: PredictionType, title: str) -> dict[str, str]:
     return {
-        "ss_base_model_version": base.family.base_model_version,
-        "ss_v2": str(base.family.name == "sd2"),
+        "ss_base_model_version": family.base_model_version,
+        "ss_v2": str(family.name == "sd2"),
         "ss_network_module": "networks.lora",
         "ss_output_name": title,
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": base.family.architecture(base.prediction_type),
+        "modelspec.architecture": family.architecture(prediction),
         "modelspec.title": title,
-        _BASE_KEY: base.fingerprint,
-        "rarebit.version": __version__,
     }
 
 
@@ -86,18 +89,10 @@ def completed(adapter: Adapter, title: str) -> dict[str, str]:
         return adapter.metadata
     family = FAMILIES[adapter.family]
     v_prediction = adapter.metadata.get("modelspec.prediction_type") == "v"
-    needed = {
-        "ss_base_model_version": family.base_model_version,
-        "ss_v2": str(family.name == "sd2"),
-        "ss_network_module": "networks.lora" if adapter.is_plain else _LYCORIS,
-        "ss_output_name": title,
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": family.architecture(
-            "v_prediction" if v_prediction else "epsilon"
-        ),
-        "modelspec.implementation": _implementation(family),
-        "modelspec.title": title,
-    }
+    needed = _of_family(family, "v_prediction" if v_prediction else "epsilon", title)
+    needed["modelspec.implementation"] = _implementation(family)
+    if not adapter.is_plain:
+        needed["ss_network_module"] = _LYCORIS
     scales = {(layer.rank, layer.alpha) for layer in adapter.layers.values()}
     if len(scales) == 1:
         rank, alpha = scales.pop()
