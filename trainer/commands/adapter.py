@@ -1,32 +1,34 @@
 """``adapter``: inspect, verify, convert, resize, merge, extract and pass on adapter files."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from trainer.answers import Answer
-from trainer.commands.command import FileClassWord, FileTrigger, adapter_app, command, option
+from trainer.commands.command import (
+    FileBase,
+    FileClassWord,
+    FileTrigger,
+    Options,
+    adapter_app,
+    command,
+    option,
+)
 from trainer.errors import UserError
 from trainer.places import shown
 
 if TYPE_CHECKING:
     from trainer.commands.adapter_files import Extracted, Merged, Written
+    from trainer.lora.adapter import Adapter
     from trainer.lora.inspection import AdapterInspection
     from trainer.lora.verify import Proof
 
 File = Annotated[Path, typer.Argument(metavar="FILE")]
 Out = Annotated[Path, option("FILE", "The new file.")]
-Precision = Annotated[
-    Literal["fp32", "fp16", "bf16"] | None,
-    option(None, "Number format; that of the file unless given."),
-]
 Force = Annotated[bool, typer.Option("--force", help="Replace --out if it exists.")]
-Sidecars = Annotated[
-    bool, typer.Option("--sidecars", help="Also write the .json and .png that tools show.")
-]
 Rank = Annotated[int | None, option("N", "Rank of every layer, at most.")]
 Energy = Annotated[
     float | None, option("SHARE", "Share of each layer's change to keep, such as 0.99.")
@@ -36,10 +38,66 @@ LeaveOut = Annotated[
     bool,
     typer.Option("--leave-out-unknown", help="Read what is understood, and name what is lost."),
 ]
-Embeddings = Annotated[
-    Literal["keep", "drop"],
-    option(None, "Keep embeddings that are in the file, or drop them (keep)."),
-]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saving(Options):
+    """How a new file is written."""
+
+    precision: Annotated[
+        Literal["fp32", "fp16", "bf16"] | None,
+        option(None, "Number format; that of the file unless given."),
+    ] = None
+    force: Force = False
+    sidecars: Annotated[
+        bool, typer.Option("--sidecars", help="Also write the .json and .png that tools show.")
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remaking(Saving):
+    """How files are read that a new one is made of, and how that is written."""
+
+    leave_out_unknown: LeaveOut = False
+    embeddings: Annotated[
+        Literal["keep", "drop"],
+        option(None, "Keep embeddings that are in the file, or drop them (keep)."),
+    ] = "keep"
+
+    def read(self, path: Path) -> "Adapter":
+        """A file that a new one is made of, with its bundled embeddings or without.
+
+        Raises:
+            UserError: as `read_adapter`.
+        """
+        from trainer.lora.reading import read_adapter
+
+        adapter = read_adapter(path, leave_out_unknown=self.leave_out_unknown)
+        return replace(adapter, embeddings={}) if self.embeddings == "drop" else adapter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured(Options):
+    """What an adapter file is measured by; what is not given, the file or its run tells."""
+
+    images: Annotated[Path | None, option("DIR", "Pictures to measure likeness on.")] = None
+    trigger: FileTrigger = None
+    class_word: FileClassWord = None
+    base: FileBase = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared(Measured):
+    """The same, where the base model may also be needed to compare predictions."""
+
+    base: Annotated[
+        str | None,
+        option(
+            "NAME",
+            "Base model to compare predictions on, needed for DoRA. Unless given: the one that it "
+            "was trained on, where that is here.",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -94,23 +152,19 @@ def convert(
     ] = "kohya",
     base: ComparedBase = None,
     out: Out,
-    precision: Precision = None,
-    force: Force = False,
-    sidecars: Sidecars = False,
-    leave_out_unknown: LeaveOut = False,
-    embeddings: Embeddings = "keep",
+    how: Remaking,
 ) -> "Written":
     """Write an adapter in another layout or precision.
 
     Raises:
         UserError: it can't be read, has no form in the layout, or the output exists.
     """
-    from trainer.commands.adapter_files import BaseOnDevice, Output, read_source, write
+    from trainer.commands.adapter_files import BaseOnDevice, check_output, write
 
-    output = Output(out, precision, force, sidecars).checked([file])
-    adapter = read_source(file, leave_out_unknown, embeddings)
+    check_output(out, how, [file])
+    adapter = how.read(file)
     on = None if base is None else BaseOnDevice.load(base)
-    return write(adapter, adapter, output, file, layout, on)
+    return write(adapter, adapter, out, how, file, layout, on)
 
 
 @command("resize", "write a file with a smaller rank", group=adapter_app)
@@ -123,47 +177,32 @@ def resize(
         float | None,
         option("SHARE", "Share of its likeness to keep, such as 0.99; each layer gets a rank."),
     ] = None,
-    images: Annotated[Path | None, option("DIR", "Pictures to measure likeness on.")] = None,
-    trigger: FileTrigger = None,
-    class_word: FileClassWord = None,
-    base: Annotated[
-        str | None,
-        option(
-            "NAME",
-            "Base model to compare predictions on, needed for DoRA. Unless given: the one that it "
-            "was trained on, where that is here.",
-        ),
-    ] = None,
+    by: Compared,
     out: Out,
-    precision: Precision = None,
-    force: Force = False,
-    sidecars: Sidecars = False,
-    leave_out_unknown: LeaveOut = False,
-    embeddings: Embeddings = "keep",
+    how: Remaking,
 ) -> "Written":
     """Write an adapter with smaller ranks; of DoRA, LoHa and other kinds a plain one.
 
     Raises:
         UserError: it can't be read, it needs a base model and none is known, or the output exists.
     """
-    from trainer.commands.adapter_files import BaseOnDevice, Output, read_source, write
+    from trainer.commands.adapter_files import BaseOnDevice, check_output, write
     from trainer.lora import editing
     from trainer.lora.loading import check_fit, plain_on
 
     _one_goal({"--rank": rank, "--energy": energy, "--keep-likeness": keep_likeness})
-    output = Output(out, precision, force, sidecars).checked([file])
-    adapter = read_source(file, leave_out_unknown, embeddings)
+    check_output(out, how, [file])
+    adapter = how.read(file)
     if keep_likeness is not None:
         from trainer.commands.adapter_repair import keep_likeness_of
 
-        measured_by = (images, trigger, class_word, base)
-        return keep_likeness_of(file, adapter, keep_likeness, output, measured_by)
-    on = BaseOnDevice.of([adapter], base)
+        return keep_likeness_of(file, adapter, keep_likeness, by, out, how)
+    on = BaseOnDevice.of([adapter], by.base)
     if not adapter.needs_base:
         result = editing.resize(adapter, rank=rank, energy=energy)
         most = max(result.ranks)
         notes = [f"No layer needs more than rank {most}."] if rank and most < rank else []
-        return write(adapter, result, output, file, on=on, notes=notes)
+        return write(adapter, result, out, how, file, on=on, notes=notes)
     if on is None:
         raise UserError(
             f"{file} is {adapter.other_kinds}: what it changes depends on the base model.",
@@ -171,7 +210,7 @@ def resize(
         )
     check_fit(on.base, adapter)
     result = editing.approximate(on.base, adapter, rank=rank, energy=energy).adapter
-    return write(plain_on(on.base, adapter), result, output, file, on=on)
+    return write(plain_on(on.base, adapter), result, out, how, file, on=on)
 
 
 @command("merge", "put several files into one, or into a base model", group=adapter_app)
@@ -187,24 +226,14 @@ def merge(
         option(None, "Layout of the new base model; that of --base unless given."),
     ] = None,
     out: Out,
-    precision: Precision = None,
-    force: Force = False,
-    sidecars: Sidecars = False,
-    leave_out_unknown: LeaveOut = False,
-    embeddings: Embeddings = "keep",
+    how: Remaking,
 ) -> "Written | Merged":
     """Write several adapters as one, or into a base model.
 
     Raises:
         UserError: a file can't be read, they don't fit together, or the output exists.
     """
-    from trainer.commands.adapter_files import (
-        BaseOnDevice,
-        Output,
-        merge_into_base,
-        read_source,
-        write,
-    )
+    from trainer.commands.adapter_files import BaseOnDevice, check_output, merge_into_base, write
     from trainer.generation.stack import AdapterUse
     from trainer.lora import editing
 
@@ -216,14 +245,13 @@ def merge(
             "Write FILE:STRENGTH, such as cat.safetensors:0.8.",
         )
     chosen = [(choice.file, choice.strength) for choice in choices]
-    output = Output(out, precision, force, sidecars)
     if base is not None:
-        return merge_into_base(chosen, output, rank, base, layout)
+        return merge_into_base(chosen, out, how, rank, base, layout)
     if layout is not None:
         raise UserError("--layout has no meaning without --base.", "Leave it out.")
     paths = [path for path, _ in chosen]
-    output.checked(paths)
-    adapters = [(read_source(path, leave_out_unknown, embeddings), by) for path, by in chosen]
+    check_output(out, how, paths)
+    adapters = [(how.read(path), strength) for path, strength in chosen]
     other = next((adapter for adapter, _ in adapters if not adapter.is_plain), None)
     if rank is None and other is not None and not other.needs_base:
         raise UserError(
@@ -235,7 +263,7 @@ def merge(
     if rank is not None:
         result = editing.resize(whole, rank=rank)
         on = BaseOnDevice.of([adapter for adapter, _ in adapters], None)
-    return write(whole, result, output, paths[0], on=on)
+    return write(whole, result, out, how, paths[0], on=on)
 
 
 @command("extract", "make an adapter of a tuned base model and its base", group=adapter_app)
@@ -246,23 +274,22 @@ def extract(
     rank: Rank = None,
     energy: Energy = None,
     out: Out,
-    precision: Precision = None,
-    force: Force = False,
-    sidecars: Sidecars = False,
+    how: Saving,
 ) -> "Extracted":
     """Write the adapter that makes a tuned model of its base.
 
     Raises:
         UserError: a model can't be loaded, they don't go together, or the output exists.
     """
-    from trainer.commands.adapter_files import Extracted, Output, write
+    from trainer.commands.adapter_files import Extracted, check_output, write
     from trainer.lora import editing
     from trainer.models.load import load_base
 
     _one_goal({"--rank": rank, "--energy": energy})
-    output = Output(out, precision or "fp16", force, sidecars).checked([Path(base), Path(tuned)])
+    check_output(out, how, [Path(base), Path(tuned)])
     found = editing.extract(load_base(base), load_base(tuned), out.stem, rank=rank, energy=energy)
-    return Extracted(found, write(found.adapter, found.adapter, output))
+    how = replace(how, precision=how.precision or "fp16")
+    return Extracted(found, write(found.adapter, found.adapter, out, how))
 
 
 @command("recipe", "write the configuration that a file was trained with", group=adapter_app)
@@ -274,14 +301,14 @@ def recipe(
     Raises:
         UserError: the file records none, or the output exists.
     """
+    from trainer.commands.adapter_files import check_free
     from trainer.config.file import write_config
     from trainer.lora.metadata import CHANGED_KEY, START_KEY, recipe_of, recorded_base
     from trainer.lora.reading import read_adapter
 
     adapter = read_adapter(file)
     config = recipe_of(adapter)
-    if out.exists() and not (force and out.is_file()):
-        raise UserError(f"{out} exists already.", "--force replaces it.")
+    check_free(out, force)
     write_config(out, config)
     started = adapter.metadata.get(START_KEY)
     there = recorded_base(adapter) is not None
@@ -317,12 +344,12 @@ def download(
     Raises:
         UserError: the adapter can't be read, or the output exists.
     """
+    from trainer.commands.adapter_files import check_free
     from trainer.lora.sharing import share
 
     if out.suffix != ".zip":
         raise UserError(f"{out} does not end in .zip.", "Give --out a name that does.")
-    if out.exists() and not (force and out.is_file() and not out.samefile(file)):
-        raise UserError(f"{out} exists already.", "--force replaces it.")
+    check_free(out, force)
     out.parent.mkdir(parents=True, exist_ok=True)
     names = share(file, out, name, picture)
     return Passed({"file": str(out), "files": names}, [shown(out), *names])

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from trainer.answers import Answer, plain
+from trainer.commands.adapter import Saving
 from trainer.data.names import display_name
 from trainer.errors import UserError
 from trainer.evaluation.drift import prediction_difference
@@ -38,49 +39,34 @@ from trainer.models.load import load_base
 from trainer.places import shown
 
 
-@dataclass(frozen=True)
-class Output:
-    """Where a result goes and how."""
-
-    path: Path
-    precision: Precision | None  # None for that of the file
-    force: bool  # whether an existing file may be replaced; never one that is read
-    sidecars: bool  # whether its .json and .png are written too
-
-    def checked(self, sources: Sequence[Path]) -> Output:
-        """The same; refuses to lose a file.
-
-        Raises:
-            UserError: the output is a source, exists, or has a name that tools would not list.
-        """
-        if self.path.suffix != ".safetensors":
-            raise UserError(
-                f"{self.path} does not end in .safetensors.",
-                "Tools look for that: give such a name.",
-            )
-        targets = [self.path, *(sidecar_paths(self.path) if self.sidecars else ())]
-        for target in targets:
-            if any(target.exists() and target.samefile(s) for s in sources if s.exists()):
-                raise UserError(
-                    f"{target} is one of the files that are read, which are never replaced.",
-                    "Give --out another name.",
-                )
-            if target.exists() and not (self.force and target.is_file()):
-                raise UserError(f"{target} exists already.", "--force replaces it.")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        return self
-
-
-def read_source(
-    path: Path, leave_out_unknown: bool, embeddings: Literal["keep", "drop"]
-) -> Adapter:
-    """A file that a new one is made of, with its bundled embeddings or without.
+def check_output(out: Path, how: Saving, sources: Sequence[Path]) -> None:
+    """Refuses to lose a file: one that is read, or that exists and may not be replaced.
 
     Raises:
-        UserError: as `read_adapter`.
+        UserError: as it says, or the new file has a name that tools would not list.
     """
-    adapter = read_adapter(path, leave_out_unknown=leave_out_unknown)
-    return replace(adapter, embeddings={}) if embeddings == "drop" else adapter
+    if out.suffix != ".safetensors":
+        raise UserError(
+            f"{out} does not end in .safetensors.", "Tools look for that: give such a name."
+        )
+    for target in [out, *(sidecar_paths(out) if how.sidecars else ())]:
+        if any(target.exists() and target.samefile(s) for s in sources if s.exists()):
+            raise UserError(
+                f"{target} is one of the files that are read, which are never replaced.",
+                "Give --out another name.",
+            )
+        check_free(target, how.force)
+    out.parent.mkdir(parents=True, exist_ok=True)
+
+
+def check_free(out: Path, force: bool) -> None:
+    """Refuses a name that is taken, unless it is a file's that may be replaced.
+
+    Raises:
+        UserError: naming it.
+    """
+    if out.exists() and not (force and out.is_file()):
+        raise UserError(f"{out} exists already.", "--force replaces it.")
 
 
 @dataclass(frozen=True)
@@ -172,7 +158,8 @@ class Written(Answer):
 def write(
     before: Adapter,
     after: Adapter,
-    output: Output,
+    out: Path,
+    how: Saving,
     source: Path | None = None,
     layout: WritableLayout | None = None,
     on: BaseOnDevice | None = None,
@@ -186,27 +173,27 @@ def write(
         layout: unless given, the best for it.
         on: where predictions are compared.
     """
-    precision, layout = output.precision or before.precision, layout or best_layout(after)
-    metadata = completed(after, output.path.stem)
+    precision, layout = how.precision or before.precision, layout or best_layout(after)
+    metadata = completed(after, out.stem)
     if source and not is_as_trained(read_adapter(source, leave_out_unknown=True), after):
         metadata[CHANGED_KEY] = "true"
     after = replace(after, metadata=metadata)
-    left_out = write_adapter(after, output.path, layout, precision)
-    written = read_adapter(output.path)
+    left_out = write_adapter(after, out, layout, precision)
+    written = read_adapter(out)
     picture = picture_of(source) if source else None
     predicted = None
     if on is not None:
         words = [word for word in trigger_words(before) if word]
         predicted = prediction_difference(on.base, before, written, words, on.device)
     return Written(
-        path=output.path,
+        path=out,
         layout=layout,
         precision=precision,
         adapter=written,
         difference=compare(before, written),
         works=works_in(judge(written)),
         metadata_left_out=left_out,
-        sidecars=write_sidecars(after, output.path, picture) if output.sidecars else [],
+        sidecars=write_sidecars(after, out, picture) if how.sidecars else [],
         base=on.base.name if on else "",
         prediction_difference=predicted,
         lost=before.left_out,
@@ -285,7 +272,8 @@ class Merged(Answer):
 
 def merge_into_base(
     chosen: Sequence[tuple[Path, float]],
-    output: Output,
+    out: Path,
+    how: Saving,
     rank: int | None,
     base_name: str,
     layout: BaseLayout | None,
@@ -298,29 +286,29 @@ def merge_into_base(
     Raises:
         UserError: a file can't be read or does not fit, or the output exists.
     """
-    unfit = {"--rank": rank, "--sidecars": output.sidecars, "--force": output.force}
+    unfit = {"--rank": rank, "--sidecars": how.sidecars, "--force": how.force}
     given = [name for name, value in unfit.items() if value]
     if given:
         raise UserError(f"{', '.join(given)} has no meaning with --base.", "Leave it out.")
     source = identify(base_name)
-    named = output.path.suffix == ".safetensors"
+    named = out.suffix == ".safetensors"
     layout = layout or ("single-file" if source.is_single_file or named else "folder")
-    check_new(output.path, layout)
+    check_new(out, layout)
     adapters = [(read_adapter(path), strength) for path, strength in chosen]
-    precision = output.precision or precision_of(source)
+    precision = how.precision or precision_of(source)
     base = load_base(base_name)
     changes = bake(base, adapters)
     worst, where = rounding(base, changes, precision)
     expected = digests(base, precision)
-    save_base(base, output.path, layout, precision, source)
+    save_base(base, out, layout, precision, source)
     prediction = base.prediction_type
     del base  # two whole models need not fit into memory
     try:
-        again = load_base(str(output.path), prediction=prediction)
+        again = load_base(str(out), prediction=prediction)
     except UserError as error:
         if layout == "folder" or source.is_single_file:
             raise
-        output.path.unlink()
+        out.unlink()
         hint = "Write it as a folder: leave out --layout single-file, and the ending of --out."
         raise UserError(f"{base_name} can't be one file. {error.message}", hint) from None
     found = digests(again, precision)
@@ -328,10 +316,8 @@ def merge_into_base(
     if wrong or again.prediction_type != prediction:
         names = shorten(wrong or ["prediction type"])
         raise UserError(
-            f"{output.path} is not what was to be written: {names}.",
+            f"{out} is not what was to be written: {names}.",
             "Write it again, to another disk if you can: this one may be faulty.",
         )
     words = (word for adapter, _ in adapters for word in embeddings_shown(adapter.embeddings))
-    return Merged(
-        output.path, layout, precision, base_name, len(changes), worst, str(where), tuple(words)
-    )
+    return Merged(out, layout, precision, base_name, len(changes), worst, str(where), tuple(words))

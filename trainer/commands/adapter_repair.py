@@ -9,30 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from trainer.answers import Answer, plain
-from trainer.commands.adapter import Embeddings, File, Force, LeaveOut, Precision, Sidecars
-from trainer.commands.command import (
-    FileBase,
-    FileClassWord,
-    FileTrigger,
-    adapter_app,
-    command,
-    option,
-)
+from trainer.commands.adapter import File, Measured, Remaking
+from trainer.commands.command import FileBase, adapter_app, command, option
 from trainer.errors import UserError
 from trainer.places import shown
 
 if TYPE_CHECKING:
-    from trainer.commands.adapter_files import Output, Written
-    from trainer.data.cache import TensorCache
+    from trainer.commands.adapter_files import Written
     from trainer.evaluation.meters import MeterBench
     from trainer.evaluation.repair import Together
     from trainer.evaluation.target import Target
     from trainer.events import Meters
     from trainer.lora.adapter import Adapter
-    from trainer.memory.devices import Device
-    from trainer.models.base import BaseModel
 
-Images = Annotated[Path | None, option("DIR", "Pictures to measure likeness on.")]
 NewFile = Annotated[Path | None, option("FILE", "The new file; beside the old one unless given.")]
 _SHOWN = ("likeness", "effect", "class_drift", "neighbour_drift", "unrelated_drift")
 _TOGETHER = ("alone", "cross", "strengths", "merges", "drawn", "best")
@@ -123,10 +112,7 @@ class Joined(Answer):
 def tune(
     file: File,
     *,
-    images: Images = None,
-    trigger: FileTrigger = None,
-    class_word: FileClassWord = None,
-    base: FileBase = None,
+    by: Measured,
     keep: Annotated[
         float, option("SHARE", "Share of the likeness to keep, predicted and drawn (0.97).")
     ] = 0.97,
@@ -134,35 +120,26 @@ def tune(
         Literal["subject", "style"] | None, option(None, "SDXL only: keep this half of it alone.")
     ] = None,
     out: NewFile = None,
-    precision: Precision = None,
-    force: Force = False,
-    sidecars: Sidecars = False,
-    leave_out_unknown: LeaveOut = False,
-    embeddings: Embeddings = "keep",
+    how: Remaking,
 ) -> Repaired:
     """Write an adapter whose blocks have the strengths that leak least and keep the likeness.
 
     Raises:
         UserError: it can't be read or measured, nothing does better, or the output exists.
     """
-    from trainer.commands.adapter_files import Output, read_source, write
+    from trainer.commands.adapter_files import write
     from trainer.evaluation import repair
     from trainer.evaluation.board import board_rows
-    from trainer.evaluation.target import load_target
 
     check_share("--keep", keep)
     out = out or file.with_name(f"{file.stem}-{only or 'tuned'}.safetensors")
-    output = Output(out, precision, force, sidecars).checked([file])
-    board = _new_board(out, force)
-    adapter = read_source(file, leave_out_unknown, embeddings)
-    target = target_of(file, images, trigger, class_word, base)
-    model, target, device, cache = load_target(target)
-    plain = plain_of(adapter, model)
-    bench = measuring_bench(model, [target], device, cache)
+    board = _new_board(out, how, [file])
+    adapter = how.read(file)
+    bench, target, (plain,) = open_bench([file], [by], [adapter])
     found = repair.only(bench, plain, only) if only else repair.tune(bench, plain, keep)
     note = {"rarebit.tuned": json.dumps(found.strengths)}
     result = replace(found.adapter, metadata={**adapter.metadata, **note})
-    written = write(result, result, output, file)
+    written = write(result, result, out, how, file)
     states = {"base model": (), "before": (adapter,), "after": (written.adapter,)}
     _draw(bench, target, states, board_rows(bench.prompts_by_trigger), board)
     return Repaired(found.strengths, found.before, found.after, found.drawn, board, written)
@@ -187,21 +164,15 @@ def together(
     ] = None,
     base: FileBase = None,
     out: NewFile = None,
-    precision: Precision = None,
-    force: Force = False,
-    sidecars: Sidecars = False,
-    leave_out_unknown: LeaveOut = False,
-    embeddings: Embeddings = "keep",
+    how: Remaking,
 ) -> Joined:
     """Measure adapters beside each other, and write the one that keeps most of each.
 
     Raises:
         UserError: fewer than two, one can't be read or measured, or the output exists.
     """
-    from trainer.commands.adapter_files import Output, read_source, write
-    from trainer.config.resolve import resolve
+    from trainer.commands.adapter_files import write
     from trainer.evaluation import repair
-    from trainer.evaluation.target import load_target
     from trainer.training.checkpoints import adapter_label
 
     count = len(files)
@@ -221,20 +192,20 @@ def together(
         for number, label in enumerate(labels, 1)
     )
     out = out or files[0].with_name(f"{' and '.join(names)}.safetensors")
-    output = Output(out, precision, force, sidecars).checked(files)
-    board = _new_board(out, force)
-    adapters = [read_source(file, leave_out_unknown, embeddings) for file in files]
+    board = _new_board(out, how, files)
+    adapters = [how.read(file) for file in files]
     none = [None] * count
-    told = zip(files, images or none, trigger or none, class_word or none, strict=True)
-    targets = [target_of(*one, base) for one in told]
-    model, first, device, cache = load_target(targets[0])
-    plain = [plain_of(one, model) for one in adapters]
-    others = [replace(one, config=resolve(one.config, model)) for one in targets[1:]]
-    bench = measuring_bench(model, [first, *others], device, cache)
+    told = [
+        Measured(images=pictures, trigger=word, class_word=kind, base=base)
+        for pictures, word, kind in zip(
+            images or none, trigger or none, class_word or none, strict=True
+        )
+    ]
+    bench, first, plain = open_bench(files, told, adapters)
     if len(bench.concepts) != count:
         raise UserError("Each adapter may have one trigger word here.", "Say which with --trigger.")
     found = repair.put_together(bench, plain, names)
-    written = write(found.merged, found.merged, output, files[0])
+    written = write(found.merged, found.merged, out, how, files[0])
     states = {name: (one,) for name, one in zip(names, adapters, strict=True)}
     states |= {"all of them": tuple(adapters), "the new file": (written.adapter,)}
     rows = {name: sets.trigger[0] for name, sets in zip(names, bench.prompts, strict=True)}
@@ -243,38 +214,55 @@ def together(
 
 
 def keep_likeness_of(
-    file: Path,
-    adapter: "Adapter",
-    share: float,
-    output: "Output",
-    measured_by: tuple[Path | None, str | None, str | None, str | None],
+    file: Path, adapter: "Adapter", share: float, by: Measured, out: Path, how: Remaking
 ) -> "Written":
     """Write an adapter with the ranks that keep a share of its likeness.
-
-    Args:
-        measured_by: pictures, trigger word, class word and base model, each if it is given.
 
     Raises:
         UserError: as `tune`.
     """
     from trainer.commands.adapter_files import write
     from trainer.evaluation import repair
-    from trainer.evaluation.target import load_target
 
     check_share("--keep-likeness", share)
-    model, target, device, cache = load_target(target_of(file, *measured_by))
-    plain = plain_of(adapter, model)
-    bench = measuring_bench(model, [target], device, cache)
+    bench, _, (plain,) = open_bench([file], [by], [adapter])
     result, before, after = repair.smallest(bench, plain, share)
-    written = write(plain, result, output, file)
-    sizes = " to ".join(f"{path.stat().st_size / 1e6:.2g} MB" for path in (file, output.path))
+    written = write(plain, result, out, how, file)
+    sizes = " to ".join(f"{path.stat().st_size / 1e6:.2g} MB" for path in (file, out))
     notes = (f"Likeness {before:.3f} to {after:.3f}, file {sizes}.",)
     return replace(written, notes=notes)
 
 
-def target_of(
-    file: Path, images: Path | None, trigger: str | None, class_word: str | None, base: str | None
-) -> "Target":
+def open_bench(
+    files: "Sequence[Path]", told: "Sequence[Measured]", adapters: "Sequence[Adapter]"
+) -> "tuple[MeterBench, Target, list[Adapter]]":
+    """The meters of adapters on the first one's base model.
+
+    Returns:
+        The meters, what the first one is measured by, and the adapters as pairs of matrices: those
+        of other kinds as nearly as makes no difference to pictures.
+
+    Raises:
+        UserError: one does not fit the base model, no trigger word is known, or there are no
+            pictures.
+    """
+    from trainer.config.resolve import resolve
+    from trainer.evaluation.target import bench_of, load_target
+    from trainer.lora.editing import approximate
+    from trainer.lora.loading import check_fit
+
+    targets = [target_of(file, by) for file, by in zip(files, told, strict=True)]
+    base, first, device, cache = load_target(targets[0])
+    plain: list[Adapter] = []
+    for adapter in adapters:
+        check_fit(base, adapter)
+        near = adapter if adapter.is_plain else approximate(base, adapter, energy=0.9999).adapter
+        plain.append(near)
+    others = [replace(one, config=resolve(one.config, base)) for one in targets[1:]]
+    return bench_of(base, [first, *others], device, cache, []), first, plain
+
+
+def target_of(file: Path, by: Measured) -> "Target":
     """What an adapter file is measured by.
 
     Raises:
@@ -283,9 +271,8 @@ def target_of(
     from trainer.config.concepts import concepts_of
     from trainer.evaluation.target import find_target
 
-    given = {"base": base, "trigger": trigger, "class_word": class_word}
     of_run = file.name == "adapter.safetensors" and (file.parent / "config.toml").is_file()
-    target = find_target(file.parent if of_run else file, **given, images=images)
+    target = find_target(file.parent if of_run else file, **vars(by))
     for concept in concepts_of(target.config):
         if concept.path == Path() or not concept.path.exists():
             where = f" {concept.path} is not there." if concept.path != Path() else ""
@@ -295,28 +282,6 @@ def target_of(
                 "best.",
             )
     return target
-
-
-def measuring_bench(
-    base: "BaseModel", targets: "Sequence[Target]", device: "Device", cache: "TensorCache"
-) -> "MeterBench":
-    """The meters of targets that have pictures."""
-    from trainer.evaluation.target import bench_of
-
-    return bench_of(base, targets, device, cache, [])
-
-
-def plain_of(adapter: "Adapter", base: "BaseModel") -> "Adapter":
-    """An adapter of pairs of matrices; others as nearly as makes no difference to pictures.
-
-    Raises:
-        UserError: it does not fit the base model.
-    """
-    from trainer.lora.editing import approximate
-    from trainer.lora.loading import check_fit
-
-    check_fit(base, adapter)
-    return adapter if adapter.is_plain else approximate(base, adapter, energy=0.9999).adapter
 
 
 def check_share(name: str, share: float) -> None:
@@ -329,10 +294,13 @@ def check_share(name: str, share: float) -> None:
         raise UserError(f"{name} can't be {share:g}.", "0.97 keeps 97 % of the likeness.")
 
 
-def _new_board(out: Path, force: bool) -> Path:
+def _new_board(out: Path, how: Remaking, files: "Sequence[Path]") -> Path:
+    """Where the board beside a new file goes; refuses to lose that file or the board."""
+    from trainer.commands.adapter_files import check_free, check_output
+
     board = out.with_suffix(".board.png")
-    if board.exists() and not force:
-        raise UserError(f"{board} exists already.", "--force replaces it.")
+    check_free(board, how.force)
+    check_output(out, how, files)
     return board
 
 

@@ -11,7 +11,8 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields as fields_of
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TextIO, TypeVar
@@ -64,6 +65,35 @@ OnlyPictures = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+class Options:
+    """The base of a dataclass of options: those of a command that takes one."""
+
+
+def parameters_of(function: Callable[..., object]) -> list[inspect.Parameter]:
+    """A command's options: its parameters, but for the configuration's fields."""
+    found: list[inspect.Parameter] = []
+    for one in inspect.signature(function).parameters.values():
+        if _is_options(one.annotation):
+            found += parameters_of(one.annotation)
+        elif one.kind is not inspect.Parameter.VAR_KEYWORD:
+            found.append(one)
+    return found
+
+
+def call(function: Callable[..., Any], given: Mapping[str, object]) -> Any:
+    """Calls a command with values for its options, by their names."""
+    values = dict(given)
+    for name, one in inspect.signature(function).parameters.items():
+        if _is_options(one.annotation):
+            own = {field.name: values.pop(field.name) for field in fields_of(one.annotation)}
+            values[name] = one.annotation(**own)
+    return function(**values)
+
+
+def _is_options(annotation: object) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Options)
+
+
 def command(
     name: str,
     help: str,
@@ -83,15 +113,10 @@ def command(
     """
 
     def declare(function: Function) -> Function:
-        signature = inspect.signature(function)
-        parameters = [
-            one
-            for one in signature.parameters.values()
-            if one.kind is not inspect.Parameter.VAR_KEYWORD
-        ]
+        parameters = parameters_of(function)
         named = {field.name.replace(".", "__"): field for field in fields}
         parameters += [_parameter(key, field) for key, field in named.items()]
-        answers = signature.return_annotation not in (int, None)
+        answers = inspect.signature(function).return_annotation not in (int, None)
         if answers:
             parameters.append(_keyword("json", Json, False))
 
@@ -102,7 +127,7 @@ def command(
                 for key, value in values.items()
                 if key not in named or value is not None
             }
-            raise typer.Exit(perform(partial(function, **given), as_json))
+            raise typer.Exit(perform(partial(call, function, given), as_json))
 
         setattr(run, "__signature__", inspect.Signature(parameters))  # noqa: B010
         run.__annotations__ = {one.name: one.annotation for one in parameters}

@@ -4,8 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 from trainer.commands.command import command, option
-from trainer.commands.train import ConfigFile, Overrides, Presets, gathered_config
-from trainer.config.fields import all_fields
+from trainer.commands.train import FLAGS, Sources
 
 if TYPE_CHECKING:
     from trainer.memory.prediction import Fit
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     "fit",
     "predict the GPU memory of a configuration, and the plan that fits a card; --base takes sd15, "
     "sd2, sd2-v and sdxl as well, before anything is downloaded",
-    fields=[field for field in all_fields().values() if field.flag and field.memory],
+    fields=[field for field in FLAGS if field.memory],
 )
 def fit(
     *,
@@ -23,9 +22,7 @@ def fit(
         float | None,
         option("GIB", "The card's memory. Unless given: that of this machine's GPU, or 11."),
     ] = None,
-    config: ConfigFile = None,
-    presets: Presets = None,
-    overrides: Overrides = None,
+    sources: Sources,
     **fields: object,
 ) -> "Fit":
     """Predict; a configuration that does not fit is no failure.
@@ -36,7 +33,7 @@ def fit(
     from trainer.captioning.memory import plugs
     from trainer.memory.prediction import classifier_gib, predict
 
-    asked = gathered_config(config, presets, fields, overrides)
+    asked = sources.gathered(fields)
     found = {"captions by the base model itself": classifier_gib(asked), **plugs(bytes_each=2)}
     rounded = {title: round(gib, 2) for title, gib in found.items()}
     return replace(predict(asked, vram), plugs=rounded)

@@ -10,8 +10,7 @@ from trainer import __version__
 from trainer.answers import Answer
 from trainer.commands.command import command, option, say
 from trainer.commands.doctor import Machine, look
-from trainer.commands.train import ConfigFile, Overrides, Presets, gathered_config
-from trainer.config.fields import all_fields
+from trainer.commands.train import FLAGS, Sources
 from trainer.config.file import with_values
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
@@ -76,14 +75,12 @@ class ProofPage(Answer):
     "prove",
     "train a bundled set on your base model and card three times: plain, by default, and with your "
     "settings; measures all alike, and writes one page to attach to a report",
-    fields=[field for field in all_fields().values() if field.flag],
+    fields=FLAGS,
 )
 def prove(
     *,
     run: Annotated[Path | None, option("DIR", "Folder of the runs; must not exist yet.")] = None,
-    config: ConfigFile = None,
-    presets: Presets = None,
-    overrides: Overrides = None,
+    sources: Sources,
     **fields: object,
 ) -> ProofPage:
     """Train, measure and write; how it goes is said on stderr. Your pictures are not used.
@@ -91,7 +88,7 @@ def prove(
     Raises:
         UserError: a mistake in the configuration, or the base model can't be loaded.
     """
-    yours = gathered_config(config, presets, fields, overrides)
+    yours = sources.gathered(fields)
     arms = dict(arms_of(yours, steps_given="training.steps" in fields))
     folder = run or RUNS / f"prove-{safe_name(Path(yours.base.name).name)}"
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -4,15 +4,15 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trainer.commands.command import command, option, say
+from trainer.commands.command import Options, command, option, say
 from trainer.commands.progress import ProgressPrinter
 from trainer.config.concepts import check_essentials, parse_concept, run_name
 from trainer.config.fields import all_fields
@@ -48,34 +48,6 @@ Concepts = Annotated[
         "--concept",
     ),
 ]
-ConfigFile = Annotated[
-    Path | None,
-    option("FILE", "Start from a configuration file (TOML); presets and options win over it."),
-]
-Presets = Annotated[
-    list[str] | None,
-    option("NAME", "Start from a preset; of several, a later one wins.", "--preset"),
-]
-Overrides = Annotated[
-    list[str] | None,
-    option(
-        "section.key=value",
-        "Set any field of the configuration (docs/configuration.md). Can be repeated.",
-        "--set",
-    ),
-]
-Processes = Annotated[
-    int, option("N", "Train with N processes on this machine, one a GPU; they share each batch.")
-]
-Nodes = Annotated[
-    int, option("N", "Train on N machines: run the same command on each, with its own --node-rank.")
-]
-NodeRank = Annotated[
-    int, option("K", "Which machine this is, from 0; 0 is the main one, which writes the run.")
-]
-Main = Annotated[
-    str | None, option("ADDRESS[:PORT]", "The main machine, as the others reach it (port 29500).")
-]
 Ray = Annotated[
     str | None,
     option("ADDRESS", "Train on a Ray cluster whose machines share the folders, one run a card."),
@@ -85,43 +57,94 @@ Accept = Annotated[
 ]
 
 
-def gathered_config(
-    config_file: Path | None,
-    presets: Sequence[str] | None,
-    values: dict[str, object],
-    overrides: list[str] | None,
-) -> TrainingConfig:
-    """A configuration from all that a command line says; later sources win.
-
-    Raises:
-        UserError: all mistakes of one source.
-    """
-    config = read_config(config_file) if config_file else TrainingConfig()
-    for name in presets or ():
-        config = apply_preset(config, name)
-    return apply_overrides(with_values(config, values, "the command line"), overrides or ())
+FLAGS = [field for field in all_fields().values() if field.flag]
+"""The fields of the configuration that have an option of their own."""
 
 
-@command(
-    "train",
-    "train an adapter from a folder of pictures",
-    fields=[field for field in all_fields().values() if field.flag],
-)
+@dataclass(frozen=True, kw_only=True)
+class Sources(Options):
+    """Where a configuration comes from, beside the options of fields."""
+
+    config: Annotated[
+        Path | None,
+        option("FILE", "Start from a configuration file (TOML); presets and options win over it."),
+    ] = None
+    presets: Annotated[
+        list[str] | None,
+        option("NAME", "Start from a preset; of several, a later one wins.", "--preset"),
+    ] = None
+    overrides: Annotated[
+        list[str] | None,
+        option(
+            "section.key=value",
+            "Set any field of the configuration (docs/configuration.md). Can be repeated.",
+            "--set",
+        ),
+    ] = None
+
+    def gathered(self, fields: Mapping[str, object]) -> TrainingConfig:
+        """The configuration from all of them; later ones win: file, preset, fields, ``--set``.
+
+        Raises:
+            UserError: all mistakes of one source.
+        """
+        config = read_config(self.config) if self.config else TrainingConfig()
+        for name in self.presets or ():
+            config = apply_preset(config, name)
+        config = with_values(config, fields, "the command line")
+        return apply_overrides(config, self.overrides or ())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machines(Options):
+    """What a run is trained on: processes and machines together, or one card of a cluster."""
+
+    processes: Annotated[
+        int,
+        option(
+            "N",
+            "Train with N processes on this machine, one a GPU, that share each batch. A "
+            "run may be resumed with another number.",
+        ),
+    ] = 1
+    nodes: Annotated[
+        int,
+        option("N", "Train on N machines: run the same command on each, with its own --node-rank."),
+    ] = 1
+    node_rank: Annotated[
+        int, option("K", "Which machine this is, from 0; 0 is the main one, which writes the run.")
+    ] = 0
+    main: Annotated[
+        str | None,
+        option("ADDRESS[:PORT]", "The main machine, as the others reach it (port 29500)."),
+    ] = None
+    ray: Ray = None
+
+    def group(self) -> Group:
+        """The processes that train together.
+
+        Raises:
+            UserError: the options contradict each other.
+        """
+        group = Group(self.processes, self.nodes, self.node_rank, self.main)
+        if self.ray and group.is_several:
+            raise UserError(
+                "--ray trains each run on one card; --processes and --nodes train one on several.",
+                "Leave out one of them.",
+            )
+        return group
+
+
+@command("train", "train an adapter from a folder of pictures", fields=FLAGS)
 def train(
     *,
     concepts: Concepts = None,
     run: Annotated[Path | None, option("DIR", "Run folder; must not exist yet.")] = None,
-    config: ConfigFile = None,
-    presets: Presets = None,
-    overrides: Overrides = None,
-    processes: Processes = 1,
-    nodes: Nodes = 1,
-    node_rank: NodeRank = 0,
-    main: Main = None,
-    ray: Ray = None,
+    sources: Sources,
+    machines: Machines,
     **fields: object,
 ) -> int:
-    """Train into a new run folder. Later sources win: file, preset, fields, ``--set``.
+    """Train into a new run folder.
 
     Returns:
         The exit status: 0, or 130 when stopped after saving.
@@ -129,10 +152,10 @@ def train(
     Raises:
         UserError: a mistake in the configuration or the images; no run folder is left behind.
     """
-    group = _group(Group(processes, nodes, node_rank, main), ray)
+    group, ray = machines.group(), machines.ray
     if concepts:
         fields["concepts"] = [parse_concept(text) for text in concepts]
-    whole = gathered_config(config, presets, fields, overrides)
+    whole = sources.gathered(fields)
     check_essentials(whole, hint=_ESSENTIALS)
     if _is_follower():
         return _run(whole, _shared_run(run), resume=False)
@@ -167,20 +190,14 @@ def resume(
         int | None, option("N", "Steps in all; with more of them a finished run is trained longer.")
     ] = None,
     accept_changes: Accept = False,
-    processes: Annotated[
-        int, option("N", "Train with N processes on this machine; may differ from before.")
-    ] = 1,
-    nodes: Nodes = 1,
-    node_rank: NodeRank = 0,
-    main: Main = None,
-    ray: Ray = None,
+    machines: Machines,
 ) -> int:
     """Go on with a run; one of which nothing was saved starts again.
 
     Raises:
         UserError: anything that the user can put right.
     """
-    group = _group(Group(processes, nodes, node_rank, main), ray)
+    group = machines.group()
     folder = open_run(RUNS / run if not run.exists() and (RUNS / run).is_dir() else run)
     if steps is not None:
         lengthen(folder, steps)
@@ -192,7 +209,7 @@ def resume(
         return _help(group, read_config(folder.config, of_run=True), folder, flags)
     if group.is_several:
         return _launch(group, folder, flags)
-    return worker(folder.path, resume=going_on, accept_changes=accept_changes, ray=ray)
+    return worker(folder.path, resume=going_on, accept_changes=accept_changes, ray=machines.ray)
 
 
 @command("worker", "train the run in a folder whose configuration is written already", hidden=True)
@@ -238,15 +255,6 @@ def note_failure(folder: RunFolder, error: UserError) -> None:
     before = (status.step, status.total_steps) if status else (0, 0)
     failed = own_status("failed", *before, message=str(error))
     write_status(folder, replace(failed, code=error.code))
-
-
-def _group(group: Group, ray: str | None) -> Group:
-    if ray and group.is_several:
-        raise UserError(
-            "--ray trains each run on one card; --processes and --nodes train one on several.",
-            "Leave out one of them.",
-        )
-    return group
 
 
 def _is_distributed() -> bool:

@@ -9,16 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from trainer.commands.command import command, option, say
-from trainer.commands.train import (
-    ConfigFile,
-    Overrides,
-    Presets,
-    Ray,
-    gathered_config,
-    take_away,
-)
+from trainer.commands.train import FLAGS, Ray, Sources, take_away
 from trainer.config.concepts import check_essentials, run_name
-from trainer.config.fields import all_fields
 from trainer.config.file import read_config, write_config
 from trainer.config.schema import TrainingConfig
 from trainer.errors import Code, UserError
@@ -38,16 +30,14 @@ if TYPE_CHECKING:
     "tune",
     "find settings for a folder of pictures, by short trainings of which the better half goes on: "
     "learning rate, rank, layers, steps and preservation weight; what you set yourself stays",
-    fields=[field for field in all_fields().values() if field.flag],
+    fields=FLAGS,
 )
 def tune(
     *,
     run: Annotated[
         Path | None, option("DIR", "Folder of the search; the same command again goes on with it.")
     ] = None,
-    config: ConfigFile = None,
-    presets: Presets = None,
-    overrides: Overrides = None,
+    sources: Sources,
     ray: Ray = None,
     **fields: object,
 ) -> "SearchResult":
@@ -56,9 +46,9 @@ def tune(
     Raises:
         UserError: a mistake in the configuration or the images, or nothing is left to search.
     """
-    whole = gathered_config(config, presets, fields, overrides)
+    whole = sources.gathered(fields)
     check_essentials(whole, hint="Give --images DIR and --trigger WORD.")
-    given = {*fields, *(text.partition("=")[0].strip() for text in overrides or ())}
+    given = {*fields, *(text.partition("=")[0].strip() for text in sources.overrides or ())}
     names = searched(whole, given)
     folder = RunFolder(run or RUNS / f"{run_name(whole)}-tune")
     made, empty = not folder.path.exists(), not any(folder.path.glob("*"))

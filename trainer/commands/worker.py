@@ -12,7 +12,6 @@ idle.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import json
 import queue
 import sys
@@ -29,7 +28,7 @@ from pydantic import ConfigDict, ValidationError, create_model
 from trainer.commands import adapter, adapter_repair
 from trainer.commands.caption import propose
 from trainer.commands.check_images import check_images
-from trainer.commands.command import as_user_error
+from trainer.commands.command import as_user_error, call, parameters_of
 from trainer.commands.publish import upload_run
 from trainer.commands.trigger import judge_words, suggest_words
 from trainer.config.file import validate
@@ -87,10 +86,9 @@ def verb_table(studio: Studio, runs: Path = RUNS) -> dict[str, Verb]:
 
 def as_verb(function: Callable[..., Any]) -> Verb:
     """A function of a command as a verb: its arguments by name, its answer as ``--json`` has it."""
-    parameters = inspect.signature(function).parameters.values()
     fields: dict[str, Any] = {
         one.name: (one.annotation, ... if one.default is one.empty else one.default)
-        for one in parameters
+        for one in parameters_of(function)
     }
     model = create_model("Given", __config__=ConfigDict(extra="forbid"), **fields)
 
@@ -101,7 +99,7 @@ def as_verb(function: Callable[..., Any]) -> Verb:
         except ValidationError as error:
             first = error.errors()[0]
             raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-        answer = function(**{name: getattr(checked, name) for name in fields})
+        answer = call(function, {name: getattr(checked, name) for name in fields})
         return [one.as_dict() for one in answer] if is_list(answer) else answer.as_dict()
 
     return verb

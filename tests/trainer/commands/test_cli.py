@@ -19,7 +19,7 @@ from tests.trainer.commands.asking import asked
 from tests.trainer.runs_for_tests import SMALL, make_images, small_config
 from trainer import __version__
 from trainer.commands.cli import main
-from trainer.commands.train import gathered_config
+from trainer.commands.train import Sources
 from trainer.config.file import read_config, write_config
 from trainer.places import PROJECT
 from trainer.runs.layout import RunFolder
@@ -357,5 +357,5 @@ def test_one_picture_is_shown_as_it_trains(
 
 
 def test_of_several_presets_a_later_one_wins() -> None:
-    config = gathered_config(None, ["sdxl-11gb", "quick"], {}, ["training.seed=7"])
+    config = Sources(presets=["sdxl-11gb", "quick"], overrides=["training.seed=7"]).gathered({})
     assert (config.images.resolution, config.training.steps, config.training.seed) == (1024, 300, 7)

@@ -8,6 +8,7 @@ import pytest
 
 from tests.trainer.tuning.imagined import Imagined
 from trainer.commands.prove import arms_of, prove
+from trainer.commands.train import Sources
 from trainer.config.file import with_values
 from trainer.config.schema import TrainingConfig
 from trainer.errors import UserError
@@ -37,7 +38,7 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Imagined, "refused", "yours")
     folder = tmp_path / "proof"
     base = str(PROJECT / "models" / "tiny-emoji")
-    proof = prove(run=folder, overrides=["adapter.rank=4", f"base.name={base}"])
+    proof = prove(run=folder, sources=Sources(overrides=["adapter.rank=4", f"base.name={base}"]))
     page = proof.page.read_text()
     assert "<td><bdi>default</bdi></td><td><bdi>works</bdi></td><td><bdi>0.50</bdi>" in page
     assert "The loss is not finite." in page  # that settings of theirs fail is a result too
@@ -45,4 +46,4 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "http" not in page.replace("http-equiv", "")
     assert [row["run"] for row in proof.as_dict()["runs"]] == ["plain", "default", "yours"]
     with pytest.raises(UserError, match="exists already"):
-        prove(run=folder)
+        prove(run=folder, sources=Sources())

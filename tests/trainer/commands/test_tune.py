@@ -9,7 +9,7 @@ import pytest
 
 from tests.trainer.tuning.imagined import Imagined
 from tests.trainer.tuning.test_search import CONFIG
-from trainer.commands.train import resume
+from trainer.commands.train import Machines, Sources, resume
 from trainer.commands.tune import tune
 from trainer.config.file import read_config, with_values, write_config
 from trainer.errors import UserError
@@ -39,14 +39,14 @@ def test_it_is_stopped_gone_on_with_and_ends_as_its_best_run(
     folder = RunFolder(tmp_path / "ohwx-tune")
     monkeypatch.setattr(Imagined, "left", 4)
     with pytest.raises(KeyboardInterrupt):
-        tune(run=folder.path, config=settings)
+        tune(run=folder.path, sources=Sources(config=settings))
     stopped = read_status(folder)
     assert stopped is not None and stopped.phase == "stopped"
     assert 0 < stopped.step < stopped.total_steps  # of all its runs together
     assert list_runs(tmp_path) == [folder]  # and none of its runs beside it
     assert not folder.adapter.exists()
     monkeypatch.setattr(Imagined, "left", 10**9)
-    assert resume(folder.path) == 0
+    assert resume(folder.path, machines=Machines()) == 0
     ended = read_status(folder)
     assert ended is not None and ended.phase == "finished" and "draws" in ended.message
     assert read_config(folder.config) == read_config(folder.path / "recommended.toml")
@@ -64,9 +64,9 @@ def test_what_was_given_stays_when_it_is_gone_on_with(
     folder = RunFolder(tmp_path / "search")
     monkeypatch.setattr(Imagined, "left", 4)
     with pytest.raises(KeyboardInterrupt):
-        tune(run=folder.path, config=settings, overrides=["adapter.rank=3"])
+        tune(run=folder.path, sources=Sources(config=settings, overrides=["adapter.rank=3"]))
     monkeypatch.setattr(Imagined, "left", 10**9)
-    assert resume(folder.path) == 0
+    assert resume(folder.path, machines=Machines()) == 0
     ranks = {read_config(path).adapter.rank for path in folder.path.glob("*/config.toml")}
     assert ranks == {3}
 
@@ -76,7 +76,7 @@ def test_one_that_is_refused_leaves_nothing_behind(
 ) -> None:
     monkeypatch.setattr(Imagined, "refused", "defaults")
     with pytest.raises(UserError, match="not finite"):
-        tune(run=tmp_path / "search", config=settings)
+        tune(run=tmp_path / "search", sources=Sources(config=settings))
     assert not (tmp_path / "search").exists()
 
 
@@ -85,5 +85,5 @@ def test_what_is_something_else_is_not_taken_for_one(tmp_path: Path, settings: P
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).touch()
         with pytest.raises(UserError, match="something else in it than a search"):
-            tune(run=(tmp_path / name).parent, config=settings)
+            tune(run=(tmp_path / name).parent, sources=Sources(config=settings))
         assert (tmp_path / name).exists()
