@@ -107,11 +107,10 @@ def caption(
     def load() -> "Captioner":
         if server:
             return ServerCaptioner(server_of(server, model, parallel, timeout))
-        if model:
-            return _local_captioner(
-                model, say_now, download=download, general=general, character=character
-            )
-        return _base_captioner(base, say_now, candidates or ())
+        return _captioner(
+            base, model, say_now, candidates or (), download=download, general=general,
+            character=character,
+        )  # fmt: skip
 
     found = caption_set(
         folder, load, wording, everything=all, pictures=picture or (), progress=say_progress
@@ -178,13 +177,10 @@ def propose(
                 )
             return ServerCaptioner(servers[asked.server])
         check()
-        if asked.model:
-            if asked.model not in captioner_folders():
-                raise UserError(
-                    f"There is no model {asked.model} in {CAPTIONERS}.", "Put it there."
-                )
-            return _local_captioner(str(CAPTIONERS / asked.model), say, check)
-        return _base_captioner(asked.base, say, asked.candidates, check)
+        if asked.model and asked.model not in captioner_folders():
+            raise UserError(f"There is no model {asked.model} in {CAPTIONERS}.", "Put it there.")
+        model = str(CAPTIONERS / asked.model) if asked.model else ""
+        return _captioner(asked.base, model, say, asked.candidates, check)
 
     return caption_set(
         asked.folder,
@@ -196,32 +192,27 @@ def propose(
     ).as_dict()
 
 
-def _base_captioner(
+def _captioner(
     base: str,
+    model: str,
     say: Callable[[str], None],
     candidates: Sequence[str] = (),
-    check: Callable[[], None] = lambda: None,
-) -> "Captioner":
-    from trainer.captioning.base import BaseCaptioner
-    from trainer.captioning.memory import loading
-
-    say(loading(f"the base model {base}"))
-    return BaseCaptioner(base, candidates, check)
-
-
-def _local_captioner(
-    name: str,
-    say: Callable[[str], None],
     check: Callable[[], None] = lambda: None,
     *,
     download: bool = False,
     general: float = GENERAL,
     character: float = CHARACTER,
 ) -> "Captioner":
+    """A model on this machine: the named one, or the base model where none is named."""
     from trainer.captioning.finding import find_model
     from trainer.captioning.memory import loading, memory_of
 
-    folder = find_model(name, download)
+    if not model:
+        from trainer.captioning.base import BaseCaptioner
+
+        say(loading(f"the base model {base}"))
+        return BaseCaptioner(base, candidates, check)
+    folder = find_model(model, download)
     if (folder / "selected_tags.csv").is_file():
         from trainer.captioning.onnx_models import Tagger
 

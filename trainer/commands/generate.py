@@ -48,26 +48,19 @@ def generate(
     from trainer.lora.names import shorten
     from trainer.models.safetensors_header import read_header
 
+    used = [AdapterUse.parse(text) for text in adapters or ()]
     request = {
-        "prompt": prompt,
-        "negative": negative,
-        "adapters": [asdict(AdapterUse.parse(text)) for text in adapters or ()],
-        "base": base,
-        "prediction": prediction,
-        "vae": vae,
-        "clip_skip": clip_skip,
-        "count": count,
-        "seed": seed,
-        "inference_steps": inference_steps,
-        "guidance": guidance,
+        "prompt": prompt, "negative": negative, "adapters": [asdict(one) for one in used],
+        "base": base, "prediction": prediction, "vae": vae, "clip_skip": clip_skip,
+        "count": count, "seed": seed, "inference_steps": inference_steps, "guidance": guidance,
         "out": out,
-    }
+    }  # fmt: skip
     if negative and guidance <= 1:
         say(f"--negative has no effect: --guidance {guidance:g} is not above 1.", sys.stderr)
     for marks in filter(None, {literal_marks(prompt), literal_marks(negative)}):
         say(marks, sys.stderr)
     Studio().generate(GenerateRequest.of(request), saved=lambda path: say(shown(path)))
-    for file in (AdapterUse.parse(text).file for text in adapters or ()):
+    for file in (one.file for one in used):
         names = bundled_embeddings(read_header(file).tensors) if file.is_file() else []
         if names:
             words = shorten(names)
