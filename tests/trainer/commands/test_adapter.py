@@ -129,15 +129,6 @@ def test_convert_keeps_the_precision_and_the_numbers(
     assert read_adapter(folder / "1.safetensors").metadata["modelspec.trigger_phrase"] == "cat"
 
 
-def test_resize_says_the_difference(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = "resize cat.safetensors --out a.safetensors --rank 2 --precision fp32"
-    resized = run_json(capsys, line)
-    found = compare(read_adapter(Path("cat.safetensors")), read_adapter(Path("a.safetensors")))
-    assert resized["ranks"] == [2]
-    assert resized["worst_difference"] == pytest.approx(found.worst)
-    assert found.worst > 0.1
-
-
 def test_merge_with_strength(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = "cat.safetensors style.safetensors:0.5"
     merged = run_json(capsys, f"merge {files} --out a.safetensors --precision fp32")
@@ -197,13 +188,16 @@ def test_extract_finds_what_was_merged(folder: Path, capsys: pytest.CaptureFixtu
     assert report.worst < 1e-3  # the tuned weights are rounded to fp32
 
 
-def test_resize_says_how_predictions_differ(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_resize_says_the_difference(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the weights, and of predictions on a base model."""
     shares = []
     for rank in (1, 3, 4):
         line = f"resize cat.safetensors --out {rank}.safetensors --rank {rank} --precision fp32"
-        shares.append(run_json(capsys, f"{line} --base my-base")["prediction_difference"])
+        resized = run_json(capsys, f"{line} --base my-base")
+        found = compare(read_adapter("cat.safetensors"), read_adapter(f"{rank}.safetensors"))
+        assert resized["ranks"] == [rank] and (found.worst > 0.1) == (rank < 4)
+        assert resized["worst_difference"] == pytest.approx(found.worst)
+        shares.append(resized["prediction_difference"])
     assert 1.5 > shares[0] > shares[1] > 1e-3 > 1e-5 > shares[2]
     unmeasured = run_json(capsys, "resize cat.safetensors --out x.safetensors --rank 1")
     assert unmeasured["prediction_difference"] is None

@@ -42,15 +42,18 @@ def test_json_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     assert {package["name"] for package in told["packages"]} >= {"torch", "gradio", "jinja2"}
 
 
-def test_lora_step_sees_a_dead_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: None)
-    with pytest.raises(ArithmeticError, match=r"lora_B.*has not moved"):
-        doctor.lora_step(CPU)
-
-
-def test_lora_step_sees_numbers_that_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "randn", lambda *shape, **_: torch.full(shape, float("nan")))
-    with pytest.raises(ArithmeticError, match="the loss is nan"):
+@pytest.mark.parametrize(
+    ("place", "name", "broken", "said"),
+    [
+        (torch.optim.AdamW, "step", lambda self: None, r"lora_B.*has not moved"),
+        (torch, "randn", lambda *shape, **_: torch.full(shape, torch.nan), "the loss is nan"),
+    ],
+)
+def test_lora_step_sees_what_is_broken(
+    monkeypatch: pytest.MonkeyPatch, place: object, name: str, broken: object, said: str
+) -> None:
+    monkeypatch.setattr(place, name, broken)
+    with pytest.raises(ArithmeticError, match=said):
         doctor.lora_step(CPU)
 
 

@@ -88,12 +88,6 @@ def test_what_is_within_the_subject_belongs_to_it(folder: Path) -> None:
     assert softened(mask, 0.05) == mask.filter(ImageFilter.GaussianBlur(6))
 
 
-@pytest.mark.parametrize("soft", ["-1", "0.5", "nan"])
-def test_a_wrong_edge(soft: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["mask", str(folder), "--soft", soft]) == 2
-    assert "--soft" in capsys.readouterr().err
-
-
 ROWS, COLUMNS = np.mgrid[:120, :200]
 DISC = (ROWS - 60) ** 2 + (COLUMNS - 120) ** 2 < 30**2
 
@@ -118,18 +112,23 @@ def test_a_box_without_sense(box: Box) -> None:
         in_box(noisy(), box)
 
 
-@pytest.mark.parametrize("box", ["1 2 3", "0.9 0 0.1 1", "-1 0 1 1", "a b c d", "nan 0 1 1"])
-def test_a_wrong_box(box: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["mask", str(folder), "--from", "grabcut", "--box", box]) == 2
-    assert "0.2 0.1 0.8 0.9" in capsys.readouterr().err
+WRONG_BOXES = ("1 2 3", "0.9 0 0.1 1", "-1 0 1 1", "a b c d", "nan 0 1 1")
+MISTAKES: list[tuple[list[str], str]] = [
+    *((["--soft", soft], "--soft") for soft in ("-1", "0.5", "nan")),
+    *((["--from", "grabcut", "--box", box], "0.2 0.1 0.8 0.9") for box in WRONG_BOXES),
+    (["--text", "dog"], "--model"),
+    (["--from", "alpha", "--box", "0 0 1 1"], "--model"),
+    (["--picture", "c.png"], "no such picture"),
+    (["--model", "none.onnx"], "no model"),
+]
 
 
-@pytest.mark.parametrize("given", [["--text", "dog"], ["--from", "alpha", "--box", "0 0 1 1"]])
-def test_what_a_source_does_not_heed(
-    given: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("given", "said"), MISTAKES)
+def test_mistakes(
+    given: list[str], said: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["mask", str(folder), *given]) == 2
-    assert "--model" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
 
 
 def test_masks_by_a_model_for_some_pictures(
@@ -149,9 +148,6 @@ def test_masks_by_a_model_for_some_pictures(
     (images / "b.mask.png").unlink()
     found = asked(capsys, *grabcut)
     assert found["written"] == ["b.mask.png"] and found["kept"] == 1
-    assert main(["mask", str(images), "--picture", "c.png"]) == 2
-    assert main(["mask", str(images), "--model", str(tmp_path / "none.onnx")]) == 2
-    assert "no model" in capsys.readouterr().err
     # The page names models, and no paths.
     values = {"folder": str(images), "picture": "a.png", "text": "", "box": None}
     assert 0 < propose_mask({**values, "source": "grabcut"})["covers"] < 1

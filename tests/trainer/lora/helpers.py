@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import torch
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from trainer.config.schema import AdapterConfig
 from trainer.diffusion import added_conditioning, encode
@@ -28,8 +24,10 @@ from trainer.lora.layers import (
 from trainer.lora.names import ModuleKey, Part, Targets, family_layers, parse_kohya_name
 from trainer.lora.reading import read_adapter
 from trainer.lora.writing import write_adapter
+from trainer.memory.phases import build
 from trainer.models.base import BaseModel
 from trainer.models.families import FAMILIES, FamilyName
+from trainer.models.identify import BaseFacts
 
 NAMES: tuple[FamilyName, ...] = ("sd1", "sd2", "sdxl")
 
@@ -179,21 +177,6 @@ def worst_difference(one: Adapter, other: Adapter) -> float:
 
 @cache
 def on_meta(name: FamilyName) -> BaseModel:
-    """The real architecture from models/configs, without memory for weights."""
-    folder = FAMILIES[name].config_folder("epsilon")
-    unet_config = json.loads((folder / "unet" / "config.json").read_text())
-    encoders: list[CLIPTextModel | CLIPTextModelWithProjection] = []
-    with torch.device("meta"):
-        unet = cast(UNet2DConditionModel, UNet2DConditionModel.from_config(unet_config))
-        for subfolder, kind in (
-            ("text_encoder", CLIPTextModel),
-            ("text_encoder_2", CLIPTextModelWithProjection),
-        ):
-            if (folder / subfolder).is_dir():
-                config = json.loads((folder / subfolder / "config.json").read_text())
-                encoders.append(kind(CLIPTextConfig(**config)))
-    # Adapters look at nothing else of a base model.
-    seen = SimpleNamespace(
-        name=name, family=FAMILIES[name], unet=unet, text_encoders=encoders, clip_skip=1
-    )
-    return cast(BaseModel, seen)
+    """A full-size model, without memory for weights."""
+    family = FAMILIES[name]
+    return build(BaseFacts(family, "epsilon", family.config_folder("epsilon")), torch.float32)

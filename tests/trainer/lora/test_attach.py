@@ -29,7 +29,6 @@ from trainer.config.presets import apply_preset
 from trainer.config.schema import AdapterConfig, TrainingConfig
 from trainer.errors import UserError
 from trainer.lora.attach import (
-    Attachment,
     attach,
     attached,
     chosen_targets,
@@ -171,25 +170,9 @@ def test_summary_counts_what_trains(base_of: BaseOf) -> None:
     attachment = attach(base, CONFIG, seed=0)
     assert attachment.base_parameters == total
     trained = sum(p.numel() for some in attachment.parameters.values() for _, p in some)
-    start = f"trains 32 UNet and 8 text-encoder layers: {trained:,} parameters, "
-    assert attachment.summary().startswith(start)
-
-
-@pytest.mark.parametrize(
-    ("base_parameters", "end"),
-    [
-        (982_000_000, "2,000 parameters, 0.0 % of 982 M"),
-        (9_250_000, "2,000 parameters, 0.0 % of 9.2 M"),
-        (400_000, "2,000 parameters, 0.5 % of 400 k"),
-        (4_000, "2,000 parameters, 50.0 % of 4.0 k"),
-    ],
-)
-def test_summary_in_words(base_parameters: int, end: str) -> None:
-    parameters: dict[Part, list[tuple[str, nn.Parameter]]] = {
-        "unet": [("x", nn.Parameter(torch.zeros(2000)))]
-    }
-    attachment = Attachment("a", parameters, {"unet": 1}, base_parameters)
-    assert attachment.summary() == f"trains 1 UNet layer: {end}"
+    share = f"{100 * trained / total:.1f} % of {total:,}"
+    said = f"trains 32 UNet and 8 text-encoder layers: {trained:,} parameters, {share}"
+    assert attachment.summary() == said
 
 
 def down_weights(
@@ -221,16 +204,8 @@ def test_initial_weights_are_a_function_of_seed_and_layer(base_of: BaseOf) -> No
 
 
 @pytest.mark.parametrize("family", NAMES)
-@pytest.mark.parametrize(
-    ("dtype", "autocast"),
-    [
-        (torch.float32, False),
-        (torch.float32, True),
-        (torch.bfloat16, False),
-        (torch.bfloat16, True),
-    ],
-    ids=["fp32", "fp32-autocast", "bf16", "bf16-autocast"],
-)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("autocast", [False, True])
 def test_gradients_reach_every_layer(
     base_of: BaseOf, family: str, dtype: torch.dtype, autocast: bool
 ) -> None:
@@ -298,18 +273,6 @@ def test_strength_of_unet_and_text_encoders(
     assert {part for part, same in equal(now, adapted).items() if same} == now.keys() - off
 
 
-def test_strength_scales_the_change(base_of: BaseOf) -> None:
-    base = base_of("sd1")
-    attach(base, CONFIG, seed=0)
-    nudge(base)
-    layer = next(iter(adapted_layers(base).values()))
-    inputs = random_tensor(0, 3, original_layer(layer).weight.shape[1])
-    original = original_layer(layer)(inputs)
-    full = layer(inputs) - original
-    set_strength(base, "default", -0.5)
-    assert torch.allclose(layer(inputs) - original, -0.5 * full, atol=1e-6)
-
-
 @pytest.mark.parametrize("strengths", [(math.nan,), (math.inf,), (1.0, -math.inf)])
 def test_strength_must_be_finite(base_of: BaseOf, strengths: tuple[float, ...]) -> None:
     base = base_of("sd1")
@@ -337,11 +300,9 @@ def test_switching_touches_no_gradient_flag(base_of: BaseOf) -> None:
     base = base_of("sd1")
     attach(base, CONFIG, seed=0, name="learning")
     attach(base, CONFIG, seed=1, name="frozen")
-    flags: dict[str, bool] = {}
-    for key, layer in adapted_layers(base).items():
+    for layer in adapted_layers(base).values():
         for parameter in get_weights(layer, "frozen"):
             parameter.requires_grad_(False)
-        flags |= {f"{key}.{name}": p.requires_grad for name, p in layer.named_parameters()}
 
     def now() -> dict[str, bool]:
         return {
@@ -350,6 +311,7 @@ def test_switching_touches_no_gradient_flag(base_of: BaseOf) -> None:
             for name, parameter in layer.named_parameters()
         }
 
+    flags = now()
     with disabled(base):
         pass
     assert now() == flags
@@ -379,14 +341,13 @@ def test_several_adapters_add_up_and_leave_each_other_alone(base_of: BaseOf) -> 
     base = base_of("sdxl")
     before = outputs(base)
     alone = {}
-    for index, name in enumerate(("one", "two")):
-        attach(base, adapter_config(rank=2 + index), seed=index, name=name)
-        nudge(base, name, seed=100 * index)
-        alone[name] = outputs(base)
-        detach(base)
-    for index, name in enumerate(("one", "two")):
-        attach(base, adapter_config(rank=2 + index), seed=index, name=name)
-        nudge(base, name, seed=100 * index)
+    for together in (False, True):
+        for index, name in enumerate(("one", "two")):
+            attach(base, adapter_config(rank=2 + index), seed=index, name=name)
+            nudge(base, name, seed=100 * index)
+            if not together:
+                alone[name] = outputs(base)
+                detach(base)
     assert attached(base) == ["one", "two"]
 
     layer = next(iter(adapted_layers(base).values()))

@@ -135,9 +135,8 @@ def test_merged_is_all_of_them_together(
 
 def test_merged_and_reduced(base_of: BaseOf) -> None:
     """Both are the same A and B with other alphas: half the ranks hold their sum."""
-    whole = merge(
-        [(adapter_for(base_of("sd1"), 4, alpha), 1.0) for alpha in (1.0, 2.0)], ["a", "b"]
-    )
+    both = [(adapter_for(base_of("sd1"), 4, alpha), 1.0) for alpha in (1.0, 2.0)]
+    whole = merge(both, ["a", "b"])
     reduced = resize(whole, rank=4)
     assert (whole.ranks, reduced.ranks) == ([8], [4])
     assert compare(whole, reduced).worst <= 1e-6
@@ -280,9 +279,6 @@ def test_what_can_not_be_extracted(tiny_base: TinyBase) -> None:
     with torch.no_grad():  # a rounding is no change
         for weight in same.unet.parameters():
             weight.view(-1)[0] *= 1 + 1.2e-7
-    with pytest.raises(UserError, match="is for Stable Diffusion"):
-        extract(one, other, "x", rank=2)
-    with pytest.raises(UserError, match="the same weights"):
-        extract(one, same, "x", rank=2)
-    with pytest.raises(UserError, match="can't be 0"):
-        extract(one, same, "x", rank=0)
+    for tuned, reason in ((other, "is for Stable Diffusion"), (same, "the same weights")):
+        with pytest.raises(UserError, match=reason):
+            extract(one, tuned, "x", rank=2)

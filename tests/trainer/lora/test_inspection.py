@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.trainer.lora.conftest import BaseOf
-from tests.trainer.lora.helpers import adapter_for, change_of
 from trainer.lora.adapter import Adapter, LoraLayer
-from trainer.lora.inspection import block_of, inspect_file, shown
+from trainer.lora.inspection import inspect_file
 from trainer.lora.names import ModuleKey
 from trainer.lora.writing import write_adapter
 
@@ -30,6 +28,7 @@ def test_what_is_in_a_file(tmp_path: Path) -> None:
     layers = {
         ModuleKey("unet", "down_blocks.1.attentions.0.proj_in"): diagonal([4.0, 0.0], 3.0),
         ModuleKey("unet", "mid_block.attentions.0.proj_in"): diagonal([3.0, 0.1]),
+        ModuleKey("unet", "conv_in"): diagonal([0.0, 0.0]),
         ModuleKey("text_encoder", "text_model.encoder.layers.0.mlp.fc1"): diagonal([0.0, 0.0]),
     }
     tags = {"10_x": {"a sky": 3, "tree": 5}, "broken": 7}
@@ -40,13 +39,13 @@ def test_what_is_in_a_file(tmp_path: Path) -> None:
     }
     write_adapter(Adapter(layers, "sd1", metadata), path, precision="fp32")
     found = inspect_file(path)
-    assert found.energy_by_block == pytest.approx(
-        {"unet.down_blocks.1": 4.0, "unet.mid_block": math.sqrt(9.01), "text_encoder": 0.0}
-    )
+    expected = {"unet.down_blocks.1": 4.0, "unet.mid_block": math.sqrt(9.01)}
+    expected |= {"text_encoder": 0.0, "unet.conv_in": 0.0}
+    assert found.energy_by_block == pytest.approx(expected)
     assert found.energy_kept_by_rank == pytest.approx({1: 25 / 25.01, 2: 1.0})
     assert found.enough_rank == 1
-    assert {key.path: layer.enough_rank for key, layer in found.layers.items()} == dict.fromkeys(
-        [key.path for key in layers], 1
+    assert {key: layer.enough_rank for key, layer in found.layers.items()} == dict.fromkeys(
+        layers, 1
     )
     assert found.trigger_words == ("ohwx",)
     assert found.tags == ("tree", "a sky")
@@ -54,17 +53,6 @@ def test_what_is_in_a_file(tmp_path: Path) -> None:
     for words in ("2 / 3 (1 layers)", "Trigger words: ohwx", "unet.down_blocks.1", "Rank 1 would"):
         assert words in text
     json.dumps(found.as_dict(), allow_nan=False)
-
-
-def test_live_shapes(base_of: BaseOf, tmp_path: Path) -> None:
-    adapter, path = adapter_for(base_of("sdxl"), None), tmp_path / "a.safetensors"
-    write_adapter(adapter, path, precision="fp32")
-    found = inspect_file(path)
-    for key, layer in adapter.layers.items():
-        assert (found.layers[key].rank, found.layers[key].alpha) == (layer.rank, layer.alpha)
-        assert found.layers[key].energy == pytest.approx(float(change_of(layer).norm()), rel=1e-5)
-    assert {"text_encoder", "text_encoder_2", "unet.mid_block"} <= found.energy_by_block.keys()
-    assert found.energy_kept_by_rank[3] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -91,20 +79,3 @@ def test_strangers_texts_are_cut_and_escaped(tmp_path: Path, value: str) -> None
     for character in "\u202e\x1b\x07":
         assert character not in text
     assert not any(line.startswith("error") for line in "\n".join(found.lines()).split("\n"))
-
-
-def test_shown() -> None:
-    assert shown("abc", 2) == "ab…"
-    assert shown("a\tb") == "a\\tb"
-
-
-@pytest.mark.parametrize(
-    ("path", "block"),
-    [
-        ("down_blocks.2.resnets.0.conv1", "unet.down_blocks.2"),
-        ("mid_block.attentions.0.proj_in", "unet.mid_block"),
-        ("conv_in", "unet.conv_in"),
-    ],
-)
-def test_blocks(path: str, block: str) -> None:
-    assert block_of(ModuleKey("unet", path)) == block
