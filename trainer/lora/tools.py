@@ -22,6 +22,7 @@ from trainer.models.families import FAMILIES, FamilyName
 Tool = Literal["A1111", "Forge", "ComfyUI", "InvokeAI", "sd-scripts", "diffusers"]
 TOOLS: tuple[Tool, ...] = get_args(Tool)
 _KOHYA: tuple[Layout, ...] = ("kohya", "kohya-sgm")
+_WITHOUT_TEXT_MODEL = "^lora_te[12]?_(?!text_model_|text_projection)"
 _ADAPTER_NAME = r"\.lora_[AB]\.[^.]+\.weight$"
 _FIRST_UPSAMPLER = "^lora_unet_up_blocks_0_upsamplers_0_conv"
 """A1111's table of names has it where SD 1 has it."""
@@ -121,27 +122,20 @@ def _in_layout(*layouts: Layout) -> _Concerned:
 
 def _named(pattern: str, sdxl: bool | None = None) -> _Concerned:
     """Layers whose down matrix has such a name, in any file or in those (not) for SDXL."""
-
-    def layers(adapter: Adapter) -> set[ModuleKey]:
-        if sdxl not in (None, adapter.family == "sdxl"):
-            return set()
-        names = adapter.names.items()
-        return {key for key, name in names if re.search(pattern, name.first)}
-
-    return layers
+    return _where(
+        lambda adapter, key: (
+            sdxl in (None, adapter.family == "sdxl")
+            and re.search(pattern, adapter.names[key].first) is not None
+        )
+    )
 
 
-def _without_text_model(adapter: Adapter) -> set[ModuleKey]:
-    named = _named(r"lora_te[12]?_(?!text_model_|text_projection)")(adapter)
-    return {key for key in named if adapter.names[key].layout == "kohya"}
-
-
-def _block_names_on(*families: FamilyName) -> _Concerned:
-    def layers(adapter: Adapter) -> set[ModuleKey]:
-        family = adapter.family or "sd1"
-        return _in_layout("kohya-sgm")(adapter) if family in families else set()
-
-    return layers
+def _block_names_on(family: FamilyName) -> _Concerned:
+    return _where(
+        lambda adapter, key: (
+            (adapter.family or "sd1") == family and adapter.names[key].layout == "kohya-sgm"
+        )
+    )
 
 
 def _sized_otherwise(partly: bool) -> _Concerned:
@@ -234,10 +228,10 @@ _MOST: tuple[Tool, ...] = ("A1111", "ComfyUI", "InvokeAI", "sd-scripts")
 _FAULTS: tuple[tuple[tuple[Tool, ...], _Effect, str, _Concerned], ...] = (
     (_MOST, "lost", "the diffusers layout", _in_layout("diffusers")),
     (("Forge",), "all lost", "drops files in this layout whole", _in_layout("diffusers", "peft")),
-    (("Forge",), "all lost", "drops files without text_model. whole", _without_text_model),
+    (("Forge",), "all lost", "drops files without text_model. whole", _named(_WITHOUT_TEXT_MODEL)),
     ((*_MOST, "diffusers"), "lost", "the PEFT layout", _in_layout("peft")),
     (TOOLS, "lost", "the adapter's name is left in its keys", _named(_ADAPTER_NAME)),
-    (_MOST, "lost", "text encoder keys lack text_model.", _without_text_model),
+    (_MOST, "lost", "text encoder keys lack text_model.", _named(_WITHOUT_TEXT_MODEL)),
     (("sd-scripts", "InvokeAI"), "lost", "lora_te1_ is SDXL's prefix", _named("^lora_te1_", False)),
     (TOOLS, "lost", "lora_te_ says not which text encoder", _named("^lora_te_", True)),
     (_NO_BLOCKS, "lost", "SGM block names are SDXL's", _block_names_on("sd1")),
