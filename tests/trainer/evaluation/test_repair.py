@@ -36,6 +36,12 @@ MakeBench = Callable[..., MeterBench]
 
 
 @pytest.fixture(scope="module")
+def sd1(tiny_base: TinyBase) -> BaseModel:
+    """A base model that adapters are made for."""
+    return on_device(tiny_base("sd1"))
+
+
+@pytest.fixture(scope="module")
 def make_bench(
     tiny_base: TinyBase, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[MakeBench]:
@@ -105,10 +111,8 @@ def test_blocks() -> None:
     assert {key: block_of(key) for key in names} == names
 
 
-def test_a_surface_is_exact_where_it_was_measured(
-    tiny_base: TinyBase, make_bench: MakeBench
-) -> None:
-    perfect = part_of(on_device(tiny_base("sd1")), of_text=False)
+def test_a_surface_is_exact_where_it_was_measured(sd1: BaseModel, make_bench: MakeBench) -> None:
+    perfect = part_of(sd1, of_text=False)
     bench = make_bench("sd1", perfect)
     adapter = adapter_for(bench.base, 2, 0.5, seed=5)
     with on_model(bench.base, {"it": adapter}):
@@ -129,10 +133,9 @@ def test_a_surface_is_exact_where_it_was_measured(
             assert foretold == pytest.approx(bench.last_drifts, rel=1e-3)
 
 
-def test_tuning_takes_back_what_only_leaks(tiny_base: TinyBase, make_bench: MakeBench) -> None:
+def test_tuning_takes_back_what_only_leaks(sd1: BaseModel, make_bench: MakeBench) -> None:
     """The pictures want the UNet's half; the text encoder's moves other prompts."""
-    base = on_device(tiny_base("sd1"))
-    good, bad = part_of(base, of_text=False), part_of(base, of_text=True, seed=70)
+    good, bad = part_of(sd1, of_text=False), part_of(sd1, of_text=True, seed=70)
     bench = make_bench("sd1", good)
     both = joined(good, bad)
     found = tune(bench, both, 0.97)
@@ -146,11 +149,10 @@ def test_tuning_takes_back_what_only_leaks(tiny_base: TinyBase, make_bench: Make
 
 
 def test_what_is_drawn_is_kept_as_well(
-    tiny_base: TinyBase, make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+    sd1: BaseModel, make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Predictions get better where an adapter that is overtrained draws worse."""
-    base = on_device(tiny_base("sd1"))
-    good, bad = part_of(base, of_text=False), part_of(base, of_text=True, seed=70)
+    good, bad = part_of(sd1, of_text=False), part_of(sd1, of_text=True, seed=70)
     bench = make_bench("sd1", good)
     both = joined(good, bad)
     monkeypatch.setattr(repair, "share_kept", lambda *_: 0.9)
@@ -174,8 +176,8 @@ def test_a_share_of_what_drawings_gained(gained: Any, now: Any, kept: float) -> 
     assert pictorial.share_kept(gained, now) == pytest.approx(kept)
 
 
-def test_drawings_gain_by_what_is_on_the_model(tiny_base: TinyBase, make_bench: MakeBench) -> None:
-    adapter = adapter_for(on_device(tiny_base("sd1")), 2, 4.0, seed=5)
+def test_drawings_gain_by_what_is_on_the_model(sd1: BaseModel, make_bench: MakeBench) -> None:
+    adapter = adapter_for(sd1, 2, 4.0, seed=5)
     bench = make_bench("sd1", adapter)
     drawings = pictorial.DrawnLikeness(bench)
     assert drawings.gains() == [{"simple": 0.0, "unet": 0.0}]
@@ -184,11 +186,8 @@ def test_drawings_gain_by_what_is_on_the_model(tiny_base: TinyBase, make_bench: 
     assert any(gained.values()) and drawings.gains() == [{"simple": 0.0, "unet": 0.0}]
 
 
-def test_ranks_by_likeness_leave_what_brings_nothing(
-    tiny_base: TinyBase, make_bench: MakeBench
-) -> None:
-    base = on_device(tiny_base("sd1"))
-    good, idle = part_of(base, of_text=False), part_of(base, of_text=True, seed=70)
+def test_ranks_by_likeness_leave_what_brings_nothing(sd1: BaseModel, make_bench: MakeBench) -> None:
+    good, idle = part_of(sd1, of_text=False), part_of(sd1, of_text=True, seed=70)
     quiet = scaled(idle, dict.fromkeys(idle.layers, 1e-4))
     bench = make_bench("sd1", good)
     whole = joined(good, quiet)
@@ -199,9 +198,8 @@ def test_ranks_by_likeness_leave_what_brings_nothing(
     assert sizes[1] < sizes[0]
 
 
-def test_together_keeps_no_less_than_addition(tiny_base: TinyBase, make_bench: MakeBench) -> None:
-    base = on_device(tiny_base("sd1"))
-    pair = [part_of(base, of_text=False, seed=seed) for seed in (0, 300)]
+def test_together_keeps_no_less_than_addition(sd1: BaseModel, make_bench: MakeBench) -> None:
+    pair = [part_of(sd1, of_text=False, seed=seed) for seed in (0, 300)]
     bench = make_bench("sd1", *pair)
     found = put_together(bench, pair, ["one", "two"])
     assert found.alone == pytest.approx([1.0, 1.0], abs=1e-3)
@@ -214,10 +212,9 @@ def test_together_keeps_no_less_than_addition(tiny_base: TinyBase, make_bench: M
 
 
 def test_strengths_that_leave_nothing_of_an_adapter_are_no_way(
-    tiny_base: TinyBase, make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+    sd1: BaseModel, make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = on_device(tiny_base("sd1"))
-    pair = [part_of(base, of_text=False, seed=seed) for seed in (0, 300)]
+    pair = [part_of(sd1, of_text=False, seed=seed) for seed in (0, 300)]
 
     def first_alone(bench: Any, knobs: Any, *_: Any) -> torch.Tensor:
         return torch.tensor([float(knob.adapter == knobs[0].adapter) for knob in knobs])
@@ -227,9 +224,8 @@ def test_strengths_that_leave_nothing_of_an_adapter_are_no_way(
     assert set(found.merges) == {"addition", "one gives way", "two gives way"}
 
 
-def test_what_cannot_be_mended(tiny_base: TinyBase, make_bench: MakeBench) -> None:
-    base = on_device(tiny_base("sd1"))
-    good = part_of(base, of_text=False)
+def test_what_cannot_be_mended(sd1: BaseModel, make_bench: MakeBench) -> None:
+    good = part_of(sd1, of_text=False)
     bench = make_bench("sd1", good)
     worse = scaled(good, dict.fromkeys(good.layers, -3.0))
     for mend in (lambda: tune(bench, worse, 0.97), lambda: smallest(bench, worse, 0.99)):
@@ -258,9 +254,8 @@ def test_halves_of_sdxl_where_the_meters_confirm_them(
         only(bench, joined(whole, faint), "subject")
 
 
-def test_without_shared_reads_nothing_that_the_other_reads(tiny_base: TinyBase) -> None:
-    base = on_device(tiny_base("sd1"))
-    one, other = adapter_for(base, 2), adapter_for(base, 3, seed=500)
+def test_without_shared_reads_nothing_that_the_other_reads(sd1: BaseModel) -> None:
+    one, other = adapter_for(sd1, 2), adapter_for(sd1, 3, seed=500)
     apart = without_shared(one, [other])
     for key, layer in apart.layers.items():
         read = other.layers[key].down.double().flatten(1)
@@ -268,8 +263,8 @@ def test_without_shared_reads_nothing_that_the_other_reads(tiny_base: TinyBase) 
     assert merge([(apart, 1.0), (other, 1.0)], ["a", "b"]).ranks == [5]
 
 
-def test_scaled_layers_and_ranks_of_their_own(tiny_base: TinyBase) -> None:
-    adapter = adapter_for(on_device(tiny_base("sd1")), 4)
+def test_scaled_layers_and_ranks_of_their_own(sd1: BaseModel) -> None:
+    adapter = adapter_for(sd1, 4)
     first, *rest = adapter.layers
     half = scaled(adapter, {first: 0.0, **dict.fromkeys(rest, 0.5)})
     assert [*half.layers] == rest
