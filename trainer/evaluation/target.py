@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from trainer.models.safetensors_header import read_header
 from trainer.places import RUNS, cache_folder
 from trainer.runs.layout import RunFolder, open_run
 from trainer.training.batches import all_captions
-from trainer.untyped import is_table
+from trainer.untyped import as_table
 
 _OBJECT = TypeAdapter(dict[str, object])
 
@@ -176,11 +177,10 @@ def run_files(run: RunFolder) -> tuple[AdapterAt, ...]:
 def config_of(metadata: Mapping[str, str]) -> TrainingConfig:
     """What an adapter's metadata tells of its training; defaults for the rest."""
     recorded = _recorded(metadata)
-    try:
-        return TrainingConfig.model_validate(recorded)
-    except ValidationError:  # of another version: its words are understood all the same
-        captions = recorded.get("captions")
-    words: dict[str, object] = dict(captions) if is_table(captions) else {}
+    if recorded:
+        with suppress(ValidationError):  # of another version: its words are understood all the same
+            return TrainingConfig.model_validate(recorded)
+    words = as_table(recorded.get("captions"))
     trigger = str(words.get("trigger") or metadata.get("modelspec.trigger_phrase", ""))
     changes = {"trigger": trigger[:60], "class_word": str(words.get("class_word") or "")[:60]}
     return TrainingConfig().changed(captions=changes)
@@ -214,15 +214,10 @@ def _with_words(
 
 
 def _recorded(metadata: Mapping[str, str]) -> dict[str, object]:
-    """The configuration as it stands in the metadata; without any, the trigger phrase."""
-    try:
-        recorded = _OBJECT.validate_json(metadata.get(CONFIG_KEY, "{}"))
-    except ValidationError:
-        recorded = {}
-    phrase = metadata.get("modelspec.trigger_phrase", "")
-    if recorded:
-        return recorded
-    return {"captions": {"trigger": phrase[:60]}} if phrase else {}
+    """The configuration as it stands in the metadata; empty without any."""
+    with suppress(ValidationError):
+        return _OBJECT.validate_json(metadata.get(CONFIG_KEY, "{}"))
+    return {}
 
 
 def _metadata(path: Path) -> dict[str, str]:

@@ -17,7 +17,6 @@ from trainer.data.cache import TensorCache
 from trainer.data.latents import LatentSource, MaskSource
 from trainer.data.report import fit_pictures
 from trainer.data.sets import Picture, scan_image_set
-from trainer.diffusion import Points
 from trainer.evaluation import likeness as likeness_module
 from trainer.evaluation.likeness import Example, Losses, likeness, make_examples, measure_losses
 from trainer.models.base import BaseModel
@@ -59,11 +58,7 @@ def test_a_perfect_model_has_no_loss(
     examples = examples_of(base, tmp_path)
     before = measure_losses(base, examples, DEVICE)
     answers = {id(example.points): example.wanted for example in examples}
-
-    def perfect(_: object, points: Points, __: object) -> torch.Tensor:
-        return answers[id(points)]
-
-    monkeypatch.setattr(likeness_module, "predict", perfect)
+    monkeypatch.setattr(likeness_module, "predict", lambda _, points, __: answers[id(points)])
     after = measure_losses(base, examples, DEVICE)
     assert after.weighted == 0.0
     assert likeness(after, before) == 1.0
@@ -100,11 +95,7 @@ def test_only_what_the_mask_shows_counts(
     answers = {id(example.points): example.wanted.clone() for example in examples}
     for answer in answers.values():
         answer[..., answer.shape[-1] // 2 :] += 1  # wrong, on the black side
-
-    def predicted(_: object, points: Points, __: object) -> torch.Tensor:
-        return answers[id(points)]
-
-    monkeypatch.setattr(likeness_module, "predict", predicted)
+    monkeypatch.setattr(likeness_module, "predict", lambda _, points, __: answers[id(points)])
     assert measure_losses(base, examples, DEVICE).weighted == 0.0
     whole = make_examples(base, pairs, latents, objective)
     answers |= {
