@@ -283,6 +283,10 @@ _START = r"^(?:lora_unet_|lora_transformer_|transformer\.|diffusion_model\.|base
 _WHOLE = "a whole base model"
 # What is closest to the point comes first: the first mark that any name bears names the file.
 _KINDS: tuple[tuple[str, str], ...] = (
+    (
+        r"^(?:unet|text_encoder(?:_2)?)/",
+        "part of a run's checkpoint, whose folder draws, as the step's file in adapters/ does",
+    ),
     (r"motion_modules|motion_module|temporal_transformer\.", "an AnimateDiff motion module"),
     (r"temporal_transformer_blocks|temporal_res_block", "an adapter for Stable Video Diffusion"),
     (r"controlnet|^control_model\.|zero_convs|input_hint_block|lllite", "a ControlNet"),

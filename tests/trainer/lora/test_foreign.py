@@ -122,6 +122,7 @@ REFUSED: dict[str, tuple[Tensors, str]] = {
     "ControlNet-LLLite": ({"lllite_unet_input_blocks_4_1.down.0.weight": torch.ones(2)}, "a Con"),
     "IP-Adapter": ({"image_proj.proj.weight": torch.ones(2)}, "is an IP-Adapter"),
     "T2I-Adapter": ({"body.0.block1.weight": torch.ones(2)}, "is a T2I-Adapter"),
+    "a checkpoint's part": ({"unet/mid.to_k.lora_A": torch.ones(2, 2)}, "of a run's checkpoint"),
     "a hypernetwork": ({"768.0.linear.0.weight": torch.ones(2, 2)}, "is a hypernetwork"),
     "an embedding": ({"emb_params": torch.ones(2, 768)}, "is a textual-inversion embedding"),
     "an embedding of SDXL": ({"clip_l": torch.ones(2, 768)}, "is a textual-inversion embedding"),
