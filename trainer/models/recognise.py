@@ -64,10 +64,11 @@ def _recognise_folder(folder: Path, has_vae: bool) -> tuple[FamilyName, NoisePro
     check_model_folder(folder)
     _check_pipeline(folder)
     if not (folder / "unet").is_dir():
-        raise UserError(
-            f"{folder} holds no base model: it has no unet folder.",
-            "Give a diffusers folder, a .safetensors file, a hub id or a built-in name.",
-        )
+        hint = "Give a diffusers folder, a .safetensors file, a hub id or a built-in name."
+        if files := sorted(folder.glob("*.safetensors")):
+            is_part = files[0].name == "diffusion_pytorch_model.safetensors"
+            hint = f"Give {folder.parent if is_part else files[0]}."
+        raise UserError(f"{folder} holds no base model: it has no unet folder.", hint)
     family = _family_of_unet(folder, read_json(folder / "unet" / "config.json"))
     for part in FAMILIES[family].parts:
         if part != "vae":

@@ -242,8 +242,13 @@ def test_folders_without_a_part_are_refused(copy_of: CopyOf, tmp_path: Path) -> 
     folder = copy_of("sdxl")
     shutil.rmtree(folder / "text_encoder")
     assert "refiner" in refusal(folder)
-    for place in (folder / "unet", tmp_path):  # a part of a model, and a folder of models
-        assert "no unet folder" in refusal(place)
+    (models := tmp_path / "models").mkdir()
+    (models / "anime.safetensors").touch()
+    # A part of a model, and a folder of models.
+    for place, meant in ((folder / "unet", folder), (models, models / "anime.safetensors")):
+        with pytest.raises(UserError, match="no unet folder") as caught:
+            identify(str(place))
+        assert caught.value.hint == f"Give {meant}."
 
 
 def hostile_pickle(canary: Path) -> bytes:
