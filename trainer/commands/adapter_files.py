@@ -258,11 +258,14 @@ class Merged(Answer):
         return {place: str(self.path), **super().as_dict(), "verified": True}
 
     def lines(self) -> list[str]:
+        rounded = f"{self.precision} rounds nothing off"
+        if self.rounding:
+            share = f"{100 * self.rounding:.2g} % of a layer's change ({self.worst_layer})"
+            rounded = f"{self.precision} rounds off at most {share}"
         lines = [
             f"{shown(self.path)}: {self.source} with {self.layers} layers changed, {self.layout}, "
             f"{self.precision}",
-            f"Loaded again, every weight is as written; {self.precision} rounds off at most "
-            f"{100 * self.rounding:.2g} % of a layer's change ({self.worst_layer}).",
+            f"Loaded again, every weight is as written; {rounded}.",
         ]
         if self.left_out:
             words = shorten(self.left_out)

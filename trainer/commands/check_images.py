@@ -52,11 +52,13 @@ class ShownPicture(Answer):
     file: str  # the picture as it is cut, and its mask beside it where there is one
 
     def lines(self) -> Iterator[str]:
+        from trainer.models.text import readable
+
         yield self.name
         for caption in self.captions:
             yield f"  caption: {caption.text}"
             for number, tokens in enumerate(caption.chunks, start=1):
-                yield f"    chunk {number}, {len(tokens)} tokens: {' '.join(tokens)}"
+                yield f"    chunk {number}, {len(tokens)} tokens: {' '.join(map(readable, tokens))}"
         yield f"  picture: {self.crop}"
         yield f"  written to {self.file}"
 

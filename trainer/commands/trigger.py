@@ -132,7 +132,7 @@ def _block(one: "Judgement") -> list[str]:
 
 def _pieces(one: "Judgement") -> str:
     more = " …" if len(one.pieces) > 12 else ""
-    return " ".join(f"{p.text.removesuffix('</w>')} {p.id}" for p in one.pieces[:12]) + more
+    return " ".join(f"{p.shown} {p.id}" for p in one.pieces[:12]) + more
 
 
 def draw_words(words: Sequence[str], base_name: str, folder: Path) -> list[Path]:

@@ -163,6 +163,8 @@ def _unguided(config: TrainingConfig) -> Iterator[Idle]:
 
 
 def _marks_in_prompts(config: TrainingConfig) -> Iterator[Idle]:
-    prompts = (fill_words(one, "", "") for one in config.previews.prompts)
-    marked = filter(None, map(literal_marks, (*prompts, config.previews.negative)))
-    yield from (Idle("previews.prompts", message) for message in dict.fromkeys(marked))
+    previews = config.previews
+    prompts = [fill_words(one, "", "") for one in previews.prompts]
+    for field, texts in (("prompts", prompts), ("negative", [previews.negative])):
+        marked = dict.fromkeys(filter(None, map(literal_marks, texts)))
+        yield from (Idle(f"previews.{field}", message) for message in marked)

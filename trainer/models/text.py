@@ -14,12 +14,14 @@ import unicodedata
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from transformers import CLIPTokenizer, PreTrainedModel
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from trainer.data.captions import CHUNK_TOKENS, word_pattern
 
@@ -33,6 +35,11 @@ class Piece:
 
     text: str
     id: int
+
+    @property
+    def shown(self) -> str:
+        """As people write it; � where a character is cut apart."""
+        return readable(self.text)
 
 
 _known: WeakKeyDictionary[CLIPTokenizer, dict[str, list[int]]] = WeakKeyDictionary()
@@ -159,6 +166,20 @@ def count_tokens(tokenizers: Sequence[CLIPTokenizer], text: str) -> int:
 def count_chunks(tokenizers: Sequence[CLIPTokenizer], text: str) -> int:
     """How many chunks the whole of a text takes."""
     return max(len(token_chunks(tokenizer, text)) for tokenizer in tokenizers)
+
+
+def readable(entry: str) -> str:
+    """A vocabulary entry in the characters that its bytes stand for."""
+    plain = entry.removesuffix("</w>")
+    if not plain.isascii():
+        plain = bytes(map(_bytes().__getitem__, plain)).decode(errors="replace")
+    return plain
+
+
+@cache
+def _bytes() -> dict[str, int]:
+    """The byte that each character of a vocabulary stands for."""
+    return {character: byte for byte, character in bytes_to_unicode().items()}
 
 
 def pieces(tokenizer: CLIPTokenizer, word: str) -> list[Piece]:

@@ -120,7 +120,10 @@ def _card(
         "instance_prompt": ", ".join(triggers_of(config)) or None,
         "license": config.output.license or None,
         "library_name": "diffusers" if in_diffusers else None,
-        "tags": ["text-to-image", "stable-diffusion", "lora", "diffusers", "rarebit"],
+        "tags": [
+            *("text-to-image", "stable-diffusion", "lora", "rarebit"),
+            *["diffusers"] * in_diffusers,
+        ],
         "widget": [{"text": prompt, "output": {"url": file}} for file, prompt in pictures] or None,
     }
     settings = [

@@ -52,7 +52,7 @@ def _changes(tokenizer: CLIPTokenizer, word: str) -> list[str]:
     for where, (text, expected) in cases.items():
         seen = pieces(tokenizer, text)
         if [piece.id for piece in seen] != expected:
-            shown = " ".join(piece.text.removesuffix("</w>") for piece in seen[:12])
+            shown = " ".join(piece.shown for piece in seen[:12])
             found.append(f"It is read otherwise {where}: {shown}.")
     return found
 
@@ -279,9 +279,7 @@ def _pieces(text: str, reading: Reading, lists: WordLists) -> Iterator[Reason]:
         yield "good", f"It is a single piece of the vocabulary, number {pieces[0].id}."
         yield from _single(text.lower(), lists)
         return
-    parts = f"It is {len(pieces)} pieces"
-    if text.isascii():  # else they are parts of bytes, which nobody can read
-        parts += f" ({' | '.join(piece.text.removesuffix('</w>') for piece in pieces[:12])})"
+    parts = f"It is {len(pieces)} pieces ({' | '.join(piece.shown for piece in pieces[:12])})"
     if len(pieces) > MOST_PIECES:
         yield "weak", f"{parts}; up to {MOST_PIECES} bind well to a subject."
     else:

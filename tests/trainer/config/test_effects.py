@@ -31,6 +31,7 @@ ROWS: list[tuple[str, Any, dict[str, Any], str]] = [
     ("training.ema_decay", 0.9, FREE, "0.9 has no effect"),
     ("images.mask_outside", 0.0, {}, "not alpha or files"),
     ("previews.prompts", ["ohwx --n blurry"], {}, "--n is drawn as it stands"),
+    ("previews.negative", "bad [name]", {}, "[name] is drawn"),
     ("previews.prompts", ["a [Trigger]", "a [name]"], {}, "[name] is drawn"),
     ("previews.prompts", ["ohwx - a cat, well-lit"], {}, ""),
     ("adapter.targets", "convolution", {"adapter.unet": False}, "Only the UNet has conv"),

@@ -178,7 +178,7 @@ TAKEN: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
      {"base.prediction": "v_prediction_zero_snr"}),
     (K, {"clip_skip": 2, "max_token_length": 225},
      {"base.clip_skip": 2, "captions.max_tokens": 225}),
-    (K, {"shuffle_caption": True, "keep_tokens": 2}, {"captions.keep_tags": 1}),
+    (K, {"shuffle_caption": True, "keep_tokens": 2}, {"captions.keep_tags": 2}),
     (K, {"shuffle_caption": True, "keep_tokens": 0}, {"captions.keep_tags": 0}),
     (K, {"masked_loss": True}, {"images.masks": "files", "images.mask_outside": 0.0}),
     (K, {"reg_data_dir": "reg", "prior_loss_weight": 0.5},
@@ -371,7 +371,7 @@ def test_trainer_and_dataset_file_together() -> None:
     assert found.images.path == Path("/sets/bear")
     assert (found.captions.trigger, found.captions.class_word) == ("ohwx", "bear")
     assert (found.training.batch_size, found.images.resolution) == (2, 512)
-    assert (found.captions.shuffle_tags, found.captions.keep_tags) == (True, 0)
+    assert (found.captions.shuffle_tags, found.captions.keep_tags) == (True, 1)
     assert found.training.steps == 4 * 20 * 10 // 2
 
 

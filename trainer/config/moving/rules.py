@@ -283,9 +283,7 @@ def _resolution(moving: Moving) -> None:
 def _captions(moving: Moving) -> None:
     loose = any(moving.values.get(f"captions.{name}") for name in ("shuffle_tags", "tag_dropout"))
     if loose and "keep" in moving.facts:
-        kept = int(number(moving.fact("keep")) or 0)
-        note = "Here the trigger word stays in any case, so this is one less." if kept else ""
-        moving.settle("keep", "captions.keep_tags", max(0, kept - 1), note)
+        moving.settle("keep", "captions.keep_tags", int(number(moving.fact("keep")) or 0))
     extension = str(moving.fact("caption_extension") or ".txt").strip()
     if moving.was_given("caption_extension") and extension.lstrip(".") not in ("txt", "caption"):
         reason = "Captions are read from .txt and .caption here (and from tables), not from these."
