@@ -298,8 +298,9 @@ def test_the_queue_is_in_the_folder_of_runs_and_starts_in_order(runs: Path) -> N
     flags_of(names[0])
     stop(names[0])
     names += [jobs.queue(config()), jobs.queue(config())]
-    jobs.delete(names[2])
     jobs.resume(names[3])
+    assert jobs.waiting_runs() == [names[2]]
+    jobs.delete(names[2])
     assert (runs / ".queue.json").read_text(encoding="utf-8") == "[]\n"
     flags_of(names[3])
     stop(names[3])

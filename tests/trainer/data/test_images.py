@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -228,6 +229,8 @@ def test_32_bit_values_are_refused(mode: str) -> None:
 
 def test_fit_resizes_cuts_and_flips() -> None:
     plan = CropPlan(48, 32, 8, 0, 32, 32)
+    assert plan.cut_off == pytest.approx(1 / 3)
+    assert replace(plan, box=(0.5, 0.0, 1.0, 1.0)).cut_off == pytest.approx(2 / 3)
     pixels = fit(quarters(), plan, flip=False)
     assert pixels.shape == (32, 32, 3) and pixels.dtype == np.uint8
     assert pixels[4, 4].tolist() == [255, 0, 0] and pixels[4, 28].tolist() == [0, 255, 0]
