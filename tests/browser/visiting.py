@@ -16,6 +16,7 @@ _LEAVING = (
     "AbortError: signal is aborted",
     "Connection errored out",
     "TypeError: network error",
+    "Unexpected error 404: Not Found",  # of an answer to a page that was reloaded meanwhile
 )
 
 

@@ -38,7 +38,9 @@ def address() -> Iterator[str]:
     from ray.cluster_utils import Cluster
 
     memory: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
-    cluster: Any = Cluster(initialize_head=True, head_node_args=memory)
+    cluster: Any = Cluster(
+        initialize_head=True, head_node_args={**memory, "include_dashboard": False}
+    )
     cluster.add_node(**memory)
     try:
         yield cluster.address
