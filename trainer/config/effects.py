@@ -166,5 +166,6 @@ def _marks_in_prompts(config: TrainingConfig) -> Iterator[Idle]:
     previews = config.previews
     prompts = [fill_words(one, "", "") for one in previews.prompts]
     for field, texts in (("prompts", prompts), ("negative", [previews.negative])):
-        marked = dict.fromkeys(filter(None, map(literal_marks, texts)))
-        yield from (Idle(f"previews.{field}", message) for message in marked)
+        for message in dict.fromkeys(literal_marks(text) for text in texts):
+            if message:
+                yield Idle(f"previews.{field}", message)
