@@ -82,7 +82,7 @@ class Kit:
     @contextmanager
     def question(
         self, group: str, thing: str, yes: str, no: str = "Cancel", variant: str = "primary"
-    ) -> Iterator[Question]:
+    ) -> Iterator[Confirmation]:
         """A hidden group to fill with what is asked; its buttons come below.
 
         Args:
@@ -91,7 +91,7 @@ class Kit:
         """
         small = {"size": "sm", "min_width": 90}
         with self(gr.Group, group, visible=False) as shown:
-            asked = Question(shown)
+            asked = Confirmation(shown)
             yield asked
             with gr.Row():
                 asked.yes = self.button(f"{thing}-yes", yes, variant=variant, **small)
@@ -100,7 +100,7 @@ class Kit:
 
 
 @dataclass
-class Question:
+class Confirmation:
     """What is asked before something is done: the group, what does it, and what leaves it."""
 
     group: gr.Group

@@ -77,7 +77,7 @@ class Remaking(Saving):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured(Options):
+class MeasuredBy(Options):
     """What an adapter file is measured by; what is not given, the file or its run tells."""
 
     images: Annotated[Path | None, option("DIR", "Pictures to measure likeness on.")] = None
@@ -87,7 +87,7 @@ class Measured(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compared(Measured):
+class Compared(MeasuredBy):
     """The same, where the base model may also be needed to compare predictions."""
 
     base: Annotated[

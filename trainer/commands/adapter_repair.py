@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from trainer.answers import Answer, plain
-from trainer.commands.adapter import File, Measured, Remaking
+from trainer.commands.adapter import File, MeasuredBy, Remaking
 from trainer.commands.command import FileBase, adapter_app, command, option
 from trainer.errors import UserError
 from trainer.places import shown
@@ -112,7 +112,7 @@ class Joined(Answer):
 def tune(
     file: File,
     *,
-    by: Measured,
+    by: MeasuredBy,
     keep: Annotated[
         float, option("SHARE", "Share of the likeness to keep, predicted and drawn (0.97).")
     ] = 0.97,
@@ -196,7 +196,7 @@ def together(
     adapters = [how.read(file) for file in files]
     none = [None] * count
     told = [
-        Measured(images=pictures, trigger=word, class_word=kind, base=base)
+        MeasuredBy(images=pictures, trigger=word, class_word=kind, base=base)
         for pictures, word, kind in zip(
             images or none, trigger or none, class_word or none, strict=True
         )
@@ -214,7 +214,7 @@ def together(
 
 
 def keep_likeness_of(
-    file: Path, adapter: "Adapter", share: float, by: Measured, out: Path, how: Remaking
+    file: Path, adapter: "Adapter", share: float, by: MeasuredBy, out: Path, how: Remaking
 ) -> "Written":
     """Write an adapter with the ranks that keep a share of its likeness.
 
@@ -234,7 +234,7 @@ def keep_likeness_of(
 
 
 def open_bench(
-    files: "Sequence[Path]", told: "Sequence[Measured]", adapters: "Sequence[Adapter]"
+    files: "Sequence[Path]", told: "Sequence[MeasuredBy]", adapters: "Sequence[Adapter]"
 ) -> "tuple[MeterBench, Target, list[Adapter]]":
     """The meters of adapters on the first one's base model.
 
@@ -262,7 +262,7 @@ def open_bench(
     return bench_of(base, [first, *others], device, cache, []), first, plain
 
 
-def target_of(file: Path, by: Measured) -> "Target":
+def target_of(file: Path, by: MeasuredBy) -> "Target":
     """What an adapter file is measured by.
 
     Raises:

@@ -25,7 +25,7 @@ CLASS_SHARE = 0.5
 It was above 0.85 where little was preserved, below 0.25 where the class visibly stayed."""
 CLASS_LEAK = 0.75  # of the effect: the class word moves nearly as far as the trigger
 NEIGHBOUR_LEAK = 1.0
-LEAST_EFFECT = 1e-3  # below it nobody sees a change
+LEAST_EFFECT = 1e-3  # chosen, not measured; after six steps of the README it was 0.014
 COLLATERAL = 0.7
 FEW = 0.2  # of these shares: those of good adapters lie below it
 HELD_OUT = 3  # with fewer pictures held out a gap is chance

@@ -49,15 +49,12 @@ def _for_other(model: str) -> UserError:
 
 
 _RENAMED = {
-    "max_resolution": "resolution",
-    "optimizer": "optimizer_type",
-    "lora_network_weights": "network_weights",
-    "sdxl_no_half_vae": "no_half_vae",
+    "max_resolution": "resolution", "optimizer": "optimizer_type",
+    "lora_network_weights": "network_weights", "sdxl_no_half_vae": "no_half_vae",
     "sdxl_cache_text_encoder_outputs": "cache_text_encoder_outputs",
-    "batch_size": "train_batch_size",
-    "caption_extention": "caption_extension",
+    "batch_size": "train_batch_size", "caption_extention": "caption_extension",
     "dataset_repeats": "num_repeats",
-}
+}  # fmt: skip
 """Other names of one option: of kohya_ss, of dataset files, and older ones."""
 # By what stands in the name of a network module, a kind of LoRA, or a box that is ticked.
 _OTHER_MODELS = {
